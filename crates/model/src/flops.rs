@@ -1,0 +1,39 @@
+//! Floating-point operations a token of training, by the two conventions that published figures use.
+//!
+//! Both count a multiply-add as two, and the backward pass as twice the forward. They differ in two things:
+//! whether the table of positions counts as parameters, and whether attention's causal half is left out.
+
+use crate::config::ModelConfig;
+
+/// Floating-point operations of one token, forward and backward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlopsPerToken {
+    /// nanoGPT's `estimate_mfu`: `6·(N − N_positions) + 12·L·C·T`.
+    pub nanogpt: u64,
+    /// llm.c's `gpt2_estimate_mfu`: `6·N + 6·L·C·T`.
+    pub llm_c: u64,
+}
+
+/// Counts for a model of `n_parameters`.
+pub fn flops_per_token(config: &ModelConfig, n_parameters: u64) -> FlopsPerToken {
+    let (l, c, t) = (config.n_layers as u64, config.d_model as u64, config.context as u64);
+    FlopsPerToken {
+        nanogpt: 6 * (n_parameters - c * t) + 12 * l * c * t,
+        llm_c: 6 * n_parameters + 6 * l * c * t,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gpt2_124m_is_as_published() {
+        let config =
+            ModelConfig { n_layers: 12, n_heads: 12, d_model: 768, context: 1024, ..Default::default() };
+        let n_parameters = 124_439_808;
+        let flops = flops_per_token(&config, n_parameters);
+        assert_eq!(flops.nanogpt, 6 * (n_parameters - 786_432) + 113_246_208);
+        assert_eq!(flops.llm_c, 6 * n_parameters + 56_623_104);
+    }
+}

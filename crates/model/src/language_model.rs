@@ -1,0 +1,83 @@
+//! What the trainer asks of a model.
+
+use std::collections::HashMap;
+
+use candle_core::{Result, Tensor};
+
+use crate::parameter::Parameter;
+use crate::pass::Pass;
+
+/// A model that predicts the next token.
+///
+/// Implement it for a model of your own to train it as any other: the trainer, the meter and checkpoints need
+/// nothing else.
+pub trait LanguageModel {
+    /// Every trainable parameter, shared ones once.
+    fn parameters(&self) -> &[Parameter];
+
+    /// Predictions for the token after each position.
+    ///
+    /// # Shapes
+    /// `tokens` (b, t) of `u32` → (b, t, v) in `f32`.
+    fn logits(&self, tokens: &Tensor, pass: &mut Pass<'_>) -> Result<Tensor>;
+
+    /// Most tokens that a prediction can look back on.
+    fn context(&self) -> usize;
+
+    /// Number of tokens it can predict.
+    fn vocab_size(&self) -> usize;
+
+    /// The tensors of `model.safetensors`. The parameters, unless a family's files hold more.
+    fn weights(&self) -> Result<Vec<(String, Tensor)>> {
+        Ok(self.parameters().iter().map(|p| (p.name.clone(), p.var.as_detached_tensor())).collect())
+    }
+
+    /// Takes over tensors as [`LanguageModel::weights`] gives them.
+    ///
+    /// # Errors
+    /// Every tensor that is missing, extra, or of another shape; nothing is changed then.
+    fn set_weights(&self, weights: &HashMap<String, Tensor>) -> Result<std::result::Result<(), Vec<String>>> {
+        set_parameters(self.parameters(), weights)
+    }
+
+    /// The content of `config.json` beside the weights.
+    fn config_json(&self) -> serde_json::Value;
+
+    /// Number of trainable numbers.
+    fn n_parameters(&self) -> u64 {
+        self.parameters().iter().map(|p| p.var.elem_count() as u64).sum()
+    }
+}
+
+/// Gives `parameters` the values of the same names, all of them or, with the differences listed, none.
+pub(crate) fn set_parameters(
+    parameters: &[Parameter],
+    weights: &HashMap<String, Tensor>,
+) -> Result<std::result::Result<(), Vec<String>>> {
+    let faults = mismatches(parameters, weights);
+    if !faults.is_empty() {
+        return Ok(Err(faults));
+    }
+    for parameter in parameters {
+        parameter.var.set(&weights[&parameter.name].to_dtype(parameter.var.dtype())?)?;
+    }
+    Ok(Ok(()))
+}
+
+/// What is missing from `got`, extra in it, or of another shape than in `expected`, a clause each.
+fn mismatches(expected: &[Parameter], got: &HashMap<String, Tensor>) -> Vec<String> {
+    let mut faults = Vec::new();
+    for Parameter { name, var } in expected {
+        match got.get(name) {
+            None => faults.push(format!("{name} is missing")),
+            Some(other) if other.dims() != var.dims() => {
+                faults.push(format!("{name} has shape {:?}, expected {:?}", other.dims(), var.dims()));
+            }
+            Some(_) => {}
+        }
+    }
+    let mut extra: Vec<_> = got.keys().filter(|name| !expected.iter().any(|p| p.name == **name)).collect();
+    extra.sort();
+    faults.extend(extra.into_iter().map(|name| format!("{name} is not of this model")));
+    faults
+}

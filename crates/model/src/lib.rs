@@ -1,0 +1,28 @@
+//! Transformer language models on candle tensors.
+//!
+//! A parameter is a candle [`Var`](candle_core::Var) with a name; a model is anything that turns tokens into
+//! logits ([`LanguageModel`]), so a user's own model built with candle trains like the families here.
+//!
+//! - [`config`]: the `model` section of a configuration
+//! - [`parameter`]: named parameters and their initial values
+//! - [`pass`]: one forward pass: training or evaluation, precision, dropout, and what to look out for
+//! - [`language_model`]: the trait that the trainer asks for
+//! - [`gpt2`]: the GPT-2 family
+//! - [`hugging_face`]: weights and configuration in Hugging Face's layout
+//! - [`flops`]: floating-point operations a token, by the field's two conventions
+
+pub mod config;
+pub mod error;
+pub mod flops;
+pub mod gpt2;
+pub mod hugging_face;
+pub mod language_model;
+pub mod parameter;
+pub mod pass;
+
+pub use config::{ActivationKind, Family, ModelConfig};
+pub use error::ModelError;
+pub use gpt2::Gpt2;
+pub use language_model::LanguageModel;
+pub use parameter::Parameter;
+pub use pass::{Pass, TrainingPass};

@@ -1,0 +1,81 @@
+//! One forward pass through a model.
+
+use candle_core::{DType, Result, Tensor, Var};
+use wattle_ops::Dropout;
+use wattle_random::{Purpose, Stream};
+
+/// What a forward pass is for. A new one is made for each pass: it counts the dropout sites it comes by.
+pub struct Pass<'a> {
+    /// The dtype of activations and matrix products. Parameters stay in `f32` and are cast on use.
+    pub dtype: DType,
+    training: Option<TrainingPass>,
+    next_site_idx: u32,
+    watch: Option<&'a mut Watch<'a>>,
+}
+
+/// Looks at a named intermediate tensor.
+pub type Watch<'a> = dyn FnMut(&str, &Tensor) -> Result<()> + 'a;
+
+/// What a training pass knows besides its tokens.
+#[derive(Clone, Copy, Debug)]
+pub struct TrainingPass {
+    /// The run's seed.
+    pub seed: u64,
+    /// The step being made, counted from 1.
+    pub step: u64,
+    /// Position of this micro-batch's first sequence within the step's batch.
+    pub first_sequence: usize,
+    /// Share of elements to drop.
+    pub dropout: f32,
+}
+
+impl<'a> Pass<'a> {
+    /// A pass that records a graph for gradients, and drops.
+    pub fn training(dtype: DType, training: TrainingPass) -> Self {
+        Self { dtype, training: Some(training), next_site_idx: 0, watch: None }
+    }
+
+    /// A pass that records nothing.
+    pub fn evaluation(dtype: DType) -> Self {
+        Self { dtype, training: None, next_site_idx: 0, watch: None }
+    }
+
+    /// Shows every named intermediate tensor to `watch`, in the order in which they are computed.
+    pub fn watched(mut self, watch: &'a mut Watch<'a>) -> Self {
+        self.watch = Some(watch);
+        self
+    }
+
+    /// A parameter's value for this pass: part of the graph in training, detached in evaluation.
+    pub fn value(&self, var: &Var) -> Tensor {
+        if self.training.is_some() { var.as_tensor().clone() } else { var.as_detached_tensor() }
+    }
+
+    /// Drops elements of `x` in training.
+    pub fn dropout(&mut self, x: &Tensor) -> Result<Tensor> {
+        match self.dropout_site() {
+            Some(dropout) => dropout.apply(x),
+            None => Ok(x.clone()),
+        }
+    }
+
+    /// The next place of dropout; none in evaluation or where nothing is dropped.
+    pub fn dropout_site(&mut self) -> Option<Dropout> {
+        let training = self.training?;
+        let site_idx = self.next_site_idx;
+        self.next_site_idx += 1;
+        (training.dropout > 0.0).then(|| Dropout {
+            probability: training.dropout,
+            stream: Stream::new(training.seed, Purpose::Dropout { site_idx }, training.step),
+            first_sequence: training.first_sequence,
+        })
+    }
+
+    /// Names an intermediate tensor to whoever watches. `name` is only called then.
+    pub fn see(&mut self, name: impl FnOnce() -> String, x: &Tensor) -> Result<()> {
+        match &mut self.watch {
+            Some(watch) => watch(&name(), x),
+            None => Ok(()),
+        }
+    }
+}

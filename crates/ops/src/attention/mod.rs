@@ -1,0 +1,8 @@
+//! Causal multi-head self-attention.
+
+mod reference;
+
+pub use reference::{causal_attention, causal_mask};
+
+/// Dropout of attention probabilities; see [`crate::Dropout`].
+pub type AttentionDropout = crate::Dropout;

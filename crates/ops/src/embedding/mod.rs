@@ -1,0 +1,5 @@
+//! Token and position vectors, added.
+
+mod reference;
+
+pub use reference::embedding;

@@ -1,0 +1,5 @@
+//! Layer normalization.
+
+mod reference;
+
+pub use reference::layer_norm;

@@ -1,0 +1,154 @@
+//! Every reference operation against finite differences in f64, at odd shapes, and against values worked out
+//! by hand.
+
+use candle_core::{DType, Device, Result, Tensor, Var};
+use wattle_ops::attention::{causal_attention, causal_mask};
+use wattle_ops::cross_entropy::{cross_entropy_sum, n_correct};
+use wattle_ops::embedding::embedding;
+use wattle_ops::layer_norm::layer_norm;
+use wattle_ops::linear::{linear, linear_transposed};
+use wattle_ops::{Activation, Dropout};
+use wattle_random::{Purpose, Stream};
+
+const CPU: Device = Device::Cpu;
+
+/// A variable of standard normal numbers.
+fn normal(parameter_idx: u32, shape: &[usize]) -> Var {
+    let mut values = vec![0f32; shape.iter().product()];
+    Stream::new(1, Purpose::Init { parameter_idx }, 0).fill_normal(0, &mut values);
+    Var::from_tensor(&Tensor::from_vec(values, shape, &CPU).unwrap().to_dtype(DType::F64).unwrap()).unwrap()
+}
+
+/// Holds the gradient of `Σ weights · f` by autograd against central differences for every element of every
+/// input. In f64 with step 1e-5 the difference quotient of a smooth function of size 1 is good to 1e-9.
+fn check_gradients(inputs: &[&Var], f: impl Fn() -> Result<Tensor>) {
+    let out = f().unwrap();
+    let weights = normal(99, out.dims()).as_detached_tensor();
+    let objective = || (f().unwrap() * &weights).unwrap().sum_all().unwrap();
+    let gradients = objective().backward().unwrap();
+    for (input_idx, input) in inputs.iter().enumerate() {
+        let shape = input.dims().to_vec();
+        let gradient = gradients.get(input).unwrap_or_else(|| panic!("input {input_idx} has no gradient"));
+        let gradient = gradient.flatten_all().unwrap().to_vec1::<f64>().unwrap();
+        let values = input.flatten_all().unwrap().to_vec1::<f64>().unwrap();
+        for i in 0..values.len() {
+            let at = |offset: f64| {
+                let mut moved = values.clone();
+                moved[i] += offset;
+                input.set(&Tensor::from_vec(moved, shape.as_slice(), &CPU).unwrap()).unwrap();
+                objective().to_scalar::<f64>().unwrap()
+            };
+            let difference = (at(1e-5) - at(-1e-5)) / 2e-5;
+            assert!(
+                (difference - gradient[i]).abs() < 1e-7 * (1.0 + difference.abs()),
+                "input {input_idx} element {i}: autograd {}, difference {difference}",
+                gradient[i]
+            );
+        }
+        input.set(&Tensor::from_vec(values, shape.as_slice(), &CPU).unwrap()).unwrap();
+    }
+}
+
+#[test]
+fn layer_norm_normalizes_and_differentiates() {
+    let (x, weight, bias) = (normal(0, &[3, 5, 7]), normal(1, &[7]), normal(2, &[7]));
+    check_gradients(&[&x, &weight, &bias], || layer_norm(&x, &weight, Some(&bias), 1e-5));
+    check_gradients(&[&x, &weight], || layer_norm(&x, &weight, None, 1e-5));
+    let row = Tensor::new(&[[1f64, 2., 3., 4.]], &CPU).unwrap();
+    let ones = Tensor::ones(4, DType::F64, &CPU).unwrap();
+    let out = layer_norm(&row, &ones, None, 0.0).unwrap().to_vec2::<f64>().unwrap();
+    // Mean 2.5, variance 1.25.
+    let expected = [-1.5, -0.5, 0.5, 1.5].map(|d: f64| d / 1.25f64.sqrt());
+    out[0].iter().zip(expected).for_each(|(a, b)| assert!((a - b).abs() < 1e-12));
+}
+
+#[test]
+fn linear_differentiates_both_ways_round() {
+    let (x, weight, bias) = (normal(0, &[2, 3, 5]), normal(1, &[5, 7]), normal(2, &[7]));
+    check_gradients(&[&x, &weight, &bias], || linear(&x, &weight, Some(&bias)));
+    let table = normal(3, &[7, 5]);
+    check_gradients(&[&x, &table], || linear_transposed(&x, &table));
+}
+
+#[test]
+fn activations_differentiate() {
+    let x = normal(0, &[9, 7]);
+    for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
+        check_gradients(&[&x], || activation.apply(&x));
+    }
+    // The two forms of GELU differ by at most 5e-4 (Hendrycks and Gimpel, figure 1 of later versions).
+    let gap = (Activation::Gelu.apply(&x).unwrap() - Activation::GeluTanh.apply(&x).unwrap()).unwrap();
+    let gap = gap.abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
+    assert!(gap > 0.0 && gap < 5e-4, "{gap}");
+}
+
+#[test]
+fn embedding_adds_positions_and_differentiates() {
+    let (tokens_table, position_table) = (normal(0, &[11, 3]), normal(1, &[5, 3]));
+    let tokens = Tensor::new(&[[4u32, 4, 10], [0, 4, 7]], &CPU).unwrap();
+    check_gradients(&[&tokens_table, &position_table], || embedding(&tokens, &tokens_table, &position_table));
+}
+
+#[test]
+fn attention_is_causal_and_differentiates() {
+    let shape = [2, 3, 5, 7];
+    let (q, k, v) = (normal(0, &shape), normal(1, &shape), normal(2, &shape));
+    let mask = causal_mask(5, &CPU).unwrap();
+    let dropout = Dropout {
+        probability: 0.25,
+        stream: Stream::new(3, Purpose::Dropout { site_idx: 0 }, 1),
+        first_sequence: 0,
+    };
+    check_gradients(&[&q, &k, &v], || causal_attention(&q, &k, &v, &mask, None));
+    check_gradients(&[&q, &k, &v], || causal_attention(&q, &k, &v, &mask, Some(&dropout)));
+
+    // The first position can look at itself alone.
+    let out = causal_attention(&q, &k, &v, &mask, None).unwrap();
+    let gap = (out.narrow(2, 0, 1).unwrap() - v.narrow(2, 0, 1).unwrap()).unwrap();
+    assert!(gap.abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap() < 1e-15);
+    // A change of the last position changes no output before it.
+    let last = v.narrow(2, 4, 1).unwrap();
+    v.set(&Tensor::cat(&[v.narrow(2, 0, 4).unwrap(), (last + 1.0).unwrap()], 2).unwrap()).unwrap();
+    let changed = causal_attention(&q, &k, &v, &mask, None).unwrap();
+    let gap = (out.narrow(2, 0, 4).unwrap() - changed.narrow(2, 0, 4).unwrap()).unwrap();
+    assert_eq!(gap.abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap(), 0.0);
+}
+
+#[test]
+fn cross_entropy_is_that_of_the_definition_and_differentiates() {
+    let logits = normal(0, &[9, 7]);
+    let targets = Tensor::new(&[0u32, 6, 3, 3, 1, 2, 5, 4, 0], &CPU).unwrap();
+    check_gradients(&[&logits], || cross_entropy_sum(&logits, &targets));
+    let uniform = Tensor::zeros((9, 7), DType::F64, &CPU).unwrap();
+    let loss = cross_entropy_sum(&uniform, &targets).unwrap().to_scalar::<f64>().unwrap();
+    assert!((loss - 9.0 * 7f64.ln()).abs() < 1e-12);
+    // Large logits overflow neither way.
+    let large = Tensor::new(&[[1000f64, -1000.0]], &CPU).unwrap();
+    let targets = Tensor::new(&[1u32], &CPU).unwrap();
+    assert_eq!(cross_entropy_sum(&large, &targets).unwrap().to_scalar::<f64>().unwrap(), 2000.0);
+}
+
+#[test]
+fn correct_rows_are_counted() {
+    let logits = Tensor::new(&[[0f32, 1., 0.], [2., 1., 0.], [0., 0., 3.], [1., 0., 0.]], &CPU).unwrap();
+    let targets = Tensor::new(&[1u32, 1, 2, 0], &CPU).unwrap();
+    assert_eq!(n_correct(&logits, &targets).unwrap().to_scalar::<f32>().unwrap(), 3.0);
+}
+
+#[test]
+fn a_micro_batch_draws_the_masks_of_its_place_in_the_batch() {
+    let ones = Tensor::ones((4, 5, 7), DType::F32, &CPU).unwrap();
+    let at = |first_sequence| Dropout {
+        probability: 0.5,
+        stream: Stream::new(3, Purpose::Dropout { site_idx: 2 }, 8),
+        first_sequence,
+    };
+    let whole = at(0).apply(&ones).unwrap();
+    let tail = at(1).apply(&ones.narrow(0, 1, 3).unwrap()).unwrap();
+    assert_eq!(
+        whole.narrow(0, 1, 3).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap(),
+        tail.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    );
+    let values = whole.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    assert!(values.iter().all(|&v| v == 0.0 || v == 2.0) && values.contains(&0.0) && values.contains(&2.0));
+}

@@ -1,0 +1,151 @@
+//! Append-only files of lines that survive a crash at any moment.
+//!
+//! A line is written whole by one `write`, newline last. After a crash the file ends in at most one torn line;
+//! opening it for append cuts that line off and says so. Lines before it are never rewritten.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use crate::error::RunlogError;
+
+/// A file of lines, open for append.
+#[derive(Debug)]
+pub struct LineFile {
+    file: File,
+    path: PathBuf,
+}
+
+/// What opening a file of lines found in it.
+#[derive(Debug, Default)]
+pub struct Recovered<T> {
+    /// Every whole entry, in order.
+    pub entries: Vec<T>,
+    /// Bytes of a torn last line that were cut off.
+    pub cut_bytes: u64,
+}
+
+impl LineFile {
+    /// Opens or creates `path`, hands every line to `parse`, and cuts off a torn last line.
+    ///
+    /// # Errors
+    /// If a line other than the last does not parse: that is damage, not a crash, and nothing is changed.
+    pub fn open<T>(
+        path: &Path,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<(Self, Recovered<T>), RunlogError> {
+        let mut file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(path)
+            .map_err(RunlogError::io("open", path))?;
+        let (recovered, whole_bytes) = scan(&file, path, parse)?;
+        if recovered.cut_bytes > 0 {
+            file.set_len(whole_bytes).map_err(RunlogError::io("cut the torn end of", path))?;
+        }
+        file.seek(SeekFrom::End(0)).map_err(RunlogError::io("seek in", path))?;
+        Ok((Self { file, path: path.to_owned() }, recovered))
+    }
+
+    /// Reads every whole line of `path` without changing it.
+    ///
+    /// # Errors
+    /// As [`LineFile::open`], and if the file does not exist.
+    pub fn read<T>(
+        path: &Path,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Recovered<T>, RunlogError> {
+        let file = File::open(path).map_err(RunlogError::io("open", path))?;
+        Ok(scan(&file, path, parse)?.0)
+    }
+
+    /// Appends one line. `line` holds no newline.
+    pub fn append(&mut self, line: &str) -> Result<(), RunlogError> {
+        debug_assert!(!line.contains('\n'), "a line within a line");
+        let mut bytes = Vec::with_capacity(line.len() + 1);
+        bytes.extend_from_slice(line.as_bytes());
+        bytes.push(b'\n');
+        self.file.write_all(&bytes).map_err(RunlogError::io("append to", &self.path))
+    }
+
+    /// Makes everything appended so far durable.
+    pub fn sync(&mut self) -> Result<(), RunlogError> {
+        self.file.sync_data().map_err(RunlogError::io("sync", &self.path))
+    }
+}
+
+fn scan<T>(
+    file: &File,
+    path: &Path,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<(Recovered<T>, u64), RunlogError> {
+    let mut reader = BufReader::new(file);
+    let mut entries = Vec::new();
+    let (mut whole_bytes, mut total_bytes) = (0u64, 0u64);
+    let mut torn: Option<(usize, String)> = None;
+    let mut line = Vec::new();
+    for number in 1.. {
+        line.clear();
+        let len = reader.read_until(b'\n', &mut line).map_err(RunlogError::io("read", path))?;
+        if len == 0 {
+            break;
+        }
+        if let Some((torn_number, reason)) = torn {
+            return Err(RunlogError::corrupt(
+                path,
+                format!("line {torn_number} is damaged ({reason}) though lines follow it: restore the file"),
+            ));
+        }
+        total_bytes += len as u64;
+        match parse_line(&line, &parse) {
+            Ok(entry) => {
+                entries.push(entry);
+                whole_bytes = total_bytes;
+            }
+            Err(reason) => torn = Some((number, reason)),
+        }
+    }
+    Ok((Recovered { entries, cut_bytes: total_bytes - whole_bytes }, whole_bytes))
+}
+
+fn parse_line<T>(line: &[u8], parse: impl Fn(&str) -> Result<T, String>) -> Result<T, String> {
+    let line = line.strip_suffix(b"\n").ok_or("no newline at its end")?;
+    parse(std::str::from_utf8(line).map_err(|e| e.to_string())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn number(line: &str) -> Result<u32, String> {
+        line.parse::<u32>().map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn a_torn_tail_is_cut_wherever_it_tore() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("numbers");
+        let whole = "12\n345\n6789\n";
+        for len in 0..=whole.len() {
+            std::fs::write(&path, &whole[..len]).unwrap();
+            let (mut file, recovered) = LineFile::open(&path, number).unwrap();
+            let kept = whole[..len].rfind('\n').map_or(0, |i| i + 1);
+            assert_eq!(recovered.cut_bytes, (len - kept) as u64);
+            file.append("7").unwrap();
+            file.sync().unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{}7\n", &whole[..kept]));
+        }
+    }
+
+    #[test]
+    fn damage_in_the_middle_is_an_error_and_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("numbers");
+        std::fs::write(&path, "1\nx\n3\n").unwrap();
+        let error = LineFile::open(&path, number).unwrap_err().to_string();
+        assert!(error.contains("numbers: line 2 is damaged"), "{error}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "1\nx\n3\n");
+    }
+}

@@ -1,0 +1,180 @@
+//! Where, on what, and from what a run was made: `manifest.json`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::{MonotonicNs, WallAnchor, boot_id};
+use crate::device::ComputeDevice;
+use crate::record::{Method, SensorKind};
+
+/// Name and version of the format of a manifest.
+pub const MANIFEST_SCHEMA: &str = "wattle.manifest/1";
+
+/// Everything that identifies a run besides its configuration.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// [`MANIFEST_SCHEMA`].
+    pub schema: String,
+    /// The run's id.
+    pub run_id: String,
+    /// The run's name, `run.name`.
+    pub name: String,
+    /// Versions of what made it.
+    pub versions: Versions,
+    /// The command line that started it.
+    pub command: Vec<String>,
+    /// `run.seed`.
+    pub seed: u64,
+    /// What it computes on.
+    pub devices: Vec<ComputeDevice>,
+    /// Driver versions; null where there is no such driver.
+    pub drivers: Drivers,
+    /// The machine.
+    pub host: Host,
+    /// What was metered.
+    pub sensors: Vec<SensorInfo>,
+    /// The data trained on.
+    pub data: DataInfo,
+    /// The model's size.
+    pub model: ModelInfo,
+    /// One entry a process: the first start and each resume.
+    pub segments: Vec<Segment>,
+}
+
+/// Versions of software.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Versions {
+    /// This program's.
+    pub wattle: String,
+    /// The tensor library's.
+    pub candle: Option<String>,
+}
+
+/// Versions of drivers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Drivers {
+    /// The NVIDIA driver's.
+    pub nvidia: Option<String>,
+    /// The newest CUDA that the driver serves.
+    pub cuda: Option<String>,
+}
+
+/// A machine.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Host {
+    /// Its name.
+    pub hostname: String,
+    /// Operating system and kernel release.
+    pub os: String,
+    /// The processor's name.
+    pub cpu_model: Option<String>,
+    /// Logical processors that the process may use.
+    pub cpus: u32,
+    /// Installed memory.
+    pub memory_bytes: Option<u64>,
+}
+
+/// A sensor as it was found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SensorInfo {
+    /// Its name in records.
+    pub id: String,
+    /// What it stands for.
+    pub kind: SensorKind,
+    /// How its energy is arrived at where all goes well.
+    pub method: Method,
+    /// What it is, for a person.
+    pub description: String,
+    /// Bound on its systematic error, as a share.
+    pub systematic_fraction: f64,
+    /// Readings with the same id share that error.
+    pub systematic_id: String,
+}
+
+/// The data trained on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DataInfo {
+    /// Hash over tokens and tokenizer.
+    pub sha256: String,
+    /// Hash of `tokenizer.json`.
+    pub tokenizer_sha256: String,
+    /// Tokens of the training split.
+    pub train_tokens: u64,
+    /// Tokens of the validation split.
+    pub val_tokens: u64,
+}
+
+/// The model's size.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelInfo {
+    /// Its family.
+    pub family: String,
+    /// Trainable parameters, shared ones counted once.
+    pub parameters: u64,
+}
+
+/// One process of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Segment {
+    /// Counted from 0.
+    pub id: u32,
+    /// The host's name.
+    pub host: String,
+    /// The kernel's id of the boot: monotonic times compare only within one.
+    pub boot_id: String,
+    /// Wall time of the anchor, RFC 3339 in UTC.
+    pub wall_anchor: String,
+    /// The same moment on the monotonic clock, in nanoseconds.
+    pub monotonic_anchor: MonotonicNs,
+    /// Finished updates at its start.
+    pub step_start: u64,
+}
+
+impl Segment {
+    /// A segment that starts now on this host.
+    pub fn now(id: u32, step_start: u64) -> Self {
+        let anchor = WallAnchor::now();
+        Self {
+            id,
+            host: hostname(),
+            boot_id: boot_id(),
+            wall_anchor: anchor.rfc3339(),
+            monotonic_anchor: anchor.monotonic,
+            step_start,
+        }
+    }
+
+    /// The anchor of its clock; `None` if the manifest's text was changed.
+    pub fn anchor(&self) -> Option<WallAnchor> {
+        WallAnchor::parse(&self.wall_anchor, self.monotonic_anchor)
+    }
+}
+
+impl Host {
+    /// This machine.
+    pub fn here() -> Self {
+        let uname = rustix::system::uname();
+        Self {
+            hostname: hostname(),
+            os: format!("{} {}", uname.sysname().to_string_lossy(), uname.release().to_string_lossy()),
+            cpu_model: cpu_model(),
+            cpus: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
+            memory_bytes: memory_bytes(),
+        }
+    }
+}
+
+fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+fn cpu_model() -> Option<String> {
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = cpuinfo.lines().find(|line| line.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
+
+fn memory_bytes() -> Option<u64> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = meminfo.lines().find(|line| line.starts_with("MemTotal:"))?;
+    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
+}

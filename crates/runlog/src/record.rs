@@ -1,0 +1,403 @@
+//! What a stretch of a run cost: `emissions.jsonl`, one record a line, and `emissions.json` beside a checkpoint.
+//!
+//! Names carry their units. A line ends in `"crc32c"`, the CRC-32C in hexadecimal of every byte before
+//! `,"crc32c"`, so that a reader in any language can check a line without parsing it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::MonotonicNs;
+use crate::units::{GramsCo2e, GramsPerKwh, Joules, Seconds, Watts};
+
+/// Name and version of the format of a record.
+pub const EMISSIONS_SCHEMA: &str = "wattle.emissions/1";
+
+const CHECKSUM_KEY: &str = ",\"crc32c\":\"";
+
+/// What one stretch of a run cost, and the run so far.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// [`EMISSIONS_SCHEMA`].
+    pub schema: String,
+    /// The run's id, as in its manifest.
+    pub run_id: String,
+    /// The run's segment.
+    pub segment: u32,
+    /// What the stretch was.
+    pub kind: RecordKind,
+    /// The epoch it belongs to, counted from 1; null for a whole run or a command.
+    pub epoch: Option<u64>,
+    /// Whether what it covers ran to its end.
+    pub complete: bool,
+    /// Finished updates at its start.
+    pub step_start: u64,
+    /// Finished updates at its end.
+    pub step_end: u64,
+    /// Tokens trained on within it.
+    pub tokens: u64,
+    /// Its start, RFC 3339 in UTC.
+    pub started_at: String,
+    /// Its start on the segment's monotonic clock; null for a whole run.
+    pub start_ns: Option<MonotonicNs>,
+    /// Its end on the segment's monotonic clock; null for a whole run.
+    pub end_ns: Option<MonotonicNs>,
+    /// Its length.
+    pub duration_s: Seconds,
+    /// Energy of all sensors together, estimates included.
+    pub energy_j: Joules,
+    /// 95 % half-width of the random error of `energy_j`.
+    pub energy_uncertainty_j: Joules,
+    /// `energy_j` in kilowatt-hours.
+    pub energy_kwh: f64,
+    /// `energy_kwh` times `pue`: what the building drew.
+    pub facility_kwh: f64,
+    /// Power usage effectiveness of the building.
+    pub pue: f64,
+    /// `facility_kwh` times the carbon intensity.
+    pub emissions_g: GramsCo2e,
+    /// `facility_kwh` times a tariff; null without one.
+    pub cost: Option<Cost>,
+    /// Which carbon intensity was used.
+    pub carbon: Carbon,
+    /// `energy_j` over `tokens`; null without tokens.
+    pub joules_per_token: Option<f64>,
+    /// Software carbon intensity (ISO/IEC 21031), without embodied emissions; null without tokens.
+    pub sci: Option<Sci>,
+    /// Share of `energy_j` that was measured and not estimated.
+    pub measured_fraction: f64,
+    /// What each sensor saw.
+    pub sensors: Vec<SensorRecord>,
+    /// `energy_j` by what the run was doing.
+    pub phases: PhaseJoules,
+    /// How `phases` was arrived at; null where there were no spans.
+    pub phases_method: Option<PhasesMethod>,
+    /// The run so far, this record included.
+    pub cumulative: Cumulative,
+    /// What else was used.
+    pub resources: Resources,
+    /// What metering itself used.
+    pub overhead: Overhead,
+}
+
+/// What a record covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RecordKind {
+    /// An epoch, or the part of it that lies in one segment.
+    Epoch,
+    /// An epoch so far, up to a checkpoint in its midst.
+    Checkpoint,
+    /// The tail of a segment that was killed, from its power trace.
+    Interrupted,
+    /// The whole run.
+    Final,
+    /// A metered command.
+    Command,
+}
+
+/// Money, kept apart from emissions: the two have nothing to do with each other.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Cost {
+    /// Amount in `currency`.
+    pub value: f64,
+    /// ISO 4217 code.
+    pub currency: String,
+    /// Price of a kilowatt-hour in `currency`.
+    pub tariff_per_kwh: f64,
+}
+
+/// A carbon intensity and where it comes from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Carbon {
+    /// Grams of CO₂-equivalent a kilowatt-hour.
+    pub intensity_g_per_kwh: GramsPerKwh,
+    /// ISO 3166-1 alpha-3 code, "WORLD", or "custom" for the user's own number.
+    pub region: String,
+    /// Who published it.
+    pub source: String,
+    /// The year it describes; null for the user's own number.
+    pub year: Option<u16>,
+    /// What it counts, such as "lifecycle".
+    pub basis: String,
+}
+
+/// Software carbon intensity.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sci {
+    /// Grams of CO₂-equivalent.
+    pub value: f64,
+    /// For how much work.
+    pub per: String,
+}
+
+/// What a sensor stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SensorKind {
+    /// A GPU board with its memory.
+    Gpu,
+    /// A processor package.
+    Cpu,
+    /// The host's memory.
+    Dram,
+    /// The whole machine.
+    Platform,
+}
+
+/// How a sensor's energy was arrived at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// The difference of a hardware energy counter.
+    Counter,
+    /// The integral of sampled power.
+    PowerIntegral,
+    /// A model of the load; nothing was measured.
+    Estimated,
+}
+
+/// What one sensor saw within a record.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SensorRecord {
+    /// The sensor's name, the same in every record of a run.
+    pub id: String,
+    /// What it stands for.
+    pub kind: SensorKind,
+    /// How `energy_j` was arrived at.
+    pub method: Method,
+    /// The best figure.
+    pub energy_j: Joules,
+    /// 95 % half-width of its random error.
+    pub uncertainty_j: Joules,
+    /// Bound on its systematic error, as a share of `energy_j`.
+    pub systematic_fraction: f64,
+    /// Readings with the same id share that error, so their ratio is free of it.
+    pub systematic_id: String,
+    /// By the energy counter; null where there is none.
+    pub counter_j: Option<Joules>,
+    /// By the integral of power; null where power cannot be read.
+    pub integral_j: Option<Joules>,
+    /// The share of `energy_j` that this process's CPU time accounts for; null where it is not known.
+    pub process_share_j: Option<Joules>,
+    /// Readings within the record.
+    pub samples: u64,
+    /// Longest time between two readings.
+    pub max_gap_ms: f64,
+    /// Mean power; null without readings.
+    pub mean_w: Option<Watts>,
+    /// Highest power read; null without readings.
+    pub max_w: Option<Watts>,
+    /// What to know about the figure.
+    pub flags: Vec<Flag>,
+}
+
+/// Something to know about a sensor's figure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Flag {
+    /// Counter and integral agree within their errors.
+    Agree,
+    /// Counter and integral do not agree.
+    Disagree,
+    /// The counter went backwards: the driver was reloaded.
+    CounterReset,
+    /// The counter stood still though power was drawn.
+    CounterStuck,
+    /// Readings are missing for longer than expected.
+    Gaps,
+    /// The stretch is short against the sensor's update period.
+    ShortWindow,
+    /// Another process used the device.
+    Contended,
+    /// The device stopped answering.
+    DeviceLost,
+    /// No reading could be taken at one of the stretch's ends.
+    EdgeMissing,
+    /// Not measured.
+    Estimated,
+}
+
+/// Joules by phase. They add up to the record's energy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "each field is the phase of its name")]
+pub struct PhaseJoules {
+    pub setup: Joules,
+    pub data: Joules,
+    pub forward_backward: Joules,
+    pub optimizer: Joules,
+    pub evaluate: Joules,
+    pub checkpoint: Joules,
+    pub other: Joules,
+}
+
+impl PhaseJoules {
+    /// The joules of one phase.
+    pub fn get_mut(&mut self, phase: crate::span::Phase) -> &mut Joules {
+        use crate::span::Phase;
+        match phase {
+            Phase::Setup => &mut self.setup,
+            Phase::Data => &mut self.data,
+            Phase::ForwardBackward => &mut self.forward_backward,
+            Phase::Optimizer => &mut self.optimizer,
+            Phase::Evaluate => &mut self.evaluate,
+            Phase::Checkpoint => &mut self.checkpoint,
+            Phase::Other => &mut self.other,
+        }
+    }
+
+    /// All phases together.
+    pub fn total(mut self) -> Joules {
+        crate::span::Phase::ALL.into_iter().map(|phase| *self.get_mut(phase)).sum()
+    }
+}
+
+/// How energy was divided among phases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PhasesMethod {
+    /// Each phase's own readings.
+    Measured,
+    /// A fit over many steps.
+    Regression,
+    /// In proportion to time.
+    TimeShare,
+}
+
+/// The run so far, over all its segments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Cumulative {
+    /// Energy.
+    pub energy_j: Joules,
+    /// Emissions.
+    pub emissions_g: GramsCo2e,
+    /// Cost; null without a tariff.
+    pub cost: Option<f64>,
+    /// Tokens trained on, those of repeated steps counted once.
+    pub tokens: u64,
+    /// Energy that went into steps that had to be done again.
+    pub wasted_j: Joules,
+}
+
+/// What a stretch used besides energy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Resources {
+    /// Hours times compute devices.
+    pub device_hours: f64,
+    /// Most memory that the process has held so far; null where it is not known.
+    pub peak_memory_bytes: Option<u64>,
+    /// Bytes that the process has read from storage so far; null where it is not known.
+    pub bytes_read: Option<u64>,
+}
+
+/// What metering used, since the start of the segment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Overhead {
+    /// CPU time of the sampling thread.
+    pub sampler_cpu_s: Seconds,
+    /// Rounds of readings taken.
+    pub samples: u64,
+    /// Rounds that came later than one interval after their time.
+    pub missed_deadlines: u64,
+    /// Median time that a round of readings takes; null before the first.
+    pub read_p50_us: Option<f64>,
+    /// 99th percentile of the same.
+    pub read_p99_us: Option<f64>,
+}
+
+impl Record {
+    /// The record as one line of JSON with its checksum.
+    pub fn to_json(&self) -> String {
+        let json = serde_json::to_string(self).expect("a record is plain data");
+        let body = json.strip_suffix('}').expect("a record is an object");
+        format!("{body}{CHECKSUM_KEY}{:08x}\"}}", crc32c::crc32c(body.as_bytes()))
+    }
+
+    /// Reads one line and checks it.
+    ///
+    /// # Errors
+    /// What is wrong with it, as a clause.
+    pub fn from_json(line: &str) -> Result<Self, String> {
+        let (body, rest) = line.rsplit_once(CHECKSUM_KEY).ok_or("no crc32c at its end")?;
+        let stated = rest.trim_end().strip_suffix("\"}").ok_or("no crc32c at its end")?;
+        let actual = format!("{:08x}", crc32c::crc32c(body.as_bytes()));
+        if stated != actual {
+            return Err(format!("crc32c is {stated}, the line's is {actual}"));
+        }
+        let record: Self = serde_json::from_str(&format!("{body}}}")).map_err(|e| e.to_string())?;
+        if record.schema != EMISSIONS_SCHEMA {
+            return Err(format!("expected schema {EMISSIONS_SCHEMA:?}, got {:?}", record.schema));
+        }
+        Ok(record)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(crate) fn example() -> Record {
+        Record {
+            schema: EMISSIONS_SCHEMA.to_owned(),
+            run_id: "default-20261123-150000-1a2b".to_owned(),
+            segment: 0,
+            kind: RecordKind::Epoch,
+            epoch: Some(1),
+            complete: true,
+            step_start: 0,
+            step_end: 100,
+            tokens: 76_800,
+            started_at: "2026-11-23T15:00:00.000Z".to_owned(),
+            start_ns: Some(MonotonicNs(5_000_000_000)),
+            end_ns: Some(MonotonicNs(15_000_000_000)),
+            duration_s: Seconds(10.0),
+            energy_j: Joules(850.0),
+            energy_uncertainty_j: Joules(0.5),
+            energy_kwh: Joules(850.0).kwh(),
+            facility_kwh: Joules(850.0).kwh() * 1.5,
+            pue: 1.5,
+            emissions_g: GramsPerKwh(480.6) * Joules(850.0 * 1.5),
+            cost: None,
+            carbon: Carbon {
+                intensity_g_per_kwh: GramsPerKwh(480.6),
+                region: "WORLD".to_owned(),
+                source: "a table".to_owned(),
+                year: Some(2023),
+                basis: "lifecycle".to_owned(),
+            },
+            joules_per_token: Some(850.0 / 76_800.0),
+            sci: None,
+            measured_fraction: 0.0,
+            sensors: vec![],
+            phases: PhaseJoules {
+                setup: Joules(50.0),
+                forward_backward: Joules(800.0),
+                ..Default::default()
+            },
+            phases_method: Some(PhasesMethod::TimeShare),
+            cumulative: Cumulative::default(),
+            resources: Resources::default(),
+            overhead: Overhead::default(),
+        }
+    }
+
+    #[test]
+    fn a_record_reads_back_and_its_checksum_is_last() {
+        let record = example();
+        let line = record.to_json();
+        assert_eq!(Record::from_json(&line).unwrap(), record);
+        let keys: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&line).unwrap();
+        assert_eq!(keys["crc32c"].as_str().map(str::len), Some(8));
+        assert!(line.ends_with(&format!("\"crc32c\":{}}}", keys["crc32c"])));
+        assert_eq!(record.phases.total(), record.energy_j);
+    }
+
+    #[test]
+    fn any_changed_byte_is_found() {
+        let line = example().to_json();
+        for i in 0..line.len() {
+            let mut bytes = line.clone().into_bytes();
+            bytes[i] ^= 1;
+            let Ok(changed) = String::from_utf8(bytes) else { continue };
+            assert!(Record::from_json(&changed).is_err(), "byte {i}");
+        }
+    }
+}

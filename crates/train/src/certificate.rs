@@ -1,0 +1,48 @@
+//! Proof that every parameter receives a gradient.
+//!
+//! candle's fused normalizations, softmax and rotary embedding have no backward, and gradients that would pass
+//! through them are silently absent. A model that uses one trains, badly. So no update is made before every
+//! parameter has a gradient.
+
+use candle_core::{Result, Tensor};
+use wattle_model::Parameter;
+
+use crate::error::TrainError;
+
+/// The gradients, if there is one for every parameter.
+///
+/// # Errors
+/// If not; every parameter without one is named.
+pub fn certify(
+    parameters: &[Parameter],
+    gradients: Vec<Option<Tensor>>,
+) -> std::result::Result<Vec<Tensor>, TrainError> {
+    let names: Vec<String> = parameters
+        .iter()
+        .zip(&gradients)
+        .filter(|(_, gradient)| gradient.is_none())
+        .map(|(parameter, _)| parameter.name.clone())
+        .collect();
+    match names.is_empty() {
+        true => Ok(gradients.into_iter().flatten().collect()),
+        false => Err(TrainError::NoGradient { names }),
+    }
+}
+
+/// Names of parameters whose gradient is zero in every element. It can be chance, so it is no error.
+///
+/// # Errors
+/// If a tensor operation fails.
+pub fn all_zero<'a>(parameters: &'a [Parameter], gradients: &[Tensor]) -> Result<Vec<&'a str>> {
+    let mut names = Vec::new();
+    for (parameter, gradient) in parameters.iter().zip(gradients) {
+        if largest(gradient)? == 0.0 {
+            names.push(parameter.name.as_str());
+        }
+    }
+    Ok(names)
+}
+
+fn largest(x: &Tensor) -> Result<f32> {
+    x.abs()?.max_all()?.to_scalar::<f32>()
+}

@@ -1,0 +1,130 @@
+//! What to compute on.
+
+use candle_core::Device;
+use wattle_runlog::ComputeDevice;
+
+use crate::error::TrainError;
+
+/// A request for a device, as the command line takes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// A GPU if there is one, else the CPU.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The GPU with this CUDA ordinal.
+    Cuda(usize),
+}
+
+/// A device and why it was chosen.
+pub struct ChosenDevice {
+    /// candle's handle.
+    pub device: Device,
+    /// The same device as the meter knows it.
+    pub compute: ComputeDevice,
+    /// Why this one, for a person.
+    pub reason: String,
+}
+
+impl std::str::FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            None if text == "auto" => Ok(Self::Auto),
+            None if text == "cpu" => Ok(Self::Cpu),
+            None if text == "cuda" => Ok(Self::Cuda(0)),
+            Some(("cuda", ordinal)) if ordinal.parse::<usize>().is_ok() => {
+                Ok(Self::Cuda(ordinal.parse().unwrap_or_default()))
+            }
+            _ => Err(format!("expected auto, cpu, cuda or cuda:N, got {text:?}")),
+        }
+    }
+}
+
+impl DeviceChoice {
+    /// Opens the device.
+    ///
+    /// # Errors
+    /// If a GPU is asked for by name and cannot be had.
+    pub fn open(self) -> Result<ChosenDevice, TrainError> {
+        match self {
+            Self::Cpu => Ok(cpu("as asked")),
+            Self::Cuda(ordinal) => open_cuda(ordinal)
+                .map(|(device, compute)| ChosenDevice { device, compute, reason: "as asked".to_owned() })
+                .map_err(|why| TrainError::Device(format!("--device cuda:{ordinal} cannot be had: {why}"))),
+            Self::Auto => Ok(match open_cuda(0) {
+                Ok((device, compute)) => {
+                    ChosenDevice { device, compute, reason: "a GPU was found".to_owned() }
+                }
+                Err(why) => cpu(&why),
+            }),
+        }
+    }
+}
+
+fn cpu(reason: &str) -> ChosenDevice {
+    ChosenDevice { device: Device::Cpu, compute: ComputeDevice::cpu(), reason: reason.to_owned() }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn open_cuda(_ordinal: usize) -> Result<(Device, ComputeDevice), String> {
+    Err("this binary was built without CUDA (build it with --features cuda)".to_owned())
+}
+
+#[cfg(feature = "cuda")]
+fn open_cuda(ordinal: usize) -> Result<(Device, ComputeDevice), String> {
+    cuda::open(ordinal)
+}
+
+#[cfg(feature = "cuda")]
+mod cuda {
+    use candle_core::cuda::cudarc::driver::CudaContext;
+    use candle_core::cuda::cudarc::driver::sys::CUdevice_attribute;
+    use candle_core::{CudaDevice, Device};
+    use wattle_runlog::{ComputeDevice, DeviceKind};
+
+    pub(super) fn open(ordinal: usize) -> Result<(Device, ComputeDevice), String> {
+        // candle panics where the driver's library is absent, so its presence is asked for first.
+        let device = std::panic::catch_unwind(|| CudaDevice::new_with_stream(ordinal))
+            .map_err(|_| "the NVIDIA driver's library cannot be loaded".to_owned())?
+            .map_err(|e| e.to_string().lines().next().unwrap_or_default().to_owned())?;
+        let context = device.cuda_stream().context().clone();
+        let compute = ComputeDevice {
+            kind: DeviceKind::Cuda,
+            ordinal: ordinal as u32,
+            uuid: uuid(&context),
+            pci: pci(&context),
+        };
+        Ok((Device::Cuda(device), compute))
+    }
+
+    fn uuid(context: &CudaContext) -> Option<String> {
+        let hex: String =
+            context.uuid().ok()?.bytes.iter().map(|&byte| format!("{:02x}", byte as u8)).collect();
+        Some(format!("GPU-{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]))
+    }
+
+    fn pci(context: &CudaContext) -> Option<String> {
+        let attribute = |which| context.attribute(which).ok();
+        let domain = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID)?;
+        let bus = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_PCI_BUS_ID)?;
+        let device = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID)?;
+        Some(format!("{domain:08x}:{bus:02x}:{device:02x}.0"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_asked_for_by_name() {
+        assert_eq!("auto".parse(), Ok(DeviceChoice::Auto));
+        assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(0)));
+        assert_eq!("cuda:3".parse(), Ok(DeviceChoice::Cuda(3)));
+        for wrong in ["gpu", "cuda:", "cuda:-1", "cpu:0"] {
+            assert!(wrong.parse::<DeviceChoice>().unwrap_err().contains("cuda:N"), "{wrong}");
+        }
+    }
+}

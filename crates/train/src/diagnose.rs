@@ -1,0 +1,67 @@
+//! Which tensor was the first that is not finite.
+
+use candle_core::{DType, Device, Result, Tensor};
+use wattle_data::Batch;
+use wattle_model::{LanguageModel, Parameter, Pass};
+
+use crate::gradients::{BatchOptions, micro_batch};
+
+/// Whether every element is a finite number. One number comes to the host.
+pub fn is_finite(x: &Tensor) -> Result<bool> {
+    // 0·x is 0 where x is finite and NaN elsewhere; NaN survives the sum.
+    Ok((x * 0.0)?.sum_all()?.to_dtype(DType::F32)?.to_scalar::<f32>()? == 0.0)
+}
+
+/// Goes through parameters, then the forward pass of `batch` again (dropout masks are the same), then gradients,
+/// and names the first tensor that is not finite.
+///
+/// # Errors
+/// If a tensor operation fails.
+pub fn first_not_finite(
+    model: &dyn LanguageModel,
+    batch: &Batch,
+    options: BatchOptions,
+    gradients: &[Tensor],
+    device: &Device,
+) -> Result<String> {
+    for Parameter { name, var } in model.parameters() {
+        if !is_finite(var)? {
+            return Ok(format!("the parameter {name}"));
+        }
+    }
+    let mut first = None;
+    for first_sequence in (0..batch.batch_size).step_by(options.micro_batch) {
+        let n_sequences = options.micro_batch.min(batch.batch_size - first_sequence);
+        let (inputs, _) = micro_batch(batch, first_sequence, n_sequences, device)?;
+        let mut watch = |name: &str, x: &Tensor| {
+            if first.is_none() && !is_finite(x)? {
+                first = Some(name.to_owned());
+            }
+            Ok(())
+        };
+        let training = wattle_model::TrainingPass { first_sequence, ..options.pass };
+        model.logits(&inputs, &mut Pass::training(options.dtype, training).watched(&mut watch))?;
+    }
+    if let Some(name) = first {
+        return Ok(name);
+    }
+    for (Parameter { name, .. }, gradient) in model.parameters().iter().zip(gradients) {
+        if !is_finite(gradient)? {
+            return Ok(format!("the gradient of {name}"));
+        }
+    }
+    Ok("the sum over the batch: it overflowed".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_bad_element_is_enough() {
+        let x = |values: &[f32]| Tensor::new(values, &Device::Cpu).unwrap();
+        assert!(is_finite(&x(&[1.0, -3.0e38, 3.0e38, 3.0e38])).unwrap());
+        assert!(!is_finite(&x(&[1.0, f32::NAN])).unwrap());
+        assert!(!is_finite(&x(&[f32::NEG_INFINITY, 1.0])).unwrap());
+    }
+}

@@ -1,0 +1,90 @@
+//! What can go wrong in training.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use wattle_data::DataError;
+use wattle_model::ModelError;
+use wattle_runlog::RunlogError;
+use wattle_runlog::error::remedy;
+
+/// An error of whoever observes.
+pub type ObserverError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A fault that ends training.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// A tensor operation failed.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+    /// The data cannot be read.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The model cannot be built, read or written.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The run directory cannot be written.
+    #[error(transparent)]
+    Runlog(#[from] RunlogError),
+    /// An observer failed.
+    #[error(transparent)]
+    Observer(ObserverError),
+    /// A file of a checkpoint cannot be written or read.
+    #[error("cannot {action} {}: {source}{}", path.display(), remedy(source))]
+    Io {
+        /// What was attempted, as a verb.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A checkpoint is not whole, or of something else.
+    #[error("{}: {reason}", path.display())]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// What was expected, what came, and what to do.
+        reason: String,
+    },
+    /// A parameter would never learn.
+    #[error(
+        "{}: no gradient reaches {}: an operation on the way to the loss has no backward",
+        if names.len() == 1 { "a parameter cannot learn" } else { "parameters cannot learn" },
+        names.join(", ")
+    )]
+    NoGradient {
+        /// The parameters' names.
+        names: Vec<String>,
+    },
+    /// A loss or gradient is not a finite number.
+    #[error(
+        "step {step}: {what} is not finite; the first tensor that was not is {first}. Lower \
+         optimizer.learning_rate or set train.clip_norm; {}",
+        match last_good {
+            Some(path) => format!("{} is good to go on from", path.display()),
+            None => "there is no checkpoint yet".to_owned(),
+        }
+    )]
+    NotFinite {
+        /// The step, counted from 1.
+        step: u64,
+        /// "the loss" or "the gradient".
+        what: &'static str,
+        /// Name of the tensor.
+        first: String,
+        /// The newest complete checkpoint.
+        last_good: Option<PathBuf>,
+    },
+    /// The device that was asked for cannot be had.
+    #[error("{0}")]
+    Device(String),
+}
+
+impl TrainError {
+    /// Adds a path and an action to what the operating system said.
+    pub fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { action, path, source }
+    }
+}

@@ -1,0 +1,46 @@
+//! Training: optimizers, schedules, the loop, evaluation, checkpoints and exact resume.
+//!
+//! The trainer says what happens through an [`Observer`] and knows nothing of who listens: not of files of
+//! events, not of progress bars, not of watts.
+//!
+//! - [`config`]: the sections of a configuration that say how to train
+//! - [`plan`]: how many steps and epochs that makes
+//! - [`gradients`]: loss and gradients of a batch, in micro-batches
+//! - [`certificate`]: proof that every parameter receives a gradient
+//! - [`clip`]: clipping by global norm
+//! - [`schedule`]: the learning rate of a step
+//! - [`adamw`]: the optimizer
+//! - [`evaluate`]: loss on held-out data
+//! - [`early_stop`]: when to stop before the end
+//! - [`diagnose`]: which tensor was the first that is not finite
+//! - [`checkpoint`]: what a run can go on from, complete or absent
+//! - [`observer`]: who is told
+//! - [`trainer`]: the loop
+//! - [`device`]: what to compute on
+
+pub mod adamw;
+pub mod certificate;
+pub mod checkpoint;
+pub mod clip;
+pub mod config;
+pub mod device;
+pub mod diagnose;
+pub mod early_stop;
+pub mod error;
+pub mod evaluate;
+pub mod gradients;
+pub mod observer;
+pub mod plan;
+pub mod schedule;
+pub mod trainer;
+
+pub use adamw::AdamW;
+pub use checkpoint::{Checkpoints, TrainState};
+pub use config::{
+    CheckpointConfig, EarlyStopConfig, EvaluateConfig, OptimizerConfig, PrecisionConfig, ScheduleConfig,
+    TrainConfig,
+};
+pub use error::TrainError;
+pub use observer::{Directive, Draft, Edge, ExtraFile, Observer, Progress};
+pub use plan::Plan;
+pub use trainer::{Trainer, TrainerOptions};

@@ -1,0 +1,463 @@
+//! The loop.
+
+use std::path::Path;
+use std::time::Duration;
+
+use candle_core::{DType, Device, Tensor};
+use wattle_data::{Batch, Dataset, Loader};
+use wattle_model::{LanguageModel, TrainingPass};
+use wattle_runlog::event::{EvaluateEvent, StepEvent};
+use wattle_runlog::{EventBody, MonotonicNs, Phase, Span, SpanClock, StopReason};
+
+use crate::adamw::AdamW;
+use crate::certificate::{all_zero, certify};
+use crate::checkpoint::{CheckpointContent, Checkpoints, TrainState};
+use crate::clip::{clip_factor, global_norm};
+use crate::config::{EarlyStopConfig, EvaluateConfig, OptimizerConfig, ScheduleConfig, TrainConfig};
+use crate::diagnose::first_not_finite;
+use crate::error::TrainError;
+use crate::evaluate::{EvaluateOptions, evaluate};
+use crate::gradients::{BatchOptions, batch_gradients};
+use crate::observer::{Directive, Draft, Edge, Observer, Progress};
+use crate::plan::Plan;
+use crate::schedule::learning_rate;
+
+/// How long a paused run waits before it asks again.
+const PAUSE: Duration = Duration::from_millis(50);
+/// On a GPU, steps whose losses may wait on the device when nothing else synchronizes it.
+const MAX_PENDING_STEPS: usize = 1000;
+
+/// What a run needs to know.
+#[derive(Clone, Debug)]
+pub struct TrainerOptions {
+    /// The run's seed.
+    pub seed: u64,
+    /// The run's segment.
+    pub segment: u32,
+    /// Share of elements that the model drops in training.
+    pub dropout: f32,
+    /// Type of activations.
+    pub dtype: DType,
+    /// The `optimizer` section.
+    pub optimizer: OptimizerConfig,
+    /// The `schedule` section.
+    pub schedule: ScheduleConfig,
+    /// The `train` section.
+    pub train: TrainConfig,
+    /// The `evaluate` section.
+    pub evaluate: EvaluateConfig,
+    /// The `early_stop` section.
+    pub early_stop: EarlyStopConfig,
+    /// Epochs between checkpoints; 0 for never.
+    pub checkpoint_every_epochs: u64,
+    /// Steps between checkpoints; 0 for never.
+    pub checkpoint_every_steps: u64,
+}
+
+/// Trains one model on one dataset.
+pub struct Trainer<'a> {
+    model: &'a dyn LanguageModel,
+    dataset: &'a Dataset,
+    device: Device,
+    options: TrainerOptions,
+    loader: Loader,
+    plan: Plan,
+    optimizer: AdamW,
+    checkpoints: Checkpoints,
+    state: TrainState,
+    /// Steps made whose losses have not come to the host.
+    pending: Vec<PendingStep>,
+    /// When the losses last came to the host.
+    drained_at: MonotonicNs,
+    certified: bool,
+    /// Whether steps were made since the last epoch's end or this segment's start.
+    epoch_open: bool,
+    /// Finished updates at the newest checkpoint.
+    checkpointed: Option<u64>,
+    /// The latest validation loss, and the finished updates it belongs to.
+    evaluated: Option<(u64, f64)>,
+}
+
+struct PendingStep {
+    step: u64,
+    tokens: u64,
+    learning_rate: f64,
+    loss: Tensor,
+    grad_norm: Tensor,
+    accuracy: Tensor,
+}
+
+impl<'a> Trainer<'a> {
+    /// A trainer at step 0.
+    ///
+    /// # Errors
+    /// If the data do not fill one step.
+    pub fn new(
+        model: &'a dyn LanguageModel,
+        dataset: &'a Dataset,
+        device: &Device,
+        options: TrainerOptions,
+        checkpoints: Checkpoints,
+    ) -> Result<Self, TrainError> {
+        let loader = Loader::new(&dataset.train, model.context(), options.train.batch_size, options.seed)?;
+        Ok(Self {
+            plan: Plan::new(&options.train, loader.steps_per_epoch(), model.context()),
+            optimizer: AdamW::new(&options.optimizer, model.parameters())?,
+            state: TrainState::start(options.seed),
+            model,
+            dataset,
+            device: device.clone(),
+            options,
+            loader,
+            checkpoints,
+            pending: Vec::new(),
+            drained_at: MonotonicNs::now(),
+            certified: false,
+            epoch_open: false,
+            checkpointed: None,
+            evaluated: None,
+        })
+    }
+
+    /// Goes on from a checkpoint.
+    ///
+    /// # Errors
+    /// If it is damaged or of another model; the trainer is then as it was.
+    pub fn resume(&mut self, checkpoint: &Path) -> Result<(), TrainError> {
+        self.state = TrainState::load(checkpoint, self.model, &mut self.optimizer, &self.device)?;
+        self.checkpointed = Some(self.state.step);
+        Ok(())
+    }
+
+    /// The steps ahead.
+    pub fn plan(&self) -> Plan {
+        self.plan
+    }
+
+    /// What is remembered.
+    pub fn state(&self) -> &TrainState {
+        &self.state
+    }
+
+    /// Whether nothing is left to do.
+    pub fn is_finished(&self) -> bool {
+        self.state.stopped_early || self.state.step >= self.plan.total_steps
+    }
+
+    /// Trains to the end, or until an observer or early stopping ends it. Whatever ends it but an error leaves
+    /// a checkpoint.
+    ///
+    /// # Errors
+    /// If a loss is not finite, a file cannot be written, or a tensor operation fails. Older checkpoints stand.
+    pub fn run(&mut self, observer: &mut dyn Observer) -> Result<StopReason, TrainError> {
+        let outcome = self.run_steps(observer);
+        let reason = *outcome.as_ref().unwrap_or(&StopReason::Error);
+        let step = self.state.step;
+        observer.edge(Edge::Stop { step, tokens: self.state.tokens, reason });
+        let told = observer.event(EventBody::Stop { step, reason }).map_err(TrainError::Observer);
+        outcome.and_then(|reason| told.map(|()| reason))
+    }
+
+    fn run_steps(&mut self, observer: &mut dyn Observer) -> Result<StopReason, TrainError> {
+        self.synchronize()?;
+        observer.edge(Edge::Start);
+        self.drained_at = MonotonicNs::now();
+        while !self.is_finished() {
+            match observer.directive() {
+                Directive::Continue => {
+                    self.step(observer)?;
+                    self.after_step(observer)?;
+                }
+                Directive::Pause => std::thread::sleep(PAUSE),
+                Directive::Stop(reason) => {
+                    self.leave_checkpoint(observer)?;
+                    return Ok(reason);
+                }
+            }
+        }
+        Ok(if self.state.stopped_early { StopReason::EarlyStop } else { StopReason::Done })
+    }
+
+    /// One optimizer update.
+    fn step(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        let finished = self.state.step;
+        let step = finished + 1;
+
+        let start = MonotonicNs::now();
+        let (epoch, step_in_epoch) =
+            (finished / self.plan.steps_per_epoch, finished % self.plan.steps_per_epoch);
+        let batch = self.loader.batch(epoch, step_in_epoch)?;
+        let start = self.step_span(observer, Phase::Data, start);
+
+        let options = self.batch_options(step);
+        let result = batch_gradients(self.model, &batch, options, &self.device)?;
+        let gradients = certify(self.model.parameters(), result.gradients)?;
+        if !self.certified {
+            self.warn_of_zero_gradients(&gradients)?;
+        }
+        let start = self.step_span(observer, Phase::ForwardBackward, start);
+
+        let learning_rate =
+            learning_rate(&self.options.schedule, &self.options.optimizer, finished, self.plan.total_steps);
+        let grad_norm = global_norm(&gradients)?;
+        self.pending.push(PendingStep {
+            step,
+            tokens: self.state.tokens + batch.tokens(),
+            learning_rate,
+            loss: result.loss,
+            grad_norm: grad_norm.clone(),
+            accuracy: result.accuracy,
+        });
+        self.refuse_not_finite(observer, &batch, options, &gradients)?;
+        let clip_norm = self.options.train.clip_norm;
+        let factor = if clip_norm > 0.0 { Some(clip_factor(&grad_norm, clip_norm)?) } else { None };
+        let parameters = self.model.parameters();
+        self.optimizer.step(parameters, &gradients, factor.as_ref(), step, learning_rate)?;
+        self.step_span(observer, Phase::Optimizer, start);
+
+        self.state.step = step;
+        self.state.tokens += batch.tokens();
+        self.epoch_open = true;
+        observer.progress(Progress::Step { step });
+        if !self.is_asynchronous() || self.pending.len() >= MAX_PENDING_STEPS {
+            self.drain(observer)?;
+        }
+        Ok(())
+    }
+
+    /// What falls due after a step: evaluation, the end of an epoch, a checkpoint.
+    fn after_step(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        let step = self.state.step;
+        let is_due = |every: u64, n: u64| every > 0 && n.is_multiple_of(every);
+        let ends_epoch = self.plan.ends_epoch(step);
+        let is_last = step >= self.plan.total_steps;
+        if ends_epoch || is_last || is_due(self.options.evaluate.every_steps, step) {
+            self.evaluate(observer)?;
+            self.state.stopped_early = self.state.early_stop.stops(&self.options.early_stop);
+        }
+        let is_over = is_last || self.state.stopped_early;
+        if ends_epoch || is_over {
+            self.end_epoch(observer)?;
+        }
+        let epochs_done = step / self.plan.steps_per_epoch;
+        if is_over
+            || is_due(self.options.checkpoint_every_steps, step)
+            || (ends_epoch && is_due(self.options.checkpoint_every_epochs, epochs_done))
+        {
+            self.checkpoint(observer)?;
+        }
+        Ok(())
+    }
+
+    /// Leaves a checkpoint wherever training is, unless there is one.
+    fn leave_checkpoint(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        if self.epoch_open {
+            self.end_epoch(observer)?;
+        }
+        if self.checkpointed != Some(self.state.step) {
+            self.checkpoint(observer)?;
+        }
+        Ok(())
+    }
+
+    fn evaluate(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        let Some(store) = &self.dataset.val else { return Ok(()) };
+        self.synchronize()?;
+        self.drain(observer)?;
+        observer.edge(Edge::EvaluateStart);
+        let start = MonotonicNs::now();
+        let options = EvaluateOptions {
+            batch_size: self.options.train.micro_batch(),
+            max_batches: self.options.evaluate.batches,
+            dtype: self.options.dtype,
+        };
+        let evaluation = evaluate(self.model, store, options, &self.device, &mut |done, total| {
+            observer.progress(Progress::Evaluate { done, total });
+        })?;
+        self.span(observer, Phase::Evaluate, start);
+        observer.edge(Edge::EvaluateEnd);
+        self.drained_at = MonotonicNs::now();
+        let step = self.state.step;
+        self.state.early_stop.see(step, evaluation.loss);
+        self.evaluated = Some((step, evaluation.loss));
+        let split = self.dataset.manifest.split.val.as_ref();
+        self.tell(
+            observer,
+            EventBody::Evaluate(EvaluateEvent {
+                step,
+                split: store.split().name().to_owned(),
+                loss: evaluation.loss,
+                perplexity: evaluation.perplexity(),
+                bits_per_byte: split.map_or(f64::NAN, |split| evaluation.bits_per_byte(split)),
+                accuracy: evaluation.accuracy,
+                tokens: evaluation.tokens,
+            }),
+        )
+    }
+
+    /// Ends the epoch, or the part of it made in this segment.
+    fn end_epoch(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        self.synchronize()?;
+        self.drain(observer)?;
+        let (step, tokens) = (self.state.step, self.state.tokens);
+        let complete = self.plan.ends_epoch(step);
+        let epoch = self.plan.epoch_after(step - 1);
+        self.epoch_open = false;
+        observer.edge(Edge::Epoch { epoch, complete, step, tokens });
+        self.tell(observer, EventBody::Epoch { epoch, step, complete })
+    }
+
+    fn checkpoint(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        self.synchronize()?;
+        self.drain(observer)?;
+        let (step, tokens) = (self.state.step, self.state.tokens);
+        let epoch = if step == 0 { 1 } else { self.plan.epoch_after(step - 1) };
+        if self.epoch_open {
+            observer.edge(Edge::Checkpoint { epoch, step, tokens });
+        }
+        let start = MonotonicNs::now();
+        let best = self.state.early_stop.best.is_some_and(|best| best.step == step);
+        let val_loss = self.evaluated.filter(|(at, _)| *at == step).map(|(_, loss)| loss);
+        let tokenizer = &self.dataset.tokenizer;
+        let content = CheckpointContent {
+            model: self.model,
+            optimizer: &self.optimizer,
+            state: TrainState { segment: self.options.segment, t_ns: start, ..self.state.clone() },
+            tokenizer_json: tokenizer.to_json(),
+            tokenizer_config_json: &tokenizer.tokenizer_config_json(self.model.context()),
+        };
+        let ends_epoch = !self.epoch_open;
+        let path = self.checkpoints.save(&content, best, |dir| {
+            observer.before_commit(&Draft { step, epoch, ends_epoch, tokens, val_loss, dir: dir.to_owned() })
+        })?;
+        self.checkpointed = Some(step);
+        self.span(observer, Phase::Checkpoint, start);
+        self.drained_at = MonotonicNs::now();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        self.tell(observer, EventBody::Checkpoint { step, path: format!("checkpoints/{name}"), best })
+    }
+
+    /// Brings losses to the host and tells of the steps they belong to.
+    fn drain(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let pending = std::mem::take(&mut self.pending);
+        let events = pending.iter().map(|p| self.step_event(p)).collect::<Result<Vec<_>, _>>()?;
+        let now = MonotonicNs::now();
+        let seconds = now.since(self.drained_at).get() / events.len() as f64;
+        self.drained_at = now;
+        for mut event in events {
+            event.tokens_per_s = self.plan.tokens_per_step as f64 / seconds;
+            let is_finite = event.loss.is_finite() && event.grad_norm.is_finite();
+            let step = event.step;
+            let is_last = step >= self.plan.total_steps;
+            if step.is_multiple_of(self.options.train.log_every) || is_last || !is_finite {
+                self.tell(observer, EventBody::Step(event))?;
+            }
+            if !is_finite {
+                let first = "not known, since later steps went over it on the GPU: --device cpu will tell";
+                return Err(self.not_finite(step, "the loss or the gradient", first.to_owned()));
+            }
+        }
+        Ok(())
+    }
+
+    fn step_event(&self, pending: &PendingStep) -> Result<StepEvent, TrainError> {
+        Ok(StepEvent {
+            step: pending.step,
+            epoch: self.plan.epoch_after(pending.step - 1),
+            tokens: pending.tokens,
+            loss: pending.loss.to_scalar()?,
+            learning_rate: pending.learning_rate,
+            grad_norm: pending.grad_norm.to_scalar()?,
+            tokens_per_s: 0.0,
+            accuracy: pending.accuracy.to_scalar()?,
+        })
+    }
+
+    /// Where looking costs nothing, refuses to update from a loss or gradient that is not finite, and finds the
+    /// tensor that went first.
+    fn refuse_not_finite(
+        &mut self,
+        observer: &mut dyn Observer,
+        batch: &Batch,
+        options: BatchOptions,
+        gradients: &[Tensor],
+    ) -> Result<(), TrainError> {
+        if self.is_asynchronous() {
+            return Ok(());
+        }
+        let Some(pending) = self.pending.last() else { return Ok(()) };
+        let event = self.step_event(pending)?;
+        if event.loss.is_finite() && event.grad_norm.is_finite() {
+            return Ok(());
+        }
+        let what = if event.loss.is_finite() { "the gradient" } else { "the loss" };
+        let first = first_not_finite(self.model, batch, options, gradients, &self.device)?;
+        let step = event.step;
+        self.tell(observer, EventBody::Step(event))?;
+        Err(self.not_finite(step, what, first))
+    }
+
+    fn not_finite(&self, step: u64, what: &'static str, first: String) -> TrainError {
+        let last_good = self.checkpoints.latest().ok().flatten();
+        TrainError::NotFinite { step, what, first, last_good }
+    }
+
+    fn warn_of_zero_gradients(&mut self, gradients: &[Tensor]) -> Result<(), TrainError> {
+        let names = all_zero(self.model.parameters(), gradients)?;
+        if !names.is_empty() {
+            tracing::warn!("the first gradient of {} is zero throughout", names.join(", "));
+        }
+        self.certified = true;
+        Ok(())
+    }
+
+    fn batch_options(&self, step: u64) -> BatchOptions {
+        BatchOptions {
+            micro_batch: self.options.train.micro_batch(),
+            dtype: self.options.dtype,
+            pass: TrainingPass {
+                seed: self.options.seed,
+                step,
+                first_sequence: 0,
+                dropout: self.options.dropout,
+            },
+        }
+    }
+
+    /// Whether the host runs ahead of the device. Then reading a number would make it wait, and host times say
+    /// nothing about what the device was doing.
+    fn is_asynchronous(&self) -> bool {
+        !self.device.is_cpu()
+    }
+
+    fn synchronize(&self) -> Result<(), TrainError> {
+        Ok(self.device.synchronize()?)
+    }
+
+    fn tell(&self, observer: &mut dyn Observer, body: EventBody) -> Result<(), TrainError> {
+        observer.event(body).map_err(TrainError::Observer)
+    }
+
+    /// A phase within a step, from `start` until now; returns now.
+    fn step_span(&self, observer: &mut dyn Observer, phase: Phase, start: MonotonicNs) -> MonotonicNs {
+        if self.is_asynchronous() { MonotonicNs::now() } else { self.span(observer, phase, start) }
+    }
+
+    fn span(&self, observer: &mut dyn Observer, phase: Phase, start: MonotonicNs) -> MonotonicNs {
+        let end = MonotonicNs::now();
+        let step = self.state.step + 1;
+        observer.span(Span {
+            segment: self.options.segment,
+            step,
+            phase,
+            start_ns: start,
+            end_ns: end,
+            clock: SpanClock::Host,
+            error_ns: 0,
+        });
+        end
+    }
+}
