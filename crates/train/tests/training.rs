@@ -1,0 +1,397 @@
+//! The trainer as a whole, on a text of a few hundred characters.
+
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use tempfile::TempDir;
+use wattle_data::{DataConfig, Dataset, TokenizerConfig, TokenizerKind};
+use wattle_model::parameter::ParameterBuilder;
+use wattle_model::{Gpt2, LanguageModel, ModelConfig, Parameter, Pass, TrainingPass};
+use wattle_runlog::event::StepEvent;
+use wattle_runlog::{EventBody, Span, StopReason};
+use wattle_train::config::{EarlyStopConfig, EvaluateConfig, OptimizerConfig, ScheduleConfig, TrainConfig};
+use wattle_train::error::ObserverError;
+use wattle_train::gradients::{BatchOptions, batch_gradients};
+use wattle_train::{
+    AdamW, Checkpoints, Directive, Draft, Edge, ExtraFile, Observer, Progress, TrainError, TrainState, Trainer,
+    TrainerOptions,
+};
+
+const CPU: Device = Device::Cpu;
+
+/// A text with something to learn, tokenized by characters.
+fn dataset(dir: &TempDir) -> Dataset {
+    let path = dir.path().join("text.txt");
+    let text: String = (0..120).map(|i| format!("{} and {}. ", i * 7 % 10, i * 7 % 10 + 1)).collect();
+    std::fs::write(&path, text).unwrap();
+    let data = DataConfig {
+        input: vec![path],
+        cache_dir: Some(dir.path().join("cache")),
+        val_fraction: 0.2,
+        ..DataConfig::default()
+    };
+    let tokenizer = TokenizerConfig { kind: TokenizerKind::Chars, ..TokenizerConfig::default() };
+    wattle_data::prepare(&data, &tokenizer, &mut |_| {}).unwrap()
+}
+
+fn model(dataset: &Dataset) -> Gpt2 {
+    let config = ModelConfig {
+        n_layers: 2,
+        n_heads: 2,
+        d_model: 16,
+        context: 12,
+        dropout: 0.1,
+        ..ModelConfig::default()
+    };
+    Gpt2::new(&config, dataset.vocab_size(), 3, &CPU).unwrap()
+}
+
+fn options() -> TrainerOptions {
+    TrainerOptions {
+        seed: 3,
+        segment: 0,
+        dropout: 0.1,
+        dtype: DType::F32,
+        optimizer: OptimizerConfig { learning_rate: 1e-2, ..OptimizerConfig::default() },
+        schedule: ScheduleConfig { warmup_steps: 2, min_learning_rate: 1e-3, ..ScheduleConfig::default() },
+        train: TrainConfig {
+            batch_size: 5,
+            micro_batch_size: 2,
+            max_steps: 40,
+            epochs: 0,
+            ..TrainConfig::default()
+        },
+        evaluate: EvaluateConfig::default(),
+        early_stop: EarlyStopConfig::default(),
+        checkpoint_every_epochs: 1,
+        checkpoint_every_steps: 0,
+    }
+}
+
+/// Keeps what it is told, and asks to stop after some steps.
+#[derive(Default)]
+struct Recorder {
+    steps: Vec<StepEvent>,
+    events: Vec<EventBody>,
+    edges: Vec<Edge>,
+    spans: Vec<Span>,
+    stop_after: Option<u64>,
+}
+
+impl Observer for Recorder {
+    fn event(&mut self, body: EventBody) -> Result<(), ObserverError> {
+        match body {
+            EventBody::Step(step) => self.steps.push(step),
+            other => self.events.push(other),
+        }
+        Ok(())
+    }
+
+    fn span(&mut self, span: Span) {
+        self.spans.push(span);
+    }
+
+    fn edge(&mut self, edge: Edge) {
+        self.edges.push(edge);
+    }
+
+    fn progress(&mut self, _progress: Progress) {}
+
+    fn directive(&mut self) -> Directive {
+        let step = self.steps.last().map_or(0, |step| step.step);
+        match self.stop_after {
+            Some(stop) if step >= stop => Directive::Stop(StopReason::Signal),
+            _ => Directive::Continue,
+        }
+    }
+
+    fn before_commit(&mut self, draft: &Draft) -> Vec<ExtraFile> {
+        assert!(draft.dir.join("model.safetensors").exists() && !draft.dir.join("state.json").exists());
+        vec![ExtraFile { name: "emissions.json".to_owned(), bytes: b"{}\n".to_vec() }]
+    }
+}
+
+/// Trains in `dir/checkpoints`, from its newest checkpoint if there is one.
+fn train(
+    dir: &Path,
+    dataset: &Dataset,
+    options: TrainerOptions,
+    stop_after: Option<u64>,
+) -> (Result<StopReason, TrainError>, Recorder, Vec<u32>) {
+    let model = model(dataset);
+    let checkpoints = Checkpoints::open(&dir.join("checkpoints"), 3).unwrap();
+    let latest = checkpoints.latest().unwrap();
+    let mut trainer = Trainer::new(&model, dataset, &CPU, options, checkpoints).unwrap();
+    if let Some(latest) = latest {
+        trainer.resume(&latest).unwrap();
+    }
+    let mut recorder = Recorder { stop_after, ..Recorder::default() };
+    let outcome = trainer.run(&mut recorder);
+    (outcome, recorder, bits(&model))
+}
+
+/// Every parameter's bits, one after the other.
+fn bits(model: &dyn LanguageModel) -> Vec<u32> {
+    let values = |p: &Parameter| p.var.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    model.parameters().iter().flat_map(values).map(f32::to_bits).collect()
+}
+
+fn losses(steps: &[StepEvent]) -> Vec<(u64, u32)> {
+    steps.iter().map(|step| (step.step, step.loss.to_bits())).collect()
+}
+
+#[test]
+fn stopping_anywhere_and_resuming_changes_no_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = dataset(&dir);
+    let (outcome, whole, weights) = train(&dir.path().join("whole"), &dataset, options(), None);
+    assert_eq!(outcome.unwrap(), StopReason::Done);
+    assert_eq!(whole.steps.len(), 40);
+    for stop in [1, 7, 25, 26, 39] {
+        let run = dir.path().join(format!("stopped-{stop}"));
+        let (outcome, before, _) = train(&run, &dataset, options(), Some(stop));
+        assert_eq!(outcome.unwrap(), StopReason::Signal);
+        let (outcome, after, resumed) = train(&run, &dataset, options(), None);
+        assert_eq!(outcome.unwrap(), StopReason::Done);
+        let joined = [losses(&before.steps), losses(&after.steps)].concat();
+        assert_eq!(joined, losses(&whole.steps), "stopped after {stop}");
+        assert_eq!(resumed, weights, "stopped after {stop}");
+    }
+}
+
+#[test]
+fn training_learns_and_says_so_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = dataset(&dir);
+    let (_, recorder, _) = train(dir.path(), &dataset, options(), None);
+    let (first, last) = (&recorder.steps[0], &recorder.steps[39]);
+    assert!(last.loss < 0.7 * first.loss, "{} then {}", first.loss, last.loss);
+    assert_eq!((last.step, last.tokens), (40, 40 * 60));
+
+    // Each epoch: its steps, an evaluation between two edges, the epoch's edge, a checkpoint.
+    let kinds: Vec<&str> = recorder
+        .events
+        .iter()
+        .map(|event| match event {
+            EventBody::Evaluate(_) => "evaluate",
+            EventBody::Epoch { complete: true, .. } => "epoch",
+            EventBody::Epoch { complete: false, .. } => "part",
+            EventBody::Checkpoint { .. } => "checkpoint",
+            EventBody::Stop { .. } => "stop",
+            EventBody::Step(_) => unreachable!(),
+        })
+        .collect();
+    // 960 training characters make 79 windows of 12, 15 steps of 5: two epochs of 15, then 10 more steps.
+    let epoch = ["evaluate", "epoch", "checkpoint"];
+    assert_eq!(kinds, [&epoch[..], &epoch, &["evaluate", "part", "checkpoint", "stop"]].concat());
+    assert_eq!(recorder.edges.len(), 1 + 3 * 3 + 1);
+    assert!(recorder.spans.windows(2).all(|pair| pair[0].end_ns <= pair[1].start_ns));
+
+    let names: Vec<String> = std::fs::read_dir(dir.path().join("checkpoints/latest"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    for name in [
+        "model.safetensors",
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "optimizer.safetensors",
+        "state.json",
+        "emissions.json",
+    ] {
+        assert!(names.iter().any(|n| n == name), "{name} is not in {names:?}");
+    }
+}
+
+#[test]
+fn micro_batches_of_unequal_size_make_the_gradient_of_the_whole_batch() {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = dataset(&dir);
+    let model = model(&dataset);
+    let loader = wattle_data::Loader::new(&dataset.train, 12, 7, 3).unwrap();
+    let batch = loader.batch(0, 0).unwrap();
+    let gradients = |micro_batch: usize| {
+        let pass = TrainingPass { seed: 3, step: 1, first_sequence: 0, dropout: 0.1 };
+        let options = BatchOptions { micro_batch, dtype: DType::F32, pass };
+        let result = batch_gradients(&model, &batch, options, &CPU).unwrap();
+        let flat = result.gradients.iter().flatten().flat_map(|g| {
+            g.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        });
+        (flat.collect::<Vec<f32>>(), result.loss.to_scalar::<f32>().unwrap())
+    };
+    let (whole, loss) = gradients(7);
+    let largest = whole.iter().fold(0f32, |max, g| max.max(g.abs()));
+    for micro_batch in [1, 2, 3, 5] {
+        let (parts, parts_loss) = gradients(micro_batch);
+        // Sums of 84 f32 terms in another order: some 10 roundings of 6e-8.
+        assert!((loss - parts_loss).abs() < 1e-6 * loss);
+        let gap = whole.iter().zip(&parts).fold(0f32, |max, (a, b)| max.max((a - b).abs()));
+        assert!(gap < 2e-6 * largest, "micro-batches of {micro_batch}: {gap} of {largest}");
+    }
+}
+
+#[test]
+fn early_stopping_leaves_a_checkpoint_and_stays_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = dataset(&dir);
+    let options = TrainerOptions {
+        early_stop: EarlyStopConfig { patience: 0, target_loss: Some(2.2) },
+        evaluate: EvaluateConfig { every_steps: 2, batches: 0 },
+        ..options()
+    };
+    let (outcome, recorder, _) = train(dir.path(), &dataset, options.clone(), None);
+    assert_eq!(outcome.unwrap(), StopReason::EarlyStop);
+    let stopped_at = recorder.steps.len();
+    assert!((2..40).contains(&stopped_at), "{stopped_at}");
+    let (outcome, recorder, _) = train(dir.path(), &dataset, options, None);
+    assert_eq!((outcome.unwrap(), recorder.steps.len()), (StopReason::EarlyStop, 0));
+}
+
+#[test]
+fn a_loss_that_is_not_finite_stops_training_and_names_step_tensor_and_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = dataset(&dir);
+    let options = TrainerOptions {
+        optimizer: OptimizerConfig { learning_rate: 1e30, ..OptimizerConfig::default() },
+        schedule: ScheduleConfig { warmup_steps: 0, ..ScheduleConfig::default() },
+        checkpoint_every_steps: 1,
+        ..options()
+    };
+    let (outcome, recorder, _) = train(dir.path(), &dataset, options, None);
+    let error = outcome.unwrap_err();
+    let TrainError::NotFinite { step, first, last_good, .. } = &error else { panic!("{error}") };
+    assert!(*step >= 2 && first.contains("transformer"), "{error}");
+    assert!(recorder.steps.last().unwrap().loss.is_nan());
+    let last_good = last_good.as_ref().unwrap();
+    assert_eq!(TrainState::read(last_good).unwrap().step, step - 1);
+    assert!(matches!(recorder.events.last(), Some(EventBody::Stop { reason: StopReason::Error, .. })));
+}
+
+#[test]
+fn a_damaged_checkpoint_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = dataset(&dir);
+    train(dir.path(), &dataset, options(), Some(3)).0.unwrap();
+    let checkpoint = dir.path().join("checkpoints/step-00000003");
+    for (file, damage) in [
+        ("model.safetensors", (|bytes| bytes.truncate(bytes.len() / 2)) as fn(&mut Vec<u8>)),
+        ("optimizer.safetensors", |bytes| *bytes.last_mut().unwrap() ^= 1),
+        ("state.json", |bytes| bytes.truncate(20)),
+    ] {
+        let path = checkpoint.join(file);
+        let whole = std::fs::read(&path).unwrap();
+        let mut damaged = whole.clone();
+        damage(&mut damaged);
+        std::fs::write(&path, damaged).unwrap();
+        let model = model(&dataset);
+        let mut optimizer = AdamW::new(&options().optimizer, model.parameters()).unwrap();
+        let before = bits(&model);
+        let error = TrainState::load(&checkpoint, &model, &mut optimizer, &CPU).unwrap_err().to_string();
+        assert!(error.contains(file), "{error}");
+        assert_eq!(bits(&model), before);
+        std::fs::write(&path, whole).unwrap();
+    }
+}
+
+#[test]
+fn the_newest_and_the_best_are_kept_and_leftovers_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = dataset(&dir);
+    let leftover = dir.path().join("checkpoints/step-00000099.tmp");
+    std::fs::create_dir_all(&leftover).unwrap();
+    let options = TrainerOptions { checkpoint_every_steps: 4, ..options() };
+    train(dir.path(), &dataset, options, None).0.unwrap();
+    let mut names: Vec<String> = std::fs::read_dir(dir.path().join("checkpoints"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["best", "latest", "step-00000032", "step-00000036", "step-00000040"]);
+    let latest = std::fs::read_link(dir.path().join("checkpoints/latest")).unwrap();
+    assert_eq!(latest, Path::new("step-00000040"));
+}
+
+/// A model of a user's own, with candle-nn's fused normalization in it: its backward cuts the gradient.
+struct CutOff {
+    parameters: Vec<Parameter>,
+}
+
+impl LanguageModel for CutOff {
+    fn parameters(&self) -> &[Parameter] {
+        &self.parameters
+    }
+
+    fn logits(&self, tokens: &Tensor, pass: &mut Pass<'_>) -> candle_core::Result<Tensor> {
+        let [table, norm, head] = [0, 1, 2].map(|i| pass.value(&self.parameters[i].var));
+        let (b, t) = tokens.dims2()?;
+        let x = table.index_select(&tokens.flatten_all()?, 0)?;
+        let x = candle_nn::ops::rms_norm(&x, &norm, 1e-5)?;
+        x.matmul(&head)?.reshape((b, t, ()))
+    }
+
+    fn context(&self) -> usize {
+        12
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.parameters[0].var.dims()[0]
+    }
+
+    fn config_json(&self) -> serde_json::Value {
+        serde_json::json!({ "model_type": "cut-off" })
+    }
+}
+
+#[test]
+fn a_parameter_that_no_gradient_reaches_is_named_before_the_first_update() {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = dataset(&dir);
+    let mut builder = ParameterBuilder::new(1, &CPU);
+    let v = dataset.vocab_size();
+    builder.normal("table", &[v, 8], 0.02).unwrap();
+    builder.ones("norm", &[8]).unwrap();
+    builder.normal("head", &[8, v], 0.02).unwrap();
+    let model = CutOff { parameters: builder.finish() };
+    let before = bits(&model);
+    let checkpoints = Checkpoints::open(&dir.path().join("checkpoints"), 3).unwrap();
+    let mut trainer = Trainer::new(&model, &dataset, &CPU, options(), checkpoints).unwrap();
+    let error = trainer.run(&mut Recorder::default()).unwrap_err().to_string();
+    assert!(error.contains("table, norm") && !error.contains("head"), "{error}");
+    assert_eq!(bits(&model), before);
+}
+
+#[test]
+fn adamw_follows_the_published_algorithm() {
+    let mut builder = ParameterBuilder::new(1, &CPU);
+    builder.normal("matrix", &[1, 1], 1.0).unwrap();
+    builder.normal("vector", &[1], 1.0).unwrap();
+    let parameters = builder.finish();
+    let value = |i: usize| f64::from(parameters[i].var.flatten_all().unwrap().to_vec1::<f32>().unwrap()[0]);
+    let config = OptimizerConfig { weight_decay: 0.5, ..OptimizerConfig::default() };
+    let mut optimizer = AdamW::new(&config, &parameters).unwrap();
+    // The algorithm in f64, one number at a time; the vector does not decay.
+    let mut expected = [(value(0), 0f64, 0f64), (value(1), 0.0, 0.0)];
+    for step in 1..=20u64 {
+        let learning_rate = 0.1 / step as f64;
+        let gradient = |i: usize| (step as f64 * 0.7 + i as f64).sin();
+        let tensors = [
+            Tensor::new(&[[gradient(0) as f32]], &CPU).unwrap(),
+            Tensor::new(&[gradient(1) as f32], &CPU).unwrap(),
+        ];
+        let factor = Tensor::new(0.5f32, &CPU).unwrap();
+        optimizer.step(&parameters, &tensors, Some(&factor), step, learning_rate).unwrap();
+        for (i, (p, m, v)) in expected.iter_mut().enumerate() {
+            let g = gradient(i) * 0.5;
+            *m = config.beta1 * *m + (1.0 - config.beta1) * g;
+            *v = config.beta2 * *v + (1.0 - config.beta2) * g * g;
+            let m_hat = *m / (1.0 - config.beta1.powi(step as i32));
+            let v_hat = *v / (1.0 - config.beta2.powi(step as i32));
+            let decay = if i == 0 { learning_rate * config.weight_decay } else { 0.0 };
+            *p = *p * (1.0 - decay) - learning_rate * m_hat / (v_hat.sqrt() + config.eps);
+            // Twenty updates, each rounded to f32 some ten times.
+            assert!((*p - value(i)).abs() < 5e-6, "step {step} parameter {i}: {p}, got {}", value(i));
+        }
+    }
+}
