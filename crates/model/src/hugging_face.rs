@@ -1,6 +1,8 @@
 //! Weights and configuration in Hugging Face's layout.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use candle_core::{DType, Device, Result, Tensor};
@@ -19,8 +21,10 @@ pub fn write_safetensors(path: &Path, tensors: &[(String, Tensor)]) -> std::resu
     let tensors: BTreeMap<&str, &Tensor> = tensors.iter().map(|(name, t)| (name.as_str(), t)).collect();
     // transformers refuses a file that does not say which framework's tensors it holds.
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    safetensors::serialize_to_file(tensors, Some(metadata), path)
-        .map_err(|e| ModelError::Unwritable { path: path.to_owned(), reason: e.to_string() })
+    let unwritable = |reason: String| ModelError::Unwritable { path: path.to_owned(), reason };
+    safetensors::serialize_to_file(tensors, Some(metadata), path).map_err(|e| unwritable(e.to_string()))?;
+    // safetensors makes its files for their owner's eyes alone.
+    std::fs::set_permissions(path, Permissions::from_mode(0o644)).map_err(|e| unwritable(e.to_string()))
 }
 
 /// Reads every tensor of a safetensors file.

@@ -32,10 +32,10 @@ pub struct Manifest {
     pub host: Host,
     /// What was metered.
     pub sensors: Vec<SensorInfo>,
-    /// The data trained on.
-    pub data: DataInfo,
-    /// The model's size.
-    pub model: ModelInfo,
+    /// The data trained on; null until they are prepared.
+    pub data: Option<DataInfo>,
+    /// The model's size; null until it is built.
+    pub model: Option<ModelInfo>,
     /// One entry a process: the first start and each resume.
     pub segments: Vec<Segment>,
 }

@@ -52,9 +52,11 @@ pub fn batch_gradients(
         let store = micro_loss.backward()?;
         for (sum, parameter) in gradients.iter_mut().zip(model.parameters()) {
             if let Some(gradient) = store.get(&parameter.var) {
+                // candle leaves a graph on the gradients of leaves; kept, it would grow from step to step.
+                let gradient = gradient.detach();
                 *sum = Some(match sum.take() {
                     Some(sum) => (sum + gradient)?,
-                    None => gradient.clone(),
+                    None => gradient,
                 });
             }
         }

@@ -1,0 +1,81 @@
+//! `wattle devices`: what there is to compute with and to measure with.
+
+use serde_json::json;
+use wattle_meter::{EnergyConfig, Finding, FindingState, GpuSelection, discover};
+
+use crate::args::DevicesArgs;
+use crate::exit::Exit;
+
+/// Shows every sensor and compute device.
+#[allow(clippy::print_stdout, reason = "its output is the command's result")]
+pub fn run(args: &DevicesArgs) -> anyhow::Result<Exit> {
+    let config = EnergyConfig { gpus: GpuSelection::All, ..EnergyConfig::default() };
+    let discovery = discover(&config, &[]);
+    let compute = compute_devices();
+    if args.json {
+        let findings: Vec<_> = discovery.findings.iter().map(finding_json).collect();
+        let sensors = discovery.sensor_infos();
+        let report = json!({
+            "schema": "wattle.devices/1",
+            "compute": compute,
+            "drivers": discovery.drivers,
+            "sensors": sensors,
+            "findings": findings,
+        });
+        println!("{report:#}");
+        return Ok(Exit::Done);
+    }
+    println!("compute");
+    compute.iter().for_each(|device| println!("  {device}"));
+    println!("\nsensors");
+    for finding in &discovery.findings {
+        println!("  {:<13} {}: {}", state_label(finding.state), finding.what, finding.detail);
+        if let Some(remedy) = &finding.remedy {
+            println!("  {:<13} to mend it: {remedy}", "");
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn compute_devices() -> Vec<String> {
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let host = wattle_runlog::manifest::Host::here();
+    let cpu = format!("cpu: {} ({cpus} usable)", host.cpu_model.as_deref().unwrap_or("unknown processor"));
+    [Some(cpu), cuda_device()].into_iter().flatten().collect()
+}
+
+#[cfg(feature = "train")]
+fn cuda_device() -> Option<String> {
+    Some(match wattle_train::device::DeviceChoice::Cuda(0).open() {
+        Ok(chosen) => format!(
+            "{}: {}",
+            chosen.compute,
+            chosen.compute.uuid.as_deref().unwrap_or("a board without a UUID")
+        ),
+        Err(error) => format!("no GPU: {error}"),
+    })
+}
+
+#[cfg(not(feature = "train"))]
+fn cuda_device() -> Option<String> {
+    None
+}
+
+fn finding_json(finding: &Finding) -> serde_json::Value {
+    json!({
+        "what": finding.what,
+        "state": state_label(finding.state),
+        "detail": finding.detail,
+        "remedy": finding.remedy,
+    })
+}
+
+fn state_label(state: FindingState) -> &'static str {
+    match state {
+        FindingState::Found => "found",
+        FindingState::NotSelected => "not selected",
+        FindingState::Unreadable => "unreadable",
+        FindingState::Absent => "absent",
+        FindingState::Estimated => "estimated",
+    }
+}

@@ -1,0 +1,296 @@
+//! `wattle train`
+
+use std::io::IsTerminal;
+
+use anyhow::Context;
+use indicatif::MultiProgress;
+use wattle_data::{Dataset, Origin};
+use wattle_meter::ResumePoint;
+use wattle_model::{Gpt2, LanguageModel};
+use wattle_runlog::clock::file_stamp;
+use wattle_runlog::manifest::{DataInfo, Drivers, Host, MANIFEST_SCHEMA, ModelInfo, Versions};
+use wattle_runlog::{Event, LineFile, Manifest, MonotonicNs, Phase, RunDir, Segment, Span, SpanClock, StopReason};
+use wattle_train::device::ChosenDevice;
+use wattle_train::{Checkpoints, TrainState, Trainer, TrainerOptions};
+
+use crate::args::TrainArgs;
+use crate::config::Config;
+use crate::display::Display;
+use crate::exit::{BadUsage, Exit};
+use crate::humanize::{count, duration};
+use crate::logging::LogFile;
+use crate::metering::{MeterInfo, Metering, MeteringOptions};
+use crate::model_card::ModelCard;
+use crate::observer::{RunObserver, Seen, Validation, describe_energy};
+use crate::plan;
+use crate::run::{Earlier, NewRun, Target, target};
+use crate::signals::StopSignal;
+
+/// candle's version, for the manifest.
+const CANDLE_VERSION: &str = "0.11.1";
+
+/// Trains.
+pub fn run(args: &TrainArgs, bars: &MultiProgress, log_file: &LogFile, quiet: bool) -> anyhow::Result<Exit> {
+    let Target { config, path, exists } = target(args)?;
+    set_threads(config.train.threads);
+    let display = Display::new(bars.clone(), std::io::stderr().is_terminal() && !quiet);
+    if args.dry_run {
+        return dry_run(&config, display);
+    }
+    let signal = StopSignal::listen().context("cannot listen for signals")?;
+    let device = args.device.open()?;
+    let new_run = if exists { None } else { Some(NewRun::create(&path)?) };
+    let opened = if exists { Some(RunDir::open(&path)?) } else { None };
+    let dir = opened.as_ref().or(new_run.as_ref().map(NewRun::dir)).expect("one of the two was made");
+    log_file.open(&dir.train_log()).with_context(|| format!("cannot write {}", dir.train_log().display()))?;
+    tracing::info!("{} on {} ({})", path.display(), device.compute, device.reason);
+
+    let earlier = if exists { Earlier::read(dir)? } else { Earlier::none() };
+    let outcome = Session { config: &config, dir, device: &device, earlier, signal }.train(display);
+    match outcome {
+        Ok(exit) => {
+            new_run.map(NewRun::keep);
+            Ok(exit)
+        }
+        Err(error) => {
+            // A run that began to train is worth keeping, however it ended.
+            if dir.events().exists() {
+                new_run.map(NewRun::keep);
+            }
+            Err(error)
+        }
+    }
+}
+
+/// One process's part of a run.
+struct Session<'a> {
+    config: &'a Config,
+    dir: &'a RunDir,
+    device: &'a ChosenDevice,
+    earlier: Earlier,
+    signal: StopSignal,
+}
+
+impl Session<'_> {
+    fn train(self, mut display: Display) -> anyhow::Result<Exit> {
+        let Self { config, dir, device, ref earlier, .. } = self;
+        let started = MonotonicNs::now();
+        let checkpoints = Checkpoints::open(&dir.checkpoints(), config.checkpoint.keep)?;
+        let latest = checkpoints.latest()?;
+        let resumed = latest.as_deref().map(TrainState::read).transpose()?;
+        let point = resumed.as_ref().map(|state| ResumePoint { step: state.step, tokens: state.tokens });
+
+        let mut manifest = self.manifest(point.map_or(0, |point| point.step));
+        let segment = manifest.segments.last().expect("one was just added").clone();
+        wattle_runlog::run_dir::write_atomic(&dir.config(), config.to_toml().as_bytes())?;
+        // Written now, and again when more is known: a segment's number is never used twice.
+        dir.write_manifest(&manifest)?;
+        let (metering, meter_info) = Metering::start(&MeteringOptions {
+            config,
+            run: dir,
+            run_id: &manifest.run_id,
+            segment: &segment,
+            device: &device.compute,
+            events: &earlier.events,
+            resumed: point,
+        })?;
+
+        let dataset = prepare(config, &mut display)?;
+        let model = build_model(config, &dataset, device)?;
+        let options = trainer_options(config, segment.id);
+        let mut trainer = Trainer::new(&model, &dataset, &device.device, options, checkpoints)?;
+        if let Some(latest) = &latest {
+            trainer.resume(latest)?;
+            tracing::info!("going on from {}", latest.display());
+        }
+        complete(&mut manifest, meter_info, &dataset, &model);
+        dir.write_manifest(&manifest)?;
+        if trainer.is_finished() {
+            tracing::info!("{} is finished: nothing to do", dir.path().display());
+            return Ok(Exit::Done);
+        }
+
+        let (events, _) = LineFile::open(&dir.events(), Event::from_json)?;
+        display.start_training(trainer.plan(), trainer.state().step);
+        tracing::info!(
+            "{} parameters · {} training tokens · {} steps",
+            count(model.n_parameters()),
+            count(dataset.manifest.split.train.tokens),
+            count(trainer.plan().total_steps)
+        );
+        let mut observer = RunObserver {
+            segment: segment.id,
+            events,
+            metering,
+            display,
+            signal: self.signal.clone(),
+            budget: config.budget.clone(),
+            card: self.card(&manifest, &dataset),
+            validation: Validation { split: dataset.manifest.split.val.clone(), floor: dataset.floor },
+            seen: Seen::default(),
+        };
+        observer.metering.span(setup_span(segment.id, started));
+        let reason = trainer.run(&mut observer)?;
+        summarize(dir, reason, &observer.seen, trainer.state().step, started);
+        Ok(if reason == StopReason::Signal { Exit::Requeue } else { Exit::Done })
+    }
+
+    /// The manifest of the run with this segment added, as far as it is known before data and model are.
+    fn manifest(&self, step_start: u64) -> Manifest {
+        let Self { config, device, earlier, .. } = self;
+        let mut manifest = earlier.manifest.clone().unwrap_or_else(|| Manifest {
+            schema: MANIFEST_SCHEMA.to_owned(),
+            run_id: new_run_id(&config.run.name),
+            name: config.run.name.clone(),
+            versions: Versions {
+                wattle: env!("CARGO_PKG_VERSION").to_owned(),
+                candle: Some(CANDLE_VERSION.to_owned()),
+            },
+            command: std::env::args().collect(),
+            seed: config.run.seed,
+            devices: Vec::new(),
+            drivers: Drivers::default(),
+            host: Host::here(),
+            sensors: Vec::new(),
+            data: None,
+            model: None,
+            segments: Vec::new(),
+        });
+        manifest.devices = vec![device.compute.clone()];
+        manifest.host = Host::here();
+        let id = manifest.segments.last().map_or(0, |last| last.id + 1);
+        manifest.segments.push(Segment::now(id, step_start));
+        manifest
+    }
+
+    fn card(&self, manifest: &Manifest, dataset: &Dataset) -> ModelCard {
+        let gpu = manifest.sensors.iter().find(|sensor| sensor.id.starts_with("gpu:"));
+        let cpu = || manifest.host.cpu_model.clone().unwrap_or_else(|| "a CPU".to_owned());
+        let sources: Vec<&str> = dataset.manifest.sources.iter().map(|source| source.path.as_str()).collect();
+        ModelCard {
+            name: manifest.name.clone(),
+            run_id: manifest.run_id.clone(),
+            family: self.config.model.family.name().to_owned(),
+            n_parameters: manifest.model.as_ref().map_or(0, |model| model.parameters),
+            data: sources.join(", "),
+            hardware: match self.device.device.is_cpu() {
+                true => cpu(),
+                false => gpu.map_or_else(|| self.device.compute.to_string(), |gpu| gpu.description.clone()),
+            },
+        }
+    }
+}
+
+/// candle and rayon read these variables when they are first used.
+fn set_threads(threads: usize) {
+    let n = match threads {
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        n => n,
+    };
+    for name in ["RAYON_NUM_THREADS", "CANDLE_NUM_THREADS"] {
+        // SAFETY: this process has one thread so far: the sampler and all pools start later.
+        unsafe { std::env::set_var(name, n.to_string()) };
+    }
+}
+
+#[allow(clippy::print_stdout, reason = "the plan is the command's result")]
+fn dry_run(config: &Config, mut display: Display) -> anyhow::Result<Exit> {
+    let dataset = prepare(config, &mut display)?;
+    let cpu = wattle_train::device::DeviceChoice::Cpu.open()?;
+    let model = build_model(config, &dataset, &cpu)?;
+    let scratch = std::env::temp_dir().join(format!("wattle-dry-run-{}", std::process::id()));
+    let checkpoints = Checkpoints::open(&scratch, 0)?;
+    let trainer = Trainer::new(&model, &dataset, &cpu.device, trainer_options(config, 0), checkpoints);
+    std::fs::remove_dir_all(&scratch).ok();
+    print!("{}", plan::describe(config, &dataset, model.n_parameters(), &trainer?.plan()));
+    Ok(Exit::Done)
+}
+
+fn prepare(config: &Config, display: &mut Display) -> anyhow::Result<Dataset> {
+    let dataset = wattle_data::prepare(&config.data, &config.tokenizer, &mut |p| display.prepare(p));
+    display.end_preparation();
+    let dataset = dataset?;
+    match &dataset.origin {
+        Origin::Repaired { fault } => tracing::warn!("prepared anew, the cache was damaged: {fault}"),
+        origin => tracing::debug!("data in {} ({origin:?})", dataset.dir.display()),
+    }
+    Ok(dataset)
+}
+
+fn build_model(config: &Config, dataset: &Dataset, device: &ChosenDevice) -> anyhow::Result<Gpt2> {
+    let vocab_size = config.model.vocab_size_for(dataset.vocab_size()).map_err(BadUsage::new)?;
+    Gpt2::new(&config.model, vocab_size, config.run.seed, &device.device).context("the model cannot be built")
+}
+
+fn trainer_options(config: &Config, segment: u32) -> TrainerOptions {
+    TrainerOptions {
+        seed: config.run.seed,
+        segment,
+        dropout: config.model.dropout,
+        dtype: config.precision.dtype.into(),
+        optimizer: config.optimizer.clone(),
+        schedule: config.schedule.clone(),
+        train: config.train.clone(),
+        evaluate: config.evaluate.clone(),
+        early_stop: config.early_stop.clone(),
+        checkpoint_every_epochs: config.checkpoint.every_epochs,
+        checkpoint_every_steps: config.checkpoint.every_steps,
+    }
+}
+
+/// Fills in what is known once there are data, a model and sensors.
+fn complete(manifest: &mut Manifest, meter: MeterInfo, dataset: &Dataset, model: &Gpt2) {
+    let split = &dataset.manifest.split;
+    manifest.drivers = meter.drivers;
+    manifest.sensors = meter.sensors;
+    manifest.data = Some(DataInfo {
+        sha256: dataset.content_hash(),
+        tokenizer_sha256: dataset.tokenizer.sha256(),
+        train_tokens: split.train.tokens,
+        val_tokens: split.val.as_ref().map_or(0, |val| val.tokens),
+    });
+    manifest.model = Some(ModelInfo {
+        family: model.config_json()["model_type"].as_str().unwrap_or_default().to_owned(),
+        parameters: model.n_parameters(),
+    });
+}
+
+fn new_run_id(name: &str) -> String {
+    format!("{name}-{}-{:x}", file_stamp(), std::process::id())
+}
+
+fn setup_span(segment: u32, started: MonotonicNs) -> Span {
+    Span {
+        segment,
+        step: 0,
+        phase: Phase::Setup,
+        start_ns: started,
+        end_ns: MonotonicNs::now(),
+        clock: SpanClock::Host,
+        error_ns: 0,
+    }
+}
+
+/// The run's last lines.
+fn summarize(dir: &RunDir, reason: StopReason, seen: &Seen, step: u64, started: MonotonicNs) {
+    let how = match reason {
+        StopReason::Done => "done",
+        StopReason::EarlyStop => "stopped early, as configured",
+        StopReason::Budget => "the budget is used up",
+        StopReason::Signal => "stopped by a signal; go on with --resume",
+        StopReason::Error => "failed",
+    };
+    let mut parts = vec![format!("{how} at step {}", count(step))];
+    parts.push(duration(MonotonicNs::now().since(started)));
+    if let Some(whole) = &seen.whole {
+        parts.extend(describe_energy(whole));
+        if whole.measured_fraction < 0.5 {
+            tracing::warn!(
+                "{:.0} % of the energy is estimated and not measured; wattle devices says what would mend it",
+                (1.0 - whole.measured_fraction) * 100.0
+            );
+        }
+    }
+    tracing::info!("{}", parts.join(" · "));
+    tracing::info!("{}", dir.path().display());
+}

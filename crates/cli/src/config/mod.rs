@@ -1,0 +1,157 @@
+//! The whole configuration: defaults, preset, file and `--set`, checked before anything is touched.
+
+mod keys;
+mod presets;
+mod resolve;
+
+use serde::{Deserialize, Serialize};
+use wattle_data::{DataConfig, TokenizerConfig};
+use wattle_meter::{CarbonConfig, CostConfig, EnergyConfig};
+use wattle_model::ModelConfig;
+use wattle_train::{
+    CheckpointConfig, EarlyStopConfig, EvaluateConfig, OptimizerConfig, PrecisionConfig, ScheduleConfig,
+    TrainConfig,
+};
+
+use keys::{Section, check_value, field_names};
+
+pub use presets::Preset;
+pub use resolve::{Layer, Sources, differences, resolve};
+
+macro_rules! sections {
+    ($($(#[$doc:meta])* $name:ident: $type:ty,)*) => {
+        /// A run's configuration. Each section belongs to the crate that acts on it.
+        #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct Config {
+            $($(#[$doc])* pub $name: $type,)*
+        }
+
+        /// What each section may hold.
+        const SECTIONS: &[Section] = &[
+            $(Section {
+                name: stringify!($name),
+                keys: field_names::<$type>,
+                check: check_value::<$type>,
+            },)*
+        ];
+    };
+}
+
+sections! {
+    /// Name and seed.
+    run: RunConfig,
+    /// What to train on.
+    data: DataConfig,
+    /// How text becomes tokens.
+    tokenizer: TokenizerConfig,
+    /// What to train.
+    model: ModelConfig,
+    /// How parameters move.
+    optimizer: OptimizerConfig,
+    /// How fast.
+    schedule: ScheduleConfig,
+    /// How much and how long.
+    train: TrainConfig,
+    /// When to look at held-out data.
+    evaluate: EvaluateConfig,
+    /// When to stop before the end.
+    early_stop: EarlyStopConfig,
+    /// In which floating-point type.
+    precision: PrecisionConfig,
+    /// What to keep.
+    checkpoint: CheckpointConfig,
+    /// How to meter.
+    energy: EnergyConfig,
+    /// What a kilowatt-hour emits.
+    carbon: CarbonConfig,
+    /// What a kilowatt-hour costs.
+    cost: CostConfig,
+    /// What a run may use.
+    budget: BudgetConfig,
+}
+
+/// The `run` section.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RunConfig {
+    /// The run's name: run directories begin with it.
+    pub name: String,
+    /// Initial values, data order and dropout are functions of it.
+    pub seed: u64,
+}
+
+impl Default for RunConfig {
+    fn default() -> Self {
+        Self { name: "default".to_owned(), seed: 1 }
+    }
+}
+
+/// The `budget` section: training ends with a checkpoint when the run has used as much.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BudgetConfig {
+    /// Energy of the building (`energy.pue` included), in kilowatt-hours.
+    pub max_energy_kwh: Option<f64>,
+    /// Emissions, in grams of CO₂-equivalent.
+    pub max_emissions_g: Option<f64>,
+    /// Cost, in `cost.currency`.
+    pub max_cost: Option<f64>,
+}
+
+impl Config {
+    /// Everything that is wrong with it, each a sentence that starts with the key.
+    pub fn faults(&self) -> Vec<String> {
+        let mut faults = self.run.faults();
+        faults.extend(self.data.faults());
+        faults.extend(self.tokenizer.faults());
+        faults.extend(self.model.faults());
+        faults.extend(self.optimizer.faults());
+        faults.extend(self.schedule.faults(&self.optimizer));
+        faults.extend(self.train.faults());
+        faults.extend(self.early_stop.faults());
+        faults.extend(self.energy.faults());
+        faults.extend(self.carbon.faults());
+        faults.extend(self.cost.faults());
+        faults.extend(self.budget.faults(&self.cost));
+        faults
+    }
+
+    /// The configuration as a file that reproduces it.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a configuration is plain data")
+    }
+}
+
+impl RunConfig {
+    fn faults(&self) -> Vec<String> {
+        let is_plain = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if self.name.is_empty() || self.name.starts_with('.') || !self.name.chars().all(is_plain) {
+            return vec![format!(
+                "run.name = {:?}: expected letters, digits, '-', '_' and '.', since it names a directory",
+                self.name
+            )];
+        }
+        Vec::new()
+    }
+}
+
+impl BudgetConfig {
+    fn faults(&self, cost: &CostConfig) -> Vec<String> {
+        let limits = [
+            ("max_energy_kwh", self.max_energy_kwh),
+            ("max_emissions_g", self.max_emissions_g),
+            ("max_cost", self.max_cost),
+        ];
+        let mut faults: Vec<String> = limits
+            .into_iter()
+            .filter_map(|(key, limit)| Some((key, limit?)))
+            .filter(|(_, limit)| !(limit.is_finite() && *limit > 0.0))
+            .map(|(key, limit)| format!("budget.{key} = {limit}: expected a number above 0"))
+            .collect();
+        if self.max_cost.is_some() && cost.price_per_kwh.is_none() {
+            faults.push("budget.max_cost: needs a price; set cost.price_per_kwh".to_owned());
+        }
+        faults
+    }
+}

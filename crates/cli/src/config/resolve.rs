@@ -1,0 +1,284 @@
+//! From files and flags to one configuration, or to a list of all that is wrong with them.
+
+use std::path::{Path, PathBuf};
+
+use toml::{Table, Value};
+
+use super::keys::nearest;
+use super::{Config, Preset, SECTIONS};
+
+/// Keys that the design names and this version does not have yet, so that nobody looks for a typing error.
+const PLANNED: &[&str] = &[
+    "model.n_kv_heads",
+    "model.init_from",
+    "train.recompute",
+    "energy.idle_baseline_s",
+    "energy.metrics_addr",
+    "carbon.table",
+];
+
+/// Where settings come from, least binding first.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// A ready configuration.
+    pub preset: Option<Preset>,
+    /// A configuration file.
+    pub file: Option<PathBuf>,
+    /// `section.key=value` pairs.
+    pub set: Vec<String>,
+}
+
+/// Settings from one place.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    /// What to call that place in a message.
+    origin: String,
+    table: Table,
+}
+
+impl Layer {
+    /// Settings from TOML text.
+    ///
+    /// # Errors
+    /// If it is not TOML.
+    pub fn parse(origin: &str, text: &str) -> Result<Self, String> {
+        let table = text.parse::<Table>().map_err(|e| format!("{origin}: not TOML: {}", e.to_string().trim()))?;
+        Ok(Self { origin: origin.to_owned(), table })
+    }
+
+    /// Settings from a file. Its relative paths are relative to where the program was started.
+    ///
+    /// # Errors
+    /// If it cannot be read or is not TOML.
+    pub fn read(path: &Path) -> Result<Self, String> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| format!("{}: the configuration cannot be read: {e}", path.display()))?;
+        Self::parse(&path.display().to_string(), &text)
+    }
+
+    /// One setting from the command line. A value that is not TOML is taken as text.
+    fn set(pair: &str) -> Result<Self, String> {
+        let expected = || format!("--set {pair}: expected section.key=value, such as model.n_layers=6");
+        let (path, value) = pair.split_once('=').ok_or_else(expected)?;
+        let (section, key) = path.trim().split_once('.').ok_or_else(expected)?;
+        let value = value.trim();
+        let value = format!("value = {value}")
+            .parse::<Table>()
+            .ok()
+            .and_then(|mut table| table.remove("value"))
+            .unwrap_or_else(|| Value::String(value.to_owned()));
+        let section_table = Table::from_iter([(key.to_owned(), value)]);
+        let table = Table::from_iter([(section.to_owned(), Value::Table(section_table))]);
+        Ok(Self { origin: "--set".to_owned(), table })
+    }
+}
+
+/// The configuration that `sources` make over `base`.
+///
+/// # Errors
+/// Everything that is wrong, in one list.
+pub fn resolve(base: Option<Layer>, sources: &Sources) -> Result<Config, Vec<String>> {
+    let mut faults = Vec::new();
+    let mut layers: Vec<Layer> = base.into_iter().collect();
+    let mut add = |layer: Result<Layer, String>| match layer {
+        Ok(layer) => layers.push(layer),
+        Err(fault) => faults.push(fault),
+    };
+    if let Some(preset) = sources.preset {
+        add(Layer::parse(&format!("preset {}", preset.name()), preset.toml()));
+    }
+    if let Some(path) = &sources.file {
+        add(Layer::read(path));
+    }
+    sources.set.iter().for_each(|pair| add(Layer::set(pair)));
+
+    let mut merged = Table::new();
+    for layer in layers {
+        faults.extend(check(&layer));
+        merge(&mut merged, layer.table);
+    }
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    let mut config: Config = merged.try_into().map_err(|e: toml::de::Error| vec![e.to_string()])?;
+    let faults = config.faults();
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    make_absolute(&mut config).map_err(|fault| vec![fault])?;
+    Ok(config)
+}
+
+/// Keys in which two configurations differ, each as `key: stored → given`, but for those that a resumed run may
+/// change.
+pub fn differences(stored: &Config, given: &Config) -> Vec<String> {
+    let free = |key: &str| {
+        matches!(key, "train.max_steps" | "train.epochs")
+            || ["budget.", "checkpoint.", "energy."].iter().any(|section| key.starts_with(section))
+    };
+    let (stored, given) = (flatten(stored), flatten(given));
+    let mut keys: Vec<&String> = stored.keys().chain(given.keys()).collect();
+    keys.sort();
+    keys.dedup();
+    let show = |value: Option<&Value>| value.map_or("not set".to_owned(), ToString::to_string);
+    keys.into_iter()
+        .filter(|key| !free(key) && stored.get(*key) != given.get(*key))
+        .map(|key| format!("{key}: {} in the run, {} now", show(stored.get(key)), show(given.get(key))))
+        .collect()
+}
+
+fn flatten(config: &Config) -> Table {
+    let sections = Table::try_from(config).expect("a configuration is plain data");
+    let mut flat = Table::new();
+    for (section, keys) in sections {
+        if let Value::Table(keys) = keys {
+            flat.extend(keys.into_iter().map(|(key, value)| (format!("{section}.{key}"), value)));
+        }
+    }
+    flat
+}
+
+/// Unknown sections and keys, and values that do not fit.
+fn check(layer: &Layer) -> Vec<String> {
+    let mut faults = Vec::new();
+    for (section_name, content) in &layer.table {
+        let Some(section) = SECTIONS.iter().find(|section| section.name == section_name) else {
+            faults.push(unknown_section(&layer.origin, section_name));
+            continue;
+        };
+        let Value::Table(content) = content else {
+            faults.push(format!("{}: {section_name}: expected a section, [{section_name}]", layer.origin));
+            continue;
+        };
+        for (key, value) in content {
+            let path = format!("{section_name}.{key}");
+            if !(section.keys)().contains(&key.as_str()) {
+                faults.push(unknown_key(&layer.origin, &path));
+            } else if let Err(reason) = (section.check)(key, value) {
+                faults.push(format!("{}: {path} = {value}: {reason}", layer.origin));
+            }
+        }
+    }
+    faults
+}
+
+fn unknown_section(origin: &str, name: &str) -> String {
+    match nearest(name, SECTIONS.iter().map(|section| section.name)) {
+        Some(near) => format!("{origin}: unknown section {name:?}; did you mean {near:?}?"),
+        None => format!(
+            "{origin}: unknown section {name:?}; expected one of {}",
+            SECTIONS.iter().map(|section| section.name).collect::<Vec<_>>().join(", ")
+        ),
+    }
+}
+
+fn unknown_key(origin: &str, path: &str) -> String {
+    if PLANNED.contains(&path) {
+        return format!("{origin}: {path} is planned, but this version does not have it yet");
+    }
+    let known: Vec<String> = SECTIONS
+        .iter()
+        .flat_map(|section| (section.keys)().iter().map(|key| format!("{}.{key}", section.name)))
+        .collect();
+    match nearest(path, known.iter().map(String::as_str)) {
+        Some(near) => format!("{origin}: unknown key {path:?}; did you mean {near:?}?"),
+        None => format!("{origin}: unknown key {path:?}; wattle train --help names where all keys are listed"),
+    }
+}
+
+fn merge(base: &mut Table, over: Table) {
+    for (key, value) in over {
+        match (base.get_mut(&key), value) {
+            (Some(Value::Table(base)), Value::Table(over)) => merge(base, over),
+            (_, value) => {
+                base.insert(key, value);
+            }
+        }
+    }
+}
+
+/// The resolved file alone reproduces the run, wherever it is started from.
+fn make_absolute(config: &mut Config) -> Result<(), String> {
+    let paths = config.data.input.iter_mut().map(|path| ("data.input", path));
+    let paths = paths.chain(config.data.dir.iter_mut().map(|path| ("data.dir", path)));
+    let paths = paths.chain(config.data.cache_dir.iter_mut().map(|path| ("data.cache_dir", path)));
+    let paths = paths.chain(config.tokenizer.file.iter_mut().map(|path| ("tokenizer.file", path)));
+    for (key, path) in paths {
+        *path = std::path::absolute(&*path).map_err(|e| format!("{key} = {}: {e}", path.display()))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(pairs: &[&str]) -> Result<Config, Vec<String>> {
+        let set = pairs.iter().map(|&pair| pair.to_owned()).collect();
+        resolve(None, &Sources { set, ..Sources::default() })
+    }
+
+    #[test]
+    fn every_preset_resolves() {
+        for preset in <Preset as clap::ValueEnum>::value_variants() {
+            let sources = Sources { preset: Some(*preset), ..Sources::default() };
+            let config = resolve(None, &sources).unwrap_or_else(|faults| panic!("{preset:?}: {faults:?}"));
+            assert_eq!(config.run.name, preset.name());
+        }
+    }
+
+    #[test]
+    fn what_is_resolved_resolves_to_itself() {
+        let config = set(&["model.n_layers=6", "carbon.region=FRA", "data.input=[\"Cargo.toml\"]"]).unwrap();
+        let layer = Layer::parse("config.toml", &config.to_toml()).unwrap();
+        assert_eq!(resolve(Some(layer), &Sources::default()).unwrap(), config);
+    }
+
+    #[test]
+    fn later_sources_win() {
+        let sources = Sources {
+            preset: Some(Preset::Article),
+            set: vec!["model.n_layers=2".to_owned(), "run.name=mine".to_owned()],
+            ..Sources::default()
+        };
+        let config = resolve(None, &sources).unwrap();
+        assert_eq!((config.model.n_layers, config.model.d_model), (2, 512));
+        assert_eq!(config.run.name, "mine");
+    }
+
+    #[test]
+    fn all_faults_come_in_one_report_each_with_its_remedy() {
+        let faults = set(&[
+            "model.n_layer=6",
+            "modell.n_layers=6",
+            "train.batch_size=many",
+            "model.init_from=\"gpt2\"",
+            "nonsense",
+        ])
+        .unwrap_err()
+        .join("\n");
+        for part in [
+            "unknown key \"model.n_layer\"; did you mean \"model.n_layers\"?",
+            "unknown section \"modell\"; did you mean \"model\"?",
+            "train.batch_size = \"many\": invalid type",
+            "model.init_from is planned",
+            "--set nonsense: expected section.key=value",
+        ] {
+            assert!(faults.contains(part), "{part:?} is not in\n{faults}");
+        }
+        let faults = set(&["model.n_heads=5", "optimizer.learning_rate=-1", "run.name=a/b"]).unwrap_err();
+        assert_eq!(faults.len(), 4, "{faults:?}");
+    }
+
+    #[test]
+    fn a_resumed_run_may_change_how_long_and_how_metered_but_not_what() {
+        let stored = set(&[]).unwrap();
+        let longer = set(&["train.max_steps=9", "energy.interval_ms=100", "budget.max_energy_kwh=1.0"]).unwrap();
+        assert_eq!(differences(&stored, &longer), Vec::<String>::new());
+        let other = set(&["model.n_layers=6", "carbon.region=FRA"]).unwrap();
+        assert_eq!(
+            differences(&stored, &other),
+            ["carbon.region: not set in the run, \"FRA\" now", "model.n_layers: 4 in the run, 6 now"]
+        );
+    }
+}

@@ -1,0 +1,51 @@
+//! How the process ends.
+
+use std::process::ExitCode;
+
+/// Why a command ended otherwise than by an error of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// All went well, or a budget ended it, or there was nothing left to do.
+    Done,
+    /// A signal asked for it, and a checkpoint stands: run it again with `--resume`.
+    Requeue,
+}
+
+/// The command line or the configuration is wrong: exit status 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", faults.join("\n"))]
+pub struct BadUsage {
+    /// Everything that is wrong.
+    pub faults: Vec<String>,
+}
+
+impl BadUsage {
+    /// One fault.
+    pub fn new(fault: impl Into<String>) -> Self {
+        Self { faults: vec![fault.into()] }
+    }
+}
+
+/// The process's exit status for a command's outcome; an error is printed.
+pub fn status(outcome: Result<Exit, anyhow::Error>) -> ExitCode {
+    match outcome {
+        Ok(Exit::Done) => ExitCode::SUCCESS,
+        // EX_TEMPFAIL of sysexits.h: batch systems requeue on it.
+        Ok(Exit::Requeue) => ExitCode::from(75),
+        Err(error) => match error.downcast_ref::<BadUsage>() {
+            Some(BadUsage { faults }) => {
+                for fault in faults {
+                    tracing::error!("{fault}");
+                }
+                if faults.len() > 1 {
+                    tracing::error!("{} faults; nothing was started", faults.len());
+                }
+                ExitCode::from(2)
+            }
+            None => {
+                tracing::error!("{error:#}");
+                ExitCode::FAILURE
+            }
+        },
+    }
+}

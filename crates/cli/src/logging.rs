@@ -1,0 +1,147 @@
+//! `tracing` to the terminal and to `train.log`.
+
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use indicatif::MultiProgress;
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::{EnvFilter, LevelFilter};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{self, FmtContext, FormatEvent, FormatFields, MakeWriter};
+use tracing_subscriber::prelude::*;
+use tracing_subscriber::registry::LookupSpan;
+
+/// Where log lines go besides the terminal: kept in memory until there is a run directory.
+#[derive(Clone, Default)]
+pub struct LogFile(Arc<Mutex<Sink>>);
+
+enum Sink {
+    Waiting(Vec<u8>),
+    Open(File),
+}
+
+impl Default for Sink {
+    fn default() -> Self {
+        Self::Waiting(Vec::new())
+    }
+}
+
+/// Sets logging up for the process. Lines on the terminal go above `bars`. `RUST_LOG` overrides the flags.
+pub fn init(verbose: u8, quiet: bool, bars: &MultiProgress) -> LogFile {
+    let level = match (quiet, verbose) {
+        (true, _) => LevelFilter::WARN,
+        (false, 0) => LevelFilter::INFO,
+        (false, 1) => LevelFilter::DEBUG,
+        (false, _) => LevelFilter::TRACE,
+    };
+    let filter = |default: LevelFilter| match std::env::var("RUST_LOG") {
+        Ok(directives) => EnvFilter::builder().with_default_directive(default.into()).parse_lossy(directives),
+        Err(_) => EnvFilter::default().add_directive(default.into()),
+    };
+    let log_file = LogFile::default();
+    let terminal = fmt::layer()
+        .event_format(ForPeople { is_colored: io::stderr().is_terminal() })
+        .with_writer(AboveBars(bars.clone()))
+        .with_filter(filter(level));
+    let file = fmt::layer()
+        .with_ansi(false)
+        .with_writer(log_file.clone())
+        .with_filter(filter(level.max(LevelFilter::INFO)));
+    tracing_subscriber::registry().with(terminal).with(file).init();
+    log_file
+}
+
+/// Lines on the terminal: what is ordinary stands for itself, what is not begins with its level, as a
+/// compiler's messages do.
+struct ForPeople {
+    is_colored: bool,
+}
+
+impl<S, N> FormatEvent<S, N> for ForPeople
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> std::fmt::Result {
+        let (label, color) = match *event.metadata().level() {
+            Level::ERROR => ("error", "31"),
+            Level::WARN => ("warning", "33"),
+            Level::INFO => ("", ""),
+            Level::DEBUG => ("debug", "2"),
+            Level::TRACE => ("trace", "2"),
+        };
+        match (label, self.is_colored) {
+            ("", _) => {}
+            (label, true) => write!(writer, "\x1b[1;{color}m{label}:\x1b[0m ")?,
+            (label, false) => write!(writer, "{label}: ")?,
+        }
+        context.field_format().format_fields(writer.by_ref(), event)?;
+        writeln!(writer)
+    }
+}
+
+impl LogFile {
+    /// Writes what was logged so far to `path`, and everything from now on.
+    ///
+    /// # Errors
+    /// If the file cannot be written; lines go on being kept in memory then.
+    pub fn open(&self, path: &Path) -> io::Result<()> {
+        let mut file = File::options().create(true).append(true).open(path)?;
+        let mut sink = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Sink::Waiting(lines) = &*sink {
+            file.write_all(lines)?;
+        }
+        *sink = Sink::Open(file);
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for LogFile {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+impl Write for LogFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            Sink::Waiting(lines) => lines.write(bytes),
+            Sink::Open(file) => file.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Standard error, without tearing the bars that are drawn there.
+#[derive(Clone)]
+struct AboveBars(MultiProgress);
+
+impl<'a> MakeWriter<'a> for AboveBars {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+impl Write for AboveBars {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.suspend(|| io::stderr().write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}

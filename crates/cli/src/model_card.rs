@@ -1,0 +1,78 @@
+//! The README.md of a checkpoint: a Hugging Face model card.
+
+use wattle_meter::model_card::co2_eq_emissions;
+use wattle_runlog::Record;
+use wattle_runlog::event::EvaluateEvent;
+use wattle_train::Draft;
+
+use crate::humanize::{count, joules};
+use crate::observer::describe_energy;
+
+/// What a card says that does not change within a run.
+pub struct ModelCard {
+    /// The run's name.
+    pub name: String,
+    /// The run's id.
+    pub run_id: String,
+    /// The model's family.
+    pub family: String,
+    /// Number of parameters.
+    pub n_parameters: u64,
+    /// What it is trained on.
+    pub data: String,
+    /// What it is trained with.
+    pub hardware: String,
+}
+
+impl ModelCard {
+    /// The card of one checkpoint.
+    pub fn to_markdown(
+        &self,
+        draft: &Draft,
+        evaluation: Option<&EvaluateEvent>,
+        record: Option<&Record>,
+    ) -> String {
+        let Self { name, run_id, family, n_parameters, data, hardware } = self;
+        let emissions = record.map_or(String::new(), |record| {
+            // The card speaks of the model, so of the run up to it and not of its last epoch.
+            let mut whole = record.clone();
+            whole.emissions_g = record.cumulative.emissions_g;
+            co2_eq_emissions(&whole, "pre-training", hardware)
+        });
+        let loss = match (evaluation, draft.val_loss) {
+            (Some(evaluation), Some(loss)) => format!(
+                "| validation loss | {loss:.4} nats a token |\n\
+                 | bits per byte | {:.4} |\n\
+                 | next-token accuracy | {:.1} % |\n",
+                evaluation.bits_per_byte,
+                evaluation.accuracy * 100.0
+            ),
+            _ => String::new(),
+        };
+        let energy = record.map_or("not known".to_owned(), |record| {
+            format!(
+                "{} in all; its last stretch: {}",
+                joules(record.cumulative.energy_j),
+                describe_energy(record).join(", ")
+            )
+        });
+        format!(
+            "---\nlibrary_name: transformers\npipeline_tag: text-generation\n{emissions}---\n\n\
+             # {name}, step {step}\n\n\
+             A {family} model of {parameters} parameters, trained by wattle.\n\n\
+             | | |\n|---|---|\n\
+             | run | {run_id} |\n\
+             | data | {data} |\n\
+             | hardware | {hardware} |\n\
+             | steps | {step} (epoch {epoch}) |\n\
+             | tokens | {tokens} |\n\
+             {loss}\
+             | energy | {energy} |\n\n\
+             `emissions.json` beside this file says how each figure was arrived at.\n",
+            step = draft.step,
+            epoch = draft.epoch,
+            parameters = count(*n_parameters),
+            tokens = count(draft.tokens),
+        )
+    }
+}

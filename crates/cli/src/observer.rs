@@ -1,0 +1,226 @@
+//! The command line's ear in the trainer: it writes events, draws bars, reads the meter and minds the budget.
+
+use std::time::{Duration, Instant};
+
+use wattle_data::{EntropyFloor, SplitManifest};
+use wattle_runlog::event::EvaluateEvent;
+use wattle_runlog::{Event, EventBody, LineFile, MonotonicNs, Record, Span, StopReason};
+use wattle_train::error::ObserverError;
+use wattle_train::{Directive, Draft, Edge, ExtraFile, Observer, Progress};
+
+use crate::config::BudgetConfig;
+use crate::display::{Display, EnergyView};
+use crate::humanize::{grams, joules, si};
+use crate::metering::Metering;
+use crate::model_card::ModelCard;
+use crate::signals::StopSignal;
+
+/// The longest time for which a power failure can take events away. A killed process loses none.
+const SYNC_EVERY: Duration = Duration::from_secs(5);
+
+/// Listens to one run.
+pub struct RunObserver {
+    /// The run's segment.
+    pub segment: u32,
+    /// `events.jsonl`
+    pub events: LineFile,
+    /// The meter.
+    pub metering: Metering,
+    /// Bars or lines.
+    pub display: Display,
+    /// SIGINT and SIGTERM.
+    pub signal: StopSignal,
+    /// The `budget` section.
+    pub budget: BudgetConfig,
+    /// What is written into a checkpoint's README.md besides figures.
+    pub card: ModelCard,
+    /// What is known of the validation split.
+    pub validation: Validation,
+    /// What has been learnt of the run so far.
+    pub seen: Seen,
+}
+
+/// What is known of the validation split.
+pub struct Validation {
+    /// Its size, if there is one.
+    pub split: Option<SplitManifest>,
+    /// Its entropy, if it was generated.
+    pub floor: Option<EntropyFloor>,
+}
+
+/// What has been learnt of the run so far.
+#[derive(Default)]
+pub struct Seen {
+    /// The latest evaluation.
+    pub evaluation: Option<EvaluateEvent>,
+    /// The latest training loss.
+    pub train_loss: Option<f32>,
+    /// The record of the epoch that just ended, for its checkpoint.
+    record: Option<Record>,
+    /// The record of the whole run.
+    pub whole: Option<Record>,
+    /// What went wrong with a file that an edge writes; told at the next event.
+    failure: Option<wattle_runlog::RunlogError>,
+    synced: Option<Instant>,
+}
+
+impl RunObserver {
+    fn over_budget(&self) -> bool {
+        let BudgetConfig { max_energy_kwh, max_emissions_g, max_cost } = self.budget;
+        if max_energy_kwh.is_none() && max_emissions_g.is_none() && max_cost.is_none() {
+            return false;
+        }
+        let used = self.metering.used();
+        let reached = |limit: Option<f64>, used: f64| limit.is_some_and(|limit| used >= limit);
+        reached(max_energy_kwh, used.facility_kwh)
+            || reached(max_emissions_g, used.emissions.get())
+            || reached(max_cost, used.cost.unwrap_or(0.0))
+    }
+
+    fn write(&mut self, body: EventBody) -> Result<(), ObserverError> {
+        if let Some(failure) = self.seen.failure.take() {
+            return Err(Box::new(failure));
+        }
+        let is_step = matches!(body, EventBody::Step(_));
+        self.events.append(&Event::new(self.segment, MonotonicNs::now(), body).to_json())?;
+        if !is_step || self.seen.synced.is_none_or(|synced| synced.elapsed() >= SYNC_EVERY) {
+            self.events.sync()?;
+            self.seen.synced = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    fn end_epoch(&mut self, epoch: u64, complete: bool, step: u64, tokens: u64) {
+        match self.metering.end_epoch(epoch, complete, step, tokens) {
+            Ok(record) => {
+                self.say_epoch(epoch, complete, record.as_ref());
+                self.seen.record = record;
+            }
+            Err(failure) => self.seen.failure = Some(failure),
+        }
+    }
+
+    /// One line that a person can read.
+    fn say_epoch(&self, epoch: u64, complete: bool, record: Option<&Record>) {
+        let mut parts = vec![format!("epoch {epoch}{}", if complete { "" } else { " (cut short)" })];
+        match &self.seen.evaluation {
+            Some(evaluation) => parts.extend(self.describe_loss(evaluation)),
+            None => parts.extend(self.seen.train_loss.map(|loss| format!("training loss {loss:.3}"))),
+        }
+        match record {
+            Some(record) => parts.extend(describe_energy(record)),
+            None => parts.push("energy not known".to_owned()),
+        }
+        tracing::info!("{}", parts.join(" · "));
+    }
+
+    fn describe_loss(&self, evaluation: &EvaluateEvent) -> Vec<String> {
+        let Validation { split, floor } = &self.validation;
+        let beside = |floor: Option<f64>| floor.map_or(String::new(), |floor| format!(" (floor {floor:.3})"));
+        let mut parts = vec![format!(
+            "loss {:.3}{}",
+            evaluation.loss,
+            beside(floor.as_ref().map(EntropyFloor::nats_per_token))
+        )];
+        if let Some(split) = split {
+            let bits_per_char = evaluation.bits_per_byte * split.bytes as f64 / split.chars as f64;
+            let floor = floor.as_ref().map(EntropyFloor::bits_per_char);
+            parts.push(format!("{bits_per_char:.3} bits/char{}", beside(floor)));
+        }
+        parts
+    }
+}
+
+/// Energy, emissions, cost and joules a token of a record, for a person.
+pub fn describe_energy(record: &Record) -> Vec<String> {
+    let how = match record.measured_fraction {
+        share if share >= 0.995 => "measured".to_owned(),
+        share if share < 0.005 => "estimated".to_owned(),
+        share => format!("{:.0} % measured", share * 100.0),
+    };
+    let carbon = &record.carbon;
+    let region = if carbon.region == "WORLD" { "world" } else { &carbon.region };
+    let year = carbon.year.map_or(String::new(), |year| format!(", {year}"));
+    let mut parts = vec![
+        format!("{} {how}", joules(record.energy_j)),
+        format!("{} ({region}{year})", grams(record.emissions_g)),
+    ];
+    parts.extend(record.cost.as_ref().map(|cost| format!("{:.2e} {}", cost.value, cost.currency)));
+    parts.extend(record.joules_per_token.map(|joules| si(joules * 1000.0, "J/ktoken")));
+    parts
+}
+
+impl Observer for RunObserver {
+    fn event(&mut self, body: EventBody) -> Result<(), ObserverError> {
+        match &body {
+            EventBody::Step(step) => {
+                self.seen.train_loss = Some(step.loss);
+                let energy = self.metering.live().map(|live| EnergyView {
+                    emissions: self.metering.emissions_so_far(&live),
+                    live,
+                });
+                self.display.step(step, energy);
+            }
+            EventBody::Evaluate(evaluation) => self.seen.evaluation = Some(evaluation.clone()),
+            EventBody::Checkpoint { path, best, .. } => {
+                tracing::debug!("{path} is complete{}", if *best { ", the best so far" } else { "" });
+            }
+            EventBody::Epoch { .. } | EventBody::Stop { .. } => {}
+        }
+        self.write(body)
+    }
+
+    fn span(&mut self, span: Span) {
+        self.metering.span(span);
+    }
+
+    fn edge(&mut self, edge: Edge) {
+        match edge {
+            Edge::Epoch { epoch, complete, step, tokens } => self.end_epoch(epoch, complete, step, tokens),
+            Edge::Checkpoint { epoch, step, tokens } => {
+                self.seen.record = self.metering.at_checkpoint(epoch, step, tokens);
+            }
+            Edge::Stop { step, tokens, reason } => {
+                self.display.finish();
+                let is_over = matches!(reason, StopReason::Done | StopReason::EarlyStop | StopReason::Budget);
+                match self.metering.finish(is_over, step, tokens) {
+                    Ok(whole) => self.seen.whole = whole,
+                    Err(failure) => self.seen.failure = Some(failure),
+                }
+            }
+            // A reading at the boundary makes the figures of what lies between two of them good.
+            Edge::Start | Edge::EvaluateStart | Edge::EvaluateEnd => {
+                self.metering.edge();
+            }
+        }
+    }
+
+    fn progress(&mut self, progress: Progress) {
+        match progress {
+            Progress::Step { step } => self.display.at_step(step),
+            Progress::Evaluate { done, total } => self.display.evaluate(done, total),
+        }
+    }
+
+    fn directive(&mut self) -> Directive {
+        if self.signal.is_asked() {
+            tracing::info!("a signal asks for an end: leaving a checkpoint (a second signal ends at once)");
+            return Directive::Stop(StopReason::Signal);
+        }
+        if self.over_budget() {
+            tracing::info!("the budget is used up: leaving a checkpoint");
+            return Directive::Stop(StopReason::Budget);
+        }
+        Directive::Continue
+    }
+
+    fn before_commit(&mut self, draft: &Draft) -> Vec<ExtraFile> {
+        let record = self.seen.record.as_ref();
+        let emissions = self.metering.emissions_json(record);
+        let card = self.card.to_markdown(draft, self.seen.evaluation.as_ref(), record);
+        vec![
+            ExtraFile { name: "emissions.json".to_owned(), bytes: emissions.into_bytes() },
+            ExtraFile { name: "README.md".to_owned(), bytes: card.into_bytes() },
+        ]
+    }
+}

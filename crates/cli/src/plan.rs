@@ -1,0 +1,76 @@
+//! `--dry-run`: what a run would be.
+
+use std::fmt::Write;
+
+use wattle_data::Dataset;
+use wattle_model::flops::flops_per_token;
+use wattle_train::Plan;
+use wattle_train::config::Precision;
+
+use crate::config::Config;
+use crate::humanize::{count, si};
+
+/// Bytes of one parameter with its gradient and two moments, all in `f32`.
+const BYTES_PER_PARAMETER: u64 = 16;
+
+/// The plan as text.
+pub fn describe(config: &Config, dataset: &Dataset, n_parameters: u64, plan: &Plan) -> String {
+    let flops = flops_per_token(&config.model, n_parameters);
+    let tokens = plan.total_tokens();
+    let split = &dataset.manifest.split;
+    let mut text = String::new();
+    let mut line = |key: &str, value: String| writeln!(text, "{key:<12} {value}").expect("a string takes it");
+    line("model", format!("{}, {} parameters", config.model.family.name(), count(n_parameters)));
+    line(
+        "data",
+        format!(
+            "{} training tokens, {} validation tokens, vocabulary {}",
+            count(split.train.tokens),
+            count(split.val.as_ref().map_or(0, |val| val.tokens)),
+            count(dataset.vocab_size() as u64)
+        ),
+    );
+    line(
+        "steps",
+        format!(
+            "{} of {} tokens, {} an epoch: {} epochs",
+            count(plan.total_steps),
+            count(plan.tokens_per_step),
+            count(plan.steps_per_epoch),
+            crate::humanize::three_digits(plan.total_steps as f64 / plan.steps_per_epoch as f64)
+        ),
+    );
+    line("tokens", count(tokens));
+    let total = |flops: u64| si(flops as f64 * tokens as f64, "FLOP");
+    line(
+        "compute",
+        format!("{} by nanoGPT's count, {} by llm.c's", total(flops.nanogpt), total(flops.llm_c)),
+    );
+    let state = n_parameters * BYTES_PER_PARAMETER;
+    line(
+        "memory",
+        format!(
+            "{} for parameters, gradients and moments; about {} for activations (tier 0 keeps them all)",
+            si(state as f64, "B"),
+            si(activation_bytes(config, dataset.vocab_size()) as f64, "B")
+        ),
+    );
+    text
+}
+
+/// What the autograd graph of one micro-batch holds, by counting the tensors that each operation makes.
+///
+/// A block keeps some 36 tensors of the model's width, 7 of the feed-forward width and 6 of attention scores;
+/// the loss keeps 5 of the vocabulary.
+fn activation_bytes(config: &Config, vocab_size: usize) -> u64 {
+    let model = &config.model;
+    let rows = (config.train.micro_batch() * model.context) as u64;
+    let (c, ff) = (model.d_model as u64, model.feed_forward_width() as u64);
+    let scores = (model.n_heads * model.context) as u64;
+    let block = 36 * c + 7 * ff + 6 * scores;
+    let width = match config.precision.dtype {
+        Precision::F32 => 4,
+        Precision::Bf16 => 2,
+    };
+    rows * (width * model.n_layers as u64 * block + 4 * 5 * vocab_size as u64)
+}

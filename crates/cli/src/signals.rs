@@ -1,0 +1,36 @@
+//! SIGINT and SIGTERM: the first asks for a checkpoint and an end, the second ends at once.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::flag;
+
+/// Whether a signal has asked the process to end.
+#[derive(Clone, Default)]
+pub struct StopSignal(Arc<AtomicBool>);
+
+impl StopSignal {
+    /// Starts listening.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn listen() -> io::Result<Self> {
+        let asked = Self::default();
+        for signal in [SIGINT, SIGTERM] {
+            // The order matters: the second signal finds the flag set and ends the process as a shell would
+            // report it, 128 + signal; the first sets it.
+            flag::register_conditional_shutdown(signal, 128 + signal, asked.0.clone())?;
+            flag::register(signal, asked.0.clone())?;
+        }
+        // A file that grows past a limit (ulimit -f) is then an error with a path, and not a sudden death.
+        flag::register(SIGXFSZ, Arc::default())?;
+        Ok(asked)
+    }
+
+    /// Whether it came.
+    pub fn is_asked(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,59 @@
+//! Where prepared datasets are cached: a folder whose name is a hash over everything that the dataset hangs on.
+
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use crate::config::{DataConfig, TokenizerConfig, TokenizerKind};
+use crate::digest::sha256_hex;
+use crate::error::DataError;
+use crate::tales;
+use crate::tokenizer::Tokenizer;
+
+/// Version of what preparation makes: part of the cache's key, raised whenever the same input gives other
+/// tokens or files.
+const FORMAT: u32 = 1;
+
+/// The folder of the dataset of a configuration.
+pub(crate) fn folder(data: &DataConfig, tokenizer: &TokenizerConfig) -> Result<PathBuf, DataError> {
+    Ok(root(data)?.join("datasets").join(key(data, tokenizer)?))
+}
+
+fn root(data: &DataConfig) -> Result<PathBuf, DataError> {
+    let from_env = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let by_default = || {
+        let xdg = from_env("XDG_CACHE_HOME").filter(|path| path.is_absolute());
+        xdg.or_else(|| from_env("HOME").map(|home| home.join(".cache"))).map(|cache| cache.join("wattle"))
+    };
+    data.cache_dir.clone().or_else(by_default).ok_or(DataError::NoCacheDir)
+}
+
+/// A hash over everything that the dataset of a configuration hangs on. Input files count by path, size and
+/// time of change, so that a large file is not read to find that nothing changed.
+fn key(data: &DataConfig, tokenizer: &TokenizerConfig) -> Result<String, DataError> {
+    let mut key =
+        format!("format {FORMAT}\nval_fraction {:?}\ntokenizer {:?}\n", data.val_fraction, tokenizer.kind);
+    match (tokenizer.kind, &tokenizer.file) {
+        (TokenizerKind::Bpe, _) => key += &format!("vocab_size {}\n", tokenizer.vocab_size),
+        (TokenizerKind::File, Some(path)) => key += &format!("file {}\n", Tokenizer::load(path)?.sha256()),
+        _ => {}
+    }
+    for path in &data.input {
+        key += &format!("input {}\n", file_key(path)?);
+    }
+    if data.is_embedded() {
+        let (chars, seed) = (data.embedded_chars, data.embedded_seed);
+        key += &format!("embedded {} {chars} {seed}\n", tales::grammar_sha256());
+    }
+    Ok(sha256_hex(key.as_bytes()))
+}
+
+fn file_key(path: &Path) -> Result<String, DataError> {
+    let canonical = path.canonicalize().map_err(DataError::read(path))?;
+    let metadata = canonical.metadata().map_err(DataError::read(path))?;
+    let changed = metadata.modified().map_err(DataError::read(path))?;
+    let (sign, since) = match changed.duration_since(UNIX_EPOCH) {
+        Ok(since) => ("", since),
+        Err(before) => ("-", before.duration()),
+    };
+    Ok(format!("{canonical:?} {} {sign}{}", metadata.len(), since.as_nanos()))
+}

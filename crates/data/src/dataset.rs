@@ -1,0 +1,123 @@
+//! A prepared corpus: tokenizer, shards and manifest in one folder.
+
+use std::path::{Path, PathBuf};
+
+use crate::digest::sha256_hex;
+use crate::error::DataError;
+use crate::manifest::{Manifest, Split};
+use crate::store::TokenStore;
+use crate::tokenizer::{self, Tokenizer};
+
+/// An open dataset.
+#[derive(Clone, Debug)]
+pub struct Dataset {
+    /// Its folder.
+    pub dir: PathBuf,
+    /// What it was made from.
+    pub manifest: Manifest,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// The tokens to learn from.
+    pub train: TokenStore,
+    /// The tokens to measure on; `None` with `data.val_fraction` 0.
+    pub val: Option<TokenStore>,
+    /// Of an embedded corpus: what no model can do better than.
+    pub floor: Option<EntropyFloor>,
+    /// How it came about.
+    pub origin: Origin,
+}
+
+/// How a dataset came about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// It was named by `data.dir`.
+    Opened,
+    /// It was found in the cache.
+    Cached,
+    /// It was prepared now.
+    Prepared,
+    /// It was found in the cache, damaged, and prepared anew.
+    Repaired {
+        /// What was wrong with it.
+        fault: String,
+    },
+}
+
+/// The information in a generated validation split: the least that a model can need to write it down, which is
+/// what one that knew the grammar by heart would need.
+///
+/// It is the sum of −log₂ p over the choices that the generator took. As every text has one derivation alone,
+/// that is the probability of the text itself.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EntropyFloor {
+    /// Bits of the whole split.
+    pub bits: f64,
+    /// Its characters.
+    pub chars: u64,
+    /// Its tokens.
+    pub tokens: u64,
+}
+
+impl EntropyFloor {
+    /// Bits a character.
+    pub fn bits_per_char(&self) -> f64 {
+        self.bits / self.chars as f64
+    }
+
+    /// Nats a token, to compare with a validation loss.
+    pub fn nats_per_token(&self) -> f64 {
+        self.bits * std::f64::consts::LN_2 / self.tokens as f64
+    }
+}
+
+impl Dataset {
+    /// Opens the dataset in `dir`. Everything is checked but the content of the shards, see [`Self::verify`].
+    ///
+    /// # Errors
+    /// If a part is missing, damaged, or does not belong to the others.
+    pub fn open(dir: &Path) -> Result<Self, DataError> {
+        let manifest = Manifest::read(dir)?;
+        let tokenizer = Tokenizer::load(&dir.join(tokenizer::FILE_NAME))?;
+        let expected = (manifest.tokenizer.vocab_size, manifest.tokenizer.sha256.clone());
+        if (tokenizer.vocab_size(), tokenizer.sha256()) != expected {
+            let reason = format!("{} is not the one it was made with", tokenizer::FILE_NAME);
+            return Err(DataError::Manifest { path: dir.to_owned(), reason });
+        }
+        let open = |split, part| TokenStore::open(dir, split, part, tokenizer.vocab_size());
+        let train = open(Split::Train, &manifest.split.train)?;
+        let val = manifest.split.val.as_ref().map(|part| open(Split::Val, part)).transpose()?;
+        let floor = floor(&manifest);
+        Ok(Self { dir: dir.to_owned(), manifest, tokenizer, train, val, floor, origin: Origin::Opened })
+    }
+
+    /// Entries of the vocabulary.
+    pub fn vocab_size(&self) -> usize {
+        self.tokenizer.vocab_size()
+    }
+
+    /// One hash over the tokenizer and all tokens: equal where two runs saw the same data.
+    pub fn content_hash(&self) -> String {
+        let parts = [Some(&self.manifest.split.train), self.manifest.split.val.as_ref()];
+        let mut text = format!("tokenizer {}\n", self.manifest.tokenizer.sha256);
+        for (split, part) in [Split::Train, Split::Val].into_iter().zip(parts) {
+            for shard in part.into_iter().flat_map(|part| &part.shards) {
+                text += &format!("{split} {} {}\n", shard.tokens, shard.sha256);
+            }
+        }
+        sha256_hex(text.as_bytes())
+    }
+
+    /// Hashes every shard and compares; reads the whole dataset.
+    ///
+    /// # Errors
+    /// If a byte is not what was written.
+    pub fn verify(&self) -> Result<(), DataError> {
+        self.train.verify()?;
+        self.val.as_ref().map_or(Ok(()), TokenStore::verify)
+    }
+}
+
+fn floor(manifest: &Manifest) -> Option<EntropyFloor> {
+    let (generated, val) = (manifest.generated.as_ref()?, manifest.split.val.as_ref()?);
+    Some(EntropyFloor { bits: generated.floor_bits, chars: val.chars, tokens: val.tokens })
+}

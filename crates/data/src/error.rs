@@ -1,0 +1,217 @@
+//! What can go wrong between a text and a batch.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::manifest::Split;
+
+/// A fault of the data, with what was expected, what came, where, and what mends it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DataError {
+    /// A file or folder could not be read.
+    #[error("cannot read {path:?}: {source}; check data.input, data.dir or tokenizer.file", path = .path)]
+    Read {
+        /// What was read.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// A file or folder could not be written.
+    #[error("cannot write {path:?}: {source}; {}", write_remedy(.source))]
+    Write {
+        /// What was written.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// An input without a character.
+    #[error("{path:?} is empty: expected text; remove it from data.input")]
+    Empty {
+        /// The input.
+        path: PathBuf,
+    },
+    /// An input that is not UTF-8.
+    #[error(
+        "{path:?} is not UTF-8: invalid byte at offset {offset}; convert it, for example with \
+         `iconv -f WINDOWS-1252 -t UTF-8`"
+    )]
+    NotUtf8 {
+        /// The input.
+        path: PathBuf,
+        /// Offset of the first invalid byte in the file.
+        offset: u64,
+    },
+    /// An input that changed while it was being prepared.
+    #[error("the input changed while it was read: {expected} characters at first, {got} later; start again")]
+    Changed {
+        /// Characters of the first reading.
+        expected: u64,
+        /// Characters of the second.
+        got: u64,
+    },
+    /// No place for the cache.
+    #[error("no cache folder: neither XDG_CACHE_HOME nor HOME is set; set data.cache_dir")]
+    NoCacheDir,
+
+    /// A tokenizer that cannot be opened or used.
+    #[error("tokenizer {path:?}: {reason}; expected a tokenizer.json of Hugging Face `tokenizers`")]
+    Tokenizer {
+        /// The file, or `tokenizer.json` for one made here.
+        path: PathBuf,
+        /// What the `tokenizers` library says.
+        reason: String,
+    },
+    /// A character for which the vocabulary has no entry.
+    #[error(
+        "character {character:?} at character {position} is not in the vocabulary; \
+         leave it out, or train with tokenizer.kind = \"bpe\" or \"bytes\", which encode any text"
+    )]
+    UnknownCharacter {
+        /// The character.
+        character: char,
+        /// Its place in the text, in characters from 0.
+        position: u64,
+    },
+    /// A token id that the vocabulary does not have.
+    #[error(
+        "token {token} at position {position} is beyond the vocabulary of {vocab_size}: \
+         the shards and the tokenizer do not belong together; prepare the data again"
+    )]
+    TokenBeyondVocabulary {
+        /// The id.
+        token: u32,
+        /// Its place in the split or sequence.
+        position: u64,
+        /// Entries of the vocabulary.
+        vocab_size: usize,
+    },
+
+    /// A file that is no token shard.
+    #[error("{path:?} is not a token shard: expected it to begin with {expected:?}, got {got:?}")]
+    ShardMagic {
+        /// The file.
+        path: PathBuf,
+        /// The first bytes of every shard.
+        expected: String,
+        /// The first bytes of this file.
+        got: String,
+    },
+    /// A shard of a version or layout that this program does not read.
+    #[error("shard {path:?}: {field} is {got}, expected {expected}; prepare the data again")]
+    ShardField {
+        /// The file.
+        path: PathBuf,
+        /// The header's field.
+        field: &'static str,
+        /// What this program or the manifest expects.
+        expected: String,
+        /// What the header says.
+        got: String,
+    },
+    /// A shard that is shorter or longer than its header says.
+    #[error("shard {path:?} has {got} bytes, expected {expected}: it is damaged; prepare the data again")]
+    ShardLength {
+        /// The file.
+        path: PathBuf,
+        /// Bytes by the header.
+        expected: u64,
+        /// Bytes of the file.
+        got: u64,
+    },
+    /// A shard whose content is not what was written.
+    #[error("shard {path:?} has hash {got}, expected {expected}: it is damaged; prepare the data again")]
+    ShardHash {
+        /// The file.
+        path: PathBuf,
+        /// Hash by the header or manifest.
+        expected: String,
+        /// Hash of the payload.
+        got: String,
+    },
+    /// A dataset folder whose parts do not fit together.
+    #[error("dataset {path:?}: {reason}; prepare the data again")]
+    Manifest {
+        /// The folder or its manifest.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// An output folder that is in use.
+    #[error("{path:?} exists already: name another folder with --out, or remove it")]
+    Exists {
+        /// The folder.
+        path: PathBuf,
+    },
+
+    /// A split without one whole window.
+    #[error(
+        "the {split} split has {tokens} tokens, expected at least {needed}, one window of model.context + 1; \
+         lower model.context, give more text, or change data.val_fraction"
+    )]
+    TooShort {
+        /// The split.
+        split: Split,
+        /// Tokens that there are.
+        tokens: u64,
+        /// Tokens of one window.
+        needed: u64,
+    },
+    /// An epoch without one whole batch.
+    #[error(
+        "the training split has {windows} windows, expected at least train.batch_size = {batch_size}; \
+         lower train.batch_size or model.context, or give more text"
+    )]
+    NoSteps {
+        /// Windows that there are.
+        windows: u64,
+        /// Sequences a step.
+        batch_size: usize,
+    },
+    /// A request that no dataset can answer.
+    #[error("{name} = {got}: expected {expected}")]
+    Argument {
+        /// The argument, by its key where it has one.
+        name: &'static str,
+        /// What it may be.
+        expected: String,
+        /// What it was.
+        got: String,
+    },
+}
+
+impl DataError {
+    pub(crate) fn read(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Read { path, source }
+    }
+
+    pub(crate) fn write(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Write { path, source }
+    }
+}
+
+fn write_remedy(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "the disk is full: free space or set data.cache_dir to another disk"
+        }
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            "the folder is not writable: set data.cache_dir or --out to one that is"
+        }
+        _ => "check data.cache_dir or --out",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_named_with_its_remedy() {
+        let error = DataError::write(Path::new("/cache/x"))(io::Error::from(io::ErrorKind::StorageFull));
+        let message = error.to_string();
+        assert!(message.contains("/cache/x") && message.contains("data.cache_dir"), "{message}");
+    }
+}

@@ -1,0 +1,163 @@
+//! `dataset.json`: what a folder of shards is and what it was made from.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::TokenizerKind;
+use crate::error::DataError;
+
+/// Name of the manifest in a dataset folder.
+pub const FILE_NAME: &str = "dataset.json";
+
+/// Schema and version of the manifest.
+pub const SCHEMA: &str = "wattle.dataset/1";
+
+/// The two parts of a corpus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Split {
+    /// What is learnt from.
+    Train,
+    /// What is only measured on.
+    Val,
+}
+
+impl Split {
+    /// `train` or `val`: the stem of its shards.
+    pub fn name(self) -> &'static str {
+        match self {
+            Split::Train => "train",
+            Split::Val => "val",
+        }
+    }
+}
+
+impl std::fmt::Display for Split {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The content of `dataset.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// The texts, in order.
+    pub sources: Vec<SourceManifest>,
+    /// The share of the text that is validation.
+    pub val_fraction: f64,
+    /// The tokenizer.
+    pub tokenizer: TokenizerManifest,
+    /// The two parts.
+    pub split: SplitsManifest,
+    /// Of the embedded corpus: what it was generated from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generated: Option<GeneratedManifest>,
+}
+
+/// One text of a dataset.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceManifest {
+    /// Its file; of the embedded corpus, relative to the dataset's folder.
+    pub path: String,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// Size in characters.
+    pub chars: u64,
+    /// SHA-256 of its content.
+    pub sha256: String,
+}
+
+/// The tokenizer of a dataset.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenizerManifest {
+    /// How it was made.
+    pub kind: TokenizerKind,
+    /// Entries of its vocabulary.
+    pub vocab_size: usize,
+    /// SHA-256 of `tokenizer.json`.
+    pub sha256: String,
+}
+
+/// The two parts of a dataset.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SplitsManifest {
+    /// What is learnt from.
+    pub train: SplitManifest,
+    /// What is only measured on; absent with `data.val_fraction` 0.
+    pub val: Option<SplitManifest>,
+}
+
+/// One part of a dataset.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SplitManifest {
+    /// Tokens of all shards.
+    pub tokens: u64,
+    /// Characters of the text.
+    pub chars: u64,
+    /// Bytes of the text.
+    pub bytes: u64,
+    /// Its files in order.
+    pub shards: Vec<ShardManifest>,
+}
+
+impl SplitManifest {
+    /// Bits a byte of text for a mean loss in nats a token: `loss · tokens / (ln 2 · bytes)`.
+    pub fn bits_per_byte(&self, loss: f64) -> f64 {
+        loss * self.tokens as f64 / (std::f64::consts::LN_2 * self.bytes as f64)
+    }
+}
+
+/// One token file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardManifest {
+    /// Its name in the dataset's folder.
+    pub file: String,
+    /// Its tokens.
+    pub tokens: u64,
+    /// SHA-256 of its payload.
+    pub sha256: String,
+}
+
+/// What an embedded corpus was generated from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GeneratedManifest {
+    /// SHA-256 of the grammar.
+    pub grammar_sha256: String,
+    /// `data.embedded_seed`.
+    pub seed: u64,
+    /// Number of tales.
+    pub tales: u64,
+    /// Information in the validation split: the sum of −log₂ p over the generator's choices.
+    pub floor_bits: f64,
+}
+
+impl Manifest {
+    /// Reads the manifest in `dir`.
+    ///
+    /// # Errors
+    /// If it is missing, does not parse or has another schema.
+    pub fn read(dir: &Path) -> Result<Self, DataError> {
+        let path = dir.join(FILE_NAME);
+        let json = std::fs::read(&path).map_err(DataError::read(&path))?;
+        let fault = |reason: String| DataError::Manifest { path: path.clone(), reason };
+        let value: serde_json::Value =
+            serde_json::from_slice(&json).map_err(|error| fault(format!("is not JSON: {error}")))?;
+        let schema = value["schema"].as_str().unwrap_or_default();
+        if schema != SCHEMA {
+            return Err(fault(format!("has schema {schema:?}, expected {SCHEMA:?}")));
+        }
+        serde_json::from_value(value).map_err(|error| fault(error.to_string()))
+    }
+
+    /// Writes the manifest into `dir`.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn write(&self, dir: &Path) -> Result<(), DataError> {
+        let path = dir.join(FILE_NAME);
+        let json = serde_json::to_string_pretty(self).expect("a manifest holds nothing that JSON has not");
+        std::fs::write(&path, json + "\n").map_err(DataError::write(&path))
+    }
+}

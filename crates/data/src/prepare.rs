@@ -1,0 +1,463 @@
+//! From a configuration to a dataset, made once and cached.
+//!
+//! A dataset is built in a temporary folder beside its destination and renamed, so that preparations at the same time do not disturb each other: the first to
+//! finish wins, and the others use its result.
+
+use std::path::{Path, PathBuf};
+
+use crate::bpe::WordCounts;
+use crate::cache;
+use crate::config::{DataConfig, TokenizerConfig, TokenizerKind};
+use crate::corpus::{Census, Corpus, train_chars};
+use crate::dataset::{Dataset, Origin};
+use crate::error::DataError;
+use crate::manifest::{
+    GeneratedManifest, Manifest, SCHEMA, SourceManifest, Split, SplitManifest, SplitsManifest,
+    TokenizerManifest,
+};
+use crate::shard::{ShardWriter, TOKENS_PER_SHARD};
+use crate::staging::{Staging, discard};
+use crate::tales;
+use crate::tokenizer::{self, Tokenizer};
+
+/// Name of the embedded corpus's text in its dataset folder.
+pub const CORPUS_FILE_NAME: &str = "corpus.txt";
+
+/// Text from which a vocabulary is trained at most, spread evenly over the training split. Bounds the memory
+/// for counting words; a larger sample changes no merge that matters.
+const TOKENIZER_SAMPLE_BYTES: u64 = 64 << 20;
+
+/// What preparation is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// Writing the embedded corpus.
+    Generating,
+    /// Counting and validating the input.
+    Counting,
+    /// Training a vocabulary.
+    TrainingTokenizer,
+    /// Writing token shards.
+    Tokenizing,
+}
+
+/// How far preparation has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// What it is doing.
+    pub stage: Stage,
+    /// How much of it is done.
+    pub done: u64,
+    /// How much of it there is.
+    pub total: u64,
+    /// In what: "chars" or "bytes".
+    pub unit: &'static str,
+}
+
+/// The dataset of a configuration: opened if `data.dir` names it, else from the cache, else prepared into it.
+///
+/// # Errors
+/// If an input or the cache cannot be read or written, or the input cannot be tokenized.
+pub fn prepare(
+    data: &DataConfig,
+    tokenizer: &TokenizerConfig,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Dataset, DataError> {
+    if let Some(dir) = &data.dir {
+        return Dataset::open(dir);
+    }
+    let dir = cache::folder(data, tokenizer)?;
+    let origin = match dir.exists().then(|| Dataset::open(&dir)) {
+        Some(Ok(dataset)) => return Ok(Dataset { origin: Origin::Cached, ..dataset }),
+        Some(Err(fault)) => {
+            discard(&dir)?;
+            Origin::Repaired { fault: fault.to_string() }
+        }
+        None => Origin::Prepared,
+    };
+    let staging = Staging::beside(&dir)?;
+    build(staging.dir(), data, tokenizer, progress)?;
+    let origin = if staging.commit()? { origin } else { Origin::Cached };
+    Ok(Dataset { origin, ..Dataset::open(&dir)? })
+}
+
+/// Prepares into `dir`, which must not exist; the cache is not used.
+///
+/// # Errors
+/// As [`prepare`], or if `dir` exists.
+pub fn prepare_into(
+    dir: &Path,
+    data: &DataConfig,
+    tokenizer: &TokenizerConfig,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Dataset, DataError> {
+    let exists = || DataError::Exists { path: dir.to_owned() };
+    if dir.exists() {
+        return Err(exists());
+    }
+    let staging = Staging::beside(dir)?;
+    build(staging.dir(), data, tokenizer, progress)?;
+    if !staging.commit()? {
+        return Err(exists());
+    }
+    Ok(Dataset { origin: Origin::Prepared, ..Dataset::open(dir)? })
+}
+
+/// Text whose split is known.
+struct Source {
+    corpus: Corpus,
+    census: Census,
+    train_chars: u64,
+    generated: Option<GeneratedManifest>,
+}
+
+fn build(
+    dir: &Path,
+    data: &DataConfig,
+    config: &TokenizerConfig,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<(), DataError> {
+    let source = if data.is_embedded() { embedded(dir, data, progress)? } else { inputs(data, progress)? };
+    let tokenizer = make_tokenizer(&source, config, progress)?;
+    tokenizer.save(&dir.join(tokenizer::FILE_NAME))?;
+    let split = tokenize(dir, &source, &tokenizer, progress)?;
+    let manifest = Manifest {
+        schema: SCHEMA.to_owned(),
+        sources: sources(dir, &source.census),
+        val_fraction: data.val_fraction,
+        tokenizer: TokenizerManifest {
+            kind: config.kind,
+            vocab_size: tokenizer.vocab_size(),
+            sha256: tokenizer.sha256(),
+        },
+        split,
+        generated: source.generated,
+    };
+    manifest.write(dir)
+}
+
+fn embedded(dir: &Path, data: &DataConfig, progress: &mut dyn FnMut(Progress)) -> Result<Source, DataError> {
+    let path = dir.join(CORPUS_FILE_NAME);
+    let total = data.embedded_chars;
+    let mut on_chars = |chars: u64| {
+        progress(Progress { stage: Stage::Generating, done: chars.min(total), total, unit: "chars" });
+    };
+    let written = tales::write_corpus(&path, total, data.val_fraction, data.embedded_seed, &mut on_chars)?;
+    let (corpus, census) = count(vec![path], progress)?;
+    let generated = GeneratedManifest {
+        grammar_sha256: tales::grammar_sha256(),
+        seed: data.embedded_seed,
+        tales: written.tales,
+        floor_bits: written.val_bits,
+    };
+    Ok(Source { corpus, census, train_chars: written.train_chars, generated: Some(generated) })
+}
+
+fn inputs(data: &DataConfig, progress: &mut dyn FnMut(Progress)) -> Result<Source, DataError> {
+    let (corpus, census) = count(data.input.clone(), progress)?;
+    let train_chars = train_chars(census.chars(), data.val_fraction);
+    Ok(Source { corpus, census, train_chars, generated: None })
+}
+
+fn count(files: Vec<PathBuf>, progress: &mut dyn FnMut(Progress)) -> Result<(Corpus, Census), DataError> {
+    let corpus = Corpus::new(files);
+    let total = corpus.len_bytes()?;
+    let mut on_block = |done: u64| progress(Progress { stage: Stage::Counting, done, total, unit: "bytes" });
+    let census = corpus.census(&mut on_block)?;
+    Ok((corpus, census))
+}
+
+/// The sources as the manifest lists them: files of the dataset by name, others by path.
+fn sources(dir: &Path, census: &Census) -> Vec<SourceManifest> {
+    let source = |file: &crate::corpus::FileCensus| SourceManifest {
+        path: file.path.strip_prefix(dir).unwrap_or(&file.path).to_string_lossy().into_owned(),
+        bytes: file.bytes,
+        chars: file.chars,
+        sha256: file.sha256.clone(),
+    };
+    census.files.iter().map(source).collect()
+}
+
+fn make_tokenizer(
+    source: &Source,
+    config: &TokenizerConfig,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Tokenizer, DataError> {
+    match (config.kind, &config.file) {
+        (TokenizerKind::Bytes, _) => Ok(Tokenizer::bytes()),
+        (TokenizerKind::Chars, _) => Ok(Tokenizer::chars(&source.census.alphabet)),
+        (TokenizerKind::Bpe, _) => {
+            Ok(Tokenizer::bpe(&count_words(source, TOKENIZER_SAMPLE_BYTES, progress)?, config.vocab_size))
+        }
+        (TokenizerKind::File, Some(path)) => Tokenizer::load(path),
+        (TokenizerKind::File, None) => {
+            let expected = "the path of a tokenizer.json".to_owned();
+            Err(DataError::Argument { name: "tokenizer.file", expected, got: "nothing".to_owned() })
+        }
+    }
+}
+
+/// Counts the words of at most about `sample_bytes` of the training split: of larger ones, every block that
+/// keeps what is taken in proportion to what has passed.
+fn count_words(
+    source: &Source,
+    sample_bytes: u64,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<WordCounts, DataError> {
+    let total = source.census.bytes();
+    let keep = (sample_bytes as f64 / total as f64).min(1.0);
+    let mut words = WordCounts::new();
+    let (mut passed, mut taken) = (0u64, 0u64);
+    source.corpus.read(source.train_chars, &mut |split, text| {
+        if split == Split::Train && taken as f64 <= passed as f64 * keep {
+            words.add(text);
+            taken += text.len() as u64;
+        }
+        passed += text.len() as u64;
+        progress(Progress { stage: Stage::TrainingTokenizer, done: passed, total, unit: "bytes" });
+        Ok(())
+    })?;
+    Ok(words)
+}
+
+/// One split while it is written.
+struct SplitWriter {
+    writer: ShardWriter,
+    chars: u64,
+    bytes: u64,
+}
+
+impl SplitWriter {
+    fn new(dir: &Path, split: Split, tokenizer: &Tokenizer) -> Self {
+        let writer = ShardWriter::new(dir, split.name(), tokenizer.vocab_size(), TOKENS_PER_SHARD);
+        Self { writer, chars: 0, bytes: 0 }
+    }
+
+    /// Appends the tokens of `text`, which begins at character `position` of the corpus.
+    fn write(&mut self, tokenizer: &Tokenizer, text: &str, position: u64) -> Result<(), DataError> {
+        let ids = tokenizer.encode(text).map_err(|error| match error {
+            DataError::UnknownCharacter { character, position: in_text } => {
+                DataError::UnknownCharacter { character, position: position + in_text }
+            }
+            other => other,
+        })?;
+        self.chars += text.chars().count() as u64;
+        self.bytes += text.len() as u64;
+        self.writer.write(&ids)
+    }
+
+    fn finish(self) -> Result<SplitManifest, DataError> {
+        let tokens = self.writer.tokens();
+        Ok(SplitManifest { tokens, chars: self.chars, bytes: self.bytes, shards: self.writer.finish()? })
+    }
+}
+
+fn tokenize(
+    dir: &Path,
+    source: &Source,
+    tokenizer: &Tokenizer,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<SplitsManifest, DataError> {
+    let total = source.census.bytes();
+    let mut train = SplitWriter::new(dir, Split::Train, tokenizer);
+    let mut val = SplitWriter::new(dir, Split::Val, tokenizer);
+    let got = source.corpus.read(source.train_chars, &mut |split, text| {
+        let position = train.chars + val.chars;
+        match split {
+            Split::Train => train.write(tokenizer, text, position)?,
+            Split::Val => val.write(tokenizer, text, position)?,
+        }
+        let done = train.bytes + val.bytes;
+        progress(Progress { stage: Stage::Tokenizing, done, total, unit: "bytes" });
+        Ok(())
+    })?;
+    if got != source.census.chars() {
+        return Err(DataError::Changed { expected: source.census.chars(), got });
+    }
+    let val = val.finish()?;
+    Ok(SplitsManifest { train: train.finish()?, val: (val.tokens > 0).then_some(val) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn configs(root: &Path, kind: TokenizerKind, texts: &[&str]) -> (DataConfig, TokenizerConfig) {
+        let write = |(i, text): (usize, &&str)| {
+            let path = root.join(format!("input-{i}.txt"));
+            fs::write(&path, text).unwrap();
+            path
+        };
+        let data = DataConfig {
+            input: texts.iter().enumerate().map(write).collect(),
+            cache_dir: Some(root.join("cache")),
+            embedded_chars: 20_000,
+            ..DataConfig::default()
+        };
+        (data, TokenizerConfig { kind, vocab_size: 300, ..TokenizerConfig::default() })
+    }
+
+    fn quietly(data: &DataConfig, tokenizer: &TokenizerConfig) -> Result<Dataset, DataError> {
+        prepare(data, tokenizer, &mut |_| {})
+    }
+
+    fn text_of(dataset: &Dataset, store: &crate::store::TokenStore) -> String {
+        let mut ids = vec![0; store.len() as usize];
+        store.read(0, &mut ids).unwrap();
+        dataset.tokenizer.decode(&ids).unwrap()
+    }
+
+    #[test]
+    fn several_inputs_are_one_text_split_as_nanogpt_does() {
+        let root = tempfile::tempdir().unwrap();
+        let texts = ["First file, ünïcode.\r\n", "Second file: a little longer 🙂\n", "x"];
+        let whole: Vec<char> = texts.concat().chars().collect();
+        let cut = (whole.len() as f64 * 0.9) as usize;
+        for kind in [TokenizerKind::Bytes, TokenizerKind::Chars, TokenizerKind::Bpe] {
+            let (data, tokenizer) = configs(root.path(), kind, &texts);
+            let dataset = quietly(&data, &tokenizer).unwrap();
+            let val = dataset.val.as_ref().unwrap();
+            assert_eq!(text_of(&dataset, &dataset.train), whole[..cut].iter().collect::<String>());
+            assert_eq!(text_of(&dataset, val), whole[cut..].iter().collect::<String>());
+            let split = &dataset.manifest.split;
+            assert_eq!((split.train.chars, split.train.tokens), (cut as u64, dataset.train.len()));
+            assert_eq!(split.val.as_ref().unwrap().chars, (whole.len() - cut) as u64);
+            assert_eq!(dataset.manifest.sources.len(), 3);
+            assert_eq!(dataset.floor, None);
+            dataset.verify().unwrap();
+        }
+    }
+
+    #[test]
+    fn without_a_fraction_there_is_no_validation() {
+        let root = tempfile::tempdir().unwrap();
+        let (data, tokenizer) = configs(root.path(), TokenizerKind::Bytes, &["some text"]);
+        let dataset = quietly(&DataConfig { val_fraction: 0.0, ..data }, &tokenizer).unwrap();
+        assert!(dataset.val.is_none() && dataset.manifest.split.val.is_none());
+        assert_eq!(dataset.train.len(), 9);
+    }
+
+    #[test]
+    fn the_cache_is_used_until_something_changes() {
+        let root = tempfile::tempdir().unwrap();
+        let (data, tokenizer) = configs(root.path(), TokenizerKind::Bpe, &["one text, one text, one text"]);
+        let first = quietly(&data, &tokenizer).unwrap();
+        assert_eq!(first.origin, Origin::Prepared);
+        let again = quietly(&data, &tokenizer).unwrap();
+        assert_eq!((again.origin.clone(), again.content_hash()), (Origin::Cached, first.content_hash()));
+
+        let other = TokenizerConfig { vocab_size: 256, ..tokenizer.clone() };
+        assert_eq!(quietly(&data, &other).unwrap().origin, Origin::Prepared);
+        let half = DataConfig { val_fraction: 0.5, ..data.clone() };
+        assert_ne!(quietly(&half, &tokenizer).unwrap().dir, first.dir);
+        fs::write(&data.input[0], "another text of another length").unwrap();
+        let changed = quietly(&data, &tokenizer).unwrap();
+        assert_eq!(changed.origin, Origin::Prepared);
+        assert_ne!(changed.content_hash(), first.content_hash());
+    }
+
+    #[test]
+    fn what_is_damaged_in_the_cache_is_prepared_anew() {
+        let root = tempfile::tempdir().unwrap();
+        let (data, tokenizer) = configs(root.path(), TokenizerKind::Chars, &["the quick brown fox"]);
+        let first = quietly(&data, &tokenizer).unwrap();
+        let damages: [(&str, &[u8]); 4] = [
+            ("train-00000.bin", b"WATTLTOK"),
+            ("val-00000.bin", b"something else"),
+            ("dataset.json", b"{\"schema\": \"wattle.dataset/99\"}"),
+            ("tokenizer.json", b"{}"),
+        ];
+        for (file, content) in damages {
+            fs::write(first.dir.join(file), content).unwrap();
+            let repaired = quietly(&data, &tokenizer).unwrap();
+            let Origin::Repaired { fault } = &repaired.origin else {
+                panic!("{file}: {:?}", repaired.origin)
+            };
+            assert!(!fault.is_empty());
+            assert_eq!(repaired.content_hash(), first.content_hash());
+            repaired.verify().unwrap();
+        }
+        assert_eq!(fs::read_dir(root.path().join("cache/datasets")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn preparations_at_the_same_time_agree() {
+        let root = tempfile::tempdir().unwrap();
+        let (data, tokenizer) = configs(root.path(), TokenizerKind::Bytes, &[]);
+        let hashes: Vec<String> = std::thread::scope(|scope| {
+            let runs: Vec<_> = (0..4).map(|_| scope.spawn(|| quietly(&data, &tokenizer).unwrap())).collect();
+            runs.into_iter().map(|run| run.join().unwrap().content_hash()).collect()
+        });
+        assert!(hashes.windows(2).all(|pair| pair[0] == pair[1]));
+        assert_eq!(fs::read_dir(root.path().join("cache/datasets")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn the_embedded_corpus_has_a_floor_and_a_text_to_read() {
+        let root = tempfile::tempdir().unwrap();
+        let (data, tokenizer) = configs(root.path(), TokenizerKind::Bpe, &[]);
+        let mut stages = Vec::new();
+        let mut progress = |progress: Progress| {
+            assert!(progress.done <= progress.total, "{progress:?}");
+            stages.push(progress.stage);
+        };
+        let dataset = prepare(&data, &tokenizer, &mut progress).unwrap();
+        stages.dedup();
+        assert_eq!(stages, [Stage::Generating, Stage::Counting, Stage::TrainingTokenizer, Stage::Tokenizing]);
+        let floor = dataset.floor.unwrap();
+        assert!((0.1..1.0).contains(&floor.bits_per_char()), "{}", floor.bits_per_char());
+        let val = dataset.manifest.split.val.as_ref().unwrap();
+        // At a loss of the floor, bits a byte are bits a character: the tales are ASCII.
+        let at_floor = val.bits_per_byte(floor.nats_per_token());
+        assert!((at_floor - floor.bits_per_char()).abs() < 1e-12);
+        let text = fs::read_to_string(dataset.dir.join(CORPUS_FILE_NAME)).unwrap();
+        assert!(text.ends_with(&text_of(&dataset, dataset.val.as_ref().unwrap())));
+        assert_eq!(dataset.manifest.sources[0].path, CORPUS_FILE_NAME);
+        let other = DataConfig { embedded_seed: 2, ..data };
+        assert_ne!(quietly(&other, &tokenizer).unwrap().content_hash(), dataset.content_hash());
+    }
+
+    #[test]
+    fn a_prepared_folder_opens_and_is_not_overwritten() {
+        let root = tempfile::tempdir().unwrap();
+        let (data, tokenizer) = configs(root.path(), TokenizerKind::Bytes, &["some text to keep"]);
+        let dir = root.path().join("out/data");
+        let made = prepare_into(&dir, &data, &tokenizer, &mut |_| {}).unwrap();
+        let again = prepare_into(&dir, &data, &tokenizer, &mut |_| {});
+        assert!(matches!(again, Err(DataError::Exists { .. })));
+        let by_dir = DataConfig { input: Vec::new(), dir: Some(dir), ..data };
+        assert!(by_dir.faults().is_empty());
+        let opened = quietly(&by_dir, &tokenizer).unwrap();
+        assert_eq!((opened.origin.clone(), opened.content_hash()), (Origin::Opened, made.content_hash()));
+        assert_eq!(opened.manifest, made.manifest);
+    }
+
+    #[test]
+    fn a_tokenizer_file_is_kept_as_it_is_and_names_what_it_lacks() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("mine.json");
+        Tokenizer::chars(&['a', 'b']).save(&path).unwrap();
+        let (data, _) = configs(root.path(), TokenizerKind::File, &["abba", "abcd"]);
+        let tokenizer = TokenizerConfig { kind: TokenizerKind::File, file: Some(path), ..Default::default() };
+        let error = quietly(&data, &tokenizer).unwrap_err();
+        let is_named = matches!(error, DataError::UnknownCharacter { character: 'c', position: 6 });
+        assert!(is_named, "{error}");
+        let known = DataConfig { input: data.input[..1].to_vec(), ..data };
+        let dataset = quietly(&known, &tokenizer).unwrap();
+        assert_eq!(dataset.tokenizer.to_json(), Tokenizer::chars(&['a', 'b']).to_json());
+    }
+
+    #[test]
+    fn a_large_text_is_sampled_evenly_for_the_vocabulary() {
+        let root = tempfile::tempdir().unwrap();
+        let text: String = (0..400).map(|i| tales::tale(1, i).text + tales::SEPARATOR).collect();
+        let (data, _) = configs(root.path(), TokenizerKind::Bpe, &[&text]);
+        let mut source = inputs(&data, &mut |_| {}).unwrap();
+        source.corpus = source.corpus.with_block_bytes(1 << 12);
+        let all = count_words(&source, u64::MAX, &mut |_| {}).unwrap().total();
+        let some = count_words(&source, text.len() as u64 / 10, &mut |_| {}).unwrap().total();
+        let share = some as f64 / all as f64;
+        assert!((0.08..0.14).contains(&share), "{share}");
+    }
+}

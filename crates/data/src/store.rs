@@ -1,0 +1,180 @@
+//! The tokens of one split, over all its shards.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::error::DataError;
+use crate::manifest::{Split, SplitManifest};
+use crate::shard::Shard;
+use crate::tokenizer::check_ids;
+
+/// One long sequence of tokens in memory-mapped shards. Cloning shares them.
+#[derive(Clone, Debug)]
+pub struct TokenStore {
+    split: Split,
+    vocab_size: usize,
+    shards: Arc<[Shard]>,
+    len: u64,
+}
+
+impl TokenStore {
+    /// Opens the shards of `manifest` in `dir`.
+    ///
+    /// # Errors
+    /// If a shard cannot be opened or is not the one of the manifest.
+    pub fn open(
+        dir: &Path,
+        split: Split,
+        manifest: &SplitManifest,
+        vocab_size: usize,
+    ) -> Result<Self, DataError> {
+        let mut shards = Vec::with_capacity(manifest.shards.len());
+        for expected in &manifest.shards {
+            let path = dir.join(&expected.file);
+            let shard = Shard::open(&path, vocab_size)?;
+            if (shard.len(), shard.sha256()) != (expected.tokens, expected.sha256.clone()) {
+                let reason = format!("is not the one listed in {}", crate::manifest::FILE_NAME);
+                return Err(DataError::Manifest { path, reason });
+            }
+            shards.push(shard);
+        }
+        let len = shards.iter().map(Shard::len).sum();
+        if len != manifest.tokens {
+            let reason = format!("the {split} shards hold {len} tokens, expected {}", manifest.tokens);
+            return Err(DataError::Manifest { path: dir.to_owned(), reason });
+        }
+        Ok(Self { split, vocab_size, shards: shards.into(), len })
+    }
+
+    /// Number of tokens.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether there is no token.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Which split it is.
+    pub fn split(&self) -> Split {
+        self.split
+    }
+
+    /// Entries of the vocabulary: one more than the highest id that may occur.
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// Copies the tokens from `start` on into `out`, over the borders of shards.
+    ///
+    /// # Errors
+    /// If an id is beyond the vocabulary, as only a damaged shard has it.
+    ///
+    /// # Panics
+    /// If the range is not within the store.
+    pub fn read(&self, start: u64, out: &mut [u32]) -> Result<(), DataError> {
+        let end = start + out.len() as u64;
+        assert!(end <= self.len, "tokens {start}..{end} of a {} split of {}", self.split, self.len);
+        let (mut skip, mut filled) = (start, 0);
+        for shard in self.shards.iter() {
+            let here = shard.len().saturating_sub(skip).min((out.len() - filled) as u64) as usize;
+            if here > 0 {
+                shard.read(skip, &mut out[filled..filled + here]);
+                filled += here;
+            }
+            skip = skip.saturating_sub(shard.len());
+        }
+        check_ids(out, self.vocab_size, start)
+    }
+
+    /// Windows of `context` + 1 tokens: window `i` is tokens `[i·context, (i + 1)·context]`, so that
+    /// neighbours share one token, the last target of the one and the first input of the other.
+    ///
+    /// # Errors
+    /// If there is not one.
+    pub fn windows(&self, context: usize) -> Result<u64, DataError> {
+        let needed = context as u64 + 1;
+        if context == 0 {
+            let expected = "at least 1".to_owned();
+            return Err(DataError::Argument { name: "model.context", expected, got: "0".to_owned() });
+        }
+        if self.len < needed {
+            return Err(DataError::TooShort { split: self.split, tokens: self.len, needed });
+        }
+        Ok((self.len - 1) / context as u64)
+    }
+
+    /// Hashes every shard and compares.
+    ///
+    /// # Errors
+    /// If a byte is not what was written.
+    pub fn verify(&self) -> Result<(), DataError> {
+        self.shards.iter().try_for_each(Shard::verify)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::shard::ShardWriter;
+
+    /// The split of the tokens `0..len` modulo `vocab_size`, in shards of `tokens_per_shard`.
+    pub(crate) fn counting_store(
+        len: u32,
+        vocab_size: usize,
+        tokens_per_shard: u64,
+    ) -> (tempfile::TempDir, TokenStore) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = ShardWriter::new(dir.path(), "train", vocab_size, tokens_per_shard);
+        let ids: Vec<u32> = (0..len).map(|i| i % vocab_size as u32).collect();
+        writer.write(&ids).unwrap();
+        let shards = writer.finish().unwrap();
+        let manifest = SplitManifest { tokens: u64::from(len), chars: 0, bytes: 0, shards };
+        let store = TokenStore::open(dir.path(), Split::Train, &manifest, vocab_size).unwrap();
+        (dir, store)
+    }
+
+    #[test]
+    fn ranges_cross_shards() {
+        let (_dir, store) = counting_store(25, 1000, 4);
+        for start in 0..25 {
+            for len in 0..=25 - start {
+                let mut out = vec![0; len as usize];
+                store.read(start, &mut out).unwrap();
+                assert_eq!(out, (start as u32..(start + len) as u32).collect::<Vec<_>>());
+            }
+        }
+    }
+
+    #[test]
+    fn windows_are_context_plus_one_long() {
+        let (_dir, store) = counting_store(21, 1000, 100);
+        assert_eq!(store.windows(5).unwrap(), 4);
+        assert_eq!(store.windows(20).unwrap(), 1);
+        let error = store.windows(21).unwrap_err().to_string();
+        assert!(error.contains("train split has 21 tokens, expected at least 22"), "{error}");
+        assert!(store.windows(0).is_err());
+    }
+
+    #[test]
+    fn a_damaged_id_is_an_error_with_its_place() {
+        let (dir, store) = counting_store(21, 300, 100);
+        drop(store);
+        let path = dir.path().join("train-00000.bin");
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[64 + 2 * 7 + 1] = 0xFF;
+        std::fs::write(&path, &bytes).unwrap();
+        let sha256 = crate::digest::to_hex(&bytes[32..64]);
+        let shards =
+            vec![crate::manifest::ShardManifest { file: "train-00000.bin".into(), tokens: 21, sha256 }];
+        let manifest = SplitManifest { tokens: 21, chars: 0, bytes: 0, shards };
+        let store = TokenStore::open(dir.path(), Split::Train, &manifest, 300).unwrap();
+        let error = store.read(5, &mut [0; 10]).unwrap_err();
+        assert!(
+            matches!(error, DataError::TokenBeyondVocabulary { token: 0xFF07, position: 7, .. }),
+            "{error}"
+        );
+        assert!(store.verify().is_err());
+    }
+}

@@ -1,0 +1,390 @@
+//! Text to token ids and back.
+//!
+//! Every kind is a standard `tokenizer.json` that Hugging Face `tokenizers` and `transformers` open: bytes and
+//! characters are byte-pair encodings without a merge. What is made here loses nothing: decoding what was
+//! encoded gives the text, to the last space and carriage return.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
+use tokenizers::decoders::byte_level::ByteLevel as ByteLevelDecoder;
+use tokenizers::decoders::fuse::Fuse;
+use tokenizers::models::bpe::{BPE, Vocab};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::{
+    AddedToken, DecoderWrapper, ModelWrapper, PostProcessorWrapper, PreTokenizerWrapper, Tokenizer as Library,
+};
+
+use crate::bpe::{Merges, WordCounts, byte_chars, pre_tokenizer, train};
+use crate::corpus::last_soft_cut;
+use crate::digest::sha256_hex;
+use crate::error::DataError;
+
+/// Name of a tokenizer in a dataset or checkpoint folder.
+pub const FILE_NAME: &str = "tokenizer.json";
+
+/// Bytes of text that one thread encodes at a time.
+const PIECE_BYTES: usize = 1 << 16;
+
+/// A vocabulary and the rules that map text to it.
+#[derive(Clone, Debug)]
+pub struct Tokenizer {
+    library: Library,
+    /// The content of its `tokenizer.json`.
+    json: String,
+    vocab_size: usize,
+    encoder: Encoder,
+}
+
+/// How to encode with what the library holds.
+#[derive(Clone, Debug)]
+enum Encoder {
+    /// One token a character: a table is enough, and names what is missing.
+    Chars(HashMap<char, u32>),
+    /// Byte-level pieces do not look across a [soft cut](last_soft_cut): encoded in parallel.
+    Pieces,
+    /// A model that would drop what it does not know: the text as it is, if all its characters are known.
+    Strict(HashSet<char>),
+    /// Anything else: the text as it is.
+    Whole,
+}
+
+impl Tokenizer {
+    /// One token a byte; the id is the byte.
+    pub fn bytes() -> Self {
+        let merges =
+            Merges { tokens: byte_chars().iter().map(char::to_string).collect(), merges: Vec::new() };
+        byte_level(merges, ByteLevel::new(false, false, false))
+    }
+
+    /// One token a character, ids in the order of `alphabet`.
+    pub fn chars(alphabet: &[char]) -> Self {
+        let tokens = alphabet.iter().map(char::to_string).collect();
+        let mut library = Library::new(model(Merges { tokens, merges: Vec::new() }));
+        library.with_decoder(Some(Fuse::new()));
+        Self::made_here(library)
+    }
+
+    /// A byte-level byte-pair encoding of at most `vocab_size` tokens, trained on `words`.
+    pub fn bpe(words: &WordCounts, vocab_size: usize) -> Self {
+        byte_level(train(words, vocab_size), pre_tokenizer())
+    }
+
+    /// Opens a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// If it cannot be read or parsed.
+    pub fn load(path: &Path) -> Result<Self, DataError> {
+        let json = std::fs::read_to_string(path).map_err(DataError::read(path))?;
+        Self::from_json(json, path)
+    }
+
+    /// The tokenizer of a `tokenizer.json`'s content; `path` is named in errors.
+    ///
+    /// # Errors
+    /// If it cannot be parsed or has no entry.
+    pub fn from_json(json: String, path: &Path) -> Result<Self, DataError> {
+        let fault = |reason: String| DataError::Tokenizer { path: path.to_owned(), reason };
+        let library = Library::from_bytes(&json).map_err(|error| fault(error.to_string()))?;
+        let highest =
+            library.get_vocab(true).into_values().max().ok_or_else(|| fault("is empty".to_owned()))?;
+        let encoder = Encoder::of(&library);
+        Ok(Self { library, json, vocab_size: highest as usize + 1, encoder })
+    }
+
+    fn made_here(library: Library) -> Self {
+        let json = library.to_string(true).expect("a vocabulary of strings can be written as JSON");
+        Self::from_json(json, Path::new(FILE_NAME)).expect("what was just written can be read")
+    }
+
+    /// Token ids of `text`; special tokens are not added.
+    ///
+    /// # Errors
+    /// If a character is not in the vocabulary, or the library fails.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, DataError> {
+        match &self.encoder {
+            Encoder::Chars(ids) => encode_chars(ids, text),
+            Encoder::Pieces => self.encode_pieces(pieces(text)),
+            Encoder::Strict(known) => {
+                check_chars(text, |c| c.is_whitespace() || known.contains(&c))?;
+                self.encode_pieces(vec![text])
+            }
+            Encoder::Whole => self.encode_pieces(vec![text]),
+        }
+    }
+
+    fn encode_pieces(&self, pieces: Vec<&str>) -> Result<Vec<u32>, DataError> {
+        let encodings = self.library.encode_batch_fast(pieces, false).map_err(|error| self.fault(error))?;
+        Ok(encodings.iter().flat_map(|encoding| encoding.get_ids()).copied().collect())
+    }
+
+    /// The text of `ids`. Bytes that are not UTF-8, as the end of a cut sequence may hold, become U+FFFD.
+    ///
+    /// # Errors
+    /// If an id is beyond the vocabulary, or the library fails.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, DataError> {
+        check_ids(ids, self.vocab_size, 0)?;
+        self.library.decode(ids, false).map_err(|error| self.fault(error))
+    }
+
+    /// One more than the highest id.
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// The content of its `tokenizer.json`.
+    pub fn to_json(&self) -> &str {
+        &self.json
+    }
+
+    /// Writes its `tokenizer.json`.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn save(&self, path: &Path) -> Result<(), DataError> {
+        std::fs::write(path, &self.json).map_err(DataError::write(path))
+    }
+
+    /// SHA-256 of its `tokenizer.json`, in hexadecimal.
+    pub fn sha256(&self) -> String {
+        sha256_hex(self.json.as_bytes())
+    }
+
+    /// The content of the `tokenizer_config.json` with which `transformers` opens it; `model_max_length` is the
+    /// model's context.
+    pub fn tokenizer_config_json(&self, model_max_length: usize) -> String {
+        let config = serde_json::json!({
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": model_max_length,
+            "clean_up_tokenization_spaces": false,
+        });
+        format!("{config:#}\n")
+    }
+
+    fn fault(&self, error: tokenizers::Error) -> DataError {
+        DataError::Tokenizer { path: FILE_NAME.into(), reason: error.to_string() }
+    }
+}
+
+impl Encoder {
+    fn of(library: &Library) -> Self {
+        let ModelWrapper::BPE(bpe) = library.get_model() else { return Self::Whole };
+        // Special tokens as GPT-2's <|endoftext|> stay whole: a soft cut is no place inside or beside them.
+        let cuttable = |token: &AddedToken| !token.lstrip && !token.rstrip && !token.content.contains('\n');
+        let drops_unknown = bpe.get_unk_token().is_none() && !bpe.byte_fallback;
+        let is_plain = library.get_normalizer().is_none()
+            && matches!(library.get_post_processor(), None | Some(PostProcessorWrapper::ByteLevel(_)))
+            && library.get_added_tokens_decoder().values().all(cuttable);
+        match (library.get_pre_tokenizer(), library.get_decoder()) {
+            (None, Some(DecoderWrapper::Fuse(_)))
+                if is_plain && drops_unknown && library.get_added_vocabulary().is_empty() =>
+            {
+                char_ids(bpe.get_vocab())
+                    .map_or_else(|| Self::Strict(known_chars(bpe.get_vocab())), Self::Chars)
+            }
+            (Some(PreTokenizerWrapper::ByteLevel(bytes)), Some(DecoderWrapper::ByteLevel(_)))
+                if is_plain && !bytes.add_prefix_space =>
+            {
+                Self::Pieces
+            }
+            (_, Some(DecoderWrapper::ByteLevel(_))) => Self::Whole,
+            _ if drops_unknown && library.get_normalizer().is_none() => {
+                Self::Strict(known_chars(bpe.get_vocab()))
+            }
+            _ => Self::Whole,
+        }
+    }
+}
+
+/// The characters that are tokens of their own.
+fn known_chars(vocab: HashMap<String, u32>) -> HashSet<char> {
+    vocab.into_keys().filter_map(|token| one_char(&token)).collect()
+}
+
+fn one_char(token: &str) -> Option<char> {
+    let mut chars = token.chars();
+    chars.next().filter(|_| chars.next().is_none())
+}
+
+/// The ids of a vocabulary of single characters.
+fn char_ids(vocab: HashMap<String, u32>) -> Option<HashMap<char, u32>> {
+    vocab.into_iter().map(|(token, id)| Some((one_char(&token)?, id))).collect()
+}
+
+fn model(Merges { tokens, merges }: Merges) -> BPE {
+    let vocab: Vocab = tokens.into_iter().zip(0..).collect();
+    BPE::builder()
+        .vocab_and_merges(vocab, merges)
+        .build()
+        .expect("every merge joins two tokens into a third, all in the vocabulary")
+}
+
+fn byte_level(merges: Merges, pre_tokenizer: ByteLevel) -> Tokenizer {
+    let mut library = Library::new(model(merges));
+    library.with_pre_tokenizer(Some(pre_tokenizer)).with_decoder(Some(ByteLevelDecoder::default()));
+    Tokenizer::made_here(library)
+}
+
+fn encode_chars(ids: &HashMap<char, u32>, text: &str) -> Result<Vec<u32>, DataError> {
+    check_chars(text, |c| ids.contains_key(&c))?;
+    Ok(text.chars().map(|c| ids[&c]).collect())
+}
+
+/// That every character of `text` is known.
+fn check_chars(text: &str, is_known: impl Fn(char) -> bool) -> Result<(), DataError> {
+    match text.chars().enumerate().find(|&(_, c)| !is_known(c)) {
+        None => Ok(()),
+        Some((position, character)) => {
+            Err(DataError::UnknownCharacter { character, position: position as u64 })
+        }
+    }
+}
+
+/// Cuts `text` at soft cuts into pieces of about [`PIECE_BYTES`].
+fn pieces(text: &str) -> Vec<&str> {
+    let mut pieces = Vec::new();
+    let mut rest = text;
+    while rest.len() > PIECE_BYTES {
+        let window = &rest[..rest.floor_char_boundary(PIECE_BYTES)];
+        let Some(cut) = last_soft_cut(window) else { break };
+        let (piece, after) = rest.split_at(cut);
+        pieces.push(piece);
+        rest = after;
+    }
+    pieces.push(rest);
+    pieces
+}
+
+/// That every id is below `vocab_size`; `first` is the position of the first in its split.
+pub(crate) fn check_ids(ids: &[u32], vocab_size: usize, first: u64) -> Result<(), DataError> {
+    match ids.iter().position(|&id| id as usize >= vocab_size) {
+        None => Ok(()),
+        Some(at) => {
+            Err(DataError::TokenBeyondVocabulary { token: ids[at], position: first + at as u64, vocab_size })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXTS: [&str; 8] = [
+        "",
+        "plain words",
+        "  two before and two after  ",
+        "line\r\nends\r\n\r\n and \n\n\n blank\tlines\n",
+        "don't, I'll, it's 1234 !?",
+        "\u{feff}日本語 ünïcödé e\u{301} 🙂👩\u{200d}👧 \u{a0}nbsp",
+        "<|endoftext|> [UNK] Ġ Ċ",
+        "\0\u{7f}\u{80}",
+    ];
+
+    fn alphabet() -> Vec<char> {
+        let mut chars: Vec<char> = TEXTS.iter().flat_map(|text| text.chars()).collect();
+        chars.sort_unstable();
+        chars.dedup();
+        chars
+    }
+
+    fn small_bpe() -> Tokenizer {
+        let mut words = WordCounts::new();
+        (0..40).for_each(|tale_idx| words.add(&crate::tales::tale(3, tale_idx).text));
+        Tokenizer::bpe(&words, 600)
+    }
+
+    #[test]
+    fn every_kind_made_here_gives_back_the_text_also_from_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        for (tokenizer, vocab_size) in
+            [(Tokenizer::bytes(), 256), (Tokenizer::chars(&alphabet()), alphabet().len()), (small_bpe(), 600)]
+        {
+            assert_eq!(tokenizer.vocab_size(), vocab_size);
+            let path = dir.path().join(FILE_NAME);
+            tokenizer.save(&path).unwrap();
+            let loaded = Tokenizer::load(&path).unwrap();
+            assert_eq!((loaded.to_json(), loaded.sha256()), (tokenizer.to_json(), tokenizer.sha256()));
+            for text in TEXTS {
+                let ids = tokenizer.encode(text).unwrap();
+                assert_eq!(tokenizer.decode(&ids).unwrap(), text);
+                assert_eq!(loaded.encode(text).unwrap(), ids);
+            }
+        }
+    }
+
+    #[test]
+    fn the_shortcuts_give_the_ids_of_the_library() {
+        let text: String = (0..200).map(|i| crate::tales::tale(9, i).text + "\n \n\n").collect();
+        let mut letters: Vec<char> = text.chars().collect();
+        letters.sort_unstable();
+        letters.dedup();
+        assert!(text.len() > PIECE_BYTES);
+        for tokenizer in [Tokenizer::bytes(), Tokenizer::chars(&letters), small_bpe()] {
+            assert!(!matches!(tokenizer.encoder, Encoder::Whole));
+            let expected = tokenizer.library.encode_fast(text.as_str(), false).unwrap();
+            assert_eq!(tokenizer.encode(&text).unwrap(), expected.get_ids());
+        }
+    }
+
+    #[test]
+    fn ids_of_bytes_and_letters_are_in_order() {
+        assert_eq!(Tokenizer::bytes().encode("a é").unwrap(), [97, 32, 0xC3, 0xA9]);
+        assert_eq!(Tokenizer::chars(&['\n', 'a', 'b']).encode("ba\n").unwrap(), [2, 1, 0]);
+    }
+
+    #[test]
+    fn an_unknown_character_is_named_with_its_place() {
+        let error = Tokenizer::chars(&['a', 'é']).encode("aéx").unwrap_err();
+        let is_named = matches!(error, DataError::UnknownCharacter { character: 'x', position: 2 });
+        assert!(is_named, "{error}");
+    }
+
+    #[test]
+    fn a_foreign_model_that_would_drop_a_character_is_not_let_to() {
+        let merges = Merges {
+            tokens: ["a", "b", "ab"].map(str::to_owned).into(),
+            merges: vec![("a".to_owned(), "b".to_owned())],
+        };
+        let mut library = Library::new(model(merges));
+        library.with_decoder(Some(Fuse::new()));
+        let tokenizer = Tokenizer::made_here(library);
+        assert_eq!(tokenizer.encode("aba").unwrap(), [2, 0]);
+        let error = tokenizer.encode("abz").unwrap_err();
+        assert!(matches!(error, DataError::UnknownCharacter { character: 'z', position: 2 }), "{error}");
+    }
+
+    #[test]
+    fn training_is_deterministic_and_fills_the_vocabulary() {
+        let (one, two) = (small_bpe(), small_bpe());
+        assert_eq!(one.to_json(), two.to_json());
+        let text = crate::tales::tale(3, 1).text;
+        let n_tokens = one.encode(&text).unwrap().len();
+        assert!(n_tokens * 2 < text.len(), "{n_tokens} tokens for {} characters", text.len());
+    }
+
+    #[test]
+    fn the_file_is_a_standard_one() {
+        let json: serde_json::Value = serde_json::from_str(small_bpe().to_json()).unwrap();
+        assert_eq!(json["model"]["type"], "BPE");
+        assert_eq!(json["pre_tokenizer"]["type"], "ByteLevel");
+        assert_eq!(json["pre_tokenizer"]["add_prefix_space"], false);
+        assert_eq!(json["decoder"]["type"], "ByteLevel");
+        assert_eq!(json["model"]["vocab"]["a"], 97);
+        let config: serde_json::Value =
+            serde_json::from_str(&small_bpe().tokenizer_config_json(256)).unwrap();
+        assert_eq!(config["tokenizer_class"], "PreTrainedTokenizerFast");
+        assert_eq!(config["model_max_length"], 256);
+    }
+
+    #[test]
+    fn foreign_files_and_ids_are_errors() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("broken.json");
+        std::fs::write(&path, "{\"model\": 3}").unwrap();
+        let error = Tokenizer::load(&path).unwrap_err().to_string();
+        assert!(error.contains("broken.json"), "{error}");
+        assert!(matches!(Tokenizer::load(&dir.path().join("none")), Err(DataError::Read { .. })));
+        let error = Tokenizer::bytes().decode(&[1, 256]).unwrap_err();
+        assert!(matches!(error, DataError::TokenBeyondVocabulary { token: 256, position: 1, .. }));
+    }
+}

@@ -1,0 +1,150 @@
+//! Carbon intensity of electricity by country, from a table of yearly means.
+//!
+//! The table is `data/intensity.csv`: lifecycle emissions of a country's own generation, with source, year,
+//! basis and licence in every row. Nothing is looked up on a network.
+
+use std::sync::OnceLock;
+
+use serde::Deserialize;
+use wattle_runlog::GramsPerKwh;
+use wattle_runlog::record::Carbon;
+
+use crate::config::CarbonConfig;
+use crate::error::MeterError;
+
+/// The region of a figure that the user gave.
+pub const CUSTOM: &str = "custom";
+
+/// The region that stands for all countries together.
+pub const WORLD: &str = "WORLD";
+
+static TABLE: &str = include_str!("../data/intensity.csv");
+
+/// One country of the table.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Country {
+    /// ISO 3166-1 alpha-3 code, or "WORLD".
+    pub iso3: String,
+    /// English name.
+    #[serde(rename = "country")]
+    pub name: String,
+    /// Yearly mean.
+    #[serde(rename = "g_co2e_per_kwh")]
+    pub intensity_g_per_kwh: GramsPerKwh,
+    /// Of which year.
+    pub year: u16,
+    /// What is counted.
+    pub basis: String,
+    /// Who published it.
+    pub source: String,
+    /// On which terms.
+    pub licence: String,
+}
+
+/// The intensity that a configuration asks for: the user's own number, a country's, or the world's.
+///
+/// # Errors
+/// If the region is not in the table; the error names those nearest to it.
+pub fn resolve(config: &CarbonConfig) -> Result<Carbon, MeterError> {
+    if let Some(grams) = config.intensity_g_per_kwh {
+        return Ok(Carbon {
+            intensity_g_per_kwh: GramsPerKwh(grams),
+            region: CUSTOM.to_owned(),
+            source: "carbon.intensity_g_per_kwh".to_owned(),
+            year: None,
+            basis: "as given".to_owned(),
+        });
+    }
+    let region = config.region.as_deref().unwrap_or(WORLD);
+    let country = find(region)
+        .ok_or_else(|| MeterError::UnknownRegion { got: region.to_owned(), nearest: nearest(region) })?;
+    Ok(Carbon {
+        intensity_g_per_kwh: country.intensity_g_per_kwh,
+        region: country.iso3.clone(),
+        source: country.source.clone(),
+        year: Some(country.year),
+        basis: country.basis.clone(),
+    })
+}
+
+/// A country by code or name, in any case.
+pub fn find(region: &str) -> Option<&'static Country> {
+    let region = region.trim();
+    countries()
+        .iter()
+        .find(|c| c.iso3.eq_ignore_ascii_case(region) || c.name.to_lowercase() == region.to_lowercase())
+}
+
+/// Every row of the table, the world's first.
+pub fn countries() -> &'static [Country] {
+    static COUNTRIES: OnceLock<Vec<Country>> = OnceLock::new();
+    COUNTRIES.get_or_init(|| {
+        csv::Reader::from_reader(TABLE.as_bytes())
+            .into_deserialize()
+            .collect::<Result<_, _>>()
+            .expect("the embedded table is tested")
+    })
+}
+
+/// The three names nearest to what was written, as the end of a sentence.
+fn nearest(region: &str) -> String {
+    let wanted = region.trim().to_lowercase();
+    let distance = |country: &Country| {
+        let name = strsim::normalized_damerau_levenshtein(&wanted, &country.name.to_lowercase());
+        let code = strsim::normalized_damerau_levenshtein(&wanted, &country.iso3.to_lowercase());
+        name.max(code)
+    };
+    let mut ranked: Vec<_> = countries().iter().collect();
+    ranked.sort_by(|a, b| distance(b).total_cmp(&distance(a)));
+    let names: Vec<_> = ranked.iter().take(3).map(|c| format!("{} ({})", c.name, c.iso3)).collect();
+    names.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn region(name: &str) -> CarbonConfig {
+        CarbonConfig { intensity_g_per_kwh: None, region: Some(name.to_owned()) }
+    }
+
+    #[test]
+    fn every_row_says_where_it_comes_from() {
+        assert!(countries().len() > 200);
+        assert_eq!(countries()[0].iso3, WORLD);
+        for country in countries() {
+            assert!(country.intensity_g_per_kwh.get() > 0.0, "{country:?}");
+            assert!((2000..2100).contains(&country.year), "{country:?}");
+            for text in [&country.basis, &country.source, &country.licence] {
+                assert!(!text.is_empty(), "{country:?}");
+            }
+            assert!(country.iso3 == WORLD || country.iso3.len() == 3, "{country:?}");
+        }
+    }
+
+    #[test]
+    fn a_country_is_found_by_code_and_name_in_any_case() {
+        for name in ["SWE", "swe", "Sweden", "SWEDEN", " sweden "] {
+            let carbon = resolve(&region(name)).unwrap();
+            assert_eq!(carbon.region, "SWE");
+            assert_eq!(carbon.intensity_g_per_kwh, GramsPerKwh(40.695));
+            assert_eq!(carbon.year, Some(2023));
+            assert_eq!(carbon.basis, "lifecycle");
+        }
+        assert_eq!(resolve(&CarbonConfig::default()).unwrap().region, WORLD);
+    }
+
+    #[test]
+    fn your_own_number_comes_first_and_says_so() {
+        let config = CarbonConfig { intensity_g_per_kwh: Some(25.0), ..region("SWE") };
+        let carbon = resolve(&config).unwrap();
+        assert_eq!((carbon.intensity_g_per_kwh, carbon.region.as_str()), (GramsPerKwh(25.0), CUSTOM));
+        assert_eq!(carbon.year, None);
+    }
+
+    #[test]
+    fn an_unknown_region_names_its_neighbours() {
+        let error = resolve(&region("Swedne")).unwrap_err().to_string();
+        assert!(error.starts_with("carbon.region = \"Swedne\"") && error.contains("Sweden (SWE)"), "{error}");
+    }
+}

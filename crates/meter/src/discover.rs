@@ -1,0 +1,411 @@
+//! The sensors of this machine: what was found, what cannot be read, and what would mend it.
+//!
+//! Discovery never fails as a whole. What is not there is a [`Finding`], and what can be modelled instead is.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use wattle_runlog::manifest::{Drivers, Host, SensorInfo};
+use wattle_runlog::record::SensorKind;
+use wattle_runlog::{ComputeDevice, DeviceKind, Watts};
+
+use crate::config::{EnergyConfig, GpuSelection};
+use crate::estimate;
+use crate::nvml::{Board, LIBRARY_VARIABLE, NvmlLibrary};
+use crate::rapl::{self, Domain};
+use crate::sensor::Sensor;
+use crate::workload::Workload;
+
+/// What a machine offers to a meter.
+pub struct Discovery {
+    /// The sensors to sample. They do not overlap.
+    pub sensors: Vec<Box<dyn Sensor>>,
+    /// What was looked for, and what came of it.
+    pub findings: Vec<Finding>,
+    /// Driver versions.
+    pub drivers: Drivers,
+}
+
+/// What came of looking for one source of readings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What was looked for.
+    pub what: String,
+    /// What came of it.
+    pub state: FindingState,
+    /// More of it, for a person.
+    pub detail: String,
+    /// The command or key that mends it.
+    pub remedy: Option<String>,
+}
+
+/// What came of a search.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FindingState {
+    /// It is there and is read.
+    Found,
+    /// It is there and is left out, as was asked.
+    NotSelected,
+    /// It is there and cannot be read.
+    Unreadable,
+    /// It is not there.
+    Absent,
+    /// It is not there, and a model stands for it.
+    Estimated,
+}
+
+/// Finds the sensors for a run of this process on `devices`.
+pub fn discover(config: &EnergyConfig, devices: &[ComputeDevice]) -> Discovery {
+    discover_for(config, devices, Workload::ThisProcess)
+}
+
+/// Finds the sensors for `workload` on `devices`.
+pub fn discover_for(config: &EnergyConfig, devices: &[ComputeDevice], workload: Workload) -> Discovery {
+    discover_with(config, devices, workload, library().as_deref(), visible_list().as_deref())
+}
+
+/// The boards that CUDA would show a program started from here, as devices.
+pub fn visible_gpus() -> Vec<ComputeDevice> {
+    let Ok(boards) = NvmlLibrary::load(library().as_deref()).and_then(|nvml| nvml.boards()) else {
+        return Vec::new();
+    };
+    let boards: Vec<_> = boards.into_iter().flatten().collect();
+    let visible: Vec<&Board> = match visible_list() {
+        Some(list) => list.split(',').map_while(|entry| visible_entry(&boards, entry)).collect(),
+        None => boards.iter().collect(),
+    };
+    let device = |(ordinal, board): (usize, &&Board)| ComputeDevice {
+        kind: DeviceKind::Cuda,
+        ordinal: ordinal as u32,
+        uuid: board.uuid.clone(),
+        pci: board.pci.clone(),
+    };
+    visible.iter().enumerate().map(device).collect()
+}
+
+/// As [`discover_for`], with what it takes from the environment given: `NVML_LIBRARY` and
+/// `CUDA_VISIBLE_DEVICES`.
+pub fn discover_with(
+    config: &EnergyConfig,
+    devices: &[ComputeDevice],
+    workload: Workload,
+    library: Option<&Path>,
+    visible: Option<&str>,
+) -> Discovery {
+    let mut discovery = Discovery { sensors: Vec::new(), findings: Vec::new(), drivers: Drivers::default() };
+    discovery.add_gpus(&config.gpus, devices, library, visible);
+    discovery.add_rapl(&config.powercap_root);
+    discovery.add_estimates(config, workload);
+    discovery
+}
+
+impl Discovery {
+    /// What the manifest says of the sensors.
+    pub fn sensor_infos(&self) -> Vec<SensorInfo> {
+        self.sensors.iter().map(|sensor| sensor.info().clone()).collect()
+    }
+
+    fn add_gpus(
+        &mut self,
+        selection: &GpuSelection,
+        devices: &[ComputeDevice],
+        library: Option<&Path>,
+        visible: Option<&str>,
+    ) {
+        let nvml = match NvmlLibrary::load(library) {
+            Ok(nvml) => nvml,
+            Err(error) => {
+                let wanted = devices.iter().any(|device| device.kind == DeviceKind::Cuda);
+                let remedy = wanted
+                    .then(|| format!("install the NVIDIA driver, or name its library by {LIBRARY_VARIABLE}"));
+                return self.find("gpu", FindingState::Absent, error.to_string(), remedy);
+            }
+        };
+        self.drivers = nvml.drivers();
+        let answers = match nvml.boards() {
+            Ok(answers) => answers,
+            Err(error) => return self.find("gpu", FindingState::Unreadable, error.to_string(), None),
+        };
+        let mut boards = Vec::new();
+        for answer in answers {
+            match answer {
+                Ok(board) => boards.push(board),
+                Err(error) => self.find("gpu", FindingState::Unreadable, error.to_string(), None),
+            }
+        }
+        let selected = self.select(selection, &boards, devices, visible);
+        for board in boards.iter().filter(|board| !selected.contains(board)) {
+            self.find(&board.sensor_id(), FindingState::NotSelected, board.name.clone(), None);
+        }
+        for (board, sensor) in nvml.open(selected) {
+            match sensor {
+                Ok(sensor) => self.add(Box::new(sensor)),
+                Err(error) => {
+                    self.find(&board.sensor_id(), FindingState::Unreadable, error.to_string(), None);
+                }
+            }
+        }
+    }
+
+    /// The boards to meter, each once.
+    fn select(
+        &mut self,
+        selection: &GpuSelection,
+        boards: &[Board],
+        devices: &[ComputeDevice],
+        visible: Option<&str>,
+    ) -> Vec<Board> {
+        match selection {
+            GpuSelection::None => Vec::new(),
+            GpuSelection::All => boards.to_vec(),
+            GpuSelection::Boards(numbers) => {
+                for number in numbers.iter().filter(|n| !boards.iter().any(|board| board.index == **n)) {
+                    let detail = format!("energy.gpus names board {number}, of {} boards", boards.len());
+                    let remedy = "choose from the numbers that nvidia-smi shows".to_owned();
+                    self.find(&format!("gpu:{number}"), FindingState::Absent, detail, Some(remedy));
+                }
+                boards.iter().filter(|board| numbers.contains(&board.index)).cloned().collect()
+            }
+            GpuSelection::Used => {
+                let mut used: Vec<Board> = Vec::new();
+                for device in devices.iter().filter(|device| device.kind == DeviceKind::Cuda) {
+                    match self.board_of(device, boards, visible) {
+                        Some(board) if !used.contains(board) => used.push(board.clone()),
+                        _ => {}
+                    }
+                }
+                used
+            }
+        }
+    }
+
+    /// The board that a device is: by UUID, else by PCI address, else by number and flagged so.
+    fn board_of<'a>(
+        &mut self,
+        device: &ComputeDevice,
+        boards: &'a [Board],
+        visible: Option<&str>,
+    ) -> Option<&'a Board> {
+        let by_uuid = |uuid: &String| boards.iter().find(|board| board.has_uuid(uuid));
+        let by_pci = |pci: &String| boards.iter().find(|board| board.has_pci(pci));
+        let known = device.uuid.as_ref().and_then(by_uuid).or_else(|| device.pci.as_ref().and_then(by_pci));
+        if known.is_some() {
+            return known;
+        }
+        let name = device.to_string();
+        if device.uuid.is_some() || device.pci.is_some() {
+            let detail = format!("NVML has no board {}", device.uuid.as_ref().or(device.pci.as_ref())?);
+            self.find(&name, FindingState::Absent, detail, None);
+            return None;
+        }
+        let number = device.ordinal as usize;
+        let board = match visible {
+            Some(list) => list.split(',').nth(number).and_then(|entry| visible_entry(boards, entry)),
+            None => boards.get(number),
+        };
+        let (state, detail) = match board {
+            Some(board) => (
+                FindingState::Found,
+                format!("taken for {} by its number, which CUDA and NVML may count apart", board.sensor_id()),
+            ),
+            None => (FindingState::Absent, "NVML has no board of this number".to_owned()),
+        };
+        let remedy = "set CUDA_DEVICE_ORDER=PCI_BUS_ID, or name the boards by energy.gpus = [0]".to_owned();
+        self.find(&name, state, detail, Some(remedy));
+        board
+    }
+
+    fn add_rapl(&mut self, root: &Path) {
+        let domains = rapl::domains(root);
+        if domains.is_empty() {
+            let detail = format!("{} holds no RAPL domain, as in most virtual machines", root.display());
+            return self.find("rapl", FindingState::Absent, detail, None);
+        }
+        let host = Host::here().hostname;
+        let mut refused: Vec<(Domain, io::Error)> = Vec::new();
+        for domain in domains {
+            match domain.open(&host) {
+                Ok(sensor) => self.add(Box::new(sensor)),
+                Err(error) => refused.push((domain, error)),
+            }
+        }
+        self.find_refused(refused);
+    }
+
+    fn find_refused(&mut self, refused: Vec<(Domain, io::Error)>) {
+        let (denied, broken): (Vec<_>, Vec<_>) =
+            refused.into_iter().partition(|(_, error)| error.kind() == io::ErrorKind::PermissionDenied);
+        for (domain, error) in broken {
+            self.find(&domain.sensor_id(), FindingState::Unreadable, error.to_string(), None);
+        }
+        if !denied.is_empty() {
+            let denied: Vec<_> = denied.into_iter().map(|(domain, _)| domain).collect();
+            let names: Vec<_> = denied.iter().map(Domain::sensor_id).collect();
+            let detail = format!("{} may be read by root alone (CVE-2020-8694)", names.join(", "));
+            self.find("rapl", FindingState::Unreadable, detail, Some(rapl::remedy(&denied)));
+        }
+    }
+
+    /// A model for each part of the host that no sensor covers.
+    fn add_estimates(&mut self, config: &EnergyConfig, workload: Workload) {
+        let covers = |kind: SensorKind| {
+            self.sensors.iter().any(|s| s.info().kind == kind || s.info().kind == SensorKind::Platform)
+        };
+        let (cpu, dram) = (covers(SensorKind::Cpu), covers(SensorKind::Dram));
+        if !cpu {
+            self.add_estimate(Box::new(estimate::cpu(workload, config.cpu_tdp_w.map(Watts))));
+        }
+        if !dram && let Some(sensor) = estimate::dram(workload) {
+            self.add_estimate(Box::new(sensor));
+        }
+    }
+
+    fn add(&mut self, sensor: Box<dyn Sensor>) {
+        let info = sensor.info().clone();
+        self.find(&info.id, FindingState::Found, info.description, None);
+        self.sensors.push(sensor);
+    }
+
+    fn add_estimate(&mut self, sensor: Box<dyn Sensor>) {
+        let info = sensor.info().clone();
+        let remedy = (info.kind == SensorKind::Cpu && info.description.contains("unknown"))
+            .then(|| "energy.cpu_tdp_w = the processor's thermal design power".to_owned());
+        self.find(&info.id, FindingState::Estimated, info.description, remedy);
+        self.sensors.push(sensor);
+    }
+
+    fn find(&mut self, what: &str, state: FindingState, detail: String, remedy: Option<String>) {
+        self.findings.push(Finding { what: what.to_owned(), state, detail, remedy });
+    }
+}
+
+fn library() -> Option<PathBuf> {
+    std::env::var_os(LIBRARY_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from)
+}
+
+fn visible_list() -> Option<String> {
+    std::env::var("CUDA_VISIBLE_DEVICES").ok()
+}
+
+/// The board that one entry of `CUDA_VISIBLE_DEVICES` names: a number or the beginning of a UUID.
+fn visible_entry<'a>(boards: &'a [Board], entry: &str) -> Option<&'a Board> {
+    let entry = entry.trim();
+    match entry.parse::<usize>() {
+        Ok(number) => boards.get(number),
+        Err(_) if entry.starts_with("GPU-") => {
+            boards.iter().find(|board| board.uuid.as_deref().is_some_and(|uuid| uuid.starts_with(entry)))
+        }
+        Err(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn boards() -> Vec<Board> {
+        (0..3)
+            .map(|i| Board {
+                index: i,
+                name: "board".to_owned(),
+                uuid: Some(format!("GPU-{i}a")),
+                pci: Some(format!("00000000:0{i}:00.0")),
+            })
+            .collect()
+    }
+
+    fn cuda(ordinal: u32, uuid: Option<&str>, pci: Option<&str>) -> ComputeDevice {
+        ComputeDevice {
+            kind: DeviceKind::Cuda,
+            ordinal,
+            uuid: uuid.map(str::to_owned),
+            pci: pci.map(str::to_owned),
+        }
+    }
+
+    fn selected(
+        selection: &GpuSelection,
+        devices: &[ComputeDevice],
+        visible: Option<&str>,
+    ) -> (Vec<u32>, Vec<Finding>) {
+        let mut discovery =
+            Discovery { sensors: Vec::new(), findings: Vec::new(), drivers: Drivers::default() };
+        let boards = discovery.select(selection, &boards(), devices, visible);
+        (boards.iter().map(|board| board.index).collect(), discovery.findings)
+    }
+
+    #[test]
+    fn used_boards_are_found_by_identity_and_not_by_number() {
+        let devices = [cuda(0, Some("GPU-2a"), None), cuda(1, None, Some("0000:01:00.0"))];
+        let (numbers, findings) = selected(&GpuSelection::Used, &devices, None);
+        assert_eq!(numbers, [2, 1]);
+        assert!(findings.is_empty(), "{findings:?}");
+        let (numbers, findings) = selected(&GpuSelection::Used, &[cuda(0, Some("GPU-7"), None)], None);
+        assert!(numbers.is_empty());
+        assert_eq!(findings[0].state, FindingState::Absent);
+    }
+
+    #[test]
+    fn a_device_without_identity_is_taken_by_number_and_that_is_said() {
+        let (numbers, findings) = selected(&GpuSelection::Used, &[cuda(1, None, None)], None);
+        assert_eq!(numbers, [1]);
+        assert!(findings[0].detail.contains("by its number"), "{findings:?}");
+        assert_eq!(selected(&GpuSelection::Used, &[cuda(1, None, None)], Some("0,2")).0, [2]);
+        assert_eq!(selected(&GpuSelection::Used, &[cuda(0, None, None)], Some("GPU-1")).0, [1]);
+    }
+
+    #[test]
+    fn training_on_the_processor_uses_no_board() {
+        assert!(selected(&GpuSelection::Used, &[ComputeDevice::cpu()], None).0.is_empty());
+        assert_eq!(selected(&GpuSelection::All, &[ComputeDevice::cpu()], None).0, [0, 1, 2]);
+        let (numbers, findings) = selected(&GpuSelection::Boards(vec![1, 9]), &[], None);
+        assert_eq!((numbers, findings[0].what.as_str()), (vec![1], "gpu:9"));
+    }
+
+    #[test]
+    fn a_machine_without_anything_is_estimated_and_never_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = EnergyConfig { powercap_root: dir.path().to_owned(), ..EnergyConfig::default() };
+        let nowhere = dir.path().join("libnvidia-ml.so");
+        let discovery =
+            discover_with(&config, &[cuda(0, None, None)], Workload::ThisProcess, Some(&nowhere), None);
+        let ids: Vec<_> = discovery.sensor_infos().into_iter().map(|info| info.id).collect();
+        assert_eq!(ids, [estimate::CPU_ID, estimate::DRAM_ID]);
+        let states: Vec<_> = discovery.findings.iter().map(|finding| finding.state).collect();
+        use FindingState::{Absent, Estimated};
+        assert_eq!(states, [Absent, Absent, Estimated, Estimated]);
+        assert!(discovery.findings[0].remedy.as_ref().unwrap().contains(LIBRARY_VARIABLE));
+    }
+
+    #[test]
+    fn counters_that_may_not_be_read_come_with_the_command_that_mends_it() {
+        let mut discovery =
+            Discovery { sensors: Vec::new(), findings: Vec::new(), drivers: Drivers::default() };
+        let domain = Domain {
+            name: "package-0".to_owned(),
+            kind: SensorKind::Cpu,
+            path: PathBuf::from("/sys/class/powercap/intel-rapl:0"),
+        };
+        discovery.find_refused(vec![(domain, io::ErrorKind::PermissionDenied.into())]);
+        let finding = &discovery.findings[0];
+        assert_eq!(finding.state, FindingState::Unreadable);
+        assert_eq!(
+            finding.remedy.as_deref(),
+            Some("sudo chmod a+r /sys/class/powercap/intel-rapl:0/energy_uj")
+        );
+    }
+
+    #[test]
+    fn rapl_stands_before_the_estimates() {
+        let dir = tempfile::tempdir().unwrap();
+        let zone = dir.path().join("intel-rapl:0");
+        std::fs::create_dir(&zone).unwrap();
+        std::fs::write(zone.join("name"), "package-0\n").unwrap();
+        std::fs::write(zone.join("energy_uj"), "5\n").unwrap();
+        let config = EnergyConfig { powercap_root: dir.path().to_owned(), ..EnergyConfig::default() };
+        let nowhere = dir.path().join("libnvidia-ml.so");
+        let discovery = discover_with(&config, &[], Workload::ThisProcess, Some(&nowhere), None);
+        let ids: Vec<_> = discovery.sensor_infos().into_iter().map(|info| info.id).collect();
+        assert_eq!(ids, ["cpu:package-0", estimate::DRAM_ID]);
+    }
+}

@@ -1,0 +1,70 @@
+//! What can go wrong with metering.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use wattle_runlog::RunlogError;
+use wattle_runlog::error::remedy;
+
+/// A fault in metering. None of them is a reason to stop what is being metered.
+#[derive(Debug, thiserror::Error)]
+pub enum MeterError {
+    /// A file of the run could not be read or written.
+    #[error(transparent)]
+    Runlog(#[from] RunlogError),
+    /// The trace could not be read or written.
+    #[error("cannot {action} the power trace {}: {source}{}", path.display(), remedy(source))]
+    Trace {
+        /// What was attempted, as a verb.
+        action: &'static str,
+        /// The trace.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file is no power trace that this version reads.
+    #[error("{}: {reason}", path.display())]
+    NotATrace {
+        /// The file.
+        path: PathBuf,
+        /// What was expected and what came.
+        reason: String,
+    },
+    /// There is no NVML, or it does not answer.
+    #[error("NVML ({library}): {reason}")]
+    Nvml {
+        /// The library that was tried.
+        library: String,
+        /// What it said.
+        reason: String,
+    },
+    /// `carbon.region` is not in the table.
+    #[error(
+        "carbon.region = {got:?}: expected an ISO 3166-1 alpha-3 code or a country's name, perhaps {nearest}"
+    )]
+    UnknownRegion {
+        /// What was given.
+        got: String,
+        /// The names nearest to it.
+        nearest: String,
+    },
+    /// The sampling thread could not be started.
+    #[error("cannot start the sampling thread: {source}")]
+    Thread {
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The sampling thread did not answer.
+    #[error("the sampling thread did not answer within {waited_ms} ms: a driver may hang")]
+    Silent {
+        /// How long it was waited for.
+        waited_ms: u64,
+    },
+}
+
+impl MeterError {
+    pub(crate) fn trace(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Trace { action, path, source }
+    }
+}

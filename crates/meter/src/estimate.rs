@@ -1,0 +1,291 @@
+//! Models of what cannot be measured: the processor and the memory of a machine without RAPL.
+//!
+//! Both count the workload alone and say `estimated` wherever they appear.
+//!
+//! The processor draws, for the share s of the machine that the workload may use (affinity and cgroup quota)
+//! and its load l of that share,
+//!
+//! ```text
+//! P = TDP · s · (0.1 + 0.9 · l³)
+//! ```
+//!
+//! Memory draws 5 W a module for the share of it that the workload holds. How many modules there are is guessed
+//! from their total, as CodeCarbon does.
+//!
+//! # References
+//! CodeCarbon 3.3.2: `external/hardware.py` (load model, 85 W for an unknown processor), `external/ram.py`
+
+use std::collections::VecDeque;
+
+use wattle_runlog::manifest::{Host, SensorInfo};
+use wattle_runlog::record::{Method, SensorKind};
+use wattle_runlog::{MonotonicNs, Seconds, Watts};
+
+use crate::sensor::{Channels, CounterSpec, CounterValue, Quantity, Reading, Sensor};
+use crate::share::CpuShare;
+use crate::workload::Workload;
+
+/// Thermal design power of a processor that nothing is known of (CodeCarbon).
+pub const UNKNOWN_CPU_TDP: Watts = Watts(85.0);
+
+/// Bound on the error of both models. Nobody has measured one; it is an assumption.
+pub const SYSTEMATIC_FRACTION: f64 = 0.5;
+
+/// Id of the processor's sensor.
+pub const CPU_ID: &str = "cpu:estimate";
+
+/// Id of the memory's sensor.
+pub const DRAM_ID: &str = "dram:estimate";
+
+const DIMM_POWER: Watts = Watts(5.0);
+
+/// Load is taken over at least this long, so that its cube does not hang on the sampling interval.
+const LOAD_PERIOD: Seconds = Seconds(0.5);
+
+/// A model of power, asked at rising times.
+pub trait PowerModel: Send {
+    /// Power now.
+    fn power(&mut self, t: MonotonicNs) -> Watts;
+
+    /// For how long an answer holds: what is dear to ask is asked seldom.
+    fn holds(&self) -> Seconds;
+}
+
+/// A sensor that integrates a model.
+pub struct EstimateSensor<M> {
+    info: SensorInfo,
+    model: M,
+    energy_mj: f64,
+    power: Watts,
+    last: MonotonicNs,
+    asked: MonotonicNs,
+}
+
+/// The processor.
+pub struct CpuModel {
+    workload: Workload,
+    tdp: Watts,
+    share: CpuShare,
+    used: VecDeque<(MonotonicNs, Seconds)>,
+}
+
+/// The memory.
+pub struct DramModel {
+    workload: Workload,
+    total: Watts,
+    memory_bytes: u64,
+}
+
+/// The processor's estimate. `tdp` is `energy.cpu_tdp_w`.
+pub fn cpu(workload: Workload, tdp: Option<Watts>) -> EstimateSensor<CpuModel> {
+    let share = CpuShare::here();
+    let (tdp, known) = tdp.map_or((UNKNOWN_CPU_TDP, "unknown, taken as "), |tdp| (tdp, ""));
+    let description = format!(
+        "model of the processor by load cubed, this workload alone: TDP {known}{} W, {} of {} CPUs",
+        tdp.get(),
+        share.available,
+        share.host
+    );
+    let now = MonotonicNs::now();
+    let model = CpuModel { workload, tdp, share, used: VecDeque::from([(now, workload.cpu_time())]) };
+    let systematic_id = format!("estimate:cpu-load-cubed/1:tdp={}", tdp.get());
+    EstimateSensor::new(info(CPU_ID, SensorKind::Cpu, description, systematic_id), model, now)
+}
+
+/// The memory's estimate; `None` where the machine's memory is not known.
+pub fn dram(workload: Workload) -> Option<EstimateSensor<DramModel>> {
+    let memory_bytes = Host::here().memory_bytes.filter(|bytes| *bytes > 0)?;
+    let dimms = dimm_count(memory_bytes);
+    let description = format!(
+        "model of the memory by resident set, this workload alone: {dimms} modules of {} W, guessed from {:.0} GiB",
+        DIMM_POWER.get(),
+        gib(memory_bytes)
+    );
+    let model = DramModel { workload, total: DIMM_POWER * f64::from(dimms), memory_bytes };
+    let systematic_id = "estimate:dram-5w-dimm/1".to_owned();
+    let now = MonotonicNs::now();
+    Some(EstimateSensor::new(info(DRAM_ID, SensorKind::Dram, description, systematic_id), model, now))
+}
+
+fn info(id: &str, kind: SensorKind, description: String, systematic_id: String) -> SensorInfo {
+    SensorInfo {
+        id: id.to_owned(),
+        kind,
+        method: Method::Estimated,
+        description,
+        systematic_fraction: SYSTEMATIC_FRACTION,
+        systematic_id,
+    }
+}
+
+impl<M: PowerModel> EstimateSensor<M> {
+    fn new(info: SensorInfo, mut model: M, now: MonotonicNs) -> Self {
+        let power = model.power(now);
+        Self { info, model, energy_mj: 0.0, power, last: now, asked: now }
+    }
+
+    /// Integrates up to `t`, the power since the last call being what the model says now.
+    fn advance(&mut self, t: MonotonicNs) -> CounterValue {
+        if t.since(self.asked) >= self.model.holds() {
+            self.power = self.model.power(t);
+            self.asked = t;
+        }
+        self.energy_mj += (self.power * t.since(self.last)).get() * 1e3;
+        self.last = self.last.max(t);
+        CounterValue(self.energy_mj as u64)
+    }
+}
+
+impl<M: PowerModel> Sensor for EstimateSensor<M> {
+    fn info(&self) -> &SensorInfo {
+        &self.info
+    }
+
+    fn channels(&self) -> Channels {
+        Channels { power: None, counter: Some(CounterSpec::MILLIJOULES) }
+    }
+
+    fn read(&mut self) -> Reading {
+        let t = MonotonicNs::now();
+        Reading { t, power: Quantity::Unsupported, counter: Quantity::Measured(self.advance(t)) }
+    }
+}
+
+impl CpuModel {
+    /// Power of the share at a load between 0 and 1.
+    fn power_at(&self, load: f64) -> Watts {
+        self.tdp * (self.share.fraction() * (0.1 + 0.9 * load.powi(3)))
+    }
+
+    /// Load of the available processors since the newest moment at least [`LOAD_PERIOD`] ago.
+    fn load(&mut self, t: MonotonicNs, used: Seconds) -> f64 {
+        while self.used.get(1).is_some_and(|(then, _)| t.since(*then) >= LOAD_PERIOD) {
+            self.used.pop_front();
+        }
+        let (then, used_then) = *self.used.front().unwrap_or(&(t, used));
+        self.used.push_back((t, used));
+        let available = t.since(then) * self.share.available;
+        if available.get() > 0.0 { ((used - used_then) / available).clamp(0.0, 1.0) } else { 0.0 }
+    }
+}
+
+impl PowerModel for CpuModel {
+    fn power(&mut self, t: MonotonicNs) -> Watts {
+        let used = self.workload.cpu_time();
+        let load = self.load(t, used);
+        self.power_at(load)
+    }
+
+    fn holds(&self) -> Seconds {
+        match self.workload {
+            Workload::ThisProcess => Seconds::ZERO,
+            // Reading every child's state from /proc is dear.
+            Workload::Children => LOAD_PERIOD * 0.5,
+        }
+    }
+}
+
+impl PowerModel for DramModel {
+    fn power(&mut self, _: MonotonicNs) -> Watts {
+        let share = self.workload.resident_bytes() as f64 / self.memory_bytes as f64;
+        self.total * share.min(1.0)
+    }
+
+    fn holds(&self) -> Seconds {
+        LOAD_PERIOD
+    }
+}
+
+fn gib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1u32 << 30)
+}
+
+/// CodeCarbon's guess: few modules in a small machine, at least eight of the largest usual size in a large one.
+fn dimm_count(memory_bytes: u64) -> u32 {
+    let total = gib(memory_bytes);
+    match total {
+        _ if total <= 16.0 => 2,
+        _ if total <= 64.0 => 4,
+        _ if total <= 128.0 => 8,
+        _ => {
+            let fits = |size: &f64| *size <= total / 8.0;
+            let size = [128.0, 64.0, 32.0, 16.0].into_iter().find(fits).unwrap_or(16.0);
+            (total / size).ceil().min(32.0) as u32
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(t: u64) -> MonotonicNs {
+        MonotonicNs(t * 1_000_000)
+    }
+
+    fn model() -> CpuModel {
+        let share = CpuShare { available: 2.0, host: 8.0 };
+        let used = VecDeque::from([(ms(0), Seconds::ZERO)]);
+        CpuModel { workload: Workload::ThisProcess, tdp: Watts(80.0), share, used }
+    }
+
+    #[test]
+    fn power_is_the_formula_for_the_share() {
+        let model = model();
+        assert_eq!(model.power_at(0.0), Watts(2.0));
+        assert_eq!(model.power_at(1.0), Watts(20.0));
+        assert_eq!(model.power_at(0.5), Watts(20.0 * (0.1 + 0.9 * 0.125)));
+    }
+
+    #[test]
+    fn load_does_not_hang_on_the_interval() {
+        // Bursts of 100 ms on both processors, every 200 ms: half load however often it is looked at.
+        let used = |t: u64| Seconds((t / 200 * 100 + (t % 200).min(100)) as f64 * 2e-3);
+        for interval in [10, 50, 100] {
+            let mut model = model();
+            let loads: Vec<_> =
+                (1..=4000 / interval).map(|i| model.load(ms(i * interval), used(i * interval))).collect();
+            let settled = &loads[1000 / interval as usize..];
+            // A period that is no multiple of the bursts sees up to one burst more or less in 0.5 s.
+            assert!(settled.iter().all(|load| (load - 0.5).abs() < 0.11), "{interval} ms: {settled:?}");
+        }
+    }
+
+    struct Steps;
+
+    impl PowerModel for Steps {
+        fn power(&mut self, t: MonotonicNs) -> Watts {
+            Watts(if t.0 < ms(1000).0 { 10.0 } else { 30.0 })
+        }
+        fn holds(&self) -> Seconds {
+            Seconds(0.1)
+        }
+    }
+
+    #[test]
+    fn energy_is_the_integral_of_the_model_and_never_falls() {
+        let info = info("x", SensorKind::Cpu, String::new(), String::new());
+        let mut sensor = EstimateSensor::new(info, Steps, ms(0));
+        let counts: Vec<_> = (0..=200).map(|i| sensor.advance(ms(i * 10)).0).collect();
+        assert!(counts.is_sorted());
+        // 10 W for a second and 30 W for another; the reading that finds the step charges 10 ms of it to it.
+        assert!(counts[200].abs_diff(40_000) <= 200, "{}", counts[200]);
+    }
+
+    #[test]
+    fn modules_are_guessed_from_their_total() {
+        let count = |gib: u64| dimm_count(gib << 30);
+        assert_eq!([8, 16, 32, 64, 128, 256, 1024, 4096].map(count), [2, 2, 4, 4, 8, 8, 8, 32]);
+    }
+
+    #[test]
+    fn both_models_run_here_and_say_what_they_are() {
+        let mut cpu = cpu(Workload::ThisProcess, Some(Watts(100.0)));
+        let before = cpu.read().counter.measured().unwrap().0;
+        while cpu.read().counter.measured().unwrap().0 == before {}
+        assert!(cpu.info().description.contains("TDP 100 W"));
+        let dram = dram(Workload::ThisProcess).unwrap();
+        assert_eq!(dram.info().method, Method::Estimated);
+        assert!(dram.power.get() > 0.0);
+    }
+}

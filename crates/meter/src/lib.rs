@@ -1,0 +1,75 @@
+//! Watts to joules to grams: what a run draws, measured beside it.
+//!
+//! A thread of its own reads the sensors some twenty times a second and writes what they say to `power.trace`.
+//! Energy between two moments is a difference on that trace; a ledger adds the differences up, prices them in
+//! grams and in money, and writes records. A figure that was not measured is called estimated, a reading that
+//! is missing is never zero, and a sensor that fails never fails the run that it watches.
+//!
+//! Modules in the order in which a joule passes them:
+//!
+//! - [`config`]: the sections `energy`, `carbon` and `cost` of a configuration
+//! - [`sensor`]: what a sensor is, and the three states of a quantity
+//! - [`nvml`], [`rapl`]: sensors that measure
+//! - [`workload`], [`share`], [`estimate`]: what the process uses of the machine, and sensors that model it
+//! - [`mod@discover`]: the sensors of this machine, and what would mend those that cannot be read
+//! - [`trace`], [`trace_reader`]: `power.trace`
+//! - [`history`]: readings as running sums
+//! - [`sampler`]: the thread
+//! - [`window`]: the energy between two moments, with its uncertainty
+//! - [`phases`]: that energy by what the run was doing
+//! - [`carbon`]: carbon intensity of electricity by country
+//! - [`ledger`], [`interrupted`]: records and running totals, also of segments that were killed
+//! - [`codecarbon`], [`model_card`]: the same figures as other tools read them
+//!
+//! ```
+//! use wattle_meter::sampler::EDGE_TIMEOUT;
+//! use wattle_meter::{EnergyConfig, Sampler, SamplerOptions, discover};
+//!
+//! let found = discover(&EnergyConfig::default(), &[]);
+//! let sampler = Sampler::start(found.sensors, SamplerOptions::default())?;
+//! let start = sampler.edge(EDGE_TIMEOUT);
+//! // what is metered happens here
+//! let end = sampler.edge(EDGE_TIMEOUT);
+//! let window = sampler.window(&start, &end)?;
+//! assert!(window.energy.get() >= 0.0);
+//! # Ok::<(), wattle_meter::MeterError>(())
+//! ```
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod carbon;
+pub mod codecarbon;
+pub mod config;
+pub mod discover;
+pub mod error;
+pub mod estimate;
+pub mod history;
+pub mod interrupted;
+pub mod ledger;
+pub mod model_card;
+pub mod nvml;
+pub mod phases;
+pub mod rapl;
+pub mod sampler;
+pub mod sensor;
+pub mod share;
+pub mod trace;
+pub mod trace_reader;
+pub mod window;
+pub mod workload;
+
+mod activity;
+mod latency;
+mod totals;
+mod worker;
+
+pub use config::{CarbonConfig, CostConfig, EnergyConfig, GpuSelection};
+pub use discover::{Discovery, Finding, FindingState, discover};
+pub use error::MeterError;
+pub use interrupted::ResumePoint;
+pub use ledger::{Entry, Ledger, LedgerOptions};
+pub use sampler::{Edge, Live, Sampler, SamplerOptions, TraceTarget};
+pub use sensor::{Quantity, Reading, Sensor};
+pub use trace::TraceWriter;
+pub use window::WindowEnergy;
+pub use workload::Workload;

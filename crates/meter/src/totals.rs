@@ -1,0 +1,106 @@
+//! The run so far, as its records add up.
+
+use wattle_runlog::record::{Cumulative, Method, PhaseJoules, PhasesMethod, SensorRecord};
+use wattle_runlog::{Joules, Phase, Record, Seconds};
+
+use crate::window::quadrature;
+
+/// Everything so far.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Totals {
+    pub(crate) cumulative: Cumulative,
+    pub(crate) started_at: Option<String>,
+    pub(crate) step_start: u64,
+    pub(crate) step_end: u64,
+    pub(crate) duration: Seconds,
+    pub(crate) uncertainty: Joules,
+    pub(crate) measured: Joules,
+    pub(crate) facility_kwh: f64,
+    pub(crate) device_hours: f64,
+    pub(crate) phases: PhaseJoules,
+    pub(crate) phases_method: Option<PhasesMethod>,
+    sensors: Vec<SensorTotal>,
+}
+
+/// A sensor over all records that name it, and how long those were.
+#[derive(Clone, Debug)]
+struct SensorTotal {
+    record: SensorRecord,
+    time: Seconds,
+}
+
+impl Totals {
+    /// Adds a record.
+    pub(crate) fn absorb(&mut self, record: &Record) {
+        let cumulative = &mut self.cumulative;
+        cumulative.energy_j += record.energy_j;
+        cumulative.emissions_g += record.emissions_g;
+        if let Some(cost) = &record.cost {
+            cumulative.cost = Some(cumulative.cost.unwrap_or(0.0) + cost.value);
+        }
+        cumulative.tokens += record.tokens;
+        if self.started_at.is_none() {
+            self.started_at = Some(record.started_at.clone());
+            self.step_start = record.step_start;
+        }
+        self.step_end = record.step_end;
+        self.duration += record.duration_s;
+        self.uncertainty = quadrature([self.uncertainty, record.energy_uncertainty_j]);
+        self.measured += record.energy_j * record.measured_fraction;
+        self.facility_kwh += record.facility_kwh;
+        self.device_hours += record.resources.device_hours;
+        let mut phases = record.phases;
+        for phase in Phase::ALL {
+            *self.phases.get_mut(phase) += *phases.get_mut(phase);
+        }
+        self.phases_method = record.phases_method.or(self.phases_method);
+        for sensor in &record.sensors {
+            self.absorb_sensor(sensor, record.duration_s);
+        }
+    }
+
+    fn absorb_sensor(&mut self, sensor: &SensorRecord, time: Seconds) {
+        match self.sensors.iter_mut().find(|total| total.record.id == sensor.id) {
+            Some(total) => total.absorb(sensor, time),
+            None => self.sensors.push(SensorTotal { record: sensor.clone(), time }),
+        }
+    }
+
+    /// Each sensor over the whole run.
+    pub(crate) fn sensors(&self) -> Vec<SensorRecord> {
+        let mean = |total: &SensorTotal| {
+            let seen = total.record.samples > 0 && total.time > Seconds::ZERO;
+            seen.then(|| total.record.energy_j / total.time)
+        };
+        self.sensors
+            .iter()
+            .map(|total| SensorRecord { mean_w: mean(total), ..total.record.clone() })
+            .collect()
+    }
+}
+
+impl SensorTotal {
+    fn absorb(&mut self, sensor: &SensorRecord, time: Seconds) {
+        // A sum of which a part is not known is not known.
+        let both = |a: Option<Joules>, b: Option<Joules>| Some(a? + b?);
+        let total = &mut self.record;
+        self.time += time;
+        total.energy_j += sensor.energy_j;
+        total.uncertainty_j = quadrature([total.uncertainty_j, sensor.uncertainty_j]);
+        total.counter_j = both(total.counter_j, sensor.counter_j);
+        total.integral_j = both(total.integral_j, sensor.integral_j);
+        total.process_share_j = both(total.process_share_j, sensor.process_share_j);
+        total.samples += sensor.samples;
+        total.max_gap_ms = total.max_gap_ms.max(sensor.max_gap_ms);
+        if sensor.max_w > total.max_w {
+            total.max_w = sensor.max_w;
+        }
+        // One stretch without the counter, and the sum is no longer the counter's.
+        if total.method == Method::Counter {
+            total.method = sensor.method;
+        }
+        total.flags.extend(&sensor.flags);
+        total.flags.sort_unstable();
+        total.flags.dedup();
+    }
+}

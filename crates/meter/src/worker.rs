@@ -1,0 +1,333 @@
+//! The sampling thread itself.
+//!
+//! It wakes at absolute times, or when it is asked, and sleeps otherwise.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use wattle_runlog::record::{Method, Overhead, SensorKind};
+use wattle_runlog::{Joules, MonotonicNs, Seconds, Watts};
+
+use crate::activity::Activity;
+use crate::error::MeterError;
+use crate::history::History;
+use crate::latency::Latency;
+use crate::sampler::{Edge, Live, SamplerOptions, TraceTarget};
+use crate::sensor::{Missing, Quantity, Reading, Sensor};
+use crate::trace::{SEGMENT_TAG, Sample, SampleValue, SegmentHeader, TraceQuantity, TraceWriter};
+use crate::window::{WindowEnergy, share};
+use crate::workload::thread_cpu_time;
+
+/// What the thread is asked for.
+pub(crate) enum Request {
+    /// A round of readings now; the answer is when it was taken.
+    Edge { reply: SyncSender<MonotonicNs> },
+    /// The energy between two edges.
+    Window { start: Edge, end: Edge, reply: SyncSender<WindowEnergy> },
+    /// No window will begin before this.
+    ForgetBefore(MonotonicNs),
+    /// To end.
+    Stop { reply: SyncSender<()> },
+}
+
+/// What the thread shows without being asked. Floats are kept as their bits, NaN for none.
+pub(crate) struct Shared {
+    power_w: AtomicU64,
+    energy_j: AtomicU64,
+    measured_j: AtomicU64,
+    cpu_s: AtomicU64,
+    rounds: AtomicU64,
+    missed_deadlines: AtomicU64,
+    read_p50_us: AtomicU64,
+    read_p99_us: AtomicU64,
+    problem: OnceLock<String>,
+}
+
+/// A sensor and what it has said.
+struct Metered {
+    sensor: Box<dyn Sensor>,
+    history: History,
+    quantities: Vec<TraceQuantity>,
+    broken: bool,
+}
+
+pub(crate) struct Worker {
+    metered: Vec<Metered>,
+    interval: Duration,
+    trace: Option<TraceWriter>,
+    /// The readings of the last round, one a sensor.
+    round: Vec<Reading>,
+    activity: Option<Activity>,
+    /// Moments that windows began or ended at: readings next to them are kept.
+    edges: Vec<MonotonicNs>,
+    latency: Latency,
+    shared: Arc<Shared>,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        let float = |value: f64| AtomicU64::new(value.to_bits());
+        Self {
+            power_w: float(f64::NAN),
+            energy_j: float(0.0),
+            measured_j: float(0.0),
+            cpu_s: float(0.0),
+            rounds: AtomicU64::new(0),
+            missed_deadlines: AtomicU64::new(0),
+            read_p50_us: float(f64::NAN),
+            read_p99_us: float(f64::NAN),
+            problem: OnceLock::new(),
+        }
+    }
+}
+
+impl Shared {
+    pub(crate) fn live(&self) -> Live {
+        let energy = Joules(load(&self.energy_j));
+        Live {
+            power: some(load(&self.power_w)).map(Watts),
+            energy,
+            measured_fraction: share(Joules(load(&self.measured_j)), energy),
+        }
+    }
+
+    pub(crate) fn overhead(&self) -> Overhead {
+        Overhead {
+            sampler_cpu_s: Seconds(load(&self.cpu_s)),
+            samples: self.rounds.load(Ordering::Relaxed),
+            missed_deadlines: self.missed_deadlines.load(Ordering::Relaxed),
+            read_p50_us: some(load(&self.read_p50_us)),
+            read_p99_us: some(load(&self.read_p99_us)),
+        }
+    }
+
+    pub(crate) fn problem(&self) -> Option<String> {
+        self.problem.get().cloned()
+    }
+
+    /// Keeps the first problem, and warns of each once: whoever reports one does so no second time.
+    fn report(&self, problem: String) {
+        tracing::warn!("{problem}");
+        let _ = self.problem.set(problem);
+    }
+}
+
+impl Worker {
+    pub(crate) fn new(sensors: Vec<Box<dyn Sensor>>, options: SamplerOptions, shared: Arc<Shared>) -> Self {
+        let metered: Vec<_> = sensors
+            .into_iter()
+            .map(|sensor| Metered {
+                history: History::new(sensor.info().clone(), sensor.channels(), options.interval),
+                quantities: sensor.channels().quantities().collect(),
+                sensor,
+                broken: false,
+            })
+            .collect();
+        let whole_packages = metered.iter().any(|metered| {
+            let info = metered.sensor.info();
+            info.kind == SensorKind::Cpu && info.method != Method::Estimated
+        });
+        let mut worker = Self {
+            metered,
+            interval: options.interval,
+            trace: None,
+            round: Vec::new(),
+            activity: whole_packages.then(|| Activity::new(options.workload)),
+            edges: Vec::new(),
+            latency: Latency::new(),
+            shared,
+        };
+        worker.trace = options.trace.and_then(|target| worker.begin_trace(target));
+        worker
+    }
+
+    fn begin_trace(&self, mut target: TraceTarget) -> Option<TraceWriter> {
+        let sensors = self.metered.iter().map(|m| (m.sensor.info(), m.sensor.channels()));
+        let interval_ms = self.interval.as_secs_f64() * 1e3;
+        let header = SegmentHeader::new(&target.run_id, target.segment, interval_ms, sensors);
+        match target.writer.begin_segment(&header) {
+            Ok(()) => Some(target.writer),
+            Err(error) => {
+                self.shared.report(without_trace(&error));
+                None
+            }
+        }
+    }
+
+    pub(crate) fn run(mut self, requests: &Receiver<Request>) {
+        let interval_ns = self.interval.as_nanos().max(1) as u64;
+        let mut next = MonotonicNs::now();
+        loop {
+            // Whoever asks comes first, also where readings take longer than the interval.
+            let wait = next.0.saturating_sub(MonotonicNs::now().0);
+            match requests.recv_timeout(Duration::from_nanos(wait)) {
+                Ok(Request::Stop { reply }) => {
+                    self.sync_trace();
+                    // Whoever asked may have stopped waiting.
+                    let _ = reply.send(());
+                    return;
+                }
+                Ok(request) => self.answer(request),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.read();
+                    self.write();
+                    let behind = MonotonicNs::now().0.saturating_sub(next.0) / interval_ns;
+                    self.shared.missed_deadlines.fetch_add(behind, Ordering::Relaxed);
+                    next.0 += (behind + 1) * interval_ns;
+                }
+                Err(RecvTimeoutError::Disconnected) => return self.sync_trace(),
+            }
+        }
+    }
+
+    fn answer(&mut self, request: Request) {
+        match request {
+            Request::Edge { reply } => {
+                let t = self.read();
+                // The disk may take its time; whoever asked need not wait for it.
+                let _ = reply.send(t);
+                self.write();
+            }
+            Request::Window { start, end, reply } => {
+                let window = self.window(start, end);
+                let _ = reply.send(window);
+            }
+            Request::ForgetBefore(t) => {
+                self.edges.retain(|edge| *edge >= t);
+                for metered in &mut self.metered {
+                    metered.history.forget_before(t);
+                }
+            }
+            Request::Stop { .. } => {}
+        }
+    }
+
+    fn window(&mut self, start: Edge, end: Edge) -> WindowEnergy {
+        // With a reading after its end, a window says the same whenever it is asked for.
+        if self.metered.iter().any(|m| m.history.last_asked().is_none_or(|last| last < end.t)) {
+            self.read();
+            self.write();
+        }
+        self.edges.extend([start.t, end.t]);
+        self.edges.sort_unstable();
+        self.edges.dedup();
+        let process_share = self.activity.as_ref().and_then(|activity| activity.share(start.t, end.t));
+        let histories = self.metered.iter().map(|metered| &metered.history);
+        WindowEnergy::of(histories, start.t, end.t, process_share, start.missing || end.missing)
+    }
+
+    /// A round: reads every sensor, and returns when the last of them had answered.
+    fn read(&mut self) -> MonotonicNs {
+        let begun = MonotonicNs::now();
+        self.round.clear();
+        for metered in &mut self.metered {
+            let reading = metered.read(&self.shared);
+            metered.history.push(&reading);
+            self.round.push(reading);
+        }
+        let ended = MonotonicNs::now();
+        self.latency.add(ended.since(begun));
+        ended
+    }
+
+    /// What a round leaves to do once its readings are taken.
+    fn write(&mut self) {
+        self.write_trace();
+        for metered in &mut self.metered {
+            metered.history.thin(&self.edges);
+        }
+        if let Some(activity) = &mut self.activity {
+            activity.note();
+        }
+        self.show();
+    }
+
+    /// Writes the round to the trace; channels are numbered as in the segment's header.
+    fn write_trace(&mut self) {
+        let Some(trace) = &mut self.trace else { return };
+        let quantities = self.metered.iter().zip(&self.round).flat_map(|(metered, reading)| {
+            metered.quantities.iter().map(move |quantity| (*quantity, reading))
+        });
+        for (channel, (quantity, reading)) in (0..SEGMENT_TAG).zip(quantities) {
+            let value = match quantity {
+                TraceQuantity::PowerMw => SampleValue::from(&reading.power),
+                TraceQuantity::EnergyMj | TraceQuantity::EnergyUj => SampleValue::from(&reading.counter),
+            };
+            if let Err(error) = trace.append(Sample { channel, t: reading.t, value }) {
+                self.shared.report(without_trace(&error));
+                self.trace = None;
+                return;
+            }
+        }
+    }
+
+    fn sync_trace(&mut self) {
+        if let Some(mut trace) = self.trace.take()
+            && let Err(error) = trace.sync()
+        {
+            self.shared.report(without_trace(&error));
+        }
+    }
+
+    /// Publishes what is live.
+    fn show(&self) {
+        let shared = &self.shared;
+        let powers: Vec<_> = self.metered.iter().filter_map(|m| m.history.recent_power()).collect();
+        let power = (!powers.is_empty()).then(|| powers.into_iter().sum::<Watts>().get());
+        store(&shared.power_w, power.unwrap_or(f64::NAN));
+        let measured = |m: &&Metered| m.sensor.info().method != Method::Estimated;
+        let energy: Joules = self.metered.iter().map(|m| m.history.energy()).sum();
+        let measured: Joules = self.metered.iter().filter(measured).map(|m| m.history.energy()).sum();
+        store(&shared.energy_j, energy.get());
+        store(&shared.measured_j, measured.get());
+        store(&shared.cpu_s, thread_cpu_time().get());
+        shared.rounds.fetch_add(1, Ordering::Relaxed);
+        store(&shared.read_p50_us, self.latency.quantile_us(0.5).unwrap_or(f64::NAN));
+        store(&shared.read_p99_us, self.latency.quantile_us(0.99).unwrap_or(f64::NAN));
+    }
+}
+
+impl Metered {
+    /// Reads the sensor. One that panics is never asked again, and counts as lost.
+    fn read(&mut self, shared: &Shared) -> Reading {
+        if !self.broken {
+            match catch_unwind(AssertUnwindSafe(|| self.sensor.read())) {
+                Ok(reading) => return reading,
+                Err(_) => {
+                    self.broken = true;
+                    let id = &self.sensor.info().id;
+                    shared.report(format!("sensor {id} panicked and is no longer read"));
+                }
+            }
+        }
+        let channels = self.history.channels();
+        Reading {
+            t: MonotonicNs::now(),
+            power: lost(channels.power.is_some()),
+            counter: lost(channels.counter.is_some()),
+        }
+    }
+}
+
+fn lost<T>(supported: bool) -> Quantity<T> {
+    if supported { Quantity::Missing(Missing::DeviceLost) } else { Quantity::Unsupported }
+}
+
+fn without_trace(error: &MeterError) -> String {
+    format!("sampling goes on without power.trace: {error}")
+}
+
+fn load(cell: &AtomicU64) -> f64 {
+    f64::from_bits(cell.load(Ordering::Relaxed))
+}
+
+fn store(cell: &AtomicU64, value: f64) {
+    cell.store(value.to_bits(), Ordering::Relaxed);
+}
+
+fn some(value: f64) -> Option<f64> {
+    (!value.is_nan()).then_some(value)
+}

@@ -1,0 +1,234 @@
+//! From the real NVML wrapper to a window's energy, on boards whose power is known.
+//!
+//! The stand-in takes its knobs from the environment, which belongs to a whole process. So each case is a test
+//! that is ignored, and one that runs it alone in a process of its own.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
+
+use nvml_standin::{Power, library, pci, uuid};
+use wattle_meter::discover::{discover, discover_with, visible_gpus};
+use wattle_meter::{
+    Discovery, EnergyConfig, FindingState, GpuSelection, Sampler, SamplerOptions, WindowEnergy, Workload,
+};
+use wattle_runlog::record::{Flag, Method, SensorRecord};
+use wattle_runlog::{ComputeDevice, DeviceKind, Joules, Watts};
+
+const SQUARE: &str = "square:150:450:70";
+
+/// Runs an ignored test of this file in a process of its own, with the stand-in told `knobs`.
+fn alone(case: &str, knobs: &[(&str, &str)]) {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", case, "--ignored", "--nocapture"]).env("NVML_LIBRARY", library());
+    command.env_remove("CUDA_VISIBLE_DEVICES");
+    for (knob, value) in knobs {
+        command.env(knob, value);
+    }
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{case}: {text}");
+}
+
+fn config(gpus: GpuSelection) -> EnergyConfig {
+    EnergyConfig { gpus, powercap_root: PathBuf::from("/nonexistent"), ..EnergyConfig::default() }
+}
+
+fn all_boards() -> Discovery {
+    discover(&config(GpuSelection::All), &[])
+}
+
+fn ids(discovery: &Discovery) -> Vec<String> {
+    discovery.sensor_infos().into_iter().map(|info| info.id).filter(|id| id.starts_with("gpu:")).collect()
+}
+
+/// Samples all boards every 20 ms for `ms`.
+fn measure(ms: u64) -> WindowEnergy {
+    let options = SamplerOptions { interval: Duration::from_millis(20), ..SamplerOptions::default() };
+    let sampler = Sampler::start(all_boards().sensors, options).unwrap();
+    let start = sampler.edge(Duration::from_secs(10));
+    sleep(Duration::from_millis(ms));
+    let end = sampler.edge(Duration::from_secs(10));
+    assert_eq!(sampler.health(), None);
+    sampler.window(&start, &end).unwrap()
+}
+
+fn board(window: &WindowEnergy, board: u32) -> &SensorRecord {
+    let id = format!("gpu:{}", uuid(board));
+    window.sensors.iter().find(|sensor| sensor.id == id).unwrap()
+}
+
+#[test]
+fn a_counter_gives_the_energy_that_was_drawn() {
+    alone(
+        "counter_case",
+        &[
+            ("NVML_STANDIN_BOARDS", "2"),
+            ("NVML_STANDIN_POWER", SQUARE),
+            ("NVML_STANDIN_COUNTER_STEP_MS", "20"),
+            ("NVML_STANDIN_UPDATE_MS", "5"),
+        ],
+    );
+}
+
+#[test]
+#[ignore = "run by a_counter_gives_the_energy_that_was_drawn"]
+fn counter_case() {
+    let window = measure(1_500);
+    let exact = SQUARE.parse::<Power>().unwrap().between(window.start, window.end);
+    for number in 0..2 {
+        let record = board(&window, number);
+        assert_eq!(record.method, Method::Counter);
+        // Each end may miss a step of 20 ms and a sampling interval of 20 ms at 450 W.
+        let allowed = 2.0 * 0.04 * 450.0;
+        assert!((record.energy_j - exact).get().abs() < allowed, "{record:?}, drawn {exact:?}");
+        // The integral sees 70 ms periods every 20 ms, or less often on a busy machine.
+        let integral = record.integral_j.unwrap();
+        assert!((integral - exact).get().abs() < 0.2 * exact.get(), "{record:?}, drawn {exact:?}");
+        assert!(record.max_w <= Some(Watts(450.0)) && record.samples > 10);
+        assert!(!record.flags.contains(&Flag::CounterReset) && !record.flags.contains(&Flag::DeviceLost));
+    }
+}
+
+#[test]
+fn what_a_board_does_not_have_is_done_without() {
+    for missing in ["energy", "energy,instant", "energy,instant,average", "instant,average,power"] {
+        alone("unsupported_case", &[("NVML_STANDIN_NOT_SUPPORTED", missing)]);
+    }
+    alone("nothing_case", &[("NVML_STANDIN_NOT_SUPPORTED", "energy,instant,average,power")]);
+    alone("nameless_case", &[("NVML_STANDIN_NOT_SUPPORTED", "uuid")]);
+}
+
+#[test]
+#[ignore = "run by what_a_board_does_not_have_is_done_without"]
+fn unsupported_case() {
+    let window = measure(500);
+    let record = board(&window, 0);
+    let exact = Watts(300.0) * window.duration();
+    if std::env::var("NVML_STANDIN_NOT_SUPPORTED").unwrap().starts_with("energy") {
+        assert_eq!((record.method, record.counter_j), (Method::PowerIntegral, None));
+        assert!((record.energy_j - exact).get().abs() < 0.01, "{record:?}");
+    } else {
+        assert_eq!((record.method, record.integral_j, record.max_w), (Method::Counter, None, None));
+        assert!((record.energy_j - exact).get().abs() < 60.0, "{record:?}");
+    }
+}
+
+#[test]
+#[ignore = "run by what_a_board_does_not_have_is_done_without"]
+fn nothing_case() {
+    let discovery = all_boards();
+    assert!(ids(&discovery).is_empty());
+    let finding = discovery.findings.iter().find(|f| f.what == format!("gpu:{}", uuid(0))).unwrap();
+    assert_eq!(finding.state, FindingState::Unreadable);
+    assert!(finding.detail.contains("neither energy nor power"), "{finding:?}");
+}
+
+#[test]
+#[ignore = "run by what_a_board_does_not_have_is_done_without"]
+fn nameless_case() {
+    assert_eq!(ids(&all_boards()), [format!("gpu:{}", pci(0))]);
+}
+
+#[test]
+fn a_lost_board_is_flagged_and_sampling_goes_on() {
+    alone("lost_case", &[("NVML_STANDIN_LOST_AT_S", "1.0"), ("NVML_STANDIN_COUNTER_STEP_MS", "10")]);
+}
+
+#[test]
+#[ignore = "run by a_lost_board_is_flagged_and_sampling_goes_on"]
+fn lost_case() {
+    let window = measure(2_000);
+    let record = board(&window, 0);
+    assert!(record.flags.contains(&Flag::DeviceLost), "{record:?}");
+    // Lost a second after the library was loaded, which was before the window.
+    assert!(record.energy_j > Joules::ZERO && record.energy_j < Joules(303.0), "{record:?}");
+    // What is not known is not nothing: the rest, a second at least, at 300 W.
+    assert!(record.uncertainty_j > Joules(280.0), "{record:?}");
+    assert!(window.sensors.len() > 1, "the host is still estimated");
+}
+
+#[test]
+fn a_counter_that_breaks_gives_way_to_power() {
+    alone("broken_case", &[("NVML_STANDIN_RESET_AT_S", "1.0"), ("FLAG", "reset")]);
+    alone("broken_case", &[("NVML_STANDIN_STUCK_AT_S", "0.2"), ("FLAG", "stuck")]);
+}
+
+#[test]
+#[ignore = "run by a_counter_that_breaks_gives_way_to_power"]
+fn broken_case() {
+    let stuck = std::env::var("FLAG").unwrap() == "stuck";
+    let window = measure(if stuck { 3_500 } else { 2_000 });
+    let record = board(&window, 0);
+    let flag = if stuck { Flag::CounterStuck } else { Flag::CounterReset };
+    assert!(record.flags.contains(&flag) && record.method == Method::PowerIntegral, "{record:?}");
+    assert!((record.energy_j - Watts(300.0) * window.duration()).get().abs() < 0.01, "{record:?}");
+}
+
+#[test]
+fn a_slow_driver_costs_the_edge_and_not_the_run() {
+    alone("slow_case", &[("NVML_STANDIN_LATENCY_MS", "150")]);
+}
+
+#[test]
+#[ignore = "run by a_slow_driver_costs_the_edge_and_not_the_run"]
+fn slow_case() {
+    let sampler = Sampler::start(all_boards().sensors, SamplerOptions::default()).unwrap();
+    let start = sampler.edge(wattle_meter::sampler::EDGE_TIMEOUT);
+    assert!(start.missing, "two calls of 150 ms do not fit into 100 ms");
+    sleep(Duration::from_millis(1_000));
+    let end = sampler.edge(Duration::from_secs(10));
+    let window = sampler.window(&start, &end).unwrap();
+    assert!(board(&window, 0).flags.contains(&Flag::EdgeMissing), "{window:?}");
+    assert!(sampler.overhead().missed_deadlines > 0);
+}
+
+#[test]
+fn the_boards_that_are_used_are_metered() {
+    alone("selection_case", &[("NVML_STANDIN_BOARDS", "3")]);
+    let third = format!("2,{}", uuid(0));
+    alone("visible_case", &[("NVML_STANDIN_BOARDS", "3"), ("CUDA_VISIBLE_DEVICES", &third)]);
+}
+
+#[test]
+#[ignore = "run by the_boards_that_are_used_are_metered"]
+fn selection_case() {
+    let gpu = |uuid: Option<String>, pci: Option<String>| ComputeDevice {
+        kind: DeviceKind::Cuda,
+        ordinal: 0,
+        uuid,
+        pci,
+    };
+    let used = |devices: &[ComputeDevice]| ids(&discover(&config(GpuSelection::Used), devices));
+    let id = |board: u32| format!("gpu:{}", uuid(board));
+    assert_eq!(used(&[gpu(Some(uuid(2)), None)]), [id(2)]);
+    assert_eq!(used(&[gpu(None, Some(pci(1).to_lowercase()[4..].to_owned()))]), [id(1)]);
+    assert!(used(&[ComputeDevice::cpu()]).is_empty());
+    assert_eq!(ids(&discover(&config(GpuSelection::Boards(vec![1])), &[])), [id(1)]);
+    assert_eq!(ids(&all_boards()).len(), 3);
+    assert!(ids(&discover(&config(GpuSelection::None), &[gpu(Some(uuid(2)), None)])).is_empty());
+    let drivers = all_boards().drivers;
+    assert_eq!(drivers.nvidia.as_deref(), Some("570.00.standin"));
+    assert_eq!(drivers.cuda.as_deref(), Some("12.8"));
+}
+
+#[test]
+#[ignore = "run by the_boards_that_are_used_are_metered"]
+fn visible_case() {
+    let visible = visible_gpus();
+    let uuids: Vec<_> = visible.iter().map(|device| device.uuid.clone().unwrap()).collect();
+    assert_eq!(uuids, [uuid(2), uuid(0)]);
+    assert_eq!(ids(&discover(&config(GpuSelection::Used), &visible)).len(), 2);
+}
+
+#[test]
+fn a_library_that_is_none_is_a_finding() {
+    let config = config(GpuSelection::All);
+    let manifest = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"));
+    let discovery = discover_with(&config, &[], Workload::ThisProcess, Some(manifest), None);
+    assert_eq!(discovery.findings[0].state, FindingState::Absent);
+    assert!(discovery.findings[0].detail.contains("Cargo.toml"), "{:?}", discovery.findings);
+}
