@@ -59,6 +59,18 @@ impl Census {
         self.files.iter().map(|file| file.chars).sum()
     }
 
+    /// The file that holds the character at `position` of the corpus, and the character's place in it.
+    pub fn locate(&self, position: u64) -> Option<(&Path, u64)> {
+        let mut rest = position;
+        for file in &self.files {
+            if rest < file.chars {
+                return Some((&file.path, rest));
+            }
+            rest -= file.chars;
+        }
+        None
+    }
+
     /// Bytes of all files.
     pub fn bytes(&self) -> u64 {
         self.files.iter().map(|file| file.bytes).sum()

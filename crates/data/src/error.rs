@@ -64,10 +64,13 @@ pub enum DataError {
     },
     /// A character for which the vocabulary has no entry.
     #[error(
-        "character {character:?} at character {position} is not in the vocabulary; \
-         leave it out, or train with tokenizer.kind = \"bpe\" or \"bytes\", which encode any text"
+        "{}character {character:?} at character {position} is not in the vocabulary; \
+         leave it out, or train with tokenizer.kind = \"bpe\" or \"bytes\", which encode any text",
+        path.as_ref().map_or(String::new(), |path| format!("{}: ", path.display()))
     )]
     UnknownCharacter {
+        /// The file, if the text is one's.
+        path: Option<PathBuf>,
         /// The character.
         character: char,
         /// Its place in the text, in characters from 0.

@@ -7,8 +7,6 @@
 //!
 //! Nothing here knows of a device or of a model.
 
-#![cfg_attr(test, allow(clippy::unwrap_used))]
-
 pub mod config;
 pub mod error;
 

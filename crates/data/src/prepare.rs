@@ -110,6 +110,23 @@ struct Source {
     generated: Option<GeneratedManifest>,
 }
 
+impl Source {
+    /// An error in a text that begins at character `position` of the corpus, told by file.
+    fn locate(&self, error: DataError, position: u64) -> DataError {
+        match error {
+            DataError::UnknownCharacter { path: None, character, position: in_text } => {
+                let place = self.census.locate(position + in_text);
+                DataError::UnknownCharacter {
+                    path: place.map(|(path, _)| path.to_owned()),
+                    character,
+                    position: place.map_or(in_text, |(_, position)| position),
+                }
+            }
+            other => other,
+        }
+    }
+}
+
 fn build(
     dir: &Path,
     data: &DataConfig,
@@ -232,14 +249,9 @@ impl SplitWriter {
         Self { writer, chars: 0, bytes: 0 }
     }
 
-    /// Appends the tokens of `text`, which begins at character `position` of the corpus.
-    fn write(&mut self, tokenizer: &Tokenizer, text: &str, position: u64) -> Result<(), DataError> {
-        let ids = tokenizer.encode(text).map_err(|error| match error {
-            DataError::UnknownCharacter { character, position: in_text } => {
-                DataError::UnknownCharacter { character, position: position + in_text }
-            }
-            other => other,
-        })?;
+    /// Appends the tokens of `text`.
+    fn write(&mut self, tokenizer: &Tokenizer, text: &str) -> Result<(), DataError> {
+        let ids = tokenizer.encode(text)?;
         self.chars += text.chars().count() as u64;
         self.bytes += text.len() as u64;
         self.writer.write(&ids)
@@ -262,10 +274,11 @@ fn tokenize(
     let mut val = SplitWriter::new(dir, Split::Val, tokenizer);
     let got = source.corpus.read(source.train_chars, &mut |split, text| {
         let position = train.chars + val.chars;
-        match split {
-            Split::Train => train.write(tokenizer, text, position)?,
-            Split::Val => val.write(tokenizer, text, position)?,
-        }
+        let writer = match split {
+            Split::Train => &mut train,
+            Split::Val => &mut val,
+        };
+        writer.write(tokenizer, text).map_err(|error| source.locate(error, position))?;
         let done = train.bytes + val.bytes;
         progress(Progress { stage: Stage::Tokenizing, done, total, unit: "bytes" });
         Ok(())
@@ -441,8 +454,8 @@ mod tests {
         let (data, _) = configs(root.path(), TokenizerKind::File, &["abba", "abcd"]);
         let tokenizer = TokenizerConfig { kind: TokenizerKind::File, file: Some(path), ..Default::default() };
         let error = quietly(&data, &tokenizer).unwrap_err();
-        let is_named = matches!(error, DataError::UnknownCharacter { character: 'c', position: 6 });
-        assert!(is_named, "{error}");
+        assert!(matches!(error, DataError::UnknownCharacter { character: 'c', position: 2, .. }), "{error}");
+        assert!(error.to_string().contains("input-1.txt: character 'c'"), "{error}");
         let known = DataConfig { input: data.input[..1].to_vec(), ..data };
         let dataset = quietly(&known, &tokenizer).unwrap();
         assert_eq!(dataset.tokenizer.to_json(), Tokenizer::chars(&['a', 'b']).to_json());

@@ -235,7 +235,7 @@ fn check_chars(text: &str, is_known: impl Fn(char) -> bool) -> Result<(), DataEr
     match text.chars().enumerate().find(|&(_, c)| !is_known(c)) {
         None => Ok(()),
         Some((position, character)) => {
-            Err(DataError::UnknownCharacter { character, position: position as u64 })
+            Err(DataError::UnknownCharacter { path: None, character, position: position as u64 })
         }
     }
 }
@@ -335,7 +335,7 @@ mod tests {
     #[test]
     fn an_unknown_character_is_named_with_its_place() {
         let error = Tokenizer::chars(&['a', 'é']).encode("aéx").unwrap_err();
-        let is_named = matches!(error, DataError::UnknownCharacter { character: 'x', position: 2 });
+        let is_named = matches!(error, DataError::UnknownCharacter { character: 'x', position: 2, .. });
         assert!(is_named, "{error}");
     }
 
@@ -350,7 +350,7 @@ mod tests {
         let tokenizer = Tokenizer::made_here(library);
         assert_eq!(tokenizer.encode("aba").unwrap(), [2, 0]);
         let error = tokenizer.encode("abz").unwrap_err();
-        assert!(matches!(error, DataError::UnknownCharacter { character: 'z', position: 2 }), "{error}");
+        assert!(matches!(error, DataError::UnknownCharacter { character: 'z', position: 2, .. }), "{error}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use serde::Serialize;
 use wattle_runlog::manifest::Host;
-use wattle_runlog::record::SensorKind;
+use wattle_runlog::record::{Method, SensorKind};
 use wattle_runlog::run_dir::write_atomic;
 use wattle_runlog::{Joules, Record, RunlogError, WallAnchor, Watts, clock};
 
@@ -112,7 +112,7 @@ impl Row {
             longitude: None,
             latitude: None,
             ram_total_size: facts.host.memory_bytes.map(|bytes| bytes as f64 / f64::from(1u32 << 30)),
-            tracking_mode: "process".to_owned(),
+            tracking_mode: if cpu.whole { "machine" } else { "process" }.to_owned(),
             cpu_utilization_percent: None,
             gpu_utilization_percent: None,
             ram_utilization_percent: None,
@@ -145,6 +145,8 @@ struct Part {
     energy: Joules,
     /// Mean over the run; `None` where there is no such sensor.
     power: Option<Watts>,
+    /// Whether a whole device was measured, and not this process modelled.
+    whole: bool,
 }
 
 impl Part {
@@ -152,7 +154,8 @@ impl Part {
         let sensors: Vec<_> = record.sensors.iter().filter(|s| kinds.contains(&s.kind)).collect();
         let energy = sensors.iter().map(|sensor| sensor.energy_j).sum::<Joules>() * record.pue;
         let known = !sensors.is_empty() && record.duration_s.get() > 0.0;
-        Self { energy, power: known.then(|| energy / record.duration_s) }
+        let whole = sensors.iter().any(|sensor| sensor.method != Method::Estimated);
+        Self { energy, power: known.then(|| energy / record.duration_s), whole }
     }
 }
 
@@ -163,7 +166,7 @@ pub(crate) mod tests {
     use crate::ledger::{Entry, Ledger};
     use crate::window::WindowEnergy;
     use wattle_runlog::MonotonicNs;
-    use wattle_runlog::record::{Method, Overhead, RecordKind, Resources, SensorRecord};
+    use wattle_runlog::record::{Overhead, RecordKind, Resources, SensorRecord};
 
     /// CodeCarbon 3.3.2, `EmissionsData`.
     const COLUMNS: &str = "timestamp,project_name,run_id,experiment_id,duration,emissions,emissions_rate,\
@@ -238,6 +241,7 @@ pub(crate) mod tests {
         assert!((row.emissions_rate.unwrap() * 3600.0 - 0.9).abs() < 1e-12);
         assert_eq!((row.gpu_energy, row.cpu_energy, row.ram_energy), (1.5, 0.75, 0.0));
         assert_eq!(row.energy_consumed, 2.25, "with the PUE, as there");
+        assert_eq!(row.tracking_mode, "machine", "the processor is measured whole");
         assert_eq!((row.gpu_power, row.cpu_power, row.ram_power), (Some(1500.0), Some(750.0), None));
     }
 

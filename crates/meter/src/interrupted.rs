@@ -122,13 +122,18 @@ impl Ledger {
         let (first, last) = (segment.first?, segment.last?);
         let recorded = self.ends.iter().find(|end| end.segment == id);
         let from = recorded.map_or(first, |end| end.end);
-        let wasted_from = match kept {
+        let lost_from = match kept {
             Some((kept, _)) if id < kept => None,
             Some((kept, t)) if id == kept => Some(t.max(first)),
             _ => Some(first),
         };
-        let wasted =
-            wasted_from.filter(|t| *t < last).map_or(Joules::ZERO, |t| segment.window(t, last).energy);
+        // Only steps can be wasted: what a segment drew after its last checkpoint without one is not done again.
+        let is_step = |event: &Event, after| {
+            event.segment == id && event.t_ns > after && matches!(event.body, EventBody::Step(_))
+        };
+        let wasted = lost_from
+            .filter(|t| *t < last && events.iter().any(|event| is_step(event, *t)))
+            .map_or(Joules::ZERO, |t| segment.window(t, last).energy);
         if from >= last && wasted == Joules::ZERO {
             return None;
         }
@@ -355,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_checkpoint_everything_was_wasted() {
+    fn without_a_checkpoint_a_segment_that_made_steps_was_wasted() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("power.trace");
         sampled(&path, 0, 0.0, 5.0);
@@ -364,7 +369,8 @@ mod tests {
         let records = ledger.settle(&path, &[step(0, 4.0, 3)], None).unwrap();
         assert_eq!(records.len(), 2);
         let cumulative = ledger.cumulative();
-        assert!(near(cumulative.energy_j, 2_100.0) && near(cumulative.wasted_j, 2_100.0), "{cumulative:?}");
+        // The second was killed before its first step: there is nothing of it to do again.
+        assert!(near(cumulative.energy_j, 2_100.0) && near(cumulative.wasted_j, 1_500.0), "{cumulative:?}");
         assert_eq!(cumulative.tokens, 0);
     }
 

@@ -364,6 +364,15 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn closing_books_what_came_after_the_last_record() {
+        let mut ledger = Ledger::new(options(0));
+        ledger.record(entry(RecordKind::Epoch, 0, 10, 100.0, 10));
+        let last = ledger.close(entry(RecordKind::Final, 10, 12, 7.0, 0));
+        assert_eq!((last.kind, last.energy_j, last.tokens), (RecordKind::Final, Joules(107.0), 10));
+        assert_eq!((last.cumulative, last.duration_s), (ledger.cumulative(), Seconds(12.0)));
+    }
+
+    #[test]
     fn the_whole_run_knows_each_sensor_over_all_records() {
         let sensor = |energy: f64, flags: &[Flag]| SensorRecord {
             id: "gpu:x".to_owned(),

@@ -35,8 +35,6 @@
 //! # Ok::<(), wattle_meter::MeterError>(())
 //! ```
 
-#![cfg_attr(test, allow(clippy::unwrap_used))]
-
 pub mod carbon;
 pub mod codecarbon;
 pub mod config;

@@ -46,13 +46,10 @@ fn compute_devices() -> Vec<String> {
 
 #[cfg(feature = "train")]
 fn cuda_device() -> Option<String> {
-    Some(match wattle_train::device::DeviceChoice::Cuda(0).open() {
-        Ok(chosen) => format!(
-            "{}: {}",
-            chosen.compute,
-            chosen.compute.uuid.as_deref().unwrap_or("a board without a UUID")
-        ),
-        Err(error) => format!("no GPU: {error}"),
+    let chosen = wattle_train::device::DeviceChoice::Auto.open().ok()?;
+    Some(match chosen.device.is_cpu() {
+        true => format!("no GPU: {}", chosen.reason),
+        false => format!("{}: {}", chosen.compute, chosen.compute.uuid.as_deref().unwrap_or("without a UUID")),
     })
 }
 

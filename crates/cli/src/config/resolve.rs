@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
-use super::keys::nearest;
+use super::keys::{Section, nearest};
 use super::{Config, Preset, SECTIONS};
 
 /// Keys that the design names and this version does not have yet, so that nobody looks for a typing error.
@@ -93,15 +93,19 @@ pub fn resolve(base: Option<Layer>, sources: &Sources) -> Result<Config, Vec<Str
     sources.set.iter().for_each(|pair| add(Layer::set(pair)));
 
     let mut merged = Table::new();
-    for layer in layers {
-        faults.extend(check(&layer));
+    for mut layer in layers {
+        faults.extend(take_faulty(&mut layer));
         merge(&mut merged, layer.table);
     }
-    if !faults.is_empty() {
-        return Err(faults);
-    }
-    let mut config: Config = merged.try_into().map_err(|e: toml::de::Error| vec![e.to_string()])?;
-    let faults = config.faults();
+    // What is wrong by itself is out of the way; what is left may still be wrong together.
+    let mut config: Config = match merged.try_into() {
+        Ok(config) => config,
+        Err(error) => {
+            faults.push(error.to_string());
+            return Err(faults);
+        }
+    };
+    faults.extend(config.faults());
     if !faults.is_empty() {
         return Err(faults);
     }
@@ -138,28 +142,38 @@ fn flatten(config: &Config) -> Table {
     flat
 }
 
-/// Unknown sections and keys, and values that do not fit.
-fn check(layer: &Layer) -> Vec<String> {
+/// Takes unknown sections and keys, and values that do not fit, out of a layer and says what is wrong with them.
+fn take_faulty(layer: &mut Layer) -> Vec<String> {
+    let origin = layer.origin.as_str();
     let mut faults = Vec::new();
-    for (section_name, content) in &layer.table {
+    layer.table.retain(|section_name, content| {
         let Some(section) = SECTIONS.iter().find(|section| section.name == section_name) else {
-            faults.push(unknown_section(&layer.origin, section_name));
-            continue;
+            faults.push(unknown_section(origin, section_name));
+            return false;
         };
         let Value::Table(content) = content else {
-            faults.push(format!("{}: {section_name}: expected a section, [{section_name}]", layer.origin));
-            continue;
+            faults.push(format!("{origin}: {section_name}: expected a section, [{section_name}]"));
+            return false;
         };
-        for (key, value) in content {
-            let path = format!("{section_name}.{key}");
-            if !(section.keys)().contains(&key.as_str()) {
-                faults.push(unknown_key(&layer.origin, &path));
-            } else if let Err(reason) = (section.check)(key, value) {
-                faults.push(format!("{}: {path} = {value}: {reason}", layer.origin));
+        content.retain(|key, value| match fault(section, key, value) {
+            Some(fault) => {
+                faults.push(format!("{origin}: {fault}"));
+                false
             }
-        }
-    }
+            None => true,
+        });
+        true
+    });
     faults
+}
+
+/// What is wrong with one setting by itself.
+fn fault(section: &Section, key: &str, value: &Value) -> Option<String> {
+    let path = format!("{}.{key}", section.name);
+    if !(section.keys)().contains(&key) {
+        return Some(unknown_key(&path));
+    }
+    (section.check)(key, value).err().map(|reason| format!("{path} = {value}: {reason}"))
 }
 
 fn unknown_section(origin: &str, name: &str) -> String {
@@ -172,17 +186,17 @@ fn unknown_section(origin: &str, name: &str) -> String {
     }
 }
 
-fn unknown_key(origin: &str, path: &str) -> String {
+fn unknown_key(path: &str) -> String {
     if PLANNED.contains(&path) {
-        return format!("{origin}: {path} is planned, but this version does not have it yet");
+        return format!("{path} is planned, but this version does not have it yet");
     }
     let known: Vec<String> = SECTIONS
         .iter()
         .flat_map(|section| (section.keys)().iter().map(|key| format!("{}.{key}", section.name)))
         .collect();
     match nearest(path, known.iter().map(String::as_str)) {
-        Some(near) => format!("{origin}: unknown key {path:?}; did you mean {near:?}?"),
-        None => format!("{origin}: unknown key {path:?}; wattle train --help names where all keys are listed"),
+        Some(near) => format!("unknown key {path:?}; did you mean {near:?}?"),
+        None => format!("unknown key {path:?}; the config.toml of any run lists all keys"),
     }
 }
 
@@ -254,10 +268,12 @@ mod tests {
             "train.batch_size=many",
             "model.init_from=\"gpt2\"",
             "nonsense",
+            "model.n_heads=5",
         ])
         .unwrap_err()
         .join("\n");
         for part in [
+            "model.n_heads = 5: does not divide",
             "unknown key \"model.n_layer\"; did you mean \"model.n_layers\"?",
             "unknown section \"modell\"; did you mean \"model\"?",
             "train.batch_size = \"many\": invalid type",

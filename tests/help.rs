@@ -1,0 +1,17 @@
+//! Help texts, as they are read.
+
+use crate::workbench::Workbench;
+
+fn help(args: &[&str]) -> String {
+    let bench = Workbench::new();
+    let output = bench.wattle(args).output().unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn help_texts() {
+    insta::assert_snapshot!("help", help(&["--help"]));
+    insta::assert_snapshot!("help_train", help(&["train", "--help"]));
+    insta::assert_snapshot!("help_devices", help(&["devices", "--help"]));
+}

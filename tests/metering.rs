@@ -1,0 +1,113 @@
+//! The meter beside a real run: boards of our own through the real NVML bindings, and what a crash leaves.
+
+use std::fs;
+use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use wattle_runlog::Record;
+use wattle_runlog::record::{Method, RecordKind, SensorKind};
+
+use crate::workbench::{Running, Workbench, expect};
+
+/// The command with a board that draws a steady 300 W.
+fn with_board(mut command: Command) -> Command {
+    command.env("NVML_LIBRARY", nvml_standin::library()).env("NVML_STANDIN_POWER", "steady:300");
+    command
+}
+
+fn gpu_energy(record: &Record) -> f64 {
+    record.sensors.iter().filter(|s| s.kind == SensorKind::Gpu).map(|s| s.energy_j.get()).sum()
+}
+
+#[test]
+fn a_board_is_measured_and_the_measured_share_is_shown() {
+    let bench = Workbench::new();
+    let args = ["--out", "run", "--set", "energy.gpus=all", "--set", "train.epochs=6"];
+    let said = expect(0, with_board(bench.train(&args)));
+    let whole = bench.records("run").pop().unwrap();
+    let board = whole.sensors.iter().find(|s| s.kind == SensorKind::Gpu).unwrap();
+    assert_eq!(board.method, Method::Counter);
+    // 300 W throughout; a counter that steps every 100 ms at either end.
+    let expected = 300.0 * whole.duration_s.get();
+    assert!((board.energy_j.get() - expected).abs() < 300.0 * 0.25, "{} of {expected}", board.energy_j.get());
+    let fraction = gpu_energy(&whole) / whole.energy_j.get();
+    assert!((whole.measured_fraction - fraction).abs() < 1e-9);
+    assert!(said.contains("% measured"), "{said}");
+}
+
+#[test]
+fn a_run_on_a_cpu_does_not_count_a_board_that_it_does_not_use() {
+    let bench = Workbench::new();
+    expect(0, with_board(bench.train(&["--out", "run", "--set", "train.max_steps=3"])));
+    assert_eq!(gpu_energy(&bench.records("run").pop().unwrap()), 0.0);
+}
+
+#[test]
+fn a_board_that_is_lost_does_not_end_the_run() {
+    let bench = Workbench::new();
+    let mut command = with_board(bench.train(&["--out", "run", "--set", "energy.gpus=all"]));
+    command.env("NVML_STANDIN_LOST_AT_S", "0.3");
+    expect(0, command);
+    assert_eq!(bench.steps("run").len(), 36);
+}
+
+#[test]
+fn what_a_killed_run_used_is_booked_on_resume() {
+    let bench = Workbench::new();
+    // An epoch of this text takes far longer than the second after which the trace is made durable.
+    let text = fs::read_to_string(bench.join("text.txt")).unwrap();
+    fs::write(bench.join("text.txt"), text.repeat(400)).unwrap();
+    let train = |max_steps: &str| {
+        let max_steps = format!("train.max_steps={max_steps}");
+        let args = ["--out", "run", "--resume", "--set", "energy.gpus=all", "--set", "checkpoint.every_steps=0"];
+        with_board(bench.train(&[&args[..], &["--set", &max_steps]].concat()))
+    };
+    expect(0, train("5"));
+    let before = bench.records("run").pop().unwrap().cumulative.energy_j.get();
+    let child = Running::start(train("0"));
+    while bench.steps("run").len() < 8 {
+        sleep(Duration::from_millis(5));
+    }
+    sleep(Duration::from_millis(1500));
+    child.signal(Signal::KILL);
+    drop(child);
+
+    expect(0, train("5"));
+    let record = bench.records("run").pop().unwrap();
+    assert_eq!((record.kind, record.segment), (RecordKind::Interrupted, 1));
+    let expected = 300.0 * record.duration_s.get();
+    assert!((gpu_energy(&record) - expected).abs() < 300.0 * 0.25, "{} of {expected}", gpu_energy(&record));
+    let after = record.cumulative.energy_j.get();
+    // The first segment drew a little after its last epoch too, which was booked by then.
+    assert!(after >= before + record.energy_j.get() - 1e-6, "{before} + {:?}, {after}", record.energy_j);
+    assert_eq!(record.cumulative.wasted_j, record.energy_j, "every step of the segment has to be done again");
+}
+
+#[test]
+fn devices_lists_what_is_there_and_what_is_not() {
+    let bench = Workbench::new();
+    let output = with_board(bench.wattle(&["devices"])).output().unwrap();
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("found") && text.contains("cpu:"), "{text}");
+    let output = bench.wattle(&["devices", "--json"]).output().unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["schema"], "wattle.devices/1");
+}
+
+#[test]
+fn another_tool_reads_the_emissions_in_its_own_columns_and_units() {
+    let bench = Workbench::new();
+    expect(0, bench.train(&["--out", "run"]));
+    let csv = fs::read_to_string(bench.join("run/emissions.csv")).unwrap();
+    let mut lines = csv.lines();
+    let header: Vec<&str> = lines.next().unwrap().split(',').collect();
+    assert_eq!(header[..6], ["timestamp", "project_name", "run_id", "experiment_id", "duration", "emissions"]);
+    let row: Vec<&str> = lines.next().unwrap().split(',').collect();
+    let whole = bench.records("run").pop().unwrap();
+    let kilograms: f64 = row[5].parse().unwrap();
+    assert!((kilograms * 1000.0 - whole.emissions_g.get()).abs() < 1e-9);
+    assert_eq!(lines.next(), None, "one row a run");
+}

@@ -1,0 +1,142 @@
+//! What the stand-in is told by `NVML_STANDIN_*`. The crate's documentation lists them.
+
+use std::env;
+use std::str::FromStr;
+use std::time::Duration;
+
+use wattle_runlog::{MonotonicNs, Seconds, Watts};
+
+use crate::power::Power;
+
+/// How the boards behave.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Knobs {
+    /// How many boards there are.
+    pub boards: u32,
+    /// What each of them draws.
+    pub power: Power,
+    /// How often the counter moves.
+    pub counter_step_ms: u64,
+    /// How often power readings move.
+    pub update_ms: u64,
+    /// When the counter starts again from zero.
+    pub reset_at: Option<Seconds>,
+    /// When the counter stops.
+    pub stuck_at: Option<Seconds>,
+    /// When the boards stop answering.
+    pub lost_at: Option<Seconds>,
+    /// How long a reading takes.
+    pub latency: Duration,
+    /// Quantities that the boards do not have.
+    pub not_supported: Vec<String>,
+}
+
+impl Default for Knobs {
+    fn default() -> Self {
+        Self {
+            boards: 1,
+            power: Power::Steady(Watts(300.0)),
+            counter_step_ms: 100,
+            update_ms: 100,
+            reset_at: None,
+            stuck_at: None,
+            lost_at: None,
+            latency: Duration::ZERO,
+            not_supported: Vec::new(),
+        }
+    }
+}
+
+impl Knobs {
+    /// From this process's environment.
+    ///
+    /// # Errors
+    /// If a variable is set to what it cannot be.
+    pub fn from_env() -> Result<Self, String> {
+        let default = Self::default();
+        let list = env::var("NVML_STANDIN_NOT_SUPPORTED").unwrap_or_default();
+        Ok(Self {
+            boards: knob("BOARDS")?.unwrap_or(default.boards),
+            power: knob("POWER")?.unwrap_or(default.power),
+            counter_step_ms: knob("COUNTER_STEP_MS")?.unwrap_or(default.counter_step_ms),
+            update_ms: knob("UPDATE_MS")?.unwrap_or(default.update_ms),
+            reset_at: knob("RESET_AT_S")?.map(Seconds),
+            stuck_at: knob("STUCK_AT_S")?.map(Seconds),
+            lost_at: knob("LOST_AT_S")?.map(Seconds),
+            latency: Duration::from_millis(knob("LATENCY_MS")?.unwrap_or(0)),
+            not_supported: list.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect(),
+        })
+    }
+
+    /// Whether the boards have a quantity: `power`, `energy`, `instant`, `average`, `uuid`, `pci` or `limit`.
+    pub fn supports(&self, quantity: &str) -> bool {
+        !self.not_supported.iter().any(|name| name == quantity)
+    }
+
+    /// The counter in millijoules at `t`, of a library that was loaded at `loaded`.
+    pub fn counter_mj(&self, loaded: MonotonicNs, t: MonotonicNs) -> u64 {
+        let moment = |at: Seconds| MonotonicNs(loaded.0 + (at.get() * 1e9) as u64);
+        let t = self.stuck_at.map_or(t, |at| t.min(moment(at)));
+        let energy = self.power.energy(held(t, self.counter_step_ms));
+        let reset = self.reset_at.map(moment).filter(|reset| *reset <= t);
+        let since =
+            reset.map_or(energy, |reset| energy - self.power.energy(held(reset, self.counter_step_ms)));
+        (since.get() * 1e3).round() as u64
+    }
+
+    /// Instant power in milliwatts at `t`.
+    pub fn instant_mw(&self, t: MonotonicNs) -> u32 {
+        milliwatts(self.power.at(held(t, self.update_ms)))
+    }
+
+    /// Power over the second before `t`, in milliwatts.
+    pub fn average_mw(&self, t: MonotonicNs) -> u32 {
+        let t = held(t, self.update_ms);
+        let before = MonotonicNs(t.0.saturating_sub(1_000_000_000));
+        milliwatts(self.power.between(before, t) / Seconds(1.0))
+    }
+}
+
+/// The last moment at or before `t` at which something that moves every `step_ms` did.
+fn held(t: MonotonicNs, step_ms: u64) -> MonotonicNs {
+    let step_ns = step_ms.max(1) * 1_000_000;
+    MonotonicNs(t.0 / step_ns * step_ns)
+}
+
+fn milliwatts(power: Watts) -> u32 {
+    (power.get() * 1e3).round() as u32
+}
+
+fn knob<T: FromStr<Err: std::fmt::Display>>(name: &str) -> Result<Option<T>, String> {
+    let name = format!("NVML_STANDIN_{name}");
+    let Ok(text) = env::var(&name) else { return Ok(None) };
+    text.parse().map(Some).map_err(|error| format!("{name} = {text:?}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> MonotonicNs {
+        MonotonicNs(ms * 1_000_000)
+    }
+
+    #[test]
+    fn the_counter_steps_resets_and_sticks() {
+        let knobs = Knobs::default();
+        assert_eq!(knobs.counter_mj(at(0), at(1_099)), 300_000);
+        assert_eq!(knobs.counter_mj(at(0), at(1_100)), 330_000);
+        let reset = Knobs { reset_at: Some(Seconds(1.0)), ..Knobs::default() };
+        assert_eq!(reset.counter_mj(at(0), at(999)), 270_000);
+        assert_eq!(reset.counter_mj(at(0), at(1_500)), 150_000);
+        let stuck = Knobs { stuck_at: Some(Seconds(1.0)), ..Knobs::default() };
+        assert_eq!(stuck.counter_mj(at(500), at(9_000)), 450_000);
+    }
+
+    #[test]
+    fn power_moves_with_its_update_and_the_average_lags() {
+        let knobs = Knobs { power: "square:100:500:4000".parse().unwrap(), ..Knobs::default() };
+        assert_eq!([1_999, 2_000, 2_099].map(|ms| knobs.instant_mw(at(ms))), [100_000, 500_000, 500_000]);
+        assert_eq!([2_000, 2_500, 3_000].map(|ms| knobs.average_mw(at(ms))), [100_000, 300_000, 500_000]);
+    }
+}

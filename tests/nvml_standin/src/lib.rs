@@ -1,0 +1,43 @@
+//! A `libnvidia-ml.so` of our own: boards whose power is a known function of time.
+//!
+//! Tests point `NVML_LIBRARY` at it, and everything between the NVML wrapper and a run's records is then
+//! exercised as on a machine with a GPU, with the right answer known. [`library`] says where it is.
+//!
+//! It is told how to behave by environment variables, read when it is loaded:
+//!
+//! | variable | what | default |
+//! |---|---|---|
+//! | `NVML_STANDIN_BOARDS` | how many boards there are | 1 |
+//! | `NVML_STANDIN_POWER` | what each draws: `steady:W`, `square:W:W:period_ms` (low first), `ramp:W:W:period_ms` | `steady:300` |
+//! | `NVML_STANDIN_COUNTER_STEP_MS` | how often the energy counter moves | 100 |
+//! | `NVML_STANDIN_UPDATE_MS` | how often power readings move | 100 |
+//! | `NVML_STANDIN_RESET_AT_S` | seconds after loading at which the counter starts again from zero | never |
+//! | `NVML_STANDIN_STUCK_AT_S` | seconds after loading at which the counter stops | never |
+//! | `NVML_STANDIN_LOST_AT_S` | seconds after loading at which the boards stop answering (code 15) | never |
+//! | `NVML_STANDIN_LATENCY_MS` | how long each reading takes | 0 |
+//! | `NVML_STANDIN_NOT_SUPPORTED` | comma list of what boards do not have: `energy`, `power`, `instant`, `average`, `uuid`, `pci`, `limit` | none |
+//!
+//! Board *i* has the UUID and the PCI address that [`uuid`] and [`pci`] give. Power is a function of
+//! `CLOCK_MONOTONIC`, so a test computes the energy between two moments by [`Power::between`]. A variable that
+//! cannot be read makes initialization fail with code 999.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod knobs;
+mod library;
+pub mod nvml;
+mod power;
+
+pub use knobs::Knobs;
+pub use library::library;
+pub use power::Power;
+
+/// The UUID of a board.
+pub fn uuid(board: u32) -> String {
+    format!("GPU-57a9d000-0000-4000-8000-{board:012x}")
+}
+
+/// The PCI address of a board, as NVML writes it.
+pub fn pci(board: u32) -> String {
+    format!("00000000:{:02X}:00.0", board + 1)
+}

@@ -1,0 +1,152 @@
+//! Stopping and going on: what was learnt is the same to the bit, what was used is booked.
+
+use std::fs;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use wattle_random::{Purpose, Stream};
+use wattle_runlog::record::RecordKind;
+use wattle_runlog::{EventBody, StopReason};
+
+use crate::workbench::{Running, Workbench, expect};
+
+/// Losses by step; where a step was made twice, both times with the same bits.
+fn losses(bench: &Workbench, run: &str) -> Vec<(u64, u32)> {
+    let mut losses: Vec<(u64, u32)> =
+        bench.steps(run).iter().map(|step| (step.step, step.loss.to_bits())).collect();
+    losses.sort_unstable();
+    losses.dedup();
+    losses
+}
+
+/// Waits until the run has made `step`, and then a little.
+fn wait_for_step(bench: &Workbench, run: &str, step: u64, then: Duration) {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while bench.steps(run).last().is_none_or(|last| last.step < step) {
+        assert!(Instant::now() < deadline, "step {step} was not made in time");
+        sleep(Duration::from_millis(2));
+    }
+    sleep(then);
+}
+
+#[test]
+fn killed_at_random_points_every_loss_is_the_same_to_the_bit() {
+    let bench = Workbench::new();
+    expect(0, bench.train(&["--out", "whole"]));
+    let whole = losses(&bench, "whole");
+    assert_eq!(whole.len(), 36);
+
+    let random = Stream::new(11, Purpose::Order, 0);
+    for trial in 0..4u64 {
+        let run = format!("killed-{trial}");
+        let mut args = vec!["--out", run.as_str(), "--resume"];
+        for kill in 0..3 {
+            let already = bench.steps(&run).last().map_or(0, |last| last.step);
+            let draw = |i: u64, n: u32| u64::from(random.word(trial * 16 + kill * 4 + i) % n);
+            let child = Running::start(bench.train(&args));
+            wait_for_step(&bench, &run, (already + 1 + draw(0, 9)).min(35), Duration::from_micros(draw(1, 9000)));
+            child.signal(Signal::KILL);
+        }
+        expect(0, bench.train(&args));
+        args.clear();
+        assert_eq!(losses(&bench, &run), whole, "trial {trial}");
+        let weights = |run: &str| fs::read(bench.join(run).join("checkpoints/latest/model.safetensors")).unwrap();
+        assert!(weights(&run) == weights("whole"), "trial {trial}: other weights");
+    }
+}
+
+#[test]
+fn sigterm_leaves_a_checkpoint_and_asks_to_be_requeued() {
+    let bench = Workbench::new();
+    let mut child = Running::start(bench.train(&["--out", "run"]));
+    wait_for_step(&bench, "run", 8, Duration::ZERO);
+    child.signal(Signal::TERM);
+    assert_eq!(child.0.wait().unwrap().code(), Some(75));
+    let events = bench.events("run");
+    let Some(EventBody::Stop { step, reason: StopReason::Signal }) = events.last().map(|e| e.body.clone()) else {
+        panic!("{:?}", events.last());
+    };
+    assert_eq!(
+        fs::read_link(bench.join("run/checkpoints/latest")).unwrap().to_str().unwrap(),
+        format!("step-{step:08}")
+    );
+    expect(0, bench.train(&["--out", "run", "--resume"]));
+    let steps: Vec<u64> = bench.steps("run").iter().map(|s| s.step).collect();
+    assert_eq!(steps, (1..=36).collect::<Vec<_>>(), "no step is made twice");
+    let records = bench.records("run");
+    assert_eq!(records.last().unwrap().cumulative.wasted_j.get(), 0.0);
+}
+
+#[test]
+fn a_finished_run_is_left_alone_unless_it_may_go_on_for_longer() {
+    let bench = Workbench::new();
+    expect(0, bench.train(&["--out", "run", "--set", "train.max_steps=10"]));
+    let events = bench.events("run").len();
+    let said = expect(0, bench.train(&["--out", "run", "--resume", "--set", "train.max_steps=10"]));
+    assert!(said.contains("finished: nothing to do"), "{said}");
+    assert_eq!(bench.events("run").len(), events);
+    expect(0, bench.train(&["--out", "run", "--resume", "--set", "train.max_steps=12"]));
+    assert_eq!(bench.steps("run").last().unwrap().step, 12);
+}
+
+#[test]
+fn before_the_first_checkpoint_it_starts_again_in_place_and_books_the_waste() {
+    let bench = Workbench::new();
+    let args = ["--out", "run", "--resume", "--set", "checkpoint.every_steps=0", "--set", "train.epochs=1"];
+    let child = Running::start(bench.train(&args));
+    // Samples are made durable once a second: what a killed run used is known up to the last of them.
+    wait_for_step(&bench, "run", 1, Duration::from_millis(30));
+    child.signal(Signal::KILL);
+    drop(child);
+    expect(0, bench.train(&args));
+    assert_eq!(losses(&bench, "run").len(), 12);
+    let records = bench.records("run");
+    let last = records.last().unwrap();
+    assert_eq!((last.kind, last.segment), (RecordKind::Final, 1));
+    for record in records.iter().filter(|record| record.kind == RecordKind::Interrupted) {
+        assert_eq!(record.segment, 0);
+        assert!((last.cumulative.wasted_j.get() - record.energy_j.get()).abs() < 1e-6);
+    }
+}
+
+#[test]
+fn another_configuration_is_refused_with_every_difference() {
+    let bench = Workbench::new();
+    expect(0, bench.train(&["--out", "run", "--set", "train.max_steps=3"]));
+    let said = expect(
+        2,
+        bench.train(&["--out", "run", "--resume", "--preset", "default", "--set", "model.n_layers=3"]),
+    );
+    assert!(said.contains("model.n_layers: 2 in the run, 3 now"), "{said}");
+    assert!(said.contains("--out"), "{said}");
+}
+
+#[test]
+fn resume_without_out_takes_the_newest_unfinished_run_or_starts_anew() {
+    let bench = Workbench::new();
+    let said = expect(0, bench.train(&["--resume", "--set", "train.max_steps=3"]));
+    assert!(said.contains("no run to go on with: starting anew in runs/small-"), "{said}");
+    let mut child = Running::start(bench.train(&[]));
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while bench.list("runs").len() < 2 && Instant::now() < deadline {
+        sleep(Duration::from_millis(5));
+    }
+    let newest = bench.list("runs").pop().unwrap();
+    let run = format!("runs/{newest}");
+    wait_for_step(&bench, &run, 6, Duration::ZERO);
+    child.signal(Signal::INT);
+    assert_eq!(child.0.wait().unwrap().code(), Some(75));
+    expect(0, bench.train(&["--resume"]));
+    assert_eq!(bench.steps(&run).last().unwrap().step, 36);
+    assert_eq!(bench.list("runs").len(), 2);
+}
+
+#[test]
+fn two_processes_never_write_to_one_run() {
+    let bench = Workbench::new();
+    let child = Running::start(bench.train(&["--out", "run", "--set", "train.epochs=1000"]));
+    wait_for_step(&bench, "run", 6, Duration::ZERO);
+    let said = expect(1, bench.train(&["--out", "run", "--resume", "--set", "train.epochs=1000"]));
+    assert!(said.contains("run.lock") && said.contains(&format!("process {}", child.0.id())), "{said}");
+}

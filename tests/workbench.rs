@@ -1,0 +1,134 @@
+//! A folder of its own for each test, and the binary to run in it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use tempfile::TempDir;
+use wattle_runlog::event::StepEvent;
+use wattle_runlog::{Event, EventBody, LineFile, Record};
+
+/// Settings of a run of 36 steps that takes about a second: three epochs, dropout, checkpoints at odd steps.
+const SMALL: &[&str] = &[
+    "run.name=small",
+    "data.input=[\"text.txt\"]",
+    "data.val_fraction=0.2",
+    "tokenizer.kind=chars",
+    "model.n_layers=2",
+    "model.n_heads=2",
+    "model.d_model=16",
+    "model.context=16",
+    "model.dropout=0.1",
+    "schedule.warmup_steps=4",
+    "train.batch_size=8",
+    "train.micro_batch_size=3",
+    "train.threads=1",
+    "checkpoint.every_steps=5",
+    "checkpoint.keep=2",
+];
+
+/// A folder with a text in it.
+pub struct Workbench {
+    dir: TempDir,
+}
+
+impl Workbench {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let text: String = (0..124).map(|i| format!("{} and {} make {}. ", i % 7, i % 5, i % 7 + i % 5)).collect();
+        fs::write(dir.path().join("text.txt"), text).unwrap();
+        Self { dir }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.path().join(name)
+    }
+
+    /// The binary, in this folder, seeing nothing of the machine's own settings.
+    pub fn wattle(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_wattle"));
+        command.current_dir(self.path()).args(args).stdin(Stdio::null());
+        command.env("XDG_CACHE_HOME", self.join("cache"));
+        for name in ["RUST_LOG", "NVML_LIBRARY", "CUDA_VISIBLE_DEVICES"] {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    /// `wattle train` of the small run with more arguments.
+    pub fn train(&self, args: &[&str]) -> Command {
+        let mut command = self.wattle(&["train", "--device", "cpu"]);
+        SMALL.iter().for_each(|pair| {
+            command.args(["--set", pair]);
+        });
+        command.args(args);
+        command
+    }
+
+    /// Every whole event of a run.
+    pub fn events(&self, run: &str) -> Vec<Event> {
+        let path = self.join(run).join("events.jsonl");
+        if !path.exists() {
+            return Vec::new();
+        }
+        LineFile::read(&path, Event::from_json).unwrap().entries
+    }
+
+    /// The steps of a run, in the order in which they were made.
+    pub fn steps(&self, run: &str) -> Vec<StepEvent> {
+        let step = |event: Event| match event.body {
+            EventBody::Step(step) => Some(step),
+            _ => None,
+        };
+        self.events(run).into_iter().filter_map(step).collect()
+    }
+
+    /// Every record of a run.
+    pub fn records(&self, run: &str) -> Vec<Record> {
+        LineFile::read(&self.join(run).join("emissions.jsonl"), Record::from_json).unwrap().entries
+    }
+
+    /// Names in a folder, sorted.
+    pub fn list(&self, dir: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.join(dir)).unwrap();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+}
+
+/// A child that does not outlive its test.
+pub struct Running(pub Child);
+
+impl Running {
+    pub fn start(mut command: Command) -> Self {
+        Self(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    }
+
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.0);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Runs to the end; the exit status must be `code`. Returns what it printed to standard error.
+pub fn expect(code: i32, mut command: Command) -> String {
+    let Output { status, stderr, .. } = command.output().unwrap();
+    let stderr = String::from_utf8(stderr).unwrap();
+    assert_eq!(status.code(), Some(code), "{command:?}\n{stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    stderr
+}
