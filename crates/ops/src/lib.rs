@@ -26,6 +26,8 @@ pub mod attention;
 pub mod cross_entropy;
 pub mod dropout;
 
+mod rows;
+
 pub use activation::Activation;
 pub use attention::AttentionDropout;
 pub use dropout::Dropout;

@@ -181,15 +181,18 @@ impl Session<'_> {
     }
 }
 
-/// candle and rayon read these variables when they are first used.
+/// candle and rayon read these variables when they are first used. Without `train.threads`, what the user has set
+/// in them stands.
 fn set_threads(threads: usize) {
     let n = match threads {
         0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         n => n,
     };
     for name in ["RAYON_NUM_THREADS", "CANDLE_NUM_THREADS"] {
-        // SAFETY: this process has one thread so far: the sampler and all pools start later.
-        unsafe { std::env::set_var(name, n.to_string()) };
+        if threads > 0 || std::env::var_os(name).is_none() {
+            // SAFETY: this process has one thread so far: the sampler and all pools start later.
+            unsafe { std::env::set_var(name, n.to_string()) };
+        }
     }
 }
 
