@@ -65,7 +65,8 @@ fn versions_stand_in_the_workspace_alone() {
         let manifest = entry.unwrap().path().join("Cargo.toml");
         let Ok(text) = std::fs::read_to_string(&manifest) else { continue };
         let dependencies = text.split("dependencies]").skip(1).flat_map(str::lines);
-        for line in dependencies.take_while(|line| !line.starts_with('[')).filter(|line| line.contains(" = ")) {
+        for line in dependencies.take_while(|line| !line.starts_with('[')).filter(|line| line.contains(" = "))
+        {
             assert!(!line.contains("version"), "{}: {line}", manifest.display());
         }
     }

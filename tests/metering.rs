@@ -61,7 +61,8 @@ fn what_a_killed_run_used_is_booked_on_resume() {
     fs::write(bench.join("text.txt"), text.repeat(400)).unwrap();
     let train = |max_steps: &str| {
         let max_steps = format!("train.max_steps={max_steps}");
-        let args = ["--out", "run", "--resume", "--set", "energy.gpus=all", "--set", "checkpoint.every_steps=0"];
+        let args =
+            ["--out", "run", "--resume", "--set", "energy.gpus=all", "--set", "checkpoint.every_steps=0"];
         with_board(bench.train(&[&args[..], &["--set", &max_steps]].concat()))
     };
     expect(0, train("5"));
@@ -104,7 +105,10 @@ fn another_tool_reads_the_emissions_in_its_own_columns_and_units() {
     let csv = fs::read_to_string(bench.join("run/emissions.csv")).unwrap();
     let mut lines = csv.lines();
     let header: Vec<&str> = lines.next().unwrap().split(',').collect();
-    assert_eq!(header[..6], ["timestamp", "project_name", "run_id", "experiment_id", "duration", "emissions"]);
+    assert_eq!(
+        header[..6],
+        ["timestamp", "project_name", "run_id", "experiment_id", "duration", "emissions"]
+    );
     let row: Vec<&str> = lines.next().unwrap().split(',').collect();
     let whole = bench.records("run").pop().unwrap();
     let kilograms: f64 = row[5].parse().unwrap();

@@ -45,13 +45,19 @@ fn killed_at_random_points_every_loss_is_the_same_to_the_bit() {
             let already = bench.steps(&run).last().map_or(0, |last| last.step);
             let draw = |i: u64, n: u32| u64::from(random.word(trial * 16 + kill * 4 + i) % n);
             let child = Running::start(bench.train(&args));
-            wait_for_step(&bench, &run, (already + 1 + draw(0, 9)).min(35), Duration::from_micros(draw(1, 9000)));
+            wait_for_step(
+                &bench,
+                &run,
+                (already + 1 + draw(0, 9)).min(35),
+                Duration::from_micros(draw(1, 9000)),
+            );
             child.signal(Signal::KILL);
         }
         expect(0, bench.train(&args));
         args.clear();
         assert_eq!(losses(&bench, &run), whole, "trial {trial}");
-        let weights = |run: &str| fs::read(bench.join(run).join("checkpoints/latest/model.safetensors")).unwrap();
+        let weights =
+            |run: &str| fs::read(bench.join(run).join("checkpoints/latest/model.safetensors")).unwrap();
         assert!(weights(&run) == weights("whole"), "trial {trial}: other weights");
     }
 }
@@ -64,7 +70,8 @@ fn sigterm_leaves_a_checkpoint_and_asks_to_be_requeued() {
     child.signal(Signal::TERM);
     assert_eq!(child.0.wait().unwrap().code(), Some(75));
     let events = bench.events("run");
-    let Some(EventBody::Stop { step, reason: StopReason::Signal }) = events.last().map(|e| e.body.clone()) else {
+    let Some(EventBody::Stop { step, reason: StopReason::Signal }) = events.last().map(|e| e.body.clone())
+    else {
         panic!("{:?}", events.last());
     };
     assert_eq!(
@@ -120,6 +127,17 @@ fn another_configuration_is_refused_with_every_difference() {
     );
     assert!(said.contains("model.n_layers: 2 in the run, 3 now"), "{said}");
     assert!(said.contains("--out"), "{said}");
+}
+
+#[test]
+fn other_data_are_refused() {
+    let bench = Workbench::new();
+    expect(0, bench.train(&["--out", "run", "--set", "train.max_steps=3"]));
+    let text = fs::read_to_string(bench.join("text.txt")).unwrap();
+    fs::write(bench.join("text.txt"), text.replacen("make", "made", 1)).unwrap();
+    let said = expect(1, bench.train(&["--out", "run", "--resume", "--set", "train.max_steps=6"]));
+    assert!(said.contains("the data have changed") && said.contains("data.input"), "{said}");
+    assert_eq!(bench.steps("run").len(), 3);
 }
 
 #[test]

@@ -94,13 +94,19 @@ fn a_checkpoint_carries_the_record_of_its_epoch_or_of_a_part_of_it() {
     assert_eq!(record(12), records[0]);
     assert_eq!(record(24), records[1]);
     let part = record(15);
-    assert_eq!((part.kind, part.epoch, part.step_start, part.step_end), (RecordKind::Checkpoint, Some(2), 12, 15));
+    assert_eq!(
+        (part.kind, part.epoch, part.step_start, part.step_end),
+        (RecordKind::Checkpoint, Some(2), 12, 15)
+    );
     assert!(part.cumulative.energy_j > records[0].cumulative.energy_j);
     assert!(part.cumulative.energy_j < records[1].cumulative.energy_j);
 
     let card = fs::read_to_string(bench.join("run/checkpoints/step-00000024/README.md")).unwrap();
     let grams = format!("  emissions: {}\n", records[1].cumulative.emissions_g.get());
-    assert!(card.starts_with("---\n") && card.contains("co2_eq_emissions:\n") && card.contains(&grams), "{card}");
+    assert!(
+        card.starts_with("---\n") && card.contains("co2_eq_emissions:\n") && card.contains(&grams),
+        "{card}"
+    );
 }
 
 #[test]
@@ -145,7 +151,10 @@ fn a_dry_run_prints_the_plan_and_leaves_no_run() {
 #[test]
 fn a_budget_ends_the_run_with_a_checkpoint_and_a_record() {
     let bench = Workbench::new();
-    expect(0, bench.train(&["--out", "run", "--set", "train.epochs=100000", "--set", "budget.max_energy_kwh=2e-6"]));
+    expect(
+        0,
+        bench.train(&["--out", "run", "--set", "train.epochs=100000", "--set", "budget.max_energy_kwh=2e-6"]),
+    );
     let Some(EventBody::Stop { step, reason: StopReason::Budget }) =
         bench.events("run").last().map(|e| e.body.clone())
     else {

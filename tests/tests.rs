@@ -1,5 +1,7 @@
 //! The program as its users meet it: every test runs the real binary.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod architecture;
 mod bad_input;
 mod disk;

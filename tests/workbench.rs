@@ -35,7 +35,8 @@ pub struct Workbench {
 impl Workbench {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let text: String = (0..124).map(|i| format!("{} and {} make {}. ", i % 7, i % 5, i % 7 + i % 5)).collect();
+        let text: String =
+            (0..124).map(|i| format!("{} and {} make {}. ", i % 7, i % 5, i % 7 + i % 5)).collect();
         fs::write(dir.path().join("text.txt"), text).unwrap();
         Self { dir }
     }

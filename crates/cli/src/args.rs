@@ -7,7 +7,17 @@ use std::path::PathBuf;
 
 /// Train transformer language models, and know what every step cost in energy, emissions and money.
 #[derive(Debug, Parser)]
-#[command(name = "wattle", version, max_term_width = 100)]
+#[command(
+    name = "wattle",
+    version,
+    max_term_width = 100,
+    after_help = "\
+Example:
+  wattle train
+      trains a small model on embedded tales and writes what it cost beside each checkpoint
+
+wattle <COMMAND> --help says more. RUST_LOG overrides -v and -q."
+)]
 pub struct Args {
     /// What to do.
     #[command(subcommand)]

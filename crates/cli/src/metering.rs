@@ -10,8 +10,8 @@ use wattle_meter::codecarbon::{Row, RunFacts};
 use wattle_meter::ledger::Tariff;
 use wattle_meter::sampler::EDGE_TIMEOUT;
 use wattle_meter::{
-    Entry, Ledger, LedgerOptions, Live, MeterError, ResumePoint, Sampler, SamplerOptions, TraceTarget, TraceWriter,
-    Workload, carbon, discover,
+    Entry, Ledger, LedgerOptions, Live, MeterError, ResumePoint, Sampler, SamplerOptions, TraceTarget,
+    TraceWriter, Workload, carbon, discover,
 };
 use wattle_runlog::manifest::{Drivers, Host, SensorInfo};
 use wattle_runlog::record::{Cumulative, EMISSIONS_SCHEMA, RecordKind, SensorKind};
@@ -104,7 +104,8 @@ impl Metering {
     pub fn start(options: &MeteringOptions<'_>) -> Result<(Self, MeterInfo), RunlogError> {
         let MeteringOptions { config, run, run_id, segment, device, events, resumed } = options;
         let (emissions, recovered) = LineFile::open(&run.emissions(), Record::from_json)?;
-        let carbon = carbon::resolve(&config.carbon).expect("its faults were looked for with the configuration's");
+        let carbon =
+            carbon::resolve(&config.carbon).expect("its faults were looked for with the configuration's");
         let tariff = Tariff::from_config(&config.cost);
         let per_joule = PerJoule {
             pue: config.energy.pue,
@@ -197,7 +198,9 @@ impl Metering {
         tokens: u64,
     ) -> Result<Option<Record>, RunlogError> {
         let end = Mark { edge: self.edge(), step, tokens };
-        let Some(record) = self.record(RecordKind::Epoch, Some(epoch), complete, end) else { return Ok(None) };
+        let Some(record) = self.record(RecordKind::Epoch, Some(epoch), complete, end) else {
+            return Ok(None);
+        };
         self.append(&record)?;
         self.write_csv(&record);
         if let Some(sampler) = &self.sampler {

@@ -155,10 +155,10 @@ impl Observer for RunObserver {
         match &body {
             EventBody::Step(step) => {
                 self.seen.train_loss = Some(step.loss);
-                let energy = self.metering.live().map(|live| EnergyView {
-                    emissions: self.metering.emissions_so_far(&live),
-                    live,
-                });
+                let energy = self
+                    .metering
+                    .live()
+                    .map(|live| EnergyView { emissions: self.metering.emissions_so_far(&live), live });
                 self.display.step(step, energy);
             }
             EventBody::Evaluate(evaluation) => self.seen.evaluation = Some(evaluation.clone()),

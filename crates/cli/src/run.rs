@@ -60,7 +60,8 @@ pub fn target(args: &TrainArgs) -> Result<Target, BadUsage> {
     let stored_layer = Layer::read(&path.join("config.toml")).map_err(BadUsage::new)?;
     let stored = resolve(Some(stored_layer.clone()), &Sources::default()).map_err(bad)?;
     let config = match is_bare {
-        true => resolve(Some(stored_layer), &Sources { set: args.set.clone(), ..Sources::default() }).map_err(bad)?,
+        true => resolve(Some(stored_layer), &Sources { set: args.set.clone(), ..Sources::default() })
+            .map_err(bad)?,
         false => given()?,
     };
     let differences = differences(&stored, &config);
@@ -96,9 +97,8 @@ impl Earlier {
 
 /// Whether the events of a run end in its end.
 pub fn is_finished(events: &[Event]) -> bool {
-    let ended = |reason: &StopReason| {
-        matches!(reason, StopReason::Done | StopReason::EarlyStop | StopReason::Budget)
-    };
+    let ended =
+        |reason: &StopReason| matches!(reason, StopReason::Done | StopReason::EarlyStop | StopReason::Budget);
     matches!(events.last().map(|event| &event.body), Some(EventBody::Stop { reason, .. }) if ended(reason))
 }
 

@@ -61,9 +61,9 @@ impl Default for ModelConfig {
             n_heads: 4,
             d_model: 128,
             d_ff: 0,
-            context: 64,
+            context: 128,
             dropout: 0.0,
-            bias: true,
+            bias: false,
             activation: ActivationKind::Gelu,
             tie_embeddings: true,
         }

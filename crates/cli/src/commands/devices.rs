@@ -49,7 +49,9 @@ fn cuda_device() -> Option<String> {
     let chosen = wattle_train::device::DeviceChoice::Auto.open().ok()?;
     Some(match chosen.device.is_cpu() {
         true => format!("no GPU: {}", chosen.reason),
-        false => format!("{}: {}", chosen.compute, chosen.compute.uuid.as_deref().unwrap_or("without a UUID")),
+        false => {
+            format!("{}: {}", chosen.compute, chosen.compute.uuid.as_deref().unwrap_or("without a UUID"))
+        }
     })
 }
 

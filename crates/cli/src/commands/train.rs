@@ -9,7 +9,9 @@ use wattle_meter::ResumePoint;
 use wattle_model::{Gpt2, LanguageModel};
 use wattle_runlog::clock::file_stamp;
 use wattle_runlog::manifest::{DataInfo, Drivers, Host, MANIFEST_SCHEMA, ModelInfo, Versions};
-use wattle_runlog::{Event, LineFile, Manifest, MonotonicNs, Phase, RunDir, Segment, Span, SpanClock, StopReason};
+use wattle_runlog::{
+    Event, LineFile, Manifest, MonotonicNs, Phase, RunDir, Segment, Span, SpanClock, StopReason,
+};
 use wattle_train::device::ChosenDevice;
 use wattle_train::{Checkpoints, TrainState, Trainer, TrainerOptions};
 
@@ -96,6 +98,7 @@ impl Session<'_> {
         })?;
 
         let dataset = prepare(config, &mut display)?;
+        refuse_other_data(earlier, &dataset)?;
         let model = build_model(config, &dataset, device)?;
         let options = trainer_options(config, segment.id);
         let mut trainer = Trainer::new(&model, &dataset, &device.device, options, checkpoints)?;
@@ -167,12 +170,16 @@ impl Session<'_> {
         let gpu = manifest.sensors.iter().find(|sensor| sensor.id.starts_with("gpu:"));
         let cpu = || manifest.host.cpu_model.clone().unwrap_or_else(|| "a CPU".to_owned());
         let sources: Vec<&str> = dataset.manifest.sources.iter().map(|source| source.path.as_str()).collect();
+        let data = match dataset.manifest.generated {
+            Some(_) => "tales from wattle's embedded grammar".to_owned(),
+            None => sources.join(", "),
+        };
         ModelCard {
             name: manifest.name.clone(),
             run_id: manifest.run_id.clone(),
             family: self.config.model.family.name().to_owned(),
             n_parameters: manifest.model.as_ref().map_or(0, |model| model.parameters),
-            data: sources.join(", "),
+            data,
             hardware: match self.device.device.is_cpu() {
                 true => cpu(),
                 false => gpu.map_or_else(|| self.device.compute.to_string(), |gpu| gpu.description.clone()),
@@ -218,6 +225,20 @@ fn prepare(config: &Config, display: &mut Display) -> anyhow::Result<Dataset> {
         origin => tracing::debug!("data in {} ({origin:?})", dataset.dir.display()),
     }
     Ok(dataset)
+}
+
+/// A run goes on with the data that it began with, or not at all.
+fn refuse_other_data(earlier: &Earlier, dataset: &Dataset) -> anyhow::Result<()> {
+    let begun_with = earlier.manifest.as_ref().and_then(|manifest| manifest.data.as_ref());
+    let now = dataset.content_hash();
+    match begun_with {
+        Some(data) if data.sha256 != now => anyhow::bail!(
+            "the data have changed since the run began (sha256 {} then, {now} now): restore data.input or \
+             data.dir, or start anew with another --out",
+            data.sha256
+        ),
+        _ => Ok(()),
+    }
 }
 
 fn build_model(config: &Config, dataset: &Dataset, device: &ChosenDevice) -> anyhow::Result<Gpt2> {

@@ -42,7 +42,8 @@ impl Layer {
     /// # Errors
     /// If it is not TOML.
     pub fn parse(origin: &str, text: &str) -> Result<Self, String> {
-        let table = text.parse::<Table>().map_err(|e| format!("{origin}: not TOML: {}", e.to_string().trim()))?;
+        let table =
+            text.parse::<Table>().map_err(|e| format!("{origin}: not TOML: {}", e.to_string().trim()))?;
         Ok(Self { origin: origin.to_owned(), table })
     }
 
@@ -289,7 +290,8 @@ mod tests {
     #[test]
     fn a_resumed_run_may_change_how_long_and_how_metered_but_not_what() {
         let stored = set(&[]).unwrap();
-        let longer = set(&["train.max_steps=9", "energy.interval_ms=100", "budget.max_energy_kwh=1.0"]).unwrap();
+        let longer =
+            set(&["train.max_steps=9", "energy.interval_ms=100", "budget.max_energy_kwh=1.0"]).unwrap();
         assert_eq!(differences(&stored, &longer), Vec::<String>::new());
         let other = set(&["model.n_layers=6", "carbon.region=FRA"]).unwrap();
         assert_eq!(
