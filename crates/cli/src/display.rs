@@ -156,10 +156,12 @@ impl Training {
         if let Some(EnergyView { live, emissions }) = energy {
             let tokens = (steps_done * self.plan.tokens_per_step) as f64;
             let energy_left = live.energy * (steps_left as f64 / steps_done as f64);
-            let power = live.power.map_or("? W".to_owned(), watts);
             let estimated = if live.measured_fraction < 0.5 { " (estimated)" } else { "" };
+            if let Some(power) = live.power {
+                line += &format!(" · {}{estimated}", watts(power));
+            }
             line += &format!(
-                " · {power}{estimated} · {} · {} · {} left",
+                " · {} · {} · {} left",
                 si(live.energy.get() / tokens, "J/token"),
                 grams(emissions),
                 joules(energy_left),

@@ -8,6 +8,7 @@ pub enum Exit {
     /// All went well, or a budget ended it, or there was nothing left to do.
     Done,
     /// A signal asked for it, and a checkpoint stands: run it again with `--resume`.
+    #[cfg_attr(not(feature = "train"), expect(dead_code, reason = "training alone leaves checkpoints"))]
     Requeue,
 }
 
@@ -19,6 +20,7 @@ pub struct BadUsage {
     pub faults: Vec<String>,
 }
 
+#[cfg(feature = "train")]
 impl BadUsage {
     /// One fault.
     pub fn new(fault: impl Into<String>) -> Self {

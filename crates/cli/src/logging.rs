@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
+#[cfg(feature = "train")]
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -19,6 +20,7 @@ pub struct LogFile(Arc<Mutex<Sink>>);
 
 enum Sink {
     Waiting(Vec<u8>),
+    #[cfg_attr(not(feature = "train"), expect(dead_code, reason = "training alone has a log file"))]
     Open(File),
 }
 
@@ -87,6 +89,7 @@ where
     }
 }
 
+#[cfg(feature = "train")]
 impl LogFile {
     /// Writes what was logged so far to `path`, and everything from now on.
     ///

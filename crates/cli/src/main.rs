@@ -7,6 +7,7 @@ mod config;
 #[cfg(feature = "train")]
 mod display;
 mod exit;
+#[cfg(feature = "train")]
 mod humanize;
 mod logging;
 #[cfg(feature = "train")]
