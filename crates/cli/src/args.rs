@@ -65,7 +65,7 @@ pub struct TrainArgs {
     /// Change one setting; a value that is not TOML is taken as text
     #[arg(long, value_name = "SECTION.KEY=VALUE")]
     pub set: Vec<String>,
-    /// The run directory; default runs/<name>-<time>
+    /// The run directory; default runs/NAME-TIME
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// What to compute on: auto, cpu, cuda or cuda:N

@@ -391,6 +391,16 @@ mod tests {
     }
 
     #[test]
+    fn numbers_read_back_to_the_bit() {
+        // 0.1 + 0.2 and its neighbours are where a fast parser goes wrong by one.
+        for i in 0..1000u64 {
+            let energy = Joules(f64::from_bits((0.1f64 + 0.2).to_bits() + i * 7919));
+            let record = Record { energy_j: energy, ..example() };
+            assert_eq!(Record::from_json(&record.to_json()).unwrap().energy_j, energy);
+        }
+    }
+
+    #[test]
     fn any_changed_byte_is_found() {
         let line = example().to_json();
         for i in 0..line.len() {
