@@ -161,6 +161,16 @@ fn resume_without_out_takes_the_newest_unfinished_run_or_starts_anew() {
 }
 
 #[test]
+fn a_run_that_was_killed_before_it_wrote_anything_can_be_taken_up() {
+    let bench = Workbench::new();
+    fs::create_dir_all(bench.join("run/checkpoints")).unwrap();
+    fs::write(bench.join("run/run.lock"), "process 1\n").unwrap();
+    expect(1, bench.train(&["--out", "run", "--set", "train.max_steps=3"]));
+    expect(0, bench.train(&["--out", "run", "--resume", "--set", "train.max_steps=3"]));
+    assert_eq!(bench.steps("run").len(), 3);
+}
+
+#[test]
 fn two_processes_never_write_to_one_run() {
     let bench = Workbench::new();
     let child = Running::start(bench.train(&["--out", "run", "--set", "train.epochs=1000"]));

@@ -148,9 +148,10 @@ impl Training {
         let steps_done = (event.step - self.first_step).max(1);
         let seconds_left = self.started.elapsed().as_secs_f64() * steps_left as f64 / steps_done as f64;
         let mut line = format!(
-            "{} left\nloss {:.3} · {}",
+            "{} left\nloss {:.3} · {:.0} % right · {}",
             duration(Seconds(seconds_left)),
             event.loss,
+            event.accuracy * 100.0,
             si(event.tokens_per_s, "tokens/s"),
         );
         if let Some(EnergyView { live, emissions }) = energy {

@@ -127,6 +127,7 @@ impl RunObserver {
             let floor = floor.as_ref().map(EntropyFloor::bits_per_char);
             parts.push(format!("{bits_per_char:.3} bits/char{}", beside(floor)));
         }
+        parts.push(format!("{:.1} % right", evaluation.accuracy * 100.0));
         parts
     }
 }

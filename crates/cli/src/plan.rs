@@ -50,7 +50,7 @@ pub fn describe(config: &Config, dataset: &Dataset, n_parameters: u64, plan: &Pl
     line(
         "memory",
         format!(
-            "{} for parameters, gradients and moments; about {} for activations (tier 0 keeps them all)",
+            "{} for parameters, their gradients and moments; about {} for activations and theirs",
             si(state as f64, "B"),
             si(activation_bytes(config, dataset.vocab_size()) as f64, "B")
         ),
@@ -61,7 +61,8 @@ pub fn describe(config: &Config, dataset: &Dataset, n_parameters: u64, plan: &Pl
 /// What the autograd graph of one micro-batch holds, by counting the tensors that each operation makes.
 ///
 /// A block keeps some 36 tensors of the model's width, 7 of the feed-forward width and 6 of attention scores;
-/// the loss keeps 5 of the vocabulary.
+/// the loss keeps 5 of the vocabulary. The graph lives until the whole backward pass is over, so that their
+/// gradients come to as much again.
 fn activation_bytes(config: &Config, vocab_size: usize) -> u64 {
     let model = &config.model;
     let rows = (config.train.micro_batch() * model.context) as u64;
@@ -72,5 +73,5 @@ fn activation_bytes(config: &Config, vocab_size: usize) -> u64 {
         Precision::F32 => 4,
         Precision::Bf16 => 2,
     };
-    rows * (width * model.n_layers as u64 * block + 4 * 5 * vocab_size as u64)
+    2 * rows * (width * model.n_layers as u64 * block + 4 * 5 * vocab_size as u64)
 }

@@ -45,7 +45,12 @@ pub fn target(args: &TrainArgs) -> Result<Target, BadUsage> {
     let given = || resolve(None, &sources).map_err(bad);
     let path = match (&args.out, args.resume) {
         (Some(out), false) => return Ok(Target { config: given()?, path: out.clone(), exists: false }),
-        (Some(out), true) => out.join("config.toml").exists().then(|| out.clone()),
+        (Some(out), true) if out.join("config.toml").exists() => Some(out.clone()),
+        // Killed within its first moments, before it had written its configuration.
+        (Some(out), true) if out.join("run.lock").exists() => {
+            return Ok(Target { config: given()?, path: out.clone(), exists: true });
+        }
+        (Some(_), true) => None,
         (None, false) => None,
         (None, true) => newest_unfinished(&given()?.run.name),
     };

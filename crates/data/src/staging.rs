@@ -3,8 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::error::DataError;
+
+/// After so long a temporary folder is taken to be left over: no preparation takes longer.
+const STALE: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Keeps the temporary names of one process apart.
 static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -22,7 +26,12 @@ impl Staging {
         if let Some(parent) = destination.parent() {
             fs::create_dir_all(parent).map_err(DataError::write(parent))?;
         }
+        sweep(destination);
         let dir = temporary_name(destination);
+        if dir.exists() {
+            // Of a process that had this one's number before it and was killed.
+            fs::remove_dir_all(&dir).map_err(DataError::write(&dir))?;
+        }
         fs::create_dir(&dir).map_err(DataError::write(&dir))?;
         Ok(Self { dir, destination: destination.to_owned() })
     }
@@ -60,10 +69,28 @@ pub(crate) fn discard(dir: &Path) -> Result<(), DataError> {
     }
 }
 
+/// Removes what killed processes left beside `destination`. What cannot be looked at or removed stays.
+fn sweep(destination: &Path) {
+    let Some(entries) = destination.parent().and_then(|parent| fs::read_dir(parent).ok()) else { return };
+    let prefix = temporary_prefix(destination);
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let modified = entry.metadata().and_then(|metadata| metadata.modified());
+        let is_stale = modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > STALE));
+        if name.starts_with(&prefix) && name.ends_with(".tmp") && is_stale {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+fn temporary_prefix(destination: &Path) -> String {
+    format!(".{}.", destination.file_name().unwrap_or_default().to_string_lossy())
+}
+
 fn temporary_name(destination: &Path) -> PathBuf {
-    let name = destination.file_name().unwrap_or_default().to_string_lossy();
     let unique = NEXT.fetch_add(1, Ordering::Relaxed);
-    destination.with_file_name(format!(".{name}.{}-{unique}.tmp", std::process::id()))
+    let prefix = temporary_prefix(destination);
+    destination.with_file_name(format!("{prefix}{}-{unique}.tmp", std::process::id()))
 }
 
 fn sync_files(dir: &Path) -> Result<(), DataError> {
@@ -83,6 +110,24 @@ fn sync_parent(path: &Path) -> Result<(), DataError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_killed_processes_left_is_in_nobodys_way() {
+        let root = tempfile::tempdir().unwrap();
+        let destination = root.path().join("data");
+        // Every name that this process could take next, as if one with its number had been killed before.
+        let next = NEXT.load(Ordering::Relaxed);
+        let names: Vec<String> =
+            (next..next + 100).map(|i| format!(".data.{}-{i}.tmp", std::process::id())).collect();
+        names.iter().for_each(|name| fs::create_dir(root.path().join(name)).unwrap());
+        let stale = root.path().join(".data.1-0.tmp");
+        fs::create_dir(&stale).unwrap();
+        let long_ago = std::time::SystemTime::now() - 2 * STALE;
+        fs::File::open(&stale).unwrap().set_modified(long_ago).unwrap();
+        let staging = Staging::beside(&destination).unwrap();
+        assert!(!stale.exists());
+        assert!(staging.commit().unwrap());
+    }
 
     #[test]
     fn the_first_commit_wins_and_nothing_is_left_over() {
