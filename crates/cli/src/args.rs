@@ -48,7 +48,7 @@ Examples:
   wattle train
       the embedded default: corpus, tokenizer and model from nothing but this program
   wattle train --preset shakespeare-char --set 'data.input=[\"input.txt\"]'
-      your own text, by characters
+      a text of your own, by characters
   wattle train my.toml --set train.max_steps=500 --out runs/short
       a file, with one setting changed
   wattle train my.toml --resume

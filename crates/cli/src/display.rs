@@ -30,6 +30,8 @@ struct Training {
     first_step: u64,
     started: Instant,
     last_line: Instant,
+    /// Time of a step, averaged over the last few dozen.
+    step_seconds: Option<f64>,
 }
 
 /// What a line about steps says of energy.
@@ -80,7 +82,8 @@ impl Display {
         bar.set_position(step);
         bar.reset_eta();
         let now = Instant::now();
-        self.training = Some(Training { bar, plan, first_step: step, started: now, last_line: now });
+        self.training =
+            Some(Training { bar, plan, first_step: step, started: now, last_line: now, step_seconds: None });
     }
 
     /// A step was handed to the device.
@@ -93,6 +96,7 @@ impl Display {
     /// A step's loss is known.
     pub fn step(&mut self, event: &StepEvent, energy: Option<EnergyView>) {
         let Some(training) = &mut self.training else { return };
+        training.average(event);
         let is_due = training.last_line.elapsed() >= LINE_EVERY;
         if !self.is_terminal && !is_due {
             return;
@@ -142,17 +146,26 @@ impl Display {
 }
 
 impl Training {
+    /// Takes a step into the moving average of their times. A single step is too short to tell a speed by.
+    fn average(&mut self, event: &StepEvent) {
+        const WEIGHT: f64 = 0.05;
+        let seconds = self.plan.tokens_per_step as f64 / event.tokens_per_s;
+        let average = self.step_seconds.map_or(seconds, |average| average + WEIGHT * (seconds - average));
+        self.step_seconds = Some(average);
+    }
+
     /// Time left, then a line with loss, speed and energy.
     fn describe(&self, event: &StepEvent, energy: Option<EnergyView>) -> String {
         let steps_left = self.plan.total_steps - event.step;
         let steps_done = (event.step - self.first_step).max(1);
         let seconds_left = self.started.elapsed().as_secs_f64() * steps_left as f64 / steps_done as f64;
+        let tokens_per_s = self.step_seconds.map_or(f64::NAN, |s| self.plan.tokens_per_step as f64 / s);
         let mut line = format!(
             "{} left\nloss {:.3} · {:.0} % right · {}",
             duration(Seconds(seconds_left)),
             event.loss,
             event.accuracy * 100.0,
-            si(event.tokens_per_s, "tokens/s"),
+            si(tokens_per_s, "tokens/s"),
         );
         if let Some(EnergyView { live, emissions }) = energy {
             let tokens = (steps_done * self.plan.tokens_per_step) as f64;

@@ -7,7 +7,7 @@ use clap::ValueEnum;
 pub enum Preset {
     /// Tales from the embedded grammar: a first run of some three minutes on two processor cores.
     Default,
-    /// nanoGPT's documented CPU run on a text by characters; give the text with --set data.input.
+    /// nanoGPT's documented CPU run on a text by characters: input.txt here, or what --set data.input names.
     ShakespeareChar,
     /// GPT-2's smallest size on your own text; wants a GPU.
     #[value(name = "gpt2-124m")]

@@ -234,12 +234,16 @@ mod tests {
     }
 
     #[test]
-    fn every_preset_resolves() {
+    fn every_preset_resolves_once_it_has_its_text() {
         for preset in <Preset as clap::ValueEnum>::value_variants() {
-            let sources = Sources { preset: Some(*preset), ..Sources::default() };
+            let set = vec!["data.input=[\"Cargo.toml\"]".to_owned()];
+            let sources = Sources { preset: Some(*preset), set, ..Sources::default() };
             let config = resolve(None, &sources).unwrap_or_else(|faults| panic!("{preset:?}: {faults:?}"));
             assert_eq!(config.run.name, preset.name());
         }
+        let sources = Sources { preset: Some(Preset::ShakespeareChar), ..Sources::default() };
+        let faults = resolve(None, &sources).unwrap_err();
+        assert!(faults.len() == 1 && faults[0].contains("input.txt"), "{faults:?}");
     }
 
     #[test]
