@@ -154,7 +154,7 @@ impl Training {
         self.step_seconds = Some(average);
     }
 
-    /// Time left, then a line with loss, speed and energy.
+    /// Time left, a line with loss and speed, and one with energy.
     fn describe(&self, event: &StepEvent, energy: Option<EnergyView>) -> String {
         let steps_left = self.plan.total_steps - event.step;
         let steps_done = (event.step - self.first_step).max(1);
@@ -171,15 +171,12 @@ impl Training {
             let tokens = (steps_done * self.plan.tokens_per_step) as f64;
             let energy_left = live.energy * (steps_left as f64 / steps_done as f64);
             let estimated = if live.measured_fraction < 0.5 { " (estimated)" } else { "" };
-            if let Some(power) = live.power {
-                line += &format!(" · {}{estimated}", watts(power));
-            }
-            line += &format!(
-                " · {} · {} · {} left",
-                si(live.energy.get() / tokens, "J/token"),
-                grams(emissions),
-                joules(energy_left),
-            );
+            let mut parts: Vec<String> =
+                live.power.map(|power| format!("{}{estimated}", watts(power))).into_iter().collect();
+            parts.push(si(live.energy.get() / tokens, "J/token"));
+            parts.push(grams(emissions));
+            parts.push(format!("{} left", joules(energy_left)));
+            line += &format!("\n{}", parts.join(" · "));
         }
         line
     }
