@@ -7,8 +7,17 @@ use wattle_runlog::{GramsCo2e, Joules, Seconds, Watts};
 
 /// A number with three significant digits and an SI prefix on its unit: `4.12 kJ`.
 pub fn si(value: f64, unit: &str) -> String {
-    const PREFIXES: [(f64, &str); 7] =
-        [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ")];
+    const PREFIXES: [(f64, &str); 9] = [
+        (1e18, "E"),
+        (1e15, "P"),
+        (1e12, "T"),
+        (1e9, "G"),
+        (1e6, "M"),
+        (1e3, "k"),
+        (1.0, ""),
+        (1e-3, "m"),
+        (1e-6, "µ"),
+    ];
     if !value.is_finite() {
         return format!("? {unit}");
     }
@@ -71,6 +80,7 @@ mod tests {
         assert_eq!(si(85.04, "W"), "85.0 W");
         assert_eq!(si(0.0098, "J"), "9.80 mJ");
         assert_eq!(si(999.9, "J"), "1.00 kJ");
+        assert_eq!(si(2.74e17, "FLOP"), "274 PFLOP");
         assert_eq!(si(0.0, "J"), "0.00 J");
         assert_eq!(si(2.5e-9, "J"), "0.00 µJ");
         assert_eq!(si(f64::NAN, "J"), "? J");
