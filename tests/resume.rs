@@ -40,7 +40,7 @@ fn killed_at_random_points_every_loss_is_the_same_to_the_bit() {
     let random = Stream::new(11, Purpose::Order, 0);
     for trial in 0..4u64 {
         let run = format!("killed-{trial}");
-        let mut args = vec!["--out", run.as_str(), "--resume"];
+        let args = ["--out", run.as_str(), "--resume"];
         for kill in 0..3 {
             let already = bench.steps(&run).last().map_or(0, |last| last.step);
             let draw = |i: u64, n: u32| u64::from(random.word(trial * 16 + kill * 4 + i) % n);
@@ -54,7 +54,6 @@ fn killed_at_random_points_every_loss_is_the_same_to_the_bit() {
             child.signal(Signal::KILL);
         }
         expect(0, bench.train(&args));
-        args.clear();
         assert_eq!(losses(&bench, &run), whole, "trial {trial}");
         let weights =
             |run: &str| fs::read(bench.join(run).join("checkpoints/latest/model.safetensors")).unwrap();

@@ -197,7 +197,7 @@ fn unknown_key(path: &str) -> String {
         .collect();
     match nearest(path, known.iter().map(String::as_str)) {
         Some(near) => format!("unknown key {path:?}; did you mean {near:?}?"),
-        None => format!("unknown key {path:?}; the config.toml of any run lists all keys"),
+        None => format!("unknown key {path:?}; the README says where all keys are listed"),
     }
 }
 
