@@ -13,5 +13,9 @@ fn help(args: &[&str]) -> String {
 fn help_texts() {
     insta::assert_snapshot!("help", help(&["--help"]));
     insta::assert_snapshot!("help_train", help(&["train", "--help"]));
+    insta::assert_snapshot!("help_prepare", help(&["prepare", "--help"]));
+    insta::assert_snapshot!("help_generate", help(&["generate", "--help"]));
+    insta::assert_snapshot!("help_evaluate", help(&["evaluate", "--help"]));
+    insta::assert_snapshot!("help_meter", help(&["meter", "--help"]));
     insta::assert_snapshot!("help_devices", help(&["devices", "--help"]));
 }

@@ -115,3 +115,39 @@ fn another_tool_reads_the_emissions_in_its_own_columns_and_units() {
     assert!((kilograms * 1000.0 - whole.emissions_g.get()).abs() < 1e-9);
     assert_eq!(lines.next(), None, "one row a run");
 }
+
+#[test]
+fn each_joule_is_priced_at_the_intensity_of_its_moment() {
+    let bench = Workbench::new();
+    // A minute on either side of this run at 400 g/kWh, and a table that ended long ago.
+    let now = jiff::Timestamp::now();
+    let row = |seconds: i64| format!("{},400\n", now + jiff::SignedDuration::from_secs(seconds));
+    let rows: String = (-10..60).map(|minute| row(minute * 60)).collect();
+    fs::write(bench.join("now.csv"), format!("timestamp,g_per_kwh\n{rows}")).unwrap();
+    let train = |run: &str, table: &str| {
+        let table = format!("carbon.table={table:?}");
+        expect(0, bench.train(&["--out", run, "--set", &table, "--set", "train.max_steps=6"]));
+        bench.records(run).pop().unwrap()
+    };
+    let whole = train("run", "now.csv");
+    assert!((whole.emissions_g.get() - whole.facility_kwh * 400.0).abs() < 1e-9, "{whole:?}");
+    fs::write(bench.join("old.csv"), "timestamp,g_per_kwh\n2020-01-01T00:00:00Z,1\n").unwrap();
+    let whole = train("old", "old.csv");
+    let mean = whole.carbon.intensity_g_per_kwh.get();
+    assert!((whole.emissions_g.get() - whole.facility_kwh * mean).abs() < 1e-9, "{whole:?}");
+    let said = expect(2, bench.train(&["--out", "bad", "--set", "carbon.table=\"none.csv\""]));
+    assert!(said.contains("carbon.table") && said.contains("none.csv"), "{said}");
+}
+
+#[test]
+fn an_idle_baseline_is_measured_before_the_load_and_stated_beside_it() {
+    let bench = Workbench::new();
+    let args = ["--out", "run", "--set", "energy.gpus=all", "--set", "energy.idle_baseline_s=0.5"];
+    let said = expect(0, with_board(bench.train(&args)));
+    assert!(said.contains("idle gpu:"), "{said}");
+    let whole = bench.records("run").pop().unwrap();
+    let board = whole.sensors.iter().find(|s| s.kind == SensorKind::Gpu).unwrap();
+    let baseline = board.baseline.as_ref().unwrap();
+    assert!((baseline.power_w.get() - 300.0).abs() < 75.0, "{baseline:?}");
+    assert!(whole.energy_above_idle_j.unwrap() < whole.energy_j, "it stands beside the total");
+}

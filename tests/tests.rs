@@ -4,9 +4,14 @@
 
 mod architecture;
 mod bad_input;
+mod checkpoints;
+mod complaints;
+mod crash;
 mod disk;
 mod help;
+mod meter;
 mod metering;
+mod prepare;
 mod resume;
 mod run_directory;
 mod workbench;

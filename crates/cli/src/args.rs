@@ -1,9 +1,10 @@
 //! The command line.
 
-use clap::{Parser, Subcommand};
-
-#[cfg(feature = "train")]
+use std::ffi::OsString;
 use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use wattle_meter::GpuSelection;
 
 /// Train transformer language models, and know what every step cost in energy, emissions and money.
 #[derive(Debug, Parser)]
@@ -36,6 +37,17 @@ pub enum Command {
     /// Train a model. Without arguments: a small one on embedded tales, some three minutes on two cores
     #[cfg(feature = "train")]
     Train(Box<TrainArgs>),
+    /// Make tokens of text, once and for any number of runs
+    #[cfg(feature = "train")]
+    Prepare(PrepareArgs),
+    /// Write text with a trained model
+    #[cfg(feature = "train")]
+    Generate(GenerateArgs),
+    /// Measure a model's loss on a text
+    #[cfg(feature = "train")]
+    Evaluate(EvaluateArgs),
+    /// Run any command and say what it cost
+    Meter(MeterArgs),
     /// Show every sensor and compute device, and what mends those that cannot be read
     Devices(DevicesArgs),
 }
@@ -77,6 +89,291 @@ pub struct TrainArgs {
     /// Print the plan (parameters, memory, tokens, FLOPs, steps) and stop
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// Arguments of `prepare`.
+#[cfg(feature = "train")]
+#[derive(Debug, clap::Args)]
+#[command(
+    group(clap::ArgGroup::new("source").required(true).args(["input", "dataset"])),
+    after_long_help = "\
+Examples:
+  wattle prepare a.txt b.txt --out data/mine
+      a byte-pair vocabulary of 2,048 entries, learnt on the training part; the last tenth for validation
+  wattle prepare documents.jsonl --text-field body --tokenizer gpt2/tokenizer.json --out data/documents
+      one JSON object a line, in a vocabulary made elsewhere
+  wattle prepare --dataset tiny-shakespeare --tokenizer chars --out data/shakespeare
+      fetched, and checked against its SHA-256
+  wattle train --set 'data.dir=\"data/mine\"'
+      trains on it")]
+pub struct PrepareArgs {
+    /// UTF-8 text, or documents as JSON lines (.jsonl, .ndjson); .gz is unpacked
+    pub input: Vec<PathBuf>,
+    /// A corpus by its name, fetched into the cache
+    #[arg(long, value_name = "NAME")]
+    pub dataset: Option<String>,
+    /// The folder to make; it must not exist
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// A tokenizer.json, or bpe:VOCABULARY, bytes, chars
+    #[arg(long, value_name = "FILE|bpe:VOCAB|bytes|chars", default_value = "bpe:2048")]
+    pub tokenizer: TokenizerChoice,
+    /// The share kept for validation, from the end; 0 for none
+    #[arg(long, value_name = "F", default_value_t = 0.1)]
+    pub val_fraction: f64,
+    /// Where a document's text is in its JSON object
+    #[arg(long, value_name = "FIELD", default_value = "text")]
+    pub text_field: String,
+}
+
+/// A tokenizer as the command line names it.
+#[cfg(feature = "train")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenizerChoice {
+    /// One token a byte.
+    Bytes,
+    /// One token a character.
+    Chars,
+    /// A byte-pair encoding of so many entries, learnt on the text.
+    Bpe(usize),
+    /// A `tokenizer.json`.
+    File(PathBuf),
+}
+
+#[cfg(feature = "train")]
+impl std::str::FromStr for TokenizerChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.strip_prefix("bpe:")) {
+            ("bytes", _) => Ok(Self::Bytes),
+            ("chars", _) => Ok(Self::Chars),
+            ("bpe", _) => Err("expected a number of entries, such as bpe:2048".to_owned()),
+            (_, Some(n)) => n
+                .parse()
+                .map(Self::Bpe)
+                .map_err(|_| format!("expected a number of entries after bpe:, got {n:?}; for example bpe:2048")),
+            (file, None) => Ok(Self::File(file.into())),
+        }
+    }
+}
+
+/// Arguments of `generate`.
+#[cfg(feature = "train")]
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  wattle generate runs/default-20261123-160000 --prompt 'Nobody in Pinegate'
+      goes on from a text with the latest checkpoint of a run
+  wattle generate gpt2/ --prompt 'The wattle tree' --temperature 0 --max-tokens 40
+      the likeliest token each time, from a Hugging Face directory
+  wattle generate runs/default-20261123-160000 --explain --max-tokens 10
+      what else the model thought of at each step")]
+pub struct GenerateArgs {
+    /// A run directory (its latest checkpoint), a checkpoint, or a Hugging Face directory
+    pub checkpoint: PathBuf,
+    /// The text to go on from; without it, the start of a text
+    #[arg(long, value_name = "TEXT")]
+    pub prompt: Option<String>,
+    /// Most tokens to write
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    pub max_tokens: usize,
+    /// Below 1 more of the likely, above 1 more of the unlikely; 0 always the likeliest
+    #[arg(long, value_name = "T", default_value_t = 0.8)]
+    pub temperature: f64,
+    /// Choose among the K likeliest tokens alone
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<usize>,
+    /// Choose among the likeliest tokens that together have probability P
+    #[arg(long, value_name = "P")]
+    pub top_p: Option<f64>,
+    /// The same seed writes the same text
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    pub seed: u64,
+    /// What to compute on: auto, cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: wattle_train::device::DeviceChoice,
+    /// Show each step's likeliest tokens with their probabilities
+    #[arg(long)]
+    pub explain: bool,
+}
+
+/// Arguments of `evaluate`.
+#[cfg(feature = "train")]
+#[derive(Debug, clap::Args)]
+#[command(
+    group(clap::ArgGroup::new("held").required(true).args(["data", "text"])),
+    after_long_help = "\
+Examples:
+  wattle evaluate runs/mine --text other.txt
+      the latest checkpoint of a run, on any text
+  wattle evaluate runs/mine/checkpoints/best --data data/mine --split val --json
+      a checkpoint, on the part of a prepared folder that it was not trained on
+
+The loss is the mean over all non-overlapping windows of the model's context. A tail shorter than a window is
+left out.")]
+pub struct EvaluateArgs {
+    /// A run directory (its latest checkpoint), a checkpoint, or a Hugging Face directory
+    pub checkpoint: PathBuf,
+    /// A folder that wattle prepare made, with the checkpoint's tokenizer
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Which part of --data
+    #[arg(long, value_enum, default_value_t = SplitName::Val, conflicts_with = "text")]
+    pub split: SplitName,
+    /// A text
+    #[arg(long, value_name = "FILE")]
+    pub text: Option<PathBuf>,
+    /// What to compute on: auto, cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: wattle_train::device::DeviceChoice,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A part of a dataset, as the command line names it.
+#[cfg(feature = "train")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum SplitName {
+    /// What is learnt from
+    Train,
+    /// What is only measured on
+    Val,
+}
+
+#[cfg(feature = "train")]
+impl From<SplitName> for wattle_data::Split {
+    fn from(name: SplitName) -> Self {
+        match name {
+            SplitName::Train => Self::Train,
+            SplitName::Val => Self::Val,
+        }
+    }
+}
+
+/// Arguments of `meter`.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  wattle meter -- python train.py
+      joules, grams and the share of each sensor, at the end of any command
+  wattle meter --json cost.json --region FRA --gpus 0,1 -- torchrun --nproc-per-node 2 train.py
+      two boards, and one record in a file
+
+The command's exit status is passed back (128 + n after signal n, 127 if there is no such command), and signals
+are passed on to it. A GPU counts whole, whoever uses it; an estimate counts the command's processes alone.")]
+pub struct MeterArgs {
+    /// Where to write the record
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Time between two readings; default 50
+    #[arg(long, value_name = "N")]
+    pub interval_ms: Option<u64>,
+    /// Whose electricity: a country's code or name; default the world's mean
+    #[arg(long, value_name = "XX")]
+    pub region: Option<String>,
+    /// Which boards, by their number in nvidia-smi; default those that CUDA_VISIBLE_DEVICES shows
+    #[arg(long, value_name = "all|none|0,1", value_parser = gpu_selection)]
+    pub gpus: Option<GpuSelection>,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+fn gpu_selection(text: &str) -> Result<GpuSelection, String> {
+    match text {
+        "all" => Ok(GpuSelection::All),
+        "none" => Ok(GpuSelection::None),
+        list => list
+            .split(',')
+            .map(|number| number.trim().parse())
+            .collect::<Result<_, _>>()
+            .map(GpuSelection::Boards)
+            .map_err(|_| format!("expected all, none or numbers such as 0,1, got {list:?}")),
+    }
+}
+
+/// Arguments of `report`.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  wattle report runs/default-20261123-160000
+      what a run learnt and what it cost, finished or not
+  wattle report runs/mine --html report.html
+      one page with curves of loss, power and emissions, for any browser
+  wattle report runs/mine --reprice 2026-hourly.csv
+      its emissions by another table of carbon intensities (timestamp,g_per_kwh); the joules stay")]
+pub struct ReportArgs {
+    /// A run directory
+    pub run: PathBuf,
+    /// Where to write a page
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Price its joules again, by a CSV of timestamp,g_per_kwh
+    #[arg(long, value_name = "TABLE.csv")]
+    pub reprice: Option<PathBuf>,
+}
+
+/// Arguments of `compare`.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  wattle compare runs/small runs/large
+      which of them cost less for the same loss
+  wattle compare runs/* --target-loss 1.5 --html compare.html
+      joules and grams to a loss of 1.5, and a page with the curves over each other")]
+pub struct CompareArgs {
+    /// Run directories
+    #[arg(required = true, num_args = 2.., value_name = "RUN")]
+    pub runs: Vec<PathBuf>,
+    /// The validation loss to compare the way to; default the best that all of them reached
+    #[arg(long, value_name = "L")]
+    pub target_loss: Option<f64>,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Where to write a page
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+}
+
+/// Arguments of `estimate`.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  wattle estimate --params 175B --tokens 300B --gpu V100 --gpus 10000 --pue 1.1 --region USA
+      a run of GPT-3's size
+  wattle estimate --params 1.5B --tokens 30B --gpu H200 --gpus 8 --mfu 0.45
+      with a utilization of your own")]
+pub struct EstimateArgs {
+    /// Parameters, such as 124M or 7e9
+    #[arg(long, value_name = "N")]
+    pub params: String,
+    /// Training tokens, such as 300B
+    #[arg(long, value_name = "N")]
+    pub tokens: String,
+    /// The board; an unknown name lists those there are
+    #[arg(long, value_name = "NAME")]
+    pub gpu: String,
+    /// How many of them
+    #[arg(long, value_name = "N")]
+    pub gpus: u64,
+    /// Model FLOPs utilization, above 0 and at most 1; default a range
+    #[arg(long, value_name = "F")]
+    pub mfu: Option<f64>,
+    /// Power usage effectiveness of the building, at least 1
+    #[arg(long, value_name = "F", default_value_t = 1.0)]
+    pub pue: f64,
+    /// Whose electricity: a country's code or name; default the world's mean
+    #[arg(long, value_name = "XX")]
+    pub region: Option<String>,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `devices`.

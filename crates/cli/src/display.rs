@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use wattle_data::Stage;
+use wattle_data::{FetchProgress, Stage};
 use wattle_meter::Live;
 use wattle_runlog::event::StepEvent;
 use wattle_runlog::{GramsCo2e, Seconds};
@@ -20,6 +20,8 @@ pub struct Display {
     is_terminal: bool,
     /// The stage of preparation shown, and its bar.
     preparing: Option<(Stage, ProgressBar)>,
+    /// The file that is fetched, and its bar.
+    fetching: Option<(String, ProgressBar)>,
     training: Option<Training>,
     evaluating: Option<ProgressBar>,
 }
@@ -46,7 +48,7 @@ pub struct EnergyView {
 impl Display {
     /// A display that draws on `bars`, if that is a terminal and bars are wanted.
     pub fn new(bars: MultiProgress, is_terminal: bool) -> Self {
-        Self { bars, is_terminal, preparing: None, training: None, evaluating: None }
+        Self { bars, is_terminal, preparing: None, fetching: None, training: None, evaluating: None }
     }
 
     /// Data preparation moved on.
@@ -68,11 +70,31 @@ impl Display {
         }
     }
 
+    /// A download moved on.
+    pub fn fetch(&mut self, progress: &FetchProgress<'_>) {
+        if self.fetching.as_ref().is_none_or(|(file, _)| *file != progress.file) {
+            self.end_preparation();
+            let template = match progress.total {
+                Some(_) => "{prefix:20} {bar:30} {percent:>3} %  {bytes} of {total_bytes}  {bytes_per_sec}  {eta} left",
+                None => "{prefix:20} {spinner} {bytes}  {bytes_per_sec}",
+            };
+            let bar = self.add_bar(0, template);
+            bar.set_prefix("fetching");
+            if !self.is_terminal {
+                tracing::info!("fetching {}", progress.file);
+            }
+            self.fetching = Some((progress.file.to_owned(), bar));
+        }
+        if let Some((_, bar)) = &self.fetching {
+            bar.set_length(progress.total.unwrap_or(progress.done));
+            bar.set_position(progress.done);
+        }
+    }
+
     /// Data preparation is over.
     pub fn end_preparation(&mut self) {
-        if let Some((_, bar)) = self.preparing.take() {
-            bar.finish_and_clear();
-        }
+        let bars = self.preparing.take().map(|(_, bar)| bar);
+        bars.into_iter().chain(self.fetching.take().map(|(_, bar)| bar)).for_each(|bar| bar.finish_and_clear());
     }
 
     /// Training begins after `step` finished updates.

@@ -10,6 +10,8 @@ pub enum Exit {
     /// A signal asked for it, and a checkpoint stands: run it again with `--resume`.
     #[cfg_attr(not(feature = "train"), expect(dead_code, reason = "training alone leaves checkpoints"))]
     Requeue,
+    /// The metered command ended with this status.
+    Child(u8),
 }
 
 /// The command line or the configuration is wrong: exit status 2.
@@ -34,6 +36,7 @@ pub fn status(outcome: Result<Exit, anyhow::Error>) -> ExitCode {
         Ok(Exit::Done) => ExitCode::SUCCESS,
         // EX_TEMPFAIL of sysexits.h: batch systems requeue on it.
         Ok(Exit::Requeue) => ExitCode::from(75),
+        Ok(Exit::Child(status)) => ExitCode::from(status),
         Err(error) => match error.downcast_ref::<BadUsage>() {
             Some(BadUsage { faults }) => {
                 for fault in faults {

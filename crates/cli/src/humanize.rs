@@ -41,6 +41,7 @@ pub fn three_digits(value: f64) -> String {
 }
 
 /// A whole number with its thousands apart: `1,234,567`.
+#[cfg(feature = "train")]
 pub fn count(n: u64) -> String {
     indicatif::HumanCount(n).to_string()
 }
@@ -64,7 +65,7 @@ pub fn grams(emissions: GramsCo2e) -> String {
 pub fn duration(time: Seconds) -> String {
     let seconds = time.get().max(0.0);
     match Duration::try_from_secs_f64(seconds) {
-        Ok(_) if seconds < 60.0 => format!("{} s", three_digits(seconds)),
+        Ok(_) if seconds < 60.0 => si(seconds, "s"),
         Ok(duration) => HumanDuration(duration).to_string(),
         Err(_) => "?".to_owned(),
     }

@@ -1,27 +1,40 @@
 //! `wattle`: trains transformer language models and knows what every step cost.
 
 mod args;
+#[cfg(feature = "train")]
+mod budget;
+#[cfg(feature = "train")]
+mod checkpoint;
+mod child;
 mod commands;
 #[cfg(feature = "train")]
 mod config;
+mod describe;
 #[cfg(feature = "train")]
 mod display;
 mod exit;
-#[cfg(feature = "train")]
 mod humanize;
 mod logging;
+#[cfg(feature = "train")]
+mod metered;
 #[cfg(feature = "train")]
 mod metering;
 #[cfg(feature = "train")]
 mod model_card;
 #[cfg(feature = "train")]
 mod observer;
+mod output_file;
 #[cfg(feature = "train")]
 mod plan;
 #[cfg(feature = "train")]
 mod run;
 #[cfg(feature = "train")]
 mod signals;
+mod status_line;
+#[cfg(feature = "train")]
+mod tally;
+#[cfg(feature = "train")]
+mod threads;
 
 use std::process::ExitCode;
 
@@ -42,6 +55,13 @@ fn main() -> ExitCode {
     let outcome = match &args.command {
         #[cfg(feature = "train")]
         Command::Train(train) => commands::train::run(train, &bars, &log_file, args.quiet),
+        #[cfg(feature = "train")]
+        Command::Prepare(prepare) => commands::prepare::run(prepare, &bars, args.quiet),
+        #[cfg(feature = "train")]
+        Command::Generate(generate) => commands::generate::run(generate),
+        #[cfg(feature = "train")]
+        Command::Evaluate(evaluate) => commands::evaluate::run(evaluate, &bars),
+        Command::Meter(meter) => commands::meter::run(meter, args.quiet),
         Command::Devices(devices) => commands::devices::run(devices),
     };
     drop(log_file);

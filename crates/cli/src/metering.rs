@@ -10,16 +10,18 @@ use wattle_meter::codecarbon::{Row, RunFacts};
 use wattle_meter::ledger::Tariff;
 use wattle_meter::sampler::EDGE_TIMEOUT;
 use wattle_meter::{
-    Entry, Ledger, LedgerOptions, Live, MeterError, ResumePoint, Sampler, SamplerOptions, TraceTarget,
-    TraceWriter, Workload, carbon, discover,
+    CarbonConfig, Entry, IntensityTable, Ledger, LedgerOptions, Live, MeterError, ResumePoint, Sampler,
+    SamplerOptions, TraceTarget, TraceWriter, Workload, carbon, continuity, discover,
 };
 use wattle_runlog::manifest::{Drivers, Host, SensorInfo};
-use wattle_runlog::record::{Cumulative, EMISSIONS_SCHEMA, RecordKind, SensorKind};
+use wattle_runlog::record::{EMISSIONS_SCHEMA, RecordKind, SensorKind};
 use wattle_runlog::{
-    ComputeDevice, Event, GramsCo2e, Joules, LineFile, Record, RunDir, RunlogError, Segment, Span, WallAnchor,
+    ComputeDevice, Event, GramsCo2e, Joules, LineFile, MonotonicNs, Record, RunDir, RunlogError, Segment, Span,
+    WallAnchor,
 };
 
 use crate::config::Config;
+use crate::tally::{Pricing, Tally, Used};
 
 /// A run's meter, its books, and the files that they are written to.
 pub struct Metering {
@@ -32,9 +34,10 @@ pub struct Metering {
     /// Where the record under way began.
     start: Mark,
     spans: Vec<Span>,
-    /// Energy and emissions of earlier segments.
-    carried: Cumulative,
-    per_joule: PerJoule,
+    /// The run so far, between records.
+    tally: Tally,
+    /// Where segments that do not follow on each other are looked for, until they have been told.
+    trace: Option<PathBuf>,
 }
 
 /// What the manifest says of metering.
@@ -44,17 +47,6 @@ pub struct MeterInfo {
     pub sensors: Vec<SensorInfo>,
     /// Driver versions.
     pub drivers: Drivers,
-}
-
-/// What a run has used so far, over all its segments.
-#[derive(Clone, Copy, Debug)]
-pub struct Used {
-    /// Energy of the building.
-    pub facility_kwh: f64,
-    /// Emissions.
-    pub emissions: GramsCo2e,
-    /// Cost, if there is a tariff.
-    pub cost: Option<f64>,
 }
 
 struct Facts {
@@ -69,13 +61,6 @@ struct Mark {
     edge: wattle_meter::Edge,
     step: u64,
     tokens: u64,
-}
-
-/// What a joule at the sensor comes to.
-struct PerJoule {
-    pue: f64,
-    grams: f64,
-    cost: Option<f64>,
 }
 
 /// What a metered run is made of.
@@ -102,26 +87,30 @@ impl Metering {
     /// # Errors
     /// If `emissions.jsonl` cannot be written or is damaged: then the run directory is not what it should be.
     pub fn start(options: &MeteringOptions<'_>) -> Result<(Self, MeterInfo), RunlogError> {
-        let MeteringOptions { config, run, run_id, segment, device, events, resumed } = options;
-        let (emissions, recovered) = LineFile::open(&run.emissions(), Record::from_json)?;
+        let MeteringOptions { config, run, run_id, segment, device, resumed, .. } = options;
+        let (mut emissions, recovered) = LineFile::open(&run.emissions(), Record::from_json)?;
         let carbon =
             carbon::resolve(&config.carbon).expect("its faults were looked for with the configuration's");
         let tariff = Tariff::from_config(&config.cost);
-        let per_joule = PerJoule {
+        let anchor = segment.anchor().unwrap_or_else(WallAnchor::now);
+        let pricing = Pricing {
             pue: config.energy.pue,
-            grams: (carbon.intensity_g_per_kwh * Joules(config.energy.pue)).get(),
-            cost: tariff.as_ref().map(|t| t.per_kwh * Joules(config.energy.pue).kwh()),
+            intensity: carbon.intensity_g_per_kwh,
+            table: intensity_table(&config.carbon),
+            tariff: tariff.clone(),
+            anchor,
         };
         let ledger_options = LedgerOptions {
             run_id: (*run_id).to_owned(),
             segment: segment.id,
-            anchor: segment.anchor().unwrap_or_else(WallAnchor::now),
+            anchor,
             pue: config.energy.pue,
             carbon,
             tariff,
             devices: 1,
         };
-        let ledger = Ledger::resume(ledger_options, &recovered.entries);
+        let mut ledger = Ledger::resume(ledger_options, &recovered.entries).with_table(pricing.table.clone());
+        book_tails(&mut ledger, &mut emissions, options)?;
         let discovery = discover(&config.energy, std::slice::from_ref(*device));
         for finding in discovery.findings.iter().filter(|finding| finding.remedy.is_some()) {
             let remedy = finding.remedy.as_deref().unwrap_or_default();
@@ -132,6 +121,8 @@ impl Metering {
         let mut metering = Self {
             run_id: (*run_id).to_owned(),
             sampler: None,
+            tally: Tally::new(pricing, ledger.cumulative()),
+            trace: resumed.is_some().then(|| run.power_trace()),
             ledger,
             emissions,
             csv: run.emissions_csv(),
@@ -142,13 +133,10 @@ impl Metering {
             },
             start: Mark { edge: now_missing(), step: 0, tokens: 0 },
             spans: Vec::new(),
-            carried: Cumulative::default(),
-            per_joule,
         };
-        metering.settle(run, events, *resumed)?;
-        metering.carried = metering.ledger.cumulative();
         metering.start_sampler(run, segment, discovery.sensors, config.energy.interval_ms);
         metering.start.edge = metering.edge();
+        metering.measure_idle(Duration::from_secs_f64(config.energy.idle_baseline_s));
         if let Some(point) = resumed {
             metering.start = Mark { step: point.step, tokens: point.tokens, ..metering.start };
         }
@@ -161,19 +149,16 @@ impl Metering {
     }
 
     /// Emissions of this segment so far.
-    pub fn emissions_so_far(&self, live: &Live) -> GramsCo2e {
-        GramsCo2e(live.energy.get() * self.per_joule.grams)
+    pub fn emissions_so_far(&mut self, live: &Live) -> GramsCo2e {
+        self.tally.see(MonotonicNs::now(), live.energy);
+        self.tally.emissions()
     }
 
     /// What the run has used so far, for a budget to be held against.
-    pub fn used(&self) -> Used {
+    pub fn used(&mut self) -> Used {
         let energy = self.live().map_or(Joules::ZERO, |live| live.energy);
-        let carried = &self.carried;
-        Used {
-            facility_kwh: (carried.energy_j + energy).kwh() * self.per_joule.pue,
-            emissions: carried.emissions_g + GramsCo2e(energy.get() * self.per_joule.grams),
-            cost: self.per_joule.cost.map(|cost| carried.cost.unwrap_or(0.0) + energy.get() * cost),
-        }
+        self.tally.see(MonotonicNs::now(), energy);
+        self.tally.used()
     }
 
     /// A phase of work is over.
@@ -201,11 +186,12 @@ impl Metering {
         let Some(record) = self.record(RecordKind::Epoch, Some(epoch), complete, end) else {
             return Ok(None);
         };
-        self.append(&record)?;
+        append(&mut self.emissions, &record)?;
         self.write_csv(&record);
         if let Some(sampler) = &self.sampler {
             sampler.forget_before(&end.edge);
         }
+        self.tell_breaks();
         self.spans.clear();
         self.start = end;
         Ok(Some(record))
@@ -228,7 +214,7 @@ impl Metering {
         let spans = std::mem::take(&mut self.spans);
         let record = entry.map(|entry| self.ledger.close(Entry { spans: &spans, ..entry }));
         if let Some(record) = &record {
-            self.append(record)?;
+            append(&mut self.emissions, record)?;
             self.write_csv(record);
         }
         if let Some(problem) = self.sampler.as_ref().and_then(Sampler::health) {
@@ -289,11 +275,6 @@ impl Metering {
         })
     }
 
-    fn append(&mut self, record: &Record) -> Result<(), RunlogError> {
-        self.emissions.append(&record.to_json())?;
-        self.emissions.sync()
-    }
-
     /// `emissions.csv` is a copy for other tools: the run does not hang on it.
     fn write_csv(&self, record: &Record) {
         let whole = match record.kind {
@@ -307,26 +288,27 @@ impl Metering {
         }
     }
 
-    /// Books what killed segments drew after their last record.
-    fn settle(
-        &mut self,
-        run: &RunDir,
-        events: &[Event],
-        resumed: Option<ResumePoint>,
-    ) -> Result<(), RunlogError> {
-        match self.ledger.settle(&run.power_trace(), events, resumed) {
-            Ok(records) => records.iter().try_for_each(|record| {
-                tracing::info!(
-                    "segment {} ended without a record: {} booked from its power trace",
-                    record.segment,
-                    crate::humanize::joules(record.energy_j)
-                );
-                self.append(record)
-            }),
-            Err(error) => {
-                tracing::warn!("metering: what an earlier segment used is not known: {error}");
-                Ok(())
+    /// Measures what the machine draws before there is anything to do, if that is asked for.
+    fn measure_idle(&self, duration: Duration) {
+        let Some(sampler) = self.sampler.as_ref().filter(|_| duration > Duration::ZERO) else { return };
+        tracing::info!("measuring the idle machine for {} s", duration.as_secs_f64());
+        match sampler.baseline(duration) {
+            Ok(baselines) if baselines.is_empty() => {
+                tracing::warn!("energy.idle_baseline_s: no sensor here measures, so there is no baseline");
             }
+            Ok(baselines) => baselines.iter().for_each(|(id, baseline)| {
+                tracing::info!("idle {id}: {}", crate::humanize::watts(baseline.power_w));
+            }),
+            Err(error) => tracing::warn!("energy.idle_baseline_s: {error}; the run goes on without a baseline"),
+        }
+    }
+
+    /// Says, once, what the reader of a run of several segments ought to know of them.
+    fn tell_breaks(&mut self) {
+        let Some(trace) = self.trace.take() else { return };
+        match continuity::breaks(&trace) {
+            Ok(breaks) => breaks.iter().for_each(|found| tracing::warn!("metering: {found}")),
+            Err(error) => tracing::warn!("metering: {error}"),
         }
     }
 
@@ -357,5 +339,42 @@ impl Metering {
 }
 
 fn now_missing() -> wattle_meter::Edge {
-    wattle_meter::Edge { t: wattle_runlog::MonotonicNs::now(), missing: true }
+    wattle_meter::Edge { t: MonotonicNs::now(), missing: true }
+}
+
+fn append(emissions: &mut LineFile, record: &Record) -> Result<(), RunlogError> {
+    emissions.append(&record.to_json())?;
+    emissions.sync()
+}
+
+/// Books what killed segments drew after their last record.
+fn book_tails(
+    ledger: &mut Ledger,
+    emissions: &mut LineFile,
+    options: &MeteringOptions<'_>,
+) -> Result<(), RunlogError> {
+    let MeteringOptions { run, events, resumed, .. } = options;
+    match ledger.settle(&run.power_trace(), events, *resumed) {
+        Ok(records) => records.iter().try_for_each(|record| {
+            tracing::info!(
+                "segment {} ended without a record: {} booked from its power trace",
+                record.segment,
+                crate::humanize::joules(record.energy_j)
+            );
+            append(emissions, record)
+        }),
+        Err(error) => {
+            tracing::warn!("metering: what an earlier segment used is not known: {error}");
+            Ok(())
+        }
+    }
+}
+
+/// The table of `carbon.table`.
+fn intensity_table(config: &CarbonConfig) -> Option<IntensityTable> {
+    let path = config.table.as_ref()?;
+    // It was read when the configuration was checked; a file can go in between.
+    IntensityTable::open(path)
+        .inspect_err(|error| tracing::warn!("{error}; emissions are priced by the yearly mean"))
+        .ok()
 }

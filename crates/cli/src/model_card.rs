@@ -5,8 +5,8 @@ use wattle_runlog::Record;
 use wattle_runlog::event::EvaluateEvent;
 use wattle_train::Draft;
 
+use crate::describe::describe_energy;
 use crate::humanize::{count, joules};
-use crate::observer::describe_energy;
 
 /// What a card says that does not change within a run.
 pub struct ModelCard {
@@ -20,6 +20,8 @@ pub struct ModelCard {
     pub n_parameters: u64,
     /// What it is trained on.
     pub data: String,
+    /// Whose weights it started from; none if it was trained from nothing.
+    pub base_model: Option<String>,
     /// What it is trained with.
     pub hardware: String,
 }
@@ -32,12 +34,13 @@ impl ModelCard {
         evaluation: Option<&EvaluateEvent>,
         record: Option<&Record>,
     ) -> String {
-        let Self { name, run_id, family, n_parameters, data, hardware } = self;
+        let Self { name, run_id, family, n_parameters, data, base_model, hardware } = self;
         let emissions = record.map_or(String::new(), |record| {
             // The card speaks of the model, so of the run up to it and not of its last epoch.
             let mut whole = record.clone();
             whole.emissions_g = record.cumulative.emissions_g;
-            co2_eq_emissions(&whole, "pre-training", hardware)
+            let training_type = if base_model.is_some() { "fine-tuning" } else { "pre-training" };
+            co2_eq_emissions(&whole, training_type, hardware)
         });
         let loss = match (evaluation, draft.val_loss) {
             (Some(evaluation), Some(loss)) => format!(
@@ -49,6 +52,7 @@ impl ModelCard {
             ),
             _ => String::new(),
         };
+        let base = base_model.as_ref().map_or(String::new(), |base| format!("| started from | {base} |\n"));
         let energy = record.map_or("not known".to_owned(), |record| {
             format!(
                 "{} in all; its last stretch: {}",
@@ -62,6 +66,7 @@ impl ModelCard {
              A {family} model of {parameters} parameters, trained by wattle.\n\n\
              | | |\n|---|---|\n\
              | run | {run_id} |\n\
+             {base}\
              | data | {data} |\n\
              | hardware | {hardware} |\n\
              | steps | {step} (epoch {epoch}) |\n\

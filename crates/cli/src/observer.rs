@@ -8,9 +8,9 @@ use wattle_runlog::{Event, EventBody, LineFile, MonotonicNs, Record, Span, StopR
 use wattle_train::error::ObserverError;
 use wattle_train::{Directive, Draft, Edge, ExtraFile, Observer, Progress};
 
-use crate::config::BudgetConfig;
+use crate::budget::Budget;
+use crate::describe::describe_energy;
 use crate::display::{Display, EnergyView};
-use crate::humanize::{grams, joules, si};
 use crate::metering::Metering;
 use crate::model_card::ModelCard;
 use crate::signals::StopSignal;
@@ -31,7 +31,7 @@ pub struct RunObserver {
     /// SIGINT and SIGTERM.
     pub signal: StopSignal,
     /// The `budget` section.
-    pub budget: BudgetConfig,
+    pub budget: Budget,
     /// What is written into a checkpoint's README.md besides figures.
     pub card: ModelCard,
     /// What is known of the validation split.
@@ -65,16 +65,25 @@ pub struct Seen {
 }
 
 impl RunObserver {
-    fn over_budget(&self) -> bool {
-        let BudgetConfig { max_energy_kwh, max_emissions_g, max_cost } = self.budget;
-        if max_energy_kwh.is_none() && max_emissions_g.is_none() && max_cost.is_none() {
-            return false;
+    fn is_over_budget(&mut self) -> bool {
+        self.budget.is_set() && self.budget.is_used_up(&self.metering.used())
+    }
+
+    /// Notes what a step has used, if there is a budget to hold it against.
+    fn note_for_budget(&mut self, step: u64) {
+        if self.budget.is_set() {
+            self.budget.note(step, &self.metering.used());
         }
-        let used = self.metering.used();
-        let reached = |limit: Option<f64>, used: f64| limit.is_some_and(|limit| used >= limit);
-        reached(max_energy_kwh, used.facility_kwh)
-            || reached(max_emissions_g, used.emissions.get())
-            || reached(max_cost, used.cost.unwrap_or(0.0))
+    }
+
+    /// Says, if so, that the run will not fit into its budget.
+    fn warn_of_budget(&mut self, step: u64) {
+        if !self.budget.is_set() {
+            return;
+        }
+        if let Some(warning) = self.budget.warning(step, &self.metering.used()) {
+            tracing::warn!("{warning}");
+        }
     }
 
     fn write(&mut self, body: EventBody) -> Result<(), ObserverError> {
@@ -91,6 +100,7 @@ impl RunObserver {
     }
 
     fn end_epoch(&mut self, epoch: u64, complete: bool, step: u64, tokens: u64) {
+        self.warn_of_budget(step);
         match self.metering.end_epoch(epoch, complete, step, tokens) {
             Ok(record) => {
                 self.say_epoch(epoch, complete, record.as_ref());
@@ -132,35 +142,16 @@ impl RunObserver {
     }
 }
 
-/// Energy, emissions, cost and joules a token of a record, for a person.
-pub fn describe_energy(record: &Record) -> Vec<String> {
-    let how = match record.measured_fraction {
-        share if share >= 0.995 => "measured".to_owned(),
-        share if share < 0.005 => "estimated".to_owned(),
-        share => format!("{:.0} % measured", share * 100.0),
-    };
-    let carbon = &record.carbon;
-    let region = if carbon.region == "WORLD" { "world" } else { &carbon.region };
-    let year = carbon.year.map_or(String::new(), |year| format!(", {year}"));
-    let mut parts = vec![
-        format!("{} {how}", joules(record.energy_j)),
-        format!("{} ({region}{year})", grams(record.emissions_g)),
-    ];
-    parts.extend(record.cost.as_ref().map(|cost| format!("{:.2e} {}", cost.value, cost.currency)));
-    parts.extend(record.joules_per_token.map(|joules| si(joules * 1000.0, "J/ktoken")));
-    parts
-}
-
 impl Observer for RunObserver {
     fn event(&mut self, body: EventBody) -> Result<(), ObserverError> {
         match &body {
             EventBody::Step(step) => {
                 self.seen.train_loss = Some(step.loss);
-                let energy = self
-                    .metering
-                    .live()
-                    .map(|live| EnergyView { emissions: self.metering.emissions_so_far(&live), live });
+                let live = self.metering.live();
+                let energy =
+                    live.map(|live| EnergyView { emissions: self.metering.emissions_so_far(&live), live });
                 self.display.step(step, energy);
+                self.note_for_budget(step.step);
             }
             EventBody::Evaluate(evaluation) => self.seen.evaluation = Some(evaluation.clone()),
             EventBody::Checkpoint { path, best, .. } => {
@@ -208,7 +199,7 @@ impl Observer for RunObserver {
             tracing::info!("a signal asks for an end: leaving a checkpoint (a second signal ends at once)");
             return Directive::Stop(StopReason::Signal);
         }
-        if self.over_budget() {
+        if self.is_over_budget() {
             tracing::info!("the budget is used up: leaving a checkpoint");
             return Directive::Stop(StopReason::Budget);
         }

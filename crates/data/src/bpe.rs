@@ -13,10 +13,11 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap};
 
+use ahash::AHashMap;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer};
 
 use crate::config::N_BYTES;
+use crate::words::words;
 
 /// A pair is merged if it stands at least this often: what was seen once teaches nothing.
 const MIN_COUNT: i64 = 2;
@@ -27,8 +28,7 @@ type Pair = (u32, u32);
 /// How often each piece of GPT-2's pre-tokenizer stands in a text.
 #[derive(Debug, Default)]
 pub struct WordCounts {
-    /// Pieces in the printable byte alphabet of [`byte_chars`].
-    counts: HashMap<String, u64>,
+    counts: AHashMap<Box<str>, u64>,
 }
 
 impl WordCounts {
@@ -44,13 +44,18 @@ impl WordCounts {
 
     /// Counts the pieces of `text`.
     pub fn add(&mut self, text: &str) {
-        let mut pieces = PreTokenizedString::from(text);
-        pre_tokenizer().pre_tokenize(&mut pieces).expect("the byte-level pattern matches any text");
-        for (piece, _, _) in pieces.get_splits(OffsetReferential::Original, OffsetType::None) {
-            match self.counts.get_mut(piece) {
+        for word in words(text) {
+            match self.counts.get_mut(word) {
                 Some(count) => *count += 1,
-                None => drop(self.counts.insert(piece.to_owned(), 1)),
+                None => drop(self.counts.insert(word.into(), 1)),
             }
+        }
+    }
+
+    /// Adds what was counted elsewhere.
+    pub fn merge(&mut self, other: Self) {
+        for (word, count) in other.counts {
+            *self.counts.entry(word).or_default() += count;
         }
     }
 }
@@ -125,11 +130,11 @@ impl Trainer {
     fn new(counts: &WordCounts) -> Self {
         let tokens: Vec<String> = byte_chars().iter().map(char::to_string).collect();
         let ids: HashMap<String, u32> = (0..).zip(&tokens).map(|(id, token)| (token.clone(), id)).collect();
-        let byte_ids: HashMap<char, u32> = byte_chars().into_iter().zip(0..).collect();
-        let mut sorted: Vec<_> = counts.counts.iter().collect();
+        let mut sorted: Vec<(&str, u64)> =
+            counts.counts.iter().map(|(word, &count)| (&**word, count)).collect();
         sorted.sort_unstable();
-        let to_word = |(word, &count): (&String, &u64)| Word {
-            tokens: word.chars().map(|c| byte_ids[&c]).collect(),
+        let to_word = |(word, count): (&str, u64)| Word {
+            tokens: word.bytes().map(u32::from).collect(),
             count: i64::try_from(count).expect("no text has 2^63 words"),
         };
         let words: Vec<Word> = sorted.into_iter().map(to_word).collect();

@@ -6,6 +6,7 @@ use std::time::UNIX_EPOCH;
 use crate::config::{DataConfig, TokenizerConfig, TokenizerKind};
 use crate::digest::sha256_hex;
 use crate::error::DataError;
+use crate::input::Format;
 use crate::tales;
 use crate::tokenizer::Tokenizer;
 
@@ -18,7 +19,7 @@ pub(crate) fn folder(data: &DataConfig, tokenizer: &TokenizerConfig) -> Result<P
     Ok(root(data)?.join("datasets").join(key(data, tokenizer)?))
 }
 
-fn root(data: &DataConfig) -> Result<PathBuf, DataError> {
+pub(crate) fn root(data: &DataConfig) -> Result<PathBuf, DataError> {
     let from_env = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let by_default = || {
         let xdg = from_env("XDG_CACHE_HOME").filter(|path| path.is_absolute());
@@ -36,6 +37,11 @@ fn key(data: &DataConfig, tokenizer: &TokenizerConfig) -> Result<String, DataErr
         (TokenizerKind::Bpe, _) => key += &format!("vocab_size {}\n", tokenizer.vocab_size),
         (TokenizerKind::File, Some(path)) => key += &format!("file {}\n", Tokenizer::load(path)?.sha256()),
         _ => {}
+    }
+    match data.input_format()? {
+        Format::Text => {}
+        Format::Jsonl => key += &format!("documents json {:?}\n", data.text_field),
+        Format::Separated { line } => key += &format!("documents separated {line:?}\n"),
     }
     for path in &data.input {
         key += &format!("input {}\n", file_key(path)?);

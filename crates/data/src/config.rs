@@ -4,15 +4,24 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::{DataError, mixed};
+use crate::input::Format;
+
 /// Section `data`: where the text comes from and how it is split.
 ///
 /// With neither `input` nor `dir`, the embedded corpus is used.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataConfig {
-    /// UTF-8 text files, read one after another as one text; prepared and cached on first use.
+    /// UTF-8 text files, read one after another as one text, or files of documents (`.jsonl`, `.ndjson`); either
+    /// may be gzip (`.gz`). Prepared and cached on first use.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub input: Vec<PathBuf>,
+    /// Of documents: the field that holds the text. Default "text", as most corpora on Hugging Face.
+    pub text_field: String,
+    /// What `input` holds, where its names do not tell. No key: a fetched dataset sets it.
+    #[serde(skip)]
+    pub format: Option<Format>,
     /// A folder that is already prepared. Excludes `input`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dir: Option<PathBuf>,
@@ -32,6 +41,8 @@ impl Default for DataConfig {
     fn default() -> Self {
         Self {
             input: Vec::new(),
+            text_field: "text".to_owned(),
+            format: None,
             dir: None,
             val_fraction: 0.1,
             cache_dir: None,
@@ -61,9 +72,35 @@ impl DataConfig {
                 self.embedded_chars
             ));
         }
+        if let (None, Err([first, second])) = (&self.format, Format::of_all(&self.input)) {
+            faults.push(mixed(&first, &second));
+        }
+        if self.text_field.is_empty() {
+            faults
+                .push("data.text_field is empty: expected the name of a field, \"text\" for one".to_owned());
+        }
         faults.extend(self.input.iter().filter_map(|path| file_fault("data.input", path)));
         faults.extend(self.dir.iter().filter_map(|dir| dir_fault(dir)));
         faults
+    }
+
+    /// What `input` holds.
+    ///
+    /// # Errors
+    /// If it holds both text and documents.
+    pub fn input_format(&self) -> Result<Format, DataError> {
+        match &self.format {
+            Some(format) => Ok(format.clone()),
+            None => Format::of_all(&self.input).map_err(|[first, second]| DataError::Mixed { first, second }),
+        }
+    }
+
+    /// The folder of the cache: `cache_dir`, or its default.
+    ///
+    /// # Errors
+    /// If neither is known.
+    pub fn cache_root(&self) -> Result<PathBuf, DataError> {
+        crate::cache::root(self)
     }
 
     /// Whether the embedded corpus is used.
@@ -190,6 +227,20 @@ mod tests {
         }
         let nan = DataConfig { val_fraction: f64::NAN, ..DataConfig::default() };
         assert_eq!(nan.faults().len(), 1);
+    }
+
+    #[test]
+    fn text_and_documents_are_not_mixed() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = ["a.txt", "b.jsonl"].map(|name| dir.path().join(name));
+        paths.iter().for_each(|path| std::fs::write(path, "{}").unwrap());
+        let data = DataConfig { input: paths.to_vec(), ..DataConfig::default() };
+        let faults = data.faults();
+        assert!(faults[0].contains("a.txt") && faults[0].contains("b.jsonl"), "{faults:?}");
+        assert_eq!(data.input_format().unwrap_err().to_string(), faults[0]);
+        assert_eq!(DataConfig { format: Some(Format::Jsonl), ..data }.faults(), [""; 0]);
+        let unnamed = DataConfig { text_field: String::new(), ..DataConfig::default() };
+        assert!(unnamed.faults()[0].starts_with("data.text_field is empty"));
     }
 
     #[test]

@@ -1,22 +1,26 @@
 //! Text of any length, read in blocks of bounded size.
 //!
-//! A corpus is one or more UTF-8 files, read one after another as one text. It is read twice: a [`Census`]
-//! counts, hashes and validates, so that the split is known before the first token is written; then the blocks
-//! are tokenized. Memory is one block, whatever the size of the files.
+//! A corpus is one or more UTF-8 files: text, read one after another as one text, or documents. It is read more
+//! than once: a [`Census`] counts, hashes and validates, so that the split is known before the first token is
+//! written; then the blocks are tokenized. Blocks are the same at every reading.
 //!
-//! Where a block ends: just before a line end that follows a visible character. There GPT-2's pre-tokenizer
-//! always ends a word and none of its pieces looks back, so the tokens of a file's blocks, one after another, are
-//! those of the whole file. A stretch without such a place is cut at the block's size.
+//! Where a block of text ends: just before a line end that follows a visible character. There GPT-2's
+//! pre-tokenizer always ends a word and none of its pieces looks back, so the tokens of a file's blocks, one
+//! after another, are those of the whole file. A stretch without such a place is cut at the block's size. A block
+//! of documents ends where a document ends.
+//!
+//! # Units
+//! A corpus is split by units: characters of a text, documents that have a character.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
-
-use crate::digest::to_hex;
+use crate::document::{Document, json_documents, separated_documents};
 use crate::error::DataError;
+use crate::input::{Format, Input};
 use crate::manifest::Split;
+use crate::records::{RecordBlock, Records};
+
+pub use crate::census::{Census, FileCensus};
 
 /// Bytes of a block unless told otherwise.
 pub const BLOCK_BYTES: usize = 1 << 20;
@@ -24,74 +28,71 @@ pub const BLOCK_BYTES: usize = 1 << 20;
 /// Fewest bytes of a block: it must hold the longest UTF-8 character.
 const MIN_BLOCK_BYTES: usize = 4;
 
-/// One or more files, read as one text.
+/// One or more files of one format.
 #[derive(Clone, Debug)]
 pub struct Corpus {
     files: Vec<PathBuf>,
+    format: Format,
+    text_field: String,
     block_bytes: usize,
 }
 
-/// What one input file holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FileCensus {
-    /// The file.
-    pub path: PathBuf,
-    /// Its size in bytes.
-    pub bytes: u64,
-    /// Its size in characters.
-    pub chars: u64,
-    /// SHA-256 of its content, in hexadecimal.
-    pub sha256: String,
-}
-
-/// What a whole corpus holds.
-#[derive(Clone, Debug)]
-pub struct Census {
-    /// Its files in order.
-    pub files: Vec<FileCensus>,
-    /// Every character that occurs, in ascending order.
-    pub alphabet: Vec<char>,
-}
-
-impl Census {
-    /// Characters of all files.
-    pub fn chars(&self) -> u64 {
-        self.files.iter().map(|file| file.chars).sum()
-    }
-
-    /// The file that holds the character at `position` of the corpus, and the character's place in it.
-    pub fn locate(&self, position: u64) -> Option<(&Path, u64)> {
-        let mut rest = position;
-        for file in &self.files {
-            if rest < file.chars {
-                return Some((&file.path, rest));
-            }
-            rest -= file.chars;
-        }
-        None
-    }
-
-    /// Bytes of all files.
-    pub fn bytes(&self) -> u64 {
-        self.files.iter().map(|file| file.bytes).sum()
-    }
-}
-
-/// Characters of the training split out of `chars`: the first `⌊chars · (1 − val_fraction)⌋`, as nanoGPT's
+/// Units of the training split out of `units`: the first `⌊units · (1 − val_fraction)⌋`, as nanoGPT's
 /// `int(n * 0.9)`.
-pub fn train_chars(chars: u64, val_fraction: f64) -> u64 {
-    (chars as f64 * (1.0 - val_fraction)) as u64
+pub fn train_units(units: u64, val_fraction: f64) -> u64 {
+    (units as f64 * (1.0 - val_fraction)) as u64
+}
+
+/// A part of a file.
+#[derive(Debug)]
+pub(crate) struct Block {
+    /// Its place among the blocks of the corpus, from 0.
+    pub index: usize,
+    /// Its file's place among the files of the corpus.
+    pub file_idx: usize,
+    content: Content,
+}
+
+#[derive(Debug)]
+enum Content {
+    Text(String),
+    Documents(RecordBlock),
+}
+
+impl Block {
+    /// Bytes of the block, of documents with all that stands around their text.
+    pub(crate) fn len_bytes(&self) -> u64 {
+        match &self.content {
+            Content::Text(text) => text.len() as u64,
+            Content::Documents(records) => records.lines.len() as u64,
+        }
+    }
 }
 
 impl Corpus {
-    /// The corpus of `files`, in this order.
+    /// The text of `files`, in this order.
     pub fn new(files: Vec<PathBuf>) -> Self {
-        Self { files, block_bytes: BLOCK_BYTES }
+        Self { files, format: Format::Text, text_field: String::new(), block_bytes: BLOCK_BYTES }
     }
 
-    /// The same corpus read in blocks of at most `block_bytes`, at least 4.
+    /// The documents or text of `files`, in this order; of JSONL, the text is in `text_field`.
+    pub fn of_format(files: Vec<PathBuf>, format: Format, text_field: &str) -> Self {
+        Self { format, text_field: text_field.to_owned(), ..Self::new(files) }
+    }
+
+    /// The same corpus read in blocks of at most `block_bytes`, at least 4; a longer document is a block.
     pub fn with_block_bytes(self, block_bytes: usize) -> Self {
         Self { block_bytes: block_bytes.max(MIN_BLOCK_BYTES), ..self }
+    }
+
+    /// Its files.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
+    /// What the files hold.
+    pub fn format(&self) -> &Format {
+        &self.format
     }
 
     /// Size of all files on disk in bytes, for progress.
@@ -102,57 +103,85 @@ impl Corpus {
         self.files.iter().map(|path| Ok(path.metadata().map_err(DataError::read(path))?.len())).sum()
     }
 
-    /// Counts, hashes and validates every file. `on_block` hears the bytes read so far.
+    /// Counts, hashes and validates every file. `on_done` hears the bytes read so far.
     ///
     /// # Errors
-    /// If a file cannot be read, is empty or is not UTF-8.
-    pub fn census(&self, on_block: &mut dyn FnMut(u64)) -> Result<Census, DataError> {
-        let mut alphabet = Alphabet::new();
-        let mut files: Vec<FileCensus> = Vec::with_capacity(self.files.len());
-        for path in &self.files {
-            let before: u64 = files.iter().map(|file| file.bytes).sum();
-            let mut file = FileCensus { path: path.clone(), bytes: 0, chars: 0, sha256: String::new() };
-            let mut hasher = Sha256::new();
-            let mut blocks = Blocks::open(path, self.block_bytes)?;
-            while let Some(text) = blocks.next_block()? {
-                hasher.update(text);
-                file.bytes += text.len() as u64;
-                file.chars += alphabet.add(text);
-                on_block(before + file.bytes);
-            }
-            if file.bytes == 0 {
-                return Err(DataError::Empty { path: path.clone() });
-            }
-            file.sha256 = to_hex(&hasher.finalize());
-            files.push(file);
-        }
-        Ok(Census { files, alphabet: alphabet.chars() })
+    /// If a file cannot be read, is empty, is not UTF-8, or has no documents where it should.
+    pub fn census(&self, on_done: &mut dyn FnMut(u64)) -> Result<Census, DataError> {
+        Census::of(self, on_done)
     }
 
-    /// Calls `on_text` with the text in order, block by block, the first `train_chars` characters as training
-    /// and the rest as validation; a block that holds the boundary is cut there. Returns the characters read.
-    ///
-    /// # Errors
-    /// If a file cannot be read or is not UTF-8, or whatever `on_text` returns.
-    pub fn read(
+    /// Calls `on_block` with every block in order and the bytes read from disk so far, until it returns `false`.
+    /// Returns the hash of each file that was read to its end, if `hashed`.
+    pub(crate) fn read_blocks(
         &self,
-        train_chars: u64,
-        on_text: &mut dyn FnMut(Split, &str) -> Result<(), DataError>,
-    ) -> Result<u64, DataError> {
-        let mut seen = 0;
-        for path in &self.files {
-            let mut blocks = Blocks::open(path, self.block_bytes)?;
-            while let Some(text) = blocks.next_block()? {
-                let (train, val) = split_at_char(text, train_chars.saturating_sub(seen));
-                seen += text.chars().count() as u64;
-                for (split, part) in [(Split::Train, train), (Split::Val, val)] {
-                    if !part.is_empty() {
-                        on_text(split, part)?;
-                    }
+        hashed: bool,
+        on_block: &mut dyn FnMut(u64, Block) -> bool,
+    ) -> Result<Vec<String>, DataError> {
+        let (mut index, mut before) = (0, 0);
+        let mut hashes = Vec::with_capacity(self.files.len());
+        for (file_idx, path) in self.files.iter().enumerate() {
+            let mut blocks = FileBlocks::open(self, path, hashed)?;
+            while let Some(content) = blocks.next()? {
+                if !on_block(before + blocks.input().read_bytes(), Block { index, file_idx, content }) {
+                    return Ok(hashes);
                 }
+                index += 1;
+            }
+            before += blocks.input().read_bytes();
+            hashes.push(blocks.into_input().sha256());
+        }
+        Ok(hashes)
+    }
+
+    /// Calls `on_text` with the texts of `block`, whose first unit is number `first_unit` of the corpus: the first
+    /// `train_units` of the corpus as training, the rest as validation. A text is cut where the split is; documents
+    /// without a character are left out.
+    pub(crate) fn for_each_text(
+        &self,
+        block: &Block,
+        first_unit: u64,
+        train_units: u64,
+        on_text: &mut dyn FnMut(Split, &str) -> Result<(), DataError>,
+    ) -> Result<(), DataError> {
+        let train_units = train_units.saturating_sub(first_unit);
+        let Content::Text(text) = &block.content else {
+            let mut unit = 0;
+            return self.for_each_document(block, &mut |document| {
+                if document.text.is_empty() {
+                    return Ok(());
+                }
+                let split = if unit < train_units { Split::Train } else { Split::Val };
+                unit += 1;
+                let path = &self.files[block.file_idx];
+                on_text(split, &document.text).map_err(|error| error.in_document(path, document.line))
+            });
+        };
+        let (train, val) = split_at_char(text, train_units);
+        for (split, part) in [(Split::Train, train), (Split::Val, val)] {
+            if !part.is_empty() {
+                on_text(split, part)?;
             }
         }
-        Ok(seen)
+        Ok(())
+    }
+
+    /// Calls `on_document` with every document of a block; a block of text is one.
+    pub(crate) fn for_each_document(
+        &self,
+        block: &Block,
+        on_document: &mut dyn FnMut(Document<'_>) -> Result<(), DataError>,
+    ) -> Result<(), DataError> {
+        let path = &self.files[block.file_idx];
+        match (&block.content, &self.format) {
+            (Content::Text(text), _) => on_document(Document { text: text.into(), line: 1 }),
+            (Content::Documents(RecordBlock { lines, first_line }), Format::Separated { line }) => {
+                separated_documents(path, lines, *first_line, line, on_document)
+            }
+            (Content::Documents(RecordBlock { lines, first_line }), _) => {
+                json_documents(path, lines, *first_line, &self.text_field, on_document)
+            }
+        }
     }
 }
 
@@ -173,9 +202,45 @@ pub(crate) fn last_soft_cut(text: &str) -> Option<usize> {
 }
 
 /// The blocks of one file.
-struct Blocks {
-    path: PathBuf,
-    file: File,
+enum FileBlocks {
+    Text(TextBlocks),
+    Documents(Records),
+}
+
+impl FileBlocks {
+    fn open(corpus: &Corpus, path: &Path, hashed: bool) -> Result<Self, DataError> {
+        let input = Input::open(path, hashed)?;
+        Ok(match &corpus.format {
+            Format::Text => Self::Text(TextBlocks::new(input, corpus.block_bytes)),
+            format => Self::Documents(Records::new(input, format.clone(), corpus.block_bytes)),
+        })
+    }
+
+    fn next(&mut self) -> Result<Option<Content>, DataError> {
+        match self {
+            Self::Text(blocks) => Ok(blocks.next_block()?.map(|text| Content::Text(text.to_owned()))),
+            Self::Documents(records) => Ok(records.next_block()?.map(Content::Documents)),
+        }
+    }
+
+    fn input(&self) -> &Input {
+        match self {
+            Self::Text(blocks) => &blocks.input,
+            Self::Documents(records) => records.input(),
+        }
+    }
+
+    fn into_input(self) -> Input {
+        match self {
+            Self::Text(blocks) => blocks.input,
+            Self::Documents(records) => records.into_input(),
+        }
+    }
+}
+
+/// The blocks of one file of text.
+struct TextBlocks {
+    input: Input,
     /// Bytes read and not yet given out; the first `given` of them were.
     buffer: Vec<u8>,
     given: usize,
@@ -185,11 +250,10 @@ struct Blocks {
     at_end: bool,
 }
 
-impl Blocks {
-    fn open(path: &Path, block_bytes: usize) -> Result<Self, DataError> {
-        let file = File::open(path).map_err(DataError::read(path))?;
+impl TextBlocks {
+    fn new(input: Input, block_bytes: usize) -> Self {
         let buffer = Vec::with_capacity(block_bytes);
-        Ok(Self { path: path.to_owned(), file, buffer, given: 0, offset: 0, block_bytes, at_end: false })
+        Self { input, buffer, given: 0, offset: 0, block_bytes, at_end: false }
     }
 
     /// The next block; `None` at the end of the file.
@@ -197,20 +261,12 @@ impl Blocks {
         self.buffer.drain(..self.given);
         self.offset += self.given as u64;
         self.given = 0;
-        self.fill()?;
+        let wanted = self.block_bytes - self.buffer.len();
+        self.at_end = !self.input.append(&mut self.buffer, wanted)?;
         let valid = self.valid_len()?;
         let text = str::from_utf8(&self.buffer[..valid]).expect("this many bytes were found valid");
         self.given = if self.at_end { valid } else { last_soft_cut(text).unwrap_or(valid) };
         Ok((self.given > 0).then(|| &text[..self.given]))
-    }
-
-    /// Reads until the buffer holds a block or the file ends.
-    fn fill(&mut self) -> Result<(), DataError> {
-        let wanted = (self.block_bytes - self.buffer.len()) as u64;
-        let got =
-            (&self.file).take(wanted).read_to_end(&mut self.buffer).map_err(DataError::read(&self.path))?;
-        self.at_end = (got as u64) < wanted;
-        Ok(())
     }
 
     /// Bytes at the buffer's beginning that are whole characters.
@@ -219,33 +275,10 @@ impl Blocks {
             Ok(text) => Ok(text.len()),
             Err(error) if error.error_len().is_none() && !self.at_end => Ok(error.valid_up_to()),
             Err(error) => Err(DataError::NotUtf8 {
-                path: self.path.clone(),
+                path: self.input.path().to_owned(),
                 offset: self.offset + error.valid_up_to() as u64,
             }),
         }
-    }
-}
-
-/// A set of characters: one bit for each.
-struct Alphabet(Vec<u64>);
-
-impl Alphabet {
-    fn new() -> Self {
-        Self(vec![0; (char::MAX as usize + 1).div_ceil(64)])
-    }
-
-    /// Adds the characters of `text`; returns how many it has.
-    fn add(&mut self, text: &str) -> u64 {
-        let mut n_chars = 0;
-        for c in text.chars() {
-            self.0[c as usize / 64] |= 1 << (c as usize % 64);
-            n_chars += 1;
-        }
-        n_chars
-    }
-
-    fn chars(&self) -> Vec<char> {
-        ('\0'..=char::MAX).filter(|&c| self.0[c as usize / 64] >> (c as usize % 64) & 1 == 1).collect()
     }
 }
 
@@ -264,7 +297,7 @@ mod tests {
         (dir, Corpus::new(files))
     }
 
-    fn read_split(corpus: &Corpus, train_chars: u64) -> (String, String) {
+    fn read_split(corpus: &Corpus, census: &Census, train_units: u64) -> (String, String) {
         let (mut train, mut val) = (String::new(), String::new());
         let mut on_text = |split, text: &str| {
             if split == Split::Train {
@@ -274,15 +307,20 @@ mod tests {
             }
             Ok(())
         };
-        corpus.read(train_chars, &mut on_text).unwrap();
+        let mut on_block = |_, block: Block| {
+            let first_unit = census.first_unit(block.index).unwrap();
+            corpus.for_each_text(&block, first_unit, train_units, &mut on_text).unwrap();
+            true
+        };
+        corpus.read_blocks(false, &mut on_block).unwrap();
         (train, val)
     }
 
     #[test]
     fn the_split_is_nanogpts() {
-        assert_eq!(train_chars(1_115_394, 0.1), 1_003_854);
-        assert_eq!(train_chars(10, 0.0), 10);
-        assert_eq!(train_chars(7, 0.5), 3);
+        assert_eq!(train_units(1_115_394, 0.1), 1_003_854);
+        assert_eq!(train_units(10, 0.0), 10);
+        assert_eq!(train_units(7, 0.5), 3);
     }
 
     #[test]
@@ -297,7 +335,7 @@ mod tests {
             assert_eq!(census.chars(), whole.len() as u64);
             assert_eq!(census.bytes(), (first.len() + second.len()) as u64);
             for cut in [0, 1, 17, 30, 45, whole.len()] {
-                let (train, val) = read_split(&corpus, cut as u64);
+                let (train, val) = read_split(&corpus, &census, cut as u64);
                 assert_eq!(train, whole[..cut].iter().collect::<String>(), "block {block_bytes}");
                 assert_eq!(val, whole[cut..].iter().collect::<String>(), "block {block_bytes}");
             }
@@ -334,6 +372,45 @@ mod tests {
         assert!(matches!(empty.census(&mut |_| {}), Err(DataError::Empty { .. })));
         let missing = Corpus::new(vec!["/no/such/file".into()]);
         assert!(missing.census(&mut |_| {}).unwrap_err().to_string().contains("/no/such/file"));
+    }
+
+    #[test]
+    fn documents_are_counted_and_split_whole_whatever_the_block_size() {
+        let texts = ["one", "", "zwei ü", "three\nlines\n", "", "4"];
+        let lines = texts.map(|text| serde_json::json!({"id": 1, "body": text}).to_string() + "\n");
+        let (_dir, corpus) = corpus(&[lines[..3].concat().as_bytes(), lines[3..].concat().as_bytes()]);
+        for block_bytes in [4, 20, 33, 1 << 16] {
+            let corpus =
+                Corpus::of_format(corpus.files.clone(), Format::Jsonl, "body").with_block_bytes(block_bytes);
+            let census = corpus.census(&mut |_| {}).unwrap();
+            assert_eq!((census.units(), census.empty_documents), (4, 2));
+            assert_eq!((census.bytes(), census.chars()), (23, 22));
+            assert_eq!(census.files[0].sha256, crate::digest::sha256_hex(lines[..3].concat().as_bytes()));
+            for cut in 0..=4 {
+                let all = ["one", "zwei ü", "three\nlines\n", "4"];
+                let expected = (all[..cut].concat(), all[cut..].concat());
+                assert_eq!(read_split(&corpus, &census, cut as u64), expected, "block {block_bytes}");
+            }
+        }
+    }
+
+    #[test]
+    fn files_without_documents_are_named() {
+        let of = |content: &[u8]| {
+            let (dir, corpus) = corpus(&[b"{\"text\": \"a\"}", content]);
+            let corpus = Corpus::of_format(corpus.files.clone(), Format::Jsonl, "text");
+            (dir, corpus.census(&mut |_| {}))
+        };
+        for content in [&b""[..], b"\n \n"] {
+            let (_dir, census) = of(content);
+            let error = census.unwrap_err();
+            assert!(matches!(error, DataError::NoDocuments { .. }), "{error}");
+            assert!(error.to_string().contains("1.txt"), "{error}");
+        }
+        of(b"{\"text\": \"\"}").1.unwrap();
+        let (_dir, only_empty) = corpus(&[b"{\"text\": \"\"}"]);
+        let only_empty = Corpus::of_format(only_empty.files, Format::Jsonl, "text");
+        assert!(matches!(only_empty.census(&mut |_| {}), Err(DataError::NoDocuments { .. })));
     }
 
     #[test]

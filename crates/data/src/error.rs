@@ -42,12 +42,59 @@ pub enum DataError {
         /// Offset of the first invalid byte in the file.
         offset: u64,
     },
+    /// An input that should be gzip.
+    #[error(
+        "{path:?} is not gzip, or not all of it: {source}; fetch or pack it again, or unpack it and name that"
+    )]
+    Gzip {
+        /// The input.
+        path: PathBuf,
+        /// What the decoder says.
+        source: io::Error,
+    },
+    /// A document that cannot be read.
+    #[error("{path:?}, line {line} {reason}")]
+    Document {
+        /// The input.
+        path: PathBuf,
+        /// Its line, from 1.
+        line: u64,
+        /// What is wrong, and what mends it.
+        reason: String,
+    },
+    /// An input of documents that has none.
+    #[error("{path:?} has no document with text: expected at least one; remove it from data.input")]
+    NoDocuments {
+        /// The input.
+        path: PathBuf,
+    },
+    /// A document that cannot be turned into tokens.
+    #[error("{path:?}, line {line}: {source}")]
+    InDocument {
+        /// The input.
+        path: PathBuf,
+        /// The document's first line, from 1.
+        line: u64,
+        /// What is wrong.
+        source: Box<DataError>,
+    },
+    /// Inputs that cannot be read as one corpus.
+    #[error("{}", mixed(.first, .second))]
+    Mixed {
+        /// An input.
+        first: PathBuf,
+        /// One of another format.
+        second: PathBuf,
+    },
     /// An input that changed while it was being prepared.
-    #[error("the input changed while it was read: {expected} characters at first, {got} later; start again")]
+    #[error(
+        "the input changed while it was read: {expected} characters or documents at first, {got} later; \
+         start again"
+    )]
     Changed {
-        /// Characters of the first reading.
+        /// Characters of a text, or documents, of the first reading.
         expected: u64,
-        /// Characters of the second.
+        /// Those of a later one, as far as it came.
         got: u64,
     },
     /// No place for the cache.
@@ -61,6 +108,15 @@ pub enum DataError {
         path: PathBuf,
         /// What the `tokenizers` library says.
         reason: String,
+    },
+    /// A Hugging Face directory without a tokenizer that can be opened.
+    #[error(
+        "{dir:?} has no tokenizer: looked for tokenizer.json, and for vocab.json with merges.txt; save one there, \
+         in Python with `AutoTokenizer.from_pretrained(…).save_pretrained(DIR)`"
+    )]
+    NoTokenizer {
+        /// The directory.
+        dir: PathBuf,
     },
     /// A character for which the vocabulary has no entry.
     #[error(
@@ -147,6 +203,86 @@ pub enum DataError {
         path: PathBuf,
     },
 
+    /// A corpus that is not known by this name.
+    #[error("no dataset is called {name:?}: expected one of {known}")]
+    UnknownDataset {
+        /// What was asked for.
+        name: String,
+        /// What there is, the nearest first.
+        known: String,
+    },
+    /// A description of corpora, or the notes of what was downloaded, that cannot be used.
+    #[error("{path:?}: {reason}")]
+    DatasetManifest {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what mends it.
+        reason: String,
+    },
+    /// A download that does not come through.
+    #[error(
+        "cannot fetch {url}: {reason} (attempts without progress: {attempts}); check the network, and http_proxy \
+         and https_proxy if there is a proxy, and run the same again: it goes on where it stopped"
+    )]
+    Fetch {
+        /// What was to be fetched.
+        url: String,
+        /// What went wrong last.
+        reason: String,
+        /// How often it was tried.
+        attempts: u32,
+    },
+    /// A download that the server refuses.
+    #[error("cannot fetch {url}: the server answered {status}; look at {homepage} whether it has moved")]
+    FetchStatus {
+        /// What was to be fetched.
+        url: String,
+        /// The answer.
+        status: String,
+        /// Where the corpus is described.
+        homepage: String,
+    },
+    /// A download that is sent elsewhere.
+    #[error(
+        "{url} is redirected to {scheme}://{host}, where its manifest does not let it go; if the corpus has moved \
+         there, name the host in redirect_hosts of the manifest in datasets/"
+    )]
+    FetchRedirect {
+        /// What was to be fetched.
+        url: String,
+        /// By what protocol.
+        scheme: String,
+        /// To what host.
+        host: String,
+    },
+    /// A file of another size than it should have.
+    #[error(
+        "{url} has {got} bytes, expected {expected}: it is damaged or has changed; fetch it again, and if it \
+         stays so, the manifest in datasets/ or the entry in datasets.lock.toml is no longer right"
+    )]
+    FetchLength {
+        /// What was fetched.
+        url: String,
+        /// Bytes by the manifest or the first download.
+        expected: u64,
+        /// Bytes that came or were announced.
+        got: u64,
+    },
+    /// A file that is another than it should be.
+    #[error(
+        "{url} has SHA-256 {got}, expected {expected}; the file was removed; fetch it again, or, {remedy}"
+    )]
+    FetchHash {
+        /// What was fetched.
+        url: String,
+        /// Hash by the manifest or the first download.
+        expected: String,
+        /// Hash of what came.
+        got: String,
+        /// How to accept it.
+        remedy: String,
+    },
+
     /// A split without one whole window.
     #[error(
         "the {split} split has {tokens} tokens, expected at least {needed}, one window of model.context + 1; \
@@ -184,6 +320,16 @@ pub enum DataError {
 }
 
 impl DataError {
+    /// An error in the text of a document, told with the document's place.
+    pub(crate) fn in_document(self, path: &Path, line: u64) -> Self {
+        match self {
+            Self::UnknownCharacter { .. } | Self::Tokenizer { .. } => {
+                Self::InDocument { path: path.to_owned(), line, source: Box::new(self) }
+            }
+            other => other,
+        }
+    }
+
     pub(crate) fn read(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Read { path, source }
@@ -193,6 +339,14 @@ impl DataError {
         let path = path.to_owned();
         move |source| Self::Write { path, source }
     }
+}
+
+/// What is said of inputs of two formats.
+pub(crate) fn mixed(first: &Path, second: &Path) -> String {
+    format!(
+        "data.input has both text and documents, {first:?} and {second:?}: expected one of them; .jsonl and \
+         .ndjson are documents, one JSON object a line"
+    )
 }
 
 fn write_remedy(source: &io::Error) -> &'static str {

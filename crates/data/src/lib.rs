@@ -1,7 +1,7 @@
 //! Text to tokens to shards to batches.
 //!
-//! The modules stand in the order in which data flows: [`grammar`] writes the embedded corpus, [`corpus`] reads
-//! any text in bounded memory, [`bpe`] and [`tokenizer`] turn it into tokens, [`shard`] and [`store`] keep those
+//! The modules stand in the order in which data flows: [`catalog`] knows corpora by name and [`mod@fetch`] brings
+//! them here, [`grammar`] writes the embedded corpus, [`corpus`] reads any text or documents in bounded memory, [`bpe`] and [`tokenizer`] turn it into tokens, [`shard`] and [`store`] keep those
 //! in memory-mapped files, [`mod@prepare`] runs all of it once into a cached [`dataset`], and [`loader`] cuts
 //! batches as a pure function of seed, epoch, step and rank.
 //!
@@ -10,12 +10,25 @@
 pub mod config;
 pub mod error;
 
+pub mod catalog;
+pub mod fetch;
+
 pub mod grammar;
 pub mod tales;
 
-pub mod bpe;
+mod census;
 pub mod corpus;
+mod document;
+pub mod input;
+mod records;
+
+pub mod bpe;
+mod encoder;
+mod hugging_face;
+pub mod text_stream;
 pub mod tokenizer;
+mod word_cache;
+mod words;
 
 mod digest;
 pub mod shard;
@@ -24,18 +37,25 @@ pub mod store;
 mod cache;
 pub mod dataset;
 pub mod manifest;
+mod pipeline;
 pub mod prepare;
+mod scratch;
 mod staging;
+mod tokenize;
 
 pub mod evaluation;
 pub mod loader;
 
+pub use catalog::{DatasetManifest, datasets};
 pub use config::{DataConfig, TokenizerConfig, TokenizerKind};
 pub use dataset::{Dataset, EntropyFloor, Origin};
 pub use error::DataError;
 pub use evaluation::EvalBatches;
+pub use fetch::{FetchProgress, Fetched, Fetcher, fetch};
+pub use input::Format;
 pub use loader::{Batch, Loader};
 pub use manifest::{Manifest, Split, SplitManifest};
 pub use prepare::{Progress, Stage, prepare, prepare_into};
 pub use store::TokenStore;
+pub use text_stream::TextStream;
 pub use tokenizer::Tokenizer;

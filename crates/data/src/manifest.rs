@@ -51,6 +51,9 @@ pub struct Manifest {
     pub tokenizer: TokenizerManifest,
     /// The two parts.
     pub split: SplitsManifest,
+    /// Of documents: how many there are and what stands between them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub documents: Option<DocumentsManifest>,
     /// Of the embedded corpus: what it was generated from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generated: Option<GeneratedManifest>,
@@ -61,11 +64,11 @@ pub struct Manifest {
 pub struct SourceManifest {
     /// Its file; of the embedded corpus, relative to the dataset's folder.
     pub path: String,
-    /// Size in bytes.
+    /// Its text in bytes: of documents, what they say, not how it is written down.
     pub bytes: u64,
-    /// Size in characters.
+    /// Its text in characters.
     pub chars: u64,
-    /// SHA-256 of its content.
+    /// SHA-256 of the file as it lies on disk.
     pub sha256: String,
 }
 
@@ -89,7 +92,39 @@ pub struct SplitsManifest {
     pub val: Option<SplitManifest>,
 }
 
+/// The documents of a dataset.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DocumentsManifest {
+    /// Documents to learn from.
+    pub train: u64,
+    /// Documents to measure on.
+    pub val: u64,
+    /// Documents without a character, which were left out.
+    pub empty: u64,
+    /// What stands after every document, the last too.
+    pub separator: Separator,
+}
+
+/// What ends a document among tokens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Separator {
+    /// A special token, by its spelling and id.
+    Token {
+        /// As the vocabulary spells it.
+        text: String,
+        /// Its id.
+        id: u32,
+    },
+    /// Text, of a tokenizer without such a token.
+    Text(String),
+}
+
 /// One part of a dataset.
+///
+/// # Units
+/// `tokens` counts the separators of documents, for they are predicted; `chars` and `bytes` do not, for they are
+/// none of the text. So bits a byte hold what it costs to tell where each document ends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SplitManifest {
     /// Tokens of all shards.

@@ -1,23 +1,23 @@
 //! From a configuration to a dataset, made once and cached.
 //!
-//! A dataset is built in a temporary folder beside its destination and renamed, so that preparations at the same time do not disturb each other: the first to
-//! finish wins, and the others use its result.
+//! A dataset is built in a temporary folder beside its destination and renamed, so that preparations at the same
+//! time do not disturb each other: the first to finish wins, and the others use its result.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::bpe::WordCounts;
 use crate::cache;
-use crate::config::{DataConfig, TokenizerConfig, TokenizerKind};
-use crate::corpus::{Census, Corpus, train_chars};
+use crate::config::{DataConfig, N_BYTES, TokenizerConfig, TokenizerKind};
+use crate::corpus::{Block, Census, Corpus, train_units};
 use crate::dataset::{Dataset, Origin};
 use crate::error::DataError;
-use crate::manifest::{
-    GeneratedManifest, Manifest, SCHEMA, SourceManifest, Split, SplitManifest, SplitsManifest,
-    TokenizerManifest,
-};
-use crate::shard::{ShardWriter, TOKENS_PER_SHARD};
+use crate::input::Format;
+use crate::manifest::{GeneratedManifest, Manifest, SCHEMA, SourceManifest, Split, TokenizerManifest};
+use crate::pipeline;
+use crate::scratch::Scratch;
 use crate::staging::{Staging, discard};
 use crate::tales;
+use crate::tokenize::tokenize;
 use crate::tokenizer::{self, Tokenizer};
 
 /// Name of the embedded corpus's text in its dataset folder.
@@ -102,28 +102,20 @@ pub fn prepare_into(
     Ok(Dataset { origin: Origin::Prepared, ..Dataset::open(dir)? })
 }
 
-/// Text whose split is known.
-struct Source {
-    corpus: Corpus,
-    census: Census,
-    train_chars: u64,
+/// A corpus whose split is known.
+pub(crate) struct Source {
+    pub corpus: Corpus,
+    pub census: Census,
+    /// Units to learn from; the rest is validation.
+    pub train_units: u64,
     generated: Option<GeneratedManifest>,
 }
 
 impl Source {
-    /// An error in a text that begins at character `position` of the corpus, told by file.
-    fn locate(&self, error: DataError, position: u64) -> DataError {
-        match error {
-            DataError::UnknownCharacter { path: None, character, position: in_text } => {
-                let place = self.census.locate(position + in_text);
-                DataError::UnknownCharacter {
-                    path: place.map(|(path, _)| path.to_owned()),
-                    character,
-                    position: place.map_or(in_text, |(_, position)| position),
-                }
-            }
-            other => other,
-        }
+    /// The number of the first unit of a block, if there was such a block at the first reading.
+    pub(crate) fn first_unit(&self, block: &Block) -> Result<u64, DataError> {
+        let units = self.census.units();
+        self.census.first_unit(block.index).ok_or(DataError::Changed { expected: units, got: units + 1 })
     }
 }
 
@@ -136,7 +128,8 @@ fn build(
     let source = if data.is_embedded() { embedded(dir, data, progress)? } else { inputs(data, progress)? };
     let tokenizer = make_tokenizer(&source, config, progress)?;
     tokenizer.save(&dir.join(tokenizer::FILE_NAME))?;
-    let split = tokenize(dir, &source, &tokenizer, progress)?;
+    let mut on_done = in_bytes(Stage::Tokenizing, source.corpus.len_bytes()?, progress);
+    let (split, documents) = tokenize(dir, &source, &tokenizer, &mut on_done)?;
     let manifest = Manifest {
         schema: SCHEMA.to_owned(),
         sources: sources(dir, &source.census),
@@ -147,9 +140,15 @@ fn build(
             sha256: tokenizer.sha256(),
         },
         split,
+        documents,
         generated: source.generated,
     };
     manifest.write(dir)
+}
+
+/// What tells `progress` how many of `total` bytes of input are done.
+fn in_bytes(stage: Stage, total: u64, progress: &mut dyn FnMut(Progress)) -> impl FnMut(u64) {
+    move |done| progress(Progress { stage, done: done.min(total), total, unit: "bytes" })
 }
 
 fn embedded(dir: &Path, data: &DataConfig, progress: &mut dyn FnMut(Progress)) -> Result<Source, DataError> {
@@ -159,28 +158,26 @@ fn embedded(dir: &Path, data: &DataConfig, progress: &mut dyn FnMut(Progress)) -
         progress(Progress { stage: Stage::Generating, done: chars.min(total), total, unit: "chars" });
     };
     let written = tales::write_corpus(&path, total, data.val_fraction, data.embedded_seed, &mut on_chars)?;
-    let (corpus, census) = count(vec![path], progress)?;
+    let corpus = Corpus::new(vec![path]);
+    let census = count(&corpus, progress)?;
     let generated = GeneratedManifest {
         grammar_sha256: tales::grammar_sha256(),
         seed: data.embedded_seed,
         tales: written.tales,
         floor_bits: written.val_bits,
     };
-    Ok(Source { corpus, census, train_chars: written.train_chars, generated: Some(generated) })
+    Ok(Source { corpus, census, train_units: written.train_chars, generated: Some(generated) })
 }
 
 fn inputs(data: &DataConfig, progress: &mut dyn FnMut(Progress)) -> Result<Source, DataError> {
-    let (corpus, census) = count(data.input.clone(), progress)?;
-    let train_chars = train_chars(census.chars(), data.val_fraction);
-    Ok(Source { corpus, census, train_chars, generated: None })
+    let corpus = Corpus::of_format(data.input.clone(), data.input_format()?, &data.text_field);
+    let census = count(&corpus, progress)?;
+    let train_units = train_units(census.units(), data.val_fraction);
+    Ok(Source { corpus, census, train_units, generated: None })
 }
 
-fn count(files: Vec<PathBuf>, progress: &mut dyn FnMut(Progress)) -> Result<(Corpus, Census), DataError> {
-    let corpus = Corpus::new(files);
-    let total = corpus.len_bytes()?;
-    let mut on_block = |done: u64| progress(Progress { stage: Stage::Counting, done, total, unit: "bytes" });
-    let census = corpus.census(&mut on_block)?;
-    Ok((corpus, census))
+fn count(corpus: &Corpus, progress: &mut dyn FnMut(Progress)) -> Result<Census, DataError> {
+    corpus.census(&mut in_bytes(Stage::Counting, corpus.len_bytes()?, progress))
 }
 
 /// The sources as the manifest lists them: files of the dataset by name, others by path.
@@ -194,16 +191,21 @@ fn sources(dir: &Path, census: &Census) -> Vec<SourceManifest> {
     census.files.iter().map(source).collect()
 }
 
+/// The tokenizer of a configuration. Those made here have a token between documents where there are documents.
 fn make_tokenizer(
     source: &Source,
     config: &TokenizerConfig,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Tokenizer, DataError> {
+    let is_documents = *source.corpus.format() != Format::Text;
+    let finished = |tokenizer: Tokenizer| if is_documents { tokenizer.with_end_of_text() } else { tokenizer };
     match (config.kind, &config.file) {
-        (TokenizerKind::Bytes, _) => Ok(Tokenizer::bytes()),
-        (TokenizerKind::Chars, _) => Ok(Tokenizer::chars(&source.census.alphabet)),
+        (TokenizerKind::Bytes, _) => Ok(finished(Tokenizer::bytes())),
+        (TokenizerKind::Chars, _) => Ok(finished(Tokenizer::chars(&source.census.alphabet))),
         (TokenizerKind::Bpe, _) => {
-            Ok(Tokenizer::bpe(&count_words(source, TOKENIZER_SAMPLE_BYTES, progress)?, config.vocab_size))
+            let trained = trained_size(config.vocab_size, is_documents)?;
+            let words = count_words(source, TOKENIZER_SAMPLE_BYTES, progress)?;
+            Ok(finished(Tokenizer::bpe(&words, trained)))
         }
         (TokenizerKind::File, Some(path)) => Tokenizer::load(path),
         (TokenizerKind::File, None) => {
@@ -213,6 +215,16 @@ fn make_tokenizer(
     }
 }
 
+/// Entries of the vocabulary that are trained: all, but for the one that ends documents.
+fn trained_size(vocab_size: usize, is_documents: bool) -> Result<usize, DataError> {
+    let trained = vocab_size - usize::from(is_documents);
+    if trained >= N_BYTES {
+        return Ok(trained);
+    }
+    let expected = format!("at least {}, the bytes and {}", N_BYTES + 1, tokenizer::END_OF_TEXT);
+    Err(DataError::Argument { name: "tokenizer.vocab_size", expected, got: vocab_size.to_string() })
+}
+
 /// Counts the words of at most about `sample_bytes` of the training split: of larger ones, every block that
 /// keeps what is taken in proportion to what has passed.
 fn count_words(
@@ -220,74 +232,37 @@ fn count_words(
     sample_bytes: u64,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<WordCounts, DataError> {
-    let total = source.census.bytes();
-    let keep = (sample_bytes as f64 / total as f64).min(1.0);
-    let mut words = WordCounts::new();
+    let keep = (sample_bytes as f64 / source.census.block_bytes as f64).min(1.0);
+    let counts = Scratch::<WordCounts>::default();
     let (mut passed, mut taken) = (0u64, 0u64);
-    source.corpus.read(source.train_chars, &mut |split, text| {
-        if split == Split::Train && taken as f64 <= passed as f64 * keep {
-            words.add(text);
-            taken += text.len() as u64;
-        }
-        passed += text.len() as u64;
-        progress(Progress { stage: Stage::TrainingTokenizer, done: passed, total, unit: "bytes" });
-        Ok(())
-    })?;
-    Ok(words)
-}
-
-/// One split while it is written.
-struct SplitWriter {
-    writer: ShardWriter,
-    chars: u64,
-    bytes: u64,
-}
-
-impl SplitWriter {
-    fn new(dir: &Path, split: Split, tokenizer: &Tokenizer) -> Self {
-        let writer = ShardWriter::new(dir, split.name(), tokenizer.vocab_size(), TOKENS_PER_SHARD);
-        Self { writer, chars: 0, bytes: 0 }
-    }
-
-    /// Appends the tokens of `text`.
-    fn write(&mut self, tokenizer: &Tokenizer, text: &str) -> Result<(), DataError> {
-        let ids = tokenizer.encode(text)?;
-        self.chars += text.chars().count() as u64;
-        self.bytes += text.len() as u64;
-        self.writer.write(&ids)
-    }
-
-    fn finish(self) -> Result<SplitManifest, DataError> {
-        let tokens = self.writer.tokens();
-        Ok(SplitManifest { tokens, chars: self.chars, bytes: self.bytes, shards: self.writer.finish()? })
-    }
-}
-
-fn tokenize(
-    dir: &Path,
-    source: &Source,
-    tokenizer: &Tokenizer,
-    progress: &mut dyn FnMut(Progress),
-) -> Result<SplitsManifest, DataError> {
-    let total = source.census.bytes();
-    let mut train = SplitWriter::new(dir, Split::Train, tokenizer);
-    let mut val = SplitWriter::new(dir, Split::Val, tokenizer);
-    let got = source.corpus.read(source.train_chars, &mut |split, text| {
-        let position = train.chars + val.chars;
-        let writer = match split {
-            Split::Train => &mut train,
-            Split::Val => &mut val,
-        };
-        writer.write(tokenizer, text).map_err(|error| source.locate(error, position))?;
-        let done = train.bytes + val.bytes;
-        progress(Progress { stage: Stage::Tokenizing, done, total, unit: "bytes" });
-        Ok(())
-    })?;
-    if got != source.census.chars() {
-        return Err(DataError::Changed { expected: source.census.chars(), got });
-    }
-    let val = val.finish()?;
-    Ok(SplitsManifest { train: train.finish()?, val: (val.tokens > 0).then_some(val) })
+    pipeline::ordered(
+        |feed| {
+            source.corpus.read_blocks(false, &mut |done, block| {
+                let is_taken = taken as f64 <= passed as f64 * keep;
+                passed += block.len_bytes();
+                taken += if is_taken { block.len_bytes() } else { 0 };
+                !is_taken || feed.give(done, block)
+            })
+        },
+        |block| {
+            let first_unit = source.first_unit(&block)?;
+            counts.with(|words| {
+                source.corpus.for_each_text(&block, first_unit, source.train_units, &mut |split, text| {
+                    if split == Split::Train {
+                        words.add(text);
+                    }
+                    Ok(())
+                })
+            })
+        },
+        |()| Ok(()),
+        &mut in_bytes(Stage::TrainingTokenizer, source.corpus.len_bytes()?, progress),
+    )?;
+    let merged = counts.into_states().into_iter().reduce(|mut all, one| {
+        all.merge(one);
+        all
+    });
+    Ok(merged.unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -461,6 +436,58 @@ mod tests {
         assert_eq!(dataset.tokenizer.to_json(), Tokenizer::chars(&['a', 'b']).to_json());
     }
 
+    /// The files of a dataset prepared in blocks of `block_bytes` on `n_threads`.
+    fn files_of(
+        data: &DataConfig,
+        config: &TokenizerConfig,
+        n_threads: usize,
+        block_bytes: usize,
+    ) -> Vec<Vec<u8>> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        pool.install(|| {
+            let mut source = inputs(data, &mut |_| {}).unwrap();
+            source.corpus = source.corpus.with_block_bytes(block_bytes);
+            source.census = count(&source.corpus, &mut |_| {}).unwrap();
+            let tokenizer = make_tokenizer(&source, config, &mut |_| {}).unwrap();
+            tokenizer.save(&dir.path().join(tokenizer::FILE_NAME)).unwrap();
+            let written = tokenize(dir.path(), &source, &tokenizer, &mut |_| {}).unwrap();
+            fs::write(dir.path().join("splits"), format!("{written:?}")).unwrap();
+        });
+        let mut paths: Vec<_> =
+            fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        paths.sort();
+        paths.iter().map(|path| fs::read(path).unwrap()).collect()
+    }
+
+    #[test]
+    fn shards_do_not_hang_on_threads_or_blocks() {
+        let root = tempfile::tempdir().unwrap();
+        let tale = |i| tales::tale(1, i).text;
+        let text: String = (0..60).map(|i| tale(i) + "\n\n 日本 ü\n").collect();
+        let lines: String =
+            (0..60).map(|i| serde_json::json!({"text": tale(i)}).to_string() + "\n").collect();
+        for kind in [TokenizerKind::Bytes, TokenizerKind::Chars, TokenizerKind::Bpe] {
+            let (of_text, config) = configs(root.path(), kind, &[&text, "another file", &text[..999]]);
+            let of_documents =
+                DataConfig { format: Some(Format::Jsonl), ..configs(root.path(), kind, &[]).0 };
+            let path = root.path().join("lines");
+            fs::write(&path, &lines).unwrap();
+            for data in [of_text, DataConfig { input: vec![path], ..of_documents }] {
+                let whole = files_of(&data, &config, 1, 1 << 20);
+                // Blocks of 2,000 bytes have a line end to stop at; smaller ones may cut a word of a text.
+                for (block_bytes, is_same) in [(2000, true), (100, data.format.is_some())] {
+                    let one = files_of(&data, &config, 1, block_bytes);
+                    assert!(!is_same || one == whole, "{kind:?} {block_bytes}");
+                    for n_threads in [2, 5] {
+                        let many = files_of(&data, &config, n_threads, block_bytes);
+                        assert!(many == one, "{kind:?} {n_threads} {block_bytes}");
+                    }
+                }
+            }
+        }
+    }
+
     #[test]
     fn a_large_text_is_sampled_evenly_for_the_vocabulary() {
         let root = tempfile::tempdir().unwrap();
@@ -468,6 +495,7 @@ mod tests {
         let (data, _) = configs(root.path(), TokenizerKind::Bpe, &[&text]);
         let mut source = inputs(&data, &mut |_| {}).unwrap();
         source.corpus = source.corpus.with_block_bytes(1 << 12);
+        source.census = count(&source.corpus, &mut |_| {}).unwrap();
         let all = count_words(&source, u64::MAX, &mut |_| {}).unwrap().total();
         let some = count_words(&source, text.len() as u64 / 10, &mut |_| {}).unwrap().total();
         let share = some as f64 / all as f64;

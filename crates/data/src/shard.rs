@@ -279,7 +279,14 @@ impl OpenShard {
     }
 
     fn append(&mut self, ids: &[u32], width: usize) -> Result<(), DataError> {
-        let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes().into_iter().take(width)).collect();
+        let mut bytes = vec![0; ids.len() * width];
+        if width == 2 {
+            let out = bytes.as_chunks_mut().0.iter_mut();
+            out.zip(ids).for_each(|(out, &id)| *out = (id as u16).to_le_bytes());
+        } else {
+            let out = bytes.as_chunks_mut().0.iter_mut();
+            out.zip(ids).for_each(|(out, &id)| *out = id.to_le_bytes());
+        }
         self.hasher.update(&bytes);
         self.tokens += ids.len() as u64;
         self.file.write_all(&bytes).map_err(DataError::write(&self.partial))

@@ -8,7 +8,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::sync::LazyLock;
 
-use crate::corpus::train_chars;
+use crate::corpus::train_units;
 use crate::digest::sha256_hex;
 use crate::error::DataError;
 use crate::grammar::{Grammar, Tale};
@@ -48,7 +48,7 @@ pub struct Written {
 }
 
 /// Writes tales to `path` until they hold at least `chars` characters. The last tales are for validation: those
-/// that begin at or after the character where [`train_chars`] splits a text of this length.
+/// that begin at or after the character where [`train_units`] splits a text of this length.
 ///
 /// # Errors
 /// If the file cannot be written.
@@ -72,7 +72,7 @@ pub fn write_corpus(
         on_chars(written);
     }
     file.flush().map_err(DataError::write(path))?;
-    let cut = train_chars(written, val_fraction);
+    let cut = train_units(written, val_fraction);
     let first_val = tales.partition_point(|&(start, _)| start < cut);
     Ok(Written {
         tales: tales.len() as u64,

@@ -4,24 +4,33 @@
 //! characters are byte-pair encodings without a merge. What is made here loses nothing: decoding what was
 //! encoded gives the text, to the last space and carriage return.
 
-use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
+use rayon::prelude::*;
 use tokenizers::decoders::byte_level::ByteLevel as ByteLevelDecoder;
 use tokenizers::decoders::fuse::Fuse;
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::{
-    AddedToken, DecoderWrapper, ModelWrapper, PostProcessorWrapper, PreTokenizerWrapper, Tokenizer as Library,
-};
+use tokenizers::{AddedToken, Tokenizer as Library};
 
 use crate::bpe::{Merges, WordCounts, byte_chars, pre_tokenizer, train};
 use crate::corpus::last_soft_cut;
 use crate::digest::sha256_hex;
+use crate::encoder::{EncodeError, Encoder, Specials, guards};
 use crate::error::DataError;
+use crate::scratch::Scratch;
+use crate::text_stream::TextStream;
+use crate::word_cache::WordCache;
 
 /// Name of a tokenizer in a dataset or checkpoint folder.
 pub const FILE_NAME: &str = "tokenizer.json";
+
+/// The special token that ends a document in tokenizers made here, as GPT-2's.
+pub const END_OF_TEXT: &str = "<|endoftext|>";
+
+/// Spellings of special tokens that end a document, the first that there is counts: GPT-2 and Qwen, Llama 3,
+/// Llama and Mistral, Gemma, ChatML.
+const ENDS_OF_TEXT: [&str; 5] = [END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>"];
 
 /// Bytes of text that one thread encodes at a time.
 const PIECE_BYTES: usize = 1 << 16;
@@ -30,23 +39,15 @@ const PIECE_BYTES: usize = 1 << 16;
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
     library: Library,
+    /// The same, but special tokens in a text are text; where the library is asked for that at all.
+    library_of_text: Option<Box<Library>>,
+    /// What the encoder leaves to the library, by [`Specials`]: as tokens and as text.
+    guards: [Vec<String>; 2],
     /// The content of its `tokenizer.json`.
     json: String,
     vocab_size: usize,
     encoder: Encoder,
-}
-
-/// How to encode with what the library holds.
-#[derive(Clone, Debug)]
-enum Encoder {
-    /// One token a character: a table is enough, and names what is missing.
-    Chars(HashMap<char, u32>),
-    /// Byte-level pieces do not look across a [soft cut](last_soft_cut): encoded in parallel.
-    Pieces,
-    /// A model that would drop what it does not know: the text as it is, if all its characters are known.
-    Strict(HashSet<char>),
-    /// Anything else: the text as it is.
-    Whole,
+    end_of_text: Option<u32>,
 }
 
 impl Tokenizer {
@@ -89,33 +90,65 @@ impl Tokenizer {
         let highest =
             library.get_vocab(true).into_values().max().ok_or_else(|| fault("is empty".to_owned()))?;
         let encoder = Encoder::of(&library);
-        Ok(Self { library, json, vocab_size: highest as usize + 1, encoder })
+        let guards =
+            [Specials::Tokens, Specials::Text].map(|specials| guards(&library, specials).unwrap_or_default());
+        let asks_library = !encoder.is_cuttable() || !guards[Specials::Text as usize].is_empty();
+        let library_of_text = (asks_library && has_specials(&library)).then(|| {
+            let mut library = library.clone();
+            library.set_encode_special_tokens(true);
+            Box::new(library)
+        });
+        let end_of_text = find_end_of_text(&library);
+        let vocab_size = highest as usize + 1;
+        Ok(Self { library, library_of_text, guards, json, vocab_size, encoder, end_of_text })
     }
 
-    fn made_here(library: Library) -> Self {
+    /// The same vocabulary and one token more, [`END_OF_TEXT`], with the next free id.
+    pub fn with_end_of_text(self) -> Self {
+        let mut library = self.library;
+        let token = AddedToken::from(END_OF_TEXT, true);
+        library.add_special_tokens([token]).expect("without a normalizer no token can be refused");
+        Self::made_here(library)
+    }
+
+    pub(crate) fn made_here(library: Library) -> Self {
         let json = library.to_string(true).expect("a vocabulary of strings can be written as JSON");
         Self::from_json(json, Path::new(FILE_NAME)).expect("what was just written can be read")
     }
 
-    /// Token ids of `text`; special tokens are not added.
+    /// Token ids of `text`; special tokens are not added, but found where the text spells them.
     ///
     /// # Errors
     /// If a character is not in the vocabulary, or the library fails.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, DataError> {
-        match &self.encoder {
-            Encoder::Chars(ids) => encode_chars(ids, text),
-            Encoder::Pieces => self.encode_pieces(pieces(text)),
-            Encoder::Strict(known) => {
-                check_chars(text, |c| c.is_whitespace() || known.contains(&c))?;
-                self.encode_pieces(vec![text])
-            }
-            Encoder::Whole => self.encode_pieces(vec![text]),
+        let pieces = if self.encoder.is_cuttable() { pieces(text) } else { vec![text] };
+        let caches = Scratch::default();
+        let encode = |piece: &str| {
+            let mut ids = Vec::new();
+            caches.with(|cache| self.encode_piece(piece, Specials::Tokens, cache, &mut ids)).map(|()| ids)
+        };
+        let mut ids = Vec::new();
+        let encoded: Vec<_> = pieces.par_iter().map(|piece| encode(piece)).collect();
+        for (piece_idx, piece) in encoded.into_iter().enumerate() {
+            let before = || pieces[..piece_idx].iter().map(|piece| piece.chars().count() as u64).sum();
+            ids.extend(piece.map_err(|error| error.after(before()).told(FILE_NAME))?);
         }
+        Ok(ids)
     }
 
-    fn encode_pieces(&self, pieces: Vec<&str>) -> Result<Vec<u32>, DataError> {
-        let encodings = self.library.encode_batch_fast(pieces, false).map_err(|error| self.fault(error))?;
-        Ok(encodings.iter().flat_map(|encoding| encoding.get_ids()).copied().collect())
+    /// Appends the ids of `text` to `out`, on this thread alone. `cache` served no other tokenizer.
+    pub(crate) fn encode_piece(
+        &self,
+        text: &str,
+        specials: Specials,
+        cache: &mut WordCache,
+        out: &mut Vec<u32>,
+    ) -> Result<(), EncodeError> {
+        let library = match (&self.library_of_text, specials) {
+            (Some(library), Specials::Text) => library,
+            _ => &self.library,
+        };
+        self.encoder.encode(library, &self.guards[specials as usize], text, cache, out)
     }
 
     /// The text of `ids`. Bytes that are not UTF-8, as the end of a cut sequence may hold, become U+FFFD.
@@ -125,6 +158,27 @@ impl Tokenizer {
     pub fn decode(&self, ids: &[u32]) -> Result<String, DataError> {
         check_ids(ids, self.vocab_size, 0)?;
         self.library.decode(ids, false).map_err(|error| self.fault(error))
+    }
+
+    /// Decodes ids one by one, as they are generated.
+    pub fn stream(&self) -> TextStream<'_> {
+        TextStream::new(self)
+    }
+
+    /// The id of the special token that ends a document: `<|endoftext|>`, `<|end_of_text|>`, `</s>`, `<eos>` or
+    /// `<|im_end|>`, the first of these that there is.
+    pub fn end_of_text(&self) -> Option<u32> {
+        self.end_of_text
+    }
+
+    /// The token with this id, as the vocabulary spells it.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.library.id_to_token(id)
+    }
+
+    /// What the `tokenizers` library holds.
+    pub(crate) fn library(&self) -> &Library {
+        &self.library
     }
 
     /// One more than the highest id.
@@ -153,11 +207,14 @@ impl Tokenizer {
     /// The content of the `tokenizer_config.json` with which `transformers` opens it; `model_max_length` is the
     /// model's context.
     pub fn tokenizer_config_json(&self, model_max_length: usize) -> String {
-        let config = serde_json::json!({
+        let mut config = serde_json::json!({
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": model_max_length,
             "clean_up_tokenization_spaces": false,
         });
+        if let Some(token) = self.end_of_text.and_then(|id| self.token(id)) {
+            config["eos_token"] = token.into();
+        }
         format!("{config:#}\n")
     }
 
@@ -166,49 +223,16 @@ impl Tokenizer {
     }
 }
 
-impl Encoder {
-    fn of(library: &Library) -> Self {
-        let ModelWrapper::BPE(bpe) = library.get_model() else { return Self::Whole };
-        // Special tokens as GPT-2's <|endoftext|> stay whole: a soft cut is no place inside or beside them.
-        let cuttable = |token: &AddedToken| !token.lstrip && !token.rstrip && !token.content.contains('\n');
-        let drops_unknown = bpe.get_unk_token().is_none() && !bpe.byte_fallback;
-        let is_plain = library.get_normalizer().is_none()
-            && matches!(library.get_post_processor(), None | Some(PostProcessorWrapper::ByteLevel(_)))
-            && library.get_added_tokens_decoder().values().all(cuttable);
-        match (library.get_pre_tokenizer(), library.get_decoder()) {
-            (None, Some(DecoderWrapper::Fuse(_)))
-                if is_plain && drops_unknown && library.get_added_vocabulary().is_empty() =>
-            {
-                char_ids(bpe.get_vocab())
-                    .map_or_else(|| Self::Strict(known_chars(bpe.get_vocab())), Self::Chars)
-            }
-            (Some(PreTokenizerWrapper::ByteLevel(bytes)), Some(DecoderWrapper::ByteLevel(_)))
-                if is_plain && !bytes.add_prefix_space =>
-            {
-                Self::Pieces
-            }
-            (_, Some(DecoderWrapper::ByteLevel(_))) => Self::Whole,
-            _ if drops_unknown && library.get_normalizer().is_none() => {
-                Self::Strict(known_chars(bpe.get_vocab()))
-            }
-            _ => Self::Whole,
-        }
-    }
+fn has_specials(library: &Library) -> bool {
+    library.get_added_tokens_decoder().values().any(|token| token.special)
 }
 
-/// The characters that are tokens of their own.
-fn known_chars(vocab: HashMap<String, u32>) -> HashSet<char> {
-    vocab.into_keys().filter_map(|token| one_char(&token)).collect()
-}
-
-fn one_char(token: &str) -> Option<char> {
-    let mut chars = token.chars();
-    chars.next().filter(|_| chars.next().is_none())
-}
-
-/// The ids of a vocabulary of single characters.
-fn char_ids(vocab: HashMap<String, u32>) -> Option<HashMap<char, u32>> {
-    vocab.into_iter().map(|(token, id)| Some((one_char(&token)?, id))).collect()
+fn find_end_of_text(library: &Library) -> Option<u32> {
+    let added = library.get_added_tokens_decoder();
+    let find = |spelling: &str| {
+        added.iter().find(|(_, token)| token.special && token.content == *spelling).map(|(&id, _)| id)
+    };
+    ENDS_OF_TEXT.iter().find_map(|spelling| find(spelling))
 }
 
 fn model(Merges { tokens, merges }: Merges) -> BPE {
@@ -223,21 +247,6 @@ fn byte_level(merges: Merges, pre_tokenizer: ByteLevel) -> Tokenizer {
     let mut library = Library::new(model(merges));
     library.with_pre_tokenizer(Some(pre_tokenizer)).with_decoder(Some(ByteLevelDecoder::default()));
     Tokenizer::made_here(library)
-}
-
-fn encode_chars(ids: &HashMap<char, u32>, text: &str) -> Result<Vec<u32>, DataError> {
-    check_chars(text, |c| ids.contains_key(&c))?;
-    Ok(text.chars().map(|c| ids[&c]).collect())
-}
-
-/// That every character of `text` is known.
-fn check_chars(text: &str, is_known: impl Fn(char) -> bool) -> Result<(), DataError> {
-    match text.chars().enumerate().find(|&(_, c)| !is_known(c)) {
-        None => Ok(()),
-        Some((position, character)) => {
-            Err(DataError::UnknownCharacter { path: None, character, position: position as u64 })
-        }
-    }
 }
 
 /// Cuts `text` at soft cuts into pieces of about [`PIECE_BYTES`].
@@ -314,13 +323,14 @@ mod tests {
 
     #[test]
     fn the_shortcuts_give_the_ids_of_the_library() {
-        let text: String = (0..200).map(|i| crate::tales::tale(9, i).text + "\n \n\n").collect();
+        let mut text: String = (0..200).map(|i| crate::tales::tale(9, i).text + "\n \n\n").collect();
+        text += &TEXTS.concat();
         let mut letters: Vec<char> = text.chars().collect();
         letters.sort_unstable();
         letters.dedup();
         assert!(text.len() > PIECE_BYTES);
         for tokenizer in [Tokenizer::bytes(), Tokenizer::chars(&letters), small_bpe()] {
-            assert!(!matches!(tokenizer.encoder, Encoder::Whole));
+            assert!(tokenizer.encoder.is_cuttable());
             let expected = tokenizer.library.encode_fast(text.as_str(), false).unwrap();
             assert_eq!(tokenizer.encode(&text).unwrap(), expected.get_ids());
         }

@@ -53,6 +53,7 @@ pub fn resolve(config: &CarbonConfig) -> Result<Carbon, MeterError> {
             source: "carbon.intensity_g_per_kwh".to_owned(),
             year: None,
             basis: "as given".to_owned(),
+            table_fraction: None,
         });
     }
     let region = config.region.as_deref().unwrap_or(WORLD);
@@ -64,6 +65,7 @@ pub fn resolve(config: &CarbonConfig) -> Result<Carbon, MeterError> {
         source: country.source.clone(),
         year: Some(country.year),
         basis: country.basis.clone(),
+        table_fraction: None,
     })
 }
 
@@ -105,7 +107,7 @@ mod tests {
     use super::*;
 
     fn region(name: &str) -> CarbonConfig {
-        CarbonConfig { intensity_g_per_kwh: None, region: Some(name.to_owned()) }
+        CarbonConfig { region: Some(name.to_owned()), ..CarbonConfig::default() }
     }
 
     #[test]

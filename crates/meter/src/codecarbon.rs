@@ -187,11 +187,14 @@ pub(crate) mod tests {
             systematic_id: id.to_owned(),
             counter_j: None,
             integral_j: None,
+            average_j: None,
             process_share_j: None,
             samples: 1,
             max_gap_ms: 0.0,
             mean_w: None,
             max_w: None,
+            baseline: None,
+            throttle: Vec::new(),
             flags: vec![],
         };
         let mut ledger = Ledger::new(options(0));

@@ -15,6 +15,7 @@ use serde::de::{SeqAccess, Visitor, value::SeqAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::carbon;
+use crate::intensity_table::IntensityTable;
 
 /// Section `energy`: what is metered, and how often.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,6 +34,9 @@ pub struct EnergyConfig {
     /// Default: unknown, taken as [`crate::estimate::UNKNOWN_CPU_TDP`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_tdp_w: Option<f64>,
+    /// For how long the machine's idle power is measured before the run's load, in seconds. Default 0: not at
+    /// all. It is stated beside the total and never subtracted from it.
+    pub idle_baseline_s: f64,
 }
 
 /// Which GPU boards are metered.
@@ -59,6 +63,10 @@ pub struct CarbonConfig {
     /// ISO 3166-1 alpha-3 code or name of a country. Default: the world's mean.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
+    /// A CSV file `timestamp,g_per_kwh` by which each joule is priced at the moment of its use; the keys above
+    /// stand for what it does not cover. See [`crate::intensity_table`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub table: Option<PathBuf>,
 }
 
 /// Section `cost`: the price of the electricity.
@@ -80,6 +88,7 @@ impl Default for EnergyConfig {
             gpus: GpuSelection::Used,
             powercap_root: PathBuf::from("/sys/class/powercap"),
             cpu_tdp_w: None,
+            idle_baseline_s: 0.0,
         }
     }
 }
@@ -106,6 +115,10 @@ impl EnergyConfig {
         if !self.pue.is_finite() || self.pue < 1.0 {
             faults.push(format!("energy.pue = {}: expected a number of at least 1", self.pue));
         }
+        let idle = self.idle_baseline_s;
+        if !(0.0..=3_600.0).contains(&idle) {
+            faults.push(format!("energy.idle_baseline_s = {idle}: expected 0 to 3600"));
+        }
         if let Some(tdp) = self.cpu_tdp_w
             && (!tdp.is_finite() || tdp <= 0.0)
         {
@@ -118,13 +131,15 @@ impl EnergyConfig {
 impl CarbonConfig {
     /// Every fault of the section, each a sentence that begins with its key.
     pub fn faults(&self) -> Vec<String> {
-        match self.intensity_g_per_kwh {
+        let mean = match self.intensity_g_per_kwh {
             Some(grams) if !grams.is_finite() || grams < 0.0 => {
-                vec![format!("carbon.intensity_g_per_kwh = {grams}: expected a number of at least 0")]
+                Some(format!("carbon.intensity_g_per_kwh = {grams}: expected a number of at least 0"))
             }
-            Some(_) => Vec::new(),
-            None => carbon::resolve(self).err().map(|error| error.to_string()).into_iter().collect(),
-        }
+            Some(_) => None,
+            None => carbon::resolve(self).err().map(|error| error.to_string()),
+        };
+        let table = self.table.as_deref().and_then(|path| IntensityTable::open(path).err());
+        mean.into_iter().chain(table.map(|error| error.to_string())).collect()
     }
 }
 
@@ -191,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_configuration_reads_back() {
-        let text = "interval_ms = 100\npue = 1.2\ngpus = [0, 3]\npowercap_root = \"/tmp/powercap\"\n";
+        let text = "interval_ms = 100\npue = 1.2\ngpus = [0, 3]\npowercap_root = \"/tmp/powercap\"\nidle_baseline_s = 0.0\n";
         let energy: EnergyConfig = toml::from_str(text).unwrap();
         assert_eq!(energy.gpus, GpuSelection::Boards(vec![0, 3]));
         assert_eq!(toml::to_string(&energy).unwrap(), text);
@@ -211,9 +226,18 @@ mod tests {
 
     #[test]
     fn all_faults_are_reported_and_begin_with_their_key() {
-        let energy =
-            EnergyConfig { interval_ms: 1, pue: f64::NAN, cpu_tdp_w: Some(0.0), ..EnergyConfig::default() };
-        let carbon = CarbonConfig { intensity_g_per_kwh: None, region: Some("Germny".to_owned()) };
+        let energy = EnergyConfig {
+            interval_ms: 1,
+            pue: f64::NAN,
+            cpu_tdp_w: Some(0.0),
+            idle_baseline_s: f64::NAN,
+            ..EnergyConfig::default()
+        };
+        let carbon = CarbonConfig {
+            region: Some("Germny".to_owned()),
+            table: Some(PathBuf::from("/nonexistent.csv")),
+            ..CarbonConfig::default()
+        };
         let cost = CostConfig { price_per_kwh: Some(-1.0), currency: "euro".to_owned() };
         let faults = [energy.faults(), carbon.faults(), cost.faults()].concat();
         let keys: Vec<_> = faults.iter().map(|fault| fault.split(' ').next().unwrap()).collect();
@@ -222,13 +246,15 @@ mod tests {
             [
                 "energy.interval_ms",
                 "energy.pue",
+                "energy.idle_baseline_s",
                 "energy.cpu_tdp_w",
                 "carbon.region",
+                "carbon.table",
                 "cost.price_per_kwh",
                 "cost.currency"
             ]
         );
-        assert!(faults[3].contains("Germany"), "{}", faults[3]);
+        assert!(faults[4].contains("Germany"), "{}", faults[4]);
         assert!(EnergyConfig::default().faults().is_empty());
         assert!(CarbonConfig::default().faults().is_empty());
         assert!(CostConfig::default().faults().is_empty());

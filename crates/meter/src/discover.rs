@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use wattle_runlog::manifest::{Drivers, Host, SensorInfo};
-use wattle_runlog::record::SensorKind;
+use wattle_runlog::record::{Flag, SensorKind};
 use wattle_runlog::{ComputeDevice, DeviceKind, Watts};
 
 use crate::config::{EnergyConfig, GpuSelection};
@@ -14,6 +14,7 @@ use crate::estimate;
 use crate::nvml::{Board, LIBRARY_VARIABLE, NvmlLibrary};
 use crate::rapl::{self, Domain};
 use crate::sensor::Sensor;
+use crate::visible::{Shown, VisibleDevices};
 use crate::workload::Workload;
 
 /// What a machine offers to a meter.
@@ -61,42 +62,50 @@ pub fn discover(config: &EnergyConfig, devices: &[ComputeDevice]) -> Discovery {
 
 /// Finds the sensors for `workload` on `devices`.
 pub fn discover_for(config: &EnergyConfig, devices: &[ComputeDevice], workload: Workload) -> Discovery {
-    discover_with(config, devices, workload, library().as_deref(), visible_list().as_deref())
+    discover_with(config, devices, workload, library().as_deref(), &VisibleDevices::from_env())
 }
 
-/// The boards that CUDA would show a program started from here, as devices.
+/// The boards that CUDA would show a program started from here, as devices. One that is known by its number
+/// alone has no identity: what is discovered for it is flagged.
 pub fn visible_gpus() -> Vec<ComputeDevice> {
-    let Ok(boards) = NvmlLibrary::load(library().as_deref()).and_then(|nvml| nvml.boards()) else {
-        return Vec::new();
+    let Ok(nvml) = NvmlLibrary::load(library().as_deref()) else { return Vec::new() };
+    let boards: Vec<_> = nvml.boards().unwrap_or_default().into_iter().flatten().collect();
+    let shown = VisibleDevices::from_env().shown(&boards, &|instance| nvml.board_of_instance(instance));
+    // Whatever the order, all of them are all of them.
+    let all = boards.iter().all(|board| shown.iter().any(|shown| shown.board == board));
+    let device = |(ordinal, shown): (usize, &Shown<'_>)| {
+        let identity = |name: &Option<String>| name.clone().filter(|_| all || shown.is_certain);
+        ComputeDevice {
+            kind: DeviceKind::Cuda,
+            ordinal: ordinal as u32,
+            uuid: identity(&shown.board.uuid),
+            pci: identity(&shown.board.pci),
+        }
     };
-    let boards: Vec<_> = boards.into_iter().flatten().collect();
-    let visible: Vec<&Board> = match visible_list() {
-        Some(list) => list.split(',').map_while(|entry| visible_entry(&boards, entry)).collect(),
-        None => boards.iter().collect(),
-    };
-    let device = |(ordinal, board): (usize, &&Board)| ComputeDevice {
-        kind: DeviceKind::Cuda,
-        ordinal: ordinal as u32,
-        uuid: board.uuid.clone(),
-        pci: board.pci.clone(),
-    };
-    visible.iter().enumerate().map(device).collect()
+    shown.iter().enumerate().map(device).collect()
 }
 
-/// As [`discover_for`], with what it takes from the environment given: `NVML_LIBRARY` and
-/// `CUDA_VISIBLE_DEVICES`.
+/// As [`discover_for`], with what it takes from the environment given.
 pub fn discover_with(
     config: &EnergyConfig,
     devices: &[ComputeDevice],
     workload: Workload,
     library: Option<&Path>,
-    visible: Option<&str>,
+    visible: &VisibleDevices,
 ) -> Discovery {
     let mut discovery = Discovery { sensors: Vec::new(), findings: Vec::new(), drivers: Drivers::default() };
-    discovery.add_gpus(&config.gpus, devices, library, visible);
+    discovery.add_gpus(&config.gpus, devices, (library, visible), workload);
     discovery.add_rapl(&config.powercap_root);
     discovery.add_estimates(config, workload);
     discovery
+}
+
+/// A board to be metered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Selected {
+    board: Board,
+    /// Whether it was taken for the one that is used by its number alone.
+    order_assumed: bool,
 }
 
 impl Discovery {
@@ -109,8 +118,8 @@ impl Discovery {
         &mut self,
         selection: &GpuSelection,
         devices: &[ComputeDevice],
-        library: Option<&Path>,
-        visible: Option<&str>,
+        (library, visible): (Option<&Path>, &VisibleDevices),
+        workload: Workload,
     ) {
         let nvml = match NvmlLibrary::load(library) {
             Ok(nvml) => nvml,
@@ -133,13 +142,22 @@ impl Discovery {
                 Err(error) => self.find("gpu", FindingState::Unreadable, error.to_string(), None),
             }
         }
-        let selected = self.select(selection, &boards, devices, visible);
-        for board in boards.iter().filter(|board| !selected.contains(board)) {
+        let shown = visible.shown(&boards, &|instance| nvml.board_of_instance(instance));
+        let selected = self.select(selection, &boards, devices, &shown);
+        let is_selected = |board: &Board| selected.iter().any(|selected| selected.board == *board);
+        for board in boards.iter().filter(|board| !is_selected(board)) {
             self.find(&board.sensor_id(), FindingState::NotSelected, board.name.clone(), None);
         }
-        for (board, sensor) in nvml.open(selected) {
+        let assumed: Vec<_> = selected.iter().map(|selected| selected.order_assumed).collect();
+        let boards = selected.into_iter().map(|selected| selected.board).collect();
+        for ((board, sensor), assumed) in nvml.open(boards, workload).into_iter().zip(assumed) {
             match sensor {
-                Ok(sensor) => self.add(Box::new(sensor)),
+                Ok(mut sensor) => {
+                    if assumed {
+                        sensor.flag(Flag::OrderAssumed);
+                    }
+                    self.add(Box::new(sensor));
+                }
                 Err(error) => {
                     self.find(&board.sensor_id(), FindingState::Unreadable, error.to_string(), None);
                 }
@@ -153,24 +171,25 @@ impl Discovery {
         selection: &GpuSelection,
         boards: &[Board],
         devices: &[ComputeDevice],
-        visible: Option<&str>,
-    ) -> Vec<Board> {
+        shown: &[Shown<'_>],
+    ) -> Vec<Selected> {
+        let certain = |board: &Board| Selected { board: board.clone(), order_assumed: false };
         match selection {
             GpuSelection::None => Vec::new(),
-            GpuSelection::All => boards.to_vec(),
+            GpuSelection::All => boards.iter().map(certain).collect(),
             GpuSelection::Boards(numbers) => {
                 for number in numbers.iter().filter(|n| !boards.iter().any(|board| board.index == **n)) {
                     let detail = format!("energy.gpus names board {number}, of {} boards", boards.len());
                     let remedy = "choose from the numbers that nvidia-smi shows".to_owned();
                     self.find(&format!("gpu:{number}"), FindingState::Absent, detail, Some(remedy));
                 }
-                boards.iter().filter(|board| numbers.contains(&board.index)).cloned().collect()
+                boards.iter().filter(|board| numbers.contains(&board.index)).map(certain).collect()
             }
             GpuSelection::Used => {
-                let mut used: Vec<Board> = Vec::new();
+                let mut used: Vec<Selected> = Vec::new();
                 for device in devices.iter().filter(|device| device.kind == DeviceKind::Cuda) {
-                    match self.board_of(device, boards, visible) {
-                        Some(board) if !used.contains(board) => used.push(board.clone()),
+                    match self.board_of(device, boards, shown) {
+                        Some(found) if !used.iter().any(|used| used.board == found.board) => used.push(found),
                         _ => {}
                     }
                 }
@@ -180,17 +199,17 @@ impl Discovery {
     }
 
     /// The board that a device is: by UUID, else by PCI address, else by number and flagged so.
-    fn board_of<'a>(
+    fn board_of(
         &mut self,
         device: &ComputeDevice,
-        boards: &'a [Board],
-        visible: Option<&str>,
-    ) -> Option<&'a Board> {
+        boards: &[Board],
+        shown: &[Shown<'_>],
+    ) -> Option<Selected> {
         let by_uuid = |uuid: &String| boards.iter().find(|board| board.has_uuid(uuid));
         let by_pci = |pci: &String| boards.iter().find(|board| board.has_pci(pci));
         let known = device.uuid.as_ref().and_then(by_uuid).or_else(|| device.pci.as_ref().and_then(by_pci));
-        if known.is_some() {
-            return known;
+        if let Some(board) = known {
+            return Some(Selected { board: board.clone(), order_assumed: false });
         }
         let name = device.to_string();
         if device.uuid.is_some() || device.pci.is_some() {
@@ -198,21 +217,21 @@ impl Discovery {
             self.find(&name, FindingState::Absent, detail, None);
             return None;
         }
-        let number = device.ordinal as usize;
-        let board = match visible {
-            Some(list) => list.split(',').nth(number).and_then(|entry| visible_entry(boards, entry)),
-            None => boards.get(number),
-        };
-        let (state, detail) = match board {
-            Some(board) => (
-                FindingState::Found,
-                format!("taken for {} by its number, which CUDA and NVML may count apart", board.sensor_id()),
-            ),
-            None => (FindingState::Absent, "NVML has no board of this number".to_owned()),
-        };
+        let found = shown.get(device.ordinal as usize);
         let remedy = "set CUDA_DEVICE_ORDER=PCI_BUS_ID, or name the boards by energy.gpus = [0]".to_owned();
-        self.find(&name, state, detail, Some(remedy));
-        board
+        match found {
+            Some(shown) if shown.is_certain => {}
+            Some(shown) => {
+                let id = shown.board.sensor_id();
+                let detail = format!("taken for {id} by its number, which CUDA and NVML may count apart");
+                self.find(&name, FindingState::Found, detail, Some(remedy));
+            }
+            None => {
+                let detail = "NVML has no board of this number".to_owned();
+                self.find(&name, FindingState::Absent, detail, Some(remedy));
+            }
+        }
+        found.map(|shown| Selected { board: shown.board.clone(), order_assumed: !shown.is_certain })
     }
 
     fn add_rapl(&mut self, root: &Path) {
@@ -283,22 +302,6 @@ fn library() -> Option<PathBuf> {
     std::env::var_os(LIBRARY_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
-fn visible_list() -> Option<String> {
-    std::env::var("CUDA_VISIBLE_DEVICES").ok()
-}
-
-/// The board that one entry of `CUDA_VISIBLE_DEVICES` names: a number or the beginning of a UUID.
-fn visible_entry<'a>(boards: &'a [Board], entry: &str) -> Option<&'a Board> {
-    let entry = entry.trim();
-    match entry.parse::<usize>() {
-        Ok(number) => boards.get(number),
-        Err(_) if entry.starts_with("GPU-") => {
-            boards.iter().find(|board| board.uuid.as_deref().is_some_and(|uuid| uuid.starts_with(entry)))
-        }
-        Err(_) => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -328,10 +331,16 @@ mod tests {
         devices: &[ComputeDevice],
         visible: Option<&str>,
     ) -> (Vec<u32>, Vec<Finding>) {
+        let (boards, visible) =
+            (boards(), VisibleDevices { list: visible.map(str::to_owned), by_pci: false });
         let mut discovery =
             Discovery { sensors: Vec::new(), findings: Vec::new(), drivers: Drivers::default() };
-        let boards = discovery.select(selection, &boards(), devices, visible);
-        (boards.iter().map(|board| board.index).collect(), discovery.findings)
+        let shown = visible.shown(&boards, &|_| None);
+        let selected = discovery.select(selection, &boards, devices, &shown);
+        let by_number = selected.iter().any(|selected| selected.order_assumed);
+        let says_so = discovery.findings.iter().any(|finding| finding.detail.contains("by its number"));
+        assert_eq!(by_number, says_so);
+        (selected.iter().map(|selected| selected.board.index).collect(), discovery.findings)
     }
 
     #[test]
@@ -367,8 +376,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let config = EnergyConfig { powercap_root: dir.path().to_owned(), ..EnergyConfig::default() };
         let nowhere = dir.path().join("libnvidia-ml.so");
-        let discovery =
-            discover_with(&config, &[cuda(0, None, None)], Workload::ThisProcess, Some(&nowhere), None);
+        let discovery = discover_with(
+            &config,
+            &[cuda(0, None, None)],
+            Workload::ThisProcess,
+            Some(&nowhere),
+            &VisibleDevices::default(),
+        );
         let ids: Vec<_> = discovery.sensor_infos().into_iter().map(|info| info.id).collect();
         assert_eq!(ids, [estimate::CPU_ID, estimate::DRAM_ID]);
         let states: Vec<_> = discovery.findings.iter().map(|finding| finding.state).collect();
@@ -404,7 +418,8 @@ mod tests {
         std::fs::write(zone.join("energy_uj"), "5\n").unwrap();
         let config = EnergyConfig { powercap_root: dir.path().to_owned(), ..EnergyConfig::default() };
         let nowhere = dir.path().join("libnvidia-ml.so");
-        let discovery = discover_with(&config, &[], Workload::ThisProcess, Some(&nowhere), None);
+        let discovery =
+            discover_with(&config, &[], Workload::ThisProcess, Some(&nowhere), &VisibleDevices::default());
         let ids: Vec<_> = discovery.sensor_infos().into_iter().map(|info| info.id).collect();
         assert_eq!(ids, ["cpu:package-0", estimate::DRAM_ID]);
     }

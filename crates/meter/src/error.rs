@@ -48,6 +48,38 @@ pub enum MeterError {
         /// The names nearest to it.
         nearest: String,
     },
+    /// `carbon.table` is no table of intensities.
+    #[error("carbon.table = {}: {reason}", path.display())]
+    IntensityTable {
+        /// The file.
+        path: PathBuf,
+        /// What was expected and what came.
+        reason: String,
+    },
+    /// A table of intensities does not cover the time at which energy was used.
+    #[error("{}: there is no intensity from {from} to {to}; add rows for that time", path.display())]
+    OutsideTable {
+        /// The table.
+        path: PathBuf,
+        /// Start of what is missing, RFC 3339.
+        from: String,
+        /// Its end.
+        to: String,
+    },
+    /// Nothing tells when a segment's energy was used.
+    #[error("segment {segment} has no wall_anchor in manifest.json that could be read, and no power.trace")]
+    NoAnchor {
+        /// The segment.
+        segment: u32,
+    },
+    /// A baseline was asked for while something else ran on a device.
+    #[error(
+        "{sensor}: another process computes on it, so what it draws is not its idle power; end that process, or set energy.idle_baseline_s = 0"
+    )]
+    NotIdle {
+        /// The sensor.
+        sensor: String,
+    },
     /// The sampling thread could not be started.
     #[error("cannot start the sampling thread: {source}")]
     Thread {

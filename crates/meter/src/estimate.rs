@@ -115,6 +115,8 @@ fn info(id: &str, kind: SensorKind, description: String, systematic_id: String) 
         description,
         systematic_fraction: SYSTEMATIC_FRACTION,
         systematic_id,
+        flags: Vec::new(),
+        limits: None,
     }
 }
 
@@ -142,12 +144,17 @@ impl<M: PowerModel> Sensor for EstimateSensor<M> {
     }
 
     fn channels(&self) -> Channels {
-        Channels { power: None, counter: Some(CounterSpec::MILLIJOULES) }
+        Channels { power: None, average: false, counter: Some(CounterSpec::MILLIJOULES) }
     }
 
     fn read(&mut self) -> Reading {
         let t = MonotonicNs::now();
-        Reading { t, power: Quantity::Unsupported, counter: Quantity::Measured(self.advance(t)) }
+        Reading {
+            t,
+            power: Quantity::Unsupported,
+            average: Quantity::Unsupported,
+            counter: Quantity::Measured(self.advance(t)),
+        }
     }
 }
 

@@ -8,12 +8,17 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use wattle_runlog::manifest::SensorInfo;
+use wattle_runlog::record::Baseline;
 use wattle_runlog::{Joules, MonotonicNs, Seconds, Watts};
 
-use crate::sensor::{Advance, Channels, CounterValue, Reading};
+use crate::sensor::{Advance, Channels, CounterValue, Reading, Survey};
+use crate::stretch::AVERAGE_DELAY;
 
 /// Points kept at most. At 20 readings a second, the last six minutes at least are kept whole.
 const MAX_POINTS: usize = 16_384;
+
+/// Surveys kept at most: half a day of them.
+const MAX_SURVEYS: usize = 4_096;
 
 /// A counter that stands still for longer is stuck: NVML's move every 10 to 100 ms, RAPL's every millisecond.
 const STUCK_AFTER: Seconds = Seconds(2.0);
@@ -30,6 +35,9 @@ pub struct History {
     sums: Sums,
     counter: Option<LastCounter>,
     power: Option<(MonotonicNs, Watts)>,
+    average: Option<(MonotonicNs, Watts)>,
+    surveys: VecDeque<(MonotonicNs, Survey)>,
+    baseline: Option<Baseline>,
     counter_changes: Changes,
     power_changes: Changes,
     last_asked: Option<MonotonicNs>,
@@ -38,29 +46,34 @@ pub struct History {
 
 /// The sums at one reading.
 #[derive(Clone, Copy, Debug)]
-struct Point {
-    t: MonotonicNs,
-    sums: Sums,
+pub(crate) struct Point {
+    pub(crate) t: MonotonicNs,
+    pub(crate) sums: Sums,
     /// Power at the reading.
-    power: Option<Watts>,
+    pub(crate) power: Option<Watts>,
+    /// Averaged power at the reading.
+    pub(crate) average: Option<Watts>,
     /// Highest power since the point before.
-    max_power: Option<Watts>,
+    pub(crate) max_power: Option<Watts>,
     /// Longest time between readings since the point before.
-    max_gap: Seconds,
+    pub(crate) max_gap: Seconds,
 }
 
 /// What has come together since the first reading.
 #[derive(Clone, Copy, Debug, Default)]
-struct Sums {
-    counter: Joules,
-    integral: Joules,
-    readings: u64,
-    power_readings: u64,
-    power_w: f64,
-    power_w2: f64,
-    resets: u32,
-    stuck: u32,
-    lost: u32,
+pub(crate) struct Sums {
+    pub(crate) counter: Joules,
+    pub(crate) integral: Joules,
+    pub(crate) average: Joules,
+    pub(crate) readings: u64,
+    pub(crate) power_readings: u64,
+    pub(crate) power_w: f64,
+    pub(crate) power_w2: f64,
+    /// Sum of the squares of what power changed by from one reading to the next.
+    pub(crate) steps_w2: f64,
+    pub(crate) resets: u32,
+    pub(crate) stuck: u32,
+    pub(crate) lost: u32,
 }
 
 struct LastCounter {
@@ -73,41 +86,9 @@ struct LastCounter {
 #[derive(Default)]
 struct Changes {
     last: Option<MonotonicNs>,
+    /// Sum of the times between two changes, and of their squares.
     total: Seconds,
-    count: u32,
-}
-
-/// What a sensor said between two moments.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Stretch {
-    /// Its length.
-    pub duration: Seconds,
-    /// Energy by the counter; `None` if the sensor has none.
-    pub counter: Option<Joules>,
-    /// Energy by the trapezoid of power; `None` if the sensor gives no power.
-    pub integral: Option<Joules>,
-    /// Readings taken within.
-    pub readings: u64,
-    /// Standard deviation of the power readings within.
-    pub power_deviation: Watts,
-    /// Highest power read within.
-    pub max_power: Option<Watts>,
-    /// Longest time without a reading.
-    pub max_gap: Seconds,
-    /// Time before the first or after the last reading ever: nothing is known of it.
-    pub unobserved: Seconds,
-    /// Mean power over all readings so far.
-    pub usual_power: Option<Watts>,
-    /// Time between two changes of the counter.
-    pub counter_step: Option<Seconds>,
-    /// Time between two changes of the power reading.
-    pub power_period: Option<Seconds>,
-    /// Whether the counter started again within.
-    pub reset: bool,
-    /// Whether the counter stood still though power was drawn.
-    pub stuck: bool,
-    /// Whether the device stopped answering.
-    pub lost: bool,
+    squares: f64,
 }
 
 impl History {
@@ -121,6 +102,9 @@ impl History {
             sums: Sums::default(),
             counter: None,
             power: None,
+            average: None,
+            surveys: VecDeque::new(),
+            baseline: None,
             counter_changes: Changes::default(),
             power_changes: Changes::default(),
             last_asked: None,
@@ -141,6 +125,11 @@ impl History {
     /// Time between two readings, as asked for.
     pub fn interval(&self) -> Seconds {
         self.interval
+    }
+
+    /// From now on the sensor is asked every `interval`.
+    pub fn set_interval(&mut self, interval: Duration) {
+        self.interval = Seconds(interval.as_secs_f64());
     }
 
     /// When the sensor was last asked, whether or not it answered.
@@ -165,25 +154,33 @@ impl History {
             self.lost_since.get_or_insert(t);
         }
         let power = reading.power.measured().copied();
+        let average = reading.average.measured().copied();
         let counter = reading.counter.measured().copied();
-        if power.is_none() && counter.is_none() {
+        if power.is_none() && average.is_none() && counter.is_none() {
             return;
         }
         self.lost_since = None;
         if let Some(power) = power {
             self.add_power(t, power);
         }
+        if let Some(average) = average {
+            if let Some((last_t, last)) = self.average {
+                self.sums.average += (last + average) * 0.5 * t.since(last_t);
+            }
+            self.average = Some((t, average));
+        }
         if let Some(counter) = counter {
             self.add_counter(t, counter);
         }
         self.sums.readings += 1;
         let max_gap = self.points.back().map_or(Seconds::ZERO, |last| t.since(last.t));
-        self.points.push_back(Point { t, sums: self.sums, power, max_power: power, max_gap });
+        self.points.push_back(Point { t, sums: self.sums, power, average, max_power: power, max_gap });
     }
 
     fn add_power(&mut self, t: MonotonicNs, power: Watts) {
         if let Some((last_t, last)) = self.power {
             self.sums.integral += (last + power) * 0.5 * t.since(last_t);
+            self.sums.steps_w2 += (power - last).get().powi(2);
             if power != last {
                 self.power_changes.add(t);
             }
@@ -223,10 +220,14 @@ impl History {
         self.best_of(&self.sums)
     }
 
-    fn best_of(&self, sums: &Sums) -> Joules {
+    pub(crate) fn best_of(&self, sums: &Sums) -> Joules {
         let trusted = self.sums.resets == 0 && self.sums.stuck == 0;
         let by_counter = self.channels.counter.is_some() && (trusted || self.channels.power.is_none());
-        if by_counter { sums.counter } else { sums.integral }
+        match by_counter {
+            true => sums.counter,
+            false if self.channels.average => sums.average,
+            false => sums.integral,
+        }
     }
 
     /// Power now: the last reading, or the counter's slope over the last half second.
@@ -242,36 +243,52 @@ impl History {
         Some((last.sums.counter - before.sums.counter) / last.t.since(before.t))
     }
 
-    /// What was said from `start` to `end`.
-    pub fn stretch(&self, start: MonotonicNs, end: MonotonicNs) -> Stretch {
-        let (from, to) = (self.sums_at(start), self.sums_at(end));
-        let first = self.points.partition_point(|point| point.t < start);
-        let last = self.points.partition_point(|point| point.t <= end);
-        let within = self.points.range(first..last.max(first));
-        let before = first.checked_sub(1).map_or_else(Sums::default, |i| self.points[i].sums);
-        let until = last.checked_sub(1).map_or(before, |i| self.points[i].sums);
-        let max = |a: Watts, b: Watts| if b > a { b } else { a };
-        Stretch {
-            duration: end.since(start),
-            counter: self.channels.counter.map(|_| to.counter - from.counter),
-            integral: self.channels.power.map(|_| to.integral - from.integral),
-            readings: until.readings.saturating_sub(before.readings),
-            power_deviation: deviation(&before, &until),
-            max_power: within.filter_map(|point| point.max_power).reduce(max),
-            max_gap: self.max_gap(start, end),
-            unobserved: self.unobserved(start, end),
-            usual_power: self.usual_power(),
-            counter_step: self.counter_changes.period(),
-            power_period: self.power_changes.period(),
-            reset: to.resets > from.resets,
-            stuck: to.stuck > from.stuck,
-            lost: to.lost > from.lost || self.lost_since.is_some_and(|since| since <= end),
+    /// What the sensor drew idle, if that was measured.
+    pub fn baseline(&self) -> Option<Baseline> {
+        self.baseline
+    }
+
+    /// Keeps what the sensor drew idle beside all that follows.
+    pub fn set_baseline(&mut self, baseline: Baseline) {
+        self.baseline = Some(baseline);
+    }
+
+    /// Notes what a survey said.
+    pub fn note(&mut self, t: MonotonicNs, survey: Survey) {
+        if self.surveys.len() == MAX_SURVEYS {
+            self.surveys.pop_front();
         }
+        self.surveys.push_back((t, survey));
+    }
+
+    /// The surveys that speak for the time from `start` to `end`: those within, and the last one before.
+    pub(crate) fn surveys(&self, start: MonotonicNs, end: MonotonicNs) -> impl Iterator<Item = &Survey> {
+        let first = self.surveys.partition_point(|(t, _)| *t <= start).saturating_sub(1);
+        self.surveys.range(first..).take_while(move |(t, _)| *t <= end).map(|(_, survey)| survey)
+    }
+
+    pub(crate) fn points(&self) -> &VecDeque<Point> {
+        &self.points
+    }
+
+    pub(crate) fn lost_since(&self) -> Option<MonotonicNs> {
+        self.lost_since
+    }
+
+    /// Time between two changes of the counter, as a moment picked at random meets it: the longer the time, the
+    /// likelier that an edge falls into it.
+    pub(crate) fn counter_step(&self) -> Option<Seconds> {
+        self.counter_changes.period()
+    }
+
+    /// Time between two changes of the power reading.
+    pub(crate) fn power_period(&self) -> Option<Seconds> {
+        self.power_changes.period()
     }
 
     /// The sums at `t`: energies interpolated between the readings around it, held before the first and after
     /// the last; counts as of the next reading.
-    fn sums_at(&self, t: MonotonicNs) -> Sums {
+    pub(crate) fn sums_at(&self, t: MonotonicNs) -> Sums {
         let next = self.points.partition_point(|point| point.t < t);
         let (before, after) = match (next.checked_sub(1).map(|i| &self.points[i]), self.points.get(next)) {
             (Some(before), Some(after)) => (before, after),
@@ -283,43 +300,9 @@ impl History {
         Sums {
             counter: between(before.sums.counter, after.sums.counter),
             integral: between(before.sums.integral, after.sums.integral),
+            average: between(before.sums.average, after.sums.average),
             ..after.sums
         }
-    }
-
-    fn max_gap(&self, start: MonotonicNs, end: MonotonicNs) -> Seconds {
-        let mut longest = self.unobserved(start, end);
-        let mut last: Option<MonotonicNs> = None;
-        for point in &self.points {
-            if let Some(last) = last
-                && point.t > start
-                && last < end
-            {
-                // A thinned stretch still knows its longest gap; one at an edge counts as far as it reaches in.
-                let inside = point.t.min(end).since(last.max(start));
-                let gap = if point.max_gap < inside { point.max_gap } else { inside };
-                longest = if gap > longest { gap } else { longest };
-            }
-            last = Some(point.t);
-        }
-        longest
-    }
-
-    fn unobserved(&self, start: MonotonicNs, end: MonotonicNs) -> Seconds {
-        match (self.points.front(), self.points.back()) {
-            (Some(first), Some(last)) => {
-                let before = first.t.min(end).since(start);
-                let after = end.since(last.t.max(start));
-                before + after
-            }
-            _ => end.since(start),
-        }
-    }
-
-    fn usual_power(&self) -> Option<Watts> {
-        let (first, last) = (self.points.front()?, self.points.back()?);
-        let observed = last.t.since(first.t);
-        (observed > Seconds::ZERO).then(|| (self.best_of(&last.sums) - self.best_of(&first.sums)) / observed)
     }
 
     /// Drops what no stretch from `t` on needs.
@@ -334,9 +317,11 @@ impl History {
         if self.points.len() <= MAX_POINTS {
             return;
         }
-        let mut pinned: Vec<usize> = Vec::with_capacity(2 * edges.len());
-        for edge in edges {
-            let next = self.points.partition_point(|point| point.t < *edge);
+        let mut pinned: Vec<usize> = Vec::with_capacity(4 * edges.len());
+        // An average speaks for an edge only some time after it.
+        let later = |edge: &MonotonicNs| MonotonicNs(edge.0 + (AVERAGE_DELAY.get() * 1e9) as u64);
+        for edge in edges.iter().copied().chain(edges.iter().map(later)) {
+            let next = self.points.partition_point(|point| point.t < edge);
             pinned.extend([next.saturating_sub(1), next]);
         }
         pinned.sort_unstable();
@@ -374,26 +359,16 @@ impl Changes {
         if let Some(last) = self.last
             && t.since(last) <= STUCK_AFTER
         {
-            self.total += t.since(last);
-            self.count += 1;
+            let time = t.since(last);
+            self.total += time;
+            self.squares += time.get().powi(2);
         }
         self.last = Some(t);
     }
 
     fn period(&self) -> Option<Seconds> {
-        (self.count > 0).then(|| self.total * (1.0 / f64::from(self.count)))
+        (self.total > Seconds::ZERO).then(|| Seconds(self.squares / self.total.get()))
     }
-}
-
-/// Standard deviation of the power readings between two sums.
-fn deviation(from: &Sums, to: &Sums) -> Watts {
-    let n = to.power_readings.saturating_sub(from.power_readings) as f64;
-    if n < 2.0 {
-        return Watts::ZERO;
-    }
-    let mean = (to.power_w - from.power_w) / n;
-    let variance = (to.power_w2 - from.power_w2) / n - mean * mean;
-    Watts(variance.max(0.0).sqrt())
 }
 
 #[cfg(test)]
@@ -423,7 +398,7 @@ mod tests {
         assert_eq!((whole.readings, whole.max_power), (201, Some(Watts(100.0))));
         assert_eq!(whole.max_gap, Seconds(0.1));
         assert!(whole.stuck, "20 s and 1000 J without a change");
-        assert!((whole.power_period.unwrap().get() - 0.1).abs() < 1e-9);
+        assert_eq!(whole.update, Seconds(0.1));
         let half = history.stretch(ms(5_000), ms(10_000)).integral.unwrap();
         assert!((half - Joules(375.0)).get().abs() < 1e-9, "{half:?}");
     }
@@ -453,13 +428,14 @@ mod tests {
         for i in 11..=20 {
             let lost = Quantity::Missing(Missing::DeviceLost);
             let counter = Quantity::Missing(Missing::DeviceLost);
-            history.push(&Reading { t: ms(i * 100), power: lost, counter });
+            history.push(&Reading { t: ms(i * 100), power: lost, average: Quantity::Unsupported, counter });
         }
         let stretch = history.stretch(ms(500), ms(2_000));
         assert!(stretch.lost && !history.stretch(ms(0), ms(900)).lost);
         assert_eq!(stretch.counter, Some(Joules(50.0)));
         assert_eq!(stretch.unobserved, Seconds(1.0));
-        assert_eq!((stretch.max_gap, stretch.usual_power), (Seconds(1.0), Some(Watts(100.0))));
+        assert!((stretch.max_gap.get() - 0.1).abs() < 1e-9);
+        assert_eq!(stretch.usual_power, Some(Watts(100.0)));
         assert_eq!(history.recent_power(), None);
     }
 
@@ -475,7 +451,7 @@ mod tests {
             thinned.push(&next);
             thinned.thin(&edges);
         }
-        assert!(thinned.points.len() <= MAX_POINTS + edges.len() * 2);
+        assert!(thinned.points.len() <= MAX_POINTS + edges.len() * 4);
         let (a, b) = (long.stretch(edges[0], edges[1]), thinned.stretch(edges[0], edges[1]));
         assert_eq!((a.counter, a.integral), (b.counter, b.integral));
         assert_eq!((a.max_power, a.max_gap), (b.max_power, b.max_gap));

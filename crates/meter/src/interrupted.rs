@@ -25,9 +25,9 @@ pub struct ResumePoint {
 }
 
 /// A segment as its trace shows it.
-struct Segment {
-    header: SegmentHeader,
-    anchor: WallAnchor,
+pub(crate) struct Segment {
+    pub(crate) header: SegmentHeader,
+    pub(crate) anchor: WallAnchor,
     histories: Vec<History>,
     /// The channel's sensor and quantity, by channel number.
     channels: Vec<(usize, TraceQuantity)>,
@@ -174,7 +174,7 @@ fn kept_at(events: &[Event], point: ResumePoint) -> Option<(u32, MonotonicNs)> {
 }
 
 impl Segment {
-    fn new(header: SegmentHeader, path: &Path) -> Result<Self, MeterError> {
+    pub(crate) fn new(header: SegmentHeader, path: &Path) -> Result<Self, MeterError> {
         let anchor = header.segment.anchor().ok_or_else(|| MeterError::NotATrace {
             path: path.to_owned(),
             reason: format!("expected an RFC 3339 wall_anchor, got {:?}", header.segment.wall_anchor),
@@ -190,8 +190,11 @@ impl Segment {
             });
             let supports = channel.supports();
             let all = &mut sensors[index].1;
-            *all =
-                Channels { power: all.power.or(supports.power), counter: all.counter.or(supports.counter) };
+            *all = Channels {
+                power: all.power.or(supports.power),
+                average: all.average || supports.average,
+                counter: all.counter.or(supports.counter),
+            };
             channels.push((index, channel.quantity));
         }
         let histories =
@@ -200,20 +203,27 @@ impl Segment {
     }
 
     /// Adds a sample to its sensor's reading; samples of one reading have one time.
-    fn add(&mut self, sample: Sample, edges: &[MonotonicNs]) {
+    pub(crate) fn add(&mut self, sample: Sample, edges: &[MonotonicNs]) {
         let Some((sensor, quantity)) = self.channels.get(usize::from(sample.channel)).copied() else {
             return;
         };
         if self.pending.as_ref().is_none_or(|(of, reading)| (*of, reading.t) != (sensor, sample.t)) {
             self.flush(edges);
-            let nothing =
-                Reading { t: sample.t, power: Quantity::Unsupported, counter: Quantity::Unsupported };
+            let nothing = Reading {
+                t: sample.t,
+                power: Quantity::Unsupported,
+                average: Quantity::Unsupported,
+                counter: Quantity::Unsupported,
+            };
             self.pending = Some((sensor, nothing));
         }
         if let Some((_, reading)) = &mut self.pending {
             match quantity {
                 TraceQuantity::PowerMw => {
                     reading.power = quantity_of(sample.value, |mw| Watts(mw as f64 / 1e3));
+                }
+                TraceQuantity::AverageMw => {
+                    reading.average = quantity_of(sample.value, |mw| Watts(mw as f64 / 1e3));
                 }
                 TraceQuantity::EnergyMj | TraceQuantity::EnergyUj => {
                     reading.counter = quantity_of(sample.value, CounterValue);
@@ -222,7 +232,7 @@ impl Segment {
         }
     }
 
-    fn flush(&mut self, edges: &[MonotonicNs]) {
+    pub(crate) fn flush(&mut self, edges: &[MonotonicNs]) {
         if let Some((sensor, reading)) = self.pending.take() {
             self.first.get_or_insert(reading.t);
             self.last = self.last.max(Some(reading.t));
@@ -231,7 +241,7 @@ impl Segment {
         }
     }
 
-    fn window(&self, start: MonotonicNs, end: MonotonicNs) -> WindowEnergy {
+    pub(crate) fn window(&self, start: MonotonicNs, end: MonotonicNs) -> WindowEnergy {
         WindowEnergy::of(&self.histories, start, end, None, false)
     }
 }
@@ -245,30 +255,44 @@ fn quantity_of<T>(value: SampleValue, measured: impl Fn(u64) -> T) -> Quantity<T
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::ledger::tests::options;
     use crate::sensor::tests::{BOARD, board_info};
     use crate::trace::TraceWriter;
     use wattle_runlog::event::StepEvent;
 
-    fn at(seconds: f64) -> MonotonicNs {
+    pub(crate) fn at(seconds: f64) -> MonotonicNs {
         MonotonicNs((seconds * 1e9) as u64)
+    }
+
+    /// A segment of the tests, as a manifest has it.
+    pub(crate) fn segment_entry(id: u32) -> wattle_runlog::manifest::Segment {
+        wattle_runlog::manifest::Segment {
+            wall_anchor: "2026-09-21T14:13:20Z".to_owned(),
+            monotonic_anchor: MonotonicNs(0),
+            ..wattle_runlog::manifest::Segment::now(id, 0)
+        }
     }
 
     /// Appends a segment of 300 W from `start` to `end` seconds, sampled every 100 ms.
     fn sampled(path: &Path, id: u32, start: f64, end: f64) {
-        let segment = wattle_runlog::manifest::Segment {
-            wall_anchor: "2026-09-21T14:13:20Z".to_owned(),
-            monotonic_anchor: at(start),
-            ..wattle_runlog::manifest::Segment::now(id, 0)
-        };
+        sampled_at(path, id, start, end, |_| 300.0);
+    }
+
+    /// The same at any power; its clock is anchored at its start.
+    pub(crate) fn sampled_at(path: &Path, id: u32, start: f64, end: f64, watts: impl Fn(f64) -> f64) {
+        let segment = wattle_runlog::manifest::Segment { monotonic_anchor: at(start), ..segment_entry(id) };
         let mut writer = TraceWriter::open(path).unwrap();
         writer.begin_segment(&SegmentHeader::new("run-1", segment, 100.0, [(&board_info(), BOARD)])).unwrap();
+        let mut mj = 1e6;
         for i in 0..=((end - start) * 10.0) as u64 {
-            let t = at(start + i as f64 / 10.0);
-            writer.append(Sample { channel: 0, t, value: SampleValue::Measured(300_000) }).unwrap();
-            writer.append(Sample { channel: 1, t, value: SampleValue::Measured(t.0 * 3 / 10_000) }).unwrap();
+            let seconds = start + i as f64 / 10.0;
+            let (t, power) = (at(seconds), watts(seconds));
+            let value = |value: f64| SampleValue::Measured(value.round() as u64);
+            writer.append(Sample { channel: 0, t, value: value(power * 1e3) }).unwrap();
+            writer.append(Sample { channel: 1, t, value: value(mj) }).unwrap();
+            mj += power * 100.0;
         }
         writer.sync().unwrap();
     }
@@ -292,7 +316,7 @@ mod tests {
         Event::new(segment, at(t), body)
     }
 
-    fn epoch(ledger: &mut Ledger, start: f64, end: f64, steps: (u64, u64)) -> Record {
+    pub(crate) fn epoch(ledger: &mut Ledger, start: f64, end: f64, steps: (u64, u64)) -> Record {
         ledger.record(Entry {
             kind: RecordKind::Epoch,
             epoch: Some(1),

@@ -12,6 +12,7 @@ use wattle_runlog::record::{
 use wattle_runlog::{GramsCo2e, Joules, MonotonicNs, Record, Span, WallAnchor};
 
 use crate::config::CostConfig;
+use crate::intensity_table::IntensityTable;
 use crate::phases;
 use crate::totals::Totals;
 use crate::window::{WindowEnergy, share};
@@ -76,7 +77,8 @@ pub struct Entry<'a> {
 #[derive(Clone, Debug)]
 pub struct Ledger {
     pub(crate) options: LedgerOptions,
-    totals: Totals,
+    pub(crate) table: Option<IntensityTable>,
+    pub(crate) totals: Totals,
     /// Each segment's last record: where the next of that segment begins.
     pub(crate) ends: Vec<SegmentEnd>,
 }
@@ -110,7 +112,13 @@ impl Tariff {
 impl Ledger {
     /// The books of a run that begins.
     pub fn new(options: LedgerOptions) -> Self {
-        Self { options, totals: Totals::default(), ends: Vec::new() }
+        Self { options, table: None, totals: Totals::default(), ends: Vec::new() }
+    }
+
+    /// The books with a table of intensities (`carbon.table`), by which each joule is priced at the moment of its
+    /// use. What the table does not cover is priced by the intensity of the options, and the record tells so.
+    pub fn with_table(self, table: Option<IntensityTable>) -> Self {
+        Self { table, ..self }
     }
 
     /// The books of a run that goes on, from the records that it has written so far.
@@ -160,18 +168,21 @@ impl Ledger {
             duration_s: totals.duration,
             energy_j: cumulative.energy_j,
             energy_uncertainty_j: totals.uncertainty,
+            energy_above_idle_j: totals.above_idle(),
             energy_kwh: cumulative.energy_j.kwh(),
             facility_kwh: totals.facility_kwh,
             pue: self.options.pue,
             emissions_g: cumulative.emissions_g,
             cost,
-            carbon: self.options.carbon.clone(),
+            carbon: self.whole_carbon(),
             joules_per_token: None,
             sci: None,
             measured_fraction: share(totals.measured, cumulative.energy_j),
             sensors: totals.sensors(),
             phases: totals.phases,
             phases_method: totals.phases_method,
+            phases_uncertainty_j: totals.phases_uncertainty,
+            phases_methods: totals.phases_methods.clone(),
             cumulative,
             resources: Resources { device_hours: totals.device_hours, ..resources },
             overhead,
@@ -192,7 +203,8 @@ impl Ledger {
     pub(crate) fn build(&self, entry: Entry<'_>, segment: u32, anchor: WallAnchor) -> Record {
         let options = &self.options;
         let window = entry.window;
-        let (phases, phases_method) = phases::by_time(&window, segment, entry.spans);
+        let (emissions_g, carbon) = self.price(&window, anchor);
+        let attribution = phases::attribute(&window, segment, entry.spans);
         let energy_kwh = window.energy.kwh();
         let facility_kwh = energy_kwh * options.pue;
         let duration = window.duration();
@@ -213,18 +225,21 @@ impl Ledger {
             duration_s: duration,
             energy_j: window.energy,
             energy_uncertainty_j: window.uncertainty,
+            energy_above_idle_j: window.above_idle(),
             energy_kwh,
             facility_kwh,
             pue: options.pue,
-            emissions_g: options.carbon.intensity_g_per_kwh * (window.energy * options.pue),
+            emissions_g,
             cost: options.tariff.as_ref().map(|tariff| tariff.cost(facility_kwh)),
-            carbon: options.carbon.clone(),
+            carbon,
             joules_per_token: None,
             sci: None,
             measured_fraction: window.measured_fraction,
             sensors: window.sensors,
-            phases,
-            phases_method: Some(phases_method),
+            phases: attribution.joules,
+            phases_method: attribution.method(),
+            phases_uncertainty_j: Some(attribution.half_widths),
+            phases_methods: attribution.methods,
             cumulative: Cumulative::default(),
             resources: Resources { device_hours, ..entry.resources },
             overhead: entry.overhead,
@@ -270,7 +285,7 @@ impl Ledger {
 }
 
 /// Whether records of this kind add to the totals.
-fn advances(kind: RecordKind) -> bool {
+pub(crate) fn advances(kind: RecordKind) -> bool {
     match kind {
         RecordKind::Epoch | RecordKind::Interrupted | RecordKind::Command => true,
         RecordKind::Checkpoint | RecordKind::Final => false,
@@ -301,14 +316,23 @@ pub(crate) mod tests {
             segment,
             anchor: WallAnchor { wall_ns: 1_790_000_000_000_000_000, monotonic: MonotonicNs(0) },
             pue: 1.5,
-            carbon: carbon::resolve(&CarbonConfig { intensity_g_per_kwh: Some(400.0), region: None })
-                .unwrap(),
+            carbon: carbon::resolve(&CarbonConfig {
+                intensity_g_per_kwh: Some(400.0),
+                ..CarbonConfig::default()
+            })
+            .unwrap(),
             tariff: Some(Tariff { per_kwh: 0.2, currency: "EUR".to_owned() }),
             devices: 2,
         }
     }
 
-    fn entry(kind: RecordKind, start_s: u64, end_s: u64, energy: f64, tokens: u64) -> Entry<'static> {
+    pub(crate) fn entry(
+        kind: RecordKind,
+        start_s: u64,
+        end_s: u64,
+        energy: f64,
+        tokens: u64,
+    ) -> Entry<'static> {
         let second = |s: u64| MonotonicNs(s * 1_000_000_000);
         Entry {
             kind,
@@ -384,11 +408,14 @@ pub(crate) mod tests {
             systematic_id: "gain/x".to_owned(),
             counter_j: Some(Joules(energy)),
             integral_j: None,
+            average_j: None,
             process_share_j: None,
             samples: 7,
             max_gap_ms: energy,
             mean_w: None,
             max_w: None,
+            baseline: None,
+            throttle: Vec::new(),
             flags: flags.to_vec(),
         };
         let mut ledger = Ledger::new(options(0));

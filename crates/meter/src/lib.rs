@@ -11,14 +11,20 @@
 //! - [`sensor`]: what a sensor is, and the three states of a quantity
 //! - [`nvml`], [`rapl`]: sensors that measure
 //! - [`workload`], [`share`], [`estimate`]: what the process uses of the machine, and sensors that model it
+//! - [`visible`]: which boards CUDA shows a program
 //! - [`mod@discover`]: the sensors of this machine, and what would mend those that cannot be read
 //! - [`trace`], [`trace_reader`]: `power.trace`
 //! - [`history`]: readings as running sums
 //! - [`sampler`]: the thread
+//! - [`stretch`], [`figure`]: what they say of the time between two moments, and how far that may be off
 //! - [`window`]: the energy between two moments, with its uncertainty
+//! - [`profile`]: how it came together
 //! - [`phases`]: that energy by what the run was doing
-//! - [`carbon`]: carbon intensity of electricity by country
+//! - [`carbon`], [`intensity_table`]: carbon intensity of electricity by country, and by the hour
 //! - [`ledger`], [`interrupted`]: records and running totals, also of segments that were killed
+//! - [`projection`]: what a run that has begun will come to
+//! - [`mod@reprice`]: a finished run at other intensities
+//! - [`continuity`]: where segments do not follow on each other
 //! - [`codecarbon`], [`model_card`]: the same figures as other tools read them
 //!
 //! ```
@@ -38,34 +44,46 @@
 pub mod carbon;
 pub mod codecarbon;
 pub mod config;
+pub mod continuity;
 pub mod discover;
 pub mod error;
 pub mod estimate;
+pub mod figure;
 pub mod history;
+pub mod intensity_table;
 pub mod interrupted;
 pub mod ledger;
 pub mod model_card;
 pub mod nvml;
 pub mod phases;
+pub mod profile;
+pub mod projection;
 pub mod rapl;
+pub mod reprice;
 pub mod sampler;
 pub mod sensor;
 pub mod share;
+pub mod stretch;
 pub mod trace;
 pub mod trace_reader;
+pub mod visible;
 pub mod window;
 pub mod workload;
 
 mod activity;
 mod latency;
+mod pricing;
+mod regression;
 mod totals;
 mod worker;
 
 pub use config::{CarbonConfig, CostConfig, EnergyConfig, GpuSelection};
 pub use discover::{Discovery, Finding, FindingState, discover};
 pub use error::MeterError;
+pub use intensity_table::IntensityTable;
 pub use interrupted::ResumePoint;
 pub use ledger::{Entry, Ledger, LedgerOptions};
+pub use reprice::reprice;
 pub use sampler::{Edge, Live, Sampler, SamplerOptions, TraceTarget};
 pub use sensor::{Quantity, Reading, Sensor};
 pub use trace::TraceWriter;

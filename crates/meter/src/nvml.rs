@@ -1,8 +1,13 @@
 //! GPU boards, through NVIDIA's management library.
 //!
-//! A board's energy counter comes first, then its instant power, then its averaged power. Each is asked for
-//! once when the board is opened; what the board, its driver or the library does not have is unsupported from
-//! then on. The reading of a board includes its memory.
+//! A board's energy counter, its instant power and its averaged power are read side by side, so that each can be
+//! held against the others. Each is asked for once when the board is opened; what the board, its driver or the
+//! library does not have is unsupported from then on. The reading of a board includes its memory.
+//!
+//! Averaged power is a mean over one second on Ampere and newer boards, but not on those with a GA100; there, and
+//! on older boards, every field is taken for instant power.
+//!
+//! A board that is divided (MIG) is counted whole, and flagged so: its instances share one supply.
 //!
 //! # References
 //! - NVML API Reference: `nvmlDeviceGetTotalEnergyConsumption`, `nvmlDeviceGetFieldValues`,
@@ -12,16 +17,20 @@
 
 use std::path::Path;
 
-use nvml_wrapper::enums::device::SampleValue;
+use nvml_wrapper::bitmasks::device::ThrottleReasons;
+use nvml_wrapper::enums::device::{DeviceArchitecture, SampleValue};
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::structs::device::FieldId;
 use nvml_wrapper::{Device, Nvml};
-use wattle_runlog::manifest::{Drivers, SensorInfo};
-use wattle_runlog::record::{Method, SensorKind};
+use wattle_runlog::manifest::{Drivers, PowerLimits, SensorInfo};
+use wattle_runlog::record::{Flag, Method, SensorKind};
 use wattle_runlog::{MonotonicNs, Watts};
 
 use crate::error::MeterError;
-use crate::sensor::{Channels, CounterSpec, CounterValue, Missing, PowerSource, Quantity, Reading, Sensor};
+use crate::sensor::{
+    Channels, CounterSpec, CounterValue, Missing, PowerSource, Quantity, Reading, Sensor, Survey,
+};
+use crate::workload::Workload;
 
 /// The environment variable that names another NVML library.
 pub const LIBRARY_VARIABLE: &str = "NVML_LIBRARY";
@@ -93,6 +102,11 @@ impl NvmlLibrary {
         Ok((0..count).map(|index| self.board(index)).collect())
     }
 
+    /// The UUID of the board that an instance of a divided board (`MIG-…`) belongs to.
+    pub fn board_of_instance(&self, uuid: &str) -> Option<String> {
+        self.nvml.device_by_uuid(uuid).ok()?.mig_parent_device().ok()?.uuid().ok()
+    }
+
     fn board(&self, index: u32) -> Result<Board, MeterError> {
         let device = self
             .nvml
@@ -107,14 +121,20 @@ impl NvmlLibrary {
     }
 
     /// Opens boards as sensors, each with what it is or why it cannot be metered.
-    pub fn open(self, boards: Vec<Board>) -> Vec<(Board, Result<NvmlSensor, MeterError>)> {
+    ///
+    /// Processes of `workload` are those that do not contend for a board.
+    pub fn open(
+        self,
+        boards: Vec<Board>,
+        workload: Workload,
+    ) -> Vec<(Board, Result<NvmlSensor, MeterError>)> {
         if boards.is_empty() {
             return Vec::new();
         }
         // A device borrows the library, and sensors live as long as the process meters, on another thread.
         // The library is loaded once a discovery and needed until exit, so it is kept for good.
         let library: &'static Self = Box::leak(Box::new(self));
-        boards.into_iter().map(|board| (board.clone(), NvmlSensor::open(library, &board))).collect()
+        boards.into_iter().map(|board| (board.clone(), NvmlSensor::open(library, &board, workload))).collect()
     }
 
     fn error(&self, reason: String) -> MeterError {
@@ -143,7 +163,7 @@ impl Board {
 }
 
 /// `domain:bus:device.function` as numbers; a missing domain is 0.
-fn pci_address(text: &str) -> Option<(u32, u32, u32, u32)> {
+pub(crate) fn pci_address(text: &str) -> Option<(u32, u32, u32, u32)> {
     let hex = |text: &str| u32::from_str_radix(text, 16).ok();
     let (rest, function) = text.rsplit_once('.').unwrap_or((text, "0"));
     let parts: Vec<_> = rest.split(':').collect();
@@ -160,6 +180,10 @@ pub struct NvmlSensor {
     info: SensorInfo,
     counter: bool,
     power: Option<PowerField>,
+    average: Option<PowerField>,
+    /// Whether an averaged field is a mean over a second.
+    averages: bool,
+    workload: Workload,
 }
 
 /// Where a board's power is read.
@@ -167,31 +191,43 @@ pub struct NvmlSensor {
 enum PowerField {
     Instant,
     Average,
-    /// `nvmlDeviceGetPowerUsage`: a one-second average on newer boards, taken as one on all.
+    /// `nvmlDeviceGetPowerUsage`: a one-second average on newer boards.
     Usage,
 }
 
 impl NvmlSensor {
-    fn open(library: &'static NvmlLibrary, board: &Board) -> Result<Self, MeterError> {
+    fn open(library: &'static NvmlLibrary, board: &Board, workload: Workload) -> Result<Self, MeterError> {
         let error = |reason: String| library.error(format!("board {}: {reason}", board.index));
         let device = library.nvml.device_by_index(board.index).map_err(|e| error(e.to_string()))?;
         let counter = is_supported(&device.total_energy_consumption());
-        let power = [PowerField::Instant, PowerField::Average, PowerField::Usage]
-            .into_iter()
-            .find(|field| is_supported(&field.read_mw(&device)));
+        let first = |fields: &[PowerField]| {
+            fields.iter().copied().find(|field| is_supported(&field.read_mw(&device)))
+        };
+        let power = first(&[PowerField::Instant, PowerField::Average, PowerField::Usage]);
+        let averages = averages(&device, &board.name);
+        let beside = power == Some(PowerField::Instant) && averages;
+        let average = beside.then(|| first(&[PowerField::Average, PowerField::Usage])).flatten();
         if !counter && power.is_none() {
             return Err(error("it gives neither energy nor power".to_owned()));
         }
         let id = board.sensor_id();
+        let is_divided = device.mig_mode().is_ok_and(|mode| mode.current != 0);
         let info = SensorInfo {
             kind: SensorKind::Gpu,
             method: if counter { Method::Counter } else { Method::PowerIntegral },
-            description: describe(board, counter, power),
+            description: describe(board, counter, power, average, is_divided),
             systematic_fraction: SYSTEMATIC_FRACTION,
             systematic_id: format!("gain/{id}"),
             id,
+            flags: if is_divided { vec![Flag::WholeDevice] } else { Vec::new() },
+            limits: limits(&device),
         };
-        Ok(Self { device, info, counter, power })
+        Ok(Self { device, info, counter, power, average, averages, workload })
+    }
+
+    /// What holds of the board whatever it says, besides what it told itself.
+    pub(crate) fn flag(&mut self, flag: Flag) {
+        self.info.flags.push(flag);
     }
 }
 
@@ -201,11 +237,13 @@ impl Sensor for NvmlSensor {
     }
 
     fn channels(&self) -> Channels {
+        let averaged = self.averages;
         Channels {
             power: self.power.map(|field| match field {
-                PowerField::Instant => PowerSource::Instant,
-                PowerField::Average | PowerField::Usage => PowerSource::Average,
+                PowerField::Average | PowerField::Usage if averaged => PowerSource::Average,
+                PowerField::Instant | PowerField::Average | PowerField::Usage => PowerSource::Instant,
             }),
+            average: self.average.is_some(),
             counter: self.counter.then_some(CounterSpec::MILLIJOULES),
         }
     }
@@ -217,12 +255,59 @@ impl Sensor for NvmlSensor {
         } else {
             Quantity::Unsupported
         };
-        let power = match self.power {
+        let read = |field: Option<PowerField>| match field {
             Some(field) => power_quantity(field.read_mw(&self.device)),
             None => Quantity::Unsupported,
         };
-        Reading { t: before.midpoint(MonotonicNs::now()), power, counter }
+        let (power, average) = (read(self.power), read(self.average));
+        Reading { t: before.midpoint(MonotonicNs::now()), power, average, counter }
     }
+
+    fn survey(&mut self) -> Survey {
+        let computing = self.device.running_compute_processes();
+        let pids: Option<Vec<u32>> =
+            computing.ok().map(|all| all.iter().map(|process| process.pid).collect());
+        Survey {
+            contended: pids.map(|pids| self.workload.shares_with(&pids)),
+            throttle: self.device.current_throttle_reasons().map(throttle_names).unwrap_or_default(),
+        }
+    }
+}
+
+/// Whether what this board calls an average is one over a second.
+///
+/// "On Ampere (except GA100) or newer GPUs, the API returns power averaged over 1 sec interval" (NVML API
+/// Reference, `nvmlDeviceGetPowerUsage`). A board whose architecture is not known is taken for a newer one.
+fn averages(device: &Device<'_>, name: &str) -> bool {
+    use DeviceArchitecture::{Kepler, Maxwell, Pascal, Turing, Volta};
+    let ga100 = name.split_whitespace().any(|word| {
+        ["A100", "A800", "A30", "A30X", "A100X"].contains(&word.split('-').next().unwrap_or(word))
+    });
+    let older = matches!(device.architecture(), Ok(Kepler | Maxwell | Pascal | Volta | Turing));
+    !ga100 && !older
+}
+
+fn limits(device: &Device<'_>) -> Option<PowerLimits> {
+    let watts = |mw: u32| Watts(f64::from(mw) / 1e3);
+    let enforced_w = device.enforced_power_limit().ok().map(watts)?;
+    let range = device.power_management_limit_constraints().ok();
+    let (min_w, max_w) = (range.as_ref().map(|r| watts(r.min_limit)), range.map(|r| watts(r.max_limit)));
+    Some(PowerLimits { enforced_w, min_w, max_w })
+}
+
+/// NVML's names of what holds clocks back; idling does not.
+fn throttle_names(reasons: ThrottleReasons) -> Vec<&'static str> {
+    let known = [
+        (ThrottleReasons::SW_POWER_CAP, "sw_power_cap"),
+        (ThrottleReasons::HW_SLOWDOWN, "hw_slowdown"),
+        (ThrottleReasons::SW_THERMAL_SLOWDOWN, "sw_thermal_slowdown"),
+        (ThrottleReasons::HW_THERMAL_SLOWDOWN, "hw_thermal_slowdown"),
+        (ThrottleReasons::HW_POWER_BRAKE_SLOWDOWN, "hw_power_brake_slowdown"),
+        (ThrottleReasons::APPLICATIONS_CLOCKS_SETTING, "applications_clocks_setting"),
+        (ThrottleReasons::SYNC_BOOST, "sync_boost"),
+        (ThrottleReasons::DISPLAY_CLOCK_SETTING, "display_clock_setting"),
+    ];
+    known.into_iter().filter(|(reason, _)| reasons.contains(*reason)).map(|(_, name)| name).collect()
 }
 
 impl PowerField {
@@ -274,7 +359,13 @@ fn power_quantity(answer: Result<u64, NvmlError>) -> Quantity<Watts> {
     }
 }
 
-fn describe(board: &Board, counter: bool, power: Option<PowerField>) -> String {
+fn describe(
+    board: &Board,
+    counter: bool,
+    power: Option<PowerField>,
+    average: Option<PowerField>,
+    is_divided: bool,
+) -> String {
     let power = match power {
         Some(PowerField::Instant) => "instant power",
         Some(PowerField::Average) => "averaged power",
@@ -282,8 +373,10 @@ fn describe(board: &Board, counter: bool, power: Option<PowerField>) -> String {
         None => "no power",
     };
     let counter = if counter { "energy counter" } else { "no energy counter" };
+    let average = average.map_or("", |_| ", averaged power");
     let pci = board.pci.as_deref().map(|pci| format!(" at {pci}")).unwrap_or_default();
-    format!("{}{pci}: {counter}, {power}", board.name)
+    let whole = if is_divided { "; divided (MIG), counted whole" } else { "" };
+    format!("{}{pci}: {counter}, {power}{average}{whole}", board.name)
 }
 
 #[cfg(test)]

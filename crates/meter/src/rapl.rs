@@ -116,6 +116,8 @@ impl Domain {
             systematic_fraction: SYSTEMATIC_FRACTION,
             systematic_id: format!("gain/{host}/{id}"),
             id,
+            flags: Vec::new(),
+            limits: None,
         };
         Ok(RaplSensor { file, info, spec: CounterSpec { unit: CounterUnit::Microjoules, range } })
     }
@@ -141,7 +143,7 @@ impl Sensor for RaplSensor {
     }
 
     fn channels(&self) -> Channels {
-        Channels { power: None, counter: Some(self.spec) }
+        Channels { power: None, average: false, counter: Some(self.spec) }
     }
 
     fn read(&mut self) -> Reading {
@@ -150,7 +152,12 @@ impl Sensor for RaplSensor {
             Ok(value) => Quantity::Measured(value),
             Err(error) => Quantity::Missing(Missing::Refused(error.to_string())),
         };
-        Reading { t: before.midpoint(MonotonicNs::now()), power: Quantity::Unsupported, counter }
+        Reading {
+            t: before.midpoint(MonotonicNs::now()),
+            power: Quantity::Unsupported,
+            average: Quantity::Unsupported,
+            counter,
+        }
     }
 }
 

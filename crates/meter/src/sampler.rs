@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use wattle_runlog::manifest::Segment;
-use wattle_runlog::record::Overhead;
+use wattle_runlog::record::{Baseline, Method, Overhead};
 use wattle_runlog::{Joules, MonotonicNs, Seconds, Watts};
 
 use crate::error::MeterError;
@@ -128,6 +128,46 @@ impl Sampler {
             return Err(silent);
         }
         answer.recv_timeout(ANSWER_TIMEOUT).map_err(|_| silent)
+    }
+
+    /// Measures what each sensor draws idle, for `duration`, and states it beside every window from now on. Call it
+    /// before the run's load begins; it waits. Estimates have no baseline. A processor package has that of the
+    /// whole machine, whoever else uses it.
+    ///
+    /// # Errors
+    /// If another process computes on a board, before or after, or the thread does not answer.
+    pub fn baseline(&self, duration: Duration) -> Result<Vec<(String, Baseline)>, MeterError> {
+        self.refuse_contended()?;
+        let start = self.edge(ANSWER_TIMEOUT);
+        thread::sleep(duration);
+        let end = self.edge(ANSWER_TIMEOUT);
+        self.refuse_contended()?;
+        let window = self.window(&start, &end)?;
+        let seconds = window.duration();
+        let measured = window.sensors.iter().filter(|sensor| sensor.method != Method::Estimated);
+        let baselines: Vec<_> = measured
+            .filter(|_| seconds > Seconds::ZERO)
+            .map(|sensor| {
+                let power_w = sensor.energy_j / seconds;
+                let uncertainty_w = sensor.uncertainty_j / seconds;
+                (sensor.id.clone(), Baseline { power_w, uncertainty_w, seconds })
+            })
+            .collect();
+        // A thread that has ended states nothing.
+        let _ = self.requests.send(Request::Baselines(baselines.clone()));
+        Ok(baselines)
+    }
+
+    fn refuse_contended(&self) -> Result<(), MeterError> {
+        let (reply, answer) = sync_channel(1);
+        let silent = MeterError::Silent { waited_ms: ANSWER_TIMEOUT.as_millis() as u64 };
+        if self.requests.send(Request::Survey { reply }).is_err() {
+            return Err(silent);
+        }
+        match answer.recv_timeout(ANSWER_TIMEOUT).map_err(|_| silent)? {
+            Some(sensor) => Err(MeterError::NotIdle { sensor }),
+            None => Ok(()),
+        }
     }
 
     /// Tells the thread that no window will begin before `edge`.
@@ -252,6 +292,32 @@ mod tests {
         let overhead = sampler.stop();
         assert!(overhead.samples >= 4 && overhead.read_p50_us.is_some(), "{overhead:?}");
         assert!(overhead.sampler_cpu_s > Seconds::ZERO);
+    }
+
+    #[test]
+    fn idle_power_stands_beside_the_total_and_is_not_taken_from_it() {
+        let sampler = Sampler::start(steady(|_| {}), fast()).unwrap();
+        let baselines = sampler.baseline(Duration::from_millis(200)).unwrap();
+        let [(id, idle)] = &baselines[..] else { panic!("{baselines:?}") };
+        assert_eq!(id, "gpu:x");
+        assert!((idle.power_w.get() - 200.0).abs() <= idle.uncertainty_w.get() + 1.0, "{idle:?}");
+        let start = sampler.edge(Duration::from_secs(10));
+        thread::sleep(Duration::from_millis(100));
+        let end = sampler.edge(Duration::from_secs(10));
+        let window = sampler.window(&start, &end).unwrap();
+        assert_eq!(window.sensors[0].baseline, Some(*idle));
+        let above = window.above_idle().unwrap();
+        assert!((window.energy - above - idle.power_w * window.duration()).get().abs() < 1e-9);
+        assert!(window.energy.get() > 100.0 * window.duration().get(), "{window:?}");
+    }
+
+    #[test]
+    fn slow_readings_make_for_fewer_of_them_and_that_is_said() {
+        let sampler = Sampler::start(steady(|_| thread::sleep(Duration::from_millis(20))), fast()).unwrap();
+        while sampler.overhead().interval_ms.is_none_or(|interval_ms| interval_ms < 79.0) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert!(sampler.overhead().samples >= 8);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 use wattle_runlog::manifest::SensorInfo;
-use wattle_runlog::{Joules, MonotonicNs, Watts};
+use wattle_runlog::{Joules, MonotonicNs, Seconds, Watts};
 
 /// A source of readings.
 pub trait Sensor: Send {
@@ -17,6 +17,23 @@ pub trait Sensor: Send {
 
     /// Takes a reading now. Never fails as a whole: what could not be read is missing.
     fn read(&mut self) -> Reading;
+
+    /// Looks at what changes seldom and is dear to ask; it is asked every [`SURVEY_EVERY`] at most.
+    fn survey(&mut self) -> Survey {
+        Survey::default()
+    }
+}
+
+/// Between two surveys passes at least this long: a list of processes costs milliseconds.
+pub const SURVEY_EVERY: Seconds = Seconds(10.0);
+
+/// What a sensor says of its device besides readings.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// Whether processes other than the metered ones compute on the device; `None` where it does not tell.
+    pub contended: Option<bool>,
+    /// What holds its clocks back, by NVML's names in snake case.
+    pub throttle: Vec<&'static str>,
 }
 
 /// What a sensor said at one moment.
@@ -24,8 +41,10 @@ pub trait Sensor: Send {
 pub struct Reading {
     /// The middle between the moments before and after it was asked.
     pub t: MonotonicNs,
-    /// Power.
+    /// Power, at the finest that the sensor gives it.
     pub power: Quantity<Watts>,
+    /// The mean power over about a second before, of a sensor that gives it beside its instant power.
+    pub average: Quantity<Watts>,
     /// The energy counter.
     pub counter: Quantity<CounterValue>,
 }
@@ -70,6 +89,8 @@ impl<T> Quantity<T> {
 pub struct Channels {
     /// How its power is to be understood, if it gives power.
     pub power: Option<PowerSource>,
+    /// Whether it gives averaged power beside its instant power.
+    pub average: bool,
     /// How its counter is to be understood, if it has one.
     pub counter: Option<CounterSpec>,
 }
@@ -144,8 +165,11 @@ pub(crate) mod tests {
     use wattle_runlog::record::{Method, SensorKind};
 
     /// What a board supports.
-    pub(crate) const BOARD: Channels =
-        Channels { power: Some(PowerSource::Instant), counter: Some(CounterSpec::MILLIJOULES) };
+    pub(crate) const BOARD: Channels = Channels {
+        power: Some(PowerSource::Instant),
+        average: false,
+        counter: Some(CounterSpec::MILLIJOULES),
+    };
 
     pub(crate) fn info(id: &str, kind: SensorKind, method: Method) -> SensorInfo {
         SensorInfo {
@@ -155,6 +179,8 @@ pub(crate) mod tests {
             description: "for a test".to_owned(),
             systematic_fraction: 0.05,
             systematic_id: format!("gain/{id}"),
+            flags: Vec::new(),
+            limits: None,
         }
     }
 
@@ -167,6 +193,7 @@ pub(crate) mod tests {
         Reading {
             t,
             power: power.map_or(Quantity::Unsupported, Quantity::Measured),
+            average: Quantity::Unsupported,
             counter: counter.map_or(Quantity::Unsupported, |value| Quantity::Measured(CounterValue(value))),
         }
     }

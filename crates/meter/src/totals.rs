@@ -1,9 +1,11 @@
 //! The run so far, as its records add up.
 
+use std::collections::BTreeMap;
+
 use wattle_runlog::record::{Cumulative, Method, PhaseJoules, PhasesMethod, SensorRecord};
 use wattle_runlog::{Joules, Phase, Record, Seconds};
 
-use crate::window::quadrature;
+use crate::figure::quadrature;
 
 /// Everything so far.
 #[derive(Clone, Debug, Default)]
@@ -15,10 +17,16 @@ pub(crate) struct Totals {
     pub(crate) duration: Seconds,
     pub(crate) uncertainty: Joules,
     pub(crate) measured: Joules,
+    /// What a table of intensities covered.
+    pub(crate) tabled: Joules,
     pub(crate) facility_kwh: f64,
     pub(crate) device_hours: f64,
     pub(crate) phases: PhaseJoules,
     pub(crate) phases_method: Option<PhasesMethod>,
+    pub(crate) phases_uncertainty: Option<PhaseJoules>,
+    pub(crate) phases_methods: BTreeMap<Phase, PhasesMethod>,
+    /// What the sensors with a baseline would have drawn idle, in records that have one.
+    idle: Option<Joules>,
     sensors: Vec<SensorTotal>,
 }
 
@@ -45,17 +53,38 @@ impl Totals {
         }
         self.step_end = record.step_end;
         self.duration += record.duration_s;
+        if let Some(above) = record.energy_above_idle_j {
+            let idle = record.energy_j - above;
+            self.idle = Some(self.idle.unwrap_or(Joules::ZERO) + idle);
+        }
         self.uncertainty = quadrature([self.uncertainty, record.energy_uncertainty_j]);
         self.measured += record.energy_j * record.measured_fraction;
+        self.tabled += record.energy_j * record.carbon.table_fraction.unwrap_or(0.0);
         self.facility_kwh += record.facility_kwh;
         self.device_hours += record.resources.device_hours;
         let mut phases = record.phases;
         for phase in Phase::ALL {
             *self.phases.get_mut(phase) += *phases.get_mut(phase);
         }
-        self.phases_method = record.phases_method.or(self.phases_method);
+        self.absorb_methods(record);
         for sensor in &record.sensors {
             self.absorb_sensor(sensor, record.duration_s);
+        }
+    }
+
+    /// Of a phase's methods, and of the record's, the weakest stands for the run.
+    fn absorb_methods(&mut self, record: &Record) {
+        self.phases_method = PhasesMethod::weakest(self.phases_method, record.phases_method);
+        for (phase, method) in &record.phases_methods {
+            let before = self.phases_methods.get(phase).copied();
+            self.phases_methods.extend(PhasesMethod::weakest(before, Some(*method)).map(|m| (*phase, m)));
+        }
+        if let Some(mut widths) = record.phases_uncertainty_j {
+            let total = self.phases_uncertainty.get_or_insert_default();
+            for phase in Phase::ALL {
+                let sum = total.get_mut(phase);
+                *sum = quadrature([*sum, *widths.get_mut(phase)]);
+            }
         }
     }
 
@@ -64,6 +93,11 @@ impl Totals {
             Some(total) => total.absorb(sensor, time),
             None => self.sensors.push(SensorTotal { record: sensor.clone(), time }),
         }
+    }
+
+    /// Energy less what the sensors would have drawn idle; `None` if no record tells that.
+    pub(crate) fn above_idle(&self) -> Option<Joules> {
+        self.idle.map(|idle| self.cumulative.energy_j - idle)
     }
 
     /// Each sensor over the whole run.
@@ -89,6 +123,11 @@ impl SensorTotal {
         total.uncertainty_j = quadrature([total.uncertainty_j, sensor.uncertainty_j]);
         total.counter_j = both(total.counter_j, sensor.counter_j);
         total.integral_j = both(total.integral_j, sensor.integral_j);
+        total.average_j = both(total.average_j, sensor.average_j);
+        total.baseline = total.baseline.or(sensor.baseline);
+        total.throttle.extend(sensor.throttle.iter().cloned());
+        total.throttle.sort_unstable();
+        total.throttle.dedup();
         total.process_share_j = both(total.process_share_j, sensor.process_share_j);
         total.samples += sensor.samples;
         total.max_gap_ms = total.max_gap_ms.max(sensor.max_gap_ms);

@@ -91,6 +91,8 @@ pub struct Channel {
 pub enum TraceQuantity {
     /// Power in milliwatts.
     PowerMw,
+    /// Averaged power beside it, in milliwatts.
+    AverageMw,
     /// An energy counter in millijoules.
     EnergyMj,
     /// An energy counter in microjoules.
@@ -231,11 +233,12 @@ impl SegmentHeader {
             .zip(quantities)
             .map(|(channel, (sensor, supported, quantity))| {
                 let is_power = quantity == TraceQuantity::PowerMw;
+                let is_counter = matches!(quantity, TraceQuantity::EnergyMj | TraceQuantity::EnergyUj);
                 Channel {
                     channel,
                     quantity,
                     power_source: supported.power.filter(|_| is_power),
-                    counter_range: supported.counter.and_then(|spec| spec.range).filter(|_| !is_power),
+                    counter_range: supported.counter.and_then(|spec| spec.range).filter(|_| is_counter),
                     sensor: sensor.clone(),
                 }
             })
@@ -248,11 +251,12 @@ impl Channels {
     /// The quantities in the order in which a trace numbers them.
     pub(crate) fn quantities(self) -> impl Iterator<Item = TraceQuantity> {
         let power = self.power.map(|_| TraceQuantity::PowerMw);
+        let average = self.average.then_some(TraceQuantity::AverageMw);
         let counter = self.counter.map(|spec| match spec.unit {
             CounterUnit::Millijoules => TraceQuantity::EnergyMj,
             CounterUnit::Microjoules => TraceQuantity::EnergyUj,
         });
-        power.into_iter().chain(counter)
+        power.into_iter().chain(average).chain(counter)
     }
 }
 
@@ -260,10 +264,12 @@ impl Channel {
     /// What the sensor supports, as far as this channel tells.
     pub(crate) fn supports(&self) -> Channels {
         let counter = |unit| Some(CounterSpec { unit, range: self.counter_range });
+        let none = Channels::default();
         match self.quantity {
-            TraceQuantity::PowerMw => Channels { power: self.power_source, counter: None },
-            TraceQuantity::EnergyMj => Channels { power: None, counter: counter(CounterUnit::Millijoules) },
-            TraceQuantity::EnergyUj => Channels { power: None, counter: counter(CounterUnit::Microjoules) },
+            TraceQuantity::PowerMw => Channels { power: self.power_source, ..none },
+            TraceQuantity::AverageMw => Channels { average: true, ..none },
+            TraceQuantity::EnergyMj => Channels { counter: counter(CounterUnit::Millijoules), ..none },
+            TraceQuantity::EnergyUj => Channels { counter: counter(CounterUnit::Microjoules), ..none },
         }
     }
 }

@@ -1,33 +1,28 @@
 //! The energy between two moments: the best figure, how far it may be off, and what to know about it.
 //!
-//! A counter's difference comes first. Its random error is that of its step τ: each end falls anywhere within
-//! a step, so that σ = P·τ/√6. Where the counter started again or stood still, or there is none, the trapezoid
-//! of power is taken: with power that varies by s and is seen anew every τᵤ, σ = s·√(τᵤ·T) over a time T.
-//! What was not observed at all is allowed for with the sensor's usual power. Half-widths are 1.96 σ (95 %).
+//! A counter's difference comes first. Where the counter started again or stood still, or there is none, energy
+//! comes from power: from one-second averages where there are some, else from instant power. [`crate::figure`]
+//! derives what each may be off by. The other figures stand beside the best one, and where the counter and those
+//! from power do not agree, the half-width reaches from the one to the other: nothing here tells which is right.
 //!
 //! Gain and model errors are systematic and stated apart, in every sensor's record.
+
+use std::collections::BTreeSet;
 
 use wattle_runlog::record::{Flag, Method, SensorKind, SensorRecord};
 use wattle_runlog::{Joules, MonotonicNs, Seconds, Watts};
 
-use crate::history::{History, Stretch};
-use crate::sensor::PowerSource;
-
-/// From a standard deviation to a 95 % half-width.
-const HALF_WIDTH: f64 = 1.96;
+use crate::figure::{Figure, Figures, quadrature};
+use crate::history::History;
+use crate::profile::Profile;
+use crate::sensor::{PowerSource, Survey};
+use crate::stretch::{AVERAGE_SPAN, SLOWEST_UPDATE, Stretch};
 
 /// Counter and integral may differ by so much on top of their random errors: what is seen on steady loads.
 const AGREEMENT: f64 = 0.03;
 
-/// Where nothing has changed yet, readings are taken to be renewed this often: the slowest period that NVIDIA's
-/// boards were seen to have (Yang et al.).
-const UNKNOWN_PERIOD: Seconds = Seconds(0.1);
-
 /// A stretch shorter than so many update periods is short.
 const SHORT_PERIODS: f64 = 10.0;
-
-/// An averaged power reading lags, and smears, by this much.
-const AVERAGE_SPAN: Seconds = Seconds(1.0);
 
 /// Energy between two moments.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,6 +39,8 @@ pub struct WindowEnergy {
     pub measured_fraction: f64,
     /// Each sensor's part.
     pub sensors: Vec<SensorRecord>,
+    /// How the energy came together.
+    pub profile: Profile,
 }
 
 impl WindowEnergy {
@@ -58,17 +55,19 @@ impl WindowEnergy {
         process_share: Option<f64>,
         edge_missing: bool,
     ) -> Self {
+        let histories: Vec<_> = histories.into_iter().collect();
         let sensors: Vec<_> = histories
-            .into_iter()
+            .iter()
             .map(|history| {
-                let mut record = sensor_record(history, &history.stretch(start, end), process_share);
+                let mut record = sensor_record(history, (start, end), process_share);
                 if edge_missing {
                     record.flags.push(Flag::EdgeMissing);
                 }
                 record
             })
             .collect();
-        Self::sum(start, end, sensors)
+        let profile = Profile::of(&histories, start, end);
+        Self { profile, ..Self::sum(start, end, sensors) }
     }
 
     /// A window in which nothing was metered.
@@ -81,18 +80,34 @@ impl WindowEnergy {
         self.end.since(self.start)
     }
 
+    /// Energy from one moment in it to another, as its profile tells; in proportion to time without one.
+    pub fn between(&self, from: MonotonicNs, to: MonotonicNs) -> Joules {
+        let whole = self.profile.between(self.start, self.end);
+        let duration = self.duration();
+        if whole > Joules::ZERO {
+            self.energy * (self.profile.between(from, to) / whole)
+        } else if duration > Seconds::ZERO {
+            self.energy * (to.min(self.end).since(from.max(self.start)) / duration)
+        } else {
+            Joules::ZERO
+        }
+    }
+
+    /// Its energy less what the sensors that have a baseline would have drawn idle; `None` if none has.
+    pub fn above_idle(&self) -> Option<Joules> {
+        let idle = |sensor: &SensorRecord| Some(sensor.baseline?.power_w * self.duration());
+        let idle = self.sensors.iter().filter_map(idle).reduce(|a, b| a + b)?;
+        Some(self.energy - idle)
+    }
+
     fn sum(start: MonotonicNs, end: MonotonicNs, sensors: Vec<SensorRecord>) -> Self {
         let energy = sensors.iter().map(|sensor| sensor.energy_j).sum();
         let uncertainty = quadrature(sensors.iter().map(|sensor| sensor.uncertainty_j));
         let measured = sensors.iter().filter(|s| s.method != Method::Estimated).map(|s| s.energy_j).sum();
         let measured_fraction = share(measured, energy);
-        Self { start, end, energy, uncertainty, measured_fraction, sensors }
+        let profile = Profile::default();
+        Self { start, end, energy, uncertainty, measured_fraction, sensors, profile }
     }
-}
-
-/// Independent errors together.
-pub(crate) fn quadrature(errors: impl IntoIterator<Item = Joules>) -> Joules {
-    Joules(errors.into_iter().map(|error| error.get().powi(2)).sum::<f64>().sqrt())
 }
 
 /// A part of a whole; 0 of nothing.
@@ -100,97 +115,140 @@ pub(crate) fn share(part: Joules, whole: Joules) -> f64 {
     if whole.get() > 0.0 { part / whole } else { 0.0 }
 }
 
-fn sensor_record(history: &History, stretch: &Stretch, process_share: Option<f64>) -> SensorRecord {
+fn sensor_record(
+    history: &History,
+    (start, end): (MonotonicNs, MonotonicNs),
+    process_share: Option<f64>,
+) -> SensorRecord {
     let info = history.info();
+    let stretch = history.stretch(start, end);
+    let figures = Figures::of(&stretch, history.channels());
+    let best = Best::of(&stretch, &figures);
     let estimated = info.method == Method::Estimated;
-    let counter_error = stretch.counter.map(|energy| counter_error(energy, stretch));
-    let integral_error = stretch.integral.map(|_| integral_error(history, stretch));
-    let trusted = stretch.counter.is_some() && !stretch.reset && !stretch.stuck;
-    let (energy, error, measured_by) = match (stretch.counter, stretch.integral) {
-        (Some(energy), _) if trusted || stretch.integral.is_none() => {
-            (energy, counter_error, Method::Counter)
-        }
-        (_, Some(energy)) => (energy, integral_error, Method::PowerIntegral),
-        (_, None) => (Joules::ZERO, None, info.method),
-    };
-    let unobserved = stretch.usual_power.unwrap_or(Watts::ZERO) * stretch.unobserved;
-    let method = if estimated { Method::Estimated } else { measured_by };
+    let method = if estimated { Method::Estimated } else { best.method.unwrap_or(info.method) };
+    let energy = best.figure.energy;
     let seen = stretch.readings > 0 && stretch.duration > Seconds::ZERO;
+    let measured = |figure: Option<Figure>| figure.map(|figure| figure.energy).filter(|_| !estimated);
+    let surveys = || history.surveys(start, end);
     SensorRecord {
         id: info.id.clone(),
         kind: info.kind,
         method,
         energy_j: energy,
-        uncertainty_j: quadrature([error.filter(|_| !estimated).unwrap_or(Joules::ZERO), unobserved]),
+        uncertainty_j: uncertainty(history, &stretch, &best, estimated),
         systematic_fraction: info.systematic_fraction,
         systematic_id: info.systematic_id.clone(),
-        counter_j: stretch.counter.filter(|_| !estimated),
-        integral_j: stretch.integral.filter(|_| !estimated),
+        counter_j: measured(figures.counter),
+        integral_j: measured(figures.integral),
+        average_j: measured(figures.average),
         process_share_j: process_share
             .filter(|_| info.kind == SensorKind::Cpu && !estimated)
             .map(|share| energy * share),
         samples: stretch.readings,
-        max_gap_ms: stretch.max_gap.get() * 1e3,
+        max_gap_ms: stretch.max_gap.get().max(stretch.unobserved.get()) * 1e3,
         mean_w: seen.then(|| energy / stretch.duration),
         max_w: stretch.max_power,
-        flags: flags(history, stretch, method, counter_error, integral_error),
+        baseline: history.baseline(),
+        throttle: throttle(surveys()),
+        flags: flags(history, &stretch, method, best.agreement, surveys().any(|s| s.contended == Some(true))),
     }
 }
 
-/// Half-width of a counter's difference: σ = P·τ/√6.
-fn counter_error(energy: Joules, stretch: &Stretch) -> Joules {
-    if stretch.duration <= Seconds::ZERO {
-        return Joules::ZERO;
-    }
-    let step = stretch.counter_step.unwrap_or(UNKNOWN_PERIOD);
-    energy / stretch.duration * step * (HALF_WIDTH / 6f64.sqrt())
+/// The figure that a record states.
+struct Best {
+    figure: Figure,
+    /// How it was measured; `None` if there is no figure at all.
+    method: Option<Method>,
+    /// Whether counter and power agree, where both can be believed.
+    agreement: Option<bool>,
 }
 
-/// Half-width of a trapezoid: σ = s·√(τᵤ·T), and for averaged power s times what it smears over.
-fn integral_error(history: &History, stretch: &Stretch) -> Joules {
-    let period = stretch.power_period.unwrap_or(UNKNOWN_PERIOD);
-    let spread = Seconds((period.get() * stretch.duration.get()).sqrt());
-    let smear = match history.channels().power {
-        Some(PowerSource::Average) => AVERAGE_SPAN,
-        Some(PowerSource::Instant) | None => Seconds::ZERO,
-    };
-    quadrature([stretch.power_deviation * spread, stretch.power_deviation * smear]) * HALF_WIDTH
+impl Best {
+    fn of(stretch: &Stretch, figures: &Figures) -> Self {
+        let trusted = figures.counter.filter(|_| !stretch.reset && !stretch.stuck);
+        let by_power = figures.by_power();
+        let agreement = trusted.zip(by_power).map(|(counter, power)| agree(&counter, &power));
+        let (figure, method) = match (trusted, by_power, figures.counter) {
+            (Some(counter), ..) => (counter, Some(Method::Counter)),
+            (None, Some(power), _) => (power, Some(Method::PowerIntegral)),
+            // All that is left: what it lost is not known.
+            (None, None, Some(counter)) => {
+                (Figure { half_width: counter.half_width + counter.energy, ..counter }, Some(Method::Counter))
+            }
+            (None, None, None) => (Figure { energy: Joules::ZERO, half_width: Joules::ZERO }, None),
+        };
+        let half_width = match (agreement, by_power) {
+            (Some(false), Some(power)) => {
+                let apart = Joules((figure.energy - power.energy).get().abs());
+                apart
+                    + if power.half_width > figure.half_width { power.half_width } else { figure.half_width }
+            }
+            _ => figure.half_width,
+        };
+        Self { figure: Figure { half_width, ..figure }, method, agreement }
+    }
+}
+
+/// Whether two figures differ by no more than their errors and [`AGREEMENT`].
+fn agree(a: &Figure, b: &Figure) -> bool {
+    let larger = a.energy.get().max(b.energy.get());
+    let allowed = quadrature([a.half_width, b.half_width]).get() + AGREEMENT * larger;
+    (a.energy - b.energy).get().abs() <= allowed
+}
+
+/// The best figure's error, and all that may have been drawn unobserved: the power that the device is held to, or
+/// the highest ever read of it. A model's error is not random.
+fn uncertainty(history: &History, stretch: &Stretch, best: &Best, estimated: bool) -> Joules {
+    let limit = history.info().limits.map(|limits| limits.enforced_w);
+    let known = [stretch.usual_power, stretch.highest_power, limit];
+    let highest = known.into_iter().flatten().fold(Watts::ZERO, |a, b| if b > a { b } else { a });
+    let half_width = if estimated { Joules::ZERO } else { best.figure.half_width };
+    half_width + highest * stretch.unobserved
 }
 
 fn flags(
     history: &History,
     stretch: &Stretch,
     method: Method,
-    counter_error: Option<Joules>,
-    integral_error: Option<Joules>,
+    agreement: Option<bool>,
+    contended: bool,
 ) -> Vec<Flag> {
-    let mut flags = Vec::new();
-    let mut flag = |flag: Flag, holds: bool| {
-        if holds {
-            flags.push(flag);
-        }
-    };
-    if let (Some(counter), Some(integral)) = (stretch.counter, stretch.integral) {
-        let allowed = counter_error.unwrap_or(Joules::ZERO).get()
-            + integral_error.unwrap_or(Joules::ZERO).get()
-            + AGREEMENT * counter.get().max(integral.get());
-        let agree = (counter - integral).get().abs() <= allowed;
-        flag(Flag::Agree, agree && stretch.readings > 1);
-        flag(Flag::Disagree, !agree);
-    }
-    flag(Flag::CounterReset, stretch.reset);
-    flag(Flag::CounterStuck, stretch.stuck);
     let longest_gap = (history.interval().get() * 4.0).max(1.0);
-    flag(Flag::Gaps, stretch.max_gap.get() > longest_gap || stretch.readings == 0);
+    // The silence of a lost device has a flag of its own.
+    let silent = if stretch.lost { Seconds::ZERO } else { stretch.unobserved };
+    let nothing = stretch.readings == 0 && !stretch.lost;
+    let gaps = stretch.max_gap.get() > longest_gap || silent.get() > longest_gap || nothing;
     let period = match method {
-        Method::Counter => stretch.counter_step.unwrap_or(UNKNOWN_PERIOD),
-        Method::PowerIntegral => stretch.power_period.unwrap_or(UNKNOWN_PERIOD),
+        Method::Counter => stretch.counter_step.unwrap_or(SLOWEST_UPDATE),
+        Method::PowerIntegral if averaged(history) => AVERAGE_SPAN,
+        Method::PowerIntegral => stretch.update,
         Method::Estimated => Seconds::ZERO,
     };
-    flag(Flag::ShortWindow, stretch.duration.get() < SHORT_PERIODS * period.get());
-    flag(Flag::DeviceLost, stretch.lost);
-    flag(Flag::Estimated, method == Method::Estimated);
-    flags
+    let known = [
+        (Flag::Agree, agreement == Some(true) && stretch.readings > 1),
+        (Flag::Disagree, agreement == Some(false)),
+        (Flag::CounterReset, stretch.reset),
+        (Flag::CounterStuck, stretch.stuck),
+        (Flag::Gaps, gaps),
+        (Flag::ShortWindow, stretch.duration.get() < SHORT_PERIODS * period.get()),
+        (Flag::Contended, contended),
+        (Flag::DeviceLost, stretch.lost),
+        (Flag::Estimated, method == Method::Estimated),
+    ];
+    let raised = known.into_iter().filter(|(_, holds)| *holds).map(|(flag, _)| flag);
+    raised.chain(history.info().flags.iter().copied()).collect()
+}
+
+/// Each reason once.
+fn throttle<'a>(surveys: impl Iterator<Item = &'a Survey>) -> Vec<String> {
+    let reasons: BTreeSet<_> = surveys.flat_map(|survey| &survey.throttle).collect();
+    reasons.into_iter().map(|reason| (*reason).to_owned()).collect()
+}
+
+/// Whether power figures of this sensor come from one-second averages.
+fn averaged(history: &History) -> bool {
+    let channels = history.channels();
+    channels.average || channels.power == Some(PowerSource::Average)
 }
 
 #[cfg(test)]
@@ -251,11 +309,11 @@ mod tests {
         let reset = steady(60, |i, count| if i < 600 { count } else { count - 9_000_000 });
         let record = window(&reset, 0, 60_000);
         assert_eq!((record.energy_j, record.method), (Joules(18_000.0), Method::PowerIntegral));
-        assert!(record.flags.contains(&Flag::CounterReset), "{record:?}");
+        assert_eq!(record.flags, [Flag::CounterReset]);
         let stuck = steady(60, |i, count| if i < 600 { count } else { 9_001_000 });
         let record = window(&stuck, 0, 60_000);
         assert_eq!((record.energy_j, record.method), (Joules(18_000.0), Method::PowerIntegral));
-        assert!(record.flags.contains(&Flag::CounterStuck) && record.flags.contains(&Flag::Disagree));
+        assert_eq!(record.flags, [Flag::CounterStuck]);
         assert_eq!(window(&stuck, 0, 29_000).flags, [Flag::Agree]);
     }
 
@@ -264,6 +322,8 @@ mod tests {
         let record = window(&steady(60, |_, count| count / 2), 0, 60_000);
         assert_eq!(record.energy_j, Joules(9_000.0));
         assert_eq!(record.flags, [Flag::Disagree]);
+        // Nothing tells which of the two is right.
+        assert!(record.uncertainty_j >= Joules(9_000.0), "{record:?}");
     }
 
     #[test]
@@ -293,7 +353,7 @@ mod tests {
 
     #[test]
     fn estimates_are_called_so_and_not_measured() {
-        let channels = Channels { power: None, counter: Some(CounterSpec::MILLIJOULES) };
+        let channels = Channels { power: None, average: false, counter: Some(CounterSpec::MILLIJOULES) };
         let mut cpu = history(SensorKind::Cpu, Method::Estimated, channels);
         let mut package = history(SensorKind::Cpu, Method::Counter, channels);
         for i in 0..=100 {

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use wattle_runlog::record::{Method, Overhead, SensorKind};
+use wattle_runlog::record::{Baseline, Method, Overhead, SensorKind};
 use wattle_runlog::{Joules, MonotonicNs, Seconds, Watts};
 
 use crate::activity::Activity;
@@ -16,10 +16,19 @@ use crate::error::MeterError;
 use crate::history::History;
 use crate::latency::Latency;
 use crate::sampler::{Edge, Live, SamplerOptions, TraceTarget};
-use crate::sensor::{Missing, Quantity, Reading, Sensor};
+use crate::sensor::{Missing, Quantity, Reading, SURVEY_EVERY, Sensor};
 use crate::trace::{SEGMENT_TAG, Sample, SampleValue, SegmentHeader, TraceQuantity, TraceWriter};
 use crate::window::{WindowEnergy, share};
 use crate::workload::thread_cpu_time;
+
+/// Readings may take this share of the thread's time. Where they take longer, there are fewer of them.
+const BUSY_SHARE: f64 = 0.25;
+
+/// No slower than this: a 32-bit RAPL counter must not wrap twice unseen.
+const SLOWEST: Duration = Duration::from_secs(10);
+
+/// So many rounds in a row decide on the interval.
+const ROUNDS_TO_ADAPT: u32 = 8;
 
 /// What the thread is asked for.
 pub(crate) enum Request {
@@ -27,6 +36,10 @@ pub(crate) enum Request {
     Edge { reply: SyncSender<MonotonicNs> },
     /// The energy between two edges.
     Window { start: Edge, end: Edge, reply: SyncSender<WindowEnergy> },
+    /// A survey of every sensor now; the answer is the id of the first that is contended.
+    Survey { reply: SyncSender<Option<String>> },
+    /// What sensors drew idle, by id.
+    Baselines(Vec<(String, Baseline)>),
     /// No window will begin before this.
     ForgetBefore(MonotonicNs),
     /// To end.
@@ -43,6 +56,7 @@ pub(crate) struct Shared {
     missed_deadlines: AtomicU64,
     read_p50_us: AtomicU64,
     read_p99_us: AtomicU64,
+    interval_ms: AtomicU64,
     problem: OnceLock<String>,
 }
 
@@ -54,9 +68,21 @@ struct Metered {
     broken: bool,
 }
 
+/// How often is sampled: as asked for, or less often where readings are slow.
+struct Pace {
+    asked: Duration,
+    interval: Duration,
+    /// The shortest of the rounds that are being looked at, and how many they are.
+    shortest: Seconds,
+    rounds: u32,
+}
+
 pub(crate) struct Worker {
     metered: Vec<Metered>,
+    /// As asked for.
     interval: Duration,
+    pace: Pace,
+    surveyed: Option<MonotonicNs>,
     trace: Option<TraceWriter>,
     /// The readings of the last round, one a sensor.
     round: Vec<Reading>,
@@ -79,6 +105,7 @@ impl Default for Shared {
             missed_deadlines: AtomicU64::new(0),
             read_p50_us: float(f64::NAN),
             read_p99_us: float(f64::NAN),
+            interval_ms: float(f64::NAN),
             problem: OnceLock::new(),
         }
     }
@@ -101,6 +128,7 @@ impl Shared {
             missed_deadlines: self.missed_deadlines.load(Ordering::Relaxed),
             read_p50_us: some(load(&self.read_p50_us)),
             read_p99_us: some(load(&self.read_p99_us)),
+            interval_ms: some(load(&self.interval_ms)),
         }
     }
 
@@ -133,6 +161,8 @@ impl Worker {
         let mut worker = Self {
             metered,
             interval: options.interval,
+            pace: Pace::new(options.interval),
+            surveyed: None,
             trace: None,
             round: Vec::new(),
             activity: whole_packages.then(|| Activity::new(options.workload)),
@@ -158,7 +188,6 @@ impl Worker {
     }
 
     pub(crate) fn run(mut self, requests: &Receiver<Request>) {
-        let interval_ns = self.interval.as_nanos().max(1) as u64;
         let mut next = MonotonicNs::now();
         loop {
             // Whoever asks comes first, also where readings take longer than the interval.
@@ -174,6 +203,8 @@ impl Worker {
                 Err(RecvTimeoutError::Timeout) => {
                     self.read();
                     self.write();
+                    self.survey();
+                    let interval_ns = self.pace.interval.as_nanos().max(1) as u64;
                     let behind = MonotonicNs::now().0.saturating_sub(next.0) / interval_ns;
                     self.shared.missed_deadlines.fetch_add(behind, Ordering::Relaxed);
                     next.0 += (behind + 1) * interval_ns;
@@ -194,6 +225,19 @@ impl Worker {
             Request::Window { start, end, reply } => {
                 let window = self.window(start, end);
                 let _ = reply.send(window);
+            }
+            Request::Survey { reply } => {
+                self.surveyed = None;
+                self.survey();
+                let _ = reply.send(self.contended());
+            }
+            Request::Baselines(baselines) => {
+                for (id, baseline) in baselines {
+                    let known = self.metered.iter_mut().find(|metered| metered.sensor.info().id == id);
+                    if let Some(metered) = known {
+                        metered.history.set_baseline(baseline);
+                    }
+                }
             }
             Request::ForgetBefore(t) => {
                 self.edges.retain(|edge| *edge >= t);
@@ -230,7 +274,44 @@ impl Worker {
         }
         let ended = MonotonicNs::now();
         self.latency.add(ended.since(begun));
+        self.adapt(ended.since(begun));
         ended
+    }
+
+    /// Reads less often where a round of readings takes long, and as asked for once it no longer does.
+    fn adapt(&mut self, took: Seconds) {
+        let Some(interval) = self.pace.note(took) else { return };
+        for metered in &mut self.metered {
+            metered.history.set_interval(interval);
+        }
+        let (asked, now) = (self.interval.as_secs_f64() * 1e3, interval.as_secs_f64() * 1e3);
+        tracing::warn!(
+            "a round of readings takes {:.0} ms: sampling every {now:.0} ms (energy.interval_ms = {asked:.0})",
+            took.get() * 1e3
+        );
+    }
+
+    /// Asks for what changes seldom, from time to time.
+    fn survey(&mut self) {
+        let now = MonotonicNs::now();
+        if self.surveyed.is_some_and(|last| now.since(last) < SURVEY_EVERY) {
+            return;
+        }
+        self.surveyed = Some(now);
+        for metered in self.metered.iter_mut().filter(|metered| !metered.broken) {
+            match catch_unwind(AssertUnwindSafe(|| metered.sensor.survey())) {
+                Ok(survey) => metered.history.note(now, survey),
+                Err(_) => metered.give_up(&self.shared),
+            }
+        }
+    }
+
+    /// The first sensor whose last survey saw another process on its device.
+    fn contended(&self) -> Option<String> {
+        let now = MonotonicNs::now();
+        let is_contended = |history: &History| history.surveys(now, now).any(|s| s.contended == Some(true));
+        let first = self.metered.iter().find(|metered| is_contended(&metered.history))?;
+        Some(first.sensor.info().id.clone())
     }
 
     /// What a round leaves to do once its readings are taken.
@@ -254,6 +335,7 @@ impl Worker {
         for (channel, (quantity, reading)) in (0..SEGMENT_TAG).zip(quantities) {
             let value = match quantity {
                 TraceQuantity::PowerMw => SampleValue::from(&reading.power),
+                TraceQuantity::AverageMw => SampleValue::from(&reading.average),
                 TraceQuantity::EnergyMj | TraceQuantity::EnergyUj => SampleValue::from(&reading.counter),
             };
             if let Err(error) = trace.append(Sample { channel, t: reading.t, value }) {
@@ -285,30 +367,60 @@ impl Worker {
         store(&shared.measured_j, measured.get());
         store(&shared.cpu_s, thread_cpu_time().get());
         shared.rounds.fetch_add(1, Ordering::Relaxed);
+        store(&shared.interval_ms, self.pace.interval.as_secs_f64() * 1e3);
         store(&shared.read_p50_us, self.latency.quantile_us(0.5).unwrap_or(f64::NAN));
         store(&shared.read_p99_us, self.latency.quantile_us(0.99).unwrap_or(f64::NAN));
     }
 }
 
 impl Metered {
+    fn give_up(&mut self, shared: &Shared) {
+        self.broken = true;
+        let id = &self.sensor.info().id;
+        shared.report(format!("sensor {id} panicked and is no longer read"));
+    }
+
     /// Reads the sensor. One that panics is never asked again, and counts as lost.
     fn read(&mut self, shared: &Shared) -> Reading {
         if !self.broken {
             match catch_unwind(AssertUnwindSafe(|| self.sensor.read())) {
                 Ok(reading) => return reading,
-                Err(_) => {
-                    self.broken = true;
-                    let id = &self.sensor.info().id;
-                    shared.report(format!("sensor {id} panicked and is no longer read"));
-                }
+                Err(_) => self.give_up(shared),
             }
         }
         let channels = self.history.channels();
         Reading {
             t: MonotonicNs::now(),
             power: lost(channels.power.is_some()),
+            average: lost(channels.average),
             counter: lost(channels.counter.is_some()),
         }
+    }
+}
+
+impl Pace {
+    fn new(asked: Duration) -> Self {
+        Self { asked, interval: asked, shortest: Seconds::ZERO, rounds: 0 }
+    }
+
+    /// Notes how long a round took; the new interval, if it is another.
+    fn note(&mut self, took: Seconds) -> Option<Duration> {
+        // The shortest of some rounds: one that was held up says nothing of the rest.
+        self.shortest = if self.rounds == 0 || took < self.shortest { took } else { self.shortest };
+        self.rounds += 1;
+        if self.rounds < ROUNDS_TO_ADAPT {
+            return None;
+        }
+        self.rounds = 0;
+        let needed = Duration::from_secs_f64(self.shortest.get() / BUSY_SHARE);
+        let interval = needed.clamp(self.asked, SLOWEST.max(self.asked));
+        // Within a quarter of what it is, it stays what it is.
+        let ratio = interval.as_secs_f64() / self.interval.as_secs_f64();
+        let changed = !(0.8..=1.25).contains(&ratio) || interval == self.asked && self.interval != self.asked;
+        changed.then(|| {
+            self.interval = interval;
+            interval
+        })
     }
 }
 

@@ -3,6 +3,7 @@
 //! Training is metered from within, a command from outside. Both are a [`Workload`].
 
 use std::fs;
+use std::path::Path;
 
 use rustix::time::{ClockId, clock_gettime};
 use wattle_runlog::Seconds;
@@ -52,6 +53,23 @@ impl Workload {
             device_hours: 0.0,
             peak_memory_bytes: sum(processes.iter().filter_map(|pid| status_bytes(pid, "VmHWM:")).collect()),
             bytes_read: sum(processes.iter().filter_map(|pid| bytes_read(pid)).collect()),
+        }
+    }
+
+    /// Whether, of the processes `pids` that a driver says compute on a board, any is not of this workload.
+    ///
+    /// Within a container a driver tells the host's numbers, which mean nothing here: where no number is ours and
+    /// none is known here, one process is taken for ours and a second for somebody else's.
+    pub fn shares_with(self, pids: &[u32]) -> bool {
+        let own: Vec<String> = match self {
+            Self::ThisProcess => [vec![std::process::id().to_string()], descendants()].concat(),
+            Self::Children => descendants(),
+        };
+        let is_own = |pid: &u32| own.contains(&pid.to_string());
+        let is_known = |pid: &u32| Path::new(&format!("/proc/{pid}")).exists();
+        match pids.iter().any(|pid| is_own(pid) || is_known(pid)) {
+            true => !pids.iter().all(is_own),
+            false => pids.len() > 1,
         }
     }
 
@@ -163,6 +181,22 @@ mod tests {
         assert!(thread_cpu_time().get() > 0.0 && sum > 0);
         assert!(Workload::ThisProcess.resident_bytes() > 100_000);
         assert!(Workload::ThisProcess.resources().peak_memory_bytes.unwrap() > 100_000);
+    }
+
+    #[test]
+    fn another_process_on_a_board_is_somebody_else() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let (own, parent) = (std::process::id(), std::os::unix::process::parent_id());
+        assert!(!Workload::ThisProcess.shares_with(&[]));
+        assert!(!Workload::ThisProcess.shares_with(&[own, child.id()]));
+        assert!(Workload::ThisProcess.shares_with(&[own, parent]));
+        assert!(!Workload::Children.shares_with(&[child.id()]) && Workload::Children.shares_with(&[own]));
+        // Numbers of another namespace: the first may be ours, a second cannot be.
+        let unknown = [u32::MAX - 1, u32::MAX];
+        assert!(!Workload::ThisProcess.shares_with(&unknown[..1]));
+        assert!(Workload::ThisProcess.shares_with(&unknown));
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]

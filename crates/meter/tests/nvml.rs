@@ -12,11 +12,15 @@ use std::time::Duration;
 
 use nvml_standin::{Power, library, pci, uuid};
 use wattle_meter::discover::{discover, discover_with, visible_gpus};
+use wattle_meter::trace_reader::{TraceItem, TraceReader};
+use wattle_meter::visible::VisibleDevices;
 use wattle_meter::{
-    Discovery, EnergyConfig, FindingState, GpuSelection, Sampler, SamplerOptions, WindowEnergy, Workload,
+    Discovery, EnergyConfig, FindingState, GpuSelection, Sampler, SamplerOptions, TraceTarget, TraceWriter,
+    WindowEnergy, Workload,
 };
+use wattle_runlog::manifest::PowerLimits;
 use wattle_runlog::record::{Flag, Method, SensorRecord};
-use wattle_runlog::{ComputeDevice, DeviceKind, Joules, Watts};
+use wattle_runlog::{ComputeDevice, DeviceKind, Joules, Segment, Watts};
 
 const SQUARE: &str = "square:150:450:70";
 
@@ -24,7 +28,7 @@ const SQUARE: &str = "square:150:450:70";
 fn alone(case: &str, knobs: &[(&str, &str)]) {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", case, "--ignored", "--nocapture"]).env("NVML_LIBRARY", library());
-    command.env_remove("CUDA_VISIBLE_DEVICES");
+    command.env_remove("CUDA_VISIBLE_DEVICES").env_remove("CUDA_DEVICE_ORDER");
     for (knob, value) in knobs {
         command.env(knob, value);
     }
@@ -190,7 +194,14 @@ fn slow_case() {
 fn the_boards_that_are_used_are_metered() {
     alone("selection_case", &[("NVML_STANDIN_BOARDS", "3")]);
     let third = format!("2,{}", uuid(0));
-    alone("visible_case", &[("NVML_STANDIN_BOARDS", "3"), ("CUDA_VISIBLE_DEVICES", &third)]);
+    let visible = [("NVML_STANDIN_BOARDS", "3"), ("CUDA_VISIBLE_DEVICES", third.as_str())];
+    alone("assumed_case", &visible);
+    alone("visible_case", &[&visible[..], &[("CUDA_DEVICE_ORDER", "PCI_BUS_ID")]].concat());
+    let instance = nvml_standin::mig(1);
+    alone(
+        "mig_case",
+        &[("NVML_STANDIN_BOARDS", "2"), ("NVML_STANDIN_MIG", "1"), ("CUDA_VISIBLE_DEVICES", &instance)],
+    );
 }
 
 #[test]
@@ -224,11 +235,126 @@ fn visible_case() {
     assert_eq!(ids(&discover(&config(GpuSelection::Used), &visible)).len(), 2);
 }
 
+fn flags_of(discovery: &Discovery, board: u32) -> Vec<Flag> {
+    let id = format!("gpu:{}", uuid(board));
+    discovery.sensor_infos().into_iter().find(|info| info.id == id).unwrap().flags
+}
+
+#[test]
+#[ignore = "run by the_boards_that_are_used_are_metered"]
+fn assumed_case() {
+    let discovery = discover(&config(GpuSelection::Used), &visible_gpus());
+    assert_eq!(ids(&discovery).len(), 2);
+    assert_eq!(flags_of(&discovery, 2), [Flag::OrderAssumed], "named by number");
+    assert!(flags_of(&discovery, 0).is_empty(), "named by UUID");
+    let finding = discovery.findings.iter().find(|finding| finding.what == "cuda:0").unwrap();
+    assert!(finding.remedy.as_ref().unwrap().contains("PCI_BUS_ID"), "{finding:?}");
+}
+
+#[test]
+#[ignore = "run by the_boards_that_are_used_are_metered"]
+fn mig_case() {
+    let discovery = discover(&config(GpuSelection::Used), &visible_gpus());
+    assert_eq!(ids(&discovery), [format!("gpu:{}", uuid(1))]);
+    assert_eq!(flags_of(&discovery, 1), [Flag::WholeDevice]);
+    let info = discovery.sensor_infos().remove(0);
+    assert!(info.description.contains("counted whole"), "{info:?}");
+}
+
+#[test]
+fn who_else_computes_on_a_board_and_what_holds_it_back_is_said() {
+    let parent = std::os::unix::process::parent_id().to_string();
+    let others = format!("self,{parent}");
+    // HW slowdown and thermal: bits 3 and 6 of NVML's.
+    alone(
+        "contended_case",
+        &[("NVML_STANDIN_PROCESSES", &others), ("NVML_STANDIN_THROTTLE", "72"), ("CONTENDED", "1")],
+    );
+    alone("contended_case", &[("NVML_STANDIN_PROCESSES", "self"), ("NVML_STANDIN_THROTTLE", "1")]);
+    alone("contended_case", &[("NVML_STANDIN_NOT_SUPPORTED", "processes,throttle,limit")]);
+}
+
+#[test]
+#[ignore = "run by who_else_computes_on_a_board_and_what_holds_it_back_is_said"]
+fn contended_case() {
+    let contended = std::env::var_os("CONTENDED").is_some();
+    let window = measure(300);
+    let record = board(&window, 0);
+    assert_eq!(record.flags.contains(&Flag::Contended), contended, "{record:?}");
+    let expected: &[&str] = if contended { &["hw_slowdown", "hw_thermal_slowdown"] } else { &[] };
+    assert_eq!(record.throttle, expected);
+    let limits = all_boards().sensor_infos().remove(0).limits;
+    let unsupported = std::env::var("NVML_STANDIN_NOT_SUPPORTED").is_ok();
+    let expected =
+        PowerLimits { enforced_w: Watts(700.0), min_w: Some(Watts(200.0)), max_w: Some(Watts(700.0)) };
+    assert_eq!(limits, (!unsupported).then_some(expected));
+}
+
+/// A process killed in the midst of sampling costs no more of the trace than what waited to be made durable.
+#[test]
+fn a_killed_process_leaves_a_trace_that_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("power.trace");
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "killed_case", "--ignored"])
+        .env("NVML_LIBRARY", library())
+        .env("TRACE", &path)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let samples = || {
+        let items = TraceReader::open(&path).map(|reader| reader.map(Result::unwrap).collect::<Vec<_>>());
+        items.unwrap_or_default().into_iter().filter(|item| matches!(item, TraceItem::Sample(_))).count()
+    };
+    // Two batches, so that the kill falls somewhere between two.
+    while samples() < 100 {
+        assert_eq!(child.try_wait().unwrap(), None, "it ended by itself");
+        sleep(Duration::from_millis(20));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let left = samples();
+    let mut writer = TraceWriter::open(&path).unwrap();
+    writer.sync().unwrap();
+    assert!(left >= 100 && samples() == left);
+}
+
+#[test]
+#[ignore = "run by a_killed_process_leaves_a_trace_that_is_read, which kills it"]
+fn killed_case() {
+    let path = PathBuf::from(std::env::var_os("TRACE").unwrap());
+    let writer = TraceWriter::open(&path).unwrap();
+    let trace = TraceTarget { writer, run_id: "killed".to_owned(), segment: Segment::now(0, 0) };
+    let options = SamplerOptions {
+        interval: Duration::from_millis(10),
+        trace: Some(trace),
+        ..SamplerOptions::default()
+    };
+    let _sampler = Sampler::start(all_boards().sensors, options).unwrap();
+    sleep(Duration::from_secs(60));
+}
+
+#[test]
+#[ignore = "prints what sampling costs on this machine: cargo test -p wattle-meter --test nvml cost -- --ignored --nocapture"]
+#[allow(clippy::print_stdout, reason = "its output is what it is for")]
+fn cost() {
+    // SAFETY: this test is run alone, and nothing reads the environment beside it.
+    unsafe { std::env::set_var("NVML_LIBRARY", library()) };
+    let sampler = Sampler::start(all_boards().sensors, SamplerOptions::default()).unwrap();
+    let start = sampler.edge(Duration::from_secs(10));
+    sleep(Duration::from_secs(20));
+    let end = sampler.edge(Duration::from_secs(10));
+    let overhead = sampler.stop();
+    let share = overhead.sampler_cpu_s / end.since(&start);
+    println!("{:.3} % of a core at 20 Hz: {overhead:?}", share * 100.0);
+}
+
 #[test]
 fn a_library_that_is_none_is_a_finding() {
     let config = config(GpuSelection::All);
     let manifest = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"));
-    let discovery = discover_with(&config, &[], Workload::ThisProcess, Some(manifest), None);
+    let discovery =
+        discover_with(&config, &[], Workload::ThisProcess, Some(manifest), &VisibleDevices::default());
     assert_eq!(discovery.findings[0].state, FindingState::Absent);
     assert!(discovery.findings[0].detail.contains("Cargo.toml"), "{:?}", discovery.findings);
 }

@@ -1,5 +1,7 @@
 //! The `model` section of a configuration.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 use wattle_ops::Activation;
 
@@ -29,6 +31,10 @@ pub struct ModelConfig {
     pub activation: ActivationKind,
     /// Whether the token table is also the output head, as in GPT-2.
     pub tie_embeddings: bool,
+    /// A directory in Hugging Face's layout whose weights training starts from. The other keys but `dropout` and
+    /// a smaller `context` are then its own; see [`ModelConfig::adopt`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init_from: Option<PathBuf>,
 }
 
 /// A model family.
@@ -66,6 +72,7 @@ impl Default for ModelConfig {
             bias: false,
             activation: ActivationKind::Gelu,
             tie_embeddings: true,
+            init_from: None,
         }
     }
 }

@@ -35,4 +35,37 @@ pub enum ModelError {
         /// Every tensor that is missing, extra, or of another shape.
         faults: Vec<String>,
     },
+    /// A `config.json` is not of a model that there is.
+    #[error("{}: {}", path.display(), faults.join("; "))]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// Everything that is wrong with it, each with the key.
+        faults: Vec<String>,
+    },
+    /// A directory of weights is not whole, or not of a kind that can be read.
+    #[error("{}: {reason}", path.display())]
+    Directory {
+        /// The directory, or the file in it.
+        path: PathBuf,
+        /// What was expected, what came, and what to do.
+        reason: String,
+    },
+    /// Text cannot be generated as asked.
+    #[error("{}", faults.join("; "))]
+    Generate {
+        /// Everything that is wrong, each with the flag.
+        faults: Vec<String>,
+    },
+    /// A prediction is not a finite number.
+    #[error(
+        "the logit of token {token} is {logit}: the weights are damaged, or too large for this precision; \
+         try f32 or another checkpoint"
+    )]
+    NotFinite {
+        /// The token.
+        token: usize,
+        /// Its logit.
+        logit: f32,
+    },
 }

@@ -13,7 +13,10 @@ use wattle_ops::layer_norm::layer_norm;
 use wattle_ops::linear::{linear, linear_transposed};
 
 use crate::config::ModelConfig;
-use crate::hugging_face;
+use crate::engine::gpt2::Gpt2Engine;
+use crate::engine::{Engine, EngineOptions};
+use crate::hugging_face::gpt2 as hugging_face;
+use crate::kv_cache::{KvCache, KvShape};
 use crate::language_model::{LanguageModel, set_parameters};
 use crate::parameter::{Parameter, ParameterBuilder};
 use crate::pass::Pass;
@@ -56,7 +59,15 @@ impl Gpt2 {
     /// A model with initial values that are a function of `seed`: weights normal with standard deviation 0.02,
     /// that of the projections into the residual stream divided by √(2·layers); biases 0, norms 1.
     pub fn new(config: &ModelConfig, vocab_size: usize, seed: u64, device: &Device) -> Result<Self> {
-        let mut builder = ParameterBuilder::new(seed, device);
+        Self::build(config, vocab_size, ParameterBuilder::new(seed, device))
+    }
+
+    /// A model whose parameters are all zero, for weights that are about to be read.
+    pub(crate) fn blank(config: &ModelConfig, vocab_size: usize, device: &Device) -> Result<Self> {
+        Self::build(config, vocab_size, ParameterBuilder::blank(device))
+    }
+
+    fn build(config: &ModelConfig, vocab_size: usize, mut builder: ParameterBuilder<'_>) -> Result<Self> {
         let c = config.d_model;
         let token_table = builder.normal("transformer.wte.weight", &[vocab_size, c], INIT_STD)?;
         let position_table = builder.normal("transformer.wpe.weight", &[config.context, c], INIT_STD)?;
@@ -68,6 +79,7 @@ impl Gpt2 {
             true => None,
             false => Some(builder.normal("lm_head.weight", &[vocab_size, c], INIT_STD)?),
         };
+        let mask = causal_mask(config.context, builder.device())?;
         Ok(Self {
             config: config.clone(),
             vocab_size,
@@ -77,13 +89,47 @@ impl Gpt2 {
             blocks,
             final_norm,
             head,
-            mask: causal_mask(config.context, device)?,
+            mask,
         })
     }
 
-    fn block(&self, layer_idx: usize, x: &Tensor, mask: &Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
+    fn kv_shape(&self) -> KvShape {
+        let ModelConfig { n_layers, n_heads, context, d_model, .. } = self.config;
+        KvShape { n_layers, n_heads, context, head_width: d_model / n_heads }
+    }
+
+    /// The rows of the last block, normalized, for `tokens` (b, t) of which the first stands at position
+    /// `first`. What was before it is in the cache.
+    fn forward(
+        &self,
+        tokens: &Tensor,
+        first: usize,
+        mut cache: Option<&mut KvCache>,
+        pass: &mut Pass<'_>,
+    ) -> Result<Tensor> {
+        let t = tokens.dim(1)?;
+        let mask = self.mask.narrow(0, first, t)?.narrow(1, 0, first + t)?;
+        let positions = pass.value(&self.position_table).narrow(0, first, t)?;
+        let embedded = embedding(tokens, &pass.value(&self.token_table), &positions)?;
+        let mut x = pass.dropout(&embedded.to_dtype(pass.dtype)?)?;
+        pass.see(|| "transformer.wte + transformer.wpe output".to_owned(), &x)?;
+        for layer_idx in 0..self.blocks.len() {
+            x = self.block(layer_idx, &x, &mask, cache.as_deref_mut(), pass)?;
+        }
+        self.final_norm.norm_rows(&x, pass)
+    }
+
+    fn block(
+        &self,
+        layer_idx: usize,
+        x: &Tensor,
+        mask: &Tensor,
+        cache: Option<&mut KvCache>,
+        pass: &mut Pass<'_>,
+    ) -> Result<Tensor> {
         let block = &self.blocks[layer_idx];
-        let attended = self.attention(block, &block.attention_norm.norm_rows(x, pass)?, mask, pass)?;
+        let attended =
+            self.attention(layer_idx, &block.attention_norm.norm_rows(x, pass)?, mask, cache, pass)?;
         let x = (x + pass.dropout(&attended)?)?;
         pass.see(|| format!("transformer.h.{layer_idx}.attn output"), &x)?;
         let hidden = block.mlp_in.map_rows(&block.mlp_norm.norm_rows(&x, pass)?, pass)?;
@@ -93,14 +139,35 @@ impl Gpt2 {
         Ok(x)
     }
 
-    fn attention(&self, block: &Block, x: &Tensor, mask: &Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
+    fn attention(
+        &self,
+        layer_idx: usize,
+        x: &Tensor,
+        mask: &Tensor,
+        cache: Option<&mut KvCache>,
+        pass: &mut Pass<'_>,
+    ) -> Result<Tensor> {
+        let block = &self.blocks[layer_idx];
         let (b, t, c) = x.dims3()?;
         let h = self.config.n_heads;
         let qkv = block.attention_in.map_rows(x, pass)?;
         let heads = |part: usize| qkv.narrow(2, part * c, c)?.reshape((b, t, h, c / h))?.transpose(1, 2);
+        let (q, k, v) = (heads(0)?, heads(1)?, heads(2)?);
+        let (k, v) = match cache {
+            Some(cache) => cache.store(layer_idx, &k, &v)?,
+            None => (k, v),
+        };
         let dropout = pass.dropout_site();
-        let out_bhtd = causal_attention(&heads(0)?, &heads(1)?, &heads(2)?, mask, dropout.as_ref())?;
+        let out_bhtd = causal_attention(&q, &k, &v, mask, dropout.as_ref())?;
         block.attention_out.map_rows(&out_bhtd.transpose(1, 2)?.reshape((b, t, c))?, pass)
+    }
+
+    /// Logits (b, t, v) in `f32` of rows (b, t, c).
+    fn predict(&self, x: &Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
+        let head = pass.value(self.head.as_ref().unwrap_or(&self.token_table));
+        let logits = linear_transposed(x, &head)?.to_dtype(DType::F32)?;
+        pass.see(|| "logits".to_owned(), &logits)?;
+        Ok(logits)
     }
 }
 
@@ -110,19 +177,27 @@ impl LanguageModel for Gpt2 {
     }
 
     fn logits(&self, tokens: &Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
-        let t = tokens.dim(1)?;
-        let mask = self.mask.narrow(0, 0, t)?.narrow(1, 0, t)?;
-        let embedded = embedding(tokens, &pass.value(&self.token_table), &pass.value(&self.position_table))?;
-        let mut x = pass.dropout(&embedded.to_dtype(pass.dtype)?)?;
-        pass.see(|| "transformer.wte + transformer.wpe output".to_owned(), &x)?;
-        for layer_idx in 0..self.blocks.len() {
-            x = self.block(layer_idx, &x, &mask, pass)?;
+        let x = self.forward(tokens, 0, None, pass)?;
+        self.predict(&x, pass)
+    }
+
+    fn decode(&self, tokens: &[u32], cache: &mut KvCache, pass: &mut Pass<'_>) -> Result<Tensor> {
+        let device = self.mask.device();
+        cache.push(tokens, self.config.context);
+        cache.reserve(&self.kv_shape(), pass.dtype, device)?;
+        let first = cache.n_cached();
+        let new = Tensor::new(&cache.window()[first..], device)?.unsqueeze(0)?;
+        let x = self.forward(&new, first, Some(cache), pass)?;
+        cache.commit();
+        self.predict(&x.narrow(1, x.dim(1)? - 1, 1)?, pass)?.flatten_all()
+    }
+
+    fn engine(&self, options: EngineOptions) -> Result<Option<Box<dyn Engine>>> {
+        if !self.mask.device().is_cpu() {
+            return Ok(None);
         }
-        let x = self.final_norm.norm_rows(&x, pass)?;
-        let head = pass.value(self.head.as_ref().unwrap_or(&self.token_table));
-        let logits = linear_transposed(&x, &head)?.to_dtype(DType::F32)?;
-        pass.see(|| "logits".to_owned(), &logits)?;
-        Ok(logits)
+        let engine = Gpt2Engine::new(&self.config, self.vocab_size, &self.parameters, options)?;
+        Ok(Some(Box::new(engine)))
     }
 
     fn context(&self) -> usize {
@@ -153,7 +228,7 @@ impl LanguageModel for Gpt2 {
     }
 
     fn config_json(&self) -> serde_json::Value {
-        hugging_face::gpt2_config_json(&self.config, self.vocab_size)
+        hugging_face::config_json(&self.config, self.vocab_size)
     }
 }
 

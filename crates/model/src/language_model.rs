@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 
-use candle_core::{Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 
+use crate::engine::{Engine, EngineOptions};
+use crate::kv_cache::KvCache;
 use crate::parameter::Parameter;
 use crate::pass::Pass;
 
@@ -20,6 +22,34 @@ pub trait LanguageModel {
     /// # Shapes
     /// `tokens` (b, t) of `u32` → (b, t, v) in `f32`.
     fn logits(&self, tokens: &Tensor, pass: &mut Pass<'_>) -> Result<Tensor>;
+
+    /// Predictions for the token after `tokens`, which go on from those in the cache's window.
+    ///
+    /// A model that keeps nothing computes the whole window anew; a family overrides this with a method that
+    /// computes what is new in it.
+    ///
+    /// # Shapes
+    /// `tokens` 1 or more of one text → (v) in `f32`.
+    fn decode(&self, tokens: &[u32], cache: &mut KvCache, pass: &mut Pass<'_>) -> Result<Tensor> {
+        cache.push(tokens, self.context());
+        let window = Tensor::new(cache.window(), &self.device())?.unsqueeze(0)?;
+        let logits_btv = self.logits(&window, pass)?;
+        logits_btv.narrow(1, window.dim(1)? - 1, 1)?.flatten_all()
+    }
+
+    /// An engine that trains this model by explicit passes in `f32` on a CPU, if the family has one. It starts
+    /// from the parameters' values.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    fn engine(&self, _options: EngineOptions) -> Result<Option<Box<dyn Engine>>> {
+        Ok(None)
+    }
+
+    /// The device of its parameters.
+    fn device(&self) -> Device {
+        self.parameters().first().map_or(Device::Cpu, |parameter| parameter.var.device().clone())
+    }
 
     /// Most tokens that a prediction can look back on.
     fn context(&self) -> usize;

@@ -6,23 +6,33 @@
 //! - [`config`]: the `model` section of a configuration
 //! - [`parameter`]: named parameters and their initial values
 //! - [`pass`]: one forward pass: training or evaluation, precision, dropout, and what to look out for
+//! - [`kv_cache`]: what a model keeps between the tokens of one text
 //! - [`language_model`]: the trait that the trainer asks for
 //! - [`gpt2`]: the GPT-2 family
+//! - [`engine`]: explicit forward and backward passes on a CPU, over memory planned once
 //! - [`hugging_face`]: weights and configuration in Hugging Face's layout
+//! - [`generate`]: text, one token after the other
 //! - [`flops`]: floating-point operations a token, by the field's two conventions
 
 pub mod config;
+pub mod engine;
 pub mod error;
 pub mod flops;
+pub mod generate;
 pub mod gpt2;
 pub mod hugging_face;
+pub mod kv_cache;
 pub mod language_model;
 pub mod parameter;
 pub mod pass;
 
 pub use config::{ActivationKind, Family, ModelConfig};
+pub use engine::{Engine, EngineOptions, MemoryPlan, Recompute};
 pub use error::ModelError;
+pub use generate::{GenerateOptions, Generator, Sampling, Step};
 pub use gpt2::Gpt2;
+pub use hugging_face::Directory;
+pub use kv_cache::KvCache;
 pub use language_model::LanguageModel;
 pub use parameter::Parameter;
 pub use pass::{Pass, TrainingPass};

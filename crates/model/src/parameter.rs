@@ -14,7 +14,8 @@ pub struct Parameter {
 
 /// Makes a model's parameters one after the other, each from its own stream of random numbers.
 pub struct ParameterBuilder<'a> {
-    seed: u64,
+    /// `None` makes zeros.
+    seed: Option<u64>,
     device: &'a Device,
     parameters: Vec<Parameter>,
 }
@@ -22,14 +23,25 @@ pub struct ParameterBuilder<'a> {
 impl<'a> ParameterBuilder<'a> {
     /// A builder whose random numbers are those of `seed`.
     pub fn new(seed: u64, device: &'a Device) -> Self {
-        Self { seed, device, parameters: Vec::new() }
+        Self { seed: Some(seed), device, parameters: Vec::new() }
+    }
+
+    /// A builder of zeros, for values that come from elsewhere.
+    pub fn blank(device: &'a Device) -> Self {
+        Self { seed: None, device, parameters: Vec::new() }
+    }
+
+    /// Where parameters are made.
+    pub fn device(&self) -> &'a Device {
+        self.device
     }
 
     /// A parameter of normal numbers with mean 0.
     pub fn normal(&mut self, name: &str, shape: &[usize], standard_deviation: f32) -> Result<Var> {
+        let Some(seed) = self.seed else { return self.zeros(name, shape) };
         let purpose = Purpose::Init { parameter_idx: self.parameters.len() as u32 };
         let mut values = vec![0f32; shape.iter().product()];
-        Stream::new(self.seed, purpose, 0).fill_normal(0, &mut values);
+        Stream::new(seed, purpose, 0).fill_normal(0, &mut values);
         values.iter_mut().for_each(|value| *value *= standard_deviation);
         self.push(name, Tensor::from_vec(values, shape, self.device)?)
     }
@@ -41,6 +53,9 @@ impl<'a> ParameterBuilder<'a> {
 
     /// A parameter of ones.
     pub fn ones(&mut self, name: &str, shape: &[usize]) -> Result<Var> {
+        if self.seed.is_none() {
+            return self.zeros(name, shape);
+        }
         self.push(name, Tensor::ones(shape, DType::F32, self.device)?)
     }
 

@@ -9,25 +9,54 @@
 //!
 //! Errors are candle's: a shape or dtype that does not fit.
 //!
+//! `cpu.rs` is the operation on slices of `f32`, forward and backward, for an engine that plans its own memory:
+//! row-major, on the caller's thread, without allocation, with scratch handed in. Gradients of parameters are
+//! accumulated (`+=`), those of activations overwritten, unless a function says otherwise. `*_par` functions
+//! use rayon's threads, and give the same bits for any number of them. See [`simd`] for what results depend on.
+//!
 //! - [`embedding`]: token and position vectors
-//! - [`layer_norm`]: normalization of each row
+//! - [`layer_norm`], [`rms_norm`]: normalization of each row
 //! - [`linear`]: x·W + b
+//! - [`rope`]: rotary position embedding
 //! - [`attention`]: causal self-attention
 //! - [`activation`]: GELU (exact and tanh) and ReLU
+//! - [`swiglu`]: the gated activation
 //! - [`dropout`]: masks that are a pure function of seed, step, site and element
 //! - [`cross_entropy`]: loss over a vocabulary, and next-token accuracy
+//! - [`classifier`]: output head and loss in one
+//! - [`grad_norm`]: the gradient's length, and clipping
+//! - [`adamw`]: the update
 
 pub mod embedding;
 pub mod layer_norm;
 pub mod linear;
+pub mod rms_norm;
+
+pub mod attention;
+pub mod rope;
 
 pub mod activation;
-pub mod attention;
-pub mod cross_entropy;
 pub mod dropout;
+pub mod swiglu;
 
+pub mod classifier;
+pub mod cross_entropy;
+
+pub mod adamw;
+pub mod grad_norm;
+
+pub mod simd;
+
+mod gemm;
+mod heads;
+mod lanes;
+mod math;
 mod rows;
+mod store;
+mod tile;
 
 pub use activation::Activation;
 pub use attention::AttentionDropout;
 pub use dropout::Dropout;
+pub use heads::HeadRows;
+pub use store::Store;

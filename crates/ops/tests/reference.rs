@@ -5,10 +5,14 @@
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use wattle_ops::attention::{causal_attention, causal_mask};
+use wattle_ops::classifier::classifier_loss;
 use wattle_ops::cross_entropy::{cross_entropy_sum, n_correct};
 use wattle_ops::embedding::embedding;
 use wattle_ops::layer_norm::layer_norm;
 use wattle_ops::linear::{linear, linear_transposed};
+use wattle_ops::rms_norm::rms_norm;
+use wattle_ops::rope::{Rotary, Scaling, rope};
+use wattle_ops::swiglu::swiglu;
 use wattle_ops::{Activation, Dropout};
 use wattle_random::{Purpose, Stream};
 
@@ -62,6 +66,50 @@ fn layer_norm_normalizes_and_differentiates() {
     // Mean 2.5, variance 1.25.
     let expected = [-1.5, -0.5, 0.5, 1.5].map(|d: f64| d / 1.25f64.sqrt());
     out[0].iter().zip(expected).for_each(|(a, b)| assert!((a - b).abs() < 1e-12));
+}
+
+#[test]
+fn rms_norm_normalizes_and_differentiates() {
+    let (x, weight) = (normal(0, &[3, 5, 7]), normal(1, &[7]));
+    check_gradients(&[&x, &weight], || rms_norm(&x, &weight, 1e-5));
+    let row = Tensor::new(&[[1f64, 7., -1., 7.]], &CPU).unwrap();
+    let ones = Tensor::ones(4, DType::F64, &CPU).unwrap();
+    // Mean square 25.
+    let out = rms_norm(&row, &ones, 0.0).unwrap().to_vec2::<f64>().unwrap();
+    assert_eq!(out[0], [0.2, 1.4, -0.2, 1.4]);
+}
+
+#[test]
+fn rope_turns_and_differentiates() {
+    let x = normal(0, &[2, 3, 5, 8]);
+    let rotary = Rotary::new(100.0, 8, 5, Scaling::None);
+    let table =
+        |values: &[f32]| Tensor::from_slice(values, (5, 4), &CPU).unwrap().to_dtype(DType::F64).unwrap();
+    let (cos, sin) = (table(rotary.cos()), table(rotary.sin()));
+    check_gradients(&[&x], || rope(&x, &cos, &sin));
+    // Products of queries and keys depend on their distance alone: equal vectors, neighbouring positions.
+    let same = x.narrow(2, 0, 1).unwrap().broadcast_as((2, 3, 5, 8)).unwrap().contiguous().unwrap();
+    let turned = rope(&same, &cos, &sin).unwrap();
+    let products = (turned.narrow(2, 0, 4).unwrap() * turned.narrow(2, 1, 4).unwrap()).unwrap();
+    let products = products.sum(3).unwrap().flatten_to(1).unwrap().to_vec2::<f64>().unwrap();
+    // The table is in f32.
+    assert!(products.iter().flatten().all(|p| p.is_finite()));
+    for row in products {
+        row.iter().for_each(|p| assert!((p - row[0]).abs() < 1e-5, "{row:?}"));
+    }
+}
+
+#[test]
+fn swiglu_differentiates() {
+    let (gate, up) = (normal(0, &[9, 7]), normal(1, &[9, 7]));
+    check_gradients(&[&gate, &up], || swiglu(&gate, &up));
+}
+
+#[test]
+fn the_classifiers_loss_differentiates() {
+    let (x, weight) = (normal(0, &[9, 7]), normal(1, &[11, 7]));
+    let targets = Tensor::new(&[0u32, 10, 3, 3, 1, 2, 5, 4, 0], &CPU).unwrap();
+    check_gradients(&[&x, &weight], || classifier_loss(&x, &weight, &targets));
 }
 
 #[test]

@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::{MonotonicNs, WallAnchor, boot_id};
 use crate::device::ComputeDevice;
-use crate::record::{Method, SensorKind};
+use crate::record::{Flag, Method, SensorKind};
+use crate::units::Watts;
 
 /// Name and version of the format of a manifest.
 pub const MANIFEST_SCHEMA: &str = "wattle.manifest/1";
@@ -88,6 +89,23 @@ pub struct SensorInfo {
     pub systematic_fraction: f64,
     /// Readings with the same id share that error.
     pub systematic_id: String,
+    /// What holds for all that it says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub flags: Vec<Flag>,
+    /// Its power limits, where the device has some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<PowerLimits>,
+}
+
+/// The power limits of a board as they were when it was found.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PowerLimits {
+    /// What the board holds itself to.
+    pub enforced_w: Watts,
+    /// The lowest that can be set; null where the board does not tell.
+    pub min_w: Option<Watts>,
+    /// The highest that can be set; null where the board does not tell.
+    pub max_w: Option<Watts>,
 }
 
 /// The data trained on.

@@ -3,9 +3,12 @@
 //! Names carry their units. A line ends in `"crc32c"`, the CRC-32C in hexadecimal of every byte before
 //! `,"crc32c"`, so that a reader in any language can check a line without parsing it.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::clock::MonotonicNs;
+use crate::span::Phase;
 use crate::units::{GramsCo2e, GramsPerKwh, Joules, Seconds, Watts};
 
 /// Name and version of the format of a record.
@@ -46,6 +49,9 @@ pub struct Record {
     pub energy_j: Joules,
     /// 95 % half-width of the random error of `energy_j`.
     pub energy_uncertainty_j: Joules,
+    /// `energy_j` less what the sensors with a baseline would have drawn idle; null without a baseline.
+    #[serde(default)]
+    pub energy_above_idle_j: Option<Joules>,
     /// `energy_j` in kilowatt-hours.
     pub energy_kwh: f64,
     /// `energy_kwh` times `pue`: what the building drew.
@@ -68,8 +74,14 @@ pub struct Record {
     pub sensors: Vec<SensorRecord>,
     /// `energy_j` by what the run was doing.
     pub phases: PhaseJoules,
-    /// How `phases` was arrived at; null where there were no spans.
+    /// How `phases` was arrived at, the weakest method of any phase; null where there were no spans.
     pub phases_method: Option<PhasesMethod>,
+    /// 95 % half-widths of `phases`; null in records from before they were stated.
+    #[serde(default)]
+    pub phases_uncertainty_j: Option<PhaseJoules>,
+    /// How each phase was arrived at.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub phases_methods: BTreeMap<Phase, PhasesMethod>,
     /// The run so far, this record included.
     pub cumulative: Cumulative,
     /// What else was used.
@@ -118,6 +130,10 @@ pub struct Carbon {
     pub year: Option<u16>,
     /// What it counts, such as "lifecycle".
     pub basis: String,
+    /// Share of the energy that was priced by an hourly table at the moment of its use; the rest was priced by
+    /// what `basis` names. Null without a table.
+    #[serde(default)]
+    pub table_fraction: Option<f64>,
 }
 
 /// Software carbon intensity.
@@ -176,6 +192,10 @@ pub struct SensorRecord {
     pub counter_j: Option<Joules>,
     /// By the integral of power; null where power cannot be read.
     pub integral_j: Option<Joules>,
+    /// By the integral of one-second averages, corrected for their delay; null where the sensor gives none
+    /// beside its power.
+    #[serde(default)]
+    pub average_j: Option<Joules>,
     /// The share of `energy_j` that this process's CPU time accounts for; null where it is not known.
     pub process_share_j: Option<Joules>,
     /// Readings within the record.
@@ -186,8 +206,25 @@ pub struct SensorRecord {
     pub mean_w: Option<Watts>,
     /// Highest power read; null without readings.
     pub max_w: Option<Watts>,
+    /// What the sensor drew idle, before the run's load; null unless it was measured. Never subtracted.
+    #[serde(default)]
+    pub baseline: Option<Baseline>,
+    /// What held the device's clocks back within the record, by NVML's names in snake case.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub throttle: Vec<String>,
     /// What to know about the figure.
     pub flags: Vec<Flag>,
+}
+
+/// What a sensor drew before the run's load, with nothing else on the device.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Baseline {
+    /// Mean power.
+    pub power_w: Watts,
+    /// 95 % half-width of its random error.
+    pub uncertainty_w: Watts,
+    /// For how long it was measured.
+    pub seconds: Seconds,
 }
 
 /// Something to know about a sensor's figure.
@@ -208,6 +245,10 @@ pub enum Flag {
     ShortWindow,
     /// Another process used the device.
     Contended,
+    /// The device is divided (MIG) and was counted whole.
+    WholeDevice,
+    /// The device was found by its number alone, which CUDA and NVML may count differently.
+    OrderAssumed,
     /// The device stopped answering.
     DeviceLost,
     /// No reading could be taken at one of the stretch's ends.
@@ -231,8 +272,7 @@ pub struct PhaseJoules {
 
 impl PhaseJoules {
     /// The joules of one phase.
-    pub fn get_mut(&mut self, phase: crate::span::Phase) -> &mut Joules {
-        use crate::span::Phase;
+    pub fn get_mut(&mut self, phase: Phase) -> &mut Joules {
         match phase {
             Phase::Setup => &mut self.setup,
             Phase::Data => &mut self.data,
@@ -246,7 +286,7 @@ impl PhaseJoules {
 
     /// All phases together.
     pub fn total(mut self) -> Joules {
-        crate::span::Phase::ALL.into_iter().map(|phase| *self.get_mut(phase)).sum()
+        Phase::ALL.into_iter().map(|phase| *self.get_mut(phase)).sum()
     }
 }
 
@@ -260,6 +300,18 @@ pub enum PhasesMethod {
     Regression,
     /// In proportion to time.
     TimeShare,
+}
+
+impl PhasesMethod {
+    /// The one that says less.
+    pub fn weakest(a: Option<Self>, b: Option<Self>) -> Option<Self> {
+        let strength = |method: &Self| match method {
+            Self::TimeShare => 0,
+            Self::Regression => 1,
+            Self::Measured => 2,
+        };
+        a.into_iter().chain(b).min_by_key(strength)
+    }
 }
 
 /// The run so far, over all its segments.
@@ -301,6 +353,10 @@ pub struct Overhead {
     pub read_p50_us: Option<f64>,
     /// 99th percentile of the same.
     pub read_p99_us: Option<f64>,
+    /// Time between two rounds as it is now: longer than asked for where readings are slow. Null before the
+    /// first.
+    #[serde(default)]
+    pub interval_ms: Option<f64>,
 }
 
 impl Record {
@@ -351,6 +407,7 @@ mod tests {
             duration_s: Seconds(10.0),
             energy_j: Joules(850.0),
             energy_uncertainty_j: Joules(0.5),
+            energy_above_idle_j: None,
             energy_kwh: Joules(850.0).kwh(),
             facility_kwh: Joules(850.0).kwh() * 1.5,
             pue: 1.5,
@@ -362,6 +419,7 @@ mod tests {
                 source: "a table".to_owned(),
                 year: Some(2023),
                 basis: "lifecycle".to_owned(),
+                table_fraction: None,
             },
             joules_per_token: Some(850.0 / 76_800.0),
             sci: None,
@@ -373,6 +431,8 @@ mod tests {
                 ..Default::default()
             },
             phases_method: Some(PhasesMethod::TimeShare),
+            phases_uncertainty_j: None,
+            phases_methods: BTreeMap::new(),
             cumulative: Cumulative::default(),
             resources: Resources::default(),
             overhead: Overhead::default(),
@@ -388,6 +448,21 @@ mod tests {
         assert_eq!(keys["crc32c"].as_str().map(str::len), Some(8));
         assert!(line.ends_with(&format!("\"crc32c\":{}}}", keys["crc32c"])));
         assert_eq!(record.phases.total(), record.energy_j);
+    }
+
+    #[test]
+    fn a_record_from_before_later_keys_is_read() {
+        let mut old: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_str(&example().to_json()).unwrap();
+        old.remove("crc32c");
+        old.remove("energy_above_idle_j").unwrap();
+        old.remove("phases_uncertainty_j").unwrap();
+        old["carbon"].as_object_mut().unwrap().remove("table_fraction").unwrap();
+        old["overhead"].as_object_mut().unwrap().remove("interval_ms").unwrap();
+        let body = serde_json::to_string(&old).unwrap();
+        let body = body.strip_suffix('}').unwrap();
+        let line = format!("{body}{CHECKSUM_KEY}{:08x}\"}}", crc32c::crc32c(body.as_bytes()));
+        assert_eq!(Record::from_json(&line).unwrap(), example());
     }
 
     #[test]

@@ -325,6 +325,7 @@ impl<'a> Trainer<'a> {
             state: TrainState { segment: self.options.segment, t_ns: start, ..self.state.clone() },
             tokenizer_json: tokenizer.to_json(),
             tokenizer_config_json: &tokenizer.tokenizer_config_json(self.model.context()),
+            end_of_text: tokenizer.end_of_text(),
         };
         let ends_epoch = !self.epoch_open;
         let path = self.checkpoints.save(&content, best, |dir| {

@@ -19,6 +19,10 @@ pub struct Knobs {
     pub counter_step_ms: u64,
     /// How often power readings move.
     pub update_ms: u64,
+    /// How much of the time before an update instant power sees.
+    pub window_ms: u64,
+    /// How much of it averaged power sees.
+    pub average_ms: u64,
     /// When the counter starts again from zero.
     pub reset_at: Option<Seconds>,
     /// When the counter stops.
@@ -27,6 +31,12 @@ pub struct Knobs {
     pub lost_at: Option<Seconds>,
     /// How long a reading takes.
     pub latency: Duration,
+    /// Whether the boards are divided (MIG), each into one instance.
+    pub mig: bool,
+    /// Processes that compute on each board.
+    pub processes: Vec<u32>,
+    /// What holds clocks back, in NVML's bits.
+    pub throttle: u64,
     /// Quantities that the boards do not have.
     pub not_supported: Vec<String>,
 }
@@ -38,10 +48,15 @@ impl Default for Knobs {
             power: Power::Steady(Watts(300.0)),
             counter_step_ms: 100,
             update_ms: 100,
+            window_ms: 25,
+            average_ms: 1_000,
             reset_at: None,
             stuck_at: None,
             lost_at: None,
             latency: Duration::ZERO,
+            mig: false,
+            processes: Vec::new(),
+            throttle: 0,
             not_supported: Vec::new(),
         }
     }
@@ -60,10 +75,15 @@ impl Knobs {
             power: knob("POWER")?.unwrap_or(default.power),
             counter_step_ms: knob("COUNTER_STEP_MS")?.unwrap_or(default.counter_step_ms),
             update_ms: knob("UPDATE_MS")?.unwrap_or(default.update_ms),
+            window_ms: knob("WINDOW_MS")?.unwrap_or(default.window_ms),
+            average_ms: knob("AVERAGE_MS")?.unwrap_or(default.average_ms),
             reset_at: knob("RESET_AT_S")?.map(Seconds),
             stuck_at: knob("STUCK_AT_S")?.map(Seconds),
             lost_at: knob("LOST_AT_S")?.map(Seconds),
             latency: Duration::from_millis(knob("LATENCY_MS")?.unwrap_or(0)),
+            mig: knob::<u8>("MIG")?.is_some_and(|mig| mig != 0),
+            processes: processes(&env::var("NVML_STANDIN_PROCESSES").unwrap_or_default())?,
+            throttle: knob("THROTTLE")?.unwrap_or(0),
             not_supported: list.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect(),
         })
     }
@@ -84,16 +104,22 @@ impl Knobs {
         (since.get() * 1e3).round() as u64
     }
 
-    /// Instant power in milliwatts at `t`.
+    /// Instant power in milliwatts at `t`: the mean over a short time before the last update.
     pub fn instant_mw(&self, t: MonotonicNs) -> u32 {
-        milliwatts(self.power.at(held(t, self.update_ms)))
+        milliwatts(self.mean_before(held(t, self.update_ms), self.window_ms))
     }
 
-    /// Power over the second before `t`, in milliwatts.
+    /// Averaged power in milliwatts at `t`: the mean over about a second before the last update.
     pub fn average_mw(&self, t: MonotonicNs) -> u32 {
-        let t = held(t, self.update_ms);
-        let before = MonotonicNs(t.0.saturating_sub(1_000_000_000));
-        milliwatts(self.power.between(before, t) / Seconds(1.0))
+        milliwatts(self.mean_before(held(t, self.update_ms), self.average_ms))
+    }
+
+    fn mean_before(&self, t: MonotonicNs, span_ms: u64) -> Watts {
+        if span_ms == 0 {
+            return self.power.at(t);
+        }
+        let before = MonotonicNs(t.0.saturating_sub(span_ms * 1_000_000));
+        self.power.between(before, t) / Seconds(span_ms as f64 / 1e3)
     }
 }
 
@@ -105,6 +131,15 @@ fn held(t: MonotonicNs, step_ms: u64) -> MonotonicNs {
 
 fn milliwatts(power: Watts) -> u32 {
     (power.get() * 1e3).round() as u32
+}
+
+/// A comma list of process numbers; `self` is this process's.
+fn processes(list: &str) -> Result<Vec<u32>, String> {
+    let number = |name: &str| match name {
+        "self" => Ok(std::process::id()),
+        _ => name.parse().map_err(|error| format!("NVML_STANDIN_PROCESSES: {name:?}: {error}")),
+    };
+    list.split(',').filter(|name| !name.is_empty()).map(number).collect()
 }
 
 fn knob<T: FromStr<Err: std::fmt::Display>>(name: &str) -> Result<Option<T>, String> {
@@ -136,7 +171,9 @@ mod tests {
     #[test]
     fn power_moves_with_its_update_and_the_average_lags() {
         let knobs = Knobs { power: "square:100:500:4000".parse().unwrap(), ..Knobs::default() };
-        assert_eq!([1_999, 2_000, 2_099].map(|ms| knobs.instant_mw(at(ms))), [100_000, 500_000, 500_000]);
+        assert_eq!([2_000, 2_099, 2_100].map(|ms| knobs.instant_mw(at(ms))), [100_000, 100_000, 500_000]);
+        let sharp = Knobs { window_ms: 0, ..knobs.clone() };
+        assert_eq!([1_999, 2_000, 2_099].map(|ms| sharp.instant_mw(at(ms))), [100_000, 500_000, 500_000]);
         assert_eq!([2_000, 2_500, 3_000].map(|ms| knobs.average_mw(at(ms))), [100_000, 300_000, 500_000]);
     }
 }

@@ -8,14 +8,19 @@
 //! | variable | what | default |
 //! |---|---|---|
 //! | `NVML_STANDIN_BOARDS` | how many boards there are | 1 |
-//! | `NVML_STANDIN_POWER` | what each draws: `steady:W`, `square:W:W:period_ms` (low first), `ramp:W:W:period_ms` | `steady:300` |
+//! | `NVML_STANDIN_POWER` | what each draws: `steady:W`, `square:W:W:period_ms` (low first), `ramp:W:W:period_ms`, `burst:W:W:period_ms:width_ms` (high last) | `steady:300` |
 //! | `NVML_STANDIN_COUNTER_STEP_MS` | how often the energy counter moves | 100 |
 //! | `NVML_STANDIN_UPDATE_MS` | how often power readings move | 100 |
+//! | `NVML_STANDIN_WINDOW_MS` | how much of the time before an update instant power sees; 0: the moment alone | 25 |
+//! | `NVML_STANDIN_AVERAGE_MS` | how much of it averaged power sees | 1000 |
 //! | `NVML_STANDIN_RESET_AT_S` | seconds after loading at which the counter starts again from zero | never |
 //! | `NVML_STANDIN_STUCK_AT_S` | seconds after loading at which the counter stops | never |
 //! | `NVML_STANDIN_LOST_AT_S` | seconds after loading at which the boards stop answering (code 15) | never |
 //! | `NVML_STANDIN_LATENCY_MS` | how long each reading takes | 0 |
-//! | `NVML_STANDIN_NOT_SUPPORTED` | comma list of what boards do not have: `energy`, `power`, `instant`, `average`, `uuid`, `pci`, `limit` | none |
+//! | `NVML_STANDIN_MIG` | 1: the boards are divided, each into one instance, named by [`mig`] | 0 |
+//! | `NVML_STANDIN_PROCESSES` | comma list of processes that compute on each board; `self` is the one that asks | none |
+//! | `NVML_STANDIN_THROTTLE` | what holds clocks back, in NVML's bits | 0 |
+//! | `NVML_STANDIN_NOT_SUPPORTED` | comma list of what boards do not have: `energy`, `power`, `instant`, `average`, `uuid`, `pci`, `limit`, `processes`, `throttle` | none |
 //!
 //! Board *i* has the UUID and the PCI address that [`uuid`] and [`pci`] give. Power is a function of
 //! `CLOCK_MONOTONIC`, so a test computes the energy between two moments by [`Power::between`]. A variable that
@@ -35,6 +40,11 @@ pub use power::Power;
 /// The UUID of a board.
 pub fn uuid(board: u32) -> String {
     format!("GPU-57a9d000-0000-4000-8000-{board:012x}")
+}
+
+/// The UUID of the one instance of a divided board.
+pub fn mig(board: u32) -> String {
+    format!("MIG-57a9d000-0000-5000-8000-{board:012x}")
 }
 
 /// The PCI address of a board, as NVML writes it.

@@ -11,7 +11,7 @@ use std::thread;
 
 use wattle_runlog::MonotonicNs;
 
-use crate::{Knobs, pci, uuid};
+use crate::{Knobs, mig, pci, uuid};
 
 /// `nvmlReturn_t`
 type Return = c_uint;
@@ -62,6 +62,18 @@ pub struct FieldValue {
     /// A union of eight bytes; integers of any width begin at its first.
     value: u64,
 }
+
+/// `nvmlProcessInfo_t`
+#[repr(C)]
+pub struct ProcessInfo {
+    pid: c_uint,
+    used_gpu_memory: c_ulonglong,
+    gpu_instance_id: c_uint,
+    compute_instance_id: c_uint,
+}
+
+/// Handles of instances are those of their boards and this.
+const INSTANCE: u32 = 1_000;
 
 /// What the library knows since it was loaded.
 struct State {
@@ -143,7 +155,12 @@ fn handle(number: u32) -> Handle {
 ///
 /// # Safety
 /// `wanted` is null or points to a text that ends in zero; `to` is as [`put`] wants it.
-unsafe fn find(wanted: *const c_char, to: *mut Handle, name: fn(u32) -> String) -> Result<(), Return> {
+unsafe fn find(
+    wanted: *const c_char,
+    to: *mut Handle,
+    name: fn(u32) -> String,
+    offset: u32,
+) -> Result<(), Return> {
     let state = state()?;
     if wanted.is_null() {
         return Err(INVALID_ARGUMENT);
@@ -152,7 +169,7 @@ unsafe fn find(wanted: *const c_char, to: *mut Handle, name: fn(u32) -> String) 
     let wanted = unsafe { CStr::from_ptr(wanted) }.to_str().map_err(|_| INVALID_ARGUMENT)?;
     let number = (0..state.knobs.boards).find(|i| name(*i).eq_ignore_ascii_case(wanted)).ok_or(NOT_FOUND)?;
     // SAFETY: the caller vouches for `to`.
-    unsafe { put(to, handle(number)) }
+    unsafe { put(to, handle(number + offset)) }
 }
 
 /// Reads the knobs, the first time.
@@ -235,7 +252,10 @@ pub unsafe extern "C" fn nvmlDeviceGetHandleByIndex_v2(index: c_uint, device: *m
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetHandleByUUID(wanted: *const c_char, device: *mut Handle) -> Return {
     // SAFETY: the caller upholds NVML's contract, which is that of `find`.
-    code(unsafe { find(wanted, device, uuid) })
+    let board = unsafe { find(wanted, device, uuid, 0) };
+    let divided = || state().and_then(|state| if state.knobs.mig { Ok(()) } else { Err(NOT_FOUND) });
+    // SAFETY: as before.
+    code(board.or_else(|_| divided().and_then(|()| unsafe { find(wanted, device, mig, INSTANCE) })))
 }
 
 /// # Safety
@@ -246,7 +266,7 @@ pub unsafe extern "C" fn nvmlDeviceGetHandleByPciBusId_v2(
     device: *mut Handle,
 ) -> Return {
     // SAFETY: the caller upholds NVML's contract, which is that of `find`.
-    code(unsafe { find(wanted, device, pci) })
+    code(unsafe { find(wanted, device, pci, 0) })
 }
 
 /// # Safety
@@ -370,6 +390,80 @@ pub unsafe extern "C" fn nvmlDeviceGetPowerManagementLimitConstraints(
     let answer = read(device).and_then(|state| supported(state, "limit"));
     // SAFETY: the caller upholds NVML's contract, which is that of `put`, for both.
     code(answer.and_then(|_| unsafe { put(min, LIMIT_MIN_MW).and_then(|()| put(max, LIMIT_MW)) }))
+}
+
+/// # Safety
+/// As NVML: both modes may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetMigMode(
+    device: Handle,
+    current: *mut c_uint,
+    pending: *mut c_uint,
+) -> Return {
+    let mode = read(device).map(|state| c_uint::from(state.knobs.mig));
+    // SAFETY: the caller upholds NVML's contract, which is that of `put`, for both.
+    code(mode.and_then(|mode| unsafe { put(current, mode).and_then(|()| put(pending, mode)) }))
+}
+
+/// # Safety
+/// As NVML: `board` may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetDeviceHandleFromMigDeviceHandle(
+    instance: Handle,
+    board: *mut Handle,
+) -> Return {
+    let parent = (instance.addr() as u32).checked_sub(INSTANCE + 1).map(handle).ok_or(INVALID_ARGUMENT);
+    // SAFETY: the caller upholds NVML's contract, which is that of `put`.
+    code(parent.and_then(|parent| unsafe { put(board, parent) }))
+}
+
+/// # Safety
+/// As NVML: `count` may be read and written; `infos` is null or points to that many, which may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetComputeRunningProcesses_v3(
+    device: Handle,
+    count: *mut c_uint,
+    infos: *mut ProcessInfo,
+) -> Return {
+    let answer = read(device).and_then(|state| supported(state, "processes")).and_then(|state| {
+        if count.is_null() {
+            return Err(INVALID_ARGUMENT);
+        }
+        let processes = &state.knobs.processes;
+        // SAFETY: not null, and the caller vouches that it may be read and written.
+        let room = unsafe { count.replace(processes.len() as c_uint) } as usize;
+        if processes.is_empty() {
+            return Ok(());
+        }
+        if infos.is_null() || room < processes.len() {
+            return Err(INSUFFICIENT_SIZE);
+        }
+        for (i, pid) in processes.iter().enumerate() {
+            let none = c_uint::MAX;
+            let info = ProcessInfo {
+                pid: *pid,
+                used_gpu_memory: 0,
+                gpu_instance_id: none,
+                compute_instance_id: none,
+            };
+            // SAFETY: `i` is below `room`, and the caller vouches for so many.
+            unsafe { infos.add(i).write(info) };
+        }
+        Ok(())
+    });
+    code(answer)
+}
+
+/// # Safety
+/// As NVML: `reasons` may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetCurrentClocksThrottleReasons(
+    device: Handle,
+    reasons: *mut c_ulonglong,
+) -> Return {
+    let answer = read(device).and_then(|state| supported(state, "throttle"));
+    // SAFETY: the caller upholds NVML's contract, which is that of `put`.
+    code(answer.and_then(|state| unsafe { put(reasons, state.knobs.throttle) }))
 }
 
 fn number(board: Handle) -> u32 {

@@ -15,6 +15,8 @@ pub enum Power {
     Square(Watts, Watts, u64),
     /// `ramp:low:high:period_ms`: from low to high within each period, and back to low at once.
     Ramp(Watts, Watts, u64),
+    /// `burst:low:high:period_ms:width_ms`: low, but high for the last part of each period.
+    Burst(Watts, Watts, u64, u64),
 }
 
 impl Power {
@@ -30,6 +32,9 @@ impl Power {
                 }
             }
             Self::Ramp(low, high, period_ms) => low + (high - low) * phase(t, period_ms),
+            Self::Burst(low, high, period_ms, width_ms) => {
+                if phase(t, period_ms) < 1.0 - width_ms as f64 / period_ms as f64 { low } else { high }
+            }
         }
     }
 
@@ -49,6 +54,13 @@ impl Power {
                 let whole = (low + high) * (0.5 * periods(period_ms)) * period;
                 whole + low * period * phase + (high - low) * (0.5 * phase * phase) * period
             }
+            Self::Burst(low, high, period_ms, width_ms) => {
+                let (period, width) = (seconds(period_ms), seconds(width_ms));
+                let into =
+                    Seconds(phase(t, period_ms) * period.get() - (period - width).get()).get().max(0.0);
+                let bursts = (high - low) * (width * periods(period_ms) + Seconds(into));
+                low * t.since(MonotonicNs(0)) + bursts
+            }
         }
     }
 
@@ -64,21 +76,34 @@ fn phase(t: MonotonicNs, period_ms: u64) -> f64 {
     (t.0 % period_ns) as f64 / period_ns as f64
 }
 
+fn period(text: &str) -> Result<u64, String> {
+    match text.parse::<u64>() {
+        Ok(ms) if ms > 0 => Ok(ms),
+        _ => Err(format!("{text:?}: expected milliseconds above 0")),
+    }
+}
+
 impl FromStr for Power {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let fields: Vec<_> = text.split(':').collect();
         let watts = |text: &str| text.parse().map(Watts).map_err(|e| format!("{text:?}: {e}"));
-        let period = |text: &str| match text.parse::<u64>() {
-            Ok(ms) if ms > 0 => Ok(ms),
-            _ => Err(format!("{text:?}: expected a period of milliseconds above 0")),
-        };
         match fields[..] {
             ["steady", power] => Ok(Self::Steady(watts(power)?)),
             ["square", low, high, ms] => Ok(Self::Square(watts(low)?, watts(high)?, period(ms)?)),
             ["ramp", low, high, ms] => Ok(Self::Ramp(watts(low)?, watts(high)?, period(ms)?)),
-            _ => Err(format!("{text:?}: expected steady:W, square:W:W:ms or ramp:W:W:ms")),
+            ["burst", low, high, ms, width] => {
+                let (period, width) = (period(ms)?, period(width)?);
+                if width > period {
+                    return Err(format!("{text:?}: the burst is longer than its period"));
+                }
+                Ok(Self::Burst(watts(low)?, watts(high)?, period, width))
+            }
+            _ => {
+                let expected = "expected steady:W, square:W:W:ms, ramp:W:W:ms or burst:W:W:ms:ms";
+                Err(format!("{text:?}: {expected}"))
+            }
         }
     }
 }
@@ -89,7 +114,7 @@ mod tests {
 
     #[test]
     fn energy_is_the_integral_of_power() {
-        for text in ["steady:300", "square:100:400:70", "ramp:50:650:110"] {
+        for text in ["steady:300", "square:100:400:70", "ramp:50:650:110", "burst:80:700:130:35"] {
             let power: Power = text.parse().unwrap();
             let (start, step) = (MonotonicNs(123_456_789_000_000), 10_000);
             let mut sum = Joules::ZERO;
@@ -104,7 +129,8 @@ mod tests {
 
     #[test]
     fn what_is_no_curve_is_refused() {
-        for text in ["", "steady", "steady:x", "square:1:2", "ramp:1:2:0"] {
+        for text in ["", "steady", "steady:x", "square:1:2", "ramp:1:2:0", "burst:1:2:10", "burst:1:2:10:11"]
+        {
             assert!(text.parse::<Power>().is_err(), "{text}");
         }
     }

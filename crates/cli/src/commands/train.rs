@@ -6,6 +6,7 @@ use anyhow::Context;
 use indicatif::MultiProgress;
 use wattle_data::{Dataset, Origin};
 use wattle_meter::ResumePoint;
+use wattle_model::hugging_face::Directory;
 use wattle_model::{Gpt2, LanguageModel};
 use wattle_runlog::clock::file_stamp;
 use wattle_runlog::manifest::{DataInfo, Drivers, Host, MANIFEST_SCHEMA, ModelInfo, Versions};
@@ -16,17 +17,21 @@ use wattle_train::device::ChosenDevice;
 use wattle_train::{Checkpoints, TrainState, Trainer, TrainerOptions};
 
 use crate::args::TrainArgs;
+use crate::budget::Budget;
+use crate::checkpoint::tokenizer_of;
 use crate::config::Config;
+use crate::describe::describe_energy;
 use crate::display::Display;
 use crate::exit::{BadUsage, Exit};
 use crate::humanize::{count, duration};
 use crate::logging::LogFile;
 use crate::metering::{MeterInfo, Metering, MeteringOptions};
 use crate::model_card::ModelCard;
-use crate::observer::{RunObserver, Seen, Validation, describe_energy};
+use crate::observer::{RunObserver, Seen, Validation};
 use crate::plan;
 use crate::run::{Earlier, NewRun, Target, target};
 use crate::signals::StopSignal;
+use crate::threads::set_threads;
 
 /// candle's version, for the manifest.
 const CANDLE_VERSION: &str = "0.11.1";
@@ -101,12 +106,12 @@ impl Session<'_> {
         refuse_other_data(earlier, &dataset)?;
         let model = build_model(config, &dataset, device)?;
         let options = trainer_options(config, segment.id);
-        let mut trainer = Trainer::new(&model, &dataset, &device.device, options, checkpoints)?;
+        let mut trainer = Trainer::new(model.as_ref(), &dataset, &device.device, options, checkpoints)?;
         if let Some(latest) = &latest {
             trainer.resume(latest)?;
             tracing::info!("going on from {}", latest.display());
         }
-        complete(&mut manifest, meter_info, &dataset, &model);
+        complete(&mut manifest, meter_info, &dataset, model.as_ref());
         dir.write_manifest(&manifest)?;
         if trainer.is_finished() {
             tracing::info!("{} is finished: nothing to do", dir.path().display());
@@ -127,7 +132,11 @@ impl Session<'_> {
             metering,
             display,
             signal: self.signal.clone(),
-            budget: config.budget.clone(),
+            budget: Budget::new(
+                config.budget.clone(),
+                trainer.plan().total_steps,
+                trainer.plan().steps_per_epoch,
+            ),
             card: self.card(&manifest, &dataset),
             validation: Validation { split: dataset.manifest.split.val.clone(), floor: dataset.floor },
             seen: Seen::default(),
@@ -180,36 +189,11 @@ impl Session<'_> {
             family: self.config.model.family.name().to_owned(),
             n_parameters: manifest.model.as_ref().map_or(0, |model| model.parameters),
             data,
+            base_model: self.config.model.init_from.as_ref().map(|dir| dir.display().to_string()),
             hardware: match self.device.device.is_cpu() {
                 true => cpu(),
                 false => gpu.map_or_else(|| self.device.compute.to_string(), |gpu| gpu.description.clone()),
             },
-        }
-    }
-}
-
-/// candle and rayon read their environment when they are first used. What the user has set there stands, but
-/// for the number of threads where `train.threads` gives one.
-///
-/// candle's threads spin for 25,000 rounds before they sleep, which buys next to no speed and, between the small
-/// operations of a small model, costs some 40 % of the processor's energy; and where something else wants a
-/// core, they take the time that others need. 2,000 rounds keep the speed.
-fn set_threads(threads: usize) {
-    let n = match threads {
-        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-        n => n,
-    };
-    let n = n.to_string();
-    let variables = [
-        ("RAYON_NUM_THREADS", n.as_str()),
-        ("CANDLE_NUM_THREADS", &n),
-        ("CANDLE_BARRIER_POOL_SPIN_LIMIT", "2000"),
-    ];
-    for (name, value) in variables {
-        let is_asked = threads > 0 && name.ends_with("NUM_THREADS");
-        if is_asked || std::env::var_os(name).is_none() {
-            // SAFETY: this process has one thread so far: the sampler and all pools start later.
-            unsafe { std::env::set_var(name, value) };
         }
     }
 }
@@ -221,7 +205,7 @@ fn dry_run(config: &Config, mut display: Display) -> anyhow::Result<Exit> {
     let model = build_model(config, &dataset, &cpu)?;
     let scratch = std::env::temp_dir().join(format!("wattle-dry-run-{}", std::process::id()));
     let checkpoints = Checkpoints::open(&scratch, 0)?;
-    let trainer = Trainer::new(&model, &dataset, &cpu.device, trainer_options(config, 0), checkpoints);
+    let trainer = Trainer::new(model.as_ref(), &dataset, &cpu.device, trainer_options(config, 0), checkpoints);
     std::fs::remove_dir_all(&scratch).ok();
     print!("{}", plan::describe(config, &dataset, model.n_parameters(), &trainer?.plan()));
     Ok(Exit::Done)
@@ -252,9 +236,28 @@ fn refuse_other_data(earlier: &Earlier, dataset: &Dataset) -> anyhow::Result<()>
     }
 }
 
-fn build_model(config: &Config, dataset: &Dataset, device: &ChosenDevice) -> anyhow::Result<Gpt2> {
+/// The model at its start: with initial values, or with those of `model.init_from`.
+fn build_model(
+    config: &Config,
+    dataset: &Dataset,
+    device: &ChosenDevice,
+) -> anyhow::Result<Box<dyn LanguageModel>> {
     let vocab_size = config.model.vocab_size_for(dataset.vocab_size()).map_err(BadUsage::new)?;
-    Gpt2::new(&config.model, vocab_size, config.run.seed, &device.device).context("the model cannot be built")
+    if let Some(dir) = &config.model.init_from {
+        let directory = Directory::open(dir)?;
+        if tokenizer_of(&directory)?.to_json() != dataset.tokenizer.to_json() {
+            return Err(BadUsage::new(format!(
+                "data.dir = {}: was prepared with another tokenizer than that of model.init_from; \
+                 prepare it with wattle prepare --tokenizer {}",
+                dataset.dir.display(),
+                dir.join("tokenizer.json").display()
+            ))
+            .into());
+        }
+        return Ok(directory.load_as(&config.model, &device.device)?);
+    }
+    let model = Gpt2::new(&config.model, vocab_size, config.run.seed, &device.device);
+    Ok(Box::new(model.context("the model cannot be built")?))
 }
 
 fn trainer_options(config: &Config, segment: u32) -> TrainerOptions {
@@ -274,7 +277,7 @@ fn trainer_options(config: &Config, segment: u32) -> TrainerOptions {
 }
 
 /// Fills in what is known once there are data, a model and sensors.
-fn complete(manifest: &mut Manifest, meter: MeterInfo, dataset: &Dataset, model: &Gpt2) {
+fn complete(manifest: &mut Manifest, meter: MeterInfo, dataset: &Dataset, model: &dyn LanguageModel) {
     let split = &dataset.manifest.split;
     manifest.drivers = meter.drivers;
     manifest.sensors = meter.sensors;

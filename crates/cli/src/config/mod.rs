@@ -1,5 +1,6 @@
 //! The whole configuration: defaults, preset, file and `--set`, checked before anything is touched.
 
+mod init_from;
 mod keys;
 mod presets;
 mod resolve;

@@ -5,17 +5,10 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 use super::keys::{Section, nearest};
-use super::{Config, Preset, SECTIONS};
+use super::{Config, Preset, SECTIONS, init_from};
 
 /// Keys that the design names and this version does not have yet, so that nobody looks for a typing error.
-const PLANNED: &[&str] = &[
-    "model.n_kv_heads",
-    "model.init_from",
-    "train.recompute",
-    "energy.idle_baseline_s",
-    "energy.metrics_addr",
-    "carbon.table",
-];
+const PLANNED: &[&str] = &["model.n_kv_heads", "train.recompute", "energy.metrics_addr"];
 
 /// Where settings come from, least binding first.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +26,8 @@ pub struct Sources {
 pub struct Layer {
     /// What to call that place in a message.
     origin: String,
+    /// Whether the user wrote it, so that it may be held to what it says.
+    is_explicit: bool,
     table: Table,
 }
 
@@ -44,7 +39,13 @@ impl Layer {
     pub fn parse(origin: &str, text: &str) -> Result<Self, String> {
         let table =
             text.parse::<Table>().map_err(|e| format!("{origin}: not TOML: {}", e.to_string().trim()))?;
-        Ok(Self { origin: origin.to_owned(), table })
+        Ok(Self { origin: origin.to_owned(), is_explicit: true, table })
+    }
+
+    /// The settings of a preset.
+    fn preset(preset: Preset) -> Result<Self, String> {
+        let layer = Self::parse(&format!("preset {}", preset.name()), preset.toml())?;
+        Ok(Self { is_explicit: false, ..layer })
     }
 
     /// Settings from a file. Its relative paths are relative to where the program was started.
@@ -70,7 +71,7 @@ impl Layer {
             .unwrap_or_else(|| Value::String(value.to_owned()));
         let section_table = Table::from_iter([(key.to_owned(), value)]);
         let table = Table::from_iter([(section.to_owned(), Value::Table(section_table))]);
-        Ok(Self { origin: "--set".to_owned(), table })
+        Ok(Self { origin: "--set".to_owned(), is_explicit: true, table })
     }
 }
 
@@ -86,7 +87,7 @@ pub fn resolve(base: Option<Layer>, sources: &Sources) -> Result<Config, Vec<Str
         Err(fault) => faults.push(fault),
     };
     if let Some(preset) = sources.preset {
-        add(Layer::parse(&format!("preset {}", preset.name()), preset.toml()));
+        add(Layer::preset(preset));
     }
     if let Some(path) = &sources.file {
         add(Layer::read(path));
@@ -94,8 +95,12 @@ pub fn resolve(base: Option<Layer>, sources: &Sources) -> Result<Config, Vec<Str
     sources.set.iter().for_each(|pair| add(Layer::set(pair)));
 
     let mut merged = Table::new();
+    let mut explicit_keys = Vec::new();
     for mut layer in layers {
         faults.extend(take_faulty(&mut layer));
+        if layer.is_explicit {
+            explicit_keys.extend(flatten(&layer.table).into_iter().map(|(key, _)| key));
+        }
         merge(&mut merged, layer.table);
     }
     // What is wrong by itself is out of the way; what is left may still be wrong together.
@@ -106,12 +111,13 @@ pub fn resolve(base: Option<Layer>, sources: &Sources) -> Result<Config, Vec<Str
             return Err(faults);
         }
     };
-    faults.extend(config.faults());
-    if !faults.is_empty() {
-        return Err(faults);
+    if let Err(fault) = make_absolute(&mut config) {
+        faults.push(fault);
+    } else if let Err(contradictions) = init_from::adopt(&mut config, &explicit_keys) {
+        faults.extend(contradictions);
     }
-    make_absolute(&mut config).map_err(|fault| vec![fault])?;
-    Ok(config)
+    faults.extend(config.faults());
+    if faults.is_empty() { Ok(config) } else { Err(faults) }
 }
 
 /// Keys in which two configurations differ, each as `key: stored → given`, but for those that a resumed run may
@@ -121,7 +127,8 @@ pub fn differences(stored: &Config, given: &Config) -> Vec<String> {
         matches!(key, "train.max_steps" | "train.epochs")
             || ["budget.", "checkpoint.", "energy."].iter().any(|section| key.starts_with(section))
     };
-    let (stored, given) = (flatten(stored), flatten(given));
+    let sections = |config: &Config| Table::try_from(config).expect("a configuration is plain data");
+    let (stored, given) = (flatten(&sections(stored)), flatten(&sections(given)));
     let mut keys: Vec<&String> = stored.keys().chain(given.keys()).collect();
     keys.sort();
     keys.dedup();
@@ -132,12 +139,12 @@ pub fn differences(stored: &Config, given: &Config) -> Vec<String> {
         .collect()
 }
 
-fn flatten(config: &Config) -> Table {
-    let sections = Table::try_from(config).expect("a configuration is plain data");
+/// The keys of all sections, as `section.key`.
+fn flatten(sections: &Table) -> Table {
     let mut flat = Table::new();
     for (section, keys) in sections {
         if let Value::Table(keys) = keys {
-            flat.extend(keys.into_iter().map(|(key, value)| (format!("{section}.{key}"), value)));
+            flat.extend(keys.iter().map(|(key, value)| (format!("{section}.{key}"), value.clone())));
         }
     }
     flat
@@ -218,6 +225,8 @@ fn make_absolute(config: &mut Config) -> Result<(), String> {
     let paths = paths.chain(config.data.dir.iter_mut().map(|path| ("data.dir", path)));
     let paths = paths.chain(config.data.cache_dir.iter_mut().map(|path| ("data.cache_dir", path)));
     let paths = paths.chain(config.tokenizer.file.iter_mut().map(|path| ("tokenizer.file", path)));
+    let paths = paths.chain(config.carbon.table.iter_mut().map(|path| ("carbon.table", path)));
+    let paths = paths.chain(config.model.init_from.iter_mut().map(|path| ("model.init_from", path)));
     for (key, path) in paths {
         *path = std::path::absolute(&*path).map_err(|e| format!("{key} = {}: {e}", path.display()))?;
     }
@@ -271,7 +280,7 @@ mod tests {
             "model.n_layer=6",
             "modell.n_layers=6",
             "train.batch_size=many",
-            "model.init_from=\"gpt2\"",
+            "model.n_kv_heads=2",
             "nonsense",
             "model.n_heads=5",
         ])
@@ -282,7 +291,7 @@ mod tests {
             "unknown key \"model.n_layer\"; did you mean \"model.n_layers\"?",
             "unknown section \"modell\"; did you mean \"model\"?",
             "train.batch_size = \"many\": invalid type",
-            "model.init_from is planned",
+            "model.n_kv_heads is planned",
             "--set nonsense: expected section.key=value",
         ] {
             assert!(faults.contains(part), "{part:?} is not in\n{faults}");

@@ -1,5 +1,6 @@
 //! The nonlinearity between the two halves of a feed-forward block.
 
+pub mod cpu;
 mod reference;
 
 use candle_core::{Result, Tensor};

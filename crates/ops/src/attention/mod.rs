@@ -1,5 +1,6 @@
 //! Causal multi-head self-attention.
 
+pub mod cpu;
 mod reference;
 
 pub use reference::{causal_attention, causal_mask};

@@ -1,5 +1,6 @@
 //! Dropout with masks that are a pure function of seed, step, site and element.
 
+pub mod cpu;
 mod reference;
 
 use candle_core::{Result, Tensor};

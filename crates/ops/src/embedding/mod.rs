@@ -1,5 +1,6 @@
 //! Token and position vectors, added.
 
+pub mod cpu;
 mod reference;
 
 pub use reference::embedding;

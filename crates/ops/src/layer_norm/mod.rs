@@ -1,5 +1,6 @@
 //! Layer normalization.
 
+pub mod cpu;
 mod reference;
 
 pub use reference::layer_norm;

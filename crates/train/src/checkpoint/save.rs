@@ -25,6 +25,8 @@ pub struct CheckpointContent<'a> {
     pub tokenizer_json: &'a str,
     /// The content of `tokenizer_config.json`.
     pub tokenizer_config_json: &'a str,
+    /// The token that ends a text, if the tokenizer has one.
+    pub end_of_text: Option<u32>,
 }
 
 impl Checkpoints {
@@ -63,7 +65,8 @@ fn write_files(
     extra: impl FnOnce(&Path) -> Vec<ExtraFile>,
 ) -> Result<(), TrainError> {
     fs::create_dir(dir).map_err(TrainError::io("create", dir))?;
-    let CheckpointContent { model, optimizer, state, tokenizer_json, tokenizer_config_json } = content;
+    let CheckpointContent { model, optimizer, state, tokenizer_json, tokenizer_config_json, end_of_text } =
+        content;
     let mut names = Vec::new();
     for (name, tensors) in [
         ("model.safetensors", model.weights()?),
@@ -79,8 +82,16 @@ fn write_files(
         names.push(name.to_owned());
         write_synced(&path, bytes).map_err(TrainError::io("write", &path))
     };
-    write("config.json", pretty(&model.config_json()).as_bytes())?;
-    write("generation_config.json", pretty(&json!({ "do_sample": true })).as_bytes())?;
+    let mut config = model.config_json();
+    let mut generation = json!({ "do_sample": true });
+    if let Some(token) = end_of_text {
+        for file in [&mut config, &mut generation] {
+            file["bos_token_id"] = json!(token);
+            file["eos_token_id"] = json!(token);
+        }
+    }
+    write("config.json", pretty(&config).as_bytes())?;
+    write("generation_config.json", pretty(&generation).as_bytes())?;
     write("tokenizer.json", tokenizer_json.as_bytes())?;
     write("tokenizer_config.json", tokenizer_config_json.as_bytes())?;
     for file in extra(dir) {

@@ -1,0 +1,137 @@
+//! Whether a run is over its budget, and whether it will be.
+
+use wattle_meter::projection::{Fit, Projector};
+use wattle_runlog::Joules;
+
+use crate::config::BudgetConfig;
+use crate::humanize::{count, joules};
+use crate::tally::Used;
+
+/// Chunks of steps in an epoch whose energy is noted, so that the first epoch's end can tell.
+const CHUNKS_AN_EPOCH: u64 = 8;
+
+/// The `budget` section beside a run.
+pub struct Budget {
+    limits: BudgetConfig,
+    projector: Projector,
+    total_steps: u64,
+    chunk_steps: u64,
+    is_told: bool,
+}
+
+impl Budget {
+    /// The budget of a run of `total_steps` steps, `steps_per_epoch` in an epoch.
+    pub fn new(limits: BudgetConfig, total_steps: u64, steps_per_epoch: u64) -> Self {
+        let chunk_steps = (steps_per_epoch.min(total_steps) / CHUNKS_AN_EPOCH).max(1);
+        Self { limits, projector: Projector::new(total_steps), total_steps, chunk_steps, is_told: false }
+    }
+
+    /// Whether there is any limit.
+    pub fn is_set(&self) -> bool {
+        let BudgetConfig { max_energy_kwh, max_emissions_g, max_cost } = self.limits;
+        max_energy_kwh.is_some() || max_emissions_g.is_some() || max_cost.is_some()
+    }
+
+    /// Whether a limit has been reached.
+    pub fn is_used_up(&self, used: &Used) -> bool {
+        self.shares(used).iter().any(|limit| limit.used >= limit.allowed)
+    }
+
+    /// After `step` steps the run has used `used`.
+    pub fn note(&mut self, step: u64, used: &Used) {
+        if step.is_multiple_of(self.chunk_steps) {
+            self.projector.note(step, used.energy);
+        }
+    }
+
+    /// What there is to say, once, if the run will not fit. From the first epoch's end on.
+    pub fn warning(&mut self, step: u64, used: &Used) -> Option<String> {
+        let projection = self.projector.project().filter(|_| !self.is_told)?;
+        let shares = self.shares(used);
+        let limit = shares.iter().find(|limit| projection.against(limit.in_joules(used)) == Fit::DoesNot)?;
+        self.is_told = true;
+        let (allowed, energy) = (limit.in_joules(used), projection.energy);
+        let last_step = step as f64
+            + (self.total_steps - step) as f64 * ((allowed - used.energy) / (energy - used.energy)).max(0.0);
+        Some(format!(
+            "the run will not fit into budget.{} = {}: all its steps come to {} ± {}, {} are allowed; \
+             it will end with a checkpoint near step {} of {}",
+            limit.key,
+            limit.allowed,
+            joules(energy),
+            joules(projection.half_width),
+            joules(allowed),
+            count(last_step as u64),
+            count(self.total_steps)
+        ))
+    }
+
+    fn shares(&self, used: &Used) -> Vec<Share> {
+        let BudgetConfig { max_energy_kwh, max_emissions_g, max_cost } = self.limits;
+        [
+            ("max_energy_kwh", max_energy_kwh, used.facility_kwh),
+            ("max_emissions_g", max_emissions_g, used.emissions.get()),
+            ("max_cost", max_cost, used.cost.unwrap_or(0.0)),
+        ]
+        .into_iter()
+        .filter_map(|(key, allowed, used)| Some(Share { key, allowed: allowed?, used }))
+        .collect()
+    }
+}
+
+/// One limit, and how much of it is used, in its own unit.
+struct Share {
+    key: &'static str,
+    allowed: f64,
+    used: f64,
+}
+
+impl Share {
+    /// The energy that would use it up at the rate so far.
+    fn in_joules(&self, used: &Used) -> Joules {
+        if self.used > 0.0 { used.energy * (self.allowed / self.used) } else { Joules(f64::INFINITY) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wattle_runlog::GramsCo2e;
+
+    use super::*;
+
+    fn used(joules: f64) -> Used {
+        let kwh = joules / 3.6e6;
+        Used {
+            energy: Joules(joules),
+            facility_kwh: kwh,
+            emissions: GramsCo2e(kwh * 100.0),
+            cost: Some(kwh * 0.5),
+        }
+    }
+
+    /// A run of 100 steps at a kilojoule each, with its first epoch of 40 steps made.
+    fn after_an_epoch(limits: BudgetConfig) -> Budget {
+        let mut budget = Budget::new(limits, 100, 40);
+        (1..=40u32).for_each(|step| budget.note(u64::from(step), &used(f64::from(step) * 1000.0)));
+        budget
+    }
+
+    #[test]
+    fn a_run_that_will_not_fit_is_told_once_with_the_limit_and_the_step() {
+        let limits = BudgetConfig { max_emissions_g: Some(2.0), ..BudgetConfig::default() };
+        let mut budget = after_an_epoch(limits);
+        assert!(!budget.is_used_up(&used(40_000.0)));
+        // 2 g at 100 g/kWh are 72 kJ: step 72.
+        let told = budget.warning(40, &used(40_000.0)).unwrap();
+        assert!(told.contains("budget.max_emissions_g = 2") && told.contains("near step 72 of 100"), "{told}");
+        assert_eq!(budget.warning(40, &used(40_000.0)), None);
+        assert!(budget.is_used_up(&used(72_000.1)));
+    }
+
+    #[test]
+    fn a_run_that_fits_is_left_in_peace() {
+        let limits = BudgetConfig { max_energy_kwh: Some(1.0), max_cost: Some(1.0), ..BudgetConfig::default() };
+        assert_eq!(after_an_epoch(limits).warning(40, &used(40_000.0)), None);
+        assert!(!Budget::new(BudgetConfig::default(), 10, 5).is_set());
+    }
+}

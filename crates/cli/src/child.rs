@@ -1,0 +1,97 @@
+//! A command run on the user's behalf: signals are passed on to it, and its exit status back.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, ExitStatus};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::iterator::SignalsInfo;
+use signal_hook::iterator::exfiltrator::origin::WithOrigin;
+use signal_hook::low_level::siginfo::Cause;
+
+/// Signals that are passed on.
+const PASSED_ON: [i32; 6] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2];
+
+/// What a shell answers for a command that is not there.
+pub const NOT_FOUND: u8 = 127;
+/// What a shell answers for a file that cannot be run.
+const NOT_EXECUTABLE: u8 = 126;
+
+/// Why a command did not start, and the exit status for it.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {source}", program.display())]
+pub struct NotStarted {
+    program: OsString,
+    /// As a shell would answer.
+    pub status: u8,
+    source: io::Error,
+}
+
+/// A running command.
+pub struct RunningCommand {
+    child: Child,
+    /// The child as long as it has not been waited for: its number is free for others after that.
+    pid: Arc<Mutex<Option<Pid>>>,
+    signals: signal_hook::iterator::Handle,
+}
+
+impl RunningCommand {
+    /// Starts `command`, a program and its arguments.
+    ///
+    /// # Errors
+    /// If it is not there or cannot be run.
+    pub fn start(command: &[OsString]) -> Result<Self, NotStarted> {
+        let (program, arguments) = command.split_first().expect("the command line asks for one at least");
+        let fault = |source: io::Error| NotStarted {
+            program: program.clone(),
+            status: if source.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_EXECUTABLE },
+            source,
+        };
+        // Listened for before the child is there, so that none ends this process and leaves the child.
+        let mut signals = SignalsInfo::<WithOrigin>::new(PASSED_ON).map_err(fault)?;
+        let child = Command::new(program).args(arguments).spawn().map_err(fault)?;
+        let pid = Arc::new(Mutex::new(Some(Pid::from_child(&child))));
+        let (handle, target) = (signals.handle(), Arc::clone(&pid));
+        thread::spawn(move || {
+            for origin in &mut signals {
+                // What a terminal sends, it sends to the child too.
+                if origin.cause != Cause::Kernel {
+                    pass_on(&target, origin.signal);
+                }
+            }
+        });
+        Ok(Self { child, pid, signals: handle })
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// If the system does not say how it ended.
+    pub fn wait(mut self) -> io::Result<ExitStatus> {
+        let pid = Pid::from_child(&self.child);
+        // Not reaped yet: until the signals' thread knows, its number must stay its own.
+        let ended = || waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+        while ended().is_err_and(|error| error == rustix::io::Errno::INTR) {}
+        self.pid.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.signals.close();
+        self.child.wait()
+    }
+}
+
+/// The exit status of this process for that of a child: its own, or 128 + the signal that ended it.
+pub fn exit_code(status: ExitStatus) -> u8 {
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
+}
+
+fn pass_on(target: &Mutex<Option<Pid>>, signal: i32) {
+    let target = target.lock().unwrap_or_else(PoisonError::into_inner);
+    if let (Some(pid), Some(signal)) = (*target, Signal::from_named_raw(signal)) {
+        // It can only have ended in the meantime.
+        let _ = kill_process(pid, signal);
+    }
+}

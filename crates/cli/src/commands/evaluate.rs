@@ -1,0 +1,160 @@
+//! `wattle evaluate`: loss on a text, exactly.
+
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use candle_core::DType;
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+use wattle_data::{
+    DataConfig, Dataset, Manifest, Split, SplitManifest, TokenStore, Tokenizer, TokenizerConfig, TokenizerKind,
+    prepare_into,
+};
+use wattle_meter::WindowEnergy;
+use wattle_train::evaluate::{EvaluateOptions, Evaluation, evaluate};
+
+use crate::args::{EvaluateArgs, SplitName};
+use crate::checkpoint::OpenCheckpoint;
+use crate::describe::measured;
+use crate::exit::Exit;
+use crate::humanize::{count, joules, si};
+use crate::metered::Metered;
+use crate::threads::set_threads;
+
+/// Rows of logits that are in memory at once: a batch is as many windows as come to so many tokens.
+const TOKENS_AT_ONCE: usize = 4096;
+
+/// What is evaluated on.
+struct Held {
+    dataset: Dataset,
+    split: Split,
+    /// The folder that a text was prepared into, which goes when this does.
+    _scratch: Option<tempfile::TempDir>,
+}
+
+/// Evaluates a checkpoint.
+#[allow(clippy::print_stdout, reason = "its figures are the command's result")]
+pub fn run(args: &EvaluateArgs, bars: &MultiProgress) -> anyhow::Result<Exit> {
+    set_threads(0);
+    let device = args.device.open()?;
+    let metered = Metered::start(&device.compute);
+    let checkpoint = OpenCheckpoint::open(&args.checkpoint, &device)?;
+    let held = match (&args.data, &args.text) {
+        (Some(dir), _) => prepared(dir, args.split, &checkpoint.tokenizer)?,
+        (None, Some(text)) => tokenized(text, &checkpoint.tokenizer)?,
+        (None, None) => unreachable!("the command line asks for one of them"),
+    };
+    let options = EvaluateOptions {
+        batch_size: (TOKENS_AT_ONCE / checkpoint.model.context()).max(1),
+        max_batches: 0,
+        dtype: DType::F32,
+    };
+    let bar = bars.add(ProgressBar::new(0).with_style(bar_style()));
+    let mut progress = |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    };
+    let model = checkpoint.model.as_ref();
+    let evaluation = evaluate(model, held.store()?, options, &device.device, &mut progress)?;
+    bar.finish_and_clear();
+    let energy = metered.finish();
+    match args.json {
+        true => println!("{:#}", report(args, &checkpoint, &held, &evaluation, energy.as_ref())),
+        false => print!("{}", describe(&evaluation, held.manifest(), energy.as_ref())),
+    }
+    Ok(Exit::Done)
+}
+
+impl Held {
+    fn store(&self) -> anyhow::Result<&TokenStore> {
+        match self.split {
+            Split::Train => Ok(&self.dataset.train),
+            Split::Val => self.dataset.val.as_ref().with_context(|| no_validation(&self.dataset)),
+        }
+    }
+
+    fn manifest(&self) -> &SplitManifest {
+        let Manifest { split, .. } = &self.dataset.manifest;
+        match self.split {
+            Split::Train => &split.train,
+            Split::Val => split.val.as_ref().expect("its tokens have been read"),
+        }
+    }
+}
+
+fn no_validation(dataset: &Dataset) -> String {
+    format!("--data {}: has no validation split; use --split train", dataset.dir.display())
+}
+
+/// A prepared folder, if it speaks the model's tokens.
+fn prepared(dir: &Path, split: SplitName, tokenizer: &Tokenizer) -> anyhow::Result<Held> {
+    let dataset = Dataset::open(dir)?;
+    if dataset.tokenizer.to_json() != tokenizer.to_json() {
+        bail!(
+            "--data {}: was prepared with another tokenizer (sha256 {}) than the checkpoint's ({}); \
+             prepare it with the checkpoint's tokenizer.json by wattle prepare --tokenizer, or use --text",
+            dir.display(),
+            dataset.tokenizer.sha256(),
+            tokenizer.sha256()
+        );
+    }
+    Ok(Held { dataset, split: split.into(), _scratch: None })
+}
+
+/// A text, tokenized into a folder of its own for as long as it takes.
+fn tokenized(text: &Path, tokenizer: &Tokenizer) -> anyhow::Result<Held> {
+    let scratch = tempfile::tempdir().context("no room for tokens; set TMPDIR to a folder that has some")?;
+    let file = scratch.path().join("tokenizer.json");
+    tokenizer.save(&file)?;
+    let data = DataConfig { input: vec![text.to_owned()], val_fraction: 0.0, ..DataConfig::default() };
+    let by = TokenizerConfig { kind: TokenizerKind::File, file: Some(file), ..TokenizerConfig::default() };
+    let dataset = prepare_into(&scratch.path().join("data"), &data, &by, &mut |_| {})
+        .with_context(|| format!("--text {}", text.display()))?;
+    Ok(Held { dataset, split: Split::Train, _scratch: Some(scratch) })
+}
+
+fn bar_style() -> ProgressStyle {
+    ProgressStyle::with_template("{prefix:12} {bar:30} {percent:>3} %  {eta} left")
+        .expect("a template of our own")
+        .progress_chars("━╸─")
+}
+
+fn report(
+    args: &EvaluateArgs,
+    checkpoint: &OpenCheckpoint,
+    held: &Held,
+    evaluation: &Evaluation,
+    energy: Option<&WindowEnergy>,
+) -> Value {
+    json!({
+        "schema": "wattle.evaluation/1",
+        "checkpoint": checkpoint.dir,
+        "data": args.data,
+        "split": args.data.is_some().then(|| held.split.name()),
+        "text": args.text,
+        "loss": evaluation.loss,
+        "perplexity": evaluation.perplexity(),
+        "bits_per_byte": evaluation.bits_per_byte(held.manifest()),
+        "accuracy": evaluation.accuracy,
+        "tokens": evaluation.tokens,
+        "context": checkpoint.model.context(),
+        "energy_j": energy.map(|window| window.energy),
+        "energy_uncertainty_j": energy.map(|window| window.uncertainty),
+        "measured_fraction": energy.map(|window| window.measured_fraction),
+    })
+}
+
+fn describe(evaluation: &Evaluation, split: &SplitManifest, energy: Option<&WindowEnergy>) -> String {
+    let mut lines = vec![
+        ("loss", format!("{:.4} nats a token", evaluation.loss)),
+        ("perplexity", format!("{:.3}", evaluation.perplexity())),
+        ("bits/byte", format!("{:.4}", evaluation.bits_per_byte(split))),
+        ("accuracy", format!("{:.1} % of next tokens right", evaluation.accuracy * 100.0)),
+        ("tokens", count(evaluation.tokens)),
+    ];
+    lines.extend(energy.map(|window| {
+        let a_token = si(window.energy.get() / evaluation.tokens as f64, "J/token");
+        ("energy", format!("{} {} · {a_token}", joules(window.energy), measured(window.measured_fraction)))
+    }));
+    lines.into_iter().map(|(key, value)| format!("{key:<12} {value}\n")).collect()
+}

@@ -1,0 +1,143 @@
+//! `wattle meter`: what any command cost.
+
+use std::process::ExitStatus;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Context;
+use wattle_meter::discover::{discover_for, visible_gpus};
+use wattle_meter::ledger::Tariff;
+use wattle_meter::sampler::EDGE_TIMEOUT;
+use wattle_meter::{
+    CarbonConfig, CostConfig, EnergyConfig, Entry, Ledger, LedgerOptions, Live, Sampler, SamplerOptions,
+    Workload, carbon,
+};
+use wattle_runlog::clock::file_stamp;
+use wattle_runlog::record::RecordKind;
+use wattle_runlog::{MonotonicNs, Record, Seconds, WallAnchor};
+
+use crate::args::MeterArgs;
+use crate::child::{RunningCommand, exit_code};
+use crate::describe::{describe_energy, describe_sensor};
+use crate::exit::{BadUsage, Exit};
+use crate::humanize::{duration, joules, watts};
+use crate::output_file::OutputFile;
+use crate::status_line::StatusLine;
+
+/// Time between two looks at the live figures.
+const REDRAW_EVERY: Duration = Duration::from_millis(500);
+
+/// Runs a command and accounts for it.
+pub fn run(args: &MeterArgs, quiet: bool) -> anyhow::Result<Exit> {
+    let (energy, carbon_config) = configuration(args)?;
+    let json = args.json.as_deref().map(|path| OutputFile::open(path, "--json")).transpose()?;
+    let discovery = discover_for(&energy, &visible_gpus(), Workload::Children);
+    let n_gpus = discovery.sensor_infos().iter().filter(|sensor| sensor.id.starts_with("gpu:")).count();
+    for finding in discovery.findings.iter().filter(|finding| finding.remedy.is_some()) {
+        tracing::debug!("{}: {}; wattle devices says what mends it", finding.what, finding.detail);
+    }
+    let options = SamplerOptions { interval: energy.interval(), workload: Workload::Children, trace: None };
+    let sampler = Sampler::start(discovery.sensors, options)?;
+    let mut ledger = Ledger::new(LedgerOptions {
+        run_id: format!("command-{}-{:x}", file_stamp(), std::process::id()),
+        segment: 0,
+        anchor: WallAnchor::now(),
+        pue: energy.pue,
+        carbon: carbon::resolve(&carbon_config).expect("its faults were looked for"),
+        tariff: Tariff::from_config(&CostConfig::default()),
+        devices: n_gpus.max(1) as u32,
+    });
+
+    let start = sampler.edge(EDGE_TIMEOUT);
+    let command = match RunningCommand::start(&args.command) {
+        Ok(command) => command,
+        Err(error) => {
+            tracing::error!("{error}");
+            return Ok(Exit::Child(error.status));
+        }
+    };
+    let status = wait(command, &sampler, !quiet)?;
+    let end = sampler.edge(EDGE_TIMEOUT);
+    let record = ledger.record(Entry {
+        kind: RecordKind::Command,
+        epoch: None,
+        complete: status.success(),
+        step_start: 0,
+        step_end: 0,
+        tokens: 0,
+        window: sampler.window(&start, &end)?,
+        spans: &[],
+        resources: Workload::Children.resources(),
+        overhead: sampler.overhead(),
+    });
+    summarize(&record, Workload::Children.cpu_time());
+    if let Some(json) = json {
+        json.finish(&format!("{}\n", record.to_json()))?;
+    }
+    Ok(Exit::Child(exit_code(status)))
+}
+
+fn configuration(args: &MeterArgs) -> Result<(EnergyConfig, CarbonConfig), BadUsage> {
+    let mut energy = EnergyConfig { gpus: args.gpus.clone().unwrap_or_default(), ..EnergyConfig::default() };
+    if let Some(interval_ms) = args.interval_ms {
+        energy.interval_ms = interval_ms;
+    }
+    let carbon = CarbonConfig { region: args.region.clone(), ..CarbonConfig::default() };
+    let faults = [energy.faults(), carbon.faults()].concat();
+    // The sections' own names for what was given by flags here.
+    let flags = [("energy.interval_ms", "--interval-ms"), ("carbon.region", "--region")];
+    let by_flag =
+        |fault: String| flags.iter().fold(fault, |fault, (key, flag)| fault.replace(key, flag));
+    match faults.is_empty() {
+        true => Ok((energy, carbon)),
+        false => Err(BadUsage { faults: faults.into_iter().map(by_flag).collect() }),
+    }
+}
+
+/// Waits for the command's end, with the live figures at the foot of the terminal.
+fn wait(command: RunningCommand, sampler: &Sampler, is_shown: bool) -> anyhow::Result<ExitStatus> {
+    let line = if is_shown { StatusLine::take() } else { None };
+    thread::scope(|scope| {
+        let (ended, end) = channel::<()>();
+        if let Some(line) = line {
+            scope.spawn(move || draw(line, sampler, &end));
+        }
+        let status = command.wait();
+        drop(ended);
+        status
+    })
+    .context("how the command ended is not known")
+}
+
+fn draw(mut line: StatusLine, sampler: &Sampler, end: &Receiver<()>) {
+    let started = MonotonicNs::now();
+    let mut earlier: Option<(MonotonicNs, Seconds)> = None;
+    while end.recv_timeout(REDRAW_EVERY) == Err(RecvTimeoutError::Timeout) {
+        let (now, cpu_time) = (MonotonicNs::now(), Workload::Children.cpu_time());
+        let load = earlier.map(|(then, before)| (cpu_time - before).get() / now.since(then).get());
+        earlier = Some((now, cpu_time));
+        line.show(&live_line(now.since(started), &sampler.live(), load));
+    }
+}
+
+/// ` 12.0 s · 85.0 W (estimated) · 1.02 kJ · CPU 193 % `
+fn live_line(elapsed: Seconds, live: &Live, load: Option<f64>) -> String {
+    let estimated = if live.measured_fraction < 0.5 { " (estimated)" } else { "" };
+    let mut parts = vec![duration(elapsed)];
+    parts.extend(live.power.map(|power| format!("{}{estimated}", watts(power))));
+    parts.push(joules(live.energy));
+    parts.extend(load.map(|load| format!("CPU {:.0} %", load * 100.0)));
+    format!(" {} ", parts.join(" · "))
+}
+
+/// What the command cost, for a person.
+fn summarize(record: &Record, cpu_time: Seconds) {
+    let mut parts = vec![duration(record.duration_s)];
+    parts.extend(describe_energy(record));
+    parts.push(format!("CPU time {}", duration(cpu_time)));
+    tracing::info!("{}", parts.join(" · "));
+    for sensor in &record.sensors {
+        tracing::info!("  {}", describe_sensor(sensor));
+    }
+}

@@ -1,0 +1,86 @@
+//! `wattle prepare`: text to tokens, once and for any number of runs.
+
+use std::io::IsTerminal;
+
+use indicatif::MultiProgress;
+use wattle_data::{
+    DataConfig, Dataset, TokenizerConfig, TokenizerKind, catalog, fetch, prepare_into,
+};
+
+use crate::args::{PrepareArgs, TokenizerChoice};
+use crate::display::Display;
+use crate::exit::{BadUsage, Exit};
+use crate::humanize::{count, si};
+use crate::threads::set_threads;
+
+/// Prepares a folder of tokens.
+pub fn run(args: &PrepareArgs, bars: &MultiProgress, quiet: bool) -> anyhow::Result<Exit> {
+    set_threads(0);
+    let tokenizer = tokenizer(args);
+    let mut display = Display::new(bars.clone(), std::io::stderr().is_terminal() && !quiet);
+    let data = data(args, &mut display)?;
+    let faults: Vec<String> = [data.faults(), tokenizer.faults()].concat().into_iter().map(by_flag).collect();
+    if !faults.is_empty() {
+        return Err(BadUsage { faults }.into());
+    }
+    let dataset = prepare_into(&args.out, &data, &tokenizer, &mut |progress| display.prepare(progress));
+    display.end_preparation();
+    describe(&dataset?);
+    Ok(Exit::Done)
+}
+
+fn tokenizer(args: &PrepareArgs) -> TokenizerConfig {
+    let default = TokenizerConfig::default();
+    match &args.tokenizer {
+        TokenizerChoice::Bytes => TokenizerConfig { kind: TokenizerKind::Bytes, ..default },
+        TokenizerChoice::Chars => TokenizerConfig { kind: TokenizerKind::Chars, ..default },
+        TokenizerChoice::Bpe(vocab_size) => {
+            TokenizerConfig { kind: TokenizerKind::Bpe, vocab_size: *vocab_size, ..default }
+        }
+        TokenizerChoice::File(file) => {
+            TokenizerConfig { kind: TokenizerKind::File, file: Some(file.clone()), ..default }
+        }
+    }
+}
+
+/// A fault by the name that the command line has for a key.
+fn by_flag(fault: String) -> String {
+    const FLAGS: [(&str, &str); 5] = [
+        ("data.input", "INPUT"),
+        ("data.val_fraction", "--val-fraction"),
+        ("data.text_field", "--text-field"),
+        ("tokenizer.file", "--tokenizer"),
+        ("tokenizer.vocab_size", "--tokenizer bpe:VOCAB"),
+    ];
+    FLAGS.iter().fold(fault, |fault, (key, flag)| fault.replace(key, flag))
+}
+
+fn describe(dataset: &Dataset) {
+    let split = &dataset.manifest.split;
+    let val = split.val.as_ref().map_or(0, |val| val.tokens);
+    let bytes = split.train.bytes + split.val.as_ref().map_or(0, |val| val.bytes);
+    tracing::info!(
+        "{} of text · {} training tokens · {} validation tokens · vocabulary {}",
+        si(bytes as f64, "B"),
+        count(split.train.tokens),
+        count(val),
+        count(dataset.vocab_size() as u64)
+    );
+    tracing::info!("{}", dataset.dir.display());
+}
+
+/// What to prepare: the files named, or those of a corpus that is fetched.
+fn data(args: &PrepareArgs, display: &mut Display) -> anyhow::Result<DataConfig> {
+    let given = DataConfig {
+        input: args.input.clone(),
+        val_fraction: args.val_fraction,
+        text_field: args.text_field.clone(),
+        ..DataConfig::default()
+    };
+    let Some(name) = &args.dataset else { return Ok(given) };
+    let known = catalog::dataset(name).map_err(|error| BadUsage::new(error.to_string()))?;
+    tracing::info!("{} · licence {} · {}", known.title, known.licence, known.homepage);
+    let fetched = fetch(name, &given.cache_root()?, &mut |progress| display.fetch(&progress));
+    display.end_preparation();
+    Ok(fetched?.data_config(&given))
+}

@@ -1,0 +1,47 @@
+//! Records in words.
+
+use wattle_runlog::Record;
+use wattle_runlog::record::{Method, SensorRecord};
+
+use crate::humanize::{grams, joules, si, watts};
+
+/// Energy, emissions, cost and joules a token of a record, for a person.
+pub fn describe_energy(record: &Record) -> Vec<String> {
+    let carbon = &record.carbon;
+    let region = if carbon.region == "WORLD" { "world" } else { &carbon.region };
+    let year = carbon.year.map_or(String::new(), |year| format!(", {year}"));
+    let mut parts = vec![
+        format!("{} {}", joules(record.energy_j), measured(record.measured_fraction)),
+        format!("{} ({region}{year})", grams(record.emissions_g)),
+    ];
+    parts.extend(record.cost.as_ref().map(|cost| format!("{:.2e} {}", cost.value, cost.currency)));
+    parts.extend(record.joules_per_token.map(|joules| si(joules * 1000.0, "J/ktoken")));
+    parts
+}
+
+/// How much of an energy was measured: `measured`, `estimated`, `40 % measured`.
+pub fn measured(fraction: f64) -> String {
+    match fraction {
+        share if share >= 0.995 => "measured".to_owned(),
+        share if share < 0.005 => "estimated".to_owned(),
+        share => format!("{:.0} % measured", share * 100.0),
+    }
+}
+
+/// One sensor's part of a record, for a person.
+pub fn describe_sensor(sensor: &SensorRecord) -> String {
+    let method = match sensor.method {
+        Method::Counter => "energy counter",
+        Method::PowerIntegral => "integral of power",
+        Method::Estimated => "estimated",
+    };
+    let random = match sensor.method {
+        Method::Estimated => String::new(),
+        Method::Counter | Method::PowerIntegral => format!(" ± {}", joules(sensor.uncertainty_j)),
+    };
+    let mut parts = vec![format!("{}{random}", joules(sensor.energy_j))];
+    parts.extend(sensor.mean_w.map(|mean| format!("mean {}", watts(mean))));
+    parts.extend(sensor.max_w.map(|max| format!("max {}", watts(max))));
+    parts.push(format!("{method}, systematic ± {:.0} %", sensor.systematic_fraction * 100.0));
+    format!("{:<12} {}", sensor.id, parts.join(" · "))
+}

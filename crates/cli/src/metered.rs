@@ -1,0 +1,37 @@
+//! The energy of a piece of work within this process.
+
+use wattle_meter::sampler::EDGE_TIMEOUT;
+use wattle_meter::{Edge, EnergyConfig, Sampler, SamplerOptions, WindowEnergy, discover};
+use wattle_runlog::ComputeDevice;
+
+/// A meter that is running. Where it cannot, the work goes on without.
+pub struct Metered {
+    sampler: Option<(Sampler, Edge)>,
+}
+
+impl Metered {
+    /// Starts to meter what is computed on `device`.
+    pub fn start(device: &ComputeDevice) -> Self {
+        let config = EnergyConfig::default();
+        let discovery = discover(&config, std::slice::from_ref(device));
+        let options = SamplerOptions { interval: config.interval(), ..SamplerOptions::default() };
+        let sampler = Sampler::start(discovery.sensors, options)
+            .inspect_err(|error| tracing::warn!("metering cannot start: {error}"))
+            .ok();
+        let start = |sampler: Sampler| {
+            let edge = sampler.edge(EDGE_TIMEOUT);
+            (sampler, edge)
+        };
+        Self { sampler: sampler.map(start) }
+    }
+
+    /// The energy since the start, if it is known.
+    pub fn finish(self) -> Option<WindowEnergy> {
+        let (sampler, start) = self.sampler?;
+        let end = sampler.edge(EDGE_TIMEOUT);
+        sampler
+            .window(&start, &end)
+            .inspect_err(|error| tracing::warn!("metering: {error}"))
+            .ok()
+    }
+}

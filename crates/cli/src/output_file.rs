@@ -1,0 +1,95 @@
+//! A file that a command leaves at its end, opened at its start.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+/// A file that is there whole or not at all. That it can be written is known before the work begins.
+pub struct OutputFile {
+    path: PathBuf,
+    /// What is renamed to `path` in the end; `None` where `path` is a pipe or a device, which is written to directly.
+    partial: Option<PathBuf>,
+    file: File,
+}
+
+impl OutputFile {
+    /// Opens `path`; what `flag` it was named by is said in errors. An existing file stays as it is until
+    /// [`OutputFile::finish`].
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn open(path: &Path, flag: &str) -> anyhow::Result<Self> {
+        Self::try_open(path)
+            .with_context(|| format!("{flag} {}: cannot be written; choose another path", path.display()))
+    }
+
+    fn try_open(path: &Path) -> io::Result<Self> {
+        let is_special = path.metadata().is_ok_and(|metadata| !metadata.is_file());
+        if is_special {
+            let file = File::options().write(true).open(path)?;
+            return Ok(Self { path: path.to_owned(), partial: None, file });
+        }
+        let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
+        name.push(format!(".partial-{}", std::process::id()));
+        let partial = path.with_file_name(name);
+        let file = File::create(&partial)?;
+        Ok(Self { path: path.to_owned(), partial: Some(partial), file })
+    }
+
+    /// Writes the content.
+    ///
+    /// # Errors
+    /// If it cannot be written; an existing file is then as it was.
+    pub fn finish(mut self, content: &str) -> anyhow::Result<()> {
+        self.write(content).with_context(|| format!("cannot write {}", self.path.display()))
+    }
+
+    fn write(&mut self, content: &str) -> io::Result<()> {
+        self.file.write_all(content.as_bytes())?;
+        let Some(partial) = self.partial.take() else { return Ok(()) };
+        let durable = self.file.sync_all().and_then(|()| fs::rename(&partial, &self.path));
+        if durable.is_err() {
+            self.partial = Some(partial);
+        }
+        durable
+    }
+}
+
+impl Drop for OutputFile {
+    fn drop(&mut self) {
+        if let Some(partial) = &self.partial {
+            // The error that kept it from being finished is the one to report.
+            let _ = fs::remove_file(partial);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_whole_or_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("record.json");
+        fs::write(&path, "old").unwrap();
+        drop(OutputFile::open(&path, "--json").unwrap());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "old");
+        OutputFile::open(&path, "--json").unwrap().finish("new").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "new");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_path_that_cannot_be_written_is_named_with_its_flag() {
+        let dir = tempfile::tempdir().unwrap();
+        let Err(error) = OutputFile::open(&dir.path().join("no/such/dir/x.json"), "--json") else {
+            panic!("it was opened");
+        };
+        let error = format!("{error:#}");
+        assert!(error.contains("--json") && error.contains("x.json"), "{error}");
+        assert!(OutputFile::open(dir.path(), "--json").is_err());
+    }
+}

@@ -1,0 +1,199 @@
+//! What a corpus holds: its first reading.
+
+use std::path::{Path, PathBuf};
+
+use crate::corpus::{Block, Corpus};
+use crate::error::DataError;
+use crate::pipeline;
+use crate::scratch::Scratch;
+
+/// What one input file holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileCensus {
+    /// The file.
+    pub path: PathBuf,
+    /// Its text in bytes: of documents, what they say, not how it is written down.
+    pub bytes: u64,
+    /// Its text in characters.
+    pub chars: u64,
+    /// SHA-256 of the file as it lies on disk, in hexadecimal.
+    pub sha256: String,
+}
+
+/// What a whole corpus holds.
+#[derive(Clone, Debug)]
+pub struct Census {
+    /// Its files in order.
+    pub files: Vec<FileCensus>,
+    /// Every character that occurs, in ascending order.
+    pub alphabet: Vec<char>,
+    /// Documents without a character, which are left out.
+    pub empty_documents: u64,
+    /// Bytes of all blocks.
+    pub(crate) block_bytes: u64,
+    /// The number of the first unit of each block, and behind them that of all units: 8 bytes for a mebibyte.
+    first_units: Vec<u64>,
+}
+
+/// What one block holds.
+struct Tally {
+    file_idx: usize,
+    block_bytes: u64,
+    bytes: u64,
+    chars: u64,
+    /// Documents with a character.
+    documents: u64,
+    empty_documents: u64,
+}
+
+impl Census {
+    /// Reads `corpus`, on all threads.
+    pub(crate) fn of(corpus: &Corpus, on_done: &mut dyn FnMut(u64)) -> Result<Self, DataError> {
+        let empty =
+            |path: &PathBuf| FileCensus { path: path.clone(), bytes: 0, chars: 0, sha256: String::new() };
+        let mut census = Self {
+            files: corpus.files().iter().map(empty).collect(),
+            alphabet: Vec::new(),
+            empty_documents: 0,
+            block_bytes: 0,
+            first_units: vec![0],
+        };
+        let mut n_documents = vec![0; census.files.len()];
+        let alphabets = Scratch::<Alphabet>::default();
+        let is_documents = corpus.format().is_documents();
+        let hashes = pipeline::ordered(
+            |feed| corpus.read_blocks(true, &mut |done, block| feed.give(done, block)),
+            |block| alphabets.with(|alphabet| Tally::of(corpus, &block, alphabet)),
+            |tally| {
+                n_documents[tally.file_idx] += tally.documents + tally.empty_documents;
+                census.add(&tally, is_documents);
+                Ok(())
+            },
+            on_done,
+        )?;
+        for (file, sha256) in census.files.iter_mut().zip(hashes) {
+            file.sha256 = sha256;
+        }
+        census.alphabet = Alphabet::chars(&alphabets.into_states());
+        let checked = if is_documents { census.check_documents(&n_documents) } else { census.check_text() };
+        checked.map(|()| census)
+    }
+
+    fn add(&mut self, tally: &Tally, is_documents: bool) {
+        let file = &mut self.files[tally.file_idx];
+        file.bytes += tally.bytes;
+        file.chars += tally.chars;
+        self.empty_documents += tally.empty_documents;
+        self.block_bytes += tally.block_bytes;
+        let units = if is_documents { tally.documents } else { tally.chars };
+        self.first_units.push(self.units() + units);
+    }
+
+    fn check_text(&self) -> Result<(), DataError> {
+        match self.files.iter().find(|file| file.bytes == 0) {
+            None => Ok(()),
+            Some(file) => Err(DataError::Empty { path: file.path.clone() }),
+        }
+    }
+
+    fn check_documents(&self, n_documents: &[u64]) -> Result<(), DataError> {
+        let mut files = self.files.iter().zip(n_documents);
+        let without = files.find(|&(_, &n)| n == 0 || self.units() == 0);
+        without.map_or(Ok(()), |(file, _)| Err(DataError::NoDocuments { path: file.path.clone() }))
+    }
+
+    /// Units by which the corpus is split: characters of a text, documents with a character.
+    pub fn units(&self) -> u64 {
+        self.first_units.last().copied().unwrap_or(0)
+    }
+
+    /// The number of the first unit of a block; `None` if there was no such block.
+    pub(crate) fn first_unit(&self, block_idx: usize) -> Option<u64> {
+        let (_, blocks) = self.first_units.split_last()?;
+        blocks.get(block_idx).copied()
+    }
+
+    /// Characters of all files.
+    pub fn chars(&self) -> u64 {
+        self.files.iter().map(|file| file.chars).sum()
+    }
+
+    /// Bytes of all files.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.bytes).sum()
+    }
+
+    /// The file that holds the character at `position` of the corpus, and the character's place in it.
+    pub fn locate(&self, position: u64) -> Option<(&Path, u64)> {
+        let mut rest = position;
+        for file in &self.files {
+            if rest < file.chars {
+                return Some((&file.path, rest));
+            }
+            rest -= file.chars;
+        }
+        None
+    }
+}
+
+impl Tally {
+    fn of(corpus: &Corpus, block: &Block, alphabet: &mut Alphabet) -> Result<Self, DataError> {
+        let mut tally = Self {
+            file_idx: block.file_idx,
+            block_bytes: block.len_bytes(),
+            bytes: 0,
+            chars: 0,
+            documents: 0,
+            empty_documents: 0,
+        };
+        corpus.for_each_document(block, &mut |document| {
+            tally.bytes += document.text.len() as u64;
+            tally.chars += alphabet.add(&document.text);
+            let is_empty = document.text.is_empty();
+            tally.documents += u64::from(!is_empty);
+            tally.empty_documents += u64::from(is_empty);
+            Ok(())
+        })?;
+        Ok(tally)
+    }
+}
+
+/// A set of characters: one bit for each.
+struct Alphabet(Vec<u64>);
+
+impl Default for Alphabet {
+    fn default() -> Self {
+        Self(vec![0; (char::MAX as usize + 1).div_ceil(64)])
+    }
+}
+
+impl Alphabet {
+    /// Adds the characters of `text`; returns how many it has.
+    fn add(&mut self, text: &str) -> u64 {
+        if text.is_ascii() {
+            let mut seen = [false; 128];
+            text.bytes().for_each(|byte| seen[usize::from(byte & 127)] = true);
+            (0..128).filter(|&byte| seen[byte]).for_each(|byte| self.insert(byte));
+            return text.len() as u64;
+        }
+        let mut n_chars = 0;
+        for c in text.chars() {
+            self.insert(c as usize);
+            n_chars += 1;
+        }
+        n_chars
+    }
+
+    fn insert(&mut self, c: usize) {
+        self.0[c / 64] |= 1 << (c % 64);
+    }
+
+    fn has(&self, c: char) -> bool {
+        self.0[c as usize / 64] >> (c as usize % 64) & 1 == 1
+    }
+
+    /// The characters of any of `alphabets`, in ascending order.
+    fn chars(alphabets: &[Self]) -> Vec<char> {
+        ('\0'..=char::MAX).filter(|&c| alphabets.iter().any(|alphabet| alphabet.has(c))).collect()
+    }
+}

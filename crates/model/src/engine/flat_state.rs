@@ -1,0 +1,172 @@
+//! Weights, gradients and moments in flat buffers.
+
+use std::collections::HashMap;
+
+use candle_core::{Device, Result, Tensor};
+use rayon::prelude::*;
+use wattle_ops::adamw::cpu::{self as adamw, State};
+use wattle_ops::adamw::Update;
+use wattle_ops::grad_norm::cpu as grad_norm;
+
+use super::layout::{Entry, Layout};
+use crate::parameter::Parameter;
+
+/// Elements that one thread sets to zero at once.
+const BLOCK: usize = 1 << 16;
+
+/// All that is learnt, and what it is learnt with. Each buffer has the places of one [`Layout`].
+///
+/// A model's [`Parameter`]s are candle tensors that anybody can read. While an engine trains, they are as they
+/// were when [`FlatState::publish`] was last called.
+pub struct FlatState {
+    layout: Layout,
+    pub(super) weights: Vec<f32>,
+    pub(super) gradients: Vec<f32>,
+    mean: Vec<f32>,
+    mean_square: Vec<f32>,
+}
+
+impl FlatState {
+    /// The values of `parameters`, without gradients or moments yet.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    pub fn new(parameters: &[Parameter]) -> Result<Self> {
+        let layout = Layout::new(parameters);
+        let zeros = || vec![0f32; layout.len()];
+        let (weights, gradients, mean, mean_square) = (zeros(), zeros(), zeros(), zeros());
+        let mut state = Self { layout, weights, gradients, mean, mean_square };
+        state.take(parameters)?;
+        Ok(state)
+    }
+
+    /// The places of parameters.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The gradients, flat.
+    pub fn gradients(&self) -> &[f32] {
+        &self.gradients
+    }
+
+    /// Takes over the values of `parameters`.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    pub fn take(&mut self, parameters: &[Parameter]) -> Result<()> {
+        for (entry, parameter) in self.layout.entries().iter().zip(parameters) {
+            copy_to(&mut self.weights[entry.range.clone()], &parameter.var)?;
+        }
+        Ok(())
+    }
+
+    /// Gives `parameters` the values here.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    pub fn publish(&self, parameters: &[Parameter]) -> Result<()> {
+        for (entry, parameter) in self.layout.entries().iter().zip(parameters) {
+            parameter.var.set(&tensor(&self.weights, entry)?)?;
+        }
+        Ok(())
+    }
+
+    /// Sets all gradients to zero.
+    pub fn zero_gradients(&mut self) {
+        self.gradients.par_chunks_mut(BLOCK).for_each(|block| block.fill(0.0));
+    }
+
+    /// The Euclidean norm of all gradients together.
+    pub fn grad_norm(&self) -> f64 {
+        grad_norm::norm_par(&self.gradients)
+    }
+
+    /// Names of parameters whose gradient is zero in every element.
+    pub fn zero_gradient_names(&self) -> Vec<&str> {
+        let is_zero = |entry: &&Entry| self.gradients[entry.range.clone()].iter().all(|&g| g == 0.0);
+        self.layout.entries().iter().filter(is_zero).map(|entry| entry.name.as_str()).collect()
+    }
+
+    /// The gradients as tensors, in the model's order.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    pub fn gradient_tensors(&self) -> Result<Vec<Tensor>> {
+        self.layout.entries().iter().map(|entry| tensor(&self.gradients, entry)).collect()
+    }
+
+    /// Makes one update.
+    pub fn update(&mut self, update: &Update) {
+        let state = State {
+            parameters: &mut self.weights,
+            mean: &mut self.mean,
+            mean_square: &mut self.mean_square,
+        };
+        adamw::step_par(state, &self.gradients, &self.layout.ranges(), update);
+    }
+
+    /// The moments as named tensors, `<parameter>.exp_avg` and `<parameter>.exp_avg_sq`, PyTorch's names.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    pub fn moments(&self) -> Result<Vec<(String, Tensor)>> {
+        let mut moments = Vec::with_capacity(2 * self.layout.entries().len());
+        for entry in self.layout.entries() {
+            moments.push((format!("{}.exp_avg", entry.name), tensor(&self.mean, entry)?));
+            moments.push((format!("{}.exp_avg_sq", entry.name), tensor(&self.mean_square, entry)?));
+        }
+        Ok(moments)
+    }
+
+    /// Takes over moments as [`FlatState::moments`] gives them.
+    ///
+    /// # Errors
+    /// The outer if a tensor operation fails; the inner names what is missing or of another shape, and nothing
+    /// is changed then.
+    pub fn set_moments(
+        &mut self,
+        moments: &HashMap<String, Tensor>,
+    ) -> Result<std::result::Result<(), Vec<String>>> {
+        let faults = self.mismatches(moments);
+        if !faults.is_empty() {
+            return Ok(Err(faults));
+        }
+        for Entry { name, range, .. } in self.layout.entries() {
+            copy_to(&mut self.mean[range.clone()], &moments[&format!("{name}.exp_avg")])?;
+            copy_to(&mut self.mean_square[range.clone()], &moments[&format!("{name}.exp_avg_sq")])?;
+        }
+        Ok(Ok(()))
+    }
+
+    /// Bytes that were allocated.
+    pub(super) fn bytes(&self) -> u64 {
+        let buffers = [&self.weights, &self.gradients, &self.mean, &self.mean_square];
+        buffers.iter().map(|buffer| (buffer.capacity() * size_of::<f32>()) as u64).sum()
+    }
+
+    fn mismatches(&self, moments: &HashMap<String, Tensor>) -> Vec<String> {
+        let mut faults = Vec::new();
+        for Entry { name, dims, .. } in self.layout.entries() {
+            for name in [format!("{name}.exp_avg"), format!("{name}.exp_avg_sq")] {
+                match moments.get(&name) {
+                    Some(tensor) if tensor.dims() == dims => {}
+                    Some(tensor) => {
+                        faults.push(format!("{name} has shape {:?}, expected {dims:?}", tensor.dims()));
+                    }
+                    None => faults.push(format!("{name} is missing")),
+                }
+            }
+        }
+        faults
+    }
+}
+
+fn tensor(buffer: &[f32], entry: &Entry) -> Result<Tensor> {
+    Tensor::from_slice(&buffer[entry.range.clone()], entry.dims.as_slice(), &Device::Cpu)
+}
+
+fn copy_to(out: &mut [f32], tensor: &Tensor) -> Result<()> {
+    out.copy_from_slice(&tensor.flatten_all()?.to_vec1::<f32>()?);
+    Ok(())
+}

@@ -1,0 +1,191 @@
+//! The forward pass of a slice of the batch.
+
+use std::ops::Range;
+
+use wattle_ops::layer_norm::cpu::{self as layer_norm, Addend, Norm, Stats};
+use wattle_ops::linear::cpu as linear;
+use wattle_ops::{Dropout, activation, attention, dropout, embedding};
+
+use super::arena::{Arena, Hidden, Kept, Normed, PerLayer};
+use super::parameters::{Affine, Parameters};
+use super::sites::Sites;
+use super::sizes::Sizes;
+use crate::engine::rows::cut_mut;
+use crate::engine::slices::Slices;
+use crate::gpt2::NORM_EPS;
+
+/// What all slices share.
+#[derive(Clone, Copy)]
+pub(super) struct Network<'a> {
+    pub(super) sizes: &'a Sizes,
+    pub(super) parameters: &'a Parameters,
+    pub(super) weights: &'a [f32],
+    pub(super) sites: &'a Sites,
+}
+
+/// Some sequences of a micro-batch, and where their activations go.
+pub(super) struct ForwardSlice<'a> {
+    sequences: Range<usize>,
+    x: Vec<&'a mut [f32]>,
+    attention_norm: PerLayer<Normed<&'a mut [f32]>>,
+    kept: PerLayer<Kept<&'a mut [f32]>>,
+    hidden: PerLayer<Hidden<&'a mut [f32]>>,
+    final_norm: Normed<&'a mut [f32]>,
+    branch: &'a mut [f32],
+    scratch: &'a mut [f32],
+}
+
+impl<'a> ForwardSlice<'a> {
+    /// Cuts an arena.
+    pub(super) fn cut(arena: &'a mut Arena, slices: &Slices) -> Vec<Self> {
+        let parts = cut_mut(arena.final_norm.each_mut(), slices).zip(cut_mut([&mut arena.branch], slices));
+        let mut cut: Vec<Self> = slices
+            .ranges()
+            .zip(parts)
+            .zip(&mut arena.scratch)
+            .map(|((sequences, (final_norm, [branch])), scratch)| Self {
+                sequences,
+                x: Vec::new(),
+                attention_norm: PerLayer::new(0, || unreachable!("none is made")),
+                kept: PerLayer::new(0, || unreachable!("none is made")),
+                hidden: PerLayer::new(0, || unreachable!("none is made")),
+                final_norm: Normed::from(final_norm),
+                branch,
+                scratch,
+            })
+            .collect();
+        for x in &mut arena.x {
+            cut.iter_mut().zip(cut_mut([x], slices)).for_each(|(slice, [x])| slice.x.push(x));
+        }
+        for norm in arena.attention_norm.iter_mut() {
+            let parts = cut_mut(norm.each_mut(), slices);
+            cut.iter_mut().zip(parts).for_each(|(slice, part)| slice.attention_norm.push(part.into()));
+        }
+        for kept in arena.kept.iter_mut() {
+            let parts = cut_mut(kept.each_mut(), slices);
+            cut.iter_mut().zip(parts).for_each(|(slice, part)| slice.kept.push(part.into()));
+        }
+        for hidden in arena.hidden.iter_mut() {
+            let parts = cut_mut(hidden.each_mut(), slices);
+            cut.iter_mut().zip(parts).for_each(|(slice, part)| slice.hidden.push(part.into()));
+        }
+        cut
+    }
+}
+
+impl Network<'_> {
+    /// The forward pass up to the normalized rows of the last block. `tokens` are those of the micro-batch.
+    pub(super) fn forward(&self, slice: ForwardSlice<'_>, tokens: &[u32]) {
+        let ForwardSlice { sequences, mut x, mut attention_norm, mut kept, mut hidden, .. } = slice;
+        let (mut final_norm, branch, scratch) = (slice.final_norm, slice.branch, slice.scratch);
+        let first = sequences.start;
+        self.embed(x[0], &tokens[first * self.sizes.t..sequences.end * self.sizes.t], first);
+        self.norm(attention_norm.at_mut(0), x[0], &self.parameters.blocks[0].attention_norm);
+        for (layer_idx, block) in self.parameters.blocks.iter().enumerate() {
+            let (before, after) = x.split_at_mut(layer_idx + 1);
+            let normed = &*attention_norm.at(layer_idx).out;
+            let kept = kept.at_mut(layer_idx);
+            self.attend(layer_idx, first, before[layer_idx], normed, kept, branch, scratch);
+            let hidden = hidden.at_mut(layer_idx);
+            self.expand(layer_idx, kept.mlp_norm.out, hidden);
+            let site = self.sites.block(layer_idx, first).mlp_out;
+            let addend = self.project(branch, hidden.after, &block.mlp_out, &self.sizes.mlp_out(), site);
+            let (next, norm) = match self.parameters.blocks.get(layer_idx + 1) {
+                Some(block) => (attention_norm.at_mut(layer_idx + 1), &block.attention_norm),
+                None => (&mut final_norm, &self.parameters.final_norm),
+            };
+            self.residual_norm(after[0], next, kept.middle, &addend, norm);
+        }
+    }
+
+    fn embed(&self, x: &mut [f32], tokens: &[u32], first: usize) {
+        let Parameters { token_table, position_table, .. } = self.parameters;
+        let &Sizes { t, c, .. } = self.sizes;
+        let tables = (&self.weights[token_table.clone()], &self.weights[position_table.clone()]);
+        embedding::cpu::fwd(x, tokens, tables.0, Some(tables.1), t, c);
+        if let Some(site) = self.sites.embedding(first) {
+            dropout::cpu::fwd(x, t * c, &site);
+        }
+    }
+
+    /// Attention and what it is added to: from the block's normalized input to that of its feed-forward half.
+    #[expect(clippy::too_many_arguments, reason = "what one half of a block reads and writes")]
+    pub(super) fn attend(
+        &self,
+        layer_idx: usize,
+        first: usize,
+        x: &[f32],
+        normed: &[f32],
+        kept: &mut Kept<&mut [f32]>,
+        branch: &mut [f32],
+        scratch: &mut [f32],
+    ) {
+        let block = &self.parameters.blocks[layer_idx];
+        let sites = self.sites.block(layer_idx, first);
+        let (weight, bias) = block.attention_in.of(self.weights);
+        linear::fwd(kept.qkv, normed, weight, bias, &self.sizes.attention_in());
+        let shape = self.sizes.attention();
+        let layout = attention::cpu::QkvLayout::fused(&shape);
+        let site = sites.attention.as_ref();
+        attention::cpu::fwd(kept.attended, kept.log_sum_exp, kept.qkv, &layout, &shape, site, scratch);
+        let shape = self.sizes.attention_out();
+        let addend = self.project(branch, kept.attended, &block.attention_out, &shape, sites.attention_out);
+        self.residual_norm(kept.middle, &mut kept.mlp_norm, x, &addend, &block.mlp_norm);
+    }
+
+    /// The feed-forward half up to its activation.
+    pub(super) fn expand(&self, layer_idx: usize, normed: &[f32], hidden: &mut Hidden<&mut [f32]>) {
+        let (weight, bias) = self.parameters.blocks[layer_idx].mlp_in.of(self.weights);
+        linear::fwd(hidden.before, normed, weight, None, &self.sizes.mlp_in());
+        match bias {
+            Some(bias) => {
+                activation::cpu::bias_fwd(self.sizes.activation, hidden.after, hidden.before, bias);
+            }
+            None => activation::cpu::fwd(self.sizes.activation, hidden.after, hidden.before),
+        }
+    }
+
+    /// What one half of a block adds to the residual stream. A bias is left to the addition, unless elements
+    /// are dropped before.
+    fn project<'b>(
+        &'b self,
+        branch: &'b mut [f32],
+        x: &[f32],
+        affine: &Affine,
+        shape: &linear::Shape,
+        site: Option<Dropout>,
+    ) -> Addend<'b> {
+        let (weight, bias) = affine.of(self.weights);
+        match site {
+            Some(site) => {
+                linear::fwd(branch, x, weight, bias, shape);
+                dropout::cpu::fwd(branch, self.sizes.t * self.sizes.c, &site);
+                Addend { rows: branch, bias: None }
+            }
+            None => {
+                linear::fwd(branch, x, weight, None, shape);
+                Addend { rows: branch, bias }
+            }
+        }
+    }
+
+    pub(super) fn norm(&self, normed: &mut Normed<&mut [f32]>, x: &[f32], affine: &Affine) {
+        let (weight, bias) = affine.of(self.weights);
+        let norm = Norm { weight, bias, eps: NORM_EPS as f32 };
+        layer_norm::fwd(normed.out, Stats { mean: normed.mean, rstd: normed.rstd }, x, &norm);
+    }
+
+    fn residual_norm(
+        &self,
+        sum: &mut [f32],
+        normed: &mut Normed<&mut [f32]>,
+        x: &[f32],
+        addend: &Addend<'_>,
+        affine: &Affine,
+    ) {
+        let (weight, bias) = affine.of(self.weights);
+        let norm = Norm { weight, bias, eps: NORM_EPS as f32 };
+        let stats = Stats { mean: normed.mean, rstd: normed.rstd };
+        layer_norm::residual_fwd(sum, normed.out, stats, x, addend, &norm);
+    }
+}

@@ -1,0 +1,62 @@
+//! Where the network drops elements.
+
+use candle_core::DType;
+use wattle_ops::Dropout;
+
+use crate::pass::{Pass, TrainingPass};
+
+/// All places, in the order in which [`Pass`] counts them.
+pub(super) struct Sites {
+    embedding: Option<Dropout>,
+    blocks: Vec<BlockSites<Option<Dropout>>>,
+}
+
+/// Places of a block.
+#[derive(Clone, Copy)]
+pub(super) struct BlockSites<T> {
+    /// Attention's probabilities.
+    pub(super) attention: T,
+    pub(super) attention_out: T,
+    pub(super) mlp_out: T,
+}
+
+impl Sites {
+    /// Those of a training pass.
+    pub(super) fn training(pass: TrainingPass, n_layers: usize) -> Self {
+        Self::of(Pass::training(DType::F32, pass), n_layers)
+    }
+
+    /// None.
+    pub(super) fn evaluation(n_layers: usize) -> Self {
+        Self::of(Pass::evaluation(DType::F32), n_layers)
+    }
+
+    fn of(mut pass: Pass<'_>, n_layers: usize) -> Self {
+        let embedding = pass.dropout_site();
+        let block = |_| BlockSites {
+            attention: pass.dropout_site(),
+            attention_out: pass.dropout_site(),
+            mlp_out: pass.dropout_site(),
+        };
+        Self { embedding, blocks: (0..n_layers).map(block).collect() }
+    }
+
+    /// The dropout of embeddings, for rows that start with the micro-batch's sequence `first`.
+    pub(super) fn embedding(&self, first: usize) -> Option<Dropout> {
+        from(self.embedding, first)
+    }
+
+    /// The dropouts of a block, for rows that start with the micro-batch's sequence `first`.
+    pub(super) fn block(&self, layer_idx: usize, first: usize) -> BlockSites<Option<Dropout>> {
+        let BlockSites { attention, attention_out, mlp_out } = self.blocks[layer_idx];
+        BlockSites {
+            attention: from(attention, first),
+            attention_out: from(attention_out, first),
+            mlp_out: from(mlp_out, first),
+        }
+    }
+}
+
+fn from(site: Option<Dropout>, first: usize) -> Option<Dropout> {
+    site.map(|dropout| Dropout { first_sequence: dropout.first_sequence + first, ..dropout })
+}

@@ -1,0 +1,76 @@
+//! The sizes of a GPT-2, as the operations want them.
+
+use wattle_ops::attention::cpu as attention;
+use wattle_ops::classifier::cpu as classifier;
+use wattle_ops::linear::cpu::{Layout, Shape};
+use wattle_ops::Activation;
+
+use crate::config::ModelConfig;
+
+/// The sizes of a network.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sizes {
+    pub(super) n_layers: usize,
+    pub(super) n_heads: usize,
+    /// Width of the residual stream.
+    pub(super) c: usize,
+    /// Width of the feed-forward block.
+    pub(super) ff: usize,
+    /// Rows of a sequence.
+    pub(super) t: usize,
+    /// Rows of the token table.
+    pub(super) v: usize,
+    pub(super) activation: Activation,
+}
+
+impl Sizes {
+    pub(super) fn new(config: &ModelConfig, vocab_size: usize) -> Self {
+        Self {
+            n_layers: config.n_layers,
+            n_heads: config.n_heads,
+            c: config.d_model,
+            ff: config.feed_forward_width(),
+            t: config.context,
+            v: vocab_size,
+            activation: config.activation.into(),
+        }
+    }
+
+    /// Of the projection to query, key and value.
+    pub(super) fn attention_in(&self) -> Shape {
+        linear(self.c, 3 * self.c)
+    }
+
+    /// Of the projection from heads to the residual stream.
+    pub(super) fn attention_out(&self) -> Shape {
+        linear(self.c, self.c)
+    }
+
+    /// Of the projection to the feed-forward width.
+    pub(super) fn mlp_in(&self) -> Shape {
+        linear(self.c, self.ff)
+    }
+
+    /// Of the projection back.
+    pub(super) fn mlp_out(&self) -> Shape {
+        linear(self.ff, self.c)
+    }
+
+    pub(super) fn attention(&self) -> attention::Shape {
+        let Self { t, n_heads, c, .. } = *self;
+        attention::Shape { t, n_heads, n_kv_heads: n_heads, head_width: c / n_heads }
+    }
+
+    pub(super) fn classifier(&self) -> classifier::Shape {
+        classifier::Shape { n_in: self.c, n_vocab: self.v }
+    }
+
+    /// Floats of scratch that a slice wants.
+    pub(super) fn scratch_len(&self) -> usize {
+        self.attention().fwd_scratch_len().max(self.attention().bwd_scratch_len())
+    }
+}
+
+fn linear(n_in: usize, n_out: usize) -> Shape {
+    Shape { n_in, n_out, layout: Layout::InputFirst }
+}

@@ -1,0 +1,24 @@
+//! What an engine takes of memory.
+
+/// Bytes by kind. The model's own tensors, into which weights are published, are not among them, nor the few
+/// hundred KiB that a matrix product takes on each thread.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryPlan {
+    /// Weights.
+    pub weights: u64,
+    /// Their gradients.
+    pub gradients: u64,
+    /// AdamW's two moments.
+    pub moments: u64,
+    /// What the forward pass keeps for the backward pass.
+    pub activations: u64,
+    /// Gradients of activations, and what is needed for a moment alone.
+    pub scratch: u64,
+}
+
+impl MemoryPlan {
+    /// All together.
+    pub fn total(&self) -> u64 {
+        self.weights + self.gradients + self.moments + self.activations + self.scratch
+    }
+}

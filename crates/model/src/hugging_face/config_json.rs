@@ -1,0 +1,102 @@
+//! Reading `config.json` key by key, with every fault remembered.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use crate::error::ModelError;
+
+/// The object in a `config.json`. A key that is absent or null has the default that `transformers` gives it.
+pub(super) struct ConfigJson {
+    path: PathBuf,
+    keys: Map<String, Value>,
+    faults: Vec<String>,
+}
+
+impl ConfigJson {
+    /// Reads the `config.json` of a directory.
+    pub(super) fn read(dir: &Path) -> Result<Self, ModelError> {
+        let path = dir.join("config.json");
+        let json = std::fs::read_to_string(&path).map_err(|e| ModelError::Directory {
+            path: path.clone(),
+            reason: format!(
+                "cannot be read ({e}); expected a directory in Hugging Face's layout, which has one"
+            ),
+        })?;
+        let fault = |fault: String| ModelError::Config { path: path.clone(), faults: vec![fault] };
+        match serde_json::from_str(&json) {
+            Ok(Value::Object(keys)) => Ok(Self { path, keys, faults: Vec::new() }),
+            Ok(other) => Err(fault(format!("expected an object of keys and values, got {other}"))),
+            Err(e) => Err(fault(format!("not JSON ({e}); save or download it again"))),
+        }
+    }
+
+    /// A whole number of at least 1 that has to be there.
+    pub(super) fn count(&mut self, key: &str) -> usize {
+        match self.value(key) {
+            Some(_) => self.optional_count(key).unwrap_or(1),
+            None => {
+                self.fault(format!("{key} is missing: expected {COUNT}"));
+                1
+            }
+        }
+    }
+
+    /// A whole number of at least 1, or nothing.
+    pub(super) fn optional_count(&mut self, key: &str) -> Option<usize> {
+        let as_count = |value: &Value| value.as_u64().filter(|&n| n > 0).and_then(|n| n.try_into().ok());
+        self.read_as(key, COUNT, as_count)
+    }
+
+    /// A truth value.
+    pub(super) fn flag(&mut self, key: &str, default: bool) -> bool {
+        self.read_as(key, "true or false", Value::as_bool).unwrap_or(default)
+    }
+
+    /// A number.
+    pub(super) fn number(&mut self, key: &str, default: f64) -> f64 {
+        self.read_as(key, "a number", Value::as_f64).unwrap_or(default)
+    }
+
+    /// A text.
+    pub(super) fn text(&mut self, key: &str) -> Option<String> {
+        self.read_as(key, "a text", |value| value.as_str().map(str::to_owned))
+    }
+
+    /// Whether a key has a value.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.value(key).is_some()
+    }
+
+    /// Remembers a fault.
+    pub(super) fn fault(&mut self, fault: String) {
+        self.faults.push(fault);
+    }
+
+    /// Ends the reading.
+    ///
+    /// # Errors
+    /// All faults, if there are any.
+    pub(super) fn finish(self) -> Result<(), ModelError> {
+        match self.faults.is_empty() {
+            true => Ok(()),
+            false => Err(ModelError::Config { path: self.path, faults: self.faults }),
+        }
+    }
+
+    fn value(&self, key: &str) -> Option<&Value> {
+        self.keys.get(key).filter(|value| !value.is_null())
+    }
+
+    fn read_as<T>(&mut self, key: &str, expected: &str, read: impl Fn(&Value) -> Option<T>) -> Option<T> {
+        let value = self.value(key)?;
+        let read = read(value);
+        if read.is_none() {
+            let fault = format!("{key} = {value}: expected {expected}");
+            self.fault(fault);
+        }
+        read
+    }
+}
+
+const COUNT: &str = "a whole number of at least 1";

@@ -1,0 +1,91 @@
+//! A directory of weights.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
+
+use super::config_json::ConfigJson;
+use super::weight_files::WeightFiles;
+use super::{gpt2, load};
+use crate::config::{Family, ModelConfig};
+use crate::error::ModelError;
+use crate::language_model::LanguageModel;
+
+/// Families that can be read, as `model_type` calls them.
+const MODEL_TYPES: [&str; 1] = ["gpt2"];
+
+/// A directory in Hugging Face's layout, of a family that there is: a checkpoint of ours or another program's.
+#[derive(Clone, Debug)]
+pub struct Directory {
+    dir: PathBuf,
+    config: ModelConfig,
+    vocab_size: usize,
+    files: WeightFiles,
+}
+
+impl Directory {
+    /// Reads and checks a directory's `config.json` and finds its weights, without reading them.
+    ///
+    /// # Errors
+    /// If a file is missing or malformed, or the model is of another family or has a setting that is not
+    /// supported; all faults of `config.json` are reported together.
+    pub fn open(dir: &Path) -> Result<Self, ModelError> {
+        let mut json = ConfigJson::read(dir)?;
+        let model_type = json.text("model_type");
+        let (config, vocab_size) = match model_type.as_deref() {
+            Some("gpt2") => gpt2::read_config(&mut json),
+            other => {
+                let got =
+                    other.map_or("is missing".to_owned(), |name| format!("= {name:?} is not supported"));
+                json.fault(format!("model_type {got}; supported: {}", MODEL_TYPES.join(", ")));
+                (ModelConfig::default(), 0)
+            }
+        };
+        json.finish()?;
+        Ok(Self { dir: dir.to_owned(), config, vocab_size, files: WeightFiles::find(dir)? })
+    }
+
+    /// Where it is.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Its model, with `vocab_size` and `d_ff` given, never 0.
+    pub fn model_config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Rows of its token table. A tokenizer may have fewer entries.
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// Its files of weights.
+    pub fn weight_files(&self) -> &[PathBuf] {
+        self.files.paths()
+    }
+
+    /// Builds the model on `device`, with parameters in `f32` whatever the files hold.
+    ///
+    /// # Errors
+    /// As [`Directory::load_as`].
+    pub fn load(&self, device: &Device) -> Result<Box<dyn LanguageModel>, ModelError> {
+        self.load_as(&self.config, device)
+    }
+
+    /// Builds the model as [`ModelConfig::adopt`] made its configuration. With a context smaller than the
+    /// directory's, it has the first rows of the table of positions.
+    ///
+    /// # Errors
+    /// If a file is not whole, or tensors are missing, extra, or of another shape or type than `config.json`
+    /// says; all are reported together.
+    pub fn load_as(
+        &self,
+        config: &ModelConfig,
+        device: &Device,
+    ) -> Result<Box<dyn LanguageModel>, ModelError> {
+        match config.family {
+            Family::Gpt2 => Ok(Box::new(load::gpt2(&self.files, &self.config, config, device)?)),
+        }
+    }
+}

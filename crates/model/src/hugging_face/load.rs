@@ -1,0 +1,123 @@
+//! From files of weights to a model.
+
+use std::collections::{BTreeMap, HashSet};
+
+use candle_core::{DType, Device, Result as TensorResult, Tensor};
+use safetensors::tensor::{Dtype, TensorView};
+
+use super::gpt2::{HEAD, POSITION_TABLE, TOKEN_TABLE, is_bias, parameter_name, parameter_shapes};
+use super::weight_files::{Shard, WeightFiles};
+use crate::config::ModelConfig;
+use crate::error::ModelError;
+use crate::gpt2::Gpt2;
+use crate::language_model::LanguageModel;
+
+/// Tensors in mapped files, by the parameter's name.
+type Views<'a> = BTreeMap<String, TensorView<'a>>;
+
+/// Builds a GPT-2 of `config` from files of one of `own`. They differ in dropout and, at most, in context.
+///
+/// The files are mapped and copied tensor by tensor: beside the model, one tensor at a time is in memory.
+pub(super) fn gpt2(
+    files: &WeightFiles,
+    own: &ModelConfig,
+    config: &ModelConfig,
+    device: &Device,
+) -> Result<Gpt2, ModelError> {
+    let shards = files.open()?;
+    let mut faults = Vec::new();
+    let mut views = views(&shards, &mut faults);
+    if own.tie_embeddings {
+        drop_tied_head(&mut views, &mut faults);
+    }
+    if !own.bias {
+        drop_zero_biases(&mut views, device, &mut faults)?;
+    }
+    // Before a byte is allocated: what config.json says may be absurd.
+    faults.extend(mismatches(own, &views));
+    if !faults.is_empty() {
+        return Err(ModelError::Mismatch { path: files.head().to_owned(), faults });
+    }
+    let model = Gpt2::blank(config, own.vocab_size, device)?;
+    for parameter in model.parameters() {
+        let value = read(&views[&parameter.name], device)?;
+        let value = match parameter.name.as_str() {
+            POSITION_TABLE => value.narrow(0, 0, config.context)?,
+            _ => value,
+        };
+        parameter.var.set(&value)?;
+    }
+    Ok(model)
+}
+
+fn views<'a>(shards: &'a [Shard], faults: &mut Vec<String>) -> Views<'a> {
+    let mut views = Views::new();
+    for shard in shards {
+        for (name, view) in shard.tensors.tensors() {
+            let Some(parameter) = parameter_name(&name) else { continue };
+            if views.insert(parameter, view).is_some() {
+                faults.push(format!("{name} is there twice, the second time in {}", shard.path.display()));
+            }
+        }
+    }
+    views
+}
+
+/// A tied head is the token table; some programs save it nevertheless.
+fn drop_tied_head(views: &mut Views<'_>, faults: &mut Vec<String>) {
+    let Some(head) = views.remove(HEAD) else { return };
+    let is_equal = views.get(TOKEN_TABLE).is_none_or(|table| {
+        table.dtype() == head.dtype() && table.shape() == head.shape() && table.data() == head.data()
+    });
+    if !is_equal {
+        faults.push(format!(
+            "{HEAD} differs from {TOKEN_TABLE}, but they are tied: set tie_word_embeddings to false in config.json"
+        ));
+    }
+}
+
+/// Removes the biases of a model that has none.
+fn drop_zero_biases(views: &mut Views<'_>, device: &Device, faults: &mut Vec<String>) -> TensorResult<()> {
+    let names: Vec<String> = views.keys().filter(|name| is_bias(name)).cloned().collect();
+    for name in names {
+        let Some(bias) = views.remove(&name) else { continue };
+        if read(&bias, device)?.abs()?.sum_all()?.to_scalar::<f32>()? != 0.0 {
+            faults.push(format!("{name} is not zero: set bias to true in config.json"));
+        }
+    }
+    Ok(())
+}
+
+/// What is missing, extra, or of another shape or type than `own` says, a clause each.
+fn mismatches(own: &ModelConfig, views: &Views<'_>) -> Vec<String> {
+    if own.n_layers > views.len() {
+        return vec![format!(
+            "config.json says n_layer = {}, but there are {} tensors",
+            own.n_layers,
+            views.len()
+        )];
+    }
+    let expected: Vec<_> =
+        parameter_shapes(own).into_iter().filter(|(name, _)| own.bias || !is_bias(name)).collect();
+    let mut faults = Vec::new();
+    for (name, shape) in &expected {
+        match views.get(name) {
+            None => faults.push(format!("{name} is missing")),
+            Some(view) if view.shape() != shape => {
+                faults.push(format!("{name} has shape {:?}, expected {shape:?}", view.shape()));
+            }
+            Some(view) if !matches!(view.dtype(), Dtype::F32 | Dtype::F16 | Dtype::BF16) => {
+                faults.push(format!("{name} has type {:?}, expected F32, F16 or BF16", view.dtype()));
+            }
+            Some(_) => {}
+        }
+    }
+    let names: HashSet<&str> = expected.iter().map(|(name, _)| name.as_str()).collect();
+    let extra = views.keys().filter(|name| !names.contains(name.as_str()));
+    faults.extend(extra.map(|name| format!("{name} is not of this model")));
+    faults
+}
+
+fn read(view: &TensorView<'_>, device: &Device) -> TensorResult<Tensor> {
+    candle_core::safetensors::Load::load(view, device)?.to_dtype(DType::F32)
+}

@@ -1,0 +1,15 @@
+//! Weights and configuration in Hugging Face's layout: a directory with `config.json` and safetensors files.
+//!
+//! - [`Directory`]: a directory that somebody else may have written, checked and then loaded
+//! - [`write_safetensors`], [`read_safetensors`], [`load_weights`]: single files of our own
+
+mod adopt;
+mod config_json;
+mod directory;
+pub(crate) mod gpt2;
+mod load;
+mod safetensors;
+mod weight_files;
+
+pub use directory::Directory;
+pub use safetensors::{load_weights, read_safetensors, write_safetensors};

@@ -1,0 +1,173 @@
+//! Generation: the cache against recomputation, and the loop.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use candle_core::{DType, Device, Result, Tensor};
+use wattle_model::{
+    GenerateOptions, Generator, Gpt2, KvCache, LanguageModel, ModelConfig, Parameter, Pass, Sampling, Step,
+};
+
+const CPU: Device = Device::Cpu;
+const VOCAB: usize = 13;
+
+fn model() -> Gpt2 {
+    let config =
+        ModelConfig { n_layers: 3, n_heads: 3, d_model: 24, context: 8, bias: true, ..Default::default() };
+    let model = Gpt2::new(&config, VOCAB, 5, &CPU).unwrap();
+    // Initial predictions are nearly those of guessing: make them differ.
+    for parameter in model.parameters().iter().filter(|p| p.var.rank() == 2) {
+        parameter.var.set(&(parameter.var.as_detached_tensor() * 8.0).unwrap()).unwrap();
+    }
+    model
+}
+
+/// The same model without a cache of its own, as a user would write it.
+struct Recomputed(Gpt2);
+
+impl LanguageModel for Recomputed {
+    fn parameters(&self) -> &[Parameter] {
+        self.0.parameters()
+    }
+    fn logits(&self, tokens: &Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
+        self.0.logits(tokens, pass)
+    }
+    fn context(&self) -> usize {
+        self.0.context()
+    }
+    fn vocab_size(&self) -> usize {
+        self.0.vocab_size()
+    }
+    fn config_json(&self) -> serde_json::Value {
+        self.0.config_json()
+    }
+}
+
+fn options(sampling: Sampling) -> GenerateOptions {
+    GenerateOptions {
+        sampling,
+        max_tokens: 30,
+        end_of_text: None,
+        n_allowed: VOCAB,
+        n_likeliest: 0,
+        dtype: DType::F32,
+    }
+}
+
+fn steps(model: &dyn LanguageModel, prompt: &[u32], options: GenerateOptions) -> Vec<Step> {
+    Generator::new(model, prompt, options).unwrap().map(|step| step.unwrap()).collect()
+}
+
+fn tokens(model: &dyn LanguageModel, prompt: &[u32], options: GenerateOptions) -> Vec<u32> {
+    steps(model, prompt, options).iter().map(|step| step.token).collect()
+}
+
+fn faults(prompt: &[u32], options: GenerateOptions) -> String {
+    Generator::new(&model(), prompt, options).err().expect("it should be refused").to_string()
+}
+
+#[test]
+fn cached_logits_are_those_computed_anew_within_the_context_and_past_it() {
+    let (cached, recomputed) = (model(), Recomputed(model()));
+    // One at a time, a prompt at once, pieces, and a prompt longer than the context.
+    for pieces in [vec![1; 30], vec![5, 1, 1, 1, 1, 1, 1], vec![3, 4, 2, 6, 1, 8, 1], vec![20, 1, 1, 9]] {
+        let (mut cache, mut none) = (KvCache::new(), KvCache::new());
+        let mut next = 0u32;
+        for t in pieces {
+            let new: Vec<u32> = (next..next + t).map(|i| i * i % VOCAB as u32).collect();
+            next += t;
+            let pass = || Pass::evaluation(DType::F32);
+            let ours: Vec<f32> = cached.decode(&new, &mut cache, &mut pass()).unwrap().to_vec1().unwrap();
+            let expected: Vec<f32> =
+                recomputed.decode(&new, &mut none, &mut pass()).unwrap().to_vec1().unwrap();
+            assert_eq!(cache.window(), none.window());
+            assert!(cache.window().len() <= 8 && (next < 8 || cache.window().len() >= 6));
+            for (a, b) in ours.iter().zip(&expected) {
+                // The same sums in another order; 1e-6 was seen.
+                assert!((a - b).abs() < 1e-5, "after {next}: {a} against {b}");
+            }
+        }
+    }
+}
+
+#[test]
+fn without_a_slide_the_window_is_the_whole_text() {
+    let model = model();
+    let text = [3u32, 1, 4, 1, 5, 9, 2, 6];
+    let whole = Tensor::new(&[text], &CPU).unwrap();
+    let whole: Vec<Vec<f32>> = model
+        .logits(&whole, &mut Pass::evaluation(DType::F32))
+        .unwrap()
+        .squeeze(0)
+        .unwrap()
+        .to_vec2()
+        .unwrap();
+    let mut cache = KvCache::new();
+    for (token, expected) in text.iter().zip(whole) {
+        let logits = model.decode(&[*token], &mut cache, &mut Pass::evaluation(DType::F32)).unwrap();
+        for (a, b) in logits.to_vec1::<f32>().unwrap().iter().zip(&expected) {
+            assert!((a - b).abs() < 1e-5, "{a} against {b}");
+        }
+    }
+}
+
+#[test]
+fn a_seed_is_a_text_with_and_without_the_cache() {
+    let sampling = |seed| Sampling { temperature: 1.5, top_k: Some(9), top_p: Some(0.95), seed };
+    let text = |seed| tokens(&model(), &[1, 2], options(sampling(seed)));
+    assert_eq!(text(1).len(), 30);
+    assert_eq!(text(1), text(1));
+    assert_ne!(text(1), text(2));
+    assert_eq!(text(1), tokens(&Recomputed(model()), &[1, 2], options(sampling(1))));
+}
+
+#[test]
+fn greedy_takes_the_likeliest_and_steps_say_how_likely() {
+    let options = GenerateOptions { n_likeliest: 3, ..options(Sampling::greedy()) };
+    for step in steps(&model(), &[1, 2], options) {
+        assert_eq!(step.likeliest.len(), 3);
+        assert_eq!((step.token, step.probability), step.likeliest[0]);
+        assert!(step.likeliest.is_sorted_by(|a, b| a.1 >= b.1), "{:?}", step.likeliest);
+        assert!(step.likeliest.iter().map(|(_, p)| p).sum::<f64>() <= 1.0 + 1e-12);
+    }
+}
+
+#[test]
+fn padding_is_never_chosen() {
+    let options =
+        GenerateOptions { n_allowed: 4, ..options(Sampling { temperature: 100.0, ..Sampling::default() }) };
+    let text = tokens(&model(), &[1, 2], options);
+    assert!(text.iter().all(|&token| token < 4), "{text:?}");
+    assert!((0..4).all(|token| text.contains(&token)), "{text:?}");
+}
+
+#[test]
+fn the_end_of_text_ends_it_and_starts_one_from_nothing() {
+    let free = tokens(&model(), &[7], options(Sampling::greedy()));
+    let end = free[3];
+    let n = free.iter().position(|&token| token == end).unwrap() + 1;
+    let ending = GenerateOptions { end_of_text: Some(end), ..options(Sampling::greedy()) };
+    assert_eq!(tokens(&model(), &[7], ending), free[..n]);
+    let from_nothing = GenerateOptions { end_of_text: Some(7), max_tokens: 3, ..options(Sampling::greedy()) };
+    assert_eq!(tokens(&model(), &[], from_nothing), free[..3]);
+}
+
+#[test]
+fn faults_name_the_flag_and_come_together() {
+    assert!(faults(&[], options(Sampling::greedy())).contains("give --prompt"));
+    let wild = Sampling { temperature: -1.0, top_k: Some(0), top_p: Some(1.5), seed: 0 };
+    let message = faults(&[99], GenerateOptions { n_allowed: 14, ..options(wild) });
+    for part in ["--temperature -1", "--top-k 0", "--top-p 1.5", "14 entries", "token 99 of the prompt"] {
+        assert!(message.contains(part), "{part:?} is not in: {message}");
+    }
+}
+
+#[test]
+fn a_prediction_that_is_not_finite_is_an_error_and_the_end() {
+    let model = model();
+    let norm = &model.parameters().iter().find(|p| p.name == "transformer.ln_f.weight").unwrap().var;
+    norm.set(&(norm.as_detached_tensor() * f64::NAN).unwrap()).unwrap();
+    let mut generator = Generator::new(&model, &[1], options(Sampling::greedy())).unwrap();
+    let error = generator.next().unwrap().unwrap_err().to_string();
+    assert!(error.contains("the logit of token 0 is NaN"), "{error}");
+    assert!(generator.next().is_none());
+}

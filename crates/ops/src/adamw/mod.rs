@@ -1,0 +1,47 @@
+//! One update of Adam with decoupled weight decay.
+//!
+//! ```text
+//! m ← β₁ m + (1 − β₁) g          v ← β₂ v + (1 − β₂) g²
+//! p ← p (1 − η λ) − η / (1 − β₁ᵗ) · m / (√(v / (1 − β₂ᵗ)) + ε)
+//! ```
+//!
+//! # References
+//! Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, 2019, algorithm 2.
+
+pub mod cpu;
+mod reference;
+
+pub use reference::adamw_update;
+
+/// The numbers of one update.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Update {
+    /// β₁
+    pub beta1: f64,
+    /// β₂
+    pub beta2: f64,
+    /// ε
+    pub eps: f64,
+    /// λ, of parameters that decay.
+    pub weight_decay: f64,
+    /// η
+    pub learning_rate: f64,
+    /// t: which update it is, counted from 1.
+    pub step: u64,
+    /// Multiplies every gradient first: what clipping found.
+    pub gradient_factor: f32,
+}
+
+impl Update {
+    fn mean_correction(&self) -> f64 {
+        1.0 - self.beta1.powf(self.step as f64)
+    }
+
+    fn square_correction(&self) -> f64 {
+        1.0 - self.beta2.powf(self.step as f64)
+    }
+
+    fn decay(&self, decays: bool) -> f64 {
+        if decays { 1.0 - self.learning_rate * self.weight_decay } else { 1.0 }
+    }
+}

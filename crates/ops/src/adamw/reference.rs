@@ -1,0 +1,25 @@
+use candle_core::{Result, Tensor};
+
+use super::Update;
+
+/// The next value, mean and mean square of a parameter.
+///
+/// # Shapes
+/// Any, the same for all.
+pub fn adamw_update(
+    value: &Tensor,
+    gradient: &Tensor,
+    mean: &Tensor,
+    mean_square: &Tensor,
+    decays: bool,
+    update: &Update,
+) -> Result<[Tensor; 3]> {
+    let &Update { beta1, beta2, eps, learning_rate, .. } = update;
+    let gradient = (gradient * f64::from(update.gradient_factor))?;
+    let mean = ((mean * beta1)? + (&gradient * (1.0 - beta1))?)?;
+    let mean_square = ((mean_square * beta2)? + (gradient.sqr()? * (1.0 - beta2))?)?;
+    let root = ((&mean_square / update.square_correction())?.sqrt()? + eps)?;
+    let step = ((&mean / &root)? * (learning_rate / update.mean_correction()))?;
+    let value = ((value * update.decay(decays))? - step)?;
+    Ok([value, mean, mean_square])
+}

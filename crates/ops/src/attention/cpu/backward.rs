@@ -1,0 +1,273 @@
+//! The backward pass.
+
+use super::forward::score;
+use super::pack::{self, Head};
+use super::softmax::grad_row;
+use super::{BLOCK, QkvLayout, Saved, Shape, first_probability};
+use crate::attention::AttentionDropout;
+use crate::heads::HeadRows;
+use crate::lanes;
+use crate::simd::{Simd, dispatch};
+use crate::store::Store;
+use crate::tile::{Left, Right, STRIP, strip};
+
+/// The gradients of [`fwd`](super::fwd).
+///
+/// # Shapes
+/// `grad_out` (b·t, h·d) → `grad_qkv` as `layout` says, of which q, k and v are overwritten. `scratch` has
+/// [`Shape::bwd_scratch_len`] floats, of any value.
+///
+/// # Panics
+/// If a slice has another length.
+pub fn bwd(
+    grad_qkv: &mut [f32],
+    grad_out: &[f32],
+    saved: Saved<'_>,
+    layout: &QkvLayout,
+    shape: &Shape,
+    dropout: Option<&AttentionDropout>,
+    scratch: &mut [f32],
+) {
+    shape.n_sequences(saved.out.len(), saved.log_sum_exp.len(), saved.qkv.len(), layout);
+    assert_eq!(grad_out.len(), saved.out.len(), "elements of an output's gradient");
+    assert_eq!(grad_qkv.len(), saved.qkv.len(), "elements of the gradients of q, k and v");
+    assert!(scratch.len() >= shape.bwd_scratch_len(), "scratch of {} floats", shape.bwd_scratch_len());
+    let dropout = dropout.filter(|dropout| dropout.probability > 0.0);
+    dispatch!(kernel(
+        grad_qkv: &mut [f32],
+        grad_out: &[f32],
+        saved: Saved<'_>,
+        layout: &QkvLayout,
+        shape: &Shape,
+        dropout: Option<&AttentionDropout>,
+        scratch: &mut [f32],
+    ));
+}
+
+/// Scratch of one head of keys.
+struct KvHead<'a> {
+    /// Keys, transposed.
+    key_panels: &'a mut [f32],
+    /// Values, transposed.
+    value_panels: &'a mut [f32],
+    /// Keys.
+    keys: &'a mut [f32],
+    grad_keys: &'a mut [f32],
+    grad_values: &'a mut [f32],
+}
+
+/// Scratch of a block of queries.
+struct Block<'a> {
+    queries: &'a mut [f32],
+    grad_out: &'a mut [f32],
+    /// Scores, then probabilities.
+    scores: &'a mut [f32],
+    grad_scores: &'a mut [f32],
+    mask: &'a mut [f32],
+    grad_queries: &'a mut [f32],
+}
+
+/// Which block of rows of which head.
+#[derive(Clone, Copy)]
+struct Place {
+    sequence: usize,
+    head: usize,
+    first: usize,
+    n: usize,
+}
+
+#[inline(always)]
+fn kernel<S: Simd>(
+    grad_qkv: &mut [f32],
+    grad_out: &[f32],
+    saved: Saved<'_>,
+    layout: &QkvLayout,
+    shape: &Shape,
+    dropout: Option<&AttentionDropout>,
+    scratch: &mut [f32],
+) {
+    let &Shape { t, n_heads, n_kv_heads, head_width } = shape;
+    let (mut kv, mut block) = split_scratch(scratch, shape);
+    let group = n_heads / n_kv_heads;
+    for sequence in 0..saved.out.len() / (t * n_heads * head_width) {
+        for kv_head in 0..n_kv_heads {
+            kv.load(&saved, layout, shape, sequence, kv_head);
+            for head in kv_head * group..(kv_head + 1) * group {
+                for first in (0..t).step_by(BLOCK) {
+                    let place = Place { sequence, head, first, n: BLOCK.min(t - first) };
+                    block.load(&saved, grad_out, layout, shape, place);
+                    block.grad_scores::<S>(&kv, &saved, shape, dropout, place);
+                    block.store_grad_queries(grad_qkv, &kv, layout, shape, place);
+                    block.add_grad_keys_and_values(&mut kv, shape, place);
+                }
+            }
+            kv.store_grads(grad_qkv, layout, shape, sequence, kv_head);
+        }
+    }
+}
+
+fn split_scratch<'a>(scratch: &'a mut [f32], shape: &Shape) -> (KvHead<'a>, Block<'a>) {
+    let (d, stride) = (shape.padded_width(), shape.score_stride());
+    let mut rest = scratch;
+    let mut take = |len: usize| {
+        let (part, after) = std::mem::take(&mut rest).split_at_mut(len);
+        rest = after;
+        part
+    };
+    let kv_len = shape.padded_t() * d;
+    let kv = KvHead {
+        key_panels: take(kv_len),
+        value_panels: take(kv_len),
+        keys: take(kv_len),
+        grad_keys: take(kv_len),
+        grad_values: take(kv_len),
+    };
+    let block = Block {
+        queries: take(BLOCK * d),
+        grad_out: take(BLOCK * d),
+        scores: take(BLOCK * stride),
+        grad_scores: take(BLOCK * stride),
+        mask: take(stride),
+        grad_queries: take(STRIP * d),
+    };
+    (kv, block)
+}
+
+impl KvHead<'_> {
+    #[inline(always)]
+    fn load(&mut self, saved: &Saved<'_>, layout: &QkvLayout, shape: &Shape, sequence: usize, head: usize) {
+        let of = |rows| Head { values: saved.qkv, rows, head, width: shape.head_width };
+        let first = sequence * shape.t;
+        pack::panels(self.key_panels, of(layout.k), first, shape.t);
+        pack::panels(self.value_panels, of(layout.v), first, shape.t);
+        pack::rows(self.keys, of(layout.k), first, shape.t, 1.0, shape.padded_width());
+        self.grad_keys.fill(0.0);
+        self.grad_values.fill(0.0);
+    }
+
+    #[inline(always)]
+    fn store_grads(
+        &self,
+        grad_qkv: &mut [f32],
+        layout: &QkvLayout,
+        shape: &Shape,
+        sequence: usize,
+        head: usize,
+    ) {
+        let (d, d_padded) = (shape.head_width, shape.padded_width());
+        for (rows, grad) in [(layout.k, &self.grad_keys), (layout.v, &self.grad_values)] {
+            for (row, grad) in grad.chunks_exact(d_padded).take(shape.t).enumerate() {
+                let start = rows.start(sequence * shape.t + row, head, d);
+                grad_qkv[start..start + d].copy_from_slice(&grad[..d]);
+            }
+        }
+    }
+}
+
+impl Block<'_> {
+    /// Copies queries (times 1/√d) and the output's gradient.
+    #[inline(always)]
+    fn load(&mut self, saved: &Saved<'_>, grad_out: &[f32], layout: &QkvLayout, shape: &Shape, place: Place) {
+        let (d, d_padded) = (shape.head_width, shape.padded_width());
+        let first = place.sequence * shape.t + place.first;
+        let q = Head { values: saved.qkv, rows: layout.q, head: place.head, width: d };
+        pack::rows(self.queries, q, first, place.n, shape.scale(), d_padded);
+        let rows = HeadRows { offset: 0, row_stride: shape.n_heads * d };
+        let grad_out = Head { values: grad_out, rows, head: place.head, width: d };
+        pack::rows(self.grad_out, grad_out, first, place.n, 1.0, d_padded);
+    }
+
+    /// Probabilities times their mask, and the gradient of scores, of all rows of the block.
+    #[inline(always)]
+    fn grad_scores<S: Simd>(
+        &mut self,
+        kv: &KvHead<'_>,
+        saved: &Saved<'_>,
+        shape: &Shape,
+        dropout: Option<&AttentionDropout>,
+        place: Place,
+    ) {
+        let (d, d_padded, stride) = (shape.head_width, shape.padded_width(), shape.score_stride());
+        for first in (0..place.n).step_by(STRIP) {
+            let n_keys = place.first + first + STRIP;
+            let (rows, vectors) = (first * stride.., first * d_padded..);
+            let scores = &mut self.scores[rows.clone()];
+            score(scores, stride, &self.queries[vectors.clone()], d_padded, kv.key_panels, d, n_keys);
+            let grads = &mut self.grad_scores[rows];
+            score(grads, stride, &self.grad_out[vectors], d_padded, kv.value_panels, d, n_keys);
+            let len = n_keys.next_multiple_of(16);
+            for i in 0..STRIP {
+                let row = place.first + first + i;
+                let (scores, grads) = (&mut scores[i * stride..][..len], &mut grads[i * stride..][..len]);
+                if first + i >= place.n {
+                    scores.fill(0.0);
+                    grads.fill(0.0);
+                    continue;
+                }
+                let start = ((place.sequence * shape.t + row) * shape.n_heads + place.head) * d;
+                let grad_out = &self.grad_out[(first + i) * d_padded..][..d];
+                let level = lanes::dot::<S>(grad_out, &saved.out[start..start + d]);
+                let lse = saved.log_sum_exp[(place.sequence * shape.n_heads + place.head) * shape.t + row];
+                let mask = dropout.map(|dropout| {
+                    let first = first_probability(dropout, shape, place.sequence, place.head, row);
+                    let mask = &mut self.mask[..len];
+                    dropout.fill_mask(first, &mut mask[..row + 1]);
+                    mask[row + 1..].fill(0.0);
+                    &*mask
+                });
+                grad_row::<S>(scores, grads, mask, row + 1, lse, level);
+            }
+        }
+    }
+
+    /// `grad_q = grad_s · k / √d`
+    #[inline(always)]
+    fn store_grad_queries(
+        &mut self,
+        grad_qkv: &mut [f32],
+        kv: &KvHead<'_>,
+        layout: &QkvLayout,
+        shape: &Shape,
+        place: Place,
+    ) {
+        let (d, d_padded, stride) = (shape.head_width, shape.padded_width(), shape.score_stride());
+        let scale = shape.scale();
+        for first in (0..place.n).step_by(STRIP) {
+            let grads = &self.grad_scores[first * stride..];
+            let left = Left { values: grads, row_stride: stride, column_stride: 1 };
+            let right = Right { values: kv.keys, row_stride: d_padded };
+            let n_keys = place.first + first + STRIP;
+            strip(self.grad_queries, d_padded, Store::Overwrite, left, right, d_padded, n_keys);
+            for i in 0..STRIP.min(place.n - first) {
+                let row = place.sequence * shape.t + place.first + first + i;
+                let start = layout.q.start(row, place.head, d);
+                let grads = &self.grad_queries[i * d_padded..];
+                for (out, &grad) in grad_qkv[start..start + d].iter_mut().zip(grads) {
+                    *out = grad * scale;
+                }
+            }
+        }
+    }
+
+    /// `grad_k += grad_sᵀ · q / √d` and `grad_v += (p ∘ mask)ᵀ · grad_out`, over the rows of the block.
+    #[inline(always)]
+    fn add_grad_keys_and_values(&self, kv: &mut KvHead<'_>, shape: &Shape, place: Place) {
+        let (d_padded, stride) = (shape.padded_width(), shape.score_stride());
+        for key in (0..place.first + place.n).step_by(STRIP) {
+            // Rows before a key do not see it.
+            let first = key.saturating_sub(place.first);
+            let depth = place.n - first;
+            let at = first * stride + key;
+            let pairs = [
+                (&mut *kv.grad_values, &*self.scores, &*self.grad_out),
+                (&mut *kv.grad_keys, &*self.grad_scores, &*self.queries),
+            ];
+            for (grad, left, right) in pairs {
+                let left = Left { values: &left[at..], row_stride: 1, column_stride: stride };
+                let right = Right { values: &right[first * d_padded..], row_stride: d_padded };
+                let grad = &mut grad[key * d_padded..];
+                strip(grad, d_padded, Store::Accumulate, left, right, d_padded, depth);
+            }
+        }
+    }
+}

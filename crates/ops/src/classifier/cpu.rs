@@ -1,0 +1,191 @@
+//! Output head, softmax and cross-entropy on slices of `f32`, some rows at a time.
+//!
+//! ```text
+//! logits = x · Wᵀ          loss[r] = ln Σ exp(logits[r]) − logits[r, target[r]]
+//! grad_logits = scale · (softmax(logits) − onehot(target))
+//! grad_x = grad_logits · W          grad_W += grad_logitsᵀ · x
+//! ```
+//! How many rows are taken at once depends on the vocabulary alone ([`Shape::chunk_rows`]), so the order in
+//! which `grad_W` is summed does too. Losses are given row by row: their sum is the caller's, in its order.
+
+use rayon::prelude::*;
+
+use crate::lanes;
+use crate::linear::cpu as linear;
+use crate::simd::{Simd, dispatch};
+use crate::store::Store;
+
+/// The sizes of an output head, stored (v, c).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Width of a row of `x`, c.
+    pub n_in: usize,
+    /// Tokens of the vocabulary, v.
+    pub n_vocab: usize,
+}
+
+/// What a loss is computed from.
+#[derive(Clone, Copy, Debug)]
+pub struct Input<'a> {
+    /// (n, c)
+    pub x: &'a [f32],
+    /// (v, c)
+    pub weight: &'a [f32],
+    /// (n), each below v.
+    pub targets: &'a [u32],
+}
+
+impl Shape {
+    /// Rows whose logits exist at once: a power of two from 64 to 512, so that they take 32 MiB or less where
+    /// the vocabulary is below 131,072.
+    pub fn chunk_rows(&self) -> usize {
+        let rows = (8 << 20) / self.n_vocab.max(1);
+        (1 << rows.max(1).ilog2()).clamp(64, 512)
+    }
+
+    /// Floats of scratch that `n` rows want.
+    pub fn scratch_len(&self, n: usize) -> usize {
+        n.min(self.chunk_rows()) * self.n_vocab
+    }
+
+    fn head(&self) -> linear::Shape {
+        linear::Shape { n_in: self.n_in, n_out: self.n_vocab, layout: linear::Layout::OutputFirst }
+    }
+
+    fn check(&self, losses: &[f32], input: &Input<'_>, scratch: &[f32]) {
+        let n = input.targets.len();
+        assert_eq!(input.x.len(), n * self.n_in, "a row of {} for each target", self.n_in);
+        assert_eq!(input.weight.len(), self.n_vocab * self.n_in, "elements of an output head");
+        assert_eq!(losses.len(), n, "one loss a row");
+        assert!(scratch.len() >= self.scratch_len(n), "scratch of {} floats", self.scratch_len(n));
+        let outside = input.targets.iter().find(|&&target| target as usize >= self.n_vocab);
+        assert!(outside.is_none(), "target {outside:?} of a vocabulary of {}", self.n_vocab);
+    }
+}
+
+/// The loss of each row, and in how many rows the largest logit is the target's (the first, of equals).
+///
+/// # Shapes
+/// `input` as its fields say → `losses` (n), overwritten. `scratch` has [`Shape::scratch_len`] floats.
+///
+/// # Panics
+/// If a slice has another length or a target is not in the vocabulary.
+pub fn fwd(losses: &mut [f32], input: &Input<'_>, shape: &Shape, scratch: &mut [f32]) -> usize {
+    shape.check(losses, input, scratch);
+    let mut n_correct = 0;
+    for (losses, chunk) in losses.chunks_mut(shape.chunk_rows()).zip(chunks(input, shape)) {
+        let logits = &mut scratch[..losses.len() * shape.n_vocab];
+        linear::fwd(logits, chunk.x, chunk.weight, None, &shape.head());
+        n_correct += losses_of(losses, logits, chunk.targets, 0.0);
+    }
+    n_correct
+}
+
+/// [`fwd`], and the gradients of `scale · Σ losses`.
+///
+/// # Shapes
+/// As for [`fwd`]; → `grad_x` (n, c), overwritten, `grad_weight` (v, c), accumulated.
+///
+/// # Panics
+/// As for [`fwd`].
+pub fn fwd_bwd(
+    grad_x: &mut [f32],
+    grad_weight: &mut [f32],
+    losses: &mut [f32],
+    input: &Input<'_>,
+    scale: f32,
+    shape: &Shape,
+    scratch: &mut [f32],
+) -> usize {
+    shape.check(losses, input, scratch);
+    assert_eq!(grad_x.len(), input.x.len(), "elements of a gradient");
+    let (rows, head) = (shape.chunk_rows(), shape.head());
+    let mut n_correct = 0;
+    let outs = grad_x.chunks_mut(rows * shape.n_in).zip(losses.chunks_mut(rows));
+    for ((grad_x, losses), chunk) in outs.zip(chunks(input, shape)) {
+        let logits = &mut scratch[..losses.len() * shape.n_vocab];
+        linear::fwd(logits, chunk.x, chunk.weight, None, &head);
+        n_correct += losses_of(losses, logits, chunk.targets, scale);
+        linear::bwd_x(grad_x, Store::Overwrite, logits, chunk.weight, &head);
+        linear::bwd_weight(grad_weight, logits, chunk.x, &head);
+    }
+    n_correct
+}
+
+/// [`fwd_bwd`] on rayon's threads, for the whole batch: each chunk of rows is cut into four, and the weight's
+/// gradient into blocks of the vocabulary. The result is that of [`fwd_bwd`] whatever the number of threads.
+///
+/// # Shapes
+/// As for [`fwd_bwd`].
+///
+/// # Panics
+/// As for [`fwd`].
+pub fn fwd_bwd_par(
+    grad_x: &mut [f32],
+    grad_weight: &mut [f32],
+    losses: &mut [f32],
+    input: &Input<'_>,
+    scale: f32,
+    shape: &Shape,
+    scratch: &mut [f32],
+) -> usize {
+    shape.check(losses, input, scratch);
+    assert_eq!(grad_x.len(), input.x.len(), "elements of a gradient");
+    let (rows, head) = (shape.chunk_rows(), shape.head());
+    let mut n_correct = 0;
+    let outs = grad_x.chunks_mut(rows * shape.n_in).zip(losses.chunks_mut(rows));
+    for ((grad_x, losses), chunk) in outs.zip(chunks(input, shape)) {
+        let logits = &mut scratch[..losses.len() * shape.n_vocab];
+        let part = rows / 4;
+        n_correct += logits
+            .par_chunks_mut(part * shape.n_vocab)
+            .zip(grad_x.par_chunks_mut(part * shape.n_in))
+            .zip(losses.par_chunks_mut(part))
+            .zip(chunk.x.par_chunks(part * shape.n_in))
+            .zip(chunk.targets.par_chunks(part))
+            .map(|((((logits, grad_x), losses), x), targets)| {
+                linear::fwd(logits, x, chunk.weight, None, &head);
+                let n_correct = losses_of(losses, logits, targets, scale);
+                linear::bwd_x(grad_x, Store::Overwrite, logits, chunk.weight, &head);
+                n_correct
+            })
+            .sum::<usize>();
+        linear::bwd_weight_par(grad_weight, logits, chunk.x, &head);
+    }
+    n_correct
+}
+
+fn chunks<'a>(input: &Input<'a>, shape: &Shape) -> impl Iterator<Item = Input<'a>> {
+    let &Input { x, weight, targets } = input;
+    let rows = shape.chunk_rows();
+    x.chunks(rows * shape.n_in).zip(targets.chunks(rows)).map(move |(x, targets)| Input {
+        x,
+        weight,
+        targets,
+    })
+}
+
+/// The loss of each row of logits, which are replaced by their gradients.
+fn losses_of(losses: &mut [f32], logits: &mut [f32], targets: &[u32], scale: f32) -> usize {
+    dispatch!(losses_kernel(losses: &mut [f32], logits: &mut [f32], targets: &[u32], scale: f32) -> usize)
+}
+
+#[inline(always)]
+fn losses_kernel<S: Simd>(losses: &mut [f32], logits: &mut [f32], targets: &[u32], scale: f32) -> usize {
+    let v = logits.len() / losses.len();
+    let mut n_correct = 0;
+    for ((loss, logits), &target) in losses.iter_mut().zip(logits.chunks_exact_mut(v)).zip(targets) {
+        let target = target as usize;
+        let max = lanes::max(logits);
+        let of_target = logits[target];
+        n_correct += usize::from(of_target == max && logits[..target].iter().all(|&logit| logit < max));
+        let sum = lanes::exp_minus::<S>(logits, max);
+        *loss = sum.ln() + (max - of_target);
+        let factor = scale / sum;
+        for logit in &mut *logits {
+            *logit *= factor;
+        }
+        logits[target] -= scale;
+    }
+    n_correct
+}

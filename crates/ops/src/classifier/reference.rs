@@ -1,0 +1,11 @@
+use candle_core::{Result, Tensor};
+
+use crate::cross_entropy::cross_entropy_sum;
+
+/// The sum over rows of the cross-entropy of `x · weightᵀ`.
+///
+/// # Shapes
+/// `x` (n, c), `weight` (v, c), `targets` (n) of `u32` → a scalar.
+pub fn classifier_loss(x: &Tensor, weight: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    cross_entropy_sum(&x.matmul(&weight.t()?)?, targets)
+}

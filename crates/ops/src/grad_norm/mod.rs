@@ -1,0 +1,6 @@
+//! The length of the whole gradient, and what to multiply it by so that it is not too long.
+
+pub mod cpu;
+mod reference;
+
+pub use reference::global_norm;

@@ -1,0 +1,6 @@
+//! Normalization by the root of the mean square.
+
+pub mod cpu;
+mod reference;
+
+pub use reference::rms_norm;

@@ -1,0 +1,8 @@
+//! Rotary position embedding.
+
+pub mod cpu;
+mod reference;
+mod table;
+
+pub use reference::rope;
+pub use table::{Rotary, Scaling};

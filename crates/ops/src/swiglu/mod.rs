@@ -1,0 +1,6 @@
+//! The gated activation of Llama's feed-forward block.
+
+pub mod cpu;
+mod reference;
+
+pub use reference::swiglu;

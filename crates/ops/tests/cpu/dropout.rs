@@ -1,0 +1,34 @@
+use candle_core::{Device, Tensor};
+use wattle_ops::Dropout;
+use wattle_ops::dropout::cpu;
+use wattle_random::{Purpose, Stream};
+
+use crate::harness::*;
+
+#[test]
+fn dropout_draws_the_masks_of_its_reference() {
+    for per_sequence in [1, 7, 256, 700] {
+        for first_sequence in [0, 5] {
+            let stream = Stream::new(1, Purpose::Dropout { site_idx: 4 }, 2);
+            let dropout = Dropout { probability: 0.3, stream, first_sequence };
+            let x = normal(0, 3 * per_sequence);
+            let x_tensor = Tensor::from_slice(&x, (3, per_sequence), &Device::Cpu).unwrap();
+            let expected = dropout.apply(&x_tensor).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+            let mut got = x.clone();
+            cpu::fwd(&mut got, per_sequence, &dropout);
+            assert_same_bits("dropout", &got, &expected);
+            let mut grad = x.clone();
+            cpu::bwd(&mut grad, per_sequence, &dropout);
+            assert_same_bits("its gradient", &grad, &expected);
+        }
+    }
+}
+
+#[test]
+fn nothing_is_dropped_with_probability_0() {
+    let stream = Stream::new(1, Purpose::Dropout { site_idx: 4 }, 2);
+    let x = normal(0, 21);
+    let mut got = x.clone();
+    cpu::fwd(&mut got, 7, &Dropout { probability: 0.0, stream, first_sequence: 0 });
+    assert_same_bits("dropout", &got, &x);
+}

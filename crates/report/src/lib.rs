@@ -1,0 +1,34 @@
+//! Runs in tables, pages and comparisons: what was learnt, and what it cost.
+//!
+//! Reads run directories, finished or being written, and never writes into them. Opens no device.
+//!
+//! - [`run`]: a run directory's files, [`status`] and [`timeline`] of the run
+//! - [`power`], [`energy_curve`]: what it had drawn by any moment
+//! - [`learning`]: what it had learnt by then
+//! - [`report`](mod@report): all of it joined, `wattle.report/1`; [`flags`] in words, [`reprice`] by another table
+//! - [`quantity`], [`table`], [`mod@text`]: for a terminal
+//! - [`decimate`](mod@decimate), [`page`](mod@page): for a browser
+
+pub mod decimate;
+pub mod energy_curve;
+pub mod error;
+pub mod flags;
+pub mod learning;
+pub mod page;
+pub mod power;
+pub mod quantity;
+pub mod report;
+pub mod reprice;
+pub mod run;
+pub mod status;
+pub mod table;
+pub mod text;
+pub mod timeline;
+
+#[cfg(test)]
+mod synthetic;
+
+pub use error::ReportError;
+pub use report::Report;
+pub use run::Run;
+pub use status::Status;

@@ -1,0 +1,271 @@
+//! The tables of a page: phases, sensors, epochs, where the run came from, and how it was configured.
+
+use maud::{Markup, html};
+use wattle_runlog::record::{Method, SensorRecord};
+
+use crate::flags;
+use crate::page::curves::SERIES;
+use crate::quantity::{count, duration, grams, joules, loss, money, percent, plus_minus, si, wall_time, watts, whole_percent};
+use crate::report::{EpochRow, Report, RowKind};
+use crate::text::{energy_words, method, phase_name, phases_method, row_name};
+
+/// Rows of the table of epochs; of more, the first and the last.
+const MAX_EPOCHS: usize = 60;
+
+/// Where the joules went.
+pub fn phases(report: &Report) -> Markup {
+    if report.phases.is_empty() {
+        return html! {};
+    }
+    html! {
+        h2 { "Where the joules went" }
+        p.lead { "By what the run was doing" (phases_method(report.phases_method)) "." }
+        table {
+            @for row in &report.phases {
+                tr {
+                    td { (phase_name(row.phase)) }
+                    td.barcell { div.bar.s2 { i style=(width(row.share)) {} } }
+                    td { (percent(row.share)) }
+                    td { (joules(row.energy_j)) }
+                }
+            }
+        }
+        @if let Some(overhead) = &report.overhead {
+            p.soft {
+                "Metering itself took " (duration(overhead.sampler_cpu_s)) " of processor time, "
+                (percent(overhead.share_of_a_cpu)) " of one CPU, for " (count(overhead.samples)) " rounds of readings"
+                @if overhead.missed_deadlines > 0 { ", " (count(overhead.missed_deadlines)) " of them late" }
+                "."
+            }
+        }
+    }
+}
+
+fn width(share: f64) -> String {
+    format!("width:{:.2}%", share * 100.0)
+}
+
+/// Measured against estimated, sensor by sensor, and what their flags mean.
+pub fn sensors(report: &Report) -> Markup {
+    let Some(totals) = &report.totals else { return html! {} };
+    if report.sensors.is_empty() {
+        return html! {};
+    }
+    let total = totals.energy_j.get().max(f64::MIN_POSITIVE);
+    html! {
+        h2 { "Measured and estimated" }
+        p.lead { (energy_words(totals)) ". Hatched is what a model says, and no sensor." }
+        div.bar.split role="img" aria-label=(format!("{} measured", percent(totals.measured_fraction))) {
+            @for (sensor, class) in report.sensors.iter().zip(SERIES.iter().cycle()) {
+                i class=(bar_class(sensor, class)) style=(width(sensor.energy_j.get() / total)) {}
+            }
+        }
+        div.wide { (sensor_table(report, total)) }
+        ul.flags {
+            @for note in &report.flags {
+                li class=(if note.is_warning { "warn" } else { "good" }) {
+                    b { (flags::name(note.flag).replace('_', " ")) }
+                    span { (note.meaning) " " span.soft { (note.sensors.join(", ")) } }
+                }
+            }
+        }
+    }
+}
+
+/// Highest power, and the counter against the integral, are columns where a sensor has them.
+fn sensor_table(report: &Report, total: f64) -> Markup {
+    let has_highest = report.sensors.iter().any(|sensor| sensor.max_w.is_some());
+    let has_both = report.sensors.iter().any(|sensor| !disagreement(sensor).is_empty());
+    html! {
+        table {
+            tr {
+                th { "sensor" } th.words { "by" } th { "energy" } th { "share" } th { "gain error" } th { "mean" }
+                @if has_highest { th { "highest" } }
+                @if has_both { th { "counter − integral" } }
+                th { "readings" } th { "longest gap" }
+            }
+            @for (sensor, class) in report.sensors.iter().zip(SERIES.iter().cycle()) {
+                tr {
+                    td { span class=(class) { "■ " } (sensor.id) }
+                    td.words { (method(sensor.method)) }
+                    td { (plus_minus(sensor.energy_j.get(), sensor.uncertainty_j.get(), "J")) }
+                    td { (percent(sensor.energy_j.get() / total)) }
+                    td { "± " (whole_percent(sensor.systematic_fraction)) }
+                    td { (sensor.mean_w.map(watts).unwrap_or_default()) }
+                    @if has_highest { td { (sensor.max_w.map(watts).unwrap_or_default()) } }
+                    @if has_both { td { (disagreement(sensor)) } }
+                    td { (count(sensor.samples)) }
+                    td { (si(sensor.max_gap_ms / 1e3, "s")) }
+                }
+            }
+        }
+    }
+}
+
+fn bar_class(sensor: &SensorRecord, class: &str) -> String {
+    if sensor.method == Method::Estimated { format!("{class} hatched") } else { class.to_owned() }
+}
+
+/// By how much the counter says more than the integral of power.
+fn disagreement(sensor: &SensorRecord) -> String {
+    match (sensor.counter_j, sensor.integral_j) {
+        (Some(counter), Some(integral)) if integral.get() > 0.0 => {
+            format!("{:+.1} %", (counter / integral - 1.0) * 100.0)
+        }
+        _ => String::new(),
+    }
+}
+
+/// The table of epochs.
+pub fn epochs(report: &Report) -> Markup {
+    if report.epochs.is_empty() {
+        return html! {};
+    }
+    let n = report.epochs.len();
+    let is_shown = |i: usize| n <= MAX_EPOCHS || i < MAX_EPOCHS / 2 || i >= n - MAX_EPOCHS / 2;
+    html! {
+        h2 { "Epoch by epoch" }
+        div.wide {
+            table {
+                tr {
+                    th { "epoch" } th { "steps" } th { "loss" } th { "validation" } th { "tokens" } th { "time" }
+                    th { "energy" } th { "measured" } th { "emissions" } th { "cost" }
+                }
+                @for (i, row) in report.epochs.iter().enumerate() {
+                    @if is_shown(i) { (epoch_row(report, row)) }
+                    @else if i == MAX_EPOCHS / 2 {
+                        tr.lost { td colspan="10" { "… " (n - MAX_EPOCHS) " more …" } }
+                    }
+                }
+                (total_row(report))
+            }
+        }
+    }
+}
+
+fn epoch_row(report: &Report, row: &EpochRow) -> Markup {
+    let currency = report.totals.as_ref().and_then(|totals| totals.cost.as_ref()).map(|cost| &cost.currency);
+    let half_width = row.energy_uncertainty_j.unwrap_or_default().get();
+    html! {
+        tr.lost[row.kind == RowKind::Interrupted] {
+            td { (row_name(row)) }
+            td { @if row.steps > 0 { (count(row.steps)) } }
+            td { (row.loss.map(loss).unwrap_or_default()) }
+            td { (row.val_loss.map(loss).unwrap_or_default()) }
+            td { @if row.tokens > 0 { (count(row.tokens)) } }
+            td { (duration(row.duration_s)) }
+            td { (plus_minus(row.energy_j.get(), half_width, "J")) }
+            td { (row.measured_fraction.map(whole_percent).unwrap_or_default()) }
+            td { (si(row.emissions_g.get(), "g")) }
+            td { (row.cost.zip(currency).map(|(cost, currency)| money(cost, currency)).unwrap_or_default()) }
+        }
+    }
+}
+
+fn total_row(report: &Report) -> Markup {
+    let Some(totals) = &report.totals else { return html! {} };
+    html! {
+        tr.total {
+            td { "all" }
+            td { (count(report.steps)) }
+            td {} td {}
+            td { (count(totals.tokens)) }
+            td { (duration(totals.duration_s)) }
+            td { (plus_minus(totals.energy_j.get(), totals.energy_uncertainty_j.get(), "J")) }
+            td { (whole_percent(totals.measured_fraction)) }
+            td { (si(totals.emissions_g.get(), "g")) }
+            td { (totals.cost.as_ref().map(|cost| money(cost.value, &cost.currency)).unwrap_or_default()) }
+        }
+    }
+}
+
+/// Emissions by another table.
+pub fn repriced(report: &Report) -> Markup {
+    let Some(repriced) = &report.repriced else { return html! {} };
+    html! {
+        h2 { "Priced again" }
+        p.lead {
+            "By " code { (repriced.table) } ": " (grams(repriced.emissions_g)) " instead of "
+            (grams(repriced.recorded_g)) ". The joules are the same, each priced at the moment of its use."
+        }
+        div.wide {
+            table {
+                tr { th { "epoch" } th { "energy" } th { "recorded" } th { "by the table" } th { "g/kWh" } }
+                @for part in &repriced.parts {
+                    tr {
+                        td { (part.epoch.map_or("after".to_owned(), |epoch| epoch.to_string())) }
+                        td { (joules(part.energy_j)) }
+                        td { (grams(part.recorded_g)) }
+                        td { (grams(part.emissions_g)) }
+                        td { (si(part.intensity_g_per_kwh.get(), "")) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Where the run came from.
+pub fn provenance(report: &Report) -> Markup {
+    let from = &report.provenance;
+    let mut facts = vec![
+        ("run", report.run_id.clone()),
+        ("command", from.command.join(" ")),
+        ("seed", from.seed.to_string()),
+        ("wattle", from.versions.wattle.clone()),
+    ];
+    facts.extend(from.versions.candle.clone().map(|candle| ("candle", candle)));
+    let cuda = from.drivers.cuda.as_ref().map_or(String::new(), |cuda| format!(", CUDA {cuda}"));
+    facts.extend(from.drivers.nvidia.as_ref().map(|driver| ("NVIDIA driver", format!("{driver}{cuda}"))));
+    facts.push(("host", host(report)));
+    for sensor in &from.sensors {
+        let limit = sensor.limits.map_or(String::new(), |l| format!(", limited to {}", watts(l.enforced_w)));
+        facts.push(("sensor", format!("{}: {}{limit}", sensor.id, sensor.description)));
+    }
+    if let Some(data) = &from.data {
+        facts.push(("data (SHA-256)", data.sha256.clone()));
+        facts.push(("tokenizer (SHA-256)", data.tokenizer_sha256.clone()));
+        let tokens = format!("{} to train on, {} held out", count(data.train_tokens), count(data.val_tokens));
+        facts.push(("tokens", tokens));
+    }
+    for segment in &from.segments {
+        let start = wall_time(&segment.wall_anchor);
+        let text = format!("{} · {start} · {} · from step {}", segment.id, segment.host, segment.step_start);
+        facts.push(("segment", text));
+    }
+    html! {
+        h2 { "Where it came from" }
+        dl.facts {
+            @for (name, fact) in facts {
+                dt { (name) }
+                dd { code { (fact) } }
+            }
+        }
+    }
+}
+
+fn host(report: &Report) -> String {
+    let host = &report.provenance.host;
+    let cpu = host.cpu_model.as_deref().unwrap_or("unknown processor");
+    let memory = host.memory_bytes.map_or(String::new(), |bytes| format!(", {:.0} GiB", bytes as f64 / 1024f64.powi(3)));
+    format!("{}: {}, {cpu}, {} CPUs{memory}", host.hostname, host.os, host.cpus)
+}
+
+/// The resolved configuration.
+pub fn configuration(report: &Report) -> Markup {
+    html! {
+        h2 { "Configuration" }
+        div.keys {
+            @for (section, keys) in &report.config {
+                @if let Some(keys) = keys.as_table().filter(|keys| !keys.is_empty()) {
+                    section {
+                        h3 { (section) }
+                        @for (key, value) in keys {
+                            div { span { (key) } span { code { (value) } } }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! A run as one page: a single file that needs nothing else, on a screen in the dark, on a telephone, on paper.
+//!
+//! Plots are SVG of our own. The crates that draw charts fix size, fonts and colours when they draw; here a
+//! picture stretches with the page while its labels keep their size, and takes its colours from the style sheet.
+//! Everything that comes from a file is escaped by the template engine, but for paths of numbers.
+
+pub mod axis;
+pub mod plot;
+
+mod curves;
+mod details;
+mod overview;
+
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+use crate::energy_curve::EnergyCurve;
+use crate::learning::Learning;
+use crate::report::Report;
+use crate::run::Run;
+use crate::timeline::Timeline;
+
+static STYLE: &str = include_str!("style.css");
+
+/// Everything that a page of one run is drawn from.
+pub(crate) struct Source<'a> {
+    pub(crate) report: &'a Report,
+    pub(crate) run: &'a Run,
+    pub(crate) timeline: Timeline,
+    pub(crate) curve: EnergyCurve<'a>,
+    pub(crate) learning: Learning,
+}
+
+/// The page of a run.
+pub fn page(report: &Report, run: &Run) -> String {
+    let timeline = Timeline::of(run);
+    let curve = EnergyCurve::of(run, &timeline);
+    let learning = Learning::of(run, &timeline, &curve);
+    let source = Source { report, run, timeline, curve, learning };
+    let body = html! {
+        (overview::header(report))
+        (overview::tiles(report))
+        (overview::notes(report))
+        (curves::learning(&source))
+        (curves::power(&source))
+        (curves::cumulative(&source))
+        (details::phases(report))
+        (details::sensors(report))
+        (details::epochs(report))
+        (details::repriced(report))
+        (details::provenance(report))
+        (details::configuration(report))
+    };
+    document(&format!("{} · wattle", report.name), &body)
+}
+
+/// A whole document around `body`.
+pub(crate) fn document(title: &str, body: &Markup) -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    let document = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="generator" content=(format!("wattle {version}"));
+                title { (title) }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                (body)
+                footer {
+                    "Half-widths are 95 % of the random error; a sensor's gain is stated apart. Estimates count "
+                    "this process, measured sensors the whole device. Written by wattle " (version) "."
+                }
+            }
+        }
+    };
+    document.into_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::synthetic::SyntheticRun;
+
+    fn page_of(synthetic: &SyntheticRun) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let run = synthetic.write(dir.path());
+        page(&Report::of(&run, None).unwrap(), &run)
+    }
+
+    fn faults(page: &str) -> Vec<String> {
+        scraper::Html::parse_document(page).errors.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn it_is_well_formed_whatever_the_run() {
+        let estimated = SyntheticRun { method: "estimated", stop: None, ..SyntheticRun::small() };
+        for synthetic in [SyntheticRun::small(), SyntheticRun::resumed(), estimated] {
+            assert_eq!(faults(&page_of(&synthetic)), Vec::<String>::new());
+        }
+        assert!(!faults("<!DOCTYPE html><p><b>x</p>").is_empty(), "the check finds faults");
+    }
+
+    #[test]
+    fn a_run_that_has_just_begun_has_a_page() {
+        let dir = tempfile::tempdir().unwrap();
+        SyntheticRun::small().write(dir.path());
+        for file in ["events.jsonl", "emissions.jsonl", "power.trace"] {
+            std::fs::remove_file(dir.path().join(file)).unwrap();
+        }
+        let run = Run::open(dir.path()).unwrap();
+        assert_eq!(faults(&page(&Report::of(&run, None).unwrap(), &run)), Vec::<String>::new());
+    }
+
+    #[test]
+    fn it_asks_nobody_for_anything() {
+        let page = page_of(&SyntheticRun::resumed());
+        for reference in ["http:", "https:", "//", "url(", "@import", "<script", "<link", "<img", "src="] {
+            assert!(!page.contains(reference), "{reference}");
+        }
+    }
+
+    #[test]
+    fn what_files_say_stays_text() {
+        let page = page_of(&SyntheticRun::small());
+        // The command sets the name to <b>&, and the intensity's source is a <table>.
+        assert!(page.contains("&lt;b&gt;&amp;") && !page.contains("<b>&"));
+        assert!(page.contains("a &lt;table&gt;"));
+    }
+
+    #[test]
+    fn a_hundred_thousand_steps_stay_below_a_megabyte() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = SyntheticRun { n_epochs: 5_000, ..SyntheticRun::small() }.write(dir.path());
+        assert_eq!(run.events.iter().filter(|e| matches!(e.body, wattle_runlog::EventBody::Step(_))).count(), 100_000);
+        let page = page(&Report::of(&run, None).unwrap(), &run);
+        assert!(page.len() < 1_000_000, "{} bytes", page.len());
+    }
+}

@@ -1,0 +1,165 @@
+//! Pictures: marks in SVG, words in HTML.
+//!
+//! The SVG is stretched to whatever width the page has, and lines keep their width as it is. Labels are elements
+//! of the page, placed by percentages, so that they keep the page's font and size on a telephone too. Colours are
+//! classes of the style sheet, which knows light and dark.
+
+use std::fmt::Write;
+
+use maud::{Markup, PreEscaped, html};
+
+use crate::page::axis::Axis;
+
+/// Width of the SVG's coordinates; a tenth of a unit is finer than a pixel.
+const WIDTH: f64 = 1000.0;
+
+/// Height of the SVG's coordinates.
+const HEIGHT: f64 = 400.0;
+
+/// A picture over two axes.
+pub struct Plot {
+    x: Axis,
+    y: Axis,
+    label: String,
+    marks: String,
+    words: Vec<Markup>,
+    legend: Vec<(String, String)>,
+}
+
+impl Plot {
+    /// An empty picture; `label` says what it shows to those who cannot see it.
+    pub fn new(x: Axis, y: Axis, label: impl Into<String>) -> Self {
+        Self { x, y, label: label.into(), marks: String::new(), words: Vec::new(), legend: Vec::new() }
+    }
+
+    /// Shades the time from one place to another.
+    pub fn shade(&mut self, from: f64, to: f64) {
+        let (left, right) = (self.left(from).max(0.0), self.left(to).min(WIDTH));
+        let width = right - left;
+        if width > 0.0 {
+            let _ = write!(self.marks, r#"<rect class="shade" x="{left:.1}" y="0" width="{width:.1}" height="{HEIGHT}"/>"#);
+        }
+    }
+
+    /// A line from bottom to top.
+    pub fn vertical(&mut self, class: &str, x: f64) {
+        let _ = write!(self.marks, r#"<path class="{class}" d="M{:.1} 0V{HEIGHT}"/>"#, self.left(x));
+    }
+
+    /// A line from left to right, with a word at its end.
+    pub fn horizontal(&mut self, class: &str, y: f64, word: &str) {
+        let _ = write!(self.marks, r#"<path class="{class}" d="M0 {:.1}H{WIDTH}"/>"#, self.top(y));
+        let bottom = self.y.place(y) * 100.0;
+        self.words.push(html! { span.note style=(format!("right:0;bottom:{bottom:.2}%")) { (word) } });
+    }
+
+    /// Short strokes at the foot of the picture.
+    pub fn rug(&mut self, class: &str, places: impl Iterator<Item = f64>) {
+        let mut path = String::new();
+        for x in places {
+            let _ = write!(path, "M{:.1} {HEIGHT}v-14", self.left(x));
+        }
+        self.path(class, &path);
+    }
+
+    /// The area between two values.
+    pub fn band(&mut self, class: &str, points: &[(f64, f64, f64)]) {
+        let there = points.iter().map(|(x, _, high)| (*x, *high));
+        let back = points.iter().rev().map(|(x, low, _)| (*x, *low));
+        let path = self.lines(there.chain(back));
+        self.path(&format!("band {class}"), &path);
+    }
+
+    /// A line.
+    pub fn line(&mut self, class: &str, points: impl Iterator<Item = (f64, f64)>) {
+        let path = self.lines(points);
+        self.path(&format!("line {class}"), &path);
+    }
+
+    /// A line that stays at a value until the next.
+    pub fn stairs(&mut self, class: &str, points: &[(f64, f64)]) {
+        let corners = points.windows(2).flat_map(|pair| [pair[0], (pair[1].0, pair[0].1)]);
+        self.line(class, corners.chain(points.last().copied()));
+    }
+
+    /// Dots: strokes without length, which stretching leaves round.
+    pub fn dots(&mut self, class: &str, points: impl Iterator<Item = (f64, f64)>) {
+        let mut path = String::new();
+        for (x, y) in points {
+            let _ = write!(path, "M{:.1} {:.1}h0", self.left(x), self.top(y));
+        }
+        self.path(&format!("dots {class}"), &path);
+    }
+
+    /// A word above a point, to the side where there is room.
+    pub fn word(&mut self, x: f64, y: f64, word: &str) {
+        let (left, bottom) = (self.x.place(x) * 100.0, self.y.place(y) * 100.0);
+        let side = if left > 62.0 { format!("right:{:.2}%", 100.0 - left) } else { format!("left:{left:.2}%") };
+        self.words.push(html! { span.beside style=(format!("{side};bottom:{bottom:.2}%")) { (word) } });
+    }
+
+    /// Adds an entry to the legend.
+    pub fn legend(&mut self, class: &str, word: impl Into<String>) {
+        self.legend.push((class.to_owned(), word.into()));
+    }
+
+    /// The picture as a figure.
+    pub fn figure(&self) -> Markup {
+        html! {
+            figure {
+                div.legend {
+                    @for (class, word) in &self.legend {
+                        span { i class=(format!("key {class}")) {} (word) }
+                    }
+                }
+                div.ytitle { (self.y.title) }
+                div.plot role="img" aria-label=(self.label) {
+                    svg viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) preserveAspectRatio="none" aria-hidden="true" {
+                        (PreEscaped(self.grid()))
+                        (PreEscaped(&self.marks))
+                    }
+                    @for (place, label) in &self.y.ticks {
+                        span.ytick style=(format!("bottom:{:.2}%", place * 100.0)) { (label) }
+                    }
+                    @for (i, (place, label)) in self.x.ticks.iter().enumerate() {
+                        span class=(if i % 2 == 1 { "xtick odd" } else { "xtick" })
+                            style=(format!("left:{:.2}%", place * 100.0)) { (label) }
+                    }
+                    @for word in &self.words { (word) }
+                }
+                div.xtitle { (self.x.title) }
+            }
+        }
+    }
+
+    fn grid(&self) -> String {
+        let mut path = String::new();
+        for (place, _) in &self.y.ticks {
+            let _ = write!(path, "M0 {:.1}H{WIDTH}", HEIGHT * (1.0 - place));
+        }
+        format!(r#"<path class="grid" d="{path}"/>"#)
+    }
+
+    fn path(&mut self, class: &str, path: &str) {
+        if !path.is_empty() {
+            let _ = write!(self.marks, r#"<path class="{class}" d="{path}"/>"#);
+        }
+    }
+
+    fn lines(&self, points: impl Iterator<Item = (f64, f64)>) -> String {
+        let mut path = String::new();
+        for (x, y) in points.filter(|(x, y)| x.is_finite() && y.is_finite()) {
+            let command = if path.is_empty() { 'M' } else { 'L' };
+            let _ = write!(path, "{command}{:.1} {:.1}", self.left(x), self.top(y));
+        }
+        path
+    }
+
+    fn left(&self, x: f64) -> f64 {
+        self.x.place(x) * WIDTH
+    }
+
+    fn top(&self, y: f64) -> f64 {
+        (1.0 - self.y.place(y)) * HEIGHT
+    }
+}

@@ -1,0 +1,509 @@
+//! A run, joined: what it was, what it learnt, what it cost. As JSON this is `wattle.report/1`.
+//!
+//! Units are in the names, as in records: `_j` joules, `_s` seconds, `_g` grams of CO₂-equivalent, `_w` watts.
+//! Shares lie between 0 and 1. What a run does not hold is null or an empty list, never zero.
+
+use serde::Serialize;
+use wattle_meter::intensity_table::IntensityTable;
+use wattle_meter::ledger::{Ledger, LedgerOptions, Tariff};
+use wattle_runlog::manifest::{DataInfo, Drivers, Host, ModelInfo, Segment, SensorInfo, Versions};
+use wattle_runlog::record::{Carbon, Cost, PhaseJoules, PhasesMethod, RecordKind, SensorRecord};
+use wattle_runlog::{ComputeDevice, GramsCo2e, Joules, Phase, Record, Seconds, WallAnchor};
+
+use crate::energy_curve::{EnergyCurve, final_record, is_part};
+use crate::error::ReportError;
+use crate::flags::{self, FlagNote};
+use crate::learning::{Evaluation, Learning};
+use crate::reprice::{self, Repriced};
+use crate::run::Run;
+use crate::status::Status;
+use crate::timeline::Timeline;
+
+/// Name and version of the format of a report.
+pub const REPORT_SCHEMA: &str = "wattle.report/1";
+
+/// A run, joined.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// [`REPORT_SCHEMA`].
+    pub schema: &'static str,
+    /// The run's id.
+    pub run_id: String,
+    /// `run.name`
+    pub name: String,
+    /// The run directory, as it was given.
+    pub path: String,
+    /// How it stands.
+    pub status: Status,
+    /// Its start, RFC 3339 in UTC; null before the first segment.
+    pub started_at: Option<String>,
+    /// Finished updates.
+    pub steps: u64,
+    /// Where it came from.
+    pub provenance: Provenance,
+    /// Its configuration as it was resolved.
+    pub config: toml::Table,
+    /// Losses and accuracies.
+    pub learning: Learnt,
+    /// What it cost so far; null before the first record.
+    pub totals: Option<Totals>,
+    /// One row an epoch, an interrupted tail, and what came after the last of them. The rows add up to the totals.
+    pub epochs: Vec<EpochRow>,
+    /// Where the joules went.
+    pub phases: Vec<PhaseRow>,
+    /// How they were divided; null without spans.
+    pub phases_method: Option<PhasesMethod>,
+    /// What each sensor saw over the whole run.
+    pub sensors: Vec<SensorRecord>,
+    /// Flags of those figures, in words.
+    pub flags: Vec<FlagNote>,
+    /// What metering itself took.
+    pub overhead: Option<OverheadRow>,
+    /// The emissions priced again by another table; null unless that was asked for.
+    pub repriced: Option<Repriced>,
+    /// What was not as it should be, each a sentence.
+    pub notes: Vec<String>,
+}
+
+/// Where a run came from.
+#[derive(Clone, Debug, Serialize)]
+pub struct Provenance {
+    /// Versions of what made it.
+    pub versions: Versions,
+    /// Driver versions.
+    pub drivers: Drivers,
+    /// The command line that started it.
+    pub command: Vec<String>,
+    /// `run.seed`
+    pub seed: u64,
+    /// What it computes on.
+    pub devices: Vec<ComputeDevice>,
+    /// The machine.
+    pub host: Host,
+    /// What was metered.
+    pub sensors: Vec<SensorInfo>,
+    /// The data trained on.
+    pub data: Option<DataInfo>,
+    /// The model's size.
+    pub model: Option<ModelInfo>,
+    /// One entry a process.
+    pub segments: Vec<Segment>,
+}
+
+/// Losses and accuracies.
+#[derive(Clone, Debug, Serialize)]
+pub struct Learnt {
+    /// Mean training loss of the last logged steps, one in twenty of them.
+    pub train_loss: Option<f64>,
+    /// Every evaluation of the validation split, with its time and energy.
+    pub evaluations: Vec<Evaluation>,
+    /// The one with the lowest loss.
+    pub best: Option<Evaluation>,
+    /// The last one.
+    pub last: Option<Evaluation>,
+}
+
+/// What a run cost.
+#[derive(Clone, Debug, Serialize)]
+pub struct Totals {
+    /// Running time.
+    pub duration_s: Seconds,
+    /// Tokens trained on, those of repeated steps counted once.
+    pub tokens: u64,
+    /// Energy of all sensors together, estimates included.
+    pub energy_j: Joules,
+    /// 95 % half-width of its random error.
+    pub energy_uncertainty_j: Joules,
+    /// Bound on its systematic error: the sensors' bounds, each weighted by its energy.
+    pub systematic_fraction: f64,
+    /// Share of it that was measured.
+    pub measured_fraction: f64,
+    /// The same times the building's power usage effectiveness, in kilowatt-hours.
+    pub facility_kwh: f64,
+    /// Power usage effectiveness.
+    pub pue: f64,
+    /// Emissions.
+    pub emissions_g: GramsCo2e,
+    /// By which intensity.
+    pub carbon: Carbon,
+    /// Cost; null without a tariff.
+    pub cost: Option<Cost>,
+    /// Energy over tokens.
+    pub joules_per_token: Option<f64>,
+    /// Energy that went into steps that had to be done again.
+    pub wasted_j: Joules,
+    /// Energy that the trace saw after the last record of a run that has not ended; not in `energy_j`.
+    pub unrecorded_j: Joules,
+    /// Most memory that the process held; null where it is not known.
+    pub peak_memory_bytes: Option<u64>,
+}
+
+/// One stretch of a run.
+#[derive(Clone, Debug, Serialize)]
+pub struct EpochRow {
+    /// The epoch, counted from 1; null for what came after the last.
+    pub epoch: Option<u64>,
+    /// The segment.
+    pub segment: u32,
+    /// What the stretch was: an epoch, an interrupted tail, or the rest.
+    pub kind: RowKind,
+    /// Whether the epoch ran to its end.
+    pub complete: bool,
+    /// Updates made within it.
+    pub steps: u64,
+    /// Mean training loss of its steps.
+    pub loss: Option<f64>,
+    /// Validation loss at its end, or the last within it.
+    pub val_loss: Option<f64>,
+    /// Tokens trained on.
+    pub tokens: u64,
+    /// Its length.
+    pub duration_s: Seconds,
+    /// Energy.
+    pub energy_j: Joules,
+    /// 95 % half-width of its random error; null for the rest, whose error no record states.
+    pub energy_uncertainty_j: Option<Joules>,
+    /// Share that was measured; null for the rest.
+    pub measured_fraction: Option<f64>,
+    /// Emissions.
+    pub emissions_g: GramsCo2e,
+    /// Cost; null without a tariff.
+    pub cost: Option<f64>,
+}
+
+/// What a row of the table of epochs is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RowKind {
+    /// An epoch, or the part of it that lies in one segment.
+    Epoch,
+    /// The tail of a segment that was killed.
+    Interrupted,
+    /// What came after the last epoch: its checkpoint, and leaving.
+    Rest,
+}
+
+/// The joules of one phase.
+#[derive(Clone, Debug, Serialize)]
+pub struct PhaseRow {
+    /// The phase.
+    pub phase: Phase,
+    /// Its energy.
+    pub energy_j: Joules,
+    /// Its share of all.
+    pub share: f64,
+}
+
+/// What metering took.
+#[derive(Clone, Debug, Serialize)]
+pub struct OverheadRow {
+    /// Processor time of the sampling thread.
+    pub sampler_cpu_s: Seconds,
+    /// The same over the running time: the share of one processor.
+    pub share_of_a_cpu: f64,
+    /// Rounds of readings.
+    pub samples: u64,
+    /// Rounds that came late.
+    pub missed_deadlines: u64,
+    /// Median time of a round.
+    pub read_p50_us: Option<f64>,
+    /// 99th percentile of the same.
+    pub read_p99_us: Option<f64>,
+}
+
+impl Report {
+    /// Joins a run's files; with a table of intensities, prices its emissions again.
+    ///
+    /// # Errors
+    /// If the table does not cover the run.
+    pub fn of(run: &Run, table: Option<&IntensityTable>) -> Result<Self, ReportError> {
+        let timeline = Timeline::of(run);
+        let curve = EnergyCurve::of(run, &timeline);
+        let learning = Learning::of(run, &timeline, &curve);
+        let whole = whole_run(run);
+        let repriced = table.map(|table| reprice::by_table(run, table)).transpose()?;
+        let manifest = &run.manifest;
+        Ok(Self {
+            schema: REPORT_SCHEMA,
+            run_id: manifest.run_id.clone(),
+            name: manifest.name.clone(),
+            path: run.path.display().to_string(),
+            status: Status::of(run),
+            started_at: manifest.segments.first().map(|segment| segment.wall_anchor.clone()),
+            steps: learning.steps.last().map_or(0, |(at, _)| at.step),
+            provenance: Provenance::of(run),
+            config: run.config.clone(),
+            learning: Learnt::of(&learning),
+            totals: whole.as_ref().map(|whole| Totals::of(whole, &curve)),
+            epochs: epoch_rows(run, &learning, whole.as_ref()),
+            phases: whole.as_ref().map_or_else(Vec::new, |whole| phase_rows(whole.phases)),
+            phases_method: whole.as_ref().and_then(|whole| whole.phases_method),
+            sensors: whole.as_ref().map_or_else(Vec::new, |whole| whole.sensors.clone()),
+            flags: flags::explain(&run.records),
+            overhead: overhead(run, timeline.total()),
+            repriced,
+            notes: notes(run, &learning),
+        })
+    }
+
+    /// The report as JSON.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("a report is plain data")
+    }
+}
+
+impl Provenance {
+    fn of(run: &Run) -> Self {
+        let manifest = run.manifest.clone();
+        Self {
+            versions: manifest.versions,
+            drivers: manifest.drivers,
+            command: manifest.command,
+            seed: manifest.seed,
+            devices: manifest.devices,
+            host: manifest.host,
+            sensors: manifest.sensors,
+            data: manifest.data,
+            model: manifest.model,
+            segments: manifest.segments,
+        }
+    }
+}
+
+impl Learnt {
+    fn of(learning: &Learning) -> Self {
+        let last = learning.steps.last().map_or(0, |(at, _)| at.step);
+        Self {
+            train_loss: learning.mean_loss(last - last.div_ceil(20), last),
+            evaluations: learning.evaluations.clone(),
+            best: learning.best().cloned(),
+            last: learning.evaluations.last().cloned(),
+        }
+    }
+}
+
+impl Totals {
+    fn of(whole: &Record, curve: &EnergyCurve<'_>) -> Self {
+        let systematic: f64 = whole.sensors.iter().map(|s| s.energy_j.get() * s.systematic_fraction).sum();
+        Self {
+            duration_s: whole.duration_s,
+            tokens: whole.tokens,
+            energy_j: whole.energy_j,
+            energy_uncertainty_j: whole.energy_uncertainty_j,
+            systematic_fraction: systematic / whole.energy_j.get().max(f64::MIN_POSITIVE),
+            measured_fraction: whole.measured_fraction,
+            facility_kwh: whole.facility_kwh,
+            pue: whole.pue,
+            emissions_g: whole.emissions_g,
+            carbon: whole.carbon.clone(),
+            cost: whole.cost.clone(),
+            joules_per_token: whole.joules_per_token,
+            wasted_j: whole.cumulative.wasted_j,
+            unrecorded_j: curve.unrecorded().energy,
+            peak_memory_bytes: whole.resources.peak_memory_bytes,
+        }
+    }
+}
+
+/// The run so far as one record: its own last word, or its records added up by the books that wrote them.
+fn whole_run(run: &Run) -> Option<Record> {
+    if let Some(whole) = final_record(run) {
+        return Some(whole.clone());
+    }
+    let last = run.records.iter().rfind(|record| is_part(record.kind))?;
+    let options = LedgerOptions {
+        run_id: last.run_id.clone(),
+        segment: last.segment,
+        anchor: WallAnchor { wall_ns: 0, monotonic: last.start_ns.unwrap_or_default() },
+        pue: last.pue,
+        carbon: last.carbon.clone(),
+        tariff: last
+            .cost
+            .as_ref()
+            .map(|cost| Tariff { per_kwh: cost.tariff_per_kwh, currency: cost.currency.clone() }),
+        devices: run.manifest.devices.len().max(1) as u32,
+    };
+    Some(Ledger::resume(options, &run.records).whole_run(false, last.resources, last.overhead))
+}
+
+fn epoch_rows(run: &Run, learning: &Learning, whole: Option<&Record>) -> Vec<EpochRow> {
+    let parts = run.records.iter().filter(|record| is_part(record.kind));
+    let mut rows: Vec<_> = parts.map(|record| epoch_row(record, learning)).collect();
+    let rest = whole.and_then(|whole| rest_row(whole, &rows));
+    rows.extend(rest);
+    rows
+}
+
+fn epoch_row(record: &Record, learning: &Learning) -> EpochRow {
+    let (from, to) = (record.step_start, record.step_end);
+    let is_lost = record.kind == RecordKind::Interrupted;
+    EpochRow {
+        epoch: record.epoch,
+        segment: record.segment,
+        kind: if is_lost { RowKind::Interrupted } else { RowKind::Epoch },
+        complete: record.complete,
+        steps: to.saturating_sub(from),
+        // The steps of a lost tail were done again, and their losses stand in that row.
+        loss: learning.mean_loss(from, to).filter(|_| !is_lost),
+        val_loss: learning.evaluation_within(from, to).filter(|_| !is_lost).map(|e| e.loss),
+        tokens: record.tokens,
+        duration_s: record.duration_s,
+        energy_j: record.energy_j,
+        energy_uncertainty_j: Some(record.energy_uncertainty_j),
+        measured_fraction: Some(record.measured_fraction),
+        emissions_g: record.emissions_g,
+        cost: record.cost.as_ref().map(|cost| cost.value),
+    }
+}
+
+/// What the whole run had beyond its rows; none if that is nothing.
+fn rest_row(whole: &Record, rows: &[EpochRow]) -> Option<EpochRow> {
+    let energy_j = whole.energy_j - rows.iter().map(|row| row.energy_j).sum();
+    let seen: f64 = rows.iter().filter_map(|row| row.cost).sum();
+    let tokens: u64 = rows.iter().map(|row| row.tokens).sum();
+    let rest = EpochRow {
+        epoch: None,
+        segment: whole.segment,
+        kind: RowKind::Rest,
+        complete: whole.complete,
+        steps: 0,
+        loss: None,
+        val_loss: None,
+        tokens: whole.tokens.saturating_sub(tokens),
+        duration_s: whole.duration_s - rows.iter().map(|row| row.duration_s).sum(),
+        energy_j,
+        energy_uncertainty_j: None,
+        measured_fraction: None,
+        emissions_g: whole.emissions_g - rows.iter().map(|row| row.emissions_g).sum(),
+        cost: whole.cost.as_ref().map(|cost| cost.value - seen),
+    };
+    (energy_j.get() > 1e-9 * whole.energy_j.get()).then_some(rest)
+}
+
+fn phase_rows(mut phases: PhaseJoules) -> Vec<PhaseRow> {
+    let total = phases.total();
+    let share = |energy_j: Joules| if total > Joules::ZERO { energy_j / total } else { 0.0 };
+    let mut rows: Vec<_> = Phase::ALL
+        .into_iter()
+        .map(|phase| (phase, *phases.get_mut(phase)))
+        .filter(|(_, energy_j)| *energy_j > Joules::ZERO)
+        .map(|(phase, energy_j)| PhaseRow { phase, energy_j, share: share(energy_j) })
+        .collect();
+    rows.sort_by(|a, b| b.energy_j.get().total_cmp(&a.energy_j.get()));
+    rows
+}
+
+/// The last word of each segment, added up: a segment counts from its own start.
+fn overhead(run: &Run, running: Seconds) -> Option<OverheadRow> {
+    let last = run.records.last()?;
+    let ids = run.manifest.segments.iter().map(|segment| segment.id);
+    let of_segment = |id| run.records.iter().rfind(|r| r.segment == id && r.kind != RecordKind::Interrupted);
+    let segments: Vec<_> = ids.filter_map(of_segment).map(|record| record.overhead).collect();
+    let sampler_cpu_s: Seconds = segments.iter().map(|overhead| overhead.sampler_cpu_s).sum();
+    Some(OverheadRow {
+        sampler_cpu_s,
+        share_of_a_cpu: sampler_cpu_s.get() / running.get().max(f64::MIN_POSITIVE),
+        samples: segments.iter().map(|overhead| overhead.samples).sum(),
+        missed_deadlines: segments.iter().map(|overhead| overhead.missed_deadlines).sum(),
+        read_p50_us: last.overhead.read_p50_us,
+        read_p99_us: last.overhead.read_p99_us,
+    })
+}
+
+fn notes(run: &Run, learning: &Learning) -> Vec<String> {
+    let mut notes = run.notes.clone();
+    let broken = learning.broken_steps();
+    if broken > 0 {
+        notes.push(format!("{broken} logged steps have a loss that is not a number"));
+    }
+    if learning.evaluations.is_empty() && !learning.steps.is_empty() {
+        notes.push("there is no evaluation: data.val_fraction is 0, or the run has not come to one".to_owned());
+    }
+    if run.power.sensors.is_empty() {
+        notes.push("there is no power.trace: curves rise evenly between records".to_owned());
+    }
+    notes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::synthetic::SyntheticRun;
+
+    fn report(synthetic: &SyntheticRun) -> (Run, Report) {
+        let dir = tempfile::tempdir().unwrap();
+        let run = synthetic.write(dir.path());
+        let report = Report::of(&run, None).unwrap();
+        (run, report)
+    }
+
+    #[test]
+    fn rows_add_up_to_the_totals() {
+        for synthetic in [SyntheticRun::small(), SyntheticRun::resumed()] {
+            let (_, report) = report(&synthetic);
+            let totals = report.totals.unwrap();
+            let rows: Joules = report.epochs.iter().map(|row| row.energy_j).sum();
+            assert!((rows - totals.energy_j).get().abs() < 1e-9);
+            let phases: Joules = report.phases.iter().map(|row| row.energy_j).sum();
+            assert!((phases - totals.energy_j).get().abs() < 1e-6);
+            assert_eq!(totals.tokens, 40 * 512);
+        }
+    }
+
+    #[test]
+    fn an_interrupted_tail_is_a_row_and_wasted() {
+        let (_, report) = report(&SyntheticRun::resumed());
+        assert_eq!(report.epochs[1].kind, RowKind::Interrupted);
+        assert_eq!(report.epochs[1].loss, None);
+        assert_eq!(report.totals.unwrap().wasted_j, report.epochs[1].energy_j);
+    }
+
+    #[test]
+    fn a_run_without_its_last_word_is_added_up() {
+        let whole = report(&SyntheticRun::small()).1.totals.unwrap();
+        let (_, cut) = report(&SyntheticRun { stop: None, ..SyntheticRun::small() });
+        assert_eq!(cut.status, Status::Interrupted);
+        let totals = cut.totals.unwrap();
+        assert!((totals.energy_j - whole.energy_j).get().abs() < 1e-9);
+        assert_eq!(totals.tokens, whole.tokens);
+        assert!((totals.emissions_g.get() - whole.emissions_g.get()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_run_that_goes_on_is_read_without_touching_it() {
+        let dir = tempfile::tempdir().unwrap();
+        SyntheticRun { stop: None, ..SyntheticRun::small() }.write(dir.path());
+        let holder = wattle_runlog::RunDir::open(dir.path()).unwrap();
+        let torn = dir.path().join("events.jsonl");
+        let mut text = std::fs::read_to_string(&torn).unwrap();
+        text.push_str(r#"{"schema":"wattle.eve"#);
+        std::fs::write(&torn, &text).unwrap();
+        let run = Run::open(dir.path()).unwrap();
+        let report = Report::of(&run, None).unwrap();
+        assert_eq!(report.status, Status::Running);
+        assert_eq!(report.steps, 40);
+        assert!(report.notes.is_empty(), "{:?}", report.notes);
+        assert_eq!(std::fs::read_to_string(&torn).unwrap(), text);
+        drop(holder);
+        assert_eq!(Run::open(dir.path()).unwrap().notes.len(), 1);
+    }
+
+    #[test]
+    fn a_run_that_has_just_begun_has_no_totals() {
+        let dir = tempfile::tempdir().unwrap();
+        SyntheticRun::small().write(dir.path());
+        for file in ["events.jsonl", "emissions.jsonl", "power.trace"] {
+            std::fs::remove_file(dir.path().join(file)).unwrap();
+        }
+        let report = Report::of(&Run::open(dir.path()).unwrap(), None).unwrap();
+        assert!(report.totals.is_none() && report.epochs.is_empty() && report.steps == 0);
+        serde_json::from_str::<serde_json::Value>(&report.to_json()).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_run_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = Run::open(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("manifest.json") && error.contains("--out"), "{error}");
+    }
+}

@@ -1,0 +1,105 @@
+//! A run directory, read as it stands: finished, stopped, or being written at this moment.
+//!
+//! Nothing is written and nothing is locked for longer than it takes to see whether somebody else holds the lock.
+//! A torn last line or sample is what a run that goes on looks like; it is left for the next reading.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use wattle_runlog::manifest::MANIFEST_SCHEMA;
+use wattle_runlog::{Event, LineFile, Manifest, Record, RunlogError};
+
+use crate::error::ReportError;
+use crate::power::PowerHistory;
+
+/// A run directory's files.
+#[derive(Debug)]
+pub struct Run {
+    /// The directory.
+    pub path: PathBuf,
+    /// `manifest.json`
+    pub manifest: Manifest,
+    /// `config.toml`
+    pub config: toml::Table,
+    /// `events.jsonl`, empty before the first.
+    pub events: Vec<Event>,
+    /// `emissions.jsonl`, empty before the first.
+    pub records: Vec<Record>,
+    /// `power.trace`, down-sampled; without sensors where there is none.
+    pub power: PowerHistory,
+    /// Whether a process holds the run's lock.
+    pub is_locked: bool,
+    /// What was not as it should be, each a sentence.
+    pub notes: Vec<String>,
+}
+
+impl Run {
+    /// Reads the run directory at `path`.
+    ///
+    /// # Errors
+    /// If it is no run directory, or one of its files is damaged elsewhere than at its end.
+    pub fn open(path: &Path) -> Result<Self, ReportError> {
+        let manifest = read_manifest(path)?;
+        let config = read_config(&path.join("config.toml"))?;
+        let is_locked = is_locked(path);
+        let mut notes = Vec::new();
+        let events = read_lines(&path.join("events.jsonl"), Event::from_json, is_locked, &mut notes)?;
+        let records = read_lines(&path.join("emissions.jsonl"), Record::from_json, is_locked, &mut notes)?;
+        let power = PowerHistory::read(&path.join("power.trace"))?;
+        if power.damaged_bytes > 0 {
+            notes.push(format!(
+                "power.trace: {} bytes are damaged; the curves leave them out",
+                power.damaged_bytes
+            ));
+        }
+        Ok(Self { path: path.to_owned(), manifest, config, events, records, power, is_locked, notes })
+    }
+}
+
+fn read_manifest(run: &Path) -> Result<Manifest, ReportError> {
+    let path = run.join("manifest.json");
+    if !path.is_file() {
+        return Err(ReportError::NotARun { path: run.to_owned() });
+    }
+    let json = fs::read(&path).map_err(RunlogError::io("read", &path))?;
+    let manifest: Manifest = serde_json::from_slice(&json)
+        .map_err(|e| ReportError::corrupt(&path, format!("not a manifest of a run: {e}")))?;
+    if manifest.schema != MANIFEST_SCHEMA {
+        let reason = format!("expected schema {MANIFEST_SCHEMA:?}, got {:?}", manifest.schema);
+        return Err(ReportError::corrupt(&path, reason));
+    }
+    Ok(manifest)
+}
+
+fn read_config(path: &Path) -> Result<toml::Table, ReportError> {
+    let text = fs::read_to_string(path).map_err(RunlogError::io("read", path))?;
+    text.parse().map_err(|e| ReportError::corrupt(path, format!("not TOML: {e}")))
+}
+
+/// Every whole line; none where there is no file yet.
+fn read_lines<T>(
+    path: &Path,
+    parse: impl Fn(&str) -> Result<T, String>,
+    is_locked: bool,
+    notes: &mut Vec<String>,
+) -> Result<Vec<T>, ReportError> {
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let lines = LineFile::read(path, parse)?;
+    if lines.cut_bytes > 0 && !is_locked {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        notes.push(format!("{name}: its last {} bytes are torn off and were left out", lines.cut_bytes));
+    }
+    Ok(lines.entries)
+}
+
+/// Whether another process holds the lock. Where that cannot be told, nobody does.
+fn is_locked(run: &Path) -> bool {
+    let Ok(file) = File::open(run.join("run.lock")) else { return false };
+    matches!(
+        flock(&file, FlockOperation::NonBlockingLockShared),
+        Err(rustix::io::Errno::WOULDBLOCK)
+    )
+}

@@ -1,0 +1,167 @@
+//! Checkpoints put to use: measured, written with, trained on.
+
+use std::fs;
+use std::process::Command;
+
+use serde_json::Value;
+use wattle_runlog::EventBody;
+
+use crate::workbench::{Workbench, expect};
+
+/// Runs to a good end and returns what was printed to standard output.
+fn printed(mut command: Command) -> String {
+    let output = command.output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}\n{stderr}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn evaluation(bench: &Workbench, args: &[&str]) -> Value {
+    let args = [&["evaluate"], args, &["--device", "cpu", "--json"]].concat();
+    serde_json::from_str(&printed(bench.wattle(&args))).unwrap()
+}
+
+/// A folder prepared from the bench's text, and a run on it.
+fn trained(bench: &Workbench) {
+    let prepare = ["prepare", "text.txt", "--out", "data", "--tokenizer", "bpe:300", "--val-fraction", "0.2"];
+    expect(0, bench.wattle(&prepare));
+    let data = ["--set", "data.input=[]", "--set", "data.dir=\"data\"", "--set", "train.max_steps=12"];
+    expect(0, bench.train(&[&["--out", "run"], &data[..]].concat()));
+}
+
+#[test]
+fn evaluate_finds_the_loss_that_training_found() {
+    let bench = Workbench::new();
+    trained(&bench);
+    let found = evaluation(&bench, &["run", "--data", "data"]);
+    let events = bench.events("run");
+    let during = events.iter().rev().find_map(|event| match &event.body {
+        EventBody::Evaluate(evaluation) => Some(evaluation.clone()),
+        _ => None,
+    });
+    let during = during.unwrap();
+    assert!((found["loss"].as_f64().unwrap() - during.loss).abs() < 1e-6, "{found}, {during:?}");
+    assert!((found["bits_per_byte"].as_f64().unwrap() - during.bits_per_byte).abs() < 1e-6);
+    assert_eq!(found["tokens"], during.tokens);
+    assert_eq!(found["schema"], "wattle.evaluation/1");
+    let perplexity = found["loss"].as_f64().unwrap().exp();
+    assert!((found["perplexity"].as_f64().unwrap() - perplexity).abs() < 1e-9);
+    // The same model by its other names.
+    for checkpoint in ["run/checkpoints/latest", "run/checkpoints/step-00000012"] {
+        assert_eq!(evaluation(&bench, &[checkpoint, "--data", "data"])["loss"], found["loss"]);
+    }
+    let people = printed(bench.wattle(&["evaluate", "run", "--data", "data", "--split", "train"]));
+    assert!(people.contains("nats a token") && people.contains("J/token"), "{people}");
+}
+
+#[test]
+fn evaluate_takes_any_text_and_counts_its_bytes() {
+    let bench = Workbench::new();
+    trained(&bench);
+    let text = fs::read_to_string(bench.join("text.txt")).unwrap();
+    fs::write(bench.join("other.txt"), format!("{}é", &text[..1000])).unwrap();
+    let found = evaluation(&bench, &["run", "--text", "other.txt"]);
+    let whole = evaluation(&bench, &["run", "--text", "text.txt"]);
+    assert!(found["tokens"].as_u64().unwrap() < whole["tokens"].as_u64().unwrap());
+    let (bits, loss) = (found["bits_per_byte"].as_f64().unwrap(), found["loss"].as_f64().unwrap());
+    let tokens_per_byte = bits * std::f64::consts::LN_2 / loss;
+    assert!(tokens_per_byte > 0.1 && tokens_per_byte < 1.0, "{found}");
+}
+
+#[test]
+fn evaluate_refuses_what_does_not_fit() {
+    let bench = Workbench::new();
+    trained(&bench);
+    expect(0, bench.wattle(&["prepare", "text.txt", "--out", "chars", "--tokenizer", "chars"]));
+    let said = expect(1, bench.wattle(&["evaluate", "run", "--data", "chars"]));
+    assert!(said.contains("--data chars") && said.contains("another tokenizer"), "{said}");
+    fs::write(bench.join("short.txt"), "7").unwrap();
+    let said = expect(1, bench.wattle(&["evaluate", "run", "--text", "short.txt"]));
+    assert!(said.contains("17"), "{said}");
+    let said = expect(1, bench.wattle(&["evaluate", "nowhere", "--text", "short.txt"]));
+    assert!(said.contains("nowhere"), "{said}");
+    expect(2, bench.wattle(&["evaluate", "run"]));
+}
+
+#[test]
+fn generate_is_the_same_for_the_same_seed_and_stays_text() {
+    let bench = Workbench::new();
+    trained(&bench);
+    let generate = |args: &[&str]| {
+        let args = [&["generate", "run", "--device", "cpu", "--max-tokens", "60"], args].concat();
+        printed(bench.wattle(&args))
+    };
+    let first = generate(&["--prompt", "3 and 4 make", "--seed", "7"]);
+    assert!(first.starts_with("3 and 4 make"), "{first}");
+    assert_eq!(generate(&["--prompt", "3 and 4 make", "--seed", "7"]), first);
+    assert_ne!(generate(&["--prompt", "3 and 4 make", "--seed", "8"]), first);
+    let greedy = generate(&["--prompt", "3 and 4 make", "--temperature", "0"]);
+    assert_eq!(generate(&["--prompt", "3 and 4 make", "--top-k", "1", "--seed", "3"]), greedy);
+    assert!(!generate(&[]).is_empty());
+    let explained = generate(&["--prompt", "3 and", "--explain", "--temperature", "0"]);
+    assert_eq!(explained.lines().count(), 61, "a head and a line a token\n{explained}");
+    let said = expect(2, bench.wattle(&["generate", "run", "--temperature=-1", "--top-p", "2"]));
+    assert!(said.contains("--temperature") && said.contains("--top-p"), "{said}");
+}
+
+#[test]
+fn a_run_goes_on_from_the_weights_of_another() {
+    let bench = Workbench::new();
+    trained(&bench);
+    let data = ["--set", "data.dir=\"data\"", "--set", "train.threads=1"];
+    let from = |extra: &[&str]| {
+        let args = ["train", "--device", "cpu", "--out", "tuned", "--set", "model.init_from=\"run\""];
+        bench.wattle(&[&args, &data[..], &["--set", "train.max_steps=3"], extra].concat())
+    };
+    let said = expect(2, from(&["--set", "model.d_model=32", "--set", "model.context=64"]));
+    assert!(said.contains("model.d_model = 32") && said.contains("model.context = 64"), "{said}");
+    assert!(!bench.join("tuned").exists());
+    expect(0, from(&["--set", "optimizer.learning_rate=1e-4", "--set", "train.batch_size=8"]));
+    let first = bench.steps("tuned")[0].loss;
+    let reached = bench.steps("run").last().unwrap().loss;
+    assert!((first - reached).abs() < 0.3, "it begins at {first} where the other ended at {reached}");
+    let config = fs::read_to_string(bench.join("tuned/config.toml")).unwrap();
+    assert!(config.contains("d_model = 16") && config.contains("step-00000012"), "{config}");
+    let card = fs::read_to_string(bench.join("tuned/checkpoints/latest/README.md")).unwrap();
+    assert!(card.contains("fine-tuning") && card.contains("started from"), "{card}");
+}
+
+#[test]
+fn weights_that_cannot_be_used_are_refused_before_anything_is_started() {
+    let bench = Workbench::new();
+    trained(&bench);
+    let refused = |parts: &[&str]| {
+        let args = ["train", "--out", "tuned", "--set", "model.init_from=\"foreign\"", "--set", "data.dir=\"data\""];
+        let mut command = bench.wattle(&args);
+        let output = command.output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(matches!(output.status.code(), Some(1 | 2)), "{said}");
+        for part in parts {
+            assert!(said.contains(part), "{part:?} is not in\n{said}");
+        }
+        assert!(!bench.join("tuned").exists(), "{said}");
+    };
+    refused(&["foreign"]);
+    let foreign = bench.join("foreign");
+    fs::create_dir(&foreign).unwrap();
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+        fs::copy(bench.join("run/checkpoints/latest").join(name), foreign.join(name)).unwrap();
+    }
+    let weights = fs::read(foreign.join("model.safetensors")).unwrap();
+    fs::write(foreign.join("model.safetensors"), &weights[..weights.len() / 2]).unwrap();
+    refused(&["model.safetensors"]);
+    fs::write(foreign.join("model.safetensors"), &weights).unwrap();
+    let path = foreign.join("config.json");
+    let whole: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let with = |key: &str, value: Value| {
+        let mut config = whole.clone();
+        config[key] = value;
+        fs::write(&path, config.to_string()).unwrap();
+    };
+    with("n_embd", 32.into());
+    refused(&["transformer.wte.weight", "16", "32"]);
+    with("model_type", "bert".into());
+    refused(&["bert", "gpt2"]);
+    with("vocab_size", 100.into());
+    refused(&["tokenizer has", "100"]);
+}
