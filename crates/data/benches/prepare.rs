@@ -1,12 +1,14 @@
 //! Preparation by stage, in megabytes of text a second; see `README.md` beside this for figures and commands.
 //!
 //! `cargo bench -p wattle-data --bench prepare -- FILE [VOCAB] [ROUNDS] [OUT.json]` trains a byte-level encoding on
-//! FILE, checks the ids of its first mebibyte against the library's, prepares the file with it ROUNDS times and prints
+//! FILE, checks the ids of its beginning against the library's, prepares the file with it ROUNDS times and prints
 //! medians. The tokenizer is left in OUT.json for `peer.py`. A FILE that is not there is written, with tales; without
 //! one, tales are taken too.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -17,6 +19,9 @@ use wattle_data::{
 
 /// Characters of the tales that are written without FILE.
 const TALES_CHARS: u64 = 8_000_000;
+
+/// Text whose ids are held against the library's.
+const CHECKED_BYTES: u64 = 1 << 18;
 
 const STAGES: [Stage; 3] = [Stage::Counting, Stage::TrainingTokenizer, Stage::Tokenizing];
 
@@ -72,7 +77,8 @@ fn timed(dir: &Path, data: &DataConfig, tokenizer: &TokenizerConfig) -> (Dataset
 /// That the ids are the library's.
 fn check(tokenizer: &Tokenizer, input: &Path) {
     let library = Library::from_bytes(tokenizer.to_json()).unwrap();
-    let text = std::fs::read_to_string(input).unwrap();
-    let text = &text[..text.floor_char_boundary(1 << 20)];
+    let mut bytes = Vec::new();
+    File::open(input).unwrap().take(CHECKED_BYTES).read_to_end(&mut bytes).unwrap();
+    let text = bytes.utf8_chunks().next().unwrap().valid();
     assert_eq!(tokenizer.encode(text).unwrap(), library.encode_fast(text, false).unwrap().get_ids());
 }

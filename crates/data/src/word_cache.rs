@@ -1,7 +1,7 @@
 //! Words that were encoded before.
 //!
-//! Text repeats its words: of a hundred, some ninety-nine were seen before. A look-up instead of the merges is
-//! most of what makes preparation fast. Each thread has a cache of its own, so that none waits for another.
+//! Text repeats its words, so most of them can be looked up instead of merged; `benches/README.md` has figures.
+//! Each thread has a cache of its own, so that none waits for another.
 
 use std::ops::Range;
 

@@ -7,11 +7,15 @@
 //! - [`learning`]: what it had learnt by then
 //! - [`report`](mod@report): all of it joined, `wattle.report/1`; [`flags`] in words, [`reprice`] by another table
 //! - [`quantity`], [`table`], [`mod@text`]: for a terminal
+//! - [`mod@compare`]: runs side by side, `wattle.compare/1`
+//! - [`mod@estimate`]: runs that no machine here can do, `wattle.estimate/1`
 //! - [`decimate`](mod@decimate), [`page`](mod@page): for a browser
 
+pub mod compare;
 pub mod decimate;
 pub mod energy_curve;
 pub mod error;
+pub mod estimate;
 pub mod flags;
 pub mod learning;
 pub mod page;

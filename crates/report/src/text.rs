@@ -142,13 +142,19 @@ fn cost(report: &Report) -> Vec<String> {
 
 /// `225 J · estimated (model's error up to ± 50 %)`
 pub(crate) fn energy_words(totals: &Totals) -> String {
-    let energy = plus_minus(totals.energy_j.get(), totals.energy_uncertainty_j.get(), "J");
+    let energy = energy_of(totals.energy_j, totals.energy_uncertainty_j, totals.measured_fraction);
     let systematic = whole_percent(totals.systematic_fraction);
     match totals.measured_fraction {
         share if share >= 0.995 => format!("{energy} · measured (sensor gain up to ± {systematic} besides)"),
         share if share < 0.005 => format!("{energy} · estimated (the model may be off by {systematic})"),
         share => format!("{energy} · {} measured (systematic error up to ± {systematic})", percent(share)),
     }
+}
+
+/// An energy with its half-width; without it where nothing was measured, for a model's error is not random.
+pub(crate) fn energy_of(energy: Joules, half_width: Joules, measured_fraction: f64) -> String {
+    let half_width = if measured_fraction < 0.005 { 0.0 } else { half_width.get() };
+    plus_minus(energy.get(), half_width, "J")
 }
 
 fn epochs(report: &Report) -> Vec<String> {
@@ -192,7 +198,7 @@ fn epoch_cells(row: &EpochRow, report: &Report) -> Vec<String> {
         row.val_loss.map(loss).unwrap_or_default(),
         number(row.tokens),
         duration(row.duration_s),
-        plus_minus(row.energy_j.get(), half_width.get(), "J"),
+        energy_of(row.energy_j, half_width, row.measured_fraction.unwrap_or(1.0)),
         row.measured_fraction.map(whole_percent).unwrap_or_default(),
         si(row.emissions_g.get(), "g"),
         row.cost.zip(currency).map(|(value, currency)| money(value, currency)).unwrap_or_default(),
@@ -264,7 +270,7 @@ fn sensors(report: &Report) -> Vec<String> {
 fn sensor_cells(sensor: &SensorRecord) -> [String; 8] {
     [
         sensor.id.clone(),
-        plus_minus(sensor.energy_j.get(), sensor.uncertainty_j.get(), "J"),
+        energy_of_sensor(sensor),
         method(sensor.method).to_owned(),
         format!("± {}", whole_percent(sensor.systematic_fraction)),
         sensor.mean_w.map(watts).unwrap_or_default(),
@@ -272,6 +278,12 @@ fn sensor_cells(sensor: &SensorRecord) -> [String; 8] {
         count(sensor.samples),
         format!("{} ms", si(sensor.max_gap_ms, "")),
     ]
+}
+
+/// A sensor's energy with its half-width.
+pub(crate) fn energy_of_sensor(sensor: &SensorRecord) -> String {
+    let measured_fraction = if sensor.method == Method::Estimated { 0.0 } else { 1.0 };
+    energy_of(sensor.energy_j, sensor.uncertainty_j, measured_fraction)
 }
 
 /// A method in words.

@@ -2,6 +2,7 @@
 
 use candle_core::DType;
 use serde::{Deserialize, Serialize};
+use wattle_model::Recompute;
 
 /// The `optimizer` section.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -96,6 +97,23 @@ pub struct TrainConfig {
     pub threads: usize,
     /// Every how many steps an event is written.
     pub log_every: u64,
+    /// What computes gradients and updates.
+    pub engine: EngineChoice,
+    /// What the explicit engine does not keep for the backward pass but computes again: memory for time.
+    pub recompute: Recompute,
+}
+
+/// An engine tier.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineChoice {
+    /// The explicit engine where there is one, else candle's autograd.
+    #[default]
+    Auto,
+    /// candle's autograd: the reference, slower and larger.
+    Autograd,
+    /// Forward and backward written out, in `f32` on a CPU, for the families that have it.
+    Explicit,
 }
 
 impl Default for TrainConfig {
@@ -108,6 +126,8 @@ impl Default for TrainConfig {
             clip_norm: 1.0,
             threads: 0,
             log_every: 1,
+            engine: EngineChoice::default(),
+            recompute: Recompute::default(),
         }
     }
 }

@@ -76,6 +76,12 @@ pub enum TrainError {
         /// The newest complete checkpoint.
         last_good: Option<PathBuf>,
     },
+    /// The explicit engine was asked for where there is none.
+    #[error(
+        "train.engine = \"explicit\": there is one for the GPT-2 family in f32 on a CPU alone; set it to \
+         \"auto\", or use --device cpu and precision.dtype = \"f32\""
+    )]
+    NoEngine,
     /// The device that was asked for cannot be had.
     #[error("{0}")]
     Device(String),

@@ -1,8 +1,9 @@
 //! Loss on held-out data.
 
 use candle_core::{DType, Device};
-use wattle_data::{EvalBatches, SplitManifest, TokenStore};
-use wattle_model::{LanguageModel, Pass};
+use wattle_data::{Batch, EvalBatches, SplitManifest, TokenStore};
+use wattle_model::engine::LossSum;
+use wattle_model::{Engine, LanguageModel, Pass};
 use wattle_ops::cross_entropy::{cross_entropy_sum, n_correct};
 
 use crate::error::TrainError;
@@ -53,16 +54,45 @@ pub fn evaluate(
     device: &Device,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Evaluation, TrainError> {
-    let batches = EvalBatches::new(store, model.context(), options.batch_size, options.max_batches)?;
-    let (tokens, n_batches) = (batches.tokens(), batches.len() as u64);
-    let (mut loss, mut correct) = (0f64, 0f64);
-    for (batch_idx, batch) in batches.enumerate() {
-        let batch = batch?;
-        let (inputs, targets) = micro_batch(&batch, 0, batch.batch_size, device)?;
+    evaluate_batches(store, model.context(), options, progress, |batch| {
+        let (inputs, targets) = micro_batch(batch, 0, batch.batch_size, device)?;
         let logits = model.logits(&inputs, &mut Pass::evaluation(options.dtype))?.flatten_to(1)?;
-        loss += f64::from(cross_entropy_sum(&logits, &targets)?.to_scalar::<f32>()?);
-        correct += f64::from(n_correct(&logits, &targets)?.to_scalar::<f32>()?);
+        let loss = f64::from(cross_entropy_sum(&logits, &targets)?.to_scalar::<f32>()?);
+        let n_correct = n_correct(&logits, &targets)?.to_scalar::<f32>()? as usize;
+        Ok(LossSum { loss, n_correct })
+    })
+}
+
+/// [`evaluate`] by an explicit engine, of the weights that it has.
+///
+/// # Errors
+/// If the data cannot be read.
+pub(crate) fn evaluate_explicitly(
+    engine: &mut dyn Engine,
+    store: &TokenStore,
+    context: usize,
+    options: EvaluateOptions,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Evaluation, TrainError> {
+    evaluate_batches(store, context, options, progress, |batch| {
+        Ok(engine.evaluate(&batch.inputs, &batch.targets))
+    })
+}
+
+fn evaluate_batches(
+    store: &TokenStore,
+    context: usize,
+    options: EvaluateOptions,
+    progress: &mut dyn FnMut(u64, u64),
+    mut loss_of: impl FnMut(&Batch) -> Result<LossSum, TrainError>,
+) -> Result<Evaluation, TrainError> {
+    let batches = EvalBatches::new(store, context, options.batch_size, options.max_batches)?;
+    let (tokens, n_batches) = (batches.tokens(), batches.len() as u64);
+    let mut sum = LossSum::default();
+    for (batch_idx, batch) in batches.enumerate() {
+        sum += loss_of(&batch?)?;
         progress(batch_idx as u64 + 1, n_batches);
     }
-    Ok(Evaluation { loss: loss / tokens as f64, accuracy: correct / tokens as f64, tokens })
+    let mean = |sum: f64| sum / tokens as f64;
+    Ok(Evaluation { loss: mean(sum.loss), accuracy: mean(sum.n_correct as f64), tokens })
 }

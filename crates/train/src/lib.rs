@@ -13,6 +13,7 @@
 //! - [`evaluate`]: loss on held-out data
 //! - [`early_stop`]: when to stop before the end
 //! - [`diagnose`]: which tensor was the first that is not finite
+//! - [`optimizer_state`]: moments by name, whichever engine tier they belong to
 //! - [`checkpoint`]: what a run can go on from, complete or absent
 //! - [`observer`]: who is told
 //! - [`trainer`]: the loop
@@ -30,17 +31,21 @@ pub mod error;
 pub mod evaluate;
 pub mod gradients;
 pub mod observer;
+pub mod optimizer_state;
 pub mod plan;
 pub mod schedule;
 pub mod trainer;
 
+mod tier;
+
 pub use adamw::AdamW;
 pub use checkpoint::{Checkpoints, TrainState};
 pub use config::{
-    CheckpointConfig, EarlyStopConfig, EvaluateConfig, OptimizerConfig, PrecisionConfig, ScheduleConfig,
+    CheckpointConfig, EarlyStopConfig, EngineChoice, EvaluateConfig, OptimizerConfig, PrecisionConfig, ScheduleConfig,
     TrainConfig,
 };
 pub use error::TrainError;
 pub use observer::{Directive, Draft, Edge, ExtraFile, Observer, Progress};
+pub use optimizer_state::OptimizerState;
 pub use plan::Plan;
 pub use trainer::{Trainer, TrainerOptions};

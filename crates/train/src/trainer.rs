@@ -5,22 +5,20 @@ use std::time::Duration;
 
 use candle_core::{DType, Device, Tensor};
 use wattle_data::{Batch, Dataset, Loader};
-use wattle_model::{LanguageModel, TrainingPass};
+use wattle_model::{LanguageModel, MemoryPlan, TrainingPass};
 use wattle_runlog::event::{EvaluateEvent, StepEvent};
 use wattle_runlog::{EventBody, MonotonicNs, Phase, Span, SpanClock, StopReason};
 
-use crate::adamw::AdamW;
-use crate::certificate::{all_zero, certify};
 use crate::checkpoint::{CheckpointContent, Checkpoints, TrainState};
-use crate::clip::{clip_factor, global_norm};
 use crate::config::{EarlyStopConfig, EvaluateConfig, OptimizerConfig, ScheduleConfig, TrainConfig};
 use crate::diagnose::first_not_finite;
 use crate::error::TrainError;
-use crate::evaluate::{EvaluateOptions, evaluate};
-use crate::gradients::{BatchOptions, batch_gradients};
+use crate::evaluate::EvaluateOptions;
+use crate::gradients::BatchOptions;
 use crate::observer::{Directive, Draft, Edge, Observer, Progress};
 use crate::plan::Plan;
 use crate::schedule::learning_rate;
+use crate::tier::Tier;
 
 /// How long a paused run waits before it asks again.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -62,7 +60,7 @@ pub struct Trainer<'a> {
     options: TrainerOptions,
     loader: Loader,
     plan: Plan,
-    optimizer: AdamW,
+    tier: Tier,
     checkpoints: Checkpoints,
     state: TrainState,
     /// Steps made whose losses have not come to the host.
@@ -91,7 +89,7 @@ impl<'a> Trainer<'a> {
     /// A trainer at step 0.
     ///
     /// # Errors
-    /// If the data do not fill one step.
+    /// If the data do not fill one step, or there is no engine as asked for.
     pub fn new(
         model: &'a dyn LanguageModel,
         dataset: &'a Dataset,
@@ -102,7 +100,7 @@ impl<'a> Trainer<'a> {
         let loader = Loader::new(&dataset.train, model.context(), options.train.batch_size, options.seed)?;
         Ok(Self {
             plan: Plan::new(&options.train, loader.steps_per_epoch(), model.context()),
-            optimizer: AdamW::new(&options.optimizer, model.parameters())?,
+            tier: Tier::choose(model, device, options.dtype, &options.train, &options.optimizer)?,
             state: TrainState::start(options.seed),
             model,
             dataset,
@@ -124,7 +122,7 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// If it is damaged or of another model; the trainer is then as it was.
     pub fn resume(&mut self, checkpoint: &Path) -> Result<(), TrainError> {
-        self.state = TrainState::load(checkpoint, self.model, &mut self.optimizer, &self.device)?;
+        self.state = self.tier.load(checkpoint, self.model, &self.device)?;
         self.checkpointed = Some(self.state.step);
         Ok(())
     }
@@ -132,6 +130,11 @@ impl<'a> Trainer<'a> {
     /// The steps ahead.
     pub fn plan(&self) -> Plan {
         self.plan
+    }
+
+    /// What the explicit engine takes of memory; `None` where candle's autograd trains.
+    pub fn memory(&self) -> Option<MemoryPlan> {
+        self.tier.memory()
     }
 
     /// What is remembered.
@@ -151,6 +154,7 @@ impl<'a> Trainer<'a> {
     /// If a loss is not finite, a file cannot be written, or a tensor operation fails. Older checkpoints stand.
     pub fn run(&mut self, observer: &mut dyn Observer) -> Result<StopReason, TrainError> {
         let outcome = self.run_steps(observer);
+        let outcome = self.tier.publish(self.model).map_err(TrainError::from).and(outcome);
         let reason = *outcome.as_ref().unwrap_or(&StopReason::Error);
         let step = self.state.step;
         observer.edge(Edge::Stop { step, tokens: self.state.tokens, reason });
@@ -190,16 +194,15 @@ impl<'a> Trainer<'a> {
         let start = self.step_span(observer, Phase::Data, start);
 
         let options = self.batch_options(step);
-        let result = batch_gradients(self.model, &batch, options, &self.device)?;
-        let gradients = certify(self.model.parameters(), result.gradients)?;
+        let result = self.tier.compute_gradients(self.model, &batch, options, &self.device)?;
         if !self.certified {
-            self.warn_of_zero_gradients(&gradients)?;
+            self.warn_of_zero_gradients()?;
         }
         let start = self.step_span(observer, Phase::ForwardBackward, start);
 
         let learning_rate =
             learning_rate(&self.options.schedule, &self.options.optimizer, finished, self.plan.total_steps);
-        let grad_norm = global_norm(&gradients)?;
+        let grad_norm = self.tier.grad_norm()?;
         self.pending.push(PendingStep {
             step,
             tokens: self.state.tokens + batch.tokens(),
@@ -208,11 +211,9 @@ impl<'a> Trainer<'a> {
             grad_norm: grad_norm.clone(),
             accuracy: result.accuracy,
         });
-        self.refuse_not_finite(observer, &batch, options, &gradients)?;
+        self.refuse_not_finite(observer, &batch, options)?;
         let clip_norm = self.options.train.clip_norm;
-        let factor = if clip_norm > 0.0 { Some(clip_factor(&grad_norm, clip_norm)?) } else { None };
-        let parameters = self.model.parameters();
-        self.optimizer.step(parameters, &gradients, factor.as_ref(), step, learning_rate)?;
+        self.tier.update(self.model, &grad_norm, clip_norm, step, learning_rate)?;
         self.step_span(observer, Phase::Optimizer, start);
 
         self.state.step = step;
@@ -271,9 +272,9 @@ impl<'a> Trainer<'a> {
             max_batches: self.options.evaluate.batches,
             dtype: self.options.dtype,
         };
-        let evaluation = evaluate(self.model, store, options, &self.device, &mut |done, total| {
-            observer.progress(Progress::Evaluate { done, total });
-        })?;
+        let progress = &mut |done, total| observer.progress(Progress::Evaluate { done, total });
+        let evaluation = self.tier.evaluate(self.model, store, options, &self.device, progress)?;
+        self.tier.publish(self.model)?;
         self.span(observer, Phase::Evaluate, start);
         observer.edge(Edge::EvaluateEnd);
         self.drained_at = MonotonicNs::now();
@@ -316,12 +317,13 @@ impl<'a> Trainer<'a> {
             observer.edge(Edge::Checkpoint { epoch, step, tokens });
         }
         let start = MonotonicNs::now();
+        self.tier.publish(self.model)?;
         let best = self.state.early_stop.best.is_some_and(|best| best.step == step);
         let val_loss = self.evaluated.filter(|(at, _)| *at == step).map(|(_, loss)| loss);
         let tokenizer = &self.dataset.tokenizer;
         let content = CheckpointContent {
             model: self.model,
-            optimizer: &self.optimizer,
+            optimizer: self.tier.optimizer_state(),
             state: TrainState { segment: self.options.segment, t_ns: start, ..self.state.clone() },
             tokenizer_json: tokenizer.to_json(),
             tokenizer_config_json: &tokenizer.tokenizer_config_json(self.model.context()),
@@ -371,7 +373,7 @@ impl<'a> Trainer<'a> {
             tokens: pending.tokens,
             loss: pending.loss.to_scalar()?,
             learning_rate: pending.learning_rate,
-            grad_norm: pending.grad_norm.to_scalar()?,
+            grad_norm: pending.grad_norm.to_dtype(DType::F32)?.to_scalar()?,
             tokens_per_s: 0.0,
             accuracy: pending.accuracy.to_scalar()?,
         })
@@ -384,7 +386,6 @@ impl<'a> Trainer<'a> {
         observer: &mut dyn Observer,
         batch: &Batch,
         options: BatchOptions,
-        gradients: &[Tensor],
     ) -> Result<(), TrainError> {
         if self.is_asynchronous() {
             return Ok(());
@@ -395,7 +396,9 @@ impl<'a> Trainer<'a> {
             return Ok(());
         }
         let what = if event.loss.is_finite() { "the gradient" } else { "the loss" };
-        let first = first_not_finite(self.model, batch, options, gradients, &self.device)?;
+        self.tier.publish(self.model)?;
+        let gradients = self.tier.gradients()?;
+        let first = first_not_finite(self.model, batch, options, &gradients, &self.device)?;
         let step = event.step;
         self.tell(observer, EventBody::Step(event))?;
         Err(self.not_finite(step, what, first))
@@ -406,8 +409,8 @@ impl<'a> Trainer<'a> {
         TrainError::NotFinite { step, what, first, last_good }
     }
 
-    fn warn_of_zero_gradients(&mut self, gradients: &[Tensor]) -> Result<(), TrainError> {
-        let names = all_zero(self.model.parameters(), gradients)?;
+    fn warn_of_zero_gradients(&mut self) -> Result<(), TrainError> {
+        let names = self.tier.zero_gradient_names(self.model)?;
         if !names.is_empty() {
             tracing::warn!("the first gradient of {} is zero throughout", names.join(", "));
         }

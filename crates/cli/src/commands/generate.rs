@@ -6,6 +6,7 @@ use std::time::Instant;
 use anyhow::Context;
 use candle_core::DType;
 use wattle_data::Tokenizer;
+use wattle_model::ModelError;
 use wattle_model::generate::{GenerateOptions, Generator, Sampling, Step};
 use wattle_runlog::Seconds;
 
@@ -48,7 +49,7 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<Exit> {
     let prompt_ids = tokenizer.encode(prompt).context("--prompt")?;
     let metered = Metered::start(&device.compute);
     let started = Instant::now();
-    let mut generator = Generator::new(model.as_ref(), &prompt_ids, options)?;
+    let mut generator = Generator::new(model.as_ref(), &prompt_ids, options).map_err(bad_usage)?;
     let written = match args.explain {
         true => explain(&mut generator, tokenizer),
         false => stream(&mut generator, tokenizer, prompt),
@@ -70,6 +71,14 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<Exit> {
     }));
     tracing::info!("{}", parts.join(" · "));
     Ok(Exit::Done)
+}
+
+/// What the flags ask for and the model cannot do is bad usage; anything else is an error.
+fn bad_usage(error: ModelError) -> anyhow::Error {
+    match error {
+        ModelError::Generate { faults } => BadUsage { faults }.into(),
+        error => error.into(),
+    }
 }
 
 /// The text to go on from. Without one: nothing, if the tokenizer has a token that texts begin after; else a

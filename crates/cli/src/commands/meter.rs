@@ -14,7 +14,7 @@ use wattle_meter::{
     Workload, carbon,
 };
 use wattle_runlog::clock::file_stamp;
-use wattle_runlog::record::RecordKind;
+use wattle_runlog::record::{RecordKind, Resources};
 use wattle_runlog::{MonotonicNs, Record, Seconds, WallAnchor};
 
 use crate::args::MeterArgs;
@@ -25,8 +25,8 @@ use crate::humanize::{duration, joules, watts};
 use crate::output_file::OutputFile;
 use crate::status_line::StatusLine;
 
-/// Time between two looks at the live figures.
-const REDRAW_EVERY: Duration = Duration::from_millis(500);
+/// Time between two looks at what the command's processes use.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Runs a command and accounts for it.
 pub fn run(args: &MeterArgs, quiet: bool) -> anyhow::Result<Exit> {
@@ -57,7 +57,7 @@ pub fn run(args: &MeterArgs, quiet: bool) -> anyhow::Result<Exit> {
             return Ok(Exit::Child(error.status));
         }
     };
-    let status = wait(command, &sampler, !quiet)?;
+    let (status, resources) = wait(command, &sampler, !quiet)?;
     let end = sampler.edge(EDGE_TIMEOUT);
     let record = ledger.record(Entry {
         kind: RecordKind::Command,
@@ -68,7 +68,7 @@ pub fn run(args: &MeterArgs, quiet: bool) -> anyhow::Result<Exit> {
         tokens: 0,
         window: sampler.window(&start, &end)?,
         spans: &[],
-        resources: Workload::Children.resources(),
+        resources,
         overhead: sampler.overhead(),
     });
     summarize(&record, Workload::Children.cpu_time());
@@ -95,30 +95,38 @@ fn configuration(args: &MeterArgs) -> Result<(EnergyConfig, CarbonConfig), BadUs
     }
 }
 
-/// Waits for the command's end, with the live figures at the foot of the terminal.
-fn wait(command: RunningCommand, sampler: &Sampler, is_shown: bool) -> anyhow::Result<ExitStatus> {
+/// Waits for the command's end, with the live figures at the foot of the terminal. Returns what its processes
+/// used of memory and disk besides: it cannot be asked for once they are gone.
+fn wait(
+    command: RunningCommand,
+    sampler: &Sampler,
+    is_shown: bool,
+) -> anyhow::Result<(ExitStatus, Resources)> {
     let line = if is_shown { StatusLine::take() } else { None };
     thread::scope(|scope| {
         let (ended, end) = channel::<()>();
-        if let Some(line) = line {
-            scope.spawn(move || draw(line, sampler, &end));
-        }
-        let status = command.wait();
+        let watch = scope.spawn(move || watch(line, sampler, &end));
+        let status = command.wait().context("how the command ended is not known");
         drop(ended);
-        status
+        Ok((status?, watch.join().unwrap_or_default()))
     })
-    .context("how the command ended is not known")
 }
 
-fn draw(mut line: StatusLine, sampler: &Sampler, end: &Receiver<()>) {
+fn watch(mut line: Option<StatusLine>, sampler: &Sampler, end: &Receiver<()>) -> Resources {
     let started = MonotonicNs::now();
     let mut earlier: Option<(MonotonicNs, Seconds)> = None;
-    while end.recv_timeout(REDRAW_EVERY) == Err(RecvTimeoutError::Timeout) {
+    let mut most = Workload::Children.resources();
+    while end.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
+        let resources = Workload::Children.resources();
+        most.peak_memory_bytes = most.peak_memory_bytes.max(resources.peak_memory_bytes);
+        most.bytes_read = most.bytes_read.max(resources.bytes_read);
+        let Some(line) = &mut line else { continue };
         let (now, cpu_time) = (MonotonicNs::now(), Workload::Children.cpu_time());
         let load = earlier.map(|(then, before)| (cpu_time - before).get() / now.since(then).get());
         earlier = Some((now, cpu_time));
         line.show(&live_line(now.since(started), &sampler.live(), load));
     }
+    most
 }
 
 /// ` 12.0 s · 85.0 W (estimated) · 1.02 kJ · CPU 193 % `

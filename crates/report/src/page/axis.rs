@@ -78,7 +78,7 @@ impl Axis {
             values.filter(|value| (low..=high).contains(value)).collect()
         };
         let tens = within(&[1.0]);
-        let ticks = if tens.len() >= 3 { tens } else { within(&[1.0, 2.0, 5.0]) };
+        let ticks = if tens.len() >= 3 { tens } else { within(&[1.0, 2.0, 3.0, 5.0]) };
         let label = |value: f64| format!("{}", (value / scale.factor * 1e6).round() / 1e6);
         let ticks = ticks.into_iter().map(|value| (place(value), label(value))).collect();
         let title = titled(name, &format!("{}{unit}", scale.prefix));

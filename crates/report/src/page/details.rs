@@ -5,9 +5,9 @@ use wattle_runlog::record::{Method, SensorRecord};
 
 use crate::flags;
 use crate::page::curves::SERIES;
-use crate::quantity::{count, duration, grams, joules, loss, money, percent, plus_minus, si, wall_time, watts, whole_percent};
+use crate::quantity::{count, duration, grams, joules, loss, money, percent, si, wall_time, watts, whole_percent};
 use crate::report::{EpochRow, Report, RowKind};
-use crate::text::{energy_words, method, phase_name, phases_method, row_name};
+use crate::text::{energy_of, energy_of_sensor, energy_words, method, phase_name, phases_method, row_name};
 
 /// Rows of the table of epochs; of more, the first and the last.
 const MAX_EPOCHS: usize = 60;
@@ -88,7 +88,7 @@ fn sensor_table(report: &Report, total: f64) -> Markup {
                 tr {
                     td { span class=(class) { "■ " } (sensor.id) }
                     td.words { (method(sensor.method)) }
-                    td { (plus_minus(sensor.energy_j.get(), sensor.uncertainty_j.get(), "J")) }
+                    td { (energy_of_sensor(sensor)) }
                     td { (percent(sensor.energy_j.get() / total)) }
                     td { "± " (whole_percent(sensor.systematic_fraction)) }
                     td { (sensor.mean_w.map(watts).unwrap_or_default()) }
@@ -145,7 +145,7 @@ pub fn epochs(report: &Report) -> Markup {
 
 fn epoch_row(report: &Report, row: &EpochRow) -> Markup {
     let currency = report.totals.as_ref().and_then(|totals| totals.cost.as_ref()).map(|cost| &cost.currency);
-    let half_width = row.energy_uncertainty_j.unwrap_or_default().get();
+    let half_width = row.energy_uncertainty_j.unwrap_or_default();
     html! {
         tr.lost[row.kind == RowKind::Interrupted] {
             td { (row_name(row)) }
@@ -154,7 +154,7 @@ fn epoch_row(report: &Report, row: &EpochRow) -> Markup {
             td { (row.val_loss.map(loss).unwrap_or_default()) }
             td { @if row.tokens > 0 { (count(row.tokens)) } }
             td { (duration(row.duration_s)) }
-            td { (plus_minus(row.energy_j.get(), half_width, "J")) }
+            td { (energy_of(row.energy_j, half_width, row.measured_fraction.unwrap_or(1.0))) }
             td { (row.measured_fraction.map(whole_percent).unwrap_or_default()) }
             td { (si(row.emissions_g.get(), "g")) }
             td { (row.cost.zip(currency).map(|(cost, currency)| money(cost, currency)).unwrap_or_default()) }
@@ -171,7 +171,7 @@ fn total_row(report: &Report) -> Markup {
             td {} td {}
             td { (count(totals.tokens)) }
             td { (duration(totals.duration_s)) }
-            td { (plus_minus(totals.energy_j.get(), totals.energy_uncertainty_j.get(), "J")) }
+            td { (energy_of(totals.energy_j, totals.energy_uncertainty_j, totals.measured_fraction)) }
             td { (whole_percent(totals.measured_fraction)) }
             td { (si(totals.emissions_g.get(), "g")) }
             td { (totals.cost.as_ref().map(|cost| money(cost.value, &cost.currency)).unwrap_or_default()) }

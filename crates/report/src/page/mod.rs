@@ -7,7 +7,7 @@
 pub mod axis;
 pub mod plot;
 
-mod curves;
+pub(crate) mod curves;
 mod details;
 mod overview;
 

@@ -83,7 +83,7 @@ fn spent(report: &Report, totals: &Totals) -> Vec<Tile> {
         share if share < 0.005 => "estimated".to_owned(),
         share => format!("{} measured", percent(share)),
     };
-    let spread = match half_width > 0.0 {
+    let spread = match half_width > 0.0 && totals.measured_fraction >= 0.005 {
         true => format!("± {}", si(half_width, "J")),
         false => format!("± {}", whole_percent(totals.systematic_fraction)),
     };

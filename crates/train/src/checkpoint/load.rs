@@ -7,8 +7,8 @@ use wattle_model::LanguageModel;
 use wattle_model::hugging_face::{load_weights, read_safetensors};
 
 use super::{FileSum, TrainState};
-use crate::adamw::AdamW;
 use crate::error::TrainError;
+use crate::optimizer_state::OptimizerState;
 
 impl TrainState {
     /// Reads the checkpoint `dir` into a model and its optimizer.
@@ -19,7 +19,7 @@ impl TrainState {
     pub fn load(
         dir: &Path,
         model: &dyn LanguageModel,
-        optimizer: &mut AdamW,
+        optimizer: &mut dyn OptimizerState,
         device: &Device,
     ) -> Result<Self, TrainError> {
         let state = Self::read(dir)?;
@@ -29,7 +29,7 @@ impl TrainState {
         let path = dir.join("optimizer.safetensors");
         let moments = read_safetensors(&path, device)?;
         load_weights(model, &dir.join("model.safetensors"), device)?;
-        optimizer.set_state(model.parameters(), &moments).map_err(|faults| TrainError::Checkpoint {
+        optimizer.set_state(model.parameters(), &moments)?.map_err(|faults| TrainError::Checkpoint {
             path,
             reason: format!("these moments do not fit the model: {}", faults.join("; ")),
         })?;

@@ -9,16 +9,16 @@ use wattle_model::hugging_face::write_safetensors;
 use wattle_runlog::run_dir::{sync_dir, write_synced};
 
 use super::{Checkpoints, FileSum, TEMPORARY, TrainState, dir_name, remove};
-use crate::adamw::AdamW;
 use crate::error::TrainError;
 use crate::observer::ExtraFile;
+use crate::optimizer_state::OptimizerState;
 
 /// What goes into a checkpoint.
 pub struct CheckpointContent<'a> {
     /// The model.
     pub model: &'a dyn LanguageModel,
     /// Its optimizer.
-    pub optimizer: &'a AdamW,
+    pub optimizer: &'a dyn OptimizerState,
     /// The trainer's state; its list of files is filled in.
     pub state: TrainState,
     /// The content of `tokenizer.json`.
@@ -70,7 +70,7 @@ fn write_files(
     let mut names = Vec::new();
     for (name, tensors) in [
         ("model.safetensors", model.weights()?),
-        ("optimizer.safetensors", optimizer.state(model.parameters())),
+        ("optimizer.safetensors", optimizer.state(model.parameters())?),
     ] {
         let path = dir.join(name);
         write_safetensors(&path, &tensors)?;

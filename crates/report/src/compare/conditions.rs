@@ -1,0 +1,115 @@
+//! What differs between runs besides their configuration, and whether they may be compared all the same.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+use wattle_runlog::record::{Flag, SensorKind};
+
+use crate::compare::contender::Contender;
+use crate::quantity::{whole_percent, watts};
+use crate::report::Report;
+use crate::status::Status;
+
+/// Something that is not the same in all runs, or is not as it should be in one.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Condition {
+    /// What differs, as a sentence with each run's case.
+    pub what: String,
+    /// Whether it forbids to name a winner.
+    pub is_blocking: bool,
+}
+
+/// Everything that differs, what forbids a verdict first.
+pub fn conditions(reports: &[Report], contenders: &[Contender]) -> Vec<Condition> {
+    let mut found = Vec::new();
+    let mut differs = |is_blocking: bool, what: &str, values: Vec<String>| {
+        if values.windows(2).any(|pair| pair[0] != pair[1]) {
+            let cases = cases(contenders, &values);
+            found.push(Condition { what: format!("{what}: {cases}"), is_blocking });
+        }
+    };
+    let of = |value: &dyn Fn(&Report) -> String| -> Vec<String> { reports.iter().map(value).collect() };
+    differs(true, "they ran on different devices", of(&|report| device(report).join(", ")));
+    differs(true, "boards were held to different power limits", of(&power_limits));
+    differs(true, "clocks were held back in some of them", of(&throttling));
+    differs(true, "they were trained on different data", of(&|report| data(report, false)));
+    differs(true, "their tokenizers differ, so their losses a token do not compare", of(&|r| data(r, true)));
+    differs(true, "measured and estimated energies are mixed", of(&measurement));
+    differs(false, "another process used the device in some of them", of(&contention));
+    differs(false, "they were priced by different carbon intensities, so compare joules", of(&intensity));
+    differs(false, "they were made by different versions of wattle", of(&|r| r.provenance.versions.wattle.clone()));
+    differs(false, "NVIDIA drivers differ", of(&driver));
+    for (report, contender) in reports.iter().zip(contenders) {
+        let is_open = matches!(report.status, Status::Running | Status::Interrupted | Status::Signal);
+        if is_open {
+            let what = format!("{} has not come to its end: {}", contender.label, report.status.words());
+            found.push(Condition { what, is_blocking: false });
+        }
+    }
+    found
+}
+
+/// `a 300 W, b 400 W`
+fn cases(contenders: &[Contender], values: &[String]) -> String {
+    let case = |(contender, value): (&Contender, &String)| {
+        format!("{} {}", contender.label, if value.is_empty() { "none" } else { value })
+    };
+    contenders.iter().zip(values).map(case).collect::<Vec<_>>().join("; ")
+}
+
+/// The boards or the processor that a run computed on.
+pub(crate) fn device(report: &Report) -> Vec<String> {
+    let boards = report.provenance.sensors.iter().filter(|sensor| sensor.kind == SensorKind::Gpu);
+    let mut devices: Vec<_> = boards.map(|board| board.description.clone()).collect();
+    if devices.is_empty() {
+        let host = &report.provenance.host;
+        let cpu = host.cpu_model.clone().unwrap_or_else(|| "unknown processor".to_owned());
+        devices.push(format!("{cpu}, {} CPUs", host.cpus));
+    }
+    devices.sort_unstable();
+    devices
+}
+
+fn power_limits(report: &Report) -> String {
+    let limits = report.provenance.sensors.iter().filter_map(|sensor| sensor.limits);
+    limits.map(|limits| watts(limits.enforced_w)).collect::<Vec<_>>().join(", ")
+}
+
+/// What held clocks back, but for a board that had nothing to do.
+fn throttling(report: &Report) -> String {
+    let reasons = report.sensors.iter().flat_map(|sensor| &sensor.throttle);
+    let reasons: BTreeSet<_> = reasons.map(|reason| reason.replace('_', " ")).filter(|r| r != "gpu idle").collect();
+    reasons.into_iter().collect::<Vec<_>>().join(", ")
+}
+
+fn data(report: &Report, is_tokenizer: bool) -> String {
+    let data = report.provenance.data.as_ref();
+    let hash = data.map(|data| if is_tokenizer { &data.tokenizer_sha256 } else { &data.sha256 });
+    hash.map_or(String::new(), |hash| hash.chars().take(12).collect())
+}
+
+/// Two runs may be off by a per cent in this and still be of one kind.
+fn measurement(report: &Report) -> String {
+    match report.totals.as_ref().map_or(0.0, |totals| totals.measured_fraction) {
+        share if share >= 0.995 => "measured".to_owned(),
+        share if share < 0.005 => "estimated".to_owned(),
+        // Rounded to tenths, for the mix of a measured board and an estimated host is the same from run to run.
+        share => format!("about {} measured", whole_percent((share * 10.0).round() / 10.0)),
+    }
+}
+
+fn contention(report: &Report) -> String {
+    let is_contended = report.flags.iter().any(|note| note.flag == Flag::Contended);
+    if is_contended { "shared".to_owned() } else { "alone".to_owned() }
+}
+
+fn intensity(report: &Report) -> String {
+    report.totals.as_ref().map_or(String::new(), |totals| {
+        let carbon = &totals.carbon;
+        format!("{} g/kWh ({}), PUE {}", carbon.intensity_g_per_kwh.get(), carbon.region, totals.pue)
+    })
+}
+
+fn driver(report: &Report) -> String {
+    report.provenance.drivers.nvidia.clone().unwrap_or_default()
+}

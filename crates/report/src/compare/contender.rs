@@ -1,0 +1,83 @@
+//! One of the runs that are compared.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use wattle_runlog::{GramsCo2e, Joules, Seconds};
+
+use crate::compare::target::{Reached, Target};
+use crate::report::Report;
+use crate::run::Run;
+use crate::status::Status;
+
+/// A run's figures for a comparison.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Contender {
+    /// What it is called here: its directory's name, or its whole path where names are the same.
+    pub label: String,
+    /// The run's id.
+    pub run_id: String,
+    /// `run.seed`
+    pub seed: u64,
+    /// How it stands.
+    pub status: Status,
+    /// Finished updates.
+    pub steps: u64,
+    /// Validation loss at the last evaluation.
+    pub final_loss: Option<f64>,
+    /// The lowest validation loss.
+    pub best_loss: Option<f64>,
+    /// Tokens trained on.
+    pub tokens: u64,
+    /// Running time.
+    pub duration_s: Seconds,
+    /// Energy.
+    pub energy_j: Joules,
+    /// 95 % half-width of its random error.
+    pub energy_uncertainty_j: Joules,
+    /// Share of it that was measured.
+    pub measured_fraction: f64,
+    /// Energy over tokens.
+    pub joules_per_token: Option<f64>,
+    /// Emissions.
+    pub emissions_g: GramsCo2e,
+    /// When it reached the target; null if it did not.
+    pub to_target: Option<Reached>,
+}
+
+impl Contender {
+    /// A run's figures, on the way to `target`.
+    pub fn of(label: String, report: &Report, target: Option<&Target>) -> Self {
+        let totals = report.totals.as_ref();
+        let evaluations = &report.learning.evaluations;
+        Self {
+            label,
+            run_id: report.run_id.clone(),
+            seed: report.provenance.seed,
+            status: report.status,
+            steps: report.steps,
+            final_loss: report.learning.last.as_ref().map(|last| last.loss),
+            best_loss: report.learning.best.as_ref().map(|best| best.loss),
+            tokens: totals.map_or(0, |totals| totals.tokens),
+            duration_s: totals.map_or(Seconds::ZERO, |totals| totals.duration_s),
+            energy_j: totals.map_or(Joules::ZERO, |totals| totals.energy_j),
+            energy_uncertainty_j: totals.map_or(Joules::ZERO, |totals| totals.energy_uncertainty_j),
+            measured_fraction: totals.map_or(0.0, |totals| totals.measured_fraction),
+            joules_per_token: totals.and_then(|totals| totals.joules_per_token),
+            emissions_g: totals.map_or(GramsCo2e::ZERO, |totals| totals.emissions_g),
+            to_target: target.and_then(|target| Reached::of(evaluations, target.loss)),
+        }
+    }
+}
+
+/// What each run is called: its directory's name where that is its alone.
+pub(crate) fn labels(runs: &[Run]) -> Vec<String> {
+    let name = |run: &Run| match run.path.file_name() {
+        Some(name) => name.to_string_lossy().into_owned(),
+        None => run.path.display().to_string(),
+    };
+    let mut uses: BTreeMap<String, usize> = BTreeMap::new();
+    runs.iter().for_each(|run| *uses.entry(name(run)).or_default() += 1);
+    let label = |run: &Run| if uses[&name(run)] > 1 { run.path.display().to_string() } else { name(run) };
+    runs.iter().map(label).collect()
+}

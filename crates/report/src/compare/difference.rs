@@ -1,0 +1,44 @@
+//! What is configured differently: the keys, and each run's values.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use crate::report::Report;
+
+/// A key of the configuration that is not the same in all runs.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Difference {
+    /// The key, as `section.key`.
+    pub key: String,
+    /// Each run's value as TOML; null where the run has none.
+    pub values: Vec<Option<String>>,
+}
+
+/// Every key that differs.
+pub fn differences(reports: &[Report]) -> Vec<Difference> {
+    let configs: Vec<_> = reports.iter().map(|report| flat(&report.config)).collect();
+    let keys: BTreeSet<&String> = configs.iter().flat_map(BTreeMap::keys).collect();
+    let difference = |key: &String| {
+        let values: Vec<_> = configs.iter().map(|config| config.get(key).cloned()).collect();
+        let is_same = values.windows(2).all(|pair| pair[0] == pair[1]);
+        (!is_same).then(|| Difference { key: key.clone(), values })
+    };
+    keys.into_iter().filter_map(difference).collect()
+}
+
+/// A configuration by its keys.
+pub(crate) fn flat(config: &toml::Table) -> BTreeMap<String, String> {
+    let mut keys = BTreeMap::new();
+    for (section, value) in config {
+        match value {
+            toml::Value::Table(table) => {
+                keys.extend(table.iter().map(|(key, value)| (format!("{section}.{key}"), value.to_string())));
+            }
+            value => {
+                keys.insert(section.clone(), value.to_string());
+            }
+        }
+    }
+    keys
+}

@@ -1,0 +1,143 @@
+//! Runs that differ in nothing but their seed and name: one way of training, tried more than once.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::compare::contender::Contender;
+use crate::compare::difference::flat;
+use crate::report::Report;
+
+/// Keys that make no other way of training.
+const NOT_COUNTED: [&str; 2] = ["run.seed", "run.name"];
+
+/// One way of training.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Group {
+    /// What it is called here: its runs' labels.
+    pub label: String,
+    /// Its runs, by their place in the comparison.
+    pub runs: Vec<usize>,
+    /// Lowest validation loss.
+    pub best_loss: Option<Spread>,
+    /// Energy in joules.
+    pub energy_j: Spread,
+    /// Joules a token.
+    pub joules_per_token: Option<Spread>,
+    /// Energy to the target in joules; null unless every run reached it.
+    pub energy_to_target_j: Option<Spread>,
+    /// Emissions to the target in grams; null unless every run reached it.
+    pub emissions_to_target_g: Option<Spread>,
+}
+
+/// What several runs say of the same figure.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Spread {
+    /// Mean.
+    pub mean: f64,
+    /// Lowest.
+    pub low: f64,
+    /// Highest.
+    pub high: f64,
+}
+
+impl Spread {
+    /// The spread of these figures; `None` if one is missing, or there is none.
+    pub fn of(figures: impl IntoIterator<Item = Option<f64>>) -> Option<Self> {
+        let figures: Vec<f64> = figures.into_iter().collect::<Option<_>>()?;
+        let mean = figures.iter().sum::<f64>() / figures.len() as f64;
+        let (low, high) =
+            figures.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), x| (l.min(*x), h.max(*x)));
+        (!figures.is_empty()).then_some(Self { mean, low, high })
+    }
+
+    /// Whether no figure of the one lies among the other's.
+    pub fn is_apart(&self, other: &Self) -> bool {
+        self.high < other.low || other.high < self.low
+    }
+}
+
+/// Runs by their configuration but for seed and name, and by what they ran on and with.
+pub fn groups(reports: &[Report], contenders: &[Contender]) -> Vec<Group> {
+    let mut ways: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    let keys: Vec<_> = reports.iter().map(way).collect();
+    for i in 0..reports.len() {
+        let first = keys.iter().position(|key| *key == keys[i]).unwrap_or(i);
+        ways.entry(first).or_default().push(i);
+    }
+    ways.into_values().map(|runs| Group::of(runs, contenders)).collect()
+}
+
+/// What makes a run another way of training than another.
+fn way(report: &Report) -> (BTreeMap<String, String>, Option<String>, Vec<String>) {
+    let mut config = flat(&report.config);
+    NOT_COUNTED.iter().for_each(|key| {
+        config.remove(*key);
+    });
+    let data = report.provenance.data.as_ref().map(|data| data.sha256.clone());
+    (config, data, super::conditions::device(report))
+}
+
+impl Group {
+    fn of(runs: Vec<usize>, contenders: &[Contender]) -> Self {
+        let members = || runs.iter().map(|i| &contenders[*i]);
+        let labels: Vec<_> = members().map(|contender| contender.label.as_str()).collect();
+        let reached = |figure: fn(&Contender) -> Option<f64>| Spread::of(members().map(figure));
+        Self {
+            label: labels.join(", "),
+            best_loss: reached(|run| run.best_loss),
+            energy_j: reached(|run| Some(run.energy_j.get())).expect("a group has a run"),
+            joules_per_token: reached(|run| run.joules_per_token),
+            energy_to_target_j: reached(|run| Some(run.to_target?.at.energy_j.get())),
+            emissions_to_target_g: reached(|run| Some(run.to_target?.at.emissions_g.get())),
+            runs,
+        }
+    }
+}
+
+/// Groups that no other beats in both mean best loss and mean energy, the cheapest first.
+pub fn pareto_front(groups: &[Group]) -> Vec<usize> {
+    let place = |i: usize| Some((groups[i].energy_j.mean, groups[i].best_loss?.mean));
+    let is_beaten = |i: usize| {
+        let Some((energy, loss)) = place(i) else { return true };
+        (0..groups.len()).filter_map(place).any(|(other_energy, other_loss)| {
+            other_energy <= energy && other_loss <= loss && (other_energy < energy || other_loss < loss)
+        })
+    };
+    let mut front: Vec<_> = (0..groups.len()).filter(|i| !is_beaten(*i)).collect();
+    front.sort_by(|a, b| groups[*a].energy_j.mean.total_cmp(&groups[*b].energy_j.mean));
+    front
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group(energy: f64, loss: Option<f64>) -> Group {
+        let spread = |x: f64| Spread { mean: x, low: x, high: x };
+        Group {
+            label: String::new(),
+            runs: vec![0],
+            best_loss: loss.map(spread),
+            energy_j: spread(energy),
+            joules_per_token: None,
+            energy_to_target_j: None,
+            emissions_to_target_g: None,
+        }
+    }
+
+    #[test]
+    fn the_front_is_what_nobody_beats_in_both() {
+        let groups = [group(100.0, Some(3.0)), group(50.0, Some(4.0)), group(120.0, Some(3.5)), group(10.0, None)];
+        assert_eq!(pareto_front(&groups), [1, 0]);
+    }
+
+    #[test]
+    fn a_spread_with_a_missing_figure_is_missing() {
+        assert_eq!(Spread::of([Some(1.0), None]), None);
+        let spread = Spread::of([Some(1.0), Some(3.0)]).unwrap();
+        assert_eq!((spread.mean, spread.low, spread.high), (2.0, 1.0, 3.0));
+        assert!(spread.is_apart(&Spread { mean: 4.0, low: 3.5, high: 5.0 }));
+        assert!(!spread.is_apart(&Spread { mean: 4.0, low: 2.5, high: 5.0 }));
+    }
+}

@@ -1,0 +1,82 @@
+//! Runs side by side: which way cost least for the same result. As JSON this is `wattle.compare/1`.
+//!
+//! A winner is named only where the runs may be compared at all and differ by more than they may be off: see
+//! [`conditions`] and [`verdict`].
+
+pub mod conditions;
+pub mod contender;
+pub mod difference;
+pub mod group;
+pub mod target;
+pub mod verdict;
+
+mod page;
+mod text;
+
+use serde::Serialize;
+
+use crate::report::Report;
+use crate::run::Run;
+pub use conditions::Condition;
+pub use contender::Contender;
+pub use difference::Difference;
+pub use group::Group;
+pub use page::page;
+pub use target::{Reached, Target};
+pub use text::text;
+pub use verdict::Verdict;
+
+/// Name and version of the format of a comparison.
+pub const COMPARE_SCHEMA: &str = "wattle.compare/1";
+
+/// Runs side by side.
+#[derive(Clone, Debug, Serialize)]
+pub struct Comparison {
+    /// [`COMPARE_SCHEMA`].
+    pub schema: &'static str,
+    /// The loss to which the way is compared; null where no run has an evaluation.
+    pub target: Option<Target>,
+    /// Every run, in the order in which they were given.
+    pub runs: Vec<Contender>,
+    /// Runs that differ in nothing but their seed and name, together.
+    pub groups: Vec<Group>,
+    /// Keys of the configuration that differ.
+    pub differences: Vec<Difference>,
+    /// What else differs.
+    pub conditions: Vec<Condition>,
+    /// Groups that no other beats in both validation loss and energy, by their place in `groups`.
+    pub pareto_front: Vec<usize>,
+    /// Which group reached the target with the least energy, or why none is named.
+    pub verdict: Verdict,
+}
+
+impl Comparison {
+    /// Compares runs on their way to a validation loss; without one, to the worst of their best.
+    pub fn of(runs: &[Run], reports: &[Report], target_loss: Option<f64>) -> Self {
+        let labels = contender::labels(runs);
+        let target = Target::of(reports, target_loss);
+        let contenders: Vec<_> = labels
+            .into_iter()
+            .zip(reports)
+            .map(|(label, report)| Contender::of(label, report, target.as_ref()))
+            .collect();
+        let groups = group::groups(reports, &contenders);
+        let conditions = conditions::conditions(reports, &contenders);
+        let verdict = Verdict::of(&groups, &contenders, reports, &conditions);
+        Self {
+            schema: COMPARE_SCHEMA,
+            target,
+            pareto_front: group::pareto_front(&groups),
+            differences: difference::differences(reports),
+            runs: contenders,
+            groups,
+            conditions,
+            verdict,
+        }
+    }
+
+    /// The comparison as JSON.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("a comparison is plain data")
+    }
+}

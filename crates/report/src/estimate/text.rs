@@ -1,0 +1,35 @@
+//! An estimate on a terminal.
+
+use wattle_runlog::{GramsCo2e, Joules, Seconds};
+
+use crate::estimate::{Estimate, Interval};
+use crate::quantity::{duration, grams, large, watt_hours};
+use crate::table::wrap;
+
+/// Columns of a terminal that is not wide.
+const WIDTH: usize = 100;
+
+/// An estimate as text.
+pub fn text(estimate: &Estimate) -> String {
+    let mut lines = vec!["estimated, not measured; from the best to the worst of the assumptions below".to_owned()];
+    let mut line = |name: &str, interval: Interval, words: &dyn Fn(f64) -> String| {
+        let range = format!("({} to {})", words(interval.low), words(interval.high));
+        let range = if interval.low < interval.high { range } else { String::new() };
+        lines.push(format!("  {name:<11}{:<14}{range}", words(interval.middle)).trim_end().to_owned());
+    };
+    line("compute", Interval::exactly(estimate.flops), &|flops| format!("{flops:.2e} FLOP"));
+    line("GPU-hours", estimate.gpu_hours, &|hours| large(hours));
+    line("time", estimate.duration_s, &|seconds| duration(Seconds(seconds)));
+    line("energy", estimate.energy_mwh, &|mwh| watt_hours(Joules::from_kwh(mwh * 1e3)));
+    line("emissions", estimate.emissions_t, &|tonnes| grams(GramsCo2e(tonnes * 1e6)));
+    lines.push(String::new());
+    lines.push("assumed".to_owned());
+    for assumption in &estimate.assumptions {
+        let what = format!("{} [{}]", assumption.value, assumption.source);
+        for (i, text) in wrap(&what, WIDTH - 15).into_iter().enumerate() {
+            let name = if i == 0 { assumption.what.as_str() } else { "" };
+            lines.push(format!("  {name:<13}{text}"));
+        }
+    }
+    lines.join("\n") + "\n"
+}

@@ -1,0 +1,154 @@
+//! One training step at the two shapes of the project's measurements: `cargo bench -p wattle-train`, or with
+//! arguments `-- small|big [engine auto|autograd] [steps N] [threads N] [recompute none|mlp|block]`.
+//!
+//! The tokens are random: every step takes the same time whatever they are. Prints the median of the steps'
+//! times, tokens a second, the last loss and the process's peak memory as one line of JSON per shape;
+//! `scripts/peers/run.sh` sets them beside PyTorch's. Each shape runs in a process of its own, for its peak.
+
+#![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a bench prints, and stops at the first fault")]
+
+use std::process::Command;
+use std::time::Instant;
+
+use candle_core::{DType, Device};
+use wattle_data::Batch;
+use wattle_model::engine::EngineOptions;
+use wattle_model::{Gpt2, LanguageModel, ModelConfig, Recompute, TrainingPass};
+use wattle_ops::adamw::Update;
+use wattle_ops::grad_norm::cpu::clip_factor;
+use wattle_train::AdamW;
+use wattle_train::clip;
+use wattle_train::config::OptimizerConfig;
+use wattle_train::gradients::{BatchOptions, batch_gradients};
+
+/// As in the program: a step of tier 0 makes and drops hundreds of tensors.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const VOCAB_SIZE: usize = 65;
+const CLIP_NORM: f64 = 1.0;
+
+struct Shape {
+    name: &'static str,
+    n_layers: usize,
+    n_heads: usize,
+    d_model: usize,
+    context: usize,
+    batch_size: usize,
+    steps: usize,
+}
+
+const SHAPES: [Shape; 2] = [
+    Shape { name: "small", n_layers: 4, n_heads: 4, d_model: 128, context: 64, batch_size: 12, steps: 200 },
+    Shape { name: "big", n_layers: 6, n_heads: 6, d_model: 384, context: 256, batch_size: 8, steps: 12 },
+];
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    match SHAPES.iter().find(|shape| arguments.iter().any(|argument| argument == shape.name)) {
+        Some(shape) => run(shape, &arguments),
+        None => SHAPES.iter().for_each(|shape| {
+            let program = std::env::current_exe().unwrap();
+            assert!(Command::new(program).arg(shape.name).args(&arguments).status().unwrap().success());
+        }),
+    }
+}
+
+/// The word after `key`.
+fn option<'a>(arguments: &'a [String], key: &str) -> Option<&'a str> {
+    let position = arguments.iter().position(|argument| argument == key)?;
+    arguments.get(position + 1).map(String::as_str)
+}
+
+fn run(shape: &Shape, arguments: &[String]) {
+    let n_threads = option(arguments, "threads").map_or(2, |n| n.parse().unwrap());
+    rayon::ThreadPoolBuilder::new().num_threads(n_threads).build_global().unwrap();
+    let config = ModelConfig {
+        n_layers: shape.n_layers,
+        n_heads: shape.n_heads,
+        d_model: shape.d_model,
+        context: shape.context,
+        ..ModelConfig::default()
+    };
+    let model = Gpt2::new(&config, VOCAB_SIZE, 1, &Device::Cpu).unwrap();
+    let engine = option(arguments, "engine").unwrap_or("auto");
+    let mut step: Box<dyn FnMut(&Batch, u64) -> f64> = match engine {
+        "autograd" => autograd(&model),
+        _ => explicit(&model, shape, option(arguments, "recompute").unwrap_or("none")),
+    };
+    let n_steps = option(arguments, "steps").map_or(shape.steps, |n| n.parse().unwrap());
+    let batches: Vec<Batch> = (0..4).map(|i| random_batch(shape, i)).collect();
+    let mut seconds = Vec::new();
+    let mut loss = 0.0;
+    for n in 0..n_steps + 3 {
+        let start = Instant::now();
+        loss = step(&batches[n % 4], n as u64 + 1);
+        seconds.push(start.elapsed().as_secs_f64());
+    }
+    // The first steps touch memory for the first time.
+    let seconds = &mut seconds[3..];
+    seconds.sort_by(f64::total_cmp);
+    let median = seconds[seconds.len() / 2];
+    let tokens = (shape.batch_size * shape.context) as f64;
+    println!(
+        r#"{{"shape":"{}","engine":"{engine}","threads":{n_threads},"ms":{:.3},"tokens_per_s":{:.0},"loss":{loss:.6},"peak_mb":{:.1}}}"#,
+        shape.name,
+        median * 1e3,
+        tokens / median,
+        peak_mb()
+    );
+}
+
+fn explicit<'a>(model: &'a Gpt2, shape: &Shape, recompute: &str) -> Box<dyn FnMut(&Batch, u64) -> f64 + 'a> {
+    let recompute = serde_json::from_value::<Recompute>(recompute.into()).unwrap();
+    let options = EngineOptions { micro_batch: shape.batch_size, recompute };
+    let mut engine = model.engine(options).unwrap().unwrap();
+    let OptimizerConfig { beta1, beta2, eps, weight_decay, learning_rate, .. } = OptimizerConfig::default();
+    Box::new(move |batch, step| {
+        engine.state_mut().zero_gradients();
+        let scale = 1.0 / batch.targets.len() as f32;
+        let pass = TrainingPass { seed: 1, step, first_sequence: 0, dropout: 0.0 };
+        let sum = engine.accumulate_gradients(&batch.inputs, &batch.targets, pass, scale);
+        let gradient_factor = clip_factor(engine.state().grad_norm(), CLIP_NORM);
+        let update = Update { beta1, beta2, eps, weight_decay, learning_rate, step, gradient_factor };
+        engine.state_mut().update(&update);
+        sum.loss / batch.targets.len() as f64
+    })
+}
+
+fn autograd(model: &Gpt2) -> Box<dyn FnMut(&Batch, u64) -> f64 + '_> {
+    let config = OptimizerConfig::default();
+    let rate = config.learning_rate;
+    let mut optimizer = AdamW::new(&config, model.parameters()).unwrap();
+    Box::new(move |batch, step| {
+        let pass = TrainingPass { seed: 1, step, first_sequence: 0, dropout: 0.0 };
+        let options = BatchOptions { micro_batch: batch.batch_size, dtype: DType::F32, pass };
+        let result = batch_gradients(model, batch, options, &Device::Cpu).unwrap();
+        let gradients: Vec<_> = result.gradients.into_iter().map(Option::unwrap).collect();
+        let factor = clip::clip_factor(&clip::global_norm(&gradients).unwrap(), CLIP_NORM).unwrap();
+        optimizer.step(model.parameters(), &gradients, Some(&factor), step, rate).unwrap();
+        f64::from(result.loss.to_scalar::<f32>().unwrap())
+    })
+}
+
+fn random_batch(shape: &Shape, idx: u32) -> Batch {
+    let n = shape.batch_size * shape.context;
+    let purpose = wattle_random::Purpose::Init { parameter_idx: idx };
+    let stream = wattle_random::Stream::new(7, purpose, 0);
+    let tokens: Vec<u32> = (0..2 * n as u64).map(|i| stream.word(i) % VOCAB_SIZE as u32).collect();
+    let (inputs, targets) = tokens.split_at(n);
+    Batch {
+        inputs: inputs.to_vec(),
+        targets: targets.to_vec(),
+        batch_size: shape.batch_size,
+        context: shape.context,
+    }
+}
+
+/// The most memory that this process ever had, as the kernel counts it.
+fn peak_mb() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("0");
+    let kib: f64 = line.trim().trim_end_matches(" kB").parse().unwrap_or(f64::NAN);
+    kib * 1024.0 / 1e6
+}

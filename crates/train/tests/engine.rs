@@ -1,0 +1,406 @@
+//! The explicit engine (tier 2) against candle's autograd (tier 0).
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use candle_core::{DType, Device};
+use tempfile::TempDir;
+use wattle_data::{Batch, DataConfig, Dataset, TokenizerConfig, TokenizerKind};
+use wattle_model::config::ActivationKind;
+use wattle_model::engine::gpt2::Gpt2Engine;
+use wattle_model::engine::{EngineOptions, LossSum};
+use wattle_model::parameter::ParameterBuilder;
+use wattle_model::{Engine, Gpt2, LanguageModel, ModelConfig, Parameter, Recompute, TrainingPass};
+use wattle_random::{Purpose, Stream};
+use wattle_runlog::{EventBody, Span, StopReason};
+use wattle_train::config::{EarlyStopConfig, EngineChoice, EvaluateConfig, OptimizerConfig, ScheduleConfig};
+use wattle_train::error::ObserverError;
+use wattle_train::gradients::{BatchOptions, batch_gradients};
+use wattle_train::{
+    Checkpoints, Directive, Draft, Edge, ExtraFile, Observer, Progress, TrainConfig, TrainError, Trainer,
+    TrainerOptions,
+};
+
+const CPU: Device = Device::Cpu;
+const RECOMPUTE: [Recompute; 3] = [Recompute::None, Recompute::Mlp, Recompute::Block];
+
+/// Sizes that are no multiple of any vector, and a vocabulary with rows that no token has.
+fn odd() -> ModelConfig {
+    ModelConfig { n_layers: 3, n_heads: 3, d_model: 24, context: 17, ..ModelConfig::default() }
+}
+
+/// Sizes that are all powers of two, with rows enough for slices and several blocks of a weight.
+fn even() -> ModelConfig {
+    ModelConfig { n_layers: 2, n_heads: 2, d_model: 64, d_ff: 192, context: 32, ..ModelConfig::default() }
+}
+
+const VOCAB_SIZE: usize = 41;
+
+/// Every way in which one GPT-2 differs from another.
+fn configurations() -> Vec<ModelConfig> {
+    vec![
+        odd(),
+        ModelConfig { bias: true, tie_embeddings: false, activation: ActivationKind::GeluTanh, ..odd() },
+        ModelConfig { bias: true, dropout: 0.2, ..odd() },
+        ModelConfig { dropout: 0.1, tie_embeddings: false, activation: ActivationKind::Relu, ..odd() },
+        ModelConfig { n_layers: 1, bias: true, activation: ActivationKind::Relu, ..odd() },
+        even(),
+        ModelConfig { bias: true, dropout: 0.1, ..even() },
+    ]
+}
+
+/// A model with weights large enough that every part of it matters, biases and norms among them.
+fn model(config: &ModelConfig) -> Gpt2 {
+    let model = Gpt2::new(config, VOCAB_SIZE, 5, &CPU).unwrap();
+    for (idx, Parameter { var, .. }) in model.parameters().iter().enumerate() {
+        let mut noise = vec![0f32; var.elem_count()];
+        Stream::new(9, Purpose::Init { parameter_idx: idx as u32 }, 0).fill_normal(0, &mut noise);
+        let noise = candle_core::Tensor::from_vec(noise, var.shape(), &CPU).unwrap();
+        var.set(&(var.as_detached_tensor() + (noise * 0.1).unwrap()).unwrap()).unwrap();
+    }
+    model
+}
+
+fn batch(config: &ModelConfig, batch_size: usize, idx: u64) -> Batch {
+    let n = batch_size * config.context;
+    let stream = Stream::new(11, Purpose::Sampling, idx);
+    let tokens: Vec<u32> = (0..2 * n as u64).map(|i| stream.word(i) % (VOCAB_SIZE as u32 - 3)).collect();
+    let (inputs, targets) = tokens.split_at(n);
+    Batch { inputs: inputs.to_vec(), targets: targets.to_vec(), batch_size, context: config.context }
+}
+
+fn pass(config: &ModelConfig, step: u64) -> TrainingPass {
+    TrainingPass { seed: 3, step, first_sequence: 0, dropout: config.dropout }
+}
+
+fn engine(model: &Gpt2, micro_batch: usize, recompute: Recompute) -> Box<dyn Engine> {
+    model.engine(EngineOptions { micro_batch, recompute }).unwrap().unwrap()
+}
+
+/// Loss and gradients of a batch in micro-batches, as the trainer computes them.
+fn accumulate(engine: &mut dyn Engine, batch: &Batch, micro_batch: usize, pass: TrainingPass) -> LossSum {
+    engine.state_mut().zero_gradients();
+    let mut sum = LossSum::default();
+    for first_sequence in (0..batch.batch_size).step_by(micro_batch) {
+        let end = batch.batch_size.min(first_sequence + micro_batch);
+        let tokens = first_sequence * batch.context..end * batch.context;
+        let pass = TrainingPass { first_sequence, ..pass };
+        let scale = 1.0 / batch.targets.len() as f32;
+        sum += engine.accumulate_gradients(
+            &batch.inputs[tokens.clone()],
+            &batch.targets[tokens],
+            pass,
+            scale,
+        );
+    }
+    sum
+}
+
+fn values(tensor: &candle_core::Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+#[test]
+fn loss_and_every_gradient_are_those_of_autograd() {
+    for config in configurations() {
+        let (model, batch) = (model(&config), batch(&config, 5, 0));
+        for micro_batch in [5, 2] {
+            let pass = pass(&config, 7);
+            let options = BatchOptions { micro_batch, dtype: DType::F32, pass };
+            let expected = batch_gradients(&model, &batch, options, &CPU).unwrap();
+            let mut engine = engine(&model, micro_batch, Recompute::None);
+            let sum = accumulate(engine.as_mut(), &batch, micro_batch, pass);
+
+            let loss = f64::from(expected.loss.to_scalar::<f32>().unwrap());
+            // Means over 85 tokens or more of numbers with f32's rounding; 4e-7 was seen.
+            let error = (sum.loss / batch.targets.len() as f64 / loss - 1.0).abs();
+            assert!(error < 2e-6, "{config:?}: the loss differs by a share of {error}");
+            let accuracy = f64::from(expected.accuracy.to_scalar::<f32>().unwrap());
+            assert!((sum.n_correct as f64 / batch.targets.len() as f64 - accuracy).abs() < 1e-6);
+
+            let gradients = engine.state().gradient_tensors().unwrap();
+            for ((parameter, got), expected) in
+                model.parameters().iter().zip(&gradients).zip(&expected.gradients)
+            {
+                let (got, expected) = (values(got), values(expected.as_ref().unwrap()));
+                let largest = expected.iter().fold(0f32, |max, g| max.max(g.abs()));
+                let gap = got.iter().zip(&expected).fold(0f32, |max, (a, b)| max.max((a - b).abs()));
+                // Sums of some hundred terms, rounded in another order through three blocks; a wrong term is
+                // thousands of times larger.
+                assert!(
+                    largest > 0.0 && gap < 1e-5 * largest,
+                    "{config:?}: the gradient of {} differs by {gap} of {largest}",
+                    parameter.name
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn neither_threads_nor_recomputation_change_a_bit() {
+    for config in configurations() {
+        let (model, batch) = (model(&config), batch(&config, 7, 0));
+        let gradients = |n_threads: usize, recompute: Recompute, micro_batch: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().unwrap();
+            pool.install(|| {
+                let mut engine = engine(&model, micro_batch, recompute);
+                let sum = accumulate(engine.as_mut(), &batch, micro_batch, pass(&config, 2));
+                let evaluated = engine.evaluate(&batch.inputs[..config.context], &batch.targets[..config.context]);
+                (sum, evaluated, engine.state().grad_norm(), bits(engine.state().gradients()))
+            })
+        };
+        for micro_batch in [7, 3] {
+            let expected = gradients(1, Recompute::None, micro_batch);
+            for n_threads in [1, 2, 3, 5] {
+                for recompute in RECOMPUTE {
+                    let got = gradients(n_threads, recompute, micro_batch);
+                    assert!(got == expected, "{config:?}: {n_threads} threads, {recompute:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_memory_plan_is_what_is_allocated() {
+    for config in configurations() {
+        let model = model(&config);
+        for recompute in RECOMPUTE {
+            let options = EngineOptions { micro_batch: 6, recompute };
+            let engine = Gpt2Engine::new(&config, VOCAB_SIZE, model.parameters(), options).unwrap();
+            let (planned, allocated) = (engine.memory().total() as f64, engine.allocated_bytes() as f64);
+            assert!((planned / allocated - 1.0).abs() < 0.05, "{config:?}: {planned} of {allocated}");
+        }
+        let activations = |recompute| engine(&model, 6, recompute).memory().activations;
+        assert!(activations(Recompute::Mlp) < activations(Recompute::None) || config.n_layers == 1);
+        assert!(activations(Recompute::Block) < activations(Recompute::Mlp) || config.n_layers == 1);
+    }
+}
+
+#[test]
+fn parameters_are_published_and_taken_back_to_the_bit() {
+    let config = ModelConfig { bias: true, ..odd() };
+    let (source, target) = (model(&config), Gpt2::new(&config, VOCAB_SIZE, 1, &CPU).unwrap());
+    let mut engine = engine(&source, 2, Recompute::None);
+    engine.state().publish(target.parameters()).unwrap();
+    for (a, b) in source.parameters().iter().zip(target.parameters()) {
+        assert_eq!(bits(&values(&a.var)), bits(&values(&b.var)), "{}", a.name);
+    }
+    accumulate(engine.as_mut(), &batch(&config, 2, 0), 2, pass(&config, 1));
+    let moments = engine.state().moments().unwrap();
+    let mut faulty: std::collections::HashMap<_, _> = moments.into_iter().collect();
+    faulty.remove("transformer.h.1.ln_2.weight.exp_avg_sq");
+    let faults = engine.state_mut().set_moments(&faulty).unwrap().unwrap_err();
+    assert_eq!(faults, ["transformer.h.1.ln_2.weight.exp_avg_sq is missing"]);
+}
+
+/// A text with something to learn, tokenized by characters.
+fn dataset(dir: &TempDir) -> Dataset {
+    let path = dir.path().join("text.txt");
+    let text: String = (0..120).map(|i| format!("{} and {}. ", i * 7 % 10, i * 7 % 10 + 1)).collect();
+    std::fs::write(&path, text).unwrap();
+    let data = DataConfig {
+        input: vec![path],
+        cache_dir: Some(dir.path().join("cache")),
+        val_fraction: 0.2,
+        ..DataConfig::default()
+    };
+    let tokenizer = TokenizerConfig { kind: TokenizerKind::Chars, ..TokenizerConfig::default() };
+    wattle_data::prepare(&data, &tokenizer, &mut |_| {}).unwrap()
+}
+
+fn options(engine: EngineChoice) -> TrainerOptions {
+    TrainerOptions {
+        seed: 3,
+        segment: 0,
+        dropout: 0.1,
+        dtype: DType::F32,
+        optimizer: OptimizerConfig { learning_rate: 1e-2, ..OptimizerConfig::default() },
+        schedule: ScheduleConfig { warmup_steps: 2, ..ScheduleConfig::default() },
+        train: TrainConfig {
+            batch_size: 5,
+            micro_batch_size: 2,
+            max_steps: 20,
+            epochs: 0,
+            engine,
+            ..TrainConfig::default()
+        },
+        evaluate: EvaluateConfig { every_steps: 5, batches: 0 },
+        early_stop: EarlyStopConfig::default(),
+        checkpoint_every_epochs: 1,
+        checkpoint_every_steps: 0,
+    }
+}
+
+#[derive(Default)]
+struct Recorder {
+    losses: Vec<f32>,
+    norms: Vec<f32>,
+    evaluations: Vec<f64>,
+    stop_after: Option<usize>,
+}
+
+impl Observer for Recorder {
+    fn event(&mut self, body: EventBody) -> Result<(), ObserverError> {
+        match body {
+            EventBody::Step(step) => {
+                self.losses.push(step.loss);
+                self.norms.push(step.grad_norm);
+            }
+            EventBody::Evaluate(evaluation) => self.evaluations.push(evaluation.loss),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn span(&mut self, _span: Span) {}
+
+    fn edge(&mut self, _edge: Edge) {}
+
+    fn progress(&mut self, _progress: Progress) {}
+
+    fn directive(&mut self) -> Directive {
+        match self.stop_after {
+            Some(stop) if self.losses.len() >= stop => Directive::Stop(StopReason::Signal),
+            _ => Directive::Continue,
+        }
+    }
+
+    fn before_commit(&mut self, _draft: &Draft) -> Vec<ExtraFile> {
+        Vec::new()
+    }
+}
+
+/// A small model of the dataset, trained in `dir` with one engine, and what was seen.
+fn train(
+    dir: &std::path::Path,
+    dataset: &Dataset,
+    engine: EngineChoice,
+    stop_after: Option<usize>,
+) -> (Recorder, Gpt2) {
+    let config = ModelConfig { n_layers: 2, n_heads: 2, d_model: 16, context: 12, ..ModelConfig::default() };
+    let model = Gpt2::new(&config, dataset.vocab_size(), 3, &CPU).unwrap();
+    let checkpoints = Checkpoints::open(&dir.join("checkpoints"), 0).unwrap();
+    let latest = checkpoints.latest().unwrap();
+    let mut recorder = Recorder { stop_after, ..Recorder::default() };
+    let mut trainer = Trainer::new(&model, dataset, &CPU, options(engine), checkpoints).unwrap();
+    assert_eq!(trainer.memory().is_some(), engine != EngineChoice::Autograd);
+    if let Some(latest) = latest {
+        trainer.resume(&latest).unwrap();
+    }
+    trainer.run(&mut recorder).unwrap();
+    (recorder, model)
+}
+
+#[test]
+fn training_follows_autograd() {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = dataset(&dir);
+    let (expected, _) = train(&dir.path().join("autograd"), &dataset, EngineChoice::Autograd, None);
+    let (got, _) = train(&dir.path().join("explicit"), &dataset, EngineChoice::Explicit, None);
+    assert_eq!((got.losses.len(), got.evaluations.len()), (20, expected.evaluations.len()));
+    // Rounding of the first ten updates; Adam's first steps magnify it where a gradient is next to zero.
+    for (step, (got, expected)) in got.losses.iter().zip(&expected.losses).take(10).enumerate() {
+        assert!((got / expected - 1.0).abs() < 1e-5, "step {}: {got}, expected {expected}", step + 1);
+    }
+    for (got, expected) in got.norms.iter().zip(&expected.norms).take(10) {
+        assert!((got / expected - 1.0).abs() < 1e-4, "norm {got}, expected {expected}");
+    }
+    for (got, expected) in got.evaluations.iter().zip(&expected.evaluations) {
+        assert!((got / expected - 1.0).abs() < 1e-4, "evaluation {got}, expected {expected}");
+    }
+}
+
+#[test]
+fn evaluation_is_that_of_autograd() {
+    let config = odd();
+    let (model, batch) = (model(&config), batch(&config, 5, 3));
+    let mut engine = engine(&model, 5, Recompute::Block);
+    let got = engine.evaluate(&batch.inputs, &batch.targets);
+    // Without dropout, a training pass and an evaluation are the same.
+    let options = BatchOptions { micro_batch: 5, dtype: DType::F32, pass: pass(&config, 1) };
+    let expected = batch_gradients(&model, &batch, options, &CPU).unwrap();
+    let n = batch.targets.len() as f64;
+    let expected_loss = f64::from(expected.loss.to_scalar::<f32>().unwrap());
+    assert!((got.loss / n / expected_loss - 1.0).abs() < 1e-6);
+    let accuracy = f64::from(expected.accuracy.to_scalar::<f32>().unwrap());
+    assert!((got.n_correct as f64 / n - accuracy).abs() < 1e-6);
+    assert!(engine.state().gradients().iter().all(|&gradient| gradient == 0.0));
+}
+
+#[test]
+fn a_run_goes_on_from_a_checkpoint_to_the_bit_and_engines_read_each_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = dataset(&dir);
+    let weights = |model: &Gpt2| -> Vec<Vec<u32>> {
+        model.parameters().iter().map(|p| bits(&values(&p.var))).collect()
+    };
+    let (whole, model) = train(&dir.path().join("whole"), &dataset, EngineChoice::Explicit, None);
+    for stop in [1, 8] {
+        let run = dir.path().join(format!("stopped-{stop}"));
+        let (before, _) = train(&run, &dataset, EngineChoice::Explicit, Some(stop));
+        let (after, resumed) = train(&run, &dataset, EngineChoice::Explicit, None);
+        assert_eq!(bits(&[before.losses, after.losses].concat()), bits(&whole.losses), "stopped after {stop}");
+        assert_eq!(weights(&resumed), weights(&model), "stopped after {stop}");
+    }
+    let run = dir.path().join("other");
+    let (before, _) = train(&run, &dataset, EngineChoice::Autograd, Some(4));
+    let (after, _) = train(&run, &dataset, EngineChoice::Explicit, None);
+    let losses = [before.losses, after.losses].concat();
+    assert!((losses[9] / whole.losses[9] - 1.0).abs() < 1e-5, "{} and {}", losses[9], whole.losses[9]);
+}
+
+/// A model of a user's own: it has no explicit engine.
+struct OwnModel {
+    parameters: Vec<Parameter>,
+}
+
+impl LanguageModel for OwnModel {
+    fn parameters(&self) -> &[Parameter] {
+        &self.parameters
+    }
+
+    fn logits(
+        &self,
+        tokens: &candle_core::Tensor,
+        pass: &mut wattle_model::Pass<'_>,
+    ) -> candle_core::Result<candle_core::Tensor> {
+        let (b, t) = tokens.dims2()?;
+        pass.value(&self.parameters[0].var).index_select(&tokens.flatten_all()?, 0)?.reshape((b, t, ()))
+    }
+
+    fn context(&self) -> usize {
+        12
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.parameters[0].var.dims()[0]
+    }
+
+    fn config_json(&self) -> serde_json::Value {
+        serde_json::json!({ "model_type": "own" })
+    }
+}
+
+#[test]
+fn a_model_of_ones_own_trains_by_autograd_unless_the_explicit_engine_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = dataset(&dir);
+    let mut builder = ParameterBuilder::new(1, &CPU);
+    builder.normal("table", &[dataset.vocab_size(), dataset.vocab_size()], 0.02).unwrap();
+    let model = OwnModel { parameters: builder.finish() };
+    let checkpoints = || Checkpoints::open(&dir.path().join("checkpoints"), 0).unwrap();
+    let mut trainer =
+        Trainer::new(&model, &dataset, &CPU, options(EngineChoice::Auto), checkpoints()).unwrap();
+    assert!(trainer.memory().is_none());
+    assert_eq!(trainer.run(&mut Recorder::default()).unwrap(), StopReason::Done);
+    let asked = Trainer::new(&model, &dataset, &CPU, options(EngineChoice::Explicit), checkpoints());
+    assert!(matches!(asked, Err(TrainError::NoEngine)));
+    let gpt2 = Gpt2::new(&odd(), dataset.vocab_size(), 1, &CPU).unwrap();
+    let bf16 = TrainerOptions { dtype: DType::BF16, ..options(EngineChoice::Auto) };
+    assert!(Trainer::new(&gpt2, &dataset, &CPU, bf16, checkpoints()).unwrap().memory().is_none());
+}
