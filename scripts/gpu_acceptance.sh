@@ -48,7 +48,7 @@ stage_train() {
   # Metering on and off, interleaved.
   for round in 1 2 3; do
     train "metered-$round" --device cuda:0
-    train "unmetered-$round" --device cuda:0 --set energy.gpus=none --set energy.interval_ms=60000
+    train "unmetered-$round" --device cuda:0 --set energy.gpus=none --set energy.interval_ms=10000
   done
   train resumed --device cuda:0 --set train.max_steps=50 --set schedule.kind=constant
   "$binary" train --resume --out "$out/resumed" --device cuda:0 --set train.max_steps=100 >>"$out/resumed.log" 2>&1

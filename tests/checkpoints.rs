@@ -131,7 +131,8 @@ fn weights_that_cannot_be_used_are_refused_before_anything_is_started() {
     let bench = Workbench::new();
     trained(&bench);
     let refused = |parts: &[&str]| {
-        let args = ["train", "--out", "tuned", "--set", "model.init_from=\"foreign\"", "--set", "data.dir=\"data\""];
+        let args =
+            ["train", "--out", "tuned", "--set", "model.init_from=\"foreign\"", "--set", "data.dir=\"data\""];
         let mut command = bench.wattle(&args);
         let output = command.output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();

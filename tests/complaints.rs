@@ -39,7 +39,10 @@ fn a_run_has_one_set_of_records_and_one_total() {
     let totals: Vec<_> =
         bench.records("run").into_iter().filter(|record| record.kind == RecordKind::Final).collect();
     let last = totals.last().unwrap();
-    assert!(totals.windows(2).all(|pair| pair[0].energy_j <= pair[1].energy_j), "each holds the one before it");
+    assert!(
+        totals.windows(2).all(|pair| pair[0].energy_j <= pair[1].energy_j),
+        "each holds the one before it"
+    );
     assert_eq!(last.energy_j, last.cumulative.energy_j);
     let rows = fs::read_to_string(bench.join("run/emissions.csv")).unwrap();
     assert_eq!(rows.lines().count(), 2, "a head and one row");

@@ -17,5 +17,8 @@ fn help_texts() {
     insta::assert_snapshot!("help_generate", help(&["generate", "--help"]));
     insta::assert_snapshot!("help_evaluate", help(&["evaluate", "--help"]));
     insta::assert_snapshot!("help_meter", help(&["meter", "--help"]));
+    insta::assert_snapshot!("help_report", help(&["report", "--help"]));
+    insta::assert_snapshot!("help_compare", help(&["compare", "--help"]));
+    insta::assert_snapshot!("help_estimate", help(&["estimate", "--help"]));
     insta::assert_snapshot!("help_devices", help(&["devices", "--help"]));
 }

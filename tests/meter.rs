@@ -37,6 +37,8 @@ fn a_command_is_accounted_for_with_every_board_it_could_see() {
     let expected = 600.0 * cost.duration_s.get();
     assert!((boards - expected).abs() < 0.25 * expected, "{boards} J of {expected}");
     assert!(cost.duration_s.get() >= 1.0);
+    let command = cost.command.unwrap();
+    assert_eq!((command.arguments, command.exit_status), (vec!["sleep".to_owned(), "1".to_owned()], 0));
     assert!(said.contains("gCO2e") && said.contains("energy counter"), "{said}");
 }
 
@@ -78,7 +80,8 @@ fn output_that_cannot_be_written_is_known_before_the_command_starts() {
     let said = expect(1, bench.wattle(&["meter", "--json", "no/such/cost.json", "--", "touch", "started"]));
     assert!(said.contains("--json") && said.contains("no/such/cost.json"), "{said}");
     assert!(!bench.join("started").exists());
-    let said = expect(2, bench.wattle(&["meter", "--interval-ms", "1", "--region", "Atlantis", "--", "true"]));
+    let said =
+        expect(2, bench.wattle(&["meter", "--interval-ms", "1", "--region", "Atlantis", "--", "true"]));
     assert!(said.contains("--interval-ms") && said.contains("--region"), "{said}");
 }
 

@@ -12,7 +12,9 @@ fn manifest(bench: &Workbench, dir: &str) -> Value {
 
 fn write_documents(bench: &Workbench, name: &str, field: &str, n: usize) {
     let lines: String = (0..n)
-        .map(|i| json!({"id": i, field: format!("Document {i} says that {i} is a number.")}).to_string() + "\n")
+        .map(|i| {
+            json!({"id": i, field: format!("Document {i} says that {i} is a number.")}).to_string() + "\n"
+        })
         .collect();
     fs::write(bench.join(name), lines).unwrap();
 }

@@ -14,10 +14,10 @@ def main():
         by_shape[row["shape"]][row["engine"]].append(row)
     for shape, engines in by_shape.items():
         peer = engines.get("torch eager")
-        print(f"\n{shape:<18} {'ms a step':>10} {'tokens/s':>9} {'peak MB':>8}  speed over torch eager, by round")
+        print(f"\n{shape:<18} {'ms a step':>10} {'CPU ms':>8} {'tokens/s':>9} {'peak MB':>8}  speed over torch eager, by round")
         for engine, rounds in engines.items():
-            median = {key: statistics.median(r[key] for r in rounds) for key in ("ms", "tokens_per_s", "peak_mb")}
-            line = f"{engine:<18} {median['ms']:>10.2f} {median['tokens_per_s']:>9.0f} {median['peak_mb']:>8.0f}"
+            median = {key: statistics.median(r[key] for r in rounds) for key in ("ms", "cpu_ms", "tokens_per_s", "peak_mb")}
+            line = f"{engine:<18} {median['ms']:>10.2f} {median['cpu_ms']:>8.1f} {median['tokens_per_s']:>9.0f} {median['peak_mb']:>8.0f}"
             if peer:
                 ratios = sorted(p["ms"] / r["ms"] for p, r in zip(peer, rounds))
                 line += f"  {statistics.median(ratios):.2f} ({ratios[0]:.2f}–{ratios[-1]:.2f})"

@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 VOCAB_SIZE = 65
+N_WARM_UP = 3
 SHAPES = {
     "small": dict(n_layers=4, n_heads=4, d_model=128, context=64, batch_size=12, steps=200),
     "big": dict(n_layers=6, n_heads=6, d_model=384, context=256, batch_size=8, steps=12),
@@ -95,8 +96,10 @@ def main():
     optimizer = optimizer_of(model, options.foreach)
     forward = torch.compile(model) if options.compile else model
     batches = [torch.randint(VOCAB_SIZE, (2, batch_size, shape["context"])) for _ in range(4)]
-    seconds = []
-    for n in range(steps + 3):
+    seconds, cpu_start = [], 0.0
+    for n in range(steps + N_WARM_UP):
+        if n == N_WARM_UP:
+            cpu_start = time.process_time()
         start = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
             loss = forward(*batches[n % 4])
@@ -107,13 +110,15 @@ def main():
         loss = loss.item()
         seconds.append(time.perf_counter() - start)
     # As in wattle's bench, the first steps do not count: memory is touched and code compiled.
-    median = statistics.median(seconds[3:])
+    cpu_ms = (time.process_time() - cpu_start) / steps * 1e3
+    median = statistics.median(seconds[N_WARM_UP:])
     engine = "torch " + ("compile" if options.compile else "eager") + (" bf16" if options.bf16 else "")
     print(json.dumps({
         "shape": options.shape,
         "engine": engine,
         "threads": options.threads,
         "ms": round(median * 1e3, 3),
+        "cpu_ms": round(cpu_ms, 3),
         "tokens_per_s": round(batch_size * shape["context"] / median),
         "loss": round(loss, 6),
         "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6, 1),

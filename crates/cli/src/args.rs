@@ -48,6 +48,12 @@ pub enum Command {
     Evaluate(EvaluateArgs),
     /// Run any command and say what it cost
     Meter(MeterArgs),
+    /// Show what a run learnt and what it cost
+    Report(ReportArgs),
+    /// Put runs side by side: which of them cost least for the same loss
+    Compare(CompareArgs),
+    /// Estimate the energy of a training run that no machine here can do
+    Estimate(EstimateArgs),
     /// Show every sensor and compute device, and what mends those that cannot be read
     Devices(DevicesArgs),
 }
@@ -149,10 +155,9 @@ impl std::str::FromStr for TokenizerChoice {
             ("bytes", _) => Ok(Self::Bytes),
             ("chars", _) => Ok(Self::Chars),
             ("bpe", _) => Err("expected a number of entries, such as bpe:2048".to_owned()),
-            (_, Some(n)) => n
-                .parse()
-                .map(Self::Bpe)
-                .map_err(|_| format!("expected a number of entries after bpe:, got {n:?}; for example bpe:2048")),
+            (_, Some(n)) => n.parse().map(Self::Bpe).map_err(|_| {
+                format!("expected a number of entries after bpe:, got {n:?}; for example bpe:2048")
+            }),
             (file, None) => Ok(Self::File(file.into())),
         }
     }

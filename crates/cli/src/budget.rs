@@ -123,14 +123,18 @@ mod tests {
         assert!(!budget.is_used_up(&used(40_000.0)));
         // 2 g at 100 g/kWh are 72 kJ: step 72.
         let told = budget.warning(40, &used(40_000.0)).unwrap();
-        assert!(told.contains("budget.max_emissions_g = 2") && told.contains("near step 72 of 100"), "{told}");
+        assert!(
+            told.contains("budget.max_emissions_g = 2") && told.contains("near step 72 of 100"),
+            "{told}"
+        );
         assert_eq!(budget.warning(40, &used(40_000.0)), None);
         assert!(budget.is_used_up(&used(72_000.1)));
     }
 
     #[test]
     fn a_run_that_fits_is_left_in_peace() {
-        let limits = BudgetConfig { max_energy_kwh: Some(1.0), max_cost: Some(1.0), ..BudgetConfig::default() };
+        let limits =
+            BudgetConfig { max_energy_kwh: Some(1.0), max_cost: Some(1.0), ..BudgetConfig::default() };
         assert_eq!(after_an_epoch(limits).warning(40, &used(40_000.0)), None);
         assert!(!Budget::new(BudgetConfig::default(), 10, 5).is_set());
     }

@@ -75,7 +75,9 @@ impl Display {
         if self.fetching.as_ref().is_none_or(|(file, _)| *file != progress.file) {
             self.end_preparation();
             let template = match progress.total {
-                Some(_) => "{prefix:20} {bar:30} {percent:>3} %  {bytes} of {total_bytes}  {bytes_per_sec}  {eta} left",
+                Some(_) => {
+                    "{prefix:20} {bar:30} {percent:>3} %  {bytes} of {total_bytes}  {bytes_per_sec}  {eta} left"
+                }
                 None => "{prefix:20} {spinner} {bytes}  {bytes_per_sec}",
             };
             let bar = self.add_bar(0, template);
@@ -94,7 +96,9 @@ impl Display {
     /// Data preparation is over.
     pub fn end_preparation(&mut self) {
         let bars = self.preparing.take().map(|(_, bar)| bar);
-        bars.into_iter().chain(self.fetching.take().map(|(_, bar)| bar)).for_each(|bar| bar.finish_and_clear());
+        bars.into_iter()
+            .chain(self.fetching.take().map(|(_, bar)| bar))
+            .for_each(|bar| bar.finish_and_clear());
     }
 
     /// Training begins after `step` finished updates.

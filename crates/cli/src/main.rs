@@ -62,6 +62,9 @@ fn main() -> ExitCode {
         #[cfg(feature = "train")]
         Command::Evaluate(evaluate) => commands::evaluate::run(evaluate, &bars),
         Command::Meter(meter) => commands::meter::run(meter, args.quiet),
+        Command::Report(report) => commands::report::run(report),
+        Command::Compare(compare) => commands::compare::run(compare),
+        Command::Estimate(estimate) => commands::estimate::run(estimate),
         Command::Devices(devices) => commands::devices::run(devices),
     };
     drop(log_file);

@@ -29,9 +29,6 @@ impl Metered {
     pub fn finish(self) -> Option<WindowEnergy> {
         let (sampler, start) = self.sampler?;
         let end = sampler.edge(EDGE_TIMEOUT);
-        sampler
-            .window(&start, &end)
-            .inspect_err(|error| tracing::warn!("metering: {error}"))
-            .ok()
+        sampler.window(&start, &end).inspect_err(|error| tracing::warn!("metering: {error}")).ok()
     }
 }

@@ -16,8 +16,8 @@ use wattle_meter::{
 use wattle_runlog::manifest::{Drivers, Host, SensorInfo};
 use wattle_runlog::record::{EMISSIONS_SCHEMA, RecordKind, SensorKind};
 use wattle_runlog::{
-    ComputeDevice, Event, GramsCo2e, Joules, LineFile, MonotonicNs, Record, RunDir, RunlogError, Segment, Span,
-    WallAnchor,
+    ComputeDevice, Event, GramsCo2e, Joules, LineFile, MonotonicNs, Record, RunDir, RunlogError, Segment,
+    Span, WallAnchor,
 };
 
 use crate::config::Config;
@@ -299,7 +299,9 @@ impl Metering {
             Ok(baselines) => baselines.iter().for_each(|(id, baseline)| {
                 tracing::info!("idle {id}: {}", crate::humanize::watts(baseline.power_w));
             }),
-            Err(error) => tracing::warn!("energy.idle_baseline_s: {error}; the run goes on without a baseline"),
+            Err(error) => {
+                tracing::warn!("energy.idle_baseline_s: {error}; the run goes on without a baseline")
+            }
         }
     }
 

@@ -126,6 +126,10 @@ mod tests {
         let mut tally = tally(Some(hours));
         // Three hours at an even kilowatt-hour an hour: by the table, by the table, by the mean.
         tally.see(MonotonicNs(3 * 3_600_000_000_000), Joules(3.0 * 3.6e6));
-        assert!((tally.emissions().get() - 2.0 * (10.0 + 30.0 + 100.0)).abs() < 1e-6, "{:?}", tally.emissions());
+        assert!(
+            (tally.emissions().get() - 2.0 * (10.0 + 30.0 + 100.0)).abs() < 1e-6,
+            "{:?}",
+            tally.emissions()
+        );
     }
 }

@@ -82,7 +82,8 @@ impl<'a> EnergyCurve<'a> {
         let within = match final_record(self.run) {
             Some(whole) => Spent::of(whole) - before,
             None => {
-                let energy = self.run.power.energy_at(segment, end) - self.run.power.energy_at(segment, start);
+                let energy =
+                    self.run.power.energy_at(segment, end) - self.run.power.energy_at(segment, start);
                 let last = self.run.records.last().filter(|last| last.energy_j > Joules::ZERO);
                 let share = last.map_or(0.0, |last| energy / last.energy_j);
                 Spent { energy, ..last.map_or(Spent::default(), |last| Spent::of(last) * share) }
@@ -170,11 +171,7 @@ impl std::ops::Sub for Spent {
 impl std::ops::Mul<f64> for Spent {
     type Output = Self;
     fn mul(self, factor: f64) -> Self {
-        Self {
-            energy: self.energy * factor,
-            emissions: self.emissions * factor,
-            cost: self.cost * factor,
-        }
+        Self { energy: self.energy * factor, emissions: self.emissions * factor, cost: self.cost * factor }
     }
 }
 

@@ -50,12 +50,18 @@ pub fn meaning(flag: Flag) -> &'static str {
         Flag::Disagree => {
             "The energy counter and the integral of power do not agree; the half-width reaches from one to the other."
         }
-        Flag::CounterReset => "The energy counter started again, as when a driver is reloaded; power was used instead.",
+        Flag::CounterReset => {
+            "The energy counter started again, as when a driver is reloaded; power was used instead."
+        }
         Flag::CounterStuck => "The energy counter stood still while power was drawn; power was used instead.",
         Flag::Gaps => "Readings are missing for longer than they should be; the half-width grew with it.",
-        Flag::ShortWindow => "The stretch is short against the sensor's update period, so its edges count for much.",
+        Flag::ShortWindow => {
+            "The stretch is short against the sensor's update period, so its edges count for much."
+        }
         Flag::Contended => "Another process used the device; its energy is counted in.",
-        Flag::WholeDevice => "The device is divided (MIG) and was counted whole, with what others drew on it.",
+        Flag::WholeDevice => {
+            "The device is divided (MIG) and was counted whole, with what others drew on it."
+        }
         Flag::OrderAssumed => {
             "The board was found by its number alone, which CUDA and NVML may count differently."
         }

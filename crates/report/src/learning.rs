@@ -101,7 +101,8 @@ impl Learning {
         let first = self.steps.partition_point(|(at, _)| at.step <= from);
         let end = self.steps.partition_point(|(at, _)| at.step <= to);
         let losses = || self.steps[first..end.max(first)].iter().map(|(_, step)| f64::from(step.loss));
-        let (n, sum) = losses().filter(|loss| loss.is_finite()).fold((0.0, 0.0), |(n, s), x| (n + 1.0, s + x));
+        let (n, sum) =
+            losses().filter(|loss| loss.is_finite()).fold((0.0, 0.0), |(n, s), x| (n + 1.0, s + x));
         (n > 0.0).then(|| sum / n)
     }
 

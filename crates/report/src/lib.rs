@@ -6,7 +6,7 @@
 //! - [`power`], [`energy_curve`]: what it had drawn by any moment
 //! - [`learning`]: what it had learnt by then
 //! - [`report`](mod@report): all of it joined, `wattle.report/1`; [`flags`] in words, [`reprice`] by another table
-//! - [`quantity`], [`table`], [`mod@text`]: for a terminal
+//! - [`quantity`], [`sensor_name`], [`table`], [`mod@text`]: for a terminal
 //! - [`mod@compare`]: runs side by side, `wattle.compare/1`
 //! - [`mod@estimate`]: runs that no machine here can do, `wattle.estimate/1`
 //! - [`decimate`](mod@decimate), [`page`](mod@page): for a browser
@@ -24,6 +24,7 @@ pub mod quantity;
 pub mod report;
 pub mod reprice;
 pub mod run;
+pub mod sensor_name;
 pub mod status;
 pub mod table;
 pub mod text;

@@ -307,7 +307,8 @@ mod tests {
 
     #[test]
     fn a_long_run_fits_and_its_spike_stays() {
-        let readings: Vec<_> = (0..30_000).map(|i| (i * 20, if i == 14_000 { 700.0 } else { 100.0 })).collect();
+        let readings: Vec<_> =
+            (0..30_000).map(|i| (i * 20, if i == 14_000 { 700.0 } else { 100.0 })).collect();
         let history = history(&readings);
         let sensor = &history.sensors[0];
         assert!(sensor.buckets.len() <= MAX_BUCKETS);

@@ -417,7 +417,9 @@ fn notes(run: &Run, learning: &Learning) -> Vec<String> {
         notes.push(format!("{broken} logged steps have a loss that is not a number"));
     }
     if learning.evaluations.is_empty() && !learning.steps.is_empty() {
-        notes.push("there is no evaluation: data.val_fraction is 0, or the run has not come to one".to_owned());
+        notes.push(
+            "there is no evaluation: data.val_fraction is 0, or the run has not come to one".to_owned(),
+        );
     }
     if run.power.sensors.is_empty() {
         notes.push("there is no power.trace: curves rise evenly between records".to_owned());

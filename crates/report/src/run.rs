@@ -98,8 +98,5 @@ fn read_lines<T>(
 /// Whether another process holds the lock. Where that cannot be told, nobody does.
 fn is_locked(run: &Path) -> bool {
     let Ok(file) = File::open(run.join("run.lock")) else { return false };
-    matches!(
-        flock(&file, FlockOperation::NonBlockingLockShared),
-        Err(rustix::io::Errno::WOULDBLOCK)
-    )
+    matches!(flock(&file, FlockOperation::NonBlockingLockShared), Err(rustix::io::Errno::WOULDBLOCK))
 }

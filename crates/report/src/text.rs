@@ -1,13 +1,14 @@
 //! A run on a terminal.
 
-use std::collections::BTreeSet;
-
 use wattle_runlog::Joules;
-use wattle_runlog::record::{Method, PhasesMethod, SensorKind, SensorRecord};
+use wattle_runlog::record::{Method, PhasesMethod, SensorRecord};
 
 use crate::flags;
-use crate::quantity::{count, duration, grams, joules, loss, money, percent, plus_minus, si, wall_time, watts, whole_percent};
+use crate::quantity::{
+    count, duration, grams, joules, loss, money, percent, plus_minus, si, wall_time, watts, whole_percent,
+};
 use crate::report::{EpochRow, Provenance, Report, RowKind, Totals};
+use crate::sensor_name::{self, short};
 use crate::table::{Table, wrap};
 
 /// Columns of a terminal that is not wide.
@@ -34,7 +35,9 @@ pub fn text(report: &Report) -> String {
 
 fn heading(report: &Report) -> Vec<String> {
     let mut facts = vec![what(report)];
-    facts.extend(report.provenance.data.as_ref().map(|d| format!("{} training tokens", count(d.train_tokens))));
+    facts.extend(
+        report.provenance.data.as_ref().map(|d| format!("{} training tokens", count(d.train_tokens))),
+    );
     facts.push(device(report));
     facts.push(format!("seed {}", report.provenance.seed));
     let mut course: Vec<String> = report.started_at.as_deref().map(wall_time).into_iter().collect();
@@ -58,15 +61,11 @@ pub(crate) fn what(report: &Report) -> String {
     )
 }
 
-/// What it computes on: a sensor knows a board's name, the manifest the processor's.
+/// What it computes on, and where.
 pub(crate) fn device(report: &Report) -> String {
-    let Provenance { host, devices, sensors, .. } = &report.provenance;
+    let Provenance { host, devices, .. } = &report.provenance;
     let names: Vec<_> = devices.iter().map(ToString::to_string).collect();
-    let boards = sensors.iter().filter(|sensor| sensor.kind == SensorKind::Gpu);
-    let boards: BTreeSet<_> = boards.map(|board| board.description.as_str()).collect();
-    let cpu = format!("{}, {} CPUs", host.cpu_model.as_deref().unwrap_or("unknown processor"), host.cpus);
-    let what = if boards.is_empty() { cpu } else { boards.into_iter().collect::<Vec<_>>().join(", ") };
-    format!("{} on {} ({what})", names.join(", "), host.hostname)
+    format!("{} on {} ({})", names.join(", "), host.hostname, sensor_name::compute(&report.provenance))
 }
 
 fn learning(report: &Report) -> Vec<String> {
@@ -90,7 +89,9 @@ fn learning(report: &Report) -> Vec<String> {
     if let Some(last) = learnt.last.as_ref().filter(|last| learnt.best.as_ref() != Some(last)) {
         lines.push(format!("  at the end        {} at step {}", loss(last.loss), count(last.at.step)));
     }
-    lines.extend(learnt.train_loss.map(|train| format!("  training loss     {} over the last steps", loss(train))));
+    lines.extend(
+        learnt.train_loss.map(|train| format!("  training loss     {} over the last steps", loss(train))),
+    );
     if lines.len() > 1 { lines } else { Vec::new() }
 }
 
@@ -248,15 +249,19 @@ fn sensors(report: &Report) -> Vec<String> {
     if report.sensors.is_empty() {
         return Vec::new();
     }
-    let mut table =
-        Table::new(["sensor", "energy", "by", "gain error", "mean", "highest", "readings", "longest gap"], &[0, 2]);
+    let mut table = Table::new(
+        ["sensor", "energy", "by", "gain error", "mean", "highest", "readings", "longest gap"],
+        &[0, 2],
+    );
     for sensor in &report.sensors {
         table.row(sensor_cells(sensor));
     }
     let mut lines = [vec!["sensors".to_owned()], table.lines()].concat();
     for note in &report.flags {
         let mark = if note.is_warning { "!" } else { " " };
-        let text = format!("{} ({}): {}", flags::name(note.flag), note.sensors.join(", "), note.meaning);
+        let sensors: Vec<_> = note.sensors.iter().map(|id| short(id)).collect();
+        let name = flags::name(note.flag).replace('_', " ");
+        let text = format!("{name} ({}): {}", sensors.join(", "), note.meaning);
         let wrapped = wrap(&text, WIDTH - 4);
         let indented = wrapped.iter().enumerate().map(|(i, line)| match i {
             0 => format!("  {mark} {line}"),
@@ -269,7 +274,7 @@ fn sensors(report: &Report) -> Vec<String> {
 
 fn sensor_cells(sensor: &SensorRecord) -> [String; 8] {
     [
-        sensor.id.clone(),
+        short(&sensor.id),
         energy_of_sensor(sensor),
         method(sensor.method).to_owned(),
         format!("± {}", whole_percent(sensor.systematic_fraction)),

@@ -28,7 +28,8 @@ impl Timeline {
     pub fn of(run: &Run) -> Self {
         let mut segments: BTreeMap<u32, SegmentTime> = BTreeMap::new();
         let mut see = |segment: u32, t: MonotonicNs| {
-            let seen = segments.entry(segment).or_insert(SegmentTime { start: t, end: t, before: Seconds::ZERO });
+            let seen =
+                segments.entry(segment).or_insert(SegmentTime { start: t, end: t, before: Seconds::ZERO });
             seen.start = seen.start.min(t);
             seen.end = seen.end.max(t);
         };
@@ -72,6 +73,9 @@ impl Timeline {
 
     /// All of it.
     pub fn total(&self) -> Seconds {
-        self.segments.values().next_back().map_or(Seconds::ZERO, |last| last.before + last.end.since(last.start))
+        self.segments
+            .values()
+            .next_back()
+            .map_or(Seconds::ZERO, |last| last.before + last.end.since(last.start))
     }
 }

@@ -82,12 +82,24 @@ pub struct Record {
     /// How each phase was arrived at.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub phases_methods: BTreeMap<Phase, PhasesMethod>,
+    /// The command that was metered; absent where it was a training run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<MeteredCommand>,
     /// The run so far, this record included.
     pub cumulative: Cumulative,
     /// What else was used.
     pub resources: Resources,
     /// What metering itself used.
     pub overhead: Overhead,
+}
+
+/// A metered command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeteredCommand {
+    /// The program and its arguments.
+    pub arguments: Vec<String>,
+    /// Its exit status, 128 + n after signal n.
+    pub exit_status: u8,
 }
 
 /// What a record covers.

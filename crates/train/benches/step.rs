@@ -2,7 +2,8 @@
 //! arguments `-- small|big [engine auto|autograd] [steps N] [threads N] [recompute none|mlp|block]`.
 //!
 //! The tokens are random: every step takes the same time whatever they are. Prints the median of the steps'
-//! times, tokens a second, the last loss and the process's peak memory as one line of JSON per shape;
+//! times, the processor time of a step on all threads, tokens a second, the last loss and the process's peak memory
+//! as one line of JSON per shape;
 //! `scripts/peers/run.sh` sets them beside PyTorch's. Each shape runs in a process of its own, for its peak.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a bench prints, and stops at the first fault")]
@@ -11,6 +12,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use candle_core::{DType, Device};
+use rustix::time::{ClockId, clock_gettime};
 use wattle_data::Batch;
 use wattle_model::engine::EngineOptions;
 use wattle_model::{Gpt2, LanguageModel, ModelConfig, Recompute, TrainingPass};
@@ -27,6 +29,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const VOCAB_SIZE: usize = 65;
 const CLIP_NORM: f64 = 1.0;
+/// Steps that touch memory for the first time, and do not count.
+const N_WARM_UP: usize = 3;
 
 struct Shape {
     name: &'static str,
@@ -80,18 +84,22 @@ fn run(shape: &Shape, arguments: &[String]) {
     let batches: Vec<Batch> = (0..4).map(|i| random_batch(shape, i)).collect();
     let mut seconds = Vec::new();
     let mut loss = 0.0;
-    for n in 0..n_steps + 3 {
+    let mut cpu_start = 0.0;
+    for n in 0..n_steps + N_WARM_UP {
+        if n == N_WARM_UP {
+            cpu_start = cpu_seconds();
+        }
         let start = Instant::now();
         loss = step(&batches[n % 4], n as u64 + 1);
         seconds.push(start.elapsed().as_secs_f64());
     }
-    // The first steps touch memory for the first time.
-    let seconds = &mut seconds[3..];
+    let cpu_ms = (cpu_seconds() - cpu_start) / n_steps as f64 * 1e3;
+    let seconds = &mut seconds[N_WARM_UP..];
     seconds.sort_by(f64::total_cmp);
     let median = seconds[seconds.len() / 2];
     let tokens = (shape.batch_size * shape.context) as f64;
     println!(
-        r#"{{"shape":"{}","engine":"{engine}","threads":{n_threads},"ms":{:.3},"tokens_per_s":{:.0},"loss":{loss:.6},"peak_mb":{:.1}}}"#,
+        r#"{{"shape":"{}","engine":"{engine}","threads":{n_threads},"ms":{:.3},"cpu_ms":{cpu_ms:.3},"tokens_per_s":{:.0},"loss":{loss:.6},"peak_mb":{:.1}}}"#,
         shape.name,
         median * 1e3,
         tokens / median,
@@ -143,6 +151,12 @@ fn random_batch(shape: &Shape, idx: u32) -> Batch {
         batch_size: shape.batch_size,
         context: shape.context,
     }
+}
+
+/// Time that all threads have run: on a shared machine, the best there is to compare by.
+fn cpu_seconds() -> f64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
 }
 
 /// The most memory that this process ever had, as the kernel counts it.

@@ -41,8 +41,8 @@ mod tier;
 pub use adamw::AdamW;
 pub use checkpoint::{Checkpoints, TrainState};
 pub use config::{
-    CheckpointConfig, EarlyStopConfig, EngineChoice, EvaluateConfig, OptimizerConfig, PrecisionConfig, ScheduleConfig,
-    TrainConfig,
+    CheckpointConfig, EarlyStopConfig, EngineChoice, EvaluateConfig, OptimizerConfig, PrecisionConfig,
+    ScheduleConfig, TrainConfig,
 };
 pub use error::TrainError;
 pub use observer::{Directive, Draft, Edge, ExtraFile, Observer, Progress};

@@ -63,15 +63,12 @@ impl Tier {
         let can_be_explicit = device.is_cpu() && dtype == DType::F32;
         let engine = match train.engine {
             EngineChoice::Autograd => None,
-            EngineChoice::Auto | EngineChoice::Explicit if can_be_explicit => {
-                model.engine(EngineOptions { micro_batch: train.micro_batch(), recompute: train.recompute })?
-            }
+            EngineChoice::Auto | EngineChoice::Explicit if can_be_explicit => model
+                .engine(EngineOptions { micro_batch: train.micro_batch(), recompute: train.recompute })?,
             EngineChoice::Auto | EngineChoice::Explicit => None,
         };
         match engine {
-            Some(engine) => {
-                Ok(Self::Explicit { engine, optimizer: optimizer.clone(), is_published: true })
-            }
+            Some(engine) => Ok(Self::Explicit { engine, optimizer: optimizer.clone(), is_published: true }),
             None if train.engine == EngineChoice::Explicit => Err(TrainError::NoEngine),
             None => {
                 let optimizer = AdamW::new(optimizer, model.parameters())?;

@@ -85,12 +85,8 @@ fn accumulate(engine: &mut dyn Engine, batch: &Batch, micro_batch: usize, pass: 
         let tokens = first_sequence * batch.context..end * batch.context;
         let pass = TrainingPass { first_sequence, ..pass };
         let scale = 1.0 / batch.targets.len() as f32;
-        sum += engine.accumulate_gradients(
-            &batch.inputs[tokens.clone()],
-            &batch.targets[tokens],
-            pass,
-            scale,
-        );
+        sum +=
+            engine.accumulate_gradients(&batch.inputs[tokens.clone()], &batch.targets[tokens], pass, scale);
     }
     sum
 }
@@ -149,7 +145,8 @@ fn neither_threads_nor_recomputation_change_a_bit() {
             pool.install(|| {
                 let mut engine = engine(&model, micro_batch, recompute);
                 let sum = accumulate(engine.as_mut(), &batch, micro_batch, pass(&config, 2));
-                let evaluated = engine.evaluate(&batch.inputs[..config.context], &batch.targets[..config.context]);
+                let evaluated =
+                    engine.evaluate(&batch.inputs[..config.context], &batch.targets[..config.context]);
                 (sum, evaluated, engine.state().grad_norm(), bits(engine.state().gradients()))
             })
         };
@@ -344,7 +341,11 @@ fn a_run_goes_on_from_a_checkpoint_to_the_bit_and_engines_read_each_others() {
         let run = dir.path().join(format!("stopped-{stop}"));
         let (before, _) = train(&run, &dataset, EngineChoice::Explicit, Some(stop));
         let (after, resumed) = train(&run, &dataset, EngineChoice::Explicit, None);
-        assert_eq!(bits(&[before.losses, after.losses].concat()), bits(&whole.losses), "stopped after {stop}");
+        assert_eq!(
+            bits(&[before.losses, after.losses].concat()),
+            bits(&whole.losses),
+            "stopped after {stop}"
+        );
         assert_eq!(weights(&resumed), weights(&model), "stopped after {stop}");
     }
     let run = dir.path().join("other");

@@ -11,7 +11,9 @@ use wattle_model::parameter::ParameterBuilder;
 use wattle_model::{Gpt2, LanguageModel, ModelConfig, Parameter, Pass, TrainingPass};
 use wattle_runlog::event::StepEvent;
 use wattle_runlog::{EventBody, Span, StopReason};
-use wattle_train::config::{EarlyStopConfig, EvaluateConfig, OptimizerConfig, ScheduleConfig, TrainConfig};
+use wattle_train::config::{
+    EarlyStopConfig, EngineChoice, EvaluateConfig, OptimizerConfig, ScheduleConfig, TrainConfig,
+};
 use wattle_train::error::ObserverError;
 use wattle_train::gradients::{BatchOptions, batch_gradients};
 use wattle_train::{
@@ -146,18 +148,22 @@ fn losses(steps: &[StepEvent]) -> Vec<(u64, u32)> {
 fn stopping_anywhere_and_resuming_changes_no_bit() {
     let dir = tempfile::tempdir().unwrap();
     let dataset = dataset(&dir);
-    let (outcome, whole, weights) = train(&dir.path().join("whole"), &dataset, options(), None);
-    assert_eq!(outcome.unwrap(), StopReason::Done);
-    assert_eq!(whole.steps.len(), 40);
-    for stop in [1, 7, 25, 26, 39] {
-        let run = dir.path().join(format!("stopped-{stop}"));
-        let (outcome, before, _) = train(&run, &dataset, options(), Some(stop));
-        assert_eq!(outcome.unwrap(), StopReason::Signal);
-        let (outcome, after, resumed) = train(&run, &dataset, options(), None);
+    for engine in [EngineChoice::Autograd, EngineChoice::Explicit] {
+        let dir = dir.path().join(format!("{engine:?}"));
+        let options = TrainerOptions { train: TrainConfig { engine, ..options().train }, ..options() };
+        let (outcome, whole, weights) = train(&dir.join("whole"), &dataset, options.clone(), None);
         assert_eq!(outcome.unwrap(), StopReason::Done);
-        let joined = [losses(&before.steps), losses(&after.steps)].concat();
-        assert_eq!(joined, losses(&whole.steps), "stopped after {stop}");
-        assert_eq!(resumed, weights, "stopped after {stop}");
+        assert_eq!(whole.steps.len(), 40);
+        for stop in [1, 7, 25, 26, 39] {
+            let run = dir.join(format!("stopped-{stop}"));
+            let (outcome, before, _) = train(&run, &dataset, options.clone(), Some(stop));
+            assert_eq!(outcome.unwrap(), StopReason::Signal);
+            let (outcome, after, resumed) = train(&run, &dataset, options.clone(), None);
+            assert_eq!(outcome.unwrap(), StopReason::Done);
+            let joined = [losses(&before.steps), losses(&after.steps)].concat();
+            assert_eq!(joined, losses(&whole.steps), "{engine:?} stopped after {stop}");
+            assert_eq!(resumed, weights, "{engine:?} stopped after {stop}");
+        }
     }
 }
 

@@ -7,8 +7,8 @@ use candle_core::DType;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use wattle_data::{
-    DataConfig, Dataset, Manifest, Split, SplitManifest, TokenStore, Tokenizer, TokenizerConfig, TokenizerKind,
-    prepare_into,
+    DataConfig, Dataset, Manifest, Split, SplitManifest, TokenStore, Tokenizer, TokenizerConfig,
+    TokenizerKind, prepare_into,
 };
 use wattle_meter::WindowEnergy;
 use wattle_train::evaluate::{EvaluateOptions, Evaluation, evaluate};

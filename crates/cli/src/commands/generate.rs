@@ -23,12 +23,8 @@ const N_EXPLAINED: usize = 5;
 
 /// Generates text.
 pub fn run(args: &GenerateArgs) -> anyhow::Result<Exit> {
-    let sampling = Sampling {
-        temperature: args.temperature,
-        top_k: args.top_k,
-        top_p: args.top_p,
-        seed: args.seed,
-    };
+    let sampling =
+        Sampling { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p, seed: args.seed };
     let faults = sampling.faults();
     if !faults.is_empty() {
         return Err(BadUsage { faults }.into());

@@ -14,7 +14,7 @@ use wattle_meter::{
     Workload, carbon,
 };
 use wattle_runlog::clock::file_stamp;
-use wattle_runlog::record::{RecordKind, Resources};
+use wattle_runlog::record::{MeteredCommand, RecordKind, Resources};
 use wattle_runlog::{MonotonicNs, Record, Seconds, WallAnchor};
 
 use crate::args::MeterArgs;
@@ -59,7 +59,7 @@ pub fn run(args: &MeterArgs, quiet: bool) -> anyhow::Result<Exit> {
     };
     let (status, resources) = wait(command, &sampler, !quiet)?;
     let end = sampler.edge(EDGE_TIMEOUT);
-    let record = ledger.record(Entry {
+    let mut record = ledger.record(Entry {
         kind: RecordKind::Command,
         epoch: None,
         complete: status.success(),
@@ -71,6 +71,8 @@ pub fn run(args: &MeterArgs, quiet: bool) -> anyhow::Result<Exit> {
         resources,
         overhead: sampler.overhead(),
     });
+    let arguments = args.command.iter().map(|argument| argument.to_string_lossy().into_owned()).collect();
+    record.command = Some(MeteredCommand { arguments, exit_status: exit_code(status) });
     summarize(&record, Workload::Children.cpu_time());
     if let Some(json) = json {
         json.finish(&format!("{}\n", record.to_json()))?;
@@ -87,8 +89,7 @@ fn configuration(args: &MeterArgs) -> Result<(EnergyConfig, CarbonConfig), BadUs
     let faults = [energy.faults(), carbon.faults()].concat();
     // The sections' own names for what was given by flags here.
     let flags = [("energy.interval_ms", "--interval-ms"), ("carbon.region", "--region")];
-    let by_flag =
-        |fault: String| flags.iter().fold(fault, |fault, (key, flag)| fault.replace(key, flag));
+    let by_flag = |fault: String| flags.iter().fold(fault, |fault, (key, flag)| fault.replace(key, flag));
     match faults.is_empty() {
         true => Ok((energy, carbon)),
         false => Err(BadUsage { faults: faults.into_iter().map(by_flag).collect() }),

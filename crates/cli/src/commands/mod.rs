@@ -1,6 +1,8 @@
 //! One file a command.
 
+pub mod compare;
 pub mod devices;
+pub mod estimate;
 #[cfg(feature = "train")]
 pub mod evaluate;
 #[cfg(feature = "train")]
@@ -8,5 +10,6 @@ pub mod generate;
 pub mod meter;
 #[cfg(feature = "train")]
 pub mod prepare;
+pub mod report;
 #[cfg(feature = "train")]
 pub mod train;

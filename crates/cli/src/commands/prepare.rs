@@ -3,9 +3,7 @@
 use std::io::IsTerminal;
 
 use indicatif::MultiProgress;
-use wattle_data::{
-    DataConfig, Dataset, TokenizerConfig, TokenizerKind, catalog, fetch, prepare_into,
-};
+use wattle_data::{DataConfig, Dataset, TokenizerConfig, TokenizerKind, catalog, fetch, prepare_into};
 
 use crate::args::{PrepareArgs, TokenizerChoice};
 use crate::display::Display;

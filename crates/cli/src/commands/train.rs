@@ -205,7 +205,8 @@ fn dry_run(config: &Config, mut display: Display) -> anyhow::Result<Exit> {
     let model = build_model(config, &dataset, &cpu)?;
     let scratch = std::env::temp_dir().join(format!("wattle-dry-run-{}", std::process::id()));
     let checkpoints = Checkpoints::open(&scratch, 0)?;
-    let trainer = Trainer::new(model.as_ref(), &dataset, &cpu.device, trainer_options(config, 0), checkpoints);
+    let trainer =
+        Trainer::new(model.as_ref(), &dataset, &cpu.device, trainer_options(config, 0), checkpoints);
     std::fs::remove_dir_all(&scratch).ok();
     print!("{}", plan::describe(config, &dataset, model.n_parameters(), &trainer?.plan()));
     Ok(Exit::Done)

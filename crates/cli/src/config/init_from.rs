@@ -24,8 +24,7 @@ pub fn adopt(config: &mut Config, explicit_keys: &[String]) -> Result<(), Vec<St
     tokenizer_of(&directory).map_err(|error| named(format!("{error:#}")))?;
 
     let mut faults = Vec::new();
-    let model_keys: Vec<&str> =
-        explicit_keys.iter().filter_map(|key| key.strip_prefix("model.")).collect();
+    let model_keys: Vec<&str> = explicit_keys.iter().filter_map(|key| key.strip_prefix("model.")).collect();
     match config.model.adopt(&directory, &model_keys) {
         Ok(model) => config.model = model,
         Err(contradictions) => faults.extend(contradictions),

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use candle_core::{Device, Result, Tensor};
 use rayon::prelude::*;
-use wattle_ops::adamw::cpu::{self as adamw, State};
 use wattle_ops::adamw::Update;
+use wattle_ops::adamw::cpu::{self as adamw, State};
 use wattle_ops::grad_norm::cpu as grad_norm;
 
 use super::layout::{Entry, Layout};
@@ -98,11 +98,8 @@ impl FlatState {
 
     /// Makes one update.
     pub fn update(&mut self, update: &Update) {
-        let state = State {
-            parameters: &mut self.weights,
-            mean: &mut self.mean,
-            mean_square: &mut self.mean_square,
-        };
+        let state =
+            State { parameters: &mut self.weights, mean: &mut self.mean, mean_square: &mut self.mean_square };
         adamw::step_par(state, &self.gradients, &self.layout.ranges(), update);
     }
 

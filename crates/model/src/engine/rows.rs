@@ -30,7 +30,9 @@ impl Rows {
 
     /// The part of each slice.
     pub(super) fn cut<'a>(&'a self, slices: &Slices) -> impl Iterator<Item = &'a [f32]> + use<'a> {
-        slices.ranges().map(|range| &self.values[range.start * self.per_sequence..range.end * self.per_sequence])
+        slices
+            .ranges()
+            .map(|range| &self.values[range.start * self.per_sequence..range.end * self.per_sequence])
     }
 
     /// Bytes that were allocated.

@@ -42,14 +42,18 @@ mod tests {
 
     #[test]
     fn slices_are_whole_sequences_of_enough_rows_and_leave_none_out() {
-        for (n_sequences, t, n_threads) in [(12, 64, 2), (8, 256, 2), (5, 12, 2), (1, 3, 8), (64, 1, 3), (7, 17, 16)]
+        for (n_sequences, t, n_threads) in
+            [(12, 64, 2), (8, 256, 2), (5, 12, 2), (1, 3, 8), (64, 1, 3), (7, 17, 16)]
         {
             let slices = Slices::new(n_sequences, t, n_threads);
             let ranges: Vec<_> = slices.ranges().collect();
             assert_eq!(ranges.len(), slices.len());
             assert_eq!((ranges[0].start, ranges[ranges.len() - 1].end), (0, n_sequences));
             assert!(ranges.windows(2).all(|pair| pair[0].end == pair[1].start));
-            assert!(ranges.len() == 1 || ranges.iter().all(|range| range.len() * t >= MIN_ROWS), "{ranges:?}");
+            assert!(
+                ranges.len() == 1 || ranges.iter().all(|range| range.len() * t >= MIN_ROWS),
+                "{ranges:?}"
+            );
             let sizes = || ranges.iter().map(Range::len);
             assert!(sizes().max().unwrap() - sizes().min().unwrap() <= 1, "{ranges:?}");
         }

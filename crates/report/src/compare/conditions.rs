@@ -1,13 +1,14 @@
 //! What differs between runs besides their configuration, and whether they may be compared all the same.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
-use wattle_runlog::record::{Flag, SensorKind};
+use wattle_runlog::record::Flag;
 
 use crate::compare::contender::Contender;
-use crate::quantity::{whole_percent, watts};
+use crate::quantity::{watts, whole_percent};
 use crate::report::Report;
+use crate::sensor_name;
 use crate::status::Status;
 
 /// Something that is not the same in all runs, or is not as it should be in one.
@@ -29,15 +30,20 @@ pub fn conditions(reports: &[Report], contenders: &[Contender]) -> Vec<Condition
         }
     };
     let of = |value: &dyn Fn(&Report) -> String| -> Vec<String> { reports.iter().map(value).collect() };
-    differs(true, "they ran on different devices", of(&|report| device(report).join(", ")));
+    differs(true, "they ran on different devices", of(&|report| sensor_name::compute(&report.provenance)));
     differs(true, "boards were held to different power limits", of(&power_limits));
     differs(true, "clocks were held back in some of them", of(&throttling));
     differs(true, "they were trained on different data", of(&|report| data(report, false)));
     differs(true, "their tokenizers differ, so their losses a token do not compare", of(&|r| data(r, true)));
+    differs(true, "different things were metered", of(&scope));
     differs(true, "measured and estimated energies are mixed", of(&measurement));
     differs(false, "another process used the device in some of them", of(&contention));
     differs(false, "they were priced by different carbon intensities, so compare joules", of(&intensity));
-    differs(false, "they were made by different versions of wattle", of(&|r| r.provenance.versions.wattle.clone()));
+    differs(
+        false,
+        "they were made by different versions of wattle",
+        of(&|r| r.provenance.versions.wattle.clone()),
+    );
     differs(false, "NVIDIA drivers differ", of(&driver));
     for (report, contender) in reports.iter().zip(contenders) {
         let is_open = matches!(report.status, Status::Running | Status::Interrupted | Status::Signal);
@@ -57,17 +63,13 @@ fn cases(contenders: &[Contender], values: &[String]) -> String {
     contenders.iter().zip(values).map(case).collect::<Vec<_>>().join("; ")
 }
 
-/// The boards or the processor that a run computed on.
-pub(crate) fn device(report: &Report) -> Vec<String> {
-    let boards = report.provenance.sensors.iter().filter(|sensor| sensor.kind == SensorKind::Gpu);
-    let mut devices: Vec<_> = boards.map(|board| board.description.clone()).collect();
-    if devices.is_empty() {
-        let host = &report.provenance.host;
-        let cpu = host.cpu_model.clone().unwrap_or_else(|| "unknown processor".to_owned());
-        devices.push(format!("{cpu}, {} CPUs", host.cpus));
+/// What was metered: how many sensors of each kind.
+fn scope(report: &Report) -> String {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for sensor in &report.sensors {
+        *counts.entry(format!("{:?}", sensor.kind).to_lowercase()).or_default() += 1;
     }
-    devices.sort_unstable();
-    devices
+    counts.into_iter().map(|(kind, n)| format!("{n} {kind}")).collect::<Vec<_>>().join(", ")
 }
 
 fn power_limits(report: &Report) -> String {
@@ -78,7 +80,8 @@ fn power_limits(report: &Report) -> String {
 /// What held clocks back, but for a board that had nothing to do.
 fn throttling(report: &Report) -> String {
     let reasons = report.sensors.iter().flat_map(|sensor| &sensor.throttle);
-    let reasons: BTreeSet<_> = reasons.map(|reason| reason.replace('_', " ")).filter(|r| r != "gpu idle").collect();
+    let reasons: BTreeSet<_> =
+        reasons.map(|reason| reason.replace('_', " ")).filter(|r| r != "gpu idle").collect();
     reasons.into_iter().collect::<Vec<_>>().join(", ")
 }
 

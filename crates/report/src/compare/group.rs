@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::compare::contender::Contender;
 use crate::compare::difference::flat;
 use crate::report::Report;
+use crate::sensor_name;
 
 /// Keys that make no other way of training.
 const NOT_COUNTED: [&str; 2] = ["run.seed", "run.name"];
@@ -69,13 +70,13 @@ pub fn groups(reports: &[Report], contenders: &[Contender]) -> Vec<Group> {
 }
 
 /// What makes a run another way of training than another.
-fn way(report: &Report) -> (BTreeMap<String, String>, Option<String>, Vec<String>) {
+fn way(report: &Report) -> (BTreeMap<String, String>, Option<String>, String) {
     let mut config = flat(&report.config);
     NOT_COUNTED.iter().for_each(|key| {
         config.remove(*key);
     });
     let data = report.provenance.data.as_ref().map(|data| data.sha256.clone());
-    (config, data, super::conditions::device(report))
+    (config, data, sensor_name::compute(&report.provenance))
 }
 
 impl Group {
@@ -84,7 +85,10 @@ impl Group {
         let labels: Vec<_> = members().map(|contender| contender.label.as_str()).collect();
         let reached = |figure: fn(&Contender) -> Option<f64>| Spread::of(members().map(figure));
         Self {
-            label: labels.join(", "),
+            label: match labels.as_slice() {
+                [first, rest @ ..] if rest.len() > 2 => format!("{first} and {} more", rest.len()),
+                few => few.join(", "),
+            },
             best_loss: reached(|run| run.best_loss),
             energy_j: reached(|run| Some(run.energy_j.get())).expect("a group has a run"),
             joules_per_token: reached(|run| run.joules_per_token),
@@ -128,7 +132,8 @@ mod tests {
 
     #[test]
     fn the_front_is_what_nobody_beats_in_both() {
-        let groups = [group(100.0, Some(3.0)), group(50.0, Some(4.0)), group(120.0, Some(3.5)), group(10.0, None)];
+        let groups =
+            [group(100.0, Some(3.0)), group(50.0, Some(4.0)), group(120.0, Some(3.5)), group(10.0, None)];
         assert_eq!(pareto_front(&groups), [1, 0]);
     }
 

@@ -10,7 +10,7 @@ use crate::page::axis::{Axis, Unit};
 use crate::page::curves::SERIES;
 use crate::page::document;
 use crate::page::plot::Plot;
-use crate::quantity::{count, duration, grams, joules, loss, si, whole_percent};
+use crate::quantity::{count, duration, joules, loss, si, whole_percent};
 use crate::report::Report;
 
 /// The page of a comparison.
@@ -77,15 +77,21 @@ fn pareto(comparison: &Comparison) -> Markup {
     let front = comparison.pareto_front.iter().map(|i| &comparison.groups[*i]);
     let front: Vec<_> = front.filter_map(|g| Some((g.energy_j.mean, g.best_loss?.mean))).collect();
     plot.stairs("front", &front);
-    for (i, (run, point)) in comparison.runs.iter().zip(&points).enumerate() {
-        if let Some((energy, loss)) = point {
-            plot.dots(&format!("big {}", class_of(comparison, i)), std::iter::once((*energy, *loss)));
-            plot.word(*energy, *loss, &run.label);
+    for (i, point) in points.iter().enumerate() {
+        plot.dots(class_of(comparison, i), point.iter().copied());
+    }
+    for (group, class) in comparison.groups.iter().zip(SERIES.iter().cycle()) {
+        if let Some(loss) = group.best_loss {
+            plot.dots(&format!("big {class}"), std::iter::once((group.energy_j.mean, loss.mean)));
+            plot.word(group.energy_j.mean, loss.mean, &group.label);
         }
     }
     html! {
         h2 { "Loss against energy" }
-        p.lead { "To the left costs less, further down learnt more. The line joins what nobody beats in both." }
+        p.lead {
+            "To the left costs less, further down learnt more. The line joins what nobody beats in both. A large dot "
+            "is the mean of a way's seeds, a small one a run."
+        }
         (plot.figure())
     }
 }
@@ -176,7 +182,7 @@ fn figures(comparison: &Comparison) -> Markup {
             table {
                 tr {
                     th { "run" } th { "seed" } th { "final loss" } th { "best" } th { "tokens" } th { "time" } th { "energy" }
-                    th { "measured" } th { "J/ktoken" } th { "emissions" } th { "energy to target" } th { "emissions to target" }
+                    th { "measured" } th { "J/ktoken" } th { "emissions" } th { "to target" } th { "emissions" }
                 }
                 @for (i, run) in comparison.runs.iter().enumerate() { (figure_row(run, class_of(comparison, i))) }
             }
@@ -196,11 +202,11 @@ fn figure_row(run: &Contender, class: &str) -> Markup {
             td { (energy(run)) }
             td { (whole_percent(run.measured_fraction)) }
             td { (run.joules_per_token.map(|j| si(j * 1e3, "")).unwrap_or_default()) }
-            td { (grams(run.emissions_g)) }
+            td { (si(run.emissions_g.get(), "g")) }
             @match &run.to_target {
                 Some(reached) => {
                     td { @if reached.is_upper_bound { "≤ " } (joules(reached.at.energy_j)) }
-                    td { @if reached.is_upper_bound { "≤ " } (grams(reached.at.emissions_g)) }
+                    td { @if reached.is_upper_bound { "≤ " } (si(reached.at.emissions_g.get(), "g")) }
                 }
                 None => { td colspan="2" { "not reached" } }
             }
@@ -279,10 +285,8 @@ mod tests {
     fn it_is_well_formed_and_asks_nobody() {
         let dir = tempfile::tempdir().unwrap();
         let other = SyntheticRun { floor: 2.5, watts: 60.0, data_sha256: "<data>", ..SyntheticRun::small() };
-        let runs: Vec<Run> = vec![
-            SyntheticRun::small().write(&dir.path().join("a")),
-            other.write(&dir.path().join("<b>")),
-        ];
+        let runs: Vec<Run> =
+            vec![SyntheticRun::small().write(&dir.path().join("a")), other.write(&dir.path().join("<b>"))];
         let reports: Vec<_> = runs.iter().map(|run| Report::of(run, None).unwrap()).collect();
         let page = page(&Comparison::of(&runs, &reports, None), &reports);
         assert_eq!(scraper::Html::parse_document(&page).errors, Vec::<std::borrow::Cow<'_, str>>::new());

@@ -73,7 +73,8 @@ mod tests {
 
     #[test]
     fn between_two_evaluations_lies_a_straight_line() {
-        let evaluations = [evaluation(100, 4.0), evaluation(200, 3.0), evaluation(300, 3.5), evaluation(400, 2.0)];
+        let evaluations =
+            [evaluation(100, 4.0), evaluation(200, 3.0), evaluation(300, 3.5), evaluation(400, 2.0)];
         let reached = Reached::of(&evaluations, 3.25).unwrap();
         assert_eq!((reached.at.step, reached.at.energy_j, reached.at.tokens), (175, Joules(175.0), 1750));
         assert!(!reached.is_upper_bound);

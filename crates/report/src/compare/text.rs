@@ -23,7 +23,8 @@ pub fn text(comparison: &Comparison) -> String {
 }
 
 fn runs(comparison: &Comparison) -> Vec<String> {
-    let headings = ["run", "seed", "loss", "best", "tokens", "time", "energy", "measured", "J/ktoken", "emissions"];
+    let headings =
+        ["run", "seed", "loss", "best", "tokens", "time", "energy", "measured", "J/ktoken", "emissions"];
     let mut table = Table::new(headings, &[0]);
     for run in &comparison.runs {
         table.row([
@@ -103,7 +104,8 @@ fn groups(comparison: &Comparison) -> Vec<String> {
 }
 
 fn group_cells(group: &Group) -> [String; 6] {
-    let spread = |spread: Option<Spread>, unit| spread.map_or("not reached".to_owned(), |s| spread_words(s, unit));
+    let spread =
+        |spread: Option<Spread>, unit| spread.map_or("not reached".to_owned(), |s| spread_words(s, unit));
     [
         group.label.clone(),
         group.runs.len().to_string(),
@@ -156,7 +158,8 @@ fn conditions(comparison: &Comparison) -> Vec<String> {
 
 fn verdict(comparison: &Comparison) -> Vec<String> {
     let verdict = &comparison.verdict;
-    let front: Vec<_> = comparison.pareto_front.iter().map(|i| comparison.groups[*i].label.as_str()).collect();
+    let front: Vec<_> =
+        comparison.pareto_front.iter().map(|i| comparison.groups[*i].label.as_str()).collect();
     let mut lines = vec!["verdict".to_owned()];
     if !front.is_empty() {
         lines.extend(hanging(&format!("  nobody beats in both loss and energy: {}", front.join("; "))));

@@ -54,7 +54,7 @@ impl Verdict {
         let mut reasons = if is_clear { others.into_iter().filter_map(Result::ok).collect() } else { doubts };
         if is_clear {
             reasons.extend(parties.missing());
-            reasons.extend(parties.one_seed(first));
+            reasons.extend(parties.one_seed());
         }
         Self { winner: is_clear.then_some(first), reasons }
     }
@@ -150,10 +150,10 @@ impl Parties<'_> {
     }
 
     /// A caveat where chance has not been looked at.
-    fn one_seed(&self, first: usize) -> Option<String> {
+    fn one_seed(&self) -> Option<String> {
         let is_single = self.groups.iter().all(|group| group.runs.len() == 1);
         is_single.then(|| {
-            format!("one seed each: another seed may turn it round; repeat {} to know", self.groups[first].label)
+            "one seed each: other seeds, by run.seed, would tell how much of it is chance".to_owned()
         })
     }
 }

@@ -6,8 +6,10 @@
 /// What was expected, as a sentence that begins with `flag`.
 pub fn amount(flag: &str, text: &str) -> Result<f64, String> {
     let trimmed = text.trim().replace([',', '_'], "");
-    let suffixes: [(&[char], f64); 4] = [(&['k', 'K'], 1e3), (&['m', 'M'], 1e6), (&['b', 'B', 'g', 'G'], 1e9), (&['t', 'T'], 1e12)];
-    let suffixed = suffixes.iter().find_map(|(letters, factor)| Some((trimmed.strip_suffix(*letters)?, *factor)));
+    let suffixes: [(&[char], f64); 4] =
+        [(&['k', 'K'], 1e3), (&['m', 'M'], 1e6), (&['b', 'B', 'g', 'G'], 1e9), (&['t', 'T'], 1e12)];
+    let suffixed =
+        suffixes.iter().find_map(|(letters, factor)| Some((trimmed.strip_suffix(*letters)?, *factor)));
     let (digits, factor) = suffixed.unwrap_or((trimmed.as_str(), 1.0));
     match digits.trim().parse::<f64>() {
         Ok(value) if value > 0.0 && (value * factor).is_finite() => Ok(value * factor),
@@ -21,7 +23,14 @@ mod tests {
 
     #[test]
     fn suffixes_and_exponents() {
-        let cases = [("175e9", 175e9), ("175B", 175e9), ("300b", 300e9), ("1.5 T", 1.5e12), ("124M", 124e6), ("1,000", 1e3)];
+        let cases = [
+            ("175e9", 175e9),
+            ("175B", 175e9),
+            ("300b", 300e9),
+            ("1.5 T", 1.5e12),
+            ("124M", 124e6),
+            ("1,000", 1e3),
+        ];
         for (text, value) in cases {
             assert_eq!(amount("--params", text), Ok(value), "{text}");
         }

@@ -118,6 +118,13 @@ impl Interval {
     }
 }
 
+impl Estimate {
+    /// The estimate as JSON.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("an estimate is plain data")
+    }
+}
+
 impl Plan {
     /// Every fault of the plan, each a sentence that begins with its flag.
     pub fn faults(&self) -> Vec<String> {
@@ -141,10 +148,10 @@ impl Plan {
         // The better the utilization, the fewer the hours.
         let at = |mfu: f64| flops / (self.gpu.peak_tflops * 1e12 * mfu) / 3600.0;
         let gpu_hours = Interval { low: at(mfu.high), middle: at(mfu.middle), high: at(mfu.low) };
-        self.from_gpu_hours(flops, gpu_hours)
+        self.at_gpu_hours(flops, gpu_hours)
     }
 
-    fn from_gpu_hours(&self, flops: f64, gpu_hours: Interval) -> Estimate {
+    fn at_gpu_hours(&self, flops: f64, gpu_hours: Interval) -> Estimate {
         let power = POWER_SHARE.times(self.gpu.tdp_w);
         let energy = |hours: f64, watts: f64| (Watts(watts * self.pue) * Seconds(hours * 3600.0)).kwh() / 1e3;
         let energy_mwh = Interval {
@@ -182,7 +189,11 @@ impl Plan {
                 "Kaplan et al. 2020, arXiv 2001.08361, section 2.1; without attention over the context and \
                  without recomputation",
             ),
-            assume("peak", format!("{} TFLOP/s a board, dense, 16 bit", self.gpu.peak_tflops), self.gpu.source),
+            assume(
+                "peak",
+                format!("{} TFLOP/s a board, dense, 16 bit", self.gpu.peak_tflops),
+                self.gpu.source,
+            ),
             match self.mfu {
                 Some(mfu) => assume("utilization", format!("{} %", percent(mfu)), "as given, --mfu"),
                 None => assume(
@@ -193,16 +204,27 @@ impl Plan {
             },
             assume(
                 "power",
-                format!("{:.0} W a board with its share of the host ({:.0}–{:.0} W)", power.middle, power.low, power.high),
+                format!(
+                    "{:.0} W a board with its share of the host ({:.0}–{:.0} W)",
+                    power.middle, power.low, power.high
+                ),
                 "0.8 to 1.3 of the board's design power, around 1.1 (arXiv 2104.10350) and 1.0 (arXiv 2211.02001)",
             ),
-            assume("building", format!("{} times the machines' energy", self.pue), "--pue; 1 is the machines alone"),
+            assume(
+                "building",
+                format!("{} times the machines' energy", self.pue),
+                "--pue; 1 is the machines alone",
+            ),
             assume(
                 "electricity",
                 format!("{} g/kWh ({}{year})", carbon.intensity_g_per_kwh.get(), carbon.region),
                 &format!("{}, {}; --region for another", carbon.source, carbon.basis),
             ),
-            assume("left out", "restarts, failed runs, idle boards, manufacture".to_owned(), "add them yourself"),
+            assume(
+                "left out",
+                "restarts, failed runs, idle boards, manufacture".to_owned(),
+                "add them yourself",
+            ),
         ]
     }
 }
@@ -233,7 +255,10 @@ mod tests {
         let miss = estimate.middle / published;
         println!("{what}: {:.4} against {published}, {:+.0} %", estimate.middle, (miss - 1.0) * 100.0);
         assert!((1.0 / factor..=factor).contains(&miss), "{what} is off by a factor of {miss:.2}");
-        assert!((estimate.low..=estimate.high).contains(&published), "{what}: {published} outside {estimate:?}");
+        assert!(
+            (estimate.low..=estimate.high).contains(&published),
+            "{what}: {published} outside {estimate:?}"
+        );
     }
 
     /// Patterson et al. 2021, arXiv 2104.10350, table 4: 3.14e23 FLOPs, 1,287 MWh, 552 t at 429 g/kWh, PUE 1.10,

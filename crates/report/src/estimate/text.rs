@@ -11,7 +11,8 @@ const WIDTH: usize = 100;
 
 /// An estimate as text.
 pub fn text(estimate: &Estimate) -> String {
-    let mut lines = vec!["estimated, not measured; from the best to the worst of the assumptions below".to_owned()];
+    let mut lines =
+        vec!["estimated, not measured; from the best to the worst of the assumptions below".to_owned()];
     let mut line = |name: &str, interval: Interval, words: &dyn Fn(f64) -> String| {
         let range = format!("({} to {})", words(interval.low), words(interval.high));
         let range = if interval.low < interval.high { range } else { String::new() };

@@ -120,7 +120,8 @@ impl Unit<'_> {
     fn step(self, width: f64) -> f64 {
         let rough = width / 5.0;
         let power = 10f64.powf(rough.log10().floor());
-        let multiples: &[f64] = if self == Self::Time && width > 12.0 { &[1.0, 2.0, 3.0, 6.0] } else { &[1.0, 2.0, 5.0] };
+        let multiples: &[f64] =
+            if self == Self::Time && width > 12.0 { &[1.0, 2.0, 3.0, 6.0] } else { &[1.0, 2.0, 5.0] };
         let fits = multiples.iter().map(|multiple| multiple * power).find(|step| *step >= rough * 0.999);
         fits.unwrap_or(10.0 * power)
     }
@@ -151,7 +152,10 @@ mod tests {
     #[test]
     fn ticks_are_round_and_inside() {
         let axis = Axis::from_zero("energy", Unit::Si("J"), 23_400.0);
-        assert_eq!((axis.title.as_str(), labels(&axis)), ("energy, kJ", vec!["0", "5", "10", "15", "20", "25"]));
+        assert_eq!(
+            (axis.title.as_str(), labels(&axis)),
+            ("energy, kJ", vec!["0", "5", "10", "15", "20", "25"])
+        );
         let axis = Axis::exactly("running time", Unit::Time, 7_260.0);
         assert_eq!(axis.title, "running time, min");
         assert_eq!(labels(&axis), ["0", "30", "60", "90", "120"]);

@@ -14,6 +14,7 @@ use crate::page::plot::Plot;
 use crate::power::{Bucket, SensorPower};
 use crate::quantity::{grams, joules, loss, money, percent, si, watts};
 use crate::report::{Report, Totals};
+use crate::sensor_name::short;
 
 /// Points of a sensor's power at most: one every two or three pixels.
 const POINTS: usize = 360;
@@ -182,8 +183,8 @@ pub fn power(source: &Source<'_>) -> Markup {
 
 /// `gpu:0 · 151 W mean, 200 W highest`
 fn legend_of(report: &Report, id: &str) -> String {
-    let Some(sensor) = report.sensors.iter().find(|sensor| sensor.id == id) else { return id.to_owned() };
-    let mut parts = vec![id.to_owned()];
+    let Some(sensor) = report.sensors.iter().find(|sensor| sensor.id == id) else { return short(id) };
+    let mut parts = vec![short(id)];
     parts.extend(sensor.mean_w.map(|mean| format!("mean {}", watts(mean))));
     parts.extend(sensor.max_w.map(|max| format!("highest {}", watts(max))));
     parts.join(" · ")
@@ -306,8 +307,10 @@ fn pricing(totals: &Totals) -> String {
     let carbon = &totals.carbon;
     let year = carbon.year.map_or(String::new(), |year| format!(" {year}"));
     let intensity = si(carbon.intensity_g_per_kwh.get(), "");
-    let mut text =
-        format!("Emissions at {intensity} g/kWh: {}{year}, {}, {}.", carbon.region, carbon.basis, carbon.source);
+    let mut text = format!(
+        "Emissions at {intensity} g/kWh: {}{year}, {}, {}.",
+        carbon.region, carbon.basis, carbon.source
+    );
     if totals.pue > 1.0 {
         text += &format!(" The building draws {} times what the machine does.", totals.pue);
     }

@@ -5,8 +5,11 @@ use wattle_runlog::record::{Method, SensorRecord};
 
 use crate::flags;
 use crate::page::curves::SERIES;
-use crate::quantity::{count, duration, grams, joules, loss, money, percent, si, wall_time, watts, whole_percent};
+use crate::quantity::{
+    count, duration, grams, joules, loss, money, percent, si, wall_time, watts, whole_percent,
+};
 use crate::report::{EpochRow, Report, RowKind};
+use crate::sensor_name::short;
 use crate::text::{energy_of, energy_of_sensor, energy_words, method, phase_name, phases_method, row_name};
 
 /// Rows of the table of epochs; of more, the first and the last.
@@ -65,7 +68,7 @@ pub fn sensors(report: &Report) -> Markup {
             @for note in &report.flags {
                 li class=(if note.is_warning { "warn" } else { "good" }) {
                     b { (flags::name(note.flag).replace('_', " ")) }
-                    span { (note.meaning) " " span.soft { (note.sensors.join(", ")) } }
+                    span { (note.meaning) " " span.soft { (shorts(&note.sensors)) } }
                 }
             }
         }
@@ -86,7 +89,7 @@ fn sensor_table(report: &Report, total: f64) -> Markup {
             }
             @for (sensor, class) in report.sensors.iter().zip(SERIES.iter().cycle()) {
                 tr {
-                    td { span class=(class) { "■ " } (sensor.id) }
+                    td { span class=(class) { "■ " } (short(&sensor.id)) }
                     td.words { (method(sensor.method)) }
                     td { (energy_of_sensor(sensor)) }
                     td { (percent(sensor.energy_j.get() / total)) }
@@ -100,6 +103,10 @@ fn sensor_table(report: &Report, total: f64) -> Markup {
             }
         }
     }
+}
+
+fn shorts(ids: &[String]) -> String {
+    ids.iter().map(|id| short(id)).collect::<Vec<_>>().join(", ")
 }
 
 fn bar_class(sensor: &SensorRecord, class: &str) -> String {
@@ -247,7 +254,9 @@ pub fn provenance(report: &Report) -> Markup {
 fn host(report: &Report) -> String {
     let host = &report.provenance.host;
     let cpu = host.cpu_model.as_deref().unwrap_or("unknown processor");
-    let memory = host.memory_bytes.map_or(String::new(), |bytes| format!(", {:.0} GiB", bytes as f64 / 1024f64.powi(3)));
+    let memory = host
+        .memory_bytes
+        .map_or(String::new(), |bytes| format!(", {:.0} GiB", bytes as f64 / 1024f64.powi(3)));
     format!("{}: {}, {cpu}, {} CPUs{memory}", host.hostname, host.os, host.cpus)
 }
 

@@ -133,7 +133,10 @@ mod tests {
     fn a_hundred_thousand_steps_stay_below_a_megabyte() {
         let dir = tempfile::tempdir().unwrap();
         let run = SyntheticRun { n_epochs: 5_000, ..SyntheticRun::small() }.write(dir.path());
-        assert_eq!(run.events.iter().filter(|e| matches!(e.body, wattle_runlog::EventBody::Step(_))).count(), 100_000);
+        assert_eq!(
+            run.events.iter().filter(|e| matches!(e.body, wattle_runlog::EventBody::Step(_))).count(),
+            100_000
+        );
         let page = page(&Report::of(&run, None).unwrap(), &run);
         assert!(page.len() < 1_000_000, "{} bytes", page.len());
     }

@@ -3,9 +3,7 @@
 use maud::{Markup, html};
 use wattle_runlog::Joules;
 
-use crate::quantity::{
-    count, duration, grams, joules, loss, money, percent, si, wall_time, whole_percent
-};
+use crate::quantity::{count, duration, grams, joules, loss, money, percent, si, wall_time, whole_percent};
 use crate::report::{Report, Totals};
 use crate::status::Status;
 use crate::text::{device, what};
@@ -41,7 +39,8 @@ struct Tile {
 
 /// The figures at a glance.
 pub fn tiles(report: &Report) -> Markup {
-    let tiles = [learnt(report), report.totals.as_ref().map_or_else(Vec::new, |totals| spent(report, totals))];
+    let tiles =
+        [learnt(report), report.totals.as_ref().map_or_else(Vec::new, |totals| spent(report, totals))];
     html! {
         dl.tiles {
             @for tile in tiles.concat() {
@@ -71,7 +70,11 @@ fn learnt(report: &Report) -> Vec<Tile> {
             under: format!("perplexity {}", si(best.perplexity, "")),
         });
     } else if let Some(train) = report.learning.train_loss {
-        tiles.push(Tile { name: "training loss", value: loss(train), under: "over the last steps".to_owned() });
+        tiles.push(Tile {
+            name: "training loss",
+            value: loss(train),
+            under: "over the last steps".to_owned(),
+        });
     }
     tiles
 }
@@ -81,7 +84,7 @@ fn spent(report: &Report, totals: &Totals) -> Vec<Tile> {
     let certainty = match totals.measured_fraction {
         share if share >= 0.995 => "measured".to_owned(),
         share if share < 0.005 => "estimated".to_owned(),
-        share => format!("{} measured", percent(share)),
+        share => format!("{} measured", whole_percent(share)),
     };
     let spread = match half_width > 0.0 && totals.measured_fraction >= 0.005 {
         true => format!("± {}", si(half_width, "J")),
@@ -131,4 +134,3 @@ pub fn notes(report: &Report) -> Markup {
         }
     }
 }
-

@@ -37,7 +37,10 @@ impl Plot {
         let (left, right) = (self.left(from).max(0.0), self.left(to).min(WIDTH));
         let width = right - left;
         if width > 0.0 {
-            let _ = write!(self.marks, r#"<rect class="shade" x="{left:.1}" y="0" width="{width:.1}" height="{HEIGHT}"/>"#);
+            let _ = write!(
+                self.marks,
+                r#"<rect class="shade" x="{left:.1}" y="0" width="{width:.1}" height="{HEIGHT}"/>"#
+            );
         }
     }
 
@@ -94,7 +97,8 @@ impl Plot {
     /// A word above a point, to the side where there is room.
     pub fn word(&mut self, x: f64, y: f64, word: &str) {
         let (left, bottom) = (self.x.place(x) * 100.0, self.y.place(y) * 100.0);
-        let side = if left > 62.0 { format!("right:{:.2}%", 100.0 - left) } else { format!("left:{left:.2}%") };
+        let side =
+            if left > 62.0 { format!("right:{:.2}%", 100.0 - left) } else { format!("left:{left:.2}%") };
         self.words.push(html! { span.beside style=(format!("{side};bottom:{bottom:.2}%")) { (word) } });
     }
 

@@ -104,9 +104,8 @@ impl Arena {
         let kept = (n_layers + 1) * c + n_blocks * block + n_hidden * 2 * ff + sum(&Normed::widths(sizes));
         let gradients = sum(&Gradients::widths(sizes)) + c + 1;
         let n_slices = Slices::new(b, t, n_threads).len();
-        let others = b * most_vectors
-            + sizes.classifier().scratch_len(b * t)
-            + n_slices * sizes.scratch_len();
+        let others =
+            b * most_vectors + sizes.classifier().scratch_len(b * t) + n_slices * sizes.scratch_len();
         let bytes = |floats: usize| (floats * size_of::<f32>()) as u64;
         MemoryPlan {
             activations: bytes(b * t * kept),

@@ -53,8 +53,7 @@ impl<'a> BackwardSlice<'a> {
             .zip(norms.zip(kept).zip(hidden))
             .zip(gradients.zip(others))
             .map(|(((sequences, x), ((norm, kept), hidden)), (gradients, ([branch], scratch)))| {
-                let (rows, rest) =
-                    std::mem::take(&mut partials).split_at_mut(sequences.len() * width);
+                let (rows, rest) = std::mem::take(&mut partials).split_at_mut(sequences.len() * width);
                 partials = rest;
                 Self {
                     first: sequences.start,
@@ -136,7 +135,8 @@ impl Network<'_> {
     fn attention_backward(&self, layer_idx: usize, slice: &mut BackwardSlice<'_>) {
         let block = &self.parameters.blocks[layer_idx];
         let &Sizes { t, c, .. } = self.sizes;
-        let BackwardSlice { first, x, attention_norm, kept, gradients, branch, partials, scratch, .. } = slice;
+        let BackwardSlice { first, x, attention_norm, kept, gradients, branch, partials, scratch, .. } =
+            slice;
         let sites = self.sites.block(layer_idx, *first);
         branch_gradient(gradients.attention_out, gradients.x, t * c, sites.attention_out);
         partials.add_bias(&block.attention_out, gradients.attention_out, t * c);
@@ -189,11 +189,19 @@ impl Network<'_> {
     ) {
         let range = partials.local(&affine.vectors());
         let &Sizes { t, c, .. } = self.sizes;
-        let rows = grad_x.chunks_exact_mut(t * c).zip(grad_out.chunks_exact(t * c)).zip(x.chunks_exact(t * c));
+        let rows =
+            grad_x.chunks_exact_mut(t * c).zip(grad_out.chunks_exact(t * c)).zip(x.chunks_exact(t * c));
         let stats = normed.mean.chunks_exact(t).zip(normed.rstd.chunks_exact(t));
         for ((((grad_x, grad_out), x), (mean, rstd)), row) in rows.zip(stats).zip(partials.rows()) {
             let saved = Saved { x, mean, rstd };
-            self.sequence_norm_backward(affine, grad_x, Store::Accumulate, &mut row[range.clone()], grad_out, saved);
+            self.sequence_norm_backward(
+                affine,
+                grad_x,
+                Store::Accumulate,
+                &mut row[range.clone()],
+                grad_out,
+                saved,
+            );
         }
     }
 
@@ -218,7 +226,8 @@ impl Network<'_> {
         let affine = &self.parameters.final_norm;
         let partials = slice.partials.chunks_exact_mut(affine.vectors().len());
         let rows = slice.grad_x.chunks_exact_mut(t * c).zip(slice.grad_out.chunks_exact(t * c));
-        let saved = slice.x.chunks_exact(t * c).zip(slice.mean.chunks_exact(t)).zip(slice.rstd.chunks_exact(t));
+        let saved =
+            slice.x.chunks_exact(t * c).zip(slice.mean.chunks_exact(t)).zip(slice.rstd.chunks_exact(t));
         for (((grad_x, grad_out), ((x, mean), rstd)), partial) in rows.zip(saved).zip(partials) {
             partial.fill(0.0);
             let saved = Saved { x, mean, rstd };
@@ -250,8 +259,7 @@ impl<'a> FinalNormSlice<'a> {
             .zip(saved)
             .zip(arena.branch.cut(slices).zip(gradients))
             .map(|((sequences, ((x, mean), rstd)), (grad_out, [grad_x]))| {
-                let (part, rest) =
-                    std::mem::take(&mut partials).split_at_mut(sequences.len() * n_vectors);
+                let (part, rest) = std::mem::take(&mut partials).split_at_mut(sequences.len() * n_vectors);
                 partials = rest;
                 FinalNormSlice { x, mean, rstd, grad_out, grad_x, partials: part }
             })

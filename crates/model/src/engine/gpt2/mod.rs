@@ -73,7 +73,11 @@ impl Gpt2Engine {
     fn slices(&self, inputs: &[u32], targets: &[u32]) -> Slices {
         let t = self.sizes.t;
         let n_sequences = inputs.len() / t;
-        assert_eq!((inputs.len(), targets.len()), (n_sequences * t, n_sequences * t), "sequences of {t} tokens");
+        assert_eq!(
+            (inputs.len(), targets.len()),
+            (n_sequences * t, n_sequences * t),
+            "sequences of {t} tokens"
+        );
         let most = self.options.micro_batch;
         assert!((1..=most).contains(&n_sequences), "{n_sequences} sequences for an engine of 1 to {most}");
         Slices::new(n_sequences, t, self.n_threads)

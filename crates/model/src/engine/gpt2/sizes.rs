@@ -1,9 +1,9 @@
 //! The sizes of a GPT-2, as the operations want them.
 
+use wattle_ops::Activation;
 use wattle_ops::attention::cpu as attention;
 use wattle_ops::classifier::cpu as classifier;
 use wattle_ops::linear::cpu::{Layout, Shape};
-use wattle_ops::Activation;
 
 use crate::config::ModelConfig;
 

@@ -1,0 +1,33 @@
+//! `wattle compare`: which of several runs cost least for the same result.
+
+use wattle_report::compare::{self, Comparison};
+use wattle_report::{Report, ReportError, Run};
+
+use crate::args::CompareArgs;
+use crate::exit::{BadUsage, Exit};
+use crate::output_file::OutputFile;
+
+/// Puts runs side by side.
+#[allow(clippy::print_stdout, reason = "its output is the command's result")]
+pub fn run(args: &CompareArgs) -> anyhow::Result<Exit> {
+    if let Some(loss) = args.target_loss.filter(|loss| !(loss.is_finite() && *loss > 0.0)) {
+        let fault = format!("--target-loss {loss}: expected a loss above 0, in nats a token");
+        return Err(BadUsage { faults: vec![fault] }.into());
+    }
+    let runs: Vec<Run> = args.runs.iter().map(|path| Run::open(path)).collect::<Result<_, _>>()?;
+    let reports: Vec<Report> =
+        runs.iter().map(|run| Report::of(run, None)).collect::<Result<_, ReportError>>()?;
+    let comparison = Comparison::of(&runs, &reports, args.target_loss);
+    if let Some(path) = &args.html {
+        OutputFile::open(path, "--html")?.finish(&compare::page(&comparison, &reports))?;
+    }
+    if args.json {
+        println!("{}", comparison.to_json());
+    } else {
+        print!("{}", compare::text(&comparison));
+    }
+    if let Some(path) = &args.html {
+        tracing::info!("{}", path.display());
+    }
+    Ok(Exit::Done)
+}
