@@ -300,7 +300,7 @@ impl Metering {
                 tracing::info!("idle {id}: {}", crate::humanize::watts(baseline.power_w));
             }),
             Err(error) => {
-                tracing::warn!("energy.idle_baseline_s: {error}; the run goes on without a baseline")
+                tracing::warn!("energy.idle_baseline_s: {error}; the run goes on without a baseline");
             }
         }
     }

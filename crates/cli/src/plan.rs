@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use wattle_data::Dataset;
+use wattle_model::engine::MemoryPlan;
 use wattle_model::flops::flops_per_token;
 use wattle_train::Plan;
 use wattle_train::config::Precision;
@@ -12,9 +13,17 @@ use crate::humanize::{count, si};
 
 /// Bytes of one parameter with its gradient and two moments, all in `f32`.
 const BYTES_PER_PARAMETER: u64 = 16;
+/// Bytes of a number.
+const BYTES_PER_F32: u64 = 4;
 
 /// The plan as text.
-pub fn describe(config: &Config, dataset: &Dataset, n_parameters: u64, plan: &Plan) -> String {
+pub fn describe(
+    config: &Config,
+    dataset: &Dataset,
+    n_parameters: u64,
+    plan: &Plan,
+    memory: Option<MemoryPlan>,
+) -> String {
     let flops = flops_per_token(&config.model, n_parameters);
     let tokens = plan.total_tokens();
     let split = &dataset.manifest.split;
@@ -46,16 +55,40 @@ pub fn describe(config: &Config, dataset: &Dataset, n_parameters: u64, plan: &Pl
         "compute",
         format!("{} by nanoGPT's count, {} by llm.c's", total(flops.nanogpt), total(flops.llm_c)),
     );
-    let state = n_parameters * BYTES_PER_PARAMETER;
-    line(
-        "memory",
-        format!(
-            "{} for parameters, their gradients and moments; about {} for activations and theirs",
-            si(state as f64, "B"),
-            si(activation_bytes(config, dataset.vocab_size()) as f64, "B")
-        ),
-    );
+    match memory {
+        Some(memory) => {
+            line("engine", "explicit, on the CPU".to_owned());
+            line("memory", describe_memory(&memory, n_parameters));
+        }
+        None => {
+            line("engine", "candle's autograd".to_owned());
+            line("memory", describe_graph(config, dataset, n_parameters));
+        }
+    }
     text
+}
+
+/// What the explicit engine allocates, and the model's own tensors beside it.
+fn describe_memory(memory: &MemoryPlan, n_parameters: u64) -> String {
+    let bytes = |bytes: u64| si(bytes as f64, "B");
+    format!(
+        "{}: weights {}, gradients {}, moments {}, activations {}, scratch {}, the model's own tensors {}",
+        bytes(memory.total() + n_parameters * BYTES_PER_F32),
+        bytes(memory.weights),
+        bytes(memory.gradients),
+        bytes(memory.moments),
+        bytes(memory.activations),
+        bytes(memory.scratch),
+        bytes(n_parameters * BYTES_PER_F32)
+    )
+}
+
+fn describe_graph(config: &Config, dataset: &Dataset, n_parameters: u64) -> String {
+    format!(
+        "{} for parameters, their gradients and moments; about {} for activations and theirs",
+        si((n_parameters * BYTES_PER_PARAMETER) as f64, "B"),
+        si(activation_bytes(config, dataset.vocab_size()) as f64, "B")
+    )
 }
 
 /// What the autograd graph of one micro-batch holds, by counting the tensors that each operation makes.

@@ -121,8 +121,9 @@ impl Session<'_> {
         let (events, _) = LineFile::open(&dir.events(), Event::from_json)?;
         display.start_training(trainer.plan(), trainer.state().step);
         tracing::info!(
-            "{} parameters · {} training tokens · {} steps",
+            "{} parameters · {} · {} training tokens · {} steps",
             count(model.n_parameters()),
+            if trainer.memory().is_some() { "explicit engine" } else { "candle's autograd" },
             count(dataset.manifest.split.train.tokens),
             count(trainer.plan().total_steps)
         );
@@ -208,7 +209,9 @@ fn dry_run(config: &Config, mut display: Display) -> anyhow::Result<Exit> {
     let trainer =
         Trainer::new(model.as_ref(), &dataset, &cpu.device, trainer_options(config, 0), checkpoints);
     std::fs::remove_dir_all(&scratch).ok();
-    print!("{}", plan::describe(config, &dataset, model.n_parameters(), &trainer?.plan()));
+    let trainer = trainer?;
+    let n_parameters = model.n_parameters();
+    print!("{}", plan::describe(config, &dataset, n_parameters, &trainer.plan(), trainer.memory()));
     Ok(Exit::Done)
 }
 

@@ -8,7 +8,7 @@ use super::keys::{Section, nearest};
 use super::{Config, Preset, SECTIONS, init_from};
 
 /// Keys that the design names and this version does not have yet, so that nobody looks for a typing error.
-const PLANNED: &[&str] = &["model.n_kv_heads", "train.recompute", "energy.metrics_addr"];
+const PLANNED: &[&str] = &["model.n_kv_heads", "energy.metrics_addr"];
 
 /// Where settings come from, least binding first.
 #[derive(Clone, Debug, Default)]
