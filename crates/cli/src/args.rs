@@ -34,7 +34,7 @@ pub struct Args {
 /// A command.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Train a model. Without arguments: a small one on embedded tales, some three minutes on two cores
+    /// Train a model. Without arguments: a small one on embedded tales, a minute or two on two cores
     #[cfg(feature = "train")]
     Train(Box<TrainArgs>),
     /// Make tokens of text, once and for any number of runs
@@ -215,8 +215,8 @@ Examples:
   wattle evaluate runs/mine/checkpoints/best --data data/mine --split val --json
       a checkpoint, on the part of a prepared folder that it was not trained on
 
-The loss is the mean over all non-overlapping windows of the model's context. A tail shorter than a window is
-left out.")]
+The loss is the mean over all non-overlapping windows of the model's context. A tail shorter than
+a window is left out.")]
 pub struct EvaluateArgs {
     /// A run directory (its latest checkpoint), a checkpoint, or a Hugging Face directory
     pub checkpoint: PathBuf,
@@ -266,8 +266,9 @@ Examples:
   wattle meter --json cost.json --region FRA --gpus 0,1 -- torchrun --nproc-per-node 2 train.py
       two boards, and one record in a file
 
-The command's exit status is passed back (128 + n after signal n, 127 if there is no such command), and signals
-are passed on to it. A GPU counts whole, whoever uses it; an estimate counts the command's processes alone.")]
+The command's exit status is passed back (128 + n after signal n, 127 if there is no such
+command), and signals are passed on to it. A GPU counts whole, whoever uses it; an estimate counts
+the command's processes alone.")]
 pub struct MeterArgs {
     /// Where to write the record
     #[arg(long, value_name = "FILE")]

@@ -5,7 +5,7 @@
 //! - [`run`]: a run directory's files, [`status`] and [`timeline`] of the run
 //! - [`power`], [`energy_curve`]: what it had drawn by any moment
 //! - [`learning`]: what it had learnt by then
-//! - [`report`](mod@report): all of it joined, `wattle.report/1`; [`flags`] in words, [`reprice`] by another table
+//! - [`report`](mod@report): all of it joined, `wattle.report/1`; [`epochs`] row by row, [`flags`] in words, [`reprice`] by another table
 //! - [`quantity`], [`sensor_name`], [`table`], [`mod@text`]: for a terminal
 //! - [`mod@compare`]: runs side by side, `wattle.compare/1`
 //! - [`mod@estimate`]: runs that no machine here can do, `wattle.estimate/1`
@@ -14,6 +14,7 @@
 pub mod compare;
 pub mod decimate;
 pub mod energy_curve;
+pub mod epochs;
 pub mod error;
 pub mod estimate;
 pub mod flags;

@@ -11,6 +11,7 @@ use wattle_runlog::record::{Carbon, Cost, PhaseJoules, PhasesMethod, RecordKind,
 use wattle_runlog::{ComputeDevice, GramsCo2e, Joules, Phase, Record, Seconds, WallAnchor};
 
 use crate::energy_curve::{EnergyCurve, final_record, is_part};
+use crate::epochs::{self, EpochRow};
 use crate::error::ReportError;
 use crate::flags::{self, FlagNote};
 use crate::learning::{Evaluation, Learning};
@@ -138,51 +139,6 @@ pub struct Totals {
     pub peak_memory_bytes: Option<u64>,
 }
 
-/// One stretch of a run.
-#[derive(Clone, Debug, Serialize)]
-pub struct EpochRow {
-    /// The epoch, counted from 1; null for what came after the last.
-    pub epoch: Option<u64>,
-    /// The segment.
-    pub segment: u32,
-    /// What the stretch was: an epoch, an interrupted tail, or the rest.
-    pub kind: RowKind,
-    /// Whether the epoch ran to its end.
-    pub complete: bool,
-    /// Updates made within it.
-    pub steps: u64,
-    /// Mean training loss of its steps.
-    pub loss: Option<f64>,
-    /// Validation loss at its end, or the last within it.
-    pub val_loss: Option<f64>,
-    /// Tokens trained on.
-    pub tokens: u64,
-    /// Its length.
-    pub duration_s: Seconds,
-    /// Energy.
-    pub energy_j: Joules,
-    /// 95 % half-width of its random error; null for the rest, whose error no record states.
-    pub energy_uncertainty_j: Option<Joules>,
-    /// Share that was measured; null for the rest.
-    pub measured_fraction: Option<f64>,
-    /// Emissions.
-    pub emissions_g: GramsCo2e,
-    /// Cost; null without a tariff.
-    pub cost: Option<f64>,
-}
-
-/// What a row of the table of epochs is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RowKind {
-    /// An epoch, or the part of it that lies in one segment.
-    Epoch,
-    /// The tail of a segment that was killed.
-    Interrupted,
-    /// What came after the last epoch: its checkpoint, and leaving.
-    Rest,
-}
-
 /// The joules of one phase.
 #[derive(Clone, Debug, Serialize)]
 pub struct PhaseRow {
@@ -235,7 +191,7 @@ impl Report {
             config: run.config.clone(),
             learning: Learnt::of(&learning),
             totals: whole.as_ref().map(|whole| Totals::of(whole, &curve)),
-            epochs: epoch_rows(run, &learning, whole.as_ref()),
+            epochs: epochs::rows(run, &learning, whole.as_ref()),
             phases: whole.as_ref().map_or_else(Vec::new, |whole| phase_rows(whole.phases)),
             phases_method: whole.as_ref().and_then(|whole| whole.phases_method),
             sensors: whole.as_ref().map_or_else(Vec::new, |whole| whole.sensors.clone()),
@@ -326,60 +282,6 @@ fn whole_run(run: &Run) -> Option<Record> {
     Some(Ledger::resume(options, &run.records).whole_run(false, last.resources, last.overhead))
 }
 
-fn epoch_rows(run: &Run, learning: &Learning, whole: Option<&Record>) -> Vec<EpochRow> {
-    let parts = run.records.iter().filter(|record| is_part(record.kind));
-    let mut rows: Vec<_> = parts.map(|record| epoch_row(record, learning)).collect();
-    let rest = whole.and_then(|whole| rest_row(whole, &rows));
-    rows.extend(rest);
-    rows
-}
-
-fn epoch_row(record: &Record, learning: &Learning) -> EpochRow {
-    let (from, to) = (record.step_start, record.step_end);
-    let is_lost = record.kind == RecordKind::Interrupted;
-    EpochRow {
-        epoch: record.epoch,
-        segment: record.segment,
-        kind: if is_lost { RowKind::Interrupted } else { RowKind::Epoch },
-        complete: record.complete,
-        steps: to.saturating_sub(from),
-        // The steps of a lost tail were done again, and their losses stand in that row.
-        loss: learning.mean_loss(from, to).filter(|_| !is_lost),
-        val_loss: learning.evaluation_within(from, to).filter(|_| !is_lost).map(|e| e.loss),
-        tokens: record.tokens,
-        duration_s: record.duration_s,
-        energy_j: record.energy_j,
-        energy_uncertainty_j: Some(record.energy_uncertainty_j),
-        measured_fraction: Some(record.measured_fraction),
-        emissions_g: record.emissions_g,
-        cost: record.cost.as_ref().map(|cost| cost.value),
-    }
-}
-
-/// What the whole run had beyond its rows; none if that is nothing.
-fn rest_row(whole: &Record, rows: &[EpochRow]) -> Option<EpochRow> {
-    let energy_j = whole.energy_j - rows.iter().map(|row| row.energy_j).sum();
-    let seen: f64 = rows.iter().filter_map(|row| row.cost).sum();
-    let tokens: u64 = rows.iter().map(|row| row.tokens).sum();
-    let rest = EpochRow {
-        epoch: None,
-        segment: whole.segment,
-        kind: RowKind::Rest,
-        complete: whole.complete,
-        steps: 0,
-        loss: None,
-        val_loss: None,
-        tokens: whole.tokens.saturating_sub(tokens),
-        duration_s: whole.duration_s - rows.iter().map(|row| row.duration_s).sum(),
-        energy_j,
-        energy_uncertainty_j: None,
-        measured_fraction: None,
-        emissions_g: whole.emissions_g - rows.iter().map(|row| row.emissions_g).sum(),
-        cost: whole.cost.as_ref().map(|cost| cost.value - seen),
-    };
-    (energy_j.get() > 1e-9 * whole.energy_j.get()).then_some(rest)
-}
-
 fn phase_rows(mut phases: PhaseJoules) -> Vec<PhaseRow> {
     let total = phases.total();
     let share = |energy_j: Joules| if total > Joules::ZERO { energy_j / total } else { 0.0 };
@@ -430,6 +332,7 @@ fn notes(run: &Run, learning: &Learning) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::epochs::RowKind;
     use crate::synthetic::SyntheticRun;
 
     fn report(synthetic: &SyntheticRun) -> (Run, Report) {

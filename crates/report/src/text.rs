@@ -3,11 +3,12 @@
 use wattle_runlog::Joules;
 use wattle_runlog::record::{Method, PhasesMethod, SensorRecord};
 
+use crate::epochs::{EpochRow, RowKind};
 use crate::flags;
 use crate::quantity::{
     count, duration, grams, joules, loss, money, percent, plus_minus, si, wall_time, watts, whole_percent,
 };
-use crate::report::{EpochRow, Provenance, Report, RowKind, Totals};
+use crate::report::{Provenance, Report, Totals};
 use crate::sensor_name::{self, short};
 use crate::table::{Table, wrap};
 

@@ -32,6 +32,9 @@ const CLIP_NORM: f64 = 1.0;
 /// Steps that touch memory for the first time, and do not count.
 const N_WARM_UP: usize = 3;
 
+/// Makes an update from a batch and says its loss; updates are counted from 1.
+type TrainStep<'a> = Box<dyn FnMut(&Batch, u64) -> f64 + 'a>;
+
 struct Shape {
     name: &'static str,
     n_layers: usize,
@@ -76,7 +79,7 @@ fn run(shape: &Shape, arguments: &[String]) {
     };
     let model = Gpt2::new(&config, VOCAB_SIZE, 1, &Device::Cpu).unwrap();
     let engine = option(arguments, "engine").unwrap_or("auto");
-    let mut step: Box<dyn FnMut(&Batch, u64) -> f64> = match engine {
+    let mut step: TrainStep<'_> = match engine {
         "autograd" => autograd(&model),
         _ => explicit(&model, shape, option(arguments, "recompute").unwrap_or("none")),
     };
@@ -107,7 +110,7 @@ fn run(shape: &Shape, arguments: &[String]) {
     );
 }
 
-fn explicit<'a>(model: &'a Gpt2, shape: &Shape, recompute: &str) -> Box<dyn FnMut(&Batch, u64) -> f64 + 'a> {
+fn explicit<'a>(model: &'a Gpt2, shape: &Shape, recompute: &str) -> TrainStep<'a> {
     let recompute = serde_json::from_value::<Recompute>(recompute.into()).unwrap();
     let options = EngineOptions { micro_batch: shape.batch_size, recompute };
     let mut engine = model.engine(options).unwrap().unwrap();
@@ -124,7 +127,7 @@ fn explicit<'a>(model: &'a Gpt2, shape: &Shape, recompute: &str) -> Box<dyn FnMu
     })
 }
 
-fn autograd(model: &Gpt2) -> Box<dyn FnMut(&Batch, u64) -> f64 + '_> {
+fn autograd(model: &Gpt2) -> TrainStep<'_> {
     let config = OptimizerConfig::default();
     let rate = config.learning_rate;
     let mut optimizer = AdamW::new(&config, model.parameters()).unwrap();

@@ -98,10 +98,10 @@ pub struct EngineOptions {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Recompute {
-    /// All are kept.
+    /// All are kept, but for normalized rows, which are had again for next to nothing.
     #[default]
     None,
-    /// Those of feed-forward width: half of the memory, for one of a block's matrix products more.
+    /// Those of feed-forward width: more than half of the memory, for one of a block's matrix products more.
     Mlp,
     /// All within a block: its input is what is kept, and most of its forward pass is made twice.
     Block,

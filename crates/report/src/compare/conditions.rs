@@ -55,12 +55,19 @@ pub fn conditions(reports: &[Report], contenders: &[Contender]) -> Vec<Condition
     found
 }
 
-/// `a 300 W, b 400 W`
+/// `a, b 300 W; c 400 W`
 fn cases(contenders: &[Contender], values: &[String]) -> String {
-    let case = |(contender, value): (&Contender, &String)| {
-        format!("{} {}", contender.label, if value.is_empty() { "none" } else { value })
+    let mut cases: Vec<(&str, Vec<&str>)> = Vec::new();
+    for (contender, value) in contenders.iter().zip(values) {
+        match cases.iter_mut().find(|(known, _)| known == value) {
+            Some((_, labels)) => labels.push(&contender.label),
+            None => cases.push((value, vec![&contender.label])),
+        }
+    }
+    let case = |(value, labels): &(&str, Vec<&str>)| {
+        format!("{} {}", labels.join(", "), if value.is_empty() { "none" } else { value })
     };
-    contenders.iter().zip(values).map(case).collect::<Vec<_>>().join("; ")
+    cases.iter().map(case).collect::<Vec<_>>().join("; ")
 }
 
 /// What was metered: how many sensors of each kind.

@@ -3,12 +3,13 @@
 use maud::{Markup, html};
 use wattle_runlog::record::{Method, SensorRecord};
 
+use crate::epochs::{EpochRow, RowKind};
 use crate::flags;
 use crate::page::curves::SERIES;
 use crate::quantity::{
     count, duration, grams, joules, loss, money, percent, si, wall_time, watts, whole_percent,
 };
-use crate::report::{EpochRow, Report, RowKind};
+use crate::report::Report;
 use crate::sensor_name::short;
 use crate::text::{energy_of, energy_of_sensor, energy_words, method, phase_name, phases_method, row_name};
 
@@ -63,7 +64,7 @@ pub fn sensors(report: &Report) -> Markup {
                 i class=(bar_class(sensor, class)) style=(width(sensor.energy_j.get() / total)) {}
             }
         }
-        div.wide { (sensor_table(report, total)) }
+        div.wide { (sensor_table(report)) }
         ul.flags {
             @for note in &report.flags {
                 li class=(if note.is_warning { "warn" } else { "good" }) {
@@ -76,13 +77,13 @@ pub fn sensors(report: &Report) -> Markup {
 }
 
 /// Highest power, and the counter against the integral, are columns where a sensor has them.
-fn sensor_table(report: &Report, total: f64) -> Markup {
+fn sensor_table(report: &Report) -> Markup {
     let has_highest = report.sensors.iter().any(|sensor| sensor.max_w.is_some());
     let has_both = report.sensors.iter().any(|sensor| !disagreement(sensor).is_empty());
     html! {
         table {
             tr {
-                th { "sensor" } th.words { "by" } th { "energy" } th { "share" } th { "gain error" } th { "mean" }
+                th { "sensor" } th.words { "by" } th { "energy" } th { "gain error" } th { "mean" }
                 @if has_highest { th { "highest" } }
                 @if has_both { th { "counter − integral" } }
                 th { "readings" } th { "longest gap" }
@@ -92,7 +93,6 @@ fn sensor_table(report: &Report, total: f64) -> Markup {
                     td { span class=(class) { "■ " } (short(&sensor.id)) }
                     td.words { (method(sensor.method)) }
                     td { (energy_of_sensor(sensor)) }
-                    td { (percent(sensor.energy_j.get() / total)) }
                     td { "± " (whole_percent(sensor.systematic_fraction)) }
                     td { (sensor.mean_w.map(watts).unwrap_or_default()) }
                     @if has_highest { td { (sensor.max_w.map(watts).unwrap_or_default()) } }

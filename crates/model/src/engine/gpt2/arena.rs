@@ -9,7 +9,9 @@ use crate::engine::{EngineOptions, MemoryPlan, Recompute};
 pub(super) struct Arena {
     /// Each block's input, and the last one's output.
     pub(super) x: Vec<Rows>,
-    pub(super) attention_norm: PerLayer<Normed<Rows>>,
+    /// Of the block at hand: normalizing again costs less than the memory.
+    pub(super) attention_norm: Normed<Rows>,
+    pub(super) mlp_norm: Normed<Rows>,
     pub(super) kept: PerLayer<Kept<Rows>>,
     pub(super) hidden: PerLayer<Hidden<Rows>>,
     pub(super) final_norm: Normed<Rows>,
@@ -44,7 +46,6 @@ pub(super) struct Kept<T> {
     pub(super) attended: T,
     /// The residual stream between the block's halves.
     pub(super) middle: T,
-    pub(super) mlp_norm: Normed<T>,
 }
 
 /// What lies at feed-forward width.
@@ -76,7 +77,8 @@ impl Arena {
         let Layers { n_blocks, n_hidden } = Layers::new(n_layers, options.recompute);
         Self {
             x: (0..=n_layers).map(|_| rows(c)).collect(),
-            attention_norm: PerLayer::new(n_blocks, normed),
+            attention_norm: normed(),
+            mlp_norm: normed(),
             kept: PerLayer::new(n_blocks, || Kept::from(Kept::widths(sizes).map(rows))),
             hidden: PerLayer::new(n_hidden, || Hidden::from([rows(sizes.ff), rows(sizes.ff)])),
             final_norm: normed(),
@@ -100,8 +102,8 @@ impl Arena {
         let b = options.micro_batch;
         let Layers { n_blocks, n_hidden } = Layers::new(n_layers, options.recompute);
         let sum = |widths: &[usize]| widths.iter().sum::<usize>();
-        let block = sum(&Normed::widths(sizes)) + sum(&Kept::widths(sizes));
-        let kept = (n_layers + 1) * c + n_blocks * block + n_hidden * 2 * ff + sum(&Normed::widths(sizes));
+        let norms = 3 * sum(&Normed::widths(sizes));
+        let kept = (n_layers + 1) * c + norms + n_blocks * sum(&Kept::widths(sizes)) + n_hidden * 2 * ff;
         let gradients = sum(&Gradients::widths(sizes)) + c + 1;
         let n_slices = Slices::new(b, t, n_threads).len();
         let others =
@@ -116,21 +118,15 @@ impl Arena {
 
     /// Bytes that were allocated.
     pub(super) fn bytes(&self) -> u64 {
-        let normed = |normed: &Normed<Rows>| normed.each().map(Rows::bytes).iter().sum::<u64>();
         let x: u64 = self.x.iter().map(Rows::bytes).sum();
-        let norms: u64 = self.attention_norm.0.iter().map(normed).sum();
+        let norms = [&self.attention_norm, &self.mlp_norm, &self.final_norm];
+        let norms: u64 = norms.into_iter().flat_map(|norm| norm.each().map(Rows::bytes)).sum();
         let kept: u64 = self.kept.0.iter().flat_map(|kept| kept.each().map(Rows::bytes)).sum();
         let hidden: u64 = self.hidden.0.iter().flat_map(|hidden| hidden.each().map(Rows::bytes)).sum();
         let gradients: u64 = self.gradients.each().map(Rows::bytes).iter().sum();
         let others = [&self.branch, &self.partials, &self.losses].map(Rows::bytes).iter().sum::<u64>();
         let floats = self.logits.capacity() + self.scratch.iter().map(Vec::capacity).sum::<usize>();
-        x + norms
-            + kept
-            + hidden
-            + normed(&self.final_norm)
-            + gradients
-            + others
-            + (floats * size_of::<f32>()) as u64
+        x + norms + kept + hidden + gradients + others + (floats * size_of::<f32>()) as u64
     }
 }
 
@@ -173,6 +169,12 @@ impl<T> PerLayer<T> {
     }
 }
 
+impl<T> Default for PerLayer<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
 impl Normed<()> {
     /// Numbers a row.
     pub(super) fn widths(sizes: &Sizes) -> [usize; 3] {
@@ -182,10 +184,9 @@ impl Normed<()> {
 
 impl Kept<()> {
     /// Numbers a row.
-    fn widths(sizes: &Sizes) -> [usize; 7] {
+    fn widths(sizes: &Sizes) -> [usize; 4] {
         let c = sizes.c;
-        let [out, mean, rstd] = Normed::widths(sizes);
-        [3 * c, sizes.n_heads, c, c, out, mean, rstd]
+        [3 * c, sizes.n_heads, c, c]
     }
 }
 
@@ -203,9 +204,9 @@ impl<T> From<[T; 3]> for Normed<T> {
     }
 }
 
-impl<T> From<[T; 7]> for Kept<T> {
-    fn from([qkv, log_sum_exp, attended, middle, out, mean, rstd]: [T; 7]) -> Self {
-        Self { qkv, log_sum_exp, attended, middle, mlp_norm: Normed { out, mean, rstd } }
+impl<T> From<[T; 4]> for Kept<T> {
+    fn from([qkv, log_sum_exp, attended, middle]: [T; 4]) -> Self {
+        Self { qkv, log_sum_exp, attended, middle }
     }
 }
 
@@ -232,14 +233,12 @@ impl<T> Normed<T> {
 }
 
 impl<T> Kept<T> {
-    fn each(&self) -> [&T; 7] {
-        let [out, mean, rstd] = self.mlp_norm.each();
-        [&self.qkv, &self.log_sum_exp, &self.attended, &self.middle, out, mean, rstd]
+    fn each(&self) -> [&T; 4] {
+        [&self.qkv, &self.log_sum_exp, &self.attended, &self.middle]
     }
 
-    pub(super) fn each_mut(&mut self) -> [&mut T; 7] {
-        let [out, mean, rstd] = self.mlp_norm.each_mut();
-        [&mut self.qkv, &mut self.log_sum_exp, &mut self.attended, &mut self.middle, out, mean, rstd]
+    pub(super) fn each_mut(&mut self) -> [&mut T; 4] {
+        [&mut self.qkv, &mut self.log_sum_exp, &mut self.attended, &mut self.middle]
     }
 }
 

@@ -21,6 +21,7 @@ pub(super) struct BackwardSlice<'a> {
     first: usize,
     x: &'a [f32],
     attention_norm: Normed<&'a mut [f32]>,
+    mlp_norm: Normed<&'a mut [f32]>,
     kept: Kept<&'a mut [f32]>,
     hidden: Hidden<&'a mut [f32]>,
     gradients: Gradients<&'a mut [f32]>,
@@ -41,7 +42,8 @@ impl<'a> BackwardSlice<'a> {
     /// Cuts an arena for one block.
     pub(super) fn cut(arena: &'a mut Arena, layer_idx: usize, block: &Block, slices: &Slices) -> Vec<Self> {
         let width = block.vectors.len();
-        let norms = cut_mut(arena.attention_norm.at_mut(layer_idx).each_mut(), slices);
+        let norms =
+            cut_mut(arena.attention_norm.each_mut(), slices).zip(cut_mut(arena.mlp_norm.each_mut(), slices));
         let kept = cut_mut(arena.kept.at_mut(layer_idx).each_mut(), slices);
         let hidden = cut_mut(arena.hidden.at_mut(layer_idx).each_mut(), slices);
         let gradients = cut_mut(arena.gradients.each_mut(), slices);
@@ -52,21 +54,27 @@ impl<'a> BackwardSlice<'a> {
             .zip(arena.x[layer_idx].cut(slices))
             .zip(norms.zip(kept).zip(hidden))
             .zip(gradients.zip(others))
-            .map(|(((sequences, x), ((norm, kept), hidden)), (gradients, ([branch], scratch)))| {
-                let (rows, rest) = std::mem::take(&mut partials).split_at_mut(sequences.len() * width);
-                partials = rest;
-                Self {
-                    first: sequences.start,
-                    x,
-                    attention_norm: norm.into(),
-                    kept: kept.into(),
-                    hidden: hidden.into(),
-                    gradients: gradients.into(),
-                    branch,
-                    partials: Partials { rows, start: block.vectors.start, width },
-                    scratch,
-                }
-            })
+            .map(
+                |(
+                    ((sequences, x), (((attention_norm, mlp_norm), kept), hidden)),
+                    (gradients, ([branch], scratch)),
+                )| {
+                    let (rows, rest) = std::mem::take(&mut partials).split_at_mut(sequences.len() * width);
+                    partials = rest;
+                    Self {
+                        first: sequences.start,
+                        x,
+                        attention_norm: attention_norm.into(),
+                        mlp_norm: mlp_norm.into(),
+                        kept: kept.into(),
+                        hidden: hidden.into(),
+                        gradients: gradients.into(),
+                        branch,
+                        partials: Partials { rows, start: block.vectors.start, width },
+                        scratch,
+                    }
+                },
+            )
             .collect()
     }
 }
@@ -95,7 +103,7 @@ impl Partials<'_> {
 impl Network<'_> {
     /// One block: the gradient of its output becomes that of its input.
     pub(super) fn backward(&self, layer_idx: usize, mut slice: BackwardSlice<'_>, recompute: Recompute) {
-        // The last block's activations are still there, wherever they are kept.
+        // The last block's activations are all still there.
         if layer_idx + 1 < self.sizes.n_layers {
             self.recompute(layer_idx, &mut slice, recompute);
         }
@@ -104,21 +112,26 @@ impl Network<'_> {
         self.attention_backward(layer_idx, &mut slice);
     }
 
+    /// Brings back what was not kept. Rows that go through the same kernels come out the same to the bit.
     fn recompute(&self, layer_idx: usize, slice: &mut BackwardSlice<'_>, recompute: Recompute) {
+        let block = &self.parameters.blocks[layer_idx];
+        let BackwardSlice { first, x, attention_norm, mlp_norm, kept, hidden, branch, scratch, .. } = slice;
+        self.norm(attention_norm, x, &block.attention_norm);
         if recompute == Recompute::Block {
-            let (norm, kept) = (&mut slice.attention_norm, &mut slice.kept);
-            self.norm(norm, slice.x, &self.parameters.blocks[layer_idx].attention_norm);
-            self.attend(layer_idx, slice.first, slice.x, norm.out, kept, slice.branch, slice.scratch);
+            let addend = self.attend(layer_idx, *first, attention_norm.out, kept, branch, scratch);
+            self.residual_norm(kept.middle, mlp_norm, x, &addend, &block.mlp_norm);
+        } else {
+            self.norm(mlp_norm, kept.middle, &block.mlp_norm);
         }
         if recompute != Recompute::None {
-            self.expand(layer_idx, slice.kept.mlp_norm.out, &mut slice.hidden);
+            self.expand(layer_idx, mlp_norm.out, hidden);
         }
     }
 
     fn mlp_backward(&self, layer_idx: usize, slice: &mut BackwardSlice<'_>) {
         let block = &self.parameters.blocks[layer_idx];
         let &Sizes { t, c, .. } = self.sizes;
-        let BackwardSlice { first, kept, hidden, gradients, branch, partials, .. } = slice;
+        let BackwardSlice { first, mlp_norm, kept, hidden, gradients, branch, partials, .. } = slice;
         let site = self.sites.block(layer_idx, *first).mlp_out;
         branch_gradient(gradients.mlp_out, gradients.x, t * c, site);
         partials.add_bias(&block.mlp_out, gradients.mlp_out, t * c);
@@ -129,7 +142,7 @@ impl Network<'_> {
 
         let weight = block.mlp_in.of(self.weights).0;
         linear::bwd_x(branch, Store::Overwrite, gradients.hidden, weight, &self.sizes.mlp_in());
-        self.norm_backward(&block.mlp_norm, gradients.x, branch, kept.middle, &kept.mlp_norm, partials);
+        self.norm_backward(&block.mlp_norm, gradients.x, branch, kept.middle, mlp_norm, partials);
     }
 
     fn attention_backward(&self, layer_idx: usize, slice: &mut BackwardSlice<'_>) {
@@ -288,14 +301,13 @@ pub(super) fn add_weight_gradients(
     n_sequences: usize,
 ) {
     let n = n_sequences;
-    let (norm, kept, hidden) =
-        (arena.attention_norm.at(layer_idx), arena.kept.at(layer_idx), arena.hidden.at(layer_idx));
+    let (kept, hidden) = (arena.kept.at(layer_idx), arena.hidden.at(layer_idx));
     let grads = &arena.gradients;
     let products = [
         (&block.mlp_out, &grads.mlp_out, &hidden.after, sizes.mlp_out()),
-        (&block.mlp_in, &grads.hidden, &kept.mlp_norm.out, sizes.mlp_in()),
+        (&block.mlp_in, &grads.hidden, &arena.mlp_norm.out, sizes.mlp_in()),
         (&block.attention_out, &grads.attention_out, &kept.attended, sizes.attention_out()),
-        (&block.attention_in, &grads.qkv, &norm.out, sizes.attention_in()),
+        (&block.attention_in, &grads.qkv, &arena.attention_norm.out, sizes.attention_in()),
     ];
     let ranges = products.each_ref().map(|(affine, ..)| affine.weight.clone());
     let weights = gradients.get_disjoint_mut(ranges).expect("weights do not overlap");

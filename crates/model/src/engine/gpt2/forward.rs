@@ -27,9 +27,10 @@ pub(super) struct Network<'a> {
 pub(super) struct ForwardSlice<'a> {
     sequences: Range<usize>,
     x: Vec<&'a mut [f32]>,
-    attention_norm: PerLayer<Normed<&'a mut [f32]>>,
     kept: PerLayer<Kept<&'a mut [f32]>>,
     hidden: PerLayer<Hidden<&'a mut [f32]>>,
+    attention_norm: Normed<&'a mut [f32]>,
+    mlp_norm: Normed<&'a mut [f32]>,
     final_norm: Normed<&'a mut [f32]>,
     branch: &'a mut [f32],
     scratch: &'a mut [f32],
@@ -38,28 +39,27 @@ pub(super) struct ForwardSlice<'a> {
 impl<'a> ForwardSlice<'a> {
     /// Cuts an arena.
     pub(super) fn cut(arena: &'a mut Arena, slices: &Slices) -> Vec<Self> {
-        let parts = cut_mut(arena.final_norm.each_mut(), slices).zip(cut_mut([&mut arena.branch], slices));
+        let norms = cut_mut(arena.attention_norm.each_mut(), slices)
+            .zip(cut_mut(arena.mlp_norm.each_mut(), slices))
+            .zip(cut_mut(arena.final_norm.each_mut(), slices));
+        let others = cut_mut([&mut arena.branch], slices).zip(&mut arena.scratch);
         let mut cut: Vec<Self> = slices
             .ranges()
-            .zip(parts)
-            .zip(&mut arena.scratch)
-            .map(|((sequences, (final_norm, [branch])), scratch)| Self {
+            .zip(norms.zip(others))
+            .map(|(sequences, (((attention_norm, mlp_norm), final_norm), ([branch], scratch)))| Self {
                 sequences,
                 x: Vec::new(),
-                attention_norm: PerLayer::new(0, || unreachable!("none is made")),
-                kept: PerLayer::new(0, || unreachable!("none is made")),
-                hidden: PerLayer::new(0, || unreachable!("none is made")),
-                final_norm: Normed::from(final_norm),
+                kept: PerLayer::default(),
+                hidden: PerLayer::default(),
+                attention_norm: attention_norm.into(),
+                mlp_norm: mlp_norm.into(),
+                final_norm: final_norm.into(),
                 branch,
                 scratch,
             })
             .collect();
         for x in &mut arena.x {
             cut.iter_mut().zip(cut_mut([x], slices)).for_each(|(slice, [x])| slice.x.push(x));
-        }
-        for norm in arena.attention_norm.iter_mut() {
-            let parts = cut_mut(norm.each_mut(), slices);
-            cut.iter_mut().zip(parts).for_each(|(slice, part)| slice.attention_norm.push(part.into()));
         }
         for kept in arena.kept.iter_mut() {
             let parts = cut_mut(kept.each_mut(), slices);
@@ -75,24 +75,32 @@ impl<'a> ForwardSlice<'a> {
 
 impl Network<'_> {
     /// The forward pass up to the normalized rows of the last block. `tokens` are those of the micro-batch.
-    pub(super) fn forward(&self, slice: ForwardSlice<'_>, tokens: &[u32]) {
-        let ForwardSlice { sequences, mut x, mut attention_norm, mut kept, mut hidden, .. } = slice;
-        let (mut final_norm, branch, scratch) = (slice.final_norm, slice.branch, slice.scratch);
+    pub(super) fn forward(&self, mut slice: ForwardSlice<'_>, tokens: &[u32]) {
+        let ForwardSlice {
+            sequences,
+            x,
+            kept,
+            hidden,
+            attention_norm,
+            mlp_norm,
+            final_norm,
+            branch,
+            scratch,
+        } = &mut slice;
         let first = sequences.start;
         self.embed(x[0], &tokens[first * self.sizes.t..sequences.end * self.sizes.t], first);
-        self.norm(attention_norm.at_mut(0), x[0], &self.parameters.blocks[0].attention_norm);
+        self.norm(attention_norm, x[0], &self.parameters.blocks[0].attention_norm);
         for (layer_idx, block) in self.parameters.blocks.iter().enumerate() {
             let (before, after) = x.split_at_mut(layer_idx + 1);
-            let normed = &*attention_norm.at(layer_idx).out;
-            let kept = kept.at_mut(layer_idx);
-            self.attend(layer_idx, first, before[layer_idx], normed, kept, branch, scratch);
-            let hidden = hidden.at_mut(layer_idx);
-            self.expand(layer_idx, kept.mlp_norm.out, hidden);
+            let (kept, hidden) = (kept.at_mut(layer_idx), hidden.at_mut(layer_idx));
+            let addend = self.attend(layer_idx, first, attention_norm.out, kept, branch, scratch);
+            self.residual_norm(kept.middle, mlp_norm, before[layer_idx], &addend, &block.mlp_norm);
+            self.expand(layer_idx, mlp_norm.out, hidden);
             let site = self.sites.block(layer_idx, first).mlp_out;
             let addend = self.project(branch, hidden.after, &block.mlp_out, &self.sizes.mlp_out(), site);
             let (next, norm) = match self.parameters.blocks.get(layer_idx + 1) {
-                Some(block) => (attention_norm.at_mut(layer_idx + 1), &block.attention_norm),
-                None => (&mut final_norm, &self.parameters.final_norm),
+                Some(block) => (&mut *attention_norm, &block.attention_norm),
+                None => (&mut *final_norm, &self.parameters.final_norm),
             };
             self.residual_norm(after[0], next, kept.middle, &addend, norm);
         }
@@ -108,18 +116,16 @@ impl Network<'_> {
         }
     }
 
-    /// Attention and what it is added to: from the block's normalized input to that of its feed-forward half.
-    #[expect(clippy::too_many_arguments, reason = "what one half of a block reads and writes")]
-    pub(super) fn attend(
-        &self,
+    /// Attention, from a block's normalized input to what is added to the residual stream.
+    pub(super) fn attend<'b>(
+        &'b self,
         layer_idx: usize,
         first: usize,
-        x: &[f32],
         normed: &[f32],
         kept: &mut Kept<&mut [f32]>,
-        branch: &mut [f32],
+        branch: &'b mut [f32],
         scratch: &mut [f32],
-    ) {
+    ) -> Addend<'b> {
         let block = &self.parameters.blocks[layer_idx];
         let sites = self.sites.block(layer_idx, first);
         let (weight, bias) = block.attention_in.of(self.weights);
@@ -129,8 +135,7 @@ impl Network<'_> {
         let site = sites.attention.as_ref();
         attention::cpu::fwd(kept.attended, kept.log_sum_exp, kept.qkv, &layout, &shape, site, scratch);
         let shape = self.sizes.attention_out();
-        let addend = self.project(branch, kept.attended, &block.attention_out, &shape, sites.attention_out);
-        self.residual_norm(kept.middle, &mut kept.mlp_norm, x, &addend, &block.mlp_norm);
+        self.project(branch, kept.attended, &block.attention_out, &shape, sites.attention_out)
     }
 
     /// The feed-forward half up to its activation.
@@ -175,7 +180,7 @@ impl Network<'_> {
         layer_norm::fwd(normed.out, Stats { mean: normed.mean, rstd: normed.rstd }, x, &norm);
     }
 
-    fn residual_norm(
+    pub(super) fn residual_norm(
         &self,
         sum: &mut [f32],
         normed: &mut Normed<&mut [f32]>,
