@@ -445,6 +445,7 @@ mod tests {
             phases_method: Some(PhasesMethod::TimeShare),
             phases_uncertainty_j: None,
             phases_methods: BTreeMap::new(),
+            command: None,
             cumulative: Cumulative::default(),
             resources: Resources::default(),
             overhead: Overhead::default(),

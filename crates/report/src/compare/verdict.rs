@@ -225,6 +225,23 @@ mod tests {
     }
 
     #[test]
+    fn another_board_or_a_hot_one_forbids_a_verdict() {
+        let dir = tempfile::tempdir().unwrap();
+        let runs = [small().write(&dir.path().join("a")), thrifty().write(&dir.path().join("b"))];
+        let reports = || [0, 1].map(|i: usize| Report::of(&runs[i], None).unwrap());
+        assert_eq!(Comparison::of(&runs, &reports(), None).verdict.winner, Some(1));
+        let mut hot = reports();
+        hot[1].sensors[0].throttle = vec!["gpu_idle".to_owned(), "sw_thermal_slowdown".to_owned()];
+        let verdict = Comparison::of(&runs, &hot, None).verdict;
+        assert_eq!(verdict.reasons, ["clocks were held back in some of them: a none; b sw thermal slowdown"]);
+        let mut other = reports();
+        other[1].provenance.sensors[0].description = "NVIDIA A100 at 00000000:01:00.0: power".to_owned();
+        let verdict = Comparison::of(&runs, &other, None).verdict;
+        assert_eq!(verdict.reasons, ["they ran on different devices: a NVIDIA H200; b NVIDIA A100"]);
+        assert_eq!(verdict.winner, None);
+    }
+
+    #[test]
     fn seeds_of_one_way_are_one_group() {
         let seeds = |run: SyntheticRun| [1, 2, 3].map(|seed| SyntheticRun { seed, name: "x", ..run.clone() });
         let comparison = compare(&[seeds(small()), seeds(thrifty())].concat());

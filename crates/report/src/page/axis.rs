@@ -100,7 +100,13 @@ impl Unit<'_> {
         match self {
             Self::Si(unit) => {
                 let scale = Scale::of(high);
-                (scale.factor, format!("{}{unit}", scale.prefix))
+                let name = match (unit, scale.prefix) {
+                    ("", "k") => "thousands".to_owned(),
+                    ("", "M") => "millions".to_owned(),
+                    ("", "G") => "billions".to_owned(),
+                    (unit, prefix) => format!("{prefix}{unit}"),
+                };
+                (scale.factor, name)
             }
             Self::Time => {
                 let (factor, name) = match high {
@@ -160,6 +166,7 @@ mod tests {
         assert_eq!(axis.title, "running time, min");
         assert_eq!(labels(&axis), ["0", "30", "60", "90", "120"]);
         assert!(axis.ticks.iter().all(|(place, _)| (0.0..=1.0).contains(place)));
+        assert_eq!(Axis::exactly("steps", Unit::Si(""), 100_000.0).title, "steps, thousands");
         let axis = Axis::around("loss", Unit::Plain, 2.53, 6.25);
         assert_eq!(labels(&axis), ["2", "3", "4", "5", "6", "7"]);
         assert_eq!(axis.place(2.0), 0.0);

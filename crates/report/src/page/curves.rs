@@ -194,7 +194,7 @@ fn legend_of(report: &Report, id: &str) -> String {
 /// together are left out.
 fn mark_course(plot: &mut Plot, source: &Source<'_>) {
     const SHADES: usize = 100;
-    const STROKES: usize = 200;
+    const STROKES: usize = 100;
     let mut ends = Vec::new();
     let mut evaluations = Vec::new();
     for event in &source.run.events {
