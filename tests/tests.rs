@@ -12,6 +12,7 @@ mod help;
 mod meter;
 mod metering;
 mod prepare;
+mod report;
 mod resume;
 mod run_directory;
 mod workbench;

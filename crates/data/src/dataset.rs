@@ -107,6 +107,16 @@ impl Dataset {
         sha256_hex(text.as_bytes())
     }
 
+    /// One hash over the texts and where they are split: equal where two runs saw the same text, whatever tokens
+    /// it was cut into.
+    pub fn text_hash(&self) -> String {
+        let mut text = format!("val_fraction {:?}\n", self.manifest.val_fraction);
+        for source in &self.manifest.sources {
+            text += &format!("source {}\n", source.sha256);
+        }
+        sha256_hex(text.as_bytes())
+    }
+
     /// Hashes every shard and compares; reads the whole dataset.
     ///
     /// # Errors

@@ -120,6 +120,7 @@ impl SyntheticRun {
             sensors: vec![self.sensor()],
             data: Some(DataInfo {
                 sha256: self.data_sha256.to_owned(),
+                text_sha256: None,
                 tokenizer_sha256: "tokenizer-1".to_owned(),
                 train_tokens: 10_240,
                 val_tokens: 1_024,

@@ -113,6 +113,9 @@ pub struct PowerLimits {
 pub struct DataInfo {
     /// Hash over tokens and tokenizer.
     pub sha256: String,
+    /// Hash over the text and where it is split, whatever tokens it is cut into; absent in older runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_sha256: Option<String>,
     /// Hash of `tokenizer.json`.
     pub tokenizer_sha256: String,
     /// Tokens of the training split.

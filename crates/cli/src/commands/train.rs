@@ -287,6 +287,7 @@ fn complete(manifest: &mut Manifest, meter: MeterInfo, dataset: &Dataset, model:
     manifest.sensors = meter.sensors;
     manifest.data = Some(DataInfo {
         sha256: dataset.content_hash(),
+        text_sha256: Some(dataset.text_hash()),
         tokenizer_sha256: dataset.tokenizer.sha256(),
         train_tokens: split.train.tokens,
         val_tokens: split.val.as_ref().map_or(0, |val| val.tokens),

@@ -91,7 +91,7 @@ pub fn bwd_weight(grad_weight: &mut [f32], grad_out: &[f32], x: &[f32], shape: &
     product(grad_weight, Store::Accumulate, left, right);
 }
 
-/// [`bwd_weight`] on rayon's threads, by blocks of 64 rows of the weight. Each element is summed over all rows
+/// [`bwd_weight`] on rayon's threads, by blocks of 128 rows of the weight. Each element is summed over all rows
 /// of the batch in the same order as there, whatever the number of threads.
 ///
 /// # Shapes
@@ -100,7 +100,7 @@ pub fn bwd_weight(grad_weight: &mut [f32], grad_out: &[f32], x: &[f32], shape: &
 /// # Panics
 /// If a slice has another length.
 pub fn bwd_weight_par(grad_weight: &mut [f32], grad_out: &[f32], x: &[f32], shape: &Shape) {
-    const ROWS: usize = 64;
+    const ROWS: usize = 128;
     let (left, right) = weight_factors(grad_out, x, shape);
     let width = match shape.layout {
         Layout::InputFirst => shape.n_out,

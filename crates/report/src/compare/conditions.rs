@@ -33,8 +33,8 @@ pub fn conditions(reports: &[Report], contenders: &[Contender]) -> Vec<Condition
     differs(true, "they ran on different devices", of(&|report| sensor_name::compute(&report.provenance)));
     differs(true, "boards were held to different power limits", of(&power_limits));
     differs(true, "clocks were held back in some of them", of(&throttling));
-    differs(true, "they were trained on different data", of(&|report| data(report, false)));
-    differs(true, "their tokenizers differ, so their losses a token do not compare", of(&|r| data(r, true)));
+    differs(true, "they were trained on different data", texts(reports));
+    differs(false, "their tokenizers differ", of(&tokenizer));
     differs(true, "different things were metered", of(&scope));
     differs(true, "measured and estimated energies are mixed", of(&measurement));
     differs(false, "another process used the device in some of them", of(&contention));
@@ -92,10 +92,24 @@ fn throttling(report: &Report) -> String {
     reasons.into_iter().collect::<Vec<_>>().join(", ")
 }
 
-fn data(report: &Report, is_tokenizer: bool) -> String {
-    let data = report.provenance.data.as_ref();
-    let hash = data.map(|data| if is_tokenizer { &data.tokenizer_sha256 } else { &data.sha256 });
-    hash.map_or(String::new(), |hash| hash.chars().take(12).collect())
+/// Each run's text; where a run does not tell it, as older ones do not, the tokens that each was cut into.
+fn texts(reports: &[Report]) -> Vec<String> {
+    let data = |report: &Report| report.provenance.data.clone();
+    let are_known = reports.iter().filter_map(data).all(|data| data.text_sha256.is_some());
+    let hash = |report: &Report| {
+        let data = data(report)?;
+        if are_known { data.text_sha256 } else { Some(data.sha256) }
+    };
+    reports.iter().map(|report| short(hash(report))).collect()
+}
+
+fn tokenizer(report: &Report) -> String {
+    short(report.provenance.data.as_ref().map(|data| data.tokenizer_sha256.clone()))
+}
+
+/// As much of a hash as people compare.
+fn short(hash: Option<String>) -> String {
+    hash.unwrap_or_default().chars().take(12).collect()
 }
 
 /// Two runs may be off by a per cent in this and still be of one kind.

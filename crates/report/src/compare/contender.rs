@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use wattle_runlog::{GramsCo2e, Joules, Seconds};
 
+use crate::compare::measure::Measure;
 use crate::compare::target::{Reached, Target};
 use crate::report::Report;
 use crate::run::Run;
@@ -47,7 +48,7 @@ pub struct Contender {
 
 impl Contender {
     /// A run's figures, on the way to `target`.
-    pub fn of(label: String, report: &Report, target: Option<&Target>) -> Self {
+    pub fn of(label: String, report: &Report, target: Option<&Target>, measure: Measure) -> Self {
         let totals = report.totals.as_ref();
         let evaluations = &report.learning.evaluations;
         Self {
@@ -56,8 +57,8 @@ impl Contender {
             seed: report.provenance.seed,
             status: report.status,
             steps: report.steps,
-            final_loss: report.learning.last.as_ref().map(|last| last.loss),
-            best_loss: report.learning.best.as_ref().map(|best| best.loss),
+            final_loss: report.learning.last.as_ref().map(|last| measure.loss(last)),
+            best_loss: report.learning.best.as_ref().map(|best| measure.loss(best)),
             tokens: totals.map_or(0, |totals| totals.tokens),
             duration_s: totals.map_or(Seconds::ZERO, |totals| totals.duration_s),
             energy_j: totals.map_or(Joules::ZERO, |totals| totals.energy_j),
@@ -65,7 +66,7 @@ impl Contender {
             measured_fraction: totals.map_or(0.0, |totals| totals.measured_fraction),
             joules_per_token: totals.and_then(|totals| totals.joules_per_token),
             emissions_g: totals.map_or(GramsCo2e::ZERO, |totals| totals.emissions_g),
-            to_target: target.and_then(|target| Reached::of(evaluations, target.loss)),
+            to_target: target.and_then(|target| Reached::of(evaluations, target.loss, measure)),
         }
     }
 }

@@ -7,6 +7,7 @@ pub mod conditions;
 pub mod contender;
 pub mod difference;
 pub mod group;
+pub mod measure;
 pub mod target;
 pub mod verdict;
 
@@ -21,6 +22,7 @@ pub use conditions::Condition;
 pub use contender::Contender;
 pub use difference::Difference;
 pub use group::Group;
+pub use measure::Measure;
 pub use page::page;
 pub use target::{Reached, Target};
 pub use text::text;
@@ -34,6 +36,8 @@ pub const COMPARE_SCHEMA: &str = "wattle.compare/1";
 pub struct Comparison {
     /// [`COMPARE_SCHEMA`].
     pub schema: &'static str,
+    /// In what every loss here is stated.
+    pub measure: Measure,
     /// The loss to which the way is compared; null where no run has an evaluation.
     pub target: Option<Target>,
     /// Every run, in the order in which they were given.
@@ -54,17 +58,19 @@ impl Comparison {
     /// Compares runs on their way to a validation loss; without one, to the worst of their best.
     pub fn of(runs: &[Run], reports: &[Report], target_loss: Option<f64>) -> Self {
         let labels = contender::labels(runs);
-        let target = Target::of(reports, target_loss);
+        let measure = Measure::of(reports);
+        let target = Target::of(reports, target_loss, measure);
         let contenders: Vec<_> = labels
             .into_iter()
             .zip(reports)
-            .map(|(label, report)| Contender::of(label, report, target.as_ref()))
+            .map(|(label, report)| Contender::of(label, report, target.as_ref(), measure))
             .collect();
         let groups = group::groups(reports, &contenders);
         let conditions = conditions::conditions(reports, &contenders);
         let verdict = Verdict::of(&groups, &contenders, reports, &conditions);
         Self {
             schema: COMPARE_SCHEMA,
+            measure,
             target,
             pareto_front: group::pareto_front(&groups),
             differences: difference::differences(reports),

@@ -136,7 +136,7 @@ const AGAINST: [Against; 3] = [
 fn curves(comparison: &Comparison, reports: &[Report]) -> Markup {
     html! {
         h2 { "Curves over each other" }
-        p.lead { "Validation loss, in nats a token. One colour for each way of training." }
+        p.lead { "Validation loss, in " (comparison.measure.words()) ". One colour for each way of training." }
         div.switcher {
             @for (i, against) in AGAINST.iter().enumerate() {
                 input type="radio" name="against" id=(against.id) checked[i == 0];
@@ -152,7 +152,11 @@ fn curves(comparison: &Comparison, reports: &[Report]) -> Markup {
 
 fn curve(comparison: &Comparison, reports: &[Report], against: &Against) -> Markup {
     let points = |evaluations: &[Evaluation]| -> Vec<(f64, f64)> {
-        evaluations.iter().map(|e| ((against.place)(&e.at), e.loss)).filter(|(_, y)| y.is_finite()).collect()
+        evaluations
+            .iter()
+            .map(|e| ((against.place)(&e.at), comparison.measure.loss(e)))
+            .filter(|(_, y)| y.is_finite())
+            .collect()
     };
     let runs: Vec<_> = reports.iter().map(|report| points(&report.learning.evaluations)).collect();
     let (_, end) = range(runs.iter().flatten().map(|(x, _)| *x));

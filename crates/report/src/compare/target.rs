@@ -3,13 +3,14 @@
 use serde::Serialize;
 use wattle_runlog::{GramsCo2e, Joules, Seconds};
 
+use crate::compare::measure::Measure;
 use crate::learning::{Evaluation, Moment};
 use crate::report::Report;
 
 /// The validation loss to which the way is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Target {
-    /// Nats a token.
+    /// In the comparison's measure.
     pub loss: f64,
     /// Whether it was chosen here: the worst of the runs' best losses, so that every run reached it.
     pub is_default: bool,
@@ -27,26 +28,28 @@ pub struct Reached {
 
 impl Target {
     /// The target that was asked for, or the worst of the runs' best; `None` where no run has an evaluation.
-    pub fn of(reports: &[Report], asked: Option<f64>) -> Option<Self> {
+    pub fn of(reports: &[Report], asked: Option<f64>, measure: Measure) -> Option<Self> {
         if let Some(loss) = asked {
             return Some(Self { loss, is_default: false });
         }
-        let best = reports.iter().filter_map(|report| report.learning.best.as_ref()).map(|best| best.loss);
+        let best =
+            reports.iter().filter_map(|report| report.learning.best.as_ref()).map(|best| measure.loss(best));
         best.reduce(f64::max).map(|loss| Self { loss, is_default: true })
     }
 }
 
 impl Reached {
     /// When these evaluations first came down to `loss`; `None` if they did not.
-    pub fn of(evaluations: &[Evaluation], loss: f64) -> Option<Self> {
-        let first = evaluations.iter().position(|evaluation| evaluation.loss <= loss)?;
+    pub fn of(evaluations: &[Evaluation], loss: f64, measure: Measure) -> Option<Self> {
+        let first = evaluations.iter().position(|evaluation| measure.loss(evaluation) <= loss)?;
         let after = &evaluations[first];
         // What is not a number is no point to draw a line from.
-        let before = evaluations[..first].iter().rfind(|evaluation| evaluation.loss.is_finite());
+        let before = evaluations[..first].iter().rfind(|e| measure.loss(e).is_finite());
         let Some(before) = before else {
             return Some(Self { at: after.at, is_upper_bound: true });
         };
-        let part = (before.loss - loss) / (before.loss - after.loss);
+        let (above, below) = (measure.loss(before), measure.loss(after));
+        let part = (above - loss) / (above - below);
         Some(Self { at: between(&before.at, &after.at, part), is_upper_bound: false })
     }
 }
@@ -68,18 +71,19 @@ mod tests {
 
     fn evaluation(step: u64, loss: f64) -> Evaluation {
         let at = Moment { step, tokens: 10 * step, energy_j: Joules(step as f64), ..Moment::default() };
-        Evaluation { at, loss, perplexity: loss.exp(), bits_per_byte: loss, accuracy: 0.0 }
+        Evaluation { at, loss, perplexity: loss.exp(), bits_per_byte: loss / 2.0, accuracy: 0.0 }
     }
 
     #[test]
     fn between_two_evaluations_lies_a_straight_line() {
         let evaluations =
             [evaluation(100, 4.0), evaluation(200, 3.0), evaluation(300, 3.5), evaluation(400, 2.0)];
-        let reached = Reached::of(&evaluations, 3.25).unwrap();
+        let reached = Reached::of(&evaluations, 3.25, Measure::NatsPerToken).unwrap();
+        assert_eq!(Reached::of(&evaluations, 1.625, Measure::BitsPerByte), Some(reached));
         assert_eq!((reached.at.step, reached.at.energy_j, reached.at.tokens), (175, Joules(175.0), 1750));
         assert!(!reached.is_upper_bound);
-        assert_eq!(Reached::of(&evaluations, 2.0).unwrap().at.step, 400);
-        assert_eq!(Reached::of(&evaluations, 1.9), None);
-        assert!(Reached::of(&evaluations, 4.5).unwrap().is_upper_bound);
+        assert_eq!(Reached::of(&evaluations, 2.0, Measure::NatsPerToken).unwrap().at.step, 400);
+        assert_eq!(Reached::of(&evaluations, 1.9, Measure::NatsPerToken), None);
+        assert!(Reached::of(&evaluations, 4.5, Measure::NatsPerToken).unwrap().is_upper_bound);
     }
 }

@@ -40,7 +40,8 @@ fn runs(comparison: &Comparison) -> Vec<String> {
             grams(run.emissions_g),
         ]);
     }
-    [vec!["runs (losses on validation data)".to_owned()], table.lines()].concat()
+    let head = format!("runs (losses on validation data, in {})", comparison.measure.words());
+    [vec![head], table.lines()].concat()
 }
 
 /// A run's energy with its half-width, without it where nothing was measured.

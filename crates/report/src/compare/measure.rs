@@ -1,0 +1,44 @@
+//! In what losses are compared: nats a token where all runs speak the same tokens, else bits a byte of text.
+
+use serde::Serialize;
+
+use crate::learning::Evaluation;
+use crate::report::Report;
+
+/// What a validation loss is stated in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Measure {
+    /// Mean cross-entropy of a token.
+    NatsPerToken,
+    /// The same for each byte of the text, whatever tokens it was cut into.
+    BitsPerByte,
+}
+
+impl Measure {
+    /// The measure by which these runs can be compared.
+    pub fn of(reports: &[Report]) -> Self {
+        let tokenizer =
+            |report: &Report| report.provenance.data.as_ref().map(|data| data.tokenizer_sha256.clone());
+        match reports.windows(2).all(|pair| tokenizer(&pair[0]) == tokenizer(&pair[1])) {
+            true => Self::NatsPerToken,
+            false => Self::BitsPerByte,
+        }
+    }
+
+    /// An evaluation's loss in it.
+    pub fn loss(self, evaluation: &Evaluation) -> f64 {
+        match self {
+            Self::NatsPerToken => evaluation.loss,
+            Self::BitsPerByte => evaluation.bits_per_byte,
+        }
+    }
+
+    /// Its unit in words.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::NatsPerToken => "nats a token",
+            Self::BitsPerByte => "bits a byte, since their tokenizers differ",
+        }
+    }
+}
