@@ -4,7 +4,7 @@
 //! buffers; gradients are accumulated in place; activations lie in an arena that no step enlarges. Nothing here
 //! calls candle within a step, so its threads do not stand in the way of rayon's.
 //!
-//! A batch is cut between sequences into [slices](slices), each of which goes through the network on one thread.
+//! A batch is cut between sequences into slices, each of which goes through the network on one thread.
 //! Gradients of weights are computed over the whole micro-batch by blocks of the weight, and sums over rows
 //! sequence by sequence: results do not depend on the number of threads, nor on what is kept or computed again.
 //!
