@@ -5,7 +5,8 @@ use maud::{Markup, html};
 use crate::compare::group::Group;
 use crate::compare::text::{energy, loss_spread, spread_words, target_words};
 use crate::compare::{Comparison, Contender};
-use crate::learning::{Evaluation, Moment};
+use crate::learning::Evaluation;
+use crate::page::against::{Against, JOULES, TIME, TOKENS, switcher};
 use crate::page::axis::{Axis, Unit};
 use crate::page::curves::SERIES;
 use crate::page::document;
@@ -96,57 +97,11 @@ fn pareto(comparison: &Comparison) -> Markup {
     }
 }
 
-/// A curve of losses is drawn against this.
-struct Against {
-    id: &'static str,
-    view: &'static str,
-    label: &'static str,
-    name: &'static str,
-    unit: Unit<'static>,
-    place: fn(&Moment) -> f64,
-}
-
-const AGAINST: [Against; 3] = [
-    Against {
-        id: "by-joules",
-        view: "view joules",
-        label: "joules",
-        name: "energy spent",
-        unit: Unit::Si("J"),
-        place: |at| at.energy_j.get(),
-    },
-    Against {
-        id: "by-tokens",
-        view: "view tokens",
-        label: "tokens",
-        name: "tokens",
-        unit: Unit::Si(""),
-        place: |at| at.tokens as f64,
-    },
-    Against {
-        id: "by-time",
-        view: "view time",
-        label: "time",
-        name: "running time",
-        unit: Unit::Time,
-        place: |at| at.time_s.get(),
-    },
-];
-
 fn curves(comparison: &Comparison, reports: &[Report]) -> Markup {
     html! {
         h2 { "Curves over each other" }
         p.lead { "Validation loss, in " (comparison.measure.words()) ". One colour for each way of training." }
-        div.switcher {
-            @for (i, against) in AGAINST.iter().enumerate() {
-                input type="radio" name="against" id=(against.id) checked[i == 0];
-            }
-            div.switch {
-                span.soft { "against" }
-                @for against in &AGAINST { label for=(against.id) { (against.label) } }
-            }
-            @for against in &AGAINST { div class=(against.view) { (curve(comparison, reports, against)) } }
-        }
+        (switcher(&[JOULES, TOKENS, TIME], |against| curve(comparison, reports, against)))
     }
 }
 

@@ -7,8 +7,8 @@ use wattle_runlog::{EventBody, MonotonicNs};
 
 use crate::decimate::{Decimated, decimate};
 use crate::energy_curve::Spent;
-use crate::learning::Moment;
 use crate::page::Source;
+use crate::page::against::{Against, JOULES, STEPS, TIME, TOKENS, switcher};
 use crate::page::axis::{Axis, Unit};
 use crate::page::plot::Plot;
 use crate::power::{Bucket, SensorPower};
@@ -25,51 +25,6 @@ const SMOOTH: usize = 150;
 /// Colours of series, in the order in which they are given out.
 pub(crate) const SERIES: [&str; 6] = ["s1", "s2", "s3", "s4", "s5", "s6"];
 
-/// What a curve of learning is drawn against.
-struct Against {
-    id: &'static str,
-    view: &'static str,
-    label: &'static str,
-    name: &'static str,
-    unit: Unit<'static>,
-    place: fn(&Moment) -> f64,
-}
-
-const AGAINST: [Against; 4] = [
-    Against {
-        id: "by-step",
-        view: "view step",
-        label: "steps",
-        name: "steps",
-        unit: Unit::Si(""),
-        place: |at| at.step as f64,
-    },
-    Against {
-        id: "by-tokens",
-        view: "view tokens",
-        label: "tokens",
-        name: "tokens",
-        unit: Unit::Si(""),
-        place: |at| at.tokens as f64,
-    },
-    Against {
-        id: "by-joules",
-        view: "view joules",
-        label: "joules",
-        name: "energy spent",
-        unit: Unit::Si("J"),
-        place: |at| at.energy_j.get(),
-    },
-    Against {
-        id: "by-time",
-        view: "view time",
-        label: "time",
-        name: "running time",
-        unit: Unit::Time,
-        place: |at| at.time_s.get(),
-    },
-];
-
 /// Loss and accuracy, against whatever is chosen.
 pub fn learning(source: &Source<'_>) -> Markup {
     if source.learning.steps.is_empty() && source.learning.evaluations.is_empty() {
@@ -78,21 +33,10 @@ pub fn learning(source: &Source<'_>) -> Markup {
     html! {
         h2 { "What it learnt" }
         p.lead { "Cross-entropy in nats a token, and the share of next tokens that were the model's first choice." }
-        div.switcher {
-            @for (i, against) in AGAINST.iter().enumerate() {
-                input type="radio" name="against" id=(against.id) checked[i == 0];
-            }
-            div.switch {
-                span.soft { "against" }
-                @for against in &AGAINST { label for=(against.id) { (against.label) } }
-            }
-            @for against in &AGAINST {
-                div class=(against.view) {
-                    (loss_plot(source, against).figure())
-                    div.short { (accuracy_plot(source, against).figure()) }
-                }
-            }
-        }
+        (switcher(&[STEPS, TOKENS, JOULES, TIME], |against| html! {
+            (loss_plot(source, against).figure())
+            div.short { (accuracy_plot(source, against).figure()) }
+        }))
     }
 }
 

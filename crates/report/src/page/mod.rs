@@ -4,6 +4,7 @@
 //! picture stretches with the page while its labels keep their size, and takes its colours from the style sheet.
 //! Everything that comes from a file is escaped by the template engine, but for paths of numbers.
 
+pub(crate) mod against;
 pub mod axis;
 pub mod plot;
 
