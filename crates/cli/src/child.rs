@@ -17,7 +17,7 @@ use signal_hook::low_level::siginfo::Cause;
 const PASSED_ON: [i32; 6] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2];
 
 /// What a shell answers for a command that is not there.
-pub const NOT_FOUND: u8 = 127;
+const NOT_FOUND: u8 = 127;
 /// What a shell answers for a file that cannot be run.
 const NOT_EXECUTABLE: u8 = 126;
 

@@ -1,5 +1,7 @@
 //! Records in words.
 
+#[cfg(feature = "train")]
+use wattle_meter::WindowEnergy;
 use wattle_runlog::Record;
 use wattle_runlog::record::{Method, SensorRecord};
 
@@ -20,12 +22,19 @@ pub fn describe_energy(record: &Record) -> Vec<String> {
 }
 
 /// How much of an energy was measured: `measured`, `estimated`, `40 % measured`.
-pub fn measured(fraction: f64) -> String {
+fn measured(fraction: f64) -> String {
     match fraction {
         share if share >= 0.995 => "measured".to_owned(),
         share if share < 0.005 => "estimated".to_owned(),
         share => format!("{:.0} % measured", share * 100.0),
     }
+}
+
+/// The energy of work on `n_tokens` tokens, for a person.
+#[cfg(feature = "train")]
+pub fn describe_window(window: &WindowEnergy, n_tokens: u64) -> String {
+    let a_token = si(window.energy.get() / n_tokens as f64, "J/token");
+    format!("{} {} · {a_token}", joules(window.energy), measured(window.measured_fraction))
 }
 
 /// One sensor's part of a record, for a person.

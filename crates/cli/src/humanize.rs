@@ -3,58 +3,11 @@
 use std::time::Duration;
 
 use indicatif::HumanDuration;
-use wattle_runlog::{GramsCo2e, Joules, Seconds, Watts};
+use wattle_runlog::{GramsCo2e, Seconds};
 
-/// A number with three significant digits and an SI prefix on its unit: `4.12 kJ`.
-pub fn si(value: f64, unit: &str) -> String {
-    const PREFIXES: [(f64, &str); 9] = [
-        (1e18, "E"),
-        (1e15, "P"),
-        (1e12, "T"),
-        (1e9, "G"),
-        (1e6, "M"),
-        (1e3, "k"),
-        (1.0, ""),
-        (1e-3, "m"),
-        (1e-6, "µ"),
-    ];
-    if !value.is_finite() {
-        return format!("? {unit}");
-    }
-    // 999.6 reads as 1.00 k, not as 1000.
-    let rounded = value.abs() * (1.0 + 5e-4);
-    let (scale, prefix) = match PREFIXES.into_iter().find(|(scale, _)| rounded >= *scale) {
-        Some(found) => found,
-        None if value == 0.0 => (1.0, ""),
-        None => (1e-6, "µ"),
-    };
-    format!("{} {prefix}{unit}", three_digits(value / scale))
-}
-
-/// Three significant digits of a number of ordinary size.
-pub fn three_digits(value: f64) -> String {
-    match value.abs() {
-        size if size >= 99.95 => format!("{value:.0}"),
-        size if size >= 9.995 => format!("{value:.1}"),
-        _ => format!("{value:.2}"),
-    }
-}
-
-/// A whole number with its thousands apart: `1,234,567`.
 #[cfg(feature = "train")]
-pub fn count(n: u64) -> String {
-    indicatif::HumanCount(n).to_string()
-}
-
-/// `4.12 kJ`
-pub fn joules(energy: Joules) -> String {
-    si(energy.get(), "J")
-}
-
-/// `85.0 W`
-pub fn watts(power: Watts) -> String {
-    si(power.get(), "W")
-}
+pub use wattle_report::quantity::{count, three_digits};
+pub use wattle_report::quantity::{joules, si, watts};
 
 /// `0.55 gCO2e`
 pub fn grams(emissions: GramsCo2e) -> String {

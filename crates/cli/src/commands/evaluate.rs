@@ -15,9 +15,9 @@ use wattle_train::evaluate::{EvaluateOptions, Evaluation, evaluate};
 
 use crate::args::{EvaluateArgs, SplitName};
 use crate::checkpoint::OpenCheckpoint;
-use crate::describe::measured;
+use crate::describe::describe_window;
 use crate::exit::Exit;
-use crate::humanize::{count, joules, si};
+use crate::humanize::count;
 use crate::metered::Metered;
 use crate::threads::set_threads;
 
@@ -152,9 +152,6 @@ fn describe(evaluation: &Evaluation, split: &SplitManifest, energy: Option<&Wind
         ("accuracy", format!("{:.1} % of next tokens right", evaluation.accuracy * 100.0)),
         ("tokens", count(evaluation.tokens)),
     ];
-    lines.extend(energy.map(|window| {
-        let a_token = si(window.energy.get() / evaluation.tokens as f64, "J/token");
-        ("energy", format!("{} {} · {a_token}", joules(window.energy), measured(window.measured_fraction)))
-    }));
+    lines.extend(energy.map(|window| ("energy", describe_window(window, evaluation.tokens))));
     lines.into_iter().map(|(key, value)| format!("{key:<12} {value}\n")).collect()
 }

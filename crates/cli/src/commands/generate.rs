@@ -12,9 +12,9 @@ use wattle_runlog::Seconds;
 
 use crate::args::GenerateArgs;
 use crate::checkpoint::OpenCheckpoint;
-use crate::describe::measured;
+use crate::describe::describe_window;
 use crate::exit::{BadUsage, Exit};
-use crate::humanize::{count, duration, joules, si};
+use crate::humanize::{count, duration, si};
 use crate::metered::Metered;
 use crate::threads::set_threads;
 
@@ -61,10 +61,8 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<Exit> {
         duration(time),
         si(n_tokens as f64 / time.get(), "tokens/s"),
     ];
-    parts.extend(metered.finish().filter(|_| n_tokens > 0).map(|window| {
-        let a_token = si(window.energy.get() / n_tokens as f64, "J/token");
-        format!("{} {} · {a_token}", joules(window.energy), measured(window.measured_fraction))
-    }));
+    let window = metered.finish().filter(|_| n_tokens > 0);
+    parts.extend(window.map(|window| describe_window(&window, n_tokens)));
     tracing::info!("{}", parts.join(" · "));
     Ok(Exit::Done)
 }

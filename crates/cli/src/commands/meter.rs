@@ -7,11 +7,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use wattle_meter::discover::{discover_for, visible_gpus};
-use wattle_meter::ledger::Tariff;
 use wattle_meter::sampler::EDGE_TIMEOUT;
 use wattle_meter::{
-    CarbonConfig, CostConfig, EnergyConfig, Entry, Ledger, LedgerOptions, Live, Sampler, SamplerOptions,
-    Workload, carbon,
+    CarbonConfig, EnergyConfig, Entry, Ledger, LedgerOptions, Live, Sampler, SamplerOptions, Workload, carbon,
 };
 use wattle_runlog::clock::file_stamp;
 use wattle_runlog::record::{MeteredCommand, RecordKind, Resources};
@@ -45,7 +43,7 @@ pub fn run(args: &MeterArgs, quiet: bool) -> anyhow::Result<Exit> {
         anchor: WallAnchor::now(),
         pue: energy.pue,
         carbon: carbon::resolve(&carbon_config).expect("its faults were looked for"),
-        tariff: Tariff::from_config(&CostConfig::default()),
+        tariff: None,
         devices: n_gpus.max(1) as u32,
     });
 
