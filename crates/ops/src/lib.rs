@@ -26,6 +26,8 @@
 //! - [`classifier`]: output head and loss in one
 //! - [`grad_norm`]: the gradient's length, and clipping
 //! - [`adamw`]: the update
+//! - [`board`]: what an engine asks of a GPU
+//! - [`verify`]: every operation against its reference on the machine at hand
 
 pub mod embedding;
 pub mod layer_norm;
@@ -45,7 +47,9 @@ pub mod cross_entropy;
 pub mod adamw;
 pub mod grad_norm;
 
+pub mod board;
 pub mod simd;
+pub mod verify;
 
 mod gemm;
 mod heads;

@@ -1,0 +1,63 @@
+//! Matrix products on a board.
+
+use super::memory::{DevicePtr, Elem};
+
+/// `c = a·b`, or `c += a·b`, for one pair of matrices or many at equal distances. Sums are in `f32`.
+///
+/// # Shapes
+/// `a` (m, k), `b` (k, n), `c` (m, n), row-major.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Gemm {
+    /// Rows of the result.
+    pub m: usize,
+    /// Columns of the result.
+    pub n: usize,
+    /// What is summed over.
+    pub k: usize,
+    /// Left factor.
+    pub a: Matrix,
+    /// Right factor.
+    pub b: Matrix,
+    /// Result; never transposed.
+    pub c: Matrix,
+    /// Factor of the product.
+    pub alpha: f32,
+    /// Whether the product is added to what is there.
+    pub accumulate: bool,
+    /// Number of products.
+    pub batch: usize,
+}
+
+/// Where a matrix lies.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Matrix {
+    /// Its first element.
+    pub ptr: DevicePtr,
+    /// Type of its elements.
+    pub elem: Elem,
+    /// Elements from one stored row to the next.
+    pub row_stride: usize,
+    /// Whether what is stored is the transpose.
+    pub transposed: bool,
+    /// Elements from one matrix of the batch to the next.
+    pub batch_stride: usize,
+}
+
+impl Matrix {
+    /// Rows side by side, one matrix.
+    pub fn new(ptr: DevicePtr, elem: Elem, row_stride: usize) -> Self {
+        Self { ptr, elem, row_stride, transposed: false, batch_stride: 0 }
+    }
+
+    /// The same memory, read as the transpose.
+    #[must_use]
+    pub fn transposed(self) -> Self {
+        Self { transposed: !self.transposed, ..self }
+    }
+
+    /// The same, one of a batch.
+    #[must_use]
+    pub fn batched(self, batch_stride: usize) -> Self {
+        Self { batch_stride, ..self }
+    }
+}

@@ -1,0 +1,112 @@
+//! What an explicit engine asks of a GPU: memory, launches, matrix products, and a recorded step.
+//!
+//! Two implement [`Board`]: a CUDA device (`cuda`, with the feature), and the stand-in of `tests/kernel_shim`,
+//! which runs the very same kernels as C++ on a CPU, so that an engine's every launch, offset and order is
+//! checked where there is no GPU.
+//!
+//! Work is in the order of one stream: a call returns before the device has done it, but for
+//! [`Board::read`] and [`Board::synchronize`].
+
+pub mod args;
+pub mod gemm;
+pub mod memory;
+
+use thiserror::Error;
+
+pub use args::{Arg, Launch};
+pub use gemm::{Gemm, Matrix};
+pub use memory::{DevicePtr, Elem};
+
+/// A GPU, or what stands in for one.
+pub trait Board: Send + Sync {
+    /// Name of the device.
+    fn name(&self) -> String;
+
+    /// Memory of `bytes`, set to zero, at an address that is a multiple of 256. It is freed when the board is
+    /// dropped: an engine makes one arena and cuts it.
+    ///
+    /// # Errors
+    /// [`BoardError::OutOfMemory`] if there is not so much.
+    fn allocate(&self, bytes: usize) -> Result<DevicePtr, BoardError>;
+
+    /// Bytes that are free, and bytes that there are.
+    fn memory(&self) -> Result<MemoryInfo, BoardError>;
+
+    /// Copies to the device. `bytes` may change as soon as this returns.
+    fn write(&self, to: DevicePtr, bytes: &[u8]) -> Result<(), BoardError>;
+
+    /// Copies from the device, and waits for all work before.
+    fn read(&self, from: DevicePtr, out: &mut [u8]) -> Result<(), BoardError>;
+
+    /// Copies within the device.
+    fn copy(&self, to: DevicePtr, from: DevicePtr, bytes: usize) -> Result<(), BoardError>;
+
+    /// Sets memory to zero.
+    fn zero(&self, at: DevicePtr, bytes: usize) -> Result<(), BoardError>;
+
+    /// Launches a kernel of `kernels/`.
+    fn launch(&self, launch: &Launch<'_>) -> Result<(), BoardError>;
+
+    /// Multiplies matrices.
+    fn gemm(&self, gemm: &Gemm) -> Result<(), BoardError>;
+
+    /// Marks this moment as number `edge`. Within a recorded step the mark is taken anew at every replay.
+    fn mark(&self, edge: usize) -> Result<(), BoardError>;
+
+    /// Milliseconds on the device between two marks, once the work between them is done.
+    fn elapsed_ms(&self, from: usize, to: usize) -> Result<f32, BoardError>;
+
+    /// Begins to record instead of doing: launches, products, copies within the device, zeros and marks.
+    fn begin_record(&self) -> Result<(), BoardError>;
+
+    /// Ends what was begun, and keeps it under a number for [`Board::replay`].
+    fn end_record(&self) -> Result<usize, BoardError>;
+
+    /// Does what was recorded, with the very arguments that were recorded: what differs from step to step lies
+    /// in device memory.
+    fn replay(&self, recorded: usize) -> Result<(), BoardError>;
+
+    /// Waits for all work.
+    fn synchronize(&self) -> Result<(), BoardError>;
+}
+
+/// A device's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryInfo {
+    /// Bytes that can be allocated now.
+    pub free: u64,
+    /// Bytes that there are.
+    pub total: u64,
+}
+
+/// Why a board did not do what was asked.
+#[derive(Debug, Error)]
+pub enum BoardError {
+    /// More memory was asked for than there is.
+    #[error("out of memory on {device}: {asked} bytes were asked for, {free} are free")]
+    OutOfMemory {
+        /// The device.
+        device: String,
+        /// Bytes.
+        asked: u64,
+        /// Bytes.
+        free: u64,
+    },
+    /// A kernel that no build of `kernels/` has.
+    #[error("there is no kernel {0}; kernels/ and crates/ops do not belong together")]
+    NoKernel(String),
+    /// A call of the driver or of a library failed.
+    #[error("{call}: {why}")]
+    Call {
+        /// What was called.
+        call: &'static str,
+        /// What it said.
+        why: String,
+    },
+}
+
+impl From<BoardError> for candle_core::Error {
+    fn from(error: BoardError) -> Self {
+        Self::wrap(error)
+    }
+}
