@@ -1,0 +1,196 @@
+//! The buffers of a forward and a backward pass.
+
+use wattle_ops::board::{DevicePtr, Elem};
+
+use super::DeviceEngineOptions;
+use super::cutter::Cutter;
+use super::network::{Network, Sizes};
+use crate::engine::Recompute;
+
+/// Most bytes of logits that exist at once.
+const LOGITS_BYTES: usize = 1 << 30;
+/// Fewest rows of logits at once.
+const MIN_LOGITS_ROWS: usize = 64;
+
+/// All buffers, with room for one micro-batch. Elements are of the engine's type, statistics are `f32`.
+#[derive(Debug)]
+pub(super) struct Activations {
+    /// Each block's input, and the last one's output, (n, c).
+    pub(super) x: Vec<DevicePtr>,
+    pub(super) norms: PerLayer<BlockNorms>,
+    pub(super) kept: PerLayer<Kept>,
+    pub(super) hidden: PerLayer<Hidden>,
+    pub(super) final_norm: Normed,
+    pub(super) gradients: Gradients,
+    /// What is about to be added to the residual stream; gradients of what was normalized and of heads, (n, c).
+    pub(super) branch: DevicePtr,
+    /// (rows, v), some rows at a time.
+    pub(super) logits: DevicePtr,
+    pub(super) logits_rows: usize,
+    /// For sums over rows in a fixed order, `f32`.
+    pub(super) partials: DevicePtr,
+    /// For attention.
+    pub(super) attention: DevicePtr,
+}
+
+/// Something of each layer, or one thing for all.
+#[derive(Debug)]
+pub(super) struct PerLayer<T>(Vec<T>);
+
+/// The two norms of a block.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BlockNorms {
+    pub(super) attention: Normed,
+    pub(super) mlp: Normed,
+}
+
+/// A normalization's result and statistics.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Normed {
+    /// (n, c)
+    pub(super) out: DevicePtr,
+    /// (n), not used where rows are normalized to a root mean square.
+    pub(super) mean: DevicePtr,
+    /// (n)
+    pub(super) rstd: DevicePtr,
+}
+
+/// What a block keeps from the projection to query, key and value on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kept {
+    pub(super) qkv: DevicePtr,
+    /// (b, h, t), `f32`
+    pub(super) log_sum_exp: DevicePtr,
+    /// Heads side by side.
+    pub(super) attended: DevicePtr,
+    /// The residual stream between the block's halves, (n, c).
+    pub(super) middle: DevicePtr,
+}
+
+/// What lies at feed-forward width.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Hidden {
+    /// Before the activation, without the bias.
+    pub(super) before: DevicePtr,
+    pub(super) after: DevicePtr,
+}
+
+/// Gradients of activations.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gradients {
+    /// Of the residual stream.
+    pub(super) x: DevicePtr,
+    pub(super) qkv: DevicePtr,
+    /// Of what a half adds to the residual stream, where elements are dropped from it; else that is `x`.
+    pub(super) addend: DevicePtr,
+    pub(super) hidden: DevicePtr,
+    /// Of `Hidden::before`, where that is not in the place of `hidden`.
+    pub(super) expanded: DevicePtr,
+}
+
+impl Activations {
+    /// Cuts them, and says how many bytes of them are kept for the backward pass.
+    pub(super) fn cut(cutter: &mut Cutter, network: &Network, options: &DeviceEngineOptions) -> (Self, u64) {
+        let (sizes, elem) = (&network.sizes, options.elem);
+        let n = options.micro_batch * sizes.t;
+        let start = cutter.len_bytes();
+        let layers = Layers::new(network.n_layers(), options.recompute);
+        let x = (0..=network.n_layers()).map(|_| cutter.take(n * sizes.c, elem)).collect();
+        let norms = PerLayer::new(layers.n_norms, || BlockNorms {
+            attention: Normed::cut(cutter, n, sizes.c, elem),
+            mlp: Normed::cut(cutter, n, sizes.c, elem),
+        });
+        let kept = PerLayer::new(layers.n_blocks, || Kept::cut(cutter, n, sizes, elem));
+        let hidden = PerLayer::new(layers.n_hidden, || Hidden {
+            before: cutter.take(n * sizes.expanded(), elem),
+            after: cutter.take(n * sizes.ff, elem),
+        });
+        let final_norm = Normed::cut(cutter, n, sizes.c, elem);
+        let kept_bytes = cutter.len_bytes() - start;
+        let logits_rows = logits_rows(n, sizes, elem);
+        let activations = Self {
+            x,
+            norms,
+            kept,
+            hidden,
+            final_norm,
+            gradients: Gradients::cut(cutter, n, sizes, options),
+            branch: cutter.take(n * sizes.c.max(sizes.heads()), elem),
+            logits: cutter.take(logits_rows * sizes.v_padded(), elem),
+            logits_rows,
+            partials: cutter.take(partials_len(n, sizes), Elem::F32),
+            attention: cutter.take_bytes(attention_bytes(sizes, options)),
+        };
+        (activations, kept_bytes)
+    }
+}
+
+/// Rows whose logits exist at once: a power of two, or all.
+fn logits_rows(n: usize, sizes: &Sizes, elem: Elem) -> usize {
+    let rows = LOGITS_BYTES / (sizes.v_padded() * elem.bytes());
+    let rows = 1 << rows.max(1).ilog2();
+    rows.max(MIN_LOGITS_ROWS).min(n)
+}
+
+/// How many layers have activations of their own.
+struct Layers {
+    n_norms: usize,
+    n_blocks: usize,
+    n_hidden: usize,
+}
+
+impl Layers {
+    fn new(n: usize, recompute: Recompute) -> Self {
+        match recompute {
+            Recompute::None => Self { n_norms: n, n_blocks: n, n_hidden: n },
+            Recompute::Mlp => Self { n_norms: 1, n_blocks: n, n_hidden: 1 },
+            Recompute::Block => Self { n_norms: 1, n_blocks: 1, n_hidden: 1 },
+        }
+    }
+}
+
+impl<T> PerLayer<T> {
+    fn new(n: usize, make: impl FnMut() -> T) -> Self {
+        Self(std::iter::repeat_with(make).take(n).collect())
+    }
+
+    pub(super) fn at(&self, layer_idx: usize) -> &T {
+        &self.0[layer_idx.min(self.0.len() - 1)]
+    }
+}
+
+impl Normed {
+    fn cut(cutter: &mut Cutter, n: usize, c: usize, elem: Elem) -> Self {
+        Self {
+            out: cutter.take(n * c, elem),
+            mean: cutter.take(n, Elem::F32),
+            rstd: cutter.take(n, Elem::F32),
+        }
+    }
+}
+
+impl Kept {
+    fn cut(cutter: &mut Cutter, n: usize, sizes: &Sizes, elem: Elem) -> Self {
+        Self {
+            qkv: cutter.take(n * sizes.qkv(), elem),
+            log_sum_exp: cutter.take(n * sizes.n_heads, Elem::F32),
+            attended: cutter.take(n * sizes.heads(), elem),
+            middle: cutter.take(n * sizes.c, elem),
+        }
+    }
+}
+
+impl Gradients {
+    fn cut(cutter: &mut Cutter, n: usize, sizes: &Sizes, options: &DeviceEngineOptions) -> Self {
+        let elem = options.elem;
+        let x = cutter.take(n * sizes.c, elem);
+        let hidden = cutter.take(n * sizes.ff, elem);
+        Self {
+            x,
+            qkv: cutter.take(n * sizes.qkv(), elem),
+            addend: if options.dropout > 0.0 { cutter.take(n * sizes.c, elem) } else { x },
+            hidden,
+            expanded: if sizes.expanded() == sizes.ff { hidden } else { cutter.take(n * sizes.expanded(), elem) },
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! The engine: memory, steps and evaluations.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use wattle_ops::adamw::Update;
+use wattle_ops::board::{Board, BoardError, DevicePtr, Elem, StepState};
+
+use super::activations::Activations;
+use super::cutter::Cutter;
+use super::error::EngineError;
+use super::forward::Forward;
+use super::inputs::{N_SLOTS, Slot, order_by_token};
+use super::layout::BoardLayout;
+use super::network::Network;
+use super::results::Results;
+use super::state::{self, State};
+use super::step::{StepLaunches, micro_batches};
+use super::timeline::{DeviceSpan, EDGES, Timeline};
+use super::{DeviceEngine, DeviceEngineOptions, StepInputs, StepResult};
+use crate::engine::{LossSum, MemoryPlan};
+use crate::parameter::Parameter;
+
+/// Bytes that are left to the libraries: workspace of matrix products, recorded steps.
+const RESERVE: u64 = 256 << 20;
+
+/// Trains a [`Network`] on a board.
+pub struct BoardEngine {
+    board: Arc<dyn Board>,
+    network: Network,
+    layout: BoardLayout,
+    options: DeviceEngineOptions,
+    plan: MemoryPlan,
+    memory: Memory,
+    timeline: Timeline,
+    /// The step that each slot was last used for, while its marks have not been read.
+    in_flight: [Option<u64>; N_SLOTS],
+    recorded: [Recorded; N_SLOTS],
+    /// Whether a step was made, so that the device has all that it loads on first use.
+    is_warm: bool,
+    /// Steps since results were last read.
+    n_pending: usize,
+}
+
+/// What all memory is cut into.
+struct Memory {
+    state: State,
+    slots: [Slot; N_SLOTS],
+    /// For evaluations.
+    eval: Slot,
+    results: Results,
+    activations: Activations,
+}
+
+/// A step with one of the slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Recorded {
+    NotYet,
+    As(usize),
+    /// The board cannot: launches are made one by one.
+    Failed,
+}
+
+impl BoardEngine {
+    /// An engine for the network with these `parameters`, of which it takes a copy.
+    ///
+    /// # Errors
+    /// [`EngineError::DoesNotFit`] before anything is allocated if there is too little memory; whatever the board
+    /// says.
+    pub(crate) fn new(
+        board: Arc<dyn Board>,
+        network: Network,
+        layout: BoardLayout,
+        parameters: &[Parameter],
+        options: DeviceEngineOptions,
+    ) -> Result<Self, EngineError> {
+        let (_, plan) = Memory::cut(DevicePtr::NULL, &network, &layout, &options);
+        refuse_what_does_not_fit(board.as_ref(), &network, &layout, &options, plan.total())?;
+        let base = board.allocate(plan.total() as usize).map_err(|error| match error {
+            BoardError::OutOfMemory { free, .. } => {
+                does_not_fit(board.as_ref(), &network, &layout, &options, plan.total(), free)
+            }
+            other => other.into(),
+        })?;
+        let (memory, _) = Memory::cut(base, &network, &layout, &options);
+        let mut engine = Self {
+            board,
+            network,
+            layout,
+            options,
+            plan,
+            memory,
+            timeline: Timeline::new(N_SLOTS * EDGES),
+            in_flight: [None; N_SLOTS],
+            recorded: [Recorded::NotYet; N_SLOTS],
+            is_warm: false,
+            n_pending: 0,
+        };
+        engine.take(parameters)?;
+        Ok(engine)
+    }
+
+    /// What an engine would take.
+    pub(crate) fn plan(network: &Network, layout: &BoardLayout, options: &DeviceEngineOptions) -> MemoryPlan {
+        Memory::cut(DevicePtr::NULL, network, layout, options).1
+    }
+
+    /// Launches a step with a slot: recorded before, recorded now, or one by one.
+    fn launch(&mut self, slot_idx: usize) -> Result<(), EngineError> {
+        match self.recorded[slot_idx] {
+            Recorded::As(number) => Ok(self.board.replay(number)?),
+            Recorded::NotYet if self.is_warm => self.record(slot_idx),
+            Recorded::NotYet | Recorded::Failed => self.launches(slot_idx).issue(),
+        }
+    }
+
+    fn record(&mut self, slot_idx: usize) -> Result<(), EngineError> {
+        let begun = self.board.begin_record().map_err(EngineError::from);
+        let issued = begun.and_then(|()| {
+            let issued = self.launches(slot_idx).issue();
+            let ended = self.board.end_record().map_err(EngineError::from);
+            issued.and(ended)
+        });
+        match issued {
+            Ok(number) => {
+                self.recorded[slot_idx] = Recorded::As(number);
+                Ok(self.board.replay(number)?)
+            }
+            Err(error) => {
+                if !self.recorded.contains(&Recorded::Failed) {
+                    tracing::warn!("the step cannot be recorded ({error}): its launches are made one by one");
+                }
+                self.recorded[slot_idx] = Recorded::Failed;
+                self.launches(slot_idx).issue()
+            }
+        }
+    }
+
+    fn launches(&self, slot_idx: usize) -> StepLaunches<'_> {
+        let Memory { state, slots, results, activations, .. } = &self.memory;
+        StepLaunches {
+            board: self.board.as_ref(),
+            network: &self.network,
+            layout: &self.layout,
+            options: &self.options,
+            state,
+            slot: &slots[slot_idx],
+            results,
+            activations,
+            first_edge: slot_idx * EDGES,
+        }
+    }
+
+    /// Waits for the step that last used a slot, and reads its marks.
+    fn reclaim(&mut self, slot_idx: usize) -> Result<(), EngineError> {
+        if let Some(step) = self.in_flight[slot_idx].take() {
+            self.timeline.read(self.board.as_ref(), step, slot_idx * EDGES)?;
+        }
+        Ok(())
+    }
+
+    fn step_state(&self, step: u64, learning_rate: f64) -> StepState {
+        let DeviceEngineOptions { beta1, beta2, eps, weight_decay, .. } = self.options;
+        let update =
+            Update { beta1, beta2, eps, weight_decay, learning_rate, step, gradient_factor: 1.0 };
+        StepState::new(&update, self.n_pending as u32)
+    }
+
+    fn refresh_working_copy(&self) -> Result<(), EngineError> {
+        let State { weights, working, .. } = self.memory.state;
+        if self.options.elem != Elem::F32 {
+            wattle_ops::cast::cuda::cast(self.board.as_ref(), working, weights, self.layout.len(), self.options.elem)?;
+        }
+        Ok(())
+    }
+}
+
+impl Memory {
+    /// Cuts all memory from `base` on, and says how much that is of each kind.
+    fn cut(
+        base: DevicePtr,
+        network: &Network,
+        layout: &BoardLayout,
+        options: &DeviceEngineOptions,
+    ) -> (Self, MemoryPlan) {
+        let mut cutter = Cutter::new(base);
+        let t = network.sizes.t;
+        let state = State::cut(&mut cutter, layout.len(), options.elem);
+        let state_bytes = cutter.len_bytes();
+        let slots = [(); N_SLOTS].map(|()| Slot::cut(&mut cutter, options.batch_size * t));
+        let eval = Slot::cut(&mut cutter, options.micro_batch * t);
+        let results = Results::cut(&mut cutter, options.batch_size * t, layout.len());
+        let others = cutter.len_bytes() - state_bytes;
+        let (activations, kept) = Activations::cut(&mut cutter, network, options);
+        let floats = (layout.len() * Elem::F32.bytes()) as u64;
+        let plan = MemoryPlan {
+            weights: state_bytes - 3 * floats,
+            gradients: floats,
+            moments: 2 * floats,
+            activations: kept,
+            scratch: cutter.len_bytes() - state_bytes - kept,
+        };
+        debug_assert!(others <= plan.scratch);
+        (Self { state, slots, eval, results, activations }, plan)
+    }
+}
+
+fn refuse_what_does_not_fit(
+    board: &dyn Board,
+    network: &Network,
+    layout: &BoardLayout,
+    options: &DeviceEngineOptions,
+    needed: u64,
+) -> Result<(), EngineError> {
+    let free = board.memory()?.free;
+    if needed + RESERVE <= free {
+        return Ok(());
+    }
+    Err(does_not_fit(board, network, layout, options, needed, free))
+}
+
+fn does_not_fit(
+    board: &dyn Board,
+    network: &Network,
+    layout: &BoardLayout,
+    options: &DeviceEngineOptions,
+    needed: u64,
+    free: u64,
+) -> EngineError {
+    let fits = |micro_batch: &usize| {
+        let options = DeviceEngineOptions { micro_batch: *micro_batch, ..*options };
+        BoardEngine::plan(network, layout, &options).total() + RESERVE <= free
+    };
+    EngineError::DoesNotFit {
+        device: board.name(),
+        needed,
+        free,
+        micro_batch: options.micro_batch,
+        largest: (1..options.micro_batch).rev().find(fits),
+        recompute: options.recompute,
+    }
+}
+
+impl DeviceEngine for BoardEngine {
+    fn step(&mut self, step: StepInputs<'_>) -> Result<(), EngineError> {
+        let StepInputs { inputs, targets, step, learning_rate } = step;
+        let (t, v) = (self.network.sizes.t, self.network.sizes.v);
+        let expected = self.options.batch_size * t;
+        if inputs.len() != expected || targets.len() != expected {
+            return Err(EngineError::Batch { expected, got: inputs.len() });
+        }
+        check_tokens(inputs.iter().chain(targets), v)?;
+        if self.n_pending == super::MAX_PENDING_STEPS {
+            return Err(EngineError::Pending);
+        }
+        let slot_idx = (step % N_SLOTS as u64) as usize;
+        let rows: Vec<_> = micro_batches(&self.options).map(|b| b.start * t..b.end * t).collect();
+        let order = order_by_token(inputs, &rows, v);
+        let state = self.step_state(step, learning_rate);
+        self.reclaim(slot_idx)?;
+        self.board.mark(slot_idx * EDGES)?;
+        self.memory.slots[slot_idx].write(self.board.as_ref(), &state.to_bytes(), inputs, targets, &order)?;
+        self.launch(slot_idx)?;
+        self.in_flight[slot_idx] = Some(step);
+        self.is_warm = true;
+        self.n_pending += 1;
+        Ok(())
+    }
+
+    fn drain(&mut self) -> Result<Vec<StepResult>, EngineError> {
+        let n = std::mem::take(&mut self.n_pending);
+        self.memory.results.read(self.board.as_ref(), n)
+    }
+
+    fn evaluate(&mut self, inputs: &[u32], targets: &[u32]) -> Result<LossSum, EngineError> {
+        let most = self.options.micro_batch * self.network.sizes.t;
+        if inputs.len() > most || inputs.len() != targets.len() {
+            return Err(EngineError::Batch { expected: most, got: inputs.len() });
+        }
+        check_tokens(inputs.iter().chain(targets), self.network.sizes.v)?;
+        let Memory { state, eval, results, activations, .. } = &self.memory;
+        let board = self.board.as_ref();
+        eval.write(board, &[], inputs, targets, inputs)?;
+        let forward = Forward::evaluation(board, &self.network, &self.options, state, eval, activations, inputs.len());
+        forward.run()?;
+        forward.losses(&results.losses())?;
+        results.sum_of_rows(board, targets.len())
+    }
+
+    fn synchronize(&mut self, host_ns: &dyn Fn() -> u64) -> Result<Vec<DeviceSpan>, EngineError> {
+        // In the order of the steps.
+        let mut slots: Vec<_> = (0..N_SLOTS).filter(|&idx| self.in_flight[idx].is_some()).collect();
+        slots.sort_by_key(|&idx| self.in_flight[idx]);
+        slots.into_iter().try_for_each(|slot_idx| self.reclaim(slot_idx))?;
+        Ok(self.timeline.anchor(self.board.as_ref(), host_ns)?)
+    }
+
+    fn publish(&self, parameters: &[Parameter]) -> Result<(), EngineError> {
+        state::read_parameters(self.board.as_ref(), self.memory.state.weights, &self.layout, parameters)
+    }
+
+    fn take(&mut self, parameters: &[Parameter]) -> Result<(), EngineError> {
+        state::write_parameters(self.board.as_ref(), self.memory.state.weights, &self.layout, parameters)?;
+        self.refresh_working_copy()
+    }
+
+    fn gradient_tensors(&self) -> Result<Vec<Tensor>, EngineError> {
+        state::read_tensors(self.board.as_ref(), self.memory.state.gradients, &self.layout)
+    }
+
+    fn zero_gradient_names(&self) -> Result<Vec<String>, EngineError> {
+        let mut names = Vec::new();
+        for place in self.layout.places() {
+            let at = self.memory.state.gradients.add(place.range.start, Elem::F32);
+            let gradient = state::read_f32(self.board.as_ref(), at, place.range.len())?;
+            if gradient.iter().all(|&g| g == 0.0) {
+                names.push(place.name.clone());
+            }
+        }
+        Ok(names)
+    }
+
+    fn moments(&self) -> Result<Vec<(String, Tensor)>, EngineError> {
+        state::read_moments(self.board.as_ref(), &self.memory.state, &self.layout)
+    }
+
+    fn set_moments(
+        &mut self,
+        moments: &HashMap<String, Tensor>,
+    ) -> Result<Result<(), Vec<String>>, EngineError> {
+        state::write_moments(self.board.as_ref(), &self.memory.state, &self.layout, moments)
+    }
+
+    fn memory(&self) -> MemoryPlan {
+        self.plan
+    }
+
+    fn describe(&self) -> String {
+        let launched = match self.recorded {
+            [Recorded::Failed, _] | [_, Recorded::Failed] => "launched one by one",
+            _ => "recorded and replayed",
+        };
+        format!("{} in {}, steps {launched}", self.board.name(), self.options.elem.suffix())
+    }
+}
+
+fn check_tokens<'a>(mut tokens: impl Iterator<Item = &'a u32>, v: usize) -> Result<(), EngineError> {
+    match tokens.find(|&&token| token as usize >= v) {
+        Some(&token) => Err(EngineError::Token { token, n_vocab: v }),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,73 @@
+//! What can go wrong with an engine on a board.
+
+use wattle_ops::board::BoardError;
+
+use super::MAX_PENDING_STEPS;
+use crate::engine::Recompute;
+
+/// A fault of an engine on a board.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The board failed.
+    #[error(transparent)]
+    Board(#[from] BoardError),
+    /// A tensor operation failed.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+    /// There is less memory than training takes.
+    #[error(
+        "training takes {} on {device}, of which {} are free: {}",
+        gib(*needed),
+        gib(*free),
+        remedy(*micro_batch, *largest, *recompute)
+    )]
+    DoesNotFit {
+        /// The device.
+        device: String,
+        /// Bytes.
+        needed: u64,
+        /// Bytes.
+        free: u64,
+        /// Sequences of a micro-batch, as asked for.
+        micro_batch: usize,
+        /// The most that would fit; `None` if not even one does.
+        largest: Option<usize>,
+        /// What is computed again, as asked for.
+        recompute: Recompute,
+    },
+    /// A batch of another size than the engine was made for.
+    #[error("a batch of {got} tokens came to an engine made for {expected}")]
+    Batch {
+        /// Tokens.
+        expected: usize,
+        /// Tokens.
+        got: usize,
+    },
+    /// A token that the model does not have.
+    #[error("token {token} of a vocabulary of {n_vocab}")]
+    Token {
+        /// The token.
+        token: u32,
+        /// Tokens that there are.
+        n_vocab: usize,
+    },
+    /// More steps were queued than their results have room for.
+    #[error("{MAX_PENDING_STEPS} steps were queued and nobody asked for their results")]
+    Pending,
+}
+
+fn gib(bytes: u64) -> String {
+    format!("{:.2} GiB", bytes as f64 / (1u64 << 30) as f64)
+}
+
+fn remedy(micro_batch: usize, largest: Option<usize>, recompute: Recompute) -> String {
+    let smaller = match largest {
+        Some(n) => format!("set train.micro_batch_size = {n}, the largest that fits (it is {micro_batch})"),
+        None => "not even train.micro_batch_size = 1 fits".to_owned(),
+    };
+    match recompute {
+        Recompute::None => format!("{smaller}, or train.recompute = \"mlp\" or \"block\""),
+        Recompute::Mlp => format!("{smaller}, or train.recompute = \"block\""),
+        Recompute::Block => format!("{smaller}; a smaller model or model.context takes less"),
+    }
+}

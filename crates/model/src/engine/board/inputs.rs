@@ -1,0 +1,96 @@
+//! What a step is told: its tokens, and what differs from step to step.
+
+use std::ops::Range;
+
+use wattle_ops::board::{Board, DevicePtr};
+
+use super::cutter::Cutter;
+use super::error::EngineError;
+
+/// Places in turn. While a step reads one, the next step's batch is copied into the other.
+pub(super) const N_SLOTS: usize = 2;
+
+/// Where a step finds what it is told.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Slot {
+    /// What differs from step to step, see [`wattle_ops::board::StepState`].
+    pub(super) state: DevicePtr,
+    /// (b·t) `u32`
+    pub(super) tokens: DevicePtr,
+    /// (b·t) `u32`
+    pub(super) targets: DevicePtr,
+    /// (b·t) `u32`: each micro-batch's rows in the order of their tokens, counted within the micro-batch.
+    pub(super) order: DevicePtr,
+}
+
+/// Bytes in front of the tokens.
+const STATE_BYTES: usize = 256;
+const WORD: usize = size_of::<u32>();
+
+impl Slot {
+    /// Cuts room for `n` tokens.
+    pub(super) fn cut(cutter: &mut Cutter, n: usize) -> Self {
+        let state = cutter.take_bytes(STATE_BYTES + 3 * n * WORD);
+        let words = |i: usize| DevicePtr::new(state.address() + (STATE_BYTES + i * n * WORD) as u64);
+        Self { state, tokens: words(0), targets: words(1), order: words(2) }
+    }
+
+    /// Copies it all at once. The board may still be at work on another slot.
+    pub(super) fn write(
+        &self,
+        board: &dyn Board,
+        state: &[u8],
+        inputs: &[u32],
+        targets: &[u32],
+        order: &[u32],
+    ) -> Result<(), EngineError> {
+        let mut bytes = Vec::with_capacity(STATE_BYTES + 3 * inputs.len() * WORD);
+        bytes.extend_from_slice(state);
+        bytes.resize(STATE_BYTES, 0);
+        for words in [inputs, targets, order] {
+            bytes.extend(words.iter().flat_map(|word| word.to_ne_bytes()));
+        }
+        Ok(board.write_ahead(self.state, &bytes)?)
+    }
+
+    /// The same, from token `first` on.
+    pub(super) fn from(&self, first: usize) -> Self {
+        let on = |ptr: DevicePtr| DevicePtr::new(ptr.address() + (first * WORD) as u64);
+        Self { state: self.state, tokens: on(self.tokens), targets: on(self.targets), order: on(self.order) }
+    }
+}
+
+/// Each micro-batch's rows in the order of their tokens, equals in the order in which they stand: so the rows
+/// that add to one row of the token table are neighbours, and always in the same order.
+pub(super) fn order_by_token(tokens: &[u32], micro_batches: &[Range<usize>], n_vocab: usize) -> Vec<u32> {
+    let mut order = vec![0; tokens.len()];
+    for rows in micro_batches {
+        sort(&mut order[rows.clone()], &tokens[rows.clone()], n_vocab);
+    }
+    order
+}
+
+/// A counting sort.
+fn sort(order: &mut [u32], tokens: &[u32], n_vocab: usize) {
+    let mut next = vec![0u32; n_vocab + 1];
+    tokens.iter().for_each(|&token| next[token as usize + 1] += 1);
+    for token in 0..n_vocab {
+        next[token + 1] += next[token];
+    }
+    for (row, &token) in tokens.iter().enumerate() {
+        let place = &mut next[token as usize];
+        order[*place as usize] = row as u32;
+        *place += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_one_token_are_neighbours_in_their_order() {
+        let tokens = [3, 1, 3, 0, 1, 1, 0, 3];
+        assert_eq!(order_by_token(&tokens, &[0..5, 5..8], 4), [3, 1, 4, 0, 2, 1, 0, 2]);
+    }
+}

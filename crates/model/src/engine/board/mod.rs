@@ -1,0 +1,178 @@
+//! The explicit engine on a GPU: all families that are made of the same blocks.
+//!
+//! One allocation holds weights, gradients, moments and activations. A step is the same launches with the same
+//! arguments each time: what differs lies in device memory (`inputs`), so that it is recorded once and replayed.
+//! Nothing is allocated within a step and the host waits for nothing: losses and norms go to a ring on the
+//! device (`results`) and come to the host when somebody asks. Before a step takes over its place for a batch,
+//! the host waits for the step before the last, whose place it is; the device always has a whole step ahead.
+//!
+//! - `cutter`, `layout`, `state`, `activations`: what lies where
+//! - `network`: the sizes and places of a family's network
+//! - `forward`, `backward`: the passes
+//! - `step`: all of one optimizer update
+//! - `inputs`, `results`, `timeline`: what goes to the device, and what comes back
+//! - `engine`: the whole
+
+mod activations;
+mod backward;
+mod cutter;
+mod engine;
+mod error;
+mod forward;
+mod inputs;
+mod layout;
+pub(crate) mod network;
+mod results;
+mod state;
+mod step;
+mod timeline;
+
+use std::collections::HashMap;
+
+use candle_core::Tensor;
+use wattle_ops::board::Elem;
+
+use super::{LossSum, MemoryPlan, Recompute};
+use crate::parameter::Parameter;
+
+pub use engine::BoardEngine;
+pub use error::EngineError;
+pub use timeline::{DeviceSpan, StepPart};
+
+/// Steps whose results may wait on the device.
+pub const MAX_PENDING_STEPS: usize = 1000;
+
+/// Trains one model with everything it takes on a device, where steps are queued.
+///
+/// A model's [`Parameter`]s are candle tensors that anybody can read. While an engine trains, they are as they
+/// were when [`DeviceEngine::publish`] was last called.
+pub trait DeviceEngine: Send {
+    /// Queues one update: loss and gradients of a batch, clipping, AdamW. The host does not wait for it.
+    /// [`DeviceEngine::drain`] is to be called before there are more than [`MAX_PENDING_STEPS`].
+    ///
+    /// # Shapes
+    /// `inputs`, `targets` (b·t), with the number of sequences that the engine was made for.
+    ///
+    /// # Errors
+    /// If the batch has another size, or the device fails.
+    fn step(&mut self, step: StepInputs<'_>) -> Result<(), EngineError>;
+
+    /// What the steps said that were queued since this was last asked for, in their order. Waits for them.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn drain(&mut self) -> Result<Vec<StepResult>, EngineError>;
+
+    /// The losses of some sequences, without dropout; gradients, weights and moments stay as they are.
+    ///
+    /// # Shapes
+    /// `inputs`, `targets` (b·t), at most a micro-batch's sequences.
+    ///
+    /// # Errors
+    /// If there are more, or the device fails.
+    fn evaluate(&mut self, inputs: &[u32], targets: &[u32]) -> Result<LossSum, EngineError>;
+
+    /// Waits for all work, ties the device's clock to the host's, which `host_ns` reads, and gives the spans of
+    /// the steps since that was last done.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn synchronize(&mut self, host_ns: &dyn Fn() -> u64) -> Result<Vec<DeviceSpan>, EngineError>;
+
+    /// Gives `parameters` the values of the weights.
+    ///
+    /// # Errors
+    /// If the device or a tensor operation fails.
+    fn publish(&self, parameters: &[Parameter]) -> Result<(), EngineError>;
+
+    /// Takes over the values of `parameters`.
+    ///
+    /// # Errors
+    /// If the device or a tensor operation fails.
+    fn take(&mut self, parameters: &[Parameter]) -> Result<(), EngineError>;
+
+    /// The gradients of the last step, before clipping, in the model's order, on the CPU.
+    ///
+    /// # Errors
+    /// If the device or a tensor operation fails.
+    fn gradient_tensors(&self) -> Result<Vec<Tensor>, EngineError>;
+
+    /// Names of parameters whose gradient is zero in every element.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn zero_gradient_names(&self) -> Result<Vec<String>, EngineError>;
+
+    /// The moments as named tensors, `<parameter>.exp_avg` and `<parameter>.exp_avg_sq`, PyTorch's names.
+    ///
+    /// # Errors
+    /// If the device or a tensor operation fails.
+    fn moments(&self) -> Result<Vec<(String, Tensor)>, EngineError>;
+
+    /// Takes over moments as [`DeviceEngine::moments`] gives them.
+    ///
+    /// # Errors
+    /// The outer if the device or a tensor operation fails; the inner names what is missing or of another shape,
+    /// and nothing is changed then.
+    fn set_moments(
+        &mut self,
+        moments: &HashMap<String, Tensor>,
+    ) -> Result<Result<(), Vec<String>>, EngineError>;
+
+    /// What it takes of the device's memory.
+    fn memory(&self) -> MemoryPlan;
+
+    /// What it is, for a person: device, type, how steps are launched.
+    fn describe(&self) -> String;
+}
+
+/// How to build an engine on a device.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DeviceEngineOptions {
+    /// Sequences of a step.
+    pub batch_size: usize,
+    /// Most sequences of one forward and backward pass.
+    pub micro_batch: usize,
+    /// What the backward pass computes again.
+    pub recompute: Recompute,
+    /// Type of activations and of the weights that passes read.
+    pub elem: Elem,
+    /// The run's seed.
+    pub seed: u64,
+    /// Share of elements that are dropped in training.
+    pub dropout: f32,
+    /// Gradients are clipped to this norm; 0 clips nothing.
+    pub clip_norm: f64,
+    /// β₁
+    pub beta1: f64,
+    /// β₂
+    pub beta2: f64,
+    /// ε
+    pub eps: f64,
+    /// λ, of parameters that decay.
+    pub weight_decay: f64,
+}
+
+/// What one step is told.
+#[derive(Clone, Copy, Debug)]
+pub struct StepInputs<'a> {
+    /// Tokens.
+    pub inputs: &'a [u32],
+    /// The tokens after them.
+    pub targets: &'a [u32],
+    /// Which update it is, counted from 1.
+    pub step: u64,
+    /// η
+    pub learning_rate: f64,
+}
+
+/// What one step said.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepResult {
+    /// Mean cross-entropy in nats a token.
+    pub loss: f32,
+    /// Share of next tokens that were the model's first choice.
+    pub accuracy: f32,
+    /// Norm of the gradient, before clipping.
+    pub grad_norm: f32,
+}

@@ -1,0 +1,148 @@
+//! Weights, gradients and moments on a board.
+
+use std::collections::HashMap;
+
+use candle_core::{Device, Tensor};
+use wattle_ops::board::{Board, DevicePtr, Elem};
+
+use super::cutter::Cutter;
+use super::error::EngineError;
+use super::layout::{BoardLayout, Place};
+use crate::parameter::Parameter;
+
+/// Where the flat buffers lie. Each has the places of one [`BoardLayout`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct State {
+    /// Master weights, `f32`.
+    pub(super) weights: DevicePtr,
+    /// The weights as passes read them: the masters, or a copy in the type of activations.
+    pub(super) working: DevicePtr,
+    /// `f32`
+    pub(super) gradients: DevicePtr,
+    /// `f32`
+    pub(super) mean: DevicePtr,
+    /// `f32`
+    pub(super) mean_square: DevicePtr,
+}
+
+impl State {
+    /// Cuts buffers of `len` elements; passes read weights of type `elem`.
+    pub(super) fn cut(cutter: &mut Cutter, len: usize, elem: Elem) -> Self {
+        let weights = cutter.take(len, Elem::F32);
+        Self {
+            weights,
+            working: if elem == Elem::F32 { weights } else { cutter.take(len, elem) },
+            gradients: cutter.take(len, Elem::F32),
+            mean: cutter.take(len, Elem::F32),
+            mean_square: cutter.take(len, Elem::F32),
+        }
+    }
+}
+
+/// Copies the values of `parameters` to the flat buffer `to`.
+pub(super) fn write_parameters(
+    board: &dyn Board,
+    to: DevicePtr,
+    layout: &BoardLayout,
+    parameters: &[Parameter],
+) -> Result<(), EngineError> {
+    let tensors = parameters.iter().map(|parameter| parameter.var.as_tensor());
+    layout.places().iter().zip(tensors).try_for_each(|(place, tensor)| write(board, to, place, tensor))
+}
+
+/// Gives `parameters` the values in the flat buffer `from`.
+pub(super) fn read_parameters(
+    board: &dyn Board,
+    from: DevicePtr,
+    layout: &BoardLayout,
+    parameters: &[Parameter],
+) -> Result<(), EngineError> {
+    for (place, Parameter { var, .. }) in layout.places().iter().zip(parameters) {
+        var.set(&read(board, from, place, var.device())?)?;
+    }
+    Ok(())
+}
+
+/// The values in the flat buffer `from` as tensors on the CPU, in the model's order.
+pub(super) fn read_tensors(
+    board: &dyn Board,
+    from: DevicePtr,
+    layout: &BoardLayout,
+) -> Result<Vec<Tensor>, EngineError> {
+    layout.places().iter().map(|place| read(board, from, place, &Device::Cpu)).collect()
+}
+
+/// The moments as named tensors, `<parameter>.exp_avg` and `<parameter>.exp_avg_sq`, PyTorch's names.
+pub(super) fn read_moments(
+    board: &dyn Board,
+    state: &State,
+    layout: &BoardLayout,
+) -> Result<Vec<(String, Tensor)>, EngineError> {
+    let mut moments = Vec::with_capacity(2 * layout.places().len());
+    for place in layout.places() {
+        for (suffix, from) in [("exp_avg", state.mean), ("exp_avg_sq", state.mean_square)] {
+            moments.push((format!("{}.{suffix}", place.name), read(board, from, place, &Device::Cpu)?));
+        }
+    }
+    Ok(moments)
+}
+
+/// Takes over moments as [`read_moments`] gives them; the inner error names what is missing or of another shape,
+/// and nothing is changed then.
+pub(super) fn write_moments(
+    board: &dyn Board,
+    state: &State,
+    layout: &BoardLayout,
+    moments: &HashMap<String, Tensor>,
+) -> Result<Result<(), Vec<String>>, EngineError> {
+    let faults = mismatches(layout, moments);
+    if !faults.is_empty() {
+        return Ok(Err(faults));
+    }
+    for place in layout.places() {
+        for (suffix, to) in [("exp_avg", state.mean), ("exp_avg_sq", state.mean_square)] {
+            write(board, to, place, &moments[&format!("{}.{suffix}", place.name)])?;
+        }
+    }
+    Ok(Ok(()))
+}
+
+fn mismatches(layout: &BoardLayout, moments: &HashMap<String, Tensor>) -> Vec<String> {
+    let mut faults = Vec::new();
+    for Place { name, dims, .. } in layout.places() {
+        for name in [format!("{name}.exp_avg"), format!("{name}.exp_avg_sq")] {
+            match moments.get(&name) {
+                Some(tensor) if tensor.dims() == dims => {}
+                Some(tensor) => {
+                    faults.push(format!("{name} has shape {:?}, expected {dims:?}", tensor.dims()));
+                }
+                None => faults.push(format!("{name} is missing")),
+            }
+        }
+    }
+    faults
+}
+
+fn write(board: &dyn Board, to: DevicePtr, place: &Place, tensor: &Tensor) -> Result<(), EngineError> {
+    let values = tensor.flatten_all()?.to_vec1::<f32>()?;
+    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_ne_bytes()).collect();
+    Ok(board.write(to.add(place.range.start, Elem::F32), &bytes)?)
+}
+
+fn read(
+    board: &dyn Board,
+    from: DevicePtr,
+    place: &Place,
+    device: &Device,
+) -> Result<Tensor, EngineError> {
+    let values = read_f32(board, from.add(place.range.start, Elem::F32), place.range.len())?;
+    Ok(Tensor::from_vec(values, place.dims.as_slice(), device)?)
+}
+
+/// `n` numbers at `from`, once all work before is done.
+pub(super) fn read_f32(board: &dyn Board, from: DevicePtr, n: usize) -> Result<Vec<f32>, EngineError> {
+    let mut bytes = vec![0; n * Elem::F32.bytes()];
+    board.read(from, &mut bytes)?;
+    let word = |bytes: &[u8]| f32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+    Ok(bytes.chunks_exact(4).map(word).collect())
+}
