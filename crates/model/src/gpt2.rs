@@ -4,16 +4,19 @@
 //! Radford et al., *Language Models are Unsupervised Multitask Learners*, 2019, section 2.3.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use wattle_ops::Activation;
 use wattle_ops::attention::{causal_attention, causal_mask};
+use wattle_ops::board::Board;
 use wattle_ops::embedding::embedding;
 use wattle_ops::layer_norm::layer_norm;
 use wattle_ops::linear::{linear, linear_transposed};
 
 use crate::config::ModelConfig;
-use crate::engine::gpt2::Gpt2Engine;
+use crate::engine::board::{BoardEngine, DeviceEngine, DeviceEngineOptions, EngineError};
+use crate::engine::gpt2::{Gpt2Engine, network};
 use crate::engine::{Engine, EngineOptions};
 use crate::hugging_face::gpt2 as hugging_face;
 use crate::kv_cache::{KvCache, KvShape};
@@ -198,6 +201,16 @@ impl LanguageModel for Gpt2 {
         }
         let engine = Gpt2Engine::new(&self.config, self.vocab_size, &self.parameters, options)?;
         Ok(Some(Box::new(engine)))
+    }
+
+    fn device_engine(
+        &self,
+        board: Arc<dyn Board>,
+        options: DeviceEngineOptions,
+    ) -> std::result::Result<Option<Box<dyn DeviceEngine>>, EngineError> {
+        let layout = network::layout(&self.parameters);
+        let network = network::network(&self.config, self.vocab_size, &layout);
+        Ok(Some(Box::new(BoardEngine::new(board, network, layout, &self.parameters, options)?)))
     }
 
     fn context(&self) -> usize {

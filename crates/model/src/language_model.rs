@@ -1,9 +1,12 @@
 //! What the trainer asks of a model.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor};
+use wattle_ops::board::Board;
 
+use crate::engine::board::{DeviceEngine, DeviceEngineOptions, EngineError};
 use crate::engine::{Engine, EngineOptions};
 use crate::kv_cache::KvCache;
 use crate::parameter::Parameter;
@@ -43,6 +46,19 @@ pub trait LanguageModel {
     /// # Errors
     /// If a tensor operation fails.
     fn engine(&self, _options: EngineOptions) -> Result<Option<Box<dyn Engine>>> {
+        Ok(None)
+    }
+
+    /// An engine that trains this model on a board, if the family has one for the type asked for. It starts from
+    /// the parameters' values.
+    ///
+    /// # Errors
+    /// If there is too little memory, the board fails, or a tensor operation does.
+    fn device_engine(
+        &self,
+        _board: Arc<dyn Board>,
+        _options: DeviceEngineOptions,
+    ) -> std::result::Result<Option<Box<dyn DeviceEngine>>, EngineError> {
         Ok(None)
     }
 

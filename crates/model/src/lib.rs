@@ -27,6 +27,9 @@ pub mod parameter;
 pub mod pass;
 
 pub use config::{ActivationKind, Family, ModelConfig};
+pub use engine::board::{
+    DeviceEngine, DeviceEngineOptions, DeviceSpan, EngineError, StepInputs, StepPart, StepResult,
+};
 pub use engine::{Engine, EngineOptions, MemoryPlan, Recompute};
 pub use error::ModelError;
 pub use generate::{GenerateOptions, Generator, Sampling, Step};

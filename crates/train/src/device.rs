@@ -1,6 +1,9 @@
 //! What to compute on.
 
+use std::sync::Arc;
+
 use candle_core::Device;
+use wattle_ops::board::Board;
 use wattle_runlog::ComputeDevice;
 
 use crate::error::TrainError;
@@ -65,6 +68,15 @@ impl DeviceChoice {
 
 fn cpu(reason: &str) -> ChosenDevice {
     ChosenDevice { device: Device::Cpu, compute: ComputeDevice::cpu(), reason: reason.to_owned() }
+}
+
+/// The board that explicit engines train on, where `device` is a GPU.
+///
+/// # Errors
+/// If there is a GPU that cannot be had as a board.
+#[cfg(not(feature = "cuda"))]
+pub(crate) fn open_board(_device: &Device) -> Result<Option<Arc<dyn Board>>, TrainError> {
+    Ok(None)
 }
 
 #[cfg(not(feature = "cuda"))]

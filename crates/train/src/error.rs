@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use wattle_data::DataError;
-use wattle_model::ModelError;
+use wattle_model::{EngineError, ModelError};
 use wattle_runlog::RunlogError;
 use wattle_runlog::error::remedy;
 
@@ -23,6 +23,9 @@ pub enum TrainError {
     /// The model cannot be built, read or written.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// The engine on a board cannot be built, or the board failed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
     /// The run directory cannot be written.
     #[error(transparent)]
     Runlog(#[from] RunlogError),
@@ -78,8 +81,8 @@ pub enum TrainError {
     },
     /// The explicit engine was asked for where there is none.
     #[error(
-        "train.engine = \"explicit\": there is one for the GPT-2 family in f32 on a CPU alone; set it to \
-         \"auto\", or use --device cpu and precision.dtype = \"f32\""
+        "train.engine = \"explicit\": there is one for the families that wattle has, on a CPU in f32 alone; set it \
+         to \"auto\", or precision.dtype to \"f32\""
     )]
     NoEngine,
     /// The device that was asked for cannot be had.

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device};
 use wattle_data::{Batch, EvalBatches, SplitManifest, TokenStore};
 use wattle_model::engine::LossSum;
-use wattle_model::{Engine, LanguageModel, Pass};
+use wattle_model::{DeviceEngine, Engine, LanguageModel, Pass};
 use wattle_ops::cross_entropy::{cross_entropy_sum, n_correct};
 
 use crate::error::TrainError;
@@ -76,6 +76,22 @@ pub(crate) fn evaluate_explicitly(
 ) -> Result<Evaluation, TrainError> {
     evaluate_batches(store, context, options, progress, |batch| {
         Ok(engine.evaluate(&batch.inputs, &batch.targets))
+    })
+}
+
+/// [`evaluate`] by an engine on a board, of the weights that it has.
+///
+/// # Errors
+/// If the data cannot be read or the board fails.
+pub(crate) fn evaluate_on_device(
+    engine: &mut dyn DeviceEngine,
+    store: &TokenStore,
+    context: usize,
+    options: EvaluateOptions,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Evaluation, TrainError> {
+    evaluate_batches(store, context, options, progress, |batch| {
+        Ok(engine.evaluate(&batch.inputs, &batch.targets)?)
     })
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use candle_core::{Result, Tensor};
-use wattle_model::Parameter;
+use wattle_model::{DeviceEngine, EngineError, Parameter};
 use wattle_model::engine::FlatState;
 
 use crate::adamw::AdamW;
@@ -54,5 +54,26 @@ impl OptimizerState for FlatState {
         state: &HashMap<String, Tensor>,
     ) -> Result<std::result::Result<(), Vec<String>>> {
         self.set_moments(state)
+    }
+}
+
+impl OptimizerState for Box<dyn DeviceEngine> {
+    fn state(&self, _parameters: &[Parameter]) -> Result<Vec<(String, Tensor)>> {
+        self.moments().map_err(tensor_error)
+    }
+
+    fn set_state(
+        &mut self,
+        _parameters: &[Parameter],
+        state: &HashMap<String, Tensor>,
+    ) -> Result<std::result::Result<(), Vec<String>>> {
+        self.set_moments(state).map_err(tensor_error)
+    }
+}
+
+fn tensor_error(error: EngineError) -> candle_core::Error {
+    match error {
+        EngineError::Tensor(error) => error,
+        other => candle_core::Error::wrap(other),
     }
 }

@@ -1,23 +1,30 @@
 //! The engine tier that trains: how a batch becomes gradients, and gradients an update.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use candle_core::{DType, Device, Result as TensorResult, Tensor};
+use candle_core::{DType, Device, Tensor};
 use wattle_data::{Batch, TokenStore};
 use wattle_model::engine::{EngineOptions, LossSum};
-use wattle_model::{Engine, LanguageModel, MemoryPlan, TrainingPass};
+use wattle_model::{
+    DeviceEngine, DeviceEngineOptions, DeviceSpan, Engine, LanguageModel, MemoryPlan, StepInputs, StepResult,
+    TrainingPass,
+};
 use wattle_ops::adamw::Update;
+use wattle_ops::board::{Board, Elem};
 use wattle_ops::grad_norm::cpu as grad_norm;
+use wattle_runlog::MonotonicNs;
 
 use crate::adamw::AdamW;
 use crate::certificate::{all_zero, certify};
 use crate::checkpoint::TrainState;
 use crate::clip::{clip_factor, global_norm};
-use crate::config::{EngineChoice, OptimizerConfig, TrainConfig};
+use crate::config::{EngineChoice, OptimizerConfig};
 use crate::error::TrainError;
-use crate::evaluate::{EvaluateOptions, Evaluation, evaluate, evaluate_explicitly};
+use crate::evaluate::{EvaluateOptions, Evaluation, evaluate, evaluate_explicitly, evaluate_on_device};
 use crate::gradients::{BatchOptions, batch_gradients};
 use crate::optimizer_state::OptimizerState;
+use crate::trainer::TrainerOptions;
 
 /// What trains a model.
 pub(crate) enum Tier {
@@ -37,6 +44,14 @@ pub(crate) enum Tier {
         /// Whether the model's tensors have the weights.
         is_published: bool,
     },
+    /// Whole steps, queued on a board where all state lives. The model's tensors are as they were when last
+    /// published.
+    Queued {
+        /// The engine.
+        engine: Box<dyn DeviceEngine>,
+        /// Whether the model's tensors have the weights.
+        is_published: bool,
+    },
 }
 
 /// What one batch says. Scalars stay on the device until they are asked for.
@@ -49,31 +64,63 @@ pub(crate) struct BatchLoss {
 
 impl Tier {
     /// The tier that trains `model`: the one place where that is decided. `Auto` takes the explicit engine where
-    /// there is one, which is for some families in `f32` on a CPU.
+    /// there is one: for some families in `f32` on a CPU, and in `f32` or bf16 on a board.
     ///
     /// # Errors
-    /// If the explicit engine is asked for and there is none, or a tensor operation fails.
+    /// If the explicit engine is asked for and there is none, it does not fit the board's memory, or a tensor
+    /// operation fails.
     pub fn choose(
         model: &dyn LanguageModel,
         device: &Device,
-        dtype: DType,
-        train: &TrainConfig,
-        optimizer: &OptimizerConfig,
+        board: Option<Arc<dyn Board>>,
+        options: &TrainerOptions,
     ) -> Result<Self, TrainError> {
-        let can_be_explicit = device.is_cpu() && dtype == DType::F32;
-        let engine = match train.engine {
+        let explicit = match options.train.engine {
             EngineChoice::Autograd => None,
-            EngineChoice::Auto | EngineChoice::Explicit if can_be_explicit => model
-                .engine(EngineOptions { micro_batch: train.micro_batch(), recompute: train.recompute })?,
-            EngineChoice::Auto | EngineChoice::Explicit => None,
+            EngineChoice::Auto | EngineChoice::Explicit => Self::explicit(model, device, board, options)?,
         };
-        match engine {
-            Some(engine) => Ok(Self::Explicit { engine, optimizer: optimizer.clone(), is_published: true }),
-            None if train.engine == EngineChoice::Explicit => Err(TrainError::NoEngine),
+        match explicit {
+            Some(tier) => Ok(tier),
+            None if options.train.engine == EngineChoice::Explicit => Err(TrainError::NoEngine),
             None => {
-                let optimizer = AdamW::new(optimizer, model.parameters())?;
+                let optimizer = AdamW::new(&options.optimizer, model.parameters())?;
                 Ok(Self::Autograd { optimizer, gradients: Vec::new() })
             }
+        }
+    }
+
+    /// The explicit engine for this model, device and type, if there is one.
+    fn explicit(
+        model: &dyn LanguageModel,
+        device: &Device,
+        board: Option<Arc<dyn Board>>,
+        options: &TrainerOptions,
+    ) -> Result<Option<Self>, TrainError> {
+        if let Some(board) = board {
+            let Some(options) = device_engine_options(options) else { return Ok(None) };
+            let engine = model.device_engine(board, options)?;
+            return Ok(engine.map(|engine| Self::Queued { engine, is_published: true }));
+        }
+        if !device.is_cpu() || options.dtype != DType::F32 {
+            return Ok(None);
+        }
+        let (micro_batch, recompute) = (options.train.micro_batch(), options.train.recompute);
+        let engine = model.engine(EngineOptions { micro_batch, recompute })?;
+        let optimizer = options.optimizer.clone();
+        Ok(engine.map(|engine| Self::Explicit { engine, optimizer, is_published: true }))
+    }
+
+    /// Whether steps are made by [`Tier::queue_step`], and not piece by piece.
+    pub fn is_queued(&self) -> bool {
+        matches!(self, Self::Queued { .. })
+    }
+
+    /// What trains, for a person.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Autograd { .. } => "candle's autograd".to_owned(),
+            Self::Explicit { .. } => "explicit engine".to_owned(),
+            Self::Queued { engine, .. } => format!("explicit engine on {}", engine.describe()),
         }
     }
 
@@ -82,6 +129,7 @@ impl Tier {
         match self {
             Self::Autograd { .. } => None,
             Self::Explicit { engine, .. } => Some(engine.memory()),
+            Self::Queued { engine, .. } => Some(engine.memory()),
         }
     }
 
@@ -100,6 +148,43 @@ impl Tier {
                 *is_published = true;
                 Ok(state)
             }
+            Self::Queued { engine, is_published } => {
+                let state = TrainState::load(checkpoint, model, engine, device)?;
+                engine.take(model.parameters())?;
+                *is_published = true;
+                Ok(state)
+            }
+        }
+    }
+
+    /// Queues a whole step: update number `step`, counted from 1.
+    ///
+    /// # Errors
+    /// If the board fails.
+    ///
+    /// # Panics
+    /// If this tier makes its steps piece by piece.
+    pub fn queue_step(&mut self, batch: &Batch, step: u64, learning_rate: f64) -> Result<(), TrainError> {
+        let Self::Queued { engine, is_published } = self else { panic!("{PIECEMEAL}") };
+        *is_published = false;
+        let Batch { inputs, targets, .. } = batch;
+        Ok(engine.step(StepInputs { inputs, targets, step, learning_rate })?)
+    }
+
+    /// What the queued steps said since this was last asked for, in their order; nothing where steps are made
+    /// piece by piece.
+    pub fn drain(&mut self) -> Result<Vec<StepResult>, TrainError> {
+        match self {
+            Self::Queued { engine, .. } => Ok(engine.drain()?),
+            Self::Autograd { .. } | Self::Explicit { .. } => Ok(Vec::new()),
+        }
+    }
+
+    /// Waits for queued steps, and says when their parts were done since this was last called.
+    pub fn synchronize(&mut self) -> Result<Vec<DeviceSpan>, TrainError> {
+        match self {
+            Self::Queued { engine, .. } => Ok(engine.synchronize(&|| MonotonicNs::now().0)?),
+            Self::Autograd { .. } | Self::Explicit { .. } => Ok(Vec::new()),
         }
     }
 
@@ -126,30 +211,35 @@ impl Tier {
                 let mean = |sum: f64| Tensor::new((sum / batch.targets.len() as f64) as f32, device);
                 Ok(BatchLoss { loss: mean(sum.loss)?, accuracy: mean(sum.n_correct as f64)? })
             }
+            Self::Queued { .. } => panic!("{QUEUED}"),
         }
     }
 
     /// Names of parameters whose gradient is zero in every element.
-    pub fn zero_gradient_names<'a>(&'a self, model: &'a dyn LanguageModel) -> TensorResult<Vec<&'a str>> {
+    pub fn zero_gradient_names(&self, model: &dyn LanguageModel) -> Result<Vec<String>, TrainError> {
+        let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
         match self {
-            Self::Autograd { gradients, .. } => all_zero(model.parameters(), gradients),
-            Self::Explicit { engine, .. } => Ok(engine.state().zero_gradient_names()),
+            Self::Autograd { gradients, .. } => Ok(owned(all_zero(model.parameters(), gradients)?)),
+            Self::Explicit { engine, .. } => Ok(owned(engine.state().zero_gradient_names())),
+            Self::Queued { engine, .. } => Ok(engine.zero_gradient_names()?),
         }
     }
 
     /// The gradients as tensors, in the model's order.
-    pub fn gradients(&self) -> TensorResult<Vec<Tensor>> {
+    pub fn gradients(&self) -> Result<Vec<Tensor>, TrainError> {
         match self {
             Self::Autograd { gradients, .. } => Ok(gradients.clone()),
-            Self::Explicit { engine, .. } => engine.state().gradient_tensors(),
+            Self::Explicit { engine, .. } => Ok(engine.state().gradient_tensors()?),
+            Self::Queued { engine, .. } => Ok(engine.gradient_tensors()?),
         }
     }
 
     /// The Euclidean norm of all gradients together, a scalar.
-    pub fn grad_norm(&self) -> TensorResult<Tensor> {
+    pub fn grad_norm(&self) -> Result<Tensor, TrainError> {
         match self {
-            Self::Autograd { gradients, .. } => global_norm(gradients),
-            Self::Explicit { engine, .. } => Tensor::new(engine.state().grad_norm(), &Device::Cpu),
+            Self::Autograd { gradients, .. } => Ok(global_norm(gradients)?),
+            Self::Explicit { engine, .. } => Ok(Tensor::new(engine.state().grad_norm(), &Device::Cpu)?),
+            Self::Queued { .. } => panic!("{QUEUED}"),
         }
     }
 
@@ -161,11 +251,11 @@ impl Tier {
         clip_norm: f64,
         step: u64,
         learning_rate: f64,
-    ) -> TensorResult<()> {
+    ) -> Result<(), TrainError> {
         match self {
             Self::Autograd { optimizer, gradients } => {
                 let factor = if clip_norm > 0.0 { Some(clip_factor(grad_norm, clip_norm)?) } else { None };
-                optimizer.step(model.parameters(), gradients, factor.as_ref(), step, learning_rate)
+                Ok(optimizer.step(model.parameters(), gradients, factor.as_ref(), step, learning_rate)?)
             }
             Self::Explicit { engine, optimizer, is_published } => {
                 let norm = grad_norm.to_scalar::<f64>()?;
@@ -184,12 +274,18 @@ impl Tier {
                 *is_published = false;
                 Ok(())
             }
+            Self::Queued { .. } => panic!("{QUEUED}"),
         }
     }
 
     /// Sees to it that the model's tensors have the weights.
-    pub fn publish(&mut self, model: &dyn LanguageModel) -> TensorResult<()> {
+    pub fn publish(&mut self, model: &dyn LanguageModel) -> Result<(), TrainError> {
         match self {
+            Self::Queued { engine, is_published } if !*is_published => {
+                engine.publish(model.parameters())?;
+                *is_published = true;
+                Ok(())
+            }
             Self::Explicit { engine, is_published, .. } if !*is_published => {
                 engine.state().publish(model.parameters())?;
                 *is_published = true;
@@ -204,6 +300,7 @@ impl Tier {
         match self {
             Self::Autograd { optimizer, .. } => optimizer,
             Self::Explicit { engine, .. } => engine.state(),
+            Self::Queued { engine, .. } => engine,
         }
     }
 
@@ -221,8 +318,39 @@ impl Tier {
             Self::Explicit { engine, .. } => {
                 evaluate_explicitly(engine.as_mut(), store, model.context(), options, progress)
             }
+            Self::Queued { engine, .. } => {
+                evaluate_on_device(engine.as_mut(), store, model.context(), options, progress)
+            }
         }
     }
+}
+
+/// Said where a piece of a step is asked of a tier that queues whole ones.
+const QUEUED: &str = "this tier queues whole steps";
+/// Said where a whole step is asked of a tier that has none.
+const PIECEMEAL: &str = "this tier makes its steps piece by piece";
+
+/// `None` for a type that no board's engine has.
+fn device_engine_options(options: &TrainerOptions) -> Option<DeviceEngineOptions> {
+    let elem = match options.dtype {
+        DType::F32 => Elem::F32,
+        DType::BF16 => Elem::Bf16,
+        _ => return None,
+    };
+    let TrainerOptions { train, optimizer, .. } = options;
+    Some(DeviceEngineOptions {
+        batch_size: train.batch_size,
+        micro_batch: train.micro_batch(),
+        recompute: train.recompute,
+        elem,
+        seed: options.seed,
+        dropout: options.dropout,
+        clip_norm: train.clip_norm,
+        beta1: optimizer.beta1,
+        beta2: optimizer.beta2,
+        eps: optimizer.eps,
+        weight_decay: optimizer.weight_decay,
+    })
 }
 
 fn explicit_gradients(engine: &mut dyn Engine, batch: &Batch, options: BatchOptions) -> LossSum {

@@ -1,16 +1,22 @@
 //! The loop.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use candle_core::{DType, Device, Tensor};
 use wattle_data::{Batch, Dataset, Loader};
-use wattle_model::{LanguageModel, MemoryPlan, TrainingPass};
+use wattle_model::engine::board::MAX_PENDING_STEPS;
+use wattle_model::{DeviceSpan, LanguageModel, MemoryPlan, StepPart, StepResult, TrainingPass};
+use wattle_ops::board::Board;
 use wattle_runlog::event::{EvaluateEvent, StepEvent};
 use wattle_runlog::{EventBody, MonotonicNs, Phase, Span, SpanClock, StopReason};
 
 use crate::checkpoint::{CheckpointContent, Checkpoints, TrainState};
-use crate::config::{EarlyStopConfig, EvaluateConfig, OptimizerConfig, ScheduleConfig, TrainConfig};
+use crate::config::{
+    EarlyStopConfig, EngineChoice, EvaluateConfig, OptimizerConfig, ScheduleConfig, TrainConfig,
+};
+use crate::device::open_board;
 use crate::diagnose::first_not_finite;
 use crate::error::TrainError;
 use crate::evaluate::EvaluateOptions;
@@ -22,8 +28,6 @@ use crate::tier::Tier;
 
 /// How long a paused run waits before it asks again.
 const PAUSE: Duration = Duration::from_millis(50);
-/// On a GPU, steps whose losses may wait on the device when nothing else synchronizes it.
-const MAX_PENDING_STEPS: usize = 1000;
 
 /// What a run needs to know.
 #[derive(Clone, Debug)]
@@ -76,20 +80,37 @@ pub struct Trainer<'a> {
     evaluated: Option<(u64, f64)>,
 }
 
+/// A step whose numbers have not come to the host.
 struct PendingStep {
     step: u64,
     tokens: u64,
     learning_rate: f64,
+    /// `None` where the engine has them.
+    scalars: Option<StepScalars>,
+}
+
+/// What a step said, on the device.
+struct StepScalars {
     loss: Tensor,
     grad_norm: Tensor,
     accuracy: Tensor,
+}
+
+impl StepScalars {
+    fn read(&self) -> Result<StepResult, TrainError> {
+        Ok(StepResult {
+            loss: self.loss.to_scalar()?,
+            grad_norm: self.grad_norm.to_dtype(DType::F32)?.to_scalar()?,
+            accuracy: self.accuracy.to_scalar()?,
+        })
+    }
 }
 
 impl<'a> Trainer<'a> {
     /// A trainer at step 0.
     ///
     /// # Errors
-    /// If the data do not fill one step, or there is no engine as asked for.
+    /// If the data do not fill one step, there is no engine as asked for, or it does not fit the device's memory.
     pub fn new(
         model: &'a dyn LanguageModel,
         dataset: &'a Dataset,
@@ -97,10 +118,30 @@ impl<'a> Trainer<'a> {
         options: TrainerOptions,
         checkpoints: Checkpoints,
     ) -> Result<Self, TrainError> {
+        let board = match options.train.engine {
+            EngineChoice::Autograd => None,
+            EngineChoice::Auto | EngineChoice::Explicit => open_board(device)?,
+        };
+        Self::on_board(model, dataset, device, board, options, checkpoints)
+    }
+
+    /// [`Trainer::new`] with a board from the caller: where there is one, and the model's family has an engine for
+    /// boards, steps are made there. The model's tensors stay on `device`.
+    ///
+    /// # Errors
+    /// As for [`Trainer::new`].
+    pub fn on_board(
+        model: &'a dyn LanguageModel,
+        dataset: &'a Dataset,
+        device: &Device,
+        board: Option<Arc<dyn Board>>,
+        options: TrainerOptions,
+        checkpoints: Checkpoints,
+    ) -> Result<Self, TrainError> {
         let loader = Loader::new(&dataset.train, model.context(), options.train.batch_size, options.seed)?;
         Ok(Self {
             plan: Plan::new(&options.train, loader.steps_per_epoch(), model.context()),
-            tier: Tier::choose(model, device, options.dtype, &options.train, &options.optimizer)?,
+            tier: Tier::choose(model, device, board, &options)?,
             state: TrainState::start(options.seed),
             model,
             dataset,
@@ -137,6 +178,11 @@ impl<'a> Trainer<'a> {
         self.tier.memory()
     }
 
+    /// What trains, for a person.
+    pub fn engine(&self) -> String {
+        self.tier.describe()
+    }
+
     /// What is remembered.
     pub fn state(&self) -> &TrainState {
         &self.state
@@ -154,7 +200,7 @@ impl<'a> Trainer<'a> {
     /// If a loss is not finite, a file cannot be written, or a tensor operation fails. Older checkpoints stand.
     pub fn run(&mut self, observer: &mut dyn Observer) -> Result<StopReason, TrainError> {
         let outcome = self.run_steps(observer);
-        let outcome = self.tier.publish(self.model).map_err(TrainError::from).and(outcome);
+        let outcome = self.tier.publish(self.model).and(outcome);
         let reason = *outcome.as_ref().unwrap_or(&StopReason::Error);
         let step = self.state.step;
         observer.edge(Edge::Stop { step, tokens: self.state.tokens, reason });
@@ -163,7 +209,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn run_steps(&mut self, observer: &mut dyn Observer) -> Result<StopReason, TrainError> {
-        self.synchronize()?;
+        self.synchronize(observer)?;
         observer.edge(Edge::Start);
         self.drained_at = MonotonicNs::now();
         while !self.is_finished() {
@@ -193,36 +239,63 @@ impl<'a> Trainer<'a> {
         let batch = self.loader.batch(epoch, step_in_epoch)?;
         let start = self.step_span(observer, Phase::Data, start);
 
-        let options = self.batch_options(step);
-        let result = self.tier.compute_gradients(self.model, &batch, options, &self.device)?;
-        if !self.certified {
-            self.warn_of_zero_gradients()?;
-        }
-        let start = self.step_span(observer, Phase::ForwardBackward, start);
-
         let learning_rate =
             learning_rate(&self.options.schedule, &self.options.optimizer, finished, self.plan.total_steps);
-        let grad_norm = self.tier.grad_norm()?;
-        self.pending.push(PendingStep {
-            step,
-            tokens: self.state.tokens + batch.tokens(),
-            learning_rate,
-            loss: result.loss,
-            grad_norm: grad_norm.clone(),
-            accuracy: result.accuracy,
-        });
-        self.refuse_not_finite(observer, &batch, options)?;
-        let clip_norm = self.options.train.clip_norm;
-        self.tier.update(self.model, &grad_norm, clip_norm, step, learning_rate)?;
-        self.step_span(observer, Phase::Optimizer, start);
+        let tokens = self.state.tokens + batch.tokens();
+        let pending = PendingStep { step, tokens, learning_rate, scalars: None };
+        if self.tier.is_queued() {
+            self.queue_step(pending, &batch)?;
+        } else {
+            self.make_step(observer, pending, &batch, start)?;
+        }
 
         self.state.step = step;
         self.state.tokens += batch.tokens();
         self.epoch_open = true;
         observer.progress(Progress::Step { step });
-        if !self.is_asynchronous() || self.pending.len() >= MAX_PENDING_STEPS {
+        if self.pending.len() >= MAX_PENDING_STEPS {
+            self.synchronize(observer)?;
+            self.drain(observer)?;
+        } else if !self.is_asynchronous() {
             self.drain(observer)?;
         }
+        Ok(())
+    }
+
+    /// Leaves a whole step to the engine.
+    fn queue_step(&mut self, pending: PendingStep, batch: &Batch) -> Result<(), TrainError> {
+        self.tier.queue_step(batch, pending.step, pending.learning_rate)?;
+        self.pending.push(pending);
+        if !self.certified {
+            self.warn_of_zero_gradients()?;
+        }
+        Ok(())
+    }
+
+    /// Makes a step piece by piece. Its batch was there at `start`.
+    fn make_step(
+        &mut self,
+        observer: &mut dyn Observer,
+        pending: PendingStep,
+        batch: &Batch,
+        start: MonotonicNs,
+    ) -> Result<(), TrainError> {
+        let PendingStep { step, learning_rate, .. } = pending;
+        let options = self.batch_options(step);
+        let result = self.tier.compute_gradients(self.model, batch, options, &self.device)?;
+        if !self.certified {
+            self.warn_of_zero_gradients()?;
+        }
+        let start = self.step_span(observer, Phase::ForwardBackward, start);
+
+        let grad_norm = self.tier.grad_norm()?;
+        let scalars =
+            StepScalars { loss: result.loss, grad_norm: grad_norm.clone(), accuracy: result.accuracy };
+        self.pending.push(PendingStep { scalars: Some(scalars), ..pending });
+        self.refuse_not_finite(observer, batch, options)?;
+        let clip_norm = self.options.train.clip_norm;
+        self.tier.update(self.model, &grad_norm, clip_norm, step, learning_rate)?;
+        self.step_span(observer, Phase::Optimizer, start);
         Ok(())
     }
 
@@ -263,7 +336,7 @@ impl<'a> Trainer<'a> {
 
     fn evaluate(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
         let Some(store) = &self.dataset.val else { return Ok(()) };
-        self.synchronize()?;
+        self.synchronize(observer)?;
         self.drain(observer)?;
         observer.edge(Edge::EvaluateStart);
         let start = MonotonicNs::now();
@@ -298,7 +371,7 @@ impl<'a> Trainer<'a> {
 
     /// Ends the epoch, or the part of it made in this segment.
     fn end_epoch(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
-        self.synchronize()?;
+        self.synchronize(observer)?;
         self.drain(observer)?;
         let (step, tokens) = (self.state.step, self.state.tokens);
         let complete = self.plan.ends_epoch(step);
@@ -309,7 +382,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn checkpoint(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
-        self.synchronize()?;
+        self.synchronize(observer)?;
         self.drain(observer)?;
         let (step, tokens) = (self.state.step, self.state.tokens);
         let epoch = if step == 0 { 1 } else { self.plan.epoch_after(step - 1) };
@@ -345,8 +418,18 @@ impl<'a> Trainer<'a> {
         if self.pending.is_empty() {
             return Ok(());
         }
+        let mut queued = self.tier.drain()?.into_iter();
         let pending = std::mem::take(&mut self.pending);
-        let events = pending.iter().map(|p| self.step_event(p)).collect::<Result<Vec<_>, _>>()?;
+        let events = pending
+            .iter()
+            .map(|pending| match &pending.scalars {
+                Some(scalars) => Ok(self.step_event(pending, scalars.read()?)),
+                None => {
+                    let result = queued.next().expect("an engine tells of every step that was queued");
+                    Ok(self.step_event(pending, result))
+                }
+            })
+            .collect::<Result<Vec<_>, TrainError>>()?;
         let now = MonotonicNs::now();
         let seconds = now.since(self.drained_at).get() / events.len() as f64;
         self.drained_at = now;
@@ -366,17 +449,17 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    fn step_event(&self, pending: &PendingStep) -> Result<StepEvent, TrainError> {
-        Ok(StepEvent {
+    fn step_event(&self, pending: &PendingStep, result: StepResult) -> StepEvent {
+        StepEvent {
             step: pending.step,
             epoch: self.plan.epoch_after(pending.step - 1),
             tokens: pending.tokens,
-            loss: pending.loss.to_scalar()?,
+            loss: result.loss,
             learning_rate: pending.learning_rate,
-            grad_norm: pending.grad_norm.to_dtype(DType::F32)?.to_scalar()?,
+            grad_norm: result.grad_norm,
             tokens_per_s: 0.0,
-            accuracy: pending.accuracy.to_scalar()?,
-        })
+            accuracy: result.accuracy,
+        }
     }
 
     /// Where looking costs nothing, refuses to update from a loss or gradient that is not finite, and finds the
@@ -391,7 +474,8 @@ impl<'a> Trainer<'a> {
             return Ok(());
         }
         let Some(pending) = self.pending.last() else { return Ok(()) };
-        let event = self.step_event(pending)?;
+        let Some(scalars) = &pending.scalars else { return Ok(()) };
+        let event = self.step_event(pending, scalars.read()?);
         if event.loss.is_finite() && event.grad_norm.is_finite() {
             return Ok(());
         }
@@ -434,11 +518,32 @@ impl<'a> Trainer<'a> {
     /// Whether the host runs ahead of the device. Then reading a number would make it wait, and host times say
     /// nothing about what the device was doing.
     fn is_asynchronous(&self) -> bool {
-        !self.device.is_cpu()
+        !self.device.is_cpu() || self.tier.is_queued()
     }
 
-    fn synchronize(&self) -> Result<(), TrainError> {
+    /// Waits for the device, and tells of what it did since the last time.
+    fn synchronize(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        for span in self.tier.synchronize()? {
+            observer.span(self.device_span(span));
+        }
         Ok(self.device.synchronize()?)
+    }
+
+    fn device_span(&self, span: DeviceSpan) -> Span {
+        let phase = match span.part {
+            StepPart::Data => Phase::Data,
+            StepPart::ForwardBackward => Phase::ForwardBackward,
+            StepPart::Optimizer => Phase::Optimizer,
+        };
+        Span {
+            segment: self.options.segment,
+            step: span.step,
+            phase,
+            start_ns: MonotonicNs(span.start_ns),
+            end_ns: MonotonicNs(span.end_ns),
+            clock: SpanClock::Device,
+            error_ns: span.error_ns,
+        }
     }
 
     fn tell(&self, observer: &mut dyn Observer, body: EventBody) -> Result<(), TrainError> {

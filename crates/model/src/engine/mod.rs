@@ -12,7 +12,9 @@
 //! - [`flat_state`]: weights, gradients and moments, and the update
 //! - [`memory`]: what an engine takes, before it takes it
 //! - [`gpt2`]: the engine of the GPT-2 family
+//! - [`board`]: the engine on a GPU, of all families
 
+pub mod board;
 pub mod flat_state;
 pub mod gpt2;
 pub mod layout;

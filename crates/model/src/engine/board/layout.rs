@@ -16,7 +16,7 @@ const VOCABULARY_MULTIPLE: usize = 64;
 /// and stays zero: it gets no gradient, and AdamW leaves a zero without a gradient where it is. Outside a board,
 /// parameters have their own shape.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct BoardLayout {
+pub(crate) struct BoardLayout {
     places: Vec<Place>,
     n_decaying: usize,
     len: usize,
@@ -24,18 +24,18 @@ pub(super) struct BoardLayout {
 
 /// One parameter's place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Place {
-    pub(super) name: String,
+pub(crate) struct Place {
+    pub(crate) name: String,
     /// Its shape outside the board.
-    pub(super) dims: Vec<usize>,
+    pub(crate) dims: Vec<usize>,
     /// Where its own elements lie; added rows follow.
-    pub(super) range: Range<usize>,
+    pub(crate) range: Range<usize>,
 }
 
 impl BoardLayout {
     /// The places of `parameters`, of which those that `is_vocabulary` names have a row a token. Neighbours that
     /// `goes_on` names lie right behind the parameter before, so that both are one matrix.
-    pub(super) fn new(
+    pub(crate) fn new(
         parameters: &[Parameter],
         is_vocabulary: impl Fn(&str) -> bool,
         goes_on: impl Fn(&str) -> bool,
@@ -67,28 +67,28 @@ impl BoardLayout {
     }
 
     /// All parameters, in the model's order.
-    pub(super) fn places(&self) -> &[Place] {
+    pub(crate) fn places(&self) -> &[Place] {
         &self.places
     }
 
     /// Where the parameter `name` starts, if there is one.
-    pub(super) fn find(&self, name: &str) -> Option<usize> {
+    pub(crate) fn find(&self, name: &str) -> Option<usize> {
         self.places.iter().find(|place| place.name == name).map(|place| place.range.start)
     }
 
     /// Elements that decay; they come first.
-    pub(super) fn n_decaying(&self) -> usize {
+    pub(crate) fn n_decaying(&self) -> usize {
         self.n_decaying
     }
 
     /// Elements of all, gaps among them.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 }
 
 /// Rows on the board of a table with a row for each of `n` tokens.
-pub(super) fn padded_vocabulary(n: usize) -> usize {
+pub(crate) fn padded_vocabulary(n: usize) -> usize {
     n.next_multiple_of(VOCABULARY_MULTIPLE)
 }
 

@@ -4,10 +4,12 @@
 //! - `arena`: the buffers
 //! - `sites`: where elements are dropped
 //! - `forward`, `backward`: the passes
+//! - `network`: what the engine on a board is told
 
 mod arena;
 mod backward;
 mod forward;
+pub(crate) mod network;
 mod parameters;
 mod sites;
 mod sizes;

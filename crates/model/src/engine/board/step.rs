@@ -1,0 +1,61 @@
+//! One optimizer update: every launch, in order.
+
+use std::ops::Range;
+
+use wattle_ops::adamw::cuda as adamw;
+use wattle_ops::board::{Board, Elem};
+
+use super::DeviceEngineOptions;
+use super::activations::Activations;
+use super::error::EngineError;
+use super::forward::Forward;
+use super::inputs::Slot;
+use super::layout::BoardLayout;
+use super::network::Network;
+use super::results::Results;
+use super::state::State;
+
+/// What a step is made of. Nothing in it depends on the step: see [`Slot`].
+pub(super) struct StepLaunches<'a> {
+    pub(super) board: &'a dyn Board,
+    pub(super) network: &'a Network,
+    pub(super) layout: &'a BoardLayout,
+    pub(super) options: &'a DeviceEngineOptions,
+    pub(super) state: &'a State,
+    pub(super) slot: &'a Slot,
+    pub(super) results: &'a Results,
+    pub(super) activations: &'a Activations,
+    /// The mark before the batch is taken over; three more follow.
+    pub(super) first_edge: usize,
+}
+
+impl StepLaunches<'_> {
+    /// Launches it all.
+    pub(super) fn issue(&self) -> Result<(), EngineError> {
+        self.board.mark(self.first_edge + 1)?;
+        self.board.zero(self.state.gradients, self.layout.len() * Elem::F32.bytes())?;
+        for sequences in micro_batches(self.options) {
+            self.micro_batch(sequences)?;
+        }
+        self.board.mark(self.first_edge + 2)?;
+        self.update()?;
+        Ok(self.board.mark(self.first_edge + 3)?)
+    }
+
+    fn micro_batch(&self, sequences: Range<usize>) -> Result<(), EngineError> {
+        let t = self.network.sizes.t;
+        let slot = self.slot.from(sequences.start * t);
+        let losses = self.results.losses().from(sequences.start * t);
+        let forward = Forward::training(self, &slot, sequences);
+        let scale = 1.0 / (self.options.batch_size * t) as f32;
+        forward.run()?;
+        forward.losses_and_gradients(&losses, scale)?;
+        forward.backward()
+    }
+}
+
+/// The sequences of each micro-batch; the last may have fewer.
+pub(super) fn micro_batches(options: &DeviceEngineOptions) -> impl Iterator<Item = Range<usize>> + use<> {
+    let DeviceEngineOptions { batch_size, micro_batch, .. } = *options;
+    (0..batch_size).step_by(micro_batch).map(move |first| first..batch_size.min(first + micro_batch))
+}
