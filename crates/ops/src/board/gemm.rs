@@ -26,6 +26,26 @@ pub struct Gemm {
     pub accumulate: bool,
     /// Number of products.
     pub batch: usize,
+    /// What is done with the product before it is stored.
+    pub epilogue: Epilogue,
+}
+
+/// What is done with a product, in `f32`, before it is stored. Only for one product (`batch` 1), stored and not
+/// added.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Epilogue {
+    /// Nothing.
+    #[default]
+    None,
+    /// `c = a·b + bias`, with the n values of `bias`, of the type of `c`, added to each row.
+    Bias(DevicePtr),
+    /// `before = a·b + bias`, `c = gelu_tanh(before)`; `before` lies as `c` does, and is of its type.
+    GeluTanh {
+        /// As in [`Epilogue::Bias`].
+        bias: DevicePtr,
+        /// What GELU is taken of, kept for the way back.
+        before: DevicePtr,
+    },
 }
 
 /// Where a matrix lies.

@@ -14,7 +14,7 @@ pub mod memory;
 use thiserror::Error;
 
 pub use args::{Arg, Launch};
-pub use gemm::{Gemm, Matrix};
+pub use gemm::{Epilogue, Gemm, Matrix};
 pub use memory::{DevicePtr, Elem};
 
 /// A GPU, or what stands in for one.
@@ -35,6 +35,13 @@ pub trait Board: Send + Sync {
     /// Copies to the device. `bytes` may change as soon as this returns.
     fn write(&self, to: DevicePtr, bytes: &[u8]) -> Result<(), BoardError>;
 
+    /// Copies to the device beside the work under way: it waits for what was issued before the last call of this,
+    /// and is waited for by what is issued after this one. So with two places written in turn, one is filled while
+    /// the other is read. `bytes` may change as soon as this returns.
+    fn write_ahead(&self, to: DevicePtr, bytes: &[u8]) -> Result<(), BoardError> {
+        self.write(to, bytes)
+    }
+
     /// Copies from the device, and waits for all work before.
     fn read(&self, from: DevicePtr, out: &mut [u8]) -> Result<(), BoardError>;
 
@@ -53,7 +60,7 @@ pub trait Board: Send + Sync {
     /// Marks this moment as number `edge`. Within a recorded step the mark is taken anew at every replay.
     fn mark(&self, edge: usize) -> Result<(), BoardError>;
 
-    /// Milliseconds on the device between two marks, once the work between them is done.
+    /// Milliseconds on the device between two marks. Waits until both have been passed.
     fn elapsed_ms(&self, from: usize, to: usize) -> Result<f32, BoardError>;
 
     /// Begins to record instead of doing: launches, products, copies within the device, zeros and marks.
