@@ -1,0 +1,1 @@
+//! Checks of the tables without a device, and of everything with one.
