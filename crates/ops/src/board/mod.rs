@@ -8,6 +8,7 @@
 //! [`Board::read`] and [`Board::synchronize`].
 
 pub mod args;
+pub mod attention;
 #[cfg(any(feature = "cuda", test))]
 pub mod cuda;
 #[cfg(any(feature = "cuda", test))]
@@ -18,6 +19,7 @@ pub mod memory;
 use thiserror::Error;
 
 pub use args::{Arg, Launch};
+pub use attention::{AttentionBackward, AttentionForward, AttentionShape, FusedAttention};
 pub use gemm::{Epilogue, Gemm, Matrix};
 pub use memory::{DevicePtr, Elem};
 
@@ -60,6 +62,11 @@ pub trait Board: Send + Sync {
 
     /// Multiplies matrices.
     fn gemm(&self, gemm: &Gemm) -> Result<(), BoardError>;
+
+    /// Attention by a library of the vendor's, where there is one.
+    fn fused_attention(&self) -> Option<&dyn FusedAttention> {
+        None
+    }
 
     /// Marks this moment as number `edge`. Within a recorded step the mark is taken anew at every replay.
     fn mark(&self, edge: usize) -> Result<(), BoardError>;
