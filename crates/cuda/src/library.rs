@@ -29,6 +29,8 @@ pub enum Nvidia {
     Nvrtc,
     /// Fused attention.
     Cudnn,
+    /// CUDA's runtime, which [`Nvidia::Cudnn`] is called through.
+    Runtime,
 }
 
 impl Nvidia {
@@ -40,6 +42,7 @@ impl Nvidia {
             Self::Cublas => format!("libcublas.so.{major}"),
             Self::CublasLt => format!("libcublasLt.so.{major}"),
             Self::Nvrtc => format!("libnvrtc.so.{major}"),
+            Self::Runtime => format!("libcudart.so.{major}"),
             // Its own count: 10 in every CUDA 11 to 13.
             Self::Curand => "libcurand.so.10".to_owned(),
             Self::Cudnn => "libcudnn.so.9".to_owned(),
@@ -55,6 +58,7 @@ impl Nvidia {
             Self::Curand => "cuRAND",
             Self::Nvrtc => "NVRTC",
             Self::Cudnn => "cuDNN",
+            Self::Runtime => "CUDA runtime",
         }
     }
 
@@ -71,6 +75,7 @@ impl Nvidia {
             Self::Curand => "curand".to_owned(),
             Self::Nvrtc => "cuda-nvrtc".to_owned(),
             Self::Cudnn => format!("cudnn-cu{major}"),
+            Self::Runtime => "cuda-runtime".to_owned(),
         };
         // Until CUDA 12 the wheels' names end in the version.
         let suffix = if major < 13 && self != Self::Cudnn { format!("-cu{major}") } else { String::new() };
@@ -140,8 +145,14 @@ impl Places {
     /// Where wheels put libraries: of CUDA 13 on in one folder, before that in one for each.
     fn wheels(&self) -> Vec<PathBuf> {
         let major = CudaVersion::BUILT_WITH.major;
-        let folders =
-            [format!("cu{major}"), "cudnn".into(), "cublas".into(), "curand".into(), "cuda_nvrtc".into()];
+        let folders = [
+            format!("cu{major}"),
+            "cudnn".into(),
+            "cublas".into(),
+            "curand".into(),
+            "cuda_nvrtc".into(),
+            "cuda_runtime".into(),
+        ];
         let sites = self.site_packages();
         sites
             .iter()

@@ -1,6 +1,8 @@
 //! Causal multi-head self-attention.
 
 pub mod cpu;
+#[cfg(any(feature = "cuda", test))]
+pub(crate) mod cudnn;
 mod reference;
 
 pub use reference::{causal_attention, causal_mask};

@@ -24,8 +24,6 @@ pub(super) struct Ahead {
     last: Event,
     /// The same of the group before it.
     before_last: Event,
-    /// Whether work was issued since the last copy.
-    has_work: bool,
     is_first: bool,
 }
 
@@ -37,24 +35,18 @@ impl Ahead {
             landed: Event::fence(context)?,
             last: Event::fence(context)?,
             before_last: Event::fence(context)?,
-            has_work: false,
             is_first: true,
         })
     }
 
-    /// To be told of all work that is issued.
-    pub(super) fn note_work(&mut self) {
-        self.has_work = true;
-    }
-
     /// Queues a copy beside what `work` is given since the last group.
     pub(super) fn send(&mut self, work: &Stream, to: DevicePtr, bytes: &[u8]) -> Result<(), BoardError> {
+        let has_work = work.take_has_work();
         if mem::take(&mut self.is_first) {
             self.before_last.record(work)?;
-        } else if self.has_work {
+        } else if has_work {
             mem::swap(&mut self.before_last, &mut self.last);
         }
-        self.has_work = false;
         self.stream.wait_for(&self.before_last)?;
         self.staging.send(&self.stream, to, bytes)?;
         self.landed.record(&self.stream)?;

@@ -28,7 +28,7 @@ macro_rules! entry_points {
                 Ok(table)
             }
 
-            fn of(library: &libloading::os::unix::Library) -> Result<Self, wattle_cuda::CudaError> {
+            pub(super) fn of(library: &libloading::os::unix::Library) -> Result<Self, wattle_cuda::CudaError> {
                 let missing = |symbol: &str| wattle_cuda::CudaError::NoSymbol {
                     library: $library,
                     symbol: symbol.to_owned(),

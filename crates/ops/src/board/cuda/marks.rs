@@ -21,14 +21,9 @@ impl Marks {
     }
 
     /// Marks the stream's end, or while it records, this place of every replay.
-    pub(super) fn mark(
-        &mut self,
-        edge: usize,
-        stream: &Stream,
-        is_recording: bool,
-    ) -> Result<(), BoardError> {
+    pub(super) fn mark(&mut self, edge: usize, stream: &Stream) -> Result<(), BoardError> {
         let event = self.event(edge)?;
-        if is_recording { event.record_in_graph(stream) } else { event.record(stream) }
+        if stream.is_recording() { event.record_in_graph(stream) } else { event.record(stream) }
     }
 
     /// Milliseconds between two marks; waits for both.

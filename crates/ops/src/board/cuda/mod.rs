@@ -11,12 +11,14 @@
 //! - `staging`, `ring`: copies from page-locked memory
 //! - `ahead`: copies beside the work under way
 //! - `column_major`, `matmul`, `cublaslt`: products
+//! - `attention`: fused attention, if there is cuDNN
 //! - `recording`, `marks`: a recorded step, and moments
 //!
 //! While a step is recorded, what does work at once (writes, reads, allocations, waiting) is refused.
 
 mod ahead;
 mod arena;
+mod attention;
 mod column_major;
 mod context;
 mod cublaslt;
@@ -32,11 +34,11 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use self::ahead::Ahead;
 use self::arena::Arenas;
+use self::attention::CudaAttention;
 use self::context::Context;
 use self::marks::Marks;
 use self::matmul::Matmul;
@@ -45,7 +47,7 @@ use self::recording::Recording;
 use self::staging::Staging;
 use self::stream::{Event, Stream};
 use super::fatbins;
-use super::{Board, BoardError, DevicePtr, Gemm, Launch, MemoryInfo};
+use super::{Board, BoardError, DevicePtr, FusedAttention, Gemm, Launch, MemoryInfo};
 
 /// Bytes of page-locked memory through which [`Board::write`] goes.
 const STAGING_BYTES: usize = 16 << 20;
@@ -56,6 +58,9 @@ pub struct CudaOptions {
     /// Whether products of `f32` may round their factors to TF32 (10 bits of mantissa), which tensor cores take.
     /// Off by default, as in PyTorch.
     pub tf32: bool,
+    /// Whether cuDNN may sum attention's gradients in an order that differs from run to run, which is faster. Off by
+    /// default: a run resumes to the bit.
+    pub any_order: bool,
 }
 
 /// A CUDA device.
@@ -66,13 +71,13 @@ pub struct CudaBoard {
     marks: Mutex<Marks>,
     staging: Mutex<Staging>,
     ahead: Mutex<Ahead>,
+    attention: Result<CudaAttention, BoardError>,
     matmul: Matmul,
     kernels: Kernels,
-    arenas: Mutex<Arenas>,
+    arenas: Arc<Mutex<Arenas>>,
     /// Recorded and waited for where all work has to be done.
     end: Event,
-    is_recording: AtomicBool,
-    stream: Stream,
+    stream: Arc<Stream>,
     name: String,
     compute_capability: (i32, i32),
     context: Arc<Context>,
@@ -87,7 +92,7 @@ impl CudaBoard {
         let context = Arc::new(Context::of_device(ordinal)?);
         let compute_capability = context.compute_capability()?;
         let name = context.name();
-        let stream = Stream::new(&context)?;
+        let stream = Arc::new(Stream::new(&context)?);
         let kernels = Kernels::load(&context, fatbins::KERNELS)?;
         let mut arenas = Arenas::new(&context, &name);
         let workspace_bytes = match compute_capability {
@@ -96,16 +101,18 @@ impl CudaBoard {
         };
         let workspace = arenas.allocate(workspace_bytes, &stream)?;
         let matmul = Matmul::new(workspace, workspace_bytes, options.tf32)?;
+        let arenas = Arc::new(Mutex::new(arenas));
+        let attention = CudaAttention::open(&stream, &arenas, !options.any_order);
         Ok(Self {
             recordings: Mutex::default(),
             marks: Mutex::new(Marks::new(&context)),
             staging: Mutex::new(Staging::new(&context, STAGING_BYTES)?),
             ahead: Mutex::new(Ahead::new(&context)?),
+            attention,
             matmul,
             kernels,
-            arenas: Mutex::new(arenas),
+            arenas,
             end: Event::fence(&context)?,
-            is_recording: AtomicBool::new(false),
             stream,
             name,
             compute_capability,
@@ -123,19 +130,20 @@ impl CudaBoard {
         self.matmul.version()
     }
 
-    fn is_recording(&self) -> bool {
-        self.is_recording.load(Ordering::Acquire)
+    /// cuDNN's version, as 91900, or why there is no fused attention.
+    pub fn attention(&self) -> Result<usize, &BoardError> {
+        self.attention.as_ref().map(CudaAttention::version)
     }
 
     /// Binds the context for work that can be recorded.
     fn for_work(&self) -> Result<(), BoardError> {
-        lock(&self.ahead).note_work();
+        self.stream.note_work();
         self.context.bind()
     }
 
     /// Binds the context for what cannot be recorded.
     fn at_once(&self, what: &'static str) -> Result<(), BoardError> {
-        if self.is_recording() {
+        if self.stream.is_recording() {
             return Err(BoardError::NotRecordable(what));
         }
         self.context.bind()
@@ -203,9 +211,13 @@ impl Board for CudaBoard {
         self.matmul.run(gemm, &self.stream)
     }
 
+    fn fused_attention(&self) -> Option<&dyn FusedAttention> {
+        self.attention.as_ref().ok().map(|attention| attention as _)
+    }
+
     fn mark(&self, edge: usize) -> Result<(), BoardError> {
         self.context.bind()?;
-        lock(&self.marks).mark(edge, &self.stream, self.is_recording())
+        lock(&self.marks).mark(edge, &self.stream)
     }
 
     fn elapsed_ms(&self, from: usize, to: usize) -> Result<f32, BoardError> {
@@ -215,17 +227,14 @@ impl Board for CudaBoard {
 
     fn begin_record(&self) -> Result<(), BoardError> {
         self.at_once("another recording")?;
-        recording::begin(&self.stream)?;
-        self.is_recording.store(true, Ordering::Release);
-        Ok(())
+        recording::begin(&self.stream)
     }
 
     fn end_record(&self) -> Result<usize, BoardError> {
         self.context.bind()?;
-        let ended = Recording::end(&self.stream);
-        self.is_recording.store(false, Ordering::Release);
+        let ended = Recording::end(&self.stream)?;
         let mut recordings = lock(&self.recordings);
-        recordings.push(ended?);
+        recordings.push(ended);
         Ok(recordings.len() - 1)
     }
 

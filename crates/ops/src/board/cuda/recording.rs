@@ -18,7 +18,9 @@ pub(super) fn begin(stream: &Stream) -> Result<(), BoardError> {
     let d = &stream.context.driver;
     // SAFETY: the stream is valid while its owner lives.
     let status = unsafe { (d.begin_capture)(stream.handle, driver::CAPTURE_RELAXED) };
-    d.check("cuStreamBeginCapture", status)
+    d.check("cuStreamBeginCapture", status)?;
+    stream.set_recording(true);
+    Ok(())
 }
 
 impl Recording {
@@ -28,6 +30,7 @@ impl Recording {
         let mut graph = Handle::NULL;
         // SAFETY: the pointer is to a handle of this frame; the stream is valid while its owner lives.
         let status = unsafe { (d.end_capture)(stream.handle, &raw mut graph) };
+        stream.set_recording(false);
         d.check("cuStreamEndCapture", status)?;
         let mut exec = Handle::NULL;
         // SAFETY: the pointer is to a handle of this frame, and the graph was just made.

@@ -2,6 +2,7 @@
 
 use std::ffi::c_uint;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::context::Context;
 use super::driver::{self, Handle};
@@ -11,6 +12,8 @@ use crate::board::BoardError;
 pub(super) struct Stream {
     pub(super) context: Arc<Context>,
     pub(super) handle: Handle,
+    has_work: AtomicBool,
+    is_recording: AtomicBool,
 }
 
 impl Stream {
@@ -20,7 +23,31 @@ impl Stream {
         // SAFETY: the pointer is to a handle of this frame, and a context is bound.
         let status = unsafe { (context.driver.stream_create)(&raw mut handle, driver::STREAM_NON_BLOCKING) };
         context.driver.check("cuStreamCreate", status)?;
-        Ok(Self { context: Arc::clone(context), handle })
+        Ok(Self {
+            context: Arc::clone(context),
+            handle,
+            has_work: AtomicBool::new(false),
+            is_recording: AtomicBool::new(false),
+        })
+    }
+
+    /// To be told whenever work is issued.
+    pub(super) fn note_work(&self) {
+        self.has_work.store(true, Ordering::Release);
+    }
+
+    /// Whether work was issued since this was asked last.
+    pub(super) fn take_has_work(&self) -> bool {
+        self.has_work.swap(false, Ordering::AcqRel)
+    }
+
+    /// Whether it records instead of doing.
+    pub(super) fn is_recording(&self) -> bool {
+        self.is_recording.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_recording(&self, is_recording: bool) {
+        self.is_recording.store(is_recording, Ordering::Release);
     }
 
     /// Makes what follows wait for what `event` was recorded after; not at all if it never was.
