@@ -12,6 +12,7 @@ use crate::board::{
 
 mod attention;
 mod gemm;
+mod standin;
 
 #[test]
 fn a_library_without_an_entry_point_is_named_with_it() {
