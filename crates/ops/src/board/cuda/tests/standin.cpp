@@ -1,7 +1,7 @@
 // What a CUDA board calls of libcuda and libcublasLt, on a CPU: enough to run the board's own checks without a GPU.
 //
-// Work is not done when it is issued. Each stream is a queue, and whenever anything is called, some of what could be
-// done next is done, drawn at random: a copy whose source is overwritten too early, a missing wait or a wait for the
+// Work is not done when it is issued. Each stream is a queue, and now and then some of what could be done next is done,
+// drawn at random: a copy whose source is overwritten too early, a missing wait or a wait for the
 // wrong moment shows. Memory begins as garbage, every address is checked, and what is left over at the end is an
 // error. Declarations are written out here, so that nothing of NVIDIA's is needed.
 #include <chrono>
@@ -85,7 +85,9 @@ void issue(Stream* s, Op op) {
     return;
   }
   s->queue.push_back(op);
-  for (unsigned n = draw() % 3; n != 0; --n) step();
+  if (draw() % 16 == 0) {
+    for (unsigned n = draw() % 64; n != 0; --n) step();
+  }
 }
 
 void finish_all() {
