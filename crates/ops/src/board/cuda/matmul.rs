@@ -1,6 +1,7 @@
 //! Matrix products by cuBLASLt, with one plan for each shape.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::c_int;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -69,10 +70,10 @@ impl Matmul {
         }
         let key = Key::of(gemm)?;
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
-        if !plans.contains_key(&key) {
-            plans.insert(key, self.plan(&key, gemm)?);
-        }
-        let plan = &plans[&key];
+        let plan = match plans.entry(key) {
+            Entry::Occupied(plan) => plan.into_mut(),
+            Entry::Vacant(place) => place.insert(self.plan(&key, gemm)?),
+        };
         plan.point_epilogue(gemm)?;
         self.queue(plan, gemm, stream)
     }
