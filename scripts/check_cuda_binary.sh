@@ -8,6 +8,8 @@
 # - Without a driver, with one that is too old, or one that finds no GPU, `devices` and `train` say so in a sentence:
 #   --device auto trains on the CPU, --device cuda fails before it makes a run directory.
 #
+# With a toolkit in CUDA_HOME, or PyTorch in VIRTUAL_ENV, the names in crates/cuda/symbols.txt are held against its own.
+#
 # Needs binutils and a C compiler, with which it makes stand-ins for the driver. No GPU is used, also where there is one.
 set -euo pipefail
 
@@ -83,6 +85,20 @@ if [[ -e $header ]]; then
     pass 'cuda.h declares every entry point of the driver in symbols.txt'
   fi
 fi
+
+# Where the libraries are at hand, every name must be theirs: load() refuses one that lacks an entry point.
+for name in cublas curand nvrtc; do
+  for file in "${CUDA_HOME:-/nonexistent}"/lib64/lib$name.so.* "${VIRTUAL_ENV:-/nonexistent}"/lib/python3*/site-packages/nvidia/cu*/lib/lib$name.so.*; do
+    [[ -e $file ]] || continue
+    nm -D --defined-only "$file" | awk '{ sub(/@.*/, "", $NF); print $NF }' >"$scratch/defined"
+    if lacking=$(awk -v of="$name" '$1 == of { print $2 }' "$root/crates/cuda/symbols.txt" | grep -vxFf "$scratch/defined"); then
+      fail "$file lacks: $(tr '\n' ' ' <<<"$lacking")"
+    else
+      pass "$(basename "$file") has every entry point of symbols.txt"
+    fi
+    break
+  done
+done
 
 quick=(train --out "$scratch/run" --set train.max_steps=2 --set train.epochs=0 --set data.embedded_chars=20000
   --set tokenizer.kind=bytes --set model.n_layers=1 --set evaluate.batches=1)
