@@ -50,6 +50,11 @@ class Work:
         """Measurements that succeeded, in order."""
         return [a["name"] for a in self.attempts if a["name"].startswith(prefix) and a["status"] == "0"]
 
+    def runs(self, prefix):
+        """Runs that trained past their first window, in order: one that was cut off later has its figures still."""
+        trained = lambda name: (self.path / name / "events.jsonl").exists() and len(windows(self.events(name))) > 1
+        return [a["name"] for a in self.attempts if a["name"].startswith(prefix) and trained(a["name"])]
+
     def json_of(self, name):
         """What a measurement printed: one JSON value, or one on its last line."""
         text = (self.path / f"{name}.out").read_text()
@@ -111,7 +116,9 @@ def board_figures(work, name, window_ns, tokens):
 
 
 def whole_command(work, name):
-    """The record of `wattle meter`: the whole command, its start and end included."""
+    """The record of `wattle meter`: the whole command, its start and end included. None if it was cut off."""
+    if not (work.path / f"{name}.json").exists():
+        return None
     record = json.loads((work.path / f"{name}.json").read_text())
     gpu = [sensor for sensor in record["sensors"] if sensor["kind"] == "gpu"]
     return {
@@ -130,9 +137,14 @@ def utilization(shape, tokens_per_s, peak):
     return {key: None if peak is None else flops * tokens_per_s / peak for key, flops in per_token.items()}
 
 
+def windows(events):
+    """Steps at which the device was last synchronized for an evaluation."""
+    return [event["step"] for event in events if event["event"] == "evaluate"]
+
+
 def steady_step_ms(events, steps):
     """Median step after the first evaluation: what came before holds allocations and compilation."""
-    start = next(event["step"] for event in events if event["event"] == "evaluate")
+    start = windows(events)[0]
     rate = statistics.median(event["tokens_per_s"] for number, event in steps.items() if number > start)
     return 1e3 * steps[1]["tokens"] / rate
 
@@ -232,9 +244,8 @@ class Results:
                 self.check(f"train: resume in {dtype} is exact to the bit", None)
         if work.ok("first-step"):
             self.take("train", "first_step_s", lambda: first_step(work, "first-step"))
-        for name in ("gpt2-124m", "gpt2-1.5b"):
-            if work.ok(name):
-                self.take("train", name, lambda: wattle_run(work, name, self.peak))
+        for name in work.runs("gpt2-"):
+            self.take("train", name, lambda: wattle_run(work, name, self.peak))
         self.meter_cost()
 
     def curves(self):
@@ -276,7 +287,7 @@ class Results:
         work, peak = self.work, self.peak
         for size in ("124m", "1.5b"):
             runs = {}
-            for name in work.names(f"wattle-{size}-"):
+            for name in work.runs(f"wattle-{size}-"):
                 runs.setdefault("wattle", []).append(self.take("peers", name, lambda: wattle_run(work, name, peak)))
             shapes = [run["shape"] for run in runs.get("wattle", []) if run]
             shape = shapes[0] if shapes else {}
