@@ -158,6 +158,15 @@ fn a_library_that_is_not_whole_is_told_by_what_it_lacks() {
 }
 
 #[test]
+fn a_library_that_cannot_be_opened_is_told_in_the_loaders_words() {
+    let standins = Standins::driver(&[&built_with()], "");
+    fs::write(standins.path().join(Nvidia::CublasLt.file_name()), "no library").unwrap();
+    let said = standins.loaded();
+    assert!(said.contains("cuBLASLt is there but cannot be opened"), "{said}");
+    assert!(said.contains("file too short") || said.contains("invalid ELF header"), "{said}");
+}
+
+#[test]
 fn a_missing_library_is_told_with_the_places() {
     // On a machine that has them, they are found.
     if open(Nvidia::CublasLt).is_ok() {
