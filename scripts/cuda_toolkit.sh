@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Finds a CUDA compiler, or sets one up from PyPI wheels (104 MB to fetch, 320 MB on disk).
+# Finds a CUDA compiler, or sets one up from PyPI wheels (104 MB to fetch, 271 MB on disk).
 #
 #   scripts/cuda_toolkit.sh [DIR] [--with cudnn] [--with libraries] [--env]
 #   eval "$(scripts/cuda_toolkit.sh --env)" && cargo build --release --features cuda
@@ -113,7 +113,7 @@ PYTHON
 lay_out() {
   local packages=$home/packages
   local cuda=$packages/nvidia/cu13 from file name
-  rm -rf "$home/include" "$home/lib"
+  rm -rf "${home:?}/include" "${home:?}/lib"
   mkdir -p "$home/include" "$home/lib/stubs"
   ln -sfnr "$cuda/bin" "$home/bin"
   ln -sfnr "$cuda/nvvm" "$home/nvvm"

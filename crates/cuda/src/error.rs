@@ -10,8 +10,8 @@ use crate::version::CudaVersion;
 pub enum CudaError {
     /// A library is nowhere.
     #[error(
-        "there is no {} here: {} is neither in the loader's path{}; {}",
-        library.what(), library.file_name(), nor_in(searched), library.remedy()
+        "there is no {} here: {} is {}; {}",
+        library.what(), library.file_name(), not_in(searched), library.remedy()
     )]
     Absent {
         /// Which one.
@@ -59,8 +59,12 @@ pub enum CudaError {
     },
 }
 
-fn nor_in(searched: &[PathBuf]) -> String {
-    searched.iter().map(|path| format!(" nor in {}", path.display())).collect()
+fn not_in(searched: &[PathBuf]) -> String {
+    if searched.is_empty() {
+        return "not in the loader's path".to_owned();
+    }
+    let others: String = searched.iter().map(|path| format!(" nor in {}", path.display())).collect();
+    format!("neither in the loader's path{others}")
 }
 
 fn update(needs: CudaVersion) -> String {

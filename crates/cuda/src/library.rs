@@ -1,10 +1,11 @@
 //! Where NVIDIA's libraries are looked for, and how they are opened.
 //!
 //! First in the loader's path (`LD_LIBRARY_PATH`, `ld.so.conf`), then in a toolkit (`CUDA_HOME`, `CUDA_PATH`,
-//! `/usr/local/cuda`), then where PyPI's wheels put them (the environment of `VIRTUAL_ENV`, else that of the `python3`
-//! on `PATH`), then where containers and WSL put the driver.
+//! `/usr/local/cuda`), then where PyPI's wheels put them (the environment of `VIRTUAL_ENV`, then that of the `python3`
+//! on `PATH`). The driver is looked for where containers and WSL put it instead.
 
 use std::env;
+use std::error::Error;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -90,21 +91,27 @@ impl Nvidia {
 /// there from being opened.
 pub fn open(library: Nvidia) -> Result<Library, CudaError> {
     let name = library.file_name();
-    let by_loader = open_file(Path::new(&name));
-    if let Ok(found) = by_loader {
-        return Ok(found);
+    let said = match open_file(Path::new(&name)) {
+        Ok(found) => return Ok(found),
+        Err(said) => said,
+    };
+    let searched = Places::of_this_process().dirs(library);
+    if let Some(file) = searched.iter().map(|dir| dir.join(&name)).find(|file| file.is_file()) {
+        return open_file(&file).map_err(|why| CudaError::Unloadable { library, why });
     }
-    let places = Places::of_this_process().dirs();
-    let file = places.iter().map(|dir| dir.join(&name)).find(|file| file.is_file());
-    match file {
-        Some(file) => open_file(&file).map_err(|why| CudaError::Unloadable { library, why }),
-        None => Err(CudaError::Absent { library, searched: places }),
+    // In the loader's words: the file itself is missing, and not one that it needs.
+    if said.starts_with(&format!("{name}: cannot open shared object file")) {
+        Err(CudaError::Absent { library, searched })
+    } else {
+        Err(CudaError::Unloadable { library, why: said })
     }
 }
 
+/// Errors are in the loader's words.
 fn open_file(path: &Path) -> Result<Library, String> {
     // SAFETY: opening runs the library's initializers. It is NVIDIA's, or what the user put in its place.
-    unsafe { Library::new(path) }.map_err(|error| error.to_string())
+    let opened = unsafe { Library::new(path) };
+    opened.map_err(|error| error.source().map_or_else(|| error.to_string(), ToString::to_string))
 }
 
 /// What the search hangs on.
@@ -128,13 +135,17 @@ impl Places {
         }
     }
 
-    /// The folders that there are, in order.
-    fn dirs(&self) -> Vec<PathBuf> {
+    /// The folders that there are, in order. The driver comes with no toolkit and with no wheel.
+    fn dirs(&self, library: Nvidia) -> Vec<PathBuf> {
         let toolkits = self.toolkits.iter().flat_map(|home| ["lib64", "lib"].map(|lib| home.join(lib)));
-        let driver = ["/usr/local/nvidia/lib64", "/usr/lib/wsl/lib", "/run/opengl-driver/lib"];
-        let all = toolkits.chain(self.wheels()).chain(driver.map(PathBuf::from));
+        let driver =
+            ["/usr/local/nvidia/lib64", "/usr/lib/wsl/lib", "/run/opengl-driver/lib"].map(PathBuf::from);
+        let all: Vec<PathBuf> = match library {
+            Nvidia::Driver => driver.into(),
+            _ => toolkits.chain(self.wheels()).collect(),
+        };
         let mut dirs: Vec<PathBuf> = Vec::new();
-        for dir in all.filter(|dir| dir.is_dir()) {
+        for dir in all.into_iter().filter(|dir| dir.is_dir()) {
             if !dirs.contains(&dir) {
                 dirs.push(dir);
             }
@@ -201,7 +212,8 @@ mod tests {
             virtual_env: Some(dir.path().join("venv")),
             programs: bin.into(),
         };
-        let here: Vec<_> = places.dirs().into_iter().filter(|found| found.starts_with(dir.path())).collect();
+        let here: Vec<_> =
+            places.dirs(Nvidia::Cublas).into_iter().filter(|found| found.starts_with(dir.path())).collect();
         assert_eq!(here, [toolkit, venv, system]);
     }
 
@@ -210,6 +222,11 @@ mod tests {
         let error =
             CudaError::Absent { library: Nvidia::Curand, searched: vec!["/opt/a".into(), "/opt/b".into()] };
         let text = error.to_string();
+        let nowhere = CudaError::Absent { library: Nvidia::Driver, searched: Vec::new() }.to_string();
+        assert!(
+            nowhere.contains("libcuda.so.1 is not in the loader's path; with an NVIDIA GPU"),
+            "{nowhere}"
+        );
         for part in [
             "cuRAND",
             "libcurand.so.10",

@@ -3,7 +3,6 @@
 //! Until then a slot leads to a stub that answers 100, `CUDA_ERROR_NO_DEVICE`. The symbols are hidden: they serve this
 //! program, and no library that it opens.
 
-use std::collections::HashMap;
 use std::ffi::{CStr, c_void};
 
 use libloading::os::unix::Library;
@@ -20,6 +19,11 @@ unsafe extern "C" {
     static mut wattle_cuda_slots: [*const c_void; TABLE.len()];
 }
 
+/// In the order in which they are opened. cuBLAS asks the loader for cuBLASLt by its name, in vain where wheels put
+/// both; once that is open, it is found.
+const LIBRARIES: [Nvidia; 5] =
+    [Nvidia::Driver, Nvidia::CublasLt, Nvidia::Cublas, Nvidia::Curand, Nvidia::Nvrtc];
+
 /// Opens every library of the table and points the slots at them, or leaves them all as they are.
 ///
 /// NVRTC may be missing: nothing in here compiles at run time, candle only could.
@@ -27,19 +31,17 @@ unsafe extern "C" {
 /// # Errors
 /// If another library is missing, or lacks an entry point.
 pub(crate) fn fill() -> Result<(), CudaError> {
-    let mut libraries = HashMap::new();
-    // cuBLAS asks the loader for it by name, in vain where wheels put both; once open, it is found.
-    libraries.insert(Nvidia::CublasLt, open(Nvidia::CublasLt)?);
     let mut found = TABLE.map(|_| None);
-    for (place, &(library, name)) in found.iter_mut().zip(&TABLE) {
-        if !libraries.contains_key(&library) {
-            match open(library) {
-                Ok(opened) => libraries.insert(library, opened),
-                Err(_) if library == Nvidia::Nvrtc => continue,
-                Err(error) => return Err(error),
-            };
+    let mut libraries = Vec::new();
+    for library in LIBRARIES {
+        let opened = match open(library) {
+            Err(_) if library == Nvidia::Nvrtc => continue,
+            opened => opened?,
+        };
+        for (place, (_, name)) in found.iter_mut().zip(&TABLE).filter(|(_, (whose, _))| *whose == library) {
+            *place = Some(address(&opened, library, name)?);
         }
-        *place = Some(address(&libraries[&library], library, name)?);
+        libraries.push(opened);
     }
     for (i, address) in found.into_iter().enumerate() {
         if let Some(address) = address {
@@ -49,7 +51,7 @@ pub(crate) fn fill() -> Result<(), CudaError> {
         }
     }
     // They stay for as long as the process.
-    libraries.into_values().for_each(std::mem::forget);
+    libraries.into_iter().for_each(std::mem::forget);
     Ok(())
 }
 

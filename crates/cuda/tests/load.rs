@@ -1,6 +1,7 @@
 //! Loading, against stand-ins for NVIDIA's libraries: each case in a process of its own.
 
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::ffi::c_int;
 use std::fs;
@@ -154,6 +155,15 @@ fn a_library_that_is_not_whole_is_told_by_what_it_lacks() {
     let said = standins.loaded();
     assert!(said.contains("libcuda.so.1 has no cuLaunchKernel"), "{said}");
     assert!(said.contains("after (100, -1)"), "no slot is filled unless all can be: {said}");
+}
+
+#[test]
+fn a_library_that_cannot_be_opened_is_told_in_the_loaders_words() {
+    let standins = Standins::driver(&[&built_with()], "");
+    fs::write(standins.path().join(Nvidia::CublasLt.file_name()), "no library").unwrap();
+    let said = standins.loaded();
+    assert!(said.contains("cuBLASLt is there but cannot be opened"), "{said}");
+    assert!(said.contains("file too short") || said.contains("invalid ELF header"), "{said}");
 }
 
 #[test]
