@@ -25,7 +25,9 @@ fn main() {
         .flag("-Wno-unknown-pragmas")
         .warnings(true);
     if let Err(error) = build.try_compile("wattle_kernels") {
-        panic!("the kernels cannot be compiled for the CPU; a C++20 compiler is needed (Debian: apt-get install g++): {error}");
+        panic!(
+            "the kernels cannot be compiled for the CPU; a C++20 compiler is needed (Debian: apt-get install g++): {error}"
+        );
     }
 }
 
@@ -37,8 +39,7 @@ fn translation_unit(kernels: &Path) -> String {
         .filter(|path| path.extension().is_some_and(|extension| extension == "cu"))
         .collect();
     sources.sort();
-    let mut text =
-        String::from("#include \"common.cuh\"\n#include \"philox.cuh\"\n#include \"norm.cuh\"\n");
+    let mut text = String::from("#include \"common.cuh\"\n#include \"philox.cuh\"\n#include \"norm.cuh\"\n");
     for source in sources {
         let stem = source.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         text += &format!("namespace kernels_{stem} {{\n#include \"{stem}.cu\"\n}}\n");

@@ -1,6 +1,7 @@
 //! Causal multi-head self-attention.
 
 pub mod cpu;
+pub mod cuda;
 mod reference;
 
 pub use reference::{causal_attention, causal_mask};

@@ -10,12 +10,14 @@
 pub mod args;
 pub mod gemm;
 pub mod memory;
+pub mod step_state;
 
 use thiserror::Error;
 
 pub use args::{Arg, Launch};
 pub use gemm::{Epilogue, Gemm, Matrix};
 pub use memory::{DevicePtr, Elem};
+pub use step_state::StepState;
 
 /// A GPU, or what stands in for one.
 pub trait Board: Send + Sync {
