@@ -13,7 +13,7 @@
       rms_norm_fwd_##dtype(T* out, float* rstd, const T* x, const T* weight, int n, int c, float eps) {            \
     norm_fwd<T, false>(out, nullptr, rstd, x, weight, nullptr, n, c, eps);                                         \
   }                                                                                                                \
-  extern "C" __global__ void __launch_bounds__(128) rms_norm_residual_fwd_##dtype(                                 \
+  extern "C" __global__ void __launch_bounds__(128, 5) rms_norm_residual_fwd_##dtype(                              \
       T* sum, T* out, float* rstd, const T* x, const T* branch, const T* addend, const T* weight, int n, int c,    \
       float eps, float probability, uint64_t seed, uint32_t purpose, uint64_t first_element,                       \
       const StepState* state) {                                                                                    \

@@ -12,7 +12,7 @@
 #define __global__
 #define __device__
 #define __forceinline__ inline
-#define __launch_bounds__(n)
+#define __launch_bounds__(...)
 // Blocks run one after the other, and each host thread has its own.
 #define __shared__ static thread_local
 
