@@ -13,10 +13,6 @@ const SOURCE: &str = "src/attention/cudnn.cpp";
 const HEADERS: [&str; 3] = ["cudnn_frontend.h", "cudnn.h", "cuda_runtime_api.h"];
 
 pub fn build() {
-    println!("cargo:rustc-check-cfg=cfg(cudnn)");
-    if env::var_os("CARGO_FEATURE_CUDNN").is_none() {
-        return;
-    }
     for variable in ["CUDNN_FRONTEND_INCLUDE", "CUDA_HOME"] {
         println!("cargo:rerun-if-env-changed={variable}");
     }

@@ -1,6 +1,7 @@
 //! Causal multi-head self-attention.
 
 pub mod cpu;
+pub mod cuda;
 #[cfg(any(feature = "cuda", test))]
 pub(crate) mod cudnn;
 mod reference;

@@ -15,6 +15,7 @@ pub mod cuda;
 mod fatbins;
 pub mod gemm;
 pub mod memory;
+pub mod step_state;
 
 use thiserror::Error;
 
@@ -22,6 +23,7 @@ pub use args::{Arg, Launch};
 pub use attention::{AttentionBackward, AttentionForward, AttentionShape, FusedAttention};
 pub use gemm::{Epilogue, Gemm, Matrix};
 pub use memory::{DevicePtr, Elem};
+pub use step_state::StepState;
 
 /// A GPU, or what stands in for one.
 pub trait Board: Send + Sync {
