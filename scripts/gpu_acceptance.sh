@@ -1,65 +1,205 @@
 #!/usr/bin/env bash
 # Proves and measures wattle on a bare machine with an NVIDIA GPU, with a binary that was built elsewhere.
 #
-#   scripts/gpu_acceptance.sh --stage train|nvml|all [--binary PATH] [--out DIR]
+#   scripts/gpu_acceptance.sh --stage verify|train|peers|nvml|all [--binary PATH] [--out DIR] [--work DIR]
+#                             [--merge results.json] [--commit SHA] [--self-test]
 #
-# train  a tier-0 run on the GPU, metered; its losses against the CPU's; resume to the bit; cost of metering
-# nvml   update periods of power and counter, and how well they agree, idle, under steady and square-wave load
+# verify  every operation on the GPU against its f64 reference
+# train   losses against the CPU's, resume to the bit, GPT-2 124M and 1.5B: tokens/s, memory, joules; cost of metering
+# peers   PyTorch on the same board in the same call, in turns, both under `wattle meter`
+# nvml    update periods of power and counter, and how well they agree, idle, under steady and square-wave load
 #
-# Each stage takes less than eight minutes. DIR (default gpu-acceptance) gets one JSON, results.json, with every
-# figure and check, and the logs. The exit status is 1 if a check fails. Needs python3; the nvml stage makes its
-# load with PyTorch if that is there.
+# A stage takes less than eight minutes; what does not fit any more is recorded as skipped. A measurement that fails is
+# recorded with the end of its log, and the others go on. DIR (default gpu-acceptance) gets results.json, with every
+# figure and check, results.txt, the short table, and log.txt, the ends of all logs. --merge takes over the stages of an
+# earlier call that this one does not run again. --work is for runs and checkpoints (up to 20 GB; default in /dev/shm).
+# The commit is that of --commit, of a file COMMIT beside scripts/, or git's. The exit status is 1 if a check fails.
+#
+# Needs python3; peers, and the load of nvml, PyTorch. --self-test goes through every line on the CPU with tiny shapes:
+# its figures mean nothing and are marked so.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
 binary=$here/../target/release/wattle
-stage=all
-out=gpu-acceptance
+stage=all out=gpu-acceptance work='' merge='' commit='' self_test=false
+python=${PYTHON:-python3}
 while (($#)); do
   case $1 in
     --stage) stage=$2; shift ;;
     --binary) binary=$2; shift ;;
     --out) out=$2; shift ;;
-    *) echo "unknown argument $1; expected --stage train|nvml|all, --binary PATH, --out DIR" >&2; exit 2 ;;
+    --work) work=$2; shift ;;
+    --merge) merge=$2; shift ;;
+    --commit) commit=$2; shift ;;
+    --self-test) self_test=true ;;
+    *) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0" >&2; echo "unknown argument $1" >&2; exit 2 ;;
   esac
   shift
 done
 case $stage in
-  train | nvml | all) ;;
-  *) echo "--stage $stage: expected train, nvml or all" >&2; exit 2 ;;
+  verify | train | peers | nvml) stages=("$stage") ;;
+  all) stages=(verify train peers nvml) ;;
+  *) echo "--stage $stage: expected verify, train, peers, nvml or all" >&2; exit 2 ;;
 esac
+[[ -x $binary ]] || { echo "--binary $binary: there is no such program; build it with --features cuda" >&2; exit 2; }
+binary=$(realpath "$binary")
 mkdir -p "$out"
-out=$(cd "$out" && pwd)
-export XDG_CACHE_HOME=$out/cache
+out=$(realpath "$out")
+if [[ -z $work ]]; then
+  work=$(mktemp -d "$([[ -w /dev/shm ]] && echo /dev/shm || echo "${TMPDIR:-/tmp}")/wattle-acceptance.XXXXXX")
+  trap 'rm -rf "$work"' EXIT
+fi
+mkdir -p "$work"
+work=$(realpath "$work")
+export XDG_CACHE_HOME=$work/cache TORCHINDUCTOR_CACHE_DIR=$work/inductor PYTHONUNBUFFERED=1
+: >"$work/attempts.jsonl"
 
-# One run of the embedded default: NAME, then flags.
-train() {
-  local name=$1
-  shift
-  rm -rf "${out:?}/$name"
-  "$binary" train --out "$out/$name" --set train.max_steps=100 --set evaluate.batches=10 "$@" \
-    >"$out/$name.log" 2>&1 || { echo "run $name failed:" >&2; tail -n 20 "$out/$name.log" >&2; return 1; }
+# Sizes. 124M and 1.5B are GPT-2's; a step is one micro-batch, so that both sides do the same.
+stage_seconds=450 curve_steps=100 resume_steps=60 meter_rounds=3 peer_rounds=3 probe_seconds=30
+device=cuda:0 torch_device=cuda
+steps_124m=200 every_124m=50 steps_meter=60 every_meter=20 steps_15b=40 every_15b=10
+corpus=(--vocab 50257 --tokens 3000000)
+curves=(--set model.dropout=0 --set evaluate.batches=10)
+shape_124m=(--set train.batch_size=32 --set train.micro_batch_size=32)
+shape_15b=(--set model.n_layers=48 --set model.n_heads=25 --set model.d_model=1600
+  --set train.batch_size=8 --set train.micro_batch_size=8)
+torch_124m=(--layers 12 --heads 12 --width 768 --context 1024 --vocab 50304 --batch 32 --seconds 10)
+torch_15b=(--layers 48 --heads 25 --width 1600 --context 1024 --vocab 50304 --batch 8 --seconds 10)
+if $self_test; then
+  stage_seconds=400 curve_steps=6 resume_steps=6 meter_rounds=1 peer_rounds=1 probe_seconds=1
+  device=cpu torch_device=cpu
+  steps_124m=8 every_124m=2 steps_meter=6 every_meter=2 steps_15b=6 every_15b=2
+  corpus=(--vocab 500 --tokens 60000)
+  tiny=(--set model.vocab_size=512 --set model.d_model=32 --set model.n_heads=2 --set model.context=32
+    --set precision.dtype=f32)
+  curves+=(--set data.embedded_chars=30000 --set tokenizer.kind=bytes --set model.d_model=32 --set model.n_layers=1)
+  shape_124m=(--set train.batch_size=4 --set train.micro_batch_size=4 "${tiny[@]}" --set model.n_layers=1)
+  shape_15b=(--set train.batch_size=4 --set train.micro_batch_size=4 "${tiny[@]}" --set model.n_layers=2)
+  torch_124m=(--layers 1 --heads 2 --width 32 --context 32 --vocab 512 --batch 4 --seconds 0.1)
+  torch_15b=(--layers 2 --heads 2 --width 32 --context 32 --vocab 512 --batch 4 --seconds 0.1)
+fi
+
+monotonic_ns() { "$python" -c 'import time; print(time.monotonic_ns())'; }
+
+# Runs one measurement: NAME, LIMIT in seconds, COMMAND. It may fail; the record says how.
+measure() {
+  local name=$1 limit=$2 left=$((deadline - SECONDS)) status=0 started ended
+  shift 2
+  started=$(monotonic_ns)
+  if ((left < 10)); then
+    status=skipped
+    echo "no time was left in the stage" >"$work/$name.log"
+  else
+    timeout -k 5 "$((limit < left ? limit : left))" "$@" >"$work/$name.out" 2>"$work/$name.log" || status=$?
+  fi
+  ended=$(monotonic_ns)
+  printf '{"stage": "%s", "name": "%s", "status": "%s", "started_ns": %d, "ended_ns": %d}\n' \
+    "$current" "$name" "$status" "$started" "$ended" >>"$work/attempts.jsonl"
+  printf '%-8s %-28s %s (%d s)\n' "$current" "$name" "$([[ $status == 0 ]] && echo ok || echo "status $status")" \
+    "$(((ended - started) / 1000000000))"
+}
+
+watched() { # NAME, LIMIT, COMMAND: beside a trace of the board
+  local name=$1 limit=$2
+  shift 2
+  measure "$name" "$limit" "$python" "$here/gpu_watch.py" "$work/$name.csv" -- "$@"
+}
+
+# A run of the embedded corpus: NAME, DEVICE, steps, more flags.
+curve() {
+  local name=$1 where=$2 steps=$3
+  shift 3
+  measure "$name" 120 "$binary" train --out "$work/$name" --device "$where" --set "train.max_steps=$steps" \
+    "${curves[@]}" "$@"
+}
+
+# A run of GPT-2's layout on the synthetic corpus: NAME, LIMIT, steps, steps between two synchronizations, more flags.
+# Beside it run `wattle meter` and a watcher, as beside PyTorch; with BARE=1 neither does.
+gpt2() {
+  local name=$1 limit=$2 steps=$3 every=$4
+  shift 4
+  local run=("$binary" train --preset gpt2-124m --out "$work/$name" --device "$device"
+    --set "data.dir=\"$work/corpus/data\"" --set train.epochs=0 --set "train.max_steps=$steps"
+    --set "evaluate.every_steps=$every" --set evaluate.batches=1 --set checkpoint.every_steps=0
+    --set checkpoint.every_epochs=0 --set checkpoint.keep=1 "$@")
+  if [[ -n ${BARE:-} ]]; then
+    measure "$name" "$limit" "${run[@]}"
+  else
+    watched "$name" "$limit" "$binary" meter --json "$work/$name.json" -- "${run[@]}"
+  fi
+  # Twelve bytes a parameter that nobody reads.
+  rm -rf "$work/$name/checkpoints"
+}
+
+torch() { # NAME, LIMIT, flags of torch_gpu.py
+  local name=$1 limit=$2
+  shift 2
+  watched "$name" "$limit" "$binary" meter --json "$work/$name.json" -- \
+    "$python" "$here/peers/torch_gpu.py" "$work/corpus/tokens.u16" --device "$torch_device" "$@"
+}
+
+prepare_corpus() {
+  [[ ! -e $work/corpus/data/dataset.json ]] || return 0
+  measure corpus 120 "$python" "$here/peers/corpus.py" "$work/corpus" "${corpus[@]}"
+  measure prepare 120 "$binary" prepare "$work/corpus/corpus.txt" --tokenizer "$work/corpus/tokenizer.json" \
+    --val-fraction 0.05 --out "$work/corpus/data"
+}
+
+stage_verify() {
+  measure verify 400 "$binary" verify --device "$device" --json
 }
 
 stage_train() {
-  "$binary" devices --json >"$out/devices.json"
-  train gpu --device cuda:0
-  train cpu --device cpu
-  # Metering on and off, interleaved.
-  for round in 1 2 3; do
-    train "metered-$round" --device cuda:0
-    train "unmetered-$round" --device cuda:0 --set energy.gpus=none --set energy.interval_ms=10000
+  prepare_corpus
+  curve curve-cpu cpu "$curve_steps"
+  curve curve-f32 "$device" "$curve_steps" --set precision.dtype=f32
+  curve curve-bf16 "$device" "$curve_steps" --set precision.dtype=bf16
+  # The whole, and the same in two halves: weights, moments and losses must be the same bits.
+  local dtype half=$((resume_steps / 2))
+  for dtype in f32 bf16; do
+    curve "straight-$dtype" "$device" "$resume_steps" --set schedule.kind=constant --set "precision.dtype=$dtype"
+    curve "halves-$dtype" "$device" "$half" --set schedule.kind=constant --set "precision.dtype=$dtype"
+    measure "resume-$dtype" 120 "$binary" train --resume --out "$work/halves-$dtype" --device "$device" \
+      --set "train.max_steps=$resume_steps"
   done
-  train resumed --device cuda:0 --set train.max_steps=50 --set schedule.kind=constant
-  "$binary" train --resume --out "$out/resumed" --device cuda:0 --set train.max_steps=100 >>"$out/resumed.log" 2>&1
-  train straight --device cuda:0 --set schedule.kind=constant
+  gpt2 first-step 90 1 1 "${shape_124m[@]}"
+  gpt2 gpt2-124m 150 "$steps_124m" "$every_124m" "${shape_124m[@]}"
+  gpt2 gpt2-1.5b 200 "$steps_15b" "$every_15b" "${shape_15b[@]}"
+  local round
+  for ((round = 1; round <= meter_rounds; round++)); do
+    BARE=1 gpt2 "metered-$round" 60 "$steps_meter" "$every_meter" "${shape_124m[@]}"
+    BARE=1 gpt2 "unmetered-$round" 60 "$steps_meter" "$every_meter" "${shape_124m[@]}" --set energy.gpus='"none"' \
+      --set energy.interval_ms=10000
+  done
+}
+
+# In turns, what matters most first.
+stage_peers() {
+  prepare_corpus
+  local round
+  for ((round = 1; round <= peer_rounds; round++)); do
+    gpt2 "wattle-124m-$round" 120 "$steps_124m" "$every_124m" "${shape_124m[@]}"
+    torch "compile-cudnn-124m-$round" 150 "${torch_124m[@]}" --compile --attention cudnn
+    torch "compile-flash-124m-$round" 150 "${torch_124m[@]}" --compile --attention flash
+    torch "eager-flash-124m-$round" 100 "${torch_124m[@]}" --attention flash
+    if ((round == 1)); then
+      gpt2 wattle-1.5b-1 150 "$steps_15b" "$every_15b" "${shape_15b[@]}"
+      torch compile-cudnn-1.5b-1 180 "${torch_15b[@]}" --compile --attention cudnn
+    fi
+  done
 }
 
 stage_nvml() {
-  python3 "$here/nvml_probe.py" >"$out/nvml.json" 2>"$out/nvml.log" ||
-    { echo 'the NVML probe failed:' >&2; tail -n 20 "$out/nvml.log" >&2; return 1; }
+  measure nvml 440 "$python" "$here/nvml_probe.py" --seconds "$probe_seconds"
 }
 
-if [[ $stage != nvml ]]; then stage_train; fi
-if [[ $stage != train ]]; then stage_nvml; fi
-python3 "$here/gpu_results.py" "$out"
+"$binary" devices --json >"$work/devices.json" 2>"$work/devices.log" || true
+for current in "${stages[@]}"; do
+  deadline=$((SECONDS + stage_seconds))
+  "stage_$current"
+done
+flags=()
+[[ -z $merge ]] || flags+=(--merge "$merge")
+[[ -z $commit ]] || flags+=(--commit "$commit")
+! $self_test || flags+=(--self-test)
+"$python" "$here/gpu_results.py" "$work" "$out" --binary "$binary" "${flags[@]}"

@@ -126,9 +126,13 @@ def describe(samples):
             described[name]["mean_w"] = statistics.fmean(value for _, value in known)
         else:
             described[name]["difference_j"] = known[-1][1] - known[0][1]
-    counter, instant = described["counter_j"], described["instant_w"]
-    if isinstance(counter, dict) and isinstance(instant, dict) and counter["difference_j"] > 0:
-        described["integral_over_counter"] = instant["integral_j"] / counter["difference_j"]
+            jumps = [b[1] - a[1] for a, b in zip(known, known[1:]) if b[1] != a[1]]
+            described[name]["step_j"] = statistics.median(jumps) if jumps else None
+    counter = described["counter_j"]
+    if isinstance(counter, dict) and counter["difference_j"] > 0:
+        for name in ("instant_w", "average_w", "usage_w"):
+            if isinstance(described[name], dict):
+                described[name]["integral_over_counter"] = described[name]["integral_j"] / counter["difference_j"]
     return described
 
 

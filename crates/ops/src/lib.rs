@@ -26,6 +26,8 @@
 //! - [`classifier`]: output head and loss in one
 //! - [`grad_norm`]: the gradient's length, and clipping
 //! - [`adamw`]: the update
+//! - [`results`]: what a step says, kept on a board
+//! - [`cast`]: numbers in another type, on a board
 //! - [`board`]: what an engine asks of a GPU
 //! - [`verify`]: every operation against its reference on the machine at hand
 
@@ -46,6 +48,9 @@ pub mod cross_entropy;
 
 pub mod adamw;
 pub mod grad_norm;
+pub mod results;
+
+pub mod cast;
 
 pub mod board;
 pub mod simd;

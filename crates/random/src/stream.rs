@@ -25,7 +25,10 @@ pub enum Purpose {
 
 impl Purpose {
     /// The counter word that keeps purposes apart: the top byte is the kind, the rest its index.
-    fn word(self) -> u32 {
+    ///
+    /// # Panics
+    /// If the index is 2²⁴ or more.
+    pub fn word(self) -> u32 {
         let (kind, index) = match self {
             Purpose::Init { parameter_idx } => (1, parameter_idx),
             Purpose::Dropout { site_idx } => (2, site_idx),

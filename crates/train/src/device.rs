@@ -97,9 +97,15 @@ mod cuda {
     use wattle_runlog::{ComputeDevice, DeviceKind};
 
     pub(super) fn open(ordinal: usize) -> Result<(Device, ComputeDevice), String> {
-        // candle panics where the driver's library is absent, so its presence is asked for first.
-        let device = std::panic::catch_unwind(|| CudaDevice::new_with_stream(ordinal))
-            .map_err(|_| "the NVIDIA driver's library cannot be loaded".to_owned())?
+        // Before anything of candle's CUDA, whose calls go nowhere until then.
+        let driver = wattle_cuda::load().map_err(ToString::to_string)?;
+        if ordinal >= driver.n_devices {
+            return Err(format!(
+                "the driver shows {} GPUs to this process, counted from 0",
+                driver.n_devices
+            ));
+        }
+        let device = CudaDevice::new_with_stream(ordinal)
             .map_err(|e| e.to_string().lines().next().unwrap_or_default().to_owned())?;
         let context = device.cuda_stream().context().clone();
         let compute = ComputeDevice {

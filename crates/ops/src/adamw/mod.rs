@@ -9,6 +9,7 @@
 //! Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, 2019, algorithm 2.
 
 pub mod cpu;
+pub mod cuda;
 mod reference;
 
 pub use reference::adamw_update;
@@ -33,15 +34,15 @@ pub struct Update {
 }
 
 impl Update {
-    fn mean_correction(&self) -> f64 {
+    pub(crate) fn mean_correction(&self) -> f64 {
         1.0 - self.beta1.powf(self.step as f64)
     }
 
-    fn square_correction(&self) -> f64 {
+    pub(crate) fn square_correction(&self) -> f64 {
         1.0 - self.beta2.powf(self.step as f64)
     }
 
-    fn decay(&self, decays: bool) -> f64 {
+    pub(crate) fn decay(&self, decays: bool) -> f64 {
         if decays { 1.0 - self.learning_rate * self.weight_decay } else { 1.0 }
     }
 }

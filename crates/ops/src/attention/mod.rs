@@ -1,6 +1,9 @@
 //! Causal multi-head self-attention.
 
 pub mod cpu;
+pub mod cuda;
+#[cfg(any(feature = "cuda", test))]
+pub(crate) mod cudnn;
 mod reference;
 
 pub use reference::{causal_attention, causal_mask};

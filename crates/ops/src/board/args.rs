@@ -1,6 +1,6 @@
 //! A launch and its arguments.
 
-use super::memory::DevicePtr;
+use super::memory::{DevicePtr, Elem};
 
 /// One launch of a kernel.
 #[derive(Clone, Debug)]
@@ -49,3 +49,24 @@ impl From<DevicePtr> for Arg {
         ptr.address().into()
     }
 }
+
+/// Elements of a pack of 16 bytes.
+pub(crate) const fn pack_len(elem: Elem) -> usize {
+    16 / elem.bytes()
+}
+
+/// Blocks of `threads` threads, a pack of 16 bytes each, over `n` elements.
+pub(crate) fn pack_grid(n: usize, elem: Elem, threads: usize) -> u32 {
+    n.div_ceil(pack_len(elem) * threads) as u32
+}
+
+/// A kernel's symbol.
+pub(crate) fn symbol(stem: &str, elem: Elem) -> String {
+    format!("{stem}_{}", elem.suffix())
+}
+
+/// `args![a, b, …]`: what a kernel is given.
+macro_rules! args {
+    ($($arg:expr),* $(,)?) => { [$($crate::board::Arg::from($arg)),*] };
+}
+pub(crate) use args;

@@ -8,14 +8,22 @@
 //! [`Board::read`] and [`Board::synchronize`].
 
 pub mod args;
+pub mod attention;
+#[cfg(any(feature = "cuda", test))]
+pub mod cuda;
+#[cfg(any(feature = "cuda", test))]
+mod fatbins;
 pub mod gemm;
 pub mod memory;
+pub mod step_state;
 
 use thiserror::Error;
 
 pub use args::{Arg, Launch};
+pub use attention::{AttentionBackward, AttentionForward, AttentionShape, FusedAttention};
 pub use gemm::{Epilogue, Gemm, Matrix};
 pub use memory::{DevicePtr, Elem};
+pub use step_state::StepState;
 
 /// A GPU, or what stands in for one.
 pub trait Board: Send + Sync {
@@ -56,6 +64,11 @@ pub trait Board: Send + Sync {
 
     /// Multiplies matrices.
     fn gemm(&self, gemm: &Gemm) -> Result<(), BoardError>;
+
+    /// Attention by a library of the vendor's, where there is one.
+    fn fused_attention(&self) -> Option<&dyn FusedAttention> {
+        None
+    }
 
     /// Marks this moment as number `edge`. Within a recorded step the mark is taken anew at every replay.
     fn mark(&self, edge: usize) -> Result<(), BoardError>;
@@ -102,6 +115,46 @@ pub enum BoardError {
     /// A kernel that no build of `kernels/` has.
     #[error("there is no kernel {0}; kernels/ and crates/ops do not belong together")]
     NoKernel(String),
+    /// There are fewer devices.
+    #[error("there is no CUDA device {ordinal}: the driver shows {count}, counted from 0")]
+    NoDevice {
+        /// The one that was asked for.
+        ordinal: i32,
+        /// How many there are.
+        count: i32,
+    },
+    /// Kernels that the device does not take.
+    #[error("kernels/{source_name}.cu: {why}")]
+    Kernels {
+        /// Stem of their file.
+        source_name: String,
+        /// What was said against them.
+        why: String,
+    },
+    /// A launch that was refused.
+    #[error("kernel {kernel}: {why}")]
+    Launch {
+        /// The kernel.
+        kernel: String,
+        /// What was said against it.
+        why: String,
+    },
+    /// A matrix product that cannot be computed.
+    #[error("no matrix product: {0}")]
+    Product(String),
+    /// What cannot be part of a recorded step.
+    #[error("{0} cannot be recorded: end the recording first")]
+    NotRecordable(&'static str),
+    /// A number that [`Board::end_record`] did not give.
+    #[error("nothing was recorded under number {0}")]
+    NoRecording(usize),
+    /// A number that [`Board::mark`] was not given.
+    #[error("nothing was marked with number {0}")]
+    NoMark(usize),
+    /// NVIDIA's driver or one of its libraries cannot be used.
+    #[cfg(any(feature = "cuda", test))]
+    #[error(transparent)]
+    Cuda(#[from] wattle_cuda::CudaError),
     /// A call of the driver or of a library failed.
     #[error("{call}: {why}")]
     Call {

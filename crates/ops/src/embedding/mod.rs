@@ -1,6 +1,7 @@
 //! Token and position vectors, added.
 
 pub mod cpu;
+pub mod cuda;
 mod reference;
 
 pub use reference::embedding;

@@ -1,6 +1,7 @@
 //! Rotary position embedding.
 
 pub mod cpu;
+pub mod cuda;
 mod reference;
 mod table;
 

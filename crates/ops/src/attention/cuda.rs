@@ -1,0 +1,255 @@
+//! Causal attention on a board by matrix products with a softmax between them, one sequence after the other: the
+//! scores of all heads of one sequence are what exists at once.
+
+use crate::board::args::{args, symbol};
+use crate::board::{Board, BoardError, DevicePtr, Elem, Epilogue, Gemm, Launch, Matrix};
+use crate::dropout::cuda::Site;
+
+/// The sizes of an attention whose queries, keys and values lie side by side in rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Sequences.
+    pub b: usize,
+    /// Rows of a sequence.
+    pub t: usize,
+    /// Heads of queries.
+    pub n_heads: usize,
+    /// Heads of keys and of values; divides `n_heads`.
+    pub n_kv_heads: usize,
+    /// Width of a head.
+    pub d: usize,
+    /// Type of rows.
+    pub elem: Elem,
+}
+
+/// Bytes of scratch that [`fwd`] and [`bwd`] want.
+pub fn scratch_bytes(shape: &Shape) -> usize {
+    Scratch::new(shape, DevicePtr::NULL).bytes
+}
+
+impl Shape {
+    /// Elements of a row of queries, keys and values.
+    pub fn qkv(&self) -> usize {
+        (self.n_heads + 2 * self.n_kv_heads) * self.d
+    }
+
+    fn scale(&self) -> f32 {
+        1.0 / (self.d as f32).sqrt()
+    }
+}
+
+/// Scores and probabilities of all heads of one sequence (h, t, t).
+#[derive(Clone, Copy)]
+struct Scratch {
+    scores: DevicePtr,
+    grad_probabilities: DevicePtr,
+    probabilities: DevicePtr,
+    grad_scores: DevicePtr,
+    bytes: usize,
+}
+
+impl Scratch {
+    fn new(shape: &Shape, at: DevicePtr) -> Self {
+        let n = shape.n_heads * shape.t * shape.t;
+        let mut bytes = 0;
+        let mut take = |elem: Elem| {
+            let ptr = DevicePtr::new(at.address() + bytes as u64);
+            bytes += (n * elem.bytes()).next_multiple_of(256);
+            ptr
+        };
+        let (scores, grad_probabilities) = (take(Elem::F32), take(Elem::F32));
+        let (probabilities, grad_scores) = (take(shape.elem), take(shape.elem));
+        Self { scores, grad_probabilities, probabilities, grad_scores, bytes }
+    }
+}
+
+/// Rows of one sequence.
+#[derive(Clone, Copy)]
+struct Sequence<'a> {
+    board: &'a dyn Board,
+    shape: &'a Shape,
+    idx: usize,
+}
+
+impl Sequence<'_> {
+    /// The queries, keys or values in `qkv` as one matrix (t, d) a head, from head `first` on.
+    fn heads(&self, qkv: DevicePtr, first: usize) -> Matrix {
+        let &Shape { t, d, elem, .. } = self.shape;
+        let width = self.shape.qkv();
+        Matrix::new(qkv.add(self.idx * t * width + first * d, elem), elem, width).batched(d)
+    }
+
+    /// The heads of an output, side by side in rows of their own.
+    fn out_heads(&self, out: DevicePtr, first: usize) -> Matrix {
+        let &Shape { t, n_heads, d, elem, .. } = self.shape;
+        let width = n_heads * d;
+        Matrix::new(out.add(self.idx * t * width + first * d, elem), elem, width).batched(d)
+    }
+
+    /// The (t, t) matrices of heads from `first` on.
+    fn squares(&self, at: DevicePtr, elem: Elem, first: usize) -> Matrix {
+        let t = self.shape.t;
+        Matrix::new(at.add(first * t * t, elem), elem, t).batched(t * t)
+    }
+
+    /// For each head of keys, the first head of queries that reads it, and the places of its keys and values.
+    fn groups(&self) -> impl Iterator<Item = [usize; 3]> + use<> {
+        let &Shape { n_heads, n_kv_heads, .. } = self.shape;
+        let group = n_heads / n_kv_heads;
+        // One product for all heads where each has keys of its own.
+        let n_groups = if group == 1 { 1 } else { n_kv_heads };
+        (0..n_groups).map(move |kv| [kv * group, n_heads + kv, n_heads + n_kv_heads + kv])
+    }
+
+    /// Heads of one product.
+    fn group_len(&self) -> usize {
+        let &Shape { n_heads, n_kv_heads, .. } = self.shape;
+        if n_heads == n_kv_heads { n_heads } else { n_heads / n_kv_heads }
+    }
+
+    /// Keys or values that all heads of a group read.
+    fn shared(&self, matrix: Matrix) -> Matrix {
+        if self.shape.n_heads == self.shape.n_kv_heads { matrix } else { matrix.batched(0) }
+    }
+
+    /// `c = a·b` of the heads of a group.
+    fn products(&self, [m, n, k]: [usize; 3], a: Matrix, b: Matrix, c: Matrix) -> Result<(), BoardError> {
+        self.board.gemm(&Gemm {
+            m,
+            n,
+            k,
+            a,
+            b,
+            c,
+            alpha: 1.0,
+            accumulate: false,
+            batch: self.group_len(),
+            epilogue: Epilogue::None,
+        })
+    }
+
+    /// `c = Σ over the heads of a group of a·b`: what keys and values that several heads read get.
+    fn sums(&self, [m, n, k]: [usize; 3], a: Matrix, b: Matrix, c: Matrix) -> Result<(), BoardError> {
+        if self.shape.n_heads == self.shape.n_kv_heads {
+            return self.products([m, n, k], a, b, c);
+        }
+        (0..self.group_len()).try_for_each(|head| {
+            let of_head = |x: Matrix| Matrix { ptr: x.ptr.add(head * x.batch_stride, x.elem), ..x };
+            self.board.gemm(&Gemm {
+                m,
+                n,
+                k,
+                a: of_head(a),
+                b: of_head(b),
+                c,
+                alpha: 1.0,
+                accumulate: head > 0,
+                batch: 1,
+                epilogue: Epilogue::None,
+            })
+        })
+    }
+
+    fn softmax(&self, kernel: &str, buffers: &[DevicePtr], site: &Site) -> Result<(), BoardError> {
+        let &Shape { t, n_heads, elem, .. } = self.shape;
+        let n_rows = n_heads * t;
+        let site = site.starting_at((self.idx * n_rows * t) as u64);
+        let mut args: Vec<_> = buffers.iter().map(|&ptr| ptr.into()).collect();
+        args.extend(args![n_rows as i32, t as i32, self.shape.scale()]);
+        args.extend(site.args());
+        self.board.launch(&Launch {
+            kernel: &symbol(kernel, elem),
+            grid: [n_rows.div_ceil(4) as u32, 1, 1],
+            block: [128, 1, 1],
+            shared_bytes: 0,
+            args: &args,
+        })
+    }
+
+    fn scores(&self, scratch: &Scratch, qkv: DevicePtr) -> Result<(), BoardError> {
+        let &Shape { t, d, .. } = self.shape;
+        self.groups().try_for_each(|[q, k, _]| {
+            let keys = self.shared(self.heads(qkv, k)).transposed();
+            self.products([t, t, d], self.heads(qkv, q), keys, self.squares(scratch.scores, Elem::F32, q))
+        })
+    }
+}
+
+fn sequences<'a>(board: &'a dyn Board, shape: &'a Shape) -> impl Iterator<Item = Sequence<'a>> {
+    (0..shape.b).map(move |idx| Sequence { board, shape, idx })
+}
+
+/// `out = softmax(q · kᵀ / √d, causal) · v` for each sequence and head.
+///
+/// # Shapes
+/// `qkv` (b·t, (h + 2·h_kv)·d) → `out` (b·t, h·d), `log_sum_exp` (b, h, t) `f32`; `scratch`, [`scratch_bytes`].
+///
+/// # Errors
+/// If a launch or product fails.
+pub fn fwd(
+    board: &dyn Board,
+    out: DevicePtr,
+    log_sum_exp: DevicePtr,
+    qkv: DevicePtr,
+    shape: &Shape,
+    site: &Site,
+    scratch: DevicePtr,
+) -> Result<(), BoardError> {
+    let &Shape { t, n_heads, d, elem, .. } = shape;
+    let scratch = Scratch::new(shape, scratch);
+    sequences(board, shape).try_for_each(|sequence| {
+        sequence.scores(&scratch, qkv)?;
+        let log_sum_exp = log_sum_exp.add(sequence.idx * n_heads * t, Elem::F32);
+        let buffers = [scratch.probabilities, log_sum_exp, scratch.scores];
+        sequence.softmax("attention_fwd", &buffers, site)?;
+        sequence.groups().try_for_each(|[q, _, v]| {
+            let values = sequence.shared(sequence.heads(qkv, v));
+            let probabilities = sequence.squares(scratch.probabilities, elem, q);
+            sequence.products([t, d, t], probabilities, values, sequence.out_heads(out, q))
+        })
+    })
+}
+
+/// The gradients of [`fwd`].
+///
+/// # Shapes
+/// `grad_out` (b·t, h·d) → `grad_qkv` (b·t, (h + 2·h_kv)·d), overwritten; the others as for [`fwd`].
+///
+/// # Errors
+/// If a launch or product fails.
+#[expect(clippy::too_many_arguments, reason = "what the passes of an operation share")]
+pub fn bwd(
+    board: &dyn Board,
+    grad_qkv: DevicePtr,
+    grad_out: DevicePtr,
+    log_sum_exp: DevicePtr,
+    qkv: DevicePtr,
+    shape: &Shape,
+    site: &Site,
+    scratch: DevicePtr,
+) -> Result<(), BoardError> {
+    let &Shape { t, n_heads, d, elem, .. } = shape;
+    let scratch = Scratch::new(shape, scratch);
+    sequences(board, shape).try_for_each(|sequence| {
+        sequence.scores(&scratch, qkv)?;
+        sequence.groups().try_for_each(|[q, _, v]| {
+            let values = sequence.shared(sequence.heads(qkv, v)).transposed();
+            let grad = sequence.squares(scratch.grad_probabilities, Elem::F32, q);
+            sequence.products([t, t, d], sequence.out_heads(grad_out, q), values, grad)
+        })?;
+        let log_sum_exp = log_sum_exp.add(sequence.idx * n_heads * t, Elem::F32);
+        let Scratch { scores, grad_probabilities, probabilities, grad_scores, .. } = scratch;
+        let buffers = [probabilities, grad_scores, scores, grad_probabilities, log_sum_exp];
+        sequence.softmax("attention_bwd", &buffers, site)?;
+        sequence.groups().try_for_each(|[q, k, v]| {
+            let grad_scores = sequence.squares(grad_scores, elem, q);
+            let keys = sequence.shared(sequence.heads(qkv, k));
+            sequence.products([t, d, t], grad_scores, keys, sequence.heads(grad_qkv, q))?;
+            let queries = sequence.heads(qkv, q);
+            sequence.sums([t, d, t], grad_scores.transposed(), queries, sequence.heads(grad_qkv, k))?;
+            let probabilities = sequence.squares(probabilities, elem, q).transposed();
+            let grad_out = sequence.out_heads(grad_out, q);
+            sequence.sums([t, d, t], probabilities, grad_out, sequence.heads(grad_qkv, v))
+        })
+    })
+}

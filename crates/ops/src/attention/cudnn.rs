@@ -1,0 +1,319 @@
+//! cuDNN's fused attention, through the C interface of `cudnn.cpp`.
+//!
+//! cuDNN is opened at run time. A program that was built without its headers says so instead.
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ptr;
+
+use wattle_cuda::{Nvidia, open};
+
+use crate::board::{AttentionBackward, AttentionForward, AttentionShape, BoardError, DevicePtr};
+
+/// Room for a sentence of cuDNN's.
+const MESSAGE_BYTES: usize = 1024;
+
+/// cuDNN, working on one stream.
+pub(crate) struct Cudnn {
+    handle: *mut c_void,
+}
+
+// SAFETY: a handle of cuDNN may be used by one thread at a time; who shares a `Cudnn` locks it.
+unsafe impl Send for Cudnn {}
+
+/// How one direction of one shape is computed.
+pub(crate) struct CudnnPlan {
+    plan: *mut c_void,
+    /// Bytes of workspace that each run needs.
+    pub(crate) workspace_bytes: usize,
+}
+
+// SAFETY: a plan is bound to no thread.
+unsafe impl Send for CudnnPlan {}
+
+/// Which pass a plan is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Pass {
+    /// Output and statistics.
+    Forward,
+    /// Gradients.
+    Backward,
+}
+
+/// `wattle_attention_shape`.
+#[repr(C)]
+struct CShape {
+    batch: i64,
+    time: i64,
+    n_heads: i64,
+    n_kv_heads: i64,
+    head_width: i64,
+    qkv_row: i64,
+    out_row: i64,
+    scale: f32,
+    deterministic: i32,
+}
+
+/// `wattle_attention_tensors`.
+#[derive(Debug, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct CTensors {
+    q: u64,
+    k: u64,
+    v: u64,
+    out: u64,
+    stats: u64,
+    grad_out: u64,
+    grad_q: u64,
+    grad_k: u64,
+    grad_v: u64,
+}
+
+impl Cudnn {
+    /// Opens cuDNN for work on `stream`, of the context that is bound.
+    pub(crate) fn open(stream: *mut c_void) -> Result<Self, BoardError> {
+        ffi::available()?;
+        // cuDNN finds these by name once they are in the process, wherever they lie. What it does not need, it does
+        // without; what it needs and does not find, it names.
+        for library in [Nvidia::Cublas, Nvidia::Nvrtc] {
+            if let Ok(library) = open(library) {
+                std::mem::forget(library);
+            }
+        }
+        std::mem::forget(open(Nvidia::Runtime)?);
+        let library = open(Nvidia::Cudnn)?.into_raw();
+        let mut handle = ptr::null_mut();
+        said("cuDNN", |message, size| {
+            // SAFETY: the library is cuDNN and stays open; the stream is of the bound context.
+            unsafe { ffi::wattle_attention_open(library, stream, &raw mut handle, message, size) }
+        })?;
+        Ok(Self { handle })
+    }
+
+    /// cuDNN's version, as 91900.
+    pub(crate) fn version(&self) -> usize {
+        // SAFETY: cuDNN is open.
+        unsafe { ffi::wattle_attention_version() }
+    }
+
+    /// Makes a plan; this may take seconds.
+    pub(crate) fn plan(
+        &self,
+        shape: &AttentionShape,
+        pass: Pass,
+        deterministic: bool,
+    ) -> Result<CudnnPlan, BoardError> {
+        let shape = CShape::of(shape, deterministic);
+        let (mut plan, mut workspace_bytes) = (ptr::null_mut(), 0);
+        let backward = i32::from(pass == Pass::Backward);
+        said("cuDNN's plan", |message, size| {
+            let (plan, bytes) = (&raw mut plan, &raw mut workspace_bytes);
+            // SAFETY: the handle lives, and all pointers are to values of this frame.
+            unsafe {
+                ffi::wattle_attention_plan(
+                    self.handle,
+                    &raw const shape,
+                    backward,
+                    plan,
+                    bytes,
+                    message,
+                    size,
+                )
+            }
+        })?;
+        Ok(CudnnPlan { plan, workspace_bytes: usize::try_from(workspace_bytes).unwrap_or(0) })
+    }
+
+    /// Queues a plan. The tensors are as its shape says, and `workspace` has as many bytes as it needs.
+    pub(crate) fn run(
+        &self,
+        plan: &CudnnPlan,
+        tensors: &CTensors,
+        workspace: DevicePtr,
+    ) -> Result<(), BoardError> {
+        let workspace = ptr::without_provenance_mut(workspace.address() as usize);
+        said("cuDNN's attention", |message, size| {
+            let tensors = ptr::from_ref(tensors);
+            // SAFETY: handle and plan live; that the addresses are of such tensors is the caller's part.
+            unsafe { ffi::wattle_attention_run(self.handle, plan.plan, tensors, workspace, message, size) }
+        })
+    }
+}
+
+impl Drop for Cudnn {
+    fn drop(&mut self) {
+        // SAFETY: made by `open`, and not used after.
+        unsafe { ffi::wattle_attention_close(self.handle) };
+    }
+}
+
+impl Drop for CudnnPlan {
+    fn drop(&mut self) {
+        // SAFETY: made by `Cudnn::plan`, and not used after.
+        unsafe { ffi::wattle_attention_free(self.plan) };
+    }
+}
+
+impl CShape {
+    fn of(shape: &AttentionShape, deterministic: bool) -> Self {
+        Self {
+            batch: shape.batch as i64,
+            time: shape.time as i64,
+            n_heads: shape.n_heads as i64,
+            n_kv_heads: shape.n_kv_heads as i64,
+            head_width: shape.head_width as i64,
+            qkv_row: shape.qkv_row_stride as i64,
+            out_row: shape.out_row_stride as i64,
+            scale: (1.0 / (shape.head_width as f64).sqrt()) as f32,
+            deterministic: i32::from(deterministic),
+        }
+    }
+}
+
+impl From<&AttentionForward> for CTensors {
+    fn from(tensors: &AttentionForward) -> Self {
+        let AttentionForward { q, k, v, out, stats } = tensors;
+        let [q, k, v, out, stats] = [q, k, v, out, stats].map(|ptr| ptr.address());
+        Self { q, k, v, out, stats, grad_out: 0, grad_q: 0, grad_k: 0, grad_v: 0 }
+    }
+}
+
+impl From<&AttentionBackward> for CTensors {
+    fn from(tensors: &AttentionBackward) -> Self {
+        let AttentionBackward { forward, grad_out, grad_q, grad_k, grad_v } = tensors;
+        let [grad_out, grad_q, grad_k, grad_v] = [grad_out, grad_q, grad_k, grad_v].map(|ptr| ptr.address());
+        Self { grad_out, grad_q, grad_k, grad_v, ..Self::from(forward) }
+    }
+}
+
+/// Does `call`, which gives 0 or writes a sentence.
+fn said(name: &'static str, call: impl FnOnce(*mut c_char, usize) -> c_int) -> Result<(), BoardError> {
+    let mut message = [0_u8; MESSAGE_BYTES];
+    if call(message.as_mut_ptr().cast(), message.len()) == 0 {
+        return Ok(());
+    }
+    let text = CStr::from_bytes_until_nul(&message).unwrap_or_default();
+    Err(BoardError::Call { call: name, why: text.to_string_lossy().into_owned() })
+}
+
+#[cfg(cudnn)]
+mod ffi {
+    use super::{BoardError, CShape, CTensors, c_char, c_int, c_void};
+
+    pub(super) fn available() -> Result<(), BoardError> {
+        Ok(())
+    }
+
+    unsafe extern "C" {
+        pub(super) fn wattle_attention_open(
+            library: *mut c_void,
+            stream: *mut c_void,
+            handle: *mut *mut c_void,
+            message: *mut c_char,
+            size: usize,
+        ) -> c_int;
+        pub(super) fn wattle_attention_close(handle: *mut c_void);
+        pub(super) fn wattle_attention_version() -> usize;
+        pub(super) fn wattle_attention_plan(
+            handle: *mut c_void,
+            shape: *const CShape,
+            backward: i32,
+            plan: *mut *mut c_void,
+            workspace_bytes: *mut i64,
+            message: *mut c_char,
+            size: usize,
+        ) -> c_int;
+        pub(super) fn wattle_attention_free(plan: *mut c_void);
+        pub(super) fn wattle_attention_run(
+            handle: *mut c_void,
+            plan: *mut c_void,
+            tensors: *const CTensors,
+            workspace: *mut c_void,
+            message: *mut c_char,
+            size: usize,
+        ) -> c_int;
+    }
+}
+
+/// Where `cudnn.cpp` is not part of the program: [`available`](ffi::available) says so before anything else is called.
+#[cfg(not(cudnn))]
+mod ffi {
+    use super::{BoardError, CShape, CTensors, c_char, c_int, c_void};
+
+    pub(super) fn available() -> Result<(), BoardError> {
+        let why = "this program was built without it: --features cudnn, with CUDNN_FRONTEND_INCLUDE set to the \
+                   headers of nvidia-cudnn-frontend and nvidia-cudnn-cu13";
+        Err(BoardError::Call { call: "cuDNN", why: why.to_owned() })
+    }
+
+    const NEVER: &str = "`available` refuses before anything is made";
+
+    pub(super) unsafe fn wattle_attention_open(
+        _: *mut c_void,
+        _: *mut c_void,
+        _: *mut *mut c_void,
+        _: *mut c_char,
+        _: usize,
+    ) -> c_int {
+        unreachable!("{NEVER}")
+    }
+
+    pub(super) unsafe fn wattle_attention_close(_: *mut c_void) {
+        unreachable!("{NEVER}")
+    }
+
+    pub(super) unsafe fn wattle_attention_version() -> usize {
+        unreachable!("{NEVER}")
+    }
+
+    pub(super) unsafe fn wattle_attention_plan(
+        _: *mut c_void,
+        _: *const CShape,
+        _: i32,
+        _: *mut *mut c_void,
+        _: *mut i64,
+        _: *mut c_char,
+        _: usize,
+    ) -> c_int {
+        unreachable!("{NEVER}")
+    }
+
+    pub(super) unsafe fn wattle_attention_free(_: *mut c_void) {
+        unreachable!("{NEVER}")
+    }
+
+    pub(super) unsafe fn wattle_attention_run(
+        _: *mut c_void,
+        _: *mut c_void,
+        _: *const CTensors,
+        _: *mut c_void,
+        _: *mut c_char,
+        _: usize,
+    ) -> c_int {
+        unreachable!("{NEVER}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sentence_is_passed_on() {
+        let error = said("cuDNN", |message, size| {
+            let sentence = c"no engine for this shape";
+            assert!(sentence.count_bytes() < size);
+            // SAFETY: there is room, as was just checked.
+            unsafe { ptr::copy_nonoverlapping(sentence.as_ptr(), message, sentence.count_bytes()) };
+            1
+        });
+        assert_eq!(error.unwrap_err().to_string(), "cuDNN: no engine for this shape");
+        assert!(said("cuDNN", |_, _| 0).is_ok());
+    }
+
+    #[cfg(not(cudnn))]
+    #[test]
+    fn without_its_headers_the_program_says_how_to_get_it() {
+        let Err(error) = Cudnn::open(ptr::null_mut()) else { panic!("there is no cuDNN in this program") };
+        assert!(error.to_string().contains("CUDNN_FRONTEND_INCLUDE"), "{error}");
+    }
+}

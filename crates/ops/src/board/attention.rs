@@ -1,0 +1,72 @@
+//! Attention by a library of the device's vendor.
+
+use super::{BoardError, DevicePtr};
+
+/// Causal self-attention in one kernel, forward and backward, without a matrix of scores in memory; all of it in
+/// bf16 but for the sums. Scores are scaled by 1/√d.
+pub trait FusedAttention {
+    /// Makes ready for a shape, which may allocate; to be called before a step is recorded. Later calls do nothing.
+    ///
+    /// # Errors
+    /// If the library has no kernel for the shape.
+    fn prepare(&self, shape: &AttentionShape) -> Result<(), BoardError>;
+
+    /// Writes `out` and `stats`.
+    fn forward(&self, shape: &AttentionShape, tensors: &AttentionForward) -> Result<(), BoardError>;
+
+    /// Overwrites the gradients of q, k and v, from what the forward pass read and wrote.
+    fn backward(&self, shape: &AttentionShape, tensors: &AttentionBackward) -> Result<(), BoardError>;
+}
+
+/// Sizes of an attention, and how its tensors lie.
+///
+/// # Shapes
+/// q, out (b, t, h, d); k, v (b, t, h_kv, d). Heads lie side by side, the rows of one sequence after those of the one
+/// before; q, k and v may be parts of one row, as (b, t, (h + 2·h_kv)·d). The gradients lie as what they are of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AttentionShape {
+    /// Sequences, b.
+    pub batch: usize,
+    /// Length of each, t.
+    pub time: usize,
+    /// Heads of queries, h.
+    pub n_heads: usize,
+    /// Heads of keys and values, h_kv, of which h is a multiple.
+    pub n_kv_heads: usize,
+    /// Width of a head, d.
+    pub head_width: usize,
+    /// Elements from one row of q, k or v to the next.
+    pub qkv_row_stride: usize,
+    /// Elements from one row of the output to the next.
+    pub out_row_stride: usize,
+}
+
+/// What a forward pass reads and writes, each at a multiple of 16 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttentionForward {
+    /// Queries.
+    pub q: DevicePtr,
+    /// Keys.
+    pub k: DevicePtr,
+    /// Values.
+    pub v: DevicePtr,
+    /// Written: the output.
+    pub out: DevicePtr,
+    /// Written: the logarithm of each row's sum of exponentials, (b, h, t) in `f32`.
+    pub stats: DevicePtr,
+}
+
+/// What a backward pass reads and writes, each at a multiple of 16 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttentionBackward {
+    /// What the forward pass read and wrote.
+    pub forward: AttentionForward,
+    /// Gradient of the output.
+    pub grad_out: DevicePtr,
+    /// Written: gradient of the queries.
+    pub grad_q: DevicePtr,
+    /// Written: gradient of the keys.
+    pub grad_k: DevicePtr,
+    /// Written: gradient of the values.
+    pub grad_v: DevicePtr,
+}

@@ -1,0 +1,289 @@
+//! Matrix products by cuBLASLt, with one plan for each shape.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::ffi::c_int;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::column_major::{ColumnMajor, Layout, alignment};
+use super::cublaslt::{self, CublasLt, Description, Heuristic};
+use super::driver::Handle;
+use super::stream::Stream;
+use crate::board::{BoardError, DevicePtr, Elem, Epilogue, Gemm};
+
+/// Bytes of workspace from Hopper on, as NVIDIA advises for cuBLAS there.
+pub(super) const WORKSPACE_BYTES_HOPPER: usize = 32 << 20;
+/// Bytes of workspace before it.
+pub(super) const WORKSPACE_BYTES: usize = 8 << 20;
+/// How many algorithms are asked for; the first that can be had is taken.
+const N_CANDIDATES: usize = 8;
+
+/// Multiplies matrices on one stream.
+pub(super) struct Matmul {
+    table: Arc<CublasLt>,
+    handle: Handle,
+    workspace: DevicePtr,
+    workspace_bytes: usize,
+    tf32: bool,
+    plans: Mutex<HashMap<Key, Plan>>,
+}
+
+/// What a plan hangs on: products that differ in nothing of it are computed by the same algorithm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    product: ColumnMajor,
+    epilogue: u32,
+    /// Smaller of those of bias and of what is kept; the largest where there are none.
+    epilogue_alignment: u32,
+    accumulate: bool,
+}
+
+/// Descriptions and algorithm of a product.
+struct Plan {
+    product: Description,
+    left: Description,
+    right: Description,
+    out: Description,
+    algorithm: [u64; 8],
+}
+
+impl Matmul {
+    /// `workspace` is this one's alone; a context is bound. With `tf32`, factors in `f32` are rounded to TF32.
+    pub(super) fn new(workspace: DevicePtr, workspace_bytes: usize, tf32: bool) -> Result<Self, BoardError> {
+        let table = Arc::new(CublasLt::open()?);
+        let mut handle = Handle::NULL;
+        // SAFETY: the pointer is to a handle of this frame.
+        table.check("cublasLtCreate", unsafe { (table.create)(&raw mut handle) })?;
+        Ok(Self { table, handle, workspace, workspace_bytes, tf32, plans: Mutex::default() })
+    }
+
+    /// cuBLASLt's version, as 130100.
+    pub(super) fn version(&self) -> usize {
+        // SAFETY: it only answers.
+        unsafe { (self.table.version)() }
+    }
+
+    /// Queues a product.
+    pub(super) fn run(&self, gemm: &Gemm, stream: &Stream) -> Result<(), BoardError> {
+        if gemm.m == 0 || gemm.n == 0 || gemm.batch == 0 {
+            return Ok(());
+        }
+        let key = Key::of(gemm)?;
+        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        let plan = match plans.entry(key) {
+            Entry::Occupied(plan) => plan.into_mut(),
+            Entry::Vacant(place) => place.insert(self.plan(&key, gemm)?),
+        };
+        plan.point_epilogue(gemm)?;
+        self.queue(plan, gemm, stream)
+    }
+
+    fn queue(&self, plan: &Plan, gemm: &Gemm, stream: &Stream) -> Result<(), BoardError> {
+        let (alpha, beta) = (gemm.alpha, if gemm.accumulate { 1.0_f32 } else { 0.0 });
+        let (left, right, out) = (gemm.b.ptr.address(), gemm.a.ptr.address(), gemm.c.ptr.address());
+        // SAFETY: the descriptions are the plan's and live; both factors are read during the call; the workspace has
+        // the size that is said; that the addresses are of matrices as described is the caller's part.
+        let status = unsafe {
+            (self.table.matmul)(
+                self.handle,
+                plan.product.handle,
+                (&raw const alpha).cast(),
+                left,
+                plan.left.handle,
+                right,
+                plan.right.handle,
+                (&raw const beta).cast(),
+                out,
+                plan.out.handle,
+                out,
+                plan.out.handle,
+                plan.algorithm.as_ptr(),
+                self.workspace.address(),
+                self.workspace_bytes,
+                stream.handle,
+            )
+        };
+        self.table.check("cublasLtMatmul", status)
+    }
+
+    fn plan(&self, key: &Key, gemm: &Gemm) -> Result<Plan, BoardError> {
+        let ColumnMajor { left, right, out, batch, .. } = key.product;
+        let is_f32 = left.layout.elem == Elem::F32;
+        let compute =
+            if is_f32 && self.tf32 { cublaslt::COMPUTE_32F_FAST_TF32 } else { cublaslt::COMPUTE_32F };
+        let product = Description::of_product(&self.table, compute)?;
+        product.set(cublaslt::DESC_TRANSA, i32::from(left.transposed))?;
+        product.set(cublaslt::DESC_TRANSB, i32::from(right.transposed))?;
+        product.set(cublaslt::DESC_EPILOGUE, key.epilogue)?;
+        if key.epilogue == cublaslt::EPILOGUE_GELU_AUX_BIAS {
+            product.set(cublaslt::DESC_AUX_LD, out.leading as i64)?;
+        }
+        let mut plan = Plan {
+            product,
+            left: self.layout(&left.layout, batch)?,
+            right: self.layout(&right.layout, batch)?,
+            out: self.layout(&out, batch)?,
+            algorithm: [0; 8],
+        };
+        plan.point_epilogue(gemm)?;
+        plan.algorithm = self.algorithm(&plan, key)?;
+        Ok(plan)
+    }
+
+    fn layout(&self, layout: &Layout, batch: usize) -> Result<Description, BoardError> {
+        let Layout { elem, rows, columns, leading, batch_stride } = *layout;
+        let description = Description::of_layout(&self.table, elem, rows, columns, leading)?;
+        if batch > 1 {
+            let count = i32::try_from(batch).map_err(|_| BoardError::Product(format!("{batch} at once")))?;
+            description.set(cublaslt::LAYOUT_BATCH_COUNT, count)?;
+            description.set(cublaslt::LAYOUT_BATCH_STRIDE, batch_stride as i64)?;
+        }
+        Ok(description)
+    }
+
+    fn algorithm(&self, plan: &Plan, key: &Key) -> Result<[u64; 8], BoardError> {
+        let preference = Description::of_preference(&self.table)?;
+        preference.set(cublaslt::PREF_MAX_WORKSPACE_BYTES, self.workspace_bytes as u64)?;
+        for (attribute, alignment) in cublaslt::PREF_MIN_ALIGNMENTS.into_iter().zip(key.alignments()) {
+            preference.set(attribute, alignment)?;
+        }
+        let mut found = [Heuristic::default(); N_CANDIDATES];
+        let mut n_found: c_int = 0;
+        // SAFETY: the descriptions live; there is room for as many answers as are asked for.
+        let status = unsafe {
+            (self.table.heuristics)(
+                self.handle,
+                plan.product.handle,
+                plan.left.handle,
+                plan.right.handle,
+                plan.out.handle,
+                plan.out.handle,
+                preference.handle,
+                N_CANDIDATES as c_int,
+                found.as_mut_ptr(),
+                &raw mut n_found,
+            )
+        };
+        self.table
+            .check("cublasLtMatmulAlgoGetHeuristic", status)
+            .map_err(|error| no_algorithm(key, &error))?;
+        let n_found = usize::try_from(n_found).unwrap_or(0);
+        let fits = |answer: &&Heuristic| answer.state == 0 && answer.workspace_bytes <= self.workspace_bytes;
+        match found.iter().take(n_found).find(fits) {
+            Some(answer) => Ok(answer.algorithm),
+            None => Err(no_algorithm(key, &"none of its algorithms fits")),
+        }
+    }
+}
+
+impl Drop for Matmul {
+    fn drop(&mut self) {
+        // SAFETY: made by `new`, and not used after.
+        let _ = unsafe { (self.table.destroy)(self.handle) };
+    }
+}
+
+impl Key {
+    fn of(gemm: &Gemm) -> Result<Self, BoardError> {
+        let product = ColumnMajor::of(gemm)?;
+        let (epilogue, epilogue_alignment) = match gemm.epilogue {
+            Epilogue::None => (cublaslt::EPILOGUE_DEFAULT, alignment(DevicePtr::NULL)),
+            Epilogue::Bias(bias) => (cublaslt::EPILOGUE_BIAS, alignment(bias)),
+            Epilogue::GeluTanh { bias, before } => {
+                (cublaslt::EPILOGUE_GELU_AUX_BIAS, alignment(bias).min(alignment(before)))
+            }
+        };
+        if gemm.epilogue != Epilogue::None && (gemm.accumulate || gemm.batch > 1) {
+            return Err(BoardError::Product("an epilogue is for one product that is not added".to_owned()));
+        }
+        Ok(Self { product, epilogue, epilogue_alignment, accumulate: gemm.accumulate })
+    }
+
+    /// Of left, right, what is added to, and result.
+    fn alignments(&self) -> [u32; 4] {
+        let [left, right, out] = self.product.alignments;
+        [left, right, out, out]
+    }
+}
+
+impl Plan {
+    /// The addresses of an epilogue are part of cuBLASLt's description, not of its call.
+    fn point_epilogue(&self, gemm: &Gemm) -> Result<(), BoardError> {
+        let (bias, before) = match gemm.epilogue {
+            Epilogue::None => return Ok(()),
+            Epilogue::Bias(bias) => (bias, None),
+            Epilogue::GeluTanh { bias, before } => (bias, Some(before)),
+        };
+        self.product.set(cublaslt::DESC_BIAS_POINTER, bias.address())?;
+        match before {
+            Some(before) => self.product.set(cublaslt::DESC_AUX_POINTER, before.address()),
+            None => Ok(()),
+        }
+    }
+}
+
+fn no_algorithm(key: &Key, why: &dyn std::fmt::Display) -> BoardError {
+    let ColumnMajor { out, left, .. } = key.product;
+    let inner = if left.transposed { left.layout.rows } else { left.layout.columns };
+    BoardError::Product(format!("({}, {inner}) by ({inner}, {}): {why}", out.columns, out.rows))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::board::Matrix;
+
+    fn gemm() -> Gemm {
+        let matrix = |address| Matrix::new(DevicePtr::new(address), Elem::Bf16, 64);
+        Gemm {
+            m: 64,
+            n: 64,
+            k: 64,
+            a: matrix(1 << 20),
+            b: matrix(2 << 20),
+            c: matrix(3 << 20),
+            alpha: 1.0,
+            accumulate: false,
+            batch: 1,
+            epilogue: Epilogue::None,
+        }
+    }
+
+    #[test]
+    fn a_plan_serves_other_addresses_of_the_same_alignment() {
+        let key = Key::of(&gemm()).unwrap();
+        let mut other = gemm();
+        other.a.ptr = DevicePtr::new(7 << 20);
+        other.alpha = 0.5;
+        assert_eq!(Key::of(&other).unwrap(), key);
+        other.a.ptr = DevicePtr::new((7 << 20) + 16);
+        assert_ne!(Key::of(&other).unwrap(), key, "16 bytes are not 256");
+    }
+
+    #[test]
+    fn a_plan_serves_nothing_that_is_computed_otherwise() {
+        let key = Key::of(&gemm()).unwrap();
+        let changes: [fn(&mut Gemm); 7] = [
+            |g| g.m = 32,
+            |g| g.accumulate = true,
+            |g| g.c.elem = Elem::F32,
+            |g| g.a = g.a.transposed(),
+            |g| g.b.row_stride = 128,
+            |g| (g.batch, g.a.batch_stride) = (2, 4096),
+            |g| g.epilogue = Epilogue::Bias(DevicePtr::new(4 << 20)),
+        ];
+        for (i, change) in changes.into_iter().enumerate() {
+            let mut other = gemm();
+            change(&mut other);
+            assert_ne!(Key::of(&other).unwrap(), key, "change {i}");
+        }
+    }
+
+    #[test]
+    fn an_epilogue_is_refused_where_it_is_not_defined() {
+        let mut added = gemm();
+        added.epilogue = Epilogue::Bias(DevicePtr::new(4 << 20));
+        added.accumulate = true;
+        assert!(Key::of(&added).unwrap_err().to_string().contains("not added"));
+    }
+}

@@ -1,0 +1,186 @@
+//! cuDNN's attention against the definition, in `f64`.
+
+use super::{
+    AttentionBackward, AttentionForward, AttentionShape, Board, CudaBoard, DevicePtr, Elem, board, decode,
+    encode, read,
+};
+
+/// bf16 keeps 8 bits of each probability, score and product's term; what cancels loses more. Against the largest
+/// value of the tensor.
+const TOLERANCE: f64 = 0.02;
+
+#[test]
+#[ignore = "needs an NVIDIA GPU with cuDNN"]
+fn packed_heads_forward_and_backward() {
+    check(&shape(2, 128, 4, 4, 64));
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU with cuDNN"]
+fn grouped_heads_of_a_length_that_is_no_multiple_of_a_tile() {
+    check(&shape(3, 200, 6, 2, 128));
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU with cuDNN"]
+fn it_is_part_of_a_recorded_step_and_gives_the_same_bits() {
+    let board = board();
+    let shape = shape(2, 256, 4, 4, 64);
+    let on_device = OnDevice::new(&board, &shape);
+    on_device.run(&board, &shape);
+    let once = on_device.results(&board);
+    board.begin_record().unwrap();
+    on_device.run(&board, &shape);
+    let step = board.end_record().unwrap();
+    on_device.clear(&board);
+    board.replay(step).unwrap();
+    assert!(once == on_device.results(&board), "a replay differs");
+}
+
+#[test]
+fn the_definition_has_the_gradient_of_its_differences() {
+    let shape = shape(1, 5, 4, 2, 3);
+    let (qkv, grad_out) = (values(1, n_qkv(&shape)), values(2, n_out(&shape)));
+    let (_, _, grad_qkv) = definition(&shape, &qkv, &grad_out);
+    let value = |qkv: &[f64]| -> f64 {
+        let (out, _, _) = definition(&shape, qkv, &grad_out);
+        out.iter().zip(&grad_out).map(|(out, grad)| out * grad).sum()
+    };
+    for i in (0..qkv.len()).step_by(7) {
+        let moved = |by: f64| {
+            let mut qkv = qkv.clone();
+            qkv[i] += by;
+            value(&qkv)
+        };
+        let difference = (moved(1e-5) - moved(-1e-5)) / 2e-5;
+        assert!((difference - grad_qkv[i]).abs() < 1e-7, "{i}: {difference} and {}", grad_qkv[i]);
+    }
+}
+
+fn check(shape: &AttentionShape) {
+    let board = board();
+    let on_device = OnDevice::new(&board, shape);
+    on_device.run(&board, shape);
+    let (out, stats, grad_qkv) = definition(shape, &on_device.qkv, &on_device.grad_out);
+    let [got_out, got_stats, got_grad] = on_device.results(&board);
+    close("out", &got_out, &out);
+    close("stats", &got_stats, &stats);
+    close("grad_qkv", &got_grad, &grad_qkv);
+}
+
+fn close(name: &str, got: &[f64], expected: &[f64]) {
+    assert_eq!(got.len(), expected.len(), "{name}");
+    let scale = expected.iter().fold(0.0_f64, |largest, value| largest.max(value.abs()));
+    let error = got.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    assert!(error <= TOLERANCE * scale, "{name}: {error} off at a scale of {scale}");
+    assert!(got.iter().all(|value| value.is_finite()), "{name}");
+}
+
+/// Packed q, k and v.
+fn shape(batch: usize, time: usize, n_heads: usize, n_kv_heads: usize, head_width: usize) -> AttentionShape {
+    let qkv_row_stride = (n_heads + 2 * n_kv_heads) * head_width;
+    let out_row_stride = n_heads * head_width;
+    AttentionShape { batch, time, n_heads, n_kv_heads, head_width, qkv_row_stride, out_row_stride }
+}
+
+fn n_qkv(shape: &AttentionShape) -> usize {
+    shape.batch * shape.time * shape.qkv_row_stride
+}
+
+fn n_out(shape: &AttentionShape) -> usize {
+    shape.batch * shape.time * shape.out_row_stride
+}
+
+fn values(seed: usize, n: usize) -> Vec<f64> {
+    (0..n).map(|i| ((i * 7919 + seed * 104_729) % 257) as f64 / 128.0 - 1.0).collect()
+}
+
+struct OnDevice {
+    qkv: Vec<f64>,
+    grad_out: Vec<f64>,
+    tensors: AttentionBackward,
+    grad_qkv: DevicePtr,
+    n_stats: usize,
+}
+
+impl OnDevice {
+    fn new(board: &CudaBoard, shape: &AttentionShape) -> Self {
+        // What bf16 holds, so that both sides begin with the same numbers.
+        let held = |values: Vec<f64>| decode(&encode(&values, Elem::Bf16), Elem::Bf16);
+        let (qkv, grad_out) = (held(values(1, n_qkv(shape))), held(values(2, n_out(shape))));
+        let n_stats = shape.batch * shape.n_heads * shape.time;
+        let [q, grad_qkv] = [0; 2].map(|_| board.allocate(qkv.len() * 2).unwrap());
+        let [out, grad] = [0; 2].map(|_| board.allocate(grad_out.len() * 2).unwrap());
+        let stats = board.allocate(n_stats * 4).unwrap();
+        board.write(q, &encode(&qkv, Elem::Bf16)).unwrap();
+        board.write(grad, &encode(&grad_out, Elem::Bf16)).unwrap();
+        let parts = |ptr: DevicePtr| {
+            let (n_q, n_kv) = (shape.n_heads * shape.head_width, shape.n_kv_heads * shape.head_width);
+            [ptr, ptr.add(n_q, Elem::Bf16), ptr.add(n_q + n_kv, Elem::Bf16)]
+        };
+        let ([q, k, v], [grad_q, grad_k, grad_v]) = (parts(q), parts(grad_qkv));
+        let forward = AttentionForward { q, k, v, out, stats };
+        let tensors = AttentionBackward { forward, grad_out: grad, grad_q, grad_k, grad_v };
+        Self { qkv, grad_out, tensors, grad_qkv, n_stats }
+    }
+
+    fn run(&self, board: &CudaBoard, shape: &AttentionShape) {
+        let attention = board.fused_attention();
+        let attention = attention.unwrap_or_else(|| panic!("no fused attention: {:?}", board.attention()));
+        attention.forward(shape, &self.tensors.forward).unwrap();
+        attention.backward(shape, &self.tensors).unwrap();
+    }
+
+    fn clear(&self, board: &CudaBoard) {
+        board.zero(self.tensors.forward.out, self.grad_out.len() * 2).unwrap();
+        board.zero(self.grad_qkv, self.qkv.len() * 2).unwrap();
+    }
+
+    /// Output, statistics, gradients of q, k and v.
+    fn results(&self, board: &CudaBoard) -> [Vec<f64>; 3] {
+        let forward = &self.tensors.forward;
+        [
+            decode(&read(board, forward.out, self.grad_out.len() * 2), Elem::Bf16),
+            decode(&read(board, forward.stats, self.n_stats * 4), Elem::F32),
+            decode(&read(board, self.grad_qkv, self.qkv.len() * 2), Elem::Bf16),
+        ]
+    }
+}
+
+/// Output, statistics and gradients of packed q, k, v.
+fn definition(shape: &AttentionShape, qkv: &[f64], grad_out: &[f64]) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
+    let AttentionShape { batch, time, n_heads, n_kv_heads, head_width: d, .. } = *shape;
+    let scale = 1.0 / (d as f64).sqrt();
+    let mut out = vec![0.0; n_out(shape)];
+    let mut stats = vec![0.0; batch * n_heads * time];
+    let mut grad_qkv = vec![0.0; n_qkv(shape)];
+    for (b, h) in (0..batch).flat_map(|b| (0..n_heads).map(move |h| (b, h))) {
+        let kv_head = h / (n_heads / n_kv_heads);
+        let q = |t: usize, i: usize| (b * time + t) * shape.qkv_row_stride + h * d + i;
+        let k = |t: usize, i: usize| q(t, i) + (n_heads - h + kv_head) * d;
+        let v = |t: usize, i: usize| k(t, i) + n_kv_heads * d;
+        let o = |t: usize, i: usize| (b * time + t) * shape.out_row_stride + h * d + i;
+        for t in 0..time {
+            let score = |s: usize| scale * (0..d).map(|i| qkv[q(t, i)] * qkv[k(s, i)]).sum::<f64>();
+            let scores: Vec<f64> = (0..=t).map(score).collect();
+            let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let log_sum = largest + scores.iter().map(|score| (score - largest).exp()).sum::<f64>().ln();
+            stats[(b * n_heads + h) * time + t] = log_sum;
+            let p: Vec<f64> = scores.iter().map(|score| (score - log_sum).exp()).collect();
+            for i in 0..d {
+                out[o(t, i)] = (0..=t).map(|s| p[s] * qkv[v(s, i)]).sum();
+            }
+            let grad_p = |s: usize| (0..d).map(|i| grad_out[o(t, i)] * qkv[v(s, i)]).sum::<f64>();
+            let along: f64 = (0..d).map(|i| grad_out[o(t, i)] * out[o(t, i)]).sum();
+            for s in 0..=t {
+                let grad_score = scale * p[s] * (grad_p(s) - along);
+                for i in 0..d {
+                    grad_qkv[v(s, i)] += p[s] * grad_out[o(t, i)];
+                    grad_qkv[q(t, i)] += grad_score * qkv[k(s, i)];
+                    grad_qkv[k(s, i)] += grad_score * qkv[q(t, i)];
+                }
+            }
+        }
+    }
+    (out, stats, grad_qkv)
+}

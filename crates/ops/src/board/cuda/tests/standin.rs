@@ -1,0 +1,95 @@
+//! The checks that a GPU is for, on a stand-in for the driver and cuBLASLt: not their kernels, but all that the board
+//! does itself.
+
+use std::env;
+use std::path::Path;
+use std::process::Command;
+
+use wattle_cuda::Nvidia;
+
+use super::{Board, CudaBoard, DevicePtr, Elem, Launch, board, decode, encode, read};
+use crate::board::cuda::lock;
+use crate::board::cuda::module::Kernels;
+use crate::board::{Arg, BoardError};
+
+/// As a fat binary begins; the byte after says that the stand-in takes it.
+const FATBIN: [u8; 12] = [0x50, 0xED, 0x55, 0xBA, 1, 0, 0, 0, 0, 0, 0, 0];
+
+#[test]
+fn the_board_passes_its_checks_on_a_stand_in() {
+    let dir = tempfile::tempdir().unwrap();
+    build(dir.path());
+    let mut checks = Command::new(env::current_exe().unwrap());
+    checks.args(["--ignored", "--test-threads=1", "board::cuda::tests::"]);
+    // What needs the vendor's own libraries.
+    checks.args(["--skip", "tests::attention", "--skip", "cublaslt_has"]);
+    let output = checks.env("LD_LIBRARY_PATH", dir.path()).output().unwrap();
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("12 passed; 0 failed"), "{said}");
+}
+
+#[test]
+#[ignore = "needs the stand-in"]
+fn a_kernel_gets_its_arguments_grid_and_shared_memory() {
+    let board = board();
+    let kernels = Kernels::load(&board.context, &[("add", &FATBIN)]).unwrap();
+    let at = board.allocate(1000 * 4).unwrap();
+    board.write(at, &encode(&[1.5; 1000], Elem::F32)).unwrap();
+    let args = [at.into(), 1000_i32.into(), 2.25_f32.into()];
+    let launch = |shared_bytes| launch(&board, &kernels, at, &args, shared_bytes);
+    assert_eq!(launch(64 << 10).unwrap(), [3.75; 1000]);
+    let error = launch(232_448).unwrap_err();
+    assert!(matches!(&error, BoardError::Launch { kernel, .. } if kernel == "add_fwd_f32"), "{error}");
+}
+
+#[test]
+#[ignore = "needs the stand-in"]
+fn what_is_said_against_a_kernel_is_passed_on() {
+    let board = board();
+    let refused = |fatbin: &[u8]| match Kernels::load(&board.context, &[("add", fatbin)]) {
+        Ok(_) => panic!("taken"),
+        Err(error) => error.to_string(),
+    };
+    let mut of_another_target = FATBIN;
+    of_another_target[4] = 0;
+    let said = refused(&of_another_target);
+    assert!(said.contains("kernels/add.cu") && said.contains("ptxas: no such target"), "{said}");
+    assert!(said.contains("update the driver"), "{said}");
+    assert!(refused(&[]).contains("no fat binary"));
+}
+
+#[test]
+#[ignore = "needs the stand-in"]
+fn a_device_that_is_not_there_is_counted() {
+    let Err(error) = CudaBoard::open(3, &super::CudaOptions::default()) else {
+        panic!("there is one device")
+    };
+    assert!(error.to_string().contains("no CUDA device 3: the driver shows 1"), "{error}");
+}
+
+fn launch(
+    board: &CudaBoard,
+    kernels: &Kernels,
+    at: DevicePtr,
+    args: &[Arg],
+    shared_bytes: u32,
+) -> Result<Vec<f64>, BoardError> {
+    let launch = Launch { kernel: "add_fwd_f32", grid: [8, 1, 1], block: [128, 1, 1], shared_bytes, args };
+    kernels.launch(&board.stream, &launch)?;
+    assert!(lock(&board.marks).elapsed_ms(0, 1).is_err(), "nothing was marked");
+    Ok(decode(&read(board, at, 1000 * 4), Elem::F32))
+}
+
+/// Compiles the stand-in into `dir`, under the names of both libraries.
+fn build(dir: &Path) {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/board/cuda/tests/standin.cpp");
+    let driver = dir.join(Nvidia::Driver.file_name());
+    let mut compiler = Command::new(env::var_os("CXX").unwrap_or_else(|| "c++".into()));
+    compiler.args(["-std=c++20", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-o"]);
+    let output = compiler.arg(&driver).arg(source).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // One file, so that the loader makes one library of them.
+    std::os::unix::fs::symlink(&driver, dir.join(Nvidia::CublasLt.file_name())).unwrap();
+}

@@ -1,0 +1,3 @@
+//! Numbers in another type.
+
+pub mod cuda;

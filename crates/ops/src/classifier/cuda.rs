@@ -1,0 +1,52 @@
+//! Softmax and cross-entropy over rows of logits on a board.
+
+use crate::board::args::{args, symbol};
+use crate::board::{Board, BoardError, DevicePtr, Elem, Launch};
+
+/// Some rows of logits, and what they are held against.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rows {
+    /// (n, v_padded)
+    pub logits: DevicePtr,
+    /// (n) `u32`, each below v.
+    pub targets: DevicePtr,
+    /// (n) `f32`, overwritten.
+    pub losses: DevicePtr,
+    /// (n) `u32`, overwritten: 1 where the target's is the first of the largest logits.
+    pub correct: DevicePtr,
+    /// Rows.
+    pub n: usize,
+    /// Tokens of the vocabulary.
+    pub v: usize,
+    /// Columns.
+    pub v_padded: usize,
+    /// Type of the logits.
+    pub elem: Elem,
+}
+
+/// Losses and hits; the logits stay.
+///
+/// # Errors
+/// If the launch fails.
+pub fn fwd(board: &dyn Board, rows: &Rows) -> Result<(), BoardError> {
+    launch(board, "classifier_fwd", rows, 0.0)
+}
+
+/// Losses and hits, and in place of the logits the gradients of `scale · Σ losses`, 0 in the columns of padding.
+///
+/// # Errors
+/// If the launch fails.
+pub fn fwd_bwd(board: &dyn Board, rows: &Rows, scale: f32) -> Result<(), BoardError> {
+    launch(board, "classifier_bwd", rows, scale)
+}
+
+fn launch(board: &dyn Board, stem: &str, rows: &Rows, scale: f32) -> Result<(), BoardError> {
+    let &Rows { logits, targets, losses, correct, n, v, v_padded, elem } = rows;
+    board.launch(&Launch {
+        kernel: &symbol(stem, elem),
+        grid: [n as u32, 1, 1],
+        block: [512, 1, 1],
+        shared_bytes: 0,
+        args: &args![logits, losses, correct, targets, v as i32, v_padded as i32, scale],
+    })
+}

@@ -1,0 +1,67 @@
+//! Dropout on a board, with the very masks that the CPU draws.
+
+use wattle_random::Purpose;
+
+use crate::board::args::{args, pack_grid, symbol};
+use crate::board::{Arg, Board, BoardError, DevicePtr, Elem, Launch};
+
+/// One place in a model where elements are dropped. The step is read from the device.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Site {
+    /// The share of elements that are set to zero.
+    pub probability: f32,
+    /// The run's seed.
+    pub seed: u64,
+    /// [`Purpose::word`] of the place.
+    pub purpose: u32,
+    /// What the first element is, counted from the start of the step's whole batch.
+    pub first_element: u64,
+    /// A [`StepState`](crate::board::StepState).
+    pub state: DevicePtr,
+}
+
+impl Site {
+    /// Nothing is dropped.
+    pub const NONE: Self =
+        Self { probability: 0.0, seed: 0, purpose: 0, first_element: 0, state: DevicePtr::NULL };
+
+    /// The place with index `site_idx`, of rows that start at element `first_element`.
+    pub fn new(probability: f32, seed: u64, site_idx: u32, first_element: u64, state: DevicePtr) -> Self {
+        Self { probability, seed, purpose: Purpose::Dropout { site_idx }.word(), first_element, state }
+    }
+
+    /// The same place, `n` elements further on.
+    #[must_use]
+    pub fn starting_at(self, n: u64) -> Self {
+        Self { first_element: self.first_element + n, ..self }
+    }
+
+    pub(crate) fn args(&self) -> [Arg; 5] {
+        args![self.probability, self.seed, self.purpose, self.first_element, self.state]
+    }
+}
+
+/// `out = x · mask`; the backward pass is the same. `out` may be `x`.
+///
+/// # Shapes
+/// `x`, `out` (n)
+///
+/// # Errors
+/// If the launch fails.
+pub fn fwd(
+    board: &dyn Board,
+    out: DevicePtr,
+    x: DevicePtr,
+    n: usize,
+    elem: Elem,
+    site: &Site,
+) -> Result<(), BoardError> {
+    let [probability, seed, purpose, first_element, state] = site.args();
+    board.launch(&Launch {
+        kernel: &symbol("dropout_fwd", elem),
+        grid: [pack_grid(n, elem, 256), 1, 1],
+        block: [256, 1, 1],
+        shared_bytes: 0,
+        args: &args![out, x, n as u64, probability, seed, purpose, first_element, state],
+    })
+}

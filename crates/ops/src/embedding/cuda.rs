@@ -1,0 +1,96 @@
+//! Rows of tables on a board.
+
+use crate::board::args::{args, pack_grid, symbol};
+use crate::board::{Board, BoardError, DevicePtr, Elem, Launch};
+use crate::dropout::cuda::Site;
+
+/// The rows of one micro-batch.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rows {
+    /// (n) `u32`, each in the table.
+    pub tokens: DevicePtr,
+    /// How many, n.
+    pub n: usize,
+    /// Rows of a sequence.
+    pub t: usize,
+    /// Width.
+    pub c: usize,
+    /// Type of tables and rows.
+    pub elem: Elem,
+}
+
+/// `out[r] = dropped(token_table[tokens[r]] + position_table[r mod t])`; `position_table` may be
+/// [`DevicePtr::NULL`].
+///
+/// # Shapes
+/// `token_table` (v, c), `position_table` (≥ t, c) → `out` (n, c).
+///
+/// # Errors
+/// If the launch fails.
+pub fn fwd(
+    board: &dyn Board,
+    out: DevicePtr,
+    rows: &Rows,
+    token_table: DevicePtr,
+    position_table: DevicePtr,
+    site: &Site,
+) -> Result<(), BoardError> {
+    let &Rows { tokens, n, t, c, elem } = rows;
+    let [probability, seed, purpose, first_element, state] = site.args();
+    board.launch(&Launch {
+        kernel: &symbol("embedding_fwd", elem),
+        grid: [n as u32, 1, 1],
+        block: [128, 1, 1],
+        shared_bytes: 0,
+        args: &args![
+            out,
+            tokens,
+            token_table,
+            position_table,
+            t as i32,
+            c as i32,
+            probability,
+            seed,
+            purpose,
+            first_element,
+            state,
+        ],
+    })
+}
+
+/// Adds rows of `grad_out` to the rows of the tables' gradients that they came from, always in the same order;
+/// `grad_position_table` may be [`DevicePtr::NULL`].
+///
+/// # Shapes
+/// `grad_out` (n, c), `order` (n) `u32`: the rows sorted by token, equals in their order → `grad_token_table` (v, c),
+/// `grad_position_table` (≥ t, c), `f32`, accumulated.
+///
+/// # Errors
+/// If a launch fails.
+pub fn bwd(
+    board: &dyn Board,
+    grad_token_table: DevicePtr,
+    grad_position_table: DevicePtr,
+    grad_out: DevicePtr,
+    rows: &Rows,
+    order: DevicePtr,
+) -> Result<(), BoardError> {
+    let &Rows { tokens, n, t, c, elem } = rows;
+    board.launch(&Launch {
+        kernel: &symbol("embedding_bwd", elem),
+        grid: [n as u32, pack_grid(c, elem, 32), 1],
+        block: [32, 8, 1],
+        shared_bytes: 0,
+        args: &args![grad_token_table, grad_out, tokens, order, n as i32, c as i32],
+    })?;
+    if grad_position_table == DevicePtr::NULL {
+        return Ok(());
+    }
+    board.launch(&Launch {
+        kernel: &symbol("embedding_position_bwd", elem),
+        grid: [t as u32, pack_grid(c, elem, 128), 1],
+        block: [128, 1, 1],
+        shared_bytes: 0,
+        args: &args![grad_position_table, grad_out, n as i32, t as i32, c as i32],
+    })
+}

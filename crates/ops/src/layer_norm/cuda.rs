@@ -1,0 +1,190 @@
+//! LayerNorm on a board.
+
+use crate::board::args::{args, pack_grid, symbol};
+use crate::board::{Board, BoardError, DevicePtr, Elem, Launch};
+use crate::dropout::cuda::Site;
+use crate::linear::cuda::{Parts, column_sum};
+
+/// Rows of a block, a warp each.
+const ROWS_A_BLOCK: usize = 4;
+
+/// The rows, and what they are normalized with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Norm {
+    /// Rows.
+    pub n: usize,
+    /// Width.
+    pub c: usize,
+    /// Type of rows and parameters.
+    pub elem: Elem,
+    /// (c)
+    pub weight: DevicePtr,
+    /// (c); [`DevicePtr::NULL`] for none.
+    pub bias: DevicePtr,
+    /// ε
+    pub eps: f32,
+}
+
+/// A normalization's result and statistics.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Normed {
+    /// (n, c)
+    pub out: DevicePtr,
+    /// Mean of each row (n), `f32`.
+    pub mean: DevicePtr,
+    /// One over the standard deviation of each row (n), `f32`.
+    pub rstd: DevicePtr,
+}
+
+/// What is added to the residual stream.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Addend<'a> {
+    /// (n, c)
+    pub rows: DevicePtr,
+    /// (c), added to each row; [`DevicePtr::NULL`] for none.
+    pub bias: DevicePtr,
+    /// Where elements of their sum are dropped.
+    pub site: &'a Site,
+}
+
+/// Floats of scratch that [`bwd`] wants.
+pub fn bwd_scratch_len(n: usize, c: usize) -> usize {
+    2 * Parts::of(n).n_parts * c
+}
+
+/// `normed = LayerNorm(x)`
+///
+/// # Shapes
+/// `x` (n, c) → `normed`, overwritten.
+///
+/// # Errors
+/// If the launch fails.
+pub fn fwd(board: &dyn Board, normed: &Normed, x: DevicePtr, norm: &Norm) -> Result<(), BoardError> {
+    let &Norm { n, c, elem, weight, bias, eps } = norm;
+    board.launch(&Launch {
+        kernel: &symbol("layer_norm_fwd", elem),
+        grid: [n.div_ceil(ROWS_A_BLOCK) as u32, 1, 1],
+        block: [128, 1, 1],
+        shared_bytes: 0,
+        args: &args![normed.out, normed.mean, normed.rstd, x, weight, bias, n as i32, c as i32, eps],
+    })
+}
+
+/// `sum = x + dropped(addend)`, `normed = LayerNorm(sum)`
+///
+/// # Shapes
+/// `x`, `sum` (n, c); `sum` may be `x`.
+///
+/// # Errors
+/// If the launch fails.
+pub fn residual_fwd(
+    board: &dyn Board,
+    sum: DevicePtr,
+    normed: &Normed,
+    x: DevicePtr,
+    addend: &Addend<'_>,
+    norm: &Norm,
+) -> Result<(), BoardError> {
+    let &Norm { n, c, elem, weight, bias, eps } = norm;
+    let [probability, seed, purpose, first_element, state] = addend.site.args();
+    board.launch(&Launch {
+        kernel: &symbol("layer_norm_residual_fwd", elem),
+        grid: [n.div_ceil(ROWS_A_BLOCK) as u32, 1, 1],
+        block: [128, 1, 1],
+        shared_bytes: 0,
+        args: &args![
+            sum,
+            normed.out,
+            normed.mean,
+            normed.rstd,
+            x,
+            addend.rows,
+            addend.bias,
+            weight,
+            bias,
+            n as i32,
+            c as i32,
+            eps,
+            probability,
+            seed,
+            purpose,
+            first_element,
+            state,
+        ],
+    })
+}
+
+/// Where gradients go.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Gradients {
+    /// (n, c), overwritten or, with `accumulate`, added to.
+    pub x: DevicePtr,
+    /// Whether the gradient of x is added to what is there.
+    pub accumulate: bool,
+    /// (c) `f32`, added to.
+    pub weight: DevicePtr,
+    /// (c) `f32`, added to; [`DevicePtr::NULL`] for none.
+    pub bias: DevicePtr,
+}
+
+/// The gradients of [`fwd`]. Sums over rows are always made in the same order.
+///
+/// # Shapes
+/// `grad_out`, `x` (n, c); `scratch`, [`bwd_scratch_len`] floats.
+///
+/// # Errors
+/// If a launch fails.
+pub fn bwd(
+    board: &dyn Board,
+    gradients: &Gradients,
+    grad_out: DevicePtr,
+    x: DevicePtr,
+    normed: &Normed,
+    norm: &Norm,
+    scratch: DevicePtr,
+) -> Result<(), BoardError> {
+    let &Norm { n, c, elem, weight, .. } = norm;
+    let Parts { n_parts, rows_a_part } = Parts::of(n);
+    let partial_bias = match gradients.bias {
+        DevicePtr::NULL => DevicePtr::NULL,
+        _ => scratch.add(n_parts * c, Elem::F32),
+    };
+    board.launch(&Launch {
+        kernel: &symbol("layer_norm_bwd_weight", elem),
+        grid: [pack_grid(c, elem, 128), n_parts as u32, 1],
+        block: [128, 1, 1],
+        shared_bytes: 0,
+        args: &args![
+            scratch,
+            partial_bias,
+            grad_out,
+            x,
+            normed.mean,
+            normed.rstd,
+            n as i32,
+            c as i32,
+            rows_a_part as i32,
+        ],
+    })?;
+    column_sum(board, gradients.weight, scratch, n_parts, c)?;
+    if gradients.bias != DevicePtr::NULL {
+        column_sum(board, gradients.bias, partial_bias, n_parts, c)?;
+    }
+    board.launch(&Launch {
+        kernel: &symbol("layer_norm_bwd_x", elem),
+        grid: [n.div_ceil(ROWS_A_BLOCK) as u32, 1, 1],
+        block: [128, 1, 1],
+        shared_bytes: 0,
+        args: &args![
+            gradients.x,
+            grad_out,
+            x,
+            normed.mean,
+            normed.rstd,
+            weight,
+            n as i32,
+            c as i32,
+            i32::from(gradients.accumulate),
+        ],
+    })
+}

@@ -1,0 +1,52 @@
+//! Rotary position embedding on a board, in place.
+
+use crate::board::args::{args, symbol};
+use crate::board::{Board, BoardError, DevicePtr, Elem, Launch};
+
+/// Heads within rows, and the angles that they are turned by.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Heads {
+    /// Rows.
+    pub n: usize,
+    /// Elements from one row to the next.
+    pub row_stride: usize,
+    /// Heads, side by side from the start of a row.
+    pub n_heads: usize,
+    /// Width of a head.
+    pub d: usize,
+    /// Rows of a sequence.
+    pub t: usize,
+    /// Type of rows.
+    pub elem: Elem,
+    /// (≥ t, d/2) `f32`
+    pub cos: DevicePtr,
+    /// (≥ t, d/2) `f32`
+    pub sin: DevicePtr,
+}
+
+/// Turns the heads of `x`.
+///
+/// # Errors
+/// If the launch fails.
+pub fn fwd(board: &dyn Board, x: DevicePtr, heads: &Heads) -> Result<(), BoardError> {
+    launch(board, "rope_fwd", x, heads)
+}
+
+/// Turns the gradient back.
+///
+/// # Errors
+/// If the launch fails.
+pub fn bwd(board: &dyn Board, grad: DevicePtr, heads: &Heads) -> Result<(), BoardError> {
+    launch(board, "rope_bwd", grad, heads)
+}
+
+fn launch(board: &dyn Board, stem: &str, x: DevicePtr, heads: &Heads) -> Result<(), BoardError> {
+    let &Heads { n, row_stride, n_heads, d, t, elem, cos, sin } = heads;
+    board.launch(&Launch {
+        kernel: &symbol(stem, elem),
+        grid: [n as u32, 1, 1],
+        block: [128, 1, 1],
+        shared_bytes: 0,
+        args: &args![x, cos, sin, row_stride as i32, n_heads as i32, d as i32, t as i32],
+    })
+}

@@ -1,0 +1,111 @@
+// The softmax of causal attention, between its matrix products, for the heads of one sequence.
+//
+//   fwd  p = softmax(scale * scores, causal), probabilities = dropped(p), log_sum_exp kept
+//   bwd  p = exp(scale * scores - log_sum_exp), probabilities = dropped(p),
+//        grad_scores = scale * (p * dropped(grad_probabilities) - p * row sum of probabilities * grad_probabilities)
+//
+// scores, grad_probabilities (h, t, t) f32; probabilities, grad_scores (h, t, t), overwritten, 0 above the diagonal;
+// log_sum_exp (h, t) f32. Probability (head, i, j) is element first_element + (head * t + i) * t + j of dropout.
+// Launch: grid (h * t / 4), block 128, one warp a row. No shared memory.
+#include "philox.cuh"
+
+constexpr int COLUMNS = 4;  // neighbours of a lane: they share one draw of random numbers
+
+template <class T>
+__device__ __forceinline__ void fwd(T* probabilities, float* log_sum_exp, const float* scores, int n_rows, int t,
+                                    float scale, float probability, uint64_t seed, uint32_t purpose,
+                                    uint64_t first_element, const StepState* state) {
+  const int row = blockIdx.x * 4 + threadIdx.x / WARP;
+  if (row >= n_rows) return;
+  const int n_seen = row % t + 1;
+  const size_t at = (size_t)row * t;
+  const int first = threadIdx.x % WARP * COLUMNS;
+  float max = -INFINITY;
+  for (int j = first; j < n_seen; j += WARP * COLUMNS) {
+#pragma unroll
+    for (int k = 0; k < COLUMNS; k++) {
+      if (j + k < n_seen) max = fmaxf(max, scale * scores[at + j + k]);
+    }
+  }
+  max = warp_max(max);
+  float sum = 0.0f;
+  for (int j = first; j < n_seen; j += WARP * COLUMNS) {
+#pragma unroll
+    for (int k = 0; k < COLUMNS; k++) {
+      if (j + k < n_seen) sum += expf(scale * scores[at + j + k] - max);
+    }
+  }
+  sum = warp_sum(sum);
+  const float inverse = 1.0f / sum;
+  if (threadIdx.x % WARP == 0) log_sum_exp[row] = max + logf(sum);
+  Dropped dropped(probability, seed, purpose, state);
+  for (int j = first; j < t; j += WARP * COLUMNS) {
+#pragma unroll
+    for (int k = 0; k < COLUMNS; k++) {
+      if (j + k >= t) continue;
+      float p = 0.0f;
+      if (j + k < n_seen) {
+        p = expf(scale * scores[at + j + k] - max) * inverse * dropped.factor(first_element + at + j + k);
+      }
+      probabilities[at + j + k] = from_f32<T>(p);
+    }
+  }
+}
+
+template <class T>
+__device__ __forceinline__ void bwd(T* probabilities, T* grad_scores, const float* scores,
+                                    const float* grad_probabilities, const float* log_sum_exp, int n_rows, int t,
+                                    float scale, float probability, uint64_t seed, uint32_t purpose,
+                                    uint64_t first_element, const StepState* state) {
+  const int row = blockIdx.x * 4 + threadIdx.x / WARP;
+  if (row >= n_rows) return;
+  const int n_seen = row % t + 1;
+  const size_t at = (size_t)row * t;
+  const int first = threadIdx.x % WARP * COLUMNS;
+  const float lse = log_sum_exp[row];
+  Dropped dropped(probability, seed, purpose, state);
+  float level = 0.0f;
+  for (int j = first; j < n_seen; j += WARP * COLUMNS) {
+#pragma unroll
+    for (int k = 0; k < COLUMNS; k++) {
+      if (j + k >= n_seen) continue;
+      const float p = expf(scale * scores[at + j + k] - lse);
+      level += p * dropped.factor(first_element + at + j + k) * grad_probabilities[at + j + k];
+    }
+  }
+  level = warp_sum(level);
+  for (int j = first; j < t; j += WARP * COLUMNS) {
+#pragma unroll
+    for (int k = 0; k < COLUMNS; k++) {
+      if (j + k >= t) continue;
+      float p = 0.0f, grad = 0.0f;
+      if (j + k < n_seen) {
+        const float factor = dropped.factor(first_element + at + j + k);
+        p = expf(scale * scores[at + j + k] - lse);
+        grad = scale * p * (factor * grad_probabilities[at + j + k] - level);
+        p *= factor;
+      }
+      probabilities[at + j + k] = from_f32<T>(p);
+      grad_scores[at + j + k] = from_f32<T>(grad);
+    }
+  }
+}
+
+#define ATTENTION(dtype, T)                                                                                        \
+  extern "C" __global__ void __launch_bounds__(128) attention_fwd_##dtype(                                         \
+      T* probabilities, float* log_sum_exp, const float* scores, int n_rows, int t, float scale,                   \
+      float probability, uint64_t seed, uint32_t purpose, uint64_t first_element, const StepState* state) {        \
+    fwd(probabilities, log_sum_exp, scores, n_rows, t, scale, probability, seed, purpose, first_element, state);   \
+  }                                                                                                                \
+  extern "C" __global__ void __launch_bounds__(128) attention_bwd_##dtype(                                         \
+      T* probabilities, T* grad_scores, const float* scores, const float* grad_probabilities,                      \
+      const float* log_sum_exp, int n_rows, int t, float scale, float probability, uint64_t seed,                  \
+      uint32_t purpose, uint64_t first_element, const StepState* state) {                                          \
+    bwd(probabilities, grad_scores, scores, grad_probabilities, log_sum_exp, n_rows, t, scale, probability, seed,  \
+        purpose, first_element, state);                                                                            \
+  }                                                                                                                \
+  EXPORT(attention_fwd_##dtype)                                                                                    \
+  EXPORT(attention_bwd_##dtype)
+
+ATTENTION(f32, float)
+ATTENTION(bf16, bf16)

@@ -1,0 +1,151 @@
+// What every kernel starts from: types, 16-byte packs, sums within a warp, and the registration of kernels with
+// the stand-in of tests/kernel_shim, which compiles these files as C++.
+#pragma once
+
+#ifdef WATTLE_SHIM
+#include "shim.h"
+#define EXPORT(name) static const shim::Registration registration_##name{#name, shim::launcher(name)};
+#else
+#include <cstdint>
+#include <cuda_bf16.h>
+#define EXPORT(name)
+#endif
+
+typedef __nv_bfloat16 bf16;
+
+constexpr unsigned WARP = 32;
+constexpr unsigned ALL_LANES = 0xffffffffu;
+
+__device__ __forceinline__ float to_f32(float x) { return x; }
+__device__ __forceinline__ float to_f32(bf16 x) { return __bfloat162float(x); }
+
+template <class T> __device__ __forceinline__ T from_f32(float x);
+template <> __device__ __forceinline__ float from_f32<float>(float x) { return x; }
+template <> __device__ __forceinline__ bf16 from_f32<bf16>(float x) { return __float2bfloat16(x); }
+
+// 16 bytes of neighbours, widened to f32.
+template <class T> struct Pack {
+  static constexpr int N = 16 / sizeof(T);
+  float values[N];
+};
+
+template <class T> struct alignas(16) Raw {
+  T values[Pack<T>::N];
+};
+
+__device__ __forceinline__ bool is_aligned(const void* p) { return ((uintptr_t)p & 15) == 0; }
+
+// The pack at `p`, of which only the first `n_left` elements exist. Those after them are 0.
+template <class T> __device__ __forceinline__ Pack<T> load(const T* p, int n_left) {
+  Pack<T> pack;
+  if (n_left >= Pack<T>::N && is_aligned(p)) {
+    const Raw<T> raw = *reinterpret_cast<const Raw<T>*>(p);
+#pragma unroll
+    for (int i = 0; i < Pack<T>::N; i++) pack.values[i] = to_f32(raw.values[i]);
+  } else {
+#pragma unroll
+    for (int i = 0; i < Pack<T>::N; i++) pack.values[i] = i < n_left ? to_f32(p[i]) : 0.0f;
+  }
+  return pack;
+}
+
+// Stores the first `n_left` elements of a pack, each rounded to the nearest.
+template <class T> __device__ __forceinline__ void store(T* p, const Pack<T>& pack, int n_left) {
+  if (n_left >= Pack<T>::N && is_aligned(p)) {
+    Raw<T> raw;
+#pragma unroll
+    for (int i = 0; i < Pack<T>::N; i++) raw.values[i] = from_f32<T>(pack.values[i]);
+    *reinterpret_cast<Raw<T>*>(p) = raw;
+  } else {
+#pragma unroll
+    for (int i = 0; i < Pack<T>::N; i++) {
+      if (i < n_left) p[i] = from_f32<T>(pack.values[i]);
+    }
+  }
+}
+
+// As many f32 as there are elements in a pack of T, from `p` on.
+template <class T> __device__ __forceinline__ Pack<T> load_f32(const float* p, int n_left) {
+  Pack<T> pack;
+#pragma unroll
+  for (int first = 0; first < Pack<T>::N; first += 4) {
+    const Pack<float> four = load<float>(p + first, n_left - first);
+#pragma unroll
+    for (int i = 0; i < 4; i++) pack.values[first + i] = four.values[i];
+  }
+  return pack;
+}
+
+template <class T> __device__ __forceinline__ void store_f32(float* p, const Pack<T>& pack, int n_left) {
+#pragma unroll
+  for (int first = 0; first < Pack<T>::N; first += 4) {
+    Pack<float> four;
+#pragma unroll
+    for (int i = 0; i < 4; i++) four.values[i] = pack.values[first + i];
+    store<float>(p + first, four, n_left - first);
+  }
+}
+
+// The sum over a warp, in every lane. All lanes must take part.
+__device__ __forceinline__ float warp_sum(float x) {
+#pragma unroll
+  for (int step = WARP / 2; step > 0; step /= 2) x += __shfl_xor_sync(ALL_LANES, x, step);
+  return x;
+}
+
+__device__ __forceinline__ double warp_sum(double x) {
+#pragma unroll
+  for (int step = WARP / 2; step > 0; step /= 2) x += __shfl_xor_sync(ALL_LANES, x, step);
+  return x;
+}
+
+__device__ __forceinline__ float warp_max(float x) {
+#pragma unroll
+  for (int step = WARP / 2; step > 0; step /= 2) x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, step));
+  return x;
+}
+
+// The sum over a block of whole warps, in every thread, in an order that depends on the block's size alone.
+template <class X> __device__ __forceinline__ X block_sum(X x) {
+  __shared__ X sums[WARP];
+  const unsigned lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+  x = warp_sum(x);
+  __syncthreads();
+  if (lane == 0) sums[warp] = x;
+  __syncthreads();
+  const X sum = lane < blockDim.x / WARP ? sums[lane] : X(0);
+  return warp_sum(sum);
+}
+
+__device__ __forceinline__ float block_max(float x) {
+  __shared__ float maxima[WARP];
+  const unsigned lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+  x = warp_max(x);
+  __syncthreads();
+  if (lane == 0) maxima[warp] = x;
+  __syncthreads();
+  return warp_max(lane < blockDim.x / WARP ? maxima[lane] : -INFINITY);
+}
+
+// What differs from step to step. crates/ops/src/board/step_state.rs writes the very same layout.
+struct StepState {
+  // Which update it is, counted from 1: the counter word of dropout's numbers.
+  uint32_t step;
+  // Where in the ring its results go.
+  uint32_t slot;
+  // lr / (1 - beta1^step)
+  float rate;
+  // 1 / (1 - beta2^step)
+  float inverse_square_correction;
+  // 1 - lr * weight_decay
+  float decay;
+};
+
+// What is known of a step's gradient. crates/ops/src/grad_norm/cuda.rs reads the same layout.
+struct GradNorm {
+  double norm;
+  // What clipping multiplies gradients by.
+  float factor;
+  // 1 from the first step on whose loss or gradient is not finite: no update is made any more.
+  uint32_t halted;
+};

@@ -1,0 +1,100 @@
+// Rows of the token table, and of the position table where there is one.
+//
+//   fwd                out[r] = dropped(token_table[tokens[r]] + position_table[r mod t])
+//   bwd                grad_token_table[token] += sum of the token's rows of grad_out, in the order of `order`
+//   position_bwd       grad_position_table[p] += sum over sequences of grad_out[s * t + p], in their order
+//
+// tokens, order (n) u32: `order` has the rows sorted by token, equals in their order. out, grad_out (n, c); tables
+// (v, c) and (>= t, c); gradients f32, accumulated. No atomics: always the same bits.
+// Launch: fwd: grid (n), block 128. bwd: grid (n, c / (32 * pack)), block (32, 8): the block of a token's first row in
+// `order` sums all of them, the others end at once. position_bwd: grid (t, c / (128 * pack)), block 128.
+#include "philox.cuh"
+
+template <class T>
+__device__ __forceinline__ void fwd(T* out, const uint32_t* tokens, const T* token_table, const T* position_table,
+                                    int t, int c, float probability, uint64_t seed, uint32_t purpose,
+                                    uint64_t first_element, const StepState* state) {
+  constexpr int N = Pack<T>::N;
+  const size_t row = blockIdx.x;
+  const T* token = token_table + (size_t)tokens[row] * c;
+  const T* position = position_table == nullptr ? nullptr : position_table + (row % t) * c;
+  Dropped dropped(probability, seed, purpose, state);
+  for (int i = threadIdx.x * N; i < c; i += blockDim.x * N) {
+    Pack<T> a = load(token + i, c - i);
+    if (position != nullptr) {
+      const Pack<T> b = load(position + i, c - i);
+#pragma unroll
+      for (int k = 0; k < N; k++) a.values[k] += b.values[k];
+    }
+#pragma unroll
+    for (int k = 0; k < N; k++) a.values[k] *= dropped.factor(first_element + row * c + i + k);
+    store(out + row * c + i, a, c - i);
+  }
+}
+
+template <class T>
+__device__ __forceinline__ void bwd(float* grad_token_table, const T* grad_out, const uint32_t* tokens,
+                                    const uint32_t* order, int n, int c) {
+  constexpr int N = Pack<T>::N;
+  constexpr int WARPS = 8;
+  __shared__ float sums[WARPS][WARP * N];
+  const int first = blockIdx.x;
+  const uint32_t token = tokens[order[first]];
+  if (first > 0 && tokens[order[first - 1]] == token) return;
+  const int column = (blockIdx.y * WARP + threadIdx.x) * N;
+  Pack<T> sum{};
+  for (int i = first + threadIdx.y; i < n && tokens[order[i]] == token; i += WARPS) {
+    const Pack<T> g = column < c ? load(grad_out + (size_t)order[i] * c + column, c - column) : Pack<T>{};
+#pragma unroll
+    for (int k = 0; k < N; k++) sum.values[k] += g.values[k];
+  }
+#pragma unroll
+  for (int k = 0; k < N; k++) sums[threadIdx.y][threadIdx.x * N + k] = sum.values[k];
+  __syncthreads();
+  if (threadIdx.y > 0 || column >= c) return;
+  float* to = grad_token_table + (size_t)token * c + column;
+  Pack<T> total = load_f32<T>(to, c - column);
+  for (int warp = 0; warp < WARPS; warp++) {
+#pragma unroll
+    for (int k = 0; k < N; k++) total.values[k] += sums[warp][threadIdx.x * N + k];
+  }
+  store_f32<T>(to, total, c - column);
+}
+
+template <class T>
+__device__ __forceinline__ void position_bwd(float* grad_position_table, const T* grad_out, int n, int t, int c) {
+  constexpr int N = Pack<T>::N;
+  const int column = (blockIdx.y * blockDim.x + threadIdx.x) * N;
+  if (column >= c) return;
+  float* to = grad_position_table + (size_t)blockIdx.x * c + column;
+  Pack<T> total = load_f32<T>(to, c - column);
+  for (int row = blockIdx.x; row < n; row += t) {
+    const Pack<T> g = load(grad_out + (size_t)row * c + column, c - column);
+#pragma unroll
+    for (int k = 0; k < N; k++) total.values[k] += g.values[k];
+  }
+  store_f32<T>(to, total, c - column);
+}
+
+#define EMBEDDING(dtype, T)                                                                                        \
+  extern "C" __global__ void __launch_bounds__(128)                                                                \
+      embedding_fwd_##dtype(T* out, const uint32_t* tokens, const T* token_table, const T* position_table, int t,  \
+                            int c, float probability, uint64_t seed, uint32_t purpose, uint64_t first_element,     \
+                            const StepState* state) {                                                              \
+    fwd(out, tokens, token_table, position_table, t, c, probability, seed, purpose, first_element, state);         \
+  }                                                                                                                \
+  extern "C" __global__ void __launch_bounds__(256)                                                                \
+      embedding_bwd_##dtype(float* grad_token_table, const T* grad_out, const uint32_t* tokens,                    \
+                            const uint32_t* order, int n, int c) {                                                 \
+    bwd(grad_token_table, grad_out, tokens, order, n, c);                                                          \
+  }                                                                                                                \
+  extern "C" __global__ void __launch_bounds__(128)                                                                \
+      embedding_position_bwd_##dtype(float* grad_position_table, const T* grad_out, int n, int t, int c) {         \
+    position_bwd(grad_position_table, grad_out, n, t, c);                                                          \
+  }                                                                                                                \
+  EXPORT(embedding_fwd_##dtype)                                                                                    \
+  EXPORT(embedding_bwd_##dtype)                                                                                    \
+  EXPORT(embedding_position_bwd_##dtype)
+
+EMBEDDING(f32, float)
+EMBEDDING(bf16, bf16)

@@ -1,0 +1,37 @@
+// The norm of a flat gradient, and what clipping makes of it, in two stages and the same bits always.
+//
+//   grad_norm_partial  partial[block] = sum of squares of the block's elements, f64
+//   grad_norm          norm = sqrt(sum of partials), factor = min(1, clip_norm / (norm + 1e-6)), or 1 without clipping
+//
+// x (n) f32; partial (grid) f64. Launch: partial: grid (parts), block 512; the other: grid 1, block 1024.
+#include "common.cuh"
+
+extern "C" __global__ void __launch_bounds__(512) grad_norm_partial_f32(double* partial, const float* x, uint64_t n) {
+  double sum = 0.0;
+  const uint64_t step = (uint64_t)gridDim.x * blockDim.x * 4;
+  for (uint64_t i = ((uint64_t)blockIdx.x * blockDim.x + threadIdx.x) * 4; i < n; i += step) {
+    const Pack<float> a = load(x + i, (int)min((uint64_t)4, n - i));
+#pragma unroll
+    for (int k = 0; k < 4; k++) sum += (double)a.values[k] * (double)a.values[k];
+  }
+  sum = block_sum(sum);
+  if (threadIdx.x == 0) partial[blockIdx.x] = sum;
+}
+
+extern "C" __global__ void __launch_bounds__(1024)
+    grad_norm_f32(GradNorm* out, const double* partial, int parts, double clip_norm) {
+  double sum = 0.0;
+  for (int i = threadIdx.x; i < parts; i += blockDim.x) sum += partial[i];
+  sum = block_sum(sum);
+  if (threadIdx.x == 0) {
+    const double norm = sqrt(sum);
+    const double factor = clip_norm / (norm + 1e-6);
+    out->norm = norm;
+    // A norm that is not a number gives a factor that is none: it must show.
+    out->factor = clip_norm > 0.0 && !(factor > 1.0) ? (float)factor : 1.0f;
+    if (!isfinite(norm)) out->halted = 1;
+  }
+}
+
+EXPORT(grad_norm_partial_f32)
+EXPORT(grad_norm_f32)

@@ -1,0 +1,163 @@
+// LayerNorm and RMSNorm: one warp a row.
+//
+//   LayerNorm  out = (x - mean) * rstd * weight + bias, rstd = 1 / sqrt(mean((x - mean)^2) + eps)
+//   RMSNorm    the same with mean = 0 and no bias
+//
+// Statistics are f32, and of the values as they are stored.
+#pragma once
+#include "common.cuh"
+#include "philox.cuh"
+
+constexpr int ROWS_A_BLOCK = 4;
+
+template <class T, bool CENTERED>
+__device__ __forceinline__ void normalize_row(T* out, float* mean_out, float* rstd_out, const T* x, const T* weight,
+                                              const T* bias, int c, float eps) {
+  constexpr int N = Pack<T>::N;
+  const int first = threadIdx.x % WARP * N, step = WARP * N;
+  float mean = 0.0f;
+  if (CENTERED) {
+    for (int i = first; i < c; i += step) {
+      const Pack<T> a = load(x + i, c - i);
+#pragma unroll
+      for (int k = 0; k < N; k++) mean += a.values[k];
+    }
+    mean = warp_sum(mean) / c;
+  }
+  float square = 0.0f;
+  for (int i = first; i < c; i += step) {
+    const Pack<T> a = load(x + i, c - i);
+#pragma unroll
+    for (int k = 0; k < N; k++) {
+      const float centered = i + k < c ? a.values[k] - mean : 0.0f;
+      square += centered * centered;
+    }
+  }
+  const float rstd = 1.0f / sqrtf(warp_sum(square) / c + eps);
+  for (int i = first; i < c; i += step) {
+    Pack<T> a = load(x + i, c - i);
+    const Pack<T> w = load(weight + i, c - i);
+#pragma unroll
+    for (int k = 0; k < N; k++) a.values[k] = (a.values[k] - mean) * rstd * w.values[k];
+    if (CENTERED && bias != nullptr) {
+      const Pack<T> b = load(bias + i, c - i);
+#pragma unroll
+      for (int k = 0; k < N; k++) a.values[k] += b.values[k];
+    }
+    store(out + i, a, c - i);
+  }
+  if (threadIdx.x % WARP == 0) {
+    if (CENTERED) *mean_out = mean;
+    *rstd_out = rstd;
+  }
+}
+
+// sum = x + dropped(branch + addend), element by element of one row.
+template <class T>
+__device__ __forceinline__ void add_row(T* sum, const T* x, const T* branch, const T* addend, int c,
+                                        uint64_t first_element, Dropped& dropped) {
+  constexpr int N = Pack<T>::N;
+  for (int i = threadIdx.x % WARP * N; i < c; i += WARP * N) {
+    Pack<T> a = load(x + i, c - i);
+    Pack<T> b = load(branch + i, c - i);
+    if (addend != nullptr) {
+      const Pack<T> bias = load(addend + i, c - i);
+#pragma unroll
+      for (int k = 0; k < N; k++) b.values[k] += bias.values[k];
+    }
+#pragma unroll
+    for (int k = 0; k < N; k++) {
+      a.values[k] += b.values[k] * dropped.factor(first_element + i + k);
+    }
+    store(sum + i, a, c - i);
+  }
+}
+
+template <class T, bool CENTERED>
+__device__ __forceinline__ void norm_fwd(T* out, float* mean, float* rstd, const T* x, const T* weight, const T* bias,
+                                         int n, int c, float eps) {
+  const int row = blockIdx.x * ROWS_A_BLOCK + threadIdx.x / WARP;
+  if (row >= n) return;
+  const size_t at = (size_t)row * c;
+  normalize_row<T, CENTERED>(out + at, mean + row, rstd + row, x + at, weight, bias, c, eps);
+}
+
+template <class T, bool CENTERED>
+__device__ __forceinline__ void norm_residual_fwd(T* sum, T* out, float* mean, float* rstd, const T* x,
+                                                  const T* branch, const T* addend, const T* weight, const T* bias,
+                                                  int n, int c, float eps, float probability, uint64_t seed,
+                                                  uint32_t purpose, uint64_t first_element, const StepState* state) {
+  const int row = blockIdx.x * ROWS_A_BLOCK + threadIdx.x / WARP;
+  if (row >= n) return;
+  const size_t at = (size_t)row * c;
+  Dropped dropped(probability, seed, purpose, state);
+  add_row(sum + at, x + at, branch + at, addend, c, first_element + at, dropped);
+  // Each lane reads what it wrote itself.
+  normalize_row<T, CENTERED>(out + at, mean + row, rstd + row, sum + at, weight, bias, c, eps);
+}
+
+// grad_x (+)= rstd * (g - mean(g) - xhat * mean(g * xhat)), g = grad_out * weight; without mean(g) for RMSNorm.
+template <class T, bool CENTERED>
+__device__ __forceinline__ void norm_bwd_x(T* grad_x, const T* grad_out, const T* x, const float* mean,
+                                           const float* rstd, const T* weight, int n, int c, int accumulate) {
+  constexpr int N = Pack<T>::N;
+  const int row = blockIdx.x * ROWS_A_BLOCK + threadIdx.x / WARP;
+  if (row >= n) return;
+  const size_t at = (size_t)row * c;
+  const float row_mean = CENTERED ? mean[row] : 0.0f, row_rstd = rstd[row];
+  const int first = threadIdx.x % WARP * N, step = WARP * N;
+  float sum = 0.0f, dot = 0.0f;
+  for (int i = first; i < c; i += step) {
+    const Pack<T> g = load(grad_out + at + i, c - i), w = load(weight + i, c - i), a = load(x + at + i, c - i);
+#pragma unroll
+    for (int k = 0; k < N; k++) {
+      // Beyond the row g is 0.
+      const float weighted = g.values[k] * w.values[k];
+      sum += weighted;
+      dot += weighted * (a.values[k] - row_mean) * row_rstd;
+    }
+  }
+  sum = CENTERED ? warp_sum(sum) / c : 0.0f;
+  dot = warp_sum(dot) / c;
+  for (int i = first; i < c; i += step) {
+    const Pack<T> g = load(grad_out + at + i, c - i), w = load(weight + i, c - i), a = load(x + at + i, c - i);
+    Pack<T> out;
+#pragma unroll
+    for (int k = 0; k < N; k++) {
+      const float normed = (a.values[k] - row_mean) * row_rstd;
+      out.values[k] = row_rstd * (g.values[k] * w.values[k] - sum - normed * dot);
+    }
+    if (accumulate) {
+      const Pack<T> before = load(grad_x + at + i, c - i);
+#pragma unroll
+      for (int k = 0; k < N; k++) out.values[k] += before.values[k];
+    }
+    store(grad_x + at + i, out, c - i);
+  }
+}
+
+// Part of the rows: partial_weight[part] = sum of grad_out * xhat, partial_bias[part] = sum of grad_out. Each thread
+// owns a pack of columns; parts are blocks in y.
+template <class T, bool CENTERED>
+__device__ __forceinline__ void norm_bwd_weight(float* partial_weight, float* partial_bias, const T* grad_out,
+                                                const T* x, const float* mean, const float* rstd, int n, int c,
+                                                int rows_a_part) {
+  constexpr int N = Pack<T>::N;
+  const int column = (blockIdx.x * blockDim.x + threadIdx.x) * N;
+  if (column >= c) return;
+  const int end = min(n, (int)(blockIdx.y + 1) * rows_a_part);
+  Pack<T> weight_sum{}, bias_sum{};
+  for (int row = blockIdx.y * rows_a_part; row < end; row++) {
+    const size_t at = (size_t)row * c + column;
+    const Pack<T> g = load(grad_out + at, c - column), a = load(x + at, c - column);
+    const float row_mean = CENTERED ? mean[row] : 0.0f, row_rstd = rstd[row];
+#pragma unroll
+    for (int k = 0; k < N; k++) {
+      weight_sum.values[k] += g.values[k] * (a.values[k] - row_mean) * row_rstd;
+      bias_sum.values[k] += g.values[k];
+    }
+  }
+  const size_t to = (size_t)blockIdx.y * c + column;
+  store_f32<T>(partial_weight + to, weight_sum, c - column);
+  if (CENTERED && partial_bias != nullptr) store_f32<T>(partial_bias + to, bias_sum, c - column);
+}

@@ -1,0 +1,238 @@
+//! A [`Board`] that is this machine's processor: every kernel of `kernels/`, compiled as C++, thread by thread.
+//!
+//! What an engine launches on a GPU it launches here, with the same arguments, so that every offset, order and shape
+//! is checked without one. Barriers mean what they mean on a device, and [`ShimBoard::shuffled`] runs warps in an order
+//! drawn from a seed. Memory has guards on both sides. There are no tensor cores, no caches, and no speed.
+
+mod arena;
+mod products;
+
+use std::ffi::CString;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use wattle_ops::board::{Arg, Board, BoardError, DevicePtr, Gemm, Launch, MemoryInfo};
+
+use arena::Arena;
+
+unsafe extern "C" {
+    fn wattle_shim_launch(
+        name: *const std::ffi::c_char,
+        grid: *const u32,
+        block: *const u32,
+        args: *const *const std::ffi::c_void,
+        n_args: usize,
+        seed: u64,
+    ) -> i32;
+    fn wattle_shim_keep();
+}
+
+/// The stand-in for a GPU.
+pub struct ShimBoard {
+    seed: u64,
+    total_bytes: u64,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    arenas: Vec<Arena>,
+    marks: Vec<Option<Instant>>,
+    /// What is being recorded.
+    recording: Option<Vec<Work>>,
+    recorded: Vec<Vec<Work>>,
+    n_launches: usize,
+}
+
+/// One thing that a board does.
+#[derive(Clone, Debug)]
+enum Work {
+    Launch { kernel: String, grid: [u32; 3], block: [u32; 3], args: Vec<Arg> },
+    Gemm(Gemm),
+    Copy { to: DevicePtr, from: DevicePtr, bytes: usize },
+    Zero { at: DevicePtr, bytes: usize },
+    Mark(usize),
+}
+
+impl Default for ShimBoard {
+    fn default() -> Self {
+        Self::shuffled(0)
+    }
+}
+
+impl ShimBoard {
+    /// A board whose warps run in an order drawn from `seed`; 0 draws nothing.
+    pub fn shuffled(seed: u64) -> Self {
+        Self { seed, total_bytes: 8 << 30, inner: Mutex::default() }
+    }
+
+    /// A board with so much memory.
+    #[must_use]
+    pub fn with_memory(self, total_bytes: u64) -> Self {
+        Self { total_bytes, ..self }
+    }
+
+    /// Kernels that were launched so far, replays counted.
+    pub fn n_launches(&self) -> usize {
+        self.lock().n_launches
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does it, or records it.
+    fn submit(&self, work: Work) -> Result<(), BoardError> {
+        let mut inner = self.lock();
+        match &mut inner.recording {
+            Some(recording) => {
+                recording.push(work);
+                Ok(())
+            }
+            None => inner.run(&work, self.seed),
+        }
+    }
+}
+
+impl Inner {
+    fn run(&mut self, work: &Work, seed: u64) -> Result<(), BoardError> {
+        match work {
+            Work::Launch { kernel, grid, block, args } => {
+                self.n_launches += 1;
+                let seed = if seed == 0 { 0 } else { seed.wrapping_add(self.n_launches as u64) | 1 };
+                launch(kernel, *grid, *block, args, seed)?;
+            }
+            Work::Gemm(gemm) => products::multiply(&self.arenas, gemm),
+            &Work::Copy { to, from, bytes } => {
+                let source = arena::slice(&self.arenas, from, bytes).to_vec();
+                arena::slice_mut(&mut self.arenas, to, bytes).copy_from_slice(&source);
+            }
+            &Work::Zero { at, bytes } => arena::slice_mut(&mut self.arenas, at, bytes).fill(0),
+            &Work::Mark(edge) => {
+                if self.marks.len() <= edge {
+                    self.marks.resize(edge + 1, None);
+                }
+                self.marks[edge] = Some(Instant::now());
+            }
+        }
+        self.arenas.iter().for_each(|arena| arena.check(work));
+        Ok(())
+    }
+}
+
+fn launch(kernel: &str, grid: [u32; 3], block: [u32; 3], args: &[Arg], seed: u64) -> Result<(), BoardError> {
+    let name = CString::new(kernel).map_err(|_| BoardError::NoKernel(kernel.to_owned()))?;
+    let pointers: Vec<_> = args.iter().map(Arg::as_ptr).collect();
+    // SAFETY: the arrays are as long as the function is told; `args` outlives the call. The kernel's own accesses are
+    // what is being tested: they are in the hands of its launcher, as on a device.
+    let status = unsafe {
+        wattle_shim_keep();
+        wattle_shim_launch(
+            name.as_ptr(),
+            grid.as_ptr(),
+            block.as_ptr(),
+            pointers.as_ptr(),
+            pointers.len(),
+            seed,
+        )
+    };
+    let why = match status {
+        0 => return Ok(()),
+        1 => return Err(BoardError::NoKernel(kernel.to_owned())),
+        2 => format!("{} arguments are not what it takes", args.len()),
+        3 => "its threads wait for one another for ever".to_owned(),
+        _ => format!("a block of {block:?} threads"),
+    };
+    Err(BoardError::Call { call: "wattle_shim_launch", why: format!("{kernel}: {why}") })
+}
+
+impl Board for ShimBoard {
+    fn name(&self) -> String {
+        "kernel shim".to_owned()
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<DevicePtr, BoardError> {
+        let MemoryInfo { free, .. } = self.memory()?;
+        if bytes as u64 > free {
+            return Err(BoardError::OutOfMemory { device: self.name(), asked: bytes as u64, free });
+        }
+        let arena = Arena::new(bytes);
+        let start = arena.start();
+        self.lock().arenas.push(arena);
+        Ok(start)
+    }
+
+    fn memory(&self) -> Result<MemoryInfo, BoardError> {
+        let used: u64 = self.lock().arenas.iter().map(|arena| arena.len() as u64).sum();
+        Ok(MemoryInfo { free: self.total_bytes - used, total: self.total_bytes })
+    }
+
+    fn write(&self, to: DevicePtr, bytes: &[u8]) -> Result<(), BoardError> {
+        let mut inner = self.lock();
+        assert!(inner.recording.is_none(), "a copy from the host cannot be recorded");
+        arena::slice_mut(&mut inner.arenas, to, bytes.len()).copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn read(&self, from: DevicePtr, out: &mut [u8]) -> Result<(), BoardError> {
+        let inner = self.lock();
+        assert!(inner.recording.is_none(), "a copy to the host cannot be recorded");
+        out.copy_from_slice(arena::slice(&inner.arenas, from, out.len()));
+        Ok(())
+    }
+
+    fn copy(&self, to: DevicePtr, from: DevicePtr, bytes: usize) -> Result<(), BoardError> {
+        self.submit(Work::Copy { to, from, bytes })
+    }
+
+    fn zero(&self, at: DevicePtr, bytes: usize) -> Result<(), BoardError> {
+        self.submit(Work::Zero { at, bytes })
+    }
+
+    fn launch(&self, launch: &Launch<'_>) -> Result<(), BoardError> {
+        let Launch { kernel, grid, block, args, .. } = *launch;
+        self.submit(Work::Launch { kernel: kernel.to_owned(), grid, block, args: args.to_vec() })
+    }
+
+    fn gemm(&self, gemm: &Gemm) -> Result<(), BoardError> {
+        self.submit(Work::Gemm(*gemm))
+    }
+
+    fn mark(&self, edge: usize) -> Result<(), BoardError> {
+        self.submit(Work::Mark(edge))
+    }
+
+    fn elapsed_ms(&self, from: usize, to: usize) -> Result<f32, BoardError> {
+        let inner = self.lock();
+        let at = |edge: usize| {
+            inner.marks.get(edge).copied().flatten().ok_or_else(|| BoardError::Call {
+                call: "elapsed_ms",
+                why: format!("nothing was marked with number {edge}"),
+            })
+        };
+        Ok(at(to)?.duration_since(at(from)?).as_secs_f32() * 1e3)
+    }
+
+    fn begin_record(&self) -> Result<(), BoardError> {
+        let before = self.lock().recording.replace(Vec::new());
+        assert!(before.is_none(), "a recording within a recording");
+        Ok(())
+    }
+
+    fn end_record(&self) -> Result<usize, BoardError> {
+        let mut inner = self.lock();
+        let recorded = inner.recording.take().expect("a recording was begun");
+        inner.recorded.push(recorded);
+        Ok(inner.recorded.len() - 1)
+    }
+
+    fn replay(&self, recorded: usize) -> Result<(), BoardError> {
+        let mut inner = self.lock();
+        let work = inner.recorded[recorded].clone();
+        work.iter().try_for_each(|work| inner.run(work, self.seed))
+    }
+
+    fn synchronize(&self) -> Result<(), BoardError> {
+        Ok(())
+    }
+}

@@ -1,0 +1,101 @@
+//! Matrix products in plain loops: sums in `f32` in the order of k, one rounding when stored.
+
+use wattle_ops::board::{DevicePtr, Elem, Epilogue, Gemm, Matrix};
+
+use crate::arena::{Arena, slice};
+
+/// Computes it.
+pub(crate) fn multiply(arenas: &[Arena], gemm: &Gemm) {
+    let &Gemm { m, n, k, c, batch, .. } = gemm;
+    assert!(!c.transposed, "a result is not transposed");
+    for index in 0..batch {
+        let a = read(arenas, gemm.a, [m, k], index);
+        let b = read(arenas, gemm.b, [k, n], index);
+        let mut out = vec![0f32; m * n];
+        for (row, a) in out.chunks_exact_mut(n).zip(a.chunks_exact(k)) {
+            for (&a, b) in a.iter().zip(b.chunks_exact(n)) {
+                row.iter_mut().zip(b).for_each(|(out, &b)| *out += a * b);
+            }
+            row.iter_mut().for_each(|out| *out *= gemm.alpha);
+        }
+        if gemm.accumulate {
+            let before = read(arenas, c, [m, n], index);
+            out.iter_mut().zip(before).for_each(|(out, before)| *out += before);
+        }
+        finish(arenas, gemm, &mut out);
+        write(arenas, c, [m, n], index, &out);
+    }
+}
+
+fn finish(arenas: &[Arena], gemm: &Gemm, out: &mut [f32]) {
+    let Gemm { m, n, c, .. } = *gemm;
+    let bias = match gemm.epilogue {
+        Epilogue::None => return,
+        Epilogue::Bias(bias) | Epilogue::GeluTanh { bias, .. } => bias,
+    };
+    assert!(gemm.batch == 1 && !gemm.accumulate, "an epilogue is for one product that is stored");
+    let bias = read(arenas, Matrix::new(bias, c.elem, n), [1, n], 0);
+    out.chunks_exact_mut(n).for_each(|row| row.iter_mut().zip(&bias).for_each(|(out, bias)| *out += bias));
+    if let Epilogue::GeluTanh { before, .. } = gemm.epilogue {
+        write(arenas, Matrix { ptr: before, ..c }, [m, n], 0, out);
+        for x in out.iter_mut() {
+            let y = 1.595_769_2 * (*x + 0.044_715 * *x * *x * *x);
+            *x /= 1.0 + (-y).exp();
+        }
+    }
+}
+
+/// A matrix of the batch as rows one after the other.
+fn read(arenas: &[Arena], matrix: Matrix, [n_rows, n_columns]: [usize; 2], index: usize) -> Vec<f32> {
+    let (stored_rows, stored_columns) =
+        if matrix.transposed { (n_columns, n_rows) } else { (n_rows, n_columns) };
+    let mut out = vec![0f32; n_rows * n_columns];
+    for row in 0..stored_rows {
+        let bytes = slice(arenas, start(matrix, index, row), stored_columns * matrix.elem.bytes());
+        for (column, value) in bytes.chunks_exact(matrix.elem.bytes()).map(decode).enumerate() {
+            let at = if matrix.transposed { column * n_columns + row } else { row * n_columns + column };
+            out[at] = value;
+        }
+    }
+    out
+}
+
+fn write(arenas: &[Arena], matrix: Matrix, [n_rows, n_columns]: [usize; 2], index: usize, values: &[f32]) {
+    for (row, values) in values.chunks_exact(n_columns).enumerate().take(n_rows) {
+        let at = start(matrix, index, row);
+        let bytes: Vec<u8> = values.iter().flat_map(|&value| encode(value, matrix.elem)).collect();
+        // That it lies within the board's memory is found by looking it up.
+        let place = slice(arenas, at, bytes.len()).as_ptr();
+        // SAFETY: `place` is as long as `bytes`, in memory that kernels write to by address as well; no reference to
+        // it is kept.
+        unsafe { place.cast_mut().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+    }
+}
+
+fn start(matrix: Matrix, index: usize, row: usize) -> DevicePtr {
+    matrix.ptr.add(index * matrix.batch_stride + row * matrix.row_stride, matrix.elem)
+}
+
+fn decode(bytes: &[u8]) -> f32 {
+    match *bytes {
+        [a, b, c, d] => f32::from_ne_bytes([a, b, c, d]),
+        [a, b] => f32::from_bits(u32::from(u16::from_ne_bytes([a, b])) << 16),
+        _ => unreachable!("elements have two bytes or four"),
+    }
+}
+
+fn encode(value: f32, elem: Elem) -> Vec<u8> {
+    match elem {
+        Elem::F32 => value.to_ne_bytes().to_vec(),
+        Elem::Bf16 => to_bf16(value).to_ne_bytes().to_vec(),
+    }
+}
+
+/// The nearest bfloat16, ties to even.
+fn to_bf16(value: f32) -> u16 {
+    let bits = value.to_bits();
+    if value.is_nan() {
+        return (bits >> 16) as u16 | 0x40;
+    }
+    (bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16) as u16
+}
