@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use candle_core::{Result, Tensor};
-use wattle_model::{DeviceEngine, EngineError, Parameter};
 use wattle_model::engine::FlatState;
+use wattle_model::{DeviceEngine, EngineError, Parameter};
 
 use crate::adamw::AdamW;
 

@@ -1,10 +1,15 @@
 //! The buffers of a forward and a backward pass.
 
+use wattle_ops::attention::cuda as attention;
 use wattle_ops::board::{DevicePtr, Elem};
+use wattle_ops::layer_norm::cuda as layer_norm;
+use wattle_ops::linear::cuda as linear;
+use wattle_ops::rms_norm::cuda as rms_norm;
 
 use super::DeviceEngineOptions;
 use super::cutter::Cutter;
-use super::network::{Network, Sizes};
+use super::network::{Network, NormKind, Sizes};
+use super::step::micro_batches;
 use crate::engine::Recompute;
 
 /// Most bytes of logits that exist at once.
@@ -29,8 +34,12 @@ pub(super) struct Activations {
     pub(super) logits_rows: usize,
     /// For sums over rows in a fixed order, `f32`.
     pub(super) partials: DevicePtr,
-    /// For attention.
+    /// For attention, unless it is fused.
     pub(super) attention: DevicePtr,
+    /// Whether attention is the board's own.
+    pub(super) is_fused: bool,
+    /// Cosines and sines (t, d/2) `f32`, where positions are rotations.
+    pub(super) rotary: Option<[DevicePtr; 2]>,
 }
 
 /// Something of each layer, or one thing for all.
@@ -90,7 +99,12 @@ pub(super) struct Gradients {
 
 impl Activations {
     /// Cuts them, and says how many bytes of them are kept for the backward pass.
-    pub(super) fn cut(cutter: &mut Cutter, network: &Network, options: &DeviceEngineOptions) -> (Self, u64) {
+    pub(super) fn cut(
+        cutter: &mut Cutter,
+        network: &Network,
+        options: &DeviceEngineOptions,
+        is_fused: bool,
+    ) -> (Self, u64) {
         let (sizes, elem) = (&network.sizes, options.elem);
         let n = options.micro_batch * sizes.t;
         let start = cutter.len_bytes();
@@ -118,8 +132,15 @@ impl Activations {
             branch: cutter.take(n * sizes.c.max(sizes.heads()), elem),
             logits: cutter.take(logits_rows * sizes.v_padded(), elem),
             logits_rows,
-            partials: cutter.take(partials_len(n, sizes), Elem::F32),
-            attention: cutter.take_bytes(attention_bytes(sizes, options)),
+            partials: cutter.take(partials_len(network, options), Elem::F32),
+            attention: match is_fused {
+                true => DevicePtr::NULL,
+                false => cutter.take_bytes(attention::scratch_bytes(&sizes.attention(1, elem))),
+            },
+            is_fused,
+            rotary: sizes
+                .rope_theta
+                .map(|_| [(); 2].map(|()| cutter.take(sizes.t * sizes.head_width / 2, Elem::F32))),
         };
         (activations, kept_bytes)
     }
@@ -130,6 +151,24 @@ fn logits_rows(n: usize, sizes: &Sizes, elem: Elem) -> usize {
     let rows = LOGITS_BYTES / (sizes.v_padded() * elem.bytes());
     let rows = 1 << rows.max(1).ilog2();
     rows.max(MIN_LOGITS_ROWS).min(n)
+}
+
+/// Floats that sums over rows want, of a whole micro-batch or the last, shorter one.
+fn partials_len(network: &Network, options: &DeviceEngineOptions) -> usize {
+    let &Sizes { t, c, norm, .. } = &network.sizes;
+    let biases = network.blocks.iter().flat_map(|block| {
+        let linears = [&block.attention_in, &block.attention_out, &block.mlp_in, &block.mlp_out];
+        linears.into_iter().filter(|linear| linear.bias.is_some()).map(|linear| linear.n_out)
+    });
+    let widest = biases.max().unwrap_or(0);
+    let len = |b: usize| {
+        let norm = match norm {
+            NormKind::Layer => layer_norm::bwd_scratch_len(b * t, c),
+            NormKind::Rms => rms_norm::bwd_scratch_len(b * t, c),
+        };
+        norm.max(linear::bias_scratch_len(b * t, widest))
+    };
+    micro_batches(options).map(|sequences| len(sequences.len())).max().unwrap_or(0)
 }
 
 /// How many layers have activations of their own.
@@ -167,6 +206,14 @@ impl Normed {
             rstd: cutter.take(n, Elem::F32),
         }
     }
+
+    pub(super) fn layer(&self) -> layer_norm::Normed {
+        layer_norm::Normed { out: self.out, mean: self.mean, rstd: self.rstd }
+    }
+
+    pub(super) fn rms(&self) -> rms_norm::Normed {
+        rms_norm::Normed { out: self.out, rstd: self.rstd }
+    }
 }
 
 impl Kept {
@@ -190,7 +237,11 @@ impl Gradients {
             qkv: cutter.take(n * sizes.qkv(), elem),
             addend: if options.dropout > 0.0 { cutter.take(n * sizes.c, elem) } else { x },
             hidden,
-            expanded: if sizes.expanded() == sizes.ff { hidden } else { cutter.take(n * sizes.expanded(), elem) },
+            expanded: if sizes.expanded() == sizes.ff {
+                hidden
+            } else {
+                cutter.take(n * sizes.expanded(), elem)
+            },
         }
     }
 }

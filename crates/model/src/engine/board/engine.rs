@@ -10,7 +10,7 @@ use wattle_ops::board::{Board, BoardError, DevicePtr, Elem, StepState};
 use super::activations::Activations;
 use super::cutter::Cutter;
 use super::error::EngineError;
-use super::forward::Forward;
+use super::forward::MicroBatch;
 use super::inputs::{N_SLOTS, Slot, order_by_token};
 use super::layout::BoardLayout;
 use super::network::Network;
@@ -75,15 +75,16 @@ impl BoardEngine {
         parameters: &[Parameter],
         options: DeviceEngineOptions,
     ) -> Result<Self, EngineError> {
-        let (_, plan) = Memory::cut(DevicePtr::NULL, &network, &layout, &options);
-        refuse_what_does_not_fit(board.as_ref(), &network, &layout, &options, plan.total())?;
+        let plan = Self::plan(board.as_ref(), &network, &layout, &options);
+        refuse_what_does_not_fit(board.as_ref(), &network, &layout, &options)?;
         let base = board.allocate(plan.total() as usize).map_err(|error| match error {
             BoardError::OutOfMemory { free, .. } => {
-                does_not_fit(board.as_ref(), &network, &layout, &options, plan.total(), free)
+                does_not_fit(board.as_ref(), &network, &layout, &options, free)
             }
             other => other.into(),
         })?;
-        let (memory, _) = Memory::cut(base, &network, &layout, &options);
+        let is_fused = is_fused(board.as_ref(), &network, &options);
+        let (memory, _) = Memory::cut(base, &network, &layout, &options, is_fused);
         let mut engine = Self {
             board,
             network,
@@ -102,8 +103,14 @@ impl BoardEngine {
     }
 
     /// What an engine would take.
-    pub(crate) fn plan(network: &Network, layout: &BoardLayout, options: &DeviceEngineOptions) -> MemoryPlan {
-        Memory::cut(DevicePtr::NULL, network, layout, options).1
+    pub(crate) fn plan(
+        board: &dyn Board,
+        network: &Network,
+        layout: &BoardLayout,
+        options: &DeviceEngineOptions,
+    ) -> MemoryPlan {
+        let is_fused = is_fused(board, network, options);
+        Memory::cut(DevicePtr::NULL, network, layout, options, is_fused).1
     }
 
     /// Launches a step with a slot: recorded before, recorded now, or one by one.
@@ -162,15 +169,20 @@ impl BoardEngine {
 
     fn step_state(&self, step: u64, learning_rate: f64) -> StepState {
         let DeviceEngineOptions { beta1, beta2, eps, weight_decay, .. } = self.options;
-        let update =
-            Update { beta1, beta2, eps, weight_decay, learning_rate, step, gradient_factor: 1.0 };
+        let update = Update { beta1, beta2, eps, weight_decay, learning_rate, step, gradient_factor: 1.0 };
         StepState::new(&update, self.n_pending as u32)
     }
 
     fn refresh_working_copy(&self) -> Result<(), EngineError> {
         let State { weights, working, .. } = self.memory.state;
         if self.options.elem != Elem::F32 {
-            wattle_ops::cast::cuda::cast(self.board.as_ref(), working, weights, self.layout.len(), self.options.elem)?;
+            wattle_ops::cast::cuda::cast(
+                self.board.as_ref(),
+                working,
+                weights,
+                self.layout.len(),
+                self.options.elem,
+            )?;
         }
         Ok(())
     }
@@ -183,6 +195,7 @@ impl Memory {
         network: &Network,
         layout: &BoardLayout,
         options: &DeviceEngineOptions,
+        is_fused: bool,
     ) -> (Self, MemoryPlan) {
         let mut cutter = Cutter::new(base);
         let t = network.sizes.t;
@@ -190,9 +203,8 @@ impl Memory {
         let state_bytes = cutter.len_bytes();
         let slots = [(); N_SLOTS].map(|()| Slot::cut(&mut cutter, options.batch_size * t));
         let eval = Slot::cut(&mut cutter, options.micro_batch * t);
-        let results = Results::cut(&mut cutter, options.batch_size * t, layout.len());
-        let others = cutter.len_bytes() - state_bytes;
-        let (activations, kept) = Activations::cut(&mut cutter, network, options);
+        let results = Results::cut(&mut cutter, options.batch_size * t);
+        let (activations, kept) = Activations::cut(&mut cutter, network, options, is_fused);
         let floats = (layout.len() * Elem::F32.bytes()) as u64;
         let plan = MemoryPlan {
             weights: state_bytes - 3 * floats,
@@ -201,8 +213,22 @@ impl Memory {
             activations: kept,
             scratch: cutter.len_bytes() - state_bytes - kept,
         };
-        debug_assert!(others <= plan.scratch);
         (Self { state, slots, eval, results, activations }, plan)
+    }
+}
+
+/// Whether the board's own attention is used: it is for bf16, and drops nothing.
+fn is_fused(board: &dyn Board, network: &Network, options: &DeviceEngineOptions) -> bool {
+    let Some(fused) = board.fused_attention() else { return false };
+    if options.elem != Elem::Bf16 || options.dropout > 0.0 {
+        return false;
+    }
+    match fused.prepare(&network.sizes.fused_attention(options.micro_batch)) {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::warn!("attention is made of products and a softmax, since {error}");
+            false
+        }
     }
 }
 
@@ -211,13 +237,13 @@ fn refuse_what_does_not_fit(
     network: &Network,
     layout: &BoardLayout,
     options: &DeviceEngineOptions,
-    needed: u64,
 ) -> Result<(), EngineError> {
+    let needed = BoardEngine::plan(board, network, layout, options).total();
     let free = board.memory()?.free;
     if needed + RESERVE <= free {
         return Ok(());
     }
-    Err(does_not_fit(board, network, layout, options, needed, free))
+    Err(does_not_fit(board, network, layout, options, free))
 }
 
 fn does_not_fit(
@@ -225,19 +251,18 @@ fn does_not_fit(
     network: &Network,
     layout: &BoardLayout,
     options: &DeviceEngineOptions,
-    needed: u64,
     free: u64,
 ) -> EngineError {
-    let fits = |micro_batch: &usize| {
-        let options = DeviceEngineOptions { micro_batch: *micro_batch, ..*options };
-        BoardEngine::plan(network, layout, &options).total() + RESERVE <= free
+    let total = |micro_batch: usize| {
+        let options = DeviceEngineOptions { micro_batch, ..*options };
+        BoardEngine::plan(board, network, layout, &options).total()
     };
     EngineError::DoesNotFit {
         device: board.name(),
-        needed,
+        needed: total(options.micro_batch),
         free,
         micro_batch: options.micro_batch,
-        largest: (1..options.micro_batch).rev().find(fits),
+        largest: (1..options.micro_batch).rev().find(|&n| total(n) + RESERVE <= free),
         recompute: options.recompute,
     }
 }
@@ -282,9 +307,18 @@ impl DeviceEngine for BoardEngine {
         let Memory { state, eval, results, activations, .. } = &self.memory;
         let board = self.board.as_ref();
         eval.write(board, &[], inputs, targets, inputs)?;
-        let forward = Forward::evaluation(board, &self.network, &self.options, state, eval, activations, inputs.len());
-        forward.run()?;
-        forward.losses(&results.losses())?;
+        let micro_batch = MicroBatch {
+            board,
+            network: &self.network,
+            options: &self.options,
+            state,
+            slot: *eval,
+            activations,
+            dropped_from: None,
+            b: inputs.len() / self.network.sizes.t,
+        };
+        micro_batch.forward()?;
+        micro_batch.losses(results.rows())?;
         results.sum_of_rows(board, targets.len())
     }
 
@@ -302,6 +336,7 @@ impl DeviceEngine for BoardEngine {
 
     fn take(&mut self, parameters: &[Parameter]) -> Result<(), EngineError> {
         state::write_parameters(self.board.as_ref(), self.memory.state.weights, &self.layout, parameters)?;
+        self.memory.results.unhalt(self.board.as_ref())?;
         self.refresh_working_copy()
     }
 
@@ -330,6 +365,10 @@ impl DeviceEngine for BoardEngine {
         moments: &HashMap<String, Tensor>,
     ) -> Result<Result<(), Vec<String>>, EngineError> {
         state::write_moments(self.board.as_ref(), &self.memory.state, &self.layout, moments)
+    }
+
+    fn is_halted(&self) -> Result<bool, EngineError> {
+        self.memory.results.is_halted(self.board.as_ref())
     }
 
     fn memory(&self) -> MemoryPlan {

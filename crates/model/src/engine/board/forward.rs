@@ -2,25 +2,33 @@
 
 use std::ops::Range;
 
-use wattle_ops::board::{Board, BoardError, DevicePtr, Elem};
+use wattle_ops::attention::cuda as attention;
+use wattle_ops::board::{AttentionForward, Board, BoardError, DevicePtr, Elem};
+use wattle_ops::classifier::cuda as classifier;
+use wattle_ops::dropout::cuda::Site;
+use wattle_ops::embedding::cuda as embedding;
+use wattle_ops::layer_norm::cuda as layer_norm;
+use wattle_ops::rms_norm::cuda as rms_norm;
+use wattle_ops::rope::cuda as rope;
+use wattle_ops::{activation, swiglu};
 
 use super::DeviceEngineOptions;
 use super::activations::{Activations, Hidden, Kept, Normed};
 use super::inputs::Slot;
 use super::linear::Products;
 use super::network::{Linear, MlpKind, Network, Norm, NormKind, Sizes};
-use super::results::RowLosses;
+use super::results::RowResults;
 use super::state::State;
 use super::step::StepLaunches;
 
-/// A micro-batch, and where everything is that it needs.
+/// A micro-batch on its way, and where everything is that it needs.
 #[derive(Clone, Copy)]
-pub(super) struct Forward<'a> {
+pub(super) struct MicroBatch<'a> {
     pub(super) board: &'a dyn Board,
     pub(super) network: &'a Network,
     pub(super) options: &'a DeviceEngineOptions,
     pub(super) state: &'a State,
-    /// With the micro-batch's tokens.
+    /// With the micro-batch's own tokens.
     pub(super) slot: Slot,
     pub(super) activations: &'a Activations,
     /// Position of its first sequence in the step's batch; `None` where nothing is dropped.
@@ -29,48 +37,299 @@ pub(super) struct Forward<'a> {
     pub(super) b: usize,
 }
 
-impl<'a> Forward<'a> {
-    /// A pass that drops.
-    pub(super) fn training(step: &StepLaunches<'a>, slot: &Slot, sequences: Range<usize>) -> Self {
-        let &StepLaunches { board, network, options, state, activations, .. } = step;
+/// A place where elements are dropped.
+#[derive(Clone, Copy)]
+pub(super) enum Place {
+    Embedding,
+    /// Of the block with this index: attention's probabilities.
+    Attention(usize),
+    AttentionOut(usize),
+    MlpOut(usize),
+}
+
+impl Place {
+    /// In the order in which [`Pass`](crate::Pass) counts them.
+    fn site_idx(self) -> usize {
+        match self {
+            Self::Embedding => 0,
+            Self::Attention(layer_idx) => 1 + 3 * layer_idx,
+            Self::AttentionOut(layer_idx) => 2 + 3 * layer_idx,
+            Self::MlpOut(layer_idx) => 3 + 3 * layer_idx,
+        }
+    }
+}
+
+impl<'a> MicroBatch<'a> {
+    /// One of a step's, which drops.
+    pub(super) fn of_step(step: &StepLaunches<'a>, sequences: Range<usize>) -> Self {
+        let &StepLaunches { board, network, options, state, slot, activations, .. } = step;
+        let slot = slot.from(sequences.start * network.sizes.t);
         let dropped_from = (options.dropout > 0.0).then_some(sequences.start);
         let b = sequences.len();
-        Self { board, network, options, state, slot: *slot, activations, dropped_from, b }
-    }
-
-    /// A pass that does not.
-    pub(super) fn evaluation(
-        board: &'a dyn Board,
-        network: &'a Network,
-        options: &'a DeviceEngineOptions,
-        state: &'a State,
-        slot: &Slot,
-        activations: &'a Activations,
-        b: usize,
-    ) -> Self {
-        Self { board, network, options, state, slot: *slot, activations, dropped_from: None, b }
+        Self { board, network, options, state, slot, activations, dropped_from, b }
     }
 
     /// The rows of the last block, normalized.
-    pub(super) fn run(&self) -> Result<(), BoardError> {
+    pub(super) fn forward(&self) -> Result<(), BoardError> {
         let Network { blocks, final_norm, .. } = self.network;
         let Activations { x, norms, kept, hidden, .. } = self.activations;
         self.embed(x[0])?;
         self.norm(&norms.at(0).attention, x[0], &blocks[0].attention_norm)?;
         for (layer_idx, block) in blocks.iter().enumerate() {
             let (kept, hidden, normed) = (kept.at(layer_idx), hidden.at(layer_idx), norms.at(layer_idx));
-            self.attend(layer_idx, &normed.attention, kept)?;
-            let site = Site::attention_out(layer_idx);
-            self.residual_norm(kept.middle, &normed.mlp, x[layer_idx], &block.attention_out, site, &block.mlp_norm)?;
+            self.attend(layer_idx, x[layer_idx], &normed.attention, kept, &normed.mlp)?;
             self.expand(layer_idx, &normed.mlp, hidden)?;
-            self.products().fwd(self.activations.branch, hidden.after, &block.mlp_out, false)?;
             let (next, norm) = match blocks.get(layer_idx + 1) {
                 Some(block) => (&norms.at(layer_idx + 1).attention, &block.attention_norm),
                 None => (&self.activations.final_norm, final_norm),
             };
-            let site = Site::mlp_out(layer_idx);
-            self.residual_norm(x[layer_idx + 1], next, kept.middle, &block.mlp_out, site, norm)?;
+            self.add(
+                x[layer_idx + 1],
+                kept.middle,
+                hidden.after,
+                &block.mlp_out,
+                Place::MlpOut(layer_idx),
+                (next, norm),
+            )?;
         }
         Ok(())
+    }
+
+    fn embed(&self, x: DevicePtr) -> Result<(), BoardError> {
+        let &Network { token_table, position_table, .. } = self.network;
+        let positions = position_table.map_or(DevicePtr::NULL, |table| self.weight(table));
+        let site = self.site(Place::Embedding);
+        embedding::fwd(self.board, x, &self.embedding_rows(), self.weight(token_table), positions, &site)
+    }
+
+    /// A block's first half: from its input `x` and that normalized to the residual stream between the halves.
+    pub(super) fn attend(
+        &self,
+        layer_idx: usize,
+        x: DevicePtr,
+        normed: &Normed,
+        kept: &Kept,
+        mlp_normed: &Normed,
+    ) -> Result<(), BoardError> {
+        let block = &self.network.blocks[layer_idx];
+        self.products().fwd(kept.qkv, normed.out, &block.attention_in, true)?;
+        if let Some(heads) = self.rotary() {
+            rope::fwd(self.board, kept.qkv, &heads)?;
+        }
+        if let (true, Some(fused)) = (self.activations.is_fused, self.board.fused_attention()) {
+            let shape = self.sizes().fused_attention(self.b);
+            fused.prepare(&shape)?;
+            fused.forward(&shape, &self.fused_forward(kept))?;
+        } else {
+            let (shape, site) = (self.attention(), self.site(Place::Attention(layer_idx)));
+            let scratch = self.activations.attention;
+            attention::fwd(self.board, kept.attended, kept.log_sum_exp, kept.qkv, &shape, &site, scratch)?;
+        }
+        self.add(
+            kept.middle,
+            x,
+            kept.attended,
+            &block.attention_out,
+            Place::AttentionOut(layer_idx),
+            (mlp_normed, &block.mlp_norm),
+        )
+    }
+
+    /// The feed-forward half up to what stands between its products.
+    pub(super) fn expand(
+        &self,
+        layer_idx: usize,
+        normed: &Normed,
+        hidden: &Hidden,
+    ) -> Result<(), BoardError> {
+        let linear = &self.network.blocks[layer_idx].mlp_in;
+        match self.sizes().mlp {
+            MlpKind::Plain(kind) => {
+                self.products().fwd(hidden.before, normed.out, linear, false)?;
+                activation::cuda::fwd(self.board, kind, hidden.after, &self.hidden_rows(hidden, linear))
+            }
+            MlpKind::Gated => {
+                self.products().fwd(hidden.before, normed.out, linear, true)?;
+                let dims = [self.n(), self.sizes().ff];
+                swiglu::cuda::fwd(self.board, hidden.after, hidden.before, dims, self.options.elem)
+            }
+        }
+    }
+
+    /// `sum = x + dropped(addend·W + bias)`, and that normalized.
+    fn add(
+        &self,
+        sum: DevicePtr,
+        x: DevicePtr,
+        addend: DevicePtr,
+        linear: &Linear,
+        place: Place,
+        (normed, norm): (&Normed, &Norm),
+    ) -> Result<(), BoardError> {
+        let (rows, site) = (self.activations.branch, self.site(place));
+        self.products().fwd(rows, addend, linear, false)?;
+        let bias = self.optional_weight(linear.bias);
+        match self.sizes().norm {
+            NormKind::Layer => {
+                let addend = layer_norm::Addend { rows, bias, site: &site };
+                let norm = self.layer_norm(norm);
+                layer_norm::residual_fwd(self.board, sum, &normed.layer(), x, &addend, &norm)
+            }
+            NormKind::Rms => {
+                let addend = rms_norm::Addend { rows, bias, site: &site };
+                rms_norm::residual_fwd(self.board, sum, &normed.rms(), x, &addend, &self.rms_norm(norm))
+            }
+        }
+    }
+
+    pub(super) fn norm(&self, normed: &Normed, x: DevicePtr, norm: &Norm) -> Result<(), BoardError> {
+        match self.sizes().norm {
+            NormKind::Layer => layer_norm::fwd(self.board, &normed.layer(), x, &self.layer_norm(norm)),
+            NormKind::Rms => rms_norm::fwd(self.board, &normed.rms(), x, &self.rms_norm(norm)),
+        }
+    }
+
+    /// The loss of each row.
+    pub(super) fn losses(&self, results: RowResults) -> Result<(), BoardError> {
+        self.chunks().try_for_each(|rows| {
+            self.logits(&rows)?;
+            classifier::fwd(self.board, &self.classifier_rows(&rows, results))
+        })
+    }
+
+    /// The loss of each row, the gradient of the output head, and that of the normalized rows in `branch`.
+    pub(super) fn losses_and_gradients(&self, results: RowResults, scale: f32) -> Result<(), BoardError> {
+        let Activations { final_norm, branch, logits, .. } = *self.activations;
+        let (head, width) = (self.head(), self.sizes().c);
+        self.chunks().try_for_each(|rows| {
+            self.logits(&rows)?;
+            classifier::fwd_bwd(self.board, &self.classifier_rows(&rows, results), scale)?;
+            let products = Products { n: rows.len(), ..self.products() };
+            let at = |ptr: DevicePtr| ptr.add(rows.start * width, self.options.elem);
+            products.bwd_x(at(branch), logits, &head)?;
+            products.bwd_weight(logits, at(final_norm.out), &head)
+        })
+    }
+
+    fn logits(&self, rows: &Range<usize>) -> Result<(), BoardError> {
+        let Activations { final_norm, logits, .. } = *self.activations;
+        let x = final_norm.out.add(rows.start * self.sizes().c, self.options.elem);
+        Products { n: rows.len(), ..self.products() }.fwd(logits, x, &self.head(), false)
+    }
+
+    /// Rows whose logits exist at once.
+    fn chunks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (n, most) = (self.n(), self.activations.logits_rows);
+        (0..n).step_by(most).map(move |first| first..n.min(first + most))
+    }
+
+    fn head(&self) -> Linear {
+        let sizes = self.sizes();
+        let (n_in, n_out) = (sizes.c, sizes.v_padded());
+        Linear { weight: self.network.head, bias: None, n_in, n_out, output_first: true }
+    }
+
+    fn classifier_rows(&self, rows: &Range<usize>, results: RowResults) -> classifier::Rows {
+        let RowResults { losses, correct } = results.from(rows.start);
+        classifier::Rows {
+            logits: self.activations.logits,
+            // Four bytes an element, as `f32`.
+            targets: self.slot.targets.add(rows.start, Elem::F32),
+            losses,
+            correct,
+            n: rows.len(),
+            v: self.sizes().v,
+            v_padded: self.sizes().v_padded(),
+            elem: self.options.elem,
+        }
+    }
+
+    /// Rows.
+    pub(super) fn n(&self) -> usize {
+        self.b * self.sizes().t
+    }
+
+    pub(super) fn sizes(&self) -> &'a Sizes {
+        &self.network.sizes
+    }
+
+    /// The place in a flat buffer of weights that passes read.
+    pub(super) fn weight(&self, start: usize) -> DevicePtr {
+        self.state.working.add(start, self.options.elem)
+    }
+
+    pub(super) fn optional_weight(&self, start: Option<usize>) -> DevicePtr {
+        start.map_or(DevicePtr::NULL, |start| self.weight(start))
+    }
+
+    pub(super) fn products(&self) -> Products<'a> {
+        let &Self { board, state, .. } = self;
+        let (working, gradients) = (state.working, state.gradients);
+        Products { board, elem: self.options.elem, working, gradients, n: self.n() }
+    }
+
+    pub(super) fn embedding_rows(&self) -> embedding::Rows {
+        let &Sizes { t, c, .. } = self.sizes();
+        embedding::Rows { tokens: self.slot.tokens, n: self.n(), t, c, elem: self.options.elem }
+    }
+
+    pub(super) fn hidden_rows(&self, hidden: &Hidden, linear: &Linear) -> activation::cuda::Input {
+        let (n, c, elem) = (self.n(), linear.n_out, self.options.elem);
+        activation::cuda::Input { x: hidden.before, bias: self.optional_weight(linear.bias), n, c, elem }
+    }
+
+    pub(super) fn attention(&self) -> attention::Shape {
+        self.sizes().attention(self.b, self.options.elem)
+    }
+
+    pub(super) fn fused_forward(&self, kept: &Kept) -> AttentionForward {
+        let [q, k, v] = self.query_key_value(kept.qkv);
+        AttentionForward { q, k, v, out: kept.attended, stats: kept.log_sum_exp }
+    }
+
+    /// Where queries, keys and values start in rows that have all three.
+    pub(super) fn query_key_value(&self, rows: DevicePtr) -> [DevicePtr; 3] {
+        let &Sizes { n_heads, n_kv_heads, head_width, .. } = self.sizes();
+        [0, n_heads, n_heads + n_kv_heads].map(|head| rows.add(head * head_width, self.options.elem))
+    }
+
+    /// Queries and keys as they are turned by their positions, where they are.
+    pub(super) fn rotary(&self) -> Option<rope::Heads> {
+        let [cos, sin] = self.activations.rotary?;
+        let &Sizes { n_heads, n_kv_heads, head_width, t, .. } = self.sizes();
+        Some(rope::Heads {
+            n: self.n(),
+            row_stride: self.sizes().qkv(),
+            n_heads: n_heads + n_kv_heads,
+            d: head_width,
+            t,
+            elem: self.options.elem,
+            cos,
+            sin,
+        })
+    }
+
+    pub(super) fn layer_norm(&self, norm: &Norm) -> layer_norm::Norm {
+        let &Sizes { c, norm_eps: eps, .. } = self.sizes();
+        let (weight, bias) = (self.weight(norm.weight), self.optional_weight(norm.bias));
+        layer_norm::Norm { n: self.n(), c, elem: self.options.elem, weight, bias, eps }
+    }
+
+    pub(super) fn rms_norm(&self, norm: &Norm) -> rms_norm::Norm {
+        let &Sizes { c, norm_eps: eps, .. } = self.sizes();
+        rms_norm::Norm { n: self.n(), c, elem: self.options.elem, weight: self.weight(norm.weight), eps }
+    }
+
+    /// Where elements are dropped, for rows that start with this micro-batch's.
+    pub(super) fn site(&self, place: Place) -> Site {
+        let Some(first_sequence) = self.dropped_from else { return Site::NONE };
+        let &Sizes { t, c, n_heads, .. } = self.sizes();
+        let per_sequence = match place {
+            Place::Attention(_) => n_heads * t * t,
+            Place::Embedding | Place::AttentionOut(_) | Place::MlpOut(_) => t * c,
+        };
+        let DeviceEngineOptions { dropout, seed, .. } = *self.options;
+        let first_element = (first_sequence * per_sequence) as u64;
+        Site::new(dropout, seed, place.site_idx() as u32, first_element, self.slot.state)
     }
 }

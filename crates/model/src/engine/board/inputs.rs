@@ -21,6 +21,8 @@ pub(super) struct Slot {
     pub(super) targets: DevicePtr,
     /// (b·t) `u32`: each micro-batch's rows in the order of their tokens, counted within the micro-batch.
     pub(super) order: DevicePtr,
+    /// Tokens that there is room for.
+    len: usize,
 }
 
 /// Bytes in front of the tokens.
@@ -28,14 +30,15 @@ const STATE_BYTES: usize = 256;
 const WORD: usize = size_of::<u32>();
 
 impl Slot {
-    /// Cuts room for `n` tokens.
-    pub(super) fn cut(cutter: &mut Cutter, n: usize) -> Self {
-        let state = cutter.take_bytes(STATE_BYTES + 3 * n * WORD);
-        let words = |i: usize| DevicePtr::new(state.address() + (STATE_BYTES + i * n * WORD) as u64);
-        Self { state, tokens: words(0), targets: words(1), order: words(2) }
+    /// Cuts room for `len` tokens.
+    pub(super) fn cut(cutter: &mut Cutter, len: usize) -> Self {
+        let state = cutter.take_bytes(STATE_BYTES + 3 * len * WORD);
+        let words = |i: usize| DevicePtr::new(state.address() + (STATE_BYTES + i * len * WORD) as u64);
+        Self { state, tokens: words(0), targets: words(1), order: words(2), len }
     }
 
-    /// Copies it all at once. The board may still be at work on another slot.
+    /// Copies it all at once, for as many tokens as there is room for or fewer. The board may still be at work on
+    /// another slot.
     pub(super) fn write(
         &self,
         board: &dyn Board,
@@ -44,10 +47,11 @@ impl Slot {
         targets: &[u32],
         order: &[u32],
     ) -> Result<(), EngineError> {
-        let mut bytes = Vec::with_capacity(STATE_BYTES + 3 * inputs.len() * WORD);
+        let mut bytes = Vec::with_capacity(STATE_BYTES + 3 * self.len * WORD);
         bytes.extend_from_slice(state);
         bytes.resize(STATE_BYTES, 0);
-        for words in [inputs, targets, order] {
+        for (i, words) in [inputs, targets, order].into_iter().enumerate() {
+            bytes.resize(STATE_BYTES + i * self.len * WORD, 0);
             bytes.extend(words.iter().flat_map(|word| word.to_ne_bytes()));
         }
         Ok(board.write_ahead(self.state, &bytes)?)
@@ -56,7 +60,8 @@ impl Slot {
     /// The same, from token `first` on.
     pub(super) fn from(&self, first: usize) -> Self {
         let on = |ptr: DevicePtr| DevicePtr::new(ptr.address() + (first * WORD) as u64);
-        Self { state: self.state, tokens: on(self.tokens), targets: on(self.targets), order: on(self.order) }
+        let Self { state, tokens, targets, order, len } = *self;
+        Self { state, tokens: on(tokens), targets: on(targets), order: on(order), len: len - first }
     }
 }
 

@@ -41,7 +41,7 @@ impl BoardLayout {
         goes_on: impl Fn(&str) -> bool,
     ) -> Self {
         let mut places = vec![None; parameters.len()];
-        let mut end = 0;
+        let mut end = 0usize;
         let mut n_decaying = 0;
         for decays in [true, false] {
             for (place, parameter) in places.iter_mut().zip(parameters) {

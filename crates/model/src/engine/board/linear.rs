@@ -87,8 +87,7 @@ impl Products<'_> {
     ) -> Result<(), BoardError> {
         let &Linear { n_in, n_out, output_first, weight, .. } = linear;
         let (x, grad_out) = (self.rows(x, n_in), self.rows(grad_out, n_out));
-        let (m, n, a, b) =
-            if output_first { (n_out, n_in, grad_out, x) } else { (n_in, n_out, x, grad_out) };
+        let (m, n, a, b) = if output_first { (n_out, n_in, grad_out, x) } else { (n_in, n_out, x, grad_out) };
         self.board.gemm(&Gemm {
             m,
             n,

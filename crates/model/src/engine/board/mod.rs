@@ -8,7 +8,7 @@
 //!
 //! - `cutter`, `layout`, `state`, `activations`: what lies where
 //! - `network`: the sizes and places of a family's network
-//! - `forward`, `backward`: the passes
+//! - `forward`, `backward`, `linear`: the passes of a micro-batch
 //! - `step`: all of one optimizer update
 //! - `inputs`, `results`, `timeline`: what goes to the device, and what comes back
 //! - `engine`: the whole
@@ -86,7 +86,7 @@ pub trait DeviceEngine: Send {
     /// If the device or a tensor operation fails.
     fn publish(&self, parameters: &[Parameter]) -> Result<(), EngineError>;
 
-    /// Takes over the values of `parameters`.
+    /// Takes over the values of `parameters`; updates are made again if it was halted.
     ///
     /// # Errors
     /// If the device or a tensor operation fails.
@@ -119,6 +119,13 @@ pub trait DeviceEngine: Send {
         &mut self,
         moments: &HashMap<String, Tensor>,
     ) -> Result<Result<(), Vec<String>>, EngineError>;
+
+    /// Whether a step's loss or gradient was not finite. From that step on no update is made: the weights are those
+    /// that it began with.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn is_halted(&self) -> Result<bool, EngineError>;
 
     /// What it takes of the device's memory.
     fn memory(&self) -> MemoryPlan;

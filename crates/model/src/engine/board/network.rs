@@ -1,6 +1,8 @@
 //! The sizes of a network, and where its parameters lie.
 
 use wattle_ops::Activation;
+use wattle_ops::attention::cuda as attention;
+use wattle_ops::board::{AttentionShape, Elem};
 
 use super::layout::padded_vocabulary;
 
@@ -110,6 +112,28 @@ impl Sizes {
     /// Rows of a table of the vocabulary on a board.
     pub(crate) fn v_padded(&self) -> usize {
         padded_vocabulary(self.v)
+    }
+}
+
+impl Sizes {
+    /// Of attention on a board, for `b` sequences.
+    pub(super) fn attention(&self, b: usize, elem: Elem) -> attention::Shape {
+        let &Self { t, n_heads, n_kv_heads, head_width: d, .. } = self;
+        attention::Shape { b, t, n_heads, n_kv_heads, d, elem }
+    }
+
+    /// Of the board's own attention, for `b` sequences.
+    pub(super) fn fused_attention(&self, b: usize) -> AttentionShape {
+        let &Self { t, n_heads, n_kv_heads, head_width, .. } = self;
+        AttentionShape {
+            batch: b,
+            time: t,
+            n_heads,
+            n_kv_heads,
+            head_width,
+            qkv_row_stride: self.qkv(),
+            out_row_stride: self.heads(),
+        }
     }
 }
 

@@ -129,12 +129,7 @@ fn write(board: &dyn Board, to: DevicePtr, place: &Place, tensor: &Tensor) -> Re
     Ok(board.write(to.add(place.range.start, Elem::F32), &bytes)?)
 }
 
-fn read(
-    board: &dyn Board,
-    from: DevicePtr,
-    place: &Place,
-    device: &Device,
-) -> Result<Tensor, EngineError> {
+fn read(board: &dyn Board, from: DevicePtr, place: &Place, device: &Device) -> Result<Tensor, EngineError> {
     let values = read_f32(board, from.add(place.range.start, Elem::F32), place.range.len())?;
     Ok(Tensor::from_vec(values, place.dims.as_slice(), device)?)
 }

@@ -3,12 +3,12 @@
 use std::ops::Range;
 
 use wattle_ops::adamw::cuda as adamw;
-use wattle_ops::board::{Board, Elem};
+use wattle_ops::board::{Board, DevicePtr, Elem};
 
 use super::DeviceEngineOptions;
 use super::activations::Activations;
 use super::error::EngineError;
-use super::forward::Forward;
+use super::forward::MicroBatch;
 use super::inputs::Slot;
 use super::layout::BoardLayout;
 use super::network::Network;
@@ -44,13 +44,36 @@ impl StepLaunches<'_> {
 
     fn micro_batch(&self, sequences: Range<usize>) -> Result<(), EngineError> {
         let t = self.network.sizes.t;
-        let slot = self.slot.from(sequences.start * t);
-        let losses = self.results.losses().from(sequences.start * t);
-        let forward = Forward::training(self, &slot, sequences);
+        let results = self.results.rows().from(sequences.start * t);
         let scale = 1.0 / (self.options.batch_size * t) as f32;
-        forward.run()?;
-        forward.losses_and_gradients(&losses, scale)?;
-        forward.backward()
+        let micro_batch = MicroBatch::of_step(self, sequences);
+        micro_batch.forward()?;
+        micro_batch.losses_and_gradients(results, scale)?;
+        Ok(micro_batch.backward()?)
+    }
+
+    fn update(&self) -> Result<(), EngineError> {
+        let DeviceEngineOptions { clip_norm, beta1, beta2, eps, elem, .. } = *self.options;
+        let &State { weights, working, gradients, mean, mean_square } = self.state;
+        let (n, n_decaying, state) = (self.layout.len(), self.layout.n_decaying(), self.slot.state);
+        self.results.store(self.board, gradients, n, clip_norm, state)?;
+        let working = if elem == Elem::F32 { DevicePtr::NULL } else { working };
+        let norm = self.results.norm;
+        let step = adamw::Step {
+            weights,
+            mean,
+            mean_square,
+            working,
+            gradients,
+            n,
+            n_decaying,
+            beta1,
+            beta2,
+            eps,
+            state,
+            norm,
+        };
+        Ok(adamw::step(self.board, &step)?)
     }
 }
 

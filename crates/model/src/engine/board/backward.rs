@@ -1,0 +1,172 @@
+//! The backward pass of a micro-batch. Gradients of parameters are added to the flat buffer as they come.
+
+use wattle_ops::attention::cuda as attention;
+use wattle_ops::board::{AttentionBackward, BoardError, DevicePtr, Elem};
+use wattle_ops::dropout::cuda as dropout;
+use wattle_ops::embedding::cuda as embedding;
+use wattle_ops::layer_norm::cuda as layer_norm;
+use wattle_ops::linear::cuda as linear;
+use wattle_ops::rms_norm::cuda as rms_norm;
+use wattle_ops::rope::cuda as rope;
+use wattle_ops::{activation, swiglu};
+
+use super::activations::{Activations, Normed};
+use super::forward::{MicroBatch, Place};
+use super::network::{Linear, MlpKind, Network, Norm, NormKind};
+use crate::engine::Recompute;
+
+impl MicroBatch<'_> {
+    /// From the gradient of the last normalized rows, in `branch`, to those of the tables.
+    pub(super) fn backward(&self) -> Result<(), BoardError> {
+        let Network { blocks, final_norm, .. } = self.network;
+        let Activations { x, final_norm: normed, .. } = self.activations;
+        self.norm_backward(final_norm, normed, x[blocks.len()], false)?;
+        for layer_idx in (0..blocks.len()).rev() {
+            // The last block's activations are all still there.
+            if layer_idx + 1 < blocks.len() {
+                self.recompute(layer_idx)?;
+            }
+            self.mlp_backward(layer_idx)?;
+            self.attention_backward(layer_idx)?;
+        }
+        self.embedding_backward()
+    }
+
+    /// Brings back what was not kept. Rows that go through the same kernels come out the same to the bit.
+    fn recompute(&self, layer_idx: usize) -> Result<(), BoardError> {
+        let Activations { x, norms, kept, hidden, .. } = self.activations;
+        let block = &self.network.blocks[layer_idx];
+        let (normed, kept) = (norms.at(layer_idx), kept.at(layer_idx));
+        match self.options.recompute {
+            Recompute::None => return Ok(()),
+            Recompute::Mlp => {
+                self.norm(&normed.attention, x[layer_idx], &block.attention_norm)?;
+                self.norm(&normed.mlp, kept.middle, &block.mlp_norm)?;
+            }
+            Recompute::Block => {
+                self.norm(&normed.attention, x[layer_idx], &block.attention_norm)?;
+                self.attend(layer_idx, x[layer_idx], &normed.attention, kept, &normed.mlp)?;
+            }
+        }
+        self.expand(layer_idx, &normed.mlp, hidden.at(layer_idx))
+    }
+
+    fn mlp_backward(&self, layer_idx: usize) -> Result<(), BoardError> {
+        let Activations { norms, kept, hidden, gradients, branch, .. } = self.activations;
+        let block = &self.network.blocks[layer_idx];
+        let (normed, hidden) = (norms.at(layer_idx), hidden.at(layer_idx));
+        let products = self.products();
+        let grad_out = self.addend_gradient(Place::MlpOut(layer_idx))?;
+        self.bias_backward(&block.mlp_out, grad_out)?;
+        products.bwd_weight(grad_out, hidden.after, &block.mlp_out)?;
+        products.bwd_x(gradients.hidden, grad_out, &block.mlp_out)?;
+
+        match self.sizes().mlp {
+            MlpKind::Plain(kind) => {
+                let rows = self.hidden_rows(hidden, &block.mlp_in);
+                activation::cuda::bwd(self.board, kind, gradients.expanded, &rows)?;
+            }
+            MlpKind::Gated => {
+                let (dims, elem) = ([self.n(), self.sizes().ff], self.options.elem);
+                let (grad_x, grad_out) = (gradients.expanded, gradients.hidden);
+                swiglu::cuda::bwd(self.board, grad_x, grad_out, hidden.before, dims, elem)?;
+            }
+        }
+        self.bias_backward(&block.mlp_in, gradients.expanded)?;
+        products.bwd_weight(gradients.expanded, normed.mlp.out, &block.mlp_in)?;
+        products.bwd_x(*branch, gradients.expanded, &block.mlp_in)?;
+        self.norm_backward(&block.mlp_norm, &normed.mlp, kept.at(layer_idx).middle, true)
+    }
+
+    fn attention_backward(&self, layer_idx: usize) -> Result<(), BoardError> {
+        let Activations { x, norms, kept, gradients, branch, .. } = self.activations;
+        let block = &self.network.blocks[layer_idx];
+        let (normed, kept) = (norms.at(layer_idx), kept.at(layer_idx));
+        let products = self.products();
+        let grad_out = self.addend_gradient(Place::AttentionOut(layer_idx))?;
+        self.bias_backward(&block.attention_out, grad_out)?;
+        products.bwd_weight(grad_out, kept.attended, &block.attention_out)?;
+        products.bwd_x(*branch, grad_out, &block.attention_out)?;
+
+        if let (true, Some(fused)) = (self.activations.is_fused, self.board.fused_attention()) {
+            let [grad_q, grad_k, grad_v] = self.query_key_value(gradients.qkv);
+            let (forward, grad_out) = (self.fused_forward(kept), *branch);
+            let tensors = AttentionBackward { forward, grad_out, grad_q, grad_k, grad_v };
+            fused.backward(&self.sizes().fused_attention(self.b), &tensors)?;
+        } else {
+            let (shape, site) = (self.attention(), self.site(Place::Attention(layer_idx)));
+            let scratch = self.activations.attention;
+            let (grad_qkv, lse, qkv) = (gradients.qkv, kept.log_sum_exp, kept.qkv);
+            attention::bwd(self.board, grad_qkv, *branch, lse, qkv, &shape, &site, scratch)?;
+        }
+        if let Some(heads) = self.rotary() {
+            rope::bwd(self.board, gradients.qkv, &heads)?;
+        }
+        self.bias_backward(&block.attention_in, gradients.qkv)?;
+        products.bwd_weight(gradients.qkv, normed.attention.out, &block.attention_in)?;
+        products.bwd_x(*branch, gradients.qkv, &block.attention_in)?;
+        self.norm_backward(&block.attention_norm, &normed.attention, x[layer_idx], true)
+    }
+
+    fn embedding_backward(&self) -> Result<(), BoardError> {
+        let grad_x = self.activations.gradients.x;
+        if self.dropped_from.is_some() {
+            let len = self.n() * self.sizes().c;
+            let site = self.site(Place::Embedding);
+            dropout::fwd(self.board, grad_x, grad_x, len, self.options.elem, &site)?;
+        }
+        let &Network { token_table, position_table, .. } = self.network;
+        let positions = self.optional_gradient(position_table);
+        let tokens = self.gradient(token_table);
+        embedding::bwd(self.board, tokens, positions, grad_x, &self.embedding_rows(), self.slot.order)
+    }
+
+    /// The gradient of what was added to the residual stream, past its dropout.
+    fn addend_gradient(&self, place: Place) -> Result<DevicePtr, BoardError> {
+        let gradients = &self.activations.gradients;
+        if self.dropped_from.is_some() {
+            let (len, elem) = (self.n() * self.sizes().c, self.options.elem);
+            dropout::fwd(self.board, gradients.addend, gradients.x, len, elem, &self.site(place))?;
+        }
+        Ok(gradients.addend)
+    }
+
+    /// From the gradient of a norm's result, in `branch`, to those of its parameters and of its rows.
+    fn norm_backward(
+        &self,
+        norm: &Norm,
+        normed: &Normed,
+        x: DevicePtr,
+        accumulate: bool,
+    ) -> Result<(), BoardError> {
+        let Activations { gradients, branch: grad_out, partials, .. } = *self.activations;
+        let weight = self.gradient(norm.weight);
+        match self.sizes().norm {
+            NormKind::Layer => {
+                let bias = self.optional_gradient(norm.bias);
+                let gradients = layer_norm::Gradients { x: gradients.x, accumulate, weight, bias };
+                let (normed, norm) = (normed.layer(), self.layer_norm(norm));
+                layer_norm::bwd(self.board, &gradients, grad_out, x, &normed, &norm, partials)
+            }
+            NormKind::Rms => {
+                let gradients = rms_norm::Gradients { x: gradients.x, accumulate, weight };
+                let (normed, norm) = (normed.rms(), self.rms_norm(norm));
+                rms_norm::bwd(self.board, &gradients, grad_out, x, &normed, &norm, partials)
+            }
+        }
+    }
+
+    fn bias_backward(&self, layer: &Linear, grad_out: DevicePtr) -> Result<(), BoardError> {
+        let Some(bias) = layer.bias else { return Ok(()) };
+        let (dims, elem) = ([self.n(), layer.n_out], self.options.elem);
+        linear::bwd_bias(self.board, self.gradient(bias), grad_out, dims, elem, self.activations.partials)
+    }
+
+    fn gradient(&self, start: usize) -> DevicePtr {
+        self.state.gradients.add(start, Elem::F32)
+    }
+
+    fn optional_gradient(&self, start: Option<usize>) -> DevicePtr {
+        start.map_or(DevicePtr::NULL, |start| self.gradient(start))
+    }
+}

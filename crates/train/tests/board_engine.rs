@@ -1,0 +1,366 @@
+//! The engine on a board, over the kernels as the shim runs them, against the engine on a CPU.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use kernel_shim::ShimBoard;
+use wattle_model::config::ActivationKind;
+use wattle_model::engine::{EngineOptions, LossSum};
+use wattle_model::{
+    DeviceEngine, DeviceEngineOptions, Engine, EngineError, Gpt2, LanguageModel, ModelConfig, Parameter,
+    Recompute, StepInputs, StepPart, StepResult, TrainingPass,
+};
+use wattle_ops::adamw::Update;
+use wattle_ops::board::{Board, Elem};
+use wattle_ops::grad_norm::cpu::clip_factor;
+use wattle_random::{Purpose, Stream};
+
+const CPU: Device = Device::Cpu;
+const RECOMPUTE: [Recompute; 3] = [Recompute::None, Recompute::Mlp, Recompute::Block];
+/// Not a multiple of 64: a board pads it.
+const VOCAB_SIZE: usize = 41;
+const BATCH_SIZE: usize = 3;
+const SEED: u64 = 3;
+const LEARNING_RATE: f64 = 1e-2;
+
+/// Sizes that are no multiple of a 16-byte access.
+fn odd() -> ModelConfig {
+    ModelConfig { n_layers: 2, n_heads: 3, d_model: 21, d_ff: 27, context: 9, ..ModelConfig::default() }
+}
+
+/// Sizes that are.
+fn even() -> ModelConfig {
+    ModelConfig { n_layers: 2, n_heads: 2, d_model: 16, d_ff: 32, context: 8, ..ModelConfig::default() }
+}
+
+/// Every way in which one GPT-2 differs from another.
+fn configurations() -> Vec<ModelConfig> {
+    vec![
+        even(),
+        ModelConfig { bias: true, tie_embeddings: false, activation: ActivationKind::GeluTanh, ..odd() },
+        ModelConfig { bias: true, dropout: 0.2, ..even() },
+        ModelConfig { dropout: 0.1, tie_embeddings: false, activation: ActivationKind::Relu, ..odd() },
+    ]
+}
+
+/// A model with weights large enough that every part of it matters, biases and norms among them.
+fn model(config: &ModelConfig) -> Gpt2 {
+    let model = Gpt2::new(config, VOCAB_SIZE, 5, &CPU).unwrap();
+    for (idx, Parameter { var, .. }) in model.parameters().iter().enumerate() {
+        let mut noise = vec![0f32; var.elem_count()];
+        Stream::new(9, Purpose::Init { parameter_idx: idx as u32 }, 0).fill_normal(0, &mut noise);
+        let noise = Tensor::from_vec(noise, var.shape(), &CPU).unwrap();
+        var.set(&(var.as_detached_tensor() + (noise * 0.1).unwrap()).unwrap()).unwrap();
+    }
+    model
+}
+
+/// Inputs and targets of a step.
+fn batch(config: &ModelConfig, step: u64) -> (Vec<u32>, Vec<u32>) {
+    let n = BATCH_SIZE * config.context;
+    let stream = Stream::new(11, Purpose::Sampling, step);
+    let mut tokens: Vec<u32> = (0..2 * n as u64).map(|i| stream.word(i) % VOCAB_SIZE as u32).collect();
+    let targets = tokens.split_off(n);
+    (tokens, targets)
+}
+
+fn options(config: &ModelConfig, micro_batch: usize, recompute: Recompute) -> DeviceEngineOptions {
+    DeviceEngineOptions {
+        batch_size: BATCH_SIZE,
+        micro_batch,
+        recompute,
+        elem: Elem::F32,
+        seed: SEED,
+        dropout: config.dropout,
+        // Below the norms that are met, so that it clips.
+        clip_norm: 0.5,
+        beta1: 0.9,
+        beta2: 0.99,
+        // Large, so that rounding of a gradient that is zero but for rounding is no whole step.
+        eps: 1e-3,
+        weight_decay: 0.1,
+    }
+}
+
+fn engine(model: &Gpt2, options: DeviceEngineOptions) -> Box<dyn DeviceEngine> {
+    model.device_engine(Arc::new(ShimBoard::default()), options).unwrap().unwrap()
+}
+
+fn step(engine: &mut dyn DeviceEngine, config: &ModelConfig, step: u64) {
+    let (inputs, targets) = batch(config, step);
+    let learning_rate = LEARNING_RATE / step as f64;
+    engine.step(StepInputs { inputs: &inputs, targets: &targets, step, learning_rate }).unwrap();
+}
+
+/// The engine on the CPU and what an update is made with.
+struct Reference {
+    engine: Box<dyn Engine>,
+    options: DeviceEngineOptions,
+}
+
+impl Reference {
+    fn new(model: &Gpt2, options: DeviceEngineOptions) -> Self {
+        let DeviceEngineOptions { micro_batch, recompute, .. } = options;
+        Self { engine: model.engine(EngineOptions { micro_batch, recompute }).unwrap().unwrap(), options }
+    }
+
+    /// One step as the trainer makes it.
+    fn step(&mut self, config: &ModelConfig, step: u64) -> StepResult {
+        let (inputs, targets) = batch(config, step);
+        let DeviceEngineOptions { micro_batch, beta1, beta2, eps, weight_decay, clip_norm, .. } =
+            self.options;
+        let n = inputs.len();
+        let mut sum = LossSum::default();
+        self.engine.state_mut().zero_gradients();
+        for first_sequence in (0..BATCH_SIZE).step_by(micro_batch) {
+            let end = BATCH_SIZE.min(first_sequence + micro_batch);
+            let rows = first_sequence * config.context..end * config.context;
+            let pass = TrainingPass { seed: SEED, step, first_sequence, dropout: config.dropout };
+            let (inputs, targets) = (&inputs[rows.clone()], &targets[rows]);
+            sum += self.engine.accumulate_gradients(inputs, targets, pass, 1.0 / n as f32);
+        }
+        let norm = self.engine.state().grad_norm();
+        let gradient_factor = clip_factor(norm, clip_norm);
+        assert!(gradient_factor < 1.0, "a norm of {norm} is not clipped");
+        let learning_rate = LEARNING_RATE / step as f64;
+        let update = Update { beta1, beta2, eps, weight_decay, learning_rate, step, gradient_factor };
+        self.engine.state_mut().update(&update);
+        StepResult {
+            loss: (sum.loss / n as f64) as f32,
+            accuracy: (sum.n_correct as f64 / n as f64) as f32,
+            grad_norm: norm as f32,
+        }
+    }
+}
+
+fn values(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+/// The values of all parameters of a model that an engine publishes to.
+fn weights(publish: impl FnOnce(&[Parameter]), config: &ModelConfig) -> Vec<Vec<f32>> {
+    let target = Gpt2::new(config, VOCAB_SIZE, 1, &CPU).unwrap();
+    publish(target.parameters());
+    target.parameters().iter().map(|parameter| values(&parameter.var)).collect()
+}
+
+/// The largest difference, as a share of the largest expected value.
+fn gap(got: &[f32], expected: &[f32]) -> f32 {
+    let largest = expected.iter().fold(0f32, |max, x| max.max(x.abs()));
+    got.iter().zip(expected).fold(0f32, |max, (a, b)| max.max((a - b).abs())) / largest
+}
+
+#[test]
+fn losses_gradients_and_weights_are_those_of_the_cpu_engine() {
+    for config in configurations() {
+        let model = model(&config);
+        for micro_batch in [3, 2] {
+            let options = options(&config, micro_batch, Recompute::None);
+            let (mut engine, mut reference) = (engine(&model, options), Reference::new(&model, options));
+            // The first is launched, the next two are recorded, the others replayed.
+            for number in 1..=5 {
+                step(engine.as_mut(), &config, number);
+                let expected = reference.step(&config, number);
+                let got = engine.drain().unwrap()[0];
+                let share = |got: f32, expected: f32| (got / expected - 1.0).abs();
+                assert!(share(got.loss, expected.loss) < 1e-5, "{config:?} {number}: {got:?}, {expected:?}");
+                assert!(share(got.grad_norm, expected.grad_norm) < 1e-5, "{got:?}, {expected:?}");
+                assert_eq!(got.accuracy, expected.accuracy);
+                let gradients = engine.gradient_tensors().unwrap();
+                let expected = reference.engine.state().gradient_tensors().unwrap();
+                for ((parameter, got), expected) in model.parameters().iter().zip(&gradients).zip(&expected) {
+                    let gap = gap(&values(got), &values(expected));
+                    assert!(gap < 1e-5, "{config:?} {number}: {} differs by {gap}", parameter.name);
+                }
+            }
+            let got = weights(|parameters| engine.publish(parameters).unwrap(), &config);
+            let state = reference.engine.state();
+            let expected = weights(|parameters| state.publish(parameters).unwrap(), &config);
+            for ((parameter, got), expected) in model.parameters().iter().zip(&got).zip(&expected) {
+                let gap = gap(got, expected);
+                assert!(gap < 1e-5, "{config:?}: {} differs by {gap}", parameter.name);
+            }
+        }
+    }
+}
+
+/// Some steps: what they said, and the weights after them.
+fn train(
+    config: &ModelConfig,
+    board: ShimBoard,
+    options: DeviceEngineOptions,
+) -> (Vec<StepResult>, Vec<u32>) {
+    let mut engine = model(config).device_engine(Arc::new(board), options).unwrap().unwrap();
+    (1..=4).for_each(|number| step(engine.as_mut(), config, number));
+    let weights = weights(|parameters| engine.publish(parameters).unwrap(), config);
+    (engine.drain().unwrap(), bits(&weights.concat()))
+}
+
+#[test]
+fn neither_recomputation_nor_the_order_of_threads_changes_a_bit() {
+    for (config, elem) in [
+        (ModelConfig { bias: true, dropout: 0.2, n_layers: 3, ..even() }, Elem::F32),
+        (ModelConfig { bias: true, ..even() }, Elem::Bf16),
+        (ModelConfig { bias: true, dropout: 0.1, ..odd() }, Elem::Bf16),
+    ] {
+        let options = |recompute| DeviceEngineOptions { elem, ..options(&config, 2, recompute) };
+        let expected = train(&config, ShimBoard::default(), options(Recompute::None));
+        for (seed, recompute) in RECOMPUTE.into_iter().enumerate() {
+            let got = train(&config, ShimBoard::shuffled(seed as u64 + 1), options(recompute));
+            assert!(got == expected, "{config:?}: {recompute:?}");
+        }
+    }
+}
+
+#[test]
+fn bf16_follows_f32() {
+    for config in [ModelConfig { bias: true, ..even() }, ModelConfig { dropout: 0.1, ..odd() }] {
+        let (model, options) = (model(&config), options(&config, 2, Recompute::None));
+        let bf16 = DeviceEngineOptions { elem: Elem::Bf16, ..options };
+        let (mut engine, mut reference) = (engine(&model, bf16), Reference::new(&model, options));
+        for number in 1..=5 {
+            step(engine.as_mut(), &config, number);
+            let (got, expected) = (engine.drain().unwrap()[0], reference.step(&config, number));
+            // bf16 has 8 bits: each number is off by up to 0.4 %, and the loss is a mean of 24 rows or more.
+            assert!((got.loss / expected.loss - 1.0).abs() < 5e-3, "{got:?}, {expected:?}");
+            assert!((got.grad_norm / expected.grad_norm - 1.0).abs() < 3e-2, "{got:?}, {expected:?}");
+        }
+        let got = engine.gradient_tensors().unwrap();
+        let expected = reference.engine.state().gradient_tensors().unwrap();
+        let all = |tensors: &[Tensor]| tensors.iter().flat_map(values).collect::<Vec<f32>>();
+        let (got, expected) = (all(&got), all(&expected));
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a * b)).sum::<f64>();
+        let cosine = dot(&got, &expected) / (dot(&got, &got) * dot(&expected, &expected)).sqrt();
+        assert!(cosine > 0.999, "{config:?}: the gradients' cosine is {cosine}");
+    }
+}
+
+#[test]
+fn evaluation_is_that_of_the_cpu_engine_and_changes_nothing() {
+    let config = ModelConfig { bias: true, dropout: 0.2, ..odd() };
+    let (model, options) = (model(&config), options(&config, 2, Recompute::Mlp));
+    let (mut engine, mut reference) = (engine(&model, options), Reference::new(&model, options));
+    let run = |evaluates: bool| {
+        let mut engine = self::engine(&model, options);
+        for number in 1..=4 {
+            step(engine.as_mut(), &config, number);
+            if evaluates {
+                let (inputs, targets) = batch(&config, 100);
+                engine.evaluate(&inputs[..config.context], &targets[..config.context]).unwrap();
+            }
+        }
+        (engine.drain().unwrap(), bits(&weights(|p| engine.publish(p).unwrap(), &config).concat()))
+    };
+    assert!(run(true) == run(false));
+    step(engine.as_mut(), &config, 1);
+    reference.step(&config, 1);
+    for n_sequences in [2, 1] {
+        let (inputs, targets) = batch(&config, 50);
+        let rows = ..n_sequences * config.context;
+        let got = engine.evaluate(&inputs[rows], &targets[rows]).unwrap();
+        let expected = reference.engine.evaluate(&inputs[rows], &targets[rows]);
+        assert!((got.loss / expected.loss - 1.0).abs() < 1e-5, "{got:?}, {expected:?}");
+        assert_eq!(got.n_correct, expected.n_correct);
+    }
+    let (inputs, targets) = batch(&config, 50);
+    assert!(matches!(engine.evaluate(&inputs, &targets), Err(EngineError::Batch { .. })));
+}
+
+#[test]
+fn moments_go_out_and_in_to_the_bit_and_faults_are_named() {
+    let config = ModelConfig { bias: true, tie_embeddings: false, ..odd() };
+    let model = model(&config);
+    let options = options(&config, 2, Recompute::None);
+    let mut whole = engine(&model, options);
+    (1..=6).for_each(|number| step(whole.as_mut(), &config, number));
+    let mut first = engine(&model, options);
+    (1..=3).for_each(|number| step(first.as_mut(), &config, number));
+    let between = Gpt2::new(&config, VOCAB_SIZE, 1, &CPU).unwrap();
+    first.publish(between.parameters()).unwrap();
+    let mut moments: std::collections::HashMap<_, _> = first.moments().unwrap().into_iter().collect();
+    let mut second = engine(&between, options);
+    second.set_moments(&moments).unwrap().unwrap();
+    (4..=6).for_each(|number| step(second.as_mut(), &config, number));
+    let weights = |engine: &dyn DeviceEngine| weights(|p| engine.publish(p).unwrap(), &config).concat();
+    assert_eq!(bits(&weights(second.as_ref())), bits(&weights(whole.as_ref())));
+
+    moments.remove("lm_head.weight.exp_avg");
+    let faults = second.set_moments(&moments).unwrap().unwrap_err();
+    assert_eq!(faults, ["lm_head.weight.exp_avg is missing"]);
+}
+
+#[test]
+fn what_does_not_fit_is_refused_with_the_largest_that_does() {
+    let config = ModelConfig { d_model: 64, n_heads: 4, context: 64, ..even() };
+    let model = Gpt2::new(&config, VOCAB_SIZE, 5, &CPU).unwrap();
+    let options = DeviceEngineOptions { batch_size: 64, ..options(&config, 64, Recompute::None) };
+    let needed = |micro_batch: usize| {
+        let options = DeviceEngineOptions { micro_batch, ..options };
+        engine(&model, options).memory().total()
+    };
+    // What is left to the libraries.
+    let reserve = 256 << 20;
+    let board = || Arc::new(ShimBoard::default().with_memory(needed(5) + reserve));
+    let error = model.device_engine(board(), options).err().unwrap();
+    let EngineError::DoesNotFit { largest, free, .. } = &error else { panic!("{error}") };
+    assert_eq!((*largest, *free), (Some(5), needed(5) + reserve));
+    let text = error.to_string();
+    assert!(text.contains("set train.micro_batch_size = 5, the largest that fits (it is 64)"), "{text}");
+    assert!(text.contains("train.recompute = \"mlp\""), "{text}");
+    let fits = DeviceEngineOptions { micro_batch: 5, ..options };
+    let (board, planned) = (board(), needed(5));
+    let engine = model.device_engine(board.clone(), fits).unwrap().unwrap();
+    assert_eq!(engine.memory().total(), planned);
+    assert!(board.memory().unwrap().free >= reserve);
+}
+
+#[test]
+fn a_loss_that_is_not_finite_halts_updates_at_the_weights_before() {
+    let config = even();
+    let model = model(&config);
+    let mut engine = engine(&model, options(&config, 2, Recompute::None));
+    step(engine.as_mut(), &config, 1);
+    assert!(!engine.is_halted().unwrap());
+    let good = weights(|p| engine.publish(p).unwrap(), &config);
+    let table = &model.parameters()[0].var;
+    let broken = Gpt2::new(&config, VOCAB_SIZE, 5, &CPU).unwrap();
+    engine.publish(broken.parameters()).unwrap();
+    broken.parameters()[0].var.set(&(table.as_detached_tensor() * f64::NAN).unwrap()).unwrap();
+    engine.take(broken.parameters()).unwrap();
+    (2..=4).for_each(|number| step(engine.as_mut(), &config, number));
+    assert!(engine.is_halted().unwrap());
+    let results = engine.drain().unwrap();
+    assert!(results[0].loss.is_finite() && results[1..].iter().all(|result| !result.loss.is_finite()));
+    let now = weights(|p| engine.publish(p).unwrap(), &config);
+    assert_eq!(bits(&now[1..].concat()), bits(&good[1..].concat()));
+    engine.take(model.parameters()).unwrap();
+    assert!(!engine.is_halted().unwrap());
+}
+
+#[test]
+fn spans_lie_between_anchors_and_follow_one_another() {
+    let config = even();
+    let mut engine = engine(&model(&config), options(&config, 2, Recompute::None));
+    let start = std::time::Instant::now();
+    let now = || start.elapsed().as_nanos() as u64;
+    assert!(engine.synchronize(&now).unwrap().is_empty());
+    let first = now();
+    (1..=5).for_each(|number| step(engine.as_mut(), &config, number));
+    let spans = engine.synchronize(&now).unwrap();
+    let last = now();
+    let parts = [StepPart::Data, StepPart::ForwardBackward, StepPart::Optimizer];
+    let expected: Vec<_> = (1..=5).flat_map(|step| parts.map(|part| (step, part))).collect();
+    assert_eq!(spans.iter().map(|span| (span.step, span.part)).collect::<Vec<_>>(), expected);
+    for span in &spans {
+        let bounds = first.saturating_sub(span.error_ns)..=last + span.error_ns;
+        assert!(span.start_ns <= span.end_ns && bounds.contains(&span.start_ns), "{span:?} of {bounds:?}");
+    }
+    assert!(spans.windows(2).all(|pair| pair[0].end_ns <= pair[1].start_ns), "{spans:?}");
+    assert!(engine.synchronize(&now).unwrap().is_empty());
+}
