@@ -78,7 +78,7 @@ pub enum TrainError {
     },
     /// The explicit engine was asked for where there is none.
     #[error(
-        "train.engine = \"explicit\": there is one for the GPT-2 family in f32 on a CPU alone; set it to \
+        "train.engine = \"explicit\": there is one for the GPT-2 and Llama families in f32 on a CPU alone; set it to \
          \"auto\", or use --device cpu and precision.dtype = \"f32\""
     )]
     NoEngine,

@@ -7,7 +7,7 @@ use indicatif::MultiProgress;
 use wattle_data::{Dataset, Origin};
 use wattle_meter::ResumePoint;
 use wattle_model::hugging_face::Directory;
-use wattle_model::{Gpt2, LanguageModel};
+use wattle_model::{Family, Gpt2, LanguageModel, Llama};
 use wattle_runlog::clock::file_stamp;
 use wattle_runlog::manifest::{DataInfo, Drivers, Host, MANIFEST_SCHEMA, ModelInfo, Versions};
 use wattle_runlog::{
@@ -260,8 +260,14 @@ fn build_model(
         }
         return Ok(directory.load_as(&config.model, &device.device)?);
     }
-    let model = Gpt2::new(&config.model, vocab_size, config.run.seed, &device.device);
-    Ok(Box::new(model.context("the model cannot be built")?))
+    let (seed, device) = (config.run.seed, &device.device);
+    let model: candle_core::Result<Box<dyn LanguageModel>> = match config.model.family {
+        Family::Gpt2 => Gpt2::new(&config.model, vocab_size, seed, device).map(|model| Box::new(model) as _),
+        Family::Llama => {
+            Llama::new(&config.model, vocab_size, seed, device).map(|model| Box::new(model) as _)
+        }
+    };
+    model.context("the model cannot be built")
 }
 
 fn trainer_options(config: &Config, segment: u32) -> TrainerOptions {
