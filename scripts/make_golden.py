@@ -36,7 +36,7 @@ STEPS = 10
 BATCH = 3
 OPTIMIZER = {"learning_rate": 4e-3, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.1}
 # Some of the gradients are longer, some shorter.
-CLIP_NORM = 4.0
+CLIP_NORM = {"gpt2": 4.0, "llama": 7.0}
 WARMUP_STEPS = 3
 MIN_LEARNING_RATE = 4e-4
 # Two logits closer than this could change places by rounding in f32.
@@ -192,6 +192,7 @@ def train(model, tokens):
         betas=(OPTIMIZER["beta1"], OPTIMIZER["beta2"]),
         eps=OPTIMIZER["eps"],
     )
+    clip_norm = CLIP_NORM[model.config.model_type]
     losses, norms, rates = [], [], []
     for step, batch in enumerate(tokens):
         rate = learning_rate(step)
@@ -200,13 +201,13 @@ def train(model, tokens):
         optimizer.zero_grad()
         _, loss = predict(model, batch)
         loss.backward()
-        norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM).item())
+        norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm).item())
         optimizer.step()
         losses.append(loss.item())
         rates.append(rate)
     return {
         "optimizer": OPTIMIZER,
-        "clip_norm": CLIP_NORM,
+        "clip_norm": clip_norm,
         "schedule": {"kind": "cosine", "warmup_steps": WARMUP_STEPS, "min_learning_rate": MIN_LEARNING_RATE},
         "losses": losses,
         "grad_norms": norms,
