@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the golden files under tests/golden: what transformers and PyTorch say of a few tiny GPT-2s.
+"""Makes the golden files under tests/golden: what transformers and PyTorch say of a few tiny GPT-2s and Llamas.
 
     python -m venv /tmp/golden
     /tmp/golden/bin/pip install torch==2.11.0 transformers==5.23.0 safetensors==0.8.0 numpy==2.4.6
@@ -28,7 +28,7 @@ import safetensors
 import safetensors.numpy
 import torch
 import transformers
-from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
+from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model, LlamaConfig, LlamaForCausalLM
 from transformers.generation import logits_process
 
 PINNED = {"torch": "2.11.0", "transformers": "5.23.0", "safetensors": "0.8.0", "numpy": "2.4.6"}
@@ -36,7 +36,7 @@ STEPS = 10
 BATCH = 3
 OPTIMIZER = {"learning_rate": 4e-3, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.1}
 # Some of the gradients are longer, some shorter.
-CLIP_NORM = 4.0
+CLIP_NORM = {"gpt2": 4.0, "llama": 7.0}
 WARMUP_STEPS = 3
 MIN_LEARNING_RATE = 4e-4
 # Two logits closer than this could change places by rounding in f32.
@@ -57,6 +57,21 @@ MODELS = {
     ),
     "bare-f16": dict(vocab_size=37, n_positions=12, n_embd=16, n_layer=2, n_head=2, activation_function="gelu_new"),
 }
+LLAMAS = {
+    "llama-tied": dict(
+        vocab_size=59, max_position_embeddings=16, hidden_size=24, intermediate_size=40, num_hidden_layers=2,
+        num_attention_heads=3, rms_norm_eps=1e-5, tie_word_embeddings=True,
+    ),
+    # The original context is short enough for frequencies to be kept, changed and between.
+    "llama-grouped-scaled": dict(
+        vocab_size=47, max_position_embeddings=18, hidden_size=32, intermediate_size=44, num_hidden_layers=3,
+        num_attention_heads=4, num_key_value_heads=2, rms_norm_eps=1e-6, tie_word_embeddings=False,
+        rope_parameters=dict(
+            rope_type="llama3", rope_theta=500.0, factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0,
+            original_max_position_embeddings=9,
+        ),
+    ),
+}
 # Saved in half precision: read and evaluated, not trained.
 HALVES = ("sharded-bf16", "bare-f16")
 
@@ -72,6 +87,12 @@ def main():
         torch.manual_seed(seed)
         make_model(directory, name, GPT2Config(**COMMON, **settings))
         print(f"{directory}: {sum(file.stat().st_size for file in directory.iterdir())} bytes")
+    for seed, (name, settings) in enumerate(LLAMAS.items(), start=100):
+        directory = out / name
+        shutil.rmtree(directory, ignore_errors=True)
+        torch.manual_seed(seed)
+        make_model(directory, name, LlamaConfig(bos_token_id=None, eos_token_id=None, **settings))
+        print(f"{directory}: {sum(file.stat().st_size for file in directory.iterdir())} bytes")
     write_json(out / "sampling.json", {"made_with": PINNED, "cases": sampling_cases()})
 
 
@@ -84,7 +105,8 @@ def check_versions():
 
 
 def make_model(directory, name, config):
-    model = GPT2LMHeadModel(config)
+    family = LlamaForCausalLM if config.model_type == "llama" else GPT2LMHeadModel
+    model = family(config)
     randomize(model)
     if name == "sharded-bf16":
         model.to(torch.bfloat16).save_pretrained(directory, max_shard_size="6KB")
@@ -94,8 +116,8 @@ def make_model(directory, name, config):
         bare.to(torch.float16).save_pretrained(directory)
     else:
         model.save_pretrained(directory)
-    model = GPT2LMHeadModel.from_pretrained(directory, dtype=torch.float64, attn_implementation="eager").eval()
-    tokens = torch.randint(0, config.vocab_size, (STEPS, BATCH, config.n_positions + 1))
+    model = family.from_pretrained(directory, dtype=torch.float64, attn_implementation="eager").eval()
+    tokens = torch.randint(0, config.vocab_size, (STEPS, BATCH, config.max_position_embeddings + 1))
     prompt, continuation = greedy(model, tokens[0, 0, :5])
     tensors = {"tokens": tokens, "prompt": prompt, "continuation": continuation}
     logits, loss = predict(model, tokens[0])
@@ -120,14 +142,15 @@ def randomize(model):
     """Values of the size that trained models have, so that no term is too small to be missed."""
     with torch.no_grad():
         for name, value in model.named_parameters():
-            if ".ln_" in name and name.endswith("weight"):
+            if (".ln_" in name or "norm" in name) and name.endswith("weight"):
                 value.normal_(1.0, 0.2)
             elif value.dim() == 1:
                 value.normal_(0.0, 0.2)
-            elif "wte" in name or "wpe" in name or "lm_head" in name:
+            elif "wte" in name or "wpe" in name or "lm_head" in name or "embed" in name:
                 value.normal_(0.0, 0.5)
             else:
-                value.normal_(0.0, 1.0 / math.sqrt(value.shape[0]))
+                n_in = value.shape[1] if "_proj.weight" in name and "c_proj" not in name else value.shape[0]
+                value.normal_(0.0, 1.0 / math.sqrt(n_in))
 
 
 def predict(model, batch):
@@ -138,7 +161,7 @@ def predict(model, batch):
 
 def greedy(model, prompt):
     """A prompt and its greedy continuation up to the whole context, none of whose choices is close."""
-    n_new = model.config.n_positions - len(prompt)
+    n_new = model.config.max_position_embeddings - len(prompt)
     out = model.generate(
         prompt[None],
         attention_mask=torch.ones_like(prompt)[None],
@@ -169,6 +192,7 @@ def train(model, tokens):
         betas=(OPTIMIZER["beta1"], OPTIMIZER["beta2"]),
         eps=OPTIMIZER["eps"],
     )
+    clip_norm = CLIP_NORM[model.config.model_type]
     losses, norms, rates = [], [], []
     for step, batch in enumerate(tokens):
         rate = learning_rate(step)
@@ -177,13 +201,13 @@ def train(model, tokens):
         optimizer.zero_grad()
         _, loss = predict(model, batch)
         loss.backward()
-        norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM).item())
+        norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm).item())
         optimizer.step()
         losses.append(loss.item())
         rates.append(rate)
     return {
         "optimizer": OPTIMIZER,
-        "clip_norm": CLIP_NORM,
+        "clip_norm": clip_norm,
         "schedule": {"kind": "cosine", "warmup_steps": WARMUP_STEPS, "min_learning_rate": MIN_LEARNING_RATE},
         "losses": losses,
         "grad_norms": norms,

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use wattle_data::Dataset;
 use wattle_model::engine::MemoryPlan;
 use wattle_model::flops::flops_per_token;
-use wattle_train::Plan;
+use wattle_train::Trainer;
 use wattle_train::config::Precision;
 
 use crate::config::Config;
@@ -21,9 +21,9 @@ pub fn describe(
     config: &Config,
     dataset: &Dataset,
     n_parameters: u64,
-    plan: &Plan,
-    memory: Option<MemoryPlan>,
+    trainer: &Trainer<'_>,
 ) -> String {
+    let plan = trainer.plan();
     let flops = flops_per_token(&config.model, n_parameters);
     let tokens = plan.total_tokens();
     let split = &dataset.manifest.split;
@@ -55,15 +55,10 @@ pub fn describe(
         "compute",
         format!("{} by nanoGPT's count, {} by llm.c's", total(flops.nanogpt), total(flops.llm_c)),
     );
-    match memory {
-        Some(memory) => {
-            line("engine", "explicit, on the CPU".to_owned());
-            line("memory", describe_memory(&memory, n_parameters));
-        }
-        None => {
-            line("engine", "candle's autograd".to_owned());
-            line("memory", describe_graph(config, dataset, n_parameters));
-        }
+    line("engine", trainer.engine());
+    match trainer.memory() {
+        Some(memory) => line("memory", describe_memory(&memory, n_parameters)),
+        None => line("memory", describe_graph(config, dataset, n_parameters)),
     }
     text
 }

@@ -4,6 +4,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use wattle_ops::Activation;
+use wattle_ops::rope::Scaling;
+
+/// A norm's epsilon in GPT-2 (its published code).
+pub(crate) const NORM_EPS: f64 = 1e-5;
 
 /// Which transformer to build.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -17,9 +21,13 @@ pub struct ModelConfig {
     pub n_layers: usize,
     /// Attention heads of a block.
     pub n_heads: usize,
+    /// Heads of keys and values, each for `n_heads / n_kv_heads` heads of queries; 0 is as many as `n_heads`.
+    /// Fewer is Llama's alone.
+    pub n_kv_heads: usize,
     /// Width of the residual stream.
     pub d_model: usize,
-    /// Width of the feed-forward block; 0 is four times `d_model`, as in GPT-2.
+    /// Width of the feed-forward block; 0 is four times `d_model` for a GPT-2, and for a Llama two thirds of that,
+    /// rounded up to a multiple of 256, or of 32 where `d_model` is below 1024.
     pub d_ff: usize,
     /// Most tokens that a prediction can look back on.
     pub context: usize,
@@ -31,6 +39,20 @@ pub struct ModelConfig {
     pub activation: ActivationKind,
     /// Whether the token table is also the output head, as in GPT-2.
     pub tie_embeddings: bool,
+    /// What normalization adds to a mean square or variance: 1e-5 in GPT-2 and in Llama 2 and 3.
+    pub norm_eps: f64,
+    /// Base of the frequencies of a Llama's rotary positions: 10,000 in Llama 2, 500,000 in Llama 3.
+    pub rope_theta: f64,
+    /// How a Llama's frequencies are changed to reach beyond the context that it was first trained with.
+    pub rope_scaling: RopeScaling,
+    /// What frequencies are divided by: all of them (`linear`) or the low ones (`llama3`).
+    pub rope_factor: f64,
+    /// `llama3`: waves longer than `rope_original_context` divided by this are low. Llama 3.1's.
+    pub rope_low_freq_factor: f64,
+    /// `llama3`: waves shorter than `rope_original_context` divided by this are high. Llama 3.1's.
+    pub rope_high_freq_factor: f64,
+    /// `llama3`: the context that the model was first trained with. Llama 3.1's.
+    pub rope_original_context: usize,
     /// A directory in Hugging Face's layout whose weights training starts from. The other keys but `dropout` and
     /// a smaller `context` are then its own; see [`ModelConfig::adopt`].
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -43,6 +65,20 @@ pub struct ModelConfig {
 pub enum Family {
     /// Learned positions, LayerNorm before each half of a block, GELU.
     Gpt2,
+    /// Rotary positions, RMSNorm before each half of a block, SwiGLU, grouped-query heads.
+    Llama,
+}
+
+/// A scaling of rotary positions by its name in a configuration; [`ModelConfig::scaling`] has its numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RopeScaling {
+    /// Not at all.
+    None,
+    /// All frequencies are divided.
+    Linear,
+    /// Low frequencies are divided, as in Llama 3.1.
+    Llama3,
 }
 
 /// A nonlinearity by its name in a configuration.
@@ -55,6 +91,8 @@ pub enum ActivationKind {
     GeluTanh,
     /// ReLU.
     Relu,
+    /// The gated SiLU; Llama's, and no other's.
+    Swiglu,
 }
 
 impl Default for ModelConfig {
@@ -65,6 +103,7 @@ impl Default for ModelConfig {
             vocab_size: 0,
             n_layers: 4,
             n_heads: 4,
+            n_kv_heads: 0,
             d_model: 128,
             d_ff: 0,
             context: 128,
@@ -72,6 +111,13 @@ impl Default for ModelConfig {
             bias: false,
             activation: ActivationKind::Gelu,
             tie_embeddings: true,
+            norm_eps: NORM_EPS,
+            rope_theta: 10_000.0,
+            rope_scaling: RopeScaling::None,
+            rope_factor: 8.0,
+            rope_low_freq_factor: 1.0,
+            rope_high_freq_factor: 4.0,
+            rope_original_context: 8192,
             init_from: None,
         }
     }
@@ -103,12 +149,152 @@ impl ModelConfig {
         if !(0.0..1.0).contains(&self.dropout) {
             faults.push(format!("model.dropout = {}: expected at least 0 and below 1", self.dropout));
         }
+        match self.family {
+            Family::Gpt2 => self.gpt2_faults(&mut faults),
+            Family::Llama => self.llama_faults(&mut faults),
+        }
         faults
     }
 
+    fn gpt2_faults(&self, faults: &mut Vec<String>) {
+        if self.kv_heads() != self.n_heads {
+            faults.push(format!(
+                "model.n_kv_heads = {}: a GPT-2 has as many as model.n_heads = {}; leave it out or set \
+                 model.family = \"llama\"",
+                self.n_kv_heads, self.n_heads
+            ));
+        }
+        if self.activation == ActivationKind::Swiglu {
+            faults.push(
+                "model.activation = \"swiglu\": a GPT-2 has \"gelu\", \"gelu_tanh\" or \"relu\"; \
+                 or set model.family = \"llama\""
+                    .to_owned(),
+            );
+        }
+        if self.norm_eps != NORM_EPS {
+            faults.push(format!(
+                "model.norm_eps = {:e}: a GPT-2 has {NORM_EPS:e}; leave it out",
+                self.norm_eps
+            ));
+        }
+        if self.rope_scaling != RopeScaling::None {
+            faults.push(
+                "model.rope_scaling: a GPT-2 has no rotary positions; leave it out or set model.family = \"llama\""
+                    .to_owned(),
+            );
+        }
+    }
+
+    fn llama_faults(&self, faults: &mut Vec<String>) {
+        let kv_heads = self.kv_heads();
+        if kv_heads > 0 && !self.n_heads.is_multiple_of(kv_heads) {
+            faults.push(format!(
+                "model.n_kv_heads = {kv_heads}: does not divide model.n_heads = {}; try {}",
+                self.n_heads,
+                nearest_divisor(self.n_heads, kv_heads)
+            ));
+        }
+        if self.n_heads > 0
+            && self.d_model.is_multiple_of(self.n_heads)
+            && !(self.d_model / self.n_heads).is_multiple_of(2)
+        {
+            faults.push(format!(
+                "model.n_heads = {}: leaves heads of {} numbers, but rotary positions turn pairs; change it or \
+                 model.d_model",
+                self.n_heads,
+                self.d_model / self.n_heads
+            ));
+        }
+        if self.activation != ActivationKind::Swiglu {
+            faults.push("model.activation: a Llama has \"swiglu\" and no other; leave it out".to_owned());
+        }
+        if self.bias {
+            faults
+                .push("model.bias = true: a Llama has no biases; leave it out or set it to false".to_owned());
+        }
+        if self.dropout != 0.0 {
+            faults.push(format!(
+                "model.dropout = {}: a Llama has no dropout; set it to 0 or leave it out",
+                self.dropout
+            ));
+        }
+        self.number_faults(faults);
+    }
+
+    /// Of the numbers that are a Llama's alone.
+    fn number_faults(&self, faults: &mut Vec<String>) {
+        if !(self.norm_eps > 0.0 && self.norm_eps < 1.0) {
+            faults.push(format!("model.norm_eps = {}: expected above 0 and below 1", self.norm_eps));
+        }
+        if !(self.rope_theta > 1.0 && self.rope_theta.is_finite()) {
+            faults.push(format!("model.rope_theta = {}: expected above 1", self.rope_theta));
+        }
+        if self.rope_scaling == RopeScaling::None {
+            return;
+        }
+        if !(self.rope_factor >= 1.0 && self.rope_factor.is_finite()) {
+            faults.push(format!("model.rope_factor = {}: expected at least 1", self.rope_factor));
+        }
+        if self.rope_scaling == RopeScaling::Linear {
+            return;
+        }
+        let (low, high) = (self.rope_low_freq_factor, self.rope_high_freq_factor);
+        if !(low > 0.0 && high > low && high.is_finite()) {
+            faults.push(format!(
+                "model.rope_low_freq_factor = {low}: expected above 0 and below model.rope_high_freq_factor = {high}"
+            ));
+        }
+        if self.rope_original_context == 0 {
+            faults.push("model.rope_original_context = 0: expected at least 1".to_owned());
+        }
+    }
+
+    /// Gives keys whose default hangs on the family that default, unless they are among `explicit_keys`, the keys
+    /// of the `model` section that the user has set.
+    pub fn settle(&mut self, explicit_keys: &[&str]) {
+        if self.family == Family::Llama && !explicit_keys.contains(&"activation") {
+            self.activation = ActivationKind::Swiglu;
+        }
+    }
+
     /// Width of the feed-forward block.
+    ///
+    /// # References
+    /// A Llama's: Touvron et al., *LLaMA*, 2023, section 2.2 (two thirds of four times the width), and its
+    /// published code, which rounds up to a multiple of 256.
     pub fn feed_forward_width(&self) -> usize {
-        if self.d_ff == 0 { 4 * self.d_model } else { self.d_ff }
+        match (self.d_ff, self.family) {
+            (0, Family::Gpt2) => 4 * self.d_model,
+            (0, Family::Llama) => {
+                let multiple = if self.d_model < 1024 { 32 } else { 256 };
+                (8 * self.d_model / 3).next_multiple_of(multiple)
+            }
+            (width, _) => width,
+        }
+    }
+
+    /// Heads of keys and values.
+    pub fn kv_heads(&self) -> usize {
+        if self.n_kv_heads == 0 { self.n_heads } else { self.n_kv_heads }
+    }
+
+    /// Width of a head.
+    pub fn head_width(&self) -> usize {
+        self.d_model / self.n_heads
+    }
+
+    /// The scaling of rotary positions with its numbers.
+    pub fn scaling(&self) -> Scaling {
+        match self.rope_scaling {
+            RopeScaling::None => Scaling::None,
+            RopeScaling::Linear => Scaling::Linear { factor: self.rope_factor },
+            RopeScaling::Llama3 => Scaling::Llama3 {
+                factor: self.rope_factor,
+                low_freq_factor: self.rope_low_freq_factor,
+                high_freq_factor: self.rope_high_freq_factor,
+                original_context: self.rope_original_context as f64,
+            },
+        }
     }
 
     /// Rows of the token table for a tokenizer of `tokenizer_size` entries.
@@ -132,16 +318,19 @@ impl Family {
     pub fn name(self) -> &'static str {
         match self {
             Family::Gpt2 => "gpt2",
+            Family::Llama => "llama",
         }
     }
 }
 
 impl From<ActivationKind> for Activation {
+    /// A GPT-2's nonlinearity. SwiGLU is none: it has two arguments.
     fn from(kind: ActivationKind) -> Self {
         match kind {
             ActivationKind::Gelu => Activation::Gelu,
             ActivationKind::GeluTanh => Activation::GeluTanh,
             ActivationKind::Relu => Activation::Relu,
+            ActivationKind::Swiglu => unreachable!("a configuration of a GPT-2 with SwiGLU is refused"),
         }
     }
 }
@@ -163,6 +352,62 @@ mod tests {
         assert!(faults.contains("model.n_heads = 7: does not divide model.d_model = 128; try 8"), "{faults}");
         assert!(faults.contains("model.dropout = 1"), "{faults}");
         assert_eq!(ModelConfig::default().faults(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_llama_has_defaults_and_faults_of_its_own() {
+        let mut llama = ModelConfig { family: Family::Llama, ..ModelConfig::default() };
+        llama.settle(&[]);
+        assert_eq!(llama.faults(), Vec::<String>::new());
+        assert_eq!((llama.kv_heads(), llama.feed_forward_width()), (4, 352));
+        // Llama 2 7B's.
+        assert_eq!(ModelConfig { d_model: 4096, ..llama.clone() }.feed_forward_width(), 11_008);
+
+        let wrong = ModelConfig {
+            n_kv_heads: 3,
+            d_model: 12,
+            activation: ActivationKind::Relu,
+            bias: true,
+            dropout: 0.1,
+            norm_eps: 0.0,
+            rope_theta: 0.5,
+            rope_scaling: RopeScaling::Llama3,
+            rope_factor: 0.5,
+            rope_low_freq_factor: 4.0,
+            rope_original_context: 0,
+            ..llama
+        };
+        let faults = wrong.faults().join("\n");
+        for expected in [
+            "model.n_kv_heads = 3: does not divide model.n_heads = 4; try 2",
+            "model.n_heads = 4: leaves heads of 3 numbers",
+            "model.activation: a Llama has \"swiglu\"",
+            "model.bias = true: a Llama has no biases",
+            "model.dropout = 0.1: a Llama has no dropout",
+            "model.norm_eps = 0: expected above 0",
+            "model.rope_theta = 0.5: expected above 1",
+            "model.rope_factor = 0.5: expected at least 1",
+            "model.rope_low_freq_factor = 4: expected above 0 and below model.rope_high_freq_factor = 4",
+            "model.rope_original_context = 0",
+        ] {
+            assert!(faults.contains(expected), "{expected:?} is not in\n{faults}");
+        }
+    }
+
+    #[test]
+    fn what_is_llamas_alone_is_refused_for_a_gpt2() {
+        let wrong = ModelConfig {
+            n_kv_heads: 2,
+            activation: ActivationKind::Swiglu,
+            norm_eps: 1e-6,
+            rope_scaling: RopeScaling::Linear,
+            ..ModelConfig::default()
+        };
+        let faults = wrong.faults();
+        let keys =
+            ["model.n_kv_heads = 2", "model.activation", "model.norm_eps = 1e-6", "model.rope_scaling"];
+        assert_eq!(faults.len(), keys.len(), "{faults:?}");
+        assert!(faults.iter().zip(keys).all(|(fault, key)| fault.starts_with(key)), "{faults:?}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Both count a multiply-add as two, and the backward pass as twice the forward. They differ in two things:
 //! whether the table of positions counts as parameters, and whether attention's causal half is left out.
 
-use crate::config::ModelConfig;
+use crate::config::{Family, ModelConfig};
 
 /// Floating-point operations of one token, forward and backward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,11 +14,16 @@ pub struct FlopsPerToken {
     pub llm_c: u64,
 }
 
-/// Counts for a model of `n_parameters`.
+/// Counts for a model of `n_parameters`. A Llama has no table of positions; fewer heads of keys and values make
+/// fewer parameters, but no fewer products in attention.
 pub fn flops_per_token(config: &ModelConfig, n_parameters: u64) -> FlopsPerToken {
     let (l, c, t) = (config.n_layers as u64, config.d_model as u64, config.context as u64);
+    let n_positions = match config.family {
+        Family::Gpt2 => c * t,
+        Family::Llama => 0,
+    };
     FlopsPerToken {
-        nanogpt: 6 * (n_parameters - c * t) + 12 * l * c * t,
+        nanogpt: 6 * (n_parameters - n_positions) + 12 * l * c * t,
         llm_c: 6 * n_parameters + 6 * l * c * t,
     }
 }
@@ -35,5 +40,11 @@ mod tests {
         let flops = flops_per_token(&config, n_parameters);
         assert_eq!(flops.nanogpt, 6 * (n_parameters - 786_432) + 113_246_208);
         assert_eq!(flops.llm_c, 6 * n_parameters + 56_623_104);
+    }
+
+    #[test]
+    fn a_llama_has_no_positions_to_leave_out() {
+        let config = ModelConfig { family: Family::Llama, n_kv_heads: 2, ..ModelConfig::default() };
+        assert_eq!(flops_per_token(&config, 1_000_000).nanogpt, 6_000_000 + 12 * 4 * 128 * 128);
     }
 }

@@ -14,7 +14,7 @@ use wattle_ops::embedding::embedding;
 use wattle_ops::layer_norm::layer_norm;
 use wattle_ops::linear::{linear, linear_transposed};
 
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, NORM_EPS};
 use crate::engine::board::{BoardEngine, DeviceEngine, DeviceEngineOptions, EngineError};
 use crate::engine::gpt2::{Gpt2Engine, network};
 use crate::engine::{Engine, EngineOptions};
@@ -26,8 +26,6 @@ use crate::pass::Pass;
 
 /// Standard deviation of initial weights (GPT-2's published code).
 const INIT_STD: f32 = 0.02;
-/// LayerNorm's epsilon (GPT-2's published code).
-pub(crate) const NORM_EPS: f64 = 1e-5;
 
 /// A GPT-2.
 pub struct Gpt2 {

@@ -9,6 +9,7 @@
 //! - [`kv_cache`]: what a model keeps between the tokens of one text
 //! - [`language_model`]: the trait that the trainer asks for
 //! - [`gpt2`]: the GPT-2 family
+//! - [`llama`]: the Llama family
 //! - [`engine`]: explicit forward and backward passes on a CPU, over memory planned once
 //! - [`hugging_face`]: weights and configuration in Hugging Face's layout
 //! - [`generate`]: text, one token after the other
@@ -23,10 +24,11 @@ pub mod gpt2;
 pub mod hugging_face;
 pub mod kv_cache;
 pub mod language_model;
+pub mod llama;
 pub mod parameter;
 pub mod pass;
 
-pub use config::{ActivationKind, Family, ModelConfig};
+pub use config::{ActivationKind, Family, ModelConfig, RopeScaling};
 pub use engine::board::{
     DeviceEngine, DeviceEngineOptions, DeviceSpan, EngineError, StepInputs, StepPart, StepResult,
 };
@@ -37,5 +39,6 @@ pub use gpt2::Gpt2;
 pub use hugging_face::Directory;
 pub use kv_cache::KvCache;
 pub use language_model::LanguageModel;
+pub use llama::Llama;
 pub use parameter::Parameter;
 pub use pass::{Pass, TrainingPass};

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use candle_core::Device;
 use wattle_ops::board::Board;
+#[cfg(feature = "cuda")]
+use wattle_ops::board::cuda::{CudaBoard, CudaOptions};
 use wattle_runlog::ComputeDevice;
 
 use crate::error::TrainError;
@@ -77,6 +79,22 @@ fn cpu(reason: &str) -> ChosenDevice {
 #[cfg(not(feature = "cuda"))]
 pub(crate) fn open_board(_device: &Device) -> Result<Option<Arc<dyn Board>>, TrainError> {
     Ok(None)
+}
+
+/// The board that explicit engines train on, where `device` is a GPU.
+///
+/// # Errors
+/// If there is a GPU that cannot be had as a board.
+#[cfg(feature = "cuda")]
+pub(crate) fn open_board(device: &Device) -> Result<Option<Arc<dyn Board>>, TrainError> {
+    let Device::Cuda(cuda) = device else { return Ok(None) };
+    let ordinal = cuda.cuda_stream().context().ordinal();
+    match CudaBoard::open(ordinal, &CudaOptions::default()) {
+        Ok(board) => Ok(Some(Arc::new(board))),
+        Err(error) => Err(TrainError::Device(format!(
+            "the explicit engine cannot have cuda:{ordinal}: {error}; train.engine = \"autograd\" does without"
+        ))),
+    }
 }
 
 #[cfg(not(feature = "cuda"))]

@@ -81,8 +81,8 @@ pub enum TrainError {
     },
     /// The explicit engine was asked for where there is none.
     #[error(
-        "train.engine = \"explicit\": there is one for the families that wattle has, on a CPU in f32 alone; set it \
-         to \"auto\", or precision.dtype to \"f32\""
+        "train.engine = \"explicit\": there is one for the GPT-2 and Llama families, on a CPU in f32 alone; set it to \
+         \"auto\", or precision.dtype to \"f32\""
     )]
     NoEngine,
     /// The device that was asked for cannot be had.

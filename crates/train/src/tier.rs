@@ -119,7 +119,7 @@ impl Tier {
     pub fn describe(&self) -> String {
         match self {
             Self::Autograd { .. } => "candle's autograd".to_owned(),
-            Self::Explicit { .. } => "explicit engine".to_owned(),
+            Self::Explicit { .. } => "explicit engine on the CPU".to_owned(),
             Self::Queued { engine, .. } => format!("explicit engine on {}", engine.describe()),
         }
     }
@@ -177,6 +177,14 @@ impl Tier {
         match self {
             Self::Queued { engine, .. } => Ok(engine.drain()?),
             Self::Autograd { .. } | Self::Explicit { .. } => Ok(Vec::new()),
+        }
+    }
+
+    /// Whether a queued step was not finite; nothing was updated since then.
+    pub fn is_halted(&self) -> Result<bool, TrainError> {
+        match self {
+            Self::Queued { engine, .. } => Ok(engine.is_halted()?),
+            Self::Autograd { .. } | Self::Explicit { .. } => Ok(false),
         }
     }
 

@@ -12,6 +12,7 @@ use wattle_ops::board::Board;
 use wattle_runlog::event::{EvaluateEvent, StepEvent};
 use wattle_runlog::{EventBody, MonotonicNs, Phase, Span, SpanClock, StopReason};
 
+use crate::certificate::certify;
 use crate::checkpoint::{CheckpointContent, Checkpoints, TrainState};
 use crate::config::{
     EarlyStopConfig, EngineChoice, EvaluateConfig, OptimizerConfig, ScheduleConfig, TrainConfig,
@@ -20,7 +21,7 @@ use crate::device::open_board;
 use crate::diagnose::first_not_finite;
 use crate::error::TrainError;
 use crate::evaluate::EvaluateOptions;
-use crate::gradients::BatchOptions;
+use crate::gradients::{BatchOptions, batch_gradients};
 use crate::observer::{Directive, Draft, Edge, Observer, Progress};
 use crate::plan::Plan;
 use crate::schedule::learning_rate;
@@ -442,8 +443,8 @@ impl<'a> Trainer<'a> {
                 self.tell(observer, EventBody::Step(event))?;
             }
             if !is_finite {
-                let first = "not known, since later steps went over it on the GPU: --device cpu will tell";
-                return Err(self.not_finite(step, "the loss or the gradient", first.to_owned()));
+                let first = self.first_not_finite_of_queued(step)?;
+                return Err(self.not_finite(step, "the loss or the gradient", first));
             }
         }
         Ok(())
@@ -486,6 +487,26 @@ impl<'a> Trainer<'a> {
         let step = event.step;
         self.tell(observer, EventBody::Step(event))?;
         Err(self.not_finite(step, what, first))
+    }
+
+    /// Finds the tensor that went first in a step long past. Where steps are queued, nothing was updated since, so
+    /// the step can be made again, by candle's autograd.
+    fn first_not_finite_of_queued(&mut self, step: u64) -> Result<String, TrainError> {
+        if !self.tier.is_halted()? {
+            return Ok("not known, since later steps went over it on the GPU: --device cpu will tell".to_owned());
+        }
+        self.tier.publish(self.model)?;
+        let (epoch, step_in_epoch) =
+            ((step - 1) / self.plan.steps_per_epoch, (step - 1) % self.plan.steps_per_epoch);
+        let batch = self.loader.batch(epoch, step_in_epoch)?;
+        let options = self.batch_options(step);
+        let again = batch_gradients(self.model, &batch, options, &self.device)
+            .map_err(TrainError::from)
+            .and_then(|result| certify(self.model.parameters(), result.gradients))
+            .and_then(|gradients| {
+                Ok(first_not_finite(self.model, &batch, options, &gradients, &self.device)?)
+            });
+        Ok(again.unwrap_or_else(|error| format!("not known: looking for it failed ({error})")))
     }
 
     fn not_finite(&self, step: u64, what: &'static str, first: String) -> TrainError {

@@ -15,7 +15,7 @@ use wattle_ops::grad_norm::cpu::clip_factor;
 use wattle_train::config::{OptimizerConfig, ScheduleConfig};
 use wattle_train::schedule::learning_rate;
 
-const MODELS: [&str; 3] = ["gelu-tanh-tied", "gelu-untied", "relu"];
+const MODELS: [&str; 5] = ["gelu-tanh-tied", "gelu-untied", "relu", "llama-tied", "llama-grouped-scaled"];
 const MICRO_BATCH: usize = 2;
 
 /// As in `golden.rs`, and for the same reasons.

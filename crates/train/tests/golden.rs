@@ -23,7 +23,7 @@ use wattle_train::schedule::learning_rate;
 const CPU: Device = Device::Cpu;
 
 /// Models that come with gradients and training steps.
-const TRAINED: [&str; 3] = ["gelu-tanh-tied", "gelu-untied", "relu"];
+const TRAINED: [&str; 5] = ["gelu-tanh-tied", "gelu-untied", "relu", "llama-tied", "llama-grouped-scaled"];
 /// Models that come with predictions alone: in shards of bf16, and in f16 under the bare transformer's names.
 const EVALUATED: [&str; 2] = ["sharded-bf16", "bare-f16"];
 

@@ -7,7 +7,7 @@ use indicatif::MultiProgress;
 use wattle_data::{Dataset, Origin};
 use wattle_meter::ResumePoint;
 use wattle_model::hugging_face::Directory;
-use wattle_model::{Gpt2, LanguageModel};
+use wattle_model::{Family, Gpt2, LanguageModel, Llama};
 use wattle_runlog::clock::file_stamp;
 use wattle_runlog::manifest::{DataInfo, Drivers, Host, MANIFEST_SCHEMA, ModelInfo, Versions};
 use wattle_runlog::{
@@ -42,7 +42,7 @@ pub fn run(args: &TrainArgs, bars: &MultiProgress, log_file: &LogFile, quiet: bo
     set_threads(config.train.threads);
     let display = Display::new(bars.clone(), std::io::stderr().is_terminal() && !quiet);
     if args.dry_run {
-        return dry_run(&config, display);
+        return dry_run(args, &config, display);
     }
     let signal = StopSignal::listen().context("cannot listen for signals")?;
     let device = args.device.open()?;
@@ -123,7 +123,7 @@ impl Session<'_> {
         tracing::info!(
             "{} parameters · {} · {} training tokens · {} steps",
             count(model.n_parameters()),
-            if trainer.memory().is_some() { "explicit engine" } else { "candle's autograd" },
+            trainer.engine(),
             count(dataset.manifest.split.train.tokens),
             count(trainer.plan().total_steps)
         );
@@ -200,18 +200,18 @@ impl Session<'_> {
 }
 
 #[allow(clippy::print_stdout, reason = "the plan is the command's result")]
-fn dry_run(config: &Config, mut display: Display) -> anyhow::Result<Exit> {
+fn dry_run(args: &TrainArgs, config: &Config, mut display: Display) -> anyhow::Result<Exit> {
     let dataset = prepare(config, &mut display)?;
-    let cpu = wattle_train::device::DeviceChoice::Cpu.open()?;
-    let model = build_model(config, &dataset, &cpu)?;
+    let device = args.device.open()?;
+    let model = build_model(config, &dataset, &device)?;
     let scratch = std::env::temp_dir().join(format!("wattle-dry-run-{}", std::process::id()));
     let checkpoints = Checkpoints::open(&scratch, 0)?;
     let trainer =
-        Trainer::new(model.as_ref(), &dataset, &cpu.device, trainer_options(config, 0), checkpoints);
+        Trainer::new(model.as_ref(), &dataset, &device.device, trainer_options(config, 0), checkpoints);
     std::fs::remove_dir_all(&scratch).ok();
     let trainer = trainer?;
     let n_parameters = model.n_parameters();
-    print!("{}", plan::describe(config, &dataset, n_parameters, &trainer.plan(), trainer.memory()));
+    print!("{}", plan::describe(config, &dataset, n_parameters, &trainer));
     Ok(Exit::Done)
 }
 
@@ -260,8 +260,14 @@ fn build_model(
         }
         return Ok(directory.load_as(&config.model, &device.device)?);
     }
-    let model = Gpt2::new(&config.model, vocab_size, config.run.seed, &device.device);
-    Ok(Box::new(model.context("the model cannot be built")?))
+    let (seed, device) = (config.run.seed, &device.device);
+    let model: candle_core::Result<Box<dyn LanguageModel>> = match config.model.family {
+        Family::Gpt2 => Gpt2::new(&config.model, vocab_size, seed, device).map(|model| Box::new(model) as _),
+        Family::Llama => {
+            Llama::new(&config.model, vocab_size, seed, device).map(|model| Box::new(model) as _)
+        }
+    };
+    model.context("the model cannot be built")
 }
 
 fn trainer_options(config: &Config, segment: u32) -> TrainerOptions {

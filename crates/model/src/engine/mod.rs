@@ -11,15 +11,18 @@
 //! - [`layout`]: where each parameter lies in a flat buffer
 //! - [`flat_state`]: weights, gradients and moments, and the update
 //! - [`memory`]: what an engine takes, before it takes it
-//! - [`gpt2`]: the engine of the GPT-2 family
+//! - [`gpt2`], [`llama`]: the engines of the families
 //! - [`board`]: the engine on a GPU, of all families
 
 pub mod board;
 pub mod flat_state;
 pub mod gpt2;
 pub mod layout;
+pub mod llama;
 pub mod memory;
 
+mod head;
+mod per_layer;
 mod rows;
 mod slices;
 

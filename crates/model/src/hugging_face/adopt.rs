@@ -35,6 +35,7 @@ impl ModelConfig {
             ("d_model", self.d_model, own.d_model),
         ];
         counts.extend((self.vocab_size != 0).then_some(("vocab_size", self.vocab_size, own.vocab_size)));
+        counts.extend((self.n_kv_heads != 0).then_some(("n_kv_heads", self.n_kv_heads, own.kv_heads())));
         counts.extend((self.d_ff != 0).then_some(("d_ff", self.d_ff, own.d_ff)));
         for (key, ours, theirs) in counts {
             must_agree(key, ours == theirs, ours.to_string(), theirs.to_string());
@@ -44,6 +45,13 @@ impl ModelConfig {
             ("bias", named(&self.bias), named(&own.bias)),
             ("activation", named(&self.activation), named(&own.activation)),
             ("tie_embeddings", named(&self.tie_embeddings), named(&own.tie_embeddings)),
+            ("norm_eps", named(&self.norm_eps), named(&own.norm_eps)),
+            ("rope_theta", named(&self.rope_theta), named(&own.rope_theta)),
+            ("rope_scaling", named(&self.rope_scaling), named(&own.rope_scaling)),
+            ("rope_factor", named(&self.rope_factor), named(&own.rope_factor)),
+            ("rope_low_freq_factor", named(&self.rope_low_freq_factor), named(&own.rope_low_freq_factor)),
+            ("rope_high_freq_factor", named(&self.rope_high_freq_factor), named(&own.rope_high_freq_factor)),
+            ("rope_original_context", named(&self.rope_original_context), named(&own.rope_original_context)),
         ];
         for (key, ours, theirs) in names {
             must_agree(key, ours == theirs, ours, theirs);

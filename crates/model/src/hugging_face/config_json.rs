@@ -58,6 +58,25 @@ impl ConfigJson {
         self.read_as(key, "a number", Value::as_f64).unwrap_or(default)
     }
 
+    /// A number that has to be there.
+    pub(super) fn needed_number(&mut self, key: &str) -> f64 {
+        if !self.has(key) {
+            self.fault(format!("{key} is missing: expected a number"));
+        }
+        self.number(key, 1.0)
+    }
+
+    /// An object within, to be read in the same way; its faults come back by [`ConfigJson::take_faults`].
+    pub(super) fn object(&mut self, key: &str) -> Option<Self> {
+        let keys = self.read_as(key, "an object of keys and values", |value| value.as_object().cloned())?;
+        Some(Self { path: self.path.clone(), keys, faults: Vec::new() })
+    }
+
+    /// Takes over the faults of the object `key` within.
+    pub(super) fn take_faults(&mut self, key: &str, object: Self) {
+        self.faults.extend(object.faults.into_iter().map(|fault| format!("{key}.{fault}")));
+    }
+
     /// A text.
     pub(super) fn text(&mut self, key: &str) -> Option<String> {
         self.read_as(key, "a text", |value| value.as_str().map(str::to_owned))

@@ -6,13 +6,13 @@ use candle_core::Device;
 
 use super::config_json::ConfigJson;
 use super::weight_files::WeightFiles;
-use super::{gpt2, load};
-use crate::config::{Family, ModelConfig};
+use super::{gpt2, llama, load};
+use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::language_model::LanguageModel;
 
 /// Families that can be read, as `model_type` calls them.
-const MODEL_TYPES: [&str; 1] = ["gpt2"];
+const MODEL_TYPES: [&str; 2] = ["gpt2", "llama"];
 
 /// A directory in Hugging Face's layout, of a family that there is: a checkpoint of ours or another program's.
 #[derive(Clone, Debug)]
@@ -34,6 +34,7 @@ impl Directory {
         let model_type = json.text("model_type");
         let (config, vocab_size) = match model_type.as_deref() {
             Some("gpt2") => gpt2::read_config(&mut json),
+            Some("llama") => llama::read_config(&mut json),
             other => {
                 let got =
                     other.map_or("is missing".to_owned(), |name| format!("= {name:?} is not supported"));
@@ -84,8 +85,6 @@ impl Directory {
         config: &ModelConfig,
         device: &Device,
     ) -> Result<Box<dyn LanguageModel>, ModelError> {
-        match config.family {
-            Family::Gpt2 => Ok(Box::new(load::gpt2(&self.files, &self.config, config, device)?)),
-        }
+        load::load(&self.files, &self.config, config, device)
     }
 }

@@ -6,8 +6,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use serde_json::{Value, json};
 
 use super::config_json::ConfigJson;
-use crate::config::{ActivationKind, Family, ModelConfig};
-use crate::gpt2::NORM_EPS;
+use crate::config::{ActivationKind, Family, ModelConfig, NORM_EPS};
 
 /// The table of positions.
 pub(super) const POSITION_TABLE: &str = "transformer.wpe.weight";
@@ -37,7 +36,7 @@ pub(super) fn read_config(json: &mut ConfigJson) -> (ModelConfig, usize) {
         bias: json.flag("bias", true),
         activation: read_activation(json),
         tie_embeddings: json.flag("tie_word_embeddings", true),
-        init_from: None,
+        ..ModelConfig::default()
     };
     if !config.d_model.is_multiple_of(config.n_heads) {
         json.fault(format!("n_head = {} does not divide n_embd = {}", config.n_heads, config.d_model));
@@ -102,6 +101,7 @@ pub(crate) fn config_json(config: &ModelConfig, vocab_size: usize) -> Value {
         ActivationKind::Gelu => "gelu",
         ActivationKind::GeluTanh => "gelu_new",
         ActivationKind::Relu => "relu",
+        ActivationKind::Swiglu => unreachable!("a configuration of a GPT-2 with SwiGLU is refused"),
     };
     json!({
         "architectures": ["GPT2LMHeadModel"],

@@ -5,40 +5,77 @@ use std::collections::{BTreeMap, HashSet};
 use candle_core::{DType, Device, Result as TensorResult, Tensor};
 use safetensors::tensor::{Dtype, TensorView};
 
-use super::gpt2::{HEAD, POSITION_TABLE, TOKEN_TABLE, is_bias, parameter_name, parameter_shapes};
+use super::gpt2::{HEAD, POSITION_TABLE, is_bias};
 use super::weight_files::{Shard, WeightFiles};
-use crate::config::ModelConfig;
+use super::{gpt2, llama};
+use crate::config::{Family, ModelConfig};
 use crate::error::ModelError;
 use crate::gpt2::Gpt2;
 use crate::language_model::LanguageModel;
+use crate::llama::Llama;
 
 /// Tensors in mapped files, by the parameter's name.
 type Views<'a> = BTreeMap<String, TensorView<'a>>;
 
-/// Builds a GPT-2 of `config` from files of one of `own`. They differ in dropout and, at most, in context.
+/// How a family's files are read.
+struct FileNames {
+    /// A parameter's name, of that in a file; `None` for what is no parameter.
+    parameter_name: fn(&str) -> Option<String>,
+    /// All parameters with their shapes.
+    parameter_shapes: fn(&ModelConfig) -> Vec<(String, Vec<usize>)>,
+    /// The table of tokens.
+    token_table: &'static str,
+    /// The number of layers in `config.json`.
+    n_layers: &'static str,
+}
+
+impl FileNames {
+    fn of(family: Family) -> Self {
+        match family {
+            Family::Gpt2 => Self {
+                parameter_name: gpt2::parameter_name,
+                parameter_shapes: gpt2::parameter_shapes,
+                token_table: gpt2::TOKEN_TABLE,
+                n_layers: "n_layer",
+            },
+            Family::Llama => Self {
+                parameter_name: llama::parameter_name,
+                parameter_shapes: llama::parameter_shapes,
+                token_table: llama::TOKEN_TABLE,
+                n_layers: "num_hidden_layers",
+            },
+        }
+    }
+}
+
+/// Builds a model of `config` from files of one of `own`. They differ in dropout and, at most, in context.
 ///
 /// The files are mapped and copied tensor by tensor: beside the model, one tensor at a time is in memory.
-pub(super) fn gpt2(
+pub(super) fn load(
     files: &WeightFiles,
     own: &ModelConfig,
     config: &ModelConfig,
     device: &Device,
-) -> Result<Gpt2, ModelError> {
+) -> Result<Box<dyn LanguageModel>, ModelError> {
+    let names = FileNames::of(own.family);
     let shards = files.open()?;
     let mut faults = Vec::new();
-    let mut views = views(&shards, &mut faults);
+    let mut views = views(&shards, &names, &mut faults);
     if own.tie_embeddings {
-        drop_tied_head(&mut views, &mut faults);
+        drop_tied_head(&mut views, &names, &mut faults);
     }
-    if !own.bias {
+    if own.family == Family::Gpt2 && !own.bias {
         drop_zero_biases(&mut views, device, &mut faults)?;
     }
     // Before a byte is allocated: what config.json says may be absurd.
-    faults.extend(mismatches(own, &views));
+    faults.extend(mismatches(own, &names, &views));
     if !faults.is_empty() {
         return Err(ModelError::Mismatch { path: files.head().to_owned(), faults });
     }
-    let model = Gpt2::blank(config, own.vocab_size, device)?;
+    let model: Box<dyn LanguageModel> = match own.family {
+        Family::Gpt2 => Box::new(Gpt2::blank(config, own.vocab_size, device)?),
+        Family::Llama => Box::new(Llama::blank(config, own.vocab_size, device)?),
+    };
     for parameter in model.parameters() {
         let value = read(&views[&parameter.name], device)?;
         let value = match parameter.name.as_str() {
@@ -50,11 +87,11 @@ pub(super) fn gpt2(
     Ok(model)
 }
 
-fn views<'a>(shards: &'a [Shard], faults: &mut Vec<String>) -> Views<'a> {
+fn views<'a>(shards: &'a [Shard], names: &FileNames, faults: &mut Vec<String>) -> Views<'a> {
     let mut views = Views::new();
     for shard in shards {
         for (name, view) in shard.tensors.tensors() {
-            let Some(parameter) = parameter_name(&name) else { continue };
+            let Some(parameter) = (names.parameter_name)(&name) else { continue };
             if views.insert(parameter, view).is_some() {
                 faults.push(format!("{name} is there twice, the second time in {}", shard.path.display()));
             }
@@ -64,14 +101,15 @@ fn views<'a>(shards: &'a [Shard], faults: &mut Vec<String>) -> Views<'a> {
 }
 
 /// A tied head is the token table; some programs save it nevertheless.
-fn drop_tied_head(views: &mut Views<'_>, faults: &mut Vec<String>) {
+fn drop_tied_head(views: &mut Views<'_>, names: &FileNames, faults: &mut Vec<String>) {
+    let token_table = names.token_table;
     let Some(head) = views.remove(HEAD) else { return };
-    let is_equal = views.get(TOKEN_TABLE).is_none_or(|table| {
+    let is_equal = views.get(token_table).is_none_or(|table| {
         table.dtype() == head.dtype() && table.shape() == head.shape() && table.data() == head.data()
     });
     if !is_equal {
         faults.push(format!(
-            "{HEAD} differs from {TOKEN_TABLE}, but they are tied: set tie_word_embeddings to false in config.json"
+            "{HEAD} differs from {token_table}, but they are tied: set tie_word_embeddings to false in config.json"
         ));
     }
 }
@@ -89,16 +127,17 @@ fn drop_zero_biases(views: &mut Views<'_>, device: &Device, faults: &mut Vec<Str
 }
 
 /// What is missing, extra, or of another shape or type than `own` says, a clause each.
-fn mismatches(own: &ModelConfig, views: &Views<'_>) -> Vec<String> {
+fn mismatches(own: &ModelConfig, names: &FileNames, views: &Views<'_>) -> Vec<String> {
     if own.n_layers > views.len() {
         return vec![format!(
-            "config.json says n_layer = {}, but there are {} tensors",
+            "config.json says {} = {}, but there are {} tensors",
+            names.n_layers,
             own.n_layers,
             views.len()
         )];
     }
-    let expected: Vec<_> =
-        parameter_shapes(own).into_iter().filter(|(name, _)| own.bias || !is_bias(name)).collect();
+    let shapes = (names.parameter_shapes)(own);
+    let expected: Vec<_> = shapes.into_iter().filter(|(name, _)| own.bias || !is_bias(name)).collect();
     let mut faults = Vec::new();
     for (name, shape) in &expected {
         match views.get(name) {

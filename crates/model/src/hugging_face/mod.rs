@@ -7,6 +7,7 @@ mod adopt;
 mod config_json;
 mod directory;
 pub(crate) mod gpt2;
+pub(crate) mod llama;
 mod load;
 mod safetensors;
 mod weight_files;

@@ -98,6 +98,7 @@ impl BoardEngine {
             is_warm: false,
             n_pending: 0,
         };
+        engine.write_angles()?;
         engine.take(parameters)?;
         Ok(engine)
     }
@@ -171,6 +172,14 @@ impl BoardEngine {
         let DeviceEngineOptions { beta1, beta2, eps, weight_decay, .. } = self.options;
         let update = Update { beta1, beta2, eps, weight_decay, learning_rate, step, gradient_factor: 1.0 };
         StepState::new(&update, self.n_pending as u32)
+    }
+
+    fn write_angles(&self) -> Result<(), EngineError> {
+        if let (Some(rotary), Some([cos, sin])) = (&self.network.rotary, self.memory.activations.rotary) {
+            state::write_f32(self.board.as_ref(), cos, rotary.cos())?;
+            state::write_f32(self.board.as_ref(), sin, rotary.sin())?;
+        }
+        Ok(())
     }
 
     fn refresh_working_copy(&self) -> Result<(), EngineError> {

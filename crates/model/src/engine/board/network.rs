@@ -3,6 +3,7 @@
 use wattle_ops::Activation;
 use wattle_ops::attention::cuda as attention;
 use wattle_ops::board::{AttentionShape, Elem};
+use wattle_ops::rope::Rotary;
 
 use super::layout::padded_vocabulary;
 
@@ -14,6 +15,8 @@ pub(crate) struct Network {
     pub(crate) token_table: usize,
     /// (t, c), where positions are learnt.
     pub(crate) position_table: Option<usize>,
+    /// Where positions are rotations, their angles.
+    pub(crate) rotary: Option<Rotary>,
     pub(crate) blocks: Vec<Block>,
     pub(crate) final_norm: Norm,
     /// (v, c); the token table if they are one.
@@ -38,8 +41,6 @@ pub(crate) struct Sizes {
     pub(crate) norm_eps: f32,
     pub(crate) norm: NormKind,
     pub(crate) mlp: MlpKind,
-    /// The base of rotary positions, where there are such.
-    pub(crate) rope_theta: Option<f64>,
 }
 
 /// How rows are normalized.

@@ -125,8 +125,13 @@ fn mismatches(layout: &BoardLayout, moments: &HashMap<String, Tensor>) -> Vec<St
 
 fn write(board: &dyn Board, to: DevicePtr, place: &Place, tensor: &Tensor) -> Result<(), EngineError> {
     let values = tensor.flatten_all()?.to_vec1::<f32>()?;
+    write_f32(board, to.add(place.range.start, Elem::F32), &values)
+}
+
+/// Puts numbers at `to`.
+pub(super) fn write_f32(board: &dyn Board, to: DevicePtr, values: &[f32]) -> Result<(), EngineError> {
     let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_ne_bytes()).collect();
-    Ok(board.write(to.add(place.range.start, Elem::F32), &bytes)?)
+    Ok(board.write(to, &bytes)?)
 }
 
 fn read(board: &dyn Board, from: DevicePtr, place: &Place, device: &Device) -> Result<Tensor, EngineError> {

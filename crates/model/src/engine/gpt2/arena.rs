@@ -1,9 +1,10 @@
 //! The buffers of a forward and a backward pass.
 
 use super::sizes::Sizes;
+use crate::engine::per_layer::{Layers, PerLayer};
 use crate::engine::rows::Rows;
 use crate::engine::slices::Slices;
-use crate::engine::{EngineOptions, MemoryPlan, Recompute};
+use crate::engine::{EngineOptions, MemoryPlan};
 
 /// All buffers, with room for one micro-batch.
 pub(super) struct Arena {
@@ -27,9 +28,6 @@ pub(super) struct Arena {
     /// For attention, one a slice.
     pub(super) scratch: Vec<Vec<f32>>,
 }
-
-/// Something of each layer, or one thing for all.
-pub(super) struct PerLayer<T>(Vec<T>);
 
 /// A normalization's result and statistics.
 pub(super) struct Normed<T> {
@@ -121,57 +119,12 @@ impl Arena {
         let x: u64 = self.x.iter().map(Rows::bytes).sum();
         let norms = [&self.attention_norm, &self.mlp_norm, &self.final_norm];
         let norms: u64 = norms.into_iter().flat_map(|norm| norm.each().map(Rows::bytes)).sum();
-        let kept: u64 = self.kept.0.iter().flat_map(|kept| kept.each().map(Rows::bytes)).sum();
-        let hidden: u64 = self.hidden.0.iter().flat_map(|hidden| hidden.each().map(Rows::bytes)).sum();
+        let kept: u64 = self.kept.iter().flat_map(|kept| kept.each().map(Rows::bytes)).sum();
+        let hidden: u64 = self.hidden.iter().flat_map(|hidden| hidden.each().map(Rows::bytes)).sum();
         let gradients: u64 = self.gradients.each().map(Rows::bytes).iter().sum();
         let others = [&self.branch, &self.partials, &self.losses].map(Rows::bytes).iter().sum::<u64>();
         let floats = self.logits.capacity() + self.scratch.iter().map(Vec::capacity).sum::<usize>();
         x + norms + kept + hidden + gradients + others + (floats * size_of::<f32>()) as u64
-    }
-}
-
-/// How many layers have activations of their own.
-struct Layers {
-    n_blocks: usize,
-    n_hidden: usize,
-}
-
-impl Layers {
-    fn new(n_layers: usize, recompute: Recompute) -> Self {
-        match recompute {
-            Recompute::None => Self { n_blocks: n_layers, n_hidden: n_layers },
-            Recompute::Mlp => Self { n_blocks: n_layers, n_hidden: 1 },
-            Recompute::Block => Self { n_blocks: 1, n_hidden: 1 },
-        }
-    }
-}
-
-impl<T> PerLayer<T> {
-    pub(super) fn new(n: usize, make: impl FnMut() -> T) -> Self {
-        Self(std::iter::repeat_with(make).take(n).collect())
-    }
-
-    pub(super) fn at(&self, layer_idx: usize) -> &T {
-        &self.0[layer_idx.min(self.0.len() - 1)]
-    }
-
-    pub(super) fn at_mut(&mut self, layer_idx: usize) -> &mut T {
-        let last = self.0.len() - 1;
-        &mut self.0[layer_idx.min(last)]
-    }
-
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
-        self.0.iter_mut()
-    }
-
-    pub(super) fn push(&mut self, item: T) {
-        self.0.push(item);
-    }
-}
-
-impl<T> Default for PerLayer<T> {
-    fn default() -> Self {
-        Self(Vec::new())
     }
 }
 

@@ -6,13 +6,14 @@ use wattle_ops::layer_norm::cpu::{self as layer_norm, Addend, Norm, Stats};
 use wattle_ops::linear::cpu as linear;
 use wattle_ops::{Dropout, activation, attention, dropout, embedding};
 
-use super::arena::{Arena, Hidden, Kept, Normed, PerLayer};
+use super::arena::{Arena, Hidden, Kept, Normed};
 use super::parameters::{Affine, Parameters};
 use super::sites::Sites;
 use super::sizes::Sizes;
+use crate::config::NORM_EPS;
+use crate::engine::per_layer::PerLayer;
 use crate::engine::rows::cut_mut;
 use crate::engine::slices::Slices;
-use crate::gpt2::NORM_EPS;
 
 /// What all slices share.
 #[derive(Clone, Copy)]

@@ -1,9 +1,8 @@
 //! GPT-2 as an engine on a board sees it.
 
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, NORM_EPS};
 use crate::engine::board::layout::BoardLayout;
 use crate::engine::board::network::{Block, Linear, MlpKind, Network, Norm, NormKind, Sizes};
-use crate::gpt2::NORM_EPS;
 use crate::parameter::Parameter;
 
 /// Where its parameters lie on a board.
@@ -25,7 +24,6 @@ pub(crate) fn network(config: &ModelConfig, vocab_size: usize, layout: &BoardLay
         norm_eps: NORM_EPS as f32,
         norm: NormKind::Layer,
         mlp: MlpKind::Plain(config.activation.into()),
-        rope_theta: None,
     };
     let token_table = find(layout, "transformer.wte.weight");
     Network {
@@ -33,6 +31,7 @@ pub(crate) fn network(config: &ModelConfig, vocab_size: usize, layout: &BoardLay
         position_table: Some(find(layout, "transformer.wpe.weight")),
         blocks: (0..config.n_layers).map(|layer_idx| block(layout, layer_idx, &sizes)).collect(),
         final_norm: norm(layout, "transformer.ln_f"),
+        rotary: None,
         head: layout.find("lm_head.weight").unwrap_or(token_table),
         sizes,
     }

@@ -1,0 +1,278 @@
+//! The Llama family: rotary positions, RMSNorm before each half of a block, SwiGLU, grouped-query heads.
+//!
+//! Weights of linear layers are stored output first, as Hugging Face's files have them.
+//!
+//! # References
+//! Touvron et al., *LLaMA*, 2023, section 2.2; grouped queries: Ainslie et al., *GQA*, 2023, section 2.2.
+
+use candle_core::{DType, Device, Result, Tensor, Var};
+use wattle_ops::attention::{causal_attention, causal_mask};
+use wattle_ops::linear::linear_transposed;
+use wattle_ops::rms_norm::rms_norm;
+use wattle_ops::rope::{Rotary, rope};
+use wattle_ops::swiglu::swiglu;
+
+use crate::config::ModelConfig;
+use crate::engine::board::{BoardEngine, DeviceEngine, DeviceEngineOptions, EngineError};
+use crate::engine::llama::{LlamaEngine, network};
+use crate::engine::{Engine, EngineOptions};
+use crate::hugging_face::llama as hugging_face;
+use crate::kv_cache::{KvCache, KvShape};
+use crate::language_model::LanguageModel;
+use crate::parameter::{Parameter, ParameterBuilder};
+use crate::pass::Pass;
+
+/// Standard deviation of initial weights (`initializer_range` of Hugging Face's Llama).
+const INIT_STD: f32 = 0.02;
+
+/// A Llama.
+pub struct Llama {
+    config: ModelConfig,
+    vocab_size: usize,
+    parameters: Vec<Parameter>,
+    token_table: Var,
+    blocks: Vec<Block>,
+    final_norm: Var,
+    head: Option<Var>,
+    mask: Tensor,
+    /// Cosines of each position's angles, (context, d/2).
+    cos: Tensor,
+    /// Their sines.
+    sin: Tensor,
+}
+
+struct Block {
+    attention_norm: Var,
+    q: Var,
+    k: Var,
+    v: Var,
+    attention_out: Var,
+    mlp_norm: Var,
+    gate: Var,
+    up: Var,
+    down: Var,
+}
+
+impl Llama {
+    /// A model with initial values that are a function of `seed`: weights normal with standard deviation 0.02,
+    /// that of the projections into the residual stream divided by √(2·layers), as for our GPT-2; norms 1.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    pub fn new(config: &ModelConfig, vocab_size: usize, seed: u64, device: &Device) -> Result<Self> {
+        Self::build(config, vocab_size, ParameterBuilder::new(seed, device))
+    }
+
+    /// A model whose parameters are all zero, for weights that are about to be read.
+    pub(crate) fn blank(config: &ModelConfig, vocab_size: usize, device: &Device) -> Result<Self> {
+        Self::build(config, vocab_size, ParameterBuilder::blank(device))
+    }
+
+    fn build(config: &ModelConfig, vocab_size: usize, mut builder: ParameterBuilder<'_>) -> Result<Self> {
+        let c = config.d_model;
+        let token_table = builder.normal("model.embed_tokens.weight", &[vocab_size, c], INIT_STD)?;
+        let blocks = (0..config.n_layers)
+            .map(|layer_idx| Block::new(&mut builder, config, layer_idx))
+            .collect::<Result<_>>()?;
+        let final_norm = builder.ones("model.norm.weight", &[c])?;
+        let head = match config.tie_embeddings {
+            true => None,
+            false => Some(builder.normal("lm_head.weight", &[vocab_size, c], INIT_STD)?),
+        };
+        let device = builder.device();
+        let rotary = Rotary::new(config.rope_theta, config.head_width(), config.context, config.scaling());
+        let table =
+            |values: &[f32]| Tensor::from_slice(values, (config.context, config.head_width() / 2), device);
+        Ok(Self {
+            config: config.clone(),
+            vocab_size,
+            token_table,
+            blocks,
+            final_norm,
+            head,
+            mask: causal_mask(config.context, device)?,
+            cos: table(rotary.cos())?,
+            sin: table(rotary.sin())?,
+            parameters: builder.finish(),
+        })
+    }
+
+    fn kv_shape(&self) -> KvShape {
+        let ModelConfig { n_layers, context, .. } = self.config;
+        KvShape { n_layers, n_heads: self.config.kv_heads(), context, head_width: self.config.head_width() }
+    }
+
+    /// The rows of the last block, normalized, for `tokens` (b, t) of which the first stands at position
+    /// `first`. What was before it is in the cache.
+    fn forward(
+        &self,
+        tokens: &Tensor,
+        first: usize,
+        mut cache: Option<&mut KvCache>,
+        pass: &mut Pass<'_>,
+    ) -> Result<Tensor> {
+        let (b, t) = tokens.dims2()?;
+        let vectors = pass.value(&self.token_table).index_select(&tokens.flatten_all()?, 0)?;
+        let mut x = vectors.reshape((b, t, self.config.d_model))?.to_dtype(pass.dtype)?;
+        pass.see(|| "model.embed_tokens output".to_owned(), &x)?;
+        let view = View {
+            mask: self.mask.narrow(0, first, t)?.narrow(1, 0, first + t)?,
+            cos: self.cos.narrow(0, first, t)?.to_dtype(pass.dtype)?,
+            sin: self.sin.narrow(0, first, t)?.to_dtype(pass.dtype)?,
+        };
+        for layer_idx in 0..self.blocks.len() {
+            x = self.block(layer_idx, &x, &view, cache.as_deref_mut(), pass)?;
+        }
+        self.norm_rows(&x, &self.final_norm, pass)
+    }
+
+    fn block(
+        &self,
+        layer_idx: usize,
+        x: &Tensor,
+        view: &View,
+        cache: Option<&mut KvCache>,
+        pass: &mut Pass<'_>,
+    ) -> Result<Tensor> {
+        let block = &self.blocks[layer_idx];
+        let normed = self.norm_rows(x, &block.attention_norm, pass)?;
+        let x = (x + self.attention(layer_idx, &normed, view, cache, pass)?)?;
+        pass.see(|| format!("model.layers.{layer_idx}.self_attn output"), &x)?;
+        let normed = self.norm_rows(&x, &block.mlp_norm, pass)?;
+        let hidden = swiglu(&map_rows(&normed, &block.gate, pass)?, &map_rows(&normed, &block.up, pass)?)?;
+        let x = (&x + map_rows(&hidden, &block.down, pass)?)?;
+        pass.see(|| format!("model.layers.{layer_idx}.mlp output"), &x)?;
+        Ok(x)
+    }
+
+    fn attention(
+        &self,
+        layer_idx: usize,
+        x: &Tensor,
+        view: &View,
+        cache: Option<&mut KvCache>,
+        pass: &mut Pass<'_>,
+    ) -> Result<Tensor> {
+        let block = &self.blocks[layer_idx];
+        let (b, t, c) = x.dims3()?;
+        let d = self.config.head_width();
+        let heads = |weight: &Var| map_rows(x, weight, pass)?.reshape((b, t, (), d))?.transpose(1, 2);
+        let q = rope(&heads(&block.q)?, &view.cos, &view.sin)?;
+        let k = rope(&heads(&block.k)?, &view.cos, &view.sin)?;
+        let v = heads(&block.v)?;
+        let (k, v) = match cache {
+            Some(cache) => cache.store(layer_idx, &k, &v)?,
+            None => (k, v),
+        };
+        let group = self.config.n_heads / self.config.kv_heads();
+        let (k, v) = (repeat_heads(&k, group)?, repeat_heads(&v, group)?);
+        let out_bhtd = causal_attention(&q, &k, &v, &view.mask, None)?;
+        map_rows(&out_bhtd.transpose(1, 2)?.reshape((b, t, c))?, &block.attention_out, pass)
+    }
+
+    fn norm_rows(&self, x: &Tensor, weight: &Var, pass: &Pass<'_>) -> Result<Tensor> {
+        rms_norm(x, &pass.value(weight), self.config.norm_eps)
+    }
+
+    /// Logits (b, t, v) in `f32` of rows (b, t, c).
+    fn predict(&self, x: &Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
+        let logits = map_rows(x, self.head.as_ref().unwrap_or(&self.token_table), pass)?;
+        let logits = logits.to_dtype(DType::F32)?;
+        pass.see(|| "logits".to_owned(), &logits)?;
+        Ok(logits)
+    }
+}
+
+/// What some positions look back on, and their angles.
+struct View {
+    mask: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+}
+
+impl LanguageModel for Llama {
+    fn parameters(&self) -> &[Parameter] {
+        &self.parameters
+    }
+
+    fn logits(&self, tokens: &Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
+        let x = self.forward(tokens, 0, None, pass)?;
+        self.predict(&x, pass)
+    }
+
+    fn decode(&self, tokens: &[u32], cache: &mut KvCache, pass: &mut Pass<'_>) -> Result<Tensor> {
+        let device = self.mask.device();
+        cache.push(tokens, self.config.context);
+        cache.reserve(&self.kv_shape(), pass.dtype, device)?;
+        let first = cache.n_cached();
+        let new = Tensor::new(&cache.window()[first..], device)?.unsqueeze(0)?;
+        let x = self.forward(&new, first, Some(cache), pass)?;
+        cache.commit();
+        self.predict(&x.narrow(1, x.dim(1)? - 1, 1)?, pass)?.flatten_all()
+    }
+
+    fn engine(&self, options: EngineOptions) -> Result<Option<Box<dyn Engine>>> {
+        if !self.mask.device().is_cpu() {
+            return Ok(None);
+        }
+        let engine = LlamaEngine::new(&self.config, self.vocab_size, &self.parameters, options)?;
+        Ok(Some(Box::new(engine)))
+    }
+
+    fn device_engine(
+        &self,
+        board: Arc<dyn Board>,
+        options: DeviceEngineOptions,
+    ) -> std::result::Result<Option<Box<dyn DeviceEngine>>, EngineError> {
+        let layout = network::layout(&self.parameters);
+        let network = network::network(&self.config, self.vocab_size, &layout);
+        // It has no dropout, whatever is asked for.
+        let options = DeviceEngineOptions { dropout: 0.0, ..options };
+        Ok(Some(Box::new(BoardEngine::new(board, network, layout, &self.parameters, options)?)))
+    }
+
+    fn context(&self) -> usize {
+        self.config.context
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    fn config_json(&self) -> serde_json::Value {
+        hugging_face::config_json(&self.config, self.vocab_size)
+    }
+}
+
+impl Block {
+    fn new(builder: &mut ParameterBuilder<'_>, config: &ModelConfig, layer_idx: usize) -> Result<Self> {
+        let (c, ff, kv) =
+            (config.d_model, config.feed_forward_width(), config.kv_heads() * config.head_width());
+        let name = |part: &str| format!("model.layers.{layer_idx}.{part}.weight");
+        let residual_std = INIT_STD / (2.0 * config.n_layers as f32).sqrt();
+        Ok(Self {
+            attention_norm: builder.ones(&name("input_layernorm"), &[c])?,
+            q: builder.normal(&name("self_attn.q_proj"), &[c, c], INIT_STD)?,
+            k: builder.normal(&name("self_attn.k_proj"), &[kv, c], INIT_STD)?,
+            v: builder.normal(&name("self_attn.v_proj"), &[kv, c], INIT_STD)?,
+            attention_out: builder.normal(&name("self_attn.o_proj"), &[c, c], residual_std)?,
+            mlp_norm: builder.ones(&name("post_attention_layernorm"), &[c])?,
+            gate: builder.normal(&name("mlp.gate_proj"), &[ff, c], INIT_STD)?,
+            up: builder.normal(&name("mlp.up_proj"), &[ff, c], INIT_STD)?,
+            down: builder.normal(&name("mlp.down_proj"), &[c, ff], residual_std)?,
+        })
+    }
+}
+
+fn map_rows(x: &Tensor, weight: &Var, pass: &Pass<'_>) -> Result<Tensor> {
+    linear_transposed(x, &pass.value(weight))
+}
+
+/// Each head `group` times, side by side: (b, h, t, d) → (b, h·group, t, d).
+fn repeat_heads(x: &Tensor, group: usize) -> Result<Tensor> {
+    if group == 1 {
+        return Ok(x.clone());
+    }
+    let (b, h, t, d) = x.dims4()?;
+    x.unsqueeze(2)?.broadcast_as((b, h, group, t, d))?.reshape((b, h * group, t, d))
+}
