@@ -17,12 +17,7 @@ const BYTES_PER_PARAMETER: u64 = 16;
 const BYTES_PER_F32: u64 = 4;
 
 /// The plan as text.
-pub fn describe(
-    config: &Config,
-    dataset: &Dataset,
-    n_parameters: u64,
-    trainer: &Trainer<'_>,
-) -> String {
+pub fn describe(config: &Config, dataset: &Dataset, n_parameters: u64, trainer: &Trainer<'_>) -> String {
     let plan = trainer.plan();
     let flops = flops_per_token(&config.model, n_parameters);
     let tokens = plan.total_tokens();

@@ -5,8 +5,11 @@
 //! # References
 //! Touvron et al., *LLaMA*, 2023, section 2.2; grouped queries: Ainslie et al., *GQA*, 2023, section 2.2.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Device, Result, Tensor, Var};
 use wattle_ops::attention::{causal_attention, causal_mask};
+use wattle_ops::board::Board;
 use wattle_ops::linear::linear_transposed;
 use wattle_ops::rms_norm::rms_norm;
 use wattle_ops::rope::{Rotary, rope};

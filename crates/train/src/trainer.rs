@@ -493,7 +493,9 @@ impl<'a> Trainer<'a> {
     /// the step can be made again, by candle's autograd.
     fn first_not_finite_of_queued(&mut self, step: u64) -> Result<String, TrainError> {
         if !self.tier.is_halted()? {
-            return Ok("not known, since later steps went over it on the GPU: --device cpu will tell".to_owned());
+            return Ok(
+                "not known, since later steps went over it on the GPU: --device cpu will tell".to_owned()
+            );
         }
         self.tier.publish(self.model)?;
         let (epoch, step_in_epoch) =

@@ -6,11 +6,10 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use kernel_shim::ShimBoard;
-use wattle_model::config::ActivationKind;
 use wattle_model::engine::{EngineOptions, LossSum};
 use wattle_model::{
-    DeviceEngine, DeviceEngineOptions, Engine, EngineError, Gpt2, LanguageModel, ModelConfig, Parameter,
-    Recompute, StepInputs, StepPart, StepResult, TrainingPass,
+    ActivationKind, DeviceEngine, DeviceEngineOptions, Engine, EngineError, Family, Gpt2, LanguageModel,
+    Llama, ModelConfig, Parameter, Recompute, RopeScaling, StepInputs, StepPart, StepResult, TrainingPass,
 };
 use wattle_ops::adamw::Update;
 use wattle_ops::board::{Board, Elem};
@@ -35,19 +34,50 @@ fn even() -> ModelConfig {
     ModelConfig { n_layers: 2, n_heads: 2, d_model: 16, d_ff: 32, context: 8, ..ModelConfig::default() }
 }
 
-/// Every way in which one GPT-2 differs from another.
+/// A Llama whose heads share keys.
+fn llama() -> ModelConfig {
+    ModelConfig {
+        family: Family::Llama,
+        activation: ActivationKind::Swiglu,
+        n_heads: 4,
+        n_kv_heads: 2,
+        d_model: 24,
+        d_ff: 28,
+        ..even()
+    }
+}
+
+/// Every way in which one GPT-2 differs from another, and one Llama from another.
 fn configurations() -> Vec<ModelConfig> {
     vec![
         even(),
         ModelConfig { bias: true, tie_embeddings: false, activation: ActivationKind::GeluTanh, ..odd() },
         ModelConfig { bias: true, dropout: 0.2, ..even() },
         ModelConfig { dropout: 0.1, tie_embeddings: false, activation: ActivationKind::Relu, ..odd() },
+        llama(),
+        ModelConfig { n_kv_heads: 0, tie_embeddings: false, norm_eps: 1e-6, ..llama() },
+        ModelConfig {
+            n_kv_heads: 1,
+            d_ff: 27,
+            context: 9,
+            rope_scaling: RopeScaling::Linear,
+            rope_factor: 2.0,
+            ..llama()
+        },
     ]
 }
 
+/// A model as it starts.
+fn fresh(config: &ModelConfig, seed: u64) -> Box<dyn LanguageModel> {
+    match config.family {
+        Family::Gpt2 => Box::new(Gpt2::new(config, VOCAB_SIZE, seed, &CPU).unwrap()),
+        Family::Llama => Box::new(Llama::new(config, VOCAB_SIZE, seed, &CPU).unwrap()),
+    }
+}
+
 /// A model with weights large enough that every part of it matters, biases and norms among them.
-fn model(config: &ModelConfig) -> Gpt2 {
-    let model = Gpt2::new(config, VOCAB_SIZE, 5, &CPU).unwrap();
+fn model(config: &ModelConfig) -> Box<dyn LanguageModel> {
+    let model = fresh(config, 5);
     for (idx, Parameter { var, .. }) in model.parameters().iter().enumerate() {
         let mut noise = vec![0f32; var.elem_count()];
         Stream::new(9, Purpose::Init { parameter_idx: idx as u32 }, 0).fill_normal(0, &mut noise);
@@ -84,7 +114,7 @@ fn options(config: &ModelConfig, micro_batch: usize, recompute: Recompute) -> De
     }
 }
 
-fn engine(model: &Gpt2, options: DeviceEngineOptions) -> Box<dyn DeviceEngine> {
+fn engine(model: &dyn LanguageModel, options: DeviceEngineOptions) -> Box<dyn DeviceEngine> {
     model.device_engine(Arc::new(ShimBoard::default()), options).unwrap().unwrap()
 }
 
@@ -101,7 +131,7 @@ struct Reference {
 }
 
 impl Reference {
-    fn new(model: &Gpt2, options: DeviceEngineOptions) -> Self {
+    fn new(model: &dyn LanguageModel, options: DeviceEngineOptions) -> Self {
         let DeviceEngineOptions { micro_batch, recompute, .. } = options;
         Self { engine: model.engine(EngineOptions { micro_batch, recompute }).unwrap().unwrap(), options }
     }
@@ -145,7 +175,7 @@ fn bits(values: &[f32]) -> Vec<u32> {
 
 /// The values of all parameters of a model that an engine publishes to.
 fn weights(publish: impl FnOnce(&[Parameter]), config: &ModelConfig) -> Vec<Vec<f32>> {
-    let target = Gpt2::new(config, VOCAB_SIZE, 1, &CPU).unwrap();
+    let target = fresh(config, 1);
     publish(target.parameters());
     target.parameters().iter().map(|parameter| values(&parameter.var)).collect()
 }
@@ -162,7 +192,8 @@ fn losses_gradients_and_weights_are_those_of_the_cpu_engine() {
         let model = model(&config);
         for micro_batch in [3, 2] {
             let options = options(&config, micro_batch, Recompute::None);
-            let (mut engine, mut reference) = (engine(&model, options), Reference::new(&model, options));
+            let (mut engine, mut reference) =
+                (engine(model.as_ref(), options), Reference::new(model.as_ref(), options));
             // The first is launched, the next two are recorded, the others replayed.
             for number in 1..=5 {
                 step(engine.as_mut(), &config, number);
@@ -208,6 +239,7 @@ fn neither_recomputation_nor_the_order_of_threads_changes_a_bit() {
         (ModelConfig { bias: true, dropout: 0.2, n_layers: 3, ..even() }, Elem::F32),
         (ModelConfig { bias: true, ..even() }, Elem::Bf16),
         (ModelConfig { bias: true, dropout: 0.1, ..odd() }, Elem::Bf16),
+        (llama(), Elem::Bf16),
     ] {
         let options = |recompute| DeviceEngineOptions { elem, ..options(&config, 2, recompute) };
         let expected = train(&config, ShimBoard::default(), options(Recompute::None));
@@ -220,10 +252,11 @@ fn neither_recomputation_nor_the_order_of_threads_changes_a_bit() {
 
 #[test]
 fn bf16_follows_f32() {
-    for config in [ModelConfig { bias: true, ..even() }, ModelConfig { dropout: 0.1, ..odd() }] {
+    for config in [ModelConfig { bias: true, ..even() }, ModelConfig { dropout: 0.1, ..odd() }, llama()] {
         let (model, options) = (model(&config), options(&config, 2, Recompute::None));
         let bf16 = DeviceEngineOptions { elem: Elem::Bf16, ..options };
-        let (mut engine, mut reference) = (engine(&model, bf16), Reference::new(&model, options));
+        let (mut engine, mut reference) =
+            (engine(model.as_ref(), bf16), Reference::new(model.as_ref(), options));
         for number in 1..=5 {
             step(engine.as_mut(), &config, number);
             let (got, expected) = (engine.drain().unwrap()[0], reference.step(&config, number));
@@ -245,9 +278,10 @@ fn bf16_follows_f32() {
 fn evaluation_is_that_of_the_cpu_engine_and_changes_nothing() {
     let config = ModelConfig { bias: true, dropout: 0.2, ..odd() };
     let (model, options) = (model(&config), options(&config, 2, Recompute::Mlp));
-    let (mut engine, mut reference) = (engine(&model, options), Reference::new(&model, options));
+    let (mut engine, mut reference) =
+        (engine(model.as_ref(), options), Reference::new(model.as_ref(), options));
     let run = |evaluates: bool| {
-        let mut engine = self::engine(&model, options);
+        let mut engine = self::engine(model.as_ref(), options);
         for number in 1..=4 {
             step(engine.as_mut(), &config, number);
             if evaluates {
@@ -277,14 +311,14 @@ fn moments_go_out_and_in_to_the_bit_and_faults_are_named() {
     let config = ModelConfig { bias: true, tie_embeddings: false, ..odd() };
     let model = model(&config);
     let options = options(&config, 2, Recompute::None);
-    let mut whole = engine(&model, options);
+    let mut whole = engine(model.as_ref(), options);
     (1..=6).for_each(|number| step(whole.as_mut(), &config, number));
-    let mut first = engine(&model, options);
+    let mut first = engine(model.as_ref(), options);
     (1..=3).for_each(|number| step(first.as_mut(), &config, number));
-    let between = Gpt2::new(&config, VOCAB_SIZE, 1, &CPU).unwrap();
+    let between = fresh(&config, 1);
     first.publish(between.parameters()).unwrap();
     let mut moments: std::collections::HashMap<_, _> = first.moments().unwrap().into_iter().collect();
-    let mut second = engine(&between, options);
+    let mut second = engine(between.as_ref(), options);
     second.set_moments(&moments).unwrap().unwrap();
     (4..=6).for_each(|number| step(second.as_mut(), &config, number));
     let weights = |engine: &dyn DeviceEngine| weights(|p| engine.publish(p).unwrap(), &config).concat();
@@ -298,11 +332,11 @@ fn moments_go_out_and_in_to_the_bit_and_faults_are_named() {
 #[test]
 fn what_does_not_fit_is_refused_with_the_largest_that_does() {
     let config = ModelConfig { d_model: 64, n_heads: 4, context: 64, ..even() };
-    let model = Gpt2::new(&config, VOCAB_SIZE, 5, &CPU).unwrap();
+    let model = fresh(&config, 5);
     let options = DeviceEngineOptions { batch_size: 64, ..options(&config, 64, Recompute::None) };
     let needed = |micro_batch: usize| {
         let options = DeviceEngineOptions { micro_batch, ..options };
-        engine(&model, options).memory().total()
+        engine(model.as_ref(), options).memory().total()
     };
     // What is left to the libraries.
     let reserve = 256 << 20;
@@ -324,12 +358,12 @@ fn what_does_not_fit_is_refused_with_the_largest_that_does() {
 fn a_loss_that_is_not_finite_halts_updates_at_the_weights_before() {
     let config = even();
     let model = model(&config);
-    let mut engine = engine(&model, options(&config, 2, Recompute::None));
+    let mut engine = engine(model.as_ref(), options(&config, 2, Recompute::None));
     step(engine.as_mut(), &config, 1);
     assert!(!engine.is_halted().unwrap());
     let good = weights(|p| engine.publish(p).unwrap(), &config);
     let table = &model.parameters()[0].var;
-    let broken = Gpt2::new(&config, VOCAB_SIZE, 5, &CPU).unwrap();
+    let broken = fresh(&config, 5);
     engine.publish(broken.parameters()).unwrap();
     broken.parameters()[0].var.set(&(table.as_detached_tensor() * f64::NAN).unwrap()).unwrap();
     engine.take(broken.parameters()).unwrap();
@@ -346,7 +380,7 @@ fn a_loss_that_is_not_finite_halts_updates_at_the_weights_before() {
 #[test]
 fn spans_lie_between_anchors_and_follow_one_another() {
     let config = even();
-    let mut engine = engine(&model(&config), options(&config, 2, Recompute::None));
+    let mut engine = engine(model(&config).as_ref(), options(&config, 2, Recompute::None));
     let start = std::time::Instant::now();
     let now = || start.elapsed().as_nanos() as u64;
     assert!(engine.synchronize(&now).unwrap().is_empty());

@@ -138,7 +138,9 @@ impl Activations {
                 false => cutter.take_bytes(attention::scratch_bytes(&sizes.attention(1, elem))),
             },
             is_fused,
-            rotary: network.rotary.as_ref()
+            rotary: network
+                .rotary
+                .as_ref()
                 .map(|_| [(); 2].map(|()| cutter.take(sizes.t * sizes.head_width / 2, Elem::F32))),
         };
         (activations, kept_bytes)

@@ -1,0 +1,233 @@
+//! The trainer with an engine on a board, over the kernels as the shim runs them.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::{DType, Device};
+use kernel_shim::ShimBoard;
+use tempfile::TempDir;
+use wattle_data::{DataConfig, Dataset, TokenizerConfig, TokenizerKind};
+use wattle_model::{Gpt2, LanguageModel, ModelConfig};
+use wattle_ops::board::Board;
+use wattle_runlog::{EventBody, MonotonicNs, Phase, Span, SpanClock, StopReason};
+use wattle_train::config::{EarlyStopConfig, EngineChoice, EvaluateConfig, OptimizerConfig, ScheduleConfig};
+use wattle_train::error::ObserverError;
+use wattle_train::{
+    Checkpoints, Directive, Draft, Edge, ExtraFile, Observer, Progress, TrainConfig, TrainError, Trainer,
+    TrainerOptions,
+};
+
+const CPU: Device = Device::Cpu;
+const STEPS: u64 = 20;
+
+/// A text with something to learn, tokenized by characters.
+fn dataset(dir: &TempDir) -> Dataset {
+    let path = dir.path().join("text.txt");
+    let text: String = (0..60).map(|i| format!("{} and {}. ", i * 7 % 10, i * 7 % 10 + 1)).collect();
+    std::fs::write(&path, text).unwrap();
+    let data = DataConfig {
+        input: vec![path],
+        cache_dir: Some(dir.path().join("cache")),
+        val_fraction: 0.2,
+        ..DataConfig::default()
+    };
+    let tokenizer = TokenizerConfig { kind: TokenizerKind::Chars, ..TokenizerConfig::default() };
+    wattle_data::prepare(&data, &tokenizer, &mut |_| {}).unwrap()
+}
+
+fn options(dtype: DType) -> TrainerOptions {
+    TrainerOptions {
+        seed: 3,
+        segment: 0,
+        dropout: 0.1,
+        dtype,
+        optimizer: OptimizerConfig { learning_rate: 1e-2, ..OptimizerConfig::default() },
+        schedule: ScheduleConfig { warmup_steps: 2, ..ScheduleConfig::default() },
+        train: TrainConfig {
+            batch_size: 3,
+            micro_batch_size: 2,
+            max_steps: STEPS,
+            epochs: 0,
+            engine: EngineChoice::Explicit,
+            ..TrainConfig::default()
+        },
+        evaluate: EvaluateConfig { every_steps: 7, batches: 2 },
+        early_stop: EarlyStopConfig::default(),
+        checkpoint_every_epochs: 0,
+        checkpoint_every_steps: 0,
+    }
+}
+
+#[derive(Default)]
+struct Recorder {
+    losses: Vec<f32>,
+    norms: Vec<f32>,
+    evaluations: Vec<f64>,
+    spans: Vec<Span>,
+    n_steps: u64,
+    stop_after: Option<u64>,
+}
+
+impl Observer for Recorder {
+    fn event(&mut self, body: EventBody) -> Result<(), ObserverError> {
+        match body {
+            EventBody::Step(step) => {
+                self.losses.push(step.loss);
+                self.norms.push(step.grad_norm);
+            }
+            EventBody::Evaluate(evaluation) => self.evaluations.push(evaluation.loss),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn span(&mut self, span: Span) {
+        self.spans.push(span);
+    }
+
+    fn edge(&mut self, _edge: Edge) {}
+
+    fn progress(&mut self, progress: Progress) {
+        if let Progress::Step { .. } = progress {
+            self.n_steps += 1;
+        }
+    }
+
+    fn directive(&mut self) -> Directive {
+        match self.stop_after {
+            Some(stop) if self.n_steps >= stop => Directive::Stop(StopReason::Signal),
+            _ => Directive::Continue,
+        }
+    }
+
+    fn before_commit(&mut self, _draft: &Draft) -> Vec<ExtraFile> {
+        Vec::new()
+    }
+}
+
+fn model(dataset: &Dataset) -> Gpt2 {
+    let config = ModelConfig { n_layers: 2, n_heads: 2, d_model: 16, context: 8, ..ModelConfig::default() };
+    Gpt2::new(&config, dataset.vocab_size(), 3, &CPU).unwrap()
+}
+
+fn shim() -> Option<Arc<dyn Board>> {
+    Some(Arc::new(ShimBoard::default()))
+}
+
+/// A small model of the dataset, trained in `dir` from where it was left, and what was seen.
+fn train(
+    dir: &Path,
+    dataset: &Dataset,
+    board: Option<Arc<dyn Board>>,
+    dtype: DType,
+    stop_after: Option<u64>,
+) -> (Recorder, Gpt2) {
+    let model = model(dataset);
+    let checkpoints = Checkpoints::open(&dir.join("checkpoints"), 0).unwrap();
+    let latest = checkpoints.latest().unwrap();
+    let mut recorder = Recorder { stop_after, ..Recorder::default() };
+    let mut trainer = Trainer::on_board(&model, dataset, &CPU, board, options(dtype), checkpoints).unwrap();
+    if let Some(latest) = latest {
+        trainer.resume(&latest).unwrap();
+    }
+    trainer.run(&mut recorder).unwrap();
+    drop(trainer);
+    (recorder, model)
+}
+
+fn weights(model: &Gpt2) -> Vec<u32> {
+    let values = |var: &candle_core::Var| var.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    model.parameters().iter().flat_map(|p| values(&p.var)).map(f32::to_bits).collect()
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+#[test]
+fn training_follows_the_cpu_engine() {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = dataset(&dir);
+    let (expected, _) = train(&dir.path().join("cpu"), &dataset, None, DType::F32, None);
+    // bf16 has 8 bits; twenty steps at a learning rate of 1e-2 carry its rounding far.
+    for (name, dtype, tolerance) in [("f32", DType::F32, 1e-5), ("bf16", DType::BF16, 2e-2)] {
+        let (got, _) = train(&dir.path().join(name), &dataset, shim(), dtype, None);
+        assert_eq!((got.losses.len(), got.evaluations.len()), (STEPS as usize, expected.evaluations.len()));
+        for (step, (got, expected)) in got.losses.iter().zip(&expected.losses).enumerate() {
+            // Adam's first steps magnify rounding where a gradient is next to zero.
+            let tolerance = if step < 10 { tolerance } else { 10.0 * tolerance };
+            assert!((got / expected - 1.0).abs() < tolerance, "{name} {}: {got}, {expected}", step + 1);
+        }
+        for (got, expected) in got.evaluations.iter().zip(&expected.evaluations) {
+            assert!((got / expected - 1.0).abs() < f64::from(10.0 * tolerance), "{got}, expected {expected}");
+        }
+    }
+}
+
+#[test]
+fn every_step_has_its_spans_on_the_device() {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = dataset(&dir);
+    let start = MonotonicNs::now();
+    let (mut got, _) = train(dir.path(), &dataset, shim(), DType::F32, None);
+    let end = MonotonicNs::now();
+    for phase in [Phase::Data, Phase::ForwardBackward, Phase::Optimizer] {
+        let spans: Vec<_> = got.spans.iter().filter(|span| span.phase == phase).collect();
+        assert_eq!(spans.iter().map(|span| span.step).collect::<Vec<_>>(), (1..=STEPS).collect::<Vec<_>>());
+        assert!(spans.iter().all(|span| span.clock == SpanClock::Device));
+    }
+    got.spans.sort_by_key(|span| (span.start_ns, span.end_ns));
+    let slack = got.spans.iter().map(|span| span.error_ns).max().unwrap();
+    for pair in got.spans.windows(2) {
+        assert!(pair[0].end_ns.0 <= pair[1].start_ns.0 + slack, "{pair:?} overlap");
+    }
+    let (first, last) = (&got.spans[0], &got.spans[got.spans.len() - 1]);
+    assert!(first.start_ns.0 + slack >= start.0 && last.end_ns.0 <= end.0 + slack);
+}
+
+#[test]
+fn a_run_goes_on_from_a_checkpoint_to_the_bit_and_engines_read_each_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = dataset(&dir);
+    for dtype in [DType::F32, DType::BF16] {
+        let (whole, model) =
+            train(&dir.path().join(format!("{dtype:?}-whole")), &dataset, shim(), dtype, None);
+        for stop in [1, 8] {
+            let run = dir.path().join(format!("{dtype:?}-{stop}"));
+            let (before, _) = train(&run, &dataset, shim(), dtype, Some(stop));
+            let (after, resumed) = train(&run, &dataset, shim(), dtype, None);
+            let losses = [before.losses, after.losses].concat();
+            assert_eq!(bits(&losses), bits(&whole.losses), "{dtype:?} stopped after {stop}");
+            assert_eq!(weights(&resumed), weights(&model), "{dtype:?} stopped after {stop}");
+        }
+    }
+    let (whole, _) = train(&dir.path().join("cpu"), &dataset, None, DType::F32, None);
+    for boards in [[true, false], [false, true]] {
+        let run = dir.path().join(format!("other-{}", boards[0]));
+        let board = |is_there: bool| if is_there { shim() } else { None };
+        let (before, _) = train(&run, &dataset, board(boards[0]), DType::F32, Some(4));
+        let (after, _) = train(&run, &dataset, board(boards[1]), DType::F32, None);
+        let losses = [before.losses, after.losses].concat();
+        assert!((losses[9] / whole.losses[9] - 1.0).abs() < 1e-5, "{} and {}", losses[9], whole.losses[9]);
+    }
+}
+
+#[test]
+fn the_tensor_that_was_not_finite_first_is_named_steps_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = dataset(&dir);
+    let model = model(&dataset);
+    let broken = &model.parameters()[4];
+    broken.var.set(&(broken.var.as_detached_tensor() * f64::NAN).unwrap()).unwrap();
+    let checkpoints = Checkpoints::open(&dir.path().join("checkpoints"), 0).unwrap();
+    let mut trainer =
+        Trainer::on_board(&model, &dataset, &CPU, shim(), options(DType::F32), checkpoints).unwrap();
+    let mut recorder = Recorder::default();
+    let error = trainer.run(&mut recorder).unwrap_err();
+    let TrainError::NotFinite { step, first, .. } = error else { panic!("{error}") };
+    assert_eq!((step, first), (1, format!("the parameter {}", broken.name)));
+    // The host heard of it at the first evaluation.
+    assert_eq!(recorder.n_steps, 7);
+}
