@@ -126,7 +126,7 @@ fn read_rope(json: &mut ConfigJson, config: &mut ModelConfig) {
     if !(theta > 1.0 && theta.is_finite()) {
         json.fault(format!("rope_theta = {theta}: expected above 1"));
     }
-    if config.rope_scaling != RopeScaling::None && !(config.rope_factor >= 1.0) {
+    if config.rope_scaling != RopeScaling::None && (config.rope_factor.is_nan() || config.rope_factor < 1.0) {
         json.fault(format!("{key}.factor = {}: expected at least 1", config.rope_factor));
     }
     let (low, high) = (config.rope_low_freq_factor, config.rope_high_freq_factor);

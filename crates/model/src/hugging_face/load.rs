@@ -17,12 +17,15 @@ use crate::llama::Llama;
 /// Tensors in mapped files, by the parameter's name.
 type Views<'a> = BTreeMap<String, TensorView<'a>>;
 
+/// Names of tensors and their shapes.
+type NamedShapes = Vec<(String, Vec<usize>)>;
+
 /// How a family's files are read.
 struct FileNames {
     /// A parameter's name, of that in a file; `None` for what is no parameter.
     parameter_name: fn(&str) -> Option<String>,
     /// All parameters with their shapes.
-    parameter_shapes: fn(&ModelConfig) -> Vec<(String, Vec<usize>)>,
+    parameter_shapes: fn(&ModelConfig) -> NamedShapes,
     /// The table of tokens.
     token_table: &'static str,
     /// The number of layers in `config.json`.
