@@ -12,7 +12,7 @@ use wattle_model::{
     Llama, ModelConfig, Parameter, Recompute, RopeScaling, StepInputs, StepPart, StepResult, TrainingPass,
 };
 use wattle_ops::adamw::Update;
-use wattle_ops::board::{Board, Elem};
+use wattle_ops::board::{Board, BoardError, DevicePtr, Elem, Gemm, Launch, MemoryInfo};
 use wattle_ops::grad_norm::cpu::clip_factor;
 use wattle_random::{Purpose, Stream};
 
@@ -210,6 +210,7 @@ fn losses_gradients_and_weights_are_those_of_the_cpu_engine() {
                     assert!(gap < 1e-5, "{config:?} {number}: {} differs by {gap}", parameter.name);
                 }
             }
+            assert!(engine.describe().ends_with("recorded and replayed"), "{}", engine.describe());
             let got = weights(|parameters| engine.publish(parameters).unwrap(), &config);
             let state = reference.engine.state();
             let expected = weights(|parameters| state.publish(parameters).unwrap(), &config);
@@ -397,4 +398,82 @@ fn spans_lie_between_anchors_and_follow_one_another() {
     }
     assert!(spans.windows(2).all(|pair| pair[0].end_ns <= pair[1].start_ns), "{spans:?}");
     assert!(engine.synchronize(&now).unwrap().is_empty());
+}
+
+/// A board that cannot record.
+struct Unrecorded(ShimBoard);
+
+impl Board for Unrecorded {
+    fn name(&self) -> String {
+        self.0.name()
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<DevicePtr, BoardError> {
+        self.0.allocate(bytes)
+    }
+
+    fn memory(&self) -> Result<MemoryInfo, BoardError> {
+        self.0.memory()
+    }
+
+    fn write(&self, to: DevicePtr, bytes: &[u8]) -> Result<(), BoardError> {
+        self.0.write(to, bytes)
+    }
+
+    fn read(&self, from: DevicePtr, out: &mut [u8]) -> Result<(), BoardError> {
+        self.0.read(from, out)
+    }
+
+    fn copy(&self, to: DevicePtr, from: DevicePtr, bytes: usize) -> Result<(), BoardError> {
+        self.0.copy(to, from, bytes)
+    }
+
+    fn zero(&self, at: DevicePtr, bytes: usize) -> Result<(), BoardError> {
+        self.0.zero(at, bytes)
+    }
+
+    fn launch(&self, launch: &Launch<'_>) -> Result<(), BoardError> {
+        self.0.launch(launch)
+    }
+
+    fn gemm(&self, gemm: &Gemm) -> Result<(), BoardError> {
+        self.0.gemm(gemm)
+    }
+
+    fn mark(&self, edge: usize) -> Result<(), BoardError> {
+        self.0.mark(edge)
+    }
+
+    fn elapsed_ms(&self, from: usize, to: usize) -> Result<f32, BoardError> {
+        self.0.elapsed_ms(from, to)
+    }
+
+    fn begin_record(&self) -> Result<(), BoardError> {
+        Err(BoardError::Call { call: "begin_record", why: "not supported".to_owned() })
+    }
+
+    fn end_record(&self) -> Result<usize, BoardError> {
+        panic!("nothing was begun")
+    }
+
+    fn replay(&self, recorded: usize) -> Result<(), BoardError> {
+        panic!("nothing was recorded as {recorded}")
+    }
+
+    fn synchronize(&self) -> Result<(), BoardError> {
+        self.0.synchronize()
+    }
+}
+
+#[test]
+fn a_board_that_cannot_record_makes_the_same_steps_and_says_so() {
+    let config = even();
+    let options = options(&config, 2, Recompute::None);
+    let model = model(&config);
+    let board = Arc::new(Unrecorded(ShimBoard::default()));
+    let mut engine = model.device_engine(board, options).unwrap().unwrap();
+    (1..=4).for_each(|number| step(engine.as_mut(), &config, number));
+    let weights = bits(&weights(|p| engine.publish(p).unwrap(), &config).concat());
+    assert!((engine.drain().unwrap(), weights) == train(&config, ShimBoard::default(), options));
+    assert!(engine.describe().ends_with("launched one by one"), "{}", engine.describe());
 }
