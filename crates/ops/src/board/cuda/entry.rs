@@ -3,7 +3,7 @@
 /// Defines a struct with one function pointer for each entry point of a library, and how it is filled.
 ///
 /// The signatures are those of NVIDIA's headers; they are all that the soundness of a call rests on here, so they
-/// are checked against the headers by `scripts/check_cuda_abi.sh`.
+/// are checked against the headers by `scripts/check_cuda_abi.py`.
 macro_rules! entry_points {
     (
         $(#[$doc:meta])*
