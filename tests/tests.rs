@@ -11,6 +11,7 @@ mod disk;
 mod help;
 mod meter;
 mod metering;
+mod own_model;
 mod prepare;
 mod report;
 mod resume;
