@@ -10,7 +10,7 @@ use wattle_ops::adamw::Update;
 use wattle_ops::grad_norm::cpu as grad_norm;
 
 use crate::adamw::AdamW;
-use crate::certificate::{all_zero, certify};
+use crate::certificate::{all_zero, certify, refuse_unreached};
 use crate::checkpoint::TrainState;
 use crate::clip::{clip_factor, global_norm};
 use crate::config::{EngineChoice, OptimizerConfig, TrainConfig};
@@ -36,6 +36,8 @@ pub(crate) enum Tier {
         optimizer: OptimizerConfig,
         /// Whether the model's tensors have the weights.
         is_published: bool,
+        /// Whether every parameter was seen to get a gradient.
+        is_certified: bool,
     },
 }
 
@@ -68,7 +70,12 @@ impl Tier {
             EngineChoice::Auto | EngineChoice::Explicit => None,
         };
         match engine {
-            Some(engine) => Ok(Self::Explicit { engine, optimizer: optimizer.clone(), is_published: true }),
+            Some(engine) => Ok(Self::Explicit {
+                engine,
+                optimizer: optimizer.clone(),
+                is_published: true,
+                is_certified: false,
+            }),
             None if train.engine == EngineChoice::Explicit => Err(TrainError::NoEngine),
             None => {
                 let optimizer = AdamW::new(optimizer, model.parameters())?;
@@ -121,8 +128,17 @@ impl Tier {
                 *gradients = certify(model.parameters(), result.gradients)?;
                 Ok(BatchLoss { loss: result.loss, accuracy: result.accuracy })
             }
-            Self::Explicit { engine, .. } => {
-                let sum = explicit_gradients(engine.as_mut(), batch, options);
+            Self::Explicit { engine, is_certified, .. } => {
+                if *is_certified {
+                    engine.state_mut().zero_gradients();
+                } else {
+                    engine.state_mut().mark_gradients();
+                }
+                let sum = accumulate_gradients(engine.as_mut(), batch, options);
+                if !*is_certified {
+                    refuse_unreached(engine.state_mut().take_marks())?;
+                    *is_certified = true;
+                }
                 let mean = |sum: f64| Tensor::new((sum / batch.targets.len() as f64) as f32, device);
                 Ok(BatchLoss { loss: mean(sum.loss)?, accuracy: mean(sum.n_correct as f64)? })
             }
@@ -167,7 +183,7 @@ impl Tier {
                 let factor = if clip_norm > 0.0 { Some(clip_factor(grad_norm, clip_norm)?) } else { None };
                 optimizer.step(model.parameters(), gradients, factor.as_ref(), step, learning_rate)
             }
-            Self::Explicit { engine, optimizer, is_published } => {
+            Self::Explicit { engine, optimizer, is_published, .. } => {
                 let norm = grad_norm.to_scalar::<f64>()?;
                 let OptimizerConfig { beta1, beta2, eps, weight_decay, .. } = *optimizer;
                 let gradient_factor =
@@ -225,8 +241,7 @@ impl Tier {
     }
 }
 
-fn explicit_gradients(engine: &mut dyn Engine, batch: &Batch, options: BatchOptions) -> LossSum {
-    engine.state_mut().zero_gradients();
+fn accumulate_gradients(engine: &mut dyn Engine, batch: &Batch, options: BatchOptions) -> LossSum {
     let scale = 1.0 / batch.targets.len() as f32;
     let mut sum = LossSum::default();
     for first_sequence in (0..batch.batch_size).step_by(options.micro_batch) {
