@@ -2,10 +2,12 @@
 //!
 //! - [`numbers`]: what to compute with, and gradients of references by autograd
 //! - [`cpu`]: the kernels of a CPU, one operation a file
+//! - [`board`]: the kernels of a GPU against those of the CPU
 //!
 //! Standard normal numbers go through a kernel and, in `f64`, through the operation's reference; gradients come
 //! from candle's autograd over the reference. A tolerance is what rounding alone explains.
 
+pub mod board;
 pub mod cpu;
 pub mod numbers;
 
