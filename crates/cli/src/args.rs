@@ -46,6 +46,9 @@ pub enum Command {
     /// Measure a model's loss on a text
     #[cfg(feature = "train")]
     Evaluate(EvaluateArgs),
+    /// Check every operation on this machine against its reference
+    #[cfg(feature = "train")]
+    Verify(VerifyArgs),
     /// Run any command and say what it cost
     Meter(MeterArgs),
     /// Show what a run learnt and what it cost
@@ -255,6 +258,27 @@ impl From<SplitName> for wattle_data::Split {
             SplitName::Val => Self::Val,
         }
     }
+}
+
+/// Arguments of `verify`.
+#[cfg(feature = "train")]
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  wattle verify
+      every operation's result and gradients, at every SIMD level that the processor has, and on
+      the GPU if there is one
+  wattle verify --json | jq '.checks[] | select(.holds | not)'
+      what is further from its reference in f64 than rounding allows
+
+Exit status: 0 if all hold, 1 if not or if the device cannot be had.")]
+pub struct VerifyArgs {
+    /// What to check besides the CPU: auto, cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: wattle_train::device::DeviceChoice,
+    /// As JSON, every shape
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `meter`.

@@ -21,6 +21,20 @@ pub enum Level {
     Avx512,
 }
 
+impl Level {
+    /// All of them, from the least to the most.
+    pub const ALL: [Self; 3] = [Self::Baseline, Self::Avx2, Self::Avx512];
+
+    /// Its name, for a person and for JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Baseline => "baseline",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        }
+    }
+}
+
 /// The level in use, or `UNKNOWN` before the first kernel ran.
 static LEVEL: AtomicU8 = AtomicU8::new(UNKNOWN);
 const UNKNOWN: u8 = u8::MAX;
@@ -43,6 +57,11 @@ pub fn level() -> Level {
 /// the digits of a lesser machine on a better one. What the processor lacks is not used whatever the limit.
 pub fn limit(highest: Level) {
     LEVEL.store(highest.min(detected()) as u8, Ordering::Relaxed);
+}
+
+/// The levels that this processor has, from the least to the most.
+pub fn available() -> impl Iterator<Item = Level> {
+    Level::ALL.into_iter().filter(|&level| level <= detected())
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -3,6 +3,10 @@
 //! candle's fused normalizations, softmax and rotary embedding have no backward, and gradients that would pass
 //! through them are silently absent. A model that uses one trains, badly. So no update is made before every
 //! parameter has a gradient.
+//!
+//! Under autograd that is a gradient in the store. An explicit engine has a place for every gradient, whether or
+//! not its backward pass comes by; so all places are marked before the first batch, and a parameter whose place
+//! still bears nothing but the mark afterwards is one that nothing was added to.
 
 use candle_core::{Result, Tensor};
 use wattle_model::Parameter;
@@ -23,10 +27,16 @@ pub fn certify(
         .filter(|(_, gradient)| gradient.is_none())
         .map(|(parameter, _)| parameter.name.clone())
         .collect();
-    match names.is_empty() {
-        true => Ok(gradients.into_iter().flatten().collect()),
-        false => Err(TrainError::NoGradient { names }),
-    }
+    refuse_unreached(names)?;
+    Ok(gradients.into_iter().flatten().collect())
+}
+
+/// Refuses parameters that no gradient reached, by name.
+///
+/// # Errors
+/// If there is one.
+pub fn refuse_unreached(names: Vec<String>) -> std::result::Result<(), TrainError> {
+    if names.is_empty() { Ok(()) } else { Err(TrainError::NoGradient { names }) }
 }
 
 /// Names of parameters whose gradient is zero in every element. It can be chance, so it is no error.

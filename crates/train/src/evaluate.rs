@@ -3,7 +3,7 @@
 use candle_core::{DType, Device};
 use wattle_data::{Batch, EvalBatches, SplitManifest, TokenStore};
 use wattle_model::engine::LossSum;
-use wattle_model::{DeviceEngine, Engine, LanguageModel, Pass};
+use wattle_model::{DeviceEngine, Engine, EngineOptions, LanguageModel, Pass, Recompute};
 use wattle_ops::cross_entropy::{cross_entropy_sum, n_correct};
 
 use crate::error::TrainError;
@@ -61,6 +61,31 @@ pub fn evaluate(
         let n_correct = n_correct(&logits, &targets)?.to_scalar::<f32>()? as usize;
         Ok(LossSum { loss, n_correct })
     })
+}
+
+/// [`evaluate`] of a model that is not being trained: by its family's explicit engine where there is one, which
+/// is faster and never has the logits of a whole batch.
+///
+/// # Errors
+/// As for [`evaluate`].
+pub fn evaluate_by_best(
+    model: &dyn LanguageModel,
+    store: &TokenStore,
+    options: EvaluateOptions,
+    device: &Device,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Evaluation, TrainError> {
+    let engine = match device.is_cpu() && options.dtype == DType::F32 {
+        // Nothing is kept for a backward pass.
+        true => {
+            model.engine(EngineOptions { micro_batch: options.batch_size, recompute: Recompute::Block })?
+        }
+        false => None,
+    };
+    match engine {
+        Some(mut engine) => evaluate_explicitly(engine.as_mut(), store, model.context(), options, progress),
+        None => evaluate(model, store, options, device, progress),
+    }
 }
 
 /// [`evaluate`] by an explicit engine, of the weights that it has.

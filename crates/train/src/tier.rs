@@ -16,7 +16,7 @@ use wattle_ops::grad_norm::cpu as grad_norm;
 use wattle_runlog::MonotonicNs;
 
 use crate::adamw::AdamW;
-use crate::certificate::{all_zero, certify};
+use crate::certificate::{all_zero, certify, refuse_unreached};
 use crate::checkpoint::TrainState;
 use crate::clip::{clip_factor, global_norm};
 use crate::config::{EngineChoice, OptimizerConfig};
@@ -43,6 +43,8 @@ pub(crate) enum Tier {
         optimizer: OptimizerConfig,
         /// Whether the model's tensors have the weights.
         is_published: bool,
+        /// Whether every parameter was seen to get a gradient.
+        is_certified: bool,
     },
     /// Whole steps, queued on a board where all state lives. The model's tensors are as they were when last
     /// published.
@@ -107,7 +109,7 @@ impl Tier {
         let (micro_batch, recompute) = (options.train.micro_batch(), options.train.recompute);
         let engine = model.engine(EngineOptions { micro_batch, recompute })?;
         let optimizer = options.optimizer.clone();
-        Ok(engine.map(|engine| Self::Explicit { engine, optimizer, is_published: true }))
+        Ok(engine.map(|engine| Self::Explicit { engine, optimizer, is_published: true, is_certified: false }))
     }
 
     /// Whether steps are made by [`Tier::queue_step`], and not piece by piece.
@@ -214,8 +216,17 @@ impl Tier {
                 *gradients = certify(model.parameters(), result.gradients)?;
                 Ok(BatchLoss { loss: result.loss, accuracy: result.accuracy })
             }
-            Self::Explicit { engine, .. } => {
-                let sum = explicit_gradients(engine.as_mut(), batch, options);
+            Self::Explicit { engine, is_certified, .. } => {
+                if *is_certified {
+                    engine.state_mut().zero_gradients();
+                } else {
+                    engine.state_mut().mark_gradients();
+                }
+                let sum = accumulate_gradients(engine.as_mut(), batch, options);
+                if !*is_certified {
+                    refuse_unreached(engine.state_mut().take_marks())?;
+                    *is_certified = true;
+                }
                 let mean = |sum: f64| Tensor::new((sum / batch.targets.len() as f64) as f32, device);
                 Ok(BatchLoss { loss: mean(sum.loss)?, accuracy: mean(sum.n_correct as f64)? })
             }
@@ -265,7 +276,7 @@ impl Tier {
                 let factor = if clip_norm > 0.0 { Some(clip_factor(grad_norm, clip_norm)?) } else { None };
                 Ok(optimizer.step(model.parameters(), gradients, factor.as_ref(), step, learning_rate)?)
             }
-            Self::Explicit { engine, optimizer, is_published } => {
+            Self::Explicit { engine, optimizer, is_published, .. } => {
                 let norm = grad_norm.to_scalar::<f64>()?;
                 let OptimizerConfig { beta1, beta2, eps, weight_decay, .. } = *optimizer;
                 let gradient_factor =
@@ -361,8 +372,7 @@ fn device_engine_options(options: &TrainerOptions) -> Option<DeviceEngineOptions
     })
 }
 
-fn explicit_gradients(engine: &mut dyn Engine, batch: &Batch, options: BatchOptions) -> LossSum {
-    engine.state_mut().zero_gradients();
+fn accumulate_gradients(engine: &mut dyn Engine, batch: &Batch, options: BatchOptions) -> LossSum {
     let scale = 1.0 / batch.targets.len() as f32;
     let mut sum = LossSum::default();
     for first_sequence in (0..batch.batch_size).step_by(options.micro_batch) {

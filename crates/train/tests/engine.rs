@@ -405,3 +405,81 @@ fn a_model_of_ones_own_trains_by_autograd_unless_the_explicit_engine_is_asked_fo
     let bf16 = TrainerOptions { dtype: DType::BF16, ..options(EngineChoice::Auto) };
     assert!(Trainer::new(&gpt2, &dataset, &CPU, bf16, checkpoints()).unwrap().memory().is_none());
 }
+
+/// A GPT-2 with a parameter more, which its explicit engine knows nothing of.
+struct Forgotten {
+    gpt2: Gpt2,
+    parameters: Vec<Parameter>,
+}
+
+impl LanguageModel for Forgotten {
+    fn parameters(&self) -> &[Parameter] {
+        &self.parameters
+    }
+
+    fn logits(
+        &self,
+        tokens: &candle_core::Tensor,
+        pass: &mut wattle_model::Pass<'_>,
+    ) -> candle_core::Result<candle_core::Tensor> {
+        self.gpt2.logits(tokens, pass)
+    }
+
+    fn engine(&self, options: EngineOptions) -> candle_core::Result<Option<Box<dyn Engine>>> {
+        let vocab_size = self.gpt2.vocab_size();
+        let engine = Gpt2Engine::new(&even(), vocab_size, &self.parameters, options)?;
+        Ok(Some(Box::new(engine)))
+    }
+
+    fn context(&self) -> usize {
+        self.gpt2.context()
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.gpt2.vocab_size()
+    }
+
+    fn config_json(&self) -> serde_json::Value {
+        self.gpt2.config_json()
+    }
+}
+
+#[test]
+fn a_parameter_that_the_engine_adds_nothing_to_is_named_before_the_first_update() {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = dataset(&dir);
+    let gpt2 = Gpt2::new(&even(), dataset.vocab_size(), 1, &CPU).unwrap();
+    let mut builder = ParameterBuilder::new(2, &CPU);
+    builder.normal("forgotten.weight", &[3, 5], 0.02).unwrap();
+    let parameters = [gpt2.parameters(), &builder.finish()].concat();
+    let model = Forgotten { gpt2, parameters };
+    let weights = || -> Vec<Vec<u32>> { model.parameters().iter().map(|p| bits(&values(&p.var))).collect() };
+    let before = weights();
+    let checkpoints = Checkpoints::open(&dir.path().join("checkpoints"), 0).unwrap();
+    let mut trainer =
+        Trainer::new(&model, &dataset, &CPU, options(EngineChoice::Explicit), checkpoints).unwrap();
+    let error = trainer.run(&mut Recorder::default()).unwrap_err();
+    assert!(matches!(&error, TrainError::NoGradient { names } if names == &["forgotten.weight"]), "{error}");
+    assert_eq!(weights(), before);
+}
+
+#[test]
+fn marks_show_what_nothing_was_added_to_and_leave_no_trace() {
+    let config = odd();
+    let (model, batch) = (model(&config), batch(&config, 2, 0));
+    let mut engine = engine(&model, 2, Recompute::None);
+    engine.state_mut().mark_gradients();
+    assert_eq!(engine.state_mut().take_marks().len(), model.parameters().len());
+    assert!(engine.state().gradients().iter().all(|g| g.to_bits() == 0));
+
+    let pass = pass(&config, 1);
+    engine.state_mut().mark_gradients();
+    engine.accumulate_gradients(&batch.inputs, &batch.targets, pass, 1.0);
+    assert_eq!(engine.state_mut().take_marks(), Vec::<String>::new());
+    let marked = bits(engine.state().gradients());
+    engine.state_mut().zero_gradients();
+    engine.accumulate_gradients(&batch.inputs, &batch.targets, pass, 1.0);
+    // Adding to −0 instead of 0 changes nothing but the sign of zeros, which is mended.
+    let plain: Vec<u32> = engine.state().gradients().iter().map(|g| (g + 0.0).to_bits()).collect();
+    assert_eq!(marked, plain);
+}

@@ -11,7 +11,7 @@ use wattle_data::{
     TokenizerKind, prepare_into,
 };
 use wattle_meter::WindowEnergy;
-use wattle_train::evaluate::{EvaluateOptions, Evaluation, evaluate};
+use wattle_train::evaluate::{EvaluateOptions, Evaluation, evaluate_by_best};
 
 use crate::args::{EvaluateArgs, SplitName};
 use crate::checkpoint::OpenCheckpoint;
@@ -21,7 +21,8 @@ use crate::humanize::count;
 use crate::metered::Metered;
 use crate::threads::set_threads;
 
-/// Rows of logits that are in memory at once: a batch is as many windows as come to so many tokens.
+/// A batch is as many windows as come to so many tokens. Without an explicit engine, it is also how many rows of
+/// logits are in memory at once.
 const TOKENS_AT_ONCE: usize = 4096;
 
 /// What is evaluated on.
@@ -55,7 +56,7 @@ pub fn run(args: &EvaluateArgs, bars: &MultiProgress) -> anyhow::Result<Exit> {
         bar.set_position(done);
     };
     let model = checkpoint.model.as_ref();
-    let evaluation = evaluate(model, held.store()?, options, &device.device, &mut progress)?;
+    let evaluation = evaluate_by_best(model, held.store()?, options, &device.device, &mut progress)?;
     bar.finish_and_clear();
     let energy = metered.finish();
     match args.json {

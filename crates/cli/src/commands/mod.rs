@@ -13,3 +13,5 @@ pub mod prepare;
 pub mod report;
 #[cfg(feature = "train")]
 pub mod train;
+#[cfg(feature = "train")]
+pub mod verify;

@@ -77,6 +77,23 @@ impl FlatState {
         self.gradients.par_chunks_mut(BLOCK).for_each(|block| block.fill(0.0));
     }
 
+    /// Sets all gradients to −0, which stays where nothing is added: what [`FlatState::take_marks`] looks for.
+    /// It is zero in every sum, and `-0 + 0 = 0` shows that something was added even where that was zero.
+    pub fn mark_gradients(&mut self) {
+        self.gradients.par_chunks_mut(BLOCK).for_each(|block| block.fill(-0.0));
+    }
+
+    /// Names of parameters to which nothing was added since [`FlatState::mark_gradients`]; the marks that are left
+    /// elsewhere, as in rows of tokens that did not come, become plain zeros.
+    pub fn take_marks(&mut self) -> Vec<String> {
+        let is_marked = |g: &f32| g.to_bits() == (-0.0f32).to_bits();
+        let is_untouched = |entry: &&Entry| self.gradients[entry.range.clone()].iter().all(is_marked);
+        let untouched = self.layout.entries().iter().filter(is_untouched).map(|e| e.name.clone()).collect();
+        // −0 + 0 = 0, and every other number stays as it is.
+        self.gradients.par_chunks_mut(BLOCK).for_each(|block| block.iter_mut().for_each(|g| *g += 0.0));
+        untouched
+    }
+
     /// The Euclidean norm of all gradients together.
     pub fn grad_norm(&self) -> f64 {
         grad_norm::norm_par(&self.gradients)

@@ -1,6 +1,6 @@
-use candle_core::{Device, Tensor};
 use wattle_ops::Dropout;
 use wattle_ops::dropout::cpu;
+use wattle_ops::verify::cpu::dropout::check;
 use wattle_random::{Purpose, Stream};
 
 use crate::harness::*;
@@ -9,17 +9,7 @@ use crate::harness::*;
 fn dropout_draws_the_masks_of_its_reference() {
     for per_sequence in [1, 7, 256, 700] {
         for first_sequence in [0, 5] {
-            let stream = Stream::new(1, Purpose::Dropout { site_idx: 4 }, 2);
-            let dropout = Dropout { probability: 0.3, stream, first_sequence };
-            let x = normal(0, 3 * per_sequence);
-            let x_tensor = Tensor::from_slice(&x, (3, per_sequence), &Device::Cpu).unwrap();
-            let expected = dropout.apply(&x_tensor).unwrap().flatten_all().unwrap().to_vec1().unwrap();
-            let mut got = x.clone();
-            cpu::fwd(&mut got, per_sequence, &dropout);
-            assert_same_bits("dropout", &got, &expected);
-            let mut grad = x.clone();
-            cpu::bwd(&mut grad, per_sequence, &dropout);
-            assert_same_bits("its gradient", &grad, &expected);
+            assert_hold(check(per_sequence, first_sequence));
         }
     }
 }

@@ -1,38 +1,37 @@
 //! Numbers to test with, and what it means for them to agree.
 
-use candle_core::{DType, Device, Tensor, Var};
-use wattle_random::{Purpose, Stream};
+use candle_core::{Tensor, Var};
+use wattle_ops::verify::{Check, numbers};
 
-/// Row widths around those of vectors, and an odd one.
-pub const WIDTHS: [usize; 9] = [1, 15, 16, 17, 31, 32, 33, 41, 130];
-
-/// Standard normal numbers, other ones for each `idx`.
-pub fn normal(idx: u32, len: usize) -> Vec<f32> {
-    let mut values = vec![0f32; len];
-    Stream::new(5, Purpose::Init { parameter_idx: idx }, 0).fill_normal(0, &mut values);
-    values
-}
+pub use wattle_ops::verify::cpu::WIDTHS;
+pub use wattle_ops::verify::numbers::normal;
 
 /// The same numbers in f64, to be differentiated by.
 pub fn var(values: &[f32], shape: &[usize]) -> Var {
-    Var::from_tensor(&tensor(values, shape)).unwrap()
+    numbers::var(values, shape).unwrap()
 }
 
 /// The same numbers in f64.
 pub fn tensor(values: &[f32], shape: &[usize]) -> Tensor {
-    Tensor::from_slice(values, shape, &Device::Cpu).unwrap().to_dtype(DType::F64).unwrap()
+    numbers::tensor(values, shape).unwrap()
 }
 
 /// The numbers of a tensor, row by row.
 pub fn values(tensor: &Tensor) -> Vec<f64> {
-    tensor.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap()
+    numbers::values(tensor).unwrap()
 }
 
 /// The gradients of `Σ out · grad_out`.
 pub fn gradients<const N: usize>(out: &Tensor, grad_out: &[f32], inputs: [&Var; N]) -> [Vec<f64>; N] {
-    let grad_out = tensor(grad_out, out.dims());
-    let gradients = (out * grad_out).unwrap().sum_all().unwrap().backward().unwrap();
-    inputs.map(|input| values(gradients.get(input).expect("a gradient of every input")))
+    numbers::gradients(out, grad_out, inputs).unwrap()
+}
+
+/// Every output is as near to its reference as `wattle verify` asks.
+#[track_caller]
+pub fn assert_hold(checks: candle_core::Result<Vec<Check>>) {
+    let checks = checks.unwrap();
+    assert!(!checks.is_empty());
+    checks.iter().for_each(|check| assert!(check.holds(), "{check:#?}"));
 }
 
 /// Each number within `atol + rtol · |expected|`.

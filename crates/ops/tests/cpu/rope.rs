@@ -1,38 +1,12 @@
-use wattle_ops::HeadRows;
-use wattle_ops::rope::{Rotary, Scaling, cpu, rope};
+use wattle_ops::rope::{Rotary, Scaling};
+use wattle_ops::verify::cpu::rope::{TABLE, check};
 
 use crate::harness::*;
 
 #[test]
 fn rope_is_its_reference_and_its_gradient_turns_back() {
-    for (t, h, d) in [(1, 1, 2), (9, 7, 42), (5, 2, 32), (33, 3, 64)] {
-        let b = 2;
-        let rotary = Rotary::new(10_000.0, d, t + 3, Scaling::None);
-        let (cos, sin) = (&rotary.cos()[..t * d / 2], &rotary.sin()[..t * d / 2]);
-        let (cos, sin) = (tensor(cos, &[t, d / 2]), tensor(sin, &[t, d / 2]));
-        // Heads lie between other columns, which must not change.
-        let rows = HeadRows { offset: 3, row_stride: h * d + 5 };
-        let x = normal(0, b * t * rows.row_stride);
-        let picked = |x: &[f32]| -> Vec<f32> {
-            (0..b * t).flat_map(|row| x[row * rows.row_stride + 3..][..h * d].to_vec()).collect()
-        };
-        let x_var = var(&picked(&x), &[b, t, h, d]);
-        let expected = rope(&x_var.transpose(1, 2).unwrap(), &cos, &sin).unwrap().transpose(1, 2).unwrap();
-        let mut got = x.clone();
-        cpu::fwd(&mut got, rows, b * t, h, t, &rotary);
-        // Two products and a sum of numbers of size 1.
-        assert_close("rope", &picked(&got), &values(&expected), 1e-6, 1e-6);
-        for row in 0..b * t {
-            let start = row * rows.row_stride;
-            assert_eq!(got[start..start + 3], x[start..start + 3]);
-            assert_eq!(got[start + 3 + h * d..start + 5 + h * d], x[start + 3 + h * d..start + 5 + h * d]);
-        }
-
-        let grad_out = normal(1, x.len());
-        let [grad_x] = gradients(&expected, &picked(&grad_out), [&x_var]);
-        let mut grad = grad_out.clone();
-        cpu::bwd(&mut grad, rows, b * t, h, t, &rotary);
-        assert_close("its gradient", &picked(&grad), &grad_x, 1e-6, 1e-6);
+    for shape in TABLE {
+        assert_hold(check(shape));
     }
 }
 

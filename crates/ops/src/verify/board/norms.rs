@@ -1,0 +1,166 @@
+//! LayerNorm and RMSNorm.
+
+use super::SHAPES;
+use super::bench::Bench;
+use super::embedding::site;
+use crate::Store;
+use crate::board::{BoardError, DevicePtr};
+use crate::dropout::cpu as dropout;
+use crate::layer_norm::{cpu as layer, cuda as layer_board};
+use crate::rms_norm::{cpu as rms, cuda as rms_board};
+use crate::verify::Check;
+
+const EPS: f32 = 1e-5;
+
+pub(super) fn checks(bench: &mut Bench<'_>) -> Result<Vec<Check>, BoardError> {
+    let mut all = Vec::new();
+    for shape in SHAPES {
+        for with_bias in [true, false] {
+            all.extend(layer_norm(bench, shape, with_bias)?);
+            all.extend(layer_norm_residual(bench, shape, with_bias)?);
+        }
+        all.extend(rms_norm(bench, shape)?);
+        all.extend(rms_norm_residual(bench, shape)?);
+    }
+    Ok(all)
+}
+
+fn layer_norm(bench: &mut Bench<'_>, [n, c]: [usize; 2], with_bias: bool) -> Result<Vec<Check>, BoardError> {
+    bench.clear();
+    let (x, x_ptr) = bench.normal(0, n * c)?;
+    let (weight, weight_ptr) = bench.normal(1, c)?;
+    let (bias, bias_ptr) = bench.normal(2, c)?;
+    let (grad_out, grad_out_ptr) = bench.normal(3, n * c)?;
+    let optional = |ptr| if with_bias { ptr } else { DevicePtr::NULL };
+    let normed =
+        layer_board::Normed { out: bench.room(n * c)?, mean: bench.room_f32(n)?, rstd: bench.room_f32(n)? };
+    let norm =
+        layer_board::Norm { n, c, elem: bench.elem, weight: weight_ptr, bias: optional(bias_ptr), eps: EPS };
+    layer_board::fwd(bench.board, &normed, x_ptr, &norm)?;
+    let (mut out, mut mean, mut rstd) = (vec![0.0; n * c], vec![0.0; n], vec![0.0; n]);
+    let of_cpu = layer::Norm { weight: &weight, bias: with_bias.then_some(&bias), eps: EPS };
+    layer::fwd(&mut out, layer::Stats { mean: &mut mean, rstd: &mut rstd }, &x, &of_cpu);
+    let subject =
+        bench.subject("layer_norm", format!("({n}, {c}){}", if with_bias { "" } else { ", no bias" }));
+    let mut checks = vec![
+        bench.check(&subject, "out", normed.out, &out, 1.0, c)?,
+        bench.check_f32(&subject, "mean", normed.mean, &mean, c)?,
+        bench.check_f32(&subject, "rstd", normed.rstd, &rstd, c)?,
+    ];
+
+    for store in [Store::Overwrite, Store::Accumulate] {
+        let (mut grad_x, grad_x_ptr) = bench.normal(5, n * c)?;
+        let (mut grad_weight, mut grad_bias) = (vec![0.5; c], vec![0.25; c]);
+        let gradients = layer_board::Gradients {
+            x: grad_x_ptr,
+            accumulate: store == Store::Accumulate,
+            weight: bench.put_f32(&grad_weight)?,
+            bias: if with_bias { bench.put_f32(&grad_bias)? } else { DevicePtr::NULL },
+        };
+        let scratch = bench.room_f32(layer_board::bwd_scratch_len(n, c))?;
+        layer_board::bwd(bench.board, &gradients, grad_out_ptr, x_ptr, &normed, &norm, scratch)?;
+        let saved = layer::Saved { x: &x, mean: &mean, rstd: &rstd };
+        let of_bias = with_bias.then_some(&mut grad_bias[..]);
+        layer::bwd(&mut grad_x, store, &mut grad_weight, of_bias, &grad_out, saved, &weight);
+        checks.push(bench.check(&subject, "grad_x", grad_x_ptr, &grad_x, 1.0, c)?);
+        checks.push(bench.check_f32(&subject, "grad_weight", gradients.weight, &grad_weight, n)?);
+        if with_bias {
+            checks.push(bench.check_f32(&subject, "grad_bias", gradients.bias, &grad_bias, n)?);
+        }
+    }
+    Ok(checks)
+}
+
+/// With dropout of what is added, and a bias to it.
+fn layer_norm_residual(
+    bench: &mut Bench<'_>,
+    [n, c]: [usize; 2],
+    with_bias: bool,
+) -> Result<Vec<Check>, BoardError> {
+    bench.clear();
+    let (site, of_cpu) = site(bench, c)?;
+    let (x, x_ptr) = bench.normal(0, n * c)?;
+    let (mut branch, branch_ptr) = bench.normal(1, n * c)?;
+    let (addend, addend_ptr) = bench.normal(2, c)?;
+    let (weight, weight_ptr) = bench.normal(3, c)?;
+    let normed =
+        layer_board::Normed { out: bench.room(n * c)?, mean: bench.room_f32(n)?, rstd: bench.room_f32(n)? };
+    let sum_ptr = bench.room(n * c)?;
+    let norm =
+        layer_board::Norm { n, c, elem: bench.elem, weight: weight_ptr, bias: DevicePtr::NULL, eps: EPS };
+    let bias = if with_bias { addend_ptr } else { DevicePtr::NULL };
+    let added = layer_board::Addend { rows: branch_ptr, bias, site: &site };
+    layer_board::residual_fwd(bench.board, sum_ptr, &normed, x_ptr, &added, &norm)?;
+    if with_bias {
+        branch.chunks_exact_mut(c).for_each(|row| row.iter_mut().zip(&addend).for_each(|(x, y)| *x += y));
+    }
+    dropout::fwd(&mut branch, c, &of_cpu);
+    let sum: Vec<f32> = x.iter().zip(&branch).map(|(x, y)| x + y).collect();
+    // Rows are normalized as they are stored.
+    let stored = bench.get(sum_ptr, n * c)?;
+    let (mut out, mut mean, mut rstd) = (vec![0.0; n * c], vec![0.0; n], vec![0.0; n]);
+    let of_cpu = layer::Norm { weight: &weight, bias: None, eps: EPS };
+    layer::fwd(&mut out, layer::Stats { mean: &mut mean, rstd: &mut rstd }, &stored, &of_cpu);
+    let subject = bench.subject("layer_norm", format!("({n}, {c}) behind a residual addition"));
+    Ok(vec![
+        bench.check(&subject, "sum", sum_ptr, &sum, 1.0, 4)?,
+        bench.check(&subject, "out", normed.out, &out, 1.0, c)?,
+        bench.check_f32(&subject, "rstd", normed.rstd, &rstd, c)?,
+    ])
+}
+
+fn rms_norm(bench: &mut Bench<'_>, [n, c]: [usize; 2]) -> Result<Vec<Check>, BoardError> {
+    bench.clear();
+    let (x, x_ptr) = bench.normal(0, n * c)?;
+    let (weight, weight_ptr) = bench.normal(1, c)?;
+    let (grad_out, grad_out_ptr) = bench.normal(3, n * c)?;
+    let normed = rms_board::Normed { out: bench.room(n * c)?, rstd: bench.room_f32(n)? };
+    let norm = rms_board::Norm { n, c, elem: bench.elem, weight: weight_ptr, eps: EPS };
+    rms_board::fwd(bench.board, &normed, x_ptr, &norm)?;
+    let (mut out, mut rstd) = (vec![0.0; n * c], vec![0.0; n]);
+    rms::fwd(&mut out, &mut rstd, &x, &rms::Norm { weight: &weight, eps: EPS });
+    let subject = bench.subject("rms_norm", format!("({n}, {c})"));
+    let mut checks = vec![
+        bench.check(&subject, "out", normed.out, &out, 1.0, c)?,
+        bench.check_f32(&subject, "rstd", normed.rstd, &rstd, c)?,
+    ];
+    for store in [Store::Overwrite, Store::Accumulate] {
+        let (mut grad_x, grad_x_ptr) = bench.normal(5, n * c)?;
+        let mut grad_weight = vec![0.5; c];
+        let gradients = rms_board::Gradients {
+            x: grad_x_ptr,
+            accumulate: store == Store::Accumulate,
+            weight: bench.put_f32(&grad_weight)?,
+        };
+        let scratch = bench.room_f32(rms_board::bwd_scratch_len(n, c))?;
+        rms_board::bwd(bench.board, &gradients, grad_out_ptr, x_ptr, &normed, &norm, scratch)?;
+        let saved = rms::Saved { x: &x, rstd: &rstd };
+        rms::bwd(&mut grad_x, store, &mut grad_weight, &grad_out, saved, &weight);
+        checks.push(bench.check(&subject, "grad_x", grad_x_ptr, &grad_x, 1.0, c)?);
+        checks.push(bench.check_f32(&subject, "grad_weight", gradients.weight, &grad_weight, n)?);
+    }
+    Ok(checks)
+}
+
+fn rms_norm_residual(bench: &mut Bench<'_>, [n, c]: [usize; 2]) -> Result<Vec<Check>, BoardError> {
+    bench.clear();
+    let (site, of_cpu) = site(bench, c)?;
+    let (x, x_ptr) = bench.normal(0, n * c)?;
+    let (mut branch, branch_ptr) = bench.normal(1, n * c)?;
+    let (weight, weight_ptr) = bench.normal(3, c)?;
+    let normed = rms_board::Normed { out: bench.room(n * c)?, rstd: bench.room_f32(n)? };
+    let norm = rms_board::Norm { n, c, elem: bench.elem, weight: weight_ptr, eps: EPS };
+    let added = rms_board::Addend { rows: branch_ptr, bias: DevicePtr::NULL, site: &site };
+    // In place: the residual stream goes on where it is.
+    rms_board::residual_fwd(bench.board, x_ptr, &normed, x_ptr, &added, &norm)?;
+    dropout::fwd(&mut branch, c, &of_cpu);
+    let sum: Vec<f32> = x.iter().zip(&branch).map(|(x, y)| x + y).collect();
+    let stored = bench.get(x_ptr, n * c)?;
+    let (mut out, mut rstd) = (vec![0.0; n * c], vec![0.0; n]);
+    rms::fwd(&mut out, &mut rstd, &stored, &rms::Norm { weight: &weight, eps: EPS });
+    let subject = bench.subject("rms_norm", format!("({n}, {c}) behind a residual addition"));
+    Ok(vec![
+        bench.check(&subject, "sum", x_ptr, &sum, 1.0, 4)?,
+        bench.check(&subject, "out", normed.out, &out, 1.0, c)?,
+    ])
+}

@@ -1,0 +1,130 @@
+//! The gradient's norm, AdamW, and results. They are in `f32` whatever the type at hand, but for the working copy.
+
+use super::bench::{Bench, round};
+use crate::adamw::cpu::{ParameterRange, State, step};
+use crate::adamw::{Update, cuda as adamw};
+use crate::board::{BoardError, DevicePtr, Elem, StepState};
+use crate::grad_norm::{cpu, cuda as grad_norm};
+use crate::results::cuda::{self as results, RESULT_BYTES, StepResult};
+use crate::verify::Check;
+use crate::verify::numbers::normal;
+
+const CLIP_NORM: f64 = 1.0;
+
+pub(super) fn checks(bench: &mut Bench<'_>) -> Result<Vec<Check>, BoardError> {
+    let mut all = Vec::new();
+    for n in [1, 31, 9 * 7 * 41, 70_001] {
+        all.extend(update(bench, n)?);
+    }
+    all.extend(halt(bench)?);
+    Ok(all)
+}
+
+fn numbers(update_idx: u32, norm: f64) -> Update {
+    Update {
+        beta1: 0.9,
+        beta2: 0.99,
+        eps: 1e-8,
+        weight_decay: 0.1,
+        learning_rate: 1e-3,
+        step: u64::from(update_idx),
+        gradient_factor: cpu::clip_factor(norm, CLIP_NORM),
+    }
+}
+
+/// Three updates with clipping, of which two thirds of the elements decay: the same bits as on the CPU.
+fn update(bench: &mut Bench<'_>, n: usize) -> Result<Vec<Check>, BoardError> {
+    bench.clear();
+    let n_decaying = n * 2 / 3;
+    let ranges = [
+        ParameterRange { range: 0..n_decaying, decays: true },
+        ParameterRange { range: n_decaying..n, decays: false },
+    ];
+    let mut weights = normal(0, n);
+    let (mut mean, mut mean_square) = (vec![0.0; n], vec![0.0; n]);
+    let (w_ptr, m_ptr, v_ptr) =
+        (bench.put_f32(&weights)?, bench.put_f32(&mean)?, bench.put_f32(&mean_square)?);
+    let working = if bench.elem == Elem::Bf16 { bench.room(n)? } else { DevicePtr::NULL };
+    let (norm_ptr, state_ptr) = (bench.take(grad_norm::NORM_BYTES)?, bench.take(StepState::BYTES)?);
+    bench.board.zero(norm_ptr, grad_norm::NORM_BYTES)?;
+    let scratch = bench.take(grad_norm::SCRATCH_BYTES)?;
+    let subject = bench.subject("adamw", format!("({n})"));
+    let mut checks = Vec::new();
+    for update_idx in 1..=3 {
+        let gradients = normal(update_idx, n);
+        let g_ptr = bench.put_f32(&gradients)?;
+        let norm = cpu::norm(&gradients);
+        let update = numbers(update_idx, norm);
+        bench.board.write(state_ptr, &StepState::new(&update, 0).to_bytes())?;
+        grad_norm::norm(bench.board, norm_ptr, g_ptr, n, CLIP_NORM, scratch)?;
+        let mut bytes = [0; grad_norm::NORM_BYTES];
+        bench.board.read(norm_ptr, &mut bytes)?;
+        let [a, b, c, d, e, f, g, h, ..] = bytes;
+        let got = f64::from_ne_bytes([a, b, c, d, e, f, g, h]);
+        let norm_subject = bench.subject("grad_norm", format!("({n})"));
+        checks.push(norm_subject.compare("out", &[got as f32], &[norm], norm * 6e-8));
+        adamw::step(
+            bench.board,
+            &adamw::Step {
+                weights: w_ptr,
+                mean: m_ptr,
+                mean_square: v_ptr,
+                working,
+                gradients: g_ptr,
+                n,
+                n_decaying,
+                beta1: update.beta1,
+                beta2: update.beta2,
+                eps: update.eps,
+                state: state_ptr,
+                norm: norm_ptr,
+            },
+        )?;
+        let state = State { parameters: &mut weights, mean: &mut mean, mean_square: &mut mean_square };
+        step(state, &gradients, &ranges, &update);
+    }
+    // The norm's sum is in another order: its factor can differ by a rounding, and weights by as little.
+    for (output, ptr, expected) in
+        [("weights", w_ptr, &weights), ("mean", m_ptr, &mean), ("mean_square", v_ptr, &mean_square)]
+    {
+        checks.push(bench.check_f32(&subject, output, ptr, expected, 1)?);
+    }
+    if working != DevicePtr::NULL {
+        let masters = bench.get_f32(w_ptr, n)?;
+        let rounded: Vec<f32> = masters.iter().map(|&x| round(x, Elem::Bf16)).collect();
+        checks.push(bench.check(&subject, "working", working, &rounded, 0.0, 0)?);
+    }
+    Ok(checks)
+}
+
+/// Sums of losses in the ring; one that is not finite halts the run, and weights then stay.
+fn halt(bench: &mut Bench<'_>) -> Result<Vec<Check>, BoardError> {
+    bench.clear();
+    let n = 2500;
+    let mut losses = normal(0, n);
+    let hits: Vec<u32> = (0..n as u32).map(|i| u32::from(i % 3 == 0)).collect();
+    let losses_ptr = bench.put_f32(&losses)?;
+    let correct = bench.put_u32(&hits)?;
+    let ring = bench.take(4 * RESULT_BYTES)?;
+    let norm = bench.take(grad_norm::NORM_BYTES)?;
+    let state_ptr = bench.take(StepState::BYTES)?;
+    let state = StepState { slot: 2, ..StepState::default() };
+    bench.board.write(state_ptr, &state.to_bytes())?;
+    bench.board.zero(norm, grad_norm::NORM_BYTES)?;
+    results::store(bench.board, ring, norm, losses_ptr, correct, n, state_ptr)?;
+    let mut place = [0; RESULT_BYTES];
+    bench.board.read(ring.add(2 * RESULT_BYTES / 4, Elem::F32), &mut place)?;
+    let StepResult { loss, n_correct, .. } = StepResult::from_bytes(&place);
+    let expected = [losses.iter().map(|&x| f64::from(x)).sum(), f64::from(hits.iter().sum::<u32>())];
+    let subject = bench.subject("results", format!("({n})"));
+    let mut checks = vec![
+        subject.compare("loss", &[loss as f32], &expected[..1], expected[0].abs() * 1e-6),
+        subject.compare("correct", &[n_correct as f32], &expected[1..], 0.0),
+    ];
+    losses[1234] = f32::NAN;
+    let losses_ptr = bench.put_f32(&losses)?;
+    results::store(bench.board, ring, norm, losses_ptr, correct, n, state_ptr)?;
+    let halted = bench.get_u32(norm.add(3, Elem::F32), 1)?;
+    checks.push(subject.compare("halted", &[halted[0] as f32], &[1.0], 0.0));
+    Ok(checks)
+}

@@ -1,0 +1,97 @@
+//! Matrix products, the bias's gradient, and casts.
+
+use super::SHAPES;
+use super::bench::{Bench, round};
+use crate::board::{BoardError, Elem, Epilogue, Gemm, Matrix};
+use crate::cast::cuda as cast;
+use crate::linear::cpu;
+use crate::linear::cuda as linear;
+use crate::verify::Check;
+
+pub(super) fn checks(bench: &mut Bench<'_>) -> Result<Vec<Check>, BoardError> {
+    let mut all = Vec::new();
+    for [m, n, k] in [[9, 7, 41], [16, 24, 8], [64, 40, 96]] {
+        for transposed in [[false, false], [true, false], [false, true]] {
+            all.push(product(bench, [m, n, k], transposed, false)?);
+            all.push(product(bench, [m, n, k], transposed, true)?);
+        }
+    }
+    for shape in SHAPES {
+        all.push(bias_gradient(bench, shape)?);
+        all.push(casts(bench, shape[0] * shape[1])?);
+    }
+    all.push(bias_gradient(bench, [1025, 24])?);
+    Ok(all)
+}
+
+/// Two products at once; accumulating into `f32` as gradients of weights do, else stored in the type at hand.
+fn product(
+    bench: &mut Bench<'_>,
+    [m, n, k]: [usize; 3],
+    [a_transposed, b_transposed]: [bool; 2],
+    accumulate: bool,
+) -> Result<Check, BoardError> {
+    bench.clear();
+    let (a, a_ptr) = bench.normal(0, 2 * m * k)?;
+    let (b, b_ptr) = bench.normal(1, 2 * k * n)?;
+    let before = vec![0.5; 2 * m * n];
+    let c_elem = if accumulate { Elem::F32 } else { bench.elem };
+    let c_ptr = if accumulate { bench.put_f32(&before)? } else { bench.room(2 * m * n)? };
+    let factor = |ptr, [rows, columns]: [usize; 2], transposed: bool| {
+        let stored = if transposed { rows } else { columns };
+        let matrix = Matrix::new(ptr, bench.elem, stored).batched(rows * columns);
+        if transposed { matrix.transposed() } else { matrix }
+    };
+    let (a_matrix, b_matrix) = (factor(a_ptr, [m, k], a_transposed), factor(b_ptr, [k, n], b_transposed));
+    bench.board.gemm(&Gemm {
+        m,
+        n,
+        k,
+        a: a_matrix,
+        b: b_matrix,
+        c: Matrix::new(c_ptr, c_elem, n).batched(m * n),
+        alpha: 1.0,
+        accumulate,
+        batch: 2,
+        epilogue: Epilogue::None,
+    })?;
+    let at = |values: &[f32], [rows, columns]: [usize; 2], transposed: bool, [i, j]: [usize; 2]| {
+        if transposed { values[j * rows + i] } else { values[i * columns + j] }
+    };
+    let mut expected = Vec::new();
+    for (a, b) in a.chunks_exact(m * k).zip(b.chunks_exact(k * n)) {
+        for i in 0..m {
+            for j in 0..n {
+                let term = |l| at(a, [m, k], a_transposed, [i, l]) * at(b, [k, n], b_transposed, [l, j]);
+                expected.push((0..k).map(term).sum::<f32>() + if accumulate { 0.5 } else { 0.0 });
+            }
+        }
+    }
+    let [a, b] = [a_transposed, b_transposed].map(|transposed| if transposed { "ᵀ" } else { "" });
+    let subject = bench.subject("gemm", format!("({m}, {k}){a}·({k}, {n}){b}"));
+    match accumulate {
+        true => bench.check_f32(&subject, "grad_weight", c_ptr, &expected, k),
+        false => bench.check(&subject, "out", c_ptr, &expected, 1.0, k),
+    }
+}
+
+fn bias_gradient(bench: &mut Bench<'_>, [n, c]: [usize; 2]) -> Result<Check, BoardError> {
+    bench.clear();
+    let (grad_out, grad_out_ptr) = bench.normal(0, n * c)?;
+    let mut expected = vec![0.25; c];
+    let grad_bias = bench.put_f32(&expected)?;
+    let scratch = bench.room_f32(linear::bias_scratch_len(n, c))?;
+    linear::bwd_bias(bench.board, grad_bias, grad_out_ptr, [n, c], bench.elem, scratch)?;
+    cpu::bwd_bias(&mut expected, &grad_out);
+    bench.check_f32(&bench.subject("linear", format!("({n}, {c})")), "grad_bias", grad_bias, &expected, n)
+}
+
+fn casts(bench: &mut Bench<'_>, n: usize) -> Result<Check, BoardError> {
+    bench.clear();
+    let x = crate::verify::numbers::normal(3, n);
+    let x_ptr = bench.put_f32(&x)?;
+    let out = bench.room(n)?;
+    cast::cast(bench.board, out, x_ptr, n, bench.elem)?;
+    let expected: Vec<f32> = x.iter().map(|&x| round(x, bench.elem)).collect();
+    bench.check(&bench.subject("cast", format!("({n})")), "out", out, &expected, 0.0, 0)
+}

@@ -1,0 +1,73 @@
+//! The gradient's norm, and AdamW.
+
+use candle_core::Result;
+
+use crate::adamw::cpu::{ParameterRange, State, step};
+use crate::adamw::{Update, adamw_update};
+use crate::grad_norm::cpu::norm;
+use crate::grad_norm::global_norm;
+use crate::verify::numbers::{normal, tensor, values};
+use crate::verify::{Check, Subject};
+
+/// Updates that are made one after the other.
+const N_UPDATES: u32 = 5;
+/// A few roundings an update, of numbers of up to 5.
+const TOLERANCE: f64 = 3e-6;
+
+pub(super) fn checks() -> Result<Vec<Check>> {
+    let mut all = Vec::new();
+    for n in [1, 31, 9 * 7 * 41, 4097, 300_000] {
+        all.push(check_norm(n)?);
+        all.extend(check_adamw(n, true)?);
+        all.extend(check_adamw(n, false)?);
+    }
+    Ok(all)
+}
+
+/// The norm of `n` numbers, which is summed in `f64`: no more than its rounding to `f32` here.
+///
+/// # Errors
+/// If a tensor operation of the reference fails.
+pub fn check_norm(n: usize) -> Result<Check> {
+    let gradients = normal(0, n);
+    let expected = values(&global_norm(&[tensor(&gradients, &[n])?])?)?;
+    let subject = Subject::f32("grad_norm", format!("({n})"));
+    Ok(subject.compare("out", &[norm(&gradients) as f32], &expected, expected[0] * 6e-8))
+}
+
+/// Five updates of `n` parameters.
+///
+/// # Errors
+/// If a tensor operation of the reference fails.
+pub fn check_adamw(n: usize, decays: bool) -> Result<Vec<Check>> {
+    let subject = Subject::f32("adamw", format!("({n}){}", if decays { ", decaying" } else { "" }));
+    let mut state = [normal(0, n), vec![0.0; n], vec![0.0; n]];
+    let [value, mean, mean_square] = &state;
+    let mut expected = [tensor(value, &[n])?, tensor(mean, &[n])?, tensor(mean_square, &[n])?];
+    for update_idx in 1..=N_UPDATES {
+        let gradient = normal(update_idx, n);
+        let update = update(u64::from(update_idx));
+        let [value, mean, mean_square] = &expected;
+        expected = adamw_update(value, &tensor(&gradient, &[n])?, mean, mean_square, decays, &update)?;
+        let [parameters, mean, mean_square] = &mut state;
+        let ranges = [ParameterRange { range: 0..n, decays }];
+        step(State { parameters, mean, mean_square }, &gradient, &ranges, &update);
+    }
+    ["value", "mean", "mean_square"]
+        .into_iter()
+        .zip(state.iter().zip(&expected))
+        .map(|(output, (got, expected))| Ok(subject.compare(output, got, &values(expected)?, TOLERANCE)))
+        .collect()
+}
+
+fn update(step: u64) -> Update {
+    Update {
+        beta1: 0.9,
+        beta2: 0.99,
+        eps: 1e-8,
+        weight_decay: 0.1,
+        learning_rate: 1e-3,
+        step,
+        gradient_factor: 0.7,
+    }
+}
