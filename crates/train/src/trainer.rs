@@ -137,6 +137,12 @@ impl<'a> Trainer<'a> {
         self.tier.memory()
     }
 
+    /// Takes all memory of [`Trainer::memory`] now, instead of as training comes by it: for a plan that is held
+    /// against what the process has.
+    pub fn take_memory(&mut self) {
+        self.tier.touch();
+    }
+
     /// What is remembered.
     pub fn state(&self) -> &TrainState {
         &self.state

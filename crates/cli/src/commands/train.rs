@@ -28,6 +28,7 @@ use crate::logging::LogFile;
 use crate::metering::{MeterInfo, Metering, MeteringOptions};
 use crate::model_card::ModelCard;
 use crate::observer::{RunObserver, Seen, Validation};
+use crate::peak::peak_of_training;
 use crate::plan;
 use crate::run::{Earlier, NewRun, Target, target};
 use crate::signals::StopSignal;
@@ -209,9 +210,11 @@ fn dry_run(config: &Config, mut display: Display) -> anyhow::Result<Exit> {
     let trainer =
         Trainer::new(model.as_ref(), &dataset, &cpu.device, trainer_options(config, 0), checkpoints);
     std::fs::remove_dir_all(&scratch).ok();
-    let trainer = trainer?;
+    let mut trainer = trainer?;
     let n_parameters = model.n_parameters();
-    print!("{}", plan::describe(config, &dataset, n_parameters, &trainer.plan(), trainer.memory()));
+    trainer.take_memory();
+    let peak = trainer.memory().and_then(|_| peak_of_training(model.as_ref()));
+    print!("{}", plan::describe(config, &dataset, n_parameters, &trainer.plan(), trainer.memory(), peak));
     Ok(Exit::Done)
 }
 

@@ -99,6 +99,14 @@ impl FlatState {
         untouched
     }
 
+    /// Writes to all memory of moments, whose values stay, and of gradients, which are zero then.
+    pub fn touch(&mut self) {
+        self.zero_gradients();
+        // Adding +0 changes no moment: their first values are +0, and a mean of −0 stands for the same number.
+        let buffers = [&mut self.mean, &mut self.mean_square];
+        buffers.into_iter().flatten().for_each(|value| *value += 0.0);
+    }
+
     /// The Euclidean norm of all gradients together.
     pub fn grad_norm(&self) -> f64 {
         grad_norm::norm_par(&self.gradients)
