@@ -2,7 +2,8 @@
 //!
 //! A sum of buffers is not it: there are the program, its threads, the tokens that are mapped, and the huge pages
 //! by which the allocator rounds buffers up (2 MiB each). So the plan is made real: `--dry-run` builds all that
-//! training builds and writes to all of it, asks the system what the process has, and adds what comes later.
+//! training builds, writes to all of it and goes through one micro-batch, asks the system what the process has, and
+//! adds what comes later.
 
 use wattle_model::LanguageModel;
 
@@ -10,7 +11,7 @@ use wattle_model::LanguageModel;
 /// products pack into, lines and JSON. Measured: see `tests/memory.rs`.
 const LATER: u64 = 4 << 20;
 
-/// The peak in bytes, once all memory of the trainer's plan was taken; `None` where the system does not tell.
+/// The peak in bytes, once the trainer has rehearsed; `None` where the system does not tell.
 pub fn peak_of_training(model: &dyn LanguageModel) -> Option<u64> {
     let now = resident_peak()?;
     let largest = model.parameters().iter().map(|p| p.var.elem_count() * size_of::<f32>()).max()?;

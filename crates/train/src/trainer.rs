@@ -137,10 +137,26 @@ impl<'a> Trainer<'a> {
         self.tier.memory()
     }
 
-    /// Takes all memory of [`Trainer::memory`] now, instead of as training comes by it: for a plan that is held
-    /// against what the process has.
-    pub fn take_memory(&mut self) {
+    /// Takes all memory of [`Trainer::memory`] now, and goes through the first micro-batch without an update, so
+    /// that what threads take for their work is there too. Nothing is done where candle's autograd trains.
+    ///
+    /// # Errors
+    /// As a first step's: if the data cannot be read, or a parameter gets no gradient.
+    pub fn rehearse(&mut self) -> Result<(), TrainError> {
+        if self.tier.memory().is_none() {
+            return Ok(());
+        }
         self.tier.touch();
+        let Batch { inputs, targets, batch_size, context } = self.loader.batch(0, 0)?;
+        let batch_size = batch_size.min(self.options.train.micro_batch());
+        let of_micro_batch = |mut tokens: Vec<u32>| {
+            tokens.truncate(batch_size * context);
+            tokens
+        };
+        let (inputs, targets) = (of_micro_batch(inputs), of_micro_batch(targets));
+        let batch = Batch { inputs, targets, batch_size, context };
+        self.tier.compute_gradients(self.model, &batch, self.batch_options(1), &self.device)?;
+        Ok(())
     }
 
     /// What is remembered.

@@ -212,7 +212,7 @@ fn dry_run(config: &Config, mut display: Display) -> anyhow::Result<Exit> {
     std::fs::remove_dir_all(&scratch).ok();
     let mut trainer = trainer?;
     let n_parameters = model.n_parameters();
-    trainer.take_memory();
+    trainer.rehearse()?;
     let peak = trainer.memory().and_then(|_| peak_of_training(model.as_ref()));
     print!("{}", plan::describe(config, &dataset, n_parameters, &trainer.plan(), trainer.memory(), peak));
     Ok(Exit::Done)
