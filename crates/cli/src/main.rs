@@ -25,6 +25,8 @@ mod model_card;
 mod observer;
 mod output_file;
 #[cfg(feature = "train")]
+mod peak;
+#[cfg(feature = "train")]
 mod plan;
 #[cfg(feature = "train")]
 mod run;

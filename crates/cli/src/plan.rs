@@ -16,8 +16,14 @@ const BYTES_PER_PARAMETER: u64 = 16;
 /// Bytes of a number.
 const BYTES_PER_F32: u64 = 4;
 
-/// The plan as text.
-pub fn describe(config: &Config, dataset: &Dataset, n_parameters: u64, trainer: &Trainer<'_>) -> String {
+/// The plan as text. `peak` is what the process will have of memory at most, if that is known.
+pub fn describe(
+    config: &Config,
+    dataset: &Dataset,
+    n_parameters: u64,
+    trainer: &Trainer<'_>,
+    peak: Option<u64>,
+) -> String {
     let plan = trainer.plan();
     let flops = flops_per_token(&config.model, n_parameters);
     let tokens = plan.total_tokens();
@@ -54,6 +60,10 @@ pub fn describe(config: &Config, dataset: &Dataset, n_parameters: u64, trainer: 
     match trainer.memory() {
         Some(memory) => line("memory", describe_memory(&memory, n_parameters)),
         None => line("memory", describe_graph(config, dataset, n_parameters)),
+    }
+    // Where /proc does not tell, there is no such line.
+    if let Some(peak) = peak {
+        line("peak", format!("{} of the whole process, program and data among it", si(peak as f64, "B")));
     }
     text
 }

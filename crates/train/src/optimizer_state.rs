@@ -1,23 +1,25 @@
 //! What a checkpoint wants of an optimizer, whichever tier it belongs to.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use candle_core::{Result, Tensor};
 use wattle_model::engine::FlatState;
-use wattle_model::{DeviceEngine, EngineError, Parameter};
+use wattle_model::hugging_face::write_safetensors;
+use wattle_model::{DeviceEngine, EngineError, ModelError, Parameter};
 
 use crate::adamw::AdamW;
 
 /// Moments as named tensors: `<parameter>.exp_avg` and `<parameter>.exp_avg_sq`, PyTorch's names. A checkpoint
 /// of one engine tier can be read by another.
 pub trait OptimizerState {
-    /// The moments.
+    /// Writes the moments to a safetensors file.
     ///
     /// # Errors
-    /// If a tensor operation fails.
-    fn state(&self, parameters: &[Parameter]) -> Result<Vec<(String, Tensor)>>;
+    /// If the file cannot be written; what was written of it is left for the caller to remove.
+    fn write_state(&self, parameters: &[Parameter], path: &Path) -> std::result::Result<(), ModelError>;
 
-    /// Takes over moments as [`OptimizerState::state`] gives them.
+    /// Takes over moments as [`OptimizerState::write_state`] writes them.
     ///
     /// # Errors
     /// The outer if a tensor operation fails; the inner names what is missing or of another shape, and nothing
@@ -30,8 +32,8 @@ pub trait OptimizerState {
 }
 
 impl OptimizerState for AdamW {
-    fn state(&self, parameters: &[Parameter]) -> Result<Vec<(String, Tensor)>> {
-        Ok(self.state(parameters))
+    fn write_state(&self, parameters: &[Parameter], path: &Path) -> std::result::Result<(), ModelError> {
+        write_safetensors(path, &self.state(parameters))
     }
 
     fn set_state(
@@ -44,8 +46,8 @@ impl OptimizerState for AdamW {
 }
 
 impl OptimizerState for FlatState {
-    fn state(&self, _parameters: &[Parameter]) -> Result<Vec<(String, Tensor)>> {
-        self.moments()
+    fn write_state(&self, _parameters: &[Parameter], path: &Path) -> std::result::Result<(), ModelError> {
+        self.write_moments(path)
     }
 
     fn set_state(
@@ -58,8 +60,8 @@ impl OptimizerState for FlatState {
 }
 
 impl OptimizerState for Box<dyn DeviceEngine> {
-    fn state(&self, _parameters: &[Parameter]) -> Result<Vec<(String, Tensor)>> {
-        self.moments().map_err(tensor_error)
+    fn write_state(&self, _parameters: &[Parameter], path: &Path) -> std::result::Result<(), ModelError> {
+        write_safetensors(path, &self.moments().map_err(tensor_error)?)
     }
 
     fn set_state(

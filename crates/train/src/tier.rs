@@ -135,6 +135,13 @@ impl Tier {
         }
     }
 
+    /// Takes all memory of the plan now, instead of as training comes by it.
+    pub fn touch(&mut self) {
+        if let Self::Explicit { engine, .. } = self {
+            engine.touch();
+        }
+    }
+
     /// Reads a checkpoint.
     pub fn load(
         &mut self,

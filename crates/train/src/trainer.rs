@@ -184,6 +184,33 @@ impl<'a> Trainer<'a> {
         self.tier.describe()
     }
 
+    /// Whether the explicit engine of the CPU trains.
+    pub fn is_on_cpu_engine(&self) -> bool {
+        self.tier.memory().is_some() && !self.tier.is_queued()
+    }
+
+    /// Takes all memory of [`Trainer::memory`] now, and goes through the first micro-batch without an update, so
+    /// that what threads take for their work is there too. Nothing is done where another tier trains.
+    ///
+    /// # Errors
+    /// As a first step's: if the data cannot be read, or a parameter gets no gradient.
+    pub fn rehearse(&mut self) -> Result<(), TrainError> {
+        if !self.is_on_cpu_engine() {
+            return Ok(());
+        }
+        self.tier.touch();
+        let Batch { inputs, targets, batch_size, context } = self.loader.batch(0, 0)?;
+        let batch_size = batch_size.min(self.options.train.micro_batch());
+        let of_micro_batch = |mut tokens: Vec<u32>| {
+            tokens.truncate(batch_size * context);
+            tokens
+        };
+        let (inputs, targets) = (of_micro_batch(inputs), of_micro_batch(targets));
+        let batch = Batch { inputs, targets, batch_size, context };
+        self.tier.compute_gradients(self.model, &batch, self.batch_options(1), &self.device)?;
+        Ok(())
+    }
+
     /// What is remembered.
     pub fn state(&self) -> &TrainState {
         &self.state

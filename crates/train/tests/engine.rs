@@ -8,6 +8,7 @@ use wattle_data::{Batch, DataConfig, Dataset, TokenizerConfig, TokenizerKind};
 use wattle_model::config::ActivationKind;
 use wattle_model::engine::gpt2::Gpt2Engine;
 use wattle_model::engine::{EngineOptions, LossSum};
+use wattle_model::hugging_face::read_safetensors;
 use wattle_model::parameter::ParameterBuilder;
 use wattle_model::{Engine, Gpt2, LanguageModel, ModelConfig, Parameter, Recompute, TrainingPass};
 use wattle_random::{Purpose, Stream};
@@ -188,8 +189,11 @@ fn parameters_are_published_and_taken_back_to_the_bit() {
         assert_eq!(bits(&values(&a.var)), bits(&values(&b.var)), "{}", a.name);
     }
     accumulate(engine.as_mut(), &batch(&config, 2, 0), 2, pass(&config, 1));
-    let moments = engine.state().moments().unwrap();
-    let mut faulty: std::collections::HashMap<_, _> = moments.into_iter().collect();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("optimizer.safetensors");
+    engine.state().write_moments(&file).unwrap();
+    let mut faulty = read_safetensors(&file, &CPU).unwrap();
+    assert_eq!(faulty.len(), 2 * source.parameters().len());
     faulty.remove("transformer.h.1.ln_2.weight.exp_avg_sq");
     let faults = engine.state_mut().set_moments(&faulty).unwrap().unwrap_err();
     assert_eq!(faults, ["transformer.h.1.ln_2.weight.exp_avg_sq is missing"]);

@@ -28,6 +28,7 @@ use crate::logging::LogFile;
 use crate::metering::{MeterInfo, Metering, MeteringOptions};
 use crate::model_card::ModelCard;
 use crate::observer::{RunObserver, Seen, Validation};
+use crate::peak::peak_of_training;
 use crate::plan;
 use crate::run::{Earlier, NewRun, Target, target};
 use crate::signals::StopSignal;
@@ -209,9 +210,11 @@ fn dry_run(args: &TrainArgs, config: &Config, mut display: Display) -> anyhow::R
     let trainer =
         Trainer::new(model.as_ref(), &dataset, &device.device, trainer_options(config, 0), checkpoints);
     std::fs::remove_dir_all(&scratch).ok();
-    let trainer = trainer?;
+    let mut trainer = trainer?;
     let n_parameters = model.n_parameters();
-    print!("{}", plan::describe(config, &dataset, n_parameters, &trainer));
+    trainer.rehearse()?;
+    let peak = if trainer.is_on_cpu_engine() { peak_of_training(model.as_ref()) } else { None };
+    print!("{}", plan::describe(config, &dataset, n_parameters, &trainer, peak));
     Ok(Exit::Done)
 }
 

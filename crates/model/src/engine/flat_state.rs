@@ -1,14 +1,19 @@
 //! Weights, gradients and moments in flat buffers.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::path::Path;
 
 use candle_core::{Device, Result, Tensor};
 use rayon::prelude::*;
+use safetensors::{Dtype, View};
 use wattle_ops::adamw::Update;
 use wattle_ops::adamw::cpu::{self as adamw, State};
 use wattle_ops::grad_norm::cpu as grad_norm;
 
 use super::layout::{Entry, Layout};
+use crate::error::ModelError;
+use crate::hugging_face::write_safetensors;
 use crate::parameter::Parameter;
 
 /// Elements that one thread sets to zero at once.
@@ -94,6 +99,14 @@ impl FlatState {
         untouched
     }
 
+    /// Writes to all memory of moments, whose values stay, and of gradients, which are zero then.
+    pub fn touch(&mut self) {
+        self.zero_gradients();
+        // Adding +0 changes no moment: their first values are +0, and a mean of −0 stands for the same number.
+        let buffers = [&mut self.mean, &mut self.mean_square];
+        buffers.into_iter().flatten().for_each(|value| *value += 0.0);
+    }
+
     /// The Euclidean norm of all gradients together.
     pub fn grad_norm(&self) -> f64 {
         grad_norm::norm_par(&self.gradients)
@@ -120,20 +133,22 @@ impl FlatState {
         adamw::step_par(state, &self.gradients, &self.layout.ranges(), update);
     }
 
-    /// The moments as named tensors, `<parameter>.exp_avg` and `<parameter>.exp_avg_sq`, PyTorch's names.
+    /// Writes the moments to a safetensors file, `<parameter>.exp_avg` and `<parameter>.exp_avg_sq`, PyTorch's
+    /// names. No more than one of them is copied at a time.
     ///
     /// # Errors
-    /// If a tensor operation fails.
-    pub fn moments(&self) -> Result<Vec<(String, Tensor)>> {
+    /// If the file cannot be written; what was written of it is left for the caller to remove.
+    pub fn write_moments(&self, path: &Path) -> std::result::Result<(), ModelError> {
         let mut moments = Vec::with_capacity(2 * self.layout.entries().len());
         for entry in self.layout.entries() {
-            moments.push((format!("{}.exp_avg", entry.name), tensor(&self.mean, entry)?));
-            moments.push((format!("{}.exp_avg_sq", entry.name), tensor(&self.mean_square, entry)?));
+            let part = |buffer| FlatView { values: slice(buffer, entry), dims: &entry.dims };
+            moments.push((format!("{}.exp_avg", entry.name), part(&self.mean)));
+            moments.push((format!("{}.exp_avg_sq", entry.name), part(&self.mean_square)));
         }
-        Ok(moments)
+        write_safetensors(path, &moments)
     }
 
-    /// Takes over moments as [`FlatState::moments`] gives them.
+    /// Takes over moments as [`FlatState::write_moments`] writes them.
     ///
     /// # Errors
     /// The outer if a tensor operation fails; the inner names what is missing or of another shape, and nothing
@@ -176,8 +191,36 @@ impl FlatState {
     }
 }
 
+/// Part of a buffer, as a file of tensors wants it.
+struct FlatView<'a> {
+    values: &'a [f32],
+    dims: &'a [usize],
+}
+
+impl View for &FlatView<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.dims
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        self.values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    }
+
+    fn data_len(&self) -> usize {
+        size_of_val(self.values)
+    }
+}
+
+fn slice<'a>(buffer: &'a [f32], entry: &Entry) -> &'a [f32] {
+    &buffer[entry.range.clone()]
+}
+
 fn tensor(buffer: &[f32], entry: &Entry) -> Result<Tensor> {
-    Tensor::from_slice(&buffer[entry.range.clone()], entry.dims.as_slice(), &Device::Cpu)
+    Tensor::from_slice(slice(buffer, entry), entry.dims.as_slice(), &Device::Cpu)
 }
 
 fn copy_to(out: &mut [f32], tensor: &Tensor) -> Result<()> {

@@ -68,6 +68,10 @@ pub trait Engine: Send {
 
     /// What it takes of memory.
     fn memory(&self) -> MemoryPlan;
+
+    /// Writes to all memory of the plan that lies in this process, so that it is there and not only promised:
+    /// what the process has then is what training takes. Gradients are zero afterwards; nothing else changes.
+    fn touch(&mut self) {}
 }
 
 /// What the predictions for some tokens were worth.

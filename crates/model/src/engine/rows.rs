@@ -35,6 +35,11 @@ impl Rows {
             .map(|range| &self.values[range.start * self.per_sequence..range.end * self.per_sequence])
     }
 
+    /// Writes to all of it.
+    pub(super) fn touch(&mut self) {
+        self.values.fill(0.0);
+    }
+
     /// Bytes that were allocated.
     pub(super) fn bytes(&self) -> u64 {
         (self.values.capacity() * size_of::<f32>()) as u64

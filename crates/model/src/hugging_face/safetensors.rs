@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
+use safetensors::View;
 
 use crate::error::ModelError;
 use crate::language_model::LanguageModel;
@@ -14,8 +15,11 @@ use crate::language_model::LanguageModel;
 ///
 /// # Errors
 /// If the file cannot be written; what was written of it is left for the caller to remove.
-pub fn write_safetensors(path: &Path, tensors: &[(String, Tensor)]) -> Result<(), ModelError> {
-    let tensors: BTreeMap<&str, &Tensor> = tensors.iter().map(|(name, t)| (name.as_str(), t)).collect();
+pub fn write_safetensors<V>(path: &Path, tensors: &[(String, V)]) -> Result<(), ModelError>
+where
+    for<'a> &'a V: View,
+{
+    let tensors: BTreeMap<&str, &V> = tensors.iter().map(|(name, t)| (name.as_str(), t)).collect();
     // transformers refuses a file that does not say which framework's tensors it holds.
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let unwritable = |reason: String| ModelError::Unwritable { path: path.to_owned(), reason };

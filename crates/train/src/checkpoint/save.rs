@@ -68,12 +68,10 @@ fn write_files(
     let CheckpointContent { model, optimizer, state, tokenizer_json, tokenizer_config_json, end_of_text } =
         content;
     let mut names = Vec::new();
-    for (name, tensors) in [
-        ("model.safetensors", model.weights()?),
-        ("optimizer.safetensors", optimizer.state(model.parameters())?),
-    ] {
-        let path = dir.join(name);
-        write_safetensors(&path, &tensors)?;
+    let (weights, moments) = (dir.join("model.safetensors"), dir.join("optimizer.safetensors"));
+    write_safetensors(&weights, &model.weights()?)?;
+    optimizer.write_state(model.parameters(), &moments)?;
+    for (name, path) in [("model.safetensors", weights), ("optimizer.safetensors", moments)] {
         File::open(&path).and_then(|file| file.sync_all()).map_err(TrainError::io("sync", &path))?;
         names.push(name.to_owned());
     }

@@ -114,6 +114,20 @@ impl Arena {
         }
     }
 
+    /// Writes to all of it.
+    pub(super) fn touch(&mut self) {
+        self.x.iter_mut().for_each(Rows::touch);
+        for norm in [&mut self.attention_norm, &mut self.mlp_norm, &mut self.final_norm] {
+            norm.each_mut().into_iter().for_each(Rows::touch);
+        }
+        self.kept.iter_mut().for_each(|kept| kept.each_mut().into_iter().for_each(Rows::touch));
+        self.hidden.iter_mut().for_each(|hidden| hidden.each_mut().into_iter().for_each(Rows::touch));
+        self.gradients.each_mut().into_iter().for_each(Rows::touch);
+        [&mut self.branch, &mut self.partials, &mut self.losses].into_iter().for_each(Rows::touch);
+        self.logits.fill(0.0);
+        self.scratch.iter_mut().for_each(|scratch| scratch.fill(0.0));
+    }
+
     /// Bytes that were allocated.
     pub(super) fn bytes(&self) -> u64 {
         let x: u64 = self.x.iter().map(Rows::bytes).sum();

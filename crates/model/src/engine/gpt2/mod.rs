@@ -221,6 +221,11 @@ impl Engine for Gpt2Engine {
         let bytes = (self.state.layout().len() * size_of::<f32>()) as u64;
         MemoryPlan { weights: bytes, gradients: bytes, moments: 2 * bytes, ..arena }
     }
+
+    fn touch(&mut self) {
+        self.state.touch();
+        self.arena.touch();
+    }
 }
 
 /// In the order of the rows.
