@@ -12,4 +12,6 @@ pub mod meter;
 pub mod prepare;
 pub mod report;
 #[cfg(feature = "train")]
+pub mod sweep;
+#[cfg(feature = "train")]
 pub mod train;

@@ -6,15 +6,19 @@ use anyhow::Context;
 use indicatif::MultiProgress;
 use wattle_data::{Dataset, Origin};
 use wattle_meter::ResumePoint;
+use wattle_model::engine::MemoryPlan;
 use wattle_model::hugging_face::Directory;
 use wattle_model::{Gpt2, LanguageModel};
+use wattle_report::page::page;
+use wattle_report::{Report, Run};
 use wattle_runlog::clock::file_stamp;
-use wattle_runlog::manifest::{DataInfo, Drivers, Host, MANIFEST_SCHEMA, ModelInfo, Versions};
+use wattle_runlog::manifest::{DataInfo, Drivers, Host, LossFloor, MANIFEST_SCHEMA, ModelInfo, Versions};
+use wattle_runlog::run_dir::write_atomic;
 use wattle_runlog::{
     Event, LineFile, Manifest, MonotonicNs, Phase, RunDir, Segment, Span, SpanClock, StopReason,
 };
 use wattle_train::device::ChosenDevice;
-use wattle_train::{Checkpoints, TrainState, Trainer, TrainerOptions};
+use wattle_train::{Checkpoints, Plan, TrainState, Trainer, TrainerOptions};
 
 use crate::args::TrainArgs;
 use crate::budget::Budget;
@@ -89,7 +93,7 @@ impl Session<'_> {
 
         let mut manifest = self.manifest(point.map_or(0, |point| point.step));
         let segment = manifest.segments.last().expect("one was just added").clone();
-        wattle_runlog::run_dir::write_atomic(&dir.config(), config.to_toml().as_bytes())?;
+        write_atomic(&dir.config(), config.to_toml().as_bytes())?;
         // Written now, and again when more is known: a segment's number is never used twice.
         dir.write_manifest(&manifest)?;
         let (metering, meter_info) = Metering::start(&MeteringOptions {
@@ -145,6 +149,9 @@ impl Session<'_> {
         observer.metering.span(setup_span(segment.id, started));
         let reason = trainer.run(&mut observer)?;
         summarize(dir, reason, &observer.seen, trainer.state().step, started);
+        if observer.seen.whole.is_some() {
+            leave_report(dir);
+        }
         Ok(if reason == StopReason::Signal { Exit::Requeue } else { Exit::Done })
     }
 
@@ -199,19 +206,42 @@ impl Session<'_> {
     }
 }
 
+/// What a run would be, known from its data and its model.
+pub struct Forecast {
+    /// The data.
+    pub dataset: Dataset,
+    /// Trainable parameters.
+    pub n_parameters: u64,
+    /// Steps and tokens.
+    pub plan: Plan,
+    /// What the explicit engine would allocate; none where it is not used.
+    pub memory: Option<MemoryPlan>,
+}
+
+impl Forecast {
+    /// Prepares the data and builds the model, as training would.
+    ///
+    /// # Errors
+    /// If training could not begin.
+    pub fn of(config: &Config, display: &mut Display) -> anyhow::Result<Self> {
+        let dataset = prepare(config, display)?;
+        let cpu = wattle_train::device::DeviceChoice::Cpu.open()?;
+        let model = build_model(config, &dataset, &cpu)?;
+        let scratch = std::env::temp_dir().join(format!("wattle-dry-run-{}", std::process::id()));
+        let checkpoints = Checkpoints::open(&scratch, 0)?;
+        let trainer =
+            Trainer::new(model.as_ref(), &dataset, &cpu.device, trainer_options(config, 0), checkpoints);
+        std::fs::remove_dir_all(&scratch).ok();
+        let (plan, memory) = trainer.map(|trainer| (trainer.plan(), trainer.memory()))?;
+        let n_parameters = model.n_parameters();
+        Ok(Self { dataset, n_parameters, plan, memory })
+    }
+}
+
 #[allow(clippy::print_stdout, reason = "the plan is the command's result")]
 fn dry_run(config: &Config, mut display: Display) -> anyhow::Result<Exit> {
-    let dataset = prepare(config, &mut display)?;
-    let cpu = wattle_train::device::DeviceChoice::Cpu.open()?;
-    let model = build_model(config, &dataset, &cpu)?;
-    let scratch = std::env::temp_dir().join(format!("wattle-dry-run-{}", std::process::id()));
-    let checkpoints = Checkpoints::open(&scratch, 0)?;
-    let trainer =
-        Trainer::new(model.as_ref(), &dataset, &cpu.device, trainer_options(config, 0), checkpoints);
-    std::fs::remove_dir_all(&scratch).ok();
-    let trainer = trainer?;
-    let n_parameters = model.n_parameters();
-    print!("{}", plan::describe(config, &dataset, n_parameters, &trainer.plan(), trainer.memory()));
+    let Forecast { dataset, n_parameters, plan, memory } = Forecast::of(config, &mut display)?;
+    print!("{}", plan::describe(config, &dataset, n_parameters, &plan, memory));
     Ok(Exit::Done)
 }
 
@@ -291,11 +321,19 @@ fn complete(manifest: &mut Manifest, meter: MeterInfo, dataset: &Dataset, model:
         tokenizer_sha256: dataset.tokenizer.sha256(),
         train_tokens: split.train.tokens,
         val_tokens: split.val.as_ref().map_or(0, |val| val.tokens),
+        floor: loss_floor(dataset),
     });
     manifest.model = Some(ModelInfo {
         family: model.config_json()["model_type"].as_str().unwrap_or_default().to_owned(),
         parameters: model.n_parameters(),
     });
+}
+
+/// The entropy of a generated validation split.
+fn loss_floor(dataset: &Dataset) -> Option<LossFloor> {
+    let nats_per_token = dataset.floor?.nats_per_token();
+    let val = dataset.manifest.split.val.as_ref()?;
+    Some(LossFloor { nats_per_token, bits_per_byte: val.bits_per_byte(nats_per_token) })
 }
 
 fn new_run_id(name: &str) -> String {
@@ -336,4 +374,25 @@ fn summarize(dir: &RunDir, reason: StopReason, seen: &Seen, step: u64, started: 
     }
     tracing::info!("{}", parts.join(" · "));
     tracing::info!("{}", dir.path().display());
+}
+
+/// Leaves the page of a run that is over, and says what to do next.
+fn leave_report(dir: &RunDir) {
+    let path = dir.report();
+    match write_report(dir) {
+        Ok(()) => tracing::info!(
+            "what it learnt and what it cost: {}, or wattle report {}",
+            path.display(),
+            dir.path().display()
+        ),
+        Err(error) => tracing::warn!("{} was not written: {error:#}", path.display()),
+    }
+}
+
+fn write_report(dir: &RunDir) -> anyhow::Result<()> {
+    // The lock is this process's own: nobody is at the run any more.
+    let run = Run { is_locked: false, ..Run::open(dir.path())? };
+    let report = Report::of(&run, None)?;
+    write_atomic(&dir.report(), page(&report, &run).as_bytes())?;
+    Ok(())
 }

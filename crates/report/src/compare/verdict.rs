@@ -49,7 +49,8 @@ impl Verdict {
         }
         let parties = Parties { groups, contenders, reports };
         let others: Vec<_> = reached[1..].iter().map(|(other, _)| parties.compare(first, *other)).collect();
-        let doubts: Vec<_> = others.iter().filter_map(|outcome| outcome.clone().err()).collect();
+        let doubts: Vec<_> =
+            others.iter().filter_map(|outcome| Some(outcome.as_ref().err()?.sentence.clone())).collect();
         let is_clear = doubts.is_empty();
         let mut reasons = if is_clear { others.into_iter().filter_map(Result::ok).collect() } else { doubts };
         if is_clear {
@@ -60,22 +61,34 @@ impl Verdict {
     }
 }
 
-struct Parties<'a> {
-    groups: &'a [Group],
-    contenders: &'a [Contender],
-    reports: &'a [Report],
+/// Why it cannot be said that one group needs less energy than another.
+#[derive(Clone, Debug)]
+pub(super) struct Doubt {
+    /// In a few words, for a table.
+    pub(super) short: &'static str,
+    /// As a sentence.
+    sentence: String,
+}
+
+/// All that a comparison of two groups is made from.
+pub(super) struct Parties<'a> {
+    pub(super) groups: &'a [Group],
+    pub(super) contenders: &'a [Contender],
+    pub(super) reports: &'a [Report],
 }
 
 impl Parties<'_> {
     /// By how much the first needs less than the other, or why that cannot be said.
-    fn compare(&self, first: usize, other: usize) -> Result<String, String> {
+    pub(super) fn compare(&self, first: usize, other: usize) -> Result<String, Doubt> {
         let (a, b) = (&self.groups[first], &self.groups[other]);
+        let doubt = |short, sentence| Err(Doubt { short, sentence });
         let (Some(energy_a), Some(energy_b)) = (a.energy_to_target_j, b.energy_to_target_j) else {
-            return Err(format!("{} did not reach the target", b.label));
+            return doubt("not reached", format!("{} did not reach the target", b.label));
         };
         for group in [a, b] {
             if self.is_bound(group) {
-                return Err(format!("{} was below the target at its first evaluation", group.label));
+                let sentence = format!("{} was below the target at its first evaluation", group.label);
+                return doubt("below it at the first evaluation", sentence);
             }
         }
         let apart = energy_b.mean - energy_a.mean;
@@ -83,13 +96,14 @@ impl Parties<'_> {
         let systematic = self.systematic(a, b);
         if apart <= random + systematic {
             let (apart, random, systematic) = (si(apart, "J"), si(random, "J"), si(systematic, "J"));
-            return Err(format!(
+            let sentence = format!(
                 "{} and {} are {apart} apart, which may be error: ± {random} random, ± {systematic} systematic and not shared",
                 a.label, b.label
-            ));
+            );
+            return doubt("may be error", sentence);
         }
         if !energy_a.is_apart(&energy_b) {
-            return Err(format!("seeds of {} and {} overlap", a.label, b.label));
+            return doubt("seeds overlap", format!("seeds of {} and {} overlap", a.label, b.label));
         }
         Ok(format!("{} less than {}", percent(apart / energy_b.mean), b.label))
     }

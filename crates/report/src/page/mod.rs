@@ -8,9 +8,11 @@ pub(crate) mod against;
 pub mod axis;
 pub mod plot;
 
+mod course;
 pub(crate) mod curves;
 mod details;
 mod overview;
+mod power;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
@@ -42,7 +44,7 @@ pub fn page(report: &Report, run: &Run) -> String {
         (overview::tiles(report))
         (overview::notes(report))
         (curves::learning(&source))
-        (curves::power(&source))
+        (power::power(&source))
         (curves::cumulative(&source))
         (details::phases(report))
         (details::sensors(report))
