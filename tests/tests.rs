@@ -15,4 +15,5 @@ mod prepare;
 mod report;
 mod resume;
 mod run_directory;
+mod sweep;
 mod workbench;

@@ -427,6 +427,12 @@ pub struct EstimateArgs {
     /// Whose electricity: a country's code or name; default the world's mean
     #[arg(long, value_name = "XX")]
     pub region: Option<String>,
+    /// Price of a kilowatt-hour; without it no cost is stated
+    #[arg(long, value_name = "F")]
+    pub price_per_kwh: Option<f64>,
+    /// Its currency
+    #[arg(long, value_name = "XXX", default_value = "EUR")]
+    pub currency: String,
     /// As JSON
     #[arg(long)]
     pub json: bool,

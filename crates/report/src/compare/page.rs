@@ -147,8 +147,10 @@ fn curve(comparison: &Comparison, reports: &[Report], against: &Against) -> Mark
     };
     let runs: Vec<_> = reports.iter().map(|report| points(&report.learning.evaluations)).collect();
     let (_, end) = range(runs.iter().flatten().map(|(x, _)| *x));
-    let floor = shared_floor(comparison, reports);
-    let (low, high) = range(runs.iter().flatten().map(|(_, y)| *y).chain(floor));
+    let (low, high) = range(runs.iter().flatten().map(|(_, y)| *y));
+    // A floor far below would press the curves together.
+    let floor = shared_floor(comparison, reports).filter(|floor| low - floor <= high - low);
+    let low = floor.map_or(low, |floor| low.min(floor));
     let x = Axis::exactly(against.name, against.unit, end);
     let mut plot = Plot::new(x, Axis::around("loss", Unit::Plain, low, high), "validation loss of each run");
     if let Some(target) = comparison.target {

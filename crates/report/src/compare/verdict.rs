@@ -256,6 +256,28 @@ mod tests {
     }
 
     #[test]
+    fn boards_that_were_not_equally_warm_forbid_a_verdict_on_short_runs() {
+        let at = |degrees, run| SyntheticRun { degrees: Some(degrees), ..run };
+        let verdict = compare(&[at(31.0, small()), at(58.0, thrifty())]).verdict;
+        assert_eq!(verdict.winner, None);
+        assert!(verdict.reasons[0].contains("run-0 31 °C; run-1 58 °C"), "{:?}", verdict.reasons);
+        let comparison = compare(&[at(51.0, small()), at(58.0, thrifty())]);
+        assert_eq!(comparison.verdict.winner, Some(1));
+        assert_eq!(comparison.savings.len(), 1);
+        assert!((comparison.savings[0].fraction - 0.2).abs() < 1e-3, "{:?}", comparison.savings);
+        assert!(compare(&[at(31.0, small()), at(58.0, thrifty())]).savings.is_empty());
+    }
+
+    #[test]
+    fn estimated_energies_are_said_to_be() {
+        let estimated = |run: SyntheticRun| SyntheticRun { method: "estimated", ..run };
+        let comparison = compare(&[estimated(small()), estimated(thrifty())]);
+        let said = |c: &crate::compare::Condition| c.what.contains("no sensor measured") && !c.is_blocking;
+        assert!(comparison.conditions.iter().any(said), "{:?}", comparison.conditions);
+        assert!(!compare(&[small(), thrifty()]).conditions.iter().any(said));
+    }
+
+    #[test]
     fn seeds_of_one_way_are_one_group() {
         let seeds = |run: SyntheticRun| [1, 2, 3].map(|seed| SyntheticRun { seed, name: "x", ..run.clone() });
         let comparison = compare(&[seeds(small()), seeds(thrifty())].concat());

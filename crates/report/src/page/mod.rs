@@ -106,6 +106,16 @@ mod tests {
     }
 
     #[test]
+    fn the_floor_the_course_and_temperatures_are_drawn() {
+        let page = page_of(&SyntheticRun { degrees: Some(41.0), ..SyntheticRun::small() });
+        for part in ["entropy floor 1.750", "shade evaluate", "shade checkpoint", "highest 45 °C"] {
+            assert!(page.contains(part), "{part}");
+        }
+        let without = page_of(&SyntheticRun { entropy: None, ..SyntheticRun::small() });
+        assert!(!without.contains("entropy floor") && !without.contains("°C"));
+    }
+
+    #[test]
     fn a_run_that_has_just_begun_has_a_page() {
         let dir = tempfile::tempdir().unwrap();
         SyntheticRun::small().write(dir.path());
