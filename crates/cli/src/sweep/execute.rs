@@ -92,11 +92,12 @@ fn command(folder: &SweepFolder, run: &PlannedRun, state: RunState, options: &Ex
     if state == RunState::Begun {
         command.arg("--resume");
     }
-    let ask_to_end = || Ok(set_parent_process_death_signal(Some(Signal::TERM))?);
+    // Not SIGTERM: the kernel sends it once for each thread of the sweep, and the second ends a run at once anyway.
+    let end_with_parent = || Ok(set_parent_process_death_signal(Some(Signal::KILL))?);
     // SAFETY: the closure makes one system call and neither allocates nor takes a lock.
     unsafe {
-        // A sweep that is killed takes its run along, which leaves a checkpoint.
-        command.pre_exec(ask_to_end);
+        // A sweep that is killed takes its run along, which goes on from its last checkpoint.
+        command.pre_exec(end_with_parent);
     }
     command
 }

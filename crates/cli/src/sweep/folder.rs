@@ -22,7 +22,7 @@ use crate::config::{Layer, Sources, all_differences, resolve};
 use crate::exit::BadUsage;
 use crate::run::is_finished;
 
-/// How long a run is waited for that a killed sweep left behind: it is asked to end and writes a checkpoint.
+/// How long a run is waited for that somebody else is at.
 const LEFT_BEHIND: Duration = Duration::from_secs(60);
 
 /// The folder of a sweep, held by this process alone.
