@@ -1,6 +1,6 @@
 //! A sweep: several ways of training, each with several seeds, as ordinary runs in one folder.
 //!
-//! - [`mod@file`]: `SWEEP.toml`
+//! - [`mod@file`] reads `SWEEP.toml`
 //! - [`strategy`]: its strategies, and those that a matrix makes of them
 //! - [`plan`]: every run with its configuration, in the order in which they are made
 //! - [`folder`]: where the runs lie, and which of them are done

@@ -131,14 +131,16 @@ fn measurement(report: &Report) -> String {
     }
 }
 
-/// Runs whose device was not theirs alone.
+/// Runs whose device was not theirs alone. A model of the load is thrown off by it: runs that computed the same to
+/// the bit, some of them beside a busy compiler, were told a tenth apart.
 fn contention(reports: &[Report], contenders: &[Contender]) -> Option<Condition> {
     let is_contended = |report: &Report| report.flags.iter().any(|note| note.flag == Flag::Contended);
     let shared = reports.iter().zip(contenders).filter(|(report, _)| is_contended(report));
     let labels: Vec<_> = shared.map(|(_, contender)| contender.label.as_str()).collect();
+    let is_blocking = reports.iter().any(|r| r.totals.as_ref().is_some_and(|t| t.measured_fraction < 0.995));
     let who = if labels.len() == reports.len() { "all of them".to_owned() } else { labels.join(", ") };
     (!labels.is_empty())
-        .then(|| Condition { what: format!("other processes used the device of {who}"), is_blocking: false })
+        .then(|| Condition { what: format!("other processes used the device of {who}"), is_blocking })
 }
 
 /// Energies that no sensor measured.
