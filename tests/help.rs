@@ -20,6 +20,7 @@ fn help_texts() {
     insta::assert_snapshot!("help_meter", help(&["meter", "--help"]));
     insta::assert_snapshot!("help_report", help(&["report", "--help"]));
     insta::assert_snapshot!("help_compare", help(&["compare", "--help"]));
+    insta::assert_snapshot!("help_sweep", help(&["sweep", "--help"]));
     insta::assert_snapshot!("help_estimate", help(&["estimate", "--help"]));
     insta::assert_snapshot!("help_devices", help(&["devices", "--help"]));
 }

@@ -16,5 +16,6 @@ mod prepare;
 mod report;
 mod resume;
 mod run_directory;
+mod sweep;
 mod verify;
 mod workbench;

@@ -55,6 +55,9 @@ pub enum Command {
     Report(ReportArgs),
     /// Put runs side by side: which of them cost least for the same loss
     Compare(CompareArgs),
+    /// Try several ways of training, each with several seeds, and compare what they cost
+    #[cfg(feature = "train")]
+    Sweep(SweepArgs),
     /// Estimate the energy of a training run that no machine here can do
     Estimate(EstimateArgs),
     /// Show every sensor and compute device, and what mends those that cannot be read
@@ -371,6 +374,53 @@ pub struct CompareArgs {
     pub html: Option<PathBuf>,
 }
 
+/// Arguments of `sweep`.
+#[cfg(feature = "train")]
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  wattle sweep default --out sweeps/default
+      the ready sweep: how far a smaller model, a larger batch and an early stop cut energy
+  wattle sweep mine.toml --out sweeps/mine --dry-run
+      every run that would be made, its size and its compute
+
+mine.toml:
+  preset = \"default\"          # and, or instead, config = \"base.toml\"
+  seeds = [1, 2, 3]
+  target_loss = 1.5           # to compare the way to; else the best that all reach
+  [set]                       # for all of them
+  train.epochs = 2
+  [[strategy]]                # the first is what the others are held against
+  name = \"base\"
+  [[strategy]]
+  name = \"small\"
+  model.d_model = 64
+  [matrix]                    # every strategy with every combination of these
+  train.batch_size = [4, 8]
+
+Each run is an ordinary run directory in DIR; seeds are the outer loop, so that a machine that warms
+up meets all strategies alike. The same command goes on with a sweep that was stopped or killed.
+Exit status: 0 done, 1 a run failed, 2 bad usage or configuration, 75 stopped by a signal.")]
+pub struct SweepArgs {
+    /// A file of strategies (TOML), or default, the ready one
+    pub sweep: PathBuf,
+    /// The folder of its runs; one that was begun is gone on with
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// What to compute on: auto, cpu, cuda or cuda:N
+    #[arg(long, default_value = "auto", value_parser = device_name)]
+    pub device: String,
+    /// Print every run, its parameters and its compute, and stop
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// A device's name as it was given, if it names one: it is handed on.
+#[cfg(feature = "train")]
+fn device_name(text: &str) -> Result<String, String> {
+    text.parse::<wattle_train::device::DeviceChoice>().map(|_| text.to_owned())
+}
+
 /// Arguments of `estimate`.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
@@ -401,6 +451,12 @@ pub struct EstimateArgs {
     /// Whose electricity: a country's code or name; default the world's mean
     #[arg(long, value_name = "XX")]
     pub region: Option<String>,
+    /// Price of a kilowatt-hour; without it no cost is stated
+    #[arg(long, value_name = "F")]
+    pub price_per_kwh: Option<f64>,
+    /// Its currency
+    #[arg(long, value_name = "XXX", default_value = "EUR")]
+    pub currency: String,
     /// As JSON
     #[arg(long)]
     pub json: bool,

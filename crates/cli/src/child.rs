@@ -46,6 +46,17 @@ impl RunningCommand {
     /// If it is not there or cannot be run.
     pub fn start(command: &[OsString]) -> Result<Self, NotStarted> {
         let (program, arguments) = command.split_first().expect("the command line asks for one at least");
+        let mut command = Command::new(program);
+        command.args(arguments);
+        Self::spawn(command)
+    }
+
+    /// Starts a command that is made ready.
+    ///
+    /// # Errors
+    /// If it is not there or cannot be run.
+    pub fn spawn(mut command: Command) -> Result<Self, NotStarted> {
+        let program = command.get_program().to_owned();
         let fault = |source: io::Error| NotStarted {
             program: program.clone(),
             status: if source.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_EXECUTABLE },
@@ -53,7 +64,7 @@ impl RunningCommand {
         };
         // Listened for before the child is there, so that none ends this process and leaves the child.
         let mut signals = SignalsInfo::<WithOrigin>::new(PASSED_ON).map_err(fault)?;
-        let child = Command::new(program).args(arguments).spawn().map_err(fault)?;
+        let child = command.spawn().map_err(fault)?;
         let pid = Arc::new(Mutex::new(Some(Pid::from_child(&child))));
         let (handle, target) = (signals.handle(), Arc::clone(&pid));
         thread::spawn(move || {

@@ -1,27 +1,14 @@
 //! Numbers as people read them.
 
-use std::time::Duration;
-
-use indicatif::HumanDuration;
-use wattle_runlog::{GramsCo2e, Seconds};
+use wattle_runlog::GramsCo2e;
 
 #[cfg(feature = "train")]
 pub use wattle_report::quantity::{count, three_digits};
-pub use wattle_report::quantity::{joules, si, watts};
+pub use wattle_report::quantity::{duration, joules, si, watts};
 
 /// `0.55 gCO2e`
 pub fn grams(emissions: GramsCo2e) -> String {
     si(emissions.get(), "gCO2e")
-}
-
-/// `3 minutes`
-pub fn duration(time: Seconds) -> String {
-    let seconds = time.get().max(0.0);
-    match Duration::try_from_secs_f64(seconds) {
-        Ok(_) if seconds < 60.0 => si(seconds, "s"),
-        Ok(duration) => HumanDuration(duration).to_string(),
-        Err(_) => "?".to_owned(),
-    }
 }
 
 #[cfg(test)]

@@ -34,6 +34,8 @@ mod run;
 mod signals;
 mod status_line;
 #[cfg(feature = "train")]
+mod sweep;
+#[cfg(feature = "train")]
 mod tally;
 #[cfg(feature = "train")]
 mod threads;
@@ -68,6 +70,8 @@ fn main() -> ExitCode {
         Command::Meter(meter) => commands::meter::run(meter, args.quiet),
         Command::Report(report) => commands::report::run(report),
         Command::Compare(compare) => commands::compare::run(compare),
+        #[cfg(feature = "train")]
+        Command::Sweep(sweep) => commands::sweep::run(sweep, &bars, args.verbose, args.quiet),
         Command::Estimate(estimate) => commands::estimate::run(estimate),
         Command::Devices(devices) => commands::devices::run(devices),
     };

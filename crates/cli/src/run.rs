@@ -40,6 +40,7 @@ pub fn target(args: &TrainArgs) -> Result<Target, BadUsage> {
         preset: args.preset.or(is_bare.then_some(Preset::Default)),
         file: args.config.clone(),
         set: args.set.clone(),
+        over: Vec::new(),
     };
     let bad = |faults| BadUsage { faults };
     let given = || resolve(None, &sources).map_err(bad);

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 
 /// Whether a signal has asked the process to end.
@@ -26,6 +26,18 @@ impl StopSignal {
         }
         // A file that grows past a limit (ulimit -f) is then an error with a path, and not a sudden death.
         flag::register(SIGXFSZ, Arc::default())?;
+        Ok(asked)
+    }
+
+    /// Starts to take note of signals, and leaves it to children that they are passed on to what the second does.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn note() -> io::Result<Self> {
+        let asked = Self::default();
+        for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM] {
+            flag::register(signal, asked.0.clone())?;
+        }
         Ok(asked)
     }
 

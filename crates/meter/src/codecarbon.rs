@@ -194,6 +194,7 @@ pub(crate) mod tests {
             mean_w: None,
             max_w: None,
             baseline: None,
+            max_temperature_c: None,
             throttle: Vec::new(),
             flags: vec![],
         };

@@ -57,12 +57,12 @@ pub enum FindingState {
 
 /// Finds the sensors for a run of this process on `devices`.
 pub fn discover(config: &EnergyConfig, devices: &[ComputeDevice]) -> Discovery {
-    discover_for(config, devices, Workload::ThisProcess)
+    discover_with(config, devices, Workload::ThisProcess, library().as_deref(), &VisibleDevices::from_env())
 }
 
-/// Finds the sensors for `workload` on `devices`.
-pub fn discover_for(config: &EnergyConfig, devices: &[ComputeDevice], workload: Workload) -> Discovery {
-    discover_with(config, devices, workload, library().as_deref(), &VisibleDevices::from_env())
+/// Finds the sensors for `workload` on the boards that CUDA would show a program started from here.
+pub fn discover_visible(config: &EnergyConfig, workload: Workload) -> Discovery {
+    discover_on(config, Wanted::Shown, workload, library().as_deref(), &VisibleDevices::from_env())
 }
 
 /// The boards that CUDA would show a program started from here, as devices. One that is known by its number
@@ -71,6 +71,11 @@ pub fn visible_gpus() -> Vec<ComputeDevice> {
     let Ok(nvml) = NvmlLibrary::load(library().as_deref()) else { return Vec::new() };
     let boards: Vec<_> = nvml.boards().unwrap_or_default().into_iter().flatten().collect();
     let shown = VisibleDevices::from_env().shown(&boards, &|instance| nvml.board_of_instance(instance));
+    as_devices(&boards, &shown)
+}
+
+/// Boards that are shown, as devices.
+fn as_devices(boards: &[Board], shown: &[Shown<'_>]) -> Vec<ComputeDevice> {
     // Whatever the order, all of them are all of them.
     let all = boards.iter().all(|board| shown.iter().any(|shown| shown.board == board));
     let device = |(ordinal, shown): (usize, &Shown<'_>)| {
@@ -85,7 +90,7 @@ pub fn visible_gpus() -> Vec<ComputeDevice> {
     shown.iter().enumerate().map(device).collect()
 }
 
-/// As [`discover_for`], with what it takes from the environment given.
+/// Finds the sensors for `workload` on `devices`, with what [`discover`] takes from the environment given.
 pub fn discover_with(
     config: &EnergyConfig,
     devices: &[ComputeDevice],
@@ -93,8 +98,27 @@ pub fn discover_with(
     library: Option<&Path>,
     visible: &VisibleDevices,
 ) -> Discovery {
+    discover_on(config, Wanted::Devices(devices), workload, library, visible)
+}
+
+/// What is computed on.
+#[derive(Clone, Copy)]
+enum Wanted<'a> {
+    /// These devices.
+    Devices(&'a [ComputeDevice]),
+    /// Whatever CUDA shows.
+    Shown,
+}
+
+fn discover_on(
+    config: &EnergyConfig,
+    wanted: Wanted<'_>,
+    workload: Workload,
+    library: Option<&Path>,
+    visible: &VisibleDevices,
+) -> Discovery {
     let mut discovery = Discovery { sensors: Vec::new(), findings: Vec::new(), drivers: Drivers::default() };
-    discovery.add_gpus(&config.gpus, devices, (library, visible), workload);
+    discovery.add_gpus(&config.gpus, wanted, (library, visible), workload);
     discovery.add_rapl(&config.powercap_root);
     discovery.add_estimates(config, workload);
     discovery
@@ -117,15 +141,16 @@ impl Discovery {
     fn add_gpus(
         &mut self,
         selection: &GpuSelection,
-        devices: &[ComputeDevice],
+        wanted: Wanted<'_>,
         (library, visible): (Option<&Path>, &VisibleDevices),
         workload: Workload,
     ) {
         let nvml = match NvmlLibrary::load(library) {
             Ok(nvml) => nvml,
             Err(error) => {
-                let wanted = devices.iter().any(|device| device.kind == DeviceKind::Cuda);
-                let remedy = wanted
+                let is_cuda = |device: &ComputeDevice| device.kind == DeviceKind::Cuda;
+                let is_missed = matches!(wanted, Wanted::Devices(devices) if devices.iter().any(is_cuda));
+                let remedy = is_missed
                     .then(|| format!("install the NVIDIA driver, or name its library by {LIBRARY_VARIABLE}"));
                 return self.find("gpu", FindingState::Absent, error.to_string(), remedy);
             }
@@ -143,7 +168,11 @@ impl Discovery {
             }
         }
         let shown = visible.shown(&boards, &|instance| nvml.board_of_instance(instance));
-        let selected = self.select(selection, &boards, devices, &shown);
+        let devices = match wanted {
+            Wanted::Devices(devices) => devices.to_vec(),
+            Wanted::Shown => as_devices(&boards, &shown),
+        };
+        let selected = self.select(selection, &boards, &devices, &shown);
         let is_selected = |board: &Board| selected.iter().any(|selected| selected.board == *board);
         for board in boards.iter().filter(|board| !is_selected(board)) {
             self.find(&board.sensor_id(), FindingState::NotSelected, board.name.clone(), None);

@@ -2,12 +2,15 @@
 //!
 //! Both count the workload alone and say `estimated` wherever they appear.
 //!
-//! The processor draws, for the share s of the machine that the workload may use (affinity and cgroup quota)
-//! and its load l of that share,
+//! The processor draws, for the share s of the machine that the workload may use (affinity, cgroup quota, and
+//! what other processes leave of that) and its load l of that share,
 //!
 //! ```text
 //! P = TDP · s · (0.1 + 0.9 · l³)
 //! ```
+//!
+//! Without taking off what others use, the cube would make the same work twice as long and much cheaper on a busy
+//! machine.
 //!
 //! Memory draws 5 W a module for the share of it that the workload holds. How many modules there are is guessed
 //! from their total, as CodeCarbon does.
@@ -21,9 +24,9 @@ use wattle_runlog::manifest::{Host, SensorInfo};
 use wattle_runlog::record::{Method, SensorKind};
 use wattle_runlog::{MonotonicNs, Seconds, Watts};
 
-use crate::sensor::{Channels, CounterSpec, CounterValue, Quantity, Reading, Sensor};
+use crate::sensor::{Channels, CounterSpec, CounterValue, Quantity, Reading, Sensor, Survey};
 use crate::share::CpuShare;
-use crate::workload::Workload;
+use crate::workload::{Workload, host_busy_time};
 
 /// Thermal design power of a processor that nothing is known of (CodeCarbon).
 pub const UNKNOWN_CPU_TDP: Watts = Watts(85.0);
@@ -39,6 +42,9 @@ pub const DRAM_ID: &str = "dram:estimate";
 
 const DIMM_POWER: Watts = Watts(5.0);
 
+/// Others that take more than this share of what the workload may use contend for it.
+const CONTENDED_FROM: f64 = 0.1;
+
 /// Load is taken over at least this long, so that its cube does not hang on the sampling interval.
 const LOAD_PERIOD: Seconds = Seconds(0.5);
 
@@ -49,6 +55,11 @@ pub trait PowerModel: Send {
 
     /// For how long an answer holds: what is dear to ask is asked seldom.
     fn holds(&self) -> Seconds;
+
+    /// What there is to say of the device besides.
+    fn survey(&mut self) -> Survey {
+        Survey::default()
+    }
 }
 
 /// A sensor that integrates a model.
@@ -67,6 +78,23 @@ pub struct CpuModel {
     tdp: Watts,
     share: CpuShare,
     used: VecDeque<(MonotonicNs, Seconds)>,
+    others: Others,
+    surveyed: Option<Busy>,
+}
+
+/// Processor time by a moment.
+#[derive(Clone, Copy, Debug)]
+struct Busy {
+    t: MonotonicNs,
+    workload: Seconds,
+    host: Seconds,
+}
+
+/// Processors that other processes take of those that the workload may use.
+#[derive(Clone, Copy, Debug, Default)]
+struct Others {
+    seen: Option<Busy>,
+    taken: f64,
 }
 
 /// The memory.
@@ -87,8 +115,9 @@ pub fn cpu(workload: Workload, tdp: Option<Watts>) -> EstimateSensor<CpuModel> {
         share.host
     );
     let now = MonotonicNs::now();
-    let model = CpuModel { workload, tdp, share, used: VecDeque::from([(now, workload.cpu_time())]) };
-    let systematic_id = format!("estimate:cpu-load-cubed/1:tdp={}", tdp.get());
+    let used = VecDeque::from([(now, workload.cpu_time())]);
+    let model = CpuModel { workload, tdp, share, used, others: Others::default(), surveyed: None };
+    let systematic_id = format!("estimate:cpu-load-cubed/2:tdp={}", tdp.get());
     EstimateSensor::new(info(CPU_ID, SensorKind::Cpu, description, systematic_id), model, now)
 }
 
@@ -144,7 +173,7 @@ impl<M: PowerModel> Sensor for EstimateSensor<M> {
     }
 
     fn channels(&self) -> Channels {
-        Channels { power: None, average: false, counter: Some(CounterSpec::MILLIJOULES) }
+        Channels { counter: Some(CounterSpec::MILLIJOULES), ..Channels::default() }
     }
 
     fn read(&mut self) -> Reading {
@@ -156,12 +185,22 @@ impl<M: PowerModel> Sensor for EstimateSensor<M> {
             counter: Quantity::Measured(self.advance(t)),
         }
     }
+
+    fn survey(&mut self) -> Survey {
+        self.model.survey()
+    }
 }
 
 impl CpuModel {
-    /// Power of the share at a load between 0 and 1.
-    fn power_at(&self, load: f64) -> Watts {
-        self.tdp * (self.share.fraction() * (0.1 + 0.9 * load.powi(3)))
+    /// Power at a load between 0 and 1 of the processors that the workload may use, of which others take `taken`.
+    fn power_at(&self, load: f64, taken: f64) -> Watts {
+        let left = self.share.available - taken;
+        if left <= 0.0 {
+            return Watts::ZERO;
+        }
+        let share = CpuShare { available: left, ..self.share };
+        let load = (load * self.share.available / left).min(1.0);
+        self.tdp * (share.fraction() * (0.1 + 0.9 * load.powi(3)))
     }
 
     /// Load of the available processors since the newest moment at least [`LOAD_PERIOD`] ago.
@@ -180,7 +219,12 @@ impl PowerModel for CpuModel {
     fn power(&mut self, t: MonotonicNs) -> Watts {
         let used = self.workload.cpu_time();
         let load = self.load(t, used);
-        self.power_at(load)
+        let is_due = self.others.seen.is_none_or(|seen| t.since(seen.t) >= LOAD_PERIOD);
+        if is_due && let Some(host) = host_busy_time() {
+            self.others.see(Busy { t, workload: used, host }, &self.share);
+        }
+        // What the workload itself used nobody took.
+        self.power_at(load, self.others.taken.min(self.share.available * (1.0 - load)))
     }
 
     fn holds(&self) -> Seconds {
@@ -189,6 +233,39 @@ impl PowerModel for CpuModel {
             // Reading every child's state from /proc is dear.
             Workload::Children => LOAD_PERIOD * 0.5,
         }
+    }
+
+    fn survey(&mut self) -> Survey {
+        let now = host_busy_time().map(|host| Busy {
+            t: MonotonicNs::now(),
+            workload: self.workload.cpu_time(),
+            host,
+        });
+        let before = std::mem::replace(&mut self.surveyed, now);
+        let taken = before.zip(now).map(|(before, now)| now.taken_since(&before, &self.share));
+        let contended = taken.map(|taken| taken > CONTENDED_FROM * self.share.available);
+        Survey { contended, ..Survey::default() }
+    }
+}
+
+impl Others {
+    fn see(&mut self, now: Busy, share: &CpuShare) {
+        if let Some(before) = self.seen.replace(now) {
+            self.taken = now.taken_since(&before, share);
+        }
+    }
+}
+
+impl Busy {
+    /// Processors that others took, between two moments, of those in `share`: as many of the machine's others as
+    /// can are outside it.
+    fn taken_since(&self, before: &Self, share: &CpuShare) -> f64 {
+        let time = self.t.since(before.t);
+        if time <= Seconds::ZERO {
+            return 0.0;
+        }
+        let others = ((self.host - before.host) - (self.workload - before.workload)) / time;
+        (others - (share.host - share.available)).clamp(0.0, share.available)
     }
 }
 
@@ -233,15 +310,40 @@ mod tests {
     fn model() -> CpuModel {
         let share = CpuShare { available: 2.0, host: 8.0 };
         let used = VecDeque::from([(ms(0), Seconds::ZERO)]);
-        CpuModel { workload: Workload::ThisProcess, tdp: Watts(80.0), share, used }
+        let (others, surveyed) = (Others::default(), None);
+        CpuModel { workload: Workload::ThisProcess, tdp: Watts(80.0), share, used, others, surveyed }
     }
 
     #[test]
     fn power_is_the_formula_for_the_share() {
         let model = model();
-        assert_eq!(model.power_at(0.0), Watts(2.0));
-        assert_eq!(model.power_at(1.0), Watts(20.0));
-        assert_eq!(model.power_at(0.5), Watts(20.0 * (0.1 + 0.9 * 0.125)));
+        assert_eq!(model.power_at(0.0, 0.0), Watts(2.0));
+        assert_eq!(model.power_at(1.0, 0.0), Watts(20.0));
+        assert_eq!(model.power_at(0.5, 0.0), Watts(20.0 * (0.1 + 0.9 * 0.125)));
+    }
+
+    #[test]
+    fn the_same_work_costs_the_same_where_others_take_half_the_machine() {
+        let model = model();
+        let alone = model.power_at(1.0, 0.0) * Seconds(10.0);
+        let shared = model.power_at(0.5, 1.0) * Seconds(20.0);
+        assert_eq!(alone, shared);
+        assert_eq!(model.power_at(0.0, 2.0), Watts::ZERO, "nothing is left to it");
+    }
+
+    #[test]
+    fn others_take_what_does_not_fit_beside_the_share() {
+        let share = CpuShare { available: 2.0, host: 8.0 };
+        let busy = |t: u64, workload: f64, host: f64| Busy {
+            t: ms(t),
+            workload: Seconds(workload),
+            host: Seconds(host),
+        };
+        let taken = |own: f64, all: f64| busy(1000, own, all).taken_since(&busy(0, 0.0, 0.0), &share);
+        assert_eq!(taken(2.0, 8.0), 0.0, "six others have the six processors outside");
+        assert_eq!(taken(1.0, 8.0), 1.0);
+        assert_eq!(taken(1.0, 0.9), 0.0, "the two clocks differ by a tick");
+        assert_eq!(busy(0, 0.0, 0.0).taken_since(&busy(0, 0.0, 0.0), &share), 0.0);
     }
 
     #[test]

@@ -194,6 +194,7 @@ impl Segment {
                 power: all.power.or(supports.power),
                 average: all.average || supports.average,
                 counter: all.counter.or(supports.counter),
+                temperature: all.temperature || supports.temperature,
             };
             channels.push((index, channel.quantity));
         }
@@ -207,6 +208,10 @@ impl Segment {
         let Some((sensor, quantity)) = self.channels.get(usize::from(sample.channel)).copied() else {
             return;
         };
+        // It is asked for between readings, and is none.
+        if quantity == TraceQuantity::TemperatureMc {
+            return;
+        }
         if self.pending.as_ref().is_none_or(|(of, reading)| (*of, reading.t) != (sensor, sample.t)) {
             self.flush(edges);
             let nothing = Reading {
@@ -228,6 +233,7 @@ impl Segment {
                 TraceQuantity::EnergyMj | TraceQuantity::EnergyUj => {
                     reading.counter = quantity_of(sample.value, CounterValue);
                 }
+                TraceQuantity::TemperatureMc => {}
             }
         }
     }

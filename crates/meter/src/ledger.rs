@@ -417,6 +417,7 @@ pub(crate) mod tests {
             mean_w: None,
             max_w: None,
             baseline: None,
+            max_temperature_c: None,
             throttle: Vec::new(),
             flags: flags.to_vec(),
         };

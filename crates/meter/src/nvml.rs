@@ -18,13 +18,14 @@
 use std::path::Path;
 
 use nvml_wrapper::bitmasks::device::ThrottleReasons;
+use nvml_wrapper::enum_wrappers::device::TemperatureSensor;
 use nvml_wrapper::enums::device::{DeviceArchitecture, SampleValue};
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::structs::device::FieldId;
 use nvml_wrapper::{Device, Nvml};
 use wattle_runlog::manifest::{Drivers, PowerLimits, SensorInfo};
 use wattle_runlog::record::{Flag, Method, SensorKind};
-use wattle_runlog::{MonotonicNs, Watts};
+use wattle_runlog::{Celsius, MonotonicNs, Watts};
 
 use crate::error::MeterError;
 use crate::sensor::{
@@ -181,6 +182,7 @@ pub struct NvmlSensor {
     counter: bool,
     power: Option<PowerField>,
     average: Option<PowerField>,
+    temperature: bool,
     /// Whether an averaged field is a mean over a second.
     averages: bool,
     workload: Workload,
@@ -211,6 +213,7 @@ impl NvmlSensor {
             return Err(error("it gives neither energy nor power".to_owned()));
         }
         let id = board.sensor_id();
+        let temperature = is_supported(&device.temperature(TemperatureSensor::Gpu));
         let is_divided = device.mig_mode().is_ok_and(|mode| mode.current != 0);
         let info = SensorInfo {
             kind: SensorKind::Gpu,
@@ -222,7 +225,11 @@ impl NvmlSensor {
             flags: if is_divided { vec![Flag::WholeDevice] } else { Vec::new() },
             limits: limits(&device),
         };
-        Ok(Self { device, info, counter, power, average, averages, workload })
+        Ok(Self { device, info, counter, power, average, temperature, averages, workload })
+    }
+
+    fn temperature(&self) -> Option<Celsius> {
+        self.device.temperature(TemperatureSensor::Gpu).ok().map(|degrees| Celsius(f64::from(degrees)))
     }
 
     /// What holds of the board whatever it says, besides what it told itself.
@@ -245,6 +252,7 @@ impl Sensor for NvmlSensor {
             }),
             average: self.average.is_some(),
             counter: self.counter.then_some(CounterSpec::MILLIJOULES),
+            temperature: self.temperature,
         }
     }
 
@@ -270,6 +278,7 @@ impl Sensor for NvmlSensor {
         Survey {
             contended: pids.map(|pids| self.workload.shares_with(&pids)),
             throttle: self.device.current_throttle_reasons().map(throttle_names).unwrap_or_default(),
+            temperature: if self.temperature { self.temperature() } else { None },
         }
     }
 }

@@ -143,7 +143,7 @@ impl Sensor for RaplSensor {
     }
 
     fn channels(&self) -> Channels {
-        Channels { power: None, average: false, counter: Some(self.spec) }
+        Channels { counter: Some(self.spec), ..Channels::default() }
     }
 
     fn read(&mut self) -> Reading {

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 use wattle_runlog::manifest::SensorInfo;
-use wattle_runlog::{Joules, MonotonicNs, Seconds, Watts};
+use wattle_runlog::{Celsius, Joules, MonotonicNs, Seconds, Watts};
 
 /// A source of readings.
 pub trait Sensor: Send {
@@ -28,12 +28,14 @@ pub trait Sensor: Send {
 pub const SURVEY_EVERY: Seconds = Seconds(10.0);
 
 /// What a sensor says of its device besides readings.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Survey {
     /// Whether processes other than the metered ones compute on the device; `None` where it does not tell.
     pub contended: Option<bool>,
     /// What holds its clocks back, by NVML's names in snake case.
     pub throttle: Vec<&'static str>,
+    /// How hot it is; `None` where it does not tell.
+    pub temperature: Option<Celsius>,
 }
 
 /// What a sensor said at one moment.
@@ -93,6 +95,8 @@ pub struct Channels {
     pub average: bool,
     /// How its counter is to be understood, if it has one.
     pub counter: Option<CounterSpec>,
+    /// Whether its surveys tell a temperature.
+    pub temperature: bool,
 }
 
 /// What a power reading stands for.
@@ -169,6 +173,7 @@ pub(crate) mod tests {
         power: Some(PowerSource::Instant),
         average: false,
         counter: Some(CounterSpec::MILLIJOULES),
+        temperature: false,
     };
 
     pub(crate) fn info(id: &str, kind: SensorKind, method: Method) -> SensorInfo {

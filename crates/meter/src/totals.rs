@@ -134,6 +134,9 @@ impl SensorTotal {
         if sensor.max_w > total.max_w {
             total.max_w = sensor.max_w;
         }
+        if sensor.max_temperature_c > total.max_temperature_c {
+            total.max_temperature_c = sensor.max_temperature_c;
+        }
         // One stretch without the counter, and the sum is no longer the counter's.
         if total.method == Method::Counter {
             total.method = sensor.method;

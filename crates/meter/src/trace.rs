@@ -97,6 +97,8 @@ pub enum TraceQuantity {
     EnergyMj,
     /// An energy counter in microjoules.
     EnergyUj,
+    /// Temperature in thousandths of a degree Celsius. It is read every ten seconds, not with the others.
+    TemperatureMc,
 }
 
 /// One reading of one quantity.
@@ -219,7 +221,7 @@ impl TraceWriter {
 
 impl SegmentHeader {
     /// The header of a segment that samples these sensors; channels are numbered in their order, a sensor's
-    /// power before its counter. There are no more than 255; what would come after is not traced.
+    /// power before its counter and its temperature last. There are no more than 255; what would come after is not traced.
     pub fn new<'a>(
         run_id: &str,
         segment: Segment,
@@ -256,7 +258,8 @@ impl Channels {
             CounterUnit::Millijoules => TraceQuantity::EnergyMj,
             CounterUnit::Microjoules => TraceQuantity::EnergyUj,
         });
-        power.into_iter().chain(average).chain(counter)
+        let temperature = self.temperature.then_some(TraceQuantity::TemperatureMc);
+        power.into_iter().chain(average).chain(counter).chain(temperature)
     }
 }
 
@@ -270,6 +273,7 @@ impl Channel {
             TraceQuantity::AverageMw => Channels { average: true, ..none },
             TraceQuantity::EnergyMj => Channels { counter: counter(CounterUnit::Millijoules), ..none },
             TraceQuantity::EnergyUj => Channels { counter: counter(CounterUnit::Microjoules), ..none },
+            TraceQuantity::TemperatureMc => Channels { temperature: true, ..none },
         }
     }
 }

@@ -10,7 +10,7 @@
 use std::collections::BTreeSet;
 
 use wattle_runlog::record::{Flag, Method, SensorKind, SensorRecord};
-use wattle_runlog::{Joules, MonotonicNs, Seconds, Watts};
+use wattle_runlog::{Celsius, Joules, MonotonicNs, Seconds, Watts};
 
 use crate::figure::{Figure, Figures, quadrature};
 use crate::history::History;
@@ -149,6 +149,7 @@ fn sensor_record(
         mean_w: seen.then(|| energy / stretch.duration),
         max_w: stretch.max_power,
         baseline: history.baseline(),
+        max_temperature_c: surveys().filter_map(|survey| survey.temperature).reduce(hotter),
         throttle: throttle(surveys()),
         flags: flags(history, &stretch, method, best.agreement, surveys().any(|s| s.contended == Some(true))),
     }
@@ -237,6 +238,10 @@ fn flags(
     ];
     let raised = known.into_iter().filter(|(_, holds)| *holds).map(|(flag, _)| flag);
     raised.chain(history.info().flags.iter().copied()).collect()
+}
+
+fn hotter(a: Celsius, b: Celsius) -> Celsius {
+    if b > a { b } else { a }
 }
 
 /// Each reason once.
@@ -353,7 +358,7 @@ mod tests {
 
     #[test]
     fn estimates_are_called_so_and_not_measured() {
-        let channels = Channels { power: None, average: false, counter: Some(CounterSpec::MILLIJOULES) };
+        let channels = Channels { counter: Some(CounterSpec::MILLIJOULES), ..Channels::default() };
         let mut cpu = history(SensorKind::Cpu, Method::Estimated, channels);
         let mut package = history(SensorKind::Cpu, Method::Counter, channels);
         for i in 0..=100 {

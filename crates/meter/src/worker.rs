@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use wattle_runlog::record::{Baseline, Method, Overhead, SensorKind};
-use wattle_runlog::{Joules, MonotonicNs, Seconds, Watts};
+use wattle_runlog::{Celsius, Joules, MonotonicNs, Seconds, Watts};
 
 use crate::activity::Activity;
 use crate::error::MeterError;
@@ -298,11 +298,34 @@ impl Worker {
             return;
         }
         self.surveyed = Some(now);
-        for metered in self.metered.iter_mut().filter(|metered| !metered.broken) {
+        let mut temperatures = Vec::new();
+        let mut first_channel = 0;
+        for metered in &mut self.metered {
+            let of_temperature = metered.quantities.iter().position(|q| *q == TraceQuantity::TemperatureMc);
+            let channel = of_temperature.map(|place| first_channel + place);
+            first_channel += metered.quantities.len();
+            if metered.broken {
+                continue;
+            }
             match catch_unwind(AssertUnwindSafe(|| metered.sensor.survey())) {
-                Ok(survey) => metered.history.note(now, survey),
+                Ok(survey) => {
+                    temperatures.extend(channel.zip(survey.temperature));
+                    metered.history.note(now, survey);
+                }
                 Err(_) => metered.give_up(&self.shared),
             }
+        }
+        self.trace_temperatures(now, &temperatures);
+    }
+
+    /// Writes temperatures to the trace, each to its channel.
+    fn trace_temperatures(&mut self, t: MonotonicNs, temperatures: &[(usize, Celsius)]) {
+        for (channel, temperature) in temperatures {
+            let Some(channel) = u8::try_from(*channel).ok().filter(|channel| *channel < SEGMENT_TAG) else {
+                return;
+            };
+            let value = SampleValue::Measured((temperature.get().max(0.0) * 1e3).round() as u64);
+            self.append_to_trace(Sample { channel, t, value });
         }
     }
 
@@ -328,21 +351,28 @@ impl Worker {
 
     /// Writes the round to the trace; channels are numbered as in the segment's header.
     fn write_trace(&mut self) {
-        let Some(trace) = &mut self.trace else { return };
         let quantities = self.metered.iter().zip(&self.round).flat_map(|(metered, reading)| {
             metered.quantities.iter().map(move |quantity| (*quantity, reading))
         });
-        for (channel, (quantity, reading)) in (0..SEGMENT_TAG).zip(quantities) {
+        let sample = |(channel, (quantity, reading)): (u8, (TraceQuantity, &Reading))| {
             let value = match quantity {
                 TraceQuantity::PowerMw => SampleValue::from(&reading.power),
                 TraceQuantity::AverageMw => SampleValue::from(&reading.average),
                 TraceQuantity::EnergyMj | TraceQuantity::EnergyUj => SampleValue::from(&reading.counter),
+                TraceQuantity::TemperatureMc => return None,
             };
-            if let Err(error) = trace.append(Sample { channel, t: reading.t, value }) {
-                self.shared.report(without_trace(&error));
-                self.trace = None;
-                return;
-            }
+            Some(Sample { channel, t: reading.t, value })
+        };
+        let samples: Vec<_> = (0..SEGMENT_TAG).zip(quantities).filter_map(sample).collect();
+        samples.into_iter().for_each(|sample| self.append_to_trace(sample));
+    }
+
+    /// Appends to the trace. One that cannot be written is given up, and sampling goes on.
+    fn append_to_trace(&mut self, sample: Sample) {
+        let Some(trace) = &mut self.trace else { return };
+        if let Err(error) = trace.append(sample) {
+            self.shared.report(without_trace(&error));
+            self.trace = None;
         }
     }
 

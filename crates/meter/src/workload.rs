@@ -53,6 +53,7 @@ impl Workload {
             device_hours: 0.0,
             peak_memory_bytes: sum(processes.iter().filter_map(|pid| status_bytes(pid, "VmHWM:")).collect()),
             bytes_read: sum(processes.iter().filter_map(|pid| bytes_read(pid)).collect()),
+            cpu_s: Some(self.cpu_time()),
         }
     }
 

@@ -90,13 +90,19 @@ struct Case {
 }
 
 /// A board like those of data centres, with everything.
-const WHOLE: Channels =
-    Channels { power: Some(PowerSource::Instant), average: true, counter: Some(CounterSpec::MILLIJOULES) };
+const WHOLE: Channels = Channels {
+    power: Some(PowerSource::Instant),
+    average: true,
+    counter: Some(CounterSpec::MILLIJOULES),
+    temperature: false,
+};
 const WITHOUT_COUNTER: Channels = Channels { counter: None, ..WHOLE };
-const AVERAGE_ALONE: Channels = Channels { power: Some(PowerSource::Average), average: false, counter: None };
-const INSTANT_ALONE: Channels = Channels { power: Some(PowerSource::Instant), average: false, counter: None };
+const AVERAGE_ALONE: Channels =
+    Channels { power: Some(PowerSource::Average), average: false, counter: None, temperature: false };
+const INSTANT_ALONE: Channels =
+    Channels { power: Some(PowerSource::Instant), average: false, counter: None, temperature: false };
 const COUNTER_ALONE: Channels =
-    Channels { power: None, average: false, counter: Some(CounterSpec::MILLIJOULES) };
+    Channels { power: None, average: false, counter: Some(CounterSpec::MILLIJOULES), temperature: false };
 
 fn after(t: MonotonicNs, seconds: f64) -> MonotonicNs {
     MonotonicNs(t.0 + (seconds * 1e9) as u64)
@@ -177,7 +183,7 @@ fn measure(case: &Case, seeded: &mut Seeded) -> (SensorRecord, f64) {
         due = after(due, INTERVAL.as_secs_f64());
     }
     if case.fault == Fault::Contended {
-        history.note(after(start, 10.0), Survey { contended: Some(true), throttle: Vec::new() });
+        history.note(after(start, 10.0), Survey { contended: Some(true), ..Survey::default() });
     }
     let record = WindowEnergy::of([&history], start, end, None, edge_missing).sensors.remove(0);
     (record, case.knobs.power.between(start, end).get())

@@ -58,7 +58,9 @@ pub fn meaning(flag: Flag) -> &'static str {
         Flag::ShortWindow => {
             "The stretch is short against the sensor's update period, so its edges count for much."
         }
-        Flag::Contended => "Another process used the device; its energy is counted in.",
+        Flag::Contended => {
+            "Another process used the device: a measured figure counts it in, an estimated one takes it off."
+        }
         Flag::WholeDevice => {
             "The device is divided (MIG) and was counted whole, with what others drew on it."
         }

@@ -10,7 +10,7 @@ use wattle_meter::sensor::{Advance, CounterSpec, CounterUnit, CounterValue};
 use wattle_meter::trace::{Channel, Sample, SampleValue, SegmentHeader, TraceQuantity};
 use wattle_meter::trace_reader::{TraceItem, TraceReader};
 use wattle_runlog::manifest::SensorInfo;
-use wattle_runlog::{Joules, MonotonicNs, Seconds, Watts};
+use wattle_runlog::{Celsius, Joules, MonotonicNs, Seconds, Watts};
 
 use crate::error::ReportError;
 
@@ -28,6 +28,8 @@ const COUNTER_STANDS: Seconds = Seconds(2.0);
 pub struct PowerHistory {
     /// One entry a segment and sensor, in the trace's order.
     pub sensors: Vec<SensorPower>,
+    /// The same for those that tell their temperature.
+    pub temperatures: Vec<SensorTemperature>,
     /// Bytes of the trace that could not be understood, but for a torn end.
     pub damaged_bytes: u64,
 }
@@ -45,6 +47,17 @@ pub struct SensorPower {
     buckets: Vec<Bucket>,
     /// Energy before each bucket, and after the last.
     sums: Vec<Joules>,
+}
+
+/// How hot one sensor's device was in one segment.
+#[derive(Clone, Debug)]
+pub struct SensorTemperature {
+    /// The run's segment.
+    pub segment: u32,
+    /// The sensor's id.
+    pub id: String,
+    /// Every reading: one in ten seconds.
+    pub readings: Vec<(MonotonicNs, Celsius)>,
 }
 
 /// Power within a bucket.
@@ -77,14 +90,19 @@ impl PowerHistory {
                 TraceItem::Segment(header) => channels = history.begin(&header),
                 TraceItem::Sample(sample) => {
                     let state = channels.get_mut(usize::from(sample.channel)).and_then(Option::as_mut);
-                    if let Some(state) = state {
-                        state.take(sample, &mut history.sensors[state.sensor]);
+                    match state {
+                        Some(ChannelState { sensor, value: ChannelValue::Temperature }) => {
+                            history.temperatures[*sensor].take(sample);
+                        }
+                        Some(state) => state.take(sample, &mut history.sensors[state.sensor]),
+                        None => {}
                     }
                 }
             }
         }
         history.damaged_bytes = trace.damaged_bytes();
         history.sensors.retain(|sensor| !sensor.buckets.is_empty());
+        history.temperatures.retain(|sensor| !sensor.readings.is_empty());
         history.sensors.iter_mut().for_each(SensorPower::sum_up);
         Ok(history)
     }
@@ -95,7 +113,7 @@ impl PowerHistory {
         self.sensors.iter().filter(|sensor| sensor.segment == segment).map(|sensor| sensor.energy_at(t)).sum()
     }
 
-    /// One channel for each sensor is read: its power, else its counter.
+    /// One channel for each sensor is read, its power, else its counter; and its temperature.
     fn begin(&mut self, header: &SegmentHeader) -> Vec<Option<ChannelState>> {
         let has_power = |id: &str| {
             let is_power = |c: &Channel| c.sensor.id == id && c.quantity == TraceQuantity::PowerMw;
@@ -114,6 +132,12 @@ impl PowerHistory {
                     TraceQuantity::EnergyUj => ChannelValue::counter(channel, CounterUnit::Microjoules),
                     // One-second averages stand beside a power of their own.
                     TraceQuantity::AverageMw => return None,
+                    TraceQuantity::TemperatureMc => {
+                        let (segment, id) = (header.segment.id, channel.sensor.id.clone());
+                        self.temperatures.push(SensorTemperature { segment, id, readings: Vec::new() });
+                        let sensor = self.temperatures.len() - 1;
+                        return Some(ChannelState { sensor, value: ChannelValue::Temperature });
+                    }
                 };
                 self.sensors.push(SensorPower::new(header.segment.id, channel.sensor.clone()));
                 Some(ChannelState { sensor: self.sensors.len() - 1, value })
@@ -124,6 +148,7 @@ impl PowerHistory {
 
 /// What is remembered of a channel from one sample to the next.
 struct ChannelState {
+    /// Its place among the sensors, or among those that tell their temperature.
     sensor: usize,
     value: ChannelValue,
 }
@@ -131,6 +156,8 @@ struct ChannelState {
 enum ChannelValue {
     Power(Option<(MonotonicNs, Watts)>),
     Counter(CounterSpec, Option<(MonotonicNs, CounterValue)>),
+    /// Its readings stand for themselves.
+    Temperature,
 }
 
 impl ChannelValue {
@@ -150,6 +177,7 @@ impl ChannelState {
                 }
                 sensor.note(sample.t, power);
             }
+            ChannelValue::Temperature => {}
             ChannelValue::Counter(spec, last) => {
                 let value = CounterValue(value);
                 let Some((t, before)) = *last else {
@@ -168,6 +196,14 @@ impl ChannelState {
                     sensor.note(sample.t, power);
                 }
             }
+        }
+    }
+}
+
+impl SensorTemperature {
+    fn take(&mut self, sample: Sample) {
+        if let SampleValue::Measured(millidegrees) = sample.value {
+            self.readings.push((sample.t, Celsius(millidegrees as f64 / 1e3)));
         }
     }
 }
@@ -291,7 +327,7 @@ mod tests {
     fn history(readings: &[(u64, f64)]) -> PowerHistory {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("power.trace");
-        write_trace(&path, 0, readings);
+        write_trace(&path, 0, readings, None);
         PowerHistory::read(&path).unwrap()
     }
 
@@ -318,10 +354,22 @@ mod tests {
     }
 
     #[test]
+    fn temperatures_stand_beside_power_and_are_no_energy() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("power.trace");
+        write_trace(&path, 0, &[(0, 100.0), (1_000, 100.0), (2_000, 100.0)], Some(41.5));
+        let history = PowerHistory::read(&path).unwrap();
+        let degrees: Vec<_> = history.temperatures[0].readings.iter().map(|(_, c)| c.get()).collect();
+        assert_eq!(degrees, [41.5, 42.5, 43.5]);
+        assert_eq!((history.sensors.len(), history.temperatures[0].id.as_str()), (1, "gpu:0"));
+        assert!((history.energy_at(0, MonotonicNs(2_000_000_000)).get() - 200.0).abs() < 1e-9);
+    }
+
+    #[test]
     fn a_trace_that_is_being_written_is_read_as_far_as_it_goes() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("power.trace");
-        write_trace(&path, 0, &[(0, 100.0), (1_000, 100.0), (2_000, 100.0)]);
+        write_trace(&path, 0, &[(0, 100.0), (1_000, 100.0), (2_000, 100.0)], None);
         let bytes = std::fs::read(&path).unwrap();
         std::fs::write(&path, &bytes[..bytes.len() - 5]).unwrap();
         let history = PowerHistory::read(&path).unwrap();

@@ -6,9 +6,9 @@
 use serde::Serialize;
 use wattle_meter::intensity_table::IntensityTable;
 use wattle_meter::ledger::{Ledger, LedgerOptions, Tariff};
-use wattle_runlog::manifest::{DataInfo, Drivers, Host, ModelInfo, Segment, SensorInfo, Versions};
+use wattle_runlog::manifest::{DataInfo, Drivers, Host, LossFloor, ModelInfo, Segment, SensorInfo, Versions};
 use wattle_runlog::record::{Carbon, Cost, PhaseJoules, PhasesMethod, RecordKind, SensorRecord};
-use wattle_runlog::{ComputeDevice, GramsCo2e, Joules, Phase, Record, Seconds, WallAnchor};
+use wattle_runlog::{Celsius, ComputeDevice, GramsCo2e, Joules, Phase, Record, Seconds, WallAnchor};
 
 use crate::energy_curve::{EnergyCurve, final_record, is_part};
 use crate::epochs::{self, EpochRow};
@@ -56,6 +56,8 @@ pub struct Report {
     pub phases_method: Option<PhasesMethod>,
     /// What each sensor saw over the whole run.
     pub sensors: Vec<SensorRecord>,
+    /// How hot the hottest board was at the start; null where none tells.
+    pub start_temperature_c: Option<Celsius>,
     /// Flags of those figures, in words.
     pub flags: Vec<FlagNote>,
     /// What metering itself took.
@@ -137,6 +139,8 @@ pub struct Totals {
     pub unrecorded_j: Joules,
     /// Most memory that the process held; null where it is not known.
     pub peak_memory_bytes: Option<u64>,
+    /// Processor time of all segments together; null where it is not known of one.
+    pub cpu_s: Option<Seconds>,
 }
 
 /// The joules of one phase.
@@ -190,16 +194,22 @@ impl Report {
             provenance: Provenance::of(run),
             config: run.config.clone(),
             learning: Learnt::of(&learning),
-            totals: whole.as_ref().map(|whole| Totals::of(whole, &curve)),
+            totals: whole.as_ref().map(|whole| Totals { cpu_s: cpu_time(run), ..Totals::of(whole, &curve) }),
             epochs: epochs::rows(run, &learning, whole.as_ref()),
             phases: whole.as_ref().map_or_else(Vec::new, |whole| phase_rows(whole.phases)),
             phases_method: whole.as_ref().and_then(|whole| whole.phases_method),
             sensors: whole.as_ref().map_or_else(Vec::new, |whole| whole.sensors.clone()),
+            start_temperature_c: start_temperature(run),
             flags: flags::explain(&run.records),
             overhead: overhead(run, timeline.total()),
             repriced,
             notes: notes(run, &learning),
         })
+    }
+
+    /// The entropy of the validation split, where it is known.
+    pub fn floor(&self) -> Option<LossFloor> {
+        self.provenance.data.as_ref()?.floor
     }
 
     /// The report as JSON.
@@ -257,6 +267,7 @@ impl Totals {
             wasted_j: whole.cumulative.wasted_j,
             unrecorded_j: curve.unrecorded().energy,
             peak_memory_bytes: whole.resources.peak_memory_bytes,
+            cpu_s: whole.resources.cpu_s,
         }
     }
 }
@@ -295,12 +306,29 @@ fn phase_rows(mut phases: PhaseJoules) -> Vec<PhaseRow> {
     rows
 }
 
-/// The last word of each segment, added up: a segment counts from its own start.
+/// The last word of each segment: a segment counts from its own start.
+fn last_words(run: &Run) -> impl Iterator<Item = Option<&Record>> {
+    let ids = run.manifest.segments.iter().map(|segment| segment.id);
+    ids.map(|id| run.records.iter().rfind(|r| r.segment == id && r.kind != RecordKind::Interrupted))
+}
+
+/// Processor time of all segments; a sum of which a part is not known is not known.
+fn cpu_time(run: &Run) -> Option<Seconds> {
+    let times: Option<Vec<Seconds>> = last_words(run).map(|record| record?.resources.cpu_s).collect();
+    times.filter(|times| !times.is_empty()).map(|times| times.into_iter().sum())
+}
+
+/// The first temperature of the hottest board.
+fn start_temperature(run: &Run) -> Option<Celsius> {
+    let first = run.manifest.segments.first()?.id;
+    let boards = run.power.temperatures.iter().filter(|sensor| sensor.segment == first);
+    let starts = boards.filter_map(|sensor| sensor.readings.first().map(|(_, degrees)| *degrees));
+    starts.reduce(|a, b| if b > a { b } else { a })
+}
+
 fn overhead(run: &Run, running: Seconds) -> Option<OverheadRow> {
     let last = run.records.last()?;
-    let ids = run.manifest.segments.iter().map(|segment| segment.id);
-    let of_segment = |id| run.records.iter().rfind(|r| r.segment == id && r.kind != RecordKind::Interrupted);
-    let segments: Vec<_> = ids.filter_map(of_segment).map(|record| record.overhead).collect();
+    let segments: Vec<_> = last_words(run).flatten().map(|record| record.overhead).collect();
     let sampler_cpu_s: Seconds = segments.iter().map(|overhead| overhead.sampler_cpu_s).sum();
     Some(OverheadRow {
         sampler_cpu_s,

@@ -8,7 +8,7 @@ use wattle_meter::sensor::{Channels, PowerSource};
 use wattle_meter::trace::{Sample, SampleValue, SegmentHeader};
 use wattle_runlog::event::{EvaluateEvent, StepEvent};
 use wattle_runlog::manifest::{
-    DataInfo, Drivers, Host, MANIFEST_SCHEMA, ModelInfo, Segment, SensorInfo, Versions,
+    DataInfo, Drivers, Host, LossFloor, MANIFEST_SCHEMA, ModelInfo, Segment, SensorInfo, Versions,
 };
 use wattle_runlog::record::RecordKind;
 use wattle_runlog::{
@@ -31,6 +31,10 @@ pub(crate) struct SyntheticRun {
     pub(crate) watts: f64,
     /// What the validation loss falls to.
     pub(crate) floor: f64,
+    /// The entropy of the validation split in nats a token, if it is known.
+    pub(crate) entropy: Option<f64>,
+    /// The board's temperature at the start, if it tells; it rises by a degree a second.
+    pub(crate) degrees: Option<f64>,
     pub(crate) method: &'static str,
     pub(crate) systematic: (&'static str, f64),
     pub(crate) data_sha256: &'static str,
@@ -49,6 +53,8 @@ impl SyntheticRun {
             n_epochs: 2,
             watts: 100.0,
             floor: 2.0,
+            entropy: Some(1.75),
+            degrees: None,
             method: "counter",
             systematic: ("nvml:energy-counter", 0.05),
             data_sha256: "data-1",
@@ -73,7 +79,7 @@ impl SyntheticRun {
         let (mut records, _) = LineFile::open(&run.emissions(), Record::from_json).unwrap();
         self.records().iter().for_each(|record| records.append(&record.to_json()).unwrap());
         for (segment, steps) in self.segments() {
-            write_trace(&run.power_trace(), segment, &self.readings(steps));
+            write_trace(&run.power_trace(), segment, &self.readings(steps), self.degrees);
         }
         drop(run);
         Run::open(dir).unwrap()
@@ -124,6 +130,7 @@ impl SyntheticRun {
                 tokenizer_sha256: "tokenizer-1".to_owned(),
                 train_tokens: 10_240,
                 val_tokens: 1_024,
+                floor: self.entropy.map(|nats| LossFloor { nats_per_token: nats, bits_per_byte: nats / 2.0 }),
             }),
             model: Some(ModelInfo { family: "gpt2".to_owned(), parameters: 139_584 }),
             segments: self.segments().into_iter().map(|(id, (start, _))| segment(id, start)).collect(),
@@ -334,15 +341,22 @@ pub(crate) fn gpu_info() -> SensorInfo {
     .unwrap()
 }
 
-/// Appends a segment with the power of [`gpu_info`]: milliseconds and watts.
-pub(crate) fn write_trace(path: &Path, id: u32, readings: &[(u64, f64)]) {
-    let channels = Channels { power: Some(PowerSource::Instant), ..Channels::default() };
+/// Appends a segment with the power of [`gpu_info`], milliseconds and watts, and its temperature, which rises by
+/// a degree a second from `degrees`.
+pub(crate) fn write_trace(path: &Path, id: u32, readings: &[(u64, f64)], degrees: Option<f64>) {
+    let power = Some(PowerSource::Instant);
+    let channels = Channels { power, temperature: degrees.is_some(), ..Channels::default() };
     let header = SegmentHeader::new("run-1", segment(id, 0), 10.0, [(&gpu_info(), channels)]);
     let mut trace = TraceWriter::open(path).unwrap();
     trace.begin_segment(&header).unwrap();
     for (ms, watts) in readings {
         let value = SampleValue::Measured((watts * 1e3) as u64);
-        trace.append(Sample { channel: 0, t: MonotonicNs(ms * 1_000_000), value }).unwrap();
+        let t = MonotonicNs(ms * 1_000_000);
+        trace.append(Sample { channel: 0, t, value }).unwrap();
+        if let Some(degrees) = degrees.filter(|_| ms % 1_000 == 0) {
+            let value = SampleValue::Measured((degrees * 1e3) as u64 + ms);
+            trace.append(Sample { channel: 1, t, value }).unwrap();
+        }
     }
     trace.sync().unwrap();
 }

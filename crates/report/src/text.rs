@@ -87,6 +87,13 @@ fn learning(report: &Report) -> Vec<String> {
             percent(best.accuracy),
         ));
     }
+    if let Some((floor, best)) = report.floor().zip(learnt.best.as_ref()) {
+        lines.push(format!(
+            "  entropy floor     {}: what a model that knew the grammar would reach; {} above it",
+            loss(floor.nats_per_token),
+            loss(best.loss - floor.nats_per_token)
+        ));
+    }
     if let Some(last) = learnt.last.as_ref().filter(|last| learnt.best.as_ref() != Some(last)) {
         lines.push(format!("  at the end        {} at step {}", loss(last.loss), count(last.at.step)));
     }

@@ -35,4 +35,4 @@ pub use manifest::{Manifest, Segment};
 pub use record::Record;
 pub use run_dir::RunDir;
 pub use span::{Phase, Span, SpanClock};
-pub use units::{GramsCo2e, GramsPerKwh, Joules, Seconds, Watts};
+pub use units::{Celsius, GramsCo2e, GramsPerKwh, Joules, Seconds, Watts};

@@ -122,6 +122,19 @@ pub struct DataInfo {
     pub train_tokens: u64,
     /// Tokens of the validation split.
     pub val_tokens: u64,
+    /// The loss that no model can go below on the validation split, where the text is from a grammar whose entropy
+    /// is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub floor: Option<LossFloor>,
+}
+
+/// The entropy of a text, in the units of a loss.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LossFloor {
+    /// Nats a token.
+    pub nats_per_token: f64,
+    /// Bits a byte of text.
+    pub bits_per_byte: f64,
 }
 
 /// The model's size.

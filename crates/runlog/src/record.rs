@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::MonotonicNs;
 use crate::span::Phase;
-use crate::units::{GramsCo2e, GramsPerKwh, Joules, Seconds, Watts};
+use crate::units::{Celsius, GramsCo2e, GramsPerKwh, Joules, Seconds, Watts};
 
 /// Name and version of the format of a record.
 pub const EMISSIONS_SCHEMA: &str = "wattle.emissions/1";
@@ -221,6 +221,9 @@ pub struct SensorRecord {
     /// What the sensor drew idle, before the run's load; null unless it was measured. Never subtracted.
     #[serde(default)]
     pub baseline: Option<Baseline>,
+    /// Highest temperature that was seen of the device; absent where it does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_temperature_c: Option<Celsius>,
     /// What held the device's clocks back within the record, by NVML's names in snake case.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub throttle: Vec<String>,
@@ -350,6 +353,9 @@ pub struct Resources {
     pub peak_memory_bytes: Option<u64>,
     /// Bytes that the process has read from storage so far; null where it is not known.
     pub bytes_read: Option<u64>,
+    /// Processor time that the process has used so far, over all threads; absent in older records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_s: Option<Seconds>,
 }
 
 /// What metering used, since the start of the segment.

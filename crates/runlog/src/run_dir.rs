@@ -88,6 +88,11 @@ impl RunDir {
         self.path.join("checkpoints")
     }
 
+    /// `report.html`
+    pub fn report(&self) -> PathBuf {
+        self.path.join("report.html")
+    }
+
     /// Writes the manifest, whole or not at all.
     pub fn write_manifest(&self, manifest: &Manifest) -> Result<(), RunlogError> {
         let mut json = serde_json::to_vec_pretty(manifest).expect("a manifest is plain data");

@@ -88,6 +88,18 @@ quantity! {
     GramsPerKwh
 }
 
+/// Temperature in degrees Celsius. Temperatures do not add up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Celsius(pub f64);
+
+impl Celsius {
+    /// The bare number, for a boundary whose name carries the unit.
+    pub fn get(self) -> f64 {
+        self.0
+    }
+}
+
 impl Joules {
     /// The same energy in kilowatt-hours.
     pub fn kwh(self) -> f64 {

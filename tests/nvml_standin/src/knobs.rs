@@ -37,6 +37,8 @@ pub struct Knobs {
     pub processes: Vec<u32>,
     /// What holds clocks back, in NVML's bits.
     pub throttle: u64,
+    /// How hot the boards are.
+    pub temperature_c: u32,
     /// Quantities that the boards do not have.
     pub not_supported: Vec<String>,
 }
@@ -57,6 +59,7 @@ impl Default for Knobs {
             mig: false,
             processes: Vec::new(),
             throttle: 0,
+            temperature_c: 45,
             not_supported: Vec::new(),
         }
     }
@@ -84,6 +87,7 @@ impl Knobs {
             mig: knob::<u8>("MIG")?.is_some_and(|mig| mig != 0),
             processes: processes(&env::var("NVML_STANDIN_PROCESSES").unwrap_or_default())?,
             throttle: knob("THROTTLE")?.unwrap_or(0),
+            temperature_c: knob("TEMPERATURE_C")?.unwrap_or(default.temperature_c),
             not_supported: list.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect(),
         })
     }

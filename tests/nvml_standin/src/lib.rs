@@ -20,7 +20,8 @@
 //! | `NVML_STANDIN_MIG` | 1: the boards are divided, each into one instance, named by [`mig`] | 0 |
 //! | `NVML_STANDIN_PROCESSES` | comma list of processes that compute on each board; `self` is the one that asks | none |
 //! | `NVML_STANDIN_THROTTLE` | what holds clocks back, in NVML's bits | 0 |
-//! | `NVML_STANDIN_NOT_SUPPORTED` | comma list of what boards do not have: `energy`, `power`, `instant`, `average`, `uuid`, `pci`, `limit`, `processes`, `throttle` | none |
+//! | `NVML_STANDIN_TEMPERATURE_C` | how hot the boards are | 45 |
+//! | `NVML_STANDIN_NOT_SUPPORTED` | comma list of what boards do not have: `energy`, `power`, `instant`, `average`, `uuid`, `pci`, `limit`, `processes`, `throttle`, `temperature` | none |
 //!
 //! Board *i* has the UUID and the PCI address that [`uuid`] and [`pci`] give. Power is a function of
 //! `CLOCK_MONOTONIC`, so a test computes the energy between two moments by [`Power::between`]. A variable that

@@ -466,6 +466,19 @@ pub unsafe extern "C" fn nvmlDeviceGetCurrentClocksThrottleReasons(
     code(answer.and_then(|state| unsafe { put(reasons, state.knobs.throttle) }))
 }
 
+/// # Safety
+/// As NVML: `temperature` may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetTemperature(
+    device: Handle,
+    _sensor: c_uint,
+    temperature: *mut c_uint,
+) -> Return {
+    let answer = read(device).and_then(|state| supported(state, "temperature"));
+    // SAFETY: the caller upholds NVML's contract, which is that of `put`.
+    code(answer.and_then(|state| unsafe { put(temperature, state.knobs.temperature_c) }))
+}
+
 fn number(board: Handle) -> u32 {
     (board.addr() - 1) as u32
 }

@@ -1,5 +1,7 @@
 //! `wattle compare`: which of several runs cost least for the same result.
 
+use std::path::PathBuf;
+
 use wattle_report::compare::{self, Comparison};
 use wattle_report::{Report, ReportError, Run};
 
@@ -14,10 +16,7 @@ pub fn run(args: &CompareArgs) -> anyhow::Result<Exit> {
         let fault = format!("--target-loss {loss}: expected a loss above 0, in nats a token");
         return Err(BadUsage { faults: vec![fault] }.into());
     }
-    let runs: Vec<Run> = args.runs.iter().map(|path| Run::open(path)).collect::<Result<_, _>>()?;
-    let reports: Vec<Report> =
-        runs.iter().map(|run| Report::of(run, None)).collect::<Result<_, ReportError>>()?;
-    let comparison = Comparison::of(&runs, &reports, args.target_loss);
+    let (comparison, reports) = side_by_side(&args.runs, args.target_loss)?;
     if let Some(path) = &args.html {
         OutputFile::open(path, "--html")?.finish(&compare::page(&comparison, &reports))?;
     }
@@ -30,4 +29,17 @@ pub fn run(args: &CompareArgs) -> anyhow::Result<Exit> {
         tracing::info!("{}", path.display());
     }
     Ok(Exit::Done)
+}
+
+/// The runs in these directories, compared on their way to a validation loss.
+///
+/// # Errors
+/// If one of them is no run, or is damaged.
+pub fn side_by_side(
+    runs: &[PathBuf],
+    target_loss: Option<f64>,
+) -> Result<(Comparison, Vec<Report>), ReportError> {
+    let runs: Vec<Run> = runs.iter().map(|path| Run::open(path)).collect::<Result<_, _>>()?;
+    let reports: Vec<Report> = runs.iter().map(|run| Report::of(run, None)).collect::<Result<_, _>>()?;
+    Ok((Comparison::of(&runs, &reports, target_loss), reports))
 }

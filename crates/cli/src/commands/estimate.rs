@@ -1,5 +1,6 @@
 //! `wattle estimate`: what a run would cost that no machine here can do.
 
+use wattle_meter::ledger::Tariff;
 use wattle_meter::{CarbonConfig, carbon};
 use wattle_report::estimate::{self, Plan, amount, gpu};
 
@@ -30,7 +31,8 @@ fn plan(args: &EstimateArgs) -> Result<Plan, BadUsage> {
     let (Ok(params), Ok(tokens), Ok(gpu), Ok(carbon)) = (params, tokens, gpu, carbon) else {
         return Err(BadUsage { faults });
     };
-    let plan = Plan { params, tokens, gpu, gpus: args.gpus, mfu: args.mfu, pue: args.pue, carbon };
+    let tariff = args.price_per_kwh.map(|per_kwh| Tariff { per_kwh, currency: args.currency.clone() });
+    let plan = Plan { params, tokens, gpu, gpus: args.gpus, mfu: args.mfu, pue: args.pue, carbon, tariff };
     match plan.faults() {
         faults if faults.is_empty() => Ok(plan),
         faults => Err(BadUsage { faults }),

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
-use wattle_meter::discover::{discover_for, visible_gpus};
+use wattle_meter::discover::discover_visible;
 use wattle_meter::sampler::EDGE_TIMEOUT;
 use wattle_meter::{
     CarbonConfig, EnergyConfig, Entry, Ledger, LedgerOptions, Live, Sampler, SamplerOptions, Workload, carbon,
@@ -30,7 +30,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 pub fn run(args: &MeterArgs, quiet: bool) -> anyhow::Result<Exit> {
     let (energy, carbon_config) = configuration(args)?;
     let json = args.json.as_deref().map(|path| OutputFile::open(path, "--json")).transpose()?;
-    let discovery = discover_for(&energy, &visible_gpus(), Workload::Children);
+    let discovery = discover_visible(&energy, Workload::Children);
     let n_gpus = discovery.sensor_infos().iter().filter(|sensor| sensor.id.starts_with("gpu:")).count();
     for finding in discovery.findings.iter().filter(|finding| finding.remedy.is_some()) {
         tracing::debug!("{}: {}; wattle devices says what mends it", finding.what, finding.detail);

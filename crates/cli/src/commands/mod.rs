@@ -12,6 +12,8 @@ pub mod meter;
 pub mod prepare;
 pub mod report;
 #[cfg(feature = "train")]
+pub mod sweep;
+#[cfg(feature = "train")]
 pub mod train;
 #[cfg(feature = "train")]
 pub mod verify;

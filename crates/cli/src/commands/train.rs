@@ -8,13 +8,16 @@ use wattle_data::{Dataset, Origin};
 use wattle_meter::ResumePoint;
 use wattle_model::hugging_face::Directory;
 use wattle_model::{Family, Gpt2, LanguageModel, Llama};
+use wattle_report::page::page;
+use wattle_report::{Report, Run};
 use wattle_runlog::clock::file_stamp;
-use wattle_runlog::manifest::{DataInfo, Drivers, Host, MANIFEST_SCHEMA, ModelInfo, Versions};
+use wattle_runlog::manifest::{DataInfo, Drivers, Host, LossFloor, MANIFEST_SCHEMA, ModelInfo, Versions};
+use wattle_runlog::run_dir::write_atomic;
 use wattle_runlog::{
     Event, LineFile, Manifest, MonotonicNs, Phase, RunDir, Segment, Span, SpanClock, StopReason,
 };
-use wattle_train::device::ChosenDevice;
-use wattle_train::{Checkpoints, TrainState, Trainer, TrainerOptions};
+use wattle_train::device::{ChosenDevice, DeviceChoice};
+use wattle_train::{Checkpoints, Plan, TrainState, Trainer, TrainerOptions};
 
 use crate::args::TrainArgs;
 use crate::budget::Budget;
@@ -90,7 +93,7 @@ impl Session<'_> {
 
         let mut manifest = self.manifest(point.map_or(0, |point| point.step));
         let segment = manifest.segments.last().expect("one was just added").clone();
-        wattle_runlog::run_dir::write_atomic(&dir.config(), config.to_toml().as_bytes())?;
+        write_atomic(&dir.config(), config.to_toml().as_bytes())?;
         // Written now, and again when more is known: a segment's number is never used twice.
         dir.write_manifest(&manifest)?;
         let (metering, meter_info) = Metering::start(&MeteringOptions {
@@ -146,6 +149,9 @@ impl Session<'_> {
         observer.metering.span(setup_span(segment.id, started));
         let reason = trainer.run(&mut observer)?;
         summarize(dir, reason, &observer.seen, trainer.state().step, started);
+        if observer.seen.whole.is_some() {
+            leave_report(dir);
+        }
         Ok(if reason == StopReason::Signal { Exit::Requeue } else { Exit::Done })
     }
 
@@ -200,22 +206,52 @@ impl Session<'_> {
     }
 }
 
-#[allow(clippy::print_stdout, reason = "the plan is the command's result")]
-fn dry_run(args: &TrainArgs, config: &Config, mut display: Display) -> anyhow::Result<Exit> {
-    let dataset = prepare(config, &mut display)?;
-    let device = args.device.open()?;
+/// What a run would be, known from its data and its model.
+pub struct Forecast {
+    /// Trainable parameters.
+    pub n_parameters: u64,
+    /// Steps and tokens.
+    pub plan: Plan,
+}
+
+impl Forecast {
+    /// Prepares the data and builds the model, as training would.
+    ///
+    /// # Errors
+    /// If training could not begin.
+    pub fn of(config: &Config, display: &mut Display) -> anyhow::Result<Self> {
+        on_trial(config, DeviceChoice::Cpu, display, |_, model, trainer| {
+            Ok(Self { n_parameters: model.n_parameters(), plan: trainer.plan() })
+        })
+    }
+}
+
+/// Everything up to the first step, and nothing left of it.
+fn on_trial<T>(
+    config: &Config,
+    device: DeviceChoice,
+    display: &mut Display,
+    with: impl FnOnce(&Dataset, &dyn LanguageModel, &mut Trainer<'_>) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let dataset = prepare(config, display)?;
+    let device = device.open()?;
     let model = build_model(config, &dataset, &device)?;
     let scratch = std::env::temp_dir().join(format!("wattle-dry-run-{}", std::process::id()));
     let checkpoints = Checkpoints::open(&scratch, 0)?;
     let trainer =
         Trainer::new(model.as_ref(), &dataset, &device.device, trainer_options(config, 0), checkpoints);
     std::fs::remove_dir_all(&scratch).ok();
-    let mut trainer = trainer?;
-    let n_parameters = model.n_parameters();
-    trainer.rehearse()?;
-    let peak = if trainer.is_on_cpu_engine() { peak_of_training(model.as_ref()) } else { None };
-    print!("{}", plan::describe(config, &dataset, n_parameters, &trainer, peak));
-    Ok(Exit::Done)
+    with(&dataset, model.as_ref(), &mut trainer?)
+}
+
+#[allow(clippy::print_stdout, reason = "the plan is the command's result")]
+fn dry_run(args: &TrainArgs, config: &Config, mut display: Display) -> anyhow::Result<Exit> {
+    on_trial(config, args.device, &mut display, |dataset, model, trainer| {
+        trainer.rehearse()?;
+        let peak = if trainer.is_on_cpu_engine() { peak_of_training(model) } else { None };
+        print!("{}", plan::describe(config, dataset, model.n_parameters(), trainer, peak));
+        Ok(Exit::Done)
+    })
 }
 
 fn prepare(config: &Config, display: &mut Display) -> anyhow::Result<Dataset> {
@@ -300,11 +336,19 @@ fn complete(manifest: &mut Manifest, meter: MeterInfo, dataset: &Dataset, model:
         tokenizer_sha256: dataset.tokenizer.sha256(),
         train_tokens: split.train.tokens,
         val_tokens: split.val.as_ref().map_or(0, |val| val.tokens),
+        floor: loss_floor(dataset),
     });
     manifest.model = Some(ModelInfo {
         family: model.config_json()["model_type"].as_str().unwrap_or_default().to_owned(),
         parameters: model.n_parameters(),
     });
+}
+
+/// The entropy of a generated validation split.
+fn loss_floor(dataset: &Dataset) -> Option<LossFloor> {
+    let nats_per_token = dataset.floor?.nats_per_token();
+    let val = dataset.manifest.split.val.as_ref()?;
+    Some(LossFloor { nats_per_token, bits_per_byte: val.bits_per_byte(nats_per_token) })
 }
 
 fn new_run_id(name: &str) -> String {
@@ -345,4 +389,25 @@ fn summarize(dir: &RunDir, reason: StopReason, seen: &Seen, step: u64, started: 
     }
     tracing::info!("{}", parts.join(" · "));
     tracing::info!("{}", dir.path().display());
+}
+
+/// Leaves the page of a run that is over, and says what to do next.
+fn leave_report(dir: &RunDir) {
+    let path = dir.report();
+    match write_report(dir) {
+        Ok(()) => tracing::info!(
+            "what it learnt and what it cost: {}, or wattle report {}",
+            path.display(),
+            dir.path().display()
+        ),
+        Err(error) => tracing::warn!("{} was not written: {error:#}", path.display()),
+    }
+}
+
+fn write_report(dir: &RunDir) -> anyhow::Result<()> {
+    // The lock is this process's own: nobody is at the run any more.
+    let run = Run { is_locked: false, ..Run::open(dir.path())? };
+    let report = Report::of(&run, None)?;
+    write_atomic(&dir.report(), page(&report, &run).as_bytes())?;
+    Ok(())
 }

@@ -14,10 +14,11 @@ use wattle_train::{
     TrainConfig,
 };
 
-use keys::{Section, check_value, field_names};
+use keys::Section;
 
+pub use keys::{check_value, field_names, nearest};
 pub use presets::Preset;
-pub use resolve::{Layer, Sources, differences, resolve};
+pub use resolve::{Layer, Sources, all_differences, differences, resolve};
 
 macro_rules! sections {
     ($($(#[$doc:meta])* $name:ident: $type:ty,)*) => {
@@ -124,10 +125,15 @@ impl Config {
     }
 }
 
+/// Whether a name may name a directory, as that of a run does.
+pub fn is_plain_name(name: &str) -> bool {
+    let is_plain = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
+    !name.is_empty() && !name.starts_with('.') && name.chars().all(is_plain)
+}
+
 impl RunConfig {
     fn faults(&self) -> Vec<String> {
-        let is_plain = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
-        if self.name.is_empty() || self.name.starts_with('.') || !self.name.chars().all(is_plain) {
+        if !is_plain_name(&self.name) {
             return vec![format!(
                 "run.name = {:?}: expected letters, digits, '-', '_' and '.', since it names a directory",
                 self.name

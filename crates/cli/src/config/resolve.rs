@@ -19,6 +19,8 @@ pub struct Sources {
     pub file: Option<PathBuf>,
     /// `section.key=value` pairs.
     pub set: Vec<String>,
+    /// Layers over all of those, the least binding first.
+    pub over: Vec<Layer>,
 }
 
 /// Settings from one place.
@@ -40,6 +42,16 @@ impl Layer {
         let table =
             text.parse::<Table>().map_err(|e| format!("{origin}: not TOML: {}", e.to_string().trim()))?;
         Ok(Self { origin: origin.to_owned(), is_explicit: true, table })
+    }
+
+    /// Settings that are read already, from what a message calls `origin`.
+    pub fn of(origin: impl Into<String>, table: Table) -> Self {
+        Self { origin: origin.into(), is_explicit: true, table }
+    }
+
+    /// What a message calls the place that it is from.
+    pub fn origin(&self) -> &str {
+        &self.origin
     }
 
     /// The settings of a preset.
@@ -93,6 +105,7 @@ pub fn resolve(base: Option<Layer>, sources: &Sources) -> Result<Config, Vec<Str
         add(Layer::read(path));
     }
     sources.set.iter().for_each(|pair| add(Layer::set(pair)));
+    layers.extend(sources.over.iter().cloned());
 
     let mut merged = Table::new();
     let mut explicit_keys = Vec::new();
@@ -125,10 +138,18 @@ pub fn resolve(base: Option<Layer>, sources: &Sources) -> Result<Config, Vec<Str
 /// Keys in which two configurations differ, each as `key: stored → given`, but for those that a resumed run may
 /// change.
 pub fn differences(stored: &Config, given: &Config) -> Vec<String> {
-    let free = |key: &str| {
+    differences_but_for(stored, given, |key| {
         matches!(key, "train.max_steps" | "train.epochs")
             || ["budget.", "checkpoint.", "energy."].iter().any(|section| key.starts_with(section))
-    };
+    })
+}
+
+/// Every key in which two configurations differ.
+pub fn all_differences(stored: &Config, given: &Config) -> Vec<String> {
+    differences_but_for(stored, given, |_| false)
+}
+
+fn differences_but_for(stored: &Config, given: &Config, is_free: impl Fn(&str) -> bool) -> Vec<String> {
     let sections = |config: &Config| Table::try_from(config).expect("a configuration is plain data");
     let (stored, given) = (flatten(&sections(stored)), flatten(&sections(given)));
     let mut keys: Vec<&String> = stored.keys().chain(given.keys()).collect();
@@ -136,7 +157,7 @@ pub fn differences(stored: &Config, given: &Config) -> Vec<String> {
     keys.dedup();
     let show = |value: Option<&Value>| value.map_or("not set".to_owned(), ToString::to_string);
     keys.into_iter()
-        .filter(|key| !free(key) && stored.get(*key) != given.get(*key))
+        .filter(|key| !is_free(key) && stored.get(*key) != given.get(*key))
         .map(|key| format!("{key}: {} in the run, {} now", show(stored.get(key)), show(given.get(key))))
         .collect()
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
+use wattle_runlog::Seconds;
 use wattle_runlog::record::Flag;
 
 use crate::compare::contender::Contender;
@@ -10,6 +11,12 @@ use crate::quantity::{watts, whole_percent};
 use crate::report::Report;
 use crate::sensor_name;
 use crate::status::Status;
+
+/// Boards that differ by more degrees at the start are not equally warm. Ours, as is the next.
+const WARMER: f64 = 10.0;
+
+/// In runs that are longer, the temperature at the start matters little.
+const SETTLED_AFTER: Seconds = Seconds(1_800.0);
 
 /// Something that is not the same in all runs, or is not as it should be in one.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -37,7 +44,6 @@ pub fn conditions(reports: &[Report], contenders: &[Contender]) -> Vec<Condition
     differs(false, "their tokenizers differ", of(&tokenizer));
     differs(true, "different things were metered", of(&scope));
     differs(true, "measured and estimated energies are mixed", of(&measurement));
-    differs(false, "another process used the device in some of them", of(&contention));
     differs(false, "they were priced by different carbon intensities, so compare joules", of(&intensity));
     differs(
         false,
@@ -45,6 +51,9 @@ pub fn conditions(reports: &[Report], contenders: &[Contender]) -> Vec<Condition
         of(&|r| r.provenance.versions.wattle.clone()),
     );
     differs(false, "NVIDIA drivers differ", of(&driver));
+    found.extend(temperatures(reports, contenders));
+    found.extend(contention(reports, contenders));
+    found.extend(estimation(reports));
     for (report, contender) in reports.iter().zip(contenders) {
         let is_open = matches!(report.status, Status::Running | Status::Interrupted | Status::Signal);
         if is_open {
@@ -122,9 +131,40 @@ fn measurement(report: &Report) -> String {
     }
 }
 
-fn contention(report: &Report) -> String {
-    let is_contended = report.flags.iter().any(|note| note.flag == Flag::Contended);
-    if is_contended { "shared".to_owned() } else { "alone".to_owned() }
+/// Runs whose device was not theirs alone. A model of the load is thrown off by it: runs that computed the same to
+/// the bit, some of them beside a busy compiler, were told a tenth apart.
+fn contention(reports: &[Report], contenders: &[Contender]) -> Option<Condition> {
+    let is_contended = |report: &Report| report.flags.iter().any(|note| note.flag == Flag::Contended);
+    let shared = reports.iter().zip(contenders).filter(|(report, _)| is_contended(report));
+    let labels: Vec<_> = shared.map(|(_, contender)| contender.label.as_str()).collect();
+    let is_blocking = reports.iter().any(|r| r.totals.as_ref().is_some_and(|t| t.measured_fraction < 0.995));
+    let who = if labels.len() == reports.len() { "all of them".to_owned() } else { labels.join(", ") };
+    (!labels.is_empty())
+        .then(|| Condition { what: format!("other processes used the device of {who}"), is_blocking })
+}
+
+/// Energies that no sensor measured.
+fn estimation(reports: &[Report]) -> Option<Condition> {
+    let is_estimated = |report: &Report| report.totals.as_ref().is_some_and(|t| t.measured_fraction < 0.005);
+    let what = "no sensor measured these energies: a model made them from each run's own processor time and \
+                memory; they compare with each other, and may be off all together by as much as their bound";
+    let all = reports.iter().all(is_estimated);
+    all.then(|| Condition { what: what.to_owned(), is_blocking: false })
+}
+
+/// Boards that were not equally warm when they began. A warm board draws more for the same work, until its
+/// temperature has settled.
+fn temperatures(reports: &[Report], contenders: &[Contender]) -> Option<Condition> {
+    let starts: Option<Vec<f64>> = reports.iter().map(|r| Some(r.start_temperature_c?.get())).collect();
+    let starts = starts?;
+    let (low, high) =
+        starts.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), t| (l.min(*t), h.max(*t)));
+    let values: Vec<_> = starts.iter().map(|degrees| format!("{degrees:.0} °C")).collect();
+    let shortest = contenders.iter().map(|run| run.duration_s.get()).fold(f64::INFINITY, f64::min);
+    (high - low > WARMER).then(|| Condition {
+        what: format!("their boards were not equally warm at the start: {}", cases(contenders, &values)),
+        is_blocking: shortest < SETTLED_AFTER.get(),
+    })
 }
 
 fn intensity(report: &Report) -> String {

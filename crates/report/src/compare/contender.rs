@@ -38,6 +38,8 @@ pub struct Contender {
     pub energy_uncertainty_j: Joules,
     /// Share of it that was measured.
     pub measured_fraction: f64,
+    /// Processor time, where no sensor measured; null otherwise, or where it is not known.
+    pub cpu_s: Option<Seconds>,
     /// Energy over tokens.
     pub joules_per_token: Option<f64>,
     /// Emissions.
@@ -64,6 +66,7 @@ impl Contender {
             energy_j: totals.map_or(Joules::ZERO, |totals| totals.energy_j),
             energy_uncertainty_j: totals.map_or(Joules::ZERO, |totals| totals.energy_uncertainty_j),
             measured_fraction: totals.map_or(0.0, |totals| totals.measured_fraction),
+            cpu_s: totals.filter(|totals| totals.measured_fraction < 0.005).and_then(|totals| totals.cpu_s),
             joules_per_token: totals.and_then(|totals| totals.joules_per_token),
             emissions_g: totals.map_or(GramsCo2e::ZERO, |totals| totals.emissions_g),
             to_target: target.and_then(|target| Reached::of(evaluations, target.loss, measure)),

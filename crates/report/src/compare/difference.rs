@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+use crate::compare::group::{Group, NOT_COUNTED};
 use crate::report::Report;
 
 /// A key of the configuration that is not the same in all runs.
@@ -25,6 +26,24 @@ pub fn differences(reports: &[Report]) -> Vec<Difference> {
         (!is_same).then(|| Difference { key: key.clone(), values })
     };
     keys.into_iter().filter_map(difference).collect()
+}
+
+/// What a way of training changes against the first: key, the first's value, its own.
+pub(crate) type Change<'a> = (&'a str, Option<&'a str>, Option<&'a str>);
+
+/// What each group changes against the first, but for seeds and names.
+pub(crate) fn changes<'a>(differences: &'a [Difference], groups: &[Group]) -> Vec<Vec<Change<'a>>> {
+    let Some(first) = groups.first().and_then(|group| group.runs.first()) else { return Vec::new() };
+    let counted = || differences.iter().filter(|difference| !NOT_COUNTED.contains(&difference.key.as_str()));
+    let of_group = |group: &Group| {
+        let run = group.runs.first().copied().unwrap_or_default();
+        let change = |difference: &'a Difference| {
+            let (old, new) = (difference.values[*first].as_deref(), difference.values[run].as_deref());
+            (old != new).then_some((difference.key.as_str(), old, new))
+        };
+        counted().filter_map(change).collect()
+    };
+    groups.iter().map(of_group).collect()
 }
 
 /// A configuration by its keys.

@@ -10,12 +10,12 @@ use crate::report::Report;
 use crate::sensor_name;
 
 /// Keys that make no other way of training.
-const NOT_COUNTED: [&str; 2] = ["run.seed", "run.name"];
+pub(crate) const NOT_COUNTED: [&str; 2] = ["run.seed", "run.name"];
 
 /// One way of training.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Group {
-    /// What it is called here: its runs' labels.
+    /// What it is called here: its runs' name where that is its alone, else their labels.
     pub label: String,
     /// Its runs, by their place in the comparison.
     pub runs: Vec<usize>,
@@ -66,7 +66,24 @@ pub fn groups(reports: &[Report], contenders: &[Contender]) -> Vec<Group> {
         let first = keys.iter().position(|key| *key == keys[i]).unwrap_or(i);
         ways.entry(first).or_default().push(i);
     }
-    ways.into_values().map(|runs| Group::of(runs, contenders)).collect()
+    let mut groups: Vec<_> = ways.into_values().map(|runs| Group::of(runs, contenders)).collect();
+    name_by_run(&mut groups, reports);
+    groups
+}
+
+/// Calls a group of several runs by the name that they share, if no other group has it.
+fn name_by_run(groups: &mut [Group], reports: &[Report]) {
+    let shared = |group: &Group| {
+        let name = &reports[*group.runs.first()?].name;
+        group.runs.iter().all(|run| reports[*run].name == *name).then(|| name.clone())
+    };
+    let names: Vec<_> = groups.iter().map(shared).collect();
+    for (i, group) in groups.iter_mut().enumerate() {
+        let is_its_alone = names.iter().filter(|name| **name == names[i]).count() == 1;
+        if let Some(name) = names[i].clone().filter(|_| is_its_alone && group.runs.len() > 1) {
+            group.label = name;
+        }
+    }
 }
 
 /// What makes a run another way of training than another.

@@ -8,6 +8,7 @@ pub mod contender;
 pub mod difference;
 pub mod group;
 pub mod measure;
+pub mod saving;
 pub mod target;
 pub mod verdict;
 
@@ -20,10 +21,12 @@ use crate::report::Report;
 use crate::run::Run;
 pub use conditions::Condition;
 pub use contender::Contender;
+use difference::Change;
 pub use difference::Difference;
 pub use group::Group;
 pub use measure::Measure;
 pub use page::page;
+pub use saving::Saving;
 pub use target::{Reached, Target};
 pub use text::text;
 pub use verdict::Verdict;
@@ -50,6 +53,8 @@ pub struct Comparison {
     pub conditions: Vec<Condition>,
     /// Groups that no other beats in both validation loss and energy, by their place in `groups`.
     pub pareto_front: Vec<usize>,
+    /// The groups after the first, against it.
+    pub savings: Vec<Saving>,
     /// Which group reached the target with the least energy, or why none is named.
     pub verdict: Verdict,
 }
@@ -73,12 +78,28 @@ impl Comparison {
             measure,
             target,
             pareto_front: group::pareto_front(&groups),
+            savings: saving::savings(&groups, &contenders, reports, &conditions),
             differences: difference::differences(reports),
             runs: contenders,
             groups,
             conditions,
             verdict,
         }
+    }
+
+    /// Whether there is more to say of ways of training than of runs: several seeds, or more ways than two.
+    pub(crate) fn has_ways(&self) -> bool {
+        self.groups.len() > 2 || self.groups.iter().any(|group| group.runs.len() > 1)
+    }
+
+    /// What each way changes against the first.
+    pub(crate) fn changes(&self) -> Vec<Vec<Change<'_>>> {
+        difference::changes(&self.differences, &self.groups)
+    }
+
+    /// `against base`
+    pub(crate) fn against_first(&self) -> String {
+        self.groups.first().map_or(String::new(), |first| format!("against {}", first.label))
     }
 
     /// The comparison as JSON.

@@ -2,9 +2,9 @@
 
 use maud::{Markup, html};
 
-use crate::compare::group::Group;
+use crate::compare::group::{Group, Spread};
 use crate::compare::text::{energy, loss_spread, spread_words, target_words};
-use crate::compare::{Comparison, Contender};
+use crate::compare::{Comparison, Contender, Measure, Saving};
 use crate::learning::Evaluation;
 use crate::page::against::{Against, JOULES, TIME, TOKENS, switcher};
 use crate::page::axis::{Axis, Unit};
@@ -14,34 +14,65 @@ use crate::page::plot::Plot;
 use crate::quantity::{count, duration, joules, loss, si, whole_percent};
 use crate::report::Report;
 
+/// So many evaluations of a run are drawn as dots too.
+const FEW: usize = 60;
+
 /// The page of a comparison.
 pub fn page(comparison: &Comparison, reports: &[Report]) -> String {
     let body = html! {
         header {
             h1 { "Runs side by side" }
-            p.lead { (comparison.runs.len()) " runs, " (ways(comparison)) " · " (target_words(comparison)) }
+            p.lead { (comparison.runs.len()) " runs, " (n_ways(comparison)) " · " (target_words(comparison)) }
         }
         (verdict(comparison))
+        (ways(comparison))
         (pareto(comparison))
         (curves(comparison, reports))
         (figures(comparison))
-        (seeds(comparison))
         (differences(comparison))
     };
     document("Runs side by side · wattle", &body)
 }
 
-fn ways(comparison: &Comparison) -> String {
+fn n_ways(comparison: &Comparison) -> String {
     match comparison.groups.len() {
         1 => "one way of training".to_owned(),
         n => format!("{n} ways of training"),
     }
 }
 
-/// A run's colour is its group's.
-fn class_of(comparison: &Comparison, run: usize) -> &'static str {
-    let group = comparison.groups.iter().position(|group| group.runs.contains(&run)).unwrap_or(0);
+/// A way's colour.
+fn colour(group: usize) -> &'static str {
     SERIES[group % SERIES.len()]
+}
+
+/// A way's line: broken, where colours come round again.
+fn line_of(group: usize) -> String {
+    if group < SERIES.len() { colour(group).to_owned() } else { format!("{} dashed", colour(group)) }
+}
+
+fn group_of(comparison: &Comparison, run: usize) -> usize {
+    comparison.groups.iter().position(|group| group.runs.contains(&run)).unwrap_or(0)
+}
+
+/// A run's colour is its way's.
+fn class_of(comparison: &Comparison, run: usize) -> &'static str {
+    colour(group_of(comparison, run))
+}
+
+/// What a way is called in a picture: by its number, where names would run into each other.
+fn mark(comparison: &Comparison, group: usize) -> String {
+    const NAMES: usize = 3;
+    match comparison.groups.len() {
+        ..=NAMES => comparison.groups[group].label.clone(),
+        _ => (group + 1).to_string(),
+    }
+}
+
+/// A way in a legend: its number where it has one, and its name.
+fn legend(comparison: &Comparison, group: usize) -> String {
+    let (mark, label) = (mark(comparison, group), &comparison.groups[group].label);
+    if mark == *label { mark } else { format!("{mark} {label}") }
 }
 
 fn verdict(comparison: &Comparison) -> Markup {
@@ -79,12 +110,13 @@ fn pareto(comparison: &Comparison) -> Markup {
     let front: Vec<_> = front.filter_map(|g| Some((g.energy_j.mean, g.best_loss?.mean))).collect();
     plot.stairs("front", &front);
     for (i, point) in points.iter().enumerate() {
-        plot.dots(class_of(comparison, i), point.iter().copied());
+        plot.dots(&format!("small {}", class_of(comparison, i)), point.iter().copied());
     }
-    for (group, class) in comparison.groups.iter().zip(SERIES.iter().cycle()) {
+    for (i, group) in comparison.groups.iter().enumerate() {
         if let Some(loss) = group.best_loss {
-            plot.dots(&format!("big {class}"), std::iter::once((group.energy_j.mean, loss.mean)));
-            plot.word(group.energy_j.mean, loss.mean, &group.label);
+            plot.dots(&format!("big {}", colour(i)), std::iter::once((group.energy_j.mean, loss.mean)));
+            plot.word(group.energy_j.mean, loss.mean, &mark(comparison, i));
+            plot.legend(&format!("dot {}", colour(i)), legend(comparison, i));
         }
     }
     html! {
@@ -116,22 +148,41 @@ fn curve(comparison: &Comparison, reports: &[Report], against: &Against) -> Mark
     let runs: Vec<_> = reports.iter().map(|report| points(&report.learning.evaluations)).collect();
     let (_, end) = range(runs.iter().flatten().map(|(x, _)| *x));
     let (low, high) = range(runs.iter().flatten().map(|(_, y)| *y));
+    // A floor far below would press the curves together.
+    let floor = shared_floor(comparison, reports).filter(|floor| low - floor <= high - low);
+    let low = floor.map_or(low, |floor| low.min(floor));
     let x = Axis::exactly(against.name, against.unit, end);
     let mut plot = Plot::new(x, Axis::around("loss", Unit::Plain, low, high), "validation loss of each run");
     if let Some(target) = comparison.target {
         plot.horizontal("target", target.loss, &format!("target {}", loss(target.loss)));
     }
+    if let Some(floor) = floor {
+        plot.horizontal("floor", floor, &format!("entropy floor {}", loss(floor)));
+    }
     for (i, points) in runs.iter().enumerate() {
-        let class = class_of(comparison, i);
-        plot.line(class, points.iter().copied());
-        if points.len() <= 60 {
-            plot.dots(class, points.iter().copied());
+        plot.line(&line_of(group_of(comparison, i)), points.iter().copied());
+        if points.len() <= FEW && runs.len() <= 4 {
+            plot.dots(class_of(comparison, i), points.iter().copied());
         }
     }
-    for (group, class) in comparison.groups.iter().zip(SERIES.iter().cycle()) {
-        plot.legend(class, group.label.clone());
+    for i in 0..comparison.groups.len() {
+        plot.legend(&line_of(i), legend(comparison, i));
     }
     plot.figure()
+}
+
+/// The entropy of the text, where all runs know the same.
+fn shared_floor(comparison: &Comparison, reports: &[Report]) -> Option<f64> {
+    let floor = |report: &Report| {
+        let floor = report.floor()?;
+        Some(match comparison.measure {
+            Measure::NatsPerToken => floor.nats_per_token,
+            Measure::BitsPerByte => floor.bits_per_byte,
+        })
+    };
+    let floors: Vec<_> = reports.iter().map(floor).collect::<Option<_>>()?;
+    let is_shared = floors.windows(2).all(|pair| (pair[0] - pair[1]).abs() < 1e-9);
+    floors.first().copied().filter(|_| is_shared)
 }
 
 fn figures(comparison: &Comparison) -> Markup {
@@ -173,55 +224,85 @@ fn figure_row(run: &Contender, class: &str) -> Markup {
     }
 }
 
-/// Groups, where one has more than one run.
-fn seeds(comparison: &Comparison) -> Markup {
-    if comparison.groups.iter().all(|group| group.runs.len() == 1) {
+/// Each way's energy to the target, held against the first.
+fn ways(comparison: &Comparison) -> Markup {
+    if !comparison.has_ways() {
         return html! {};
     }
+    let reached = comparison.groups.iter().filter_map(|group| group.energy_to_target_j);
+    let most = reached.map(|spread| spread.high).fold(f64::MIN_POSITIVE, f64::max);
     html! {
-        h2 { "The same but for the seed" }
-        p.lead { "Mean, and from lowest to highest." }
+        h2 { "Way by way" }
+        p.lead {
+            "Mean over seeds, and from lowest to highest; bars are the energy to the target, the line in them the "
+            "spread."
+        }
         div.wide {
             table {
-                tr { th { "runs" } th { "n" } th { "best loss" } th { "energy" } th { "energy to target" } th { "emissions to target" } }
-                @for (group, class) in comparison.groups.iter().zip(SERIES.iter().cycle()) { (seed_row(group, class)) }
+                tr {
+                    th { "way" } th { "n" } th { "best loss" } th { "whole run" } th { "to target" } th {}
+                    @if !comparison.savings.is_empty() { th { (comparison.against_first()) } }
+                }
+                @for (i, group) in comparison.groups.iter().enumerate() { (way_row(comparison, i, group, most)) }
             }
         }
     }
 }
 
-fn seed_row(group: &Group, class: &str) -> Markup {
-    let spread = |spread: Option<_>, unit| spread.map_or("not reached".to_owned(), |s| spread_words(s, unit));
+fn way_row(comparison: &Comparison, i: usize, group: &Group, most: f64) -> Markup {
+    let saving = comparison.savings.iter().find(|saving| saving.group == i);
     html! {
         tr {
-            td { span class=(class) { "■ " } (group.label) }
+            td { span class=(colour(i)) { "■ " } (legend(comparison, i)) }
             td { (group.runs.len()) }
             td { (group.best_loss.map(loss_spread).unwrap_or_default()) }
             td { (spread_words(group.energy_j, "J")) }
-            td { (spread(group.energy_to_target_j, "J")) }
-            td { (spread(group.emissions_to_target_g, "g")) }
+            @match group.energy_to_target_j {
+                Some(spread) => {
+                    td { (spread_words(spread, "J")) }
+                    td.barcell { (spread_bar(spread, most, colour(i))) }
+                }
+                None => { td.soft { "not reached" } td.barcell {} }
+            }
+            @if !comparison.savings.is_empty() {
+                td class=[saving.and_then(|saving| saving.doubt).map(|_| "soft")] {
+                    (saving.map(Saving::words).unwrap_or_default())
+                }
+            }
         }
     }
 }
 
+/// A bar as long as the mean, with a line from lowest to highest.
+fn spread_bar(spread: Spread, most: f64, class: &str) -> Markup {
+    let percent = |value: f64| value / most * 100.0;
+    let whisker = format!("left:{:.2}%;width:{:.2}%", percent(spread.low), percent(spread.high - spread.low));
+    html! {
+        div class=(format!("bar {class}")) {
+            i style=(format!("width:{:.2}%", percent(spread.mean))) {}
+            @if spread.high > spread.low { u style=(whisker) {} }
+        }
+    }
+}
+
+/// What each way changes against the first, as a diff.
 fn differences(comparison: &Comparison) -> Markup {
+    let changes = comparison.changes();
     html! {
         h2 { "What was configured differently" }
-        @if comparison.differences.is_empty() {
-            p.lead { "Nothing." }
+        @if comparison.groups.len() < 2 {
+            p.lead { "Nothing but seeds and names." }
         } @else {
-            div.wide {
-                table {
-                    tr {
-                        th { "key" }
-                        @for (i, run) in comparison.runs.iter().enumerate() {
-                            th { span class=(class_of(comparison, i)) { "■ " } (run.label) }
-                        }
-                    }
-                    @for difference in &comparison.differences {
-                        tr {
-                            td { code { (difference.key) } }
-                            @for value in &difference.values { td { code { (value.as_deref().unwrap_or("–")) } } }
+            p.lead { "What each way changes " (comparison.against_first()) "; seeds and names are left out." }
+            div.diffs {
+                @for (i, changes) in changes.iter().enumerate().skip(1) {
+                    section {
+                        h3 { span class=(colour(i)) { "■ " } (comparison.groups[i].label) }
+                        @if changes.is_empty() { p.soft { "The same; data or device differ." } }
+                        @for (key, old, new) in changes {
+                            div.key { code { (key) } }
+                            @if let Some(old) = old { div.del { code { "− " (old) } } }
+                            @if let Some(new) = new { div.ins { code { "+ " (new) } } }
                         }
                     }
                 }

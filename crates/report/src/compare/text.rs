@@ -1,8 +1,9 @@
 //! A comparison on a terminal.
 
+use crate::compare::difference::Change;
 use crate::compare::group::Spread;
-use crate::compare::{Comparison, Contender, Group, Reached};
-use crate::quantity::{duration, grams, joules, loss, plus_minus, si, whole_percent};
+use crate::compare::{Comparison, Contender, Reached, Saving};
+use crate::quantity::{Scale, duration, grams, joules, loss, plus_minus, si, three_digits, whole_percent};
 use crate::table::{Table, wrap};
 
 /// Columns of a terminal that is not wide.
@@ -23,8 +24,19 @@ pub fn text(comparison: &Comparison) -> String {
 }
 
 fn runs(comparison: &Comparison) -> Vec<String> {
-    let headings =
-        ["run", "seed", "loss", "best", "tokens", "time", "energy", "measured", "J/ktoken", "emissions"];
+    let headings = [
+        "run",
+        "seed",
+        "loss",
+        "best",
+        "tokens",
+        "time",
+        "CPU",
+        "energy",
+        "measured",
+        "J/ktoken",
+        "emissions",
+    ];
     let mut table = Table::new(headings, &[0]);
     for run in &comparison.runs {
         table.row([
@@ -34,6 +46,7 @@ fn runs(comparison: &Comparison) -> Vec<String> {
             run.best_loss.map(loss).unwrap_or_default(),
             si(run.tokens as f64, ""),
             duration(run.duration_s),
+            run.cpu_s.map(duration).unwrap_or_default(),
             energy(run),
             whole_percent(run.measured_fraction),
             run.joules_per_token.map(|j| si(j * 1e3, "")).unwrap_or_default(),
@@ -91,36 +104,40 @@ fn reached_cells(run: &Contender, reached: &Reached) -> Vec<String> {
     ]
 }
 
-/// Groups, where one has more than one run.
+/// Groups, where there is more to say of them than of the runs.
 fn groups(comparison: &Comparison) -> Vec<String> {
-    if comparison.groups.iter().all(|group| group.runs.len() == 1) {
+    if !comparison.has_ways() {
         return Vec::new();
     }
-    let headings = ["seeds", "n", "best loss", "energy", "energy to target", "emissions to target"];
+    let against = comparison.savings.first().map_or(String::new(), |_| comparison.against_first());
+    let headings = ["way", "n", "best loss", "energy", "to target", against.as_str()];
     let mut table = Table::new(headings, &[0]);
-    for group in &comparison.groups {
-        table.row(group_cells(group));
+    for (i, group) in comparison.groups.iter().enumerate() {
+        let saving = comparison.savings.iter().find(|saving| saving.group == i);
+        table.row([
+            group.label.clone(),
+            group.runs.len().to_string(),
+            group.best_loss.map(loss_spread).unwrap_or_default(),
+            spread_words(group.energy_j, "J"),
+            group.energy_to_target_j.map_or("not reached".to_owned(), |s| spread_words(s, "J")),
+            saving.map(Saving::words).unwrap_or_default(),
+        ]);
     }
-    [vec!["the same but for the seed (mean, lowest to highest)".to_owned()], table.lines()].concat()
+    [vec!["ways of training (mean, lowest to highest of their seeds)".to_owned()], table.lines()].concat()
 }
 
-fn group_cells(group: &Group) -> [String; 6] {
-    let spread =
-        |spread: Option<Spread>, unit| spread.map_or("not reached".to_owned(), |s| spread_words(s, unit));
-    [
-        group.label.clone(),
-        group.runs.len().to_string(),
-        group.best_loss.map(loss_spread).unwrap_or_default(),
-        spread_words(group.energy_j, "J"),
-        spread(group.energy_to_target_j, "J"),
-        spread(group.emissions_to_target_g, "g"),
-    ]
-}
-
-/// `606 J (600 J–612 J)`, or the one figure there is.
+/// `606 (600–612) J`, or the one figure there is.
 pub(crate) fn spread_words(spread: Spread, unit: &str) -> String {
+    let scale = Scale::of(spread.mean);
+    let number = |value: f64| three_digits(value / scale.factor);
     match spread.low < spread.high {
-        true => format!("{} ({}–{})", si(spread.mean, unit), si(spread.low, unit), si(spread.high, unit)),
+        true => format!(
+            "{} ({}–{}) {}{unit}",
+            number(spread.mean),
+            number(spread.low),
+            number(spread.high),
+            scale.prefix
+        ),
         false => si(spread.mean, unit),
     }
 }
@@ -133,19 +150,26 @@ pub(crate) fn loss_spread(spread: Spread) -> String {
     }
 }
 
+/// The configurations as differences from the first way's.
 fn differences(comparison: &Comparison) -> Vec<String> {
-    let heading = match comparison.differences.len() {
-        0 => return vec!["configuration: the same".to_owned()],
-        1 => "configuration: one key differs".to_owned(),
-        n => format!("configuration: {n} keys differ"),
-    };
-    let labels = comparison.runs.iter().map(|run| run.label.as_str());
-    let mut table = Table::new(std::iter::once("key").chain(labels), &[0]);
-    for difference in &comparison.differences {
-        let values = difference.values.iter().map(|value| value.clone().unwrap_or_else(|| "–".to_owned()));
-        table.row(std::iter::once(difference.key.clone()).chain(values));
+    let ways = comparison.groups.iter().zip(comparison.changes()).skip(1);
+    let width = comparison.groups.iter().map(|group| group.label.chars().count()).max().unwrap_or(0);
+    let mut lines = Vec::new();
+    for (group, changes) in ways {
+        let change = |(key, old, new): &Change<'_>| {
+            format!("{key} {} → {}", old.unwrap_or("none"), new.unwrap_or("none"))
+        };
+        let changes = changes.iter().map(change).collect::<Vec<_>>().join(", ");
+        let changes = if changes.is_empty() { "the same; data or device differ".to_owned() } else { changes };
+        for (i, text) in wrap(&changes, WIDTH - width - 4).into_iter().enumerate() {
+            let label = if i == 0 { group.label.as_str() } else { "" };
+            lines.push(format!("  {label:<width$}  {text}"));
+        }
     }
-    [vec![heading], table.lines()].concat()
+    if lines.is_empty() {
+        return vec!["configuration: the same, but for seeds and names".to_owned()];
+    }
+    [vec![format!("configuration, {}", comparison.against_first())], lines].concat()
 }
 
 fn conditions(comparison: &Comparison) -> Vec<String> {

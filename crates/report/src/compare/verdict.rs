@@ -49,7 +49,8 @@ impl Verdict {
         }
         let parties = Parties { groups, contenders, reports };
         let others: Vec<_> = reached[1..].iter().map(|(other, _)| parties.compare(first, *other)).collect();
-        let doubts: Vec<_> = others.iter().filter_map(|outcome| outcome.clone().err()).collect();
+        let doubts: Vec<_> =
+            others.iter().filter_map(|outcome| Some(outcome.as_ref().err()?.sentence.clone())).collect();
         let is_clear = doubts.is_empty();
         let mut reasons = if is_clear { others.into_iter().filter_map(Result::ok).collect() } else { doubts };
         if is_clear {
@@ -60,22 +61,34 @@ impl Verdict {
     }
 }
 
-struct Parties<'a> {
-    groups: &'a [Group],
-    contenders: &'a [Contender],
-    reports: &'a [Report],
+/// Why it cannot be said that one group needs less energy than another.
+#[derive(Clone, Debug)]
+pub(super) struct Doubt {
+    /// In a few words, for a table.
+    pub(super) short: &'static str,
+    /// As a sentence.
+    sentence: String,
+}
+
+/// All that a comparison of two groups is made from.
+pub(super) struct Parties<'a> {
+    pub(super) groups: &'a [Group],
+    pub(super) contenders: &'a [Contender],
+    pub(super) reports: &'a [Report],
 }
 
 impl Parties<'_> {
     /// By how much the first needs less than the other, or why that cannot be said.
-    fn compare(&self, first: usize, other: usize) -> Result<String, String> {
+    pub(super) fn compare(&self, first: usize, other: usize) -> Result<String, Doubt> {
         let (a, b) = (&self.groups[first], &self.groups[other]);
+        let doubt = |short, sentence| Err(Doubt { short, sentence });
         let (Some(energy_a), Some(energy_b)) = (a.energy_to_target_j, b.energy_to_target_j) else {
-            return Err(format!("{} did not reach the target", b.label));
+            return doubt("not reached", format!("{} did not reach the target", b.label));
         };
         for group in [a, b] {
             if self.is_bound(group) {
-                return Err(format!("{} was below the target at its first evaluation", group.label));
+                let sentence = format!("{} was below the target at its first evaluation", group.label);
+                return doubt("below it at the first evaluation", sentence);
             }
         }
         let apart = energy_b.mean - energy_a.mean;
@@ -83,13 +96,14 @@ impl Parties<'_> {
         let systematic = self.systematic(a, b);
         if apart <= random + systematic {
             let (apart, random, systematic) = (si(apart, "J"), si(random, "J"), si(systematic, "J"));
-            return Err(format!(
+            let sentence = format!(
                 "{} and {} are {apart} apart, which may be error: ± {random} random, ± {systematic} systematic and not shared",
                 a.label, b.label
-            ));
+            );
+            return doubt("may be error", sentence);
         }
         if !energy_a.is_apart(&energy_b) {
-            return Err(format!("seeds of {} and {} overlap", a.label, b.label));
+            return doubt("seeds overlap", format!("seeds of {} and {} overlap", a.label, b.label));
         }
         Ok(format!("{} less than {}", percent(apart / energy_b.mean), b.label))
     }
@@ -239,6 +253,28 @@ mod tests {
         let verdict = Comparison::of(&runs, &other, None).verdict;
         assert_eq!(verdict.reasons, ["they ran on different devices: a NVIDIA H200; b NVIDIA A100"]);
         assert_eq!(verdict.winner, None);
+    }
+
+    #[test]
+    fn boards_that_were_not_equally_warm_forbid_a_verdict_on_short_runs() {
+        let at = |degrees, run| SyntheticRun { degrees: Some(degrees), ..run };
+        let verdict = compare(&[at(31.0, small()), at(58.0, thrifty())]).verdict;
+        assert_eq!(verdict.winner, None);
+        assert!(verdict.reasons[0].contains("run-0 31 °C; run-1 58 °C"), "{:?}", verdict.reasons);
+        let comparison = compare(&[at(51.0, small()), at(58.0, thrifty())]);
+        assert_eq!(comparison.verdict.winner, Some(1));
+        assert_eq!(comparison.savings.len(), 1);
+        assert!((comparison.savings[0].fraction - 0.2).abs() < 1e-3, "{:?}", comparison.savings);
+        assert!(compare(&[at(31.0, small()), at(58.0, thrifty())]).savings.is_empty());
+    }
+
+    #[test]
+    fn estimated_energies_are_said_to_be() {
+        let estimated = |run: SyntheticRun| SyntheticRun { method: "estimated", ..run };
+        let comparison = compare(&[estimated(small()), estimated(thrifty())]);
+        let said = |c: &crate::compare::Condition| c.what.contains("no sensor measured") && !c.is_blocking;
+        assert!(comparison.conditions.iter().any(said), "{:?}", comparison.conditions);
+        assert!(!compare(&[small(), thrifty()]).conditions.iter().any(said));
     }
 
     #[test]

@@ -6,10 +6,12 @@
 
 pub mod amount;
 pub mod gpu;
+pub mod published;
 
 mod text;
 
 use serde::Serialize;
+use wattle_meter::ledger::Tariff;
 use wattle_runlog::record::Carbon;
 use wattle_runlog::{GramsCo2e, Joules, Seconds, Watts};
 
@@ -71,6 +73,8 @@ pub struct Plan {
     pub pue: f64,
     /// Carbon intensity of its electricity.
     pub carbon: Carbon,
+    /// The price of it, if there is one.
+    pub tariff: Option<Tariff>,
 }
 
 /// What a run would cost.
@@ -88,6 +92,10 @@ pub struct Estimate {
     pub energy_mwh: Interval,
     /// Emissions, in tonnes of CO₂-equivalent.
     pub emissions_t: Interval,
+    /// Cost of the electricity; null without a price.
+    pub cost: Option<Interval>,
+    /// The currency of `cost`.
+    pub currency: Option<String>,
     /// What all this rests on.
     pub assumptions: Vec<Assumption>,
 }
@@ -135,6 +143,9 @@ impl Plan {
         if let Some(mfu) = self.mfu.filter(|mfu| !(*mfu > 0.0 && *mfu <= 1.0)) {
             faults.push(format!("--mfu {mfu}: expected a share above 0 and at most 1, such as 0.4"));
         }
+        if let Some(tariff) = self.tariff.as_ref().filter(|t| !(t.per_kwh >= 0.0 && t.per_kwh.is_finite())) {
+            faults.push(format!("--price-per-kwh {}: expected a number of at least 0", tariff.per_kwh));
+        }
         if !(self.pue >= 1.0 && self.pue.is_finite()) {
             faults.push(format!("--pue {}: expected a number of at least 1", self.pue));
         }
@@ -143,38 +154,51 @@ impl Plan {
 
     /// What the run would cost.
     pub fn estimate(&self) -> Estimate {
-        let flops = FLOPS_PER_PARAMETER_AND_TOKEN * self.params * self.tokens;
-        let mfu = self.mfu.map_or(MFU, Interval::exactly);
-        // The better the utilization, the fewer the hours.
-        let at = |mfu: f64| flops / (self.gpu.peak_tflops * 1e12 * mfu) / 3600.0;
-        let gpu_hours = Interval { low: at(mfu.high), middle: at(mfu.middle), high: at(mfu.low) };
-        self.at_gpu_hours(flops, gpu_hours)
-    }
-
-    fn at_gpu_hours(&self, flops: f64, gpu_hours: Interval) -> Estimate {
-        let power = POWER_SHARE.times(self.gpu.tdp_w);
-        let energy = |hours: f64, watts: f64| (Watts(watts * self.pue) * Seconds(hours * 3600.0)).kwh() / 1e3;
-        let energy_mwh = Interval {
-            low: energy(gpu_hours.low, power.low),
-            middle: energy(gpu_hours.middle, power.middle),
-            high: energy(gpu_hours.high, power.high),
-        };
+        let (gpu_hours, energy_mwh) = (self.gpu_hours(), self.energy_mwh());
         let tonnes = |mwh: f64| {
             let GramsCo2e(grams) = self.carbon.intensity_g_per_kwh * Joules::from_kwh(mwh * 1e3);
             grams / 1e6
         };
         Estimate {
             schema: ESTIMATE_SCHEMA,
-            flops,
+            flops: self.flops(),
             gpu_hours,
             duration_s: gpu_hours.times(3600.0 / self.gpus as f64),
             energy_mwh,
             emissions_t: energy_mwh.map(tonnes),
-            assumptions: self.assumptions(power),
+            cost: self.tariff.as_ref().map(|tariff| energy_mwh.times(1e3 * tariff.per_kwh)),
+            currency: self.tariff.as_ref().map(|tariff| tariff.currency.clone()),
+            assumptions: self.assumptions(),
         }
     }
 
-    fn assumptions(&self, power: Interval) -> Vec<Assumption> {
+    fn flops(&self) -> f64 {
+        FLOPS_PER_PARAMETER_AND_TOKEN * self.params * self.tokens
+    }
+
+    /// The better the utilization, the fewer the hours.
+    fn gpu_hours(&self) -> Interval {
+        let mfu = self.mfu.map_or(MFU, Interval::exactly);
+        let at = |mfu: f64| self.flops() / (self.gpu.peak_tflops * 1e12 * mfu) / 3600.0;
+        Interval { low: at(mfu.high), middle: at(mfu.middle), high: at(mfu.low) }
+    }
+
+    fn power_w(&self) -> Interval {
+        POWER_SHARE.times(self.gpu.tdp_w)
+    }
+
+    fn energy_mwh(&self) -> Interval {
+        let (hours, power) = (self.gpu_hours(), self.power_w());
+        let energy = |hours: f64, watts: f64| (Watts(watts * self.pue) * Seconds(hours * 3600.0)).kwh() / 1e3;
+        Interval {
+            low: energy(hours.low, power.low),
+            middle: energy(hours.middle, power.middle),
+            high: energy(hours.high, power.high),
+        }
+    }
+
+    fn assumptions(&self) -> Vec<Assumption> {
+        let power = self.power_w();
         let assume = |what: &str, value: String, source: &str| Assumption {
             what: what.to_owned(),
             value,
@@ -182,7 +206,7 @@ impl Plan {
         };
         let carbon = &self.carbon;
         let year = carbon.year.map_or(String::new(), |year| format!(" {year}"));
-        vec![
+        let mut assumptions = vec![
             assume(
                 "FLOPs",
                 "6 for each parameter and token".to_owned(),
@@ -225,7 +249,17 @@ impl Plan {
                 "restarts, failed runs, idle boards, manufacture".to_owned(),
                 "add them yourself",
             ),
-        ]
+            assume(
+                "missed by",
+                format!("{} of the energy that was published", published::misses()),
+                "arXiv 2104.10350, 2211.02001 and 2307.09288, each from parameters, tokens and boards alone",
+            ),
+        ];
+        if let Some(tariff) = &self.tariff {
+            let price = format!("{} {} a kWh", tariff.per_kwh, tariff.currency);
+            assumptions.insert(6, assume("price", price, "as given, --price-per-kwh; electricity alone"));
+        }
+        assumptions
     }
 }
 
@@ -247,7 +281,16 @@ mod tests {
             basis: "as given".to_owned(),
             table_fraction: None,
         };
-        Plan { params, tokens, gpu: gpu::find(gpu).unwrap(), gpus: 1000, mfu: None, pue, carbon }
+        Plan {
+            params,
+            tokens,
+            gpu: gpu::find(gpu).unwrap(),
+            gpus: 1000,
+            mfu: None,
+            pue,
+            carbon,
+            tariff: None,
+        }
     }
 
     /// Asserts that an estimate lies within a factor of what was published, and inside its own interval.
@@ -309,7 +352,8 @@ mod tests {
 
     #[test]
     fn an_estimate_in_words() {
-        let estimate = Plan { gpus: 10_000, ..plan(175e9, 300e9, "V100", 1.10, 429.0) }.estimate();
+        let tariff = Some(Tariff { per_kwh: 0.1, currency: "USD".to_owned() });
+        let estimate = Plan { gpus: 10_000, tariff, ..plan(175e9, 300e9, "V100", 1.10, 429.0) }.estimate();
         insta::assert_snapshot!(text(&estimate));
     }
 }

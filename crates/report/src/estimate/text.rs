@@ -3,7 +3,7 @@
 use wattle_runlog::{GramsCo2e, Joules, Seconds};
 
 use crate::estimate::{Estimate, Interval};
-use crate::quantity::{duration, grams, large, watt_hours};
+use crate::quantity::{duration, grams, large, money, watt_hours};
 use crate::table::wrap;
 
 /// Columns of a terminal that is not wide.
@@ -23,6 +23,9 @@ pub fn text(estimate: &Estimate) -> String {
     line("time", estimate.duration_s, &|seconds| duration(Seconds(seconds)));
     line("energy", estimate.energy_mwh, &|mwh| watt_hours(Joules::from_kwh(mwh * 1e3)));
     line("emissions", estimate.emissions_t, &|tonnes| grams(GramsCo2e(tonnes * 1e6)));
+    if let Some((cost, currency)) = estimate.cost.zip(estimate.currency.as_ref()) {
+        line("cost", cost, &|value| money(value, currency));
+    }
     lines.push(String::new());
     lines.push("assumed".to_owned());
     for assumption in &estimate.assumptions {

@@ -1,9 +1,7 @@
-//! The curves of a page: loss and accuracy by step, token and joule; power and what it came to over time.
-
-use std::collections::BTreeMap;
+//! The curves of a page: loss and accuracy by step, token and joule; energy, emissions and cost over time.
 
 use maud::{Markup, html};
-use wattle_runlog::{EventBody, MonotonicNs};
+use wattle_runlog::MonotonicNs;
 
 use crate::decimate::{Decimated, decimate};
 use crate::energy_curve::Spent;
@@ -11,13 +9,11 @@ use crate::page::Source;
 use crate::page::against::{Against, JOULES, STEPS, TIME, TOKENS, switcher};
 use crate::page::axis::{Axis, Unit};
 use crate::page::plot::Plot;
-use crate::power::{Bucket, SensorPower};
-use crate::quantity::{grams, joules, loss, money, percent, si, watts};
-use crate::report::{Report, Totals};
-use crate::sensor_name::short;
+use crate::quantity::{grams, joules, loss, money, percent, si};
+use crate::report::Totals;
 
-/// Points of a sensor's power at most: one every two or three pixels.
-const POINTS: usize = 360;
+/// Points of a line at most: one every two or three pixels.
+pub(crate) const POINTS: usize = 360;
 
 /// Points of a loss at most. Few enough for a mean to say more than its noise, whose range stands behind it.
 const SMOOTH: usize = 150;
@@ -32,7 +28,13 @@ pub fn learning(source: &Source<'_>) -> Markup {
     }
     html! {
         h2 { "What it learnt" }
-        p.lead { "Cross-entropy in nats a token, and the share of next tokens that were the model's first choice." }
+        p.lead {
+            "Cross-entropy in nats a token, and the share of next tokens that were the model's first choice."
+            @if source.report.floor().is_some() {
+                " The text is drawn from a grammar, so its entropy is known: a model that knew the grammar by heart "
+                "would lie on the floor."
+            }
+        }
         (switcher(&[STEPS, TOKENS, JOULES, TIME], |against| html! {
             (loss_plot(source, against).figure())
             div.short { (accuracy_plot(source, against).figure()) }
@@ -45,9 +47,13 @@ fn loss_plot(source: &Source<'_>, against: &Against) -> Plot {
     let steps = learning.steps.iter().map(|(at, step)| ((against.place)(at), f64::from(step.loss)));
     let train = decimate(steps, SMOOTH);
     let val: Vec<_> = learning.evaluations.iter().map(|e| ((against.place)(&e.at), e.loss)).collect();
-    let values = train.iter().flat_map(|p| [p.low, p.high]).chain(val.iter().map(|(_, y)| *y));
+    let floor = source.report.floor().map(|floor| floor.nats_per_token);
+    let values = train.iter().flat_map(|p| [p.low, p.high]).chain(val.iter().map(|(_, y)| *y)).chain(floor);
     let (low, high) = range(values.filter(|y| y.is_finite()));
     let mut plot = Plot::new(x_axis(source, against), Axis::around("loss", Unit::Plain, low, high), "loss");
+    if let Some(floor) = floor {
+        plot.horizontal("floor", floor, &format!("entropy floor {}", loss(floor)));
+    }
     draw_band(&mut plot, "s1", &train);
     plot.legend("s1", "training, mean and range");
     if !val.is_empty() {
@@ -82,7 +88,7 @@ fn x_axis(source: &Source<'_>, against: &Against) -> Axis {
     Axis::exactly(against.name, against.unit, range(steps.chain(evaluations)).1)
 }
 
-fn draw_band(plot: &mut Plot, class: &str, points: &[Decimated]) {
+pub(crate) fn draw_band(plot: &mut Plot, class: &str, points: &[Decimated]) {
     if points.iter().any(|point| point.high > point.low) {
         let band: Vec<_> = points.iter().map(|p| (p.x, p.low, p.high)).collect();
         plot.band(class, &band);
@@ -97,100 +103,6 @@ fn draw_evaluations(plot: &mut Plot, points: &[(f64, f64)]) {
     if points.len() <= DOTS {
         plot.dots("s5", points.iter().copied());
     }
-}
-
-/// Power of each sensor over running time.
-pub fn power(source: &Source<'_>) -> Markup {
-    let sensors = by_sensor(source);
-    if sensors.is_empty() {
-        return html! {};
-    }
-    let high = sensors.iter().flat_map(|(_, points)| points.iter().map(|p| p.high)).fold(0.0, f64::max);
-    let x = Axis::exactly("running time", Unit::Time, source.timeline.total().get());
-    let mut plot = Plot::new(x, Axis::from_zero("power", Unit::Si("W"), high), "power over time");
-    mark_course(&mut plot, source);
-    for ((id, points), class) in sensors.iter().zip(SERIES.iter().cycle()) {
-        draw_band(&mut plot, class, points);
-        plot.legend(class, legend_of(source.report, id));
-    }
-    let resumes = source.timeline.resumes();
-    html! {
-        h2 { "Power" }
-        p.lead {
-            "Mean power as the trace has it, with its lowest and highest readings. Every other epoch is shaded; a "
-            "stroke at the foot is an evaluation."
-            @if !resumes.is_empty() { " A broken line is where the run was stopped and went on." }
-        }
-        (plot.figure())
-    }
-}
-
-/// `gpu:0 · 151 W mean, 200 W highest`
-fn legend_of(report: &Report, id: &str) -> String {
-    let Some(sensor) = report.sensors.iter().find(|sensor| sensor.id == id) else { return short(id) };
-    let mut parts = vec![short(id)];
-    parts.extend(sensor.mean_w.map(|mean| format!("mean {}", watts(mean))));
-    parts.extend(sensor.max_w.map(|max| format!("highest {}", watts(max))));
-    parts.join(" · ")
-}
-
-/// Epochs, evaluations and resumes, behind whatever is drawn over time. So many of them that they would run
-/// together are left out.
-fn mark_course(plot: &mut Plot, source: &Source<'_>) {
-    const SHADES: usize = 100;
-    const STROKES: usize = 100;
-    let mut ends = Vec::new();
-    let mut evaluations = Vec::new();
-    for event in &source.run.events {
-        let t = source.timeline.at(event.segment, event.t_ns).get();
-        match event.body {
-            EventBody::Epoch { .. } => ends.push(t),
-            EventBody::Evaluate(_) => evaluations.push(t),
-            _ => {}
-        }
-    }
-    if ends.len() <= SHADES {
-        ends.chunks(2).filter_map(<[f64]>::first_chunk).for_each(|[from, to]| plot.shade(*from, *to));
-    }
-    if evaluations.len() <= STROKES {
-        plot.rug("rug", evaluations.into_iter());
-    }
-    source.timeline.resumes().into_iter().for_each(|t| plot.vertical("resume", t.get()));
-}
-
-/// Every sensor's power over running time, its segments put end to end.
-fn by_sensor(source: &Source<'_>) -> Vec<(String, Vec<Decimated>)> {
-    let mut sensors: BTreeMap<&str, Vec<Decimated>> = BTreeMap::new();
-    let segments = source.run.power.sensors.iter();
-    let n_segments = source.timeline.segments().count().max(1);
-    for sensor in segments {
-        let points = thinned(sensor, (POINTS / n_segments).max(60));
-        let place = |t| source.timeline.at(sensor.segment, t).get();
-        let points = points.into_iter().map(|(t, bucket)| Decimated {
-            x: place(t),
-            low: bucket.low.get().min(bucket.mean().get()),
-            mean: bucket.mean().get(),
-            high: bucket.high.get().max(bucket.mean().get()),
-        });
-        sensors.entry(&sensor.info.id).or_default().extend(points);
-    }
-    let mut sensors: Vec<_> = sensors.into_iter().map(|(id, points)| (id.to_owned(), points)).collect();
-    // The hungriest first: it gets the first colour and the first place in the legend.
-    let mean = |points: &[Decimated]| points.iter().map(|p| p.mean).sum::<f64>() / points.len().max(1) as f64;
-    sensors.sort_by(|a, b| mean(&b.1).total_cmp(&mean(&a.1)));
-    sensors
-}
-
-/// A sensor's buckets, `n` at most.
-fn thinned(sensor: &SensorPower, n: usize) -> Vec<(MonotonicNs, Bucket)> {
-    let buckets: Vec<_> = sensor.buckets().collect();
-    let together = buckets.len().div_ceil(n).max(1);
-    let union = |chunk: &[(_, Bucket)]| {
-        let (t, _) = chunk[chunk.len() / 2];
-        let buckets: Vec<_> = chunk.iter().map(|(_, bucket)| *bucket).collect();
-        (t, Bucket::union(&buckets))
-    };
-    buckets.chunks(together).map(union).collect()
 }
 
 /// Energy, emissions and cost as they came together.

@@ -136,7 +136,8 @@ pub fn epochs(report: &Report) -> Markup {
             table {
                 tr {
                     th { "epoch" } th { "steps" } th { "loss" } th { "validation" } th { "tokens" } th { "time" }
-                    th { "energy" } th { "measured" } th { "emissions" } th { "cost" }
+                    th { "energy" } th { "measured" } th { "emissions" }
+                    @if has_cost(report) { th { "cost" } }
                 }
                 @for (i, row) in report.epochs.iter().enumerate() {
                     @if is_shown(i) { (epoch_row(report, row)) }
@@ -148,6 +149,10 @@ pub fn epochs(report: &Report) -> Markup {
             }
         }
     }
+}
+
+fn has_cost(report: &Report) -> bool {
+    report.totals.as_ref().is_some_and(|totals| totals.cost.is_some())
 }
 
 fn epoch_row(report: &Report, row: &EpochRow) -> Markup {
@@ -164,7 +169,9 @@ fn epoch_row(report: &Report, row: &EpochRow) -> Markup {
             td { (energy_of(row.energy_j, half_width, row.measured_fraction.unwrap_or(1.0))) }
             td { (row.measured_fraction.map(whole_percent).unwrap_or_default()) }
             td { (si(row.emissions_g.get(), "g")) }
-            td { (row.cost.zip(currency).map(|(cost, currency)| money(cost, currency)).unwrap_or_default()) }
+            @if has_cost(report) {
+                td { (row.cost.zip(currency).map(|(cost, currency)| money(cost, currency)).unwrap_or_default()) }
+            }
         }
     }
 }
@@ -181,7 +188,7 @@ fn total_row(report: &Report) -> Markup {
             td { (energy_of(totals.energy_j, totals.energy_uncertainty_j, totals.measured_fraction)) }
             td { (whole_percent(totals.measured_fraction)) }
             td { (si(totals.emissions_g.get(), "g")) }
-            td { (totals.cost.as_ref().map(|cost| money(cost.value, &cost.currency)).unwrap_or_default()) }
+            @if let Some(cost) = &totals.cost { td { (money(cost.value, &cost.currency)) } }
         }
     }
 }

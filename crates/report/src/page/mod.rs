@@ -8,9 +8,11 @@ pub(crate) mod against;
 pub mod axis;
 pub mod plot;
 
+mod course;
 pub(crate) mod curves;
 mod details;
 mod overview;
+mod power;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
@@ -42,7 +44,7 @@ pub fn page(report: &Report, run: &Run) -> String {
         (overview::tiles(report))
         (overview::notes(report))
         (curves::learning(&source))
-        (curves::power(&source))
+        (power::power(&source))
         (curves::cumulative(&source))
         (details::phases(report))
         (details::sensors(report))
@@ -101,6 +103,16 @@ mod tests {
             assert_eq!(faults(&page_of(&synthetic)), Vec::<String>::new());
         }
         assert!(!faults("<!DOCTYPE html><p><b>x</p>").is_empty(), "the check finds faults");
+    }
+
+    #[test]
+    fn the_floor_the_course_and_temperatures_are_drawn() {
+        let page = page_of(&SyntheticRun { degrees: Some(41.0), ..SyntheticRun::small() });
+        for part in ["entropy floor 1.750", "shade evaluate", "shade checkpoint", "highest 45 °C"] {
+            assert!(page.contains(part), "{part}");
+        }
+        let without = page_of(&SyntheticRun { entropy: None, ..SyntheticRun::small() });
+        assert!(!without.contains("entropy floor") && !without.contains("°C"));
     }
 
     #[test]

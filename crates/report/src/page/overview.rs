@@ -62,7 +62,12 @@ fn learnt(report: &Report) -> Vec<Tile> {
         tiles.push(Tile {
             name: "validation loss",
             value: loss(best.loss),
-            under: format!("best, at step {}", count(best.at.step)),
+            under: match report.floor() {
+                Some(floor) => {
+                    format!("at step {} · floor {}", count(best.at.step), loss(floor.nats_per_token))
+                }
+                None => format!("best, at step {}", count(best.at.step)),
+            },
         });
         tiles.push(Tile {
             name: "next token right",

@@ -32,16 +32,15 @@ impl Plot {
         Self { x, y, label: label.into(), marks: String::new(), words: Vec::new(), legend: Vec::new() }
     }
 
-    /// Shades the time from one place to another.
-    pub fn shade(&mut self, from: f64, to: f64) {
+    /// Shades the time from one place to another, wide enough to be seen.
+    pub fn shade(&mut self, class: &str, from: f64, to: f64) {
+        const SEEN: f64 = 1.5;
         let (left, right) = (self.left(from).max(0.0), self.left(to).min(WIDTH));
-        let width = right - left;
-        if width > 0.0 {
-            let _ = write!(
-                self.marks,
-                r#"<rect class="shade" x="{left:.1}" y="0" width="{width:.1}" height="{HEIGHT}"/>"#
-            );
-        }
+        let width = (right - left).max(SEEN);
+        let _ = write!(
+            self.marks,
+            r#"<rect class="shade {class}" x="{left:.1}" y="0" width="{width:.1}" height="{HEIGHT}"/>"#
+        );
     }
 
     /// A line from bottom to top.

@@ -1,0 +1,124 @@
+//! `wattle sweep`: several ways of training, each with several seeds, and what they cost.
+
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use indicatif::MultiProgress;
+use wattle_model::flops::flops_per_token;
+use wattle_report::compare;
+use wattle_report::table::Table;
+use wattle_runlog::run_dir::write_atomic;
+
+use crate::args::SweepArgs;
+use crate::commands::compare::side_by_side;
+use crate::commands::train::Forecast;
+use crate::config::Config;
+use crate::display::Display;
+use crate::exit::{BadUsage, Exit};
+use crate::humanize::{count, si};
+use crate::signals::StopSignal;
+use crate::sweep::{
+    Ending, ExecuteOptions, PlannedRun, RunState, SweepFile, SweepFolder, SweepPlan, execute,
+};
+
+/// Makes every run of a sweep that is not made yet, and compares them.
+pub fn run(args: &SweepArgs, bars: &MultiProgress, verbose: u8, quiet: bool) -> anyhow::Result<Exit> {
+    let text = SweepFile::text(&args.sweep).map_err(BadUsage::new)?;
+    let origin = args.sweep.display().to_string();
+    let file = SweepFile::parse(&origin, &text).map_err(|faults| BadUsage { faults })?;
+    let plan = SweepPlan::of(&origin, &file).map_err(|faults| BadUsage { faults })?;
+    let mut display = Display::new(bars.clone(), std::io::stderr().is_terminal() && !quiet);
+    if args.dry_run {
+        return dry_run(&plan, &mut display);
+    }
+    let signal = StopSignal::note().context("cannot listen for signals")?;
+    let folder = SweepFolder::open(&args.out)?;
+    folder.write(&text, &plan.runs)?;
+    // Data are prepared here, once: their energy is no strategy's.
+    forecasts(&plan, &mut display)?;
+    let options = ExecuteOptions {
+        global: global(verbose, quiet),
+        train: vec!["--device".into(), args.device.clone().into()],
+    };
+    match execute(&folder, &plan.runs, &options, &signal)? {
+        Ending::Stopped(exit) => {
+            let finished = finished(&folder, &plan.runs)?.len();
+            tracing::info!("{finished} of {} runs are done; the same command goes on", plan.runs.len());
+            Ok(exit)
+        }
+        Ending::Over { failed } => {
+            compare(&folder, &plan)?;
+            if !failed.is_empty() {
+                bail!("{} failed; the same command tries again", failed.join(", "));
+            }
+            Ok(Exit::Done)
+        }
+    }
+}
+
+fn global(verbose: u8, quiet: bool) -> Vec<OsString> {
+    let verbose = std::iter::repeat_n(OsString::from("-v"), usize::from(verbose));
+    verbose.chain(quiet.then(|| OsString::from("-q"))).collect()
+}
+
+/// What each strategy would be: the same that a run finds out before it begins to train.
+fn forecasts(plan: &SweepPlan, display: &mut Display) -> anyhow::Result<Vec<Forecast>> {
+    let forecast = |config: &Config| {
+        Forecast::of(config, display).with_context(|| format!("strategy {:?}", config.run.name))
+    };
+    plan.strategies.iter().map(forecast).collect()
+}
+
+#[allow(clippy::print_stdout, reason = "the plan is the command's result")]
+fn dry_run(plan: &SweepPlan, display: &mut Display) -> anyhow::Result<Exit> {
+    let forecasts = forecasts(plan, display)?;
+    let mut table = Table::new(["strategy", "parameters", "steps", "tokens", "compute"], &[0]);
+    for (config, forecast) in plan.strategies.iter().zip(&forecasts) {
+        let flops = flops_per_token(&config.model, forecast.n_parameters).nanogpt;
+        let tokens = forecast.plan.total_tokens();
+        table.row([
+            config.run.name.clone(),
+            count(forecast.n_parameters),
+            count(forecast.plan.total_steps),
+            count(tokens),
+            si(flops as f64 * tokens as f64, "FLOP"),
+        ]);
+    }
+    let names: Vec<_> = plan.runs.iter().map(|run| run.name.as_str()).collect();
+    println!("{} strategies", plan.strategies.len());
+    table.lines().iter().for_each(|line| println!("{line}"));
+    println!("\n{} runs, in this order", plan.runs.len());
+    wattle_report::table::wrap(&names.join(", "), 96).iter().for_each(|line| println!("  {line}"));
+    Ok(Exit::Done)
+}
+
+fn finished(folder: &SweepFolder, runs: &[PlannedRun]) -> anyhow::Result<Vec<PathBuf>> {
+    let mut finished = Vec::new();
+    for run in runs {
+        if folder.state(run)? == RunState::Finished {
+            finished.push(folder.run(run));
+        }
+    }
+    Ok(finished)
+}
+
+/// Puts the runs that are done side by side, in the order of the strategies.
+#[allow(clippy::print_stdout, reason = "the comparison is the command's result")]
+fn compare(folder: &SweepFolder, plan: &SweepPlan) -> anyhow::Result<()> {
+    let place = |run: &PlannedRun| plan.strategies.iter().position(|way| way.run.name == run.config.run.name);
+    let mut runs = plan.runs.clone();
+    runs.sort_by_key(place);
+    let finished = finished(folder, &runs)?;
+    if finished.is_empty() {
+        return Ok(());
+    }
+    let (comparison, reports) = side_by_side(&finished, plan.target_loss)?;
+    let page = folder.path().join("compare.html");
+    write_atomic(&page, compare::page(&comparison, &reports).as_bytes())?;
+    write_atomic(&folder.path().join("compare.json"), comparison.to_json().as_bytes())?;
+    print!("{}", compare::text(&comparison));
+    tracing::info!("{}", page.display());
+    Ok(())
+}
