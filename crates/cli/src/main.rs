@@ -61,6 +61,8 @@ fn main() -> ExitCode {
         Command::Generate(generate) => commands::generate::run(generate),
         #[cfg(feature = "train")]
         Command::Evaluate(evaluate) => commands::evaluate::run(evaluate, &bars),
+        #[cfg(feature = "train")]
+        Command::Export(export) => commands::export::run(export),
         Command::Meter(meter) => commands::meter::run(meter, args.quiet),
         Command::Report(report) => commands::report::run(report),
         Command::Compare(compare) => commands::compare::run(compare),

@@ -11,6 +11,7 @@
 //! - [`gpt2`]: the GPT-2 family
 //! - [`engine`]: explicit forward and backward passes on a CPU, over memory planned once
 //! - [`hugging_face`]: weights and configuration in Hugging Face's layout
+//! - [`gguf`]: a model in one file, in half precision or quantized, for llama.cpp and back
 //! - [`generate`]: text, one token after the other
 //! - [`flops`]: floating-point operations a token, by the field's two conventions
 
@@ -19,6 +20,7 @@ pub mod engine;
 pub mod error;
 pub mod flops;
 pub mod generate;
+pub mod gguf;
 pub mod gpt2;
 pub mod hugging_face;
 pub mod kv_cache;
@@ -30,6 +32,7 @@ pub use config::{ActivationKind, Family, ModelConfig};
 pub use engine::{Engine, EngineOptions, MemoryPlan, Recompute};
 pub use error::ModelError;
 pub use generate::{GenerateOptions, Generator, Sampling, Step};
+pub use gguf::{GgufExport, GgufFile, WeightType};
 pub use gpt2::Gpt2;
 pub use hugging_face::Directory;
 pub use kv_cache::KvCache;
