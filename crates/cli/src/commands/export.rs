@@ -45,13 +45,23 @@ fn describe(
     export: &GgufExport,
     energy: Option<&WindowEnergy>,
 ) -> anyhow::Result<String> {
-    let len = |path: &Path| path.metadata().map(|m| m.len() as f64).with_context(|| path.display().to_string());
-    let (written, before) = (len(out)?, directory.weight_files().iter().map(|path| len(path)).sum::<Result<f64, _>>()?);
-    let size = format!("{}, {:.1} % of the checkpoint's {}", si(written, "B"), 100.0 * written / before, si(before, "B"));
+    let len =
+        |path: &Path| path.metadata().map(|m| m.len() as f64).with_context(|| path.display().to_string());
+    let (written, before) =
+        (len(out)?, directory.weight_files().iter().map(|path| len(path)).sum::<Result<f64, _>>()?);
+    let size = format!(
+        "{}, {:.1} % of the checkpoint's {}",
+        si(written, "B"),
+        100.0 * written / before,
+        si(before, "B")
+    );
     let mut lines = vec![("file", out.display().to_string()), ("size", size)];
     for (name, share) in export.shares() {
         let tensors = if share.n_tensors == 1 { "tensor" } else { "tensors" };
-        lines.push(("weights", format!("{} {tensors} of {name}, {}", share.n_tensors, si(share.len_bytes as f64, "B"))));
+        lines.push((
+            "weights",
+            format!("{} {tensors} of {name}, {}", share.n_tensors, si(share.len_bytes as f64, "B")),
+        ));
     }
     if !export.in_halves().is_empty() {
         lines.push(("in f16", format!("{} (a row is no multiple of 32)", export.in_halves().join(", "))));

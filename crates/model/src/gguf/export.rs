@@ -75,7 +75,8 @@ impl GgufExport {
     /// If it cannot be written.
     pub fn write(&self, out: &mut (impl Write + Seek)) -> candle_core::Result<()> {
         let keys: Vec<(&str, &Value)> = self.keys.iter().map(|(key, value)| (key.as_str(), value)).collect();
-        let tensors: Vec<(&str, &QTensor)> = self.tensors.iter().map(|(name, t)| (name.as_str(), t)).collect();
+        let tensors: Vec<(&str, &QTensor)> =
+            self.tensors.iter().map(|(name, t)| (name.as_str(), t)).collect();
         gguf_file::write(out, &keys, &tensors)
     }
 

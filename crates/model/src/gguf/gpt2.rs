@@ -143,7 +143,9 @@ fn stored_name(ours: &str) -> String {
     }
     let name = ours.strip_prefix("transformer.").unwrap_or(ours).replacen("h.", "blk.", 1);
     let name = name.replacen("ln_f", "output_norm", 1);
-    PARTS.iter().fold(name, |name, (part, stored)| name.replacen(&format!(".{part}."), &format!(".{stored}."), 1))
+    PARTS
+        .iter()
+        .fold(name, |name, (part, stored)| name.replacen(&format!(".{part}."), &format!(".{stored}."), 1))
 }
 
 #[cfg(test)]

@@ -110,7 +110,9 @@ fn scheme(json: &Json) -> Result<Scheme, String> {
         }
         (Some("ByteLevel"), false) => Ok(Scheme::Bytes),
         (Some("ByteLevel"), true) if before["use_regex"] != false => Ok(Scheme::Pairs("gpt-2")),
-        (Some("ByteLevel"), true) => Err("pairs that cross words (pre_tokenizer.use_regex = false)".to_owned()),
+        (Some("ByteLevel"), true) => {
+            Err("pairs that cross words (pre_tokenizer.use_regex = false)".to_owned())
+        }
         (None, false) => characters(model),
         (None, true) => Err("pairs of characters, not of bytes".to_owned()),
         (Some(other), _) => Err(format!("a pre_tokenizer of type {other:?}")),
@@ -135,7 +137,9 @@ impl Scheme {
     fn spell(self, token: &str, kind: i32) -> String {
         match (self, kind) {
             (Self::Pairs(_), _) => token.to_owned(),
-            (Self::Bytes, NORMAL) => escaped(&printed_byte(token).map_or(token.as_bytes().to_vec(), |b| vec![b])),
+            (Self::Bytes, NORMAL) => {
+                escaped(&printed_byte(token).map_or(token.as_bytes().to_vec(), |b| vec![b]))
+            }
             (Self::Characters, NORMAL) => escaped(token.as_bytes()),
             // Matched like any entry: what begins with a byte that no text has is never found in one.
             (Self::Bytes | Self::Characters, _) => format!("\\xff{token}"),
@@ -159,7 +163,8 @@ impl Vocabulary {
             return Err(format!("{token:?} has the id {id}, but the model predicts {n_rows} tokens"));
         }
         let control = |spelling: &str| by_id.iter().find(|(_, (t, kind))| t == spelling && *kind == CONTROL);
-        let end_of_text = ENDS_OF_TEXT.iter().find_map(|spelling| control(spelling)).map(|(&id, _)| id as u32);
+        let end_of_text =
+            ENDS_OF_TEXT.iter().find_map(|spelling| control(spelling)).map(|(&id, _)| id as u32);
         let first_unused = (0..n_rows as u64).find(|id| !by_id.contains_key(id)).map(|id| id as u32);
         let unused = |id: u64| (format!("[unused {id}]"), UNUSED);
         let rows = (0..n_rows as u64).map(|id| by_id.get(&id).cloned().unwrap_or_else(|| unused(id)));
@@ -173,9 +178,11 @@ impl Vocabulary {
         let never = || self.tokens.iter().position(|token| token == BYTE_FF).map(|id| id as u32);
         match self.first_unused.or_else(never) {
             Some(id) => Ok(Some(id)),
-            None => Err("there is no token that ends a text, and none that can stand for it; add a special token \
+            None => Err(
+                "there is no token that ends a text, and none that can stand for it; add a special token \
                          <|endoftext|>, or a row to the model by model.vocab_size"
-                .to_owned()),
+                    .to_owned(),
+            ),
         }
     }
 }
@@ -258,8 +265,13 @@ mod tests {
         json["added_tokens"] = json!([{"id": 4, "content": "<|endoftext|>", "special": true}]);
         let ended = keys(&json.to_string(), 6).unwrap();
         assert_eq!(value(&ended, "eos_token_id").unwrap().to_u64().unwrap(), 4);
-        let kinds: Vec<i32> =
-            value(&ended, "token_type").unwrap().to_vec().unwrap().iter().map(|k| k.to_i32().unwrap()).collect();
+        let kinds: Vec<i32> = value(&ended, "token_type")
+            .unwrap()
+            .to_vec()
+            .unwrap()
+            .iter()
+            .map(|k| k.to_i32().unwrap())
+            .collect();
         assert_eq!(kinds, [1, 1, 1, 1, 3, 5]);
     }
 
