@@ -7,9 +7,9 @@ use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 
+use super::family::Mapping;
 use super::tensor::{Entry, Storage};
-use super::{ARCHITECTURE, TOKENIZER_JSON, gpt2, tokenizer};
-use crate::config::{Family, ModelConfig};
+use super::{ARCHITECTURE, TOKENIZER_JSON, family, tokenizer};
 use crate::error::ModelError;
 use crate::hugging_face::Directory;
 
@@ -59,11 +59,14 @@ impl GgufExport {
         weight_type: WeightType,
     ) -> Result<Self, ModelError> {
         let config = directory.model_config();
-        let keys = keys(config, directory, tokenizer_json, weight_type)?;
+        let refused = |faults| ModelError::Export { dir: directory.dir().to_owned(), faults };
+        let mapping = family::of_family(config.family).map_err(|fault| refused(vec![fault]))?;
+        let keys = keys(&mapping, directory, tokenizer_json, weight_type).map_err(refused)?;
         let model = directory.load(&Device::Cpu)?;
         let weights: HashMap<String, Tensor> = model.weights()?.into_iter().collect();
-        let mut export = Self { keys, tensors: Vec::new(), in_halves: Vec::new(), notes: notes(config) };
-        for entry in entries(config) {
+        let mut export =
+            Self { keys, tensors: Vec::new(), in_halves: Vec::new(), notes: (mapping.notes)(config) };
+        for entry in (mapping.entries)(config) {
             export.push(&entry, &weights[&entry.ours], weight_type)?;
         }
         Ok(export)
@@ -139,41 +142,24 @@ impl WeightType {
 }
 
 fn keys(
-    config: &ModelConfig,
+    mapping: &Mapping,
     directory: &Directory,
     tokenizer_json: &str,
     weight_type: WeightType,
-) -> Result<Vec<(String, Value)>, ModelError> {
+) -> Result<Vec<(String, Value)>, Vec<String>> {
+    let config = directory.model_config();
     let text = |text: &str| Value::String(text.to_owned());
-    let (architecture, own, mut faults) = match config.family {
-        Family::Gpt2 => (gpt2::ARCHITECTURE, gpt2::keys(config), gpt2::faults(config)),
-    };
     let mut keys = vec![
-        (ARCHITECTURE.to_owned(), text(architecture)),
+        (ARCHITECTURE.to_owned(), text(mapping.architecture)),
         ("general.file_type".to_owned(), Value::U32(weight_type.file_type())),
         ("general.quantization_version".to_owned(), Value::U32(QUANTIZATION_VERSION)),
     ];
-    keys.extend(own);
+    keys.extend((mapping.keys)(config));
+    let mut faults = (mapping.faults)(config);
     match tokenizer::keys(tokenizer_json, directory.vocab_size()) {
         Ok(tokenizer) => keys.extend(tokenizer),
         Err(others) => faults.extend(others),
     }
     keys.push((TOKENIZER_JSON.to_owned(), text(tokenizer_json)));
-    match faults.is_empty() {
-        true => Ok(keys),
-        false => Err(ModelError::Export { dir: directory.dir().to_owned(), faults }),
-    }
-}
-
-/// Every tensor of a model there.
-pub(super) fn entries(config: &ModelConfig) -> Vec<Entry> {
-    match config.family {
-        Family::Gpt2 => gpt2::entries(config),
-    }
-}
-
-fn notes(config: &ModelConfig) -> Vec<String> {
-    match config.family {
-        Family::Gpt2 => gpt2::notes(config),
-    }
+    if faults.is_empty() { Ok(keys) } else { Err(faults) }
 }

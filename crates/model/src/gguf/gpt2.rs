@@ -5,14 +5,28 @@
 
 use candle_core::quantized::gguf_file::Value;
 
+use super::family::Mapping;
 use super::keys::Keys;
 use super::tensor::{Entry, Storage};
 use crate::config::{ActivationKind, Family, ModelConfig};
-use crate::gpt2::NORM_EPS;
+use crate::gpt2::{Gpt2, NORM_EPS};
 use crate::hugging_face::gpt2::{HEAD, POSITION_TABLE, TOKEN_TABLE, parameter_shapes};
 
 /// The name of the family there.
-pub(super) const ARCHITECTURE: &str = "gpt2";
+const ARCHITECTURE: &str = "gpt2";
+
+/// What the family brings.
+pub(super) const MAPPING: Mapping = Mapping {
+    family: Family::Gpt2,
+    architecture: ARCHITECTURE,
+    output: OUTPUT,
+    faults,
+    notes,
+    keys,
+    entries,
+    read_config,
+    blank: |config, device| Ok(Box::new(Gpt2::blank(config, config.vocab_size, device)?)),
+};
 
 /// Ours: which GELU the model was trained with.
 const ACTIVATION: &str = "wattle.activation";
@@ -20,7 +34,7 @@ const ACTIVATION: &str = "wattle.activation";
 const BIAS: &str = "wattle.bias";
 
 /// The head, if it is a tensor of its own.
-pub(super) const OUTPUT: &str = "output.weight";
+const OUTPUT: &str = "output.weight";
 
 /// What a part of a block is called here and there.
 const PARTS: [(&str, &str); 6] = [
@@ -33,7 +47,7 @@ const PARTS: [(&str, &str); 6] = [
 ];
 
 /// What llama.cpp's `gpt2` cannot compute, a sentence each.
-pub(super) fn faults(config: &ModelConfig) -> Vec<String> {
+fn faults(config: &ModelConfig) -> Vec<String> {
     match config.activation {
         ActivationKind::Gelu | ActivationKind::GeluTanh => Vec::new(),
         ActivationKind::Relu => vec![
@@ -45,7 +59,7 @@ pub(super) fn faults(config: &ModelConfig) -> Vec<String> {
 }
 
 /// What llama.cpp will compute a little differently, a sentence each.
-pub(super) fn notes(config: &ModelConfig) -> Vec<String> {
+fn notes(config: &ModelConfig) -> Vec<String> {
     match config.activation {
         ActivationKind::Gelu => vec![
             "llama.cpp computes GELU by its tanh approximation; this model was trained with the exact one, from \
@@ -57,7 +71,7 @@ pub(super) fn notes(config: &ModelConfig) -> Vec<String> {
 }
 
 /// The keys of the configuration.
-pub(super) fn keys(config: &ModelConfig) -> Vec<(String, Value)> {
+fn keys(config: &ModelConfig) -> Vec<(String, Value)> {
     let count = |n: usize| Value::U32(n as u32);
     let own = [
         ("context_length", count(config.context)),
@@ -78,7 +92,7 @@ pub(super) fn keys(config: &ModelConfig) -> Vec<(String, Value)> {
 }
 
 /// Reads the configuration; `is_tied` says whether the file has no head of its own.
-pub(super) fn read_config(keys: &mut Keys<'_>, vocab_size: usize, is_tied: bool) -> ModelConfig {
+fn read_config(keys: &mut Keys<'_>, vocab_size: usize, is_tied: bool) -> ModelConfig {
     let mut count = |key: &str| keys.count(&format!("{ARCHITECTURE}.{key}"));
     let config = ModelConfig {
         family: Family::Gpt2,
@@ -118,7 +132,7 @@ fn read_activation(keys: &mut Keys<'_>) -> ActivationKind {
 }
 
 /// Every tensor of a model.
-pub(super) fn entries(config: &ModelConfig) -> Vec<Entry> {
+fn entries(config: &ModelConfig) -> Vec<Entry> {
     parameter_shapes(config)
         .into_iter()
         .map(|(ours, shape)| {

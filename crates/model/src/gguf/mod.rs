@@ -12,6 +12,7 @@
 //! in the file of the family beside this one.
 
 pub mod export;
+mod family;
 mod gpt2;
 mod keys;
 pub mod read;

@@ -8,19 +8,19 @@ use std::path::{Path, PathBuf};
 use candle_core::quantized::gguf_file::Content;
 use candle_core::{Device, Tensor};
 
-use super::export::entries;
+use super::family::Mapping;
 use super::keys::Keys;
 use super::tensor::Entry;
-use super::{ARCHITECTURE, TOKENIZER_JSON, gpt2};
-use crate::config::{Family, ModelConfig};
+use super::{ARCHITECTURE, TOKENIZER_JSON, family};
+use crate::config::ModelConfig;
 use crate::error::ModelError;
-use crate::gpt2::Gpt2;
 use crate::language_model::LanguageModel;
 
 /// A GGUF file of a family that there is, checked but for its weights.
 pub struct GgufFile {
     path: PathBuf,
     content: Content,
+    mapping: Mapping,
     config: ModelConfig,
     tokenizer_json: String,
 }
@@ -37,17 +37,11 @@ impl GgufFile {
         let content =
             Content::read(&mut BufReader::new(file)).map_err(|error| unreadable(first_line(&error)))?;
         let mut keys = Keys::new(path, &content.metadata);
-        let config = match keys.text(ARCHITECTURE) {
-            Some(gpt2::ARCHITECTURE) => {
-                let vocab_size = keys.len("tokenizer.ggml.tokens");
-                let is_tied = !content.tensor_infos.contains_key(gpt2::OUTPUT);
-                gpt2::read_config(&mut keys, vocab_size, is_tied)
-            }
-            other => {
-                keys.fault(format!("{ARCHITECTURE} = {other:?} is not supported; supported: gpt2"));
-                ModelConfig::default()
-            }
-        };
+        let mapping = family::of_architecture(keys.text(ARCHITECTURE))
+            .map_err(|fault| ModelError::Config { path: path.to_owned(), faults: vec![fault] })?;
+        let vocab_size = keys.len("tokenizer.ggml.tokens");
+        let is_tied = !content.tensor_infos.contains_key(mapping.output);
+        let config = (mapping.read_config)(&mut keys, vocab_size, is_tied);
         if config.n_layers > content.tensor_infos.len() {
             let (n, there) = (config.n_layers, content.tensor_infos.len());
             keys.fault(format!("{n} blocks, but there are {there} tensors"));
@@ -60,7 +54,7 @@ impl GgufFile {
         }
         keys.finish()?;
         let tokenizer_json = tokenizer_json.expect("without one, the keys have a fault");
-        Ok(Self { path: path.to_owned(), content, config, tokenizer_json })
+        Ok(Self { path: path.to_owned(), content, mapping, config, tokenizer_json })
     }
 
     /// Where it is.
@@ -84,18 +78,16 @@ impl GgufFile {
     /// If tensors are missing, extra or of another shape than the keys say (all are reported together), or the file
     /// is cut short.
     pub fn load(&self, device: &Device) -> Result<Box<dyn LanguageModel>, ModelError> {
-        let entries = entries(&self.config);
+        let entries = (self.mapping.entries)(&self.config);
         // Before a byte is allocated: what the keys say may be absurd.
         let faults = self.mismatches(&entries);
         if !faults.is_empty() {
             return Err(self.mismatch(faults));
         }
-        let model = match self.config.family {
-            Family::Gpt2 => Gpt2::blank(&self.config, self.config.vocab_size, device)?,
-        };
+        let model = (self.mapping.blank)(&self.config, device)?;
         let weights = self.weights(&entries, device)?;
         model.set_weights(&weights)?.map_err(|faults| self.mismatch(faults))?;
-        Ok(Box::new(model))
+        Ok(model)
     }
 
     fn weights(&self, entries: &[Entry], device: &Device) -> Result<HashMap<String, Tensor>, ModelError> {
