@@ -48,26 +48,24 @@ const PARTS: [(&str, &str); 6] = [
 
 /// What llama.cpp's `gpt2` cannot compute, a sentence each.
 fn faults(config: &ModelConfig) -> Vec<String> {
-    match config.activation {
-        ActivationKind::Gelu | ActivationKind::GeluTanh => Vec::new(),
-        ActivationKind::Relu => vec![
-            "model.activation = \"relu\": llama.cpp's gpt2 has GELU alone, so this model would predict something \
-             else there; train with model.activation = \"gelu_tanh\""
-                .to_owned(),
-        ],
+    if matches!(config.activation, ActivationKind::Gelu | ActivationKind::GeluTanh) {
+        return Vec::new();
     }
+    let name = serde_json::to_string(&config.activation).expect("a name");
+    vec![format!(
+        "model.activation = {name}: llama.cpp's gpt2 has GELU alone, so this model would predict something else \
+         there; train with model.activation = \"gelu_tanh\""
+    )]
 }
 
 /// What llama.cpp will compute a little differently, a sentence each.
 fn notes(config: &ModelConfig) -> Vec<String> {
-    match config.activation {
-        ActivationKind::Gelu => vec![
-            "llama.cpp computes GELU by its tanh approximation; this model was trained with the exact one, from \
-             which it differs by less than 0.0005"
-                .to_owned(),
-        ],
-        ActivationKind::GeluTanh | ActivationKind::Relu => Vec::new(),
+    if config.activation != ActivationKind::Gelu {
+        return Vec::new();
     }
+    let note = "llama.cpp computes GELU by its tanh approximation; this model was trained with the exact one, from which \
+                it differs by less than 0.0005";
+    vec![note.to_owned()]
 }
 
 /// The keys of the configuration.
