@@ -105,7 +105,7 @@ impl GgufExport {
     }
 
     fn push(&mut self, entry: &Entry, weight: &Tensor, weight_type: WeightType) -> candle_core::Result<()> {
-        let stored = entry.to_stored(weight)?;
+        let stored = entry.stored(weight)?;
         let row = *stored.dims().last().unwrap_or(&0);
         let dtype = match entry.storage {
             Storage::Exact => GgmlDType::F32,

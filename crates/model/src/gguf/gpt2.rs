@@ -100,11 +100,10 @@ fn read_config(keys: &mut Keys<'_>, vocab_size: usize, is_tied: bool) -> ModelCo
         d_model: count("embedding_length"),
         d_ff: count("feed_forward_length"),
         context: count("context_length"),
-        dropout: 0.0,
         bias: keys.flag(BIAS, true),
         activation: read_activation(keys),
         tie_embeddings: is_tied,
-        init_from: None,
+        ..ModelConfig::default()
     };
     let eps_key = format!("{ARCHITECTURE}.attention.layer_norm_epsilon");
     let eps = keys.number(&eps_key);

@@ -100,7 +100,7 @@ impl GgufFile {
                 .content
                 .tensor(&mut reader, &entry.theirs, &Device::Cpu)
                 .map_err(|error| unreadable(first_line(&error)))?;
-            let ours = entry.from_stored(&stored.dequantize(device)?)?;
+            let ours = entry.restored(&stored.dequantize(device)?)?;
             weights.insert(entry.ours.clone(), ours);
         }
         Ok(weights)

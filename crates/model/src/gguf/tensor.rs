@@ -37,7 +37,7 @@ impl Entry {
     }
 
     /// A tensor as it is there.
-    pub(super) fn to_stored(&self, ours: &Tensor) -> Result<Tensor> {
+    pub(super) fn stored(&self, ours: &Tensor) -> Result<Tensor> {
         match self.storage {
             Storage::Exact | Storage::Matrix => Ok(ours.clone()),
             Storage::Transposed => ours.t()?.contiguous(),
@@ -45,7 +45,7 @@ impl Entry {
     }
 
     /// A tensor as it is here.
-    pub(super) fn from_stored(&self, theirs: &Tensor) -> Result<Tensor> {
+    pub(super) fn restored(&self, theirs: &Tensor) -> Result<Tensor> {
         match self.storage {
             Storage::Exact | Storage::Matrix => Ok(theirs.clone()),
             Storage::Transposed => theirs.t()?.contiguous(),
