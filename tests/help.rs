@@ -17,6 +17,7 @@ fn help_texts() {
     insta::assert_snapshot!("help_generate", help(&["generate", "--help"]));
     insta::assert_snapshot!("help_evaluate", help(&["evaluate", "--help"]));
     insta::assert_snapshot!("help_verify", help(&["verify", "--help"]));
+    insta::assert_snapshot!("help_export", help(&["export", "--help"]));
     insta::assert_snapshot!("help_meter", help(&["meter", "--help"]));
     insta::assert_snapshot!("help_report", help(&["report", "--help"]));
     insta::assert_snapshot!("help_compare", help(&["compare", "--help"]));

@@ -3,11 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod architecture;
+mod article;
 mod bad_input;
 mod checkpoints;
 mod complaints;
 mod crash;
 mod disk;
+mod export;
 mod help;
 mod meter;
 mod metering;

@@ -49,6 +49,9 @@ pub enum Command {
     /// Check every operation on this machine against its reference
     #[cfg(feature = "train")]
     Verify(VerifyArgs),
+    /// Write a model to a file for other tools, in half precision or quantized
+    #[cfg(feature = "train")]
+    Export(ExportArgs),
     /// Run any command and say what it cost
     Meter(MeterArgs),
     /// Show what a run learnt and what it cost
@@ -181,7 +184,7 @@ Examples:
   wattle generate runs/default-20261123-160000 --explain --max-tokens 10
       what else the model thought of at each step")]
 pub struct GenerateArgs {
-    /// A run directory (its latest checkpoint), a checkpoint, or a Hugging Face directory
+    /// A run directory (its latest checkpoint), a checkpoint, a Hugging Face directory, or a .gguf file
     pub checkpoint: PathBuf,
     /// The text to go on from; without it, the start of a text
     #[arg(long, value_name = "TEXT")]
@@ -224,7 +227,7 @@ Examples:
 The loss is the mean over all non-overlapping windows of the model's context. A tail shorter than
 a window is left out.")]
 pub struct EvaluateArgs {
-    /// A run directory (its latest checkpoint), a checkpoint, or a Hugging Face directory
+    /// A run directory (its latest checkpoint), a checkpoint, a Hugging Face directory, or a .gguf file
     pub checkpoint: PathBuf,
     /// A folder that wattle prepare made, with the checkpoint's tokenizer
     #[arg(long, value_name = "DIR")]
@@ -282,6 +285,67 @@ pub struct VerifyArgs {
     /// As JSON, every shape
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `export`.
+#[cfg(feature = "train")]
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  wattle export runs/mine --type q8_0 --out mine.gguf
+      the latest checkpoint of a run in one file, a quarter of its size, for llama.cpp
+  wattle evaluate mine.gguf --text other.txt
+      what the smaller weights cost in loss
+
+Checkpoints are Hugging Face directories already: transformers opens them as they are. Matrices of
+which a row is no multiple of 32 are stored in f16; vectors and positions stay in f32. An existing
+file is replaced when the new one is whole.")]
+pub struct ExportArgs {
+    /// A run directory (its latest checkpoint), a checkpoint, or a Hugging Face directory
+    pub checkpoint: PathBuf,
+    /// The kind of file
+    #[arg(long, value_enum, default_value_t = ExportFormat::Gguf)]
+    pub format: ExportFormat,
+    /// In what the matrices are stored
+    #[arg(long, value_enum)]
+    pub r#type: ExportType,
+    /// The file to write
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+}
+
+/// A kind of file, as the command line names it.
+#[cfg(feature = "train")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ExportFormat {
+    /// One file with the tokenizer in it, as llama.cpp opens it
+    Gguf,
+}
+
+/// A type of weights, as the command line names it.
+#[cfg(feature = "train")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ExportType {
+    /// 16 bits a weight
+    #[value(name = "f16")]
+    F16,
+    /// 8.5 bits a weight
+    #[value(name = "q8_0")]
+    Q8_0,
+    /// 4.5 bits a weight
+    #[value(name = "q4_0")]
+    Q4_0,
+}
+
+#[cfg(feature = "train")]
+impl From<ExportType> for wattle_model::WeightType {
+    fn from(name: ExportType) -> Self {
+        match name {
+            ExportType::F16 => Self::F16,
+            ExportType::Q8_0 => Self::Q8_0,
+            ExportType::Q4_0 => Self::Q4_0,
+        }
+    }
 }
 
 /// Arguments of `meter`.

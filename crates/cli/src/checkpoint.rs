@@ -1,17 +1,17 @@
-//! A checkpoint as the command line names one: a checkpoint, a run, or any Hugging Face directory.
+//! A checkpoint as the command line names one: a checkpoint, a run, any Hugging Face directory, or a GGUF file.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use wattle_data::Tokenizer;
-use wattle_model::LanguageModel;
 use wattle_model::hugging_face::Directory;
+use wattle_model::{GgufFile, LanguageModel};
 use wattle_train::device::ChosenDevice;
 
 /// A model and its tokenizer.
 pub struct OpenCheckpoint {
-    /// The directory that they were read from.
-    pub dir: PathBuf,
+    /// The directory or file that they were read from.
+    pub path: PathBuf,
     /// The model.
     pub model: Box<dyn LanguageModel>,
     /// The tokenizer, all of whose tokens the model knows.
@@ -24,10 +24,20 @@ impl OpenCheckpoint {
     /// # Errors
     /// If there is no checkpoint, it is not whole, or its tokenizer is not the model's.
     pub fn open(path: &Path, device: &ChosenDevice) -> anyhow::Result<Self> {
+        if is_gguf(path) {
+            return Self::open_gguf(path, device);
+        }
         let dir = locate(path)?;
         let directory = Directory::open(&dir)?;
         let tokenizer = tokenizer_of(&directory)?;
-        Ok(Self { model: directory.load(&device.device)?, dir, tokenizer })
+        Ok(Self { model: directory.load(&device.device)?, path: dir, tokenizer })
+    }
+
+    fn open_gguf(path: &Path, device: &ChosenDevice) -> anyhow::Result<Self> {
+        let file = GgufFile::open(path)?;
+        let tokenizer = Tokenizer::from_json(file.tokenizer_json().to_owned(), path)?;
+        check_vocabulary(path, &tokenizer, file.model_config().vocab_size)?;
+        Ok(Self { model: file.load(&device.device)?, path: path.to_owned(), tokenizer })
     }
 }
 
@@ -38,15 +48,25 @@ impl OpenCheckpoint {
 pub fn tokenizer_of(directory: &Directory) -> anyhow::Result<Tokenizer> {
     let dir = directory.dir();
     let tokenizer = Tokenizer::load_from_dir(dir)?;
-    let (has, knows) = (tokenizer.vocab_size(), directory.vocab_size());
+    check_vocabulary(dir, &tokenizer, directory.vocab_size())?;
+    Ok(tokenizer)
+}
+
+fn check_vocabulary(path: &Path, tokenizer: &Tokenizer, knows: usize) -> anyhow::Result<()> {
+    let has = tokenizer.vocab_size();
     if has > knows {
         bail!(
             "{}: the tokenizer has {has} entries, but the model predicts {knows} (vocab_size in config.json): \
              they do not belong together; put the model's own tokenizer.json there",
-            dir.display()
+            path.display()
         );
     }
-    Ok(tokenizer)
+    Ok(())
+}
+
+/// Whether `path` is a GGUF file, by its name.
+pub fn is_gguf(path: &Path) -> bool {
+    path.is_file() && path.extension().is_some_and(|extension| extension == "gguf")
 }
 
 /// The directory with a model's files that `path` means: itself, or a run's latest checkpoint.

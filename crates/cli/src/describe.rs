@@ -34,7 +34,13 @@ fn measured(fraction: f64) -> String {
 #[cfg(feature = "train")]
 pub fn describe_window(window: &WindowEnergy, n_tokens: u64) -> String {
     let a_token = si(window.energy.get() / n_tokens as f64, "J/token");
-    format!("{} {} · {a_token}", joules(window.energy), measured(window.measured_fraction))
+    format!("{} · {a_token}", describe_work(window))
+}
+
+/// The energy of a piece of work, for a person.
+#[cfg(feature = "train")]
+pub fn describe_work(window: &WindowEnergy) -> String {
+    format!("{} {}", joules(window.energy), measured(window.measured_fraction))
 }
 
 /// One sensor's part of a record, for a person.

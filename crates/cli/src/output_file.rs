@@ -1,6 +1,8 @@
 //! A file that a command leaves at its end, opened at its start.
 
 use std::fs::{self, File};
+#[cfg(feature = "train")]
+use std::io::BufWriter;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -46,8 +48,29 @@ impl OutputFile {
         self.write(content).with_context(|| format!("cannot write {}", self.path.display()))
     }
 
+    /// Has the content written by `write`, for what is better not held in memory.
+    ///
+    /// # Errors
+    /// If it cannot be written; an existing file is then as it was.
+    #[cfg(feature = "train")]
+    pub fn finish_with<E: Into<anyhow::Error>>(
+        mut self,
+        write: impl FnOnce(&mut BufWriter<&File>) -> Result<(), E>,
+    ) -> anyhow::Result<()> {
+        let unwritable = || format!("cannot write {}", self.path.display());
+        let mut buffered = BufWriter::new(&self.file);
+        write(&mut buffered).map_err(Into::into).with_context(unwritable)?;
+        buffered.flush().with_context(unwritable)?;
+        drop(buffered);
+        self.make_final().with_context(|| format!("cannot write {}", self.path.display()))
+    }
+
     fn write(&mut self, content: &str) -> io::Result<()> {
         self.file.write_all(content.as_bytes())?;
+        self.make_final()
+    }
+
+    fn make_final(&mut self) -> io::Result<()> {
         let Some(partial) = self.partial.take() else { return Ok(()) };
         let durable = self.file.sync_all().and_then(|()| fs::rename(&partial, &self.path));
         if durable.is_err() {

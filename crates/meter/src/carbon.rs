@@ -2,6 +2,35 @@
 //!
 //! The table is `data/intensity.csv`: lifecycle emissions of a country's own generation, with source, year,
 //! basis and licence in every row. Nothing is looked up on a network.
+//!
+//! # Emissions are not a price
+//! The article that this project grew from takes power times time times a price and calls the result an emission. It
+//! is a sum of money. Emissions are energy times what the grid emits for it, and where electricity is cheap it may
+//! well be dirty. Both of the same kilowatt-hour, kept apart, for 300 W over two hours in a building that adds a
+//! fifth:
+//!
+//! ```
+//! use wattle_meter::CarbonConfig;
+//! use wattle_meter::carbon::resolve;
+//! use wattle_runlog::{Seconds, Watts};
+//!
+//! let energy = Watts(300.0) * Seconds(2.0 * 3600.0);
+//! let facility = energy * 1.2;
+//! assert!((facility.kwh() - 0.72).abs() < 1e-12);
+//!
+//! // The article's figure: 0.72 kWh at 0.30 a kilowatt-hour. Its unit is the currency's.
+//! let cost = facility.kwh() * 0.30;
+//! assert!((cost - 0.216).abs() < 1e-12);
+//!
+//! // An emission: the same energy in two countries. The price says nothing of the factor between them.
+//! let of = |region: &str| {
+//!     let carbon = resolve(&CarbonConfig { region: Some(region.to_owned()), ..CarbonConfig::default() })?;
+//!     Ok::<_, wattle_meter::MeterError>(carbon.intensity_g_per_kwh * facility)
+//! };
+//! let (france, poland) = (of("FRA")?, of("POL")?);
+//! assert!(poland.get() > 5.0 * france.get(), "{france:?} {poland:?}");
+//! # Ok::<(), wattle_meter::MeterError>(())
+//! ```
 
 use std::sync::OnceLock;
 

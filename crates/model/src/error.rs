@@ -19,6 +19,25 @@ pub enum ModelError {
         /// What the reader said.
         reason: String,
     },
+    /// A GGUF file cannot be read.
+    #[error(
+        "{}: not a whole GGUF file ({reason}); it may have been cut short: write it again by wattle export",
+        path.display()
+    )]
+    UnreadableGguf {
+        /// The file.
+        path: PathBuf,
+        /// What the reader said.
+        reason: String,
+    },
+    /// A model is not one that llama.cpp can run.
+    #[error("{}: cannot be exported to GGUF: {}", dir.display(), faults.join("; "))]
+    Export {
+        /// The checkpoint.
+        dir: PathBuf,
+        /// Everything that stands against it, each with what can be done.
+        faults: Vec<String>,
+    },
     /// A file of weights cannot be written.
     #[error("cannot write {}: {reason}; free some space or choose another --out", path.display())]
     Unwritable {

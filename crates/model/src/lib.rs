@@ -12,6 +12,7 @@
 //! - [`llama`]: the Llama family
 //! - [`engine`]: explicit forward and backward passes on a CPU, over memory planned once
 //! - [`hugging_face`]: weights and configuration in Hugging Face's layout
+//! - [`gguf`]: a model in one file, in half precision or quantized, for llama.cpp and back
 //! - [`generate`]: text, one token after the other
 //! - [`flops`]: floating-point operations a token, by the field's two conventions
 
@@ -20,6 +21,7 @@ pub mod engine;
 pub mod error;
 pub mod flops;
 pub mod generate;
+pub mod gguf;
 pub mod gpt2;
 pub mod hugging_face;
 pub mod kv_cache;
@@ -35,6 +37,7 @@ pub use engine::board::{
 pub use engine::{Engine, EngineOptions, MemoryPlan, Recompute};
 pub use error::ModelError;
 pub use generate::{GenerateOptions, Generator, Sampling, Step};
+pub use gguf::{GgufExport, GgufFile, WeightType};
 pub use gpt2::Gpt2;
 pub use hugging_face::Directory;
 pub use kv_cache::KvCache;

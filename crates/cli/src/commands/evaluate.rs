@@ -129,7 +129,7 @@ fn report(
 ) -> Value {
     json!({
         "schema": "wattle.evaluation/1",
-        "checkpoint": checkpoint.dir,
+        "checkpoint": checkpoint.path,
         "data": args.data,
         "split": args.data.is_some().then(|| held.split.name()),
         "text": args.text,

@@ -6,6 +6,8 @@ pub mod estimate;
 #[cfg(feature = "train")]
 pub mod evaluate;
 #[cfg(feature = "train")]
+pub mod export;
+#[cfg(feature = "train")]
 pub mod generate;
 pub mod meter;
 #[cfg(feature = "train")]

@@ -9,11 +9,11 @@ use super::config_json::ConfigJson;
 use crate::config::{ActivationKind, Family, ModelConfig, NORM_EPS};
 
 /// The table of positions.
-pub(super) const POSITION_TABLE: &str = "transformer.wpe.weight";
+pub(crate) const POSITION_TABLE: &str = "transformer.wpe.weight";
 /// The table of tokens.
-pub(super) const TOKEN_TABLE: &str = "transformer.wte.weight";
+pub(crate) const TOKEN_TABLE: &str = "transformer.wte.weight";
 /// The output head.
-pub(super) const HEAD: &str = "lm_head.weight";
+pub(crate) const HEAD: &str = "lm_head.weight";
 
 /// Reads the configuration and the size of the vocabulary. What this family here cannot do is a fault, unless
 /// it changes no prediction.
@@ -153,7 +153,7 @@ pub(crate) fn drop_zero_biases(
 }
 
 /// Every parameter of a GPT-2 of `own`, biases included, in the order in which it makes them.
-pub(super) fn parameter_shapes(own: &ModelConfig) -> Vec<(String, Vec<usize>)> {
+pub(crate) fn parameter_shapes(own: &ModelConfig) -> Vec<(String, Vec<usize>)> {
     let (c, ff) = (own.d_model, own.feed_forward_width());
     let parts = [
         ("ln_1", vec![c], c),

@@ -1,0 +1,165 @@
+//! A checkpoint to a GGUF file.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{Seek, Write};
+
+use candle_core::quantized::gguf_file::{self, Value};
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{Device, Tensor};
+
+use super::family::Mapping;
+use super::tensor::{Entry, Storage};
+use super::{ARCHITECTURE, TOKENIZER_JSON, family, tokenizer};
+use crate::error::ModelError;
+use crate::hugging_face::Directory;
+
+/// The version of the layout of quantized blocks.
+const QUANTIZATION_VERSION: u32 = 2;
+
+/// In what the matrices are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightType {
+    /// Half precision.
+    F16,
+    /// Blocks of 32 numbers of 8 bits with a scale in `f16`: 8.5 bits a weight.
+    Q8_0,
+    /// Blocks of 32 numbers of 4 bits with a scale in `f16`: 4.5 bits a weight.
+    Q4_0,
+}
+
+/// A model in the types of a GGUF file, ready to be written.
+pub struct GgufExport {
+    keys: Vec<(String, Value)>,
+    tensors: Vec<(String, QTensor)>,
+    in_halves: Vec<String>,
+    notes: Vec<String>,
+}
+
+/// The tensors of one type.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Share {
+    /// How many there are.
+    pub n_tensors: usize,
+    /// What they take.
+    pub len_bytes: usize,
+}
+
+impl GgufExport {
+    /// The model in `directory` with its tokenizer, the content of a `tokenizer.json`.
+    ///
+    /// Matrices are stored as `weight_type`, those of which a row is no multiple of its block in `f16`; vectors and
+    /// the table of positions stay in `f32`.
+    ///
+    /// # Errors
+    /// If the weights cannot be read, or llama.cpp could not run the model or tokenize as it does: everything that
+    /// stands against it is reported together.
+    pub fn of(
+        directory: &Directory,
+        tokenizer_json: &str,
+        weight_type: WeightType,
+    ) -> Result<Self, ModelError> {
+        let config = directory.model_config();
+        let refused = |faults| ModelError::Export { dir: directory.dir().to_owned(), faults };
+        let mapping = family::of_family(config.family).map_err(|fault| refused(vec![fault]))?;
+        let keys = keys(&mapping, directory, tokenizer_json, weight_type).map_err(refused)?;
+        let model = directory.load(&Device::Cpu)?;
+        let weights: HashMap<String, Tensor> = model.weights()?.into_iter().collect();
+        let mut export =
+            Self { keys, tensors: Vec::new(), in_halves: Vec::new(), notes: (mapping.notes)(config) };
+        for entry in (mapping.entries)(config) {
+            export.push(&entry, &weights[&entry.ours], weight_type)?;
+        }
+        Ok(export)
+    }
+
+    /// Writes the file.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn write(&self, out: &mut (impl Write + Seek)) -> candle_core::Result<()> {
+        let keys: Vec<(&str, &Value)> = self.keys.iter().map(|(key, value)| (key.as_str(), value)).collect();
+        let tensors: Vec<(&str, &QTensor)> =
+            self.tensors.iter().map(|(name, t)| (name.as_str(), t)).collect();
+        gguf_file::write(out, &keys, &tensors)
+    }
+
+    /// What there is of each type, by the type's name.
+    pub fn shares(&self) -> BTreeMap<String, Share> {
+        let mut shares: BTreeMap<String, Share> = BTreeMap::new();
+        for (_, tensor) in &self.tensors {
+            let share = shares.entry(format!("{:?}", tensor.dtype()).to_lowercase()).or_default();
+            share.n_tensors += 1;
+            share.len_bytes += tensor.storage_size_in_bytes();
+        }
+        shares
+    }
+
+    /// Matrices that are stored in `f16` because the blocks do not divide their rows.
+    pub fn in_halves(&self) -> &[String] {
+        &self.in_halves
+    }
+
+    /// What llama.cpp will compute a little differently, a sentence each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    fn push(&mut self, entry: &Entry, weight: &Tensor, weight_type: WeightType) -> candle_core::Result<()> {
+        let stored = entry.stored(weight)?;
+        let row = *stored.dims().last().unwrap_or(&0);
+        let dtype = match entry.storage {
+            Storage::Exact => GgmlDType::F32,
+            Storage::Matrix | Storage::Transposed if row.is_multiple_of(weight_type.dtype().block_size()) => {
+                weight_type.dtype()
+            }
+            Storage::Matrix | Storage::Transposed => {
+                self.in_halves.push(entry.theirs.clone());
+                GgmlDType::F16
+            }
+        };
+        self.tensors.push((entry.theirs.clone(), QTensor::quantize(&stored, dtype)?));
+        Ok(())
+    }
+}
+
+impl WeightType {
+    fn dtype(self) -> GgmlDType {
+        match self {
+            Self::F16 => GgmlDType::F16,
+            Self::Q8_0 => GgmlDType::Q8_0,
+            Self::Q4_0 => GgmlDType::Q4_0,
+        }
+    }
+
+    /// llama.cpp's number for a file whose matrices are mostly of this type (`enum llama_ftype`).
+    fn file_type(self) -> u32 {
+        match self {
+            Self::F16 => 1,
+            Self::Q8_0 => 7,
+            Self::Q4_0 => 2,
+        }
+    }
+}
+
+fn keys(
+    mapping: &Mapping,
+    directory: &Directory,
+    tokenizer_json: &str,
+    weight_type: WeightType,
+) -> Result<Vec<(String, Value)>, Vec<String>> {
+    let config = directory.model_config();
+    let text = |text: &str| Value::String(text.to_owned());
+    let mut keys = vec![
+        (ARCHITECTURE.to_owned(), text(mapping.architecture)),
+        ("general.file_type".to_owned(), Value::U32(weight_type.file_type())),
+        ("general.quantization_version".to_owned(), Value::U32(QUANTIZATION_VERSION)),
+    ];
+    keys.extend((mapping.keys)(config));
+    let mut faults = (mapping.faults)(config);
+    match tokenizer::keys(tokenizer_json, directory.vocab_size()) {
+        Ok(tokenizer) => keys.extend(tokenizer),
+        Err(others) => faults.extend(others),
+    }
+    keys.push((TOKENIZER_JSON.to_owned(), text(tokenizer_json)));
+    if faults.is_empty() { Ok(keys) } else { Err(faults) }
+}

@@ -1,0 +1,90 @@
+//! The metadata of a GGUF file, read key by key with every fault remembered.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::quantized::gguf_file::Value;
+
+use crate::error::ModelError;
+
+/// The keys of a file.
+pub(super) struct Keys<'a> {
+    path: PathBuf,
+    values: &'a HashMap<String, Value>,
+    faults: Vec<String>,
+}
+
+impl<'a> Keys<'a> {
+    /// The keys in `values`; `path` is named in errors.
+    pub(super) fn new(path: &Path, values: &'a HashMap<String, Value>) -> Self {
+        Self { path: path.to_owned(), values, faults: Vec::new() }
+    }
+
+    /// A whole number of at least 1 that has to be there.
+    pub(super) fn count(&mut self, key: &str) -> usize {
+        let count = self.values.get(key).and_then(|value| value.to_u64().ok()).filter(|&n| n > 0);
+        count.and_then(|n| n.try_into().ok()).unwrap_or_else(|| {
+            self.fault(format!("{key} {}: expected a whole number of at least 1", self.got(key)));
+            1
+        })
+    }
+
+    /// A number that has to be there.
+    pub(super) fn number(&mut self, key: &str) -> f32 {
+        self.values.get(key).and_then(|value| value.to_f32().ok()).unwrap_or_else(|| {
+            self.fault(format!("{key} {}: expected an f32", self.got(key)));
+            0.0
+        })
+    }
+
+    /// A truth value.
+    pub(super) fn flag(&mut self, key: &str, default: bool) -> bool {
+        let Some(value) = self.values.get(key) else { return default };
+        value.to_bool().unwrap_or_else(|_| {
+            self.fault(format!("{key} {}: expected true or false", self.got(key)));
+            default
+        })
+    }
+
+    /// A text.
+    pub(super) fn text(&mut self, key: &str) -> Option<&'a str> {
+        let value = self.values.get(key)?;
+        let text = value.to_string().ok().map(String::as_str);
+        if text.is_none() {
+            self.fault(format!("{key} {}: expected a text", self.got(key)));
+        }
+        text
+    }
+
+    /// The length of an array that has to be there.
+    pub(super) fn len(&mut self, key: &str) -> usize {
+        self.values.get(key).and_then(|value| value.to_vec().ok()).map(Vec::len).unwrap_or_else(|| {
+            self.fault(format!("{key} {}: expected an array", self.got(key)));
+            0
+        })
+    }
+
+    /// Remembers a fault.
+    pub(super) fn fault(&mut self, fault: String) {
+        self.faults.push(fault);
+    }
+
+    /// Ends the reading.
+    ///
+    /// # Errors
+    /// All faults, if there are any.
+    pub(super) fn finish(self) -> Result<(), ModelError> {
+        match self.faults.is_empty() {
+            true => Ok(()),
+            false => Err(ModelError::Config { path: self.path, faults: self.faults }),
+        }
+    }
+
+    fn got(&self, key: &str) -> String {
+        match self.values.get(key) {
+            None => "is missing".to_owned(),
+            Some(Value::Array(values)) => format!("= an array of {}", values.len()),
+            Some(value) => format!("= {value:?}"),
+        }
+    }
+}

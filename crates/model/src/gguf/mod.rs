@@ -1,0 +1,29 @@
+//! GGUF files: a model and its tokenizer in one file, as llama.cpp and the tools around it open them.
+//!
+//! Weights are stored in `f16` or in quantized blocks. [`GgufFile`] reads what [`GgufExport`] wrote, with the
+//! weights multiplied out again, so that what a compression costs in loss is measured on the engine that trained
+//! the model.
+//!
+//! - [`export`]: a checkpoint to a file
+//! - [`read`]: a file to a model
+//!
+//! # References
+//! The GGUF specification, `docs/gguf.md` of the ggml project; what a family's tensors and keys are called there is
+//! in the file of the family beside this one.
+
+pub mod export;
+mod family;
+mod gpt2;
+mod keys;
+pub mod read;
+mod tensor;
+mod tokenizer;
+
+pub use export::{GgufExport, WeightType};
+pub use read::GgufFile;
+
+/// The key under which the whole `tokenizer.json` stands, by the specification.
+const TOKENIZER_JSON: &str = "tokenizer.huggingface.json";
+
+/// The key of the family.
+const ARCHITECTURE: &str = "general.architecture";
