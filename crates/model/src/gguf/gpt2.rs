@@ -8,8 +8,9 @@ use candle_core::quantized::gguf_file::Value;
 use super::family::Mapping;
 use super::keys::Keys;
 use super::tensor::{Entry, Storage};
+use crate::config::NORM_EPS;
 use crate::config::{ActivationKind, Family, ModelConfig};
-use crate::gpt2::{Gpt2, NORM_EPS};
+use crate::gpt2::Gpt2;
 use crate::hugging_face::gpt2::{HEAD, POSITION_TABLE, TOKEN_TABLE, parameter_shapes};
 
 /// The name of the family there.
