@@ -17,6 +17,9 @@ use crate::board::{Board, BoardError, Elem};
 
 use bench::Bench;
 
+/// The checks of some operations.
+type Checks = fn(&mut Bench<'_>) -> Result<Vec<Check>, BoardError>;
+
 /// Bytes that all checks share.
 const ARENA_BYTES: usize = 64 << 20;
 
@@ -28,7 +31,7 @@ pub fn checks(board: &dyn Board) -> Result<Vec<Check>, BoardError> {
     let mut bench = Bench::new(board, ARENA_BYTES)?;
     let mut all = Vec::new();
     for elem in [Elem::F32, Elem::Bf16] {
-        let ops: [fn(&mut Bench<'_>) -> Result<Vec<Check>, BoardError>; 7] = [
+        let ops: [Checks; 7] = [
             products::checks,
             embedding::checks,
             norms::checks,
