@@ -31,6 +31,16 @@ pub struct ChosenDevice {
     pub reason: String,
 }
 
+impl ChosenDevice {
+    /// The board that explicit engines train on, where this is a GPU.
+    ///
+    /// # Errors
+    /// If there is a GPU that cannot be had as a board.
+    pub fn board(&self) -> Result<Option<Arc<dyn Board>>, TrainError> {
+        open_board(&self.device)
+    }
+}
+
 impl std::str::FromStr for DeviceChoice {
     type Err = String;
 

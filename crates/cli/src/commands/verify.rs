@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::Context;
 use serde_json::{Value, json};
 use wattle_ops::simd;
-use wattle_ops::verify::{Check, cpu};
+use wattle_ops::verify::{Check, board, cpu};
 use wattle_runlog::Seconds;
 use wattle_runlog::manifest::Host;
 use wattle_train::device::{ChosenDevice, DeviceChoice};
@@ -30,9 +30,7 @@ pub fn run(args: &VerifyArgs) -> anyhow::Result<Exit> {
     let device = args.device.open()?;
     let started = Instant::now();
     let mut places = on_cpu()?;
-    if !device.device.is_cpu() {
-        places.push(on_gpu(&device)?);
-    }
+    places.extend(on_gpu(&device)?);
     let time = Seconds(started.elapsed().as_secs_f64());
     match args.json {
         true => println!("{:#}", report(&places)),
@@ -52,13 +50,11 @@ fn on_cpu() -> anyhow::Result<Vec<Place>> {
         .collect()
 }
 
-/// The one place where kernels of a GPU are checked: `wattle_ops::verify::board::checks(&dyn Board)` belongs
-/// here, on the board of `device`.
-fn on_gpu(device: &ChosenDevice) -> anyhow::Result<Place> {
-    anyhow::bail!(
-        "{}: this build has no kernels of its own for a GPU to check; use --device cpu",
-        device.compute
-    )
+/// The kernels of the GPU; `None` on a CPU.
+fn on_gpu(device: &ChosenDevice) -> anyhow::Result<Option<Place>> {
+    let Some(gpu) = device.board()? else { return Ok(None) };
+    let checks = board::checks(gpu.as_ref()).with_context(|| format!("{} failed", device.compute))?;
+    Ok(Some(Place { name: gpu.name(), checks }))
 }
 
 /// An error if an output is off.

@@ -3,11 +3,13 @@
 use crate::board::args::args;
 use crate::board::{Board, BoardError, DevicePtr, Launch};
 
-/// Blocks of the first stage.
-const PARTS: usize = 512;
+/// Most blocks of the first stage.
+const MAX_PARTS: usize = 512;
+/// Elements that are worth a block.
+const PART: usize = 1 << 14;
 
 /// Bytes of scratch.
-pub const SCRATCH_BYTES: usize = PARTS * size_of::<f64>();
+pub const SCRATCH_BYTES: usize = MAX_PARTS * size_of::<f64>();
 
 /// Bytes of a norm: the norm itself (`f64`), the factor that clips (`f32`), and whether the run is halted (`u32`),
 /// which is zero at first and never goes back.
@@ -29,9 +31,10 @@ pub fn norm(
     clip_norm: f64,
     scratch: DevicePtr,
 ) -> Result<(), BoardError> {
+    let n_parts = n.div_ceil(PART).clamp(1, MAX_PARTS);
     board.launch(&Launch {
         kernel: "grad_norm_partial_f32",
-        grid: [PARTS as u32, 1, 1],
+        grid: [n_parts as u32, 1, 1],
         block: [512, 1, 1],
         shared_bytes: 0,
         args: &args![scratch, x, n as u64],
@@ -41,6 +44,6 @@ pub fn norm(
         grid: [1, 1, 1],
         block: [1024, 1, 1],
         shared_bytes: 0,
-        args: &args![norm, scratch, PARTS as i32, clip_norm.to_bits()],
+        args: &args![norm, scratch, n_parts as i32, clip_norm.to_bits()],
     })
 }
