@@ -9,6 +9,8 @@ mod complaints;
 mod crash;
 mod disk;
 mod help;
+#[cfg(target_os = "linux")]
+mod memory;
 mod meter;
 mod metering;
 mod own_model;

@@ -213,7 +213,7 @@ fn dry_run(config: &Config, mut display: Display) -> anyhow::Result<Exit> {
     let mut trainer = trainer?;
     let n_parameters = model.n_parameters();
     trainer.rehearse()?;
-    let peak = trainer.memory().and_then(|_| peak_of_training(model.as_ref()));
+    let peak = trainer.memory().and_then(|_| peak_of_training());
     print!("{}", plan::describe(config, &dataset, n_parameters, &trainer.plan(), trainer.memory(), peak));
     Ok(Exit::Done)
 }
