@@ -11,6 +11,8 @@ mod crash;
 mod disk;
 mod export;
 mod help;
+#[cfg(target_os = "linux")]
+mod memory;
 mod meter;
 mod metering;
 mod own_model;

@@ -248,7 +248,7 @@ fn on_trial<T>(
 fn dry_run(args: &TrainArgs, config: &Config, mut display: Display) -> anyhow::Result<Exit> {
     on_trial(config, args.device, &mut display, |dataset, model, trainer| {
         trainer.rehearse()?;
-        let peak = if trainer.is_on_cpu_engine() { peak_of_training(model) } else { None };
+        let peak = if trainer.is_on_cpu_engine() { peak_of_training() } else { None };
         print!("{}", plan::describe(config, dataset, model.n_parameters(), trainer, peak));
         Ok(Exit::Done)
     })

@@ -207,7 +207,9 @@ impl View for &FlatView<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        self.values.iter().flat_map(|value| value.to_le_bytes()).collect()
+        let mut bytes = Vec::with_capacity(size_of_val(self.values));
+        self.values.iter().for_each(|value| bytes.extend_from_slice(&value.to_le_bytes()));
+        Cow::Owned(bytes)
     }
 
     fn data_len(&self) -> usize {
