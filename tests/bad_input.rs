@@ -79,6 +79,11 @@ fn bad_usage() {
     fs::write(bench.join("broken.toml"), "[model\nn_layers = 4").unwrap();
     let said = expect(2, bench.wattle(&["train", "broken.toml"]));
     assert!(said.contains("broken.toml: not TOML"), "{said}");
+    assert!(said.contains("at line 1, column"), "{said}");
+    // The text itself, where a configuration is expected.
+    let said = expect(2, bench.wattle(&["train", "text.txt"]));
+    assert!(said.contains("--set data.input=[\"text.txt\"]"), "{said}");
+    assert!(said.len() < 300, "{said}");
 }
 
 #[test]

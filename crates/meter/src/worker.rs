@@ -36,7 +36,7 @@ pub(crate) enum Request {
     Edge { reply: SyncSender<MonotonicNs> },
     /// The energy between two edges.
     Window { start: Edge, end: Edge, reply: SyncSender<WindowEnergy> },
-    /// A survey of every sensor now; the answer is the id of the first that is contended.
+    /// A survey of every sensor now; the answer is the id of the first that measures and is contended.
     Survey { reply: SyncSender<Option<String>> },
     /// What sensors drew idle, by id.
     Baselines(Vec<(String, Baseline)>),
@@ -329,11 +329,12 @@ impl Worker {
         }
     }
 
-    /// The first sensor whose last survey saw another process on its device.
+    /// The first sensor that measures and whose last survey saw another process on its device.
     fn contended(&self) -> Option<String> {
         let now = MonotonicNs::now();
         let is_contended = |history: &History| history.surveys(now, now).any(|s| s.contended == Some(true));
-        let first = self.metered.iter().find(|metered| is_contended(&metered.history))?;
+        let measures = |metered: &&Metered| metered.sensor.info().method != Method::Estimated;
+        let first = self.metered.iter().filter(measures).find(|metered| is_contended(&metered.history))?;
         Some(first.sensor.info().id.clone())
     }
 

@@ -31,6 +31,19 @@ pub fn check_value<T: DeserializeOwned>(key: &str, value: &Value) -> Result<(), 
     }
 }
 
+/// Reads TOML text that a message calls `origin`.
+///
+/// # Errors
+/// If it is not TOML, with the place. The line itself is not shown: a file given by mistake may be one long line.
+pub fn parse_toml(origin: &str, text: &str) -> Result<Table, String> {
+    text.parse::<Table>().map_err(|error| {
+        let before = &text[..error.span().map_or(0, |span| span.start)];
+        let line = before.matches('\n').count() + 1;
+        let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+        format!("{origin}: not TOML: {} at line {line}, column {column}", error.message())
+    })
+}
+
 /// The candidate that `name` was most likely meant to be, if any is close.
 pub fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     candidates

@@ -16,7 +16,7 @@ use wattle_train::{
 
 use keys::Section;
 
-pub use keys::{check_value, field_names, nearest};
+pub use keys::{check_value, field_names, nearest, parse_toml};
 pub use presets::Preset;
 pub use resolve::{Layer, Sources, all_differences, differences, resolve};
 

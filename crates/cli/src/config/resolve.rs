@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
-use super::keys::{Section, nearest};
+use super::keys::{Section, nearest, parse_toml};
 use super::{Config, Preset, SECTIONS, init_from};
 
 /// Keys that the design names and this version does not have yet, so that nobody looks for a typing error.
@@ -39,8 +39,7 @@ impl Layer {
     /// # Errors
     /// If it is not TOML.
     pub fn parse(origin: &str, text: &str) -> Result<Self, String> {
-        let table =
-            text.parse::<Table>().map_err(|e| format!("{origin}: not TOML: {}", e.to_string().trim()))?;
+        let table = parse_toml(origin, text)?;
         Ok(Self { origin: origin.to_owned(), is_explicit: true, table })
     }
 
@@ -67,7 +66,13 @@ impl Layer {
     pub fn read(path: &Path) -> Result<Self, String> {
         let text = std::fs::read_to_string(path)
             .map_err(|e| format!("{}: the configuration cannot be read: {e}", path.display()))?;
-        Self::parse(&path.display().to_string(), &text)
+        Self::parse(&path.display().to_string(), &text).map_err(|fault| match path.extension() {
+            Some(extension) if extension == "toml" => fault,
+            _ => format!(
+                "{fault}; to train on a text, name it by --set data.input={:?}",
+                [path.display().to_string()]
+            ),
+        })
     }
 
     /// One setting from the command line. A value that is not TOML is taken as text.

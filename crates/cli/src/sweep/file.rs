@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use serde::Deserialize;
 use toml::Table;
 
-use crate::config::{Preset, check_value, field_names, nearest};
+use crate::config::{Preset, check_value, field_names, nearest, parse_toml};
 
 /// The sweep that comes with the program, and what it is called on the command line.
 pub const READY: (&str, &str) = ("default", include_str!("../presets/sweep-default.toml"));
@@ -51,9 +51,7 @@ impl SweepFile {
     /// # Errors
     /// Everything that is wrong with it by itself.
     pub fn parse(origin: &str, text: &str) -> Result<Self, Vec<String>> {
-        let mut table = text
-            .parse::<Table>()
-            .map_err(|error| vec![format!("{origin}: not TOML: {}", error.to_string().trim())])?;
+        let mut table = parse_toml(origin, text).map_err(|fault| vec![fault])?;
         let mut faults = Vec::new();
         table.retain(|key, value| {
             let fault = match field_names::<Self>().contains(&key) {
