@@ -7,7 +7,7 @@ use crate::workbench::Workbench;
 
 /// Shapes of 100 MB and more, each with another part the largest: activations, what little of them is kept, the
 /// moments of a large vocabulary.
-const SHAPES: [&[&str]; 3] = [
+const SHAPES: [&[&str]; 4] = [
     &["model.n_layers=4", "model.d_model=256", "model.context=128", "train.micro_batch_size=8"],
     &[
         "model.n_layers=4",
@@ -17,6 +17,15 @@ const SHAPES: [&[&str]; 3] = [
         "train.recompute=block",
     ],
     &["model.d_model=64", "model.vocab_size=50257"],
+    &[
+        "model.family=llama",
+        "model.dropout=0",
+        "model.n_layers=4",
+        "model.n_heads=4",
+        "model.d_model=256",
+        "model.context=128",
+        "train.micro_batch_size=8",
+    ],
 ];
 
 /// What the plan is held to.

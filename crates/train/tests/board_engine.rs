@@ -2,24 +2,25 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod common;
+
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use kernel_shim::ShimBoard;
 use wattle_model::engine::{EngineOptions, LossSum};
 use wattle_model::{
-    ActivationKind, DeviceEngine, DeviceEngineOptions, Engine, EngineError, Family, Gpt2, LanguageModel,
-    Llama, ModelConfig, Parameter, Recompute, RopeScaling, StepInputs, StepPart, StepResult, TrainingPass,
+    ActivationKind, DeviceEngine, DeviceEngineOptions, Engine, EngineError, Family, LanguageModel,
+    ModelConfig, Parameter, Recompute, RopeScaling, StepInputs, StepPart, StepResult, TrainingPass,
 };
 use wattle_ops::adamw::Update;
 use wattle_ops::board::{Board, BoardError, DevicePtr, Elem, Gemm, Launch, MemoryInfo};
 use wattle_ops::grad_norm::cpu::clip_factor;
 use wattle_random::{Purpose, Stream};
 
-const CPU: Device = Device::Cpu;
+use common::{VOCAB_SIZE, bits, fresh, model, values};
+
 const RECOMPUTE: [Recompute; 3] = [Recompute::None, Recompute::Mlp, Recompute::Block];
-/// Not a multiple of 64: a board pads it.
-const VOCAB_SIZE: usize = 41;
 const BATCH_SIZE: usize = 3;
 const SEED: u64 = 3;
 const LEARNING_RATE: f64 = 1e-2;
@@ -70,26 +71,6 @@ fn configurations() -> Vec<ModelConfig> {
             ..llama()
         },
     ]
-}
-
-/// A model as it starts.
-fn fresh(config: &ModelConfig, seed: u64) -> Box<dyn LanguageModel> {
-    match config.family {
-        Family::Gpt2 => Box::new(Gpt2::new(config, VOCAB_SIZE, seed, &CPU).unwrap()),
-        Family::Llama => Box::new(Llama::new(config, VOCAB_SIZE, seed, &CPU).unwrap()),
-    }
-}
-
-/// A model with weights large enough that every part of it matters, biases and norms among them.
-fn model(config: &ModelConfig) -> Box<dyn LanguageModel> {
-    let model = fresh(config, 5);
-    for (idx, Parameter { var, .. }) in model.parameters().iter().enumerate() {
-        let mut noise = vec![0f32; var.elem_count()];
-        Stream::new(9, Purpose::Init { parameter_idx: idx as u32 }, 0).fill_normal(0, &mut noise);
-        let noise = Tensor::from_vec(noise, var.shape(), &CPU).unwrap();
-        var.set(&(var.as_detached_tensor() + (noise * 0.1).unwrap()).unwrap()).unwrap();
-    }
-    model
 }
 
 /// Inputs and targets of a step.
@@ -168,14 +149,6 @@ impl Reference {
             grad_norm: norm as f32,
         }
     }
-}
-
-fn values(tensor: &Tensor) -> Vec<f32> {
-    tensor.flatten_all().unwrap().to_vec1().unwrap()
-}
-
-fn bits(values: &[f32]) -> Vec<u32> {
-    values.iter().map(|value| value.to_bits()).collect()
 }
 
 /// The values of all parameters of a model that an engine publishes to.

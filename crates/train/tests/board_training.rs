@@ -2,13 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod common;
+
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::{DType, Device};
+use candle_core::DType;
 use kernel_shim::ShimBoard;
-use tempfile::TempDir;
-use wattle_data::{DataConfig, Dataset, TokenizerConfig, TokenizerKind};
+use wattle_data::Dataset;
 use wattle_model::{Gpt2, LanguageModel, ModelConfig};
 use wattle_ops::board::Board;
 use wattle_runlog::{EventBody, MonotonicNs, Phase, Span, SpanClock, StopReason};
@@ -19,23 +20,9 @@ use wattle_train::{
     TrainerOptions,
 };
 
-const CPU: Device = Device::Cpu;
-const STEPS: u64 = 20;
+use common::{CPU, dataset};
 
-/// A text with something to learn, tokenized by characters.
-fn dataset(dir: &TempDir) -> Dataset {
-    let path = dir.path().join("text.txt");
-    let text: String = (0..60).map(|i| format!("{} and {}. ", i * 7 % 10, i * 7 % 10 + 1)).collect();
-    std::fs::write(&path, text).unwrap();
-    let data = DataConfig {
-        input: vec![path],
-        cache_dir: Some(dir.path().join("cache")),
-        val_fraction: 0.2,
-        ..DataConfig::default()
-    };
-    let tokenizer = TokenizerConfig { kind: TokenizerKind::Chars, ..TokenizerConfig::default() };
-    wattle_data::prepare(&data, &tokenizer, &mut |_| {}).unwrap()
-}
+const STEPS: u64 = 20;
 
 fn options(dtype: DType) -> TrainerOptions {
     TrainerOptions {
@@ -149,7 +136,7 @@ fn bits(values: &[f32]) -> Vec<u32> {
 #[test]
 fn training_follows_the_cpu_engine() {
     let dir = tempfile::tempdir().unwrap();
-    let dataset = dataset(&dir);
+    let dataset = dataset(dir.path(), 60);
     let (expected, _) = train(&dir.path().join("cpu"), &dataset, None, DType::F32, None);
     // bf16 has 8 bits; twenty steps at a learning rate of 1e-2 carry its rounding far.
     for (name, dtype, tolerance) in [("f32", DType::F32, 1e-5), ("bf16", DType::BF16, 2e-2)] {
@@ -169,7 +156,7 @@ fn training_follows_the_cpu_engine() {
 #[test]
 fn every_step_has_its_spans_on_the_device() {
     let dir = tempfile::tempdir().unwrap();
-    let dataset = dataset(&dir);
+    let dataset = dataset(dir.path(), 60);
     let start = MonotonicNs::now();
     let (mut got, _) = train(dir.path(), &dataset, shim(), DType::F32, None);
     let end = MonotonicNs::now();
@@ -190,7 +177,7 @@ fn every_step_has_its_spans_on_the_device() {
 #[test]
 fn a_run_goes_on_from_a_checkpoint_to_the_bit_and_engines_read_each_others() {
     let dir = tempfile::tempdir().unwrap();
-    let dataset = dataset(&dir);
+    let dataset = dataset(dir.path(), 60);
     // Before a step was recorded, and while steps are replayed.
     for (dtype, stops) in [(DType::F32, &[1, 8][..]), (DType::BF16, &[8])] {
         let (whole, model) =
@@ -218,7 +205,7 @@ fn a_run_goes_on_from_a_checkpoint_to_the_bit_and_engines_read_each_others() {
 #[test]
 fn the_tensor_that_was_not_finite_first_is_named_steps_later() {
     let dir = tempfile::tempdir().unwrap();
-    let dataset = dataset(&dir);
+    let dataset = dataset(dir.path(), 60);
     let model = model(&dataset);
     let broken = &model.parameters()[4];
     broken.var.set(&(broken.var.as_detached_tensor() * f64::NAN).unwrap()).unwrap();

@@ -2,15 +2,18 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use candle_core::{DType, Device};
-use tempfile::TempDir;
-use wattle_data::{Batch, DataConfig, Dataset, TokenizerConfig, TokenizerKind};
+mod common;
+
+use candle_core::DType;
+use wattle_data::{Batch, Dataset};
 use wattle_model::config::ActivationKind;
 use wattle_model::engine::gpt2::Gpt2Engine;
 use wattle_model::engine::{EngineOptions, LossSum};
 use wattle_model::hugging_face::read_safetensors;
 use wattle_model::parameter::ParameterBuilder;
-use wattle_model::{Engine, Gpt2, LanguageModel, ModelConfig, Parameter, Recompute, TrainingPass};
+use wattle_model::{
+    Engine, Family, Gpt2, LanguageModel, ModelConfig, Parameter, Recompute, RopeScaling, TrainingPass,
+};
 use wattle_random::{Purpose, Stream};
 use wattle_runlog::{EventBody, Span, StopReason};
 use wattle_train::config::{EarlyStopConfig, EngineChoice, EvaluateConfig, OptimizerConfig, ScheduleConfig};
@@ -21,7 +24,8 @@ use wattle_train::{
     TrainerOptions,
 };
 
-const CPU: Device = Device::Cpu;
+use common::{CPU, VOCAB_SIZE, bits, dataset, fresh, model, values};
+
 const RECOMPUTE: [Recompute; 3] = [Recompute::None, Recompute::Mlp, Recompute::Block];
 
 /// Sizes that are no multiple of any vector, and a vocabulary with rows that no token has.
@@ -34,9 +38,20 @@ fn even() -> ModelConfig {
     ModelConfig { n_layers: 2, n_heads: 2, d_model: 64, d_ff: 192, context: 32, ..ModelConfig::default() }
 }
 
-const VOCAB_SIZE: usize = 41;
+/// A Llama whose heads share keys.
+fn llama() -> ModelConfig {
+    ModelConfig {
+        family: Family::Llama,
+        activation: ActivationKind::Swiglu,
+        n_heads: 6,
+        n_kv_heads: 2,
+        d_model: 36,
+        d_ff: 52,
+        ..odd()
+    }
+}
 
-/// Every way in which one GPT-2 differs from another.
+/// Every way in which one GPT-2 differs from another, and one Llama from another.
 fn configurations() -> Vec<ModelConfig> {
     vec![
         odd(),
@@ -46,19 +61,19 @@ fn configurations() -> Vec<ModelConfig> {
         ModelConfig { n_layers: 1, bias: true, activation: ActivationKind::Relu, ..odd() },
         even(),
         ModelConfig { bias: true, dropout: 0.1, ..even() },
+        llama(),
+        ModelConfig { n_kv_heads: 0, tie_embeddings: false, norm_eps: 1e-6, ..llama() },
+        ModelConfig { n_kv_heads: 1, rope_scaling: RopeScaling::Linear, rope_factor: 2.0, ..llama() },
+        ModelConfig {
+            n_layers: 1,
+            tie_embeddings: false,
+            rope_scaling: RopeScaling::Llama3,
+            rope_original_context: 9,
+            rope_theta: 500.0,
+            ..llama()
+        },
+        ModelConfig { n_heads: 4, d_model: 64, d_ff: 0, context: 32, n_layers: 2, ..llama() },
     ]
-}
-
-/// A model with weights large enough that every part of it matters, biases and norms among them.
-fn model(config: &ModelConfig) -> Gpt2 {
-    let model = Gpt2::new(config, VOCAB_SIZE, 5, &CPU).unwrap();
-    for (idx, Parameter { var, .. }) in model.parameters().iter().enumerate() {
-        let mut noise = vec![0f32; var.elem_count()];
-        Stream::new(9, Purpose::Init { parameter_idx: idx as u32 }, 0).fill_normal(0, &mut noise);
-        let noise = candle_core::Tensor::from_vec(noise, var.shape(), &CPU).unwrap();
-        var.set(&(var.as_detached_tensor() + (noise * 0.1).unwrap()).unwrap()).unwrap();
-    }
-    model
 }
 
 fn batch(config: &ModelConfig, batch_size: usize, idx: u64) -> Batch {
@@ -73,7 +88,7 @@ fn pass(config: &ModelConfig, step: u64) -> TrainingPass {
     TrainingPass { seed: 3, step, first_sequence: 0, dropout: config.dropout }
 }
 
-fn engine(model: &Gpt2, micro_batch: usize, recompute: Recompute) -> Box<dyn Engine> {
+fn engine(model: &dyn LanguageModel, micro_batch: usize, recompute: Recompute) -> Box<dyn Engine> {
     model.engine(EngineOptions { micro_batch, recompute }).unwrap().unwrap()
 }
 
@@ -92,14 +107,6 @@ fn accumulate(engine: &mut dyn Engine, batch: &Batch, micro_batch: usize, pass: 
     sum
 }
 
-fn values(tensor: &candle_core::Tensor) -> Vec<f32> {
-    tensor.flatten_all().unwrap().to_vec1().unwrap()
-}
-
-fn bits(values: &[f32]) -> Vec<u32> {
-    values.iter().map(|value| value.to_bits()).collect()
-}
-
 #[test]
 fn loss_and_every_gradient_are_those_of_autograd() {
     for config in configurations() {
@@ -107,8 +114,8 @@ fn loss_and_every_gradient_are_those_of_autograd() {
         for micro_batch in [5, 2] {
             let pass = pass(&config, 7);
             let options = BatchOptions { micro_batch, dtype: DType::F32, pass };
-            let expected = batch_gradients(&model, &batch, options, &CPU).unwrap();
-            let mut engine = engine(&model, micro_batch, Recompute::None);
+            let expected = batch_gradients(model.as_ref(), &batch, options, &CPU).unwrap();
+            let mut engine = engine(model.as_ref(), micro_batch, Recompute::None);
             let sum = accumulate(engine.as_mut(), &batch, micro_batch, pass);
 
             let loss = f64::from(expected.loss.to_scalar::<f32>().unwrap());
@@ -144,7 +151,7 @@ fn neither_threads_nor_recomputation_change_a_bit() {
         let gradients = |n_threads: usize, recompute: Recompute, micro_batch: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().unwrap();
             pool.install(|| {
-                let mut engine = engine(&model, micro_batch, recompute);
+                let mut engine = engine(model.as_ref(), micro_batch, recompute);
                 let sum = accumulate(engine.as_mut(), &batch, micro_batch, pass(&config, 2));
                 let evaluated =
                     engine.evaluate(&batch.inputs[..config.context], &batch.targets[..config.context]);
@@ -168,12 +175,11 @@ fn the_memory_plan_is_what_is_allocated() {
     for config in configurations() {
         let model = model(&config);
         for recompute in RECOMPUTE {
-            let options = EngineOptions { micro_batch: 6, recompute };
-            let engine = Gpt2Engine::new(&config, VOCAB_SIZE, model.parameters(), options).unwrap();
+            let engine = engine(model.as_ref(), 6, recompute);
             let (planned, allocated) = (engine.memory().total() as f64, engine.allocated_bytes() as f64);
             assert!((planned / allocated - 1.0).abs() < 0.05, "{config:?}: {planned} of {allocated}");
         }
-        let activations = |recompute| engine(&model, 6, recompute).memory().activations;
+        let activations = |recompute| engine(model.as_ref(), 6, recompute).memory().activations;
         assert!(activations(Recompute::Mlp) < activations(Recompute::None) || config.n_layers == 1);
         assert!(activations(Recompute::Block) < activations(Recompute::Mlp) || config.n_layers == 1);
     }
@@ -182,8 +188,8 @@ fn the_memory_plan_is_what_is_allocated() {
 #[test]
 fn parameters_are_published_and_taken_back_to_the_bit() {
     let config = ModelConfig { bias: true, ..odd() };
-    let (source, target) = (model(&config), Gpt2::new(&config, VOCAB_SIZE, 1, &CPU).unwrap());
-    let mut engine = engine(&source, 2, Recompute::None);
+    let (source, target) = (model(&config), fresh(&config, 1));
+    let mut engine = engine(source.as_ref(), 2, Recompute::None);
     engine.state().publish(target.parameters()).unwrap();
     for (a, b) in source.parameters().iter().zip(target.parameters()) {
         assert_eq!(bits(&values(&a.var)), bits(&values(&b.var)), "{}", a.name);
@@ -197,21 +203,6 @@ fn parameters_are_published_and_taken_back_to_the_bit() {
     faulty.remove("transformer.h.1.ln_2.weight.exp_avg_sq");
     let faults = engine.state_mut().set_moments(&faulty).unwrap().unwrap_err();
     assert_eq!(faults, ["transformer.h.1.ln_2.weight.exp_avg_sq is missing"]);
-}
-
-/// A text with something to learn, tokenized by characters.
-fn dataset(dir: &TempDir) -> Dataset {
-    let path = dir.path().join("text.txt");
-    let text: String = (0..120).map(|i| format!("{} and {}. ", i * 7 % 10, i * 7 % 10 + 1)).collect();
-    std::fs::write(&path, text).unwrap();
-    let data = DataConfig {
-        input: vec![path],
-        cache_dir: Some(dir.path().join("cache")),
-        val_fraction: 0.2,
-        ..DataConfig::default()
-    };
-    let tokenizer = TokenizerConfig { kind: TokenizerKind::Chars, ..TokenizerConfig::default() };
-    wattle_data::prepare(&data, &tokenizer, &mut |_| {}).unwrap()
 }
 
 fn options(engine: EngineChoice) -> TrainerOptions {
@@ -300,7 +291,7 @@ fn train(
 #[test]
 fn training_follows_autograd() {
     let dir = tempfile::tempdir().unwrap();
-    let dataset = dataset(&dir);
+    let dataset = dataset(dir.path(), 120);
     let (expected, _) = train(&dir.path().join("autograd"), &dataset, EngineChoice::Autograd, None);
     let (got, _) = train(&dir.path().join("explicit"), &dataset, EngineChoice::Explicit, None);
     assert_eq!((got.losses.len(), got.evaluations.len()), (20, expected.evaluations.len()));
@@ -320,11 +311,11 @@ fn training_follows_autograd() {
 fn evaluation_is_that_of_autograd() {
     let config = odd();
     let (model, batch) = (model(&config), batch(&config, 5, 3));
-    let mut engine = engine(&model, 5, Recompute::Block);
+    let mut engine = engine(model.as_ref(), 5, Recompute::Block);
     let got = engine.evaluate(&batch.inputs, &batch.targets);
     // Without dropout, a training pass and an evaluation are the same.
     let options = BatchOptions { micro_batch: 5, dtype: DType::F32, pass: pass(&config, 1) };
-    let expected = batch_gradients(&model, &batch, options, &CPU).unwrap();
+    let expected = batch_gradients(model.as_ref(), &batch, options, &CPU).unwrap();
     let n = batch.targets.len() as f64;
     let expected_loss = f64::from(expected.loss.to_scalar::<f32>().unwrap());
     assert!((got.loss / n / expected_loss - 1.0).abs() < 1e-6);
@@ -336,7 +327,7 @@ fn evaluation_is_that_of_autograd() {
 #[test]
 fn a_run_goes_on_from_a_checkpoint_to_the_bit_and_engines_read_each_others() {
     let dir = tempfile::tempdir().unwrap();
-    let dataset = dataset(&dir);
+    let dataset = dataset(dir.path(), 120);
     let weights = |model: &Gpt2| -> Vec<Vec<u32>> {
         model.parameters().iter().map(|p| bits(&values(&p.var))).collect()
     };
@@ -394,7 +385,7 @@ impl LanguageModel for OwnModel {
 #[test]
 fn a_model_of_ones_own_trains_by_autograd_unless_the_explicit_engine_is_asked_for() {
     let dir = tempfile::tempdir().unwrap();
-    let dataset = dataset(&dir);
+    let dataset = dataset(dir.path(), 120);
     let mut builder = ParameterBuilder::new(1, &CPU);
     builder.normal("table", &[dataset.vocab_size(), dataset.vocab_size()], 0.02).unwrap();
     let model = OwnModel { parameters: builder.finish() };
@@ -451,7 +442,7 @@ impl LanguageModel for Forgotten {
 #[test]
 fn a_parameter_that_the_engine_adds_nothing_to_is_named_before_the_first_update() {
     let dir = tempfile::tempdir().unwrap();
-    let dataset = dataset(&dir);
+    let dataset = dataset(dir.path(), 120);
     let gpt2 = Gpt2::new(&even(), dataset.vocab_size(), 1, &CPU).unwrap();
     let mut builder = ParameterBuilder::new(2, &CPU);
     builder.normal("forgotten.weight", &[3, 5], 0.02).unwrap();
@@ -471,7 +462,7 @@ fn a_parameter_that_the_engine_adds_nothing_to_is_named_before_the_first_update(
 fn marks_show_what_nothing_was_added_to_and_leave_no_trace() {
     let config = odd();
     let (model, batch) = (model(&config), batch(&config, 2, 0));
-    let mut engine = engine(&model, 2, Recompute::None);
+    let mut engine = engine(model.as_ref(), 2, Recompute::None);
     engine.state_mut().mark_gradients();
     assert_eq!(engine.state_mut().take_marks().len(), model.parameters().len());
     assert!(engine.state().gradients().iter().all(|g| g.to_bits() == 0));

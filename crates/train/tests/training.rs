@@ -2,11 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod common;
+
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
-use tempfile::TempDir;
-use wattle_data::{DataConfig, Dataset, TokenizerConfig, TokenizerKind};
+use candle_core::{DType, Tensor};
+use wattle_data::Dataset;
 use wattle_model::parameter::ParameterBuilder;
 use wattle_model::{Gpt2, LanguageModel, ModelConfig, Parameter, Pass, TrainingPass};
 use wattle_runlog::event::StepEvent;
@@ -21,22 +22,7 @@ use wattle_train::{
     Trainer, TrainerOptions,
 };
 
-const CPU: Device = Device::Cpu;
-
-/// A text with something to learn, tokenized by characters.
-fn dataset(dir: &TempDir) -> Dataset {
-    let path = dir.path().join("text.txt");
-    let text: String = (0..120).map(|i| format!("{} and {}. ", i * 7 % 10, i * 7 % 10 + 1)).collect();
-    std::fs::write(&path, text).unwrap();
-    let data = DataConfig {
-        input: vec![path],
-        cache_dir: Some(dir.path().join("cache")),
-        val_fraction: 0.2,
-        ..DataConfig::default()
-    };
-    let tokenizer = TokenizerConfig { kind: TokenizerKind::Chars, ..TokenizerConfig::default() };
-    wattle_data::prepare(&data, &tokenizer, &mut |_| {}).unwrap()
-}
+use common::{CPU, dataset};
 
 fn model(dataset: &Dataset) -> Gpt2 {
     let config = ModelConfig {
@@ -147,7 +133,7 @@ fn losses(steps: &[StepEvent]) -> Vec<(u64, u32)> {
 #[test]
 fn stopping_anywhere_and_resuming_changes_no_bit() {
     let dir = tempfile::tempdir().unwrap();
-    let dataset = dataset(&dir);
+    let dataset = dataset(dir.path(), 120);
     for engine in [EngineChoice::Autograd, EngineChoice::Explicit] {
         let dir = dir.path().join(format!("{engine:?}"));
         let options = TrainerOptions { train: TrainConfig { engine, ..options().train }, ..options() };
@@ -170,7 +156,7 @@ fn stopping_anywhere_and_resuming_changes_no_bit() {
 #[test]
 fn training_learns_and_says_so_in_order() {
     let dir = tempfile::tempdir().unwrap();
-    let dataset = dataset(&dir);
+    let dataset = dataset(dir.path(), 120);
     let (_, recorder, _) = train(dir.path(), &dataset, options(), None);
     let (first, last) = (&recorder.steps[0], &recorder.steps[39]);
     assert!(last.loss < 0.7 * first.loss, "{} then {}", first.loss, last.loss);
@@ -216,7 +202,7 @@ fn training_learns_and_says_so_in_order() {
 #[test]
 fn micro_batches_of_unequal_size_make_the_gradient_of_the_whole_batch() {
     let dir = tempfile::tempdir().unwrap();
-    let dataset = dataset(&dir);
+    let dataset = dataset(dir.path(), 120);
     let model = model(&dataset);
     let loader = wattle_data::Loader::new(&dataset.train, 12, 7, 3).unwrap();
     let batch = loader.batch(0, 0).unwrap();
@@ -247,7 +233,7 @@ fn micro_batches_of_unequal_size_make_the_gradient_of_the_whole_batch() {
 #[test]
 fn early_stopping_leaves_a_checkpoint_and_stays_stopped() {
     let dir = tempfile::tempdir().unwrap();
-    let dataset = dataset(&dir);
+    let dataset = dataset(dir.path(), 120);
     let options = TrainerOptions {
         early_stop: EarlyStopConfig { patience: 0, target_loss: Some(2.2) },
         evaluate: EvaluateConfig { every_steps: 2, batches: 0 },
@@ -264,7 +250,7 @@ fn early_stopping_leaves_a_checkpoint_and_stays_stopped() {
 #[test]
 fn a_loss_that_is_not_finite_stops_training_and_names_step_tensor_and_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
-    let dataset = dataset(&dir);
+    let dataset = dataset(dir.path(), 120);
     let options = TrainerOptions {
         optimizer: OptimizerConfig { learning_rate: 1e30, ..OptimizerConfig::default() },
         schedule: ScheduleConfig { warmup_steps: 0, ..ScheduleConfig::default() },
@@ -285,7 +271,7 @@ fn a_loss_that_is_not_finite_stops_training_and_names_step_tensor_and_checkpoint
 #[test]
 fn a_damaged_checkpoint_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
-    let dataset = dataset(&dir);
+    let dataset = dataset(dir.path(), 120);
     train(dir.path(), &dataset, options(), Some(3)).0.unwrap();
     let checkpoint = dir.path().join("checkpoints/step-00000003");
     for (file, damage) in [
@@ -311,7 +297,7 @@ fn a_damaged_checkpoint_is_refused_by_name() {
 #[test]
 fn the_newest_and_the_best_are_kept_and_leftovers_removed() {
     let dir = tempfile::tempdir().unwrap();
-    let dataset = dataset(&dir);
+    let dataset = dataset(dir.path(), 120);
     let leftover = dir.path().join("checkpoints/step-00000099.tmp");
     std::fs::create_dir_all(&leftover).unwrap();
     let options = TrainerOptions { checkpoint_every_steps: 4, ..options() };
@@ -360,7 +346,7 @@ impl LanguageModel for CutOff {
 #[test]
 fn a_parameter_that_no_gradient_reaches_is_named_before_the_first_update() {
     let dir = tempfile::tempdir().unwrap();
-    let dataset = dataset(&dir);
+    let dataset = dataset(dir.path(), 120);
     let mut builder = ParameterBuilder::new(1, &CPU);
     let v = dataset.vocab_size();
     builder.normal("table", &[v, 8], 0.02).unwrap();

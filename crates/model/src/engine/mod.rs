@@ -72,6 +72,9 @@ pub trait Engine: Send {
     /// What it takes of memory.
     fn memory(&self) -> MemoryPlan;
 
+    /// Bytes of the buffers that there are.
+    fn allocated_bytes(&self) -> u64;
+
     /// Writes to all memory of the plan that lies in this process, so that it is there and not only promised:
     /// what the process has then is what training takes. Gradients are zero afterwards; nothing else changes.
     fn touch(&mut self);

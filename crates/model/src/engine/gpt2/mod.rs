@@ -67,11 +67,6 @@ impl Gpt2Engine {
         Ok(Self { sizes, parameters, arena_sizes, head, state, arena })
     }
 
-    /// Bytes of the buffers that there are.
-    pub fn allocated_bytes(&self) -> u64 {
-        self.state.bytes() + self.arena.bytes()
-    }
-
     fn forward(&mut self, sites: &Sites, inputs: &[u32], slices: &Slices) {
         let (network, _, arena) = self.parts(sites);
         let slices = ForwardSlice::cut(arena, slices);
@@ -171,6 +166,10 @@ impl Engine for Gpt2Engine {
     fn memory(&self) -> MemoryPlan {
         let bytes = (self.state.layout().len() * size_of::<f32>()) as u64;
         MemoryPlan { weights: bytes, gradients: bytes, moments: 2 * bytes, ..self.arena_sizes.plan() }
+    }
+
+    fn allocated_bytes(&self) -> u64 {
+        self.state.bytes() + self.arena.bytes()
     }
 
     fn touch(&mut self) {

@@ -65,11 +65,6 @@ impl LlamaEngine {
         Ok(Self { sizes, parameters, arena_sizes, head, state, arena, rotary })
     }
 
-    /// Bytes of the buffers that there are.
-    pub fn allocated_bytes(&self) -> u64 {
-        self.state.bytes() + self.arena.bytes()
-    }
-
     fn forward(&mut self, inputs: &[u32], slices: &Slices) {
         let (network, _, arena) = self.parts();
         let slices = ForwardSlice::cut(arena, slices);
@@ -157,6 +152,10 @@ impl Engine for LlamaEngine {
     fn memory(&self) -> MemoryPlan {
         let bytes = (self.state.layout().len() * size_of::<f32>()) as u64;
         MemoryPlan { weights: bytes, gradients: bytes, moments: 2 * bytes, ..self.arena_sizes.plan() }
+    }
+
+    fn allocated_bytes(&self) -> u64 {
+        self.state.bytes() + self.arena.bytes()
     }
 
     fn touch(&mut self) {
