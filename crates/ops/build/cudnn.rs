@@ -43,7 +43,8 @@ fn compile(folders: &[PathBuf]) {
     cc::Build::new()
         .cpp(true)
         .std("c++17")
-        .opt_level(2)
+        // It makes plans and hands over addresses: what it is made of is headers, and it is small or large by this.
+        .opt_level_str("s")
         .warnings(false)
         // A binary that is carried elsewhere brings it along.
         .cpp_link_stdlib_static(true)
