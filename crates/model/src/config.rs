@@ -217,7 +217,7 @@ impl ModelConfig {
     }
 
     /// Of the numbers that are a Llama's alone.
-    fn number_faults(&self, faults: &mut Vec<String>) {
+    pub(crate) fn number_faults(&self, faults: &mut Vec<String>) {
         if !(self.norm_eps > 0.0 && self.norm_eps < 1.0) {
             faults.push(format!("model.norm_eps = {}: expected above 0 and below 1", self.norm_eps));
         }
