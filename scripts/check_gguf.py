@@ -35,8 +35,9 @@ import tokenizers
 from llama_cpp import Llama
 
 # f16 weights and llama.cpp's GELU from a table in f16 leave some 1e-4; q8_0 and q4_0 are multiplied there with
-# activations rounded to 8 bits, which wattle's are not. A wrong tensor costs whole nats.
-LOSS_TOLERANCE = {"f16": 2e-3, "q8_0": 5e-3, "q4_0": 2e-2}
+# activations rounded to 8 bits, which wattle's are not. A wrong tensor costs whole nats; a Llama's queries and keys in
+# another order, or llama3's divisors left out, some 3e-3.
+LOSS_TOLERANCE = {"f16": 5e-4, "q8_0": 5e-3, "q4_0": 2e-2}
 NEW_TOKENS = 40
 # Positions that turn fast, so that a short text sees what scaling does.
 LLAMA = {"model.family": "llama", "model.d_ff": 160, "model.rope_theta": 100.0}

@@ -316,6 +316,14 @@ impl Family {
             Family::Llama => "llama",
         }
     }
+
+    /// Its name in a text.
+    pub fn title(self) -> &'static str {
+        match self {
+            Family::Gpt2 => "GPT-2",
+            Family::Llama => "Llama",
+        }
+    }
 }
 
 impl From<ActivationKind> for Activation {
