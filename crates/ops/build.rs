@@ -1,6 +1,6 @@
 //! Compiles what is not Rust.
 
-#[cfg(feature = "cudnn")]
+#[cfg(feature = "cuda")]
 #[path = "build/cudnn.rs"]
 mod cudnn;
 #[cfg(feature = "cuda")]
@@ -10,8 +10,9 @@ mod kernels;
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rustc-check-cfg=cfg(cudnn)");
-    #[cfg(feature = "cudnn")]
-    cudnn::build();
     #[cfg(feature = "cuda")]
-    kernels::build();
+    {
+        cudnn::build();
+        kernels::build();
+    }
 }

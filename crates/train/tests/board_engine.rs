@@ -47,6 +47,11 @@ fn llama() -> ModelConfig {
     }
 }
 
+/// The same with heads of a width that a library's attention takes.
+fn wide_llama() -> ModelConfig {
+    ModelConfig { d_model: 32, ..llama() }
+}
+
 /// Every way in which one GPT-2 differs from another, and one Llama from another.
 fn configurations() -> Vec<ModelConfig> {
     vec![
@@ -236,16 +241,20 @@ fn train(
 
 #[test]
 fn neither_recomputation_nor_the_order_of_threads_changes_a_bit() {
-    for (config, elem) in [
-        (ModelConfig { bias: true, dropout: 0.2, n_layers: 3, ..even() }, Elem::F32),
-        (ModelConfig { bias: true, ..even() }, Elem::Bf16),
-        (ModelConfig { bias: true, dropout: 0.1, ..odd() }, Elem::Bf16),
-        (llama(), Elem::Bf16),
+    let plain: fn(u64) -> ShimBoard = ShimBoard::shuffled;
+    let fused: fn(u64) -> ShimBoard = |seed| ShimBoard::shuffled(seed).with_fused_attention();
+    for (config, elem, board) in [
+        (ModelConfig { bias: true, dropout: 0.2, n_layers: 3, ..even() }, Elem::F32, plain),
+        (ModelConfig { bias: true, ..even() }, Elem::Bf16, plain),
+        (ModelConfig { bias: true, ..even() }, Elem::Bf16, fused),
+        (ModelConfig { bias: true, dropout: 0.1, ..odd() }, Elem::Bf16, plain),
+        (llama(), Elem::Bf16, plain),
+        (wide_llama(), Elem::Bf16, fused),
     ] {
         let options = |recompute| DeviceEngineOptions { elem, ..options(&config, 2, recompute) };
-        let expected = train(&config, ShimBoard::default(), options(Recompute::None));
+        let expected = train(&config, board(0), options(Recompute::None));
         for (seed, recompute) in RECOMPUTE.into_iter().enumerate() {
-            let got = train(&config, ShimBoard::shuffled(seed as u64 + 1), options(recompute));
+            let got = train(&config, board(seed as u64 + 1), options(recompute));
             assert!(got == expected, "{config:?}: {recompute:?}");
         }
     }
@@ -253,11 +262,22 @@ fn neither_recomputation_nor_the_order_of_threads_changes_a_bit() {
 
 #[test]
 fn bf16_follows_f32() {
-    for config in [ModelConfig { bias: true, ..even() }, ModelConfig { dropout: 0.1, ..odd() }, llama()] {
+    let plain = ShimBoard::default;
+    let fused = || ShimBoard::default().with_fused_attention();
+    for (config, board, attention) in [
+        (ModelConfig { bias: true, ..even() }, plain(), "by products"),
+        (ModelConfig { bias: true, ..even() }, fused(), "fused"),
+        (ModelConfig { dropout: 0.1, ..odd() }, fused(), "by products"),
+        (odd(), fused(), "by products"),
+        (llama(), plain(), "by products"),
+        (wide_llama(), fused(), "fused"),
+    ] {
         let (model, options) = (model(&config), options(&config, 2, Recompute::None));
         let bf16 = DeviceEngineOptions { elem: Elem::Bf16, ..options };
-        let (mut engine, mut reference) =
-            (engine(model.as_ref(), bf16), Reference::new(model.as_ref(), options));
+        let mut engine = model.device_engine(Arc::new(board), bf16).unwrap().unwrap();
+        let said = engine.describe();
+        assert!(said.contains(&format!("attention {attention},")), "{config:?}: {said}");
+        let mut reference = Reference::new(model.as_ref(), options);
         for number in 1..=5 {
             step(engine.as_mut(), &config, number);
             let (got, expected) = (engine.drain().unwrap()[0], reference.step(&config, number));

@@ -5,13 +5,17 @@
 //! drawn from a seed. Memory has guards on both sides. There are no tensor cores, no caches, and no speed.
 
 mod arena;
+mod fused;
 mod products;
 
 use std::ffi::CString;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use wattle_ops::board::{Arg, Board, BoardError, DevicePtr, Gemm, Launch, MemoryInfo};
+use wattle_ops::board::{
+    Arg, AttentionBackward, AttentionForward, AttentionShape, Board, BoardError, DevicePtr, FusedAttention,
+    Gemm, Launch, MemoryInfo,
+};
 
 use arena::Arena;
 
@@ -31,6 +35,7 @@ unsafe extern "C" {
 pub struct ShimBoard {
     seed: u64,
     total_bytes: u64,
+    has_fused_attention: bool,
     inner: Mutex<Inner>,
 }
 
@@ -49,6 +54,8 @@ struct Inner {
 enum Work {
     Launch { kernel: String, grid: [u32; 3], block: [u32; 3], args: Vec<Arg> },
     Gemm(Gemm),
+    Attention(AttentionShape, AttentionForward),
+    AttentionBackward(AttentionShape, AttentionBackward),
     Copy { to: DevicePtr, from: DevicePtr, bytes: usize },
     Zero { at: DevicePtr, bytes: usize },
     Mark(usize),
@@ -63,13 +70,19 @@ impl Default for ShimBoard {
 impl ShimBoard {
     /// A board whose warps run in an order drawn from `seed`; 0 draws nothing.
     pub fn shuffled(seed: u64) -> Self {
-        Self { seed, total_bytes: 8 << 30, inner: Mutex::default() }
+        Self { seed, total_bytes: 8 << 30, has_fused_attention: false, inner: Mutex::default() }
     }
 
     /// A board with so much memory.
     #[must_use]
     pub fn with_memory(self, total_bytes: u64) -> Self {
         Self { total_bytes, ..self }
+    }
+
+    /// A board with an attention of its own, as one with cuDNN.
+    #[must_use]
+    pub fn with_fused_attention(self) -> Self {
+        Self { has_fused_attention: true, ..self }
     }
 
     /// Kernels that were launched so far, replays counted.
@@ -103,6 +116,8 @@ impl Inner {
                 launch(kernel, *grid, *block, args, seed)?;
             }
             Work::Gemm(gemm) => products::multiply(&self.arenas, gemm),
+            Work::Attention(shape, tensors) => fused::forward(&self.arenas, shape, tensors),
+            Work::AttentionBackward(shape, tensors) => fused::backward(&self.arenas, shape, tensors),
             &Work::Copy { to, from, bytes } => {
                 let source = arena::slice(&self.arenas, from, bytes).to_vec();
                 arena::slice_mut(&mut self.arenas, to, bytes).copy_from_slice(&source);
@@ -198,6 +213,14 @@ impl Board for ShimBoard {
         self.submit(Work::Gemm(*gemm))
     }
 
+    fn fused_attention(&self) -> Result<&dyn FusedAttention, String> {
+        if self.has_fused_attention {
+            Ok(self)
+        } else {
+            Err("the kernel shim was made without it".to_owned())
+        }
+    }
+
     fn mark(&self, edge: usize) -> Result<(), BoardError> {
         self.submit(Work::Mark(edge))
     }
@@ -234,5 +257,26 @@ impl Board for ShimBoard {
 
     fn synchronize(&self) -> Result<(), BoardError> {
         Ok(())
+    }
+}
+
+impl FusedAttention for ShimBoard {
+    /// As strict as cuDNN is of widths.
+    fn prepare(&self, shape: &AttentionShape) -> Result<(), BoardError> {
+        match shape.head_width % 8 {
+            0 => Ok(()),
+            _ => Err(BoardError::Call {
+                call: "prepare",
+                why: format!("heads of {} are no multiple of 8", shape.head_width),
+            }),
+        }
+    }
+
+    fn forward(&self, shape: &AttentionShape, tensors: &AttentionForward) -> Result<(), BoardError> {
+        self.submit(Work::Attention(*shape, *tensors))
+    }
+
+    fn backward(&self, shape: &AttentionShape, tensors: &AttentionBackward) -> Result<(), BoardError> {
+        self.submit(Work::AttentionBackward(*shape, *tensors))
     }
 }

@@ -46,7 +46,12 @@ fn finish(arenas: &[Arena], gemm: &Gemm, out: &mut [f32]) {
 }
 
 /// A matrix of the batch as rows one after the other.
-fn read(arenas: &[Arena], matrix: Matrix, [n_rows, n_columns]: [usize; 2], index: usize) -> Vec<f32> {
+pub(crate) fn read(
+    arenas: &[Arena],
+    matrix: Matrix,
+    [n_rows, n_columns]: [usize; 2],
+    index: usize,
+) -> Vec<f32> {
     let (stored_rows, stored_columns) =
         if matrix.transposed { (n_columns, n_rows) } else { (n_rows, n_columns) };
     let mut out = vec![0f32; n_rows * n_columns];
@@ -60,7 +65,14 @@ fn read(arenas: &[Arena], matrix: Matrix, [n_rows, n_columns]: [usize; 2], index
     out
 }
 
-fn write(arenas: &[Arena], matrix: Matrix, [n_rows, n_columns]: [usize; 2], index: usize, values: &[f32]) {
+/// Stores rows that lie one after the other as a matrix of the batch.
+pub(crate) fn write(
+    arenas: &[Arena],
+    matrix: Matrix,
+    [n_rows, n_columns]: [usize; 2],
+    index: usize,
+    values: &[f32],
+) {
     for (row, values) in values.chunks_exact(n_columns).enumerate().take(n_rows) {
         let at = start(matrix, index, row);
         let bytes: Vec<u8> = values.iter().flat_map(|&value| encode(value, matrix.elem)).collect();

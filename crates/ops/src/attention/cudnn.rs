@@ -240,8 +240,8 @@ mod ffi {
     use super::{BoardError, CShape, CTensors, c_char, c_int, c_void};
 
     pub(super) fn available() -> Result<(), BoardError> {
-        let why = "this program was built without it: --features cudnn, with CUDNN_FRONTEND_INCLUDE set to the \
-                   headers of nvidia-cudnn-frontend and nvidia-cudnn-cu13";
+        let why = "this program was built without it; build where scripts/cuda_toolkit.sh --with cudnn has been, or \
+                   with CUDNN_FRONTEND_INCLUDE set to the headers of nvidia-cudnn-frontend and nvidia-cudnn-cu13";
         Err(BoardError::Call { call: "cuDNN", why: why.to_owned() })
     }
 

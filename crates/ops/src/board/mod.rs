@@ -65,9 +65,12 @@ pub trait Board: Send + Sync {
     /// Multiplies matrices.
     fn gemm(&self, gemm: &Gemm) -> Result<(), BoardError>;
 
-    /// Attention by a library of the vendor's, where there is one.
-    fn fused_attention(&self) -> Option<&dyn FusedAttention> {
-        None
+    /// Attention by a library of the vendor's.
+    ///
+    /// # Errors
+    /// Why there is none.
+    fn fused_attention(&self) -> Result<&dyn FusedAttention, String> {
+        Err("the board has no attention of its own".to_owned())
     }
 
     /// Marks this moment as number `edge`. Within a recorded step the mark is taken anew at every replay.

@@ -228,17 +228,16 @@ impl Memory {
 
 /// Whether the board's own attention is used: it is for bf16, and drops nothing.
 fn is_fused(board: &dyn Board, network: &Network, options: &DeviceEngineOptions) -> bool {
-    let Some(fused) = board.fused_attention() else { return false };
     if options.elem != Elem::Bf16 || options.dropout > 0.0 {
         return false;
     }
-    match fused.prepare(&network.sizes.fused_attention(options.micro_batch)) {
-        Ok(()) => true,
-        Err(error) => {
-            tracing::warn!("attention is made of products and a softmax, since {error}");
-            false
-        }
+    let shape = network.sizes.fused_attention(options.micro_batch);
+    let prepared =
+        board.fused_attention().and_then(|fused| fused.prepare(&shape).map_err(|error| error.to_string()));
+    if let Err(why) = &prepared {
+        tracing::warn!("attention is made of products and a softmax: {why}");
     }
+    prepared.is_ok()
 }
 
 fn refuse_what_does_not_fit(
@@ -389,7 +388,9 @@ impl DeviceEngine for BoardEngine {
             [Recorded::Failed, _] | [_, Recorded::Failed] => "launched one by one",
             _ => "recorded and replayed",
         };
-        format!("{} in {}, steps {launched}", self.board.name(), self.options.elem.suffix())
+        let attention = if self.memory.activations.is_fused { "fused" } else { "by products" };
+        let elem = self.options.elem.suffix();
+        format!("{} in {elem}, attention {attention}, steps {launched}", self.board.name())
     }
 }
 

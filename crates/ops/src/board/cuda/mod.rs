@@ -211,8 +211,8 @@ impl Board for CudaBoard {
         self.matmul.run(gemm, &self.stream)
     }
 
-    fn fused_attention(&self) -> Option<&dyn FusedAttention> {
-        self.attention.as_ref().ok().map(|attention| attention as _)
+    fn fused_attention(&self) -> Result<&dyn FusedAttention, String> {
+        self.attention.as_ref().map(|attention| attention as _).map_err(ToString::to_string)
     }
 
     fn mark(&self, edge: usize) -> Result<(), BoardError> {

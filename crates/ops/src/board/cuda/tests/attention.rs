@@ -125,8 +125,7 @@ impl OnDevice {
     }
 
     fn run(&self, board: &CudaBoard, shape: &AttentionShape) {
-        let attention = board.fused_attention();
-        let attention = attention.unwrap_or_else(|| panic!("no fused attention: {:?}", board.attention()));
+        let attention = board.fused_attention().unwrap_or_else(|why| panic!("no fused attention: {why}"));
         attention.forward(shape, &self.tensors.forward).unwrap();
         attention.backward(shape, &self.tensors).unwrap();
     }
