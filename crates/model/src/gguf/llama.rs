@@ -9,7 +9,7 @@ use wattle_ops::rope::{Scaling, frequencies};
 
 use super::family::Mapping;
 use super::keys::Keys;
-use super::tensor::{Entry, Storage};
+use super::tensor::{Constant, Entry, Storage};
 use crate::config::{ActivationKind, Family, ModelConfig, RopeScaling};
 use crate::hugging_face::llama::{HEAD, TOKEN_TABLE, parameter_shapes};
 use crate::llama::Llama;
@@ -181,7 +181,7 @@ fn stored_name(ours: &str) -> String {
 }
 
 /// By what a `llama3` scaling divides each frequency.
-fn constants(config: &ModelConfig) -> Vec<(&'static str, Vec<f32>)> {
+fn constants(config: &ModelConfig) -> Vec<Constant> {
     if config.rope_scaling != RopeScaling::Llama3 {
         return Vec::new();
     }

@@ -11,7 +11,7 @@ use candle_core::{Device, Tensor};
 
 use super::family::Mapping;
 use super::keys::Keys;
-use super::tensor::Entry;
+use super::tensor::{Constant, Entry};
 use super::{ARCHITECTURE, TOKENIZER_JSON, family};
 use crate::config::ModelConfig;
 use crate::error::ModelError;
@@ -19,9 +19,6 @@ use crate::language_model::LanguageModel;
 
 /// Of a constant's value, in relation to it: what another program's `f32` may be off.
 const CONSTANT_TOLERANCE: f32 = 1e-5;
-
-/// A tensor that follows from the configuration, and its values.
-type Constant = (&'static str, Vec<f32>);
 
 /// A GGUF file of a family that there is, checked but for its weights.
 pub struct GgufFile {

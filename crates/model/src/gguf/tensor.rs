@@ -15,6 +15,9 @@ pub(super) struct Entry {
     pub(super) storage: Storage,
 }
 
+/// A tensor that is no parameter: its name there, and values that follow from the configuration.
+pub(super) type Constant = (&'static str, Vec<f32>);
+
 /// How a tensor is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Storage {
