@@ -8,8 +8,8 @@
 # what it needs to compile go to DIR (default target/cuda-toolkit), laid out as a CUDA_HOME. What is there already is
 # not fetched again. PYTHON is the interpreter whose pip fetches (default python3).
 #
-# --with cudnn      headers of cuDNN (370 MB to fetch, of which the headers stay) and of its C++ frontend, for fused
-#                   attention: the library itself is opened at run time
+# --with cudnn      headers of cuDNN and NVRTC (460 MB to fetch, of which the headers stay) and of cuDNN's C++ frontend,
+#                   for fused attention: the libraries themselves are opened at run time
 # --with libraries  cuBLAS, cuRAND, NVRTC and cuDNN themselves (1.3 GB), for a machine with a GPU but without them,
 #                   and for processors on which wattle is linked against them
 # --env             nothing but the lines that set the environment
@@ -20,7 +20,7 @@ set -euo pipefail
 compiler=(nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88
   nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85)
 frontend=(nvidia-cudnn-frontend==1.32.0)
-headers_of=nvidia-cudnn-cu13==9.19.0.56
+headers_of=(nvidia-cudnn-cu13==9.19.0.56 nvidia-cuda-nvrtc==13.0.88)
 libraries=(nvidia-cublas==13.1.0.3 nvidia-cuda-nvrtc==13.0.88 nvidia-curand==10.4.0.35 nvidia-cudnn-cu13==9.19.0.56)
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -91,16 +91,16 @@ fetch() {
   printf '%s\n' "${missing[@]}" >>"$stamp"
 }
 
-# Of a wheel of a gigabyte, the headers alone.
+# Of large wheels, the headers alone.
 fetch_headers() {
-  [[ ! -e $home/packages/nvidia/cudnn/include/cudnn.h ]] || return 0
+  [[ ! -e $home/packages/nvidia/cudnn/include/cudnn.h || ! -e $home/packages/nvidia/cu13/include/nvrtc.h ]] || return 0
   has_pip
-  say "fetching the headers of $headers_of"
+  say "fetching the headers of ${headers_of[*]}"
   local wheel
   wheel=$(mktemp -d)
   # shellcheck disable=SC2064 # as it is now
   trap "rm -rf '$wheel'" EXIT
-  pip download --dest "$wheel" "$headers_of"
+  pip download --dest "$wheel" "${headers_of[@]}"
   "$python" - "$wheel" "$home/packages" <<'PYTHON'
 import pathlib, sys, zipfile
 for wheel in pathlib.Path(sys.argv[1]).glob("*.whl"):

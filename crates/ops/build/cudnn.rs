@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 const SOURCE: &str = "src/attention/cudnn.cpp";
 
-/// One header of each of the three that are needed.
-const HEADERS: [&str; 3] = ["cudnn_frontend.h", "cudnn.h", "cuda_runtime_api.h"];
+/// One header of each of the four that are needed.
+const HEADERS: [&str; 4] = ["cudnn_frontend.h", "cudnn.h", "cuda_runtime_api.h", "nvrtc.h"];
 
 pub fn build() {
     for variable in ["CUDNN_FRONTEND_INCLUDE", "CUDA_HOME"] {

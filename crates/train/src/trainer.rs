@@ -375,7 +375,6 @@ impl<'a> Trainer<'a> {
         };
         let progress = &mut |done, total| observer.progress(Progress::Evaluate { done, total });
         let evaluation = self.tier.evaluate(self.model, store, options, &self.device, progress)?;
-        self.tier.publish(self.model)?;
         self.span(observer, Phase::Evaluate, start);
         observer.edge(Edge::EvaluateEnd);
         self.drained_at = MonotonicNs::now();

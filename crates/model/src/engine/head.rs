@@ -1,33 +1,71 @@
 //! The output head and the loss.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 use wattle_ops::classifier::cpu::{self as classifier, Input, Shape};
 
-use super::LossSum;
+use super::arena::Arena;
+use super::{FlatState, LossSum};
 
-/// The losses of rows, without gradients. As many rows at a time as in training, in fixed parts.
-pub(super) fn evaluate(losses: &mut [f32], input: &Input<'_>, shape: &Shape, logits: &mut [f32]) -> LossSum {
-    let rows = shape.chunk_rows();
-    let part = rows / 4;
-    let chunks =
-        losses.chunks_mut(rows).zip(input.x.chunks(rows * shape.n_in)).zip(input.targets.chunks(rows));
-    let n_correct = chunks
-        .map(|((losses, x), targets)| {
-            losses
-                .par_chunks_mut(part)
-                .zip(x.par_chunks(part * shape.n_in))
-                .zip(targets.par_chunks(part))
-                .zip(logits.par_chunks_mut(part * shape.n_vocab))
-                .map(|(((losses, x), targets), logits)| {
-                    classifier::fwd(losses, &Input { x, weight: input.weight, targets }, shape, logits)
-                })
-                .sum::<usize>()
-        })
-        .sum();
-    LossSum { loss: sum(losses), n_correct }
+/// The head's place in the flat buffers, and its sizes.
+pub(super) struct Head {
+    pub(super) weight: Range<usize>,
+    pub(super) shape: Shape,
+}
+
+impl Head {
+    /// Losses, the gradient of the head, and that of the normalized rows in `branch`.
+    pub(super) fn train(
+        &self,
+        arena: &mut Arena,
+        state: &mut FlatState,
+        targets: &[u32],
+        scale: f32,
+    ) -> LossSum {
+        let Self { weight, shape } = self;
+        let Arena { final_norm, branch, losses, logits, .. } = arena;
+        let x = &final_norm.out.values()[..targets.len() * shape.n_in];
+        let input = Input { x, weight: &state.weights[weight.clone()], targets };
+        let grad_x = &mut branch.values_mut()[..x.len()];
+        let losses = &mut losses.values_mut()[..targets.len()];
+        let grad_weight = &mut state.gradients[weight.clone()];
+        let n_correct = classifier::fwd_bwd_par(grad_x, grad_weight, losses, &input, scale, shape, logits);
+        LossSum { loss: sum(losses), n_correct }
+    }
+
+    /// Losses without gradients. As many rows at a time as in training, in fixed parts.
+    pub(super) fn evaluate(&self, arena: &mut Arena, state: &FlatState, targets: &[u32]) -> LossSum {
+        let Self { weight, shape } = self;
+        let weight = &state.weights[weight.clone()];
+        let Arena { final_norm, losses, logits, .. } = arena;
+        let losses = &mut losses.values_mut()[..targets.len()];
+        let rows = shape.chunk_rows();
+        let part = rows / 4;
+        let x = final_norm.out.values().chunks(rows * shape.n_in);
+        let n_correct = losses
+            .chunks_mut(rows)
+            .zip(x)
+            .zip(targets.chunks(rows))
+            .map(|((losses, x), targets)| {
+                losses
+                    .par_chunks_mut(part)
+                    .zip(x.par_chunks(part * shape.n_in))
+                    .zip(targets.par_chunks(part))
+                    .zip(logits.par_chunks_mut(part * shape.n_vocab))
+                    .map(|(((losses, x), targets), logits)| {
+                        // The last part of all may have more rows behind it than there are targets.
+                        let x = &x[..targets.len() * shape.n_in];
+                        classifier::fwd(losses, &Input { x, weight, targets }, shape, logits)
+                    })
+                    .sum::<usize>()
+            })
+            .sum();
+        LossSum { loss: sum(losses), n_correct }
+    }
 }
 
 /// In the order of the rows.
-pub(super) fn sum(losses: &[f32]) -> f64 {
+fn sum(losses: &[f32]) -> f64 {
     losses.iter().map(|&loss| f64::from(loss)).sum()
 }

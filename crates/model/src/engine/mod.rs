@@ -21,6 +21,9 @@ pub mod layout;
 pub mod llama;
 pub mod memory;
 
+mod arena;
+mod backward_slice;
+mod forward_slice;
 mod head;
 mod per_layer;
 mod rows;
@@ -71,7 +74,7 @@ pub trait Engine: Send {
 
     /// Writes to all memory of the plan that lies in this process, so that it is there and not only promised:
     /// what the process has then is what training takes. Gradients are zero afterwards; nothing else changes.
-    fn touch(&mut self) {}
+    fn touch(&mut self);
 }
 
 /// What the predictions for some tokens were worth.

@@ -1,104 +1,15 @@
 //! The backward pass: gradients of activations by slices of the batch, those of weights over all of it.
 
-use std::ops::Range;
-
-use rayon::prelude::*;
 use wattle_ops::layer_norm::cpu::{self as layer_norm, Saved};
 use wattle_ops::linear::cpu as linear;
 use wattle_ops::{Dropout, Store, activation, attention, dropout};
 
-use super::arena::{Arena, Gradients, Hidden, Kept, Normed};
 use super::forward::Network;
 use super::parameters::{Affine, Block};
 use super::sizes::Sizes;
 use crate::engine::Recompute;
-use crate::engine::rows::cut_mut;
-use crate::engine::slices::Slices;
-
-/// Some sequences of a micro-batch in one block.
-pub(super) struct BackwardSlice<'a> {
-    /// Position of its first sequence in the micro-batch.
-    first: usize,
-    x: &'a [f32],
-    attention_norm: Normed<&'a mut [f32]>,
-    mlp_norm: Normed<&'a mut [f32]>,
-    kept: Kept<&'a mut [f32]>,
-    hidden: Hidden<&'a mut [f32]>,
-    gradients: Gradients<&'a mut [f32]>,
-    branch: &'a mut [f32],
-    partials: Partials<'a>,
-    scratch: &'a mut [f32],
-}
-
-/// Gradients of a block's norms and biases, one row a sequence.
-struct Partials<'a> {
-    rows: &'a mut [f32],
-    /// Where the block's norms and biases start in the flat buffers.
-    start: usize,
-    width: usize,
-}
-
-impl<'a> BackwardSlice<'a> {
-    /// Cuts an arena for one block.
-    pub(super) fn cut(arena: &'a mut Arena, layer_idx: usize, block: &Block, slices: &Slices) -> Vec<Self> {
-        let width = block.vectors.len();
-        let norms =
-            cut_mut(arena.attention_norm.each_mut(), slices).zip(cut_mut(arena.mlp_norm.each_mut(), slices));
-        let kept = cut_mut(arena.kept.at_mut(layer_idx).each_mut(), slices);
-        let hidden = cut_mut(arena.hidden.at_mut(layer_idx).each_mut(), slices);
-        let gradients = cut_mut(arena.gradients.each_mut(), slices);
-        let mut partials = arena.partials.values_mut();
-        let others = cut_mut([&mut arena.branch], slices).zip(&mut arena.scratch);
-        slices
-            .ranges()
-            .zip(arena.x[layer_idx].cut(slices))
-            .zip(norms.zip(kept).zip(hidden))
-            .zip(gradients.zip(others))
-            .map(
-                |(
-                    ((sequences, x), (((attention_norm, mlp_norm), kept), hidden)),
-                    (gradients, ([branch], scratch)),
-                )| {
-                    let (rows, rest) = std::mem::take(&mut partials).split_at_mut(sequences.len() * width);
-                    partials = rest;
-                    Self {
-                        first: sequences.start,
-                        x,
-                        attention_norm: attention_norm.into(),
-                        mlp_norm: mlp_norm.into(),
-                        kept: kept.into(),
-                        hidden: hidden.into(),
-                        gradients: gradients.into(),
-                        branch,
-                        partials: Partials { rows, start: block.vectors.start, width },
-                        scratch,
-                    }
-                },
-            )
-            .collect()
-    }
-}
-
-impl Partials<'_> {
-    /// The part of each sequence.
-    fn rows(&mut self) -> impl Iterator<Item = &mut [f32]> {
-        self.rows.chunks_exact_mut(self.width)
-    }
-
-    /// A place in the flat buffers as a place in a row.
-    fn local(&self, range: &Range<usize>) -> Range<usize> {
-        range.start - self.start..range.end - self.start
-    }
-
-    /// `bias += Σ over rows of grad_out`, of each sequence.
-    fn add_bias(&mut self, affine: &Affine, grad_out: &[f32], per_sequence: usize) {
-        let Some(bias) = &affine.bias else { return };
-        let bias = self.local(bias);
-        for (row, grad_out) in self.rows().zip(grad_out.chunks_exact(per_sequence)) {
-            linear::bwd_bias(&mut row[bias.clone()], grad_out);
-        }
-    }
-}
+use crate::engine::arena::{Arena, Normed};
+use crate::engine::backward_slice::{BackwardSlice, FinalNormSlice, Partials, WeightGradient};
 
 impl Network<'_> {
     /// One block: the gradient of its output becomes that of its input.
@@ -107,7 +18,7 @@ impl Network<'_> {
         if layer_idx + 1 < self.sizes.n_layers {
             self.recompute(layer_idx, &mut slice, recompute);
         }
-        slice.partials.rows.fill(0.0);
+        slice.partials.clear();
         self.mlp_backward(layer_idx, &mut slice);
         self.attention_backward(layer_idx, &mut slice);
     }
@@ -134,14 +45,14 @@ impl Network<'_> {
         let BackwardSlice { first, mlp_norm, kept, hidden, gradients, branch, partials, .. } = slice;
         let site = self.sites.block(layer_idx, *first).mlp_out;
         branch_gradient(gradients.mlp_out, gradients.x, t * c, site);
-        partials.add_bias(&block.mlp_out, gradients.mlp_out, t * c);
+        add_bias(partials, &block.mlp_out, gradients.mlp_out, t * c);
 
         let weight = block.mlp_out.of(self.weights).0;
-        linear::bwd_x(gradients.hidden, Store::Overwrite, gradients.mlp_out, weight, &self.sizes.mlp_out());
-        self.activation_backward(&block.mlp_in, gradients.hidden, hidden.before, partials);
+        linear::bwd_x(gradients.after, Store::Overwrite, gradients.mlp_out, weight, &self.sizes.mlp_out());
+        self.activation_backward(&block.mlp_in, gradients.after, hidden.before, partials);
 
         let weight = block.mlp_in.of(self.weights).0;
-        linear::bwd_x(branch, Store::Overwrite, gradients.hidden, weight, &self.sizes.mlp_in());
+        linear::bwd_x(branch, Store::Overwrite, gradients.after, weight, &self.sizes.mlp_in());
         self.norm_backward(&block.mlp_norm, gradients.x, branch, kept.middle, mlp_norm, partials);
     }
 
@@ -152,7 +63,7 @@ impl Network<'_> {
             slice;
         let sites = self.sites.block(layer_idx, *first);
         branch_gradient(gradients.attention_out, gradients.x, t * c, sites.attention_out);
-        partials.add_bias(&block.attention_out, gradients.attention_out, t * c);
+        add_bias(partials, &block.attention_out, gradients.attention_out, t * c);
 
         let weight = block.attention_out.of(self.weights).0;
         let shape = self.sizes.attention_out();
@@ -163,7 +74,7 @@ impl Network<'_> {
             attention::cpu::Saved { out: kept.attended, log_sum_exp: kept.log_sum_exp, qkv: kept.qkv };
         let site = sites.attention.as_ref();
         attention::cpu::bwd(gradients.qkv, branch, saved, &layout, &shape, site, scratch);
-        partials.add_bias(&block.attention_in, gradients.qkv, 3 * t * c);
+        add_bias(partials, &block.attention_in, gradients.qkv, 3 * t * c);
 
         let weight = block.attention_in.of(self.weights).0;
         linear::bwd_x(branch, Store::Overwrite, gradients.qkv, weight, &self.sizes.attention_in());
@@ -249,37 +160,6 @@ impl Network<'_> {
     }
 }
 
-/// Some sequences of a micro-batch at the last norm.
-pub(super) struct FinalNormSlice<'a> {
-    x: &'a [f32],
-    mean: &'a [f32],
-    rstd: &'a [f32],
-    grad_out: &'a [f32],
-    grad_x: &'a mut [f32],
-    partials: &'a mut [f32],
-}
-
-impl<'a> FinalNormSlice<'a> {
-    /// Cuts an arena.
-    pub(super) fn cut(arena: &'a mut Arena, n_vectors: usize, slices: &Slices) -> Vec<Self> {
-        let x = &arena.x[arena.x.len() - 1];
-        let norm = &arena.final_norm;
-        let saved = x.cut(slices).zip(norm.mean.cut(slices)).zip(norm.rstd.cut(slices));
-        let mut partials = arena.partials.values_mut();
-        let gradients = cut_mut([&mut arena.gradients.x], slices);
-        slices
-            .ranges()
-            .zip(saved)
-            .zip(arena.branch.cut(slices).zip(gradients))
-            .map(|((sequences, ((x, mean), rstd)), (grad_out, [grad_x]))| {
-                let (part, rest) = std::mem::take(&mut partials).split_at_mut(sequences.len() * n_vectors);
-                partials = rest;
-                FinalNormSlice { x, mean, rstd, grad_out, grad_x, partials: part }
-            })
-            .collect()
-    }
-}
-
 /// The gradient of what was added to the residual stream, past its dropout.
 fn branch_gradient(grad: &mut [f32], grad_x: &[f32], per_sequence: usize, site: Option<Dropout>) {
     grad.copy_from_slice(grad_x);
@@ -288,38 +168,48 @@ fn branch_gradient(grad: &mut [f32], grad_x: &[f32], per_sequence: usize, site: 
     }
 }
 
-/// Adds the gradients of a block's weights, norms and biases to the flat `gradients`.
-///
-/// Those of weights are products over all rows of the micro-batch, by blocks of the weight; those of norms and
-/// biases were summed for each sequence and are added in the order of the sequences.
-pub(super) fn add_weight_gradients(
-    gradients: &mut [f32],
-    arena: &Arena,
+/// `bias += Σ over rows of grad_out`, of each sequence.
+fn add_bias(partials: &mut Partials<'_>, affine: &Affine, grad_out: &[f32], per_sequence: usize) {
+    let Some(bias) = &affine.bias else { return };
+    let bias = partials.local(bias);
+    for (row, grad_out) in partials.rows().zip(grad_out.chunks_exact(per_sequence)) {
+        linear::bwd_bias(&mut row[bias.clone()], grad_out);
+    }
+}
+
+/// The gradients of a block's weights that are left when all its slices are done.
+pub(super) fn weight_gradients<'a>(
+    arena: &'a Arena,
     layer_idx: usize,
     block: &Block,
     sizes: &Sizes,
-    n_sequences: usize,
-) {
-    let n = n_sequences;
+) -> [WeightGradient<'a>; 4] {
     let (kept, hidden) = (arena.kept.at(layer_idx), arena.hidden.at(layer_idx));
     let grads = &arena.gradients;
-    let products = [
-        (&block.mlp_out, &grads.mlp_out, &hidden.after, sizes.mlp_out()),
-        (&block.mlp_in, &grads.hidden, &arena.mlp_norm.out, sizes.mlp_in()),
-        (&block.attention_out, &grads.attention_out, &kept.attended, sizes.attention_out()),
-        (&block.attention_in, &grads.qkv, &arena.attention_norm.out, sizes.attention_in()),
-    ];
-    let ranges = products.each_ref().map(|(affine, ..)| affine.weight.clone());
-    let weights = gradients.get_disjoint_mut(ranges).expect("weights do not overlap");
-    let products: Vec<_> = weights.into_iter().zip(products).collect();
-    products.into_par_iter().with_max_len(1).for_each(|(grad_weight, (_, grad_out, x, shape))| {
-        linear::bwd_weight_par(grad_weight, grad_out.of(n), x.of(n), &shape);
-    });
-    add_vector_gradients(&mut gradients[block.vectors.clone()], arena, n_sequences);
-}
-
-/// Adds the partial gradients of all sequences to those of some norms and biases.
-pub(super) fn add_vector_gradients(gradients: &mut [f32], arena: &Arena, n_sequences: usize) {
-    let partials = &arena.partials.values()[..n_sequences * gradients.len()];
-    linear::bwd_bias(gradients, partials);
+    [
+        WeightGradient {
+            place: block.mlp_out.weight.clone(),
+            grad_out: &grads.mlp_out,
+            x: &hidden.after,
+            shape: sizes.mlp_out(),
+        },
+        WeightGradient {
+            place: block.mlp_in.weight.clone(),
+            grad_out: &grads.after,
+            x: &arena.mlp_norm.out,
+            shape: sizes.mlp_in(),
+        },
+        WeightGradient {
+            place: block.attention_out.weight.clone(),
+            grad_out: &grads.attention_out,
+            x: &kept.attended,
+            shape: sizes.attention_out(),
+        },
+        WeightGradient {
+            place: block.attention_in.weight.clone(),
+            grad_out: &grads.qkv,
+            x: &arena.attention_norm.out,
+            shape: sizes.attention_in(),
+        },
+    ]
 }

@@ -1,12 +1,10 @@
 //! The GPT-2 family's engine: what [`Gpt2`](crate::Gpt2) does, written out.
 //!
 //! - `sizes`, `parameters`: what the operations are told
-//! - `arena`: the buffers
 //! - `sites`: where elements are dropped
 //! - `forward`, `backward`: the passes
 //! - `network`: what the engine on a board is told
 
-mod arena;
 mod backward;
 mod forward;
 pub(crate) mod network;
@@ -16,17 +14,19 @@ mod sizes;
 
 use candle_core::Result;
 use rayon::prelude::*;
-use wattle_ops::classifier::cpu::{self as classifier, Input};
 use wattle_ops::dropout::cpu as dropout;
 use wattle_ops::embedding::cpu as embedding;
 
-use self::arena::Arena;
-use self::backward::{BackwardSlice, FinalNormSlice, add_vector_gradients, add_weight_gradients};
-use self::forward::{ForwardSlice, Network};
+use self::backward::weight_gradients;
+use self::forward::Network;
 use self::parameters::Parameters;
 use self::sites::Sites;
 use self::sizes::Sizes;
+use super::arena::{Arena, ArenaSizes};
+use super::backward_slice::{BackwardSlice, FinalNormSlice, add_vector_gradients, add_weight_gradients};
 use super::flat_state::FlatState;
+use super::forward_slice::ForwardSlice;
+use super::head::Head;
 use super::rows::cut_mut;
 use super::slices::Slices;
 use super::{Engine, EngineOptions, LossSum, MemoryPlan};
@@ -38,9 +38,8 @@ use crate::pass::TrainingPass;
 pub struct Gpt2Engine {
     sizes: Sizes,
     parameters: Parameters,
-    options: EngineOptions,
-    /// Slices are made for so many.
-    n_threads: usize,
+    arena_sizes: ArenaSizes,
+    head: Head,
     state: FlatState,
     arena: Arena,
 }
@@ -62,9 +61,10 @@ impl Gpt2Engine {
         let sizes = Sizes::new(config, vocab_size);
         let state = FlatState::new(parameters)?;
         let parameters = Parameters::find(state.layout(), sizes.n_layers);
-        let n_threads = rayon::current_num_threads();
-        let arena = Arena::new(&sizes, options, parameters.most_vectors(), n_threads);
-        Ok(Self { sizes, parameters, options, n_threads, state, arena })
+        let arena_sizes = sizes.arena(options, parameters.most_vectors(), rayon::current_num_threads());
+        let arena = Arena::new(&arena_sizes);
+        let head = Head { weight: parameters.head.clone(), shape: sizes.classifier() };
+        Ok(Self { sizes, parameters, arena_sizes, head, state, arena })
     }
 
     /// Bytes of the buffers that there are.
@@ -72,38 +72,10 @@ impl Gpt2Engine {
         self.state.bytes() + self.arena.bytes()
     }
 
-    fn slices(&self, inputs: &[u32], targets: &[u32]) -> Slices {
-        let t = self.sizes.t;
-        let n_sequences = inputs.len() / t;
-        assert_eq!(
-            (inputs.len(), targets.len()),
-            (n_sequences * t, n_sequences * t),
-            "sequences of {t} tokens"
-        );
-        let most = self.options.micro_batch;
-        assert!((1..=most).contains(&n_sequences), "{n_sequences} sequences for an engine of 1 to {most}");
-        Slices::new(n_sequences, t, self.n_threads)
-    }
-
     fn forward(&mut self, sites: &Sites, inputs: &[u32], slices: &Slices) {
         let (network, _, arena) = self.parts(sites);
         let slices = ForwardSlice::cut(arena, slices);
         slices.into_par_iter().with_max_len(1).for_each(|slice| network.forward(slice, inputs));
-    }
-
-    /// Losses, the gradient of the output head, and that of the normalized rows in `branch`.
-    fn classify(&mut self, targets: &[u32], scale: f32) -> LossSum {
-        let shape = self.sizes.classifier();
-        let n_sequences = targets.len() / self.sizes.t;
-        let Arena { final_norm, branch, losses, logits, .. } = &mut self.arena;
-        let head = self.parameters.head.clone();
-        let input =
-            Input { x: final_norm.out.of(n_sequences), weight: &self.state.weights[head.clone()], targets };
-        let grad_x = &mut branch.values_mut()[..input.x.len()];
-        let losses = &mut losses.values_mut()[..targets.len()];
-        let grad_weight = &mut self.state.gradients[head];
-        let n_correct = classifier::fwd_bwd_par(grad_x, grad_weight, losses, &input, scale, &shape, logits);
-        LossSum { loss: sum(losses), n_correct }
     }
 
     fn backward(&mut self, sites: &Sites, inputs: &[u32], slices: &Slices) {
@@ -123,15 +95,17 @@ impl Gpt2Engine {
     }
 
     fn block_backward(&mut self, sites: &Sites, layer_idx: usize, n_sequences: usize, slices: &Slices) {
-        let recompute = self.options.recompute;
+        let recompute = self.arena_sizes.recompute;
         let (network, gradients, arena) = self.parts(sites);
         let block = &network.parameters.blocks[layer_idx];
-        let slices = BackwardSlice::cut(arena, layer_idx, block, slices);
+        let slices = BackwardSlice::cut(arena, layer_idx, &block.vectors, slices);
         slices
             .into_par_iter()
             .with_max_len(1)
             .for_each(|slice| network.backward(layer_idx, slice, recompute));
-        add_weight_gradients(gradients, arena, layer_idx, block, network.sizes, n_sequences);
+        let products = weight_gradients(arena, layer_idx, block, network.sizes);
+        add_weight_gradients(gradients, products, n_sequences);
+        add_vector_gradients(&mut gradients[block.vectors.clone()], arena, n_sequences);
     }
 
     fn embedding_backward(&mut self, sites: &Sites, inputs: &[u32], slices: &Slices) {
@@ -174,61 +148,33 @@ impl Engine for Gpt2Engine {
         pass: TrainingPass,
         scale: f32,
     ) -> LossSum {
-        let slices = self.slices(inputs, targets);
+        let slices = self.arena_sizes.slices(inputs, targets);
         let sites = Sites::training(pass, self.sizes.n_layers);
         // On one of rayon's threads, so that handing out work does not go through another.
         rayon::scope(|_| {
             self.forward(&sites, inputs, &slices);
-            let sum = self.classify(targets, scale);
+            let sum = self.head.train(&mut self.arena, &mut self.state, targets, scale);
             self.backward(&sites, inputs, &slices);
             sum
         })
     }
 
     fn evaluate(&mut self, inputs: &[u32], targets: &[u32]) -> LossSum {
-        let slices = self.slices(inputs, targets);
+        let slices = self.arena_sizes.slices(inputs, targets);
         let sites = Sites::evaluation(self.sizes.n_layers);
         rayon::scope(|_| {
             self.forward(&sites, inputs, &slices);
-            let shape = self.sizes.classifier();
-            let x = self.arena.final_norm.out.of(inputs.len() / self.sizes.t);
-            let weight = &self.state.weights[self.parameters.head.clone()];
-            let losses = &mut self.arena.losses.values_mut()[..targets.len()];
-            // As many rows at a time as in training, in fixed parts.
-            let rows = shape.chunk_rows();
-            let part = rows / 4;
-            let chunks = losses.chunks_mut(rows).zip(x.chunks(rows * shape.n_in)).zip(targets.chunks(rows));
-            let n_correct = chunks
-                .map(|((losses, x), targets)| {
-                    losses
-                        .par_chunks_mut(part)
-                        .zip(x.par_chunks(part * shape.n_in))
-                        .zip(targets.par_chunks(part))
-                        .zip(self.arena.logits.par_chunks_mut(part * shape.n_vocab))
-                        .map(|(((losses, x), targets), logits)| {
-                            classifier::fwd(losses, &Input { x, weight, targets }, &shape, logits)
-                        })
-                        .sum::<usize>()
-                })
-                .sum();
-            LossSum { loss: sum(losses), n_correct }
+            self.head.evaluate(&mut self.arena, &self.state, targets)
         })
     }
 
     fn memory(&self) -> MemoryPlan {
-        let most_vectors = self.parameters.most_vectors();
-        let arena = Arena::plan(&self.sizes, self.options, most_vectors, self.n_threads);
         let bytes = (self.state.layout().len() * size_of::<f32>()) as u64;
-        MemoryPlan { weights: bytes, gradients: bytes, moments: 2 * bytes, ..arena }
+        MemoryPlan { weights: bytes, gradients: bytes, moments: 2 * bytes, ..self.arena_sizes.plan() }
     }
 
     fn touch(&mut self) {
         self.state.touch();
         self.arena.touch();
     }
-}
-
-/// In the order of the rows.
-fn sum(losses: &[f32]) -> f64 {
-    losses.iter().map(|&loss| f64::from(loss)).sum()
 }

@@ -6,6 +6,8 @@ use wattle_ops::classifier::cpu as classifier;
 use wattle_ops::linear::cpu::{Layout, Shape};
 
 use crate::config::ModelConfig;
+use crate::engine::EngineOptions;
+use crate::engine::arena::ArenaSizes;
 
 /// The sizes of a network.
 #[derive(Clone, Copy, Debug)]
@@ -65,9 +67,27 @@ impl Sizes {
         classifier::Shape { n_in: self.c, n_vocab: self.v }
     }
 
-    /// Floats of scratch that a slice wants.
-    pub(super) fn scratch_len(&self) -> usize {
-        self.attention().fwd_scratch_len().max(self.attention().bwd_scratch_len())
+    /// Of the buffers, where `most_vectors` numbers are in the largest group of norms and biases.
+    pub(super) fn arena(&self, options: EngineOptions, most_vectors: usize, n_threads: usize) -> ArenaSizes {
+        let EngineOptions { micro_batch: b, recompute } = options;
+        let attention = self.attention();
+        ArenaSizes {
+            n_layers: self.n_layers,
+            b,
+            t: self.t,
+            recompute,
+            c: self.c,
+            qkv: 3 * self.c,
+            n_heads: self.n_heads,
+            mean: 1,
+            before: self.ff,
+            after: self.ff,
+            grad_before: 0,
+            most_vectors,
+            logits: self.classifier().scratch_len(b * self.t),
+            scratch: attention.fwd_scratch_len().max(attention.bwd_scratch_len()),
+            n_threads,
+        }
     }
 }
 

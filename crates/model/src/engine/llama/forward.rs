@@ -7,12 +7,10 @@ use wattle_ops::rms_norm::cpu::{self as rms_norm, Norm};
 use wattle_ops::rope::Rotary;
 use wattle_ops::{attention, embedding, rope, swiglu};
 
-use super::arena::{Arena, Hidden, Kept, Normed};
 use super::parameters::Parameters;
 use super::sizes::Sizes;
-use crate::engine::per_layer::PerLayer;
-use crate::engine::rows::cut_mut;
-use crate::engine::slices::Slices;
+use crate::engine::arena::{Hidden, Kept, Normed};
+use crate::engine::forward_slice::ForwardSlice;
 
 /// What all slices share.
 #[derive(Clone, Copy)]
@@ -21,56 +19,6 @@ pub(super) struct Network<'a> {
     pub(super) parameters: &'a Parameters,
     pub(super) weights: &'a [f32],
     pub(super) rotary: &'a Rotary,
-}
-
-/// Some sequences of a micro-batch, and where their activations go.
-pub(super) struct ForwardSlice<'a> {
-    sequences: Range<usize>,
-    x: Vec<&'a mut [f32]>,
-    kept: PerLayer<Kept<&'a mut [f32]>>,
-    hidden: PerLayer<Hidden<&'a mut [f32]>>,
-    attention_norm: Normed<&'a mut [f32]>,
-    mlp_norm: Normed<&'a mut [f32]>,
-    final_norm: Normed<&'a mut [f32]>,
-    branch: &'a mut [f32],
-    scratch: &'a mut [f32],
-}
-
-impl<'a> ForwardSlice<'a> {
-    /// Cuts an arena.
-    pub(super) fn cut(arena: &'a mut Arena, slices: &Slices) -> Vec<Self> {
-        let norms = cut_mut(arena.attention_norm.each_mut(), slices)
-            .zip(cut_mut(arena.mlp_norm.each_mut(), slices))
-            .zip(cut_mut(arena.final_norm.each_mut(), slices));
-        let others = cut_mut([&mut arena.branch], slices).zip(&mut arena.scratch);
-        let mut cut: Vec<Self> = slices
-            .ranges()
-            .zip(norms.zip(others))
-            .map(|(sequences, (((attention_norm, mlp_norm), final_norm), ([branch], scratch)))| Self {
-                sequences,
-                x: Vec::new(),
-                kept: PerLayer::default(),
-                hidden: PerLayer::default(),
-                attention_norm: attention_norm.into(),
-                mlp_norm: mlp_norm.into(),
-                final_norm: final_norm.into(),
-                branch,
-                scratch,
-            })
-            .collect();
-        for x in &mut arena.x {
-            cut.iter_mut().zip(cut_mut([x], slices)).for_each(|(slice, [x])| slice.x.push(x));
-        }
-        for kept in arena.kept.iter_mut() {
-            let parts = cut_mut(kept.each_mut(), slices);
-            cut.iter_mut().zip(parts).for_each(|(slice, part)| slice.kept.push(part.into()));
-        }
-        for hidden in arena.hidden.iter_mut() {
-            let parts = cut_mut(hidden.each_mut(), slices);
-            cut.iter_mut().zip(parts).for_each(|(slice, part)| slice.hidden.push(part.into()));
-        }
-        cut
-    }
 }
 
 impl Network<'_> {

@@ -1,10 +1,40 @@
 //! The buffers of a forward and a backward pass.
 
-use super::sizes::Sizes;
-use crate::engine::per_layer::{Layers, PerLayer};
-use crate::engine::rows::Rows;
-use crate::engine::slices::Slices;
-use crate::engine::{EngineOptions, MemoryPlan};
+use super::per_layer::{Layers, PerLayer};
+use super::rows::Rows;
+use super::slices::Slices;
+use super::{MemoryPlan, Recompute};
+
+/// How much room an arena has. Widths are numbers a row.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ArenaSizes {
+    pub(super) n_layers: usize,
+    /// Sequences of a micro-batch.
+    pub(super) b: usize,
+    /// Rows of a sequence.
+    pub(super) t: usize,
+    pub(super) recompute: Recompute,
+    /// Of the residual stream.
+    pub(super) c: usize,
+    /// Of query, key and value side by side.
+    pub(super) qkv: usize,
+    pub(super) n_heads: usize,
+    /// Of a norm's means: 1, or 0 where a norm takes none off.
+    pub(super) mean: usize,
+    /// Of what goes into the feed-forward activation.
+    pub(super) before: usize,
+    /// Of what comes out of it.
+    pub(super) after: usize,
+    /// Of the gradient of what goes into the activation, 0 where that takes the place of `after`'s.
+    pub(super) grad_before: usize,
+    /// Numbers in the largest group of norms and biases whose gradients are summed together.
+    pub(super) most_vectors: usize,
+    /// Floats of logits that exist at once.
+    pub(super) logits: usize,
+    /// Floats of scratch that attention wants for a slice.
+    pub(super) scratch: usize,
+    pub(super) n_threads: usize,
+}
 
 /// All buffers, with room for one micro-batch.
 pub(super) struct Arena {
@@ -32,12 +62,14 @@ pub(super) struct Arena {
 /// A normalization's result and statistics.
 pub(super) struct Normed<T> {
     pub(super) out: T,
+    /// Empty where a norm takes no mean off.
     pub(super) mean: T,
     pub(super) rstd: T,
 }
 
 /// What a block keeps from the projection to query, key and value on.
 pub(super) struct Kept<T> {
+    /// As attention reads them: turned by their positions, where they are.
     pub(super) qkv: T,
     pub(super) log_sum_exp: T,
     /// Heads side by side.
@@ -48,7 +80,7 @@ pub(super) struct Kept<T> {
 
 /// What lies at feed-forward width.
 pub(super) struct Hidden<T> {
-    /// Before the activation, without the bias.
+    /// Before the activation: without the bias, or gate and up side by side in a row.
     pub(super) before: T,
     pub(super) after: T,
 }
@@ -60,57 +92,33 @@ pub(super) struct Gradients<T> {
     pub(super) qkv: T,
     /// Of what attention adds to the residual stream.
     pub(super) attention_out: T,
-    pub(super) hidden: T,
+    /// Of `Hidden::before`; empty where that takes the place of `after`'s.
+    pub(super) before: T,
+    /// Of `Hidden::after`.
+    pub(super) after: T,
     /// Of what the feed-forward half adds to the residual stream.
     pub(super) mlp_out: T,
 }
 
 impl Arena {
-    pub(super) fn new(sizes: &Sizes, options: EngineOptions, most_vectors: usize, n_threads: usize) -> Self {
-        let &Sizes { n_layers, c, t, .. } = sizes;
-        let b = options.micro_batch;
+    pub(super) fn new(sizes: &ArenaSizes) -> Self {
+        let &ArenaSizes { n_layers, b, t, c, .. } = sizes;
         let rows = |width: usize| Rows::new(b, t * width);
-        let normed = || Normed::from(Normed::widths(sizes).map(rows));
-        let n_slices = Slices::new(b, t, n_threads).len();
-        let Layers { n_blocks, n_hidden } = Layers::new(n_layers, options.recompute);
+        let normed = || Normed::from(sizes.normed().map(rows));
+        let Layers { n_blocks, n_hidden } = Layers::new(n_layers, sizes.recompute);
         Self {
             x: (0..=n_layers).map(|_| rows(c)).collect(),
             attention_norm: normed(),
             mlp_norm: normed(),
-            kept: PerLayer::new(n_blocks, || Kept::from(Kept::widths(sizes).map(rows))),
-            hidden: PerLayer::new(n_hidden, || Hidden::from([rows(sizes.ff), rows(sizes.ff)])),
+            kept: PerLayer::new(n_blocks, || Kept::from(sizes.kept().map(rows))),
+            hidden: PerLayer::new(n_hidden, || Hidden::from(sizes.hidden().map(rows))),
             final_norm: normed(),
-            gradients: Gradients::from(Gradients::widths(sizes).map(rows)),
+            gradients: Gradients::from(sizes.gradients().map(rows)),
             branch: rows(c),
-            partials: Rows::new(b, most_vectors),
+            partials: Rows::new(b, sizes.most_vectors),
             losses: rows(1),
-            logits: vec![0.0; sizes.classifier().scratch_len(b * t)],
-            scratch: (0..n_slices).map(|_| vec![0.0; sizes.scratch_len()]).collect(),
-        }
-    }
-
-    /// The activations and scratch that an arena would take.
-    pub(super) fn plan(
-        sizes: &Sizes,
-        options: EngineOptions,
-        most_vectors: usize,
-        n_threads: usize,
-    ) -> MemoryPlan {
-        let &Sizes { n_layers, c, t, ff, .. } = sizes;
-        let b = options.micro_batch;
-        let Layers { n_blocks, n_hidden } = Layers::new(n_layers, options.recompute);
-        let sum = |widths: &[usize]| widths.iter().sum::<usize>();
-        let norms = 3 * sum(&Normed::widths(sizes));
-        let kept = (n_layers + 1) * c + norms + n_blocks * sum(&Kept::widths(sizes)) + n_hidden * 2 * ff;
-        let gradients = sum(&Gradients::widths(sizes)) + c + 1;
-        let n_slices = Slices::new(b, t, n_threads).len();
-        let others =
-            b * most_vectors + sizes.classifier().scratch_len(b * t) + n_slices * sizes.scratch_len();
-        let bytes = |floats: usize| (floats * size_of::<f32>()) as u64;
-        MemoryPlan {
-            activations: bytes(b * t * kept),
-            scratch: bytes(b * t * gradients + others),
-            ..MemoryPlan::default()
+            logits: vec![0.0; sizes.logits],
+            scratch: (0..sizes.n_slices()).map(|_| vec![0.0; sizes.scratch]).collect(),
         }
     }
 
@@ -142,26 +150,56 @@ impl Arena {
     }
 }
 
-impl Normed<()> {
-    /// Numbers a row.
-    pub(super) fn widths(sizes: &Sizes) -> [usize; 3] {
-        [sizes.c, 1, 1]
+impl ArenaSizes {
+    /// The activations and scratch that an arena would take.
+    pub(super) fn plan(&self) -> MemoryPlan {
+        let &Self { n_layers, b, t, c, .. } = self;
+        let Layers { n_blocks, n_hidden } = Layers::new(n_layers, self.recompute);
+        let sum = |widths: &[usize]| widths.iter().sum::<usize>();
+        let blocks = n_blocks * sum(&self.kept()) + n_hidden * sum(&self.hidden());
+        let kept = (n_layers + 1) * c + 3 * sum(&self.normed()) + blocks;
+        let gradients = sum(&self.gradients()) + c + 1;
+        let others = b * self.most_vectors + self.logits + self.n_slices() * self.scratch;
+        let bytes = |floats: usize| (floats * size_of::<f32>()) as u64;
+        MemoryPlan {
+            activations: bytes(b * t * kept),
+            scratch: bytes(b * t * gradients + others),
+            ..MemoryPlan::default()
+        }
     }
-}
 
-impl Kept<()> {
-    /// Numbers a row.
-    fn widths(sizes: &Sizes) -> [usize; 4] {
-        let c = sizes.c;
-        [3 * c, sizes.n_heads, c, c]
+    /// The slices of a micro-batch, whose sizes are looked at.
+    pub(super) fn slices(&self, inputs: &[u32], targets: &[u32]) -> Slices {
+        let &Self { b, t, n_threads, .. } = self;
+        let n_sequences = inputs.len() / t;
+        assert_eq!(
+            (inputs.len(), targets.len()),
+            (n_sequences * t, n_sequences * t),
+            "sequences of {t} tokens"
+        );
+        assert!((1..=b).contains(&n_sequences), "{n_sequences} sequences for an engine of 1 to {b}");
+        Slices::new(n_sequences, t, n_threads)
     }
-}
 
-impl Gradients<()> {
-    /// Numbers a row.
-    fn widths(sizes: &Sizes) -> [usize; 5] {
-        let c = sizes.c;
-        [c, 3 * c, c, sizes.ff, c]
+    fn n_slices(&self) -> usize {
+        Slices::new(self.b, self.t, self.n_threads).len()
+    }
+
+    fn normed(&self) -> [usize; 3] {
+        [self.c, self.mean, 1]
+    }
+
+    fn kept(&self) -> [usize; 4] {
+        [self.qkv, self.n_heads, self.c, self.c]
+    }
+
+    fn hidden(&self) -> [usize; 2] {
+        [self.before, self.after]
+    }
+
+    fn gradients(&self) -> [usize; 6] {
+        let &Self { c, qkv, grad_before, after, .. } = self;
+        [c, qkv, c, grad_before, after, c]
     }
 }
 
@@ -183,9 +221,9 @@ impl<T> From<[T; 2]> for Hidden<T> {
     }
 }
 
-impl<T> From<[T; 5]> for Gradients<T> {
-    fn from([x, qkv, attention_out, hidden, mlp_out]: [T; 5]) -> Self {
-        Self { x, qkv, attention_out, hidden, mlp_out }
+impl<T> From<[T; 6]> for Gradients<T> {
+    fn from([x, qkv, attention_out, before, after, mlp_out]: [T; 6]) -> Self {
+        Self { x, qkv, attention_out, before, after, mlp_out }
     }
 }
 
@@ -220,11 +258,12 @@ impl<T> Hidden<T> {
 }
 
 impl<T> Gradients<T> {
-    fn each(&self) -> [&T; 5] {
-        [&self.x, &self.qkv, &self.attention_out, &self.hidden, &self.mlp_out]
+    fn each(&self) -> [&T; 6] {
+        [&self.x, &self.qkv, &self.attention_out, &self.before, &self.after, &self.mlp_out]
     }
 
-    pub(super) fn each_mut(&mut self) -> [&mut T; 5] {
-        [&mut self.x, &mut self.qkv, &mut self.attention_out, &mut self.hidden, &mut self.mlp_out]
+    pub(super) fn each_mut(&mut self) -> [&mut T; 6] {
+        let Self { x, qkv, attention_out, before, after, mlp_out } = self;
+        [x, qkv, attention_out, before, after, mlp_out]
     }
 }
