@@ -6,14 +6,14 @@
     cargo build --release
     /tmp/llama/bin/python scripts/check_gguf.py target/release/wattle [--checkpoint RUN --data DIR]
 
-llama-cpp-python is compiled when it is installed (some ten minutes on two cores). It needs no network and a minute.
+llama-cpp-python is compiled when it is installed (some ten minutes on two cores). It needs no network and two minutes.
 What it does:
   keys    the gguf package reads each file: architecture, sizes, types of tensors
   tokens  llama.cpp and wattle cut a text with accents, other alphabets and odd spaces into the same ids
   loss    llama.cpp's mean cross-entropy over the windows that `wattle evaluate FILE.gguf` takes, beside wattle's
   text    forty greedy tokens of both
-Models: byte-pair, byte and character tokenizers, with and without biases, one with rows of the token table to spare,
-and one whose width no block divides. With --checkpoint also a table of that model: loss, size, joules a token and
+Models: GPT-2s and Llamas, with byte-pair, byte and character tokenizers; with and without biases, tied and untied, with
+grouped heads and scaled positions, with rows of the token table to spare, and of a width that no block divides. With --checkpoint also a table of that model: loss, size, joules a token and
 tokens a second of wattle and of llama.cpp, the latter under `wattle meter`.
 
 Prints tables. Exits 0 if everything held, 1 if something did not.
@@ -35,9 +35,16 @@ import tokenizers
 from llama_cpp import Llama
 
 # f16 weights and llama.cpp's GELU from a table in f16 leave some 1e-4; q8_0 and q4_0 are multiplied there with
-# activations rounded to 8 bits, which wattle's are not. A wrong tensor costs whole nats.
-LOSS_TOLERANCE = {"f16": 2e-3, "q8_0": 5e-3, "q4_0": 2e-2}
+# activations rounded to 8 bits, which wattle's are not. A wrong tensor costs whole nats; a Llama's queries and keys in
+# another order, or llama3's divisors left out, some 3e-3.
+LOSS_TOLERANCE = {"f16": 5e-4, "q8_0": 5e-3, "q4_0": 2e-2}
 NEW_TOKENS = 40
+# Positions that turn fast, so that a short text sees what scaling does.
+LLAMA = {"model.family": "llama", "model.d_ff": 160, "model.rope_theta": 100.0}
+LLAMA3 = {
+    "model.rope_scaling": "llama3", "model.rope_factor": 4.0, "model.rope_original_context": 32,
+    "model.norm_eps": 1e-6,
+}
 # Of the table, of which medians are shown.
 ROUNDS = 3
 TEXT = (
@@ -74,7 +81,7 @@ class Checks:
         self.binary, self.folder, self.rows = binary, folder, []
 
     def all(self):
-        """Every kind of tokenizer."""
+        """Every kind of tokenizer, and each family's variants."""
         self.model("bpe", {"tokenizer.kind": "bpe", "tokenizer.vocab_size": 500, "model.activation": "gelu_tanh"})
         self.model("bpe, biases, padded", {
             "tokenizer.kind": "bpe", "tokenizer.vocab_size": 500, "model.vocab_size": 512, "model.bias": True,
@@ -82,6 +89,16 @@ class Checks:
         })
         self.model("bytes", {"tokenizer.kind": "bytes"})
         self.model("chars, width 72", {"tokenizer.kind": "chars", "model.d_model": 72}, ASCII)
+        self.model("llama", {**LLAMA, "tokenizer.kind": "bpe", "tokenizer.vocab_size": 500})
+        self.model("llama, grouped, llama3, untied, padded", {
+            **LLAMA, **LLAMA3, "tokenizer.kind": "bpe", "tokenizer.vocab_size": 500, "model.vocab_size": 512,
+            "model.n_kv_heads": 2, "model.tie_embeddings": False,
+        })
+        self.model("llama, one kv head, linear, bytes", {
+            **LLAMA, "tokenizer.kind": "bytes", "model.n_kv_heads": 1, "model.rope_scaling": "linear",
+            "model.rope_factor": 2.0,
+        })
+        self.model("llama, chars, width 72", {**LLAMA, "tokenizer.kind": "chars", "model.d_model": 72}, ASCII)
 
     def model(self, name, settings, text=TEXT):
         """A small model, exported in each type."""
@@ -123,14 +140,16 @@ class Checks:
         """What an independent reader sees."""
         reader = gguf.GGUFReader(file)
         value = lambda key: reader.get_field(key).contents()
-        expected = (
-            "gpt2", settings["model.context"], settings["model.d_model"], settings["model.n_layers"],
-            4 * settings["model.d_model"], settings["model.n_heads"],
-        )
-        got = (value("general.architecture"), *(value(f"gpt2.{key}") for key in (
-            "context_length", "embedding_length", "block_count", "feed_forward_length", "attention.head_count",
-        )))
-        self.same(f"{name}: keys", expected, got)
+        family = settings.get("model.family", "gpt2")
+        expected = {
+            "context_length": settings["model.context"], "embedding_length": settings["model.d_model"],
+            "block_count": settings["model.n_layers"], "attention.head_count": settings["model.n_heads"],
+            "feed_forward_length": settings.get("model.d_ff", 4 * settings["model.d_model"]),
+        }
+        if family == "llama":
+            expected["attention.head_count_kv"] = settings.get("model.n_kv_heads", settings["model.n_heads"])
+        self.same(f"{name}: architecture", family, value("general.architecture"))
+        self.same(f"{name}: keys", expected, {key: value(f"{family}.{key}") for key in expected})
         types = {tensor.name: tensor.tensor_type.name.lower() for tensor in reader.tensors}
         kind = name.rsplit(": ", 1)[1] if settings["model.d_model"] % 32 == 0 else "f16"
         self.same(f"{name}: type of the token table", kind, types["token_embd.weight"])
@@ -204,7 +223,8 @@ class Checks:
 
 def measure(file, data):
     """llama.cpp's loss on the validation split of a prepared folder, as JSON; what `wattle meter` runs."""
-    context = gguf.GGUFReader(file).get_field("gpt2.context_length").contents()
+    value = lambda key: gguf.GGUFReader(file).get_field(key).contents()
+    context = value(f"{value('general.architecture')}.context_length")
     (shard,) = data.glob("val-*.bin")
     # The layout stands in crates/data/src/shard.rs.
     content = shard.read_bytes()
@@ -230,7 +250,7 @@ def tokens(llama, text):
 
 def window_loss(llama, ids):
     """Mean cross-entropy over non-overlapping windows: window i reads tokens iT to iT + T - 1 and predicts the next."""
-    t = int(llama.metadata["gpt2.context_length"])
+    t = int(llama.metadata[f"{llama.metadata['general.architecture']}.context_length"])
     n_windows = (len(ids) - 1) // t
     total = 0.0
     for window in range(n_windows):

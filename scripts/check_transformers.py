@@ -6,9 +6,9 @@
     cargo build --release
     /tmp/golden/bin/python scripts/check_transformers.py target/release/wattle
 
-It needs no network and some two minutes. What it does:
-  out  trains a little, with and without biases; opens each checkpoint with AutoModelForCausalLM and AutoTokenizer and
-       compares logits, token ids and greedy text
+It needs no network and some two minutes. What it does, for GPT-2 and for Llama:
+  out  trains a little, in every variant of the family; opens each checkpoint with AutoModelForCausalLM and
+       AutoTokenizer and compares logits, loss, token ids and greedy text
   in   makes directories as another program would, in shards of f16 and bf16 with a tokenizer of their own; compares
        the loss of `wattle evaluate` and the starting loss of `wattle train --set model.init_from=…`
 
@@ -33,7 +33,7 @@ import torch
 import transformers
 from tokenizers import decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaConfig, PreTrainedTokenizerFast
 
 # Its bars and its advice on long texts say nothing here.
 transformers.logging.disable_progress_bar()
@@ -44,6 +44,38 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 TOLERANCE = 1e-4
 NEW_TOKENS = 40
 END_OF_TEXT = "<|endoftext|>"
+# A name in the table, and the settings of the model.
+OURS = {
+    "gpt2 with biases": {"model.bias": True, "model.activation": "gelu_tanh"},
+    "gpt2": {"model.bias": False, "model.activation": "gelu"},
+    "llama tied": {"model.family": "llama", "model.rope_theta": 500.0},
+    "llama untied, grouped, llama3": {
+        "model.family": "llama", "model.tie_embeddings": False, "model.n_kv_heads": 2, "model.d_ff": 100,
+        "model.norm_eps": 1e-6, "model.rope_scaling": "llama3", "model.rope_factor": 4.0,
+        "model.rope_original_context": 32,
+    },
+    "llama of one kv head, linear": {
+        "model.family": "llama", "model.n_kv_heads": 1, "model.rope_scaling": "linear", "model.rope_factor": 2.0,
+    },
+}
+THEIRS = {
+    "gpt2": lambda **rest: GPT2Config(n_positions=48, n_embd=60, n_layer=3, n_head=5, n_inner=100, **rest),
+    "llama tied": lambda **rest: llama(tie_word_embeddings=True, **rest),
+    "llama grouped, llama3": lambda **rest: llama(
+        num_key_value_heads=2, rms_norm_eps=1e-5, rope_parameters=dict(
+            rope_type="llama3", rope_theta=500.0, factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0,
+            original_max_position_embeddings=24,
+        ), **rest,
+    ),
+    "llama linear": lambda **rest: llama(
+        rope_parameters=dict(rope_type="linear", rope_theta=10_000.0, factor=3.0), **rest
+    ),
+}
+
+
+def llama(**rest):
+    sizes = dict(hidden_size=60, intermediate_size=100, num_hidden_layers=3, num_attention_heads=6)
+    return LlamaConfig(max_position_embeddings=48, **sizes, **rest)
 
 
 def main():
@@ -54,10 +86,11 @@ def main():
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         checks = Checks(arguments.binary.resolve(), arguments.logits, Path(folder))
-        for bias in (True, False):
-            checks.round_trip(bias)
-        for dtype in (torch.float16, torch.bfloat16):
-            checks.foreign(dtype)
+        for name, settings in OURS.items():
+            checks.round_trip(name, settings)
+        for name, config in THEIRS.items():
+            for dtype in (torch.float16, torch.bfloat16):
+                checks.foreign(name, config, dtype)
     sys.exit(checks.report())
 
 
@@ -67,30 +100,32 @@ class Checks:
         cargo = ["cargo", "run", "--quiet", "--release", "-p", "wattle-model", "--example", "logits", "--"]
         self.logits_program = [str(logits.resolve())] if logits else cargo
 
-    def round_trip(self, bias):
+    def round_trip(self, name, settings):
         """A checkpoint of ours in transformers."""
-        name = f"out, bias={str(bias).lower()}"
-        run = self.folder / f"run-{bias}"
+        run = self.folder / f"run-{name}"
+        name = f"out, {name}"
         # A token table with rows to spare, which must never be sampled.
         settings = {
             "data.embedded_chars": 200_000, "tokenizer.kind": "bpe", "tokenizer.vocab_size": 500,
-            "model.vocab_size": 512, "model.bias": bias, "model.n_layers": 3, "model.n_heads": 4, "model.d_model": 64,
-            "model.context": 64, "model.activation": "gelu_tanh" if bias else "gelu", "train.max_steps": 60,
-            "train.batch_size": 8, "schedule.warmup_steps": 5, "optimizer.learning_rate": 3e-3,
+            "model.vocab_size": 512, "model.n_layers": 3, "model.n_heads": 4, "model.d_model": 64, "model.context": 64,
+            "train.max_steps": 60, "train.batch_size": 8, "schedule.warmup_steps": 5, "optimizer.learning_rate": 3e-3,
+            **settings,
         }
         self.train(run, settings)
         checkpoint = run / "checkpoints" / "latest"
         model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
         tokenizer = AutoTokenizer.from_pretrained(checkpoint)
 
-        tokens = torch.randint(0, model.config.vocab_size, (3, model.config.n_positions))
+        tokens = torch.randint(0, model.config.vocab_size, (3, model.config.max_position_embeddings))
         with torch.no_grad():
             expected = model(tokens).logits
         for kind, ours in self.our_logits(checkpoint, tokens).items():
             self.compare(f"{name}: {kind}", (ours - expected).abs().max().item())
 
         text = "Once upon a time, Zoë said: \"1 + 1 = 2\"!\n\n\tThe end… 日本語 🙂 <|endoftext|> and  so on.\n" * 3
-        self.same(f"{name}: token ids", self.our_ids(checkpoint, text), tokenizer(text)["input_ids"])
+        ids = tokenizer(text)["input_ids"]
+        self.same(f"{name}: token ids", self.our_ids(checkpoint, text), ids)
+        self.evaluation(name, checkpoint, text, *window_loss(model, ids))
 
         prompt = "Once upon a time"
         ids = tokenizer(prompt, return_tensors="pt")
@@ -103,17 +138,15 @@ class Checks:
         )
         self.same(f"{name}: greedy text", ours.removesuffix("\n"), theirs)
 
-    def foreign(self, dtype):
+    def foreign(self, name, config, dtype):
         """A directory of another program in wattle."""
-        name = f"in, {str(dtype).removeprefix('torch.')}"
+        name = f"in, {name}, {str(dtype).removeprefix('torch.')}"
         directory = self.folder / name.replace(", ", "-")
         text = random_text()
         tokenizer = train_tokenizer(text)
-        config = GPT2Config(
-            vocab_size=len(tokenizer) + 5, n_positions=48, n_embd=60, n_layer=3, n_head=5, n_inner=100,
-            bos_token_id=0, eos_token_id=0,
+        model = AutoModelForCausalLM.from_config(
+            config(vocab_size=len(tokenizer) + 5, bos_token_id=0, eos_token_id=0)
         )
-        model = GPT2LMHeadModel(config)
         for parameter in model.parameters():
             parameter.data += 0.1 * torch.randn_like(parameter)
         model.to(dtype).save_pretrained(directory, max_shard_size="100KB")
@@ -124,14 +157,11 @@ class Checks:
         model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
         ids = tokenizer(text)["input_ids"]
         self.same(f"{name}: token ids", self.our_ids(directory, text), ids)
-        expected, n_windows = window_loss(model, ids)
-        file = self.folder / "text.txt"
-        file.write_text(text)
-        figures = json.loads(self.run("evaluate", directory, "--text", file, "--json", "--device", "cpu"))
-        self.same(f"{name}: tokens evaluated", figures["tokens"], n_windows * config.n_positions)
-        self.compare(f"{name}: loss of evaluate", abs(figures["loss"] - expected))
+        expected, n_tokens = window_loss(model, ids)
+        file = self.evaluation(name, directory, text, expected, n_tokens)
 
         run = self.folder / f"run-{name}"
+        n_windows = n_tokens // model.config.max_position_embeddings
         # One step over every window: its loss is that of the untrained model.
         settings = {
             "model.init_from": directory, "model.dropout": 0.0, "data.input": [str(file)], "data.val_fraction": 0.0,
@@ -142,6 +172,15 @@ class Checks:
         events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
         starting = next(event["loss"] for event in events if event["event"] == "step")
         self.compare(f"{name}: starting loss of train", abs(starting - expected))
+
+    def evaluation(self, name, directory, text, expected, n_tokens):
+        """`wattle evaluate` of a text, and the file that the text is in."""
+        file = self.folder / "text.txt"
+        file.write_text(text)
+        figures = json.loads(self.run("evaluate", directory, "--text", file, "--json", "--device", "cpu"))
+        self.same(f"{name}: tokens evaluated", figures["tokens"], n_tokens)
+        self.compare(f"{name}: loss of evaluate", abs(figures["loss"] - expected))
+        return file
 
     def train(self, run, settings):
         sets = [part for key, value in settings.items() for part in ("--set", f"{key}={toml(value)}")]
@@ -194,13 +233,13 @@ class Checks:
 
 def window_loss(model, ids):
     """Mean cross-entropy over non-overlapping windows: window i reads tokens iT to iT + T - 1 and predicts the next."""
-    t = model.config.n_positions
+    t = model.config.max_position_embeddings
     n_windows = (len(ids) - 1) // t
     inputs = torch.tensor(ids[: n_windows * t]).view(n_windows, t)
     targets = torch.tensor(ids[1 : n_windows * t + 1])
     with torch.no_grad():
         logits = model(inputs).logits
-    return torch.nn.functional.cross_entropy(logits.flatten(0, 1).double(), targets).item(), n_windows
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1).double(), targets).item(), n_windows * t
 
 
 def random_text():

@@ -50,20 +50,60 @@ fn a_smaller_type_is_a_smaller_file_with_a_loss_a_little_off() {
     assert!(bench.list(".").iter().all(|name| !name.contains("partial")));
 }
 
+/// Settings of a Llama with grouped heads and a scaling that llama.cpp has a tensor for.
+const LLAMA: [&str; 6] = [
+    "model.family=llama",
+    "model.dropout=0",
+    "model.n_kv_heads=1",
+    "model.rope_scaling=llama3",
+    "model.rope_original_context=8",
+    "model.rope_theta=100",
+];
+
 #[test]
 fn a_file_writes_what_its_checkpoint_writes() {
+    let gpt2 = ["model.bias=true", "model.tie_embeddings=false", "model.vocab_size=320"];
+    for settings in [&gpt2[..], &LLAMA] {
+        let bench = Workbench::new();
+        trained(&bench, settings);
+        export(&bench, "f16");
+        let written = |checkpoint: &str| {
+            let args =
+                ["generate", checkpoint, "--prompt", "3 and", "--temperature", "0", "--max-tokens", "20"];
+            let output = bench.wattle(&[&args[..], &["--device", "cpu"]].concat()).output().unwrap();
+            assert!(output.status.success());
+            String::from_utf8(output.stdout).unwrap()
+        };
+        assert_eq!(written("m.gguf"), written("run"));
+        // f16 rounds weights to one part in 2,048.
+        let off = (loss(&bench, "m.gguf") - loss(&bench, "run")).abs();
+        assert!(off > 0.0 && off < 2e-3, "{settings:?}: {off}");
+    }
+}
+
+#[test]
+fn a_file_is_no_checkpoint_to_export() {
     let bench = Workbench::new();
-    trained(&bench, &["model.bias=true", "model.tie_embeddings=false", "model.vocab_size=320"]);
+    trained(&bench, &[]);
     export(&bench, "f16");
-    let written = |checkpoint: &str| {
-        let args = ["generate", checkpoint, "--prompt", "3 and", "--temperature", "0", "--max-tokens", "20"];
-        let output = bench.wattle(&[&args[..], &["--device", "cpu"]].concat()).output().unwrap();
-        assert!(output.status.success());
-        String::from_utf8(output.stdout).unwrap()
-    };
-    assert_eq!(written("m.gguf"), written("run"));
     let said = expect(2, bench.wattle(&["export", "m.gguf", "--type", "f16", "--out", "again.gguf"]));
     assert!(said.contains("m.gguf") && said.contains("already"), "{said}");
+}
+
+#[test]
+fn a_llamas_table_of_divisors_has_to_be_that_of_its_keys() {
+    let bench = Workbench::new();
+    trained(&bench, &LLAMA);
+    export(&bench, "f16");
+    let mut file = fs::read(bench.join("m.gguf")).unwrap();
+    // Another factor among the keys; an `f32` follows the key and its type.
+    let key = b"wattle.rope_llama3.factor";
+    let at = file.windows(key.len()).position(|window| window == key).unwrap() + key.len() + 4;
+    assert_eq!(file[at..at + 4], 8f32.to_le_bytes());
+    file[at..at + 4].copy_from_slice(&4f32.to_le_bytes());
+    fs::write(bench.join("m.gguf"), file).unwrap();
+    let said = expect(1, bench.wattle(&["evaluate", "m.gguf", "--text", "text.txt", "--device", "cpu"]));
+    assert!(said.contains("rope_freqs.weight") && said.contains("by the file's keys"), "{said}");
 }
 
 #[test]

@@ -107,6 +107,7 @@ fn a_checkpoint_carries_the_record_of_its_epoch_or_of_a_part_of_it() {
         card.starts_with("---\n") && card.contains("co2_eq_emissions:\n") && card.contains(&grams),
         "{card}"
     );
+    assert!(card.contains("\nA GPT-2 model of "), "{card}");
 }
 
 #[test]

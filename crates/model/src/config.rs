@@ -124,7 +124,8 @@ impl Default for ModelConfig {
 }
 
 impl ModelConfig {
-    /// Everything that is wrong with it, each a sentence that starts with the key.
+    /// Everything that is wrong with it, each a sentence that starts with the key. Keys that change nothing are
+    /// [`ModelConfig::idle_faults`]'s.
     pub fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         let counts = [
@@ -177,12 +178,6 @@ impl ModelConfig {
                 self.norm_eps
             ));
         }
-        if self.rope_scaling != RopeScaling::None {
-            faults.push(
-                "model.rope_scaling: a GPT-2 has no rotary positions; leave it out or set model.family = \"llama\""
-                    .to_owned(),
-            );
-        }
     }
 
     fn llama_faults(&self, faults: &mut Vec<String>) {
@@ -222,7 +217,7 @@ impl ModelConfig {
     }
 
     /// Of the numbers that are a Llama's alone.
-    fn number_faults(&self, faults: &mut Vec<String>) {
+    pub(crate) fn number_faults(&self, faults: &mut Vec<String>) {
         if !(self.norm_eps > 0.0 && self.norm_eps < 1.0) {
             faults.push(format!("model.norm_eps = {}: expected above 0 and below 1", self.norm_eps));
         }
@@ -321,6 +316,14 @@ impl Family {
             Family::Llama => "llama",
         }
     }
+
+    /// Its name in a text.
+    pub fn title(self) -> &'static str {
+        match self {
+            Family::Gpt2 => "GPT-2",
+            Family::Llama => "Llama",
+        }
+    }
 }
 
 impl From<ActivationKind> for Activation {
@@ -400,12 +403,10 @@ mod tests {
             n_kv_heads: 2,
             activation: ActivationKind::Swiglu,
             norm_eps: 1e-6,
-            rope_scaling: RopeScaling::Linear,
             ..ModelConfig::default()
         };
         let faults = wrong.faults();
-        let keys =
-            ["model.n_kv_heads = 2", "model.activation", "model.norm_eps = 1e-6", "model.rope_scaling"];
+        let keys = ["model.n_kv_heads = 2", "model.activation", "model.norm_eps = 1e-6"];
         assert_eq!(faults.len(), keys.len(), "{faults:?}");
         assert!(faults.iter().zip(keys).all(|(fault, key)| fault.starts_with(key)), "{faults:?}");
     }

@@ -24,6 +24,7 @@ pub mod generate;
 pub mod gguf;
 pub mod gpt2;
 pub mod hugging_face;
+mod idle_keys;
 pub mod kv_cache;
 pub mod language_model;
 pub mod llama;

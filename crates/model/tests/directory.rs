@@ -2,77 +2,20 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::collections::BTreeMap;
-use std::path::Path;
-
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use serde_json::{Value, json};
-use wattle_model::hugging_face::write_safetensors;
-use wattle_model::{ActivationKind, Directory, Gpt2, LanguageModel, ModelConfig, ModelError, Pass};
+use wattle_model::{ActivationKind, Directory, ModelConfig};
 
-const CPU: Device = Device::Cpu;
+mod saved;
 
-type Weights = BTreeMap<String, Tensor>;
+use saved::{CPU, Weights, load, logits, model, rounded, weights, write, write_sharded};
 
 fn config() -> ModelConfig {
     ModelConfig { n_layers: 2, n_heads: 3, d_model: 21, context: 7, bias: true, ..ModelConfig::default() }
 }
 
-/// A model of `config` whose every parameter differs from its initial value.
-fn model(config: &ModelConfig) -> Gpt2 {
-    let model = Gpt2::new(config, 11, 5, &CPU).unwrap();
-    for (parameter_idx, parameter) in model.parameters().iter().enumerate() {
-        let shift = 0.01 * (parameter_idx + 1) as f64;
-        parameter.var.set(&(parameter.var.as_detached_tensor() + shift).unwrap()).unwrap();
-    }
-    model
-}
-
-fn weights(model: &Gpt2) -> Weights {
-    model.weights().unwrap().into_iter().collect()
-}
-
-fn write(dir: &Path, config: &Value, weights: &Weights) {
-    std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
-    let weights: Vec<_> = weights.clone().into_iter().collect();
-    write_safetensors(&dir.join("model.safetensors"), &weights).unwrap();
-}
-
-/// Weights in two shards and their index.
-fn write_sharded(dir: &Path, config: &Value, weights: &Weights) {
-    std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
-    let (first, second): (Vec<_>, Vec<_>) =
-        weights.clone().into_iter().partition(|(name, _)| name.contains("h.0"));
-    let names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
-    let mut weight_map = BTreeMap::new();
-    for (name, shard) in names.iter().zip([first, second]) {
-        write_safetensors(&dir.join(name), &shard).unwrap();
-        weight_map.extend(shard.into_iter().map(|(tensor, _)| (tensor, *name)));
-    }
-    let index = json!({"metadata": {"total_size": 1}, "weight_map": weight_map});
-    std::fs::write(dir.join("model.safetensors.index.json"), index.to_string()).unwrap();
-}
-
-fn logits(model: &dyn LanguageModel) -> Vec<f32> {
-    let tokens = Tensor::new(&[[1u32, 4, 2, 8, 5]], &CPU).unwrap();
-    let logits = model.logits(&tokens, &mut Pass::evaluation(DType::F32)).unwrap();
-    logits.flatten_all().unwrap().to_vec1().unwrap()
-}
-
-fn load(dir: &Path) -> Result<Box<dyn LanguageModel>, ModelError> {
-    Directory::open(dir)?.load(&CPU)
-}
-
-/// What the loader says of a directory with `change` made to it.
 fn refusal(change: impl Fn(&mut Value, &mut Weights)) -> String {
-    let dir = tempfile::tempdir().unwrap();
-    let model = model(&config());
-    let (mut config, mut weights) = (model.config_json(), weights(&model));
-    change(&mut config, &mut weights);
-    write(dir.path(), &config, &weights);
-    let error = load(dir.path()).err().expect("it should be refused").to_string();
-    assert!(error.contains(dir.path().to_str().unwrap()), "{error}");
-    error
+    saved::refusal(model(&config()).as_ref(), change)
 }
 
 #[test]
@@ -85,11 +28,11 @@ fn a_directory_of_our_own_gives_the_same_model() {
         let config = ModelConfig { bias, tie_embeddings, activation, d_ff: 30, dropout: 0.25, ..config() };
         let saved = model(&config);
         let dir = tempfile::tempdir().unwrap();
-        write(dir.path(), &saved.config_json(), &weights(&saved));
+        write(dir.path(), &saved.config_json(), &weights(saved.as_ref()));
         let directory = Directory::open(dir.path()).unwrap();
         assert_eq!(*directory.model_config(), ModelConfig { vocab_size: 11, ..config });
         let loaded = directory.load(&CPU).unwrap();
-        assert_eq!(logits(&saved), logits(loaded.as_ref()));
+        assert_eq!(logits(saved.as_ref()), logits(loaded.as_ref()));
         assert_eq!(saved.config_json(), loaded.config_json());
     }
 }
@@ -103,7 +46,7 @@ fn names_without_prefix_masks_and_a_saved_tied_head_are_understood() {
     }
     config["n_inner"] = Value::Null;
     config["reorder_and_upcast_attn"] = json!(true);
-    let mut bare: Weights = weights(&saved)
+    let mut bare: Weights = weights(saved.as_ref())
         .into_iter()
         .map(|(name, tensor)| (name.strip_prefix("transformer.").unwrap().to_owned(), tensor))
         .collect();
@@ -112,26 +55,18 @@ fn names_without_prefix_masks_and_a_saved_tied_head_are_understood() {
     bare.insert("lm_head.weight".to_owned(), bare["wte.weight"].clone());
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), &config, &bare);
-    assert_eq!(logits(&saved), logits(load(dir.path()).unwrap().as_ref()));
+    assert_eq!(logits(saved.as_ref()), logits(load(dir.path()).unwrap().as_ref()));
 }
 
 #[test]
 fn half_precision_and_shards_give_the_rounded_model() {
     for dtype in [DType::F16, DType::BF16, DType::F32] {
-        let model = model(&config());
-        for parameter in model.parameters() {
-            let rounded = parameter.var.as_detached_tensor().to_dtype(dtype).unwrap();
-            parameter.var.set(&rounded.to_dtype(DType::F32).unwrap().copy().unwrap()).unwrap();
-        }
-        let rounded = weights(&model)
-            .into_iter()
-            .map(|(name, tensor)| (name, tensor.to_dtype(dtype).unwrap()))
-            .collect();
+        let (model, rounded) = rounded(&config(), dtype);
         let dir = tempfile::tempdir().unwrap();
         write_sharded(dir.path(), &model.config_json(), &rounded);
         assert_eq!(Directory::open(dir.path()).unwrap().weight_files().len(), 2);
         let loaded = load(dir.path()).unwrap();
-        assert_eq!(logits(&model), logits(loaded.as_ref()), "{dtype:?}");
+        assert_eq!(logits(model.as_ref()), logits(loaded.as_ref()), "{dtype:?}");
         assert!(loaded.parameters().iter().all(|p| p.var.dtype() == DType::F32));
     }
 }
@@ -140,7 +75,7 @@ fn half_precision_and_shards_give_the_rounded_model() {
 fn a_smaller_context_takes_the_first_positions() {
     let saved = model(&config());
     let dir = tempfile::tempdir().unwrap();
-    write(dir.path(), &saved.config_json(), &weights(&saved));
+    write(dir.path(), &saved.config_json(), &weights(saved.as_ref()));
     let directory = Directory::open(dir.path()).unwrap();
     let wished = ModelConfig { context: 5, dropout: 0.2, ..ModelConfig::default() };
     let adopted = wished.adopt(&directory, &["model.context", "model.dropout"]).unwrap();
@@ -148,14 +83,14 @@ fn a_smaller_context_takes_the_first_positions() {
     let loaded = directory.load_as(&adopted, &CPU).unwrap();
     assert_eq!(loaded.context(), 5);
     assert_eq!(loaded.config_json()["n_positions"], 5);
-    assert_eq!(logits(&saved), logits(loaded.as_ref()));
+    assert_eq!(logits(saved.as_ref()), logits(loaded.as_ref()));
 }
 
 #[test]
 fn keys_that_contradict_the_directory_are_listed_together() {
     let dir = tempfile::tempdir().unwrap();
     let saved = model(&config());
-    write(dir.path(), &saved.config_json(), &weights(&saved));
+    write(dir.path(), &saved.config_json(), &weights(saved.as_ref()));
     let directory = Directory::open(dir.path()).unwrap();
     let wished = ModelConfig { n_layers: 5, n_heads: 5, bias: false, context: 9, d_ff: 84, ..config() };
     let keys = ["model.n_layers", "model.bias", "model.context", "model.d_ff", "model.tie_embeddings"];
@@ -280,7 +215,7 @@ fn a_config_that_is_absent_or_no_object_is_named() {
 fn files_cut_short_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let saved = model(&config());
-    write_sharded(dir.path(), &saved.config_json(), &weights(&saved));
+    write_sharded(dir.path(), &saved.config_json(), &weights(saved.as_ref()));
     let path = dir.path().join("model-00002-of-00002.safetensors");
     let bytes = std::fs::read(&path).unwrap();
     for len in [0, 4, 100, bytes.len() / 2, bytes.len() - 1] {
@@ -297,7 +232,7 @@ fn files_cut_short_are_named() {
 fn an_index_to_nowhere_or_to_the_wrong_shard_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let saved = model(&config());
-    write_sharded(dir.path(), &saved.config_json(), &weights(&saved));
+    write_sharded(dir.path(), &saved.config_json(), &weights(saved.as_ref()));
     let path = dir.path().join("model.safetensors.index.json");
     let index = std::fs::read_to_string(&path).unwrap();
     let with = |from: &str, to: &str| {

@@ -4,25 +4,45 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 use wattle_model::{
-    GenerateOptions, Generator, Gpt2, KvCache, LanguageModel, ModelConfig, Parameter, Pass, Sampling, Step,
+    ActivationKind, Family, GenerateOptions, Generator, Gpt2, KvCache, LanguageModel, Llama, ModelConfig,
+    Parameter, Pass, Sampling, Step,
 };
 
 const CPU: Device = Device::Cpu;
 const VOCAB: usize = 13;
 
-fn model() -> Gpt2 {
+fn model() -> Box<dyn LanguageModel> {
     let config =
         ModelConfig { n_layers: 3, n_heads: 3, d_model: 24, context: 8, bias: true, ..Default::default() };
-    let model = Gpt2::new(&config, VOCAB, 5, &CPU).unwrap();
-    // Initial predictions are nearly those of guessing: make them differ.
+    distinct(Gpt2::new(&config, VOCAB, 5, &CPU).unwrap())
+}
+
+fn llama() -> Box<dyn LanguageModel> {
+    let config = ModelConfig {
+        family: Family::Llama,
+        activation: ActivationKind::Swiglu,
+        n_layers: 3,
+        n_heads: 4,
+        n_kv_heads: 2,
+        d_model: 24,
+        context: 8,
+        ..Default::default()
+    };
+    distinct(Llama::new(&config, VOCAB, 5, &CPU).unwrap())
+}
+
+/// Initial predictions are nearly those of guessing: makes them differ.
+fn distinct(model: impl LanguageModel + 'static) -> Box<dyn LanguageModel> {
     for parameter in model.parameters().iter().filter(|p| p.var.rank() == 2) {
         parameter.var.set(&(parameter.var.as_detached_tensor() * 8.0).unwrap()).unwrap();
     }
-    model
+    Box::new(model)
 }
 
+const FAMILIES: [fn() -> Box<dyn LanguageModel>; 2] = [model, llama];
+
 /// The same model without a cache of its own, as a user would write it.
-struct Recomputed(Gpt2);
+struct Recomputed(Box<dyn LanguageModel>);
 
 impl LanguageModel for Recomputed {
     fn parameters(&self) -> &[Parameter] {
@@ -62,12 +82,15 @@ fn tokens(model: &dyn LanguageModel, prompt: &[u32], options: GenerateOptions) -
 }
 
 fn faults(prompt: &[u32], options: GenerateOptions) -> String {
-    Generator::new(&model(), prompt, options).err().expect("it should be refused").to_string()
+    Generator::new(model().as_ref(), prompt, options).err().expect("it should be refused").to_string()
 }
 
 #[test]
 fn cached_logits_are_those_computed_anew_within_the_context_and_past_it() {
-    let (cached, recomputed) = (model(), Recomputed(model()));
+    FAMILIES.iter().for_each(|family| compare_with_recomputed(family(), Recomputed(family())));
+}
+
+fn compare_with_recomputed(cached: Box<dyn LanguageModel>, recomputed: Recomputed) {
     // One at a time, a prompt at once, pieces, and a prompt longer than the context.
     for pieces in [vec![1; 30], vec![5, 1, 1, 1, 1, 1, 1], vec![3, 4, 2, 6, 1, 8, 1], vec![20, 1, 1, 9]] {
         let (mut cache, mut none) = (KvCache::new(), KvCache::new());
@@ -91,7 +114,10 @@ fn cached_logits_are_those_computed_anew_within_the_context_and_past_it() {
 
 #[test]
 fn without_a_slide_the_window_is_the_whole_text() {
-    let model = model();
+    FAMILIES.iter().for_each(|family| compare_with_the_whole(family().as_ref()));
+}
+
+fn compare_with_the_whole(model: &dyn LanguageModel) {
     let text = [3u32, 1, 4, 1, 5, 9, 2, 6];
     let whole = Tensor::new(&[text], &CPU).unwrap();
     let whole: Vec<Vec<f32>> = model
@@ -113,17 +139,19 @@ fn without_a_slide_the_window_is_the_whole_text() {
 #[test]
 fn a_seed_is_a_text_with_and_without_the_cache() {
     let sampling = |seed| Sampling { temperature: 1.5, top_k: Some(9), top_p: Some(0.95), seed };
-    let text = |seed| tokens(&model(), &[1, 2], options(sampling(seed)));
-    assert_eq!(text(1).len(), 30);
-    assert_eq!(text(1), text(1));
-    assert_ne!(text(1), text(2));
-    assert_eq!(text(1), tokens(&Recomputed(model()), &[1, 2], options(sampling(1))));
+    for family in FAMILIES {
+        let text = |seed| tokens(family().as_ref(), &[1, 2], options(sampling(seed)));
+        assert_eq!(text(1).len(), 30);
+        assert_eq!(text(1), text(1));
+        assert_ne!(text(1), text(2));
+        assert_eq!(text(1), tokens(&Recomputed(family()), &[1, 2], options(sampling(1))));
+    }
 }
 
 #[test]
 fn greedy_takes_the_likeliest_and_steps_say_how_likely() {
     let options = GenerateOptions { n_likeliest: 3, ..options(Sampling::greedy()) };
-    for step in steps(&model(), &[1, 2], options) {
+    for step in steps(model().as_ref(), &[1, 2], options) {
         assert_eq!(step.likeliest.len(), 3);
         assert_eq!((step.token, step.probability), step.likeliest[0]);
         assert!(step.likeliest.is_sorted_by(|a, b| a.1 >= b.1), "{:?}", step.likeliest);
@@ -135,20 +163,20 @@ fn greedy_takes_the_likeliest_and_steps_say_how_likely() {
 fn padding_is_never_chosen() {
     let options =
         GenerateOptions { n_allowed: 4, ..options(Sampling { temperature: 100.0, ..Sampling::default() }) };
-    let text = tokens(&model(), &[1, 2], options);
+    let text = tokens(model().as_ref(), &[1, 2], options);
     assert!(text.iter().all(|&token| token < 4), "{text:?}");
     assert!((0..4).all(|token| text.contains(&token)), "{text:?}");
 }
 
 #[test]
 fn the_end_of_text_ends_it_and_starts_one_from_nothing() {
-    let free = tokens(&model(), &[7], options(Sampling::greedy()));
+    let free = tokens(model().as_ref(), &[7], options(Sampling::greedy()));
     let end = free[3];
     let n = free.iter().position(|&token| token == end).unwrap() + 1;
     let ending = GenerateOptions { end_of_text: Some(end), ..options(Sampling::greedy()) };
-    assert_eq!(tokens(&model(), &[7], ending), free[..n]);
+    assert_eq!(tokens(model().as_ref(), &[7], ending), free[..n]);
     let from_nothing = GenerateOptions { end_of_text: Some(7), max_tokens: 3, ..options(Sampling::greedy()) };
-    assert_eq!(tokens(&model(), &[], from_nothing), free[..3]);
+    assert_eq!(tokens(model().as_ref(), &[], from_nothing), free[..3]);
 }
 
 #[test]
@@ -166,7 +194,7 @@ fn a_prediction_that_is_not_finite_is_an_error_and_the_end() {
     let model = model();
     let norm = &model.parameters().iter().find(|p| p.name == "transformer.ln_f.weight").unwrap().var;
     norm.set(&(norm.as_detached_tensor() * f64::NAN).unwrap()).unwrap();
-    let mut generator = Generator::new(&model, &[1], options(Sampling::greedy())).unwrap();
+    let mut generator = Generator::new(model.as_ref(), &[1], options(Sampling::greedy())).unwrap();
     let error = generator.next().unwrap().unwrap_err().to_string();
     assert!(error.contains("the logit of token 0 is NaN"), "{error}");
     assert!(generator.next().is_none());

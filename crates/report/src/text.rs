@@ -289,7 +289,7 @@ fn sensor_cells(sensor: &SensorRecord) -> [String; 8] {
         sensor.mean_w.map(watts).unwrap_or_default(),
         sensor.max_w.map(watts).unwrap_or_default(),
         count(sensor.samples),
-        format!("{} ms", si(sensor.max_gap_ms, "")),
+        si(sensor.max_gap_ms / 1e3, "s"),
     ]
 }
 

@@ -194,7 +194,7 @@ impl Session<'_> {
         ModelCard {
             name: manifest.name.clone(),
             run_id: manifest.run_id.clone(),
-            family: self.config.model.family.name().to_owned(),
+            family: self.config.model.family.title().to_owned(),
             n_parameters: manifest.model.as_ref().map_or(0, |model| model.parameters),
             data,
             base_model: self.config.model.init_from.as_ref().map(|dir| dir.display().to_string()),

@@ -6,6 +6,7 @@ mod presets;
 mod resolve;
 
 use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
 use wattle_data::{DataConfig, TokenizerConfig};
 use wattle_meter::{CarbonConfig, CostConfig, EnergyConfig};
 use wattle_model::ModelConfig;
@@ -121,7 +122,16 @@ impl Config {
 
     /// The configuration as a file that reproduces it.
     pub fn to_toml(&self) -> String {
-        toml::to_string(self).expect("a configuration is plain data")
+        toml::to_string(&self.to_table()).expect("a configuration is plain data")
+    }
+
+    /// The sections, without keys that change nothing.
+    fn to_table(&self) -> Table {
+        let mut table = Table::try_from(self).expect("a configuration is plain data");
+        if let Some(Value::Table(model)) = table.get_mut("model") {
+            self.model.idle_keys().iter().for_each(|key| drop(model.remove(*key)));
+        }
+        table
     }
 }
 

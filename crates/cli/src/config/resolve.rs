@@ -136,6 +136,7 @@ pub fn resolve(base: Option<Layer>, sources: &Sources) -> Result<Config, Vec<Str
     } else if let Err(contradictions) = init_from::adopt(&mut config, &explicit_keys) {
         faults.extend(contradictions);
     }
+    faults.extend(config.model.idle_faults(&model_keys));
     faults.extend(config.faults());
     if faults.is_empty() { Ok(config) } else { Err(faults) }
 }
@@ -155,8 +156,7 @@ pub fn all_differences(stored: &Config, given: &Config) -> Vec<String> {
 }
 
 fn differences_but_for(stored: &Config, given: &Config, is_free: impl Fn(&str) -> bool) -> Vec<String> {
-    let sections = |config: &Config| Table::try_from(config).expect("a configuration is plain data");
-    let (stored, given) = (flatten(&sections(stored)), flatten(&sections(given)));
+    let (stored, given) = (flatten(&stored.to_table()), flatten(&given.to_table()));
     let mut keys: Vec<&String> = stored.keys().chain(given.keys()).collect();
     keys.sort();
     keys.dedup();
@@ -288,6 +288,41 @@ mod tests {
         let config = set(&["model.n_layers=6", "carbon.region=FRA", "data.input=[\"Cargo.toml\"]"]).unwrap();
         let layer = Layer::parse("config.toml", &config.to_toml()).unwrap();
         assert_eq!(resolve(Some(layer), &Sources::default()).unwrap(), config);
+    }
+
+    #[test]
+    fn keys_that_change_nothing_are_refused_and_not_written() {
+        let faults = set(&["model.rope_theta=500000", "model.n_kv_heads=2"]).unwrap_err().join("\n");
+        for part in
+            ["model.rope_theta = 500000.0: a GPT-2 has no rotary", "model.n_kv_heads = 2: a GPT-2 has"]
+        {
+            assert!(faults.contains(part), "{part:?} is not in\n{faults}");
+        }
+        assert!(set(&["model.n_kv_heads=4"]).is_ok() && set(&["model.n_kv_heads=0"]).is_ok());
+        let faults = set(&["model.family=llama", "model.rope_factor=8"]).unwrap_err();
+        assert!(
+            faults.len() == 1 && faults[0].starts_with("model.rope_factor = 8.0: nothing is"),
+            "{faults:?}"
+        );
+
+        assert!(!set(&[]).unwrap().to_toml().contains("rope_"));
+        let linear = ["model.family=llama", "model.rope_scaling=linear", "model.rope_factor=2"];
+        let linear = set(&linear).unwrap();
+        let written = linear.to_toml();
+        assert!(written.contains("rope_factor = 2.0") && !written.contains("freq"), "{written}");
+        let layer = Layer::parse("config.toml", &written).unwrap();
+        assert_eq!(resolve(Some(layer), &Sources::default()).unwrap(), linear);
+    }
+
+    #[test]
+    fn a_file_that_an_earlier_version_wrote_with_every_key_is_read() {
+        let config = set(&[]).unwrap();
+        let every = toml::to_string(&config).unwrap();
+        assert!(every.contains("rope_original_context"), "{every}");
+        let stored =
+            resolve(Some(Layer::parse("config.toml", &every).unwrap()), &Sources::default()).unwrap();
+        assert_eq!(stored, config);
+        assert_eq!(differences(&stored, &config), Vec::<String>::new());
     }
 
     #[test]

@@ -69,6 +69,10 @@ impl GgufExport {
         for entry in (mapping.entries)(config) {
             export.push(&entry, &weights[&entry.ours], weight_type)?;
         }
+        for (name, values) in (mapping.constants)(config) {
+            let values = Tensor::from_vec(values.clone(), values.len(), &Device::Cpu)?;
+            export.tensors.push((name.to_owned(), QTensor::quantize(&values, GgmlDType::F32)?));
+        }
         Ok(export)
     }
 
@@ -109,10 +113,8 @@ impl GgufExport {
         let row = *stored.dims().last().unwrap_or(&0);
         let dtype = match entry.storage {
             Storage::Exact => GgmlDType::F32,
-            Storage::Matrix | Storage::Transposed if row.is_multiple_of(weight_type.dtype().block_size()) => {
-                weight_type.dtype()
-            }
-            Storage::Matrix | Storage::Transposed => {
+            _ if row.is_multiple_of(weight_type.dtype().block_size()) => weight_type.dtype(),
+            _ => {
                 self.in_halves.push(entry.theirs.clone());
                 GgmlDType::F16
             }

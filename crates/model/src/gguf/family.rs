@@ -3,14 +3,14 @@
 use candle_core::quantized::gguf_file::Value;
 use candle_core::{Device, Result};
 
-use super::gpt2;
 use super::keys::Keys;
-use super::tensor::Entry;
+use super::tensor::{Constant, Entry};
+use super::{gpt2, llama};
 use crate::config::{Family, ModelConfig};
 use crate::language_model::LanguageModel;
 
 /// The families that can be exported.
-const MAPPINGS: [Mapping; 1] = [gpt2::MAPPING];
+const MAPPINGS: [Mapping; 2] = [gpt2::MAPPING, llama::MAPPING];
 
 /// A family's names and keys there.
 #[derive(Clone, Copy)]
@@ -29,6 +29,8 @@ pub(super) struct Mapping {
     pub(super) keys: fn(&ModelConfig) -> Vec<(String, Value)>,
     /// Every tensor of a model.
     pub(super) entries: fn(&ModelConfig) -> Vec<Entry>,
+    /// Every tensor that is no parameter.
+    pub(super) constants: fn(&ModelConfig) -> Vec<Constant>,
     /// Reads a configuration, given the size of the vocabulary and whether the head is the token table.
     pub(super) read_config: fn(&mut Keys<'_>, usize, bool) -> ModelConfig,
     /// A model of zeros.

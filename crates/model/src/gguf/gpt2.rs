@@ -25,6 +25,7 @@ pub(super) const MAPPING: Mapping = Mapping {
     notes,
     keys,
     entries,
+    constants: |_| Vec::new(),
     read_config,
     blank: |config, device| Ok(Box::new(Gpt2::blank(config, config.vocab_size, device)?)),
 };

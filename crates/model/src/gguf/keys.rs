@@ -37,6 +37,16 @@ impl<'a> Keys<'a> {
         })
     }
 
+    /// A number that has to be there, as the decimal that it was rounded from: 1e-5, not the `f32` next to it.
+    pub(super) fn decimal(&mut self, key: &str) -> f64 {
+        self.number(key).to_string().parse().expect("a number's own text is one")
+    }
+
+    /// Whether there is such a key.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.values.contains_key(key)
+    }
+
     /// A truth value.
     pub(super) fn flag(&mut self, key: &str, default: bool) -> bool {
         let Some(value) = self.values.get(key) else { return default };

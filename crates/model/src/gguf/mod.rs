@@ -15,6 +15,7 @@ pub mod export;
 mod family;
 mod gpt2;
 mod keys;
+mod llama;
 pub mod read;
 mod tensor;
 mod tokenizer;

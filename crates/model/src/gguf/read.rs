@@ -1,20 +1,24 @@
 //! A GGUF file to a model.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
+use candle_core::quantized::QTensor;
 use candle_core::quantized::gguf_file::Content;
 use candle_core::{Device, Tensor};
 
 use super::family::Mapping;
 use super::keys::Keys;
-use super::tensor::Entry;
+use super::tensor::{Constant, Entry};
 use super::{ARCHITECTURE, TOKENIZER_JSON, family};
 use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::language_model::LanguageModel;
+
+/// Of a constant's value, in relation to it: what another program's `f32` may be off.
+const CONSTANT_TOLERANCE: f32 = 1e-5;
 
 /// A GGUF file of a family that there is, checked but for its weights.
 pub struct GgufFile {
@@ -79,53 +83,87 @@ impl GgufFile {
     /// is cut short.
     pub fn load(&self, device: &Device) -> Result<Box<dyn LanguageModel>, ModelError> {
         let entries = (self.mapping.entries)(&self.config);
+        let constants = (self.mapping.constants)(&self.config);
         // Before a byte is allocated: what the keys say may be absurd.
-        let faults = self.mismatches(&entries);
+        let faults = self.mismatches(&entries, &constants);
         if !faults.is_empty() {
             return Err(self.mismatch(faults));
         }
         let model = (self.mapping.blank)(&self.config, device)?;
-        let weights = self.weights(&entries, device)?;
+        let mut reader = self.reader()?;
+        self.check_constants(&constants, &mut reader)?;
+        let weights = self.weights(&entries, &mut reader, device)?;
         model.set_weights(&weights)?.map_err(|faults| self.mismatch(faults))?;
         Ok(model)
     }
 
-    fn weights(&self, entries: &[Entry], device: &Device) -> Result<HashMap<String, Tensor>, ModelError> {
-        let unreadable = |reason| ModelError::UnreadableGguf { path: self.path.clone(), reason };
-        let file = File::open(&self.path).map_err(|error| unreadable(error.to_string()))?;
-        let mut reader = BufReader::new(file);
+    fn weights(
+        &self,
+        entries: &[Entry],
+        reader: &mut BufReader<File>,
+        device: &Device,
+    ) -> Result<HashMap<String, Tensor>, ModelError> {
         let mut weights = HashMap::new();
         for entry in entries {
-            let stored = self
-                .content
-                .tensor(&mut reader, &entry.theirs, &Device::Cpu)
-                .map_err(|error| unreadable(first_line(&error)))?;
-            let ours = entry.restored(&stored.dequantize(device)?)?;
+            let ours = entry.restored(&self.tensor(&entry.theirs, reader)?.dequantize(device)?)?;
             weights.insert(entry.ours.clone(), ours);
         }
         Ok(weights)
     }
 
-    /// What is missing, extra, or of another shape than in `entries`, a clause each.
-    fn mismatches(&self, entries: &[Entry]) -> Vec<String> {
+    /// Holds tensors that follow from the keys against those that there are.
+    fn check_constants(
+        &self,
+        constants: &[Constant],
+        reader: &mut BufReader<File>,
+    ) -> Result<(), ModelError> {
+        for (name, expected) in constants {
+            let got: Vec<f32> = self.tensor(name, reader)?.dequantize(&Device::Cpu)?.to_vec1()?;
+            let is_near =
+                |(got, expected): (&f32, &f32)| (got - expected).abs() <= CONSTANT_TOLERANCE * expected;
+            if !got.iter().zip(expected).all(is_near) {
+                let fault = format!("{name} = {got:?}, but by the file's keys it is {expected:?}");
+                return Err(self.mismatch(vec![fault]));
+            }
+        }
+        Ok(())
+    }
+
+    fn reader(&self) -> Result<BufReader<File>, ModelError> {
+        let file = File::open(&self.path).map_err(|error| self.unreadable(error.to_string()))?;
+        Ok(BufReader::new(file))
+    }
+
+    fn tensor(&self, name: &str, reader: &mut BufReader<File>) -> Result<QTensor, ModelError> {
+        let tensor = self.content.tensor(reader, name, &Device::Cpu);
+        tensor.map_err(|error| self.unreadable(first_line(&error)))
+    }
+
+    /// What is missing, extra, or of another shape than expected, a clause each.
+    fn mismatches(&self, entries: &[Entry], constants: &[Constant]) -> Vec<String> {
         let there = &self.content.tensor_infos;
         let mut faults = Vec::new();
-        for entry in entries {
-            let expected = entry.stored_shape();
-            match there.get(&entry.theirs) {
-                None => faults.push(format!("{} is missing", entry.theirs)),
-                Some(info) if info.shape.dims() != expected => {
-                    let got = info.shape.dims();
-                    faults.push(format!("{} has shape {got:?}, expected {expected:?}", entry.theirs));
+        let entries = entries.iter().map(|entry| (entry.theirs.as_str(), entry.stored_shape()));
+        let constants = constants.iter().map(|(name, values)| (*name, vec![values.len()]));
+        let expected: BTreeMap<&str, Vec<usize>> = entries.chain(constants).collect();
+        for (name, shape) in &expected {
+            match there.get(*name).map(|info| info.shape.dims()) {
+                None => faults.push(format!("{name} is missing")),
+                Some(got) if got != shape => {
+                    faults.push(format!("{name} has shape {got:?}, expected {shape:?}"));
                 }
                 Some(_) => {}
             }
         }
-        let names: HashSet<&str> = entries.iter().map(|entry| entry.theirs.as_str()).collect();
-        let mut extra: Vec<&String> = there.keys().filter(|name| !names.contains(name.as_str())).collect();
+        let is_extra = |name: &&String| !expected.contains_key(name.as_str());
+        let mut extra: Vec<&String> = there.keys().filter(is_extra).collect();
         extra.sort();
         faults.extend(extra.into_iter().map(|name| format!("{name} is not of this model")));
         faults
+    }
+
+    fn unreadable(&self, reason: String) -> ModelError {
+        ModelError::UnreadableGguf { path: self.path.clone(), reason }
     }
 
     fn mismatch(&self, faults: Vec<String>) -> ModelError {

@@ -6,9 +6,9 @@ use super::config_json::ConfigJson;
 use crate::config::{ActivationKind, Family, ModelConfig, RopeScaling};
 
 /// The table of tokens.
-pub(super) const TOKEN_TABLE: &str = "model.embed_tokens.weight";
+pub(crate) const TOKEN_TABLE: &str = "model.embed_tokens.weight";
 /// The output head.
-const HEAD: &str = "lm_head.weight";
+pub(crate) const HEAD: &str = "lm_head.weight";
 /// Where newer versions of `transformers` (5 and later) keep all that concerns rotary positions.
 const PARAMETERS: &str = "rope_parameters";
 /// Where older ones keep what concerns their scaling.
@@ -192,7 +192,7 @@ pub(crate) fn config_json(config: &ModelConfig, vocab_size: usize) -> Value {
 }
 
 /// Every parameter of a Llama of `own`, in the order in which it makes them.
-pub(super) fn parameter_shapes(own: &ModelConfig) -> Vec<(String, Vec<usize>)> {
+pub(crate) fn parameter_shapes(own: &ModelConfig) -> Vec<(String, Vec<usize>)> {
     let (c, ff, kv) = (own.d_model, own.feed_forward_width(), own.kv_heads() * own.head_width());
     let parts = [
         ("input_layernorm", vec![c]),

@@ -6,4 +6,4 @@ mod reference;
 mod table;
 
 pub use reference::rope;
-pub use table::{Rotary, Scaling};
+pub use table::{Rotary, Scaling, frequencies};

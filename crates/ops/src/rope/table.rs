@@ -46,6 +46,16 @@ impl Scaling {
     }
 }
 
+/// The angle between one position and the next, by pair of a head's numbers: `theta^(−2i/d)`, scaled, for `i < d/2`.
+///
+/// # Panics
+/// If `head_width` is odd.
+pub fn frequencies(theta: f64, head_width: usize, scaling: Scaling) -> Vec<f64> {
+    assert!(head_width.is_multiple_of(2), "rotary embedding of an odd head width, {head_width}");
+    let exponent = |i: usize| -2.0 * i as f64 / head_width as f64;
+    (0..head_width / 2).map(|i| scaling.apply(theta.powf(exponent(i)))).collect()
+}
+
 /// Cosine and sine of each position's angles.
 ///
 /// Angles are computed in `f64` and their cosines rounded once. (PyTorch models round angles to `f32`, so far
@@ -66,16 +76,13 @@ impl Rotary {
     /// # References
     /// Su et al., *RoFormer*, 2021, section 3.2.2.
     pub fn new(theta: f64, head_width: usize, context: usize, scaling: Scaling) -> Self {
-        assert!(head_width.is_multiple_of(2), "rotary embedding of an odd head width, {head_width}");
-        let half_width = head_width / 2;
-        let frequencies: Vec<f64> =
-            (0..half_width).map(|i| scaling.apply(theta.powf(-2.0 * i as f64 / head_width as f64))).collect();
+        let frequencies = frequencies(theta, head_width, scaling);
         let table = |f: fn(f64) -> f64| {
             let angles =
                 (0..context).flat_map(|position| frequencies.iter().map(move |w| position as f64 * w));
             angles.map(|angle| f(angle) as f32).collect()
         };
-        Self { half_width, cos: table(f64::cos), sin: table(f64::sin) }
+        Self { half_width: head_width / 2, cos: table(f64::cos), sin: table(f64::sin) }
     }
 
     /// Width of the heads that it turns, d.

@@ -1,0 +1,113 @@
+//! Keys of a configuration that its other keys leave without a meaning.
+
+use crate::config::{Family, ModelConfig, RopeScaling};
+
+/// The keys of rotary positions, ordered so that those without a meaning are always the last.
+const ROPE_KEYS: [&str; 6] = [
+    "rope_theta",
+    "rope_scaling",
+    "rope_factor",
+    "rope_low_freq_factor",
+    "rope_high_freq_factor",
+    "rope_original_context",
+];
+
+impl ModelConfig {
+    /// Keys that change nothing: those of rotary positions in a GPT-2, and in a Llama those of a scaling that it
+    /// does not have. A file of the configuration leaves them out.
+    pub fn idle_keys(&self) -> &'static [&'static str] {
+        let n_used = match (self.family, self.rope_scaling) {
+            (Family::Gpt2, _) => 0,
+            (Family::Llama, RopeScaling::None) => 2,
+            (Family::Llama, RopeScaling::Linear) => 3,
+            (Family::Llama, RopeScaling::Llama3) => ROPE_KEYS.len(),
+        };
+        &ROPE_KEYS[n_used..]
+    }
+
+    /// A sentence, starting with the key, for each idle key that is set: one that is among `explicit_keys`, the keys
+    /// of the `model` section that the user has set, or has another value than its default.
+    pub fn idle_faults(&self, explicit_keys: &[&str]) -> Vec<String> {
+        let (own, default) = (self.values(), Self::default().values());
+        let is_default = |key: &&str| own[*key] == default[*key];
+        // Runs of versions that wrote every key have them all in their files, and nobody has asked for that.
+        let is_whole = ROPE_KEYS.iter().all(|key| explicit_keys.contains(key));
+        self.idle_keys()
+            .iter()
+            .filter(|key| !is_default(key) || explicit_keys.contains(key) && !is_whole)
+            .map(|key| format!("model.{key} = {}: {}", own[*key], self.why_idle(key)))
+            .collect()
+    }
+
+    fn why_idle(&self, key: &str) -> &'static str {
+        match (self.family, key) {
+            (Family::Gpt2, _) => {
+                "a GPT-2 has no rotary positions; leave it out or set model.family = \"llama\""
+            }
+            (Family::Llama, "rope_factor") => {
+                "nothing is scaled; leave it out or set model.rope_scaling to \"linear\" or \"llama3\""
+            }
+            (Family::Llama, _) => {
+                "is of another scaling; leave it out or set model.rope_scaling = \"llama3\""
+            }
+        }
+    }
+
+    fn values(&self) -> serde_json::Value {
+        serde_json::to_value(self).expect("a configuration is plain data")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn llama(rope_scaling: RopeScaling) -> ModelConfig {
+        ModelConfig { family: Family::Llama, rope_scaling, ..ModelConfig::default() }
+    }
+
+    #[test]
+    fn keys_of_rotary_positions_are_idle_in_a_gpt2() {
+        let gpt2 = ModelConfig::default();
+        assert_eq!(gpt2.idle_keys(), ROPE_KEYS);
+        assert_eq!(gpt2.idle_faults(&["n_layers"]), Vec::<String>::new());
+        // Said with the value that it has anyway, it is still misunderstood.
+        assert_eq!(
+            gpt2.idle_faults(&["rope_theta"]),
+            [
+                "model.rope_theta = 10000.0: a GPT-2 has no rotary positions; leave it out or set model.family = \
+              \"llama\""
+            ]
+        );
+        let scaled = ModelConfig { rope_factor: 2.0, ..gpt2 };
+        assert!(scaled.idle_faults(&[])[0].starts_with("model.rope_factor = 2.0: a GPT-2 has"));
+    }
+
+    #[test]
+    fn keys_of_a_scaling_are_idle_without_it() {
+        assert_eq!(llama(RopeScaling::None).idle_keys(), &ROPE_KEYS[2..]);
+        assert_eq!(llama(RopeScaling::Linear).idle_keys(), &ROPE_KEYS[3..]);
+        assert!(llama(RopeScaling::Llama3).idle_keys().is_empty());
+        let keys = ["rope_theta", "rope_factor", "rope_original_context"];
+        let faults = llama(RopeScaling::None).idle_faults(&keys);
+        assert_eq!(faults.len(), 2, "{faults:?}");
+        assert!(faults[0].starts_with("model.rope_factor = 8.0: nothing is scaled"), "{faults:?}");
+        let faults = llama(RopeScaling::Linear).idle_faults(&keys);
+        assert_eq!(
+            faults,
+            [
+                "model.rope_original_context = 8192: is of another scaling; leave it out or set model.rope_scaling = \
+              \"llama3\""
+            ]
+        );
+        assert!(llama(RopeScaling::Llama3).idle_faults(&keys).is_empty());
+    }
+
+    #[test]
+    fn a_file_of_a_version_that_wrote_every_key_is_read() {
+        assert!(ModelConfig::default().idle_faults(&ROPE_KEYS).is_empty());
+        assert!(llama(RopeScaling::None).idle_faults(&ROPE_KEYS).is_empty());
+        let other = ModelConfig { rope_theta: 500_000.0, ..ModelConfig::default() };
+        assert_eq!(other.idle_faults(&ROPE_KEYS).len(), 1);
+    }
+}
