@@ -157,7 +157,7 @@ fn differences(comparison: &Comparison) -> Vec<String> {
     let mut lines = Vec::new();
     for (group, changes) in ways {
         let change = |(key, old, new): &Change<'_>| {
-            format!("{key} {} → {}", old.unwrap_or("none"), new.unwrap_or("none"))
+            format!("{key} {} → {}", old.unwrap_or("unset"), new.unwrap_or("unset"))
         };
         let changes = changes.iter().map(change).collect::<Vec<_>>().join(", ");
         let changes = if changes.is_empty() { "the same; data or device differ".to_owned() } else { changes };

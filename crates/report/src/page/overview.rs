@@ -99,8 +99,8 @@ fn spent(report: &Report, totals: &Totals) -> Vec<Tile> {
     let mut tiles = vec![
         Tile { name: "energy", value: joules(totals.energy_j), under: format!("{certainty} · {spread}") },
         Tile {
-            name: "emissions",
-            value: grams(totals.emissions_g).replace("CO2e", " CO₂e"),
+            name: "emissions, CO₂e",
+            value: grams(totals.emissions_g).replace("CO2e", ""),
             under: format!("{} g/kWh, {}", si(carbon.intensity_g_per_kwh.get(), ""), carbon.region),
         },
     ];
