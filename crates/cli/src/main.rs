@@ -67,6 +67,7 @@ fn main() -> ExitCode {
         Command::Evaluate(evaluate) => commands::evaluate::run(evaluate, &bars),
         #[cfg(feature = "train")]
         Command::Verify(verify) => commands::verify::run(verify),
+        #[cfg(feature = "train")]
         Command::Export(export) => commands::export::run(export),
         Command::Meter(meter) => commands::meter::run(meter, args.quiet),
         Command::Report(report) => commands::report::run(report),

@@ -212,3 +212,36 @@ fn memory_bytes() -> Option<u64> {
     let line = meminfo.lines().find(|line| line.starts_with("MemTotal:"))?;
     Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the first version wrote it.
+    const OLD: &str = r#"{
+        "schema": "wattle.manifest/1", "run_id": "old-20261121-101500-61fb", "name": "old",
+        "versions": { "wattle": "0.1.0", "candle": "0.11.1" },
+        "command": ["wattle", "train"], "seed": 1,
+        "devices": [{ "kind": "cpu", "ordinal": 0, "uuid": null, "pci": null }],
+        "drivers": { "nvidia": null, "cuda": null },
+        "host": { "hostname": "vm", "os": "Linux", "cpu_model": null, "cpus": 2, "memory_bytes": null },
+        "sensors": [{
+            "id": "cpu:estimate", "kind": "cpu", "method": "estimated", "description": "a model",
+            "systematic_fraction": 0.5, "systematic_id": "estimate:cpu-load-cubed/1"
+        }],
+        "data": { "sha256": "8db6", "tokenizer_sha256": "9835", "train_tokens": 97987, "val_tokens": 10867 },
+        "model": { "family": "gpt2", "parameters": 1066112 },
+        "segments": []
+    }"#;
+
+    #[test]
+    fn a_manifest_of_an_older_version_is_read_and_what_it_lacks_is_absent() {
+        let manifest: Manifest = serde_json::from_str(OLD).unwrap();
+        let data = manifest.data.as_ref().unwrap();
+        assert_eq!((data.text_sha256.as_ref(), data.floor), (None, None));
+        assert!(manifest.sensors[0].flags.is_empty() && manifest.sensors[0].limits.is_none());
+        // Written again, it is what it was.
+        let again: serde_json::Value = serde_json::to_value(&manifest).unwrap();
+        assert_eq!(again, serde_json::from_str::<serde_json::Value>(OLD).unwrap());
+    }
+}
