@@ -4,7 +4,7 @@
 //! - [`strategy`]: its strategies, and those that a matrix makes of them
 //! - [`plan`]: every run with its configuration, in the order in which they are made
 //! - [`folder`]: where the runs lie, and which of them are done
-//! - [`execute`]: each run a process of its own
+//! - [`mod@execute`]: each run a process of its own
 
 pub mod execute;
 pub mod file;

@@ -25,7 +25,7 @@ use crate::parameter::Parameter;
 /// Bytes that are left to the libraries: workspace of matrix products, recorded steps.
 const RESERVE: u64 = 256 << 20;
 
-/// Trains a [`Network`] on a board.
+/// Trains a network on a board.
 pub struct BoardEngine {
     board: Arc<dyn Board>,
     network: Network,
