@@ -7,7 +7,7 @@
 
 /// What comes later whatever the model: the sampler's thread and sensors, stacks that grow, buffers that matrix
 /// products pack into, lines and JSON. Measured: see `tests/memory.rs`.
-const LATER: u64 = 5 << 20;
+const LATER: u64 = 7 << 20;
 
 /// The peak in bytes, once the trainer has rehearsed; `None` where the system does not tell.
 ///
