@@ -68,6 +68,13 @@ struct Metered {
     broken: bool,
 }
 
+impl Metered {
+    /// Whether it measures, and does not estimate.
+    fn measures(&self) -> bool {
+        self.sensor.info().method != Method::Estimated
+    }
+}
+
 /// How often is sampled: as asked for, or less often where readings are slow.
 struct Pace {
     asked: Duration,
@@ -154,10 +161,9 @@ impl Worker {
                 broken: false,
             })
             .collect();
-        let whole_packages = metered.iter().any(|metered| {
-            let info = metered.sensor.info();
-            info.kind == SensorKind::Cpu && info.method != Method::Estimated
-        });
+        let is_package =
+            |metered: &Metered| metered.sensor.info().kind == SensorKind::Cpu && metered.measures();
+        let whole_packages = metered.iter().any(is_package);
         let mut worker = Self {
             metered,
             interval: options.interval,
@@ -333,8 +339,8 @@ impl Worker {
     fn contended(&self) -> Option<String> {
         let now = MonotonicNs::now();
         let is_contended = |history: &History| history.surveys(now, now).any(|s| s.contended == Some(true));
-        let measures = |metered: &&Metered| metered.sensor.info().method != Method::Estimated;
-        let first = self.metered.iter().filter(measures).find(|metered| is_contended(&metered.history))?;
+        let first =
+            self.metered.iter().find(|metered| metered.measures() && is_contended(&metered.history))?;
         Some(first.sensor.info().id.clone())
     }
 
@@ -391,9 +397,8 @@ impl Worker {
         let powers: Vec<_> = self.metered.iter().filter_map(|m| m.history.recent_power()).collect();
         let power = (!powers.is_empty()).then(|| powers.into_iter().sum::<Watts>().get());
         store(&shared.power_w, power.unwrap_or(f64::NAN));
-        let measured = |m: &&Metered| m.sensor.info().method != Method::Estimated;
         let energy: Joules = self.metered.iter().map(|m| m.history.energy()).sum();
-        let measured: Joules = self.metered.iter().filter(measured).map(|m| m.history.energy()).sum();
+        let measured: Joules = self.metered.iter().filter(|m| m.measures()).map(|m| m.history.energy()).sum();
         store(&shared.energy_j, energy.get());
         store(&shared.measured_j, measured.get());
         store(&shared.cpu_s, thread_cpu_time().get());

@@ -8,7 +8,7 @@ use wattle_model::{ActivationKind, Directory, ModelConfig};
 
 mod saved;
 
-use saved::{CPU, Weights, load, logits, model, rounded, weights, write, write_sharded};
+use saved::{CPU, Weights, load, logits, model, weights, write, write_sharded};
 
 fn config() -> ModelConfig {
     ModelConfig { n_layers: 2, n_heads: 3, d_model: 21, context: 7, bias: true, ..ModelConfig::default() }
@@ -60,15 +60,7 @@ fn names_without_prefix_masks_and_a_saved_tied_head_are_understood() {
 
 #[test]
 fn half_precision_and_shards_give_the_rounded_model() {
-    for dtype in [DType::F16, DType::BF16, DType::F32] {
-        let (model, rounded) = rounded(&config(), dtype);
-        let dir = tempfile::tempdir().unwrap();
-        write_sharded(dir.path(), &model.config_json(), &rounded);
-        assert_eq!(Directory::open(dir.path()).unwrap().weight_files().len(), 2);
-        let loaded = load(dir.path()).unwrap();
-        assert_eq!(logits(model.as_ref()), logits(loaded.as_ref()), "{dtype:?}");
-        assert!(loaded.parameters().iter().all(|p| p.var.dtype() == DType::F32));
-    }
+    saved::check_rounded_and_sharded(&config());
 }
 
 #[test]

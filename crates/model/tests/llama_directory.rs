@@ -8,7 +8,7 @@ use candle_core::{DType, Tensor};
 use serde_json::{Value, json};
 use wattle_model::{ActivationKind, Directory, Family, ModelConfig, RopeScaling};
 
-use saved::{CPU, VOCAB, Weights, load, logits, model, rounded, weights, write, write_sharded};
+use saved::{CPU, VOCAB, Weights, logits, model, weights, write};
 
 /// Untied, four heads for two, llama3 scaling.
 fn config() -> ModelConfig {
@@ -75,15 +75,7 @@ fn a_directory_of_our_own_gives_the_same_model() {
 
 #[test]
 fn half_precision_and_shards_give_the_rounded_model() {
-    for dtype in [DType::F16, DType::BF16, DType::F32] {
-        let (model, rounded) = rounded(&config(), dtype);
-        let dir = tempfile::tempdir().unwrap();
-        write_sharded(dir.path(), &model.config_json(), &rounded);
-        assert_eq!(Directory::open(dir.path()).unwrap().weight_files().len(), 2);
-        let loaded = load(dir.path()).unwrap();
-        assert_eq!(logits(model.as_ref()), logits(loaded.as_ref()), "{dtype:?}");
-        assert!(loaded.parameters().iter().all(|p| p.var.dtype() == DType::F32));
-    }
+    saved::check_rounded_and_sharded(&config());
 }
 
 #[test]

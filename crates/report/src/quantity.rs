@@ -99,9 +99,14 @@ pub fn watts(power: Watts) -> String {
 
 /// `0.55 gCO2e`; tonnes from a million grams on.
 pub fn grams(emissions: GramsCo2e) -> String {
+    format!("{}CO2e", mass(emissions))
+}
+
+/// `0.55 g`, where it is said already of what.
+pub fn mass(emissions: GramsCo2e) -> String {
     match emissions.get() {
-        grams if grams.abs() >= 0.9995e6 => format!("{} tCO2e", large(grams / 1e6)),
-        grams => si(grams, "gCO2e"),
+        grams if grams.abs() >= 0.9995e6 => format!("{} t", large(grams / 1e6)),
+        grams => si(grams, "g"),
     }
 }
 

@@ -213,11 +213,10 @@ impl Board for ShimBoard {
         self.submit(Work::Gemm(*gemm))
     }
 
-    fn fused_attention(&self) -> Result<&dyn FusedAttention, String> {
-        if self.has_fused_attention {
-            Ok(self)
-        } else {
-            Err("the kernel shim was made without it".to_owned())
+    fn fused_attention(&self) -> Result<&dyn FusedAttention, BoardError> {
+        match self.has_fused_attention {
+            true => Ok(self),
+            false => Err(BoardError::NoAttention("the kernel shim was made without it".to_owned())),
         }
     }
 

@@ -1,38 +1,30 @@
 //! The buffers of a forward and a backward pass.
 
+use wattle_ops::attention::cpu as attention;
+use wattle_ops::classifier::cpu as classifier;
+
 use super::per_layer::{Layers, PerLayer};
 use super::rows::Rows;
 use super::slices::Slices;
-use super::{MemoryPlan, Recompute};
+use super::{EngineOptions, MemoryPlan};
 
 /// How much room an arena has. Widths are numbers a row.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ArenaSizes {
     pub(super) n_layers: usize,
-    /// Sequences of a micro-batch.
-    pub(super) b: usize,
-    /// Rows of a sequence.
-    pub(super) t: usize,
-    pub(super) recompute: Recompute,
-    /// Of the residual stream.
-    pub(super) c: usize,
-    /// Of query, key and value side by side.
-    pub(super) qkv: usize,
-    pub(super) n_heads: usize,
-    /// Of a norm's means: 1, or 0 where a norm takes none off.
+    pub(super) options: EngineOptions,
+    pub(super) attention: attention::Shape,
+    pub(super) classifier: classifier::Shape,
+    /// Width of a norm's means: 1, or 0 where a norm takes none off.
     pub(super) mean: usize,
-    /// Of what goes into the feed-forward activation.
+    /// Width of what goes into the feed-forward activation.
     pub(super) before: usize,
-    /// Of what comes out of it.
+    /// Width of what comes out of it.
     pub(super) after: usize,
-    /// Of the gradient of what goes into the activation, 0 where that takes the place of `after`'s.
+    /// Width of the gradient of what goes into the activation, 0 where that takes the place of `after`'s.
     pub(super) grad_before: usize,
     /// Numbers in the largest group of norms and biases whose gradients are summed together.
     pub(super) most_vectors: usize,
-    /// Floats of logits that exist at once.
-    pub(super) logits: usize,
-    /// Floats of scratch that attention wants for a slice.
-    pub(super) scratch: usize,
     pub(super) n_threads: usize,
 }
 
@@ -102,10 +94,11 @@ pub(super) struct Gradients<T> {
 
 impl Arena {
     pub(super) fn new(sizes: &ArenaSizes) -> Self {
-        let &ArenaSizes { n_layers, b, t, c, .. } = sizes;
+        let (b, t, c) = sizes.dims();
+        let n_layers = sizes.n_layers;
         let rows = |width: usize| Rows::new(b, t * width);
         let normed = || Normed::from(sizes.normed().map(rows));
-        let Layers { n_blocks, n_hidden } = Layers::new(n_layers, sizes.recompute);
+        let Layers { n_blocks, n_hidden } = Layers::new(n_layers, sizes.options.recompute);
         Self {
             x: (0..=n_layers).map(|_| rows(c)).collect(),
             attention_norm: normed(),
@@ -117,8 +110,8 @@ impl Arena {
             branch: rows(c),
             partials: Rows::new(b, sizes.most_vectors),
             losses: rows(1),
-            logits: vec![0.0; sizes.logits],
-            scratch: (0..sizes.n_slices()).map(|_| vec![0.0; sizes.scratch]).collect(),
+            logits: vec![0.0; sizes.logits_len()],
+            scratch: (0..sizes.n_slices()).map(|_| vec![0.0; sizes.scratch_len()]).collect(),
         }
     }
 
@@ -153,13 +146,13 @@ impl Arena {
 impl ArenaSizes {
     /// The activations and scratch that an arena would take.
     pub(super) fn plan(&self) -> MemoryPlan {
-        let &Self { n_layers, b, t, c, .. } = self;
-        let Layers { n_blocks, n_hidden } = Layers::new(n_layers, self.recompute);
+        let (b, t, c) = self.dims();
+        let Layers { n_blocks, n_hidden } = Layers::new(self.n_layers, self.options.recompute);
         let sum = |widths: &[usize]| widths.iter().sum::<usize>();
         let blocks = n_blocks * sum(&self.kept()) + n_hidden * sum(&self.hidden());
-        let kept = (n_layers + 1) * c + 3 * sum(&self.normed()) + blocks;
+        let kept = (self.n_layers + 1) * c + 3 * sum(&self.normed()) + blocks;
         let gradients = sum(&self.gradients()) + c + 1;
-        let others = b * self.most_vectors + self.logits + self.n_slices() * self.scratch;
+        let others = b * self.most_vectors + self.logits_len() + self.n_slices() * self.scratch_len();
         let bytes = |floats: usize| (floats * size_of::<f32>()) as u64;
         MemoryPlan {
             activations: bytes(b * t * kept),
@@ -170,7 +163,7 @@ impl ArenaSizes {
 
     /// The slices of a micro-batch, whose sizes are looked at.
     pub(super) fn slices(&self, inputs: &[u32], targets: &[u32]) -> Slices {
-        let &Self { b, t, n_threads, .. } = self;
+        let (b, t, _) = self.dims();
         let n_sequences = inputs.len() / t;
         assert_eq!(
             (inputs.len(), targets.len()),
@@ -178,19 +171,44 @@ impl ArenaSizes {
             "sequences of {t} tokens"
         );
         assert!((1..=b).contains(&n_sequences), "{n_sequences} sequences for an engine of 1 to {b}");
-        Slices::new(n_sequences, t, n_threads)
+        Slices::new(n_sequences, t, self.n_threads)
     }
 
     fn n_slices(&self) -> usize {
-        Slices::new(self.b, self.t, self.n_threads).len()
+        let (b, t, _) = self.dims();
+        Slices::new(b, t, self.n_threads).len()
+    }
+
+    /// Sequences of a micro-batch, rows of each, and the width of the residual stream.
+    fn dims(&self) -> (usize, usize, usize) {
+        (self.options.micro_batch, self.attention.t, self.classifier.n_in)
+    }
+
+    /// Floats of logits that exist at once.
+    fn logits_len(&self) -> usize {
+        let (b, t, _) = self.dims();
+        self.classifier.scratch_len(b * t)
+    }
+
+    /// Floats of scratch that attention wants for a slice.
+    fn scratch_len(&self) -> usize {
+        self.attention.fwd_scratch_len().max(self.attention.bwd_scratch_len())
+    }
+
+    /// Of query, key and value side by side.
+    fn qkv(&self) -> usize {
+        let attention::Shape { n_heads, n_kv_heads, head_width, .. } = self.attention;
+        (n_heads + 2 * n_kv_heads) * head_width
     }
 
     fn normed(&self) -> [usize; 3] {
-        [self.c, self.mean, 1]
+        let (_, _, c) = self.dims();
+        [c, self.mean, 1]
     }
 
     fn kept(&self) -> [usize; 4] {
-        [self.qkv, self.n_heads, self.c, self.c]
+        let (_, _, c) = self.dims();
+        [self.qkv(), self.attention.n_heads, c, c]
     }
 
     fn hidden(&self) -> [usize; 2] {
@@ -198,8 +216,8 @@ impl ArenaSizes {
     }
 
     fn gradients(&self) -> [usize; 6] {
-        let &Self { c, qkv, grad_before, after, .. } = self;
-        [c, qkv, c, grad_before, after, c]
+        let (_, _, c) = self.dims();
+        [c, self.qkv(), c, self.grad_before, self.after, c]
     }
 }
 

@@ -42,7 +42,7 @@ impl Head {
         let losses = &mut losses.values_mut()[..targets.len()];
         let rows = shape.chunk_rows();
         let part = rows / 4;
-        let x = final_norm.out.values().chunks(rows * shape.n_in);
+        let x = final_norm.out.values()[..targets.len() * shape.n_in].chunks(rows * shape.n_in);
         let n_correct = losses
             .chunks_mut(rows)
             .zip(x)
@@ -54,8 +54,6 @@ impl Head {
                     .zip(targets.par_chunks(part))
                     .zip(logits.par_chunks_mut(part * shape.n_vocab))
                     .map(|(((losses, x), targets), logits)| {
-                        // The last part of all may have more rows behind it than there are targets.
-                        let x = &x[..targets.len() * shape.n_in];
                         classifier::fwd(losses, &Input { x, weight, targets }, shape, logits)
                     })
                     .sum::<usize>()

@@ -84,3 +84,16 @@ pub fn refusal(model: &dyn LanguageModel, change: impl Fn(&mut Value, &mut Weigh
     assert!(error.contains(dir.path().to_str().unwrap()), "{error}");
     error
 }
+
+/// Holds models of each type, in shards, against the model with the same rounding.
+pub fn check_rounded_and_sharded(config: &ModelConfig) {
+    for dtype in [DType::F16, DType::BF16, DType::F32] {
+        let (model, rounded) = rounded(config, dtype);
+        let dir = tempfile::tempdir().unwrap();
+        write_sharded(dir.path(), &model.config_json(), &rounded);
+        assert_eq!(Directory::open(dir.path()).unwrap().weight_files().len(), 2);
+        let loaded = load(dir.path()).unwrap();
+        assert_eq!(logits(model.as_ref()), logits(loaded.as_ref()), "{dtype:?}");
+        assert!(loaded.parameters().iter().all(|p| p.var.dtype() == DType::F32));
+    }
+}

@@ -69,8 +69,8 @@ pub trait Board: Send + Sync {
     ///
     /// # Errors
     /// Why there is none.
-    fn fused_attention(&self) -> Result<&dyn FusedAttention, String> {
-        Err("the board has no attention of its own".to_owned())
+    fn fused_attention(&self) -> Result<&dyn FusedAttention, BoardError> {
+        Err(BoardError::NoAttention("the board has none of its own".to_owned()))
     }
 
     /// Marks this moment as number `edge`. Within a recorded step the mark is taken anew at every replay.
@@ -145,6 +145,9 @@ pub enum BoardError {
     /// A matrix product that cannot be computed.
     #[error("no matrix product: {0}")]
     Product(String),
+    /// There is no attention by a library of the vendor's.
+    #[error("no fused attention: {0}")]
+    NoAttention(String),
     /// What cannot be part of a recorded step.
     #[error("{0} cannot be recorded: end the recording first")]
     NotRecordable(&'static str),

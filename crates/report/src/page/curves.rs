@@ -9,7 +9,7 @@ use crate::page::Source;
 use crate::page::against::{Against, JOULES, STEPS, TIME, TOKENS, switcher};
 use crate::page::axis::{Axis, Unit};
 use crate::page::plot::Plot;
-use crate::quantity::{grams, joules, loss, money, percent, si};
+use crate::quantity::{joules, loss, mass, money, percent, si};
 use crate::report::Totals;
 
 /// Points of a line at most: one every two or three pixels.
@@ -114,7 +114,7 @@ pub fn cumulative(source: &Source<'_>) -> Markup {
         let points: Vec<_> = course.iter().map(|(t, spent)| (*t, value(spent))).collect();
         growth(source, (name, unit), class, &points, total)
     };
-    let emissions = grams(end.emissions).replace("CO2e", " CO₂e");
+    let emissions = format!("{} CO₂e", mass(end.emissions));
     html! {
         h2 { "As it came together" }
         p.lead { (pricing(totals)) }

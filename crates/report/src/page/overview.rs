@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 use wattle_runlog::Joules;
 
-use crate::quantity::{count, duration, grams, joules, loss, money, percent, si, wall_time, whole_percent};
+use crate::quantity::{count, duration, joules, loss, mass, money, percent, si, wall_time, whole_percent};
 use crate::report::{Report, Totals};
 use crate::status::Status;
 use crate::text::{device, what};
@@ -100,7 +100,7 @@ fn spent(report: &Report, totals: &Totals) -> Vec<Tile> {
         Tile { name: "energy", value: joules(totals.energy_j), under: format!("{certainty} · {spread}") },
         Tile {
             name: "emissions, CO₂e",
-            value: grams(totals.emissions_g).replace("CO2e", ""),
+            value: mass(totals.emissions_g),
             under: format!("{} g/kWh, {}", si(carbon.intensity_g_per_kwh.get(), ""), carbon.region),
         },
     ];

@@ -88,7 +88,8 @@ impl MicroBatch<'_> {
         products.bwd_weight(grad_out, kept.attended, &block.attention_out)?;
         products.bwd_x(*branch, grad_out, &block.attention_out)?;
 
-        if let (true, Ok(fused)) = (self.activations.is_fused, self.board.fused_attention()) {
+        if self.activations.is_fused {
+            let fused = self.board.fused_attention()?;
             let [grad_q, grad_k, grad_v] = self.query_key_value(gradients.qkv);
             let (forward, grad_out) = (self.fused_forward(kept), *branch);
             let tensors = AttentionBackward { forward, grad_out, grad_q, grad_k, grad_v };

@@ -232,10 +232,9 @@ fn is_fused(board: &dyn Board, network: &Network, options: &DeviceEngineOptions)
         return false;
     }
     let shape = network.sizes.fused_attention(options.micro_batch);
-    let prepared =
-        board.fused_attention().and_then(|fused| fused.prepare(&shape).map_err(|error| error.to_string()));
-    if let Err(why) = &prepared {
-        tracing::warn!("attention is made of products and a softmax: {why}");
+    let prepared = board.fused_attention().and_then(|fused| fused.prepare(&shape));
+    if let Err(error) = &prepared {
+        tracing::warn!("attention is made of products and a softmax: {error}");
     }
     prepared.is_ok()
 }

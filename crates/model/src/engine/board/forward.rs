@@ -116,7 +116,8 @@ impl<'a> MicroBatch<'a> {
         if let Some(heads) = self.rotary() {
             rope::fwd(self.board, kept.qkv, &heads)?;
         }
-        if let (true, Ok(fused)) = (self.activations.is_fused, self.board.fused_attention()) {
+        if self.activations.is_fused {
+            let fused = self.board.fused_attention()?;
             let shape = self.sizes().fused_attention(self.b);
             fused.prepare(&shape)?;
             fused.forward(&shape, &self.fused_forward(kept))?;

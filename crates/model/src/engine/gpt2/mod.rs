@@ -90,7 +90,7 @@ impl Gpt2Engine {
     }
 
     fn block_backward(&mut self, sites: &Sites, layer_idx: usize, n_sequences: usize, slices: &Slices) {
-        let recompute = self.arena_sizes.recompute;
+        let recompute = self.arena_sizes.options.recompute;
         let (network, gradients, arena) = self.parts(sites);
         let block = &network.parameters.blocks[layer_idx];
         let slices = BackwardSlice::cut(arena, layer_idx, &block.vectors, slices);

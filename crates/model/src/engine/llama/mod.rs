@@ -88,7 +88,7 @@ impl LlamaEngine {
     }
 
     fn block_backward(&mut self, layer_idx: usize, n_sequences: usize, slices: &Slices) {
-        let recompute = self.arena_sizes.recompute;
+        let recompute = self.arena_sizes.options.recompute;
         let (network, gradients, arena) = self.parts();
         let block = &network.parameters.blocks[layer_idx];
         let slices = BackwardSlice::cut(arena, layer_idx, &block.vectors, slices);

@@ -81,23 +81,16 @@ impl Sizes {
 
     /// Of the buffers, where `most_vectors` numbers are in the largest group of norms and biases.
     pub(super) fn arena(&self, options: EngineOptions, most_vectors: usize, n_threads: usize) -> ArenaSizes {
-        let EngineOptions { micro_batch: b, recompute } = options;
-        let attention = self.attention();
         ArenaSizes {
             n_layers: self.n_layers,
-            b,
-            t: self.t,
-            recompute,
-            c: self.c,
-            qkv: self.qkv,
-            n_heads: self.n_heads,
+            options,
+            attention: self.attention(),
+            classifier: self.classifier(),
             mean: 0,
             before: 2 * self.ff,
             after: self.ff,
             grad_before: 2 * self.ff,
             most_vectors,
-            logits: self.classifier().scratch_len(b * self.t),
-            scratch: attention.fwd_scratch_len().max(attention.bwd_scratch_len()),
             n_threads,
         }
     }

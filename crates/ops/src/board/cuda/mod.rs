@@ -211,8 +211,9 @@ impl Board for CudaBoard {
         self.matmul.run(gemm, &self.stream)
     }
 
-    fn fused_attention(&self) -> Result<&dyn FusedAttention, String> {
-        self.attention.as_ref().map(|attention| attention as _).map_err(ToString::to_string)
+    fn fused_attention(&self) -> Result<&dyn FusedAttention, BoardError> {
+        let attention = self.attention.as_ref().map(|attention| attention as _);
+        attention.map_err(|error| BoardError::NoAttention(error.to_string()))
     }
 
     fn mark(&self, edge: usize) -> Result<(), BoardError> {
