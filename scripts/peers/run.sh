@@ -6,6 +6,7 @@
 # PYTHON   an interpreter with torch (default python3)
 # ENGINES  what to run of wattle, default "auto"; "auto autograd" adds candle's autograd
 # TORCH    variants of torch: words of "eager compile bf16 compile-bf16", default "eager"
+# NANOGPT  a checkout of karpathy/nanoGPT with data/shakespeare_char prepared: its own train.py runs as well
 # THREADS  threads of each (default 2)
 #
 # Each round runs everything once, one after the other, so that a change of the machine's load meets all alike. On a
@@ -39,6 +40,9 @@ for round in $(seq "$rounds"); do
             # shellcheck disable=SC2086 # flags are words
             "$python" scripts/peers/torch_gpt2.py "$shape" --threads "$threads" $flags | tee -a "$results"
         done
+        if [ -n "${NANOGPT:-}" ]; then
+            "$python" scripts/peers/nanogpt.py "$NANOGPT" "$shape" --threads "$threads" | tee -a "$results"
+        fi
     done
 done
 

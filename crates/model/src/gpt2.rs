@@ -183,12 +183,8 @@ impl LanguageModel for Gpt2 {
     }
 
     fn decode(&self, tokens: &[u32], cache: &mut KvCache, pass: &mut Pass<'_>) -> Result<Tensor> {
-        let device = self.mask.device();
-        cache.push(tokens, self.config.context);
-        cache.reserve(&self.kv_shape(), pass.dtype, device)?;
-        let first = cache.n_cached();
-        let new = Tensor::new(&cache.window()[first..], device)?.unsqueeze(0)?;
-        let x = self.forward(&new, first, Some(cache), pass)?;
+        let new = cache.extend(tokens, &self.kv_shape(), pass.dtype, self.mask.device())?;
+        let x = self.forward(&new, cache.n_cached(), Some(cache), pass)?;
         cache.commit();
         self.predict(&x.narrow(1, x.dim(1)? - 1, 1)?, pass)?.flatten_all()
     }

@@ -62,8 +62,28 @@ impl KvCache {
         }
     }
 
+    /// Brings `tokens` into view, as [`KvCache::push`] does, with room for their keys and values in layers of this
+    /// `shape`; returns the tokens in view whose keys and values are not cached.
+    ///
+    /// # Shapes
+    /// → (1, t).
+    ///
+    /// # Errors
+    /// If there is no memory for them on the `device`.
+    pub fn extend(
+        &mut self,
+        tokens: &[u32],
+        shape: &KvShape,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Tensor> {
+        self.push(tokens, shape.context);
+        self.reserve(shape, dtype, device)?;
+        Tensor::new(&self.window[self.n_cached..], device)?.unsqueeze(0)
+    }
+
     /// Makes room for keys and values, unless there is.
-    pub fn reserve(&mut self, shape: &KvShape, dtype: DType, device: &Device) -> Result<()> {
+    fn reserve(&mut self, shape: &KvShape, dtype: DType, device: &Device) -> Result<()> {
         if !self.layers.is_empty() {
             return Ok(());
         }

@@ -109,7 +109,7 @@ pub(crate) fn open_board(device: &Device) -> Result<Option<Arc<dyn Board>>, Trai
 
 #[cfg(not(feature = "cuda"))]
 fn open_cuda(_ordinal: usize) -> Result<(Device, ComputeDevice), String> {
-    Err("this binary was built without CUDA (build it with --features cuda)".to_owned())
+    Err("this binary was built without CUDA; build it with --features cuda".to_owned())
 }
 
 #[cfg(feature = "cuda")]
