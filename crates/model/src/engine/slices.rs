@@ -5,7 +5,7 @@ use std::ops::Range;
 /// Fewest rows of a slice: a matrix product of fewer is summed in another order.
 const MIN_ROWS: usize = 16;
 /// Rows of a slice that are enough for matrix products to run at full speed.
-const FULL_ROWS: usize = 512;
+const FULL_ROWS: usize = 256;
 /// Slices of a thread at most. With several, one that was held up leaves work to the others.
 const MAX_PER_THREAD: usize = 4;
 
@@ -58,6 +58,6 @@ mod tests {
             assert!(sizes().max().unwrap() - sizes().min().unwrap() <= 1, "{ranges:?}");
         }
         assert_eq!(Slices::new(12, 64, 2).len(), 2);
-        assert_eq!(Slices::new(8, 256, 2).len(), 4);
+        assert_eq!(Slices::new(8, 256, 2).len(), 8);
     }
 }

@@ -6,6 +6,8 @@
 //! An element of a result is a sum in an order that depends on the inner dimension alone: rows can be cut into
 //! slices anywhere (of 16 rows or more, and 17 columns; for less, the `gemm` crate has other kernels).
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::gemm::{Matrix, product};
@@ -106,21 +108,30 @@ pub fn bwd_weight_par(grad_weight: &mut [f32], grad_out: &[f32], x: &[f32], shap
         Layout::OutputFirst => (shape.n_out, shape.n_in),
     };
     assert_eq!(grad_weight.len(), n_rows * width, "elements of a weight's gradient");
-    let rows = block_rows(n_rows, rayon::current_num_threads());
-    grad_weight.par_chunks_mut(rows * width).enumerate().for_each(|(block_idx, block)| {
-        let left = left.rows(block_idx * rows, block.len() / width);
-        product(block, Store::Accumulate, left, right);
-    });
+    let mut rest = grad_weight;
+    let blocks: Vec<_> = blocks(n_rows, rayon::current_num_threads())
+        .map(|rows| {
+            let (block, after) = std::mem::take(&mut rest).split_at_mut(rows.len() * width);
+            rest = after;
+            (block, left.rows(rows.start, rows.len()))
+        })
+        .collect();
+    blocks
+        .into_par_iter()
+        .with_max_len(1)
+        .for_each(|(block, left)| product(block, Store::Accumulate, left, right));
 }
 
-/// Rows of a block of a weight's gradient. Each block packs the other factor anew, which of 128 rows takes a tenth
-/// of the time and of 384 a thirtieth: so blocks are as large as leave work for all threads.
-fn block_rows(n_rows: usize, n_threads: usize) -> usize {
+/// The rows of each block of a weight's gradient. A block packs the whole of the other factor, which takes a tenth
+/// of the time of 128 rows and a thirtieth of that of 384: so blocks are as large as leaves work for all threads.
+fn blocks(n_rows: usize, n_threads: usize) -> impl Iterator<Item = Range<usize>> {
     const LEAST: usize = 96;
     const MOST: usize = 384;
-    let n_blocks = n_threads.min(n_rows / LEAST).max(n_rows.div_ceil(MOST));
-    // Tiles of the product's kernels have 6 rows, or 8 with the widest vectors.
-    n_rows.div_ceil(n_blocks.max(1)).next_multiple_of(24)
+    /// Tiles of the product's kernels have 6 rows, or 8 with the widest vectors.
+    const TILES: usize = 24;
+    let n = n_threads.min(n_rows / LEAST).max(n_rows.div_ceil(MOST)).max(1);
+    let start = move |i: usize| if i == n { n_rows } else { n_rows / TILES * i / n * TILES };
+    (0..n).map(move |i| start(i)..start(i + 1))
 }
 
 /// The two matrices whose product is the weight's gradient in its layout.
@@ -173,5 +184,28 @@ fn bwd_bias_kernel<S: Simd>(grad_bias: &mut [f32], grad_out: &[f32]) {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::blocks;
+
+    /// Of fewer than 16 rows the `gemm` crate would sum in another order.
+    #[test]
+    fn blocks_follow_each_other_and_are_neither_short_nor_long() {
+        for n_rows in [1, 15, 65, 96, 128, 384, 385, 1450, 1536, 50257] {
+            for n_threads in [1, 2, 3, 16, 500] {
+                let blocks: Vec<_> = blocks(n_rows, n_threads).collect();
+                assert_eq!((blocks[0].start, blocks[blocks.len() - 1].end), (0, n_rows));
+                assert!(blocks.windows(2).all(|pair| pair[0].end == pair[1].start), "{blocks:?}");
+                let sizes = || blocks.iter().map(|block| block.len());
+                assert!(sizes().all(|len| len >= n_rows.min(72)), "{blocks:?}");
+                assert!(sizes().all(|len| len <= 384 + 24), "{blocks:?}");
+            }
+        }
+        assert_eq!(blocks(384, 2).collect::<Vec<_>>(), [0..192, 192..384]);
+        assert_eq!(blocks(1536, 2).count(), 4);
+        assert_eq!(blocks(128, 2).count(), 1);
     }
 }
