@@ -27,7 +27,7 @@ if [ -z "${KERNEL:-}" ]; then
   KERNEL=$(find "$cache" -name 'vmlinuz-*' -print -quit)
   if [ -z "$KERNEL" ]; then
     package=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p' | head -n 1)
-    (cd "$cache" && apt-get download "$package" && dpkg-deb -x "$package"_*.deb . && rm -rf "$package"_*.deb usr lib)
+    (cd "$cache" && apt-get -qq -o APT::Sandbox::User=root download "$package" && dpkg-deb -x "$package"_*.deb . && rm -rf "$package"_*.deb usr lib)
     KERNEL=$(find "$cache" -name 'vmlinuz-*' -print -quit)
   fi
 fi
@@ -98,7 +98,7 @@ TERM=xterm script -qfec "bochs -q -f $scratch/bochsrc -rc $scratch/continue" /de
 emulator=$!
 
 # What the program prints, as it comes.
-tail -n +1 -f --pid="$emulator" "$scratch/serial" 2>/dev/null | sed -u -n '/^---/,$p' | tr -d '\r' | tee "$scratch/output" || true
+tail -n +1 -f --pid="$emulator" "$scratch/serial" 2>/dev/null | sed -u -n 's/\r$//; /^---/,$p' | tee "$scratch/output" || true
 status=$(sed -n 's/^--- exit status //p' "$scratch/output")
 if [ -z "$status" ]; then
   echo "the emulated machine did not get to the end:" >&2
