@@ -96,9 +96,15 @@ echo c > "$scratch/continue"
 touch "$scratch/serial"
 TERM=xterm script -qfec "bochs -q -f $scratch/bochsrc -rc $scratch/continue" /dev/null > "$scratch/screen" 2>&1 &
 emulator=$!
+# Its screen is a terminal of its own, and it stands still when nobody reads there.
+until terminal=$(sed -n 's/.*connected to screen "\(.*\)".*/\1/p' "$scratch/screen") && [ -n "$terminal" ]; do
+  kill -0 "$emulator" || { cat "$scratch/screen" >&2; exit 2; }
+  sleep 1
+done
+cat "$terminal" > /dev/null 2>&1 &
 
 # What the program prints, as it comes.
-tail -n +1 -f --pid="$emulator" "$scratch/serial" 2>/dev/null | sed -u -n 's/\r$//; /^---/,$p' | tee "$scratch/output" || true
+tail -n +1 -f --pid="$emulator" "$scratch/serial" 2>/dev/null | sed -u -n 's/\r$//; /^---/,/^--- exit status/p' | tee "$scratch/output" || true
 status=$(sed -n 's/^--- exit status //p' "$scratch/output")
 if [ -z "$status" ]; then
   echo "the emulated machine did not get to the end:" >&2
