@@ -55,6 +55,8 @@ export HOME=/tmp
 echo "--- \$(busybox grep -m1 'model name' /proc/cpuinfo), \$(busybox grep -o 'avx512[a-z]*' /proc/cpuinfo | busybox tr '\n' ' ')" > /dev/ttyS0
 wattle $(printf '%q ' "${arguments[@]}") > /dev/ttyS0 2>&1
 echo "--- exit status \$?" > /dev/ttyS0
+# What is still on its way through the serial port would be lost.
+busybox sleep 3
 busybox poweroff -f
 INIT
 chmod +x "$disk/init"
