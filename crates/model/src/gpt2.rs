@@ -99,15 +99,14 @@ impl Gpt2 {
         KvShape { n_layers, n_heads, context, head_width: d_model / n_heads }
     }
 
-    /// The rows of the last block, normalized, for `tokens` (b, t) of which the first stands at position
-    /// `first`. What was before it is in the cache.
+    /// The rows of the last block, normalized, for `tokens` (b, t), which stand behind those that are cached.
     fn forward(
         &self,
         tokens: &Tensor,
-        first: usize,
         mut cache: Option<&mut KvCache>,
         pass: &mut Pass<'_>,
     ) -> Result<Tensor> {
+        let first = cache.as_ref().map_or(0, |cache| cache.n_cached());
         let t = tokens.dim(1)?;
         let mask = self.mask.narrow(0, first, t)?.narrow(1, 0, first + t)?;
         let positions = pass.value(&self.position_table).narrow(0, first, t)?;
@@ -178,13 +177,13 @@ impl LanguageModel for Gpt2 {
     }
 
     fn logits(&self, tokens: &Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
-        let x = self.forward(tokens, 0, None, pass)?;
+        let x = self.forward(tokens, None, pass)?;
         self.predict(&x, pass)
     }
 
     fn decode(&self, tokens: &[u32], cache: &mut KvCache, pass: &mut Pass<'_>) -> Result<Tensor> {
         let new = cache.extend(tokens, &self.kv_shape(), pass.dtype, self.mask.device())?;
-        let x = self.forward(&new, cache.n_cached(), Some(cache), pass)?;
+        let x = self.forward(&new, Some(cache), pass)?;
         cache.commit();
         self.predict(&x.narrow(1, x.dim(1)? - 1, 1)?, pass)?.flatten_all()
     }

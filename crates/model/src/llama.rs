@@ -105,15 +105,14 @@ impl Llama {
         KvShape { n_layers, n_heads: self.config.kv_heads(), context, head_width: self.config.head_width() }
     }
 
-    /// The rows of the last block, normalized, for `tokens` (b, t) of which the first stands at position
-    /// `first`. What was before it is in the cache.
+    /// The rows of the last block, normalized, for `tokens` (b, t), which stand behind those that are cached.
     fn forward(
         &self,
         tokens: &Tensor,
-        first: usize,
         mut cache: Option<&mut KvCache>,
         pass: &mut Pass<'_>,
     ) -> Result<Tensor> {
+        let first = cache.as_ref().map_or(0, |cache| cache.n_cached());
         let (b, t) = tokens.dims2()?;
         let vectors = pass.value(&self.token_table).index_select(&tokens.flatten_all()?, 0)?;
         let mut x = vectors.reshape((b, t, self.config.d_model))?.to_dtype(pass.dtype)?;
@@ -199,13 +198,13 @@ impl LanguageModel for Llama {
     }
 
     fn logits(&self, tokens: &Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
-        let x = self.forward(tokens, 0, None, pass)?;
+        let x = self.forward(tokens, None, pass)?;
         self.predict(&x, pass)
     }
 
     fn decode(&self, tokens: &[u32], cache: &mut KvCache, pass: &mut Pass<'_>) -> Result<Tensor> {
         let new = cache.extend(tokens, &self.kv_shape(), pass.dtype, self.mask.device())?;
-        let x = self.forward(&new, cache.n_cached(), Some(cache), pass)?;
+        let x = self.forward(&new, Some(cache), pass)?;
         cache.commit();
         self.predict(&x.narrow(1, x.dim(1)? - 1, 1)?, pass)?.flatten_all()
     }
