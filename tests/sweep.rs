@@ -77,7 +77,7 @@ fn every_run_is_made_in_interleaved_order_and_compared_by_way() {
 fn a_sweep_that_is_killed_goes_on_where_it_was() {
     let bench = Workbench::new();
     // Long enough to be killed in its midst.
-    write_sweep(&bench, "s.toml", "set.train.epochs = 300");
+    write_sweep(&bench, "s.toml", "set.train.epochs = 60");
     let started = Running::start(sweep(&bench, &["--out", "s"]));
     wait_until("the second run trains", || bench.steps("s/shallow-s1").len() > 20);
     started.signal(Signal::KILL);
