@@ -2,18 +2,11 @@
 //! The others are in `crates/meter/tests/complaints.rs`.
 
 use std::fs;
-use std::process::Command;
 
 use wattle_runlog::record::RecordKind;
 use wattle_runlog::{EventBody, StopReason};
 
-use crate::workbench::{Workbench, expect};
-
-fn with_board(mut command: Command, knobs: &[(&str, &str)]) -> Command {
-    command.env("NVML_LIBRARY", nvml_standin::library()).env("NVML_STANDIN_POWER", "steady:300");
-    command.envs(knobs.iter().copied());
-    command
-}
+use crate::workbench::{Workbench, expect, with_board};
 
 /// Zeus opens its log with mode "w": a resumed run loses what was logged before.
 #[test]
@@ -34,7 +27,7 @@ fn logs_are_never_truncated_on_resume() {
 #[test]
 fn a_run_has_one_set_of_records_and_one_total() {
     let bench = Workbench::new();
-    expect(0, with_board(bench.train(&["--out", "run", "--set", "energy.gpus=all"]), &[]));
+    expect(0, with_board(bench.train(&["--out", "run", "--set", "energy.gpus=all"])));
     expect(0, bench.train(&["--out", "run", "--resume", "--set", "train.epochs=4"]));
     let totals: Vec<_> =
         bench.records("run").into_iter().filter(|record| record.kind == RecordKind::Final).collect();
@@ -54,7 +47,9 @@ fn a_slow_driver_does_not_slow_training() {
     let bench = Workbench::new();
     let median_speed = |run: &str, latency: &str| {
         let args = ["--out", run, "--set", "energy.gpus=all", "--set", "checkpoint.every_steps=0"];
-        expect(0, with_board(bench.train(&args), &[("NVML_STANDIN_LATENCY_MS", latency)]));
+        let mut command = with_board(bench.train(&args));
+        command.env("NVML_STANDIN_LATENCY_MS", latency);
+        expect(0, command);
         let mut speeds: Vec<f64> = bench.steps(run).iter().map(|step| step.tokens_per_s).collect();
         speeds.sort_by(f64::total_cmp);
         speeds[speeds.len() / 2]

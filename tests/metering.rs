@@ -1,7 +1,6 @@
 //! The meter beside a real run: boards of our own through the real NVML bindings, and what a crash leaves.
 
 use std::fs;
-use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -9,13 +8,7 @@ use rustix::process::Signal;
 use wattle_runlog::Record;
 use wattle_runlog::record::{Method, RecordKind, SensorKind};
 
-use crate::workbench::{Running, Workbench, expect};
-
-/// The command with a board that draws a steady 300 W.
-fn with_board(mut command: Command) -> Command {
-    command.env("NVML_LIBRARY", nvml_standin::library()).env("NVML_STANDIN_POWER", "steady:300");
-    command
-}
+use crate::workbench::{Running, Workbench, expect, with_board};
 
 fn gpu_energy(record: &Record) -> f64 {
     record.sensors.iter().filter(|s| s.kind == SensorKind::Gpu).map(|s| s.energy_j.get()).sum()

@@ -15,6 +15,7 @@ mod help;
 mod memory;
 mod meter;
 mod metering;
+mod metrics;
 mod own_model;
 mod prepare;
 mod report;

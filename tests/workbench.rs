@@ -103,6 +103,12 @@ impl Workbench {
     }
 }
 
+/// The command with a board that draws a steady 300 W.
+pub fn with_board(mut command: Command) -> Command {
+    command.env("NVML_LIBRARY", nvml_standin::library()).env("NVML_STANDIN_POWER", "steady:300");
+    command
+}
+
 /// A child that does not outlive its test.
 pub struct Running(pub Child);
 

@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
@@ -356,6 +357,8 @@ Examples:
       joules, grams and the share of each sensor, at the end of any command
   wattle meter --json cost.json --region FRA --gpus 0,1 -- torchrun --nproc-per-node 2 train.py
       two boards, and one record in a file
+  wattle meter --metrics-addr 127.0.0.1:9184 -- python train.py
+      live power and energy for Prometheus, at http://127.0.0.1:9184/metrics
 
 The command's exit status is passed back (128 + n after signal n, 127 if there is no such
 command), and signals are passed on to it. A GPU counts whole, whoever uses it; an estimate counts
@@ -373,6 +376,9 @@ pub struct MeterArgs {
     /// Which boards, by their number in nvidia-smi; default those that CUDA_VISIBLE_DEVICES shows
     #[arg(long, value_name = "all|none|0,1", value_parser = gpu_selection)]
     pub gpus: Option<GpuSelection>,
+    /// Where to serve live figures to Prometheus, such as 127.0.0.1:9184
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub metrics_addr: Option<SocketAddr>,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,

@@ -19,6 +19,7 @@ mod logging;
 mod metered;
 #[cfg(feature = "train")]
 mod metering;
+mod metrics;
 #[cfg(feature = "train")]
 mod model_card;
 #[cfg(feature = "train")]

@@ -11,7 +11,7 @@ use wattle_meter::ledger::Tariff;
 use wattle_meter::sampler::EDGE_TIMEOUT;
 use wattle_meter::{
     CarbonConfig, Entry, IntensityTable, Ledger, LedgerOptions, Live, MeterError, ResumePoint, Sampler,
-    SamplerOptions, TraceTarget, TraceWriter, Workload, carbon, continuity, discover,
+    SamplerOptions, TraceTarget, TraceWriter, Watch, Workload, carbon, continuity, discover,
 };
 use wattle_runlog::manifest::{Drivers, Host, SensorInfo};
 use wattle_runlog::record::{EMISSIONS_SCHEMA, RecordKind, SensorKind};
@@ -146,6 +146,11 @@ impl Metering {
     /// What is drawn now, and has been in this segment. Costs next to nothing.
     pub fn live(&self) -> Option<Live> {
         self.sampler.as_ref().map(Sampler::live)
+    }
+
+    /// What every sensor says now, for another thread.
+    pub fn watch(&self) -> Option<Watch> {
+        self.sampler.as_ref().map(Sampler::watch)
     }
 
     /// Emissions of this segment so far.

@@ -12,6 +12,7 @@ use crate::budget::Budget;
 use crate::describe::describe_energy;
 use crate::display::{Display, EnergyView};
 use crate::metering::Metering;
+use crate::metrics::run::SharedProgress;
 use crate::model_card::ModelCard;
 use crate::signals::StopSignal;
 
@@ -28,6 +29,8 @@ pub struct RunObserver {
     pub metering: Metering,
     /// Bars or lines.
     pub display: Display,
+    /// Where `energy.metrics_addr` is served from, if it is.
+    pub progress: Option<SharedProgress>,
     /// SIGINT and SIGTERM.
     pub signal: StopSignal,
     /// The `budget` section.
@@ -152,8 +155,16 @@ impl Observer for RunObserver {
                     live.map(|live| EnergyView { emissions: self.metering.emissions_so_far(&live), live });
                 self.display.step(step, energy);
                 self.note_for_budget(step.step);
+                if let Some(progress) = &self.progress {
+                    progress.step(step, self.metering.used());
+                }
             }
-            EventBody::Evaluate(evaluation) => self.seen.evaluation = Some(evaluation.clone()),
+            EventBody::Evaluate(evaluation) => {
+                self.seen.evaluation = Some(evaluation.clone());
+                if let Some(progress) = &self.progress {
+                    progress.evaluate(evaluation, self.metering.used());
+                }
+            }
             EventBody::Checkpoint { path, best, .. } => {
                 tracing::debug!("{path} is complete{}", if *best { ", the best so far" } else { "" });
             }

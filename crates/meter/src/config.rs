@@ -8,10 +8,11 @@
 //! ```
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::de::{SeqAccess, Visitor, value::SeqAccessDeserializer};
+use serde::de::{Error as _, SeqAccess, Visitor, value::SeqAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::carbon;
@@ -37,6 +38,9 @@ pub struct EnergyConfig {
     /// For how long the machine's idle power is measured before the run's load, in seconds. Default 0: not at
     /// all. It is stated beside the total and never subtracted from it.
     pub idle_baseline_s: f64,
+    /// Where live figures are served over HTTP, in OpenMetrics' text, for Prometheus. Default: nowhere.
+    #[serde(deserialize_with = "metrics_addr", skip_serializing_if = "Option::is_none")]
+    pub metrics_addr: Option<SocketAddr>,
 }
 
 /// Which GPU boards are metered.
@@ -89,6 +93,7 @@ impl Default for EnergyConfig {
             powercap_root: PathBuf::from("/sys/class/powercap"),
             cpu_tdp_w: None,
             idle_baseline_s: 0.0,
+            metrics_addr: None,
         }
     }
 }
@@ -158,6 +163,12 @@ impl CostConfig {
         }
         faults
     }
+}
+
+fn metrics_addr<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    SocketAddr::deserialize(deserializer)
+        .map(Some)
+        .map_err(|_| D::Error::custom("expected an IP address and a port, such as \"127.0.0.1:9184\""))
 }
 
 impl Serialize for GpuSelection {

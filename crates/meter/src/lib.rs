@@ -84,7 +84,7 @@ pub use intensity_table::IntensityTable;
 pub use interrupted::ResumePoint;
 pub use ledger::{Entry, Ledger, LedgerOptions};
 pub use reprice::reprice;
-pub use sampler::{Edge, Live, Sampler, SamplerOptions, TraceTarget};
+pub use sampler::{Edge, Live, LiveSensor, Sampler, SamplerOptions, TraceTarget, Watch};
 pub use sensor::{Quantity, Reading, Sensor};
 pub use trace::TraceWriter;
 pub use window::WindowEnergy;

@@ -9,9 +9,9 @@ use std::sync::mpsc::{Sender, channel, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use wattle_runlog::manifest::Segment;
+use wattle_runlog::manifest::{Segment, SensorInfo};
 use wattle_runlog::record::{Baseline, Method, Overhead};
-use wattle_runlog::{Joules, MonotonicNs, Seconds, Watts};
+use wattle_runlog::{Celsius, Joules, MonotonicNs, Seconds, Watts};
 
 use crate::error::MeterError;
 use crate::sensor::Sensor;
@@ -71,6 +71,26 @@ pub struct Live {
     pub measured_fraction: f64,
 }
 
+/// What one sensor says now, and has counted since sampling began.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LiveSensor<'a> {
+    /// The sensor.
+    pub info: &'a SensorInfo,
+    /// Its power; `None` if it tells none, or not any more.
+    pub power: Option<Watts>,
+    /// Its energy. It may fall by a little where a counter turns out not to be trusted and power is integrated
+    /// instead.
+    pub energy: Joules,
+    /// How hot it is, if it tells.
+    pub temperature: Option<Celsius>,
+}
+
+/// Live figures of every sensor, for another thread to look at. When sampling ends, they stand still.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    shared: Arc<Shared>,
+}
+
 /// A running sampling thread. It ends, and its trace is made durable, when this is dropped.
 pub struct Sampler {
     requests: Sender<Request>,
@@ -90,7 +110,7 @@ impl Sampler {
     /// # Errors
     /// If the system refuses a thread.
     pub fn start(sensors: Vec<Box<dyn Sensor>>, options: SamplerOptions) -> Result<Self, MeterError> {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared::new(sensors.iter().map(|sensor| sensor.info())));
         let (requests, receiver) = channel();
         let worker = Worker::new(sensors, options, Arc::clone(&shared));
         let thread = thread::Builder::new()
@@ -114,6 +134,11 @@ impl Sampler {
     /// What is drawn now. Never waits.
     pub fn live(&self) -> Live {
         self.shared.live()
+    }
+
+    /// What every sensor says now, for another thread.
+    pub fn watch(&self) -> Watch {
+        Watch { shared: Arc::clone(&self.shared) }
     }
 
     /// The energy between two edges, however long ago.
@@ -208,6 +233,13 @@ impl Sampler {
 impl Drop for Sampler {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+impl Watch {
+    /// What every sensor says now. Never waits.
+    pub fn sensors(&self) -> impl Iterator<Item = LiveSensor<'_>> {
+        self.shared.sensors()
     }
 }
 

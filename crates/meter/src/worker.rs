@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use wattle_runlog::manifest::SensorInfo;
 use wattle_runlog::record::{Baseline, Method, Overhead, SensorKind};
 use wattle_runlog::{Celsius, Joules, MonotonicNs, Seconds, Watts};
 
@@ -15,7 +16,7 @@ use crate::activity::Activity;
 use crate::error::MeterError;
 use crate::history::History;
 use crate::latency::Latency;
-use crate::sampler::{Edge, Live, SamplerOptions, TraceTarget};
+use crate::sampler::{Edge, Live, LiveSensor, SamplerOptions, TraceTarget};
 use crate::sensor::{Missing, Quantity, Reading, SURVEY_EVERY, Sensor};
 use crate::trace::{SEGMENT_TAG, Sample, SampleValue, SegmentHeader, TraceQuantity, TraceWriter};
 use crate::window::{WindowEnergy, share};
@@ -47,10 +48,9 @@ pub(crate) enum Request {
 }
 
 /// What the thread shows without being asked. Floats are kept as their bits, NaN for none.
+#[derive(Debug)]
 pub(crate) struct Shared {
-    power_w: AtomicU64,
-    energy_j: AtomicU64,
-    measured_j: AtomicU64,
+    sensors: Vec<SharedSensor>,
     cpu_s: AtomicU64,
     rounds: AtomicU64,
     missed_deadlines: AtomicU64,
@@ -58,6 +58,15 @@ pub(crate) struct Shared {
     read_p99_us: AtomicU64,
     interval_ms: AtomicU64,
     problem: OnceLock<String>,
+}
+
+/// What it shows of one sensor.
+#[derive(Debug)]
+struct SharedSensor {
+    info: SensorInfo,
+    power_w: AtomicU64,
+    energy_j: AtomicU64,
+    temperature_c: AtomicU64,
 }
 
 /// A sensor and what it has said.
@@ -100,13 +109,17 @@ pub(crate) struct Worker {
     shared: Arc<Shared>,
 }
 
-impl Default for Shared {
-    fn default() -> Self {
+impl Shared {
+    pub(crate) fn new<'a>(sensors: impl Iterator<Item = &'a SensorInfo>) -> Self {
         let float = |value: f64| AtomicU64::new(value.to_bits());
-        Self {
+        let sensor = |info: &SensorInfo| SharedSensor {
+            info: info.clone(),
             power_w: float(f64::NAN),
             energy_j: float(0.0),
-            measured_j: float(0.0),
+            temperature_c: float(f64::NAN),
+        };
+        Self {
+            sensors: sensors.map(sensor).collect(),
             cpu_s: float(0.0),
             rounds: AtomicU64::new(0),
             missed_deadlines: AtomicU64::new(0),
@@ -116,15 +129,25 @@ impl Default for Shared {
             problem: OnceLock::new(),
         }
     }
-}
 
-impl Shared {
+    pub(crate) fn sensors(&self) -> impl Iterator<Item = LiveSensor<'_>> {
+        self.sensors.iter().map(|sensor| LiveSensor {
+            info: &sensor.info,
+            power: some(load(&sensor.power_w)).map(Watts),
+            energy: Joules(load(&sensor.energy_j)),
+            temperature: some(load(&sensor.temperature_c)).map(Celsius),
+        })
+    }
+
     pub(crate) fn live(&self) -> Live {
-        let energy = Joules(load(&self.energy_j));
+        let powers: Vec<Watts> = self.sensors().filter_map(|sensor| sensor.power).collect();
+        let measured = self.sensors().filter(|sensor| sensor.info.method != Method::Estimated);
+        let measured: Joules = measured.map(|sensor| sensor.energy).sum();
+        let energy = self.sensors().map(|sensor| sensor.energy).sum();
         Live {
-            power: some(load(&self.power_w)).map(Watts),
+            power: (!powers.is_empty()).then(|| powers.into_iter().sum()),
             energy,
-            measured_fraction: share(Joules(load(&self.measured_j)), energy),
+            measured_fraction: share(measured, energy),
         }
     }
 
@@ -306,7 +329,7 @@ impl Worker {
         self.surveyed = Some(now);
         let mut temperatures = Vec::new();
         let mut first_channel = 0;
-        for metered in &mut self.metered {
+        for (metered, shown) in self.metered.iter_mut().zip(&self.shared.sensors) {
             let of_temperature = metered.quantities.iter().position(|q| *q == TraceQuantity::TemperatureMc);
             let channel = of_temperature.map(|place| first_channel + place);
             first_channel += metered.quantities.len();
@@ -316,6 +339,7 @@ impl Worker {
             match catch_unwind(AssertUnwindSafe(|| metered.sensor.survey())) {
                 Ok(survey) => {
                     temperatures.extend(channel.zip(survey.temperature));
+                    store(&shown.temperature_c, survey.temperature.map_or(f64::NAN, Celsius::get));
                     metered.history.note(now, survey);
                 }
                 Err(_) => metered.give_up(&self.shared),
@@ -394,13 +418,10 @@ impl Worker {
     /// Publishes what is live.
     fn show(&self) {
         let shared = &self.shared;
-        let powers: Vec<_> = self.metered.iter().filter_map(|m| m.history.recent_power()).collect();
-        let power = (!powers.is_empty()).then(|| powers.into_iter().sum::<Watts>().get());
-        store(&shared.power_w, power.unwrap_or(f64::NAN));
-        let energy: Joules = self.metered.iter().map(|m| m.history.energy()).sum();
-        let measured: Joules = self.metered.iter().filter(|m| m.measures()).map(|m| m.history.energy()).sum();
-        store(&shared.energy_j, energy.get());
-        store(&shared.measured_j, measured.get());
+        for (metered, shown) in self.metered.iter().zip(&shared.sensors) {
+            store(&shown.power_w, metered.history.recent_power().map_or(f64::NAN, Watts::get));
+            store(&shown.energy_j, metered.history.energy().get());
+        }
         store(&shared.cpu_s, thread_cpu_time().get());
         shared.rounds.fetch_add(1, Ordering::Relaxed);
         store(&shared.interval_ms, self.pace.interval.as_secs_f64() * 1e3);

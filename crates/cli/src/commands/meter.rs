@@ -20,6 +20,7 @@ use crate::child::{RunningCommand, exit_code};
 use crate::describe::{describe_energy, describe_sensor};
 use crate::exit::{BadUsage, Exit};
 use crate::humanize::{duration, joules, watts};
+use crate::metrics::{MetricsServer, registry};
 use crate::output_file::OutputFile;
 use crate::status_line::StatusLine;
 
@@ -37,8 +38,12 @@ pub fn run(args: &MeterArgs, quiet: bool) -> anyhow::Result<Exit> {
     }
     let options = SamplerOptions { interval: energy.interval(), workload: Workload::Children, trace: None };
     let sampler = Sampler::start(discovery.sensors, options)?;
+    let run_id = format!("command-{}-{:x}", file_stamp(), std::process::id());
+    let _server = args
+        .metrics_addr
+        .and_then(|addr| MetricsServer::start("--metrics-addr", addr, registry(&run_id, sampler.watch())));
     let mut ledger = Ledger::new(LedgerOptions {
-        run_id: format!("command-{}-{:x}", file_stamp(), std::process::id()),
+        run_id,
         segment: 0,
         anchor: WallAnchor::now(),
         pue: energy.pue,

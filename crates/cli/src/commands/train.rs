@@ -29,6 +29,8 @@ use crate::exit::{BadUsage, Exit};
 use crate::humanize::{count, duration};
 use crate::logging::LogFile;
 use crate::metering::{MeterInfo, Metering, MeteringOptions};
+use crate::metrics::run::SharedProgress;
+use crate::metrics::{MetricsServer, registry};
 use crate::model_card::ModelCard;
 use crate::observer::{RunObserver, Seen, Validation};
 use crate::peak::peak_of_training;
@@ -105,6 +107,7 @@ impl Session<'_> {
             events: &earlier.events,
             resumed: point,
         })?;
+        let served = serve_metrics(config, &manifest.run_id, &metering);
 
         let dataset = prepare(config, &mut display)?;
         refuse_other_data(earlier, &dataset)?;
@@ -131,11 +134,16 @@ impl Session<'_> {
             count(dataset.manifest.split.train.tokens),
             count(trainer.plan().total_steps)
         );
+        let progress = served.as_ref().map(|(_, progress)| progress.clone());
+        if let Some(progress) = &progress {
+            progress.plan(trainer.plan().total_steps);
+        }
         let mut observer = RunObserver {
             segment: segment.id,
             events,
             metering,
             display,
+            progress,
             signal: self.signal.clone(),
             budget: Budget::new(
                 config.budget.clone(),
@@ -252,6 +260,19 @@ fn dry_run(args: &TrainArgs, config: &Config, mut display: Display) -> anyhow::R
         print!("{}", plan::describe(config, dataset, model.n_parameters(), trainer, peak));
         Ok(Exit::Done)
     })
+}
+
+/// Shows the run's live figures at `energy.metrics_addr`, if that is asked for.
+fn serve_metrics(
+    config: &Config,
+    run_id: &str,
+    metering: &Metering,
+) -> Option<(MetricsServer, SharedProgress)> {
+    let (addr, watch) = (config.energy.metrics_addr?, metering.watch()?);
+    let progress = SharedProgress::new(&config.cost.currency);
+    let mut registry = registry(run_id, watch);
+    registry.register_collector(Box::new(progress.clone()));
+    Some((MetricsServer::start("energy.metrics_addr", addr, registry)?, progress))
 }
 
 fn prepare(config: &Config, display: &mut Display) -> anyhow::Result<Dataset> {

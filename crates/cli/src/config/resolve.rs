@@ -7,9 +7,6 @@ use toml::{Table, Value};
 use super::keys::{Section, nearest, parse_toml};
 use super::{Config, Preset, SECTIONS, init_from};
 
-/// Keys that the design names and this version does not have yet, so that nobody looks for a typing error.
-const PLANNED: &[&str] = &["energy.metrics_addr"];
-
 /// Where settings come from, least binding first.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
@@ -223,9 +220,6 @@ fn unknown_section(origin: &str, name: &str) -> String {
 }
 
 fn unknown_key(path: &str) -> String {
-    if PLANNED.contains(&path) {
-        return format!("{path} is planned, but this version does not have it yet");
-    }
     let known: Vec<String> = SECTIONS
         .iter()
         .flat_map(|section| (section.keys)().iter().map(|key| format!("{}.{key}", section.name)))
@@ -354,7 +348,7 @@ mod tests {
             "unknown key \"model.n_layer\"; did you mean \"model.n_layers\"?",
             "unknown section \"modell\"; did you mean \"model\"?",
             "train.batch_size = \"many\": invalid type",
-            "energy.metrics_addr is planned",
+            "energy.metrics_addr = 2: expected an IP address and a port, such as \"127.0.0.1:9184\"",
             "--set nonsense: expected section.key=value",
         ] {
             assert!(faults.contains(part), "{part:?} is not in\n{faults}");
