@@ -10,7 +10,7 @@ use std::path::Path;
 
 use serde::Serialize;
 use wattle_runlog::manifest::Host;
-use wattle_runlog::record::{Method, SensorKind};
+use wattle_runlog::record::SensorKind;
 use wattle_runlog::run_dir::write_atomic;
 use wattle_runlog::{Joules, Record, RunlogError, WallAnchor, Watts, clock};
 
@@ -154,7 +154,7 @@ impl Part {
         let sensors: Vec<_> = record.sensors.iter().filter(|s| kinds.contains(&s.kind)).collect();
         let energy = sensors.iter().map(|sensor| sensor.energy_j).sum::<Joules>() * record.pue;
         let known = !sensors.is_empty() && record.duration_s.get() > 0.0;
-        let whole = sensors.iter().any(|sensor| sensor.method != Method::Estimated);
+        let whole = sensors.iter().any(|sensor| sensor.method.is_measured());
         Self { energy, power: known.then(|| energy / record.duration_s), whole }
     }
 }
@@ -166,7 +166,7 @@ pub(crate) mod tests {
     use crate::ledger::{Entry, Ledger};
     use crate::window::WindowEnergy;
     use wattle_runlog::MonotonicNs;
-    use wattle_runlog::record::{Overhead, RecordKind, Resources, SensorRecord};
+    use wattle_runlog::record::{Method, Overhead, RecordKind, Resources, SensorRecord};
 
     /// CodeCarbon 3.3.2, `EmissionsData`.
     const COLUMNS: &str = "timestamp,project_name,run_id,experiment_id,duration,emissions,emissions_rate,\

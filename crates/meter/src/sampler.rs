@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use wattle_runlog::manifest::{Segment, SensorInfo};
-use wattle_runlog::record::{Baseline, Method, Overhead};
+use wattle_runlog::record::{Baseline, Overhead};
 use wattle_runlog::{Celsius, Joules, MonotonicNs, Seconds, Watts};
 
 use crate::error::MeterError;
@@ -169,7 +169,7 @@ impl Sampler {
         self.refuse_contended()?;
         let window = self.window(&start, &end)?;
         let seconds = window.duration();
-        let measured = window.sensors.iter().filter(|sensor| sensor.method != Method::Estimated);
+        let measured = window.sensors.iter().filter(|sensor| sensor.method.is_measured());
         let baselines: Vec<_> = measured
             .filter(|_| seconds > Seconds::ZERO)
             .map(|sensor| {

@@ -103,7 +103,7 @@ impl WindowEnergy {
     fn sum(start: MonotonicNs, end: MonotonicNs, sensors: Vec<SensorRecord>) -> Self {
         let energy = sensors.iter().map(|sensor| sensor.energy_j).sum();
         let uncertainty = quadrature(sensors.iter().map(|sensor| sensor.uncertainty_j));
-        let measured = sensors.iter().filter(|s| s.method != Method::Estimated).map(|s| s.energy_j).sum();
+        let measured = sensors.iter().filter(|s| s.method.is_measured()).map(|s| s.energy_j).sum();
         let measured_fraction = share(measured, energy);
         let profile = Profile::default();
         Self { start, end, energy, uncertainty, measured_fraction, sensors, profile }
@@ -124,7 +124,7 @@ fn sensor_record(
     let stretch = history.stretch(start, end);
     let figures = Figures::of(&stretch, history.channels());
     let best = Best::of(&stretch, &figures);
-    let estimated = info.method == Method::Estimated;
+    let estimated = !info.method.is_measured();
     let method = if estimated { Method::Estimated } else { best.method.unwrap_or(info.method) };
     let energy = best.figure.energy;
     let seen = stretch.readings > 0 && stretch.duration > Seconds::ZERO;
@@ -234,7 +234,7 @@ fn flags(
         (Flag::ShortWindow, stretch.duration.get() < SHORT_PERIODS * period.get()),
         (Flag::Contended, contended),
         (Flag::DeviceLost, stretch.lost),
-        (Flag::Estimated, method == Method::Estimated),
+        (Flag::Estimated, !method.is_measured()),
     ];
     let raised = known.into_iter().filter(|(_, holds)| *holds).map(|(flag, _)| flag);
     raised.chain(history.info().flags.iter().copied()).collect()

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use wattle_runlog::manifest::SensorInfo;
-use wattle_runlog::record::{Baseline, Method, Overhead, SensorKind};
+use wattle_runlog::record::{Baseline, Overhead, SensorKind};
 use wattle_runlog::{Celsius, Joules, MonotonicNs, Seconds, Watts};
 
 use crate::activity::Activity;
@@ -77,13 +77,6 @@ struct Metered {
     broken: bool,
 }
 
-impl Metered {
-    /// Whether it measures, and does not estimate.
-    fn measures(&self) -> bool {
-        self.sensor.info().method != Method::Estimated
-    }
-}
-
 /// How often is sampled: as asked for, or less often where readings are slow.
 struct Pace {
     asked: Duration,
@@ -141,7 +134,7 @@ impl Shared {
 
     pub(crate) fn live(&self) -> Live {
         let powers: Vec<Watts> = self.sensors().filter_map(|sensor| sensor.power).collect();
-        let measured = self.sensors().filter(|sensor| sensor.info.method != Method::Estimated);
+        let measured = self.sensors().filter(|sensor| sensor.info.method.is_measured());
         let measured: Joules = measured.map(|sensor| sensor.energy).sum();
         let energy = self.sensors().map(|sensor| sensor.energy).sum();
         Live {
@@ -184,9 +177,10 @@ impl Worker {
                 broken: false,
             })
             .collect();
-        let is_package =
-            |metered: &Metered| metered.sensor.info().kind == SensorKind::Cpu && metered.measures();
-        let whole_packages = metered.iter().any(is_package);
+        let whole_packages = metered.iter().any(|metered| {
+            let info = metered.sensor.info();
+            info.kind == SensorKind::Cpu && info.method.is_measured()
+        });
         let mut worker = Self {
             metered,
             interval: options.interval,
@@ -363,8 +357,8 @@ impl Worker {
     fn contended(&self) -> Option<String> {
         let now = MonotonicNs::now();
         let is_contended = |history: &History| history.surveys(now, now).any(|s| s.contended == Some(true));
-        let first =
-            self.metered.iter().find(|metered| metered.measures() && is_contended(&metered.history))?;
+        let mut measuring = self.metered.iter().filter(|metered| metered.sensor.info().method.is_measured());
+        let first = measuring.find(|metered| is_contended(&metered.history))?;
         Some(first.sensor.info().id.clone())
     }
 

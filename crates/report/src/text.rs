@@ -295,7 +295,7 @@ fn sensor_cells(sensor: &SensorRecord) -> [String; 8] {
 
 /// A sensor's energy with its half-width.
 pub(crate) fn energy_of_sensor(sensor: &SensorRecord) -> String {
-    let measured_fraction = if sensor.method == Method::Estimated { 0.0 } else { 1.0 };
+    let measured_fraction = if sensor.method.is_measured() { 1.0 } else { 0.0 };
     energy_of(sensor.energy_j, sensor.uncertainty_j, measured_fraction)
 }
 

@@ -183,6 +183,13 @@ pub enum Method {
     Estimated,
 }
 
+impl Method {
+    /// Whether something was measured, and not estimated.
+    pub fn is_measured(self) -> bool {
+        self != Self::Estimated
+    }
+}
+
 /// What one sensor saw within a record.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SensorRecord {

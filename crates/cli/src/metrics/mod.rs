@@ -51,7 +51,7 @@ impl MetricsServer {
         };
         start()
             .inspect(|started: &Self| {
-                tracing::info!("live figures at http://{}{PATH}", started.server.server_addr())
+                tracing::info!("live figures at http://{}{PATH}", started.server.server_addr());
             })
             .inspect_err(|error: &String| {
                 tracing::warn!("{key} = {addr}: {error}: live figures are not served; give another address");

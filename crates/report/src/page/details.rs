@@ -1,7 +1,7 @@
 //! The tables of a page: phases, sensors, epochs, where the run came from, and how it was configured.
 
 use maud::{Markup, html};
-use wattle_runlog::record::{Method, SensorRecord};
+use wattle_runlog::record::SensorRecord;
 
 use crate::epochs::{EpochRow, RowKind};
 use crate::flags;
@@ -110,7 +110,7 @@ fn shorts(ids: &[String]) -> String {
 }
 
 fn bar_class(sensor: &SensorRecord, class: &str) -> String {
-    if sensor.method == Method::Estimated { format!("{class} hatched") } else { class.to_owned() }
+    if sensor.method.is_measured() { class.to_owned() } else { format!("{class} hatched") }
 }
 
 /// By how much the counter says more than the integral of power.
