@@ -1,5 +1,6 @@
 //! `wattle`: trains transformer language models and knows what every step cost.
 
+mod allocator;
 mod args;
 #[cfg(feature = "train")]
 mod budget;
@@ -47,11 +48,6 @@ use clap::Parser;
 use indicatif::MultiProgress;
 
 use crate::args::{Args, Command};
-
-/// candle allocates and frees the same large blocks at every step; the system's allocator gives each back to
-/// the kernel and takes page after page anew, which costs some 40 % of a step.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let args = Args::parse();

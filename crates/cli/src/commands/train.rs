@@ -19,6 +19,7 @@ use wattle_runlog::{
 use wattle_train::device::{ChosenDevice, DeviceChoice};
 use wattle_train::{Checkpoints, Plan, TrainState, Trainer, TrainerOptions};
 
+use crate::allocator::give_back;
 use crate::args::TrainArgs;
 use crate::budget::Budget;
 use crate::checkpoint::tokenizer_of;
@@ -155,6 +156,7 @@ impl Session<'_> {
             seen: Seen::default(),
         };
         observer.metering.span(setup_span(segment.id, started));
+        give_back();
         let reason = trainer.run(&mut observer)?;
         summarize(dir, reason, &observer.seen, trainer.state().step, started);
         if observer.seen.whole.is_some() {
@@ -255,6 +257,7 @@ fn on_trial<T>(
 #[allow(clippy::print_stdout, reason = "the plan is the command's result")]
 fn dry_run(args: &TrainArgs, config: &Config, mut display: Display) -> anyhow::Result<Exit> {
     on_trial(config, args.device, &mut display, |dataset, model, trainer| {
+        give_back();
         trainer.rehearse()?;
         let peak = if trainer.is_on_cpu_engine() { peak_of_training() } else { None };
         print!("{}", plan::describe(config, dataset, model.n_parameters(), trainer, peak));

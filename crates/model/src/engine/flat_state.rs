@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{CpuStorage, Device, InplaceOp1, Layout as TensorLayout, Result, Tensor, bail};
 use rayon::prelude::*;
 use safetensors::{Dtype, View};
 use wattle_ops::adamw::Update;
@@ -13,7 +13,7 @@ use wattle_ops::grad_norm::cpu as grad_norm;
 
 use super::layout::{Entry, Layout};
 use crate::error::ModelError;
-use crate::hugging_face::write_safetensors;
+use crate::hugging_face::{bytes_of, write_views};
 use crate::parameter::Parameter;
 
 /// Elements that one thread sets to zero at once.
@@ -72,7 +72,7 @@ impl FlatState {
     /// If a tensor operation fails.
     pub fn publish(&self, parameters: &[Parameter]) -> Result<()> {
         for (entry, parameter) in self.layout.entries().iter().zip(parameters) {
-            parameter.var.set(&tensor(&self.weights, entry)?)?;
+            parameter.var.inplace_op1(&Overwrite(slice(&self.weights, entry)))?;
         }
         Ok(())
     }
@@ -145,7 +145,7 @@ impl FlatState {
             moments.push((format!("{}.exp_avg", entry.name), part(&self.mean)));
             moments.push((format!("{}.exp_avg_sq", entry.name), part(&self.mean_square)));
         }
-        write_safetensors(path, &moments)
+        write_views(path, &moments)
     }
 
     /// Takes over moments as [`FlatState::write_moments`] writes them.
@@ -191,6 +191,22 @@ impl FlatState {
     }
 }
 
+/// Gives a tensor other values where it lies.
+struct Overwrite<'a>(&'a [f32]);
+
+impl InplaceOp1 for Overwrite<'_> {
+    fn name(&self) -> &'static str {
+        "overwrite"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &TensorLayout) -> Result<()> {
+        let CpuStorage::F32(values) = storage else { bail!("the engine's parameters are f32") };
+        let Some((start, end)) = layout.contiguous_offsets() else { bail!("a parameter lies in order") };
+        values[start..end].copy_from_slice(self.0);
+        Ok(())
+    }
+}
+
 /// Part of a buffer, as a file of tensors wants it.
 struct FlatView<'a> {
     values: &'a [f32],
@@ -207,9 +223,7 @@ impl View for &FlatView<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        // As they lie: a copy of a large vocabulary's moments would be the most memory that a run ever has.
-        const { assert!(cfg!(target_endian = "little"), "safetensors files are little-endian") };
-        Cow::Borrowed(bytemuck::cast_slice(self.values))
+        bytes_of(self.values)
     }
 
     fn data_len(&self) -> usize {

@@ -13,4 +13,5 @@ mod safetensors;
 mod weight_files;
 
 pub use directory::Directory;
+pub(crate) use safetensors::{bytes_of, write_views};
 pub use safetensors::{load_weights, read_safetensors, write_safetensors};

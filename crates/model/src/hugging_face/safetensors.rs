@@ -1,21 +1,67 @@
 //! Tensors in and out of safetensors files.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
-use safetensors::View;
+use candle_core::{CpuStorage, Device, Layout, Storage, StorageRef, Tensor};
+use safetensors::{Dtype, View};
 
 use crate::error::ModelError;
 use crate::language_model::LanguageModel;
+
+/// A tensor as a file wants it. A copy of the largest would be the most memory that many a run ever has, so that its
+/// bytes are taken where they lie, if they lie on the CPU and in order.
+struct TensorBytes<'a> {
+    tensor: &'a Tensor,
+    storage: StorageRef<'a>,
+    layout: &'a Layout,
+}
+
+impl View for &TensorBytes<'_> {
+    fn dtype(&self) -> Dtype {
+        self.tensor.dtype().into()
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.tensor.dims()
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        match (&*self.storage, self.layout.contiguous_offsets()) {
+            (Storage::Cpu(CpuStorage::F32(values)), Some((start, end))) => bytes_of(&values[start..end]),
+            _ => View::data(self.tensor),
+        }
+    }
+
+    fn data_len(&self) -> usize {
+        View::data_len(self.tensor)
+    }
+}
+
+/// Numbers as files hold them.
+pub(crate) fn bytes_of(values: &[f32]) -> Cow<'_, [u8]> {
+    const { assert!(cfg!(target_endian = "little"), "safetensors files are little-endian") };
+    Cow::Borrowed(bytemuck::cast_slice(values))
+}
 
 /// Writes tensors to a safetensors file, as PyTorch programs expect it.
 ///
 /// # Errors
 /// If the file cannot be written; what was written of it is left for the caller to remove.
-pub fn write_safetensors<V>(path: &Path, tensors: &[(String, V)]) -> Result<(), ModelError>
+pub fn write_safetensors(path: &Path, tensors: &[(String, Tensor)]) -> Result<(), ModelError> {
+    let bytes = |tensor| {
+        let (storage, layout) = Tensor::storage_and_layout(tensor);
+        TensorBytes { tensor, storage, layout }
+    };
+    let views: Vec<_> = tensors.iter().map(|(name, tensor)| (name.clone(), bytes(tensor))).collect();
+    write_views(path, &views)
+}
+
+/// As [`write_safetensors`], of whatever lies like tensors.
+pub(crate) fn write_views<V>(path: &Path, tensors: &[(String, V)]) -> Result<(), ModelError>
 where
     for<'a> &'a V: View,
 {
