@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 use wattle_meter::GpuSelection;
+use wattle_meter::config::metrics_addr;
 
 /// Train transformer language models, and know what every step cost in energy, emissions and money.
 #[derive(Debug, Parser)]
@@ -377,7 +378,7 @@ pub struct MeterArgs {
     #[arg(long, value_name = "all|none|0,1", value_parser = gpu_selection)]
     pub gpus: Option<GpuSelection>,
     /// Where to serve live figures to Prometheus, such as 127.0.0.1:9184
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = metrics_addr)]
     pub metrics_addr: Option<SocketAddr>,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]

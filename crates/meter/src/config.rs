@@ -39,7 +39,7 @@ pub struct EnergyConfig {
     /// all. It is stated beside the total and never subtracted from it.
     pub idle_baseline_s: f64,
     /// Where live figures are served over HTTP, in OpenMetrics' text, for Prometheus. Default: nowhere.
-    #[serde(deserialize_with = "metrics_addr", skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "deserialize_metrics_addr", skip_serializing_if = "Option::is_none")]
     pub metrics_addr: Option<SocketAddr>,
 }
 
@@ -165,10 +165,19 @@ impl CostConfig {
     }
 }
 
-fn metrics_addr<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
-    SocketAddr::deserialize(deserializer)
-        .map(Some)
-        .map_err(|_| D::Error::custom("expected an IP address and a port, such as \"127.0.0.1:9184\""))
+/// An address to serve live figures at.
+///
+/// # Errors
+/// If it is none, with what was expected.
+pub fn metrics_addr(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "expected an IP address and a port, such as \"127.0.0.1:9184\"".to_owned())
+}
+
+fn deserialize_metrics_addr<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    metrics_addr(&text).map(Some).map_err(D::Error::custom)
 }
 
 impl Serialize for GpuSelection {

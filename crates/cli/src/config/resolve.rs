@@ -337,7 +337,7 @@ mod tests {
             "model.n_layer=6",
             "modell.n_layers=6",
             "train.batch_size=many",
-            "energy.metrics_addr=2",
+            "energy.metrics_addr=localhost:2",
             "nonsense",
             "model.n_heads=5",
         ])
@@ -348,7 +348,7 @@ mod tests {
             "unknown key \"model.n_layer\"; did you mean \"model.n_layers\"?",
             "unknown section \"modell\"; did you mean \"model\"?",
             "train.batch_size = \"many\": invalid type",
-            "energy.metrics_addr = 2: expected an IP address and a port, such as \"127.0.0.1:9184\"",
+            "energy.metrics_addr = \"localhost:2\": expected an IP address and a port, such as \"127.0.0.1:9184\"",
             "--set nonsense: expected section.key=value",
         ] {
             assert!(faults.contains(part), "{part:?} is not in\n{faults}");
