@@ -26,6 +26,9 @@ const STUCK_AFTER: Seconds = Seconds(2.0);
 /// Less energy than this by the integral is not enough to call a counter stuck.
 const STUCK_ENERGY: Joules = Joules(1.0);
 
+/// A counter's slope over this time is the power that is shown now.
+const RECENT: Seconds = Seconds(0.5);
+
 /// The readings of one sensor.
 pub struct History {
     info: SensorInfo,
@@ -230,7 +233,7 @@ impl History {
         }
     }
 
-    /// Power now: the last reading, or the counter's slope over the last half second.
+    /// Power now: the last reading, or the counter's slope over the last [`RECENT`].
     pub fn recent_power(&self) -> Option<Watts> {
         let last = self.points.back()?;
         if self.lost_since.is_some() {
@@ -239,7 +242,7 @@ impl History {
         if self.channels.power.is_some() {
             return last.power;
         }
-        let before = self.points.iter().rev().find(|point| last.t.since(point.t) >= Seconds(0.5))?;
+        let before = self.points.iter().rev().find(|point| last.t.since(point.t) >= RECENT)?;
         Some((last.sums.counter - before.sums.counter) / last.t.since(before.t))
     }
 
@@ -305,8 +308,10 @@ impl History {
         }
     }
 
-    /// Drops what no stretch from `t` on needs.
+    /// Drops what neither a stretch from `t` on nor the power that is shown needs.
     pub fn forget_before(&mut self, t: MonotonicNs) {
+        let Some(last) = self.points.back() else { return };
+        let t = t.min(MonotonicNs(last.t.0.saturating_sub((RECENT.get() * 1e9) as u64)));
         let keep_from = self.points.partition_point(|point| point.t <= t).saturating_sub(1);
         self.points.drain(..keep_from);
     }
@@ -437,6 +442,22 @@ mod tests {
         assert!((stretch.max_gap.get() - 0.1).abs() < 1e-9);
         assert_eq!(stretch.usual_power, Some(Watts(100.0)));
         assert_eq!(history.recent_power(), None);
+    }
+
+    #[test]
+    fn power_by_a_counter_is_shown_also_just_after_what_came_before_is_forgotten() {
+        let mut history =
+            History::new(board_info(), Channels { power: None, ..BOARD }, Duration::from_millis(50));
+        for i in 0..=100 {
+            // 200 W.
+            history.push(&reading(ms(i * 50), None, Some(i * 10_000)));
+            if i % 30 == 20 {
+                history.forget_before(ms(i * 50));
+            }
+            let shown = history.recent_power().map(Watts::get);
+            assert_eq!(shown, (i >= 10).then_some(200.0), "reading {i}");
+        }
+        assert!(history.points.len() <= 32, "{}", history.points.len());
     }
 
     #[test]
