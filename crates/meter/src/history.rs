@@ -233,7 +233,7 @@ impl History {
         }
     }
 
-    /// Power now: the last reading, or the counter's slope over the last [`RECENT`].
+    /// Power now: the last reading, or the counter's slope over the last half second.
     pub fn recent_power(&self) -> Option<Watts> {
         let last = self.points.back()?;
         if self.lost_since.is_some() {
