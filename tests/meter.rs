@@ -9,11 +9,11 @@ use rustix::process::Signal;
 use wattle_runlog::Record;
 use wattle_runlog::record::{RecordKind, SensorKind};
 
-use crate::workbench::{Running, Workbench, expect};
+use crate::workbench::{Running, Workbench, expect, with_board};
 
-fn with_boards(mut command: Command, n: &str) -> Command {
-    command.env("NVML_LIBRARY", nvml_standin::library());
-    command.env("NVML_STANDIN_POWER", "steady:300").env("NVML_STANDIN_BOARDS", n);
+fn with_boards(command: Command, n: &str) -> Command {
+    let mut command = with_board(command);
+    command.env("NVML_STANDIN_BOARDS", n);
     command
 }
 

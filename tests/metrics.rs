@@ -11,7 +11,7 @@ use rustix::process::Signal;
 
 use crate::workbench::{Running, Workbench, expect, with_board};
 
-/// The answer to a request of `path`, head and body.
+/// The answer to a request such as `GET /metrics`, head and body.
 fn get(addr: &str, request: &str) -> io::Result<(String, String)> {
     let mut stream = TcpStream::connect(addr)?;
     stream.write_all(format!("{request} HTTP/1.0\r\n\r\n").as_bytes())?;

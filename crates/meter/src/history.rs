@@ -311,7 +311,7 @@ impl History {
     /// Drops what neither a stretch from `t` on nor the power that is shown needs.
     pub fn forget_before(&mut self, t: MonotonicNs) {
         let Some(last) = self.points.back() else { return };
-        let t = t.min(MonotonicNs(last.t.0.saturating_sub((RECENT.get() * 1e9) as u64)));
+        let t = t.min(last.t.before(RECENT));
         let keep_from = self.points.partition_point(|point| point.t <= t).saturating_sub(1);
         self.points.drain(..keep_from);
     }
@@ -324,8 +324,8 @@ impl History {
         }
         let mut pinned: Vec<usize> = Vec::with_capacity(4 * edges.len());
         // An average speaks for an edge only some time after it.
-        let later = |edge: &MonotonicNs| MonotonicNs(edge.0 + (AVERAGE_DELAY.get() * 1e9) as u64);
-        for edge in edges.iter().copied().chain(edges.iter().map(later)) {
+        let later = edges.iter().map(|edge| edge.after(AVERAGE_DELAY));
+        for edge in edges.iter().copied().chain(later) {
             let next = self.points.partition_point(|point| point.t < edge);
             pinned.extend([next.saturating_sub(1), next]);
         }

@@ -127,7 +127,7 @@ fn tail(whole: &Record, records: &[Record]) -> Option<Stretch> {
         segment: whole.segment,
         epoch: None,
         start,
-        end: MonotonicNs(start.0 + (seconds.get() * 1e9) as u64),
+        end: start.after(seconds),
         energy,
         before: whole.emissions_g - booked().map(|record| record.emissions_g).sum(),
         pue: whole.pue,

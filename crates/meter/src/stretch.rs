@@ -165,7 +165,7 @@ impl History {
     ) -> Joules {
         let last = self.points().iter().rev().find_map(|point| Some((point.t, power(point)?)));
         let at = |t: MonotonicNs| {
-            let later = MonotonicNs(t.0 + (AVERAGE_DELAY.get() * 1e9) as u64);
+            let later = t.after(AVERAGE_DELAY);
             let held = last.map_or(Joules::ZERO, |(t, power)| {
                 let unread = later.since(t);
                 power * if unread > AVERAGE_DELAY { AVERAGE_DELAY } else { unread }
@@ -201,10 +201,9 @@ impl History {
 
     /// Power up to `reach` before and after `t`; of the readings next to it where there are none.
     fn around(&self, t: MonotonicNs, reach: Seconds) -> PowerRange {
-        let reach_ns = (reach.get() * 1e9) as u64;
         let points = self.points();
-        let first = points.partition_point(|point| point.t.0 < t.0.saturating_sub(reach_ns));
-        let end = points.partition_point(|point| point.t.0 <= t.0 + reach_ns);
+        let first = points.partition_point(|point| point.t < t.before(reach));
+        let end = points.partition_point(|point| point.t <= t.after(reach));
         let next = points.partition_point(|point| point.t < t);
         let (first, end) = (first.min(next.saturating_sub(1)), end.max((next + 1).min(points.len())));
         let powers = points.range(first..end).flat_map(|point| [point.power, point.max_power]).flatten();
@@ -213,12 +212,11 @@ impl History {
 
     /// The counter's slope around `t`, for a sensor that tells no power.
     fn slope(&self, t: MonotonicNs) -> PowerRange {
-        let reach_ns = (SLOPE.get() * 1e9) as u64;
         let (Some(first), Some(last)) = (self.points().front(), self.points().back()) else {
             return PowerRange::default();
         };
-        let from = MonotonicNs(t.0.saturating_sub(reach_ns)).max(first.t);
-        let to = MonotonicNs(t.0 + reach_ns).min(last.t);
+        let from = t.before(SLOPE).max(first.t);
+        let to = t.after(SLOPE).min(last.t);
         let time = to.since(from);
         let usual = || self.usual_power().unwrap_or(Watts::ZERO);
         let slope = match time > Seconds::ZERO {

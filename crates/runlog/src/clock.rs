@@ -29,6 +29,16 @@ impl MonotonicNs {
         Seconds::from_ns(self.0.saturating_sub(earlier.0))
     }
 
+    /// The moment so much later.
+    pub fn after(self, time: Seconds) -> Self {
+        Self(self.0.saturating_add(time.ns()))
+    }
+
+    /// The moment so much earlier, or the clock's beginning where there is none.
+    pub fn before(self, time: Seconds) -> Self {
+        Self(self.0.saturating_sub(time.ns()))
+    }
+
     /// The middle between two moments: the best stamp for a reading that began at one and ended at the other.
     pub fn midpoint(self, other: Self) -> Self {
         Self(self.0 / 2 + other.0 / 2 + (self.0 % 2 + other.0 % 2) / 2)
@@ -109,6 +119,19 @@ mod tests {
         assert_eq!(WallAnchor::parse(&anchor.rfc3339(), anchor.monotonic), Some(anchor));
         assert_eq!(anchor.rfc3339_at(MonotonicNs(6_000_000_000)), "2026-09-21T14:13:21.123Z");
         assert_eq!(zoneless(anchor.wall_ns), "2026-09-21T14:13:20");
+    }
+
+    #[test]
+    fn moments_apart_stop_at_the_ends_of_the_clock() {
+        let t = MonotonicNs(2_000_000_000);
+        assert_eq!(
+            (t.after(Seconds(0.5)), t.before(Seconds(0.5))),
+            (MonotonicNs(2_500_000_000), MonotonicNs(1_500_000_000))
+        );
+        assert_eq!(
+            (t.before(Seconds(3.0)), MonotonicNs(u64::MAX).after(Seconds(1.0))),
+            (MonotonicNs(0), MonotonicNs(u64::MAX))
+        );
     }
 
     #[test]

@@ -138,6 +138,11 @@ impl Seconds {
     pub fn from_ns(ns: u64) -> Self {
         Self(ns as f64 * 1e-9)
     }
+
+    /// In whole nanoseconds.
+    pub fn ns(self) -> u64 {
+        (self.0 * 1e9) as u64
+    }
 }
 
 #[cfg(test)]

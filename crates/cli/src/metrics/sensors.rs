@@ -37,7 +37,9 @@ impl SensorCollector {
 /// Follows energies, but for a fall: a counter that falls is taken for a process that began anew.
 fn raise(shown: &mut [Joules], now: impl Iterator<Item = Joules>) {
     for (shown, now) in shown.iter_mut().zip(now) {
-        *shown = if now > *shown { now } else { *shown };
+        if now > *shown {
+            *shown = now;
+        }
     }
 }
 
