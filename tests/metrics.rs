@@ -106,6 +106,73 @@ fn a_run_shows_its_sensors_and_its_progress_while_it_goes_on() {
     run.signal(Signal::TERM);
 }
 
+/// What a process holds: threads, open files, and the most memory that it ever had, in kB.
+fn held(pid: u32) -> (usize, usize, u64) {
+    let entries = |name: &str| fs::read_dir(format!("/proc/{pid}/{name}")).unwrap().count();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    (entries("task"), entries("fd"), peak.trim_end_matches("kB").trim().parse().unwrap())
+}
+
+#[test]
+fn hostile_clients_cost_a_run_neither_threads_nor_files_nor_memory_nor_its_end() {
+    let bench = Workbench::new();
+    let args = ["--set", "energy.metrics_addr=127.0.0.1:0", "--set", "train.epochs=1000", "--out", "run"];
+    let mut run = Running::start(bench.train(&args));
+    let addr = address(|| fs::read_to_string(bench.join("run/train.log")).unwrap_or_default());
+    while bench.steps("run").len() < 20 {
+        sleep(Duration::from_millis(5));
+    }
+    let (threads, files, memory) = held(run.0.id());
+
+    // Whole connections beyond the kernel's queue are refused or wait; what was connected stays open to the end.
+    let connect = || TcpStream::connect_timeout(&addr.parse().unwrap(), Duration::from_millis(200));
+    let mut clients: Vec<TcpStream> = (0..150).filter_map(|_| connect().ok()).collect();
+    for (client, n) in clients.iter_mut().zip(0..) {
+        client.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
+        // Whatever a server does with these, even closing them, is fine.
+        let _ = match n % 4 {
+            0 => client.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"),
+            1 => client.write_all(&b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(1000)),
+            2 => client.write_all(&[b"GET /metrics HTTP/1.1\r\n", &b"x: y\r\n".repeat(100_000)[..]].concat()),
+            _ => Ok(()),
+        };
+    }
+    let steps = bench.steps("run").len();
+    while bench.steps("run").len() < steps + 500 {
+        sleep(Duration::from_millis(5));
+    }
+    let (more_threads, more_files, more_memory) = held(run.0.id());
+    // The server's eight connections, and the trainer's own files of a checkpoint.
+    assert!(more_threads <= threads + 1, "{threads} threads, then {more_threads}");
+    assert!(more_files <= files + 8 + 4, "{files} files, then {more_files}");
+    assert!(more_memory <= memory + 16 * 1024, "{memory} kB, then {more_memory}");
+
+    let asked = std::time::Instant::now();
+    run.signal(Signal::TERM);
+    assert_eq!(run.0.wait().unwrap().code(), Some(75));
+    assert!(asked.elapsed() < Duration::from_secs(30), "the end waited for clients");
+    drop(clients);
+}
+
+#[test]
+fn figures_for_other_machines_need_a_token() {
+    let bench = Workbench::new();
+    let args = ["--set", "energy.metrics_addr=0.0.0.0:0", "--set", "train.epochs=1000", "--out", "run"];
+    let said = expect(0, bench.train(&["--set", "energy.metrics_addr=0.0.0.0:0", "--out", "open"]));
+    assert!(said.contains("WATTLE_METRICS_TOKEN") && said.contains("are not served"), "{said}");
+
+    let mut command = bench.train(&args);
+    command.env("WATTLE_METRICS_TOKEN", "s3cret");
+    let run = Running::start(command);
+    let addr = address(|| fs::read_to_string(bench.join("run/train.log")).unwrap_or_default());
+    let addr = addr.replace("0.0.0.0", "127.0.0.1");
+    assert!(get(&addr, "GET /metrics").unwrap().0.contains(" 401 "));
+    let with_token = "GET /metrics HTTP/1.0\r\nAuthorization: Bearer s3cret\r\nX: ";
+    assert!(get(&addr, with_token).unwrap().0.contains(" 200 "));
+    run.signal(Signal::TERM);
+}
+
 #[test]
 fn an_address_that_is_taken_costs_the_figures_and_not_the_run() {
     let bench = Workbench::new();
