@@ -50,10 +50,7 @@ pub fn describe_sensor(sensor: &SensorRecord) -> String {
         Method::PowerIntegral => "integral of power",
         Method::Estimated => "estimated",
     };
-    let random = match sensor.method {
-        Method::Estimated => String::new(),
-        Method::Counter | Method::PowerIntegral => format!(" ± {}", joules(sensor.uncertainty_j)),
-    };
+    let random = sensor.uncertainty_j.map_or(String::new(), |error| format!(" ± {}", joules(error)));
     let mut parts = vec![format!("{}{random}", joules(sensor.energy_j))];
     parts.extend(sensor.mean_w.map(|mean| format!("mean {}", watts(mean))));
     parts.extend(sensor.max_w.map(|max| format!("max {}", watts(max))));

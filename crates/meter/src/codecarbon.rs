@@ -182,7 +182,7 @@ pub(crate) mod tests {
             kind,
             method: Method::Counter,
             energy_j: Joules::from_kwh(kwh),
-            uncertainty_j: Joules::ZERO,
+            uncertainty_j: Some(Joules::ZERO),
             systematic_fraction: 0.05,
             systematic_id: id.to_owned(),
             counter_j: None,

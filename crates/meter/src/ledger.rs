@@ -179,6 +179,7 @@ impl Ledger {
             sci: None,
             measured_fraction: share(totals.measured, cumulative.energy_j),
             sensors: totals.sensors(),
+            unmetered_devices: totals.unmetered.iter().cloned().collect(),
             phases: totals.phases,
             phases_method: totals.phases_method,
             phases_uncertainty_j: totals.phases_uncertainty,
@@ -237,9 +238,10 @@ impl Ledger {
             sci: None,
             measured_fraction: window.measured_fraction,
             sensors: window.sensors,
+            unmetered_devices: Vec::new(),
             phases: attribution.joules,
             phases_method: attribution.method(),
-            phases_uncertainty_j: Some(attribution.half_widths),
+            phases_uncertainty_j: window.uncertainty.map(|_| attribution.half_widths),
             phases_methods: attribution.methods,
             command: None,
             cumulative: Cumulative::default(),
@@ -345,7 +347,7 @@ pub(crate) mod tests {
             tokens,
             window: WindowEnergy {
                 energy: Joules(energy),
-                uncertainty: Joules(3.0),
+                uncertainty: Some(Joules(3.0)),
                 measured_fraction: 0.5,
                 ..WindowEnergy::empty(second(start_s), second(end_s))
             },
@@ -405,7 +407,7 @@ pub(crate) mod tests {
             kind: SensorKind::Gpu,
             method: Method::Counter,
             energy_j: Joules(energy),
-            uncertainty_j: Joules(3.0),
+            uncertainty_j: Some(Joules(3.0)),
             systematic_fraction: 0.05,
             systematic_id: "gain/x".to_owned(),
             counter_j: Some(Joules(energy)),
@@ -435,7 +437,7 @@ pub(crate) mod tests {
         );
         assert_eq!((total.samples, total.max_gap_ms), (14, 300.0));
         assert!((total.mean_w.unwrap().get() - 100.0).abs() < 1e-9);
-        assert!((total.uncertainty_j.get() - 18f64.sqrt()).abs() < 1e-12);
+        assert!((total.uncertainty_j.unwrap().get() - 18f64.sqrt()).abs() < 1e-12);
         assert_eq!(total.flags, [Flag::Agree, Flag::Gaps]);
         assert_eq!(record.duration_s, Seconds(4.0));
     }

@@ -151,7 +151,7 @@ fn measured(window: &WindowEnergy, spans: &[Piece], times: &[Seconds]) -> BTreeM
     // A window that is one phase from end to end needs no other to be told from it.
     let alone = Phase::ALL.into_iter().find(|phase| times[index(*phase)] >= window.duration());
     if let Some(phase) = alone.filter(|_| window.duration() > Seconds::ZERO) {
-        let (energy, half_width) = (window.energy, window.uncertainty);
+        let (energy, half_width) = (window.energy, window.uncertainty.unwrap_or_default());
         parts = BTreeMap::from([(phase, Part { energy, half_width, method: PhasesMethod::Measured })]);
     }
     parts

@@ -1,11 +1,11 @@
 //! The run so far, as its records add up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use wattle_runlog::record::{Cumulative, Method, PhaseJoules, PhasesMethod, SensorRecord};
 use wattle_runlog::{Joules, Phase, Record, Seconds};
 
-use crate::figure::quadrature;
+use crate::figure::{known_quadrature, quadrature};
 
 /// Everything so far.
 #[derive(Clone, Debug, Default)]
@@ -15,12 +15,14 @@ pub(crate) struct Totals {
     pub(crate) step_start: u64,
     pub(crate) step_end: u64,
     pub(crate) duration: Seconds,
-    pub(crate) uncertainty: Joules,
+    pub(crate) uncertainty: Option<Joules>,
     pub(crate) measured: Joules,
     /// What a table of intensities covered.
     pub(crate) tabled: Joules,
     pub(crate) facility_kwh: f64,
     pub(crate) device_hours: f64,
+    /// Devices without a sensor in any record.
+    pub(crate) unmetered: BTreeSet<String>,
     pub(crate) phases: PhaseJoules,
     pub(crate) phases_method: Option<PhasesMethod>,
     pub(crate) phases_uncertainty: Option<PhaseJoules>,
@@ -57,11 +59,12 @@ impl Totals {
             let idle = record.energy_j - above;
             self.idle = Some(self.idle.unwrap_or(Joules::ZERO) + idle);
         }
-        self.uncertainty = quadrature([self.uncertainty, record.energy_uncertainty_j]);
+        self.uncertainty = known_quadrature([self.uncertainty, record.energy_uncertainty_j]);
         self.measured += record.energy_j * record.measured_fraction;
         self.tabled += record.energy_j * record.carbon.table_fraction.unwrap_or(0.0);
         self.facility_kwh += record.facility_kwh;
         self.device_hours += record.resources.device_hours;
+        self.unmetered.extend(record.unmetered_devices.iter().cloned());
         let mut phases = record.phases;
         for phase in Phase::ALL {
             *self.phases.get_mut(phase) += *phases.get_mut(phase);
@@ -120,7 +123,7 @@ impl SensorTotal {
         let total = &mut self.record;
         self.time += time;
         total.energy_j += sensor.energy_j;
-        total.uncertainty_j = quadrature([total.uncertainty_j, sensor.uncertainty_j]);
+        total.uncertainty_j = known_quadrature([total.uncertainty_j, sensor.uncertainty_j]);
         total.counter_j = both(total.counter_j, sensor.counter_j);
         total.integral_j = both(total.integral_j, sensor.integral_j);
         total.average_j = both(total.average_j, sensor.average_j);

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use wattle_runlog::record::{Flag, Method, SensorKind, SensorRecord};
 use wattle_runlog::{Celsius, Joules, MonotonicNs, Seconds, Watts};
 
-use crate::figure::{Figure, Figures, quadrature};
+use crate::figure::{Figure, Figures, known_quadrature, quadrature};
 use crate::history::History;
 use crate::profile::Profile;
 use crate::sensor::{PowerSource, Survey};
@@ -33,8 +33,8 @@ pub struct WindowEnergy {
     pub end: MonotonicNs,
     /// All sensors together.
     pub energy: Joules,
-    /// 95 % half-width of the random error of `energy`.
-    pub uncertainty: Joules,
+    /// 95 % half-width of the random error of what was measured of `energy`; `None` where nothing was.
+    pub uncertainty: Option<Joules>,
     /// Share of `energy` that was measured.
     pub measured_fraction: f64,
     /// Each sensor's part.
@@ -102,7 +102,7 @@ impl WindowEnergy {
 
     fn sum(start: MonotonicNs, end: MonotonicNs, sensors: Vec<SensorRecord>) -> Self {
         let energy = sensors.iter().map(|sensor| sensor.energy_j).sum();
-        let uncertainty = quadrature(sensors.iter().map(|sensor| sensor.uncertainty_j));
+        let uncertainty = known_quadrature(sensors.iter().map(|sensor| sensor.uncertainty_j));
         let measured = sensors.iter().filter(|s| s.method.is_measured()).map(|s| s.energy_j).sum();
         let measured_fraction = share(measured, energy);
         let profile = Profile::default();
@@ -135,7 +135,7 @@ fn sensor_record(
         kind: info.kind,
         method,
         energy_j: energy,
-        uncertainty_j: uncertainty(history, &stretch, &best, estimated),
+        uncertainty_j: (!estimated).then(|| uncertainty(history, &stretch, &best)),
         systematic_fraction: info.systematic_fraction,
         systematic_id: info.systematic_id.clone(),
         counter_j: measured(figures.counter),
@@ -198,13 +198,12 @@ fn agree(a: &Figure, b: &Figure) -> bool {
 }
 
 /// The best figure's error, and all that may have been drawn unobserved: the power that the device is held to, or
-/// the highest ever read of it. A model's error is not random.
-fn uncertainty(history: &History, stretch: &Stretch, best: &Best, estimated: bool) -> Joules {
+/// the highest ever read of it.
+fn uncertainty(history: &History, stretch: &Stretch, best: &Best) -> Joules {
     let limit = history.info().limits.map(|limits| limits.enforced_w);
     let known = [stretch.usual_power, stretch.highest_power, limit];
     let highest = known.into_iter().flatten().fold(Watts::ZERO, |a, b| if b > a { b } else { a });
-    let half_width = if estimated { Joules::ZERO } else { best.figure.half_width };
-    half_width + highest * stretch.unobserved
+    best.figure.half_width + highest * stretch.unobserved
 }
 
 fn flags(
@@ -294,7 +293,7 @@ mod tests {
         assert_eq!((record.energy_j, record.method), (Joules(18_000.0), Method::Counter));
         assert_eq!(record.integral_j, Some(Joules(18_000.0)));
         // 1.96 · 300 W · 0.1 s / √6
-        assert!((record.uncertainty_j.get() - 24.005).abs() < 0.01, "{record:?}");
+        assert!((record.uncertainty_j.unwrap().get() - 24.005).abs() < 0.01, "{record:?}");
         assert_eq!(record.flags, [Flag::Agree]);
         assert!((record.mean_w.unwrap().get() - 300.0).abs() < 1e-9);
         assert_eq!(record.max_w, Some(Watts(300.0)));
@@ -328,7 +327,7 @@ mod tests {
         assert_eq!(record.energy_j, Joules(9_000.0));
         assert_eq!(record.flags, [Flag::Disagree]);
         // Nothing tells which of the two is right.
-        assert!(record.uncertainty_j >= Joules(9_000.0), "{record:?}");
+        assert!(record.uncertainty_j.unwrap() >= Joules(9_000.0), "{record:?}");
     }
 
     #[test]
@@ -353,7 +352,7 @@ mod tests {
         let history = steady(1, |_, count| count);
         let record = window(&history, 0, 10_000);
         assert_eq!(record.energy_j, Joules(300.0));
-        assert!(record.uncertainty_j.get() > 2_600.0, "{record:?}");
+        assert!(record.uncertainty_j.unwrap().get() > 2_600.0, "{record:?}");
     }
 
     #[test]
@@ -370,7 +369,9 @@ mod tests {
         let [cpu, package] = &window.sensors[..] else { panic!() };
         assert_eq!((cpu.method, cpu.counter_j, cpu.process_share_j), (Method::Estimated, None, None));
         assert_eq!(cpu.flags, [Flag::Estimated]);
+        assert_eq!(cpu.uncertainty_j, None, "a model's random error is unknown");
         assert_eq!((package.process_share_j, package.integral_j), (Some(Joules(75.0)), None));
+        assert!(window.uncertainty.is_some());
         assert_eq!(window.uncertainty, package.uncertainty_j);
     }
 }

@@ -115,8 +115,8 @@ pub struct Totals {
     pub tokens: u64,
     /// Energy of all sensors together, estimates included.
     pub energy_j: Joules,
-    /// 95 % half-width of its random error.
-    pub energy_uncertainty_j: Joules,
+    /// 95 % half-width of its random error; null where nothing was measured.
+    pub energy_uncertainty_j: Option<Joules>,
     /// Bound on its systematic error: the sensors' bounds, each weighted by its energy.
     pub systematic_fraction: f64,
     /// Share of it that was measured.
