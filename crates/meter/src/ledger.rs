@@ -15,6 +15,7 @@ use crate::config::CostConfig;
 use crate::intensity_table::IntensityTable;
 use crate::phases;
 use crate::totals::Totals;
+use crate::trained_on::{TrainedOn, unmetered};
 use crate::window::{WindowEnergy, share};
 
 /// For how many tokens a software carbon intensity is stated.
@@ -37,6 +38,8 @@ pub struct LedgerOptions {
     pub tariff: Option<Tariff>,
     /// Devices computed on: what device hours are counted by.
     pub devices: u32,
+    /// The boards computed on, and which sensor measures each: a record names those that none measured.
+    pub trained_on: Vec<TrainedOn>,
 }
 
 /// The price of energy.
@@ -207,6 +210,7 @@ impl Ledger {
         let window = entry.window;
         let (emissions_g, carbon) = self.price(&window, anchor);
         let attribution = phases::attribute(&window, segment, entry.spans);
+        let unmetered_devices = unmetered(&options.trained_on, &window);
         let energy_kwh = window.energy.kwh();
         let facility_kwh = energy_kwh * options.pue;
         let duration = window.duration();
@@ -238,7 +242,7 @@ impl Ledger {
             sci: None,
             measured_fraction: window.measured_fraction,
             sensors: window.sensors,
-            unmetered_devices: Vec::new(),
+            unmetered_devices,
             phases: attribution.joules,
             phases_method: attribution.method(),
             phases_uncertainty_j: window.uncertainty.map(|_| attribution.half_widths),
@@ -327,6 +331,7 @@ pub(crate) mod tests {
             .unwrap(),
             tariff: Some(Tariff { per_kwh: 0.2, currency: "EUR".to_owned() }),
             devices: 2,
+            trained_on: Vec::new(),
         }
     }
 
@@ -401,6 +406,21 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_board_that_trained_unmetered_is_named_in_every_record_and_in_the_runs() {
+        let board = TrainedOn { device: "cuda:0".to_owned(), sensor: Some("gpu:x".to_owned()) };
+        let mut ledger = Ledger::new(LedgerOptions { trained_on: vec![board], ..options(0) });
+        let record = ledger.record(entry(RecordKind::Epoch, 0, 1, 1.0, 1));
+        assert_eq!(record.unmetered_devices, ["cuda:0"]);
+        assert!(record.to_json().contains("\"unmetered_devices\":[\"cuda:0\"]"));
+        // The next process meters it; the run as a whole still lacks what the first left out.
+        let mut resumed = Ledger::resume(options(1), &[record]);
+        let record = resumed.record(entry(RecordKind::Epoch, 1, 2, 1.0, 1));
+        assert!(record.unmetered_devices.is_empty() && !record.to_json().contains("unmetered_devices"));
+        let whole = resumed.whole_run(true, Resources::default(), Overhead::default());
+        assert_eq!(whole.unmetered_devices, ["cuda:0"]);
+    }
+
+    #[test]
     fn the_whole_run_knows_each_sensor_over_all_records() {
         let sensor = |energy: f64, flags: &[Flag]| SensorRecord {
             id: "gpu:x".to_owned(),
@@ -421,6 +441,7 @@ pub(crate) mod tests {
             baseline: None,
             max_temperature_c: None,
             throttle: Vec::new(),
+            assumption: None,
             flags: flags.to_vec(),
         };
         let mut ledger = Ledger::new(options(0));

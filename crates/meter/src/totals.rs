@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use wattle_runlog::record::{Cumulative, Method, PhaseJoules, PhasesMethod, SensorRecord};
+use wattle_runlog::record::{Cumulative, Flag, Method, PhaseJoules, PhasesMethod, SensorRecord};
 use wattle_runlog::{Joules, Phase, Record, Seconds};
 
 use crate::figure::{known_quadrature, quadrature};
+use crate::window::is_above;
 
 /// Everything so far.
 #[derive(Clone, Debug, Default)]
@@ -109,10 +110,14 @@ impl Totals {
             let seen = total.record.samples > 0 && total.time > Seconds::ZERO;
             seen.then(|| total.record.energy_j / total.time)
         };
-        self.sensors
-            .iter()
-            .map(|total| SensorRecord { mean_w: mean(total), ..total.record.clone() })
-            .collect()
+        let whole = |total: &SensorTotal| {
+            let mut record = SensorRecord { mean_w: mean(total), ..total.record.clone() };
+            if is_above(record.mean_w, record.max_w) && !record.flags.contains(&Flag::MeanAboveMax) {
+                record.flags.push(Flag::MeanAboveMax);
+            }
+            record
+        };
+        self.sensors.iter().map(whole).collect()
     }
 }
 

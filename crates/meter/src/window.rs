@@ -127,7 +127,7 @@ fn sensor_record(
     let estimated = !info.method.is_measured();
     let method = if estimated { Method::Estimated } else { best.method.unwrap_or(info.method) };
     let energy = best.figure.energy;
-    let seen = stretch.readings > 0 && stretch.duration > Seconds::ZERO;
+    let seen = stretch.readings > 0;
     let measured = |figure: Option<Figure>| figure.map(|figure| figure.energy).filter(|_| !estimated);
     let surveys = || history.surveys(start, end);
     SensorRecord {
@@ -146,12 +146,13 @@ fn sensor_record(
             .map(|share| energy * share),
         samples: stretch.readings,
         max_gap_ms: stretch.max_gap.get().max(stretch.unobserved.get()) * 1e3,
-        mean_w: seen.then(|| energy / stretch.duration),
+        mean_w: best.mean(&stretch).filter(|_| seen),
         max_w: stretch.max_power,
         baseline: history.baseline(),
         max_temperature_c: surveys().filter_map(|survey| survey.temperature).reduce(hotter),
         throttle: throttle(surveys()),
-        flags: flags(history, &stretch, method, best.agreement, surveys().any(|s| s.contended == Some(true))),
+        assumption: info.assumption.clone(),
+        flags: flags(history, &stretch, &best, method, surveys().any(|s| s.contended == Some(true))),
     }
 }
 
@@ -188,6 +189,16 @@ impl Best {
         };
         Self { figure: Figure { half_width, ..figure }, method, agreement }
     }
+
+    /// Mean power; `None` within no time.
+    fn mean(&self, stretch: &Stretch) -> Option<Watts> {
+        (stretch.duration > Seconds::ZERO).then(|| self.figure.energy / stretch.duration)
+    }
+}
+
+/// Whether a mean is above the highest reading, by more than rounding.
+pub(crate) fn is_above(mean: Option<Watts>, highest: Option<Watts>) -> bool {
+    mean.zip(highest).is_some_and(|(mean, highest)| mean.get() > highest.get() * (1.0 + 1e-9))
 }
 
 /// Whether two figures differ by no more than their errors and [`AGREEMENT`].
@@ -206,13 +217,7 @@ fn uncertainty(history: &History, stretch: &Stretch, best: &Best) -> Joules {
     best.figure.half_width + highest * stretch.unobserved
 }
 
-fn flags(
-    history: &History,
-    stretch: &Stretch,
-    method: Method,
-    agreement: Option<bool>,
-    contended: bool,
-) -> Vec<Flag> {
+fn flags(history: &History, stretch: &Stretch, best: &Best, method: Method, contended: bool) -> Vec<Flag> {
     let longest_gap = (history.interval().get() * 4.0).max(1.0);
     // The silence of a lost device has a flag of its own.
     let silent = if stretch.lost { Seconds::ZERO } else { stretch.unobserved };
@@ -225,8 +230,8 @@ fn flags(
         Method::Estimated => Seconds::ZERO,
     };
     let known = [
-        (Flag::Agree, agreement == Some(true) && stretch.readings > 1),
-        (Flag::Disagree, agreement == Some(false)),
+        (Flag::Agree, best.agreement == Some(true) && stretch.readings > 1),
+        (Flag::Disagree, best.agreement == Some(false)),
         (Flag::CounterReset, stretch.reset),
         (Flag::CounterStuck, stretch.stuck),
         (Flag::Gaps, gaps),
@@ -234,6 +239,7 @@ fn flags(
         (Flag::Contended, contended),
         (Flag::DeviceLost, stretch.lost),
         (Flag::Estimated, !method.is_measured()),
+        (Flag::MeanAboveMax, is_above(best.mean(stretch), stretch.max_power)),
     ];
     let raised = known.into_iter().filter(|(_, holds)| *holds).map(|(flag, _)| flag);
     raised.chain(history.info().flags.iter().copied()).collect()
@@ -328,6 +334,15 @@ mod tests {
         assert_eq!(record.flags, [Flag::Disagree]);
         // Nothing tells which of the two is right.
         assert!(record.uncertainty_j.unwrap() >= Joules(9_000.0), "{record:?}");
+    }
+
+    #[test]
+    fn a_mean_above_the_highest_reading_is_flagged() {
+        // Bursts of 800 W between readings of 300 W: only the counter sees them.
+        let record = window(&steady(60, |_, count| count + count / 50), 0, 60_000);
+        assert!(record.mean_w > record.max_w, "{record:?}");
+        assert!(record.flags.contains(&Flag::MeanAboveMax), "{record:?}");
+        assert!(!window(&steady(60, |_, count| count), 0, 60_000).flags.contains(&Flag::MeanAboveMax));
     }
 
     #[test]

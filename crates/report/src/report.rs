@@ -289,6 +289,7 @@ fn whole_run(run: &Run) -> Option<Record> {
             .as_ref()
             .map(|cost| Tariff { per_kwh: cost.tariff_per_kwh, currency: cost.currency.clone() }),
         devices: run.manifest.devices.len().max(1) as u32,
+        trained_on: Vec::new(),
     };
     Some(Ledger::resume(options, &run.records).whole_run(false, last.resources, last.overhead))
 }

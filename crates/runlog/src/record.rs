@@ -105,6 +105,17 @@ pub struct MeteredCommand {
     pub arguments: Vec<String>,
     /// Its exit status, 128 + n after signal n.
     pub exit_status: u8,
+    /// Boards that were to be metered and could not be, by NVML's numbers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unmetered_boards: Vec<u32>,
+    /// Processes that the command started and that were still running when it ended: what they used until then is
+    /// counted, what they used afterwards is not.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub left_running: u32,
+}
+
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// What a record covers.
@@ -239,6 +250,10 @@ pub struct SensorRecord {
     /// What held the device's clocks back within the record, by NVML's names in snake case.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub throttle: Vec<String>,
+    /// What a model takes for granted where nothing tells, such as the processor's thermal design power; absent
+    /// where nothing was guessed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assumption: Option<String>,
     /// What to know about the figure.
     pub flags: Vec<Flag>,
 }
@@ -282,6 +297,11 @@ pub enum Flag {
     EdgeMissing,
     /// Not measured.
     Estimated,
+    /// The mean power is above the highest power read: readings are too sparse to have seen the peaks, or the
+    /// counter's steps at the edges count for much.
+    MeanAboveMax,
+    /// The processor is unknown and its thermal design power a guess.
+    GuessedTdp,
 }
 
 /// Joules by phase. They add up to the record's energy.
@@ -316,15 +336,19 @@ impl PhaseJoules {
         Phase::ALL.into_iter().map(|phase| *self.get_mut(phase)).sum()
     }
 
-    /// Of half-widths: gives phases that have energy and no half-width the error of what the other phases leave of
-    /// the whole, whose own half-width is `whole`.
+    /// Of half-widths: gives phases that have energy and no half-width their part of the error of what the other
+    /// phases leave of the whole, whose own half-width is `whole`. A small one may be off by all that it has.
     fn bound_unknown(&mut self, whole: Joules, mut phases: Self) {
         let squares: f64 = Phase::ALL.into_iter().map(|phase| self.get_mut(phase).get().powi(2)).sum();
-        let bound = Joules(whole.get().hypot(squares.sqrt()));
-        for phase in Phase::ALL {
-            if *self.get_mut(phase) == Joules::ZERO && *phases.get_mut(phase) > Joules::ZERO {
-                *self.get_mut(phase) = bound;
-            }
+        let rest = whole.get().hypot(squares.sqrt());
+        let unknown: Vec<_> = Phase::ALL
+            .into_iter()
+            .filter(|phase| *self.get_mut(*phase) == Joules::ZERO && *phases.get_mut(*phase) > Joules::ZERO)
+            .collect();
+        let together: Joules = unknown.iter().map(|phase| *phases.get_mut(*phase)).sum();
+        for phase in unknown {
+            let energy = phases.get_mut(phase).get();
+            *self.get_mut(phase) = Joules((rest * energy / together.get()).max(energy.min(rest)));
         }
     }
 }
@@ -567,6 +591,13 @@ mod tests {
         let read = Record::from_json(&old.to_json()).unwrap().phases_uncertainty_j.unwrap();
         assert_eq!((read.setup, read.forward_backward), (Joules(3.0), Joules(5.0)));
         assert_eq!(read.data, Joules::ZERO, "a phase that took nothing is known to have taken nothing");
+        let all_zero = Record { phases_uncertainty_j: Some(PhaseJoules::default()), ..old };
+        let mut read = Record::from_json(&all_zero.to_json()).unwrap().phases_uncertainty_j.unwrap();
+        for phase in
+            Phase::ALL.into_iter().filter(|phase| *all_zero.phases.clone().get_mut(*phase) > Joules::ZERO)
+        {
+            assert!(*read.get_mut(phase) > Joules::ZERO && *read.get_mut(phase) <= Joules(4.0), "{phase:?}");
+        }
     }
 
     #[test]
