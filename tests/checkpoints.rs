@@ -1,6 +1,7 @@
 //! Checkpoints put to use: measured, written with, trained on.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use serde_json::Value;
@@ -165,4 +166,48 @@ fn weights_that_cannot_be_used_are_refused_before_anything_is_started() {
     refused(&["bert", "gpt2"]);
     with("vocab_size", 100.into());
     refused(&["tokenizer has", "100"]);
+}
+
+#[test]
+fn an_edited_state_and_files_outside_the_checkpoint_are_refused() {
+    let bench = Workbench::new();
+    expect(0, bench.train(&["--out", "run", "--set", "train.max_steps=10"]));
+    let path = bench.join("run/checkpoints/latest/state.json");
+    let original = fs::read_to_string(&path).unwrap();
+    let resume = || expect(1, bench.train(&["--out", "run", "--resume", "--set", "train.max_steps=12"]));
+    for (from, to) in
+        [("\"step\": 10", "\"step\": 9"), ("\"seed\": ", "\"seed\": 1"), ("\"tokens\": ", "\"tokens\": 1")]
+    {
+        assert!(original.contains(from), "{original}");
+        fs::write(&path, original.replacen(from, to, 1)).unwrap();
+        let said = resume();
+        assert!(said.contains("state.json") && said.contains("checksum"), "{said}");
+    }
+    // As written before states had checksums, so that only the names stand in the way.
+    let mut old: Value = serde_json::from_str(&original).unwrap();
+    old["schema"] = "wattle.state/1".into();
+    old.as_object_mut().unwrap().remove("crc32c");
+    for name in ["/dev/zero", "../latest/config.json", "..", "", "config.json/"] {
+        let mut escaping = old.clone();
+        escaping["files"][0]["name"] = name.into();
+        fs::write(&path, escaping.to_string()).unwrap();
+        let said = resume();
+        assert!(said.contains(&format!("{name:?} is not the name of a file")), "{said}");
+    }
+    fs::write(&path, old.to_string()).unwrap();
+    expect(0, bench.train(&["--out", "run", "--resume", "--set", "train.max_steps=12"]));
+}
+
+#[test]
+fn checkpoints_follow_the_umask() {
+    let bench = Workbench::new();
+    let train = bench.train(&["--out", "run", "--set", "train.max_steps=5"]);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "umask 077 && exec \"$@\"", "sh"]).arg(train.get_program()).args(train.get_args());
+    shell.current_dir(bench.path()).env("XDG_CACHE_HOME", bench.join("cache"));
+    expect(0, shell);
+    for file in fs::read_dir(bench.join("run/checkpoints/latest")).unwrap() {
+        let file = file.unwrap();
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", file.file_name());
+    }
 }

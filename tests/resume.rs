@@ -1,6 +1,7 @@
 //! Stopping and going on: what was learnt is the same to the bit, what was used is booked.
 
 use std::fs;
+use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -59,6 +60,28 @@ fn killed_at_random_points_every_loss_is_the_same_to_the_bit() {
             |run: &str| fs::read(bench.join(run).join("checkpoints/latest/model.safetensors")).unwrap();
         assert!(weights(&run) == weights("whole"), "trial {trial}: other weights");
     }
+}
+
+#[test]
+fn a_closed_terminal_stops_a_run_unless_it_was_told_to_ignore_that() {
+    let bench = Workbench::new();
+    let long = |run| bench.train(&["--out", run, "--set", "train.epochs=1000"]);
+    let mut child = Running::start(long("plain"));
+    wait_for_step(&bench, "plain", 8, Duration::ZERO);
+    child.signal(Signal::HUP);
+    assert_eq!(child.0.wait().unwrap().code(), Some(75));
+
+    let mut under_nohup = Command::new("nohup");
+    let plain = long("nohup");
+    under_nohup.arg(plain.get_program()).args(plain.get_args()).current_dir(bench.path());
+    under_nohup.env("XDG_CACHE_HOME", bench.join("cache")).stdin(Stdio::null());
+    let mut child = Running::start(under_nohup);
+    wait_for_step(&bench, "nohup", 8, Duration::ZERO);
+    child.signal(Signal::HUP);
+    let step = bench.steps("nohup").len() as u64;
+    wait_for_step(&bench, "nohup", step + 20, Duration::ZERO);
+    child.signal(Signal::TERM);
+    assert_eq!(child.0.wait().unwrap().code(), Some(75));
 }
 
 #[test]

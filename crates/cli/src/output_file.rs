@@ -1,18 +1,21 @@
 //! A file that a command leaves at its end, opened at its start.
 
-use std::fs::{self, File};
+use std::fs::{File, Permissions};
 #[cfg(feature = "train")]
 use std::io::BufWriter;
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use tempfile::TempPath;
 
 /// A file that is there whole or not at all. That it can be written is known before the work begins.
 pub struct OutputFile {
     path: PathBuf,
-    /// What is renamed to `path` in the end; `None` where `path` is a pipe or a device, which is written to directly.
-    partial: Option<PathBuf>,
+    /// What is renamed to `path` in the end, removed if it never is; `None` where `path` is a pipe or a device, which is
+    /// written to directly.
+    partial: Option<TempPath>,
     file: File,
 }
 
@@ -34,9 +37,15 @@ impl OutputFile {
             return Ok(Self { path: path.to_owned(), partial: None, file });
         }
         let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
-        name.push(format!(".partial-{}", std::process::id()));
-        let partial = path.with_file_name(name);
-        let file = File::create(&partial)?;
+        name.push(".partial-");
+        // A random name, created exclusively: whoever can write to the folder cannot lead this file elsewhere.
+        let (file, partial) = tempfile::Builder::new()
+            .prefix(&name)
+            .permissions(Permissions::from_mode(0o666))
+            .tempfile_in(
+                path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")),
+            )?
+            .into_parts();
         Ok(Self { path: path.to_owned(), partial: Some(partial), file })
     }
 
@@ -72,26 +81,28 @@ impl OutputFile {
 
     fn make_final(&mut self) -> io::Result<()> {
         let Some(partial) = self.partial.take() else { return Ok(()) };
-        let durable = self.file.sync_all().and_then(|()| fs::rename(&partial, &self.path));
-        if durable.is_err() {
-            self.partial = Some(partial);
-        }
-        durable
-    }
-}
-
-impl Drop for OutputFile {
-    fn drop(&mut self) {
-        if let Some(partial) = &self.partial {
-            // The error that kept it from being finished is the one to report.
-            let _ = fs::remove_file(partial);
-        }
+        self.file.sync_all()?;
+        partial.persist(&self.path).map_err(|failure| failure.error)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+
+    #[test]
+    fn a_link_under_a_likely_temporary_name_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, victim) = (dir.path().join("record.json"), dir.path().join("victim"));
+        fs::write(&victim, "precious").unwrap();
+        let likely = format!("record.json.partial-{}", std::process::id());
+        std::os::unix::fs::symlink(&victim, dir.path().join(likely)).unwrap();
+        OutputFile::open(&path, "--json").unwrap().finish("new").unwrap();
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "new");
+    }
 
     #[test]
     fn a_file_is_whole_or_as_it_was() {

@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM: the first asks for a checkpoint and an end, the second ends at once.
+//! SIGINT, SIGTERM and SIGHUP: the first asks for a checkpoint and an end, the second ends at once.
 
 use std::io;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ impl StopSignal {
     /// If the system refuses.
     pub fn listen() -> io::Result<Self> {
         let asked = Self::default();
-        for signal in [SIGINT, SIGTERM] {
+        for signal in [SIGINT, SIGTERM].into_iter().chain(hang_up()) {
             // The order matters: the second signal finds the flag set and ends the process as a shell would
             // report it, 128 + signal; the first sets it.
             flag::register_conditional_shutdown(signal, 128 + signal, asked.0.clone())?;
@@ -35,7 +35,7 @@ impl StopSignal {
     /// If the system refuses.
     pub fn note() -> io::Result<Self> {
         let asked = Self::default();
-        for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM] {
+        for signal in [SIGINT, SIGQUIT, SIGTERM].into_iter().chain(hang_up()) {
             flag::register(signal, asked.0.clone())?;
         }
         Ok(asked)
@@ -45,4 +45,12 @@ impl StopSignal {
     pub fn is_asked(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
+}
+
+/// SIGHUP, unless the process was started with it ignored, as `nohup` does; then it stays ignored.
+fn hang_up() -> Option<i32> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    (ignored & (1 << (SIGHUP - 1)) == 0).then_some(SIGHUP)
 }

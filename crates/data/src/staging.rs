@@ -44,7 +44,11 @@ impl Staging {
     pub(crate) fn commit(self) -> Result<bool, DataError> {
         sync_files(&self.dir)?;
         match fs::rename(&self.dir, &self.destination) {
-            Ok(()) => sync_parent(&self.destination).map(|()| true),
+            Ok(()) => match sync_parent(&self.destination) {
+                Ok(()) => Ok(true),
+                // A folder that is reported as failed must not be in the way of the next attempt.
+                Err(error) => discard(&self.destination).and(Err(error)),
+            },
             Err(_) if self.destination.exists() => Ok(false),
             Err(error) => Err(DataError::write(&self.destination)(error)),
         }

@@ -149,6 +149,13 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), RunlogError> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".tmp");
     let temporary = PathBuf::from(temporary);
+    // Left by a killed process, or a link that somebody put there.
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(RunlogError::io("remove", &temporary)(error));
+        }
+        _ => {}
+    }
     let written = write_synced(&temporary, bytes).map_err(RunlogError::io("write", path));
     if written.is_err() {
         // The error that matters is the first one.
@@ -159,9 +166,9 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), RunlogError> {
     sync_dir(path.parent().unwrap_or(Path::new(".")))
 }
 
-/// Creates `path` with `bytes` and makes it durable. The directory's entry is not yet.
+/// Creates `path`, which must not exist, with `bytes` and makes it durable. The directory's entry is not yet.
 pub fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::create(path)?;
+    let mut file = File::create_new(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }
@@ -201,7 +208,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         write_atomic(&path, b"one").unwrap();
+        let victim = tempfile::NamedTempFile::new().unwrap();
+        std::os::unix::fs::symlink(victim.path(), dir.path().join("file.tmp")).unwrap();
         write_atomic(&path, b"two").unwrap();
+        assert_eq!(fs::read(victim.path()).unwrap(), b"");
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }

@@ -102,10 +102,9 @@ impl MetricsServer {
             .name("wattle-metrics".to_owned())
             .spawn(move || {
                 runtime.block_on(async {
-                    tokio::select! {
-                        _ = ended => {}
-                        () = serve(listener, page) => {}
-                    }
+                    tokio::spawn(serve(listener, page));
+                    // An error: the sender was dropped. The runtime then drops the server and its connections.
+                    let _ = ended.await;
                 });
             })
             .map_err(|error| error.to_string())?;
@@ -165,8 +164,7 @@ impl Page {
                 plain(StatusCode::NOT_FOUND, format!("live figures are at {PATH}\n"))
             }
             _ => {
-                let mut response =
-                    plain(StatusCode::METHOD_NOT_ALLOWED, "use GET or HEAD\n".to_owned());
+                let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "use GET or HEAD\n".to_owned());
                 response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
                 response
             }
@@ -176,8 +174,10 @@ impl Page {
     /// The token is compared without branching on its characters, so the time taken does not reveal how many match.
     fn is_allowed(&self, authorization: Option<&HeaderValue>) -> bool {
         let Some(token) = &self.token else { return true };
-        let given = authorization.and_then(|value| value.as_bytes().strip_prefix(b"Bearer ")).unwrap_or_default();
-        given.len() == token.len() && given.iter().zip(token.bytes()).fold(0, |seen, (a, b)| seen | (a ^ b)) == 0
+        let given =
+            authorization.and_then(|value| value.as_bytes().strip_prefix(b"Bearer ")).unwrap_or_default();
+        given.len() == token.len()
+            && given.iter().zip(token.bytes()).fold(0, |seen, (a, b)| seen | (a ^ b)) == 0
     }
 
     fn metrics(&self) -> Response<Full<Bytes>> {
@@ -204,7 +204,8 @@ mod tests {
         let page = Page { registry: Registry::default(), token: Some("s3cret".to_owned()) };
         let allows = |value: &'static str| page.is_allowed(Some(&HeaderValue::from_static(value)));
         assert!(allows("Bearer s3cret"));
-        for wrong in ["Bearer s3cre", "Bearer s3crets", "Bearer S3cret", "s3cret", "Basic s3cret", "Bearer "] {
+        for wrong in ["Bearer s3cre", "Bearer s3crets", "Bearer S3cret", "s3cret", "Basic s3cret", "Bearer "]
+        {
             assert!(!allows(wrong), "{wrong}");
         }
         assert!(!page.is_allowed(None));

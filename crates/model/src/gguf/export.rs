@@ -5,7 +5,7 @@ use std::io::{Seek, Write};
 
 use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use super::family::Mapping;
 use super::tensor::{Entry, Storage};
@@ -66,8 +66,12 @@ impl GgufExport {
         let weights: HashMap<String, Tensor> = model.weights()?.into_iter().collect();
         let mut export =
             Self { keys, tensors: Vec::new(), in_halves: Vec::new(), notes: (mapping.notes)(config) };
+        let mut faults = Vec::new();
         for entry in (mapping.entries)(config) {
-            export.push(&entry, &weights[&entry.ours], weight_type)?;
+            faults.extend(export.push(&entry, &weights[&entry.ours], weight_type)?);
+        }
+        if !faults.is_empty() {
+            return Err(refused(faults));
         }
         for (name, values) in (mapping.constants)(config) {
             let values = Tensor::from_vec(values.clone(), values.len(), &Device::Cpu)?;
@@ -108,7 +112,13 @@ impl GgufExport {
         &self.notes
     }
 
-    fn push(&mut self, entry: &Entry, weight: &Tensor, weight_type: WeightType) -> candle_core::Result<()> {
+    /// Adds a tensor, unless its type cannot hold its values: then it says why.
+    fn push(
+        &mut self,
+        entry: &Entry,
+        weight: &Tensor,
+        weight_type: WeightType,
+    ) -> candle_core::Result<Option<String>> {
         let stored = entry.stored(weight)?;
         let row = *stored.dims().last().unwrap_or(&0);
         let dtype = match entry.storage {
@@ -119,8 +129,36 @@ impl GgufExport {
                 GgmlDType::F16
             }
         };
+        if let Some(fault) = range_fault(&stored, dtype)? {
+            return Ok(Some(format!("{}: {fault}", entry.ours)));
+        }
         self.tensors.push((entry.theirs.clone(), QTensor::quantize(&stored, dtype)?));
-        Ok(())
+        Ok(None)
+    }
+}
+
+/// Why `dtype` cannot hold `values`, if it cannot. Rounding would turn what is out of range into infinity or NaN.
+fn range_fault(values: &Tensor, dtype: GgmlDType) -> candle_core::Result<Option<String>> {
+    let values: Vec<f32> = values.flatten_all()?.to_dtype(DType::F32)?.to_vec1()?;
+    let not_finite = values.iter().filter(|value| !value.is_finite()).count();
+    if not_finite > 0 {
+        return Ok(Some(format!("{not_finite} of {} values are NaN or infinite", values.len())));
+    }
+    let largest = values.iter().fold(0f32, |largest, value| largest.max(value.abs()));
+    let limit = largest_value(dtype);
+    Ok((largest > limit).then(|| {
+        format!("its largest value, {largest}, is beyond {limit}, the largest that {dtype:?} can hold")
+    }))
+}
+
+/// The largest magnitude of a type: a quantized block's is its largest integer times its `f16` scale.
+fn largest_value(dtype: GgmlDType) -> f32 {
+    const F16: f32 = 65_504.0;
+    match dtype {
+        GgmlDType::F16 => F16,
+        GgmlDType::Q8_0 => 127.0 * F16,
+        GgmlDType::Q4_0 => 8.0 * F16,
+        _ => f32::MAX,
     }
 }
 
@@ -164,4 +202,31 @@ fn keys(
     }
     keys.push((TOKENIZER_JSON.to_owned(), text(tokenizer_json)));
     if faults.is_empty() { Ok(keys) } else { Err(faults) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_beyond_a_type_are_refused_and_its_largest_is_kept() {
+        for dtype in [GgmlDType::F32, GgmlDType::F16, GgmlDType::Q8_0, GgmlDType::Q4_0] {
+            let fault = |value: f32| {
+                let values = Tensor::new(&[[value; 32], [0.5; 32]], &Device::Cpu).unwrap();
+                let fault = range_fault(&values, dtype).unwrap();
+                let stored = QTensor::quantize(&values, dtype).unwrap().dequantize(&Device::Cpu).unwrap();
+                let stored: Vec<f32> = stored.flatten_all().unwrap().to_vec1().unwrap();
+                let is_kept = stored.iter().all(|value| value.is_finite());
+                assert!(fault.is_some() || is_kept, "{dtype:?} of {value}");
+                fault
+            };
+            assert_eq!(fault(largest_value(dtype)), None);
+            assert_eq!(fault(-1e3), None);
+            assert!(fault(f32::NAN).unwrap().contains("32 of 64"));
+            assert!(fault(f32::INFINITY).is_some());
+            if dtype != GgmlDType::F32 {
+                assert!(fault(-1e7).unwrap().contains("10000000"));
+            }
+        }
+    }
 }

@@ -70,8 +70,20 @@ where
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let unwritable = |reason: String| ModelError::Unwritable { path: path.to_owned(), reason };
     safetensors::serialize_to_file(tensors, Some(metadata), path).map_err(|e| unwritable(e.to_string()))?;
-    // safetensors makes its files for their owner's eyes alone.
-    std::fs::set_permissions(path, Permissions::from_mode(0o644)).map_err(|e| unwritable(e.to_string()))
+    // safetensors creates its files readable by their owner alone, whatever the umask.
+    match new_file_mode() {
+        Some(mode) => std::fs::set_permissions(path, Permissions::from_mode(mode))
+            .map_err(|e| unwritable(e.to_string())),
+        None => Ok(()),
+    }
+}
+
+/// The mode of a new file under this process's umask, as the kernel states it: asking by `umask(2)` would change it
+/// for other threads.
+fn new_file_mode() -> Option<u32> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let umask = status.lines().find_map(|line| line.strip_prefix("Umask:"))?;
+    Some(0o666 & !u32::from_str_radix(umask.trim(), 8).ok()?)
 }
 
 /// Reads every tensor of a safetensors file.

@@ -89,10 +89,21 @@ impl Checkpoints {
         let surplus = if self.keep == 0 { 0 } else { steps.len().saturating_sub(self.keep) };
         for &old in &steps[..surplus] {
             if best.as_deref() != Some(Path::new(&dir_name(old))) {
-                remove(&self.path(old))?;
+                self.discard(&self.path(old))?;
             }
         }
         Ok(())
+    }
+
+    /// Removes a checkpoint. It loses its name first, so an interruption leaves no half checkpoint, only a temporary
+    /// directory that the next start removes.
+    fn discard(&self, checkpoint: &Path) -> Result<(), TrainError> {
+        let aside = self.dir.join(format!("{}.old{TEMPORARY}", file_name(checkpoint)));
+        if aside.symlink_metadata().is_ok() {
+            remove(&aside)?;
+        }
+        fs::rename(checkpoint, &aside).map_err(TrainError::io("remove", checkpoint))?;
+        remove(&aside)
     }
 
     fn link(&self, name: &str, step: u64) -> Result<(), TrainError> {
@@ -125,4 +136,28 @@ fn remove(path: &Path) -> Result<(), TrainError> {
     let is_dir = path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
     if is_dir { fs::remove_dir_all(path) } else { fs::remove_file(path) }
         .map_err(TrainError::io("remove", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_loses_its_name_before_its_files() {
+        let root = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints { dir: root.path().to_owned(), keep: 1 };
+        let half_removed = root.path().join("step-00000001.old.tmp");
+        for path in [&half_removed, &checkpoints.path(1)] {
+            fs::create_dir(path).unwrap();
+            fs::write(path.join("model.safetensors"), "weights").unwrap();
+        }
+        // The leftover of a removal that was interrupted is no checkpoint and in nobody's way.
+        assert_eq!(checkpoints.steps().unwrap(), [1]);
+        checkpoints.discard(&checkpoints.path(1)).unwrap();
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
+
+        fs::create_dir(&half_removed).unwrap();
+        assert!(Checkpoints::open(root.path(), 1).unwrap().latest().unwrap().is_none());
+        assert!(!half_removed.exists());
+    }
 }

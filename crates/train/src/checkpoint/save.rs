@@ -8,7 +8,7 @@ use wattle_model::LanguageModel;
 use wattle_model::hugging_face::write_safetensors;
 use wattle_runlog::run_dir::{sync_dir, write_synced};
 
-use super::{Checkpoints, FileSum, TEMPORARY, TrainState, dir_name, remove};
+use super::{Checkpoints, FileSum, TEMPORARY, TrainState, dir_name};
 use crate::error::TrainError;
 use crate::observer::ExtraFile;
 use crate::optimizer_state::OptimizerState;
@@ -50,7 +50,7 @@ impl Checkpoints {
             return Err(error);
         }
         if path.exists() {
-            remove(&path)?;
+            self.discard(&path)?;
         }
         fs::rename(&temporary, &path).map_err(TrainError::io("name", &path))?;
         sync_dir(&self.dir)?;
@@ -96,7 +96,7 @@ fn write_files(
         write(&file.name, &file.bytes)?;
     }
     let files = names.iter().map(|name| FileSum::of(dir, name)).collect::<Result<_, _>>()?;
-    let state = TrainState { files, ..state.clone() };
+    let state = TrainState { files, ..state.clone() }.seal();
     let path = dir.join("state.json");
     write_synced(&path, pretty(&state).as_bytes()).map_err(TrainError::io("write", &path))?;
     Ok(sync_dir(dir)?)

@@ -1,7 +1,7 @@
 //! What the trainer has to remember besides weights and moments: `state.json`.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
 use wattle_runlog::MonotonicNs;
@@ -10,7 +10,10 @@ use crate::early_stop::EarlyStop;
 use crate::error::TrainError;
 
 /// Name and version of the format of the state.
-pub const STATE_SCHEMA: &str = "wattle.state/1";
+pub const STATE_SCHEMA: &str = "wattle.state/2";
+
+/// The format before it had a checksum of itself; still read.
+const STATE_SCHEMA_1: &str = "wattle.state/1";
 
 /// The trainer's state. Batches, dropout masks and learning rates are functions of seed and step, so there is
 /// little.
@@ -34,6 +37,9 @@ pub struct TrainState {
     pub t_ns: MonotonicNs,
     /// Every other file of the checkpoint.
     pub files: Vec<FileSum>,
+    /// CRC-32C of the rest, in hexadecimal: see [`TrainState::seal`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crc32c: Option<String>,
 }
 
 /// A file and its checksum.
@@ -60,7 +66,16 @@ impl TrainState {
             segment: 0,
             t_ns: MonotonicNs(0),
             files: Vec::new(),
+            crc32c: None,
         }
+    }
+
+    /// The state with its checksum: the CRC-32C of its compact JSON without the checksum.
+    #[must_use]
+    pub fn seal(self) -> Self {
+        let unsealed = Self { crc32c: None, ..self };
+        let json = serde_json::to_vec(&unsealed).expect("a state is plain data");
+        Self { crc32c: Some(format!("{:08x}", crc32c::crc32c(&json))), ..unsealed }
     }
 
     /// Reads the state of the checkpoint `dir`.
@@ -76,20 +91,48 @@ impl TrainState {
         let json = fs::read(&path).map_err(|e| foreign(format!("cannot be read ({e})")))?;
         let state: Self =
             serde_json::from_slice(&json).map_err(|e| foreign(format!("not a training state ({e})")))?;
-        if state.schema != STATE_SCHEMA {
-            return Err(foreign(format!("expected schema {STATE_SCHEMA:?}, got {:?}", state.schema)));
+        match state.schema.as_str() {
+            STATE_SCHEMA if state.crc32c == state.clone().seal().crc32c => {}
+            STATE_SCHEMA => {
+                return Err(TrainError::Checkpoint {
+                    path,
+                    reason: format!(
+                        "changed since it was written (its checksum does not match); remove {} to resume from the \
+                         checkpoint before it",
+                        dir.display()
+                    ),
+                });
+            }
+            STATE_SCHEMA_1 => {}
+            other => return Err(foreign(format!("expected schema {STATE_SCHEMA:?}, got {other:?}"))),
         }
-        Ok(state)
+        if let Some(file) = state.files.iter().find(|file| !file.is_inside()) {
+            return Err(foreign(format!(
+                "files: {:?} is not the name of a file in the checkpoint",
+                file.name
+            )));
+        }
+        // What is written next is of the present format.
+        Ok(Self { schema: STATE_SCHEMA.to_owned(), crc32c: None, ..state })
     }
 }
 
 impl FileSum {
+    /// Whether the name is that of a file directly in the checkpoint.
+    fn is_inside(&self) -> bool {
+        let mut parts = Path::new(&self.name).components();
+        matches!((parts.next(), parts.next()), (Some(Component::Normal(name)), None) if name == self.name.as_str())
+    }
+
     /// The sum of the file `name` in `dir`.
     ///
     /// # Errors
     /// If it cannot be read.
     pub fn of(dir: &Path, name: &str) -> Result<Self, TrainError> {
         let path = dir.join(name);
+        if !path.metadata().map_err(TrainError::io("read", &path))?.is_file() {
+            return Err(TrainError::Checkpoint { path, reason: "not a regular file".to_owned() });
+        }
         let mut file = fs::File::open(&path).map_err(TrainError::io("read", &path))?;
         let (mut bytes, mut crc) = (0u64, 0u32);
         let mut buffer = vec![0u8; 1 << 20];
