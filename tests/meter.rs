@@ -138,7 +138,7 @@ fn processes_that_leave_the_tree_are_counted() {
         "(setsid sh -c '(sh worker.sh; touch done) &' > /dev/null 2>&1 &)",
         "nohup sh -c 'sh worker.sh; touch done' > /dev/null 2>&1 &",
     ] {
-        let seconds = cpu_seconds(&bench, &format!("{start} {wait}"));
+        let seconds = cpu_seconds(&bench, &format!("{start}\n{wait}"));
         assert!((0.9..2.5).contains(&seconds), "{start}: {seconds} s");
     }
 }

@@ -109,8 +109,8 @@ pub fn describe_work(window: &WindowEnergy) -> String {
     format!("{} {}", joules(window.energy), measured(window.measured_fraction))
 }
 
-/// One sensor's part of a record, for a person.
-pub fn describe_sensor(sensor: &SensorRecord) -> String {
+/// One sensor's part of a record, for a person, in lines.
+pub fn describe_sensor(sensor: &SensorRecord) -> Vec<String> {
     let method = match sensor.method {
         Method::Counter => "energy counter",
         Method::PowerIntegral => "integral of power",
@@ -121,6 +121,7 @@ pub fn describe_sensor(sensor: &SensorRecord) -> String {
     parts.extend(sensor.mean_w.map(|mean| format!("mean {}", watts(mean))));
     parts.extend(sensor.max_w.map(|max| format!("max {}", watts(max))));
     parts.push(format!("{method}, systematic ± {:.0} %", sensor.systematic_fraction * 100.0));
-    parts.extend(sensor.assumption.as_ref().map(|assumption| format!("assumes {assumption}")));
-    format!("{:<12} {}", sensor.id, parts.join(" · "))
+    let figures = format!("{:<12} {}", sensor.id, parts.join(" · "));
+    let assumption = sensor.assumption.as_ref().map(|assumption| format!("{:<12} assumes {assumption}", ""));
+    [figures].into_iter().chain(assumption).collect()
 }

@@ -21,6 +21,10 @@ use crate::stretch::{AVERAGE_SPAN, SLOWEST_UPDATE, Stretch};
 /// Counter and integral may differ by so much on top of their random errors: what is seen on steady loads.
 const AGREEMENT: f64 = 0.03;
 
+/// Powers that differ by no more than this are the same: on a steady load, a counter's steps put the mean of some
+/// seconds that far from the readings.
+const SAME_POWER: f64 = 0.01;
+
 /// A stretch shorter than so many update periods is short.
 const SHORT_PERIODS: f64 = 10.0;
 
@@ -196,9 +200,9 @@ impl Best {
     }
 }
 
-/// Whether a mean is above the highest reading, by more than rounding.
+/// Whether a mean is above the highest reading, by more than [`SAME_POWER`].
 pub(crate) fn is_above(mean: Option<Watts>, highest: Option<Watts>) -> bool {
-    mean.zip(highest).is_some_and(|(mean, highest)| mean.get() > highest.get() * (1.0 + 1e-9))
+    mean.zip(highest).is_some_and(|(mean, highest)| mean.get() > highest.get() * (1.0 + SAME_POWER))
 }
 
 /// Whether two figures differ by no more than their errors and [`AGREEMENT`].

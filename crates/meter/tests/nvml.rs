@@ -365,7 +365,7 @@ fn a_board_that_trains_unmetered_is_known() {
     let boards = ("NVML_STANDIN_BOARDS", "2");
     alone("unmetered_case", &[boards]);
     alone("unreadable_case", &[boards, ("NVML_STANDIN_NOT_SUPPORTED", "energy,power,instant,average")]);
-    alone("lost_case", &[boards, ("NVML_STANDIN_LOST_AT_S", "0.3")]);
+    alone("silent_case", &[boards, ("NVML_STANDIN_LOST_AT_S", "0.3")]);
 }
 
 fn trained_on() -> [ComputeDevice; 1] {
@@ -415,7 +415,7 @@ fn unreadable_case() {
 
 #[test]
 #[ignore = "run by a_board_that_trains_unmetered_is_known"]
-fn lost_case() {
+fn silent_case() {
     let discovery = discover(&config(GpuSelection::Used), &trained_on());
     assert!(discovery.unmetered().is_empty());
     assert_eq!(unmetered_in(discovery, 700), ["cuda:0"], "no reading of it since");

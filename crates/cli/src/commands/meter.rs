@@ -158,8 +158,8 @@ fn summarize(record: &Record) {
     parts.extend(describe_energy(record));
     parts.extend(record.resources.cpu_s.map(|cpu_s| format!("CPU time {}", duration(cpu_s))));
     tracing::info!("{}", parts.join(" · "));
-    for sensor in &record.sensors {
-        tracing::info!("  {}", describe_sensor(sensor));
+    for line in record.sensors.iter().flat_map(describe_sensor) {
+        tracing::info!("  {line}");
     }
     match record.command.as_ref().map_or(0, |command| command.left_running) {
         0 => {}
