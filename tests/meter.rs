@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use wattle_runlog::Record;
-use wattle_runlog::record::{RecordKind, SensorKind};
+use wattle_runlog::record::{Flag, RecordKind, SensorKind};
 
 use crate::workbench::{Running, Workbench, expect, with_board};
 
@@ -115,4 +115,119 @@ fn an_estimate_counts_the_whole_tree_of_processes() {
     if let (Some(idle), Some(busy)) = (idle, busy) {
         assert!(busy > idle * 1.05, "{busy} W busy, {idle} W idle");
     }
+}
+
+/// Processor time of a metered shell script.
+fn cpu_seconds(bench: &Workbench, script: &str) -> f64 {
+    expect(0, bench.wattle(&["meter", "--json", "cost.json", "--", "sh", "-c", script]));
+    record(bench, "cost.json").resources.cpu_s.unwrap().get()
+}
+
+/// A worker that is busy for a second or so, counted in its own processor time.
+const WORKER: &str = "ulimit -t 1; while :; do :; done";
+
+#[test]
+fn processes_that_leave_the_tree_are_counted() {
+    let bench = Workbench::new();
+    fs::write(bench.join("worker.sh"), WORKER).unwrap();
+    let wait = "while [ ! -e done ]; do sleep 0.05; done; rm done";
+    for start in [
+        // The subshell ends at once, and the worker has no parent but whoever adopts it.
+        "(sh -c 'sh worker.sh; touch done' > /dev/null 2>&1 &)",
+        // A daemon: forked twice, in a session of its own.
+        "(setsid sh -c '(sh worker.sh; touch done) &' > /dev/null 2>&1 &)",
+        "nohup sh -c 'sh worker.sh; touch done' > /dev/null 2>&1 &",
+    ] {
+        let seconds = cpu_seconds(&bench, &format!("{start}\n{wait}"));
+        assert!((0.9..2.5).contains(&seconds), "{start}: {seconds} s");
+    }
+}
+
+#[test]
+fn the_command_is_over_when_a_shell_would_say_so_and_what_goes_on_is_named() {
+    let bench = Workbench::new();
+    let start = std::time::Instant::now();
+    let script = "(sleep 20 > /dev/null 2>&1 &) ; exit 3";
+    let said = expect(3, bench.wattle(&["meter", "--json", "cost.json", "--", "sh", "-c", script]));
+    assert!(start.elapsed() < Duration::from_secs(15), "it did not wait");
+    assert!(said.contains("still running"), "{said}");
+    let command = record(&bench, "cost.json").command.unwrap();
+    assert_eq!((command.exit_status, command.left_running), (3, 1));
+    let said = expect(0, bench.wattle(&["meter", "--json", "cost.json", "--", "true"]));
+    assert!(!said.contains("still running"), "{said}");
+    assert!(!fs::read_to_string(bench.join("cost.json")).unwrap().contains("left_running"));
+}
+
+#[test]
+fn processor_time_is_the_same_on_the_screen_and_in_the_record() {
+    let bench = Workbench::new();
+    let script = "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done";
+    let said = expect(0, bench.wattle(&["meter", "--json", "cost.json", "--", "sh", "-c", script]));
+    let cpu_s = record(&bench, "cost.json").resources.cpu_s.unwrap();
+    assert!(cpu_s.get() > 0.0, "a command shorter than the time between two looks");
+    let shown = wattle_report::quantity::duration(cpu_s);
+    assert!(said.contains(&format!("CPU time {shown}")), "{shown}: {said}");
+}
+
+#[test]
+fn a_parent_that_ignores_its_children_does_not_lose_the_exit_status() {
+    let bench = Workbench::new();
+    let mut command = Command::new("sh");
+    let script = format!("trap '' CHLD; exec {} -q meter -- sh -c 'exit 3'", env!("CARGO_BIN_EXE_wattle"));
+    command.current_dir(bench.path()).args(["-c", &script]);
+    expect(3, command);
+}
+
+#[test]
+fn a_board_that_is_not_there_is_warned_of_and_stands_in_the_record() {
+    let bench = Workbench::new();
+    let args = ["meter", "--json", "cost.json", "--gpus", "0,7", "--", "true"];
+    let said = expect(0, with_boards(bench.wattle(&args), "2"));
+    assert!(said.contains("--gpus 7") && said.contains("there are 0 ("), "{said}");
+    let cost = record(&bench, "cost.json");
+    assert_eq!((n_boards(&cost), cost.command.unwrap().unmetered_boards), (1, vec![7]));
+    let mut command = bench.wattle(&args);
+    command.env("NVML_LIBRARY", "/nonexistent/libnvidia-ml.so.1");
+    let said = expect(0, command);
+    assert!(said.contains("--gpus 0") && said.contains("--gpus 7"), "{said}");
+    assert_eq!(record(&bench, "cost.json").command.unwrap().unmetered_boards, [0, 7]);
+    expect(0, with_boards(bench.wattle(&["meter", "--json", "cost.json", "--gpus", "1", "--", "true"]), "2"));
+    assert!(record(&bench, "cost.json").command.unwrap().unmetered_boards.is_empty());
+}
+
+#[test]
+fn a_shown_board_that_gives_no_reading_is_named_as_not_metered() {
+    let bench = Workbench::new();
+    let mut command = with_boards(bench.wattle(&["meter", "--json", "cost.json", "--", "true"]), "1");
+    command.env("NVML_STANDIN_NOT_SUPPORTED", "energy,power,instant,average");
+    let said = expect(0, command);
+    assert!(said.contains("not metered"), "{said}");
+    assert_eq!(record(&bench, "cost.json").unmetered_devices, [format!("gpu:{}", nvml_standin::uuid(0))]);
+}
+
+#[test]
+fn a_guessed_processor_is_called_one_where_its_figure_is_shown() {
+    let bench = Workbench::new();
+    let said = expect(0, bench.wattle(&["meter", "--json", "cost.json", "--", "true"]));
+    let cost = record(&bench, "cost.json");
+    // Where RAPL can be read there is nothing to guess.
+    let Some(cpu) = cost.sensors.iter().find(|sensor| sensor.id == "cpu:estimate") else { return };
+    assert!(cpu.flags.contains(&Flag::GuessedTdp) && cpu.uncertainty_j.is_none(), "{cpu:?}");
+    let assumption = cpu.assumption.as_ref().unwrap();
+    assert!(said.contains(&format!("assumes {assumption}")) && assumption.contains("a guess"), "{said}");
+    assert_eq!(cost.energy_uncertainty_j, None);
+    let output = bench.wattle(&["devices"]).output().unwrap();
+    let devices = String::from_utf8(output.stdout).unwrap();
+    assert!(devices.contains("a guess") && devices.contains("energy.cpu_tdp_w"), "{devices}");
+}
+
+#[test]
+fn a_country_is_named_as_people_name_it() {
+    let bench = Workbench::new();
+    for (region, iso3) in [("UK", "GBR"), ("de", "DEU"), ("FR", "FRA"), ("Germany", "DEU"), ("usa", "USA")] {
+        expect(0, bench.wattle(&["meter", "--json", "cost.json", "--region", region, "--", "true"]));
+        assert_eq!(record(&bench, "cost.json").carbon.region, iso3, "{region}");
+    }
+    let said = expect(2, bench.wattle(&["meter", "--region", "Germny", "--", "true"]));
+    assert!(said.contains("--region") && said.contains("Germany (DEU)"), "{said}");
 }

@@ -5,8 +5,8 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use wattle_runlog::Record;
 use wattle_runlog::record::{Method, RecordKind, SensorKind};
+use wattle_runlog::{Joules, Phase, Record};
 
 use crate::workbench::{Running, Workbench, expect, with_board};
 
@@ -143,4 +143,48 @@ fn an_idle_baseline_is_measured_before_the_load_and_stated_beside_it() {
     let baseline = board.baseline.as_ref().unwrap();
     assert!((baseline.power_w.get() - 300.0).abs() < 75.0, "{baseline:?}");
     assert!(whole.energy_above_idle_j.unwrap() < whole.energy_j, "it stands beside the total");
+}
+
+#[test]
+fn a_board_that_is_asked_for_and_not_there_is_an_error_that_names_those_that_are() {
+    let bench = Workbench::new();
+    let train = |gpus: &str| bench.train(&["--out", "run", "--set", gpus, "--set", "train.max_steps=2"]);
+    let said = expect(2, with_board(train("energy.gpus=[0, 7]")));
+    assert!(said.contains("energy.gpus names board 7") && said.contains("there are 0 ("), "{said}");
+    let mut without = train("energy.gpus=[0]");
+    without.env("NVML_LIBRARY", "/nonexistent/libnvidia-ml.so.1");
+    let said = expect(2, without);
+    assert!(said.contains("energy.gpus names board 0") && said.contains("NVML"), "{said}");
+    assert!(!bench.join("run").exists(), "nothing was begun");
+    expect(0, with_board(train("energy.gpus=[0]")));
+    assert!(gpu_energy(&bench.records("run").pop().unwrap()) > 0.0);
+}
+
+#[test]
+fn half_widths_are_shown_where_energy_is_and_a_wide_one_is_warned_of() {
+    let bench = Workbench::new();
+    let args = ["--out", "run", "--set", "energy.gpus=all", "--set", "train.max_steps=2"];
+    let mut command = with_board(bench.train(&args));
+    command.env("NVML_STANDIN_COUNTER_STEP_MS", "1000");
+    let said = expect(0, command);
+    let whole = bench.records("run").pop().unwrap();
+    let half_width = whole.energy_uncertainty_j.unwrap();
+    assert!(half_width / whole.energy_j > 0.2, "{whole:?}");
+    assert!(said.contains(" ± ") && said.contains("the energy is known to ±"), "{said}");
+    let parts = whole.phases_uncertainty_j.unwrap();
+    assert!(Phase::ALL.into_iter().all(|phase| {
+        let [mut energy, mut half_width] = [whole.phases, parts];
+        *energy.get_mut(phase) == Joules::ZERO || *half_width.get_mut(phase) > Joules::ZERO
+    }));
+}
+
+#[test]
+fn an_estimate_has_no_random_error_to_state() {
+    let bench = Workbench::new();
+    let said = expect(0, bench.train(&["--out", "run", "--set", "train.max_steps=2"]));
+    for record in bench.records("run").iter().filter(|record| record.measured_fraction == 0.0) {
+        assert_eq!((record.energy_uncertainty_j, record.phases_uncertainty_j), (None, None));
+        assert!(record.to_json().contains("\"energy_uncertainty_j\":null"));
+        assert!(said.contains("assuming a TDP of"), "{said}");
+    }
 }

@@ -363,7 +363,8 @@ Examples:
 
 The command's exit status is passed back (128 + n after signal n, 127 if there is no such
 command), and signals are passed on to it. A GPU counts whole, whoever uses it; an estimate counts
-the command's processes alone.")]
+the command's processes alone, daemons and background jobs included. Metering ends with the command,
+as a shell sees it; processes that it leaves running are named, and counted up to that moment.")]
 pub struct MeterArgs {
     /// Where to write the record
     #[arg(long, value_name = "FILE")]

@@ -1,14 +1,23 @@
 //! A command run on the user's behalf: signals are passed on to it, and its exit status back.
+//!
+//! A command that is metered is started by [`RunningCommand::start`], which also makes this process the parent of
+//! descendants whose own parent ends before them (`(worker &)`, daemons). Without that they would leave the tree of
+//! processes and with it the account. They are reaped as they end; the command itself is over when its first process
+//! is, as for a shell, whether or not others go on.
 
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, getpid, kill_process, set_child_subreaper, wait, waitid,
+};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::SignalsInfo;
 use signal_hook::iterator::exfiltrator::origin::WithOrigin;
 use signal_hook::low_level::siginfo::Cause;
@@ -40,11 +49,14 @@ pub struct RunningCommand {
 }
 
 impl RunningCommand {
-    /// Starts `command`, a program and its arguments.
+    /// Starts `command`, a program and its arguments, and adopts its orphans from now on.
     ///
     /// # Errors
     /// If it is not there or cannot be run.
     pub fn start(command: &[OsString]) -> Result<Self, NotStarted> {
+        if let Err(error) = set_child_subreaper(Some(getpid())) {
+            tracing::warn!("processes that leave the command's tree will not be counted: {error}");
+        }
         let (program, arguments) = command.split_first().expect("the command line asks for one at least");
         let mut command = Command::new(program);
         command.args(arguments);
@@ -62,6 +74,8 @@ impl RunningCommand {
             status: if source.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_EXECUTABLE },
             source,
         };
+        // Whoever started this process may ignore SIGCHLD, and then nobody would learn how a child ended.
+        signal_hook::flag::register(SIGCHLD, Arc::new(AtomicBool::new(false))).map_err(fault)?;
         // Listened for before the child is there, so that none ends this process and leaves the child.
         let mut signals = SignalsInfo::<WithOrigin>::new(PASSED_ON).map_err(fault)?;
         let child = command.spawn().map_err(fault)?;
@@ -78,18 +92,37 @@ impl RunningCommand {
         Ok(Self { child, pid, signals: handle })
     }
 
-    /// Waits for its end.
+    /// Waits for its end, and reaps orphans meanwhile.
     ///
     /// # Errors
     /// If the system does not say how it ended.
-    pub fn wait(mut self) -> io::Result<ExitStatus> {
-        let pid = Pid::from_child(&self.child);
-        // Not reaped yet: until the signals' thread knows, its number must stay its own.
-        let ended = || waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
-        while ended().is_err_and(|error| error == rustix::io::Errno::INTR) {}
-        self.pid.lock().unwrap_or_else(PoisonError::into_inner).take();
+    pub fn wait(self) -> io::Result<ExitStatus> {
+        let status = loop {
+            // Not reaped yet: until the signals' thread knows, the command's number must stay its own.
+            match waitid(WaitId::All, WaitIdOptions::EXITED | WaitIdOptions::NOWAIT) {
+                Ok(_) => {}
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(error.into()),
+            }
+            if let Some(status) = self.reap()? {
+                break status;
+            }
+        };
         self.signals.close();
-        self.child.wait()
+        // Orphans that ended with the command are part of it.
+        while wait(WaitOptions::NOHANG).is_ok_and(|reaped| reaped.is_some()) {}
+        Ok(status)
+    }
+
+    /// Reaps one process that has ended; how the command ended, if it was that.
+    fn reap(&self) -> io::Result<Option<ExitStatus>> {
+        let mut own = self.pid.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((pid, status)) = wait(WaitOptions::NOHANG)? else { return Ok(None) };
+        if pid != Pid::from_child(&self.child) {
+            return Ok(None);
+        }
+        own.take();
+        Ok(Some(ExitStatus::from_raw(status.as_raw())))
     }
 }
 

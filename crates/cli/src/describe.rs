@@ -3,22 +3,88 @@
 #[cfg(feature = "train")]
 use wattle_meter::WindowEnergy;
 use wattle_runlog::Record;
-use wattle_runlog::record::{Method, SensorRecord};
+use wattle_runlog::record::{Flag, Method, SensorRecord};
 
-use crate::humanize::{grams, joules, si, watts};
+use crate::humanize::{grams, joules, plus_minus, si, watts};
+
+/// A half-width above this share of an energy is warned of.
+const WIDE: f64 = 0.2;
 
 /// Energy, emissions, cost and joules a token of a record, for a person.
 pub fn describe_energy(record: &Record) -> Vec<String> {
     let carbon = &record.carbon;
     let region = if carbon.region == "WORLD" { "world" } else { &carbon.region };
     let year = carbon.year.map_or(String::new(), |year| format!(", {year}"));
-    let mut parts = vec![
-        format!("{} {}", joules(record.energy_j), measured(record.measured_fraction)),
-        format!("{} ({region}{year})", grams(record.emissions_g)),
-    ];
+    let mut parts = vec![energy_of(record), format!("{} ({region}{year})", grams(record.emissions_g))];
     parts.extend(record.cost.as_ref().map(|cost| format!("{:.2e} {}", cost.value, cost.currency)));
     parts.extend(record.joules_per_token.map(|joules| si(joules * 1000.0, "J/ktoken")));
     parts
+}
+
+/// The energy with its half-width, and what of it is known how: `8.21 ± 0.06 kJ measured`.
+fn energy_of(record: &Record) -> String {
+    let half_width = record.energy_uncertainty_j.unwrap_or_default();
+    let energy = plus_minus(record.energy_j.get(), half_width.get(), "J");
+    let without = match &record.unmetered_devices[..] {
+        [] => String::new(),
+        devices => format!(" without {} (not metered)", devices.join(", ")),
+    };
+    format!("{energy} {}{without}", measured(record.measured_fraction))
+}
+
+/// What to know before a record's figures are believed, the worst first: devices that were not metered, and an
+/// energy that is hardly known.
+pub fn energy_warnings(record: &Record) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if !record.unmetered_devices.is_empty() {
+        warnings.push(unmetered_warning(&record.unmetered_devices));
+    }
+    let half_width = record.energy_uncertainty_j.unwrap_or_default().get();
+    let share = half_width / record.energy_j.get();
+    if share > WIDE {
+        let why = doubtful_flags(record);
+        warnings.push(format!("the energy is known to ± {:.0} % only{why}", share * 100.0));
+    }
+    warnings
+}
+
+/// That an energy is mostly estimated, with what the estimate takes for granted.
+#[cfg(feature = "train")]
+pub fn estimate_warning(record: &Record) -> Option<String> {
+    let estimated = 1.0 - record.measured_fraction;
+    let assumption = record.sensors.iter().find_map(|sensor| sensor.assumption.as_ref());
+    let assuming = assumption.map_or(String::new(), |assumption| format!(", assuming {assumption}"));
+    (estimated > 0.5).then(|| {
+        format!(
+            "{:.0} % of the energy is estimated and not measured{assuming}; wattle devices says how to fix it",
+            estimated * 100.0
+        )
+    })
+}
+
+/// That devices are computed on and not metered.
+pub fn unmetered_warning(devices: &[String]) -> String {
+    let (are, their) = if devices.len() == 1 { ("is", "its") } else { ("are", "their") };
+    format!(
+        "{} {are} not metered: {their} energy is missing from every figure of energy, emissions and cost; wattle \
+         devices shows the sensors",
+        devices.join(", ")
+    )
+}
+
+/// Why an energy may be hardly known, by its sensors' flags.
+fn doubtful_flags(record: &Record) -> String {
+    let has = |flag: Flag| record.sensors.iter().any(|sensor| sensor.flags.contains(&flag));
+    let reasons = [
+        (Flag::Disagree, "energy counter and power disagree"),
+        (Flag::DeviceLost, "a device stopped answering"),
+        (Flag::Gaps, "readings are missing"),
+        (
+            Flag::ShortWindow,
+            "it ran for a short time against the sensors' updates; a longer run is known better",
+        ),
+    ];
+    reasons.into_iter().find(|(flag, _)| has(*flag)).map_or(String::new(), |(_, why)| format!(": {why}"))
 }
 
 /// How much of an energy was measured: `measured`, `estimated`, `40 % measured`.
@@ -43,20 +109,19 @@ pub fn describe_work(window: &WindowEnergy) -> String {
     format!("{} {}", joules(window.energy), measured(window.measured_fraction))
 }
 
-/// One sensor's part of a record, for a person.
-pub fn describe_sensor(sensor: &SensorRecord) -> String {
+/// One sensor's part of a record, for a person, in lines.
+pub fn describe_sensor(sensor: &SensorRecord) -> Vec<String> {
     let method = match sensor.method {
         Method::Counter => "energy counter",
         Method::PowerIntegral => "integral of power",
         Method::Estimated => "estimated",
     };
-    let random = match sensor.method {
-        Method::Estimated => String::new(),
-        Method::Counter | Method::PowerIntegral => format!(" ± {}", joules(sensor.uncertainty_j)),
-    };
-    let mut parts = vec![format!("{}{random}", joules(sensor.energy_j))];
+    let half_width = sensor.uncertainty_j.unwrap_or_default();
+    let mut parts = vec![plus_minus(sensor.energy_j.get(), half_width.get(), "J")];
     parts.extend(sensor.mean_w.map(|mean| format!("mean {}", watts(mean))));
     parts.extend(sensor.max_w.map(|max| format!("max {}", watts(max))));
     parts.push(format!("{method}, systematic ± {:.0} %", sensor.systematic_fraction * 100.0));
-    format!("{:<12} {}", sensor.id, parts.join(" · "))
+    let figures = format!("{:<12} {}", sensor.id, parts.join(" · "));
+    let assumption = sensor.assumption.as_ref().map(|assumption| format!("{:<12} assumes {assumption}", ""));
+    [figures].into_iter().chain(assumption).collect()
 }

@@ -4,7 +4,7 @@ use wattle_runlog::GramsCo2e;
 
 #[cfg(feature = "train")]
 pub use wattle_report::quantity::{count, three_digits};
-pub use wattle_report::quantity::{duration, joules, si, watts};
+pub use wattle_report::quantity::{duration, joules, plus_minus, si, watts};
 
 /// `0.55 gCO2e`
 pub fn grams(emissions: GramsCo2e) -> String {

@@ -4,6 +4,8 @@ use wattle_meter::sampler::EDGE_TIMEOUT;
 use wattle_meter::{Edge, EnergyConfig, Sampler, SamplerOptions, WindowEnergy, discover};
 use wattle_runlog::ComputeDevice;
 
+use crate::describe::unmetered_warning;
+
 /// A meter that is running. Where it cannot, the work goes on without.
 pub struct Metered {
     sampler: Option<(Sampler, Edge)>,
@@ -14,6 +16,10 @@ impl Metered {
     pub fn start(device: &ComputeDevice) -> Self {
         let config = EnergyConfig::default();
         let discovery = discover(&config, std::slice::from_ref(device));
+        let unmetered = discovery.unmetered();
+        if !unmetered.is_empty() {
+            tracing::warn!("{}", unmetered_warning(&unmetered));
+        }
         let options = SamplerOptions { interval: config.interval(), ..SamplerOptions::default() };
         let sampler = Sampler::start(discovery.sensors, options)
             .inspect_err(|error| tracing::warn!("metering cannot start: {error}"))

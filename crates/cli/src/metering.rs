@@ -10,8 +10,8 @@ use wattle_meter::codecarbon::{Row, RunFacts};
 use wattle_meter::ledger::Tariff;
 use wattle_meter::sampler::EDGE_TIMEOUT;
 use wattle_meter::{
-    CarbonConfig, Entry, IntensityTable, Ledger, LedgerOptions, Live, MeterError, ResumePoint, Sampler,
-    SamplerOptions, TraceTarget, TraceWriter, Watch, Workload, carbon, continuity, discover,
+    CarbonConfig, Entry, GpuSelection, IntensityTable, Ledger, LedgerOptions, Live, MeterError, ResumePoint,
+    Sampler, SamplerOptions, TraceTarget, TraceWriter, Watch, Workload, carbon, continuity, discover,
 };
 use wattle_runlog::manifest::{Drivers, Host, SensorInfo};
 use wattle_runlog::record::{EMISSIONS_SCHEMA, RecordKind, SensorKind};
@@ -21,6 +21,7 @@ use wattle_runlog::{
 };
 
 use crate::config::Config;
+use crate::describe::unmetered_warning;
 use crate::tally::{Pricing, Tally, Used};
 
 /// A run's meter, its books, and the files that they are written to.
@@ -100,6 +101,13 @@ impl Metering {
             tariff: tariff.clone(),
             anchor,
         };
+        let discovery = discover(&config.energy, std::slice::from_ref(*device));
+        let unmetered = discovery.unmetered();
+        if !unmetered.is_empty() {
+            let left_out = matches!(config.energy.gpus, GpuSelection::None | GpuSelection::Boards(_));
+            let remedy = if left_out { "; energy.gpus = \"used\" meters what is trained on" } else { "" };
+            tracing::warn!("{}{remedy}", unmetered_warning(&unmetered));
+        }
         let ledger_options = LedgerOptions {
             run_id: (*run_id).to_owned(),
             segment: segment.id,
@@ -108,13 +116,13 @@ impl Metering {
             carbon,
             tariff,
             devices: 1,
+            trained_on: discovery.trained_on.clone(),
         };
         let mut ledger = Ledger::resume(ledger_options, &recovered.entries).with_table(pricing.table.clone());
         book_tails(&mut ledger, &mut emissions, options)?;
-        let discovery = discover(&config.energy, std::slice::from_ref(*device));
         for finding in discovery.findings.iter().filter(|finding| finding.remedy.is_some()) {
             let remedy = finding.remedy.as_deref().unwrap_or_default();
-            tracing::debug!("{}: {}; to mend it: {remedy}", finding.what, finding.detail);
+            tracing::debug!("{}: {}; to fix it: {remedy}", finding.what, finding.detail);
         }
         let info = MeterInfo { sensors: discovery.sensor_infos(), drivers: discovery.drivers.clone() };
         let gpus = info.sensors.iter().filter(|sensor| sensor.kind == SensorKind::Gpu);
@@ -384,4 +392,55 @@ fn intensity_table(config: &CarbonConfig) -> Option<IntensityTable> {
     IntensityTable::open(path)
         .inspect_err(|error| tracing::warn!("{error}; emissions are priced by the yearly mean"))
         .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wattle_runlog::DeviceKind;
+
+    /// The record of a moment's training on `cuda:0` by a machine of which NVML shows nothing, and `emissions.csv`.
+    fn trained_on_a_board(gpus: GpuSelection) -> (Record, String, String) {
+        let scratch = tempfile::tempdir().unwrap();
+        let run = RunDir::create(&scratch.path().join("run")).unwrap();
+        let mut config = Config::default();
+        config.energy.gpus = gpus;
+        let segment = Segment::now(0, 0);
+        let device = ComputeDevice {
+            kind: DeviceKind::Cuda,
+            ordinal: 0,
+            uuid: Some("GPU-of-a-test".to_owned()),
+            pci: None,
+        };
+        let options = MeteringOptions {
+            config: &config,
+            run: &run,
+            run_id: "run-1",
+            segment: &segment,
+            device: &device,
+            events: &[],
+            resumed: None,
+        };
+        let (mut metering, _) = Metering::start(&options).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        let epoch = metering.end_epoch(1, true, 10, 1_000).unwrap().unwrap();
+        let json = metering.emissions_json(Some(&epoch));
+        let whole = metering.finish(true, 10, 1_000).unwrap().unwrap();
+        assert_eq!(whole.unmetered_devices, epoch.unmetered_devices);
+        (whole, json, std::fs::read_to_string(run.emissions_csv()).unwrap())
+    }
+
+    #[test]
+    fn a_board_that_trains_unmetered_is_named_in_all_that_is_written() {
+        for gpus in [GpuSelection::None, GpuSelection::Used] {
+            let (record, json, csv) = trained_on_a_board(gpus);
+            assert_eq!(record.unmetered_devices, ["cuda:0"]);
+            assert!(json.contains("\"unmetered_devices\":[\"cuda:0\"]"), "{json}");
+            assert!(csv.contains("cuda:0 (not metered)"), "{csv}");
+            let said = crate::describe::describe_energy(&record).remove(0);
+            assert!(said.ends_with("without cuda:0 (not metered)"), "{said}");
+            let warnings = crate::describe::energy_warnings(&record);
+            assert!(warnings[0].starts_with("cuda:0 is not metered"), "{warnings:?}");
+        }
+    }
 }

@@ -52,6 +52,13 @@ impl ModelCard {
             ),
             _ => String::new(),
         };
+        let unmetered = record.map_or(&[][..], |record| &record.unmetered_devices);
+        let unmetered = match unmetered {
+            [] => String::new(),
+            devices => {
+                format!("| not metered | {}: missing from energy and emissions |\n", devices.join(", "))
+            }
+        };
         let base = base_model.as_ref().map_or(String::new(), |base| format!("| started from | {base} |\n"));
         let energy = record.map_or("not known".to_owned(), |record| {
             format!(
@@ -72,7 +79,8 @@ impl ModelCard {
              | steps | {step} (epoch {epoch}) |\n\
              | tokens | {tokens} |\n\
              {loss}\
-             | energy | {energy} |\n\n\
+             | energy | {energy} |\n\
+             {unmetered}\n\
              `emissions.json` beside this file says how each figure was arrived at.\n",
             step = draft.step,
             epoch = draft.epoch,

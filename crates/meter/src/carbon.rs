@@ -40,6 +40,7 @@ use wattle_runlog::record::Carbon;
 
 use crate::config::CarbonConfig;
 use crate::error::MeterError;
+use crate::region::{self, Region};
 
 /// The region of a figure that the user gave.
 pub const CUSTOM: &str = "custom";
@@ -73,7 +74,7 @@ pub struct Country {
 /// The intensity that a configuration asks for: the user's own number, a country's, or the world's.
 ///
 /// # Errors
-/// If the region is not in the table; the error names those nearest to it.
+/// If there is no such country, naming those with similar names, or if the table has no figure for it.
 pub fn resolve(config: &CarbonConfig) -> Result<Carbon, MeterError> {
     if let Some(grams) = config.intensity_g_per_kwh {
         return Ok(Carbon {
@@ -86,8 +87,7 @@ pub fn resolve(config: &CarbonConfig) -> Result<Carbon, MeterError> {
         });
     }
     let region = config.region.as_deref().unwrap_or(WORLD);
-    let country = find(region)
-        .ok_or_else(|| MeterError::UnknownRegion { got: region.to_owned(), nearest: nearest(region) })?;
+    let country = find(region).ok_or_else(|| unknown(region))?;
     Ok(Carbon {
         intensity_g_per_kwh: country.intensity_g_per_kwh,
         region: country.iso3.clone(),
@@ -98,12 +98,10 @@ pub fn resolve(config: &CarbonConfig) -> Result<Carbon, MeterError> {
     })
 }
 
-/// A country by code or name, in any case.
+/// A country by any code or name that [`crate::region`] knows; `None` also where the table has no figure for it.
 pub fn find(region: &str) -> Option<&'static Country> {
-    let region = region.trim();
-    countries()
-        .iter()
-        .find(|c| c.iso3.eq_ignore_ascii_case(region) || c.name.to_lowercase() == region.to_lowercase())
+    let region = region::find(region)?;
+    countries().iter().find(|country| country.iso3 == region.iso3)
 }
 
 /// Every row of the table, the world's first.
@@ -117,17 +115,21 @@ pub fn countries() -> &'static [Country] {
     })
 }
 
-/// The three names nearest to what was written, as the end of a sentence.
-fn nearest(region: &str) -> String {
-    let wanted = region.trim().to_lowercase();
-    let distance = |country: &Country| {
-        let name = strsim::normalized_damerau_levenshtein(&wanted, &country.name.to_lowercase());
-        let code = strsim::normalized_damerau_levenshtein(&wanted, &country.iso3.to_lowercase());
-        name.max(code)
-    };
-    let mut ranked: Vec<_> = countries().iter().collect();
-    ranked.sort_by(|a, b| distance(b).total_cmp(&distance(a)));
-    let names: Vec<_> = ranked.iter().take(3).map(|c| format!("{} ({})", c.name, c.iso3)).collect();
+/// Why there is no intensity for `region`.
+fn unknown(region: &str) -> MeterError {
+    let got = region.to_owned();
+    match region::find(region) {
+        Some(region) => MeterError::NoIntensity { got, name: region.name.clone() },
+        None => MeterError::UnknownRegion { got, nearest: nearest(region) },
+    }
+}
+
+/// The three countries of the table with the names nearest to what was written, as the end of a sentence.
+fn nearest(text: &str) -> String {
+    let has_figure = |region: &&Region| countries().iter().any(|country| country.iso3 == region.iso3);
+    let mut ranked: Vec<_> = region::regions().iter().filter(has_figure).collect();
+    ranked.sort_by(|a, b| region::likeness(text, b).total_cmp(&region::likeness(text, a)));
+    let names: Vec<_> = ranked.iter().take(3).map(|r| format!("{} ({})", r.name, r.iso3)).collect();
     names.join(", ")
 }
 
@@ -166,6 +168,26 @@ mod tests {
     }
 
     #[test]
+    fn a_country_has_its_figure_under_every_name() {
+        for name in ["UK", "uk", "GB", "GBR", "United Kingdom", "Britain"] {
+            assert_eq!(resolve(&region(name)).unwrap().region, "GBR", "{name}");
+        }
+        for (name, iso3) in [("DE", "DEU"), ("de", "DEU"), ("Germany", "DEU"), ("FR", "FRA"), ("us", "USA")] {
+            assert_eq!(resolve(&region(name)).unwrap().region, iso3, "{name}");
+        }
+        for country in countries() {
+            assert_eq!(find(&country.name), Some(country));
+            assert_eq!(find(&country.iso3), Some(country));
+        }
+    }
+
+    #[test]
+    fn a_country_without_a_figure_is_named_with_what_to_do() {
+        let error = resolve(&region("li")).unwrap_err().to_string();
+        assert!(error.contains("Liechtenstein") && error.contains("carbon.intensity_g_per_kwh"), "{error}");
+    }
+
+    #[test]
     fn your_own_number_comes_first_and_says_so() {
         let config = CarbonConfig { intensity_g_per_kwh: Some(25.0), ..region("SWE") };
         let carbon = resolve(&config).unwrap();
@@ -177,5 +199,11 @@ mod tests {
     fn an_unknown_region_names_its_neighbours() {
         let error = resolve(&region("Swedne")).unwrap_err().to_string();
         assert!(error.starts_with("carbon.region = \"Swedne\"") && error.contains("Sweden (SWE)"), "{error}");
+        for (wrong, right) in
+            [("Germny", "DEU"), ("Untied Kingdom", "GBR"), ("Deutshland", "DEU"), ("UKK", "GBR")]
+        {
+            let error = resolve(&region(wrong)).unwrap_err().to_string();
+            assert!(error.contains(right), "{error}");
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! `emissions.csv`: one row a run, cumulative, in the columns of CodeCarbon 3.3.2.
 //!
 //! Its units are not ours: kilowatt-hours, kilograms, kilograms a second, watts, seconds. As there, power and
-//! energy include the PUE. What is not known stays empty and is never zero.
+//! energy include the PUE. What is not known stays empty and is never zero. A board that was trained on and not
+//! metered is named so in `gpu_model`; `gpu_count` counts the boards that were metered.
 //!
 //! # References
 //! CodeCarbon 3.3.2: `output_methods/emissions_data.py` (columns), `emissions_tracker.py` (`energy *= pue`)
@@ -31,7 +32,7 @@ pub struct Row {
     pub gpu_power: Option<f64>,
     pub ram_power: Option<f64>,
     pub cpu_energy: f64,
-    pub gpu_energy: f64,
+    pub gpu_energy: Option<f64>,
     pub ram_energy: f64,
     pub energy_consumed: f64,
     pub water_consumed: Option<f64>,
@@ -93,7 +94,7 @@ impl Row {
             gpu_power: gpu.power.map(Watts::get),
             ram_power: ram.power.map(Watts::get),
             cpu_energy: cpu.energy.kwh(),
-            gpu_energy: gpu.energy.kwh(),
+            gpu_energy: (gpu.exists || record.unmetered_devices.is_empty()).then(|| gpu.energy.kwh()),
             ram_energy: ram.energy.kwh(),
             energy_consumed: record.facility_kwh,
             water_consumed: None,
@@ -108,7 +109,7 @@ impl Row {
             cpu_count: facts.host.cpus,
             cpu_model: known(facts.host.cpu_model.as_deref()),
             gpu_count: facts.gpu_models.len(),
-            gpu_model: facts.gpu_models.join(", "),
+            gpu_model: gpu_models(record, facts).join(", "),
             longitude: None,
             latitude: None,
             ram_total_size: facts.host.memory_bytes.map(|bytes| bytes as f64 / f64::from(1u32 << 30)),
@@ -143,6 +144,8 @@ impl Row {
 /// The sensors of one column.
 struct Part {
     energy: Joules,
+    /// Whether there is such a sensor.
+    exists: bool,
     /// Mean over the run; `None` where there is no such sensor.
     power: Option<Watts>,
     /// Whether a whole device was measured, and not this process modelled.
@@ -153,10 +156,17 @@ impl Part {
     fn of(record: &Record, kinds: &[SensorKind]) -> Self {
         let sensors: Vec<_> = record.sensors.iter().filter(|s| kinds.contains(&s.kind)).collect();
         let energy = sensors.iter().map(|sensor| sensor.energy_j).sum::<Joules>() * record.pue;
-        let known = !sensors.is_empty() && record.duration_s.get() > 0.0;
+        let exists = !sensors.is_empty();
+        let known = exists && record.duration_s.get() > 0.0;
         let whole = sensors.iter().any(|sensor| sensor.method.is_measured());
-        Self { energy, power: known.then(|| energy / record.duration_s), whole }
+        Self { energy, exists, power: known.then(|| energy / record.duration_s), whole }
     }
+}
+
+/// The boards that were metered, and those that should have been.
+fn gpu_models(record: &Record, facts: &RunFacts<'_>) -> Vec<String> {
+    let unmetered = record.unmetered_devices.iter().map(|device| format!("{device} (not metered)"));
+    facts.gpu_models.iter().cloned().chain(unmetered).collect()
 }
 
 #[cfg(test)]
@@ -182,7 +192,7 @@ pub(crate) mod tests {
             kind,
             method: Method::Counter,
             energy_j: Joules::from_kwh(kwh),
-            uncertainty_j: Joules::ZERO,
+            uncertainty_j: Some(Joules::ZERO),
             systematic_fraction: 0.05,
             systematic_id: id.to_owned(),
             counter_j: None,
@@ -196,6 +206,7 @@ pub(crate) mod tests {
             baseline: None,
             max_temperature_c: None,
             throttle: Vec::new(),
+            assumption: None,
             flags: vec![],
         };
         let mut ledger = Ledger::new(options(0));
@@ -243,10 +254,23 @@ pub(crate) mod tests {
         assert_eq!(record.emissions_g.get(), 900.0);
         assert_eq!(row.emissions * 1000.0, record.emissions_g.get());
         assert!((row.emissions_rate.unwrap() * 3600.0 - 0.9).abs() < 1e-12);
-        assert_eq!((row.gpu_energy, row.cpu_energy, row.ram_energy), (1.5, 0.75, 0.0));
+        assert_eq!((row.gpu_energy, row.cpu_energy, row.ram_energy), (Some(1.5), 0.75, 0.0));
         assert_eq!(row.energy_consumed, 2.25, "with the PUE, as there");
         assert_eq!(row.tracking_mode, "machine", "the processor is measured whole");
         assert_eq!((row.gpu_power, row.cpu_power, row.ram_power), (Some(1500.0), Some(750.0), None));
+    }
+
+    #[test]
+    fn a_board_that_was_not_metered_has_no_energy_rather_than_none_at_all() {
+        let mut record = record();
+        record.sensors.retain(|sensor| sensor.kind != SensorKind::Gpu);
+        let host = Host::default();
+        let facts = RunFacts { project_name: "default", host: &host, gpu_models: &[] };
+        assert_eq!(Row::new(&record, &facts).gpu_energy, Some(0.0), "there was no board");
+        record.unmetered_devices = vec!["cuda:0".to_owned()];
+        let row = Row::new(&record, &facts);
+        assert_eq!((row.gpu_energy, row.gpu_power), (None, None));
+        assert_eq!((row.gpu_count, row.gpu_model.as_str()), (0, "cuda:0 (not metered)"));
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub struct EnergyConfig {
     /// Where the kernel shows RAPL. Default `/sys/class/powercap`.
     pub powercap_root: PathBuf,
     /// Thermal design power of the processor, for the estimate that is made where RAPL cannot be read.
-    /// Default: unknown, taken as [`crate::estimate::UNKNOWN_CPU_TDP`].
+    /// Default: unknown, and guessed by the number of CPUs; see [`crate::estimate`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_tdp_w: Option<f64>,
     /// For how long the machine's idle power is measured before the run's load, in seconds. Default 0: not at
@@ -64,7 +64,7 @@ pub struct CarbonConfig {
     /// Your own figure; where it is given, the region is not looked up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub intensity_g_per_kwh: Option<f64>,
-    /// ISO 3166-1 alpha-3 code or name of a country. Default: the world's mean.
+    /// A country by its ISO 3166-1 code (`DE`, `DEU`) or name. Default: the world's mean.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
     /// A CSV file `timestamp,g_per_kwh` by which each joule is priced at the moment of its use; the keys above

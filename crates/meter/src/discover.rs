@@ -10,14 +10,20 @@ use wattle_runlog::record::{Flag, SensorKind};
 use wattle_runlog::{ComputeDevice, DeviceKind, Watts};
 
 use crate::config::{EnergyConfig, GpuSelection};
+use crate::error::MeterError;
 use crate::estimate;
 use crate::nvml::{Board, LIBRARY_VARIABLE, NvmlLibrary};
 use crate::rapl::{self, Domain};
 use crate::sensor::Sensor;
+use crate::trained_on::TrainedOn;
 use crate::visible::{Shown, VisibleDevices};
 use crate::workload::Workload;
 
+/// What helps where there is no NVML.
+const NO_DRIVER: &str = "install the NVIDIA driver, or name its library by NVML_LIBRARY";
+
 /// What a machine offers to a meter.
+#[derive(Default)]
 pub struct Discovery {
     /// The sensors to sample. They do not overlap.
     pub sensors: Vec<Box<dyn Sensor>>,
@@ -25,6 +31,19 @@ pub struct Discovery {
     pub findings: Vec<Finding>,
     /// Driver versions.
     pub drivers: Drivers,
+    /// The boards that are computed on; for a command, those that it is shown and that were selected.
+    pub trained_on: Vec<TrainedOn>,
+    /// Boards that `energy.gpus` names and that cannot be metered, each with why.
+    pub unmet: Vec<Unmet>,
+}
+
+/// A board that was asked for and cannot be metered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unmet {
+    /// NVML's number.
+    pub board: u32,
+    /// Why not.
+    pub why: String,
 }
 
 /// What came of looking for one source of readings.
@@ -74,6 +93,51 @@ pub fn visible_gpus() -> Vec<ComputeDevice> {
     as_devices(&boards, &shown)
 }
 
+/// Checks that every board that `energy.gpus` names is there.
+///
+/// # Errors
+/// If one is not; the error names those that are.
+pub fn check_boards(config: &EnergyConfig) -> Result<(), MeterError> {
+    check_boards_with(config, library().as_deref())
+}
+
+/// [`check_boards`] with the library that it takes from the environment given.
+///
+/// # Errors
+/// As [`check_boards`].
+pub fn check_boards_with(config: &EnergyConfig, library: Option<&Path>) -> Result<(), MeterError> {
+    let GpuSelection::Boards(numbers) = &config.gpus else { return Ok(()) };
+    let there = NvmlLibrary::load(library).and_then(|nvml| nvml.boards());
+    let (boards, why) = match there {
+        Ok(answers) => {
+            let boards: Vec<_> = answers.into_iter().flatten().collect();
+            (absent(numbers, &boards), boards_there(&boards))
+        }
+        Err(error) => (numbers.clone(), format!("{error}; {NO_DRIVER}")),
+    };
+    match boards.is_empty() {
+        true => Ok(()),
+        false => Err(MeterError::NoSuchBoard {
+            boards,
+            why: format!("{why}; energy.gpus = \"used\" needs no number"),
+        }),
+    }
+}
+
+/// The numbers that no board has.
+fn absent(numbers: &[u32], boards: &[Board]) -> Vec<u32> {
+    numbers.iter().copied().filter(|number| !boards.iter().any(|board| board.index == *number)).collect()
+}
+
+/// `there are 0 (NVIDIA H100), 1 (NVIDIA H100)`
+fn boards_there(boards: &[Board]) -> String {
+    let names: Vec<_> = boards.iter().map(|board| format!("{} ({})", board.index, board.name)).collect();
+    match names.is_empty() {
+        true => "there is no board".to_owned(),
+        false => format!("there are {}", names.join(", ")),
+    }
+}
+
 /// Boards that are shown, as devices.
 fn as_devices(boards: &[Board], shown: &[Shown<'_>]) -> Vec<ComputeDevice> {
     // Whatever the order, all of them are all of them.
@@ -117,7 +181,7 @@ fn discover_on(
     library: Option<&Path>,
     visible: &VisibleDevices,
 ) -> Discovery {
-    let mut discovery = Discovery { sensors: Vec::new(), findings: Vec::new(), drivers: Drivers::default() };
+    let mut discovery = Discovery::default();
     discovery.add_gpus(&config.gpus, wanted, (library, visible), workload);
     discovery.add_rapl(&config.powercap_root);
     discovery.add_estimates(config, workload);
@@ -138,6 +202,13 @@ impl Discovery {
         self.sensors.iter().map(|sensor| sensor.info().clone()).collect()
     }
 
+    /// The devices that are computed on and that no sensor will measure.
+    pub fn unmetered(&self) -> Vec<String> {
+        let has_sensor =
+            |on: &&TrainedOn| self.sensors.iter().any(|sensor| on.sensor.as_ref() == Some(&sensor.info().id));
+        self.trained_on.iter().filter(|on| !has_sensor(on)).map(|on| on.device.clone()).collect()
+    }
+
     fn add_gpus(
         &mut self,
         selection: &GpuSelection,
@@ -147,18 +218,12 @@ impl Discovery {
     ) {
         let nvml = match NvmlLibrary::load(library) {
             Ok(nvml) => nvml,
-            Err(error) => {
-                let is_cuda = |device: &ComputeDevice| device.kind == DeviceKind::Cuda;
-                let is_missed = matches!(wanted, Wanted::Devices(devices) if devices.iter().any(is_cuda));
-                let remedy = is_missed
-                    .then(|| format!("install the NVIDIA driver, or name its library by {LIBRARY_VARIABLE}"));
-                return self.find("gpu", FindingState::Absent, error.to_string(), remedy);
-            }
+            Err(error) => return self.without_nvml(selection, wanted, FindingState::Absent, &error),
         };
         self.drivers = nvml.drivers();
         let answers = match nvml.boards() {
             Ok(answers) => answers,
-            Err(error) => return self.find("gpu", FindingState::Unreadable, error.to_string(), None),
+            Err(error) => return self.without_nvml(selection, wanted, FindingState::Unreadable, &error),
         };
         let mut boards = Vec::new();
         for answer in answers {
@@ -174,6 +239,17 @@ impl Discovery {
         };
         let selected = self.select(selection, &boards, &devices, &shown);
         let is_selected = |board: &Board| selected.iter().any(|selected| selected.board == *board);
+        self.trained_on = match wanted {
+            Wanted::Devices(devices) => {
+                devices.iter().filter_map(|device| trained_on(device, &boards, &shown)).collect()
+            }
+            Wanted::Shown => shown
+                .iter()
+                .map(|shown| shown.board)
+                .filter(|board| is_selected(board))
+                .map(shown_board)
+                .collect(),
+        };
         for board in boards.iter().filter(|board| !is_selected(board)) {
             self.find(&board.sensor_id(), FindingState::NotSelected, board.name.clone(), None);
         }
@@ -188,10 +264,32 @@ impl Discovery {
                     self.add(Box::new(sensor));
                 }
                 Err(error) => {
+                    if matches!(selection, GpuSelection::Boards(_)) {
+                        self.unmet.push(Unmet { board: board.index, why: error.to_string() });
+                    }
                     self.find(&board.sensor_id(), FindingState::Unreadable, error.to_string(), None);
                 }
             }
         }
+    }
+
+    /// What is said where NVML does not even tell which boards there are.
+    fn without_nvml(
+        &mut self,
+        selection: &GpuSelection,
+        wanted: Wanted<'_>,
+        state: FindingState,
+        error: &MeterError,
+    ) {
+        if let Wanted::Devices(devices) = wanted {
+            self.trained_on = devices.iter().filter_map(TrainedOn::without_nvml).collect();
+        }
+        if let GpuSelection::Boards(numbers) = selection {
+            let unmet = |number: &u32| Unmet { board: *number, why: error.to_string() };
+            self.unmet = numbers.iter().map(unmet).collect();
+        }
+        let is_missed = !self.trained_on.is_empty() || !self.unmet.is_empty();
+        self.find("gpu", state, error.to_string(), is_missed.then(|| NO_DRIVER.to_owned()));
     }
 
     /// The boards to meter, each once.
@@ -207,10 +305,11 @@ impl Discovery {
             GpuSelection::None => Vec::new(),
             GpuSelection::All => boards.iter().map(certain).collect(),
             GpuSelection::Boards(numbers) => {
-                for number in numbers.iter().filter(|n| !boards.iter().any(|board| board.index == **n)) {
-                    let detail = format!("energy.gpus names board {number}, of {} boards", boards.len());
-                    let remedy = "choose from the numbers that nvidia-smi shows".to_owned();
-                    self.find(&format!("gpu:{number}"), FindingState::Absent, detail, Some(remedy));
+                for board in absent(numbers, boards) {
+                    let why = format!("there is no such board; {}", boards_there(boards));
+                    let remedy = "choose energy.gpus from the numbers that nvidia-smi shows".to_owned();
+                    self.find(&format!("gpu:{board}"), FindingState::Absent, why.clone(), Some(remedy));
+                    self.unmet.push(Unmet { board, why });
                 }
                 boards.iter().filter(|board| numbers.contains(&board.index)).map(certain).collect()
             }
@@ -234,10 +333,7 @@ impl Discovery {
         boards: &[Board],
         shown: &[Shown<'_>],
     ) -> Option<Selected> {
-        let by_uuid = |uuid: &String| boards.iter().find(|board| board.has_uuid(uuid));
-        let by_pci = |pci: &String| boards.iter().find(|board| board.has_pci(pci));
-        let known = device.uuid.as_ref().and_then(by_uuid).or_else(|| device.pci.as_ref().and_then(by_pci));
-        if let Some(board) = known {
+        if let Some(board) = identified(device, boards) {
             return Some(Selected { board: board.clone(), order_assumed: false });
         }
         let name = device.to_string();
@@ -316,8 +412,10 @@ impl Discovery {
 
     fn add_estimate(&mut self, sensor: Box<dyn Sensor>) {
         let info = sensor.info().clone();
-        let remedy = (info.kind == SensorKind::Cpu && info.description.contains("unknown"))
-            .then(|| "energy.cpu_tdp_w = the processor's thermal design power".to_owned());
+        let remedy = info
+            .flags
+            .contains(&Flag::GuessedTdp)
+            .then(|| "set energy.cpu_tdp_w to the processor's thermal design power".to_owned());
         self.find(&info.id, FindingState::Estimated, info.description, remedy);
         self.sensors.push(sensor);
     }
@@ -325,6 +423,27 @@ impl Discovery {
     fn find(&mut self, what: &str, state: FindingState, detail: String, remedy: Option<String>) {
         self.findings.push(Finding { what: what.to_owned(), state, detail, remedy });
     }
+}
+
+/// The board with a device's UUID or PCI address.
+fn identified<'a>(device: &ComputeDevice, boards: &'a [Board]) -> Option<&'a Board> {
+    let by_uuid = |uuid: &String| boards.iter().find(|board| board.has_uuid(uuid));
+    let by_pci = |pci: &String| boards.iter().find(|board| board.has_pci(pci));
+    device.uuid.as_ref().and_then(by_uuid).or_else(|| device.pci.as_ref().and_then(by_pci))
+}
+
+/// A device with its sensor's id, whether or not its board is selected; `None` for a processor.
+fn trained_on(device: &ComputeDevice, boards: &[Board], shown: &[Shown<'_>]) -> Option<TrainedOn> {
+    let has_identity = device.uuid.is_some() || device.pci.is_some();
+    let by_number = || shown.get(device.ordinal as usize).filter(|_| !has_identity).map(|shown| shown.board);
+    let board = identified(device, boards).or_else(by_number);
+    let unknown = TrainedOn::without_nvml(device)?;
+    Some(TrainedOn { sensor: board.map(Board::sensor_id), ..unknown })
+}
+
+/// A board that a command is shown: CUDA's number for it need not be known.
+fn shown_board(board: &Board) -> TrainedOn {
+    TrainedOn { device: board.sensor_id(), sensor: Some(board.sensor_id()) }
 }
 
 fn library() -> Option<PathBuf> {
@@ -362,8 +481,7 @@ mod tests {
     ) -> (Vec<u32>, Vec<Finding>) {
         let (boards, visible) =
             (boards(), VisibleDevices { list: visible.map(str::to_owned), by_pci: false });
-        let mut discovery =
-            Discovery { sensors: Vec::new(), findings: Vec::new(), drivers: Drivers::default() };
+        let mut discovery = Discovery::default();
         let shown = visible.shown(&boards, &|_| None);
         let selected = discovery.select(selection, &boards, devices, &shown);
         let by_number = selected.iter().any(|selected| selected.order_assumed);
@@ -401,6 +519,18 @@ mod tests {
     }
 
     #[test]
+    fn a_device_is_known_with_its_sensor_whether_or_not_that_is_selected() {
+        let boards = boards();
+        let visible = VisibleDevices { list: Some("1".to_owned()), by_pci: false };
+        let shown = visible.shown(&boards, &|_| None);
+        let sensor = |device: &ComputeDevice| trained_on(device, &boards, &shown).map(|on| on.sensor);
+        assert_eq!(sensor(&cuda(0, Some("GPU-2a"), None)), Some(Some("gpu:GPU-2a".to_owned())));
+        assert_eq!(sensor(&cuda(0, None, None)), Some(Some("gpu:GPU-1a".to_owned())), "by its number");
+        assert_eq!(sensor(&cuda(0, Some("GPU-7"), None)), Some(None), "NVML has no such board");
+        assert_eq!(sensor(&ComputeDevice::cpu()), None);
+    }
+
+    #[test]
     fn a_machine_without_anything_is_estimated_and_never_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let config = EnergyConfig { powercap_root: dir.path().to_owned(), ..EnergyConfig::default() };
@@ -418,12 +548,21 @@ mod tests {
         use FindingState::{Absent, Estimated};
         assert_eq!(states, [Absent, Absent, Estimated, Estimated]);
         assert!(discovery.findings[0].remedy.as_ref().unwrap().contains(LIBRARY_VARIABLE));
+        assert_eq!(discovery.unmetered(), ["cuda:0"]);
+        let named = EnergyConfig { gpus: GpuSelection::Boards(vec![0, 3]), ..config };
+        let error = check_boards_with(&named, Some(&nowhere)).unwrap_err().to_string();
+        assert!(
+            error.starts_with("energy.gpus names board 0, 3:") && error.contains(LIBRARY_VARIABLE),
+            "{error}"
+        );
+        let visible = VisibleDevices::default();
+        let discovery = discover_with(&named, &[], Workload::ThisProcess, Some(&nowhere), &visible);
+        assert_eq!(discovery.unmet.iter().map(|unmet| unmet.board).collect::<Vec<_>>(), [0, 3]);
     }
 
     #[test]
     fn counters_that_may_not_be_read_come_with_the_command_that_mends_it() {
-        let mut discovery =
-            Discovery { sensors: Vec::new(), findings: Vec::new(), drivers: Drivers::default() };
+        let mut discovery = Discovery::default();
         let domain = Domain {
             name: "package-0".to_owned(),
             kind: SensorKind::Cpu,

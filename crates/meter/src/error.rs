@@ -40,13 +40,32 @@ pub enum MeterError {
     },
     /// `carbon.region` is not in the table.
     #[error(
-        "carbon.region = {got:?}: expected an ISO 3166-1 alpha-3 code or a country's name, perhaps {nearest}"
+        "carbon.region = {got:?}: expected a country by its ISO 3166-1 code (DE, DEU) or name, perhaps {nearest}"
     )]
     UnknownRegion {
         /// What was given.
         got: String,
         /// The names nearest to it.
         nearest: String,
+    },
+    /// The table has no intensity for the country that `carbon.region` names.
+    #[error(
+        "carbon.region = {got:?}: there is no figure for {name}; name a neighbour with a similar grid, or give the \
+         figure itself by carbon.intensity_g_per_kwh"
+    )]
+    NoIntensity {
+        /// What was given.
+        got: String,
+        /// The country.
+        name: String,
+    },
+    /// `energy.gpus` names boards that are not there.
+    #[error("energy.gpus names board {}: {why}", numbers(boards))]
+    NoSuchBoard {
+        /// The boards that are not there, by NVML's numbers.
+        boards: Vec<u32>,
+        /// Which boards there are, and what to do.
+        why: String,
     },
     /// `carbon.table` is no table of intensities.
     #[error("carbon.table = {}: {reason}", path.display())]
@@ -92,6 +111,12 @@ pub enum MeterError {
         /// How long it was waited for.
         waited_ms: u64,
     },
+}
+
+/// `0, 7`
+fn numbers(boards: &[u32]) -> String {
+    let numbers: Vec<_> = boards.iter().map(u32::to_string).collect();
+    numbers.join(", ")
 }
 
 impl MeterError {

@@ -6,33 +6,56 @@
 //! what other processes leave of that) and its load l of that share,
 //!
 //! ```text
-//! P = TDP · s · (0.1 + 0.9 · l³)
+//! P = TDP · s · (0.1 + 0.9 · l³)    where energy.cpu_tdp_w gives the TDP
+//! P = TDP · s · (0.1 + 0.9 · l)     where the TDP is a guess
 //! ```
 //!
 //! Without taking off what others use, the cube would make the same work twice as long and much cheaper on a busy
 //! machine.
 //!
+//! An unknown processor must not look more frugal than a known one, so the guess is high:
+//!
+//! - Its TDP is [`GUESSED_WATTS_PER_CPU`] for each CPU of the machine, at least [`UNKNOWN_CPU_TDP`]. Servers draw
+//!   1.7 to 8.6 W a CPU at full load by SPECpower, depending on their generation; the guess is the highest. CodeCarbon
+//!   takes 4 W a CPU for a model that it does not know, and 85 W where it knows nothing.
+//! - Power is linear in load. The cube describes all cores of one package that slow down together. A virtual machine
+//!   or a server with a few busy cores does not fit it: a quarter of the cores fully busy would draw next to nothing
+//!   above idle.
+//!
+//! The guess may be far too high, or somewhat too low on a desktop that exceeds its rating; its bound is
+//! [`GUESSED_SYSTEMATIC_FRACTION`], and records state it as an `assumption`.
+//!
 //! Memory draws 5 W a module for the share of it that the workload holds. How many modules there are is guessed
 //! from their total, as CodeCarbon does.
 //!
 //! # References
-//! CodeCarbon 3.3.2: `external/hardware.py` (load model, 85 W for an unknown processor), `external/ram.py`
+//! - CodeCarbon 3.3.2: `external/hardware.py` (load model, 85 W for an unknown processor), `core/cpu.py` (4 W a
+//!   CPU), `external/ram.py`
+//! - Cloud Carbon Footprint, *Methodology*: watts a CPU at full load by microarchitecture, from SPECpower_ssj2008
+//!   (Graviton2 and EPYC of the second generation 1.7, Sandy Bridge 8.6)
 
 use std::collections::VecDeque;
 
 use wattle_runlog::manifest::{Host, SensorInfo};
-use wattle_runlog::record::{Method, SensorKind};
+use wattle_runlog::record::{Flag, Method, SensorKind};
 use wattle_runlog::{MonotonicNs, Seconds, Watts};
 
 use crate::sensor::{Channels, CounterSpec, CounterValue, Quantity, Reading, Sensor, Survey};
 use crate::share::CpuShare;
 use crate::workload::{Workload, host_busy_time};
 
-/// Thermal design power of a processor that nothing is known of (CodeCarbon).
+/// Least thermal design power of a processor that nothing is known of (CodeCarbon).
 pub const UNKNOWN_CPU_TDP: Watts = Watts(85.0);
+
+/// What each CPU of an unknown processor is taken to draw at full load: the highest of all generations of servers
+/// that Cloud Carbon Footprint lists.
+pub const GUESSED_WATTS_PER_CPU: Watts = Watts(8.6);
 
 /// Bound on the error of both models. Nobody has measured one; it is an assumption.
 pub const SYSTEMATIC_FRACTION: f64 = 0.5;
+
+/// The same where the processor's thermal design power is a guess: a server may draw a fifth of it.
+pub const GUESSED_SYSTEMATIC_FRACTION: f64 = 1.0;
 
 /// Id of the processor's sensor.
 pub const CPU_ID: &str = "cpu:estimate";
@@ -75,11 +98,20 @@ pub struct EstimateSensor<M> {
 /// The processor.
 pub struct CpuModel {
     workload: Workload,
-    tdp: Watts,
+    tdp: Tdp,
     share: CpuShare,
     used: VecDeque<(MonotonicNs, Seconds)>,
     others: Others,
     surveyed: Option<Busy>,
+}
+
+/// The processor's thermal design power.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Tdp {
+    /// As `energy.cpu_tdp_w` gives it.
+    Known(Watts),
+    /// By the machine's number of CPUs.
+    Guessed { cpus: f64 },
 }
 
 /// Processor time by a moment.
@@ -107,18 +139,35 @@ pub struct DramModel {
 /// The processor's estimate. `tdp` is `energy.cpu_tdp_w`.
 pub fn cpu(workload: Workload, tdp: Option<Watts>) -> EstimateSensor<CpuModel> {
     let share = CpuShare::here();
-    let (tdp, known) = tdp.map_or((UNKNOWN_CPU_TDP, "unknown, taken as "), |tdp| (tdp, ""));
-    let description = format!(
-        "model of the processor by load cubed, this workload alone: TDP {known}{} W, {} of {} CPUs",
-        tdp.get(),
-        share.available,
-        share.host
-    );
+    let tdp = tdp.map_or(Tdp::Guessed { cpus: share.host }, Tdp::Known);
+    let info = cpu_info(tdp, &share);
     let now = MonotonicNs::now();
     let used = VecDeque::from([(now, workload.cpu_time())]);
     let model = CpuModel { workload, tdp, share, used, others: Others::default(), surveyed: None };
-    let systematic_id = format!("estimate:cpu-load-cubed/2:tdp={}", tdp.get());
-    EstimateSensor::new(info(CPU_ID, SensorKind::Cpu, description, systematic_id), model, now)
+    EstimateSensor::new(info, model, now)
+}
+
+fn cpu_info(tdp: Tdp, share: &CpuShare) -> SensorInfo {
+    let watts = tdp.watts().get();
+    let description = format!(
+        "model of the processor, this workload alone: TDP {watts:.0} W ({}), {} of {} CPUs, power by {}",
+        tdp.basis(),
+        share.available,
+        share.host,
+        if tdp.is_guess() { "load" } else { "load cubed" },
+    );
+    let shape = if tdp.is_guess() { "linear/1" } else { "cubed/2" };
+    let systematic_id = format!("estimate:cpu-load-{shape}:tdp={watts}");
+    let info = info(CPU_ID, SensorKind::Cpu, description, systematic_id);
+    if !tdp.is_guess() {
+        return info;
+    }
+    SensorInfo {
+        systematic_fraction: GUESSED_SYSTEMATIC_FRACTION,
+        assumption: Some(format!("a TDP of {watts:.0} W, {}", tdp.basis())),
+        flags: vec![Flag::GuessedTdp],
+        ..info
+    }
 }
 
 /// The memory's estimate; `None` where the machine's memory is not known.
@@ -145,6 +194,7 @@ fn info(id: &str, kind: SensorKind, description: String, systematic_id: String) 
         systematic_fraction: SYSTEMATIC_FRACTION,
         systematic_id,
         flags: Vec::new(),
+        assumption: None,
         limits: None,
     }
 }
@@ -191,6 +241,35 @@ impl<M: PowerModel> Sensor for EstimateSensor<M> {
     }
 }
 
+impl Tdp {
+    fn watts(self) -> Watts {
+        match self {
+            Self::Known(watts) => watts,
+            Self::Guessed { cpus } => Watts((GUESSED_WATTS_PER_CPU * cpus).get().max(UNKNOWN_CPU_TDP.get())),
+        }
+    }
+
+    fn is_guess(self) -> bool {
+        matches!(self, Self::Guessed { .. })
+    }
+
+    /// How much of its power above idle a processor draws at a load, both from 0 to 1.
+    fn above_idle(self, load: f64) -> f64 {
+        if self.is_guess() { load } else { load.powi(3) }
+    }
+
+    /// Where the figure is from, for a person.
+    fn basis(self) -> String {
+        match self {
+            Self::Known(_) => "energy.cpu_tdp_w".to_owned(),
+            Self::Guessed { cpus } if self.watts() > UNKNOWN_CPU_TDP => {
+                format!("a guess: {} W for each of {cpus} CPUs", GUESSED_WATTS_PER_CPU.get())
+            }
+            Self::Guessed { .. } => "a guess for an unknown processor".to_owned(),
+        }
+    }
+}
+
 impl CpuModel {
     /// Power at a load between 0 and 1 of the processors that the workload may use, of which others take `taken`.
     fn power_at(&self, load: f64, taken: f64) -> Watts {
@@ -200,7 +279,7 @@ impl CpuModel {
         }
         let share = CpuShare { available: left, ..self.share };
         let load = (load * self.share.available / left).min(1.0);
-        self.tdp * (share.fraction() * (0.1 + 0.9 * load.powi(3)))
+        self.tdp.watts() * (share.fraction() * (0.1 + 0.9 * self.tdp.above_idle(load)))
     }
 
     /// Load of the available processors since the newest moment at least [`LOAD_PERIOD`] ago.
@@ -308,10 +387,13 @@ mod tests {
     }
 
     fn model() -> CpuModel {
-        let share = CpuShare { available: 2.0, host: 8.0 };
+        model_of(Tdp::Known(Watts(80.0)), CpuShare { available: 2.0, host: 8.0 })
+    }
+
+    fn model_of(tdp: Tdp, share: CpuShare) -> CpuModel {
         let used = VecDeque::from([(ms(0), Seconds::ZERO)]);
         let (others, surveyed) = (Others::default(), None);
-        CpuModel { workload: Workload::ThisProcess, tdp: Watts(80.0), share, used, others, surveyed }
+        CpuModel { workload: Workload::ThisProcess, tdp, share, used, others, surveyed }
     }
 
     #[test]
@@ -320,6 +402,62 @@ mod tests {
         assert_eq!(model.power_at(0.0, 0.0), Watts(2.0));
         assert_eq!(model.power_at(1.0, 0.0), Watts(20.0));
         assert_eq!(model.power_at(0.5, 0.0), Watts(20.0 * (0.1 + 0.9 * 0.125)));
+    }
+
+    /// Thermal design power in watts and threads of processors of several generations, by their makers' data sheets.
+    const KNOWN: [(f64, f64); 6] = [
+        (350.0, 112.0), // Xeon Platinum 8480+
+        (280.0, 128.0), // EPYC 7763
+        (150.0, 40.0),  // Xeon Gold 6248
+        (115.0, 16.0),  // Xeon E5-2670
+        (95.0, 16.0),   // Core i9-9900K
+        (15.0, 8.0),    // Core i7-8650U
+    ];
+
+    #[test]
+    fn an_unknown_processor_is_not_more_frugal_than_a_known_one() {
+        for (watts, cpus) in KNOWN {
+            let share = CpuShare { available: cpus, host: cpus };
+            let known = model_of(Tdp::Known(Watts(watts)), share);
+            let guessed = model_of(Tdp::Guessed { cpus }, share);
+            for load in [0.0, 0.1, 0.275, 0.5, 0.9, 1.0] {
+                let (known, guessed) = (known.power_at(load, 0.0), guessed.power_at(load, 0.0));
+                assert!(guessed >= known, "{watts} W, {cpus} CPUs, load {load}: {guessed:?} and {known:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_few_busy_cpus_of_many_draw_what_busy_cpus_draw() {
+        let share = CpuShare { available: 16.0, host: 16.0 };
+        let guessed = model_of(Tdp::Guessed { cpus: 16.0 }, share);
+        let (idle, busy) = (guessed.power_at(0.0, 0.0), guessed.power_at(4.4 / 16.0, 0.0));
+        assert!((busy - idle).get() > 4.4 * 7.0, "4.4 busy Xeon CPUs draw {:?} above idle", busy - idle);
+        let one = guessed.power_at(1.0 / 16.0, 0.0) - idle;
+        assert!(
+            (guessed.power_at(0.5, 0.0) - idle - one * 8.0).get().abs() < 1e-9,
+            "eight draw eight times one"
+        );
+    }
+
+    #[test]
+    fn a_guess_says_what_it_takes_for_granted_and_how_far_it_may_be_off() {
+        let share = CpuShare { available: 16.0, host: 16.0 };
+        let guessed = cpu_info(Tdp::Guessed { cpus: 16.0 }, &share);
+        assert_eq!(guessed.flags, [Flag::GuessedTdp]);
+        let assumption = guessed.assumption.unwrap();
+        assert!(
+            assumption.contains("138 W") && assumption.contains("8.6 W for each of 16 CPUs"),
+            "{assumption}"
+        );
+        assert!(guessed.description.contains("138 W (a guess"), "{}", guessed.description);
+        let known = cpu_info(Tdp::Known(Watts(350.0)), &share);
+        assert_eq!((known.assumption, known.flags), (None, vec![]));
+        assert!(guessed.systematic_fraction > known.systematic_fraction);
+        assert_ne!(guessed.systematic_id, known.systematic_id);
+        let small = Tdp::Guessed { cpus: 2.0 };
+        assert_eq!(small.watts(), UNKNOWN_CPU_TDP);
+        assert!(cpu_info(small, &share).assumption.unwrap().contains("85 W, a guess"));
     }
 
     #[test]

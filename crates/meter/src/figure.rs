@@ -102,6 +102,12 @@ impl Figures {
     }
 }
 
+/// Those of independent errors that are known, together; `None` where none is.
+pub(crate) fn known_quadrature(errors: impl IntoIterator<Item = Option<Joules>>) -> Option<Joules> {
+    let known: Vec<_> = errors.into_iter().flatten().collect();
+    (!known.is_empty()).then(|| quadrature(known))
+}
+
 /// Independent errors together.
 pub(crate) fn quadrature(errors: impl IntoIterator<Item = Joules>) -> Joules {
     Joules(errors.into_iter().map(|error| error.get().powi(2)).sum::<f64>().sqrt())

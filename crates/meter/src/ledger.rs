@@ -15,6 +15,7 @@ use crate::config::CostConfig;
 use crate::intensity_table::IntensityTable;
 use crate::phases;
 use crate::totals::Totals;
+use crate::trained_on::{TrainedOn, unmetered};
 use crate::window::{WindowEnergy, share};
 
 /// For how many tokens a software carbon intensity is stated.
@@ -37,6 +38,8 @@ pub struct LedgerOptions {
     pub tariff: Option<Tariff>,
     /// Devices computed on: what device hours are counted by.
     pub devices: u32,
+    /// The boards computed on, and which sensor measures each: a record names those that none measured.
+    pub trained_on: Vec<TrainedOn>,
 }
 
 /// The price of energy.
@@ -179,6 +182,7 @@ impl Ledger {
             sci: None,
             measured_fraction: share(totals.measured, cumulative.energy_j),
             sensors: totals.sensors(),
+            unmetered_devices: totals.unmetered.iter().cloned().collect(),
             phases: totals.phases,
             phases_method: totals.phases_method,
             phases_uncertainty_j: totals.phases_uncertainty,
@@ -206,6 +210,7 @@ impl Ledger {
         let window = entry.window;
         let (emissions_g, carbon) = self.price(&window, anchor);
         let attribution = phases::attribute(&window, segment, entry.spans);
+        let unmetered_devices = unmetered(&options.trained_on, &window);
         let energy_kwh = window.energy.kwh();
         let facility_kwh = energy_kwh * options.pue;
         let duration = window.duration();
@@ -237,9 +242,10 @@ impl Ledger {
             sci: None,
             measured_fraction: window.measured_fraction,
             sensors: window.sensors,
+            unmetered_devices,
             phases: attribution.joules,
             phases_method: attribution.method(),
-            phases_uncertainty_j: Some(attribution.half_widths),
+            phases_uncertainty_j: window.uncertainty.map(|_| attribution.half_widths),
             phases_methods: attribution.methods,
             command: None,
             cumulative: Cumulative::default(),
@@ -325,6 +331,7 @@ pub(crate) mod tests {
             .unwrap(),
             tariff: Some(Tariff { per_kwh: 0.2, currency: "EUR".to_owned() }),
             devices: 2,
+            trained_on: Vec::new(),
         }
     }
 
@@ -345,7 +352,7 @@ pub(crate) mod tests {
             tokens,
             window: WindowEnergy {
                 energy: Joules(energy),
-                uncertainty: Joules(3.0),
+                uncertainty: Some(Joules(3.0)),
                 measured_fraction: 0.5,
                 ..WindowEnergy::empty(second(start_s), second(end_s))
             },
@@ -399,13 +406,28 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_board_that_trained_unmetered_is_named_in_every_record_and_in_the_runs() {
+        let board = TrainedOn { device: "cuda:0".to_owned(), sensor: Some("gpu:x".to_owned()) };
+        let mut ledger = Ledger::new(LedgerOptions { trained_on: vec![board], ..options(0) });
+        let record = ledger.record(entry(RecordKind::Epoch, 0, 1, 1.0, 1));
+        assert_eq!(record.unmetered_devices, ["cuda:0"]);
+        assert!(record.to_json().contains("\"unmetered_devices\":[\"cuda:0\"]"));
+        // The next process meters it; the run as a whole still lacks what the first left out.
+        let mut resumed = Ledger::resume(options(1), &[record]);
+        let record = resumed.record(entry(RecordKind::Epoch, 1, 2, 1.0, 1));
+        assert!(record.unmetered_devices.is_empty() && !record.to_json().contains("unmetered_devices"));
+        let whole = resumed.whole_run(true, Resources::default(), Overhead::default());
+        assert_eq!(whole.unmetered_devices, ["cuda:0"]);
+    }
+
+    #[test]
     fn the_whole_run_knows_each_sensor_over_all_records() {
         let sensor = |energy: f64, flags: &[Flag]| SensorRecord {
             id: "gpu:x".to_owned(),
             kind: SensorKind::Gpu,
             method: Method::Counter,
             energy_j: Joules(energy),
-            uncertainty_j: Joules(3.0),
+            uncertainty_j: Some(Joules(3.0)),
             systematic_fraction: 0.05,
             systematic_id: "gain/x".to_owned(),
             counter_j: Some(Joules(energy)),
@@ -419,6 +441,7 @@ pub(crate) mod tests {
             baseline: None,
             max_temperature_c: None,
             throttle: Vec::new(),
+            assumption: None,
             flags: flags.to_vec(),
         };
         let mut ledger = Ledger::new(options(0));
@@ -435,7 +458,7 @@ pub(crate) mod tests {
         );
         assert_eq!((total.samples, total.max_gap_ms), (14, 300.0));
         assert!((total.mean_w.unwrap().get() - 100.0).abs() < 1e-9);
-        assert!((total.uncertainty_j.get() - 18f64.sqrt()).abs() < 1e-12);
+        assert!((total.uncertainty_j.unwrap().get() - 18f64.sqrt()).abs() < 1e-12);
         assert_eq!(total.flags, [Flag::Agree, Flag::Gaps]);
         assert_eq!(record.duration_s, Seconds(4.0));
     }

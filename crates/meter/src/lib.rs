@@ -13,6 +13,7 @@
 //! - [`workload`], [`share`], [`estimate`]: what the process uses of the machine, and sensors that model it
 //! - [`visible`]: which boards CUDA shows a program
 //! - [`mod@discover`]: the sensors of this machine, and what would mend those that cannot be read
+//! - [`trained_on`]: which sensor measures each device that is computed on, and which devices none measures
 //! - [`trace`], [`trace_reader`]: `power.trace`
 //! - [`history`]: readings as running sums
 //! - [`sampler`]: the thread
@@ -20,7 +21,7 @@
 //! - [`window`]: the energy between two moments, with its uncertainty
 //! - [`profile`]: how it came together
 //! - [`phases`]: that energy by what the run was doing
-//! - [`carbon`], [`intensity_table`]: carbon intensity of electricity by country, and by the hour
+//! - [`region`], [`carbon`], [`intensity_table`]: countries; carbon intensity of electricity by country and by hour
 //! - [`ledger`], [`interrupted`]: records and running totals, also of segments that were killed
 //! - [`projection`]: what a run that has begun will come to
 //! - [`mod@reprice`]: a finished run at other intensities
@@ -59,6 +60,7 @@ pub mod phases;
 pub mod profile;
 pub mod projection;
 pub mod rapl;
+pub mod region;
 pub mod reprice;
 pub mod sampler;
 pub mod sensor;
@@ -66,6 +68,7 @@ pub mod share;
 pub mod stretch;
 pub mod trace;
 pub mod trace_reader;
+pub mod trained_on;
 pub mod visible;
 pub mod window;
 pub mod workload;
@@ -87,5 +90,6 @@ pub use reprice::reprice;
 pub use sampler::{Edge, Live, LiveSensor, Sampler, SamplerOptions, TraceTarget, Watch};
 pub use sensor::{Quantity, Reading, Sensor};
 pub use trace::TraceWriter;
+pub use trained_on::TrainedOn;
 pub use window::WindowEnergy;
 pub use workload::Workload;

@@ -16,8 +16,12 @@ pub fn co2_eq_emissions(record: &Record, training_type: &str, hardware: &str) ->
     let place = carbon::find(&record.carbon.region)
         .filter(|country| country.iso3 != carbon::WORLD)
         .map(|country| country.name.as_str());
+    let unmetered = match &record.unmetered_devices[..] {
+        [] => String::new(),
+        devices => format!(", without {} (not metered)", devices.join(", ")),
+    };
     let source = format!(
-        "wattle {}, {:.0} % measured, {} g/kWh ({})",
+        "wattle {}, {:.0} % measured{unmetered}, {} g/kWh ({})",
         env!("CARGO_PKG_VERSION"),
         record.measured_fraction * 100.0,
         record.carbon.intensity_g_per_kwh.get(),
@@ -57,6 +61,11 @@ mod tests {
                  \\\"NVIDIA\\\" H200\"\n",
                 env!("CARGO_PKG_VERSION")
             )
+        );
+        record.unmetered_devices = vec!["cuda:0".to_owned()];
+        assert!(
+            co2_eq_emissions(&record, "x", "y")
+                .contains("% measured, without cuda:0 (not metered), 400 g/kWh")
         );
         record.carbon.region = "SWE".to_owned();
         assert!(co2_eq_emissions(&record, "x", "y").contains("geographical_location: \"Sweden\"\n"));

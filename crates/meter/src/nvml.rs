@@ -223,6 +223,7 @@ impl NvmlSensor {
             systematic_id: format!("gain/{id}"),
             id,
             flags: if is_divided { vec![Flag::WholeDevice] } else { Vec::new() },
+            assumption: None,
             limits: limits(&device),
         };
         Ok(Self { device, info, counter, power, average, temperature, averages, workload })

@@ -9,7 +9,11 @@
 //!   are known to an update only, so the fit is made three times, with spans moved by half of one, either way;
 //!   what that changes is added to the half-width. It is taken where it says more than time does.
 //! - **time share**: the same power in all phases. The half-width is what the readings allow: no phase draws less
-//!   than nothing, or more than the highest power read.
+//!   than nothing, or more than the highest power read. Where the mean is above that reading, readings missed the
+//!   peaks, and the mean with its error takes its place.
+//!
+//! Phases that share what the measured ones leave of the window also share its error: the window's own, and those
+//! of what was taken off.
 //!
 //! What no span covers is other. The phases add up to the window's energy; the method of a record is the weakest
 //! of its phases'.
@@ -19,7 +23,7 @@ use std::collections::BTreeMap;
 use wattle_runlog::record::{PhaseJoules, PhasesMethod};
 use wattle_runlog::{Joules, MonotonicNs, Phase, Seconds, Span, Watts};
 
-use crate::figure::HALF_WIDTH;
+use crate::figure::{HALF_WIDTH, quadrature};
 use crate::regression::fit;
 use crate::window::WindowEnergy;
 
@@ -78,14 +82,43 @@ pub fn attribute(window: &WindowEnergy, segment: u32, spans: &[Span]) -> Attribu
         .filter(|phase| times[index(*phase)] > window.duration() * NO_TIME && !parts.contains_key(phase))
         .collect();
     let known: Joules = parts.values().map(|part| part.energy).sum();
-    let rest = positive(window.energy - known);
+    let error = quadrature(parts.values().map(|part| part.half_width).chain(window.uncertainty));
+    let rest = Rest { energy: positive(window.energy - known), error };
     let shared = time_share(window, rest, &times, &left);
     let fitted = regression(window, &spans, rest, &times, &left);
     // All of them or none: what is taken from one phase goes to another.
     let worth =
         |parts: &BTreeMap<Phase, Part>| -> f64 { parts.values().map(|part| part.half_width.get()).sum() };
-    parts.extend(fitted.filter(|fitted| worth(fitted) < worth(&shared)).unwrap_or(shared));
+    let mut divided = fitted.filter(|fitted| worth(fitted) < worth(&shared)).unwrap_or(shared);
+    divided.values_mut().for_each(|part| part.half_width = rest.widen(part));
+    parts.extend(divided);
     settle(window.energy, parts)
+}
+
+/// What the measured phases leave of the window.
+#[derive(Clone, Copy)]
+struct Rest {
+    energy: Joules,
+    /// 95 % half-width.
+    error: Joules,
+}
+
+impl Rest {
+    /// The half-width of a part of the rest that is known but for the rest's own error.
+    fn widen(&self, part: &Part) -> Joules {
+        let share = if self.energy > Joules::ZERO { part.energy / self.energy } else { 0.0 };
+        quadrature([part.half_width, self.error * share])
+    }
+
+    /// The highest power that it can have been drawn at within `time`.
+    fn highest(&self, time: Seconds, read: Watts) -> Watts {
+        // Without a reading of power, all of it may have gone into any phase.
+        if read <= Watts::ZERO || time <= Seconds::ZERO {
+            return Watts(f64::INFINITY);
+        }
+        let mean = (self.energy + self.error) / time;
+        if self.energy / time > read { mean } else { read }
+    }
 }
 
 /// A span within the window.
@@ -151,26 +184,21 @@ fn measured(window: &WindowEnergy, spans: &[Piece], times: &[Seconds]) -> BTreeM
     // A window that is one phase from end to end needs no other to be told from it.
     let alone = Phase::ALL.into_iter().find(|phase| times[index(*phase)] >= window.duration());
     if let Some(phase) = alone.filter(|_| window.duration() > Seconds::ZERO) {
-        let (energy, half_width) = (window.energy, window.uncertainty);
+        let (energy, half_width) = (window.energy, window.uncertainty.unwrap_or_default());
         parts = BTreeMap::from([(phase, Part { energy, half_width, method: PhasesMethod::Measured })]);
     }
     parts
 }
 
 /// The same power in each of `left`.
-fn time_share(
-    window: &WindowEnergy,
-    rest: Joules,
-    times: &[Seconds],
-    left: &[Phase],
-) -> BTreeMap<Phase, Part> {
+fn time_share(window: &WindowEnergy, rest: Rest, times: &[Seconds], left: &[Phase]) -> BTreeMap<Phase, Part> {
     let whole: Seconds = left.iter().map(|phase| times[index(*phase)]).sum();
-    let highest = window.profile.highest;
+    let highest = rest.highest(whole, window.profile.highest);
+    let rest = rest.energy;
     let part = |phase: &Phase| {
         let time = times[index(*phase)];
         let energy = if whole > Seconds::ZERO { rest * (time / whole) } else { Joules::ZERO };
-        // Without a reading of power, all of it may have gone into any phase.
-        let at_most = |time: Seconds| if highest > Watts::ZERO { highest * time } else { rest };
+        let at_most = |time: Seconds| if time > Seconds::ZERO { highest * time } else { Joules::ZERO };
         let most = lesser(rest, at_most(time));
         let least = positive(rest - at_most(whole - time));
         let half_width = greater(positive(most - energy), positive(energy - least));
@@ -183,7 +211,7 @@ fn time_share(
 fn regression(
     window: &WindowEnergy,
     spans: &[Piece],
-    rest: Joules,
+    rest: Rest,
     times: &[Seconds],
     left: &[Phase],
 ) -> Option<BTreeMap<Phase, Part>> {
@@ -193,7 +221,7 @@ fn regression(
     let energy = |beta: &[f64], i: usize| Watts(beta[i].max(0.0)) * times[index(left[i])];
     let whole: Joules = (0..left.len()).map(|i| energy(&middle.beta, i)).sum();
     // The fit need not add up to the rest exactly.
-    let scale = if whole > Joules::ZERO { rest / whole } else { return None };
+    let scale = if whole > Joules::ZERO { rest.energy / whole } else { return None };
     let part = |i: usize| {
         let moved =
             [&later, &earlier].map(|fit| (energy(&fit.beta, i) - energy(&middle.beta, i)).get().abs());
@@ -414,6 +442,35 @@ mod tests {
             }
         }
         assert!(held * 100 >= all * 95, "{held} of {all}");
+    }
+
+    #[test]
+    fn a_part_is_never_known_better_than_its_share_of_the_whole() {
+        // Half a second at 780 W by the counter, of which the highest reading was 730 W.
+        let profile = Profile {
+            moments: (0..=10).map(|i| (ms(i * 50), Joules(i as f64 * 39.0))).collect(),
+            resolution: Seconds(0.1),
+            highest: Watts(730.0),
+        };
+        let uncertainty = Some(Joules(62.0));
+        let window = WindowEnergy { profile, uncertainty, ..window(0, 500, 390.0) };
+        let spans = [
+            span(0, Phase::Data, 0, 1),
+            span(0, Phase::ForwardBackward, 1, 440),
+            span(0, Phase::Optimizer, 440, 450),
+        ];
+        let got = attribute(&window, 0, &spans);
+        let (joules, half_widths) = (got.joules, got.half_widths);
+        assert!(half_widths.forward_backward >= Joules(50.0), "{half_widths:?}");
+        assert!(half_widths.forward_backward <= joules.forward_backward, "{half_widths:?}");
+        for phase in got.methods.keys() {
+            let [mut joules, mut half_widths] = [joules, half_widths];
+            assert!(*half_widths.get_mut(*phase) > Joules::ZERO, "{phase:?}: {half_widths:?}");
+            assert!(*half_widths.get_mut(*phase) <= *joules.get_mut(*phase) + Joules(62.0), "{phase:?}");
+        }
+        // One phase alone is left: its error is that of the whole.
+        let other = attribute(&window, 0, &[]);
+        assert_eq!(other.half_widths.other, Joules(62.0));
     }
 
     #[test]

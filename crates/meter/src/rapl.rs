@@ -117,6 +117,7 @@ impl Domain {
             systematic_id: format!("gain/{host}/{id}"),
             id,
             flags: Vec::new(),
+            assumption: None,
             limits: None,
         };
         Ok(RaplSensor { file, info, spec: CounterSpec { unit: CounterUnit::Microjoules, range } })

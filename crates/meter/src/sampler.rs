@@ -174,7 +174,7 @@ impl Sampler {
             .filter(|_| seconds > Seconds::ZERO)
             .map(|sensor| {
                 let power_w = sensor.energy_j / seconds;
-                let uncertainty_w = sensor.uncertainty_j / seconds;
+                let uncertainty_w = sensor.uncertainty_j.unwrap_or_default() / seconds;
                 (sensor.id.clone(), Baseline { power_w, uncertainty_w, seconds })
             })
             .collect();

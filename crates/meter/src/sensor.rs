@@ -185,6 +185,7 @@ pub(crate) mod tests {
             systematic_fraction: 0.05,
             systematic_id: format!("gain/{id}"),
             flags: Vec::new(),
+            assumption: None,
             limits: None,
         }
     }

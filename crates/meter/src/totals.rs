@@ -1,11 +1,12 @@
 //! The run so far, as its records add up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use wattle_runlog::record::{Cumulative, Method, PhaseJoules, PhasesMethod, SensorRecord};
+use wattle_runlog::record::{Cumulative, Flag, Method, PhaseJoules, PhasesMethod, SensorRecord};
 use wattle_runlog::{Joules, Phase, Record, Seconds};
 
-use crate::figure::quadrature;
+use crate::figure::{known_quadrature, quadrature};
+use crate::window::is_above;
 
 /// Everything so far.
 #[derive(Clone, Debug, Default)]
@@ -15,12 +16,14 @@ pub(crate) struct Totals {
     pub(crate) step_start: u64,
     pub(crate) step_end: u64,
     pub(crate) duration: Seconds,
-    pub(crate) uncertainty: Joules,
+    pub(crate) uncertainty: Option<Joules>,
     pub(crate) measured: Joules,
     /// What a table of intensities covered.
     pub(crate) tabled: Joules,
     pub(crate) facility_kwh: f64,
     pub(crate) device_hours: f64,
+    /// Devices without a sensor in any record.
+    pub(crate) unmetered: BTreeSet<String>,
     pub(crate) phases: PhaseJoules,
     pub(crate) phases_method: Option<PhasesMethod>,
     pub(crate) phases_uncertainty: Option<PhaseJoules>,
@@ -57,11 +60,12 @@ impl Totals {
             let idle = record.energy_j - above;
             self.idle = Some(self.idle.unwrap_or(Joules::ZERO) + idle);
         }
-        self.uncertainty = quadrature([self.uncertainty, record.energy_uncertainty_j]);
+        self.uncertainty = known_quadrature([self.uncertainty, record.energy_uncertainty_j]);
         self.measured += record.energy_j * record.measured_fraction;
         self.tabled += record.energy_j * record.carbon.table_fraction.unwrap_or(0.0);
         self.facility_kwh += record.facility_kwh;
         self.device_hours += record.resources.device_hours;
+        self.unmetered.extend(record.unmetered_devices.iter().cloned());
         let mut phases = record.phases;
         for phase in Phase::ALL {
             *self.phases.get_mut(phase) += *phases.get_mut(phase);
@@ -106,10 +110,14 @@ impl Totals {
             let seen = total.record.samples > 0 && total.time > Seconds::ZERO;
             seen.then(|| total.record.energy_j / total.time)
         };
-        self.sensors
-            .iter()
-            .map(|total| SensorRecord { mean_w: mean(total), ..total.record.clone() })
-            .collect()
+        let whole = |total: &SensorTotal| {
+            let mut record = SensorRecord { mean_w: mean(total), ..total.record.clone() };
+            if is_above(record.mean_w, record.max_w) && !record.flags.contains(&Flag::MeanAboveMax) {
+                record.flags.push(Flag::MeanAboveMax);
+            }
+            record
+        };
+        self.sensors.iter().map(whole).collect()
     }
 }
 
@@ -120,7 +128,7 @@ impl SensorTotal {
         let total = &mut self.record;
         self.time += time;
         total.energy_j += sensor.energy_j;
-        total.uncertainty_j = quadrature([total.uncertainty_j, sensor.uncertainty_j]);
+        total.uncertainty_j = known_quadrature([total.uncertainty_j, sensor.uncertainty_j]);
         total.counter_j = both(total.counter_j, sensor.counter_j);
         total.integral_j = both(total.integral_j, sensor.integral_j);
         total.average_j = both(total.average_j, sensor.average_j);

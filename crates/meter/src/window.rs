@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use wattle_runlog::record::{Flag, Method, SensorKind, SensorRecord};
 use wattle_runlog::{Celsius, Joules, MonotonicNs, Seconds, Watts};
 
-use crate::figure::{Figure, Figures, quadrature};
+use crate::figure::{Figure, Figures, known_quadrature, quadrature};
 use crate::history::History;
 use crate::profile::Profile;
 use crate::sensor::{PowerSource, Survey};
@@ -20,6 +20,10 @@ use crate::stretch::{AVERAGE_SPAN, SLOWEST_UPDATE, Stretch};
 
 /// Counter and integral may differ by so much on top of their random errors: what is seen on steady loads.
 const AGREEMENT: f64 = 0.03;
+
+/// Powers that differ by no more than this are the same: on a steady load, a counter's steps put the mean of some
+/// seconds that far from the readings.
+const SAME_POWER: f64 = 0.01;
 
 /// A stretch shorter than so many update periods is short.
 const SHORT_PERIODS: f64 = 10.0;
@@ -33,8 +37,8 @@ pub struct WindowEnergy {
     pub end: MonotonicNs,
     /// All sensors together.
     pub energy: Joules,
-    /// 95 % half-width of the random error of `energy`.
-    pub uncertainty: Joules,
+    /// 95 % half-width of the random error of what was measured of `energy`; `None` where nothing was.
+    pub uncertainty: Option<Joules>,
     /// Share of `energy` that was measured.
     pub measured_fraction: f64,
     /// Each sensor's part.
@@ -102,7 +106,7 @@ impl WindowEnergy {
 
     fn sum(start: MonotonicNs, end: MonotonicNs, sensors: Vec<SensorRecord>) -> Self {
         let energy = sensors.iter().map(|sensor| sensor.energy_j).sum();
-        let uncertainty = quadrature(sensors.iter().map(|sensor| sensor.uncertainty_j));
+        let uncertainty = known_quadrature(sensors.iter().map(|sensor| sensor.uncertainty_j));
         let measured = sensors.iter().filter(|s| s.method.is_measured()).map(|s| s.energy_j).sum();
         let measured_fraction = share(measured, energy);
         let profile = Profile::default();
@@ -127,7 +131,7 @@ fn sensor_record(
     let estimated = !info.method.is_measured();
     let method = if estimated { Method::Estimated } else { best.method.unwrap_or(info.method) };
     let energy = best.figure.energy;
-    let seen = stretch.readings > 0 && stretch.duration > Seconds::ZERO;
+    let seen = stretch.readings > 0;
     let measured = |figure: Option<Figure>| figure.map(|figure| figure.energy).filter(|_| !estimated);
     let surveys = || history.surveys(start, end);
     SensorRecord {
@@ -135,7 +139,7 @@ fn sensor_record(
         kind: info.kind,
         method,
         energy_j: energy,
-        uncertainty_j: uncertainty(history, &stretch, &best, estimated),
+        uncertainty_j: (!estimated).then(|| uncertainty(history, &stretch, &best)),
         systematic_fraction: info.systematic_fraction,
         systematic_id: info.systematic_id.clone(),
         counter_j: measured(figures.counter),
@@ -146,12 +150,13 @@ fn sensor_record(
             .map(|share| energy * share),
         samples: stretch.readings,
         max_gap_ms: stretch.max_gap.get().max(stretch.unobserved.get()) * 1e3,
-        mean_w: seen.then(|| energy / stretch.duration),
+        mean_w: best.mean(&stretch).filter(|_| seen),
         max_w: stretch.max_power,
         baseline: history.baseline(),
         max_temperature_c: surveys().filter_map(|survey| survey.temperature).reduce(hotter),
         throttle: throttle(surveys()),
-        flags: flags(history, &stretch, method, best.agreement, surveys().any(|s| s.contended == Some(true))),
+        assumption: info.assumption.clone(),
+        flags: flags(history, &stretch, &best, method, surveys().any(|s| s.contended == Some(true))),
     }
 }
 
@@ -188,6 +193,16 @@ impl Best {
         };
         Self { figure: Figure { half_width, ..figure }, method, agreement }
     }
+
+    /// Mean power; `None` within no time.
+    fn mean(&self, stretch: &Stretch) -> Option<Watts> {
+        (stretch.duration > Seconds::ZERO).then(|| self.figure.energy / stretch.duration)
+    }
+}
+
+/// Whether a mean is above the highest reading, by more than [`SAME_POWER`].
+pub(crate) fn is_above(mean: Option<Watts>, highest: Option<Watts>) -> bool {
+    mean.zip(highest).is_some_and(|(mean, highest)| mean.get() > highest.get() * (1.0 + SAME_POWER))
 }
 
 /// Whether two figures differ by no more than their errors and [`AGREEMENT`].
@@ -198,22 +213,15 @@ fn agree(a: &Figure, b: &Figure) -> bool {
 }
 
 /// The best figure's error, and all that may have been drawn unobserved: the power that the device is held to, or
-/// the highest ever read of it. A model's error is not random.
-fn uncertainty(history: &History, stretch: &Stretch, best: &Best, estimated: bool) -> Joules {
+/// the highest ever read of it.
+fn uncertainty(history: &History, stretch: &Stretch, best: &Best) -> Joules {
     let limit = history.info().limits.map(|limits| limits.enforced_w);
     let known = [stretch.usual_power, stretch.highest_power, limit];
     let highest = known.into_iter().flatten().fold(Watts::ZERO, |a, b| if b > a { b } else { a });
-    let half_width = if estimated { Joules::ZERO } else { best.figure.half_width };
-    half_width + highest * stretch.unobserved
+    best.figure.half_width + highest * stretch.unobserved
 }
 
-fn flags(
-    history: &History,
-    stretch: &Stretch,
-    method: Method,
-    agreement: Option<bool>,
-    contended: bool,
-) -> Vec<Flag> {
+fn flags(history: &History, stretch: &Stretch, best: &Best, method: Method, contended: bool) -> Vec<Flag> {
     let longest_gap = (history.interval().get() * 4.0).max(1.0);
     // The silence of a lost device has a flag of its own.
     let silent = if stretch.lost { Seconds::ZERO } else { stretch.unobserved };
@@ -226,8 +234,8 @@ fn flags(
         Method::Estimated => Seconds::ZERO,
     };
     let known = [
-        (Flag::Agree, agreement == Some(true) && stretch.readings > 1),
-        (Flag::Disagree, agreement == Some(false)),
+        (Flag::Agree, best.agreement == Some(true) && stretch.readings > 1),
+        (Flag::Disagree, best.agreement == Some(false)),
         (Flag::CounterReset, stretch.reset),
         (Flag::CounterStuck, stretch.stuck),
         (Flag::Gaps, gaps),
@@ -235,6 +243,7 @@ fn flags(
         (Flag::Contended, contended),
         (Flag::DeviceLost, stretch.lost),
         (Flag::Estimated, !method.is_measured()),
+        (Flag::MeanAboveMax, is_above(best.mean(stretch), stretch.max_power)),
     ];
     let raised = known.into_iter().filter(|(_, holds)| *holds).map(|(flag, _)| flag);
     raised.chain(history.info().flags.iter().copied()).collect()
@@ -294,7 +303,7 @@ mod tests {
         assert_eq!((record.energy_j, record.method), (Joules(18_000.0), Method::Counter));
         assert_eq!(record.integral_j, Some(Joules(18_000.0)));
         // 1.96 · 300 W · 0.1 s / √6
-        assert!((record.uncertainty_j.get() - 24.005).abs() < 0.01, "{record:?}");
+        assert!((record.uncertainty_j.unwrap().get() - 24.005).abs() < 0.01, "{record:?}");
         assert_eq!(record.flags, [Flag::Agree]);
         assert!((record.mean_w.unwrap().get() - 300.0).abs() < 1e-9);
         assert_eq!(record.max_w, Some(Watts(300.0)));
@@ -328,7 +337,16 @@ mod tests {
         assert_eq!(record.energy_j, Joules(9_000.0));
         assert_eq!(record.flags, [Flag::Disagree]);
         // Nothing tells which of the two is right.
-        assert!(record.uncertainty_j >= Joules(9_000.0), "{record:?}");
+        assert!(record.uncertainty_j.unwrap() >= Joules(9_000.0), "{record:?}");
+    }
+
+    #[test]
+    fn a_mean_above_the_highest_reading_is_flagged() {
+        // Bursts of 800 W between readings of 300 W: only the counter sees them.
+        let record = window(&steady(60, |_, count| count + count / 50), 0, 60_000);
+        assert!(record.mean_w > record.max_w, "{record:?}");
+        assert!(record.flags.contains(&Flag::MeanAboveMax), "{record:?}");
+        assert!(!window(&steady(60, |_, count| count), 0, 60_000).flags.contains(&Flag::MeanAboveMax));
     }
 
     #[test]
@@ -353,7 +371,7 @@ mod tests {
         let history = steady(1, |_, count| count);
         let record = window(&history, 0, 10_000);
         assert_eq!(record.energy_j, Joules(300.0));
-        assert!(record.uncertainty_j.get() > 2_600.0, "{record:?}");
+        assert!(record.uncertainty_j.unwrap().get() > 2_600.0, "{record:?}");
     }
 
     #[test]
@@ -370,7 +388,9 @@ mod tests {
         let [cpu, package] = &window.sensors[..] else { panic!() };
         assert_eq!((cpu.method, cpu.counter_j, cpu.process_share_j), (Method::Estimated, None, None));
         assert_eq!(cpu.flags, [Flag::Estimated]);
+        assert_eq!(cpu.uncertainty_j, None, "a model's random error is unknown");
         assert_eq!((package.process_share_j, package.integral_j), (Some(Joules(75.0)), None));
+        assert!(window.uncertainty.is_some());
         assert_eq!(window.uncertainty, package.uncertainty_j);
     }
 }

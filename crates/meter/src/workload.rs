@@ -18,7 +18,8 @@ pub enum Workload {
     /// This process.
     #[default]
     ThisProcess,
-    /// The children of this process and theirs, running or ended.
+    /// The children of this process and theirs, running or ended. Orphans among them belong to it where this process
+    /// adopts them (`PR_SET_CHILD_SUBREAPER`), and leave the tree where it does not.
     Children,
 }
 
@@ -38,6 +39,11 @@ impl Workload {
                 Seconds((ended + running) as f64 / TICKS_PER_SECOND)
             }
         }
+    }
+
+    /// How many of the processes are running now.
+    pub fn n_running(self) -> u32 {
+        self.processes().iter().filter(|pid| !has_ended(pid)).count() as u32
     }
 
     /// Memory held now. Pages that children share count for each of them.
@@ -121,7 +127,14 @@ fn parse_stat(stat: &str) -> Option<Ticks> {
     Some(Ticks { own: ticks(14)? + ticks(15)?, ended_children: ticks(16)? + ticks(17)? })
 }
 
-/// Every process below this one.
+/// Whether a process has ended: it is gone, or waits only for its parent to ask how.
+fn has_ended(pid: &str) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(')').and_then(|(_, fields)| fields.split_whitespace().next());
+    matches!(state, None | Some("Z" | "X"))
+}
+
+/// Every process below this one, adopted orphans included where this process adopts them.
 fn descendants() -> Vec<String> {
     let mut found = children("self");
     let mut next = 0;
@@ -207,7 +220,11 @@ mod tests {
             std::thread::yield_now();
         }
         assert!(Workload::Children.resident_bytes() > 0);
+        assert!(Workload::Children.n_running() > 0 && !has_ended(&child.id().to_string()));
         child.kill().unwrap();
+        while !has_ended(&child.id().to_string()) {
+            std::thread::yield_now();
+        }
         child.wait().unwrap();
         assert!(Workload::Children.cpu_time().get() >= 0.05);
     }

@@ -151,6 +151,7 @@ fn measure(case: &Case, seeded: &mut Seeded) -> (SensorRecord, f64) {
         systematic_fraction: 0.05,
         systematic_id: "gain/simulated".to_owned(),
         flags: Vec::new(),
+        assumption: None,
         limits: Some(PowerLimits { enforced_w: Watts(700.0), min_w: None, max_w: None }),
     };
     let mut history = History::new(info, case.channels, INTERVAL);
@@ -225,9 +226,9 @@ fn family(family: Family, channels: Channels, seconds: impl Fn(&mut Seeded) -> f
         let knobs = knobs(power, Fault::None, &mut seeded);
         let case = Case { knobs, channels, fault: Fault::None, seconds: seconds(&mut seeded) };
         let (record, truth) = measure(&case, &mut seeded);
-        seen.held += u64::from((record.energy_j.get() - truth).abs() <= record.uncertainty_j.get());
+        seen.held += u64::from((record.energy_j.get() - truth).abs() <= record.uncertainty_j.unwrap().get());
         seen.disagree += u64::from(record.flags.contains(&Flag::Disagree));
-        seen.widths.push(record.uncertainty_j.get() / truth);
+        seen.widths.push(record.uncertainty_j.unwrap().get() / truth);
     }
     seen.widths.sort_by(f64::total_cmp);
     seen
@@ -331,7 +332,7 @@ fn each_fault_raises_its_flag_and_no_other() {
             assert_eq!(raised, flag.into_iter().collect::<Vec<_>>(), "{fault:?} {seed}: {record:?}");
             let off = (record.energy_j.get() - truth).abs();
             // One interval in twenty may miss, by a little.
-            let allowed = record.uncertainty_j.get() * 1.5;
+            let allowed = record.uncertainty_j.unwrap().get() * 1.5;
             assert!(off <= allowed, "{fault:?} {seed}: {truth} J drawn: {record:?}");
         }
     }
@@ -356,7 +357,7 @@ fn a_load_in_step_with_the_updates_shows_beside_a_counter() {
         Case { knobs: knobs(power, Fault::None, &mut seeded), channels, fault: Fault::None, seconds: 30.0 };
     let (record, truth) = measure(&case, &mut seeded);
     assert!(record.flags.contains(&Flag::Disagree), "{record:?}");
-    assert!((record.energy_j.get() - truth).abs() <= record.uncertainty_j.get());
+    assert!((record.energy_j.get() - truth).abs() <= record.uncertainty_j.unwrap().get());
     // With averages beside it, which see all of the time, there is no quarrel.
     let (record, _) = measure(&Case { channels: WHOLE, ..case }, &mut seeded);
     assert!(record.flags.contains(&Flag::Agree), "{record:?}");

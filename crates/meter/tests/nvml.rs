@@ -11,8 +11,9 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use nvml_standin::{Power, library, pci, uuid};
-use wattle_meter::discover::{discover, discover_with, visible_gpus};
+use wattle_meter::discover::{check_boards, discover, discover_with, visible_gpus};
 use wattle_meter::trace_reader::{TraceItem, TraceReader};
+use wattle_meter::trained_on::unmetered;
 use wattle_meter::visible::VisibleDevices;
 use wattle_meter::{
     Discovery, EnergyConfig, FindingState, GpuSelection, Sampler, SamplerOptions, TraceTarget, TraceWriter,
@@ -151,7 +152,7 @@ fn lost_case() {
     // Lost a second after the library was loaded, which was before the window.
     assert!(record.energy_j > Joules::ZERO && record.energy_j < Joules(303.0), "{record:?}");
     // What is not known is not nothing: the rest, a second at least, at 300 W.
-    assert!(record.uncertainty_j > Joules(280.0), "{record:?}");
+    assert!(record.uncertainty_j.unwrap() > Joules(280.0), "{record:?}");
     assert!(window.sensors.len() > 1, "the host is still estimated");
 }
 
@@ -357,4 +358,65 @@ fn a_library_that_is_none_is_a_finding() {
         discover_with(&config, &[], Workload::ThisProcess, Some(manifest), &VisibleDevices::default());
     assert_eq!(discovery.findings[0].state, FindingState::Absent);
     assert!(discovery.findings[0].detail.contains("Cargo.toml"), "{:?}", discovery.findings);
+}
+
+#[test]
+fn a_board_that_trains_unmetered_is_known() {
+    let boards = ("NVML_STANDIN_BOARDS", "2");
+    alone("unmetered_case", &[boards]);
+    alone("unreadable_case", &[boards, ("NVML_STANDIN_NOT_SUPPORTED", "energy,power,instant,average")]);
+    alone("silent_case", &[boards, ("NVML_STANDIN_LOST_AT_S", "0.3")]);
+}
+
+fn trained_on() -> [ComputeDevice; 1] {
+    [ComputeDevice { kind: DeviceKind::Cuda, ordinal: 0, uuid: Some(uuid(1)), pci: None }]
+}
+
+/// What a record would say of a fifth of a second that begins after a wait.
+fn unmetered_in(discovery: Discovery, wait_ms: u64) -> Vec<String> {
+    let options = SamplerOptions { interval: Duration::from_millis(20), ..SamplerOptions::default() };
+    let devices = discovery.trained_on.clone();
+    let sampler = Sampler::start(discovery.sensors, options).unwrap();
+    sleep(Duration::from_millis(wait_ms));
+    let start = sampler.edge(Duration::from_secs(10));
+    sleep(Duration::from_millis(200));
+    let end = sampler.edge(Duration::from_secs(10));
+    unmetered(&devices, &sampler.window(&start, &end).unwrap())
+}
+
+#[test]
+#[ignore = "run by a_board_that_trains_unmetered_is_known"]
+fn unmetered_case() {
+    for (gpus, expected) in [
+        (GpuSelection::Used, &[][..]),
+        (GpuSelection::All, &[]),
+        (GpuSelection::Boards(vec![1]), &[]),
+        (GpuSelection::None, &["cuda:0"]),
+        (GpuSelection::Boards(vec![0]), &["cuda:0"]),
+    ] {
+        let discovery = discover(&config(gpus.clone()), &trained_on());
+        assert_eq!(discovery.unmetered(), expected, "{gpus:?}");
+        assert_eq!(unmetered_in(discovery, 0), expected, "{gpus:?}");
+    }
+    assert!(check_boards(&config(GpuSelection::Boards(vec![0, 1]))).is_ok());
+    let error = check_boards(&config(GpuSelection::Boards(vec![0, 2]))).unwrap_err().to_string();
+    assert!(error.contains("board 2") && error.contains("there are 0 (") && error.contains("1 ("), "{error}");
+}
+
+#[test]
+#[ignore = "run by a_board_that_trains_unmetered_is_known"]
+fn unreadable_case() {
+    let discovery = discover(&config(GpuSelection::Used), &trained_on());
+    assert_eq!(discovery.unmetered(), ["cuda:0"]);
+    assert_eq!(unmetered_in(discovery, 0), ["cuda:0"]);
+    let asked = discover(&config(GpuSelection::Boards(vec![1])), &trained_on());
+    assert_eq!(asked.unmet.iter().map(|unmet| unmet.board).collect::<Vec<_>>(), [1]);
+}
+
+#[test]
+#[ignore = "run by a_board_that_trains_unmetered_is_known"]
+fn silent_case() {
+    let discovery = discover(&config(GpuSelection::Used), &trained_on());
+    assert!(discovery.unmetered().is_empty());
+    assert_eq!(unmetered_in(discovery, 700), ["cuda:0"], "no reading of it since");
 }

@@ -31,7 +31,8 @@ pub struct EpochRow {
     pub duration_s: Seconds,
     /// Energy.
     pub energy_j: Joules,
-    /// 95 % half-width of its random error; null for the rest, whose error no record states.
+    /// 95 % half-width of its random error; null where nothing was measured, and for the rest, whose error no record
+    /// states.
     pub energy_uncertainty_j: Option<Joules>,
     /// Share that was measured; null for the rest.
     pub measured_fraction: Option<f64>,
@@ -77,7 +78,7 @@ fn epoch_row(record: &Record, learning: &Learning) -> EpochRow {
         tokens: record.tokens,
         duration_s: record.duration_s,
         energy_j: record.energy_j,
-        energy_uncertainty_j: Some(record.energy_uncertainty_j),
+        energy_uncertainty_j: record.energy_uncertainty_j,
         measured_fraction: Some(record.measured_fraction),
         emissions_g: record.emissions_g,
         cost: record.cost.as_ref().map(|cost| cost.value),

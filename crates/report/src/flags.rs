@@ -70,6 +70,14 @@ pub fn meaning(flag: Flag) -> &'static str {
         Flag::DeviceLost => "The device stopped answering; what it drew from then on is not in the figure.",
         Flag::EdgeMissing => "No reading could be taken at one end of a stretch; the nearest was used.",
         Flag::Estimated => "Not measured: a model of the load stands in for a sensor.",
+        Flag::MeanAboveMax => {
+            "The mean power is above the highest reading: readings missed the peaks, or the stretch is short against \
+             the counter's steps. The energy counter is the better figure."
+        }
+        Flag::GuessedTdp => {
+            "The processor is unknown: its thermal design power is a guess by its number of CPUs. Set \
+             energy.cpu_tdp_w to the real one."
+        }
     }
 }
 

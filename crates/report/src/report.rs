@@ -115,8 +115,8 @@ pub struct Totals {
     pub tokens: u64,
     /// Energy of all sensors together, estimates included.
     pub energy_j: Joules,
-    /// 95 % half-width of its random error.
-    pub energy_uncertainty_j: Joules,
+    /// 95 % half-width of its random error; null where nothing was measured.
+    pub energy_uncertainty_j: Option<Joules>,
     /// Bound on its systematic error: the sensors' bounds, each weighted by its energy.
     pub systematic_fraction: f64,
     /// Share of it that was measured.
@@ -289,6 +289,7 @@ fn whole_run(run: &Run) -> Option<Record> {
             .as_ref()
             .map(|cost| Tariff { per_kwh: cost.tariff_per_kwh, currency: cost.currency.clone() }),
         devices: run.manifest.devices.len().max(1) as u32,
+        trained_on: Vec::new(),
     };
     Some(Ledger::resume(options, &run.records).whole_run(false, last.resources, last.overhead))
 }

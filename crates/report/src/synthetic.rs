@@ -269,10 +269,11 @@ impl SyntheticRun {
 
     fn json(&self, energy: f64, seconds: f64, tokens: u64, books: &Books) -> serde_json::Value {
         let measured = if self.method == "estimated" { 0.0 } else { 1.0 };
+        let half_width = (self.method != "estimated").then_some(2.0);
         let flag = if self.method == "estimated" { "estimated" } else { "agree" };
         let sensor = json!({
             "id": "gpu:0", "kind": "gpu", "method": self.method, "energy_j": energy,
-            "uncertainty_j": 2.0 * measured, "systematic_fraction": self.systematic.1,
+            "uncertainty_j": half_width, "systematic_fraction": self.systematic.1,
             "systematic_id": self.systematic.0, "counter_j": energy, "integral_j": energy * 0.99,
             "process_share_j": null, "samples": (seconds * 100.0) as u64, "max_gap_ms": 10.0,
             "mean_w": energy / seconds, "max_w": 2.0 * self.watts, "flags": [flag, "contended"],
@@ -298,7 +299,7 @@ impl SyntheticRun {
             "schema": "wattle.emissions/1", "run_id": format!("{}-20261123-150000-1a2b", self.name),
             "segment": 0, "kind": "epoch", "epoch": null, "complete": true, "step_start": 0, "step_end": 0,
             "tokens": tokens, "started_at": "2026-11-23T15:00:00.000Z", "start_ns": null, "end_ns": null,
-            "duration_s": seconds, "energy_j": energy, "energy_uncertainty_j": 2.0 * measured,
+            "duration_s": seconds, "energy_j": energy, "energy_uncertainty_j": half_width,
             "energy_kwh": energy / 3.6e6, "facility_kwh": priced(energy), "pue": 1.2,
             "emissions_g": priced(energy) * 400.0,
             "cost": {"value": priced(energy) * 0.25, "currency": "EUR", "tariff_per_kwh": 0.25},

@@ -161,9 +161,9 @@ pub(crate) fn energy_words(totals: &Totals) -> String {
 }
 
 /// An energy with its half-width; without it where nothing was measured, for a model's error is not random.
-pub(crate) fn energy_of(energy: Joules, half_width: Joules, measured_fraction: f64) -> String {
-    let half_width = if measured_fraction < 0.005 { 0.0 } else { half_width.get() };
-    plus_minus(energy.get(), half_width, "J")
+pub(crate) fn energy_of(energy: Joules, half_width: Option<Joules>, measured_fraction: f64) -> String {
+    let half_width = half_width.filter(|_| measured_fraction >= 0.005).unwrap_or_default();
+    plus_minus(energy.get(), half_width.get(), "J")
 }
 
 fn epochs(report: &Report) -> Vec<String> {
@@ -199,7 +199,6 @@ pub(crate) fn row_name(row: &EpochRow) -> String {
 fn epoch_cells(row: &EpochRow, report: &Report) -> Vec<String> {
     let currency = report.totals.as_ref().and_then(|totals| totals.cost.as_ref()).map(|cost| &cost.currency);
     let number = |n: u64| if n == 0 { String::new() } else { si(n as f64, "") };
-    let half_width = row.energy_uncertainty_j.unwrap_or_default();
     vec![
         row_name(row),
         if row.steps == 0 { String::new() } else { count(row.steps) },
@@ -207,7 +206,7 @@ fn epoch_cells(row: &EpochRow, report: &Report) -> Vec<String> {
         row.val_loss.map(loss).unwrap_or_default(),
         number(row.tokens),
         duration(row.duration_s),
-        energy_of(row.energy_j, half_width, row.measured_fraction.unwrap_or(1.0)),
+        energy_of(row.energy_j, row.energy_uncertainty_j, row.measured_fraction.unwrap_or(1.0)),
         row.measured_fraction.map(whole_percent).unwrap_or_default(),
         si(row.emissions_g.get(), "g"),
         row.cost.zip(currency).map(|(value, currency)| money(value, currency)).unwrap_or_default(),

@@ -92,6 +92,9 @@ pub struct SensorInfo {
     /// What holds for all that it says.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub flags: Vec<Flag>,
+    /// What a model takes for granted where nothing tells; absent where nothing was guessed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assumption: Option<String>,
     /// Its power limits, where the device has some.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<PowerLimits>,

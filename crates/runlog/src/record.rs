@@ -47,8 +47,9 @@ pub struct Record {
     pub duration_s: Seconds,
     /// Energy of all sensors together, estimates included.
     pub energy_j: Joules,
-    /// 95 % half-width of the random error of `energy_j`.
-    pub energy_uncertainty_j: Joules,
+    /// 95 % half-width of the random error of the measured part of `energy_j`; null where nothing was measured,
+    /// since the random error of a model is unknown.
+    pub energy_uncertainty_j: Option<Joules>,
     /// `energy_j` less what the sensors with a baseline would have drawn idle; null without a baseline.
     #[serde(default)]
     pub energy_above_idle_j: Option<Joules>,
@@ -72,11 +73,15 @@ pub struct Record {
     pub measured_fraction: f64,
     /// What each sensor saw.
     pub sensors: Vec<SensorRecord>,
+    /// Devices that were trained on and that no sensor measured, such as `cuda:0`: their energy is missing from
+    /// `energy_j`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unmetered_devices: Vec<String>,
     /// `energy_j` by what the run was doing.
     pub phases: PhaseJoules,
     /// How `phases` was arrived at, the weakest method of any phase; null where there were no spans.
     pub phases_method: Option<PhasesMethod>,
-    /// 95 % half-widths of `phases`; null in records from before they were stated.
+    /// 95 % half-widths of `phases`; null where nothing was measured, and in records from before they were stated.
     #[serde(default)]
     pub phases_uncertainty_j: Option<PhaseJoules>,
     /// How each phase was arrived at.
@@ -100,6 +105,17 @@ pub struct MeteredCommand {
     pub arguments: Vec<String>,
     /// Its exit status, 128 + n after signal n.
     pub exit_status: u8,
+    /// Boards that were to be metered and could not be, by NVML's numbers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unmetered_boards: Vec<u32>,
+    /// Processes that the command started and that were still running when it ended: what they used until then is
+    /// counted, what they used afterwards is not.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub left_running: u32,
+}
+
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// What a record covers.
@@ -201,8 +217,8 @@ pub struct SensorRecord {
     pub method: Method,
     /// The best figure.
     pub energy_j: Joules,
-    /// 95 % half-width of its random error.
-    pub uncertainty_j: Joules,
+    /// 95 % half-width of its random error; null for an estimate, where it is unknown.
+    pub uncertainty_j: Option<Joules>,
     /// Bound on its systematic error, as a share of `energy_j`.
     pub systematic_fraction: f64,
     /// Readings with the same id share that error, so their ratio is free of it.
@@ -234,6 +250,10 @@ pub struct SensorRecord {
     /// What held the device's clocks back within the record, by NVML's names in snake case.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub throttle: Vec<String>,
+    /// What a model takes for granted where nothing tells, such as the processor's thermal design power; absent
+    /// where nothing was guessed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assumption: Option<String>,
     /// What to know about the figure.
     pub flags: Vec<Flag>,
 }
@@ -277,6 +297,11 @@ pub enum Flag {
     EdgeMissing,
     /// Not measured.
     Estimated,
+    /// The mean power is above the highest power read: readings are too sparse to have seen the peaks, or the
+    /// counter's steps at the edges count for much.
+    MeanAboveMax,
+    /// The processor is unknown and its thermal design power a guess.
+    GuessedTdp,
 }
 
 /// Joules by phase. They add up to the record's energy.
@@ -309,6 +334,22 @@ impl PhaseJoules {
     /// All phases together.
     pub fn total(mut self) -> Joules {
         Phase::ALL.into_iter().map(|phase| *self.get_mut(phase)).sum()
+    }
+
+    /// Of half-widths: gives phases that have energy and no half-width their part of the error of what the other
+    /// phases leave of the whole, whose own half-width is `whole`. A small one may be off by all that it has.
+    fn bound_unknown(&mut self, whole: Joules, mut phases: Self) {
+        let squares: f64 = Phase::ALL.into_iter().map(|phase| self.get_mut(phase).get().powi(2)).sum();
+        let rest = whole.get().hypot(squares.sqrt());
+        let unknown: Vec<_> = Phase::ALL
+            .into_iter()
+            .filter(|phase| *self.get_mut(*phase) == Joules::ZERO && *phases.get_mut(*phase) > Joules::ZERO)
+            .collect();
+        let together: Joules = unknown.iter().map(|phase| *phases.get_mut(*phase)).sum();
+        for phase in unknown {
+            let energy = phases.get_mut(phase).get();
+            *self.get_mut(phase) = Joules((rest * energy / together.get()).max(energy.min(rest)));
+        }
     }
 }
 
@@ -403,11 +444,30 @@ impl Record {
         if stated != actual {
             return Err(format!("crc32c is {stated}, the line's is {actual}"));
         }
-        let record: Self = serde_json::from_str(&format!("{body}}}")).map_err(|e| e.to_string())?;
+        let mut record: Self = serde_json::from_str(&format!("{body}}}")).map_err(|e| e.to_string())?;
         if record.schema != EMISSIONS_SCHEMA {
             return Err(format!("expected schema {EMISSIONS_SCHEMA:?}, got {:?}", record.schema));
         }
+        record.correct_half_widths();
         Ok(record)
+    }
+
+    /// Corrects half-widths of zero, which earlier versions wrote for what was unknown.
+    fn correct_half_widths(&mut self) {
+        let is_zero = |half_width: Option<Joules>| half_width == Some(Joules::ZERO);
+        for sensor in self.sensors.iter_mut().filter(|sensor| !sensor.method.is_measured()) {
+            sensor.uncertainty_j = sensor.uncertainty_j.filter(|half_width| *half_width != Joules::ZERO);
+        }
+        let is_estimate = !self.sensors.iter().any(|sensor| sensor.method.is_measured());
+        if is_estimate && is_zero(self.energy_uncertainty_j) {
+            self.energy_uncertainty_j = None;
+            self.phases_uncertainty_j = None;
+        }
+        if let (Some(half_width), Some(half_widths)) =
+            (self.energy_uncertainty_j, &mut self.phases_uncertainty_j)
+        {
+            half_widths.bound_unknown(half_width, self.phases);
+        }
     }
 }
 
@@ -431,7 +491,7 @@ mod tests {
             end_ns: Some(MonotonicNs(15_000_000_000)),
             duration_s: Seconds(10.0),
             energy_j: Joules(850.0),
-            energy_uncertainty_j: Joules(0.5),
+            energy_uncertainty_j: Some(Joules(0.5)),
             energy_above_idle_j: None,
             energy_kwh: Joules(850.0).kwh(),
             facility_kwh: Joules(850.0).kwh() * 1.5,
@@ -450,6 +510,7 @@ mod tests {
             sci: None,
             measured_fraction: 0.0,
             sensors: vec![],
+            unmetered_devices: vec![],
             phases: PhaseJoules {
                 setup: Joules(50.0),
                 forward_backward: Joules(800.0),
@@ -489,6 +550,54 @@ mod tests {
         let body = body.strip_suffix('}').unwrap();
         let line = format!("{body}{CHECKSUM_KEY}{:08x}\"}}", crc32c::crc32c(body.as_bytes()));
         assert_eq!(Record::from_json(&line).unwrap(), example());
+    }
+
+    /// A sensor that says 850 J, give or take nothing, as earlier versions wrote it.
+    fn sensor(method: Method) -> SensorRecord {
+        let json = serde_json::json!({
+            "id": "x", "kind": "cpu", "method": method, "energy_j": 850.0, "uncertainty_j": 0.0,
+            "systematic_fraction": 0.5, "systematic_id": "x", "counter_j": null, "integral_j": null,
+            "process_share_j": null, "samples": 9, "max_gap_ms": 50.0, "mean_w": 85.0, "max_w": null, "flags": [],
+        });
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn the_zero_that_stood_for_an_estimates_unknown_error_reads_as_unknown() {
+        let old = Record {
+            energy_uncertainty_j: Some(Joules::ZERO),
+            phases_uncertainty_j: Some(PhaseJoules::default()),
+            sensors: vec![sensor(Method::Estimated)],
+            ..example()
+        };
+        let read = Record::from_json(&old.to_json()).unwrap();
+        assert_eq!((read.energy_uncertainty_j, read.phases_uncertainty_j), (None, None));
+        assert_eq!(read.sensors[0].uncertainty_j, None);
+        let measured = Record { sensors: vec![sensor(Method::Counter)], ..old };
+        let read = Record::from_json(&measured.to_json()).unwrap();
+        assert_eq!(read.energy_uncertainty_j, Some(Joules::ZERO), "what was measured keeps what it says");
+        assert_eq!(read.sensors[0].uncertainty_j, Some(Joules::ZERO));
+    }
+
+    #[test]
+    fn a_phase_without_a_half_width_gets_the_error_of_what_the_others_leave() {
+        let half_widths = PhaseJoules { setup: Joules(3.0), ..Default::default() };
+        let old = Record {
+            energy_uncertainty_j: Some(Joules(4.0)),
+            phases_uncertainty_j: Some(half_widths),
+            sensors: vec![sensor(Method::Counter)],
+            ..example()
+        };
+        let read = Record::from_json(&old.to_json()).unwrap().phases_uncertainty_j.unwrap();
+        assert_eq!((read.setup, read.forward_backward), (Joules(3.0), Joules(5.0)));
+        assert_eq!(read.data, Joules::ZERO, "a phase that took nothing is known to have taken nothing");
+        let all_zero = Record { phases_uncertainty_j: Some(PhaseJoules::default()), ..old };
+        let mut read = Record::from_json(&all_zero.to_json()).unwrap().phases_uncertainty_j.unwrap();
+        for phase in
+            Phase::ALL.into_iter().filter(|phase| *all_zero.phases.clone().get_mut(*phase) > Joules::ZERO)
+        {
+            assert!(*read.get_mut(phase) > Joules::ZERO && *read.get_mut(phase) <= Joules(4.0), "{phase:?}");
+        }
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub fn run(args: &DevicesArgs) -> anyhow::Result<Exit> {
     for finding in &discovery.findings {
         println!("  {:<13} {}: {}", state_label(finding.state), finding.what, finding.detail);
         if let Some(remedy) = &finding.remedy {
-            println!("  {:<13} to mend it: {remedy}", "");
+            println!("  {:<13} to fix it: {remedy}", "");
         }
     }
     Ok(Exit::Done)

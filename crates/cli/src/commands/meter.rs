@@ -17,7 +17,7 @@ use wattle_runlog::{MonotonicNs, Record, Seconds, WallAnchor};
 
 use crate::args::MeterArgs;
 use crate::child::{RunningCommand, exit_code};
-use crate::describe::{describe_energy, describe_sensor};
+use crate::describe::{describe_energy, describe_sensor, energy_warnings};
 use crate::exit::{BadUsage, Exit};
 use crate::humanize::{duration, joules, watts};
 use crate::metrics::{MetricsServer, registry};
@@ -32,10 +32,14 @@ pub fn run(args: &MeterArgs, quiet: bool) -> anyhow::Result<Exit> {
     let (energy, carbon_config) = configuration(args)?;
     let json = args.json.as_deref().map(|path| OutputFile::open(path, "--json")).transpose()?;
     let discovery = discover_visible(&energy, Workload::Children);
+    for unmet in &discovery.unmet {
+        tracing::warn!("--gpus {}: {}; the command runs without it being metered", unmet.board, unmet.why);
+    }
     let n_gpus = discovery.sensor_infos().iter().filter(|sensor| sensor.id.starts_with("gpu:")).count();
     for finding in discovery.findings.iter().filter(|finding| finding.remedy.is_some()) {
-        tracing::debug!("{}: {}; wattle devices says what mends it", finding.what, finding.detail);
+        tracing::debug!("{}: {}; wattle devices says how to fix it", finding.what, finding.detail);
     }
+    let unmetered_boards = discovery.unmet.iter().map(|unmet| unmet.board).collect();
     let options = SamplerOptions { interval: energy.interval(), workload: Workload::Children, trace: None };
     let sampler = Sampler::start(discovery.sensors, options)?;
     let run_id = format!("command-{}-{:x}", file_stamp(), std::process::id());
@@ -50,6 +54,7 @@ pub fn run(args: &MeterArgs, quiet: bool) -> anyhow::Result<Exit> {
         carbon: carbon::resolve(&carbon_config).expect("its faults were looked for"),
         tariff: None,
         devices: n_gpus.max(1) as u32,
+        trained_on: discovery.trained_on,
     });
 
     let start = sampler.edge(EDGE_TIMEOUT);
@@ -75,8 +80,9 @@ pub fn run(args: &MeterArgs, quiet: bool) -> anyhow::Result<Exit> {
         overhead: sampler.overhead(),
     });
     let arguments = args.command.iter().map(|argument| argument.to_string_lossy().into_owned()).collect();
-    record.command = Some(MeteredCommand { arguments, exit_status: exit_code(status) });
-    summarize(&record, Workload::Children.cpu_time());
+    let (exit_status, left_running) = (exit_code(status), Workload::Children.n_running());
+    record.command = Some(MeteredCommand { arguments, exit_status, unmetered_boards, left_running });
+    summarize(&record);
     if let Some(json) = json {
         json.finish(&format!("{}\n", record.to_json()))?;
     }
@@ -112,7 +118,9 @@ fn wait(
         let watch = scope.spawn(move || watch(line, sampler, &end));
         let status = command.wait().context("how the command ended is not known");
         drop(ended);
-        Ok((status?, watch.join().unwrap_or_default()))
+        let seen = watch.join().unwrap_or_default();
+        // Once all have been waited for, the kernel knows their processor time to the end.
+        Ok((status?, Resources { cpu_s: Some(Workload::Children.cpu_time()), ..seen }))
     })
 }
 
@@ -144,12 +152,22 @@ fn live_line(elapsed: Seconds, live: &Live, load: Option<f64>) -> String {
 }
 
 /// What the command cost, for a person.
-fn summarize(record: &Record, cpu_time: Seconds) {
+fn summarize(record: &Record) {
+    energy_warnings(record).iter().for_each(|warning| tracing::warn!("{warning}"));
     let mut parts = vec![duration(record.duration_s)];
     parts.extend(describe_energy(record));
-    parts.push(format!("CPU time {}", duration(cpu_time)));
+    parts.extend(record.resources.cpu_s.map(|cpu_s| format!("CPU time {}", duration(cpu_s))));
     tracing::info!("{}", parts.join(" · "));
-    for sensor in &record.sensors {
-        tracing::info!("  {}", describe_sensor(sensor));
+    for line in record.sensors.iter().flat_map(describe_sensor) {
+        tracing::info!("  {line}");
+    }
+    match record.command.as_ref().map_or(0, |command| command.left_running) {
+        0 => {}
+        1 => tracing::info!(
+            "a process that it started is still running; what that uses from now on is not counted"
+        ),
+        n => tracing::info!(
+            "{n} processes that it started are still running; what they use from now on is not counted"
+        ),
     }
 }

@@ -6,6 +6,7 @@ use anyhow::Context;
 use indicatif::MultiProgress;
 use wattle_data::{Dataset, Origin};
 use wattle_meter::ResumePoint;
+use wattle_meter::discover::check_boards;
 use wattle_model::hugging_face::Directory;
 use wattle_model::{Family, Gpt2, LanguageModel, Llama};
 use wattle_report::page::page;
@@ -24,7 +25,7 @@ use crate::args::TrainArgs;
 use crate::budget::Budget;
 use crate::checkpoint::tokenizer_of;
 use crate::config::Config;
-use crate::describe::describe_energy;
+use crate::describe::{describe_energy, energy_warnings, estimate_warning};
 use crate::display::Display;
 use crate::exit::{BadUsage, Exit};
 use crate::humanize::{count, duration};
@@ -52,6 +53,7 @@ pub fn run(args: &TrainArgs, bars: &MultiProgress, log_file: &LogFile, quiet: bo
         return dry_run(args, &config, display);
     }
     let signal = StopSignal::listen().context("cannot listen for signals")?;
+    check_boards(&config.energy).map_err(|error| BadUsage::new(error.to_string()))?;
     let device = args.device.open()?;
     let new_run = if exists { None } else { Some(NewRun::create(&path)?) };
     let opened = if exists { Some(RunDir::open(&path)?) } else { None };
@@ -404,12 +406,10 @@ fn summarize(dir: &RunDir, reason: StopReason, seen: &Seen, step: u64, started: 
     parts.push(duration(MonotonicNs::now().since(started)));
     if let Some(whole) = &seen.whole {
         parts.extend(describe_energy(whole));
-        if whole.measured_fraction < 0.5 {
-            tracing::warn!(
-                "{:.0} % of the energy is estimated and not measured; wattle devices says what would mend it",
-                (1.0 - whole.measured_fraction) * 100.0
-            );
-        }
+        energy_warnings(whole)
+            .iter()
+            .chain(estimate_warning(whole).iter())
+            .for_each(|warning| tracing::warn!("{warning}"));
     }
     tracing::info!("{}", parts.join(" · "));
     tracing::info!("{}", dir.path().display());

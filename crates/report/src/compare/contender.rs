@@ -34,8 +34,8 @@ pub struct Contender {
     pub duration_s: Seconds,
     /// Energy.
     pub energy_j: Joules,
-    /// 95 % half-width of its random error.
-    pub energy_uncertainty_j: Joules,
+    /// 95 % half-width of its random error; null where nothing was measured.
+    pub energy_uncertainty_j: Option<Joules>,
     /// Share of it that was measured.
     pub measured_fraction: f64,
     /// Processor time, where no sensor measured; null otherwise, or where it is not known.
@@ -64,7 +64,7 @@ impl Contender {
             tokens: totals.map_or(0, |totals| totals.tokens),
             duration_s: totals.map_or(Seconds::ZERO, |totals| totals.duration_s),
             energy_j: totals.map_or(Joules::ZERO, |totals| totals.energy_j),
-            energy_uncertainty_j: totals.map_or(Joules::ZERO, |totals| totals.energy_uncertainty_j),
+            energy_uncertainty_j: totals.and_then(|totals| totals.energy_uncertainty_j),
             measured_fraction: totals.map_or(0.0, |totals| totals.measured_fraction),
             cpu_s: totals.filter(|totals| totals.measured_fraction < 0.005).and_then(|totals| totals.cpu_s),
             joules_per_token: totals.and_then(|totals| totals.joules_per_token),

@@ -3,8 +3,9 @@
 use crate::compare::difference::Change;
 use crate::compare::group::Spread;
 use crate::compare::{Comparison, Contender, Reached, Saving};
-use crate::quantity::{Scale, duration, grams, joules, loss, plus_minus, si, three_digits, whole_percent};
+use crate::quantity::{Scale, duration, grams, joules, loss, si, three_digits, whole_percent};
 use crate::table::{Table, wrap};
+use crate::text::energy_of;
 
 /// Columns of a terminal that is not wide.
 const WIDTH: usize = 100;
@@ -59,8 +60,7 @@ fn runs(comparison: &Comparison) -> Vec<String> {
 
 /// A run's energy with its half-width, without it where nothing was measured.
 pub(crate) fn energy(run: &Contender) -> String {
-    let half_width = if run.measured_fraction < 0.005 { 0.0 } else { run.energy_uncertainty_j.get() };
-    plus_minus(run.energy_j.get(), half_width, "J")
+    energy_of(run.energy_j, run.energy_uncertainty_j, run.measured_fraction)
 }
 
 /// The target in words.

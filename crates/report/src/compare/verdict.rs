@@ -119,7 +119,8 @@ impl Parties<'_> {
     /// Random half-width of a group's mean: each run's own, of its whole energy, which is no less than that of the
     /// way to the target.
     fn random(&self, group: &Group) -> f64 {
-        let squares: f64 = self.members(group).map(|(run, _)| run.energy_uncertainty_j.get().powi(2)).sum();
+        let half_widths = self.members(group).filter_map(|(run, _)| run.energy_uncertainty_j);
+        let squares: f64 = half_widths.map(|half_width| half_width.get().powi(2)).sum();
         squares.sqrt() / group.runs.len() as f64
     }
 

@@ -157,7 +157,6 @@ fn has_cost(report: &Report) -> bool {
 
 fn epoch_row(report: &Report, row: &EpochRow) -> Markup {
     let currency = report.totals.as_ref().and_then(|totals| totals.cost.as_ref()).map(|cost| &cost.currency);
-    let half_width = row.energy_uncertainty_j.unwrap_or_default();
     html! {
         tr.lost[row.kind == RowKind::Interrupted] {
             td { (row_name(row)) }
@@ -166,7 +165,7 @@ fn epoch_row(report: &Report, row: &EpochRow) -> Markup {
             td { (row.val_loss.map(loss).unwrap_or_default()) }
             td { @if row.tokens > 0 { (count(row.tokens)) } }
             td { (duration(row.duration_s)) }
-            td { (energy_of(row.energy_j, half_width, row.measured_fraction.unwrap_or(1.0))) }
+            td { (energy_of(row.energy_j, row.energy_uncertainty_j, row.measured_fraction.unwrap_or(1.0))) }
             td { (row.measured_fraction.map(whole_percent).unwrap_or_default()) }
             td { (si(row.emissions_g.get(), "g")) }
             @if has_cost(report) {

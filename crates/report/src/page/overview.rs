@@ -85,7 +85,7 @@ fn learnt(report: &Report) -> Vec<Tile> {
 }
 
 fn spent(report: &Report, totals: &Totals) -> Vec<Tile> {
-    let half_width = totals.energy_uncertainty_j.get();
+    let half_width = totals.energy_uncertainty_j.unwrap_or_default().get();
     let certainty = match totals.measured_fraction {
         share if share >= 0.995 => "measured".to_owned(),
         share if share < 0.005 => "estimated".to_owned(),
