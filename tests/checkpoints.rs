@@ -52,7 +52,7 @@ fn evaluate_finds_the_loss_that_training_found() {
         assert_eq!(evaluation(&bench, &[checkpoint, "--data", "data"])["loss"], found["loss"]);
     }
     let people = printed(bench.wattle(&["evaluate", "run", "--data", "data", "--split", "train"]));
-    assert!(people.contains("nats a token") && people.contains("J/token"), "{people}");
+    assert!(people.contains("nats a token") && people.contains("J/ktoken"), "{people}");
 }
 
 #[test]

@@ -183,7 +183,7 @@ fn a_board_that_is_not_there_is_warned_of_and_stands_in_the_record() {
     let bench = Workbench::new();
     let args = ["meter", "--json", "cost.json", "--gpus", "0,7", "--", "true"];
     let said = expect(0, with_boards(bench.wattle(&args), "2"));
-    assert!(said.contains("--gpus 7") && said.contains("there are 0 ("), "{said}");
+    assert!(said.contains("--gpus 7") && said.contains("boards here: 0 ("), "{said}");
     let cost = record(&bench, "cost.json");
     assert_eq!((n_boards(&cost), cost.command.unwrap().unmetered_boards), (1, vec![7]));
     let mut command = bench.wattle(&args);

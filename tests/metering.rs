@@ -150,7 +150,7 @@ fn a_board_that_is_asked_for_and_not_there_is_an_error_that_names_those_that_are
     let bench = Workbench::new();
     let train = |gpus: &str| bench.train(&["--out", "run", "--set", gpus, "--set", "train.max_steps=2"]);
     let said = expect(2, with_board(train("energy.gpus=[0, 7]")));
-    assert!(said.contains("energy.gpus names board 7") && said.contains("there are 0 ("), "{said}");
+    assert!(said.contains("energy.gpus names board 7") && said.contains("boards here: 0 ("), "{said}");
     let mut without = train("energy.gpus=[0]");
     without.env("NVML_LIBRARY", "/nonexistent/libnvidia-ml.so.1");
     let said = expect(2, without);

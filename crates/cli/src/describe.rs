@@ -2,10 +2,10 @@
 
 #[cfg(feature = "train")]
 use wattle_meter::WindowEnergy;
-use wattle_runlog::Record;
 use wattle_runlog::record::{Flag, Method, SensorRecord};
+use wattle_runlog::{Joules, Record};
 
-use crate::humanize::{grams, joules, plus_minus, si, watts};
+use crate::humanize::{grams, plus_minus, si, watts};
 
 /// A half-width above this share of an energy is warned of.
 const WIDE: f64 = 0.2;
@@ -15,21 +15,31 @@ pub fn describe_energy(record: &Record) -> Vec<String> {
     let carbon = &record.carbon;
     let region = if carbon.region == "WORLD" { "world" } else { &carbon.region };
     let year = carbon.year.map_or(String::new(), |year| format!(", {year}"));
-    let mut parts = vec![energy_of(record), format!("{} ({region}{year})", grams(record.emissions_g))];
+    let energy = energy_of(
+        record.energy_j,
+        record.energy_uncertainty_j,
+        record.measured_fraction,
+        &record.unmetered_devices,
+    );
+    let mut parts = vec![energy, format!("{} ({region}{year})", grams(record.emissions_g))];
     parts.extend(record.cost.as_ref().map(|cost| format!("{:.2e} {}", cost.value, cost.currency)));
     parts.extend(record.joules_per_token.map(|joules| si(joules * 1000.0, "J/ktoken")));
     parts
 }
 
-/// The energy with its half-width, and what of it is known how: `8.21 ± 0.06 kJ measured`.
-fn energy_of(record: &Record) -> String {
-    let half_width = record.energy_uncertainty_j.unwrap_or_default();
-    let energy = plus_minus(record.energy_j.get(), half_width.get(), "J");
-    let without = match &record.unmetered_devices[..] {
+/// An energy with its half-width, what of it is known how, and what it lacks: `8.21 ± 0.06 kJ measured`.
+fn energy_of(
+    energy: Joules,
+    half_width: Option<Joules>,
+    measured_fraction: f64,
+    unmetered: &[String],
+) -> String {
+    let energy = plus_minus(energy.get(), half_width.unwrap_or_default().get(), "J");
+    let without = match unmetered {
         [] => String::new(),
         devices => format!(" without {} (not metered)", devices.join(", ")),
     };
-    format!("{energy} {}{without}", measured(record.measured_fraction))
+    format!("{energy} {}{without}", measured(measured_fraction))
 }
 
 /// What to know before a record's figures are believed, the worst first: devices that were not metered, and an
@@ -99,14 +109,14 @@ fn measured(fraction: f64) -> String {
 /// The energy of work on `n_tokens` tokens, for a person.
 #[cfg(feature = "train")]
 pub fn describe_window(window: &WindowEnergy, n_tokens: u64) -> String {
-    let a_token = si(window.energy.get() / n_tokens as f64, "J/token");
-    format!("{} · {a_token}", describe_work(window))
+    let per_ktoken = si(window.energy.get() / n_tokens as f64 * 1e3, "J/ktoken");
+    format!("{} · {per_ktoken}", describe_work(window))
 }
 
 /// The energy of a piece of work, for a person.
 #[cfg(feature = "train")]
 pub fn describe_work(window: &WindowEnergy) -> String {
-    format!("{} {}", joules(window.energy), measured(window.measured_fraction))
+    energy_of(window.energy, window.uncertainty, window.measured_fraction, &window.unmetered_devices)
 }
 
 /// One sensor's part of a record, for a person, in lines.
@@ -124,4 +134,20 @@ pub fn describe_sensor(sensor: &SensorRecord) -> Vec<String> {
     let figures = format!("{:<12} {}", sensor.id, parts.join(" · "));
     let assumption = sensor.assumption.as_ref().map(|assumption| format!("{:<12} assumes {assumption}", ""));
     [figures].into_iter().chain(assumption).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_energy_says_how_well_and_how_it_is_known_and_what_it_lacks() {
+        let board = ["cuda:0".to_owned()];
+        assert_eq!(energy_of(Joules(8_210.0), Some(Joules(62.0)), 0.999, &[]), "8.21 ± 0.06 kJ measured");
+        assert_eq!(energy_of(Joules(345.4), Some(Joules(61.8)), 0.97, &[]), "345 ± 62 J 97 % measured");
+        assert_eq!(
+            energy_of(Joules(141.0), None, 0.0, &board),
+            "141 J estimated without cuda:0 (not metered)"
+        );
+    }
 }

@@ -1,7 +1,8 @@
 //! The energy of a piece of work within this process.
 
 use wattle_meter::sampler::EDGE_TIMEOUT;
-use wattle_meter::{Edge, EnergyConfig, Sampler, SamplerOptions, WindowEnergy, discover};
+use wattle_meter::trained_on::unmetered;
+use wattle_meter::{Edge, EnergyConfig, Sampler, SamplerOptions, TrainedOn, WindowEnergy, discover};
 use wattle_runlog::ComputeDevice;
 
 use crate::describe::unmetered_warning;
@@ -9,6 +10,7 @@ use crate::describe::unmetered_warning;
 /// A meter that is running. Where it cannot, the work goes on without.
 pub struct Metered {
     sampler: Option<(Sampler, Edge)>,
+    trained_on: Vec<TrainedOn>,
 }
 
 impl Metered {
@@ -28,13 +30,15 @@ impl Metered {
             let edge = sampler.edge(EDGE_TIMEOUT);
             (sampler, edge)
         };
-        Self { sampler: sampler.map(start) }
+        Self { sampler: sampler.map(start), trained_on: discovery.trained_on }
     }
 
     /// The energy since the start, if it is known.
     pub fn finish(self) -> Option<WindowEnergy> {
         let (sampler, start) = self.sampler?;
         let end = sampler.edge(EDGE_TIMEOUT);
-        sampler.window(&start, &end).inspect_err(|error| tracing::warn!("metering: {error}")).ok()
+        let window = sampler.window(&start, &end);
+        let window = window.inspect_err(|error| tracing::warn!("metering: {error}")).ok()?;
+        Some(WindowEnergy { unmetered_devices: unmetered(&self.trained_on, &window), ..window })
     }
 }

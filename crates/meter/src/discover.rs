@@ -129,12 +129,12 @@ fn absent(numbers: &[u32], boards: &[Board]) -> Vec<u32> {
     numbers.iter().copied().filter(|number| !boards.iter().any(|board| board.index == *number)).collect()
 }
 
-/// `there are 0 (NVIDIA H100), 1 (NVIDIA H100)`
+/// `boards here: 0 (NVIDIA H100), 1 (NVIDIA H100)`
 fn boards_there(boards: &[Board]) -> String {
     let names: Vec<_> = boards.iter().map(|board| format!("{} ({})", board.index, board.name)).collect();
     match names.is_empty() {
-        true => "there is no board".to_owned(),
-        false => format!("there are {}", names.join(", ")),
+        true => "there are no boards here".to_owned(),
+        false => format!("boards here: {}", names.join(", ")),
     }
 }
 

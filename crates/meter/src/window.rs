@@ -45,6 +45,9 @@ pub struct WindowEnergy {
     pub sensors: Vec<SensorRecord>,
     /// How the energy came together.
     pub profile: Profile,
+    /// Devices that were computed on and that no sensor measured; filled in by whoever knows the devices, see
+    /// [`crate::trained_on`].
+    pub unmetered_devices: Vec<String>,
 }
 
 impl WindowEnergy {
@@ -110,7 +113,16 @@ impl WindowEnergy {
         let measured = sensors.iter().filter(|s| s.method.is_measured()).map(|s| s.energy_j).sum();
         let measured_fraction = share(measured, energy);
         let profile = Profile::default();
-        Self { start, end, energy, uncertainty, measured_fraction, sensors, profile }
+        Self {
+            start,
+            end,
+            energy,
+            uncertainty,
+            measured_fraction,
+            sensors,
+            profile,
+            unmetered_devices: Vec::new(),
+        }
     }
 }
 

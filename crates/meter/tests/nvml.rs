@@ -400,7 +400,10 @@ fn unmetered_case() {
     }
     assert!(check_boards(&config(GpuSelection::Boards(vec![0, 1]))).is_ok());
     let error = check_boards(&config(GpuSelection::Boards(vec![0, 2]))).unwrap_err().to_string();
-    assert!(error.contains("board 2") && error.contains("there are 0 (") && error.contains("1 ("), "{error}");
+    assert!(
+        error.contains("board 2") && error.contains("boards here: 0 (") && error.contains("1 ("),
+        "{error}"
+    );
 }
 
 #[test]

@@ -142,6 +142,7 @@ fn report(
         "energy_j": energy.map(|window| window.energy),
         "energy_uncertainty_j": energy.map(|window| window.uncertainty),
         "measured_fraction": energy.map(|window| window.measured_fraction),
+        "unmetered_devices": energy.map(|window| &window.unmetered_devices),
     })
 }
 

@@ -33,7 +33,11 @@ pub fn run(args: &MeterArgs, quiet: bool) -> anyhow::Result<Exit> {
     let json = args.json.as_deref().map(|path| OutputFile::open(path, "--json")).transpose()?;
     let discovery = discover_visible(&energy, Workload::Children);
     for unmet in &discovery.unmet {
-        tracing::warn!("--gpus {}: {}; the command runs without it being metered", unmet.board, unmet.why);
+        tracing::warn!(
+            "--gpus {}: {}; the command runs, and that board is not metered",
+            unmet.board,
+            unmet.why
+        );
     }
     let n_gpus = discovery.sensor_infos().iter().filter(|sensor| sensor.id.starts_with("gpu:")).count();
     for finding in discovery.findings.iter().filter(|finding| finding.remedy.is_some()) {
