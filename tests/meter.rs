@@ -1,7 +1,7 @@
 //! `wattle meter`: any command, metered from outside.
 
 use std::fs;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -230,4 +230,57 @@ fn a_country_is_named_as_people_name_it() {
     }
     let said = expect(2, bench.wattle(&["meter", "--region", "Germny", "--", "true"]));
     assert!(said.contains("--region") && said.contains("Germany (DEU)"), "{said}");
+}
+
+#[test]
+fn no_call_of_nvml_that_hangs_holds_a_command_or_changes_its_status() {
+    let bench = Workbench::new();
+    let mut hanging: Vec<String> = Vec::new();
+    for call in [
+        "nvmlInit_v2",
+        "nvmlDeviceGetCount_v2",
+        "nvmlDeviceGetHandleByIndex_v2",
+        "nvmlSystemGetDriverVersion",
+        "nvmlDeviceGetName",
+        "nvmlDeviceGetUUID",
+        "nvmlDeviceGetTotalEnergyConsumption",
+        "nvmlDeviceGetFieldValues",
+        "nvmlDeviceGetComputeRunningProcesses_v3",
+        "nvmlDeviceGetTemperature",
+        "nvmlDeviceGetCurrentClocksThrottleReasons",
+    ] {
+        hanging.push(call.to_owned());
+    }
+    // While the command runs.
+    hanging.push("nvmlDeviceGetTotalEnergyConsumption@0.4,nvmlDeviceGetFieldValues@0.4".to_owned());
+    let commands: Vec<_> = hanging
+        .iter()
+        .enumerate()
+        .map(|(i, hang)| {
+            let json = format!("record-{i}.json");
+            let script = "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; sleep 1.5; exit 7";
+            let mut command = with_board(bench.wattle(&["meter", "--json", &json, "--", "sh", "-c", script]));
+            command.env("NVML_STANDIN_HANG", hang).stdout(Stdio::null()).stderr(Stdio::piped());
+            (json, hang, command.spawn().unwrap())
+        })
+        .collect();
+    for (json, hang, command) in commands {
+        let output = command.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(7), "{hang}: {said}");
+        let record = Record::from_json(fs::read_to_string(bench.join(&json)).unwrap().trim()).unwrap();
+        let cpu = record.sensors.iter().find(|sensor| sensor.kind == SensorKind::Cpu).unwrap();
+        assert!(cpu.energy_j.get() > 0.0, "{hang}: the processor's energy was lost with the board's");
+        assert!(said.contains("driver hangs"), "{hang}: {said}");
+    }
+}
+
+#[test]
+fn a_record_that_cannot_be_written_does_not_change_the_status_of_the_command() {
+    let bench = Workbench::new();
+    let output =
+        bench.wattle(&["meter", "--json", "/dev/full", "--", "sh", "-c", "exit 7"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(7), "{said}");
+    assert!(said.contains("/dev/full"), "{said}");
 }

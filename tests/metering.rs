@@ -188,3 +188,15 @@ fn an_estimate_has_no_random_error_to_state() {
         assert!(said.contains("assuming a TDP of"), "{said}");
     }
 }
+
+#[test]
+fn training_goes_on_beside_a_driver_that_hangs() {
+    for hang in ["nvmlInit_v2", "nvmlDeviceGetTotalEnergyConsumption@0.3"] {
+        let bench = Workbench::new();
+        let mut train = with_board(bench.train(&["--out", "run", "--set", "energy.gpus=all"]));
+        train.env("NVML_STANDIN_HANG", hang);
+        let said = expect(0, train);
+        assert!(said.contains("driver hangs"), "{hang}: {said}");
+        assert_eq!(bench.steps("run").len(), 36);
+    }
+}

@@ -12,7 +12,8 @@ use wattle_runlog::{ComputeDevice, DeviceKind, Watts};
 use crate::config::{EnergyConfig, GpuSelection};
 use crate::error::MeterError;
 use crate::estimate;
-use crate::nvml::{Board, LIBRARY_VARIABLE, NvmlLibrary};
+use crate::nvml::{Board, LIBRARY_VARIABLE, NvmlLibrary, NvmlSensor, library_name};
+use crate::own_thread::{DISCOVERY_TIME, OwnThread, in_time};
 use crate::rapl::{self, Domain};
 use crate::sensor::Sensor;
 use crate::trained_on::TrainedOn;
@@ -87,10 +88,13 @@ pub fn discover_visible(config: &EnergyConfig, workload: Workload) -> Discovery 
 /// The boards that CUDA would show a program started from here, as devices. One that is known by its number
 /// alone has no identity: what is discovered for it is flagged.
 pub fn visible_gpus() -> Vec<ComputeDevice> {
-    let Ok(nvml) = NvmlLibrary::load(library().as_deref()) else { return Vec::new() };
-    let boards: Vec<_> = nvml.boards().unwrap_or_default().into_iter().flatten().collect();
-    let shown = VisibleDevices::from_env().shown(&boards, &|instance| nvml.board_of_instance(instance));
-    as_devices(&boards, &shown)
+    let find = || {
+        let Ok(nvml) = NvmlLibrary::load(library().as_deref()) else { return Vec::new() };
+        let boards: Vec<_> = nvml.boards().unwrap_or_default().into_iter().flatten().collect();
+        let shown = VisibleDevices::from_env().shown(&boards, &|instance| nvml.board_of_instance(instance));
+        as_devices(&boards, &shown)
+    };
+    in_time(DISCOVERY_TIME, find).unwrap_or_default()
 }
 
 /// Checks that every board that `energy.gpus` names is there.
@@ -107,7 +111,9 @@ pub fn check_boards(config: &EnergyConfig) -> Result<(), MeterError> {
 /// As [`check_boards`].
 pub fn check_boards_with(config: &EnergyConfig, library: Option<&Path>) -> Result<(), MeterError> {
     let GpuSelection::Boards(numbers) = &config.gpus else { return Ok(()) };
-    let there = NvmlLibrary::load(library).and_then(|nvml| nvml.boards());
+    let path = library.map(Path::to_owned);
+    let there = in_time(DISCOVERY_TIME, move || NvmlLibrary::load(path.as_deref())?.boards())
+        .unwrap_or_else(|| Err(no_answer(library)));
     let (boards, why) = match there {
         Ok(answers) => {
             let boards: Vec<_> = answers.into_iter().flatten().collect();
@@ -162,30 +168,60 @@ pub fn discover_with(
     library: Option<&Path>,
     visible: &VisibleDevices,
 ) -> Discovery {
-    discover_on(config, Wanted::Devices(devices), workload, library, visible)
+    discover_on(config, Wanted::Devices(devices.to_vec()), workload, library, visible)
 }
 
 /// What is computed on.
-#[derive(Clone, Copy)]
-enum Wanted<'a> {
+#[derive(Clone)]
+enum Wanted {
     /// These devices.
-    Devices(&'a [ComputeDevice]),
+    Devices(Vec<ComputeDevice>),
     /// Whatever CUDA shows.
     Shown,
 }
 
 fn discover_on(
     config: &EnergyConfig,
-    wanted: Wanted<'_>,
+    wanted: Wanted,
     workload: Workload,
     library: Option<&Path>,
     visible: &VisibleDevices,
 ) -> Discovery {
-    let mut discovery = Discovery::default();
-    discovery.add_gpus(&config.gpus, wanted, (library, visible), workload);
+    let mut discovery = discover_gpus(&config.gpus, wanted, workload, library, visible);
     discovery.add_rapl(&config.powercap_root);
     discovery.add_estimates(config, workload);
     discovery
+}
+
+/// What NVML offers, or that it does not answer.
+fn discover_gpus(
+    selection: &GpuSelection,
+    wanted: Wanted,
+    workload: Workload,
+    library: Option<&Path>,
+    visible: &VisibleDevices,
+) -> Discovery {
+    let (selected, computed_on) = (selection.clone(), wanted.clone());
+    let (path, visible) = (library.map(Path::to_owned), visible.clone());
+    let find = move || {
+        let mut discovery = Discovery::default();
+        discovery.add_gpus(&selected, &computed_on, (path.as_deref(), &visible), workload);
+        discovery
+    };
+    in_time(DISCOVERY_TIME, find).unwrap_or_else(|| {
+        let error = no_answer(library);
+        tracing::warn!("{error}; GPUs are not metered");
+        let mut discovery = Discovery::default();
+        discovery.without_nvml(selection, &wanted, FindingState::Unreadable, &error);
+        discovery
+    })
+}
+
+fn no_answer(library: Option<&Path>) -> MeterError {
+    MeterError::Nvml {
+        library: library_name(library),
+        reason: format!("no answer within {} s: the driver hangs", DISCOVERY_TIME.as_secs()),
+    }
 }
 
 /// A board to be metered.
@@ -212,7 +248,7 @@ impl Discovery {
     fn add_gpus(
         &mut self,
         selection: &GpuSelection,
-        wanted: Wanted<'_>,
+        wanted: &Wanted,
         (library, visible): (Option<&Path>, &VisibleDevices),
         workload: Workload,
     ) {
@@ -261,7 +297,7 @@ impl Discovery {
                     if assumed {
                         sensor.flag(Flag::OrderAssumed);
                     }
-                    self.add(Box::new(sensor));
+                    self.add_board(sensor);
                 }
                 Err(error) => {
                     if matches!(selection, GpuSelection::Boards(_)) {
@@ -273,11 +309,19 @@ impl Discovery {
         }
     }
 
+    fn add_board(&mut self, sensor: NvmlSensor) {
+        let id = sensor.info().id.clone();
+        match OwnThread::start(sensor) {
+            Ok(sensor) => self.add(Box::new(sensor)),
+            Err(error) => self.find(&id, FindingState::Unreadable, error.to_string(), None),
+        }
+    }
+
     /// What is said where NVML does not even tell which boards there are.
     fn without_nvml(
         &mut self,
         selection: &GpuSelection,
-        wanted: Wanted<'_>,
+        wanted: &Wanted,
         state: FindingState,
         error: &MeterError,
     ) {

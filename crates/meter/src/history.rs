@@ -26,6 +26,12 @@ const STUCK_AFTER: Seconds = Seconds(2.0);
 /// Less energy than this by the integral is not enough to call a counter stuck.
 const STUCK_ENERGY: Joules = Joules(1.0);
 
+/// More than so many intervals without a reading are a gap, unless that is shorter than [`SHORTEST_GAP`].
+pub(crate) const GAP_INTERVALS: f64 = 2.5;
+
+/// The shortest time without a reading that is a gap.
+const SHORTEST_GAP: Seconds = Seconds(0.25);
+
 /// A counter's slope over this time is the power that is shown now.
 const RECENT: Seconds = Seconds(0.5);
 
@@ -56,6 +62,8 @@ pub(crate) struct Point {
     pub(crate) power: Option<Watts>,
     /// Averaged power at the reading.
     pub(crate) average: Option<Watts>,
+    /// Whether the counter was read.
+    pub(crate) has_counter: bool,
     /// Highest power since the point before.
     pub(crate) max_power: Option<Watts>,
     /// Longest time between readings since the point before.
@@ -77,6 +85,10 @@ pub(crate) struct Sums {
     pub(crate) resets: u32,
     pub(crate) stuck: u32,
     pub(crate) lost: u32,
+    /// Readings that lack the counter though the sensor has one.
+    pub(crate) counter_missing: u32,
+    /// Sum of the squares of times without power between two readings of it, where those are gaps, in s².
+    pub(crate) power_gaps_s2: f64,
 }
 
 struct LastCounter {
@@ -135,6 +147,12 @@ impl History {
         self.interval = Seconds(interval.as_secs_f64());
     }
 
+    /// A longer time between two readings is a gap.
+    pub(crate) fn longest_step(&self) -> Seconds {
+        let usual = self.interval * GAP_INTERVALS;
+        if usual > SHORTEST_GAP { usual } else { SHORTEST_GAP }
+    }
+
     /// When the sensor was last asked, whether or not it answered.
     pub fn last_asked(&self) -> Option<MonotonicNs> {
         self.last_asked
@@ -175,14 +193,27 @@ impl History {
         if let Some(counter) = counter {
             self.add_counter(t, counter);
         }
+        self.sums.counter_missing += u32::from(self.channels.counter.is_some() && counter.is_none());
         self.sums.readings += 1;
         let max_gap = self.points.back().map_or(Seconds::ZERO, |last| t.since(last.t));
-        self.points.push_back(Point { t, sums: self.sums, power, average, max_power: power, max_gap });
+        self.points.push_back(Point {
+            t,
+            sums: self.sums,
+            power,
+            average,
+            has_counter: counter.is_some(),
+            max_power: power,
+            max_gap,
+        });
     }
 
     fn add_power(&mut self, t: MonotonicNs, power: Watts) {
         if let Some((last_t, last)) = self.power {
-            self.sums.integral += (last + power) * 0.5 * t.since(last_t);
+            let time = t.since(last_t);
+            self.sums.integral += (last + power) * 0.5 * time;
+            if time > self.longest_step() {
+                self.sums.power_gaps_s2 += time.get().powi(2);
+            }
             self.sums.steps_w2 += (power - last).get().powi(2);
             if power != last {
                 self.power_changes.add(t);
@@ -224,7 +255,7 @@ impl History {
     }
 
     pub(crate) fn best_of(&self, sums: &Sums) -> Joules {
-        let trusted = self.sums.resets == 0 && self.sums.stuck == 0;
+        let trusted = self.sums.resets == 0 && self.sums.stuck == 0 && self.sums.counter_missing == 0;
         let by_counter = self.channels.counter.is_some() && (trusted || self.channels.power.is_none());
         match by_counter {
             true => sums.counter,

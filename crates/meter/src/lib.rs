@@ -56,6 +56,7 @@ pub mod interrupted;
 pub mod ledger;
 pub mod model_card;
 pub mod nvml;
+pub mod own_thread;
 pub mod phases;
 pub mod profile;
 pub mod projection;

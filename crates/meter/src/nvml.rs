@@ -52,6 +52,11 @@ pub struct NvmlLibrary {
     library: String,
 }
 
+/// What a library is called in messages.
+pub(crate) fn library_name(library: Option<&Path>) -> String {
+    library.map_or_else(|| "libnvidia-ml.so.1".to_owned(), |path| path.display().to_string())
+}
+
 /// A board as NVML knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Board {
@@ -71,7 +76,7 @@ impl NvmlLibrary {
     /// # Errors
     /// If there is none, or no driver behind it.
     pub fn load(library: Option<&Path>) -> Result<Self, MeterError> {
-        let name = library.map_or_else(|| "libnvidia-ml.so.1".to_owned(), |path| path.display().to_string());
+        let name = library_name(library);
         let mut builder = Nvml::builder();
         if let Some(path) = library {
             builder.lib_path(path.as_os_str());

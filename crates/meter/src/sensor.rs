@@ -18,6 +18,11 @@ pub trait Sensor: Send {
     /// Takes a reading now. Never fails as a whole: what could not be read is missing.
     fn read(&mut self) -> Reading;
 
+    /// Processor time of threads of its own so far; what it does on its caller's thread is the caller's.
+    fn cpu_time(&self) -> Seconds {
+        Seconds::ZERO
+    }
+
     /// Looks at what changes seldom and is dear to ask; it is asked every [`SURVEY_EVERY`] at most.
     fn survey(&mut self) -> Survey {
         Survey::default()

@@ -2,7 +2,7 @@
 
 use wattle_runlog::{Joules, MonotonicNs, Seconds, Watts};
 
-use crate::history::{History, Point, Sums};
+use crate::history::{GAP_INTERVALS, History, Point, Sums};
 use crate::sensor::PowerSource;
 
 /// An averaged reading stands for a mean over this long. NVIDIA states it for `nvmlDeviceGetPowerUsage` on
@@ -22,21 +22,23 @@ const CLOSE: Seconds = Seconds(0.25);
 /// A counter's slope over this long before and after an edge says the same where there is no power.
 const SLOPE: Seconds = Seconds(0.5);
 
-/// More than so many intervals without a reading are a gap.
-const GAP_INTERVALS: f64 = 2.5;
-
 /// What a sensor said between two moments.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stretch {
     /// Its length.
     pub duration: Seconds,
-    /// Energy by the counter; `None` if the sensor has none.
+    /// Energy by the counter; `None` if the sensor has none, or did not give it at both ends.
     pub counter: Option<Joules>,
     /// Energy by the trapezoid of power, corrected for its delay where that is an average; `None` if the sensor
-    /// gives no power.
+    /// gives no power, or did not at both ends.
     pub integral: Option<Joules>,
-    /// Energy by the averages beside the power, corrected for their delay; `None` if the sensor gives none.
+    /// Energy by the averages beside the power, corrected for their delay; `None` if the sensor gives none, or did
+    /// not at both ends.
     pub average: Option<Joules>,
+    /// The most that any of the three saw of the stretch, and for how long that one saw nothing at the ends.
+    pub seen: (Joules, Seconds),
+    /// Whether the sensor has a counter that it did not give at both ends.
+    pub counter_missing: bool,
     /// Readings taken within.
     pub readings: u64,
     /// How power went.
@@ -127,22 +129,30 @@ impl History {
         let before = first.checked_sub(1).map_or_else(Sums::default, |i| points[i].sums);
         let until = last.checked_sub(1).map_or(before, |i| points[i].sums);
         let (max_gap, gaps) = self.gaps(start, end);
+        let without_power = Seconds((to.power_gaps_s2 - from.power_gaps_s2).max(0.0).sqrt());
         let channels = self.channels();
+        let spans = |has: fn(&Point) -> bool| self.is_known_at(start, has) && self.is_known_at(end, has);
         Stretch {
             duration: end.since(start),
-            counter: channels.counter.map(|_| to.counter - from.counter),
-            integral: channels.power.map(|source| match source {
-                PowerSource::Instant => to.integral - from.integral,
-                PowerSource::Average => self.delayed(start, end, |s| s.integral, |p| p.power),
+            counter: (channels.counter.is_some() && spans(|point| point.has_counter))
+                .then(|| to.counter - from.counter),
+            integral: channels.power.filter(|_| spans(|point| point.power.is_some())).map(|source| {
+                match source {
+                    PowerSource::Instant => to.integral - from.integral,
+                    PowerSource::Average => self.delayed(start, end, |s| s.integral, |p| p.power),
+                }
             }),
-            average: channels.average.then(|| self.delayed(start, end, |s| s.average, |p| p.average)),
+            average: (channels.average && spans(|point| point.average.is_some()))
+                .then(|| self.delayed(start, end, |s| s.average, |p| p.average)),
+            seen: self.seen(start, end),
+            counter_missing: channels.counter.is_some() && !spans(|point| point.has_counter),
             readings: until.readings.saturating_sub(before.readings),
             swing: swing(&before, &until, within.clone()),
             at_start: self.edge_power(start),
             at_end: self.edge_power(end),
             max_power: within.filter_map(|point| point.max_power).reduce(max),
             max_gap,
-            gaps,
+            gaps: max(gaps, without_power),
             unobserved: self.unobserved(start, end),
             usual_power: self.usual_power(),
             highest_power: points.iter().filter_map(|point| point.max_power).reduce(max),
@@ -152,6 +162,39 @@ impl History {
             stuck: to.stuck > from.stuck,
             lost: to.lost > from.lost || self.lost_since().is_some_and(|since| since <= end),
         }
+    }
+
+    /// Whether the readings around `t`, of those there are, hold a quantity.
+    fn is_known_at(&self, t: MonotonicNs, has: fn(&Point) -> bool) -> bool {
+        let points = self.points();
+        let next = points.partition_point(|point| point.t < t);
+        let at = points.get(next).filter(|point| point.t == t);
+        let around = [next.checked_sub(1).and_then(|i| points.get(i)), points.get(next)];
+        match at {
+            Some(point) => has(point),
+            None => around.into_iter().flatten().all(has),
+        }
+    }
+
+    /// The most energy that any quantity saw from `start` to `end`, and for how long that one saw nothing at the ends.
+    fn seen(&self, start: MonotonicNs, end: MonotonicNs) -> (Joules, Seconds) {
+        type Quantity = (fn(&Sums) -> Joules, fn(&Point) -> bool);
+        let quantities: [Quantity; 3] = [
+            (|sums| sums.counter, |point| point.has_counter),
+            (|sums| sums.integral, |point| point.power.is_some()),
+            (|sums| sums.average, |point| point.average.is_some()),
+        ];
+        let (from, to) = (self.sums_at(start), self.sums_at(end));
+        let of_quantity = |(sum, has): Quantity| {
+            let read =
+                || self.points().iter().filter(|point| has(point) && point.t >= start && point.t <= end);
+            let (first, last) =
+                (read().next().map_or(end, |p| p.t), read().next_back().map_or(start, |p| p.t));
+            let unseen = first.since(start) + end.since(last);
+            (sum(&to) - sum(&from), if unseen > end.since(start) { end.since(start) } else { unseen })
+        };
+        let most = quantities.map(of_quantity).into_iter().reduce(|a, b| if b.0 > a.0 { b } else { a });
+        most.unwrap_or_default()
     }
 
     /// The difference of a sum of averaged power, read [`AVERAGE_DELAY`] later. What has not been read yet is
@@ -228,7 +271,7 @@ impl History {
 
     /// The longest time between two readings, and all that are gaps together.
     fn gaps(&self, start: MonotonicNs, end: MonotonicNs) -> (Seconds, Seconds) {
-        let allowed = max(self.interval() * GAP_INTERVALS, CLOSE);
+        let allowed = self.longest_step();
         let (mut longest, mut squares) = (Seconds::ZERO, 0.0);
         let mut last: Option<MonotonicNs> = None;
         for point in self.points() {

@@ -193,7 +193,8 @@ impl Best {
             (None, None, Some(counter)) => {
                 (Figure { half_width: counter.half_width + counter.energy, ..counter }, Some(Method::Counter))
             }
-            (None, None, None) => (Figure { energy: Joules::ZERO, half_width: Joules::ZERO }, None),
+            // What any of them saw; the rest is in doubt.
+            (None, None, None) => (Figure { energy: stretch.seen.0, half_width: Joules::ZERO }, None),
         };
         let half_width = match (agreement, by_power) {
             (Some(false), Some(power)) => {
@@ -230,7 +231,8 @@ fn uncertainty(history: &History, stretch: &Stretch, best: &Best) -> Joules {
     let limit = history.info().limits.map(|limits| limits.enforced_w);
     let known = [stretch.usual_power, stretch.highest_power, limit];
     let highest = known.into_iter().flatten().fold(Watts::ZERO, |a, b| if b > a { b } else { a });
-    best.figure.half_width + highest * stretch.unobserved
+    let unseen = if best.method.is_none() { stretch.seen.1 } else { Seconds::ZERO };
+    best.figure.half_width + highest * if unseen > stretch.unobserved { unseen } else { stretch.unobserved }
 }
 
 fn flags(history: &History, stretch: &Stretch, best: &Best, method: Method, contended: bool) -> Vec<Flag> {
@@ -250,6 +252,7 @@ fn flags(history: &History, stretch: &Stretch, best: &Best, method: Method, cont
         (Flag::Disagree, best.agreement == Some(false)),
         (Flag::CounterReset, stretch.reset),
         (Flag::CounterStuck, stretch.stuck),
+        (Flag::CounterMissing, stretch.counter_missing && stretch.readings > 0),
         (Flag::Gaps, gaps),
         (Flag::ShortWindow, stretch.duration.get() < SHORT_PERIODS * period.get()),
         (Flag::Contended, contended),
@@ -372,6 +375,52 @@ mod tests {
         assert_eq!(gap.sensors[0].flags, [Flag::Agree, Flag::Gaps, Flag::EdgeMissing]);
         assert!((gap.sensors[0].max_gap_ms - 2_900.0).abs() < 1e-6);
         assert!(window(&history, 3_000, 3_100).flags.contains(&Flag::ShortWindow));
+    }
+
+    /// 300 W for four seconds; from `fails_at` on, in ms, the counter or the power fields fail.
+    fn failing(fails_at: u64, counter_fails: bool, power_fails: bool) -> SensorRecord {
+        let mut history = board();
+        for i in 0..=80u64 {
+            let fails = i * 50 >= fails_at;
+            let power = (!(fails && power_fails)).then_some(Watts(300.0));
+            let counter = (!(fails && counter_fails)).then_some(1_000 + i / 2 * 30_000);
+            history.push(&reading(ms(i * 50), power, counter));
+        }
+        window(&history, 0, 4_000)
+    }
+
+    #[test]
+    fn a_quantity_that_fails_gives_way_to_one_that_was_read_all_the_time() {
+        for fails_at in [500, 0] {
+            let record = failing(fails_at, true, false);
+            assert_eq!((record.energy_j, record.method), (Joules(1_200.0), Method::PowerIntegral));
+            assert_eq!(record.counter_j, None);
+            assert!(record.flags.contains(&Flag::CounterMissing), "{record:?}");
+        }
+        let record = failing(500, false, true);
+        assert_eq!((record.energy_j, record.method), (Joules(1_200.0), Method::Counter));
+        assert_eq!((record.integral_j, record.average_j), (None, None));
+        assert!(!record.flags.contains(&Flag::Disagree), "{record:?}");
+        assert!(record.uncertainty_j.unwrap() < Joules(60.0), "{record:?}");
+
+        // Nothing is left: what was read is stated, and what was not is in doubt.
+        let record = failing(500, true, true);
+        assert!((record.energy_j.get() - 135.0).abs() <= 15.0, "{record:?}");
+        assert!(record.uncertainty_j.unwrap().get() > 3.4 * 300.0, "{record:?}");
+    }
+
+    #[test]
+    fn a_counter_that_misses_a_reading_within_still_counts() {
+        let mut history = board();
+        for i in 0..=80u64 {
+            let counter = (!(20..60).contains(&i)).then_some(1_000 + i / 2 * 30_000);
+            history.push(&reading(ms(i * 50), Some(Watts(300.0)), counter));
+        }
+        let whole = window(&history, 0, 4_000);
+        assert_eq!((whole.energy_j, whole.method), (Joules(1_200.0), Method::Counter));
+        // An end within the gap: the counter says nothing of it.
+        let part = window(&history, 0, 2_000);
+        assert_eq!((part.energy_j, part.method), (Joules(600.0), Method::PowerIntegral));
     }
 
     #[test]

@@ -416,7 +416,8 @@ impl Worker {
             store(&shown.power_w, metered.history.recent_power().map_or(f64::NAN, Watts::get));
             store(&shown.energy_j, metered.history.energy().get());
         }
-        store(&shared.cpu_s, thread_cpu_time().get());
+        let of_sensors: Seconds = self.metered.iter().map(|metered| metered.sensor.cpu_time()).sum();
+        store(&shared.cpu_s, (thread_cpu_time() + of_sensors).get());
         shared.rounds.fetch_add(1, Ordering::Relaxed);
         store(&shared.interval_ms, self.pace.interval.as_secs_f64() * 1e3);
         store(&shared.read_p50_us, self.latency.quantile_us(0.5).unwrap_or(f64::NAN));

@@ -302,6 +302,9 @@ pub enum Flag {
     MeanAboveMax,
     /// The processor is unknown and its thermal design power a guess.
     GuessedTdp,
+    /// The energy counter failed at one of the stretch's ends, or both; power was used instead, or what was read of
+    /// either.
+    CounterMissing,
 }
 
 /// Joules by phase. They add up to the record's energy.

@@ -41,6 +41,17 @@ pub struct Knobs {
     pub temperature_c: u32,
     /// Quantities that the boards do not have.
     pub not_supported: Vec<String>,
+    /// Quantities that fail from some time on, with code 999.
+    pub errors: Vec<From>,
+}
+
+/// Something that begins some time after the library was loaded.
+#[derive(Clone, Debug, PartialEq)]
+pub struct From {
+    /// What it is: a quantity, or a function of NVML.
+    pub name: String,
+    /// When it begins.
+    pub since: Seconds,
 }
 
 impl Default for Knobs {
@@ -61,7 +72,22 @@ impl Default for Knobs {
             throttle: 0,
             temperature_c: 45,
             not_supported: Vec::new(),
+            errors: Vec::new(),
         }
+    }
+}
+
+impl From {
+    /// The comma list `NVML_STANDIN_<knob>` of names, each with `@SECONDS` where it does not begin at once.
+    pub(crate) fn list(knob: &str) -> Result<Vec<Self>, String> {
+        let name = format!("NVML_STANDIN_{knob}");
+        let list = env::var(&name).unwrap_or_default();
+        let entry = |entry: &str| {
+            let (what, since) = entry.split_once('@').unwrap_or((entry, "0"));
+            let since = since.parse().map_err(|error| format!("{name}: {entry:?}: {error}"))?;
+            Ok(Self { name: what.to_owned(), since: Seconds(since) })
+        };
+        list.split(',').filter(|entry| !entry.is_empty()).map(entry).collect()
     }
 }
 
@@ -89,12 +115,18 @@ impl Knobs {
             throttle: knob("THROTTLE")?.unwrap_or(0),
             temperature_c: knob("TEMPERATURE_C")?.unwrap_or(default.temperature_c),
             not_supported: list.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect(),
+            errors: From::list("ERROR")?,
         })
     }
 
     /// Whether the boards have a quantity: `power`, `energy`, `instant`, `average`, `uuid`, `pci` or `limit`.
     pub fn supports(&self, quantity: &str) -> bool {
         !self.not_supported.iter().any(|name| name == quantity)
+    }
+
+    /// Whether a quantity fails so long after the library was loaded.
+    pub fn fails(&self, quantity: &str, age: Seconds) -> bool {
+        self.errors.iter().any(|error| error.name == quantity && age >= error.since)
     }
 
     /// The counter in millijoules at `t`, of a library that was loaded at `loaded`.

@@ -22,6 +22,8 @@
 //! | `NVML_STANDIN_THROTTLE` | what holds clocks back, in NVML's bits | 0 |
 //! | `NVML_STANDIN_TEMPERATURE_C` | how hot the boards are | 45 |
 //! | `NVML_STANDIN_NOT_SUPPORTED` | comma list of what boards do not have: `energy`, `power`, `instant`, `average`, `uuid`, `pci`, `limit`, `processes`, `throttle`, `temperature` | none |
+//! | `NVML_STANDIN_ERROR` | comma list of quantities that fail with code 999, each with `@S` if only `S` seconds after loading: `energy@0.5` | none |
+//! | `NVML_STANDIN_HANG` | comma list of functions that never return, each with `@S` if only `S` seconds after the first call: `nvmlInit_v2`, `nvmlDeviceGetTotalEnergyConsumption@2` | none |
 //!
 //! Board *i* has the UUID and the PCI address that [`uuid`] and [`pci`] give. Power is a function of
 //! `CLOCK_MONOTONIC`, so a test computes the energy between two moments by [`Power::between`]. A variable that

@@ -11,7 +11,8 @@ use std::thread;
 
 use wattle_runlog::MonotonicNs;
 
-use crate::{Knobs, mig, pci, uuid};
+use crate::knobs::{From, Knobs};
+use crate::{mig, pci, uuid};
 
 /// `nvmlReturn_t`
 type Return = c_uint;
@@ -83,6 +84,21 @@ struct State {
 
 static STATE: OnceLock<Result<State, ()>> = OnceLock::new();
 
+/// Calls that hang, and since when the library is used.
+static HANGS: OnceLock<(MonotonicNs, Vec<From>)> = OnceLock::new();
+
+/// Never returns from a call that is to hang. Every function begins with this.
+fn entered(call: &str) {
+    let (first_call, hangs) =
+        HANGS.get_or_init(|| (MonotonicNs::now(), From::list("HANG").unwrap_or_default()));
+    let age = || MonotonicNs::now().since(*first_call);
+    if hangs.iter().any(|hang| hang.name == call && age() >= hang.since) {
+        loop {
+            thread::park();
+        }
+    }
+}
+
 fn state() -> Result<&'static State, Return> {
     match STATE.get() {
         Some(Ok(state)) => Ok(state),
@@ -107,7 +123,10 @@ fn read(board: Handle) -> Result<&'static State, Return> {
 }
 
 fn supported<'a>(state: &'a State, quantity: &str) -> Result<&'a State, Return> {
-    if state.knobs.supports(quantity) { Ok(state) } else { Err(NOT_SUPPORTED) }
+    if !state.knobs.supports(quantity) {
+        return Err(NOT_SUPPORTED);
+    }
+    if state.knobs.fails(quantity, MonotonicNs::now().since(state.loaded)) { Err(UNKNOWN) } else { Ok(state) }
 }
 
 fn code(result: Result<(), Return>) -> Return {
@@ -175,6 +194,7 @@ unsafe fn find(
 /// Reads the knobs, the first time.
 #[unsafe(no_mangle)]
 pub extern "C" fn nvmlInit_v2() -> Return {
+    entered("nvmlInit_v2");
     let loaded = MonotonicNs::now();
     let read = || Knobs::from_env().map(|knobs| State { knobs, loaded }).map_err(|_| ());
     code(STATE.get_or_init(read).as_ref().map(|_| ()).map_err(|()| UNKNOWN))
@@ -183,6 +203,7 @@ pub extern "C" fn nvmlInit_v2() -> Return {
 /// Does nothing; the library can be initialized again.
 #[unsafe(no_mangle)]
 pub extern "C" fn nvmlShutdown() -> Return {
+    entered("nvmlShutdown");
     SUCCESS
 }
 
@@ -206,6 +227,7 @@ pub extern "C" fn nvmlErrorString(result: Return) -> *const c_char {
 /// As NVML: `version` points to `length` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlSystemGetDriverVersion(version: *mut c_char, length: c_uint) -> Return {
+    entered("nvmlSystemGetDriverVersion");
     // SAFETY: the caller upholds NVML's contract, which is that of `put_text`.
     code(unsafe { put_text(version, length, "570.00.standin") })
 }
@@ -214,6 +236,7 @@ pub unsafe extern "C" fn nvmlSystemGetDriverVersion(version: *mut c_char, length
 /// As NVML: `version` points to `length` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlSystemGetNVMLVersion(version: *mut c_char, length: c_uint) -> Return {
+    entered("nvmlSystemGetNVMLVersion");
     // SAFETY: the caller upholds NVML's contract, which is that of `put_text`.
     code(unsafe { put_text(version, length, "12.570.00.standin") })
 }
@@ -222,6 +245,7 @@ pub unsafe extern "C" fn nvmlSystemGetNVMLVersion(version: *mut c_char, length: 
 /// As NVML: `version` may be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlSystemGetCudaDriverVersion_v2(version: *mut c_int) -> Return {
+    entered("nvmlSystemGetCudaDriverVersion_v2");
     // SAFETY: the caller upholds NVML's contract, which is that of `put`.
     code(unsafe { put(version, 12_080) })
 }
@@ -230,6 +254,7 @@ pub unsafe extern "C" fn nvmlSystemGetCudaDriverVersion_v2(version: *mut c_int) 
 /// As NVML: `count` may be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetCount_v2(count: *mut c_uint) -> Return {
+    entered("nvmlDeviceGetCount_v2");
     // SAFETY: the caller upholds NVML's contract, which is that of `put`.
     code(state().and_then(|state| unsafe { put(count, state.knobs.boards) }))
 }
@@ -238,6 +263,7 @@ pub unsafe extern "C" fn nvmlDeviceGetCount_v2(count: *mut c_uint) -> Return {
 /// As NVML: `device` may be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetHandleByIndex_v2(index: c_uint, device: *mut Handle) -> Return {
+    entered("nvmlDeviceGetHandleByIndex_v2");
     code(state().and_then(|state| {
         if index >= state.knobs.boards {
             return Err(INVALID_ARGUMENT);
@@ -251,6 +277,7 @@ pub unsafe extern "C" fn nvmlDeviceGetHandleByIndex_v2(index: c_uint, device: *m
 /// As NVML: `wanted` is a text, `device` may be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetHandleByUUID(wanted: *const c_char, device: *mut Handle) -> Return {
+    entered("nvmlDeviceGetHandleByUUID");
     // SAFETY: the caller upholds NVML's contract, which is that of `find`.
     let board = unsafe { find(wanted, device, uuid, 0) };
     let divided = || state().and_then(|state| if state.knobs.mig { Ok(()) } else { Err(NOT_FOUND) });
@@ -265,6 +292,7 @@ pub unsafe extern "C" fn nvmlDeviceGetHandleByPciBusId_v2(
     wanted: *const c_char,
     device: *mut Handle,
 ) -> Return {
+    entered("nvmlDeviceGetHandleByPciBusId_v2");
     // SAFETY: the caller upholds NVML's contract, which is that of `find`.
     code(unsafe { find(wanted, device, pci, 0) })
 }
@@ -273,6 +301,7 @@ pub unsafe extern "C" fn nvmlDeviceGetHandleByPciBusId_v2(
 /// As NVML: `index` may be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetIndex(device: Handle, index: *mut c_uint) -> Return {
+    entered("nvmlDeviceGetIndex");
     // SAFETY: the caller upholds NVML's contract, which is that of `put`.
     code(read(device).and_then(|_| unsafe { put(index, number(device)) }))
 }
@@ -281,6 +310,7 @@ pub unsafe extern "C" fn nvmlDeviceGetIndex(device: Handle, index: *mut c_uint) 
 /// As NVML: `name` points to `length` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetName(device: Handle, name: *mut c_char, length: c_uint) -> Return {
+    entered("nvmlDeviceGetName");
     // SAFETY: the caller upholds NVML's contract, which is that of `put_text`.
     code(read(device).and_then(|_| unsafe { put_text(name, length, "Stand-in H200") }))
 }
@@ -289,6 +319,7 @@ pub unsafe extern "C" fn nvmlDeviceGetName(device: Handle, name: *mut c_char, le
 /// As NVML: `text` points to `length` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetUUID(device: Handle, text: *mut c_char, length: c_uint) -> Return {
+    entered("nvmlDeviceGetUUID");
     let answer = read(device).and_then(|state| supported(state, "uuid"));
     // SAFETY: the caller upholds NVML's contract, which is that of `put_text`.
     code(answer.and_then(|_| unsafe { put_text(text, length, &uuid(number(device))) }))
@@ -298,6 +329,7 @@ pub unsafe extern "C" fn nvmlDeviceGetUUID(device: Handle, text: *mut c_char, le
 /// As NVML: `info` may be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetPciInfo_v3(device: Handle, info: *mut PciInfo) -> Return {
+    entered("nvmlDeviceGetPciInfo_v3");
     let answer = read(device).and_then(|state| supported(state, "pci"));
     code(answer.and_then(|_| {
         let mut bus_id = [0; 32];
@@ -323,6 +355,7 @@ pub unsafe extern "C" fn nvmlDeviceGetPciInfo_v3(device: Handle, info: *mut PciI
 /// As NVML: `power` may be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetPowerUsage(device: Handle, power: *mut c_uint) -> Return {
+    entered("nvmlDeviceGetPowerUsage");
     let answer = read(device).and_then(|state| supported(state, "power"));
     // SAFETY: the caller upholds NVML's contract, which is that of `put`.
     code(answer.and_then(|state| unsafe { put(power, state.knobs.average_mw(MonotonicNs::now())) }))
@@ -335,6 +368,7 @@ pub unsafe extern "C" fn nvmlDeviceGetTotalEnergyConsumption(
     device: Handle,
     energy: *mut c_ulonglong,
 ) -> Return {
+    entered("nvmlDeviceGetTotalEnergyConsumption");
     let answer = read(device).and_then(|state| supported(state, "energy"));
     // SAFETY: the caller upholds NVML's contract, which is that of `put`.
     code(answer.and_then(|state| unsafe { put(energy, state.counter_mj()) }))
@@ -348,6 +382,7 @@ pub unsafe extern "C" fn nvmlDeviceGetFieldValues(
     count: c_int,
     values: *mut FieldValue,
 ) -> Return {
+    entered("nvmlDeviceGetFieldValues");
     let answer = read(device).and_then(|state| {
         let count = usize::try_from(count).map_err(|_| INVALID_ARGUMENT)?;
         if values.is_null() {
@@ -366,6 +401,7 @@ pub unsafe extern "C" fn nvmlDeviceGetFieldValues(
 /// As NVML: `limit` may be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetPowerManagementLimit(device: Handle, limit: *mut c_uint) -> Return {
+    entered("nvmlDeviceGetPowerManagementLimit");
     let answer = read(device).and_then(|state| supported(state, "limit"));
     // SAFETY: the caller upholds NVML's contract, which is that of `put`.
     code(answer.and_then(|_| unsafe { put(limit, LIMIT_MW) }))
@@ -375,6 +411,7 @@ pub unsafe extern "C" fn nvmlDeviceGetPowerManagementLimit(device: Handle, limit
 /// As NVML: `limit` may be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetEnforcedPowerLimit(device: Handle, limit: *mut c_uint) -> Return {
+    entered("nvmlDeviceGetEnforcedPowerLimit");
     // SAFETY: the contract is the same.
     unsafe { nvmlDeviceGetPowerManagementLimit(device, limit) }
 }
@@ -387,6 +424,7 @@ pub unsafe extern "C" fn nvmlDeviceGetPowerManagementLimitConstraints(
     min: *mut c_uint,
     max: *mut c_uint,
 ) -> Return {
+    entered("nvmlDeviceGetPowerManagementLimitConstraints");
     let answer = read(device).and_then(|state| supported(state, "limit"));
     // SAFETY: the caller upholds NVML's contract, which is that of `put`, for both.
     code(answer.and_then(|_| unsafe { put(min, LIMIT_MIN_MW).and_then(|()| put(max, LIMIT_MW)) }))
@@ -400,6 +438,7 @@ pub unsafe extern "C" fn nvmlDeviceGetMigMode(
     current: *mut c_uint,
     pending: *mut c_uint,
 ) -> Return {
+    entered("nvmlDeviceGetMigMode");
     let mode = read(device).map(|state| c_uint::from(state.knobs.mig));
     // SAFETY: the caller upholds NVML's contract, which is that of `put`, for both.
     code(mode.and_then(|mode| unsafe { put(current, mode).and_then(|()| put(pending, mode)) }))
@@ -412,6 +451,7 @@ pub unsafe extern "C" fn nvmlDeviceGetDeviceHandleFromMigDeviceHandle(
     instance: Handle,
     board: *mut Handle,
 ) -> Return {
+    entered("nvmlDeviceGetDeviceHandleFromMigDeviceHandle");
     let parent = (instance.addr() as u32).checked_sub(INSTANCE + 1).map(handle).ok_or(INVALID_ARGUMENT);
     // SAFETY: the caller upholds NVML's contract, which is that of `put`.
     code(parent.and_then(|parent| unsafe { put(board, parent) }))
@@ -425,6 +465,7 @@ pub unsafe extern "C" fn nvmlDeviceGetComputeRunningProcesses_v3(
     count: *mut c_uint,
     infos: *mut ProcessInfo,
 ) -> Return {
+    entered("nvmlDeviceGetComputeRunningProcesses_v3");
     let answer = read(device).and_then(|state| supported(state, "processes")).and_then(|state| {
         if count.is_null() {
             return Err(INVALID_ARGUMENT);
@@ -461,6 +502,7 @@ pub unsafe extern "C" fn nvmlDeviceGetCurrentClocksThrottleReasons(
     device: Handle,
     reasons: *mut c_ulonglong,
 ) -> Return {
+    entered("nvmlDeviceGetCurrentClocksThrottleReasons");
     let answer = read(device).and_then(|state| supported(state, "throttle"));
     // SAFETY: the caller upholds NVML's contract, which is that of `put`.
     code(answer.and_then(|state| unsafe { put(reasons, state.knobs.throttle) }))
@@ -474,6 +516,7 @@ pub unsafe extern "C" fn nvmlDeviceGetTemperature(
     _sensor: c_uint,
     temperature: *mut c_uint,
 ) -> Return {
+    entered("nvmlDeviceGetTemperature");
     let answer = read(device).and_then(|state| supported(state, "temperature"));
     // SAFETY: the caller upholds NVML's contract, which is that of `put`.
     code(answer.and_then(|state| unsafe { put(temperature, state.knobs.temperature_c) }))
@@ -499,8 +542,13 @@ impl State {
         let known = !quantity.is_empty() && self.knobs.supports(quantity);
         field.timestamp = (now.0 / 1_000) as c_longlong;
         field.latency_us = 0;
-        field.result = if known { SUCCESS } else { NOT_SUPPORTED };
-        if known {
+        let fails = self.knobs.fails(quantity, now.since(self.loaded));
+        field.result = match (known, fails) {
+            (false, _) => NOT_SUPPORTED,
+            (true, true) => UNKNOWN,
+            (true, false) => SUCCESS,
+        };
+        if known && !fails {
             field.value_type = value_type;
             field.value = value;
         }

@@ -70,7 +70,15 @@ pub fn run(args: &MeterArgs, quiet: bool) -> anyhow::Result<Exit> {
         }
     };
     let (status, resources) = wait(command, &sampler, !quiet)?;
+    // From here on the command's status is passed back, whatever becomes of its figures.
     let end = sampler.edge(EDGE_TIMEOUT);
+    let window = match sampler.window(&start, &end) {
+        Ok(window) => window,
+        Err(error) => {
+            tracing::error!("what the command used is not known: {error}");
+            return Ok(Exit::Child(exit_code(status)));
+        }
+    };
     let mut record = ledger.record(Entry {
         kind: RecordKind::Command,
         epoch: None,
@@ -78,7 +86,7 @@ pub fn run(args: &MeterArgs, quiet: bool) -> anyhow::Result<Exit> {
         step_start: 0,
         step_end: 0,
         tokens: 0,
-        window: sampler.window(&start, &end)?,
+        window,
         spans: &[],
         resources,
         overhead: sampler.overhead(),
@@ -87,8 +95,8 @@ pub fn run(args: &MeterArgs, quiet: bool) -> anyhow::Result<Exit> {
     let (exit_status, left_running) = (exit_code(status), Workload::Children.n_running());
     record.command = Some(MeteredCommand { arguments, exit_status, unmetered_boards, left_running });
     summarize(&record);
-    if let Some(json) = json {
-        json.finish(&format!("{}\n", record.to_json()))?;
+    if let Some(Err(error)) = json.map(|json| json.finish(&format!("{}\n", record.to_json()))) {
+        tracing::error!("{error:#}");
     }
     Ok(Exit::Child(exit_code(status)))
 }
