@@ -406,6 +406,7 @@ mod tests {
     use super::*;
     use crate::epochs::RowKind;
     use crate::synthetic::SyntheticRun;
+    use wattle_runlog::StopReason;
 
     fn report(synthetic: &SyntheticRun) -> (Run, Report) {
         let dir = tempfile::tempdir().unwrap();
@@ -444,6 +445,56 @@ mod tests {
         assert!((totals.energy_j - whole.energy_j).get().abs() < 1e-9);
         assert_eq!(totals.tokens, whole.tokens);
         assert!((totals.emissions_g.get() - whole.emissions_g.get()).abs() < 1e-12);
+    }
+
+    /// Adds a segment in which nothing happened, and what was booked for the one before when it was opened.
+    fn resume_in_vain(dir: &std::path::Path) {
+        let manifest = dir.join("manifest.json");
+        let mut json: serde_json::Value =
+            serde_json::from_str(&std::fs::read_to_string(&manifest).unwrap()).unwrap();
+        let mut idle = json["segments"][0].clone();
+        idle["id"] = 1.into();
+        idle["step_start"] = 40.into();
+        json["segments"].as_array_mut().unwrap().push(idle);
+        std::fs::write(&manifest, json.to_string()).unwrap();
+        let path = dir.join("emissions.jsonl");
+        let (mut records, read) = wattle_runlog::LineFile::open(&path, Record::from_json).unwrap();
+        let kind = RecordKind::Interrupted;
+        let tail = Record { kind, step_start: 40, complete: false, ..read.entries[1].clone() };
+        records.append(&tail.to_json()).unwrap();
+    }
+
+    #[test]
+    fn a_run_that_was_opened_again_in_vain_stays_what_it_was() {
+        for stop in [StopReason::Done, StopReason::Signal, StopReason::Budget] {
+            let dir = tempfile::tempdir().unwrap();
+            let run = SyntheticRun { stop: Some(stop), ..SyntheticRun::small() }.write(dir.path());
+            let before = Report::of(&run, None).unwrap();
+            resume_in_vain(dir.path());
+            let after = Report::of(&Run::open(dir.path()).unwrap(), None).unwrap();
+            assert_eq!((after.status, after.provenance.segments.len()), (before.status, 1), "{stop:?}");
+            if stop == StopReason::Done {
+                assert_eq!(after.totals.unwrap().energy_j, before.totals.unwrap().energy_j);
+                assert_eq!(after.epochs.len(), before.epochs.len());
+            }
+            assert!(after.notes.iter().any(|note| note.contains("made no step")), "{:?}", after.notes);
+        }
+        let dir = tempfile::tempdir().unwrap();
+        SyntheticRun { stop: None, ..SyntheticRun::small() }.write(dir.path());
+        resume_in_vain(dir.path());
+        let killed = Report::of(&Run::open(dir.path()).unwrap(), None).unwrap();
+        assert_eq!((killed.status, killed.provenance.segments.len()), (Status::Interrupted, 2));
+    }
+
+    #[test]
+    fn what_a_segment_drew_after_its_last_step_is_not_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut run = SyntheticRun::resumed().write(dir.path());
+        // It was stopped after the checkpoint of step 20, and what came then holds no step.
+        run.records[1].step_end = 20;
+        let report = Report::of(&run, None).unwrap();
+        assert_eq!(report.epochs[1].kind, RowKind::Stop);
+        assert!(crate::text::text(&report, crate::text::Bars::Blocks).contains("2 (stop)"));
     }
 
     #[test]

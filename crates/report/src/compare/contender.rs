@@ -47,7 +47,7 @@ pub struct Contender {
     pub joules_per_token: Option<f64>,
     /// Emissions.
     pub emissions_g: GramsCo2e,
-    /// When it reached the target; null if it did not.
+    /// When it reached the target; null if it did not. Its energy and emissions are null where it was not metered.
     pub to_target: Option<Reached>,
 }
 
@@ -73,7 +73,9 @@ impl Contender {
             cpu_s: totals.filter(|totals| totals.measured_fraction < 0.005).and_then(|totals| totals.cpu_s),
             joules_per_token: totals.and_then(|totals| totals.joules_per_token),
             emissions_g: totals.map_or(GramsCo2e::ZERO, |totals| totals.emissions_g),
-            to_target: target.and_then(|target| Reached::of(evaluations, target.loss, measure)),
+            to_target: target
+                .and_then(|target| Reached::of(evaluations, target.loss, measure))
+                .map(|reached| if report.unmetered_devices.is_empty() { reached } else { reached.unmetered() }),
         }
     }
 }

@@ -57,6 +57,14 @@ impl Reached {
     }
 }
 
+impl Reached {
+    /// The same without its energy and emissions, which then are no numbers, and null in JSON.
+    pub(super) fn unmetered(self) -> Self {
+        let at = Moment { energy_j: Joules(f64::NAN), emissions_g: GramsCo2e(f64::NAN), ..self.at };
+        Self { at, ..self }
+    }
+}
+
 fn between(from: &Moment, to: &Moment, part: f64) -> Moment {
     let line = |from: f64, to: f64| from + (to - from) * part;
     Moment {

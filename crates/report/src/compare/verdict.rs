@@ -335,6 +335,67 @@ mod tests {
     }
 
     #[test]
+    fn a_run_that_was_not_metered_is_in_no_comparison_of_energy() {
+        // It would be the cheapest by far.
+        let dark = SyntheticRun::unmetered;
+        let comparison = compare(&[dark(), small(), thrifty()]);
+        assert_eq!(comparison.verdict.winner, Some(2), "{:?}", comparison.verdict);
+        assert!(comparison.verdict.reasons[0].starts_with("run-0 trained on cuda:0, which no sensor measured"));
+        assert_eq!(comparison.pareto_front, [2]);
+        assert!(comparison.groups[0].energy_j.is_none() && comparison.groups[0].energy_to_target_j.is_none());
+        assert!(comparison.savings.is_empty(), "there is nothing to hold the others against");
+        let json: serde_json::Value = serde_json::from_str(&comparison.to_json()).unwrap();
+        assert!(json["runs"][0]["to_target"]["energy_j"].is_null() && json["runs"][0]["to_target"]["step"] == 40);
+        let with_one = compare(&[dark(), small()]).verdict;
+        assert_eq!(with_one.winner, None);
+        assert!(with_one.reasons[1].contains("run-1 alone was metered"), "{:?}", with_one.reasons);
+        let alone = compare(&[dark(), SyntheticRun { learning_rate: 0.5, ..dark() }]).verdict;
+        assert_eq!((alone.winner, alone.reasons.len()), (None, 2));
+        // One that learnt less does not move the target of the others.
+        let poor = SyntheticRun { floor: 3.0, ..dark() };
+        let others = compare(&[small(), thrifty()]);
+        assert_eq!(compare(&[small(), thrifty(), poor]).target, others.target);
+    }
+
+    #[test]
+    fn a_share_that_was_estimated_counts_by_what_it_may_make_of_the_difference() {
+        let host = |host_share, run| SyntheticRun { host_share, is_contended: false, ..run };
+        let comparison = compare(&[host(0.023, small()), host(0.057, thrifty())]);
+        assert_eq!(comparison.verdict.winner, Some(1), "{:?}", comparison.verdict);
+        let said = "different shares of their energy were measured: run-0 97.7 %; run-1 94.3 %";
+        assert!(comparison.conditions.iter().any(|c| c.what == said && !c.is_blocking));
+        // What a sensor measured in one run and a model estimated in the other is no difference.
+        let estimated = SyntheticRun { method: "estimated", ..thrifty() };
+        let mixed = compare(&[small(), estimated]).verdict;
+        let reason = "measured and estimated energies are mixed (measured: run-1 0.0 %, run-0 100 %)";
+        assert!(mixed.reasons[0].starts_with(reason), "{:?}", mixed.reasons);
+        assert!(mixed.reasons[0].ends_with("and they are 121 J apart"), "{:?}", mixed.reasons);
+        // Estimates that other processes disturbed may be off by their bound, each its own way.
+        let disturbed = |run| SyntheticRun { method: "estimated", systematic: ("estimate:gpu", 0.5), ..run };
+        let verdict = compare(&[disturbed(small()), disturbed(thrifty())]).verdict;
+        assert!(verdict.reasons[0].starts_with("other processes disturbed the estimates"), "{:?}", verdict.reasons);
+        let quiet = |run| SyntheticRun { is_contended: false, ..disturbed(run) };
+        assert_eq!(compare(&[quiet(small()), quiet(thrifty())]).verdict.winner, Some(1));
+    }
+
+    #[test]
+    fn what_held_the_clocks_of_all_back_sets_none_apart() {
+        let at_limit = |throttle, run| SyntheticRun { throttle, power_limit_w: Some(700.0), ..run };
+        let cap: &[&str] = &["sw_power_cap"];
+        let both = compare(&[at_limit(cap, small()), at_limit(cap, thrifty())]);
+        assert_eq!(both.verdict.winner, Some(1), "{:?}", both.verdict);
+        assert!(!both.conditions.iter().any(|c| c.what.contains("clocks")), "{:?}", both.conditions);
+        let one = compare(&[at_limit(cap, small()), at_limit(&[], thrifty())]);
+        assert_eq!(one.verdict.winner, Some(1), "a board that is kept busy is at its limit");
+        let said = "the power limit held clocks back in some of them: run-0 sw power cap at 700 W; run-1 none";
+        assert!(one.conditions.iter().any(|c| c.what == said), "{:?}", one.conditions);
+        let hot: &[&str] = &["sw_power_cap", "sw_thermal_slowdown"];
+        let verdict = compare(&[at_limit(cap, small()), at_limit(hot, thrifty())]).verdict;
+        let said = "clocks were held back in some of them: run-0 none; run-1 sw thermal slowdown at 700 W";
+        assert_eq!(verdict.reasons, [said]);
+    }
+
+    #[test]
     fn boards_that_were_not_equally_warm_forbid_a_verdict_on_short_runs() {
         let at = |degrees, run| SyntheticRun { degrees: Some(degrees), ..run };
         let verdict = compare(&[at(31.0, small()), at(58.0, thrifty())]).verdict;
