@@ -10,9 +10,8 @@ use crate::run::Run;
 use crate::sensor_name::SensorNames;
 use crate::text::row_name;
 
-/// A random error above this share of its figure is wide. Ours: two such figures differ for certain only where one
-/// is half as much again as the other.
-const WIDE: f64 = 0.2;
+/// A random error above this share of its figure is wide. Ours: it is as large as the savings that people look for.
+const WIDE: f64 = 0.15;
 
 /// A mean may be above the highest reading by so much for rounding.
 const ROUNDING: f64 = 1.005;
@@ -100,8 +99,8 @@ fn mean_above(record: &Record, sensor: &SensorRecord, names: &SensorNames) -> St
         _ => String::new(),
     };
     format!(
-        "{}: {place}the mean power of {} is above the highest reading of {}: the energy is from a counter that moves \
-         in steps, within {}",
+        "{}: {place}the mean power of {} is above the highest reading of {}; the energy counter moves in coarse steps \
+         for a stretch of {}",
         names.name(&sensor.id),
         sensor.mean_w.map(watts).unwrap_or_default(),
         sensor.max_w.map(watts).unwrap_or_default(),

@@ -156,7 +156,8 @@ mod tests {
     #[test]
     fn steps_whose_losses_were_read_together_have_times_and_joules_of_their_own() {
         let dir = tempfile::tempdir().unwrap();
-        let of = |synthetic: &SyntheticRun, name: &str| learning(&synthetic.write(&dir.path().join(name))).steps;
+        let of =
+            |synthetic: &SyntheticRun, name: &str| learning(&synthetic.write(&dir.path().join(name))).steps;
         let own = of(&SyntheticRun::small(), "own");
         let late = of(&SyntheticRun { is_read_late: true, ..SyntheticRun::small() }, "late");
         for ((own, _), (late, _)) in own.iter().zip(&late) {

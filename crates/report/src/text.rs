@@ -174,7 +174,8 @@ pub(crate) fn energy_words(report: &Report, totals: &Totals) -> String {
     let energy = report.at_least(joules(totals.energy_j));
     let without = report.unmetered_devices.join(", ");
     let without = if without.is_empty() { without } else { format!(" · without {without}") };
-    format!("{energy}{without} · {} · {}", measured_words(totals), error_words(totals))
+    let error = format!("{}, {}", random_words(totals), systematic_words(totals));
+    format!("{energy}{without} · {} · {error}", measured_words(totals))
 }
 
 /// `97.7 % measured`
@@ -186,11 +187,15 @@ pub(crate) fn measured_words(totals: &Totals) -> String {
     }
 }
 
-/// Both parts of the error: `± 131 J random, ± 6 % systematic`
-pub(crate) fn error_words(totals: &Totals) -> String {
+/// `± 131 J random`
+pub(crate) fn random_words(totals: &Totals) -> String {
     let random = totals.energy_uncertainty_j.map(|half_width| format!("± {} random", joules(half_width)));
-    let random = random.unwrap_or_else(|| "random error unknown".to_owned());
-    format!("{random}, ± {} systematic", whole_percent(totals.systematic_fraction))
+    random.unwrap_or_else(|| "random error unknown".to_owned())
+}
+
+/// `± 6 % systematic`
+pub(crate) fn systematic_words(totals: &Totals) -> String {
+    format!("± {} systematic", whole_percent(totals.systematic_fraction))
 }
 
 /// A run's energy with its half-width; where a device was not metered, as the lower bound that it is.
@@ -256,11 +261,11 @@ fn epoch_cells(row: &EpochRow, report: &Report) -> Vec<String> {
     ]
 }
 
-/// Whether the measured share is worth a column: it is not the same in all rows.
+/// Whether the measured share is worth a column: rows differ in it by more than a few hundredths.
 fn has_measured(report: &Report) -> bool {
-    let mut shares = report.epochs.iter().filter_map(|row| row.measured_fraction).map(whole_percent);
-    let first = shares.next();
-    shares.any(|share| Some(share) != first)
+    let shares = report.epochs.iter().filter_map(|row| row.measured_fraction);
+    let (low, high) = shares.fold((f64::INFINITY, 0.0f64), |(low, high), x| (low.min(x), high.max(x)));
+    high - low > 0.05
 }
 
 fn phases(report: &Report, bars: Bars) -> Vec<String> {
@@ -366,6 +371,7 @@ fn sensors(report: &Report) -> Vec<String> {
     if report.sensors.iter().any(|sensor| sensor.uncertainty_j.is_none()) {
         lines.push("    ± ?: the random error is unknown".to_owned());
     }
+    lines.extend(assumptions(report).iter().flat_map(|words| hang("    ", words)));
     for note in &report.flags {
         let mark = if note.is_warning { "!" } else { " " };
         let name = flags::name(note.flag).replace('_', " ");
@@ -373,6 +379,15 @@ fn sensors(report: &Report) -> Vec<String> {
         lines.extend(hang(&format!("  {mark} "), &text));
     }
     lines
+}
+
+/// What estimates take for granted.
+pub(crate) fn assumptions(report: &Report) -> Vec<String> {
+    let names = report.sensor_names();
+    let words = |sensor: &SensorRecord| {
+        Some(format!("{} assumes {}", names.name(&sensor.id), sensor.assumption.as_ref()?))
+    };
+    report.sensors.iter().filter_map(words).collect()
 }
 
 fn sensor_cells(sensor: &SensorRecord, name: String) -> [String; 8] {
@@ -491,7 +506,7 @@ mod tests {
     fn a_wide_interval_is_the_first_thing_said() {
         let wide = lines(&SyntheticRun { half_width: 350.0, ..SyntheticRun::small() });
         assert!(wide.contains("! the energy, 606 J, is uncertain by ± 58 %"), "{wide}");
-        assert!(wide.contains("the energy of 2 epochs is uncertain by more than 20 %"), "{wide}");
+        assert!(wide.contains("the energy of 2 epochs is uncertain by more than 15 %"), "{wide}");
         assert!(wide.find("! the energy").unwrap() < wide.find("learnt").unwrap());
         assert!(!lines(&SyntheticRun::small()).contains("uncertain"));
     }
@@ -510,6 +525,16 @@ mod tests {
         let heading = "(90.0 % by each phase's own readings, 10.0 % in";
         assert!(text.contains(heading), "{text}");
         assert!(text.contains("readings  ##############") && !text.contains('█'), "{text}");
+    }
+
+    #[test]
+    fn what_an_estimate_takes_for_granted_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut run = SyntheticRun::unmetered().write(dir.path());
+        let whole = run.records.last_mut().unwrap();
+        whole.sensors[0].assumption = Some("a TDP of 138 W, a guess".to_owned());
+        let text = text(&Report::of(&run, None).unwrap(), Bars::Blocks);
+        assert!(text.contains("    cpu:estimate assumes a TDP of 138 W, a guess\n"), "{text}");
     }
 
     #[test]

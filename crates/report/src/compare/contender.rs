@@ -73,9 +73,9 @@ impl Contender {
             cpu_s: totals.filter(|totals| totals.measured_fraction < 0.005).and_then(|totals| totals.cpu_s),
             joules_per_token: totals.and_then(|totals| totals.joules_per_token),
             emissions_g: totals.map_or(GramsCo2e::ZERO, |totals| totals.emissions_g),
-            to_target: target
-                .and_then(|target| Reached::of(evaluations, target.loss, measure))
-                .map(|reached| if report.unmetered_devices.is_empty() { reached } else { reached.unmetered() }),
+            to_target: target.and_then(|target| Reached::of(evaluations, target.loss, measure)).map(
+                |reached| if report.unmetered_devices.is_empty() { reached } else { reached.unmetered() },
+            ),
         }
     }
 }

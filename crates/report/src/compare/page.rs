@@ -11,7 +11,7 @@ use crate::page::axis::{Axis, Unit};
 use crate::page::curves::SERIES;
 use crate::page::document;
 use crate::page::plot::Plot;
-use crate::quantity::{count, duration, joules, joules_per_ktoken, loss, si, whole_percent};
+use crate::quantity::{duration, joules, joules_per_ktoken, loss, si, whole_percent};
 use crate::report::Report;
 
 /// So many evaluations of a run are drawn as dots too.
@@ -227,7 +227,7 @@ fn figure_row(run: &Contender, class: &str) -> Markup {
             td { (run.seed) }
             td { (run.final_loss.map(loss).unwrap_or_default()) }
             td { (run.best_loss.map(loss).unwrap_or_default()) }
-            td { (count(run.tokens)) }
+            td { (si(run.tokens as f64, "")) }
             td { (duration(run.duration_s)) }
             td { (energy(run)) }
             td { (whole_percent(run.measured_fraction)) }

@@ -340,12 +340,16 @@ mod tests {
         let dark = SyntheticRun::unmetered;
         let comparison = compare(&[dark(), small(), thrifty()]);
         assert_eq!(comparison.verdict.winner, Some(2), "{:?}", comparison.verdict);
-        assert!(comparison.verdict.reasons[0].starts_with("run-0 trained on cuda:0, which no sensor measured"));
+        assert!(
+            comparison.verdict.reasons[0].starts_with("run-0 trained on cuda:0, which no sensor measured")
+        );
         assert_eq!(comparison.pareto_front, [2]);
         assert!(comparison.groups[0].energy_j.is_none() && comparison.groups[0].energy_to_target_j.is_none());
         assert!(comparison.savings.is_empty(), "there is nothing to hold the others against");
         let json: serde_json::Value = serde_json::from_str(&comparison.to_json()).unwrap();
-        assert!(json["runs"][0]["to_target"]["energy_j"].is_null() && json["runs"][0]["to_target"]["step"] == 40);
+        assert!(
+            json["runs"][0]["to_target"]["energy_j"].is_null() && json["runs"][0]["to_target"]["step"] == 40
+        );
         let with_one = compare(&[dark(), small()]).verdict;
         assert_eq!(with_one.winner, None);
         assert!(with_one.reasons[1].contains("run-1 alone was metered"), "{:?}", with_one.reasons);
@@ -373,7 +377,11 @@ mod tests {
         // Estimates that other processes disturbed may be off by their bound, each its own way.
         let disturbed = |run| SyntheticRun { method: "estimated", systematic: ("estimate:gpu", 0.5), ..run };
         let verdict = compare(&[disturbed(small()), disturbed(thrifty())]).verdict;
-        assert!(verdict.reasons[0].starts_with("other processes disturbed the estimates"), "{:?}", verdict.reasons);
+        assert!(
+            verdict.reasons[0].starts_with("other processes disturbed the estimates"),
+            "{:?}",
+            verdict.reasons
+        );
         let quiet = |run| SyntheticRun { is_contended: false, ..disturbed(run) };
         assert_eq!(compare(&[quiet(small()), quiet(thrifty())]).verdict.winner, Some(1));
     }
@@ -387,7 +395,8 @@ mod tests {
         assert!(!both.conditions.iter().any(|c| c.what.contains("clocks")), "{:?}", both.conditions);
         let one = compare(&[at_limit(cap, small()), at_limit(&[], thrifty())]);
         assert_eq!(one.verdict.winner, Some(1), "a board that is kept busy is at its limit");
-        let said = "the power limit held clocks back in some of them: run-0 sw power cap at 700 W; run-1 none";
+        let said =
+            "the power limit held clocks back in some of them: run-0 sw power cap at 700 W; run-1 none";
         assert!(one.conditions.iter().any(|c| c.what == said), "{:?}", one.conditions);
         let hot: &[&str] = &["sw_power_cap", "sw_thermal_slowdown"];
         let verdict = compare(&[at_limit(cap, small()), at_limit(hot, thrifty())]).verdict;

@@ -11,8 +11,8 @@ use crate::quantity::{
 };
 use crate::report::Report;
 use crate::text::{
-    energy_in, energy_of, energy_words, method, phase_energy, phase_method, phase_name, phases_method,
-    row_name,
+    assumptions, energy_in, energy_of, energy_words, method, phase_energy, phase_method, phase_name,
+    phases_method, row_name,
 };
 
 /// Rows of the table of epochs; of more, the first and the last.
@@ -29,15 +29,17 @@ pub fn phases(report: &Report) -> Markup {
             "By what the run was doing: " (phases_method(report)) "."
             @if !report.unmetered_devices.is_empty() { " " (report.unmetered_devices.join(", ")) " is not in it." }
         }
-        table {
-            @for row in &report.phases {
-                tr {
-                    td { (phase_name(row.phase)) }
-                    td.barcell { div.bar.s2 { i style=(width(row.share)) {} } }
-                    td { (percent(row.share)) }
-                    td { (phase_energy(report, row)) }
-                    @if report.phases.iter().any(|row| phase_method(report, row).is_some()) {
-                        td.soft.words { (phase_method(report, row).unwrap_or_default()) }
+        div.wide {
+            table.phases {
+                @for row in &report.phases {
+                    tr {
+                        td { (phase_name(row.phase)) }
+                        td.barcell { div.bar.s2 { i style=(width(row.share)) {} } }
+                        td { (percent(row.share)) }
+                        td { (phase_energy(report, row)) }
+                        @if report.phases.iter().any(|row| phase_method(report, row).is_some()) {
+                            td.soft.words { (phase_method(report, row).unwrap_or_default()) }
+                        }
                     }
                 }
             }
@@ -74,6 +76,7 @@ pub fn sensors(report: &Report) -> Markup {
             }
         }
         div.wide { (sensor_table(report)) }
+        @for words in assumptions(report) { p.soft { (words) "." } }
         ul.flags {
             @for note in &report.flags {
                 li class=(if note.is_warning { "warn" } else { "good" }) {

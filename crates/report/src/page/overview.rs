@@ -8,7 +8,7 @@ use crate::quantity::{
 };
 use crate::report::{Report, Totals};
 use crate::status::Status;
-use crate::text::{device, error_words, measured_words, what};
+use crate::text::{device, measured_words, random_words, systematic_words, what};
 
 /// Name, status and what the run was.
 pub fn header(report: &Report) -> Markup {
@@ -36,6 +36,7 @@ pub fn header(report: &Report) -> Markup {
 struct Tile {
     name: &'static str,
     value: String,
+    /// What stands below it, in lines.
     under: String,
 }
 
@@ -61,7 +62,7 @@ pub fn tiles(report: &Report) -> Markup {
                     dt { (tile.name) }
                     dd {
                         div.value { (tile.value) }
-                        div.under { (tile.under) }
+                        @for line in tile.under.lines() { div.under { (line) } }
                     }
                 }
             }
@@ -106,7 +107,7 @@ fn learnt(report: &Report) -> Vec<Tile> {
 fn spent(report: &Report, totals: &Totals) -> Vec<Tile> {
     let least = |figure| report.at_least(figure);
     let energy = match report.unmetered_devices.as_slice() {
-        [] => format!("{} · {}", measured_words(totals), error_words(totals)),
+        [] => [measured_words(totals), random_words(totals), systematic_words(totals)].join("\n"),
         devices => format!("without {}", devices.join(", ")),
     };
     let carbon = &totals.carbon;

@@ -16,7 +16,7 @@ use crate::quantity::watts;
 use crate::report::Report;
 
 /// A sensor that stays below this share of another's highest power is drawn beside it, not under it.
-const FLAT: f64 = 0.06;
+const FLAT: f64 = 0.1;
 
 /// Power and temperature.
 pub fn power(source: &Source<'_>) -> Markup {
@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_sensor_that_would_be_flat_has_a_panel_of_its_own() {
-        let sensors = [series("gpu", 700.0), series("gpu2", 60.0), series("cpu", 9.0), series("dram", 0.2)];
+        let sensors = [series("gpu", 700.0), series("gpu2", 80.0), series("cpu", 9.0), series("dram", 0.2)];
         let ids = |panel: &Vec<&Series>| panel.iter().map(|s| s.id.clone()).collect::<Vec<_>>();
         let panels: Vec<_> = panels(&sensors).iter().map(ids).collect();
         assert_eq!(panels, [vec!["gpu", "gpu2"], vec!["cpu"], vec!["dram"]]);
