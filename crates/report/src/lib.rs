@@ -12,7 +12,9 @@
 //! - [`decimate`](mod@decimate), [`page`](mod@page): for a browser
 
 mod doubts;
+mod energy_words;
 mod idle;
+mod phase_words;
 mod step_times;
 mod unmetered;
 

@@ -1,15 +1,17 @@
 //! A run on a terminal.
 
 use wattle_runlog::Joules;
-use wattle_runlog::record::{Method, PhasesMethod, SensorRecord};
+use wattle_runlog::record::{Method, SensorRecord};
 
+use crate::energy_words::{energy_in, energy_of, energy_words};
 use crate::epochs::{EpochRow, RowKind};
 use crate::flags;
+use crate::phase_words::{phase_energy, phase_method, phase_name, phases_method};
 use crate::quantity::{
     count, duration, grams, joules, joules_per_ktoken, loss, money, percent, si, uncertain, wall_time, watts,
     whole_percent,
 };
-use crate::report::{PhaseRow, Provenance, Report, Totals};
+use crate::report::{Provenance, Report};
 use crate::sensor_name;
 use crate::table::{Table, WIDTH, hang, wrap};
 
@@ -169,48 +171,6 @@ fn cost(report: &Report) -> Vec<String> {
     lines
 }
 
-/// `7.01 kJ · 97.7 % measured · ± 131 J random, ± 6 % systematic`
-pub(crate) fn energy_words(report: &Report, totals: &Totals) -> String {
-    let energy = report.at_least(joules(totals.energy_j));
-    let without = report.unmetered_devices.join(", ");
-    let without = if without.is_empty() { without } else { format!(" · without {without}") };
-    let error = format!("{}, {}", random_words(totals), systematic_words(totals));
-    format!("{energy}{without} · {} · {error}", measured_words(totals))
-}
-
-/// `97.7 % measured`
-pub(crate) fn measured_words(totals: &Totals) -> String {
-    match totals.measured_fraction {
-        share if share >= 0.995 => "measured".to_owned(),
-        share if share < 0.005 => "estimated, not measured".to_owned(),
-        share => format!("{} measured", percent(share)),
-    }
-}
-
-/// `± 131 J random`
-pub(crate) fn random_words(totals: &Totals) -> String {
-    let random = totals.energy_uncertainty_j.map(|half_width| format!("± {} random", joules(half_width)));
-    random.unwrap_or_else(|| "random error unknown".to_owned())
-}
-
-/// `± 6 % systematic`
-pub(crate) fn systematic_words(totals: &Totals) -> String {
-    format!("± {} systematic", whole_percent(totals.systematic_fraction))
-}
-
-/// A run's energy with its half-width; where a device was not metered, as the lower bound that it is.
-pub(crate) fn energy_in(report: &Report, energy: Joules, half_width: Option<Joules>) -> String {
-    match report.unmetered_devices.is_empty() {
-        true => energy_of(energy, half_width),
-        false => report.at_least(joules(energy)),
-    }
-}
-
-/// An energy with its half-width, `± ?` where that is unknown.
-pub(crate) fn energy_of(energy: Joules, half_width: Option<Joules>) -> String {
-    uncertain(energy.get(), half_width.map(Joules::get), "J")
-}
-
 fn epochs(report: &Report) -> Vec<String> {
     if report.epochs.is_empty() {
         return Vec::new();
@@ -287,76 +247,6 @@ fn phases(report: &Report, bars: Bars) -> Vec<String> {
     [hang("", &heading), table.lines().into_iter().skip(1).collect()].concat()
 }
 
-/// A phase in words.
-pub(crate) fn phase_name(phase: wattle_runlog::Phase) -> String {
-    use wattle_runlog::Phase;
-    let name = match phase {
-        Phase::Setup => "setup",
-        Phase::Data => "data",
-        Phase::ForwardBackward => "forward and backward",
-        Phase::Optimizer => "optimizer",
-        Phase::Evaluate => "evaluation",
-        Phase::Checkpoint => "checkpoint",
-        Phase::Other => "other",
-    };
-    name.to_owned()
-}
-
-/// How phases were divided: with several methods, what each accounts for; and whether the errors are known.
-pub(crate) fn phases_method(report: &Report) -> String {
-    const METHODS: [PhasesMethod; 3] =
-        [PhasesMethod::Measured, PhasesMethod::Regression, PhasesMethod::TimeShare];
-    let share = |method| -> f64 {
-        report.phases.iter().filter(|row| method_of(report, row) == Some(method)).map(|row| row.share).sum()
-    };
-    let used: Vec<_> = METHODS.into_iter().map(|m| (m, share(m))).filter(|(_, share)| *share > 0.0).collect();
-    let words = |(method, share): &(PhasesMethod, f64)| match used.len() {
-        1 => in_words(*method).to_owned(),
-        _ => format!("{} {}", percent(*share), in_words(*method)),
-    };
-    let mut parts: Vec<String> = used.iter().map(words).collect();
-    if !has_phase_errors(report) {
-        parts.push("errors unknown".to_owned());
-    }
-    parts.join(", ")
-}
-
-fn has_phase_errors(report: &Report) -> bool {
-    report.phases.iter().any(|row| row.energy_uncertainty_j.is_some())
-}
-
-/// A phase's energy; with its half-width where any phase has one.
-pub(crate) fn phase_energy(report: &Report, row: &PhaseRow) -> String {
-    match has_phase_errors(report) {
-        true => energy_of(row.energy_j, row.energy_uncertainty_j),
-        false => joules(row.energy_j),
-    }
-}
-
-/// How one phase's energy was arrived at, where phases differ in it.
-pub(crate) fn phase_method(report: &Report, row: &PhaseRow) -> Option<&'static str> {
-    let first = report.phases.first().and_then(|first| method_of(report, first));
-    let is_mixed = report.phases.iter().any(|row| method_of(report, row) != first);
-    method_of(report, row).filter(|_| is_mixed).map(|method| match method {
-        PhasesMethod::Measured => "readings",
-        PhasesMethod::Regression => "fit",
-        PhasesMethod::TimeShare => "time",
-    })
-}
-
-/// A phase's own method, or that of the whole record where it is not told by phase.
-fn method_of(report: &Report, row: &PhaseRow) -> Option<PhasesMethod> {
-    row.method.or(report.phases_method)
-}
-
-fn in_words(method: PhasesMethod) -> &'static str {
-    match method {
-        PhasesMethod::Measured => "by each phase's own readings",
-        PhasesMethod::Regression => "by a fit over many steps",
-        PhasesMethod::TimeShare => "in proportion to time",
-    }
-}
-
 fn sensors(report: &Report) -> Vec<String> {
     if report.sensors.is_empty() {
         return Vec::new();
@@ -371,7 +261,7 @@ fn sensors(report: &Report) -> Vec<String> {
     if report.sensors.iter().any(|sensor| sensor.uncertainty_j.is_none()) {
         lines.push("    ± ?: the random error is unknown".to_owned());
     }
-    lines.extend(assumptions(report).iter().flat_map(|words| hang("    ", words)));
+    lines.extend(about_sensors(report).iter().flat_map(|words| hang("    ", words)));
     for note in &report.flags {
         let mark = if note.is_warning { "!" } else { " " };
         let name = flags::name(note.flag).replace('_', " ");
@@ -381,13 +271,19 @@ fn sensors(report: &Report) -> Vec<String> {
     lines
 }
 
-/// What estimates take for granted.
-pub(crate) fn assumptions(report: &Report) -> Vec<String> {
+/// What estimates take for granted, and what sensors drew idle.
+pub(crate) fn about_sensors(report: &Report) -> Vec<String> {
     let names = report.sensor_names();
     let words = |sensor: &SensorRecord| {
-        Some(format!("{} assumes {}", names.name(&sensor.id), sensor.assumption.as_ref()?))
+        let name = names.name(&sensor.id);
+        let assumption = sensor.assumption.as_ref().map(|assumption| format!("{name} assumes {assumption}"));
+        let baseline = sensor.baseline.map(|idle| {
+            let power = uncertain(idle.power_w.get(), Some(idle.uncertainty_w.get()), "W");
+            format!("{name} drew {power} idle, measured for {} before the load", duration(idle.seconds))
+        });
+        assumption.into_iter().chain(baseline)
     };
-    report.sensors.iter().filter_map(words).collect()
+    report.sensors.iter().flat_map(words).collect()
 }
 
 fn sensor_cells(sensor: &SensorRecord, name: String) -> [String; 8] {
@@ -445,6 +341,7 @@ fn notes(report: &Report) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::synthetic::SyntheticRun;
+    use wattle_runlog::record::PhasesMethod;
 
     fn lines(synthetic: &SyntheticRun) -> String {
         let dir = tempfile::tempdir().unwrap();
@@ -533,8 +430,17 @@ mod tests {
         let mut run = SyntheticRun::unmetered().write(dir.path());
         let whole = run.records.last_mut().unwrap();
         whole.sensors[0].assumption = Some("a TDP of 138 W, a guess".to_owned());
+        whole.sensors[0].baseline = Some(wattle_runlog::record::Baseline {
+            power_w: wattle_runlog::Watts(118.0),
+            uncertainty_w: wattle_runlog::Watts(0.4),
+            seconds: wattle_runlog::Seconds(10.0),
+        });
         let text = text(&Report::of(&run, None).unwrap(), Bars::Blocks);
         assert!(text.contains("    cpu:estimate assumes a TDP of 138 W, a guess\n"), "{text}");
+        assert!(
+            text.contains("    cpu:estimate drew 118 ± 0.4 W idle, measured for 10.0 s before"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -3,11 +3,11 @@
 use crate::compare::difference::Change;
 use crate::compare::group::{Group, Spread};
 use crate::compare::{Comparison, Contender, Reached, Saving};
+use crate::energy_words::energy_of;
 use crate::quantity::{
     Scale, duration, joules, joules_per_ktoken, loss, mass, si, three_digits, whole_percent,
 };
 use crate::table::{Table, WIDTH, hang, wrap};
-use crate::text::energy_of;
 
 /// What stands for the energy of a run that was not metered.
 pub(crate) const UNMETERED: &str = "unmetered";

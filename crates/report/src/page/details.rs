@@ -3,17 +3,16 @@
 use maud::{Markup, html};
 use wattle_runlog::record::SensorRecord;
 
+use crate::energy_words::{energy_in, energy_of, energy_words};
 use crate::epochs::{EpochRow, RowKind};
 use crate::flags;
 use crate::page::curves::SERIES;
+use crate::phase_words::{phase_energy, phase_method, phase_name, phases_method};
 use crate::quantity::{
     count, duration, grams, joules, loss, money, percent, si, wall_time, watts, whole_percent,
 };
 use crate::report::Report;
-use crate::text::{
-    assumptions, energy_in, energy_of, energy_words, method, phase_energy, phase_method, phase_name,
-    phases_method, row_name,
-};
+use crate::text::{about_sensors, method, row_name};
 
 /// Rows of the table of epochs; of more, the first and the last.
 const MAX_EPOCHS: usize = 60;
@@ -76,7 +75,7 @@ pub fn sensors(report: &Report) -> Markup {
             }
         }
         div.wide { (sensor_table(report)) }
-        @for words in assumptions(report) { p.soft { (words) "." } }
+        @for words in about_sensors(report) { p.soft { (words) "." } }
         ul.flags {
             @for note in &report.flags {
                 li class=(if note.is_warning { "warn" } else { "good" }) {

@@ -3,12 +3,13 @@
 use maud::{Markup, html};
 use wattle_runlog::Joules;
 
+use crate::energy_words::{measured_words, random_words, systematic_words};
 use crate::quantity::{
     count, duration, joules, joules_per_ktoken, loss, mass, money, percent, si, wall_time,
 };
 use crate::report::{Report, Totals};
 use crate::status::Status;
-use crate::text::{device, measured_words, random_words, systematic_words, what};
+use crate::text::{device, what};
 
 /// Name, status and what the run was.
 pub fn header(report: &Report) -> Markup {
