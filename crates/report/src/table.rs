@@ -85,16 +85,13 @@ fn blocks(widths: &mut [usize]) -> Vec<Vec<usize>> {
     let start = if name > 0 { GAP + name } else { 0 };
     let mut blocks = vec![names.clone()];
     let mut used = start;
-    for column in 1..widths.len() {
-        if widths[column] == 0 {
-            continue;
-        }
-        widths[column] = widths[column].min(WIDTH - start - GAP);
-        if used + GAP + widths[column] > WIDTH {
+    for (column, width) in widths.iter_mut().enumerate().skip(1).filter(|(_, width)| **width > 0) {
+        *width = (*width).min(WIDTH - start - GAP);
+        if used + GAP + *width > WIDTH {
             blocks.push(names.clone());
             used = start;
         }
-        used += GAP + widths[column];
+        used += GAP + *width;
         if let Some(block) = blocks.last_mut() {
             block.push(column);
         }
