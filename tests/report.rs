@@ -30,7 +30,47 @@ fn a_run_is_reported_as_its_records_say() {
         assert!(!page.contains(outside), "the page needs {outside}");
     }
     let said = expect(1, bench.wattle(&["report", "nowhere"]));
-    assert!(said.contains("nowhere"), "{said}");
+    assert!(said.contains("nowhere: there is no such run directory"), "{said}");
+    let said = expect(1, bench.wattle(&["report", "rum"]));
+    assert!(said.contains("did you mean run"), "{said}");
+    let said = expect(1, bench.wattle(&["compare", "run", "."]));
+    assert!(said.contains("it holds ./run"), "{said}");
+}
+
+#[test]
+fn a_page_on_stdout_is_all_that_stands_there() {
+    let bench = Workbench::new();
+    expect(0, bench.train(&["--out", "run"]));
+    expect(0, bench.train(&["--out", "again", "--set", "run.seed=2"]));
+    for args in [&["report", "run"][..], &["compare", "run", "again"]] {
+        let page = printed(bench.wattle(&[args, &["--html", "-"]].concat()));
+        assert!(page.starts_with("<!DOCTYPE html>") && page.trim_end().ends_with("</html>"), "{args:?}");
+        let said = expect(2, bench.wattle(&[args, &["--html", "-", "--json"]].concat()));
+        assert!(said.contains("--html") && said.contains("--json"), "{said}");
+    }
+    assert!(!bench.join("-").exists());
+}
+
+#[test]
+fn what_is_printed_fits_a_terminal_of_eighty_columns() {
+    let bench = Workbench::new();
+    let name = "run.name=a-name-as-long-as-anybody-gives-to-a-run-whose-settings-are-all-in-it-seed-1";
+    let long = "a-directory-with-the-name-of-a-run-whose-settings-are-all-in-it-and-some-that-are-not";
+    expect(0, bench.train(&["--out", "run"]));
+    expect(
+        0,
+        bench.train(&["--out", long, "--set", name, "--set", "optimizer.learning_rate=0.001234567891"]),
+    );
+    let estimate = ["estimate", "--params", "175B", "--tokens", "300B", "--gpu", "V100", "--gpus", "10000"];
+    for args in [&["report", long][..], &["compare", "run", long], &estimate, &["devices"]] {
+        for line in printed(bench.wattle(args)).lines() {
+            assert!(line.chars().count() <= 80, "{args:?}: {line}");
+        }
+    }
+    let mut dumb = bench.wattle(&["report", "run"]);
+    dumb.env("TERM", "dumb");
+    let text = printed(dumb);
+    assert!(text.contains("###") && !text.contains('█') && !text.contains('\u{1b}'), "{text}");
 }
 
 #[test]

@@ -412,7 +412,7 @@ Examples:
 pub struct ReportArgs {
     /// A run directory
     pub run: PathBuf,
-    /// Where to write a page
+    /// Where to write a page; - is stdout
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
     /// As JSON
@@ -441,7 +441,7 @@ pub struct CompareArgs {
     /// As JSON
     #[arg(long)]
     pub json: bool,
-    /// Where to write a page
+    /// Where to write a page; - is stdout
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
 }

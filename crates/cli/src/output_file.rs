@@ -4,6 +4,7 @@ use std::fs::{File, Permissions};
 #[cfg(feature = "train")]
 use std::io::BufWriter;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -20,7 +21,7 @@ pub struct OutputFile {
 }
 
 impl OutputFile {
-    /// Opens `path`; what `flag` it was named by is said in errors. An existing file stays as it is until
+    /// Opens `path`, of which `-` is stdout; what `flag` it was named by is said in errors. An existing file stays as it is until
     /// [`OutputFile::finish`].
     ///
     /// # Errors
@@ -31,6 +32,10 @@ impl OutputFile {
     }
 
     fn try_open(path: &Path) -> io::Result<Self> {
+        if is_stdout(path) {
+            let file = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+            return Ok(Self { path: path.to_owned(), partial: None, file });
+        }
         let is_special = path.metadata().is_ok_and(|metadata| !metadata.is_file());
         if is_special {
             let file = File::options().write(true).open(path)?;
@@ -84,6 +89,11 @@ impl OutputFile {
         self.file.sync_all()?;
         partial.persist(&self.path).map_err(|failure| failure.error)
     }
+}
+
+/// Whether a path stands for stdout, on which then nothing else may be written.
+pub fn is_stdout(path: &Path) -> bool {
+    path == Path::new("-")
 }
 
 #[cfg(test)]

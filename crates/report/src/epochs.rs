@@ -48,28 +48,31 @@ pub struct EpochRow {
 pub enum RowKind {
     /// An epoch, or the part of it that lies in one segment.
     Epoch,
-    /// The tail of a segment that was killed.
+    /// The tail of a segment that was killed: its steps were done again.
     Interrupted,
-    /// What came after the last epoch: its checkpoint, and leaving.
+    /// What a segment drew after its last step and its last record: its checkpoint, and leaving.
+    Stop,
+    /// The same after the last epoch of the run.
     Rest,
 }
 
 /// A row for each part of a run, and one for the rest.
 pub(crate) fn rows(run: &Run, learning: &Learning, whole: Option<&Record>) -> Vec<EpochRow> {
     let parts = run.records.iter().filter(|record| is_part(record.kind));
-    let mut rows: Vec<_> = parts.map(|record| epoch_row(record, learning)).collect();
+    let mut rows: Vec<_> = parts.map(|record| epoch_row(run, record, learning)).collect();
     let rest = whole.and_then(|whole| rest_row(whole, &rows));
     rows.extend(rest);
     rows
 }
 
-fn epoch_row(record: &Record, learning: &Learning) -> EpochRow {
+fn epoch_row(run: &Run, record: &Record, learning: &Learning) -> EpochRow {
     let (from, to) = (record.step_start, record.step_end);
-    let is_lost = record.kind == RecordKind::Interrupted;
+    let kind = kind_of(run, record);
+    let is_lost = kind == RowKind::Interrupted;
     EpochRow {
         epoch: record.epoch,
         segment: record.segment,
-        kind: if is_lost { RowKind::Interrupted } else { RowKind::Epoch },
+        kind,
         complete: record.complete,
         steps: to.saturating_sub(from),
         // The steps of a lost tail were done again, and their losses stand in that row.
@@ -82,6 +85,16 @@ fn epoch_row(record: &Record, learning: &Learning) -> EpochRow {
         measured_fraction: Some(record.measured_fraction),
         emissions_g: record.emissions_g,
         cost: record.cost.as_ref().map(|cost| cost.value),
+    }
+}
+
+fn kind_of(run: &Run, record: &Record) -> RowKind {
+    let (from, to) = (record.step_start, record.step_end);
+    let is_done_again = run.manifest.segments.iter().any(|s| s.id > record.segment && s.step_start < to);
+    match record.kind {
+        RecordKind::Interrupted if to <= from => RowKind::Stop,
+        RecordKind::Interrupted if is_done_again => RowKind::Interrupted,
+        _ => RowKind::Epoch,
     }
 }
 

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use wattle_meter::MeterError;
 use wattle_runlog::RunlogError;
 
+use crate::nearest::{self, listed};
+
 /// A fault in a run's files, or in a table given beside them.
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
@@ -14,11 +16,21 @@ pub enum ReportError {
     /// The power trace could not be read.
     #[error(transparent)]
     Meter(#[from] MeterError),
-    /// There is no run.
-    #[error("{}: expected a run directory, which holds a manifest.json; wattle train --out makes one", path.display())]
+    /// The directory is not a run's.
+    #[error("{}: expected a run directory, which holds a manifest.json; {}", path.display(), listed("it holds", inside))]
     NotARun {
         /// What was given.
         path: PathBuf,
+        /// Runs in it.
+        inside: Vec<String>,
+    },
+    /// There is nothing at the path.
+    #[error("{}: there is no such run directory; {}", path.display(), listed("did you mean", near))]
+    Missing {
+        /// What was given.
+        path: PathBuf,
+        /// Runs beside it with the nearest names, the nearest first.
+        near: Vec<String>,
     },
     /// A file is not what its name says.
     #[error("{}: {reason}", path.display())]
@@ -31,6 +43,14 @@ pub enum ReportError {
 }
 
 impl ReportError {
+    /// What to say of a path without a manifest.
+    pub(crate) fn no_run(path: &Path) -> Self {
+        match path.exists() {
+            true => Self::NotARun { path: path.to_owned(), inside: nearest::runs_in(path) },
+            false => Self::Missing { path: path.to_owned(), near: nearest::nearest_runs(path) },
+        }
+    }
+
     pub(crate) fn corrupt(path: &Path, reason: impl Into<String>) -> Self {
         Self::Corrupt { path: path.to_owned(), reason: reason.into() }
     }

@@ -154,6 +154,19 @@ mod tests {
     }
 
     #[test]
+    fn steps_whose_losses_were_read_together_have_times_and_joules_of_their_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let of =
+            |synthetic: &SyntheticRun, name: &str| learning(&synthetic.write(&dir.path().join(name))).steps;
+        let own = of(&SyntheticRun::small(), "own");
+        let late = of(&SyntheticRun { is_read_late: true, ..SyntheticRun::small() }, "late");
+        for ((own, _), (late, _)) in own.iter().zip(&late) {
+            assert!((own.time_s.get() - late.time_s.get()).abs() < 1e-6, "{own:?} {late:?}");
+            assert!((own.energy_j.get() - late.energy_j.get()).abs() < 1e-3, "{own:?} {late:?}");
+        }
+    }
+
+    #[test]
     fn evaluations_know_their_tokens_and_joules() {
         let dir = tempfile::tempdir().unwrap();
         let run = SyntheticRun::small().write(dir.path());

@@ -2,7 +2,7 @@
 //!
 //! Reads run directories, finished or being written, and never writes into them. Opens no device.
 //!
-//! - [`run`]: a run directory's files, [`status`] and [`timeline`] of the run
+//! - [`run`]: a run directory's files, [`status`] and [`timeline`] of the run; [`nearest`] to a path without one
 //! - [`power`], [`energy_curve`]: what it had drawn by any moment
 //! - [`learning`]: what it had learnt by then
 //! - [`report`](mod@report): all of it joined, `wattle.report/1`; [`epochs`] row by row, [`flags`] in words, [`reprice`] by another table
@@ -10,6 +10,13 @@
 //! - [`mod@compare`]: runs side by side, `wattle.compare/1`
 //! - [`mod@estimate`]: runs that no machine here can do, `wattle.estimate/1`
 //! - [`decimate`](mod@decimate), [`page`](mod@page): for a browser
+
+mod doubts;
+mod energy_words;
+mod idle;
+mod phase_words;
+mod step_times;
+mod unmetered;
 
 pub mod compare;
 pub mod decimate;
@@ -19,6 +26,7 @@ pub mod error;
 pub mod estimate;
 pub mod flags;
 pub mod learning;
+pub mod nearest;
 pub mod page;
 pub mod power;
 pub mod quantity;

@@ -56,6 +56,15 @@ pub fn plus_minus(value: f64, half_width: f64, unit: &str) -> String {
     format!("{number} ± {} {}{unit}", one_digit(half_width / scale.factor), scale.prefix)
 }
 
+/// A number and its half-width, `± ?` where that is unknown.
+pub fn uncertain(value: f64, half_width: Option<f64>, unit: &str) -> String {
+    let Some(half_width) = half_width else {
+        let scale = Scale::of(value);
+        return format!("{} ± ? {}{unit}", three_digits(value / scale.factor), scale.prefix);
+    };
+    plus_minus(value, half_width, unit)
+}
+
 /// Three significant digits of a number of ordinary size.
 pub fn three_digits(value: f64) -> String {
     match value.abs() {
@@ -139,6 +148,19 @@ pub fn duration(time: Seconds) -> String {
     }
 }
 
+/// Joules for each thousand tokens, without the unit: `1.78`, always on one scale, so that rows can be compared.
+pub fn joules_per_ktoken(joules_per_token: f64) -> String {
+    let value = joules_per_token * 1e3;
+    match value.abs() {
+        size if !value.is_finite() || size == 0.0 => three_digits(value),
+        size if size < 1.0 => {
+            let decimals = (2.0 - size.log10().floor()).clamp(2.0, 9.0) as usize;
+            format!("{value:.decimals$}")
+        }
+        _ => large(value),
+    }
+}
+
 /// Money: `1.25 EUR`, `13.1 µEUR`.
 pub fn money(value: f64, currency: &str) -> String {
     match value.abs() {
@@ -196,6 +218,8 @@ mod tests {
         assert_eq!(plus_minus(118.0, 0.4, "J"), "118 ± 0.4 J");
         assert_eq!(plus_minus(118.0, 0.0, "J"), "118 J");
         assert_eq!(plus_minus(2.0, 5000.0, "J"), "0.00 ± 5 kJ");
+        assert_eq!(uncertain(4123.0, Some(31.0), "J"), "4.12 ± 0.03 kJ");
+        assert_eq!(uncertain(4123.0, None, "J"), "4.12 ± ? kJ");
     }
 
     #[test]
@@ -209,6 +233,10 @@ mod tests {
         assert_eq!(money(0.0000131, "EUR"), "13.1 µEUR");
         assert_eq!(money(1234.4, "EUR"), "1,234 EUR");
         assert_eq!(percent(0.175), "17.5 %");
+        assert_eq!(
+            [1.78e-3, 2.96e-4, 1.2342, 0.0].map(joules_per_ktoken),
+            ["1.78", "0.296", "1,234", "0.00"]
+        );
         assert_eq!(percent(1.0), "100 %");
         assert_eq!(grams(GramsCo2e(552e6)), "552 tCO2e");
         assert_eq!(watt_hours(Joules::from_kwh(1_287_000.0)), "1.29 GWh");

@@ -7,7 +7,7 @@ use serde::Serialize;
 use wattle_meter::intensity_table::IntensityTable;
 use wattle_meter::ledger::{Ledger, LedgerOptions, Tariff};
 use wattle_runlog::manifest::{DataInfo, Drivers, Host, LossFloor, ModelInfo, Segment, SensorInfo, Versions};
-use wattle_runlog::record::{Carbon, Cost, PhaseJoules, PhasesMethod, RecordKind, SensorRecord};
+use wattle_runlog::record::{Carbon, Cost, PhasesMethod, RecordKind, SensorRecord};
 use wattle_runlog::{Celsius, ComputeDevice, GramsCo2e, Joules, Phase, Record, Seconds, WallAnchor};
 
 use crate::energy_curve::{EnergyCurve, final_record, is_part};
@@ -17,8 +17,10 @@ use crate::flags::{self, FlagNote};
 use crate::learning::{Evaluation, Learning};
 use crate::reprice::{self, Repriced};
 use crate::run::Run;
+use crate::sensor_name::SensorNames;
 use crate::status::Status;
 use crate::timeline::Timeline;
+use crate::{doubts, unmetered};
 
 /// Name and version of the format of a report.
 pub const REPORT_SCHEMA: &str = "wattle.report/1";
@@ -36,6 +38,8 @@ pub struct Report {
     pub path: String,
     /// How it stands.
     pub status: Status,
+    /// Devices that it trained on and that no sensor measured: the figures leave out what they drew.
+    pub unmetered_devices: Vec<String>,
     /// Its start, RFC 3339 in UTC; null before the first segment.
     pub started_at: Option<String>,
     /// Finished updates.
@@ -60,6 +64,8 @@ pub struct Report {
     pub start_temperature_c: Option<Celsius>,
     /// Flags of those figures, in words.
     pub flags: Vec<FlagNote>,
+    /// What is doubtful about the figures, each a sentence with its numbers.
+    pub doubts: Vec<String>,
     /// What metering itself took.
     pub overhead: Option<OverheadRow>,
     /// The emissions priced again by another table; null unless that was asked for.
@@ -150,8 +156,12 @@ pub struct PhaseRow {
     pub phase: Phase,
     /// Its energy.
     pub energy_j: Joules,
+    /// 95 % half-width of its error; null where it is unknown.
+    pub energy_uncertainty_j: Option<Joules>,
     /// Its share of all.
     pub share: f64,
+    /// How its energy was arrived at; null where the records do not tell it by phase.
+    pub method: Option<PhasesMethod>,
 }
 
 /// What metering took.
@@ -183,20 +193,24 @@ impl Report {
         let whole = whole_run(run);
         let repriced = table.map(|table| reprice::by_table(run, table)).transpose()?;
         let manifest = &run.manifest;
+        let epochs = epochs::rows(run, &learning, whole.as_ref());
+        let names = SensorNames::of(&manifest.sensors, &manifest.devices);
         Ok(Self {
             schema: REPORT_SCHEMA,
             run_id: manifest.run_id.clone(),
             name: manifest.name.clone(),
             path: run.path.display().to_string(),
             status: Status::of(run),
+            unmetered_devices: unmetered::devices(run),
             started_at: manifest.segments.first().map(|segment| segment.wall_anchor.clone()),
             steps: learning.steps.last().map_or(0, |(at, _)| at.step),
             provenance: Provenance::of(run),
             config: run.config.clone(),
             learning: Learnt::of(&learning),
             totals: whole.as_ref().map(|whole| Totals { cpu_s: cpu_time(run), ..Totals::of(whole, &curve) }),
-            epochs: epochs::rows(run, &learning, whole.as_ref()),
-            phases: whole.as_ref().map_or_else(Vec::new, |whole| phase_rows(whole.phases)),
+            doubts: doubts::of(run, whole.as_ref(), &epochs, &names),
+            epochs,
+            phases: whole.as_ref().map_or_else(Vec::new, phase_rows),
             phases_method: whole.as_ref().and_then(|whole| whole.phases_method),
             sensors: whole.as_ref().map_or_else(Vec::new, |whole| whole.sensors.clone()),
             start_temperature_c: start_temperature(run),
@@ -210,6 +224,28 @@ impl Report {
     /// The entropy of the validation split, where it is known.
     pub fn floor(&self) -> Option<LossFloor> {
         self.provenance.data.as_ref()?.floor
+    }
+
+    /// What its sensors are called.
+    pub(crate) fn sensor_names(&self) -> SensorNames {
+        SensorNames::of(&self.provenance.sensors, &self.provenance.devices)
+    }
+
+    /// What was trained on and not metered, as a sentence; none where all of it was.
+    pub fn unmetered_words(&self) -> Option<String> {
+        let devices = self.unmetered_devices.join(", ");
+        let are = if self.unmetered_devices.len() > 1 { "were" } else { "was" };
+        (!devices.is_empty()).then(|| {
+            format!(
+                "{devices} trained this run and {are} not metered: energy, emissions and cost are lower bounds, \
+                 without what it drew; energy.gpus=\"used\" meters it"
+            )
+        })
+    }
+
+    /// A figure of energy, emissions or cost: a lower bound where a device was not metered.
+    pub(crate) fn at_least(&self, figure: String) -> String {
+        if self.unmetered_devices.is_empty() { figure } else { format!("≥ {figure}") }
     }
 
     /// The report as JSON.
@@ -294,15 +330,22 @@ fn whole_run(run: &Run) -> Option<Record> {
     Some(Ledger::resume(options, &run.records).whole_run(false, last.resources, last.overhead))
 }
 
-fn phase_rows(mut phases: PhaseJoules) -> Vec<PhaseRow> {
+fn phase_rows(whole: &Record) -> Vec<PhaseRow> {
+    let (mut phases, mut half_widths) = (whole.phases, whole.phases_uncertainty_j);
     let total = phases.total();
-    let share = |energy_j: Joules| if total > Joules::ZERO { energy_j / total } else { 0.0 };
-    let mut rows: Vec<_> = Phase::ALL
-        .into_iter()
-        .map(|phase| (phase, *phases.get_mut(phase)))
-        .filter(|(_, energy_j)| *energy_j > Joules::ZERO)
-        .map(|(phase, energy_j)| PhaseRow { phase, energy_j, share: share(energy_j) })
-        .collect();
+    let mut row = |phase: Phase| {
+        let energy_j = *phases.get_mut(phase);
+        // Of something that took energy, an error of nothing is one that nobody stated.
+        let half_width = half_widths.as_mut().map(|widths| *widths.get_mut(phase));
+        (energy_j > Joules::ZERO).then(|| PhaseRow {
+            phase,
+            energy_j,
+            energy_uncertainty_j: half_width.filter(|half_width| *half_width > Joules::ZERO),
+            share: energy_j / total,
+            method: whole.phases_methods.get(&phase).copied(),
+        })
+    };
+    let mut rows: Vec<_> = Phase::ALL.into_iter().filter_map(&mut row).collect();
     rows.sort_by(|a, b| b.energy_j.get().total_cmp(&a.energy_j.get()));
     rows
 }
@@ -363,6 +406,7 @@ mod tests {
     use super::*;
     use crate::epochs::RowKind;
     use crate::synthetic::SyntheticRun;
+    use wattle_runlog::StopReason;
 
     fn report(synthetic: &SyntheticRun) -> (Run, Report) {
         let dir = tempfile::tempdir().unwrap();
@@ -401,6 +445,56 @@ mod tests {
         assert!((totals.energy_j - whole.energy_j).get().abs() < 1e-9);
         assert_eq!(totals.tokens, whole.tokens);
         assert!((totals.emissions_g.get() - whole.emissions_g.get()).abs() < 1e-12);
+    }
+
+    /// Adds a segment in which nothing happened, and what was booked for the one before when it was opened.
+    fn resume_in_vain(dir: &std::path::Path) {
+        let manifest = dir.join("manifest.json");
+        let mut json: serde_json::Value =
+            serde_json::from_str(&std::fs::read_to_string(&manifest).unwrap()).unwrap();
+        let mut idle = json["segments"][0].clone();
+        idle["id"] = 1.into();
+        idle["step_start"] = 40.into();
+        json["segments"].as_array_mut().unwrap().push(idle);
+        std::fs::write(&manifest, json.to_string()).unwrap();
+        let path = dir.join("emissions.jsonl");
+        let (mut records, read) = wattle_runlog::LineFile::open(&path, Record::from_json).unwrap();
+        let kind = RecordKind::Interrupted;
+        let tail = Record { kind, step_start: 40, complete: false, ..read.entries[1].clone() };
+        records.append(&tail.to_json()).unwrap();
+    }
+
+    #[test]
+    fn a_run_that_was_opened_again_in_vain_stays_what_it_was() {
+        for stop in [StopReason::Done, StopReason::Signal, StopReason::Budget] {
+            let dir = tempfile::tempdir().unwrap();
+            let run = SyntheticRun { stop: Some(stop), ..SyntheticRun::small() }.write(dir.path());
+            let before = Report::of(&run, None).unwrap();
+            resume_in_vain(dir.path());
+            let after = Report::of(&Run::open(dir.path()).unwrap(), None).unwrap();
+            assert_eq!((after.status, after.provenance.segments.len()), (before.status, 1), "{stop:?}");
+            if stop == StopReason::Done {
+                assert_eq!(after.totals.unwrap().energy_j, before.totals.unwrap().energy_j);
+                assert_eq!(after.epochs.len(), before.epochs.len());
+            }
+            assert!(after.notes.iter().any(|note| note.contains("made no step")), "{:?}", after.notes);
+        }
+        let dir = tempfile::tempdir().unwrap();
+        SyntheticRun { stop: None, ..SyntheticRun::small() }.write(dir.path());
+        resume_in_vain(dir.path());
+        let killed = Report::of(&Run::open(dir.path()).unwrap(), None).unwrap();
+        assert_eq!((killed.status, killed.provenance.segments.len()), (Status::Interrupted, 2));
+    }
+
+    #[test]
+    fn what_a_segment_drew_after_its_last_step_is_not_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut run = SyntheticRun::resumed().write(dir.path());
+        // It was stopped after the checkpoint of step 20, and what came then holds no step.
+        run.records[1].step_end = 20;
+        let report = Report::of(&run, None).unwrap();
+        assert_eq!(report.epochs[1].kind, RowKind::Stop);
+        assert!(crate::text::text(&report, crate::text::Bars::Blocks).contains("2 (stop)"));
     }
 
     #[test]

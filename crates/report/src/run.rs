@@ -12,6 +12,7 @@ use wattle_runlog::{Event, LineFile, Manifest, Record, RunlogError};
 
 use crate::error::ReportError;
 use crate::power::PowerHistory;
+use crate::{idle, step_times};
 
 /// A run directory's files.
 #[derive(Debug)]
@@ -22,7 +23,7 @@ pub struct Run {
     pub manifest: Manifest,
     /// `config.toml`
     pub config: toml::Table,
-    /// `events.jsonl`, empty before the first.
+    /// `events.jsonl`, empty before the first. Steps that were read together have times of their own.
     pub events: Vec<Event>,
     /// `emissions.jsonl`, empty before the first.
     pub records: Vec<Record>,
@@ -44,7 +45,10 @@ impl Run {
         let config = read_config(&path.join("config.toml"))?;
         let is_locked = is_locked(path);
         let mut notes = Vec::new();
-        let events = read_lines(&path.join("events.jsonl"), Event::from_json, is_locked, &mut notes)?;
+        let mut events = read_lines(&path.join("events.jsonl"), Event::from_json, is_locked, &mut notes)?;
+        if step_times::spread(&mut events, &manifest.segments) > 0 {
+            notes.push("events.jsonl has the time at which losses were read; that of each step is derived from its rate".to_owned());
+        }
         let records = read_lines(&path.join("emissions.jsonl"), Record::from_json, is_locked, &mut notes)?;
         let power = PowerHistory::read(&path.join("power.trace"))?;
         if power.damaged_bytes > 0 {
@@ -53,14 +57,17 @@ impl Run {
                 power.damaged_bytes
             ));
         }
-        Ok(Self { path: path.to_owned(), manifest, config, events, records, power, is_locked, notes })
+        let path = path.to_owned();
+        let mut run = Self { path, manifest, config, events, records, power, is_locked, notes };
+        idle::leave_out(&mut run);
+        Ok(run)
     }
 }
 
 fn read_manifest(run: &Path) -> Result<Manifest, ReportError> {
     let path = run.join("manifest.json");
     if !path.is_file() {
-        return Err(ReportError::NotARun { path: run.to_owned() });
+        return Err(ReportError::no_run(run));
     }
     let json = fs::read(&path).map_err(RunlogError::io("read", &path))?;
     let manifest: Manifest = serde_json::from_slice(&json)

@@ -2,38 +2,73 @@
 
 use std::collections::BTreeMap;
 
-use wattle_runlog::DeviceKind;
+use wattle_runlog::manifest::SensorInfo;
 use wattle_runlog::record::SensorKind;
+use wattle_runlog::{ComputeDevice, DeviceKind};
 
 use crate::report::Provenance;
 
-/// A sensor's id without the middle of a board's UUID: `gpu:57a9…0001`.
-pub fn short(id: &str) -> String {
-    let Some(uuid) = id.strip_prefix("gpu:GPU-").filter(|uuid| uuid.is_ascii() && uuid.len() > 12) else {
-        return id.to_owned();
-    };
-    format!("gpu:{}…{}", &uuid[..4], &uuid[uuid.len() - 4..])
+/// What each sensor of a run is called: a board by its name, with its number where there are several.
+#[derive(Clone, Debug, Default)]
+pub struct SensorNames {
+    names: BTreeMap<String, String>,
+}
+
+impl SensorNames {
+    /// The names of these sensors; a board that was computed on has the trainer's number.
+    pub fn of(sensors: &[SensorInfo], devices: &[ComputeDevice]) -> Self {
+        let boards: Vec<_> = sensors.iter().filter(|sensor| sensor.kind == SensorKind::Gpu).collect();
+        let numbers: Vec<_> = boards.iter().map(|board| number_of(board, devices)).collect();
+        let are_known = numbers.iter().all(Option::is_some);
+        let name = |(i, board): (usize, &&SensorInfo)| {
+            let number = numbers[i].filter(|_| are_known).unwrap_or(i as u32);
+            let name = board_name(board);
+            (board.id.clone(), if boards.len() > 1 { format!("{name} #{number}") } else { name.to_owned() })
+        };
+        Self { names: boards.iter().enumerate().map(name).collect() }
+    }
+
+    /// A sensor's name; its id, where it is no board.
+    pub fn name(&self, id: &str) -> String {
+        self.names.get(id).cloned().unwrap_or_else(|| id.to_owned())
+    }
+
+    /// Several sensors' names in a row.
+    pub fn list(&self, ids: &[String]) -> String {
+        ids.iter().map(|id| self.name(id)).collect::<Vec<_>>().join(", ")
+    }
+}
+
+fn number_of(board: &SensorInfo, devices: &[ComputeDevice]) -> Option<u32> {
+    let uuid = board.id.strip_prefix("gpu:")?;
+    devices.iter().find(|device| device.uuid.as_deref() == Some(uuid)).map(|device| device.ordinal)
+}
+
+/// The meter describes a board as its name, its place, and what it can read of it.
+fn board_name(board: &SensorInfo) -> &str {
+    let description = board.description.as_str();
+    description.split_once(" at ").map_or(description, |(name, _)| name)
 }
 
 /// What a run computed on: the names of its boards, or of the processor.
 pub fn compute(provenance: &Provenance) -> String {
     let boards = boards(provenance);
     let is_cuda = provenance.devices.iter().any(|device| device.kind == DeviceKind::Cuda);
-    if is_cuda && !boards.is_empty() {
-        return boards;
+    match is_cuda {
+        true if boards.is_empty() => "a GPU that was not metered".to_owned(),
+        true => boards,
+        false => {
+            let host = &provenance.host;
+            format!("{}, {} CPUs", host.cpu_model.as_deref().unwrap_or("unknown processor"), host.cpus)
+        }
     }
-    let host = &provenance.host;
-    format!("{}, {} CPUs", host.cpu_model.as_deref().unwrap_or("unknown processor"), host.cpus)
 }
 
 /// The metered boards by name: `2 × NVIDIA H200`.
 fn boards(provenance: &Provenance) -> String {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for sensor in provenance.sensors.iter().filter(|sensor| sensor.kind == SensorKind::Gpu) {
-        // The meter describes a board as its name, its place, and what it can read of it.
-        let description = sensor.description.as_str();
-        let name = description.split_once(" at ").map_or(description, |(name, _)| name);
-        *counts.entry(name).or_default() += 1;
+        *counts.entry(board_name(sensor)).or_default() += 1;
     }
     let names =
         counts.into_iter().map(|(name, n)| if n > 1 { format!("{n} × {name}") } else { name.to_owned() });
@@ -44,11 +79,25 @@ fn boards(provenance: &Provenance) -> String {
 mod tests {
     use super::*;
 
+    fn board(id: &str) -> SensorInfo {
+        let description = "NVIDIA H100 80GB HBM3 at 00000000:00:06.0: energy counter".to_owned();
+        SensorInfo { id: id.to_owned(), description, ..crate::synthetic::gpu_info() }
+    }
+
     #[test]
-    fn a_uuid_keeps_its_ends() {
-        assert_eq!(short("gpu:GPU-57a9d000-0000-4000-8000-000000000001"), "gpu:57a9…0001");
-        for id in ["gpu:0", "cpu:estimate", "gpu:GPU-é", "gpu:GPU-ééééééééé"] {
-            assert_eq!(short(id), id);
-        }
+    fn a_board_is_called_by_its_name_and_several_by_their_numbers_too() {
+        let one = SensorNames::of(&[board("gpu:GPU-a")], &[]);
+        assert_eq!(one.name("gpu:GPU-a"), "NVIDIA H100 80GB HBM3");
+        assert_eq!(one.name("cpu:estimate"), "cpu:estimate");
+        let two = [board("gpu:GPU-a"), board("gpu:GPU-b")];
+        assert_eq!(SensorNames::of(&two, &[]).name("gpu:GPU-b"), "NVIDIA H100 80GB HBM3 #1");
+        let device = |ordinal, uuid: &str| ComputeDevice {
+            kind: DeviceKind::Cuda,
+            ordinal,
+            uuid: Some(uuid.to_owned()),
+            pci: None,
+        };
+        let numbered = SensorNames::of(&two, &[device(5, "GPU-a"), device(3, "GPU-b")]);
+        assert_eq!(numbered.name("gpu:GPU-b"), "NVIDIA H100 80GB HBM3 #3");
     }
 }

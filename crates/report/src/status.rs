@@ -9,7 +9,7 @@ use crate::run::Run;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// A process is at it.
+    /// A process is writing to it.
     Running,
     /// All steps were made.
     Done,
@@ -53,9 +53,9 @@ impl Status {
             Self::Done => "done",
             Self::Budget => "stopped: a budget was reached",
             Self::EarlyStop => "stopped early",
-            Self::Signal => "stopped by a signal; --resume goes on",
+            Self::Signal => "stopped by a signal; --resume continues it",
             Self::Error => "failed",
-            Self::Interrupted => "interrupted; --resume goes on",
+            Self::Interrupted => "interrupted; --resume continues it",
         }
     }
 }

@@ -43,6 +43,21 @@ pub(crate) struct SyntheticRun {
     /// Whether the first process was killed after step 25 and a second went on from step 20.
     pub(crate) is_resumed: bool,
     pub(crate) stop: Option<StopReason>,
+    /// A device that its records name as unmetered.
+    pub(crate) unmetered: Option<&'static str>,
+    /// Whether no sensor stands for the board: the host alone is estimated.
+    pub(crate) has_host_alone: bool,
+    /// Share of the energy that is an estimated host's.
+    pub(crate) host_share: f64,
+    /// 95 % half-width of the board's energy.
+    pub(crate) half_width: f64,
+    /// Time before the first step, in which nothing is recorded.
+    pub(crate) setup_ms: u64,
+    /// Whether the losses of ten steps are read together, as earlier versions read them on a board.
+    pub(crate) is_read_late: bool,
+    /// What held the board's clocks back.
+    pub(crate) throttle: &'static [&'static str],
+    pub(crate) is_contended: bool,
 }
 
 impl SyntheticRun {
@@ -62,7 +77,20 @@ impl SyntheticRun {
             learning_rate: 0.002,
             is_resumed: false,
             stop: Some(StopReason::Done),
+            unmetered: None,
+            has_host_alone: false,
+            host_share: 0.0,
+            half_width: 2.0,
+            setup_ms: 0,
+            is_read_late: false,
+            throttle: &[],
+            is_contended: true,
         }
+    }
+
+    /// As earlier versions wrote a run on a board with `energy.gpus = "none"`.
+    pub(crate) fn unmetered() -> Self {
+        Self { has_host_alone: true, watts: 1.0, ..Self::small() }
     }
 
     pub(crate) fn resumed() -> Self {
@@ -123,7 +151,7 @@ impl SyntheticRun {
                 cpus: 8,
                 memory_bytes: Some(32 << 30),
             },
-            sensors: vec![self.sensor()],
+            sensors: self.sensor_infos(),
             data: Some(DataInfo {
                 sha256: self.data_sha256.to_owned(),
                 text_sha256: None,
@@ -148,6 +176,12 @@ impl SyntheticRun {
         serde_json::from_value(info).unwrap()
     }
 
+    fn sensor_infos(&self) -> Vec<SensorInfo> {
+        let board = (!self.has_host_alone).then(|| self.sensor());
+        let has_host = self.has_host_alone || self.host_share > 0.0;
+        board.into_iter().chain(has_host.then(host_info)).collect()
+    }
+
     fn config(&self) -> String {
         format!(
             "[run]\nname = \"{}\"\nseed = {}\n\n[model]\nfamily = \"gpt2\"\nd_model = 64\n\n[optimizer]\nlearning_rate = {}\n",
@@ -160,10 +194,12 @@ impl SyntheticRun {
         for (segment, (from, to)) in self.segments() {
             for step in from + 1..=to {
                 let mut add = |ms_after: u64, body| {
-                    let ms = (step - from) * STEP_MS + ms_after;
+                    let ms = self.setup_ms + (step - from) * STEP_MS + ms_after;
                     events.push(Event::new(segment, MonotonicNs(ms * 1_000_000), body));
                 };
-                add(0, EventBody::Step(self.step(step)));
+                let until_read =
+                    if self.is_read_late { (step.next_multiple_of(10) - step) * STEP_MS } else { 0 };
+                add(until_read, EventBody::Step(self.step(step)));
                 if step % 10 == 0 {
                     add(0, EventBody::Evaluate(self.evaluate(step)));
                 }
@@ -268,16 +304,15 @@ impl SyntheticRun {
     }
 
     fn json(&self, energy: f64, seconds: f64, tokens: u64, books: &Books) -> serde_json::Value {
-        let measured = if self.method == "estimated" { 0.0 } else { 1.0 };
-        let half_width = (self.method != "estimated").then_some(2.0);
-        let flag = if self.method == "estimated" { "estimated" } else { "agree" };
-        let sensor = json!({
-            "id": "gpu:0", "kind": "gpu", "method": self.method, "energy_j": energy,
-            "uncertainty_j": half_width, "systematic_fraction": self.systematic.1,
-            "systematic_id": self.systematic.0, "counter_j": energy, "integral_j": energy * 0.99,
-            "process_share_j": null, "samples": (seconds * 100.0) as u64, "max_gap_ms": 10.0,
-            "mean_w": energy / seconds, "max_w": 2.0 * self.watts, "flags": [flag, "contended"],
-        });
+        let is_measured = self.method != "estimated" && !self.has_host_alone;
+        let host = if self.has_host_alone { energy } else { energy * self.host_share };
+        let measured = if is_measured { 1.0 - host / energy } else { 0.0 };
+        let half_width = is_measured.then_some(self.half_width);
+        let sensors: Vec<_> = (!self.has_host_alone)
+            .then(|| self.board(energy - host, seconds))
+            .into_iter()
+            .chain((host > 0.0).then(|| host_sensor(host, seconds)))
+            .collect();
         let phases = json!({
             "setup": 0.0, "data": energy * 0.01, "forward_backward": energy * 0.9, "optimizer": energy * 0.05,
             "evaluate": energy * 0.03, "checkpoint": 0.0, "other": energy * 0.01,
@@ -305,12 +340,45 @@ impl SyntheticRun {
             "cost": {"value": priced(energy) * 0.25, "currency": "EUR", "tariff_per_kwh": 0.25},
             "carbon": carbon,
             "joules_per_token": if tokens > 0 { Some(energy / tokens as f64) } else { None },
-            "sci": null, "measured_fraction": measured, "sensors": [sensor], "phases": phases,
+            "sci": null, "measured_fraction": measured, "sensors": sensors, "phases": phases,
+            "unmetered_devices": self.unmetered.as_slice(),
             "phases_method": "time_share", "cumulative": cumulative,
             "resources": {"device_hours": 0.001, "peak_memory_bytes": 150_000_000, "bytes_read": 4096},
             "overhead": overhead,
         })
     }
+}
+
+impl SyntheticRun {
+    fn board(&self, energy: f64, seconds: f64) -> serde_json::Value {
+        let flag = if self.method == "estimated" { "estimated" } else { "agree" };
+        let half_width = (self.method != "estimated").then_some(self.half_width);
+        let flags = if self.is_contended { vec![flag, "contended"] } else { vec![flag] };
+        json!({
+            "id": "gpu:0", "kind": "gpu", "method": self.method, "energy_j": energy,
+            "uncertainty_j": half_width, "systematic_fraction": self.systematic.1,
+            "systematic_id": self.systematic.0, "counter_j": energy, "integral_j": energy * 0.99,
+            "process_share_j": null, "samples": (seconds * 100.0) as u64, "max_gap_ms": 10.0,
+            "mean_w": energy / seconds, "max_w": 2.0 * self.watts, "throttle": self.throttle, "flags": flags,
+        })
+    }
+}
+
+fn host_sensor(energy: f64, seconds: f64) -> serde_json::Value {
+    json!({
+        "id": "cpu:estimate", "kind": "cpu", "method": "estimated", "energy_j": energy, "uncertainty_j": null,
+        "systematic_fraction": 0.5, "systematic_id": "estimate:cpu", "counter_j": null, "integral_j": null,
+        "process_share_j": null, "samples": (seconds * 100.0) as u64, "max_gap_ms": 10.0,
+        "mean_w": energy / seconds, "max_w": null, "flags": ["estimated"],
+    })
+}
+
+fn host_info() -> SensorInfo {
+    serde_json::from_value(json!({
+        "id": "cpu:estimate", "kind": "cpu", "method": "estimated", "description": "a model of the processor",
+        "systematic_fraction": 0.5, "systematic_id": "estimate:cpu",
+    }))
+    .unwrap()
 }
 
 /// Running totals.

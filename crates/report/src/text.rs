@@ -1,31 +1,44 @@
 //! A run on a terminal.
 
 use wattle_runlog::Joules;
-use wattle_runlog::record::{Method, PhasesMethod, SensorRecord};
+use wattle_runlog::record::{Method, SensorRecord};
 
+use crate::energy_words::{energy_in, energy_of, energy_words};
 use crate::epochs::{EpochRow, RowKind};
 use crate::flags;
+use crate::phase_words::{phase_energy, phase_method, phase_name, phases_method};
 use crate::quantity::{
-    count, duration, grams, joules, loss, money, percent, plus_minus, si, wall_time, watts, whole_percent,
+    count, duration, grams, joules, joules_per_ktoken, loss, money, percent, si, uncertain, wall_time, watts,
+    whole_percent,
 };
-use crate::report::{Provenance, Report, Totals};
-use crate::sensor_name::{self, short};
-use crate::table::{Table, wrap};
+use crate::report::{Provenance, Report};
+use crate::sensor_name;
+use crate::table::{Table, WIDTH, hang, wrap};
 
-/// Columns of a terminal that is not wide.
-const WIDTH: usize = 100;
+/// What bars are drawn with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bars {
+    /// Block characters.
+    Blocks,
+    /// `#`, for terminals that have no more.
+    Ascii,
+}
+
+/// The longest bar.
+const BAR: f64 = 16.0;
 
 /// Epochs shown one by one; of more, the first and the last.
 const MAX_EPOCHS: usize = 24;
 
-/// A report as text, at most a hundred columns wide but for names and paths.
-pub fn text(report: &Report) -> String {
+/// A report as text, at most eighty columns wide.
+pub fn text(report: &Report, bars: Bars) -> String {
     let sections = [
         heading(report),
+        warnings(report),
         learning(report),
         cost(report),
         epochs(report),
-        phases(report),
+        phases(report, bars),
         sensors(report),
         repriced(report),
         notes(report),
@@ -48,10 +61,14 @@ fn heading(report: &Report) -> Vec<String> {
     if n_segments > 1 {
         course.push(format!("{n_segments} segments"));
     }
-    let mut lines = vec![format!("{} · {}", report.run_id, report.status.words())];
-    lines.extend(wrap(&facts.join(" · "), WIDTH));
-    lines.push(course.join(" · "));
-    lines
+    let status = format!("{} · {}", report.run_id, report.status.words());
+    [status, facts.join(" · "), course.join(" · ")].iter().flat_map(|line| wrap(line, WIDTH)).collect()
+}
+
+/// What must be known before any figure is read.
+fn warnings(report: &Report) -> Vec<String> {
+    let warnings = report.unmetered_words().into_iter().chain(report.doubts.iter().cloned());
+    warnings.flat_map(|warning| hang("! ", &warning)).collect()
 }
 
 /// Family and size of the model.
@@ -81,7 +98,7 @@ fn learning(report: &Report) -> Vec<String> {
             learnt.evaluations.len(),
         ));
         lines.push(format!(
-            "  perplexity        {} · {:.3} bits/byte · {} of next tokens right",
+            "  perplexity        {} · {:.3} bits/byte · {} right",
             si(best.perplexity, ""),
             best.bits_per_byte,
             percent(best.accuracy),
@@ -89,7 +106,7 @@ fn learning(report: &Report) -> Vec<String> {
     }
     if let Some((floor, best)) = report.floor().zip(learnt.best.as_ref()) {
         lines.push(format!(
-            "  entropy floor     {}: what a model that knew the grammar would reach; {} above it",
+            "  entropy floor     {} of the text's grammar; the best loss is {} above it",
             loss(floor.nats_per_token),
             loss(best.loss - floor.nats_per_token)
         ));
@@ -108,8 +125,8 @@ fn cost(report: &Report) -> Vec<String> {
         return vec!["cost".to_owned(), "  nothing is recorded yet".to_owned()];
     };
     let mut lines = vec!["cost".to_owned()];
-    let mut line = |name: &str, text: String| lines.push(format!("  {name:<12}{text}"));
-    line("energy", energy_words(totals));
+    let mut line = |name: &str, text: String| lines.extend(hang(&format!("  {name:<12}"), &text));
+    line("energy", energy_words(report, totals));
     let carbon = &totals.carbon;
     let year = carbon.year.map_or(String::new(), |year| format!(" {year}"));
     let pue = if totals.pue > 1.0 { format!(", PUE {}", totals.pue) } else { String::new() };
@@ -117,7 +134,7 @@ fn cost(report: &Report) -> Vec<String> {
         "emissions",
         format!(
             "{} · {} g/kWh ({}{year}, {}{pue})",
-            grams(totals.emissions_g),
+            report.at_least(grams(totals.emissions_g)),
             si(carbon.intensity_g_per_kwh.get(), ""),
             carbon.region,
             carbon.basis
@@ -125,16 +142,21 @@ fn cost(report: &Report) -> Vec<String> {
     );
     if let Some(cost) = &totals.cost {
         let tariff = format!("{} {} a kWh", cost.tariff_per_kwh, cost.currency);
-        line("cost", format!("{} · {tariff}", money(cost.value, &cost.currency)));
+        line("cost", format!("{} · {tariff}", report.at_least(money(cost.value, &cost.currency))));
     }
-    let per_token = totals.joules_per_token.map(|j| format!(" · {}", si(j * 1e3, "J/ktoken")));
+    let per_token = totals
+        .joules_per_token
+        .map(|j| format!(" · {}", report.at_least(format!("{} J/ktoken", joules_per_ktoken(j)))));
     line("tokens", format!("{}{}", count(totals.tokens), per_token.unwrap_or_default()));
     if totals.wasted_j > Joules::ZERO {
         let share = percent(totals.wasted_j / totals.energy_j);
         line("wasted", format!("{} ({share}) on steps that had to be done again", joules(totals.wasted_j)));
     }
     if totals.unrecorded_j > Joules::ZERO {
-        line("since then", format!("{} by the trace, in no record yet", joules(totals.unrecorded_j)));
+        line(
+            "unrecorded",
+            format!("{} since the last record, by the power trace", joules(totals.unrecorded_j)),
+        );
     }
     if let Some(overhead) = &report.overhead {
         let time = duration(overhead.sampler_cpu_s);
@@ -149,29 +171,11 @@ fn cost(report: &Report) -> Vec<String> {
     lines
 }
 
-/// `225 J · estimated (model's error up to ± 50 %)`
-pub(crate) fn energy_words(totals: &Totals) -> String {
-    let energy = energy_of(totals.energy_j, totals.energy_uncertainty_j, totals.measured_fraction);
-    let systematic = whole_percent(totals.systematic_fraction);
-    match totals.measured_fraction {
-        share if share >= 0.995 => format!("{energy} · measured (sensor gain up to ± {systematic} besides)"),
-        share if share < 0.005 => format!("{energy} · estimated (the model may be off by {systematic})"),
-        share => format!("{energy} · {} measured (systematic error up to ± {systematic})", percent(share)),
-    }
-}
-
-/// An energy with its half-width; without it where nothing was measured, for a model's error is not random.
-pub(crate) fn energy_of(energy: Joules, half_width: Option<Joules>, measured_fraction: f64) -> String {
-    let half_width = half_width.filter(|_| measured_fraction >= 0.005).unwrap_or_default();
-    plus_minus(energy.get(), half_width.get(), "J")
-}
-
 fn epochs(report: &Report) -> Vec<String> {
     if report.epochs.is_empty() {
         return Vec::new();
     }
-    let headings =
-        ["epoch", "steps", "loss", "val loss", "tokens", "time", "energy", "measured", "emissions", "cost"];
+    let headings = ["epoch", "steps", "loss", "val", "tokens", "time", "energy", "measured", "CO2e", "cost"];
     let mut table = Table::new(headings, &[0]);
     let n = report.epochs.len();
     for (i, row) in report.epochs.iter().enumerate() {
@@ -185,13 +189,14 @@ fn epochs(report: &Report) -> Vec<String> {
     [vec!["epochs".to_owned()], table.lines()].concat()
 }
 
-/// A row's name: `3`, `3 (cut short)`, `interrupted`, `after`.
+/// A row's name: `3`, `3 (part)`, `3 (lost)`, `3 (stop)`, `after`.
 pub(crate) fn row_name(row: &EpochRow) -> String {
     let epoch = row.epoch.map_or(String::new(), |epoch| epoch.to_string());
     match row.kind {
         RowKind::Epoch if row.complete => epoch,
         RowKind::Epoch => format!("{epoch} (part)"),
         RowKind::Interrupted => format!("{epoch} (lost)"),
+        RowKind::Stop => format!("{epoch} (stop)"),
         RowKind::Rest => "after".to_owned(),
     }
 }
@@ -206,83 +211,85 @@ fn epoch_cells(row: &EpochRow, report: &Report) -> Vec<String> {
         row.val_loss.map(loss).unwrap_or_default(),
         number(row.tokens),
         duration(row.duration_s),
-        energy_of(row.energy_j, row.energy_uncertainty_j, row.measured_fraction.unwrap_or(1.0)),
-        row.measured_fraction.map(whole_percent).unwrap_or_default(),
-        si(row.emissions_g.get(), "g"),
-        row.cost.zip(currency).map(|(value, currency)| money(value, currency)).unwrap_or_default(),
+        energy_in(report, row.energy_j, row.energy_uncertainty_j),
+        row.measured_fraction.filter(|_| has_measured(report)).map(whole_percent).unwrap_or_default(),
+        report.at_least(si(row.emissions_g.get(), "g")),
+        row.cost
+            .zip(currency)
+            .map(|(value, currency)| report.at_least(money(value, currency)))
+            .unwrap_or_default(),
     ]
 }
 
-fn phases(report: &Report) -> Vec<String> {
+/// Whether the measured share is worth a column: rows differ in it by more than a few hundredths.
+fn has_measured(report: &Report) -> bool {
+    let shares = report.epochs.iter().filter_map(|row| row.measured_fraction);
+    let (low, high) = shares.fold((f64::INFINITY, 0.0f64), |(low, high), x| (low.min(x), high.max(x)));
+    high - low > 0.05
+}
+
+fn phases(report: &Report, bars: Bars) -> Vec<String> {
     if report.phases.is_empty() {
         return Vec::new();
     }
-    let mut lines = vec![format!("where the joules went{}", phases_method(report.phases_method))];
-    let mut table = Table::new(["", "energy", "share", ""], &[0, 3]);
+    let heading = format!("where the joules went ({})", phases_method(report));
+    let mut table = Table::new(["", "energy", "share", "by", ""], &[0, 3, 4]);
     for row in &report.phases {
-        let bar = "█".repeat((row.share * 40.0).round() as usize);
-        table.row([phase_name(row.phase), joules(row.energy_j), percent(row.share), bar]);
+        let bar = if bars == Bars::Blocks { "█" } else { "#" };
+        table.row([
+            phase_name(row.phase),
+            phase_energy(report, row),
+            percent(row.share),
+            phase_method(report, row).unwrap_or_default().to_owned(),
+            bar.repeat((row.share * BAR).round() as usize),
+        ]);
     }
-    lines.extend(table.lines().into_iter().skip(1));
-    lines
-}
-
-/// A phase in words.
-pub(crate) fn phase_name(phase: wattle_runlog::Phase) -> String {
-    use wattle_runlog::Phase;
-    let name = match phase {
-        Phase::Setup => "setup",
-        Phase::Data => "data",
-        Phase::ForwardBackward => "forward and backward",
-        Phase::Optimizer => "optimizer",
-        Phase::Evaluate => "evaluation",
-        Phase::Checkpoint => "checkpoint",
-        Phase::Other => "other",
-    };
-    name.to_owned()
-}
-
-/// How phases were divided, as the end of a heading.
-pub(crate) fn phases_method(method: Option<PhasesMethod>) -> &'static str {
-    match method {
-        Some(PhasesMethod::Measured) => " (by each phase's own readings)",
-        Some(PhasesMethod::Regression) => " (by a fit over many steps)",
-        Some(PhasesMethod::TimeShare) => " (in proportion to time)",
-        None => "",
-    }
+    [hang("", &heading), table.lines().into_iter().skip(1).collect()].concat()
 }
 
 fn sensors(report: &Report) -> Vec<String> {
     if report.sensors.is_empty() {
         return Vec::new();
     }
-    let mut table = Table::new(
-        ["sensor", "energy", "by", "gain error", "mean", "highest", "readings", "longest gap"],
-        &[0, 2],
-    );
+    let mut table =
+        Table::new(["sensor", "energy", "by", "systematic", "mean", "max", "readings", "gap"], &[0, 2]);
+    let names = report.sensor_names();
     for sensor in &report.sensors {
-        table.row(sensor_cells(sensor));
+        table.row(sensor_cells(sensor, names.name(&sensor.id)));
     }
     let mut lines = [vec!["sensors".to_owned()], table.lines()].concat();
+    if report.sensors.iter().any(|sensor| sensor.uncertainty_j.is_none()) {
+        lines.push("    ± ?: the random error is unknown".to_owned());
+    }
+    lines.extend(about_sensors(report).iter().flat_map(|words| hang("    ", words)));
     for note in &report.flags {
         let mark = if note.is_warning { "!" } else { " " };
-        let sensors: Vec<_> = note.sensors.iter().map(|id| short(id)).collect();
         let name = flags::name(note.flag).replace('_', " ");
-        let text = format!("{name} ({}): {}", sensors.join(", "), note.meaning);
-        let wrapped = wrap(&text, WIDTH - 4);
-        let indented = wrapped.iter().enumerate().map(|(i, line)| match i {
-            0 => format!("  {mark} {line}"),
-            _ => format!("    {line}"),
-        });
-        lines.extend(indented);
+        let text = format!("{name} ({}): {}", names.list(&note.sensors), note.meaning);
+        lines.extend(hang(&format!("  {mark} "), &text));
     }
     lines
 }
 
-fn sensor_cells(sensor: &SensorRecord) -> [String; 8] {
+/// What estimates take for granted, and what sensors drew idle.
+pub(crate) fn about_sensors(report: &Report) -> Vec<String> {
+    let names = report.sensor_names();
+    let words = |sensor: &SensorRecord| {
+        let name = names.name(&sensor.id);
+        let assumption = sensor.assumption.as_ref().map(|assumption| format!("{name} assumes {assumption}"));
+        let baseline = sensor.baseline.map(|idle| {
+            let power = uncertain(idle.power_w.get(), Some(idle.uncertainty_w.get()), "W");
+            format!("{name} drew {power} idle, measured for {} before the load", duration(idle.seconds))
+        });
+        assumption.into_iter().chain(baseline)
+    };
+    report.sensors.iter().flat_map(words).collect()
+}
+
+fn sensor_cells(sensor: &SensorRecord, name: String) -> [String; 8] {
     [
-        short(&sensor.id),
-        energy_of_sensor(sensor),
+        name,
+        energy_of(sensor.energy_j, sensor.uncertainty_j),
         method(sensor.method).to_owned(),
         format!("± {}", whole_percent(sensor.systematic_fraction)),
         sensor.mean_w.map(watts).unwrap_or_default(),
@@ -292,17 +299,11 @@ fn sensor_cells(sensor: &SensorRecord) -> [String; 8] {
     ]
 }
 
-/// A sensor's energy with its half-width.
-pub(crate) fn energy_of_sensor(sensor: &SensorRecord) -> String {
-    let measured_fraction = if sensor.method.is_measured() { 1.0 } else { 0.0 };
-    energy_of(sensor.energy_j, sensor.uncertainty_j, measured_fraction)
-}
-
 /// A method in words.
 pub(crate) fn method(method: Method) -> &'static str {
     match method {
-        Method::Counter => "energy counter",
-        Method::PowerIntegral => "integral of power",
+        Method::Counter => "counter",
+        Method::PowerIntegral => "integral",
         Method::Estimated => "estimate",
     }
 }
@@ -312,7 +313,7 @@ fn repriced(report: &Report) -> Vec<String> {
     let change = repriced.emissions_g / repriced.recorded_g - 1.0;
     let mut table = Table::new(["epoch", "energy", "recorded", "by the table", "g/kWh", ""], &[0, 5]);
     for part in &repriced.parts {
-        let spread = if part.from_trace { "" } else { "spread evenly: no trace" };
+        let spread = if part.from_trace { "" } else { "no trace: spread evenly" };
         table.row([
             part.epoch.map_or("after".to_owned(), |epoch| epoch.to_string()),
             joules(part.energy_j),
@@ -329,22 +330,23 @@ fn repriced(report: &Report) -> Vec<String> {
         grams(repriced.recorded_g),
         change * 100.0
     );
-    [vec![heading], table.lines()].concat()
+    [hang("", &heading), table.lines()].concat()
 }
 
 fn notes(report: &Report) -> Vec<String> {
-    report.notes.iter().map(|note| format!("note: {note}")).collect()
+    report.notes.iter().flat_map(|note| hang("note: ", note)).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::synthetic::SyntheticRun;
+    use wattle_runlog::record::PhasesMethod;
 
     fn lines(synthetic: &SyntheticRun) -> String {
         let dir = tempfile::tempdir().unwrap();
         let run = synthetic.write(dir.path());
-        text(&Report::of(&run, None).unwrap())
+        text(&Report::of(&run, None).unwrap(), Bars::Blocks)
     }
 
     #[test]
@@ -369,11 +371,85 @@ mod tests {
     }
 
     #[test]
-    fn no_line_is_wider_than_a_hundred_columns() {
-        for synthetic in [SyntheticRun::small(), SyntheticRun::resumed()] {
+    fn a_run_whose_board_was_not_metered() {
+        insta::assert_snapshot!(lines(&SyntheticRun::unmetered()));
+    }
+
+    #[test]
+    fn no_line_is_wider_than_eighty_columns() {
+        let long = SyntheticRun {
+            name: "a-name-that-somebody-gave-to-a-run-with-all-of-its-keys-in-it-and-some-more-besides-them",
+            watts: 123_456.7,
+            host_share: 0.1,
+            n_epochs: 150,
+            ..SyntheticRun::small()
+        };
+        for synthetic in [SyntheticRun::small(), SyntheticRun::resumed(), SyntheticRun::unmetered(), long] {
             for line in lines(&synthetic).lines() {
                 assert!(line.chars().count() <= WIDTH, "{line}");
             }
         }
+    }
+
+    #[test]
+    fn an_unknown_error_is_never_written_as_none() {
+        let estimated = SyntheticRun { method: "estimated", ..SyntheticRun::small() };
+        let text = lines(&estimated);
+        assert!(text.contains("606 J · estimated, not measured · random error unknown"), "{text}");
+        assert!(text.contains("303 ± ? J") && !text.contains("± 0"), "{text}");
+    }
+
+    #[test]
+    fn a_wide_interval_is_the_first_thing_said() {
+        let wide = lines(&SyntheticRun { half_width: 350.0, ..SyntheticRun::small() });
+        assert!(wide.contains("! the energy, 606 J, is uncertain by ± 58 %"), "{wide}");
+        assert!(wide.contains("the energy of 2 epochs is uncertain by more than 15 %"), "{wide}");
+        assert!(wide.find("! the energy").unwrap() < wide.find("learnt").unwrap());
+        assert!(!lines(&SyntheticRun::small()).contains("uncertain"));
+    }
+
+    #[test]
+    fn phases_are_headed_by_what_each_method_accounts_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut run = SyntheticRun::small().write(dir.path());
+        let whole = run.records.last_mut().unwrap();
+        whole.phases_methods = [
+            (wattle_runlog::Phase::ForwardBackward, PhasesMethod::Measured),
+            (wattle_runlog::Phase::Optimizer, PhasesMethod::TimeShare),
+        ]
+        .into();
+        let text = text(&Report::of(&run, None).unwrap(), Bars::Ascii);
+        let heading = "(90.0 % by each phase's own readings, 10.0 % in";
+        assert!(text.contains(heading), "{text}");
+        assert!(text.contains("readings  ##############") && !text.contains('█'), "{text}");
+    }
+
+    #[test]
+    fn what_an_estimate_takes_for_granted_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut run = SyntheticRun::unmetered().write(dir.path());
+        let whole = run.records.last_mut().unwrap();
+        whole.sensors[0].assumption = Some("a TDP of 138 W, a guess".to_owned());
+        whole.sensors[0].baseline = Some(wattle_runlog::record::Baseline {
+            power_w: wattle_runlog::Watts(118.0),
+            uncertainty_w: wattle_runlog::Watts(0.4),
+            seconds: wattle_runlog::Seconds(10.0),
+        });
+        let text = text(&Report::of(&run, None).unwrap(), Bars::Blocks);
+        assert!(text.contains("    cpu:estimate assumes a TDP of 138 W, a guess\n"), "{text}");
+        assert!(
+            text.contains("    cpu:estimate drew 118 ± 0.4 W idle, measured for 10.0 s before"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_mean_above_the_highest_reading_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut run = SyntheticRun::small().write(dir.path());
+        run.records[1].sensors[0].max_w = Some(wattle_runlog::Watts(140.0));
+        let doubts = Report::of(&run, None).unwrap().doubts;
+        let said = "NVIDIA H200: in epoch 2 the mean power of 152 W is above the highest reading of 140 W";
+        assert!(doubts.len() == 1 && doubts[0].starts_with(said), "{doubts:?}");
     }
 }

@@ -6,8 +6,8 @@ use wattle_report::compare::{self, Comparison};
 use wattle_report::{Report, ReportError, Run};
 
 use crate::args::CompareArgs;
+use crate::commands::page::Page;
 use crate::exit::{BadUsage, Exit};
-use crate::output_file::OutputFile;
 
 /// Puts runs side by side.
 #[allow(clippy::print_stdout, reason = "its output is the command's result")]
@@ -16,18 +16,15 @@ pub fn run(args: &CompareArgs) -> anyhow::Result<Exit> {
         let fault = format!("--target-loss {loss}: expected a loss above 0, in nats a token");
         return Err(BadUsage { faults: vec![fault] }.into());
     }
+    let page = Page::of(args.html.as_deref(), args.json)?;
     let (comparison, reports) = side_by_side(&args.runs, args.target_loss)?;
-    if let Some(path) = &args.html {
-        OutputFile::open(path, "--html")?.finish(&compare::page(&comparison, &reports))?;
-    }
+    page.write(|| compare::page(&comparison, &reports))?;
     if args.json {
         println!("{}", comparison.to_json());
-    } else {
+    } else if !page.is_stdout() {
         print!("{}", compare::text(&comparison));
     }
-    if let Some(path) = &args.html {
-        tracing::info!("{}", path.display());
-    }
+    page.tell();
     Ok(Exit::Done)
 }
 

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 use wattle_meter::{EnergyConfig, Finding, FindingState, GpuSelection, discover};
+use wattle_report::table::hang;
 
 use crate::args::DevicesArgs;
 use crate::exit::Exit;
@@ -26,13 +27,14 @@ pub fn run(args: &DevicesArgs) -> anyhow::Result<Exit> {
         return Ok(Exit::Done);
     }
     println!("compute");
-    compute.iter().for_each(|device| println!("  {device}"));
+    compute.iter().flat_map(|device| hang("  ", device)).for_each(|line| println!("{line}"));
     println!("\nsensors");
     for finding in &discovery.findings {
-        println!("  {:<13} {}: {}", state_label(finding.state), finding.what, finding.detail);
-        if let Some(remedy) = &finding.remedy {
-            println!("  {:<13} to fix it: {remedy}", "");
-        }
+        let state = format!("  {:<13} ", state_label(finding.state));
+        let mut lines = hang(&state, &format!("{}: {}", finding.what, finding.detail));
+        let remedy = finding.remedy.as_ref().map(|remedy| format!("to fix it: {remedy}"));
+        lines.extend(remedy.iter().flat_map(|remedy| hang(&format!("{:16}", ""), remedy)));
+        lines.iter().for_each(|line| println!("{line}"));
     }
     Ok(Exit::Done)
 }

@@ -10,6 +10,7 @@ pub mod export;
 #[cfg(feature = "train")]
 pub mod generate;
 pub mod meter;
+pub mod page;
 #[cfg(feature = "train")]
 pub mod prepare;
 pub mod report;

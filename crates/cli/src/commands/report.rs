@@ -2,28 +2,32 @@
 
 use anyhow::Context;
 use wattle_meter::intensity_table::IntensityTable;
+use wattle_report::text::Bars;
 use wattle_report::{Report, Run, page, text};
 
 use crate::args::ReportArgs;
+use crate::commands::page::Page;
 use crate::exit::Exit;
-use crate::output_file::OutputFile;
 
 /// Reads a run and says what is in it.
 #[allow(clippy::print_stdout, reason = "its output is the command's result")]
 pub fn run(args: &ReportArgs) -> anyhow::Result<Exit> {
+    let page = Page::of(args.html.as_deref(), args.json)?;
     let run = Run::open(&args.run)?;
     let table = args.reprice.as_deref().map(IntensityTable::open).transpose().context("--reprice")?;
     let report = Report::of(&run, table.as_ref())?;
-    if let Some(path) = &args.html {
-        OutputFile::open(path, "--html")?.finish(&page::page(&report, &run))?;
-    }
+    page.write(|| page::page(&report, &run))?;
     if args.json {
         println!("{}", report.to_json());
-    } else {
-        print!("{}", text::text(&report));
+    } else if !page.is_stdout() {
+        print!("{}", text::text(&report, bars()));
     }
-    if let Some(path) = &args.html {
-        tracing::info!("{}", path.display());
-    }
+    page.tell();
     Ok(Exit::Done)
+}
+
+/// What the terminal draws bars with: it may say that it can do no more than print.
+fn bars() -> Bars {
+    let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    if is_dumb { Bars::Ascii } else { Bars::Blocks }
 }

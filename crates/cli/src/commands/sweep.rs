@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use indicatif::MultiProgress;
 use wattle_model::flops::flops_per_token;
 use wattle_report::compare;
-use wattle_report::table::Table;
+use wattle_report::table::{self, Table};
 use wattle_runlog::run_dir::write_atomic;
 
 use crate::args::SweepArgs;
@@ -90,7 +90,7 @@ fn dry_run(plan: &SweepPlan, display: &mut Display) -> anyhow::Result<Exit> {
     println!("{} strategies", plan.strategies.len());
     table.lines().iter().for_each(|line| println!("{line}"));
     println!("\n{} runs, in this order", plan.runs.len());
-    wattle_report::table::wrap(&names.join(", "), 96).iter().for_each(|line| println!("  {line}"));
+    table::hang("  ", &names.join(", ")).iter().for_each(|line| println!("{line}"));
     Ok(Exit::Done)
 }
 

@@ -7,7 +7,7 @@ use wattle_runlog::Seconds;
 use wattle_runlog::record::Flag;
 
 use crate::compare::contender::Contender;
-use crate::quantity::{watts, whole_percent};
+use crate::quantity::{percent, watts};
 use crate::report::Report;
 use crate::sensor_name;
 use crate::status::Status;
@@ -27,23 +27,39 @@ pub struct Condition {
     pub is_blocking: bool,
 }
 
-/// Everything that differs, what forbids a verdict first.
+/// Everything that differs, what forbids a verdict first. No verdict takes in a run that was not metered, so what
+/// sets only that apart forbids none.
 pub fn conditions(reports: &[Report], contenders: &[Contender]) -> Vec<Condition> {
-    let mut found = Vec::new();
+    let mut found = unmetered(contenders);
     let mut differs = |is_blocking: bool, what: &str, values: Vec<String>| {
+        let metered: Vec<_> = contenders
+            .iter()
+            .zip(&values)
+            .filter(|(run, _)| run.is_metered())
+            .map(|(_, value)| value)
+            .collect();
+        let is_among_metered = metered.windows(2).any(|pair| pair[0] != pair[1]);
         if values.windows(2).any(|pair| pair[0] != pair[1]) {
             let cases = cases(contenders, &values);
-            found.push(Condition { what: format!("{what}: {cases}"), is_blocking });
+            found.push(Condition {
+                what: format!("{what}: {cases}"),
+                is_blocking: is_blocking && is_among_metered,
+            });
         }
     };
     let of = |value: &dyn Fn(&Report) -> String| -> Vec<String> { reports.iter().map(value).collect() };
     differs(true, "they ran on different devices", of(&|report| sensor_name::compute(&report.provenance)));
     differs(true, "boards were held to different power limits", of(&power_limits));
-    differs(true, "clocks were held back in some of them", of(&throttling));
+    differs(true, "clocks were held back in some of them", throttling(reports, |reason| reason != POWER_CAP));
+    differs(
+        false,
+        "the power limit held clocks back in some of them",
+        throttling(reports, |r| r == POWER_CAP),
+    );
     differs(true, "they were trained on different data", texts(reports));
     differs(false, "their tokenizers differ", of(&tokenizer));
     differs(true, "different things were metered", of(&scope));
-    differs(true, "measured and estimated energies are mixed", of(&measurement));
+    differs(false, "different shares of their energy were measured", shares(reports));
     differs(false, "they were priced by different carbon intensities, so compare joules", of(&intensity));
     differs(
         false,
@@ -57,11 +73,26 @@ pub fn conditions(reports: &[Report], contenders: &[Contender]) -> Vec<Condition
     for (report, contender) in reports.iter().zip(contenders) {
         let is_open = matches!(report.status, Status::Running | Status::Interrupted | Status::Signal);
         if is_open {
-            let what = format!("{} has not come to its end: {}", contender.label, report.status.words());
+            let what = format!("{} is not finished: {}", contender.label, report.status.words());
             found.push(Condition { what, is_blocking: false });
         }
     }
     found
+}
+
+/// What no comparison of energy takes in.
+fn unmetered(contenders: &[Contender]) -> Vec<Condition> {
+    let words = |run: &Contender| unmetered_words(run).map(|what| Condition { what, is_blocking: false });
+    contenders.iter().filter_map(words).collect()
+}
+
+/// `a trained on cuda:0, which was not metered: …`
+pub(crate) fn unmetered_words(run: &Contender) -> Option<String> {
+    let devices = run.unmetered_devices.join(", ");
+    (!devices.is_empty()).then(|| {
+        let label = &run.label;
+        format!("{label} trained on {devices}, which no sensor measured: no comparison of energy includes it")
+    })
 }
 
 /// `a, b 300 W; c 400 W`
@@ -93,12 +124,27 @@ fn power_limits(report: &Report) -> String {
     limits.map(|limits| watts(limits.enforced_w)).collect::<Vec<_>>().join(", ")
 }
 
-/// What held clocks back, but for a board that had nothing to do.
-fn throttling(report: &Report) -> String {
-    let reasons = report.sensors.iter().flat_map(|sensor| &sensor.throttle);
-    let reasons: BTreeSet<_> =
-        reasons.map(|reason| reason.replace('_', " ")).filter(|r| r != "gpu idle").collect();
-    reasons.into_iter().collect::<Vec<_>>().join(", ")
+/// NVML's name for a board at its power limit, which is where a board that is kept busy is.
+const POWER_CAP: &str = "sw power cap";
+
+/// Such reasons for which each run's clocks were held back and not all runs' were; a board that had nothing to do
+/// is none.
+fn throttling(reports: &[Report], counts: impl Fn(&str) -> bool) -> Vec<String> {
+    let reasons = |report: &Report| -> BTreeSet<String> {
+        let reasons = report.sensors.iter().flat_map(|sensor| &sensor.throttle);
+        reasons.map(|reason| reason.replace('_', " ")).filter(|r| r != "gpu idle" && counts(r)).collect()
+    };
+    let all: Vec<_> = reports.iter().map(reasons).collect();
+    let is_shared = |reason: &String| all.iter().all(|reasons| reasons.contains(reason));
+    let own = |(report, reasons): (&Report, &BTreeSet<String>)| {
+        let own: Vec<_> = reasons.iter().filter(|reason| !is_shared(reason)).cloned().collect();
+        let limits = power_limits(report);
+        match own.join(", ") {
+            own if own.is_empty() || limits.is_empty() => own,
+            own => format!("{own} at {limits}"),
+        }
+    };
+    reports.iter().zip(&all).map(own).collect()
 }
 
 /// Each run's text; where a run does not tell it, as older ones do not, the tokens that each was cut into.
@@ -121,33 +167,34 @@ fn short(hash: Option<String>) -> String {
     hash.unwrap_or_default().chars().take(12).collect()
 }
 
-/// Two runs may be off by a per cent in this and still be of one kind.
-fn measurement(report: &Report) -> String {
-    match report.totals.as_ref().map_or(0.0, |totals| totals.measured_fraction) {
-        share if share >= 0.995 => "measured".to_owned(),
-        share if share < 0.005 => "estimated".to_owned(),
-        // Rounded to tenths, for the mix of a measured board and an estimated host is the same from run to run.
-        share => format!("about {} measured", whole_percent((share * 10.0).round() / 10.0)),
+/// The share of each run's energy that was measured, where they differ by more than a hundredth. What the rest may
+/// make of a difference between two runs is reckoned with their verdict.
+fn shares(reports: &[Report]) -> Vec<String> {
+    let share = |report: &Report| report.totals.as_ref().map_or(0.0, |totals| totals.measured_fraction);
+    let shares: Vec<f64> = reports.iter().map(share).collect();
+    let (low, high) = shares.iter().fold((f64::INFINITY, 0.0f64), |(l, h), x| (l.min(*x), h.max(*x)));
+    if high - low <= 0.01 {
+        vec![String::new(); shares.len()]
+    } else {
+        shares.into_iter().map(percent).collect()
     }
 }
 
-/// Runs whose device was not theirs alone. A model of the load is thrown off by it: runs that computed the same to
-/// the bit, some of them beside a busy compiler, were told a tenth apart.
+/// Runs whose device was not theirs alone.
 fn contention(reports: &[Report], contenders: &[Contender]) -> Option<Condition> {
     let is_contended = |report: &Report| report.flags.iter().any(|note| note.flag == Flag::Contended);
     let shared = reports.iter().zip(contenders).filter(|(report, _)| is_contended(report));
     let labels: Vec<_> = shared.map(|(_, contender)| contender.label.as_str()).collect();
-    let is_blocking = reports.iter().any(|r| r.totals.as_ref().is_some_and(|t| t.measured_fraction < 0.995));
     let who = if labels.len() == reports.len() { "all of them".to_owned() } else { labels.join(", ") };
     (!labels.is_empty())
-        .then(|| Condition { what: format!("other processes used the device of {who}"), is_blocking })
+        .then(|| Condition { what: format!("other processes used the device of {who}"), is_blocking: false })
 }
 
 /// Energies that no sensor measured.
 fn estimation(reports: &[Report]) -> Option<Condition> {
     let is_estimated = |report: &Report| report.totals.as_ref().is_some_and(|t| t.measured_fraction < 0.005);
-    let what = "no sensor measured these energies: a model made them from each run's own processor time and \
-                memory; they compare with each other, and may be off all together by as much as their bound";
+    let what = "no sensor measured these energies: a model estimated them from each run's own processor time and \
+                memory; they can be compared with each other, but all may be off together by up to their bound";
     let all = reports.iter().all(is_estimated);
     all.then(|| Condition { what: what.to_owned(), is_blocking: false })
 }

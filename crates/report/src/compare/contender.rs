@@ -22,6 +22,9 @@ pub struct Contender {
     pub seed: u64,
     /// How it stands.
     pub status: Status,
+    /// Devices that it trained on and that no sensor measured: its energy is unknown, and the figures of energy and
+    /// emissions are lower bounds.
+    pub unmetered_devices: Vec<String>,
     /// Finished updates.
     pub steps: u64,
     /// Validation loss at the last evaluation.
@@ -44,7 +47,7 @@ pub struct Contender {
     pub joules_per_token: Option<f64>,
     /// Emissions.
     pub emissions_g: GramsCo2e,
-    /// When it reached the target; null if it did not.
+    /// When it reached the target; null if it did not. Its energy and emissions are null where it was not metered.
     pub to_target: Option<Reached>,
 }
 
@@ -58,6 +61,7 @@ impl Contender {
             run_id: report.run_id.clone(),
             seed: report.provenance.seed,
             status: report.status,
+            unmetered_devices: report.unmetered_devices.clone(),
             steps: report.steps,
             final_loss: report.learning.last.as_ref().map(|last| measure.loss(last)),
             best_loss: report.learning.best.as_ref().map(|best| measure.loss(best)),
@@ -69,8 +73,22 @@ impl Contender {
             cpu_s: totals.filter(|totals| totals.measured_fraction < 0.005).and_then(|totals| totals.cpu_s),
             joules_per_token: totals.and_then(|totals| totals.joules_per_token),
             emissions_g: totals.map_or(GramsCo2e::ZERO, |totals| totals.emissions_g),
-            to_target: target.and_then(|target| Reached::of(evaluations, target.loss, measure)),
+            to_target: target.and_then(|target| Reached::of(evaluations, target.loss, measure)).map(
+                |reached| if report.unmetered_devices.is_empty() { reached } else { reached.unmetered() },
+            ),
         }
+    }
+}
+
+impl Contender {
+    /// Whether its energy is known, and can be compared.
+    pub fn is_metered(&self) -> bool {
+        self.unmetered_devices.is_empty()
+    }
+
+    /// A figure of energy or emissions: a lower bound where a device was not metered.
+    pub(crate) fn at_least(&self, figure: String) -> String {
+        if self.is_metered() { figure } else { format!("≥ {figure}") }
     }
 }
 

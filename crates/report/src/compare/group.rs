@@ -21,13 +21,13 @@ pub struct Group {
     pub runs: Vec<usize>,
     /// Lowest validation loss.
     pub best_loss: Option<Spread>,
-    /// Energy in joules.
-    pub energy_j: Spread,
-    /// Joules a token.
+    /// Energy in joules; null where a device was not metered.
+    pub energy_j: Option<Spread>,
+    /// Joules a token; null where a device was not metered.
     pub joules_per_token: Option<Spread>,
-    /// Energy to the target in joules; null unless every run reached it.
+    /// Energy to the target in joules; null unless every run was metered and reached it.
     pub energy_to_target_j: Option<Spread>,
-    /// Emissions to the target in grams; null unless every run reached it.
+    /// Emissions to the target in grams; null unless every run was metered and reached it.
     pub emissions_to_target_g: Option<Spread>,
 }
 
@@ -100,25 +100,29 @@ impl Group {
     fn of(runs: Vec<usize>, contenders: &[Contender]) -> Self {
         let members = || runs.iter().map(|i| &contenders[*i]);
         let labels: Vec<_> = members().map(|contender| contender.label.as_str()).collect();
-        let reached = |figure: fn(&Contender) -> Option<f64>| Spread::of(members().map(figure));
+        let known = |figure: fn(&Contender) -> Option<f64>| Spread::of(members().map(figure));
+        let metered = |figure: fn(&Contender) -> Option<f64>| {
+            Spread::of(members().map(|run| figure(run).filter(|_| run.is_metered())))
+        };
         Self {
             label: match labels.as_slice() {
                 [first, rest @ ..] if rest.len() > 2 => format!("{first} and {} more", rest.len()),
                 few => few.join(", "),
             },
-            best_loss: reached(|run| run.best_loss),
-            energy_j: reached(|run| Some(run.energy_j.get())).expect("a group has a run"),
-            joules_per_token: reached(|run| run.joules_per_token),
-            energy_to_target_j: reached(|run| Some(run.to_target?.at.energy_j.get())),
-            emissions_to_target_g: reached(|run| Some(run.to_target?.at.emissions_g.get())),
+            best_loss: known(|run| run.best_loss),
+            energy_j: metered(|run| Some(run.energy_j.get())),
+            joules_per_token: metered(|run| run.joules_per_token),
+            energy_to_target_j: metered(|run| Some(run.to_target?.at.energy_j.get())),
+            emissions_to_target_g: metered(|run| Some(run.to_target?.at.emissions_g.get())),
             runs,
         }
     }
 }
 
-/// Groups that no other beats in both mean best loss and mean energy, the cheapest first.
+/// Groups that no other beats in both mean best loss and mean energy, the cheapest first. Those whose energy is not
+/// known are not among them.
 pub fn pareto_front(groups: &[Group]) -> Vec<usize> {
-    let place = |i: usize| Some((groups[i].energy_j.mean, groups[i].best_loss?.mean));
+    let place = |i: usize| Some((groups[i].energy_j?.mean, groups[i].best_loss?.mean));
     let is_beaten = |i: usize| {
         let Some((energy, loss)) = place(i) else { return true };
         (0..groups.len()).filter_map(place).any(|(other_energy, other_loss)| {
@@ -126,7 +130,8 @@ pub fn pareto_front(groups: &[Group]) -> Vec<usize> {
         })
     };
     let mut front: Vec<_> = (0..groups.len()).filter(|i| !is_beaten(*i)).collect();
-    front.sort_by(|a, b| groups[*a].energy_j.mean.total_cmp(&groups[*b].energy_j.mean));
+    let energy = |i: usize| groups[i].energy_j.map_or(f64::INFINITY, |energy| energy.mean);
+    front.sort_by(|a, b| energy(*a).total_cmp(&energy(*b)));
     front
 }
 
@@ -140,7 +145,7 @@ mod tests {
             label: String::new(),
             runs: vec![0],
             best_loss: loss.map(spread),
-            energy_j: spread(energy),
+            energy_j: Some(spread(energy)),
             joules_per_token: None,
             energy_to_target_j: None,
             emissions_to_target_g: None,
@@ -149,8 +154,14 @@ mod tests {
 
     #[test]
     fn the_front_is_what_nobody_beats_in_both() {
-        let groups =
-            [group(100.0, Some(3.0)), group(50.0, Some(4.0)), group(120.0, Some(3.5)), group(10.0, None)];
+        let unmetered = Group { energy_j: None, ..group(1.0, Some(2.0)) };
+        let groups = [
+            group(100.0, Some(3.0)),
+            group(50.0, Some(4.0)),
+            group(120.0, Some(3.5)),
+            group(10.0, None),
+            unmetered,
+        ];
         assert_eq!(pareto_front(&groups), [1, 0]);
     }
 

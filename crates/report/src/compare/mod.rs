@@ -14,6 +14,7 @@ pub mod verdict;
 
 mod page;
 mod text;
+mod unmeasured;
 
 use serde::Serialize;
 
@@ -29,6 +30,7 @@ pub use page::page;
 pub use saving::Saving;
 pub use target::{Reached, Target};
 pub use text::text;
+use verdict::Parties;
 pub use verdict::Verdict;
 
 /// Name and version of the format of a comparison.
@@ -72,13 +74,16 @@ impl Comparison {
             .collect();
         let groups = group::groups(reports, &contenders);
         let conditions = conditions::conditions(reports, &contenders);
-        let verdict = Verdict::of(&groups, &contenders, reports, &conditions);
+        let parties =
+            Parties { groups: &groups, contenders: &contenders, reports, target: target.as_ref(), measure };
+        let verdict = Verdict::of(&parties, &conditions);
+        let savings = saving::savings(&parties, &conditions);
         Self {
             schema: COMPARE_SCHEMA,
             measure,
             target,
             pareto_front: group::pareto_front(&groups),
-            savings: saving::savings(&groups, &contenders, reports, &conditions),
+            savings,
             differences: difference::differences(reports),
             runs: contenders,
             groups,
@@ -95,6 +100,11 @@ impl Comparison {
     /// What each way changes against the first.
     pub(crate) fn changes(&self) -> Vec<Vec<Change<'_>>> {
         difference::changes(&self.differences, &self.groups)
+    }
+
+    /// The runs that no comparison of energy includes, each a sentence.
+    pub(crate) fn unmetered(&self) -> Vec<String> {
+        self.runs.iter().filter_map(conditions::unmetered_words).collect()
     }
 
     /// `against base`

@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use crate::compare::group::{Group, Spread};
-use crate::compare::text::{energy, loss_spread, spread_words, target_words};
+use crate::compare::text::{UNMETERED, energy, loss_spread, spread_words, target_words, to_target_words};
 use crate::compare::{Comparison, Contender, Measure, Saving};
 use crate::learning::Evaluation;
 use crate::page::against::{Against, JOULES, TIME, TOKENS, switcher};
@@ -11,7 +11,7 @@ use crate::page::axis::{Axis, Unit};
 use crate::page::curves::SERIES;
 use crate::page::document;
 use crate::page::plot::Plot;
-use crate::quantity::{count, duration, joules, loss, si, whole_percent};
+use crate::quantity::{duration, joules, joules_per_ktoken, loss, si, whole_percent};
 use crate::report::Report;
 
 /// So many evaluations of a run are drawn as dots too.
@@ -24,6 +24,7 @@ pub fn page(comparison: &Comparison, reports: &[Report]) -> String {
             h1 { "Runs side by side" }
             p.lead { (comparison.runs.len()) " runs, " (n_ways(comparison)) " · " (target_words(comparison)) }
         }
+        @for words in comparison.unmetered() { div.notes.first { b { "Not metered: " } (words) } }
         (verdict(comparison))
         (ways(comparison))
         (pareto(comparison))
@@ -77,7 +78,8 @@ fn legend(comparison: &Comparison, group: usize) -> String {
 
 fn verdict(comparison: &Comparison) -> Markup {
     let verdict = &comparison.verdict;
-    let notes = comparison.conditions.iter().filter(|condition| !condition.is_blocking);
+    let unmetered = comparison.unmetered();
+    let notes = comparison.conditions.iter().filter(|c| !c.is_blocking && !unmetered.contains(&c.what));
     html! {
         div class=(if verdict.winner.is_some() { "verdict good" } else { "verdict warn" }) {
             @match verdict.winner {
@@ -94,8 +96,11 @@ fn verdict(comparison: &Comparison) -> Markup {
 
 /// Energy against loss, and the front that nobody beats.
 fn pareto(comparison: &Comparison) -> Markup {
-    let points: Vec<_> =
-        comparison.runs.iter().map(|run| Some((run.energy_j.get(), run.best_loss?))).collect();
+    let points: Vec<_> = comparison
+        .runs
+        .iter()
+        .map(|run| Some((run.energy_j.get(), run.best_loss?)).filter(|_| run.is_metered()))
+        .collect();
     let known = || points.iter().copied().flatten();
     if known().count() < 2 {
         return html! {};
@@ -107,23 +112,23 @@ fn pareto(comparison: &Comparison) -> Markup {
     let y = Axis::around("best validation loss", Unit::Plain, best - margin, worst + margin);
     let mut plot = Plot::new(x, y, "best validation loss against energy");
     let front = comparison.pareto_front.iter().map(|i| &comparison.groups[*i]);
-    let front: Vec<_> = front.filter_map(|g| Some((g.energy_j.mean, g.best_loss?.mean))).collect();
+    let front: Vec<_> = front.filter_map(|g| Some((g.energy_j?.mean, g.best_loss?.mean))).collect();
     plot.stairs("front", &front);
     for (i, point) in points.iter().enumerate() {
         plot.dots(&format!("small {}", class_of(comparison, i)), point.iter().copied());
     }
     for (i, group) in comparison.groups.iter().enumerate() {
-        if let Some(loss) = group.best_loss {
-            plot.dots(&format!("big {}", colour(i)), std::iter::once((group.energy_j.mean, loss.mean)));
-            plot.word(group.energy_j.mean, loss.mean, &mark(comparison, i));
+        if let Some((energy, loss)) = group.energy_j.zip(group.best_loss) {
+            plot.dots(&format!("big {}", colour(i)), std::iter::once((energy.mean, loss.mean)));
+            plot.word(energy.mean, loss.mean, &mark(comparison, i));
             plot.legend(&format!("dot {}", colour(i)), legend(comparison, i));
         }
     }
     html! {
         h2 { "Loss against energy" }
         p.lead {
-            "To the left costs less, further down learnt more. The line joins what nobody beats in both. A large dot "
-            "is the mean of a way's seeds, a small one a run."
+            "Lower left is better. The line joins the best trade-offs (the Pareto front). A large dot is the mean over "
+            "a way's seeds, a small one a run."
         }
         (plot.figure())
     }
@@ -131,9 +136,17 @@ fn pareto(comparison: &Comparison) -> Markup {
 
 fn curves(comparison: &Comparison, reports: &[Report]) -> Markup {
     html! {
-        h2 { "Curves over each other" }
-        p.lead { "Validation loss, in " (comparison.measure.words()) ". One colour for each way of training." }
-        (switcher(&[JOULES, TOKENS, TIME], |against| curve(comparison, reports, against)))
+        h2 { "Validation loss" }
+        p.lead { "In " (comparison.measure.words()) ". One colour for each way of training." }
+        (switcher(choices(comparison), |against| curve(comparison, reports, against)))
+    }
+}
+
+/// Against joules only where somebody's are known.
+fn choices(comparison: &Comparison) -> &'static [Against] {
+    match comparison.runs.iter().any(Contender::is_metered) {
+        true => &[JOULES, TOKENS, TIME],
+        false => &[TOKENS, TIME],
     }
 }
 
@@ -145,7 +158,13 @@ fn curve(comparison: &Comparison, reports: &[Report], against: &Against) -> Mark
             .filter(|(_, y)| y.is_finite())
             .collect()
     };
-    let runs: Vec<_> = reports.iter().map(|report| points(&report.learning.evaluations)).collect();
+    // A run that was not metered has no place on an axis of joules.
+    let is_drawn = |run: &Contender| !against.is_energy || run.is_metered();
+    let of_run = |(report, run): (&Report, &Contender)| match is_drawn(run) {
+        true => points(&report.learning.evaluations),
+        false => Vec::new(),
+    };
+    let runs: Vec<_> = reports.iter().zip(&comparison.runs).map(of_run).collect();
     let (_, end) = range(runs.iter().flatten().map(|(x, _)| *x));
     let (low, high) = range(runs.iter().flatten().map(|(_, y)| *y));
     // A floor far below would press the curves together.
@@ -165,7 +184,8 @@ fn curve(comparison: &Comparison, reports: &[Report], against: &Against) -> Mark
             plot.dots(class_of(comparison, i), points.iter().copied());
         }
     }
-    for i in 0..comparison.groups.len() {
+    let groups = comparison.groups.iter().enumerate();
+    for (i, _) in groups.filter(|(_, group)| !against.is_energy || group.energy_j.is_some()) {
         plot.legend(&line_of(i), legend(comparison, i));
     }
     plot.figure()
@@ -192,7 +212,7 @@ fn figures(comparison: &Comparison) -> Markup {
             table {
                 tr {
                     th { "run" } th { "seed" } th { "final loss" } th { "best" } th { "tokens" } th { "time" } th { "energy" }
-                    th { "measured" } th { "J/ktoken" } th { "emissions" } th { "to target" } th { "emissions" }
+                    th { "measured" } th { "J/ktoken" } th { "CO₂e" } th { "energy to target" } th { "CO₂e to target" }
                 }
                 @for (i, run) in comparison.runs.iter().enumerate() { (figure_row(run, class_of(comparison, i))) }
             }
@@ -207,13 +227,14 @@ fn figure_row(run: &Contender, class: &str) -> Markup {
             td { (run.seed) }
             td { (run.final_loss.map(loss).unwrap_or_default()) }
             td { (run.best_loss.map(loss).unwrap_or_default()) }
-            td { (count(run.tokens)) }
+            td { (si(run.tokens as f64, "")) }
             td { (duration(run.duration_s)) }
             td { (energy(run)) }
             td { (whole_percent(run.measured_fraction)) }
-            td { (run.joules_per_token.map(|j| si(j * 1e3, "")).unwrap_or_default()) }
-            td { (si(run.emissions_g.get(), "g")) }
+            td { (run.joules_per_token.map(|j| run.at_least(joules_per_ktoken(j))).unwrap_or_default()) }
+            td { (run.at_least(si(run.emissions_g.get(), "g"))) }
             @match &run.to_target {
+                Some(_) if !run.is_metered() => { td colspan="2" { (UNMETERED) } }
                 Some(reached) => {
                     td { @if reached.is_upper_bound { "≤ " } (joules(reached.at.energy_j)) }
                     td { @if reached.is_upper_bound { "≤ " } (si(reached.at.emissions_g.get(), "g")) }
@@ -240,7 +261,7 @@ fn ways(comparison: &Comparison) -> Markup {
         div.wide {
             table {
                 tr {
-                    th { "way" } th { "n" } th { "best loss" } th { "whole run" } th { "to target" } th {}
+                    th { "way" } th { "n" } th { "best loss" } th { "energy" } th { "energy to target" } th {}
                     @if !comparison.savings.is_empty() { th { (comparison.against_first()) } }
                 }
                 @for (i, group) in comparison.groups.iter().enumerate() { (way_row(comparison, i, group, most)) }
@@ -256,13 +277,13 @@ fn way_row(comparison: &Comparison, i: usize, group: &Group, most: f64) -> Marku
             td { span class=(colour(i)) { "■ " } (legend(comparison, i)) }
             td { (group.runs.len()) }
             td { (group.best_loss.map(loss_spread).unwrap_or_default()) }
-            td { (spread_words(group.energy_j, "J")) }
+            td { (group.energy_j.map_or(UNMETERED.to_owned(), |spread| spread_words(spread, "J"))) }
             @match group.energy_to_target_j {
                 Some(spread) => {
                     td { (spread_words(spread, "J")) }
                     td.barcell { (spread_bar(spread, most, colour(i))) }
                 }
-                None => { td.soft { "not reached" } td.barcell {} }
+                None => { td.soft { (to_target_words(group)) } td.barcell {} }
             }
             @if !comparison.savings.is_empty() {
                 td class=[saving.and_then(|saving| saving.doubt).map(|_| "soft")] {
@@ -333,6 +354,43 @@ mod tests {
         assert!(page.contains("&lt;b&gt;") && !page.contains("<b>&") && !page.contains(" <b>;"));
         for reference in ["http:", "https:", "url(", "<script", "<link", "src="] {
             assert!(!page.contains(reference), "{reference}");
+        }
+    }
+
+    #[test]
+    fn a_run_that_was_not_metered_is_told_first_and_drawn_against_no_joules() {
+        let dir = tempfile::tempdir().unwrap();
+        let runs = [
+            SyntheticRun::unmetered().write(&dir.path().join("dark")),
+            SyntheticRun::small().write(&dir.path().join("metered")),
+        ];
+        let reports = [0, 1].map(|i: usize| Report::of(&runs[i], None).unwrap());
+        let page = page(&Comparison::of(&runs, &reports, None), &reports);
+        let banner = page.find("dark trained on cuda:0, which no sensor measured").unwrap();
+        assert!(banner < page.find("No winner is named").unwrap());
+        let lines = |class: &str| {
+            let view = page.split(&format!("class=\"{class}\"")).nth(1).unwrap();
+            view.split("</figure>").next().unwrap().matches("class=\"line s").count()
+        };
+        assert_eq!((lines("view joules"), lines("view tokens")), (1, 2));
+        assert!(page.contains("≥ 6.06 J") && page.contains(">unmetered<"));
+    }
+
+    #[test]
+    fn no_two_columns_of_a_table_have_one_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let runs: Vec<Run> =
+            (0..3).map(|i| SyntheticRun::small().write(&dir.path().join(i.to_string()))).collect();
+        let reports: Vec<_> = runs.iter().map(|run| Report::of(run, None).unwrap()).collect();
+        let page = page(&Comparison::of(&runs, &reports, None), &reports);
+        for table in page.split("<table>").skip(1) {
+            let table = table.split("</table>").next().unwrap();
+            let mut names: Vec<_> =
+                table.split("<th>").skip(1).map(|th| th.split('<').next().unwrap()).collect();
+            let n = names.len();
+            names.sort_unstable();
+            names.dedup();
+            assert_eq!(names.len(), n, "{names:?}");
         }
     }
 }

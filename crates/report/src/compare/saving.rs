@@ -3,10 +3,8 @@
 use serde::Serialize;
 
 use crate::compare::conditions::Condition;
-use crate::compare::contender::Contender;
 use crate::compare::group::Group;
 use crate::compare::verdict::Parties;
-use crate::report::Report;
 
 /// A group against the first.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -19,19 +17,14 @@ pub struct Saving {
     pub doubt: Option<&'static str>,
 }
 
-/// Every group that reached the target, against the first; nothing where the runs may not be compared, or the first
-/// did not reach it.
-pub(crate) fn savings(
-    groups: &[Group],
-    contenders: &[Contender],
-    reports: &[Report],
-    conditions: &[Condition],
-) -> Vec<Saving> {
+/// Every metered group that reached the target, against the first; nothing where the runs may not be compared, or the
+/// first did not reach it or was not metered.
+pub(super) fn savings(parties: &Parties<'_>, conditions: &[Condition]) -> Vec<Saving> {
+    let groups = parties.groups;
     let first = groups.first().and_then(|group| group.energy_to_target_j);
     let Some(first) = first.filter(|_| conditions.iter().all(|condition| !condition.is_blocking)) else {
         return Vec::new();
     };
-    let parties = Parties { groups, contenders, reports };
     let saving = |(i, group): (usize, &Group)| {
         let fraction = 1.0 - group.energy_to_target_j?.mean / first.mean;
         let outcome = if fraction >= 0.0 { parties.compare(i, 0) } else { parties.compare(0, i) };

@@ -27,14 +27,17 @@ pub struct Reached {
 }
 
 impl Target {
-    /// The target that was asked for, or the worst of the runs' best; `None` where no run has an evaluation.
+    /// The target that was asked for, or the worst of the runs' best, of those alone that were metered where there are
+    /// any; `None` where no run has an evaluation.
     pub fn of(reports: &[Report], asked: Option<f64>, measure: Measure) -> Option<Self> {
         if let Some(loss) = asked {
             return Some(Self { loss, is_default: false });
         }
-        let best =
-            reports.iter().filter_map(|report| report.learning.best.as_ref()).map(|best| measure.loss(best));
-        best.reduce(f64::max).map(|loss| Self { loss, is_default: true })
+        let best = |metered_alone: bool| {
+            let counted = reports.iter().filter(|r| !metered_alone || r.unmetered_devices.is_empty());
+            counted.filter_map(|report| Some(measure.loss(report.learning.best.as_ref()?))).reduce(f64::max)
+        };
+        best(true).or_else(|| best(false)).map(|loss| Self { loss, is_default: true })
     }
 }
 
@@ -51,6 +54,14 @@ impl Reached {
         let (above, below) = (measure.loss(before), measure.loss(after));
         let part = (above - loss) / (above - below);
         Some(Self { at: between(&before.at, &after.at, part), is_upper_bound: false })
+    }
+}
+
+impl Reached {
+    /// The same without its energy and emissions, which then are no numbers, and null in JSON.
+    pub(super) fn unmetered(self) -> Self {
+        let at = Moment { energy_j: Joules(f64::NAN), emissions_g: GramsCo2e(f64::NAN), ..self.at };
+        Self { at, ..self }
     }
 }
 

@@ -1,18 +1,21 @@
 //! A comparison on a terminal.
 
 use crate::compare::difference::Change;
-use crate::compare::group::Spread;
+use crate::compare::group::{Group, Spread};
 use crate::compare::{Comparison, Contender, Reached, Saving};
-use crate::quantity::{Scale, duration, grams, joules, loss, si, three_digits, whole_percent};
-use crate::table::{Table, wrap};
-use crate::text::energy_of;
+use crate::energy_words::energy_of;
+use crate::quantity::{
+    Scale, duration, joules, joules_per_ktoken, loss, mass, si, three_digits, whole_percent,
+};
+use crate::table::{Table, WIDTH, hang, wrap};
 
-/// Columns of a terminal that is not wide.
-const WIDTH: usize = 100;
+/// What stands for the energy of a run that was not metered.
+pub(crate) const UNMETERED: &str = "unmetered";
 
-/// A comparison as text.
+/// A comparison as text, at most eighty columns wide.
 pub fn text(comparison: &Comparison) -> String {
     let sections = [
+        comparison.unmetered().iter().flat_map(|words| hang("! ", words)).collect(),
         runs(comparison),
         to_target(comparison),
         groups(comparison),
@@ -25,49 +28,42 @@ pub fn text(comparison: &Comparison) -> String {
 }
 
 fn runs(comparison: &Comparison) -> Vec<String> {
-    let headings = [
-        "run",
-        "seed",
-        "loss",
-        "best",
-        "tokens",
-        "time",
-        "CPU",
-        "energy",
-        "measured",
-        "J/ktoken",
-        "emissions",
-    ];
+    let headings =
+        ["run", "best", "final", "energy", "J/ktoken", "CO2e", "time", "tokens", "measured", "CPU", "seed"];
     let mut table = Table::new(headings, &[0]);
+    let is_last_best = comparison.runs.iter().all(|run| run.final_loss == run.best_loss);
     for run in &comparison.runs {
         table.row([
             run.label.clone(),
-            run.seed.to_string(),
-            run.final_loss.map(loss).unwrap_or_default(),
             run.best_loss.map(loss).unwrap_or_default(),
-            si(run.tokens as f64, ""),
-            duration(run.duration_s),
-            run.cpu_s.map(duration).unwrap_or_default(),
+            run.final_loss.filter(|_| !is_last_best).map(loss).unwrap_or_default(),
             energy(run),
+            run.joules_per_token.map(|j| run.at_least(joules_per_ktoken(j))).unwrap_or_default(),
+            run.at_least(mass(run.emissions_g)),
+            duration(run.duration_s),
+            si(run.tokens as f64, ""),
             whole_percent(run.measured_fraction),
-            run.joules_per_token.map(|j| si(j * 1e3, "")).unwrap_or_default(),
-            grams(run.emissions_g),
+            run.cpu_s.map(duration).unwrap_or_default(),
+            run.seed.to_string(),
         ]);
     }
     let head = format!("runs (losses on validation data, in {})", comparison.measure.words());
-    [vec![head], table.lines()].concat()
+    [hang("", &head), table.lines()].concat()
 }
 
-/// A run's energy with its half-width, without it where nothing was measured.
+/// A run's energy with its half-width; a lower bound where a device was not metered.
 pub(crate) fn energy(run: &Contender) -> String {
-    energy_of(run.energy_j, run.energy_uncertainty_j, run.measured_fraction)
+    match run.is_metered() {
+        true => energy_of(run.energy_j, run.energy_uncertainty_j),
+        false => run.at_least(joules(run.energy_j)),
+    }
 }
 
 /// The target in words.
 pub(crate) fn target_words(comparison: &Comparison) -> String {
     match comparison.target {
         Some(target) if target.is_default => {
-            format!("to a validation loss of {}, the worst of their best", loss(target.loss))
+            format!("to a validation loss of {}, the highest of the runs' best", loss(target.loss))
         }
         Some(target) => format!("to a validation loss of {}", loss(target.loss)),
         None => "no run has an evaluation: there is no loss to compare the way to".to_owned(),
@@ -75,11 +71,11 @@ pub(crate) fn target_words(comparison: &Comparison) -> String {
 }
 
 fn to_target(comparison: &Comparison) -> Vec<String> {
-    let mut lines = vec![target_words(comparison)];
+    let mut lines = hang("", &target_words(comparison));
     if comparison.target.is_none() {
         return lines;
     }
-    let mut table = Table::new(["run", "steps", "tokens", "time", "energy", "emissions", ""], &[0, 6]);
+    let mut table = Table::new(["run", "energy", "CO2e", "time", "steps", "tokens"], &[0]);
     for run in &comparison.runs {
         table.row(match &run.to_target {
             Some(reached) => reached_cells(run, reached),
@@ -87,20 +83,23 @@ fn to_target(comparison: &Comparison) -> Vec<String> {
         });
     }
     lines.extend(table.lines());
+    if comparison.runs.iter().any(|run| run.to_target.is_some_and(|reached| reached.is_upper_bound)) {
+        lines.push("    ≤: below the target already at the first evaluation".to_owned());
+    }
     lines
 }
 
 fn reached_cells(run: &Contender, reached: &Reached) -> Vec<String> {
     let at = &reached.at;
-    let bound = if reached.is_upper_bound { "at most: below it at the first evaluation" } else { "" };
+    let bound = |figure: String| if reached.is_upper_bound { format!("≤ {figure}") } else { figure };
+    let metered = |figure: String| if run.is_metered() { bound(figure) } else { UNMETERED.to_owned() };
     vec![
         run.label.clone(),
-        si(at.step as f64, ""),
-        si(at.tokens as f64, ""),
-        duration(at.time_s),
-        joules(at.energy_j),
-        grams(at.emissions_g),
-        bound.to_owned(),
+        metered(joules(at.energy_j)),
+        metered(mass(at.emissions_g)),
+        bound(duration(at.time_s)),
+        bound(si(at.step as f64, "")),
+        bound(si(at.tokens as f64, "")),
     ]
 }
 
@@ -109,8 +108,7 @@ fn groups(comparison: &Comparison) -> Vec<String> {
     if !comparison.has_ways() {
         return Vec::new();
     }
-    let against = comparison.savings.first().map_or(String::new(), |_| comparison.against_first());
-    let headings = ["way", "n", "best loss", "energy", "to target", against.as_str()];
+    let headings = ["way", "n", "best loss", "energy", "to target", "saving"];
     let mut table = Table::new(headings, &[0]);
     for (i, group) in comparison.groups.iter().enumerate() {
         let saving = comparison.savings.iter().find(|saving| saving.group == i);
@@ -118,12 +116,24 @@ fn groups(comparison: &Comparison) -> Vec<String> {
             group.label.clone(),
             group.runs.len().to_string(),
             group.best_loss.map(loss_spread).unwrap_or_default(),
-            spread_words(group.energy_j, "J"),
-            group.energy_to_target_j.map_or("not reached".to_owned(), |s| spread_words(s, "J")),
+            group.energy_j.map_or(UNMETERED.to_owned(), |spread| spread_words(spread, "J")),
+            to_target_words(group),
             saving.map(Saving::words).unwrap_or_default(),
         ]);
     }
-    [vec!["ways of training (mean, lowest to highest of their seeds)".to_owned()], table.lines()].concat()
+    let against = comparison.savings.first().map_or(String::new(), |_| comparison.against_first());
+    let saving = if against.is_empty() { against } else { format!("; saving {against}") };
+    let heading = format!("ways of training (mean, lowest to highest of their seeds{saving})");
+    [hang("", &heading), table.lines()].concat()
+}
+
+/// A group's energy to the target, or why there is none.
+pub(crate) fn to_target_words(group: &Group) -> String {
+    match (group.energy_to_target_j, group.energy_j) {
+        (Some(spread), _) => spread_words(spread, "J"),
+        (None, None) => UNMETERED.to_owned(),
+        (None, Some(_)) => "not reached".to_owned(),
+    }
 }
 
 /// `606 (600–612) J`, or the one figure there is.
@@ -153,7 +163,6 @@ pub(crate) fn loss_spread(spread: Spread) -> String {
 /// The configurations as differences from the first way's.
 fn differences(comparison: &Comparison) -> Vec<String> {
     let ways = comparison.groups.iter().zip(comparison.changes()).skip(1);
-    let width = comparison.groups.iter().map(|group| group.label.chars().count()).max().unwrap_or(0);
     let mut lines = Vec::new();
     for (group, changes) in ways {
         let change = |(key, old, new): &Change<'_>| {
@@ -161,21 +170,33 @@ fn differences(comparison: &Comparison) -> Vec<String> {
         };
         let changes = changes.iter().map(change).collect::<Vec<_>>().join(", ");
         let changes = if changes.is_empty() { "the same; data or device differ".to_owned() } else { changes };
-        for (i, text) in wrap(&changes, WIDTH - width - 4).into_iter().enumerate() {
-            let label = if i == 0 { group.label.as_str() } else { "" };
-            lines.push(format!("  {label:<width$}  {text}"));
-        }
+        lines.extend(labelled(&group.label, &changes));
     }
     if lines.is_empty() {
         return vec!["configuration: the same, but for seeds and names".to_owned()];
     }
-    [vec![format!("configuration, {}", comparison.against_first())], lines].concat()
+    [hang("", &format!("configuration, {}", comparison.against_first())), lines].concat()
+}
+
+/// A label and a text beside it, or below it where the label is long.
+fn labelled(label: &str, text: &str) -> Vec<String> {
+    const BESIDE: usize = 24;
+    match label.chars().count() {
+        ..=BESIDE => hang(&format!("  {label}  "), text),
+        _ => {
+            let label = wrap(label, WIDTH - 2).into_iter().map(|part| format!("  {part}"));
+            label.chain(hang("    ", text)).collect()
+        }
+    }
 }
 
 fn conditions(comparison: &Comparison) -> Vec<String> {
-    let lines = comparison.conditions.iter().flat_map(|condition| {
+    // Those of them stand at the top.
+    let unmetered = comparison.unmetered();
+    let conditions = comparison.conditions.iter().filter(|condition| !unmetered.contains(&condition.what));
+    let lines = conditions.flat_map(|condition| {
         let mark = if condition.is_blocking { "!" } else { " " };
-        hanging(&format!("{mark} {}", condition.what))
+        hang(&format!("  {mark} "), &condition.what)
     });
     let lines: Vec<_> = lines.collect();
     if lines.is_empty() { lines } else { [vec!["conditions".to_owned()], lines].concat() }
@@ -187,25 +208,16 @@ fn verdict(comparison: &Comparison) -> Vec<String> {
         comparison.pareto_front.iter().map(|i| comparison.groups[*i].label.as_str()).collect();
     let mut lines = vec!["verdict".to_owned()];
     if !front.is_empty() {
-        lines.extend(hanging(&format!("  nobody beats in both loss and energy: {}", front.join("; "))));
+        let front = format!("best trade-offs of loss and energy (Pareto): {}", front.join("; "));
+        lines.extend(hang("  ", &front));
     }
     let heading = match verdict.winner {
-        Some(winner) => format!("  least energy to the target: {}", comparison.groups[winner].label),
-        None => "  no winner is named:".to_owned(),
+        Some(winner) => format!("least energy to the target: {}", comparison.groups[winner].label),
+        None => "no winner is named:".to_owned(),
     };
-    lines.extend(hanging(&heading));
-    lines.extend(verdict.reasons.iter().flat_map(|reason| hanging(&format!("  - {reason}"))));
+    lines.extend(hang("  ", &heading));
+    lines.extend(verdict.reasons.iter().flat_map(|reason| hang("  - ", reason)));
     lines
-}
-
-/// A line indented by two, what follows it by four.
-fn hanging(line: &str) -> Vec<String> {
-    let lines = wrap(line, WIDTH - 4);
-    let indented = lines.iter().enumerate().map(|(i, text)| match i {
-        0 => format!("  {text}"),
-        _ => format!("    {text}"),
-    });
-    indented.collect()
 }
 
 #[cfg(test)]
@@ -240,5 +252,34 @@ mod tests {
             ..SyntheticRun::small()
         };
         insta::assert_snapshot!(lines(&[SyntheticRun::small(), other]));
+    }
+
+    #[test]
+    fn a_run_that_was_not_metered_is_told_first_and_ranked_nowhere() {
+        let thrifty = SyntheticRun { watts: 80.0, learning_rate: 0.001, ..SyntheticRun::small() };
+        insta::assert_snapshot!(lines(&[SyntheticRun::unmetered(), SyntheticRun::small(), thrifty]));
+    }
+
+    #[test]
+    fn no_line_is_wider_than_eighty_columns() {
+        let long = SyntheticRun {
+            name: "a-name-that-somebody-gave-to-a-run-with-all-of-its-keys-in-it-and-some-more-besides-them",
+            watts: 123_456.7,
+            host_share: 0.1,
+            ..SyntheticRun::small()
+        };
+        let again = SyntheticRun { seed: 2, ..long.clone() };
+        let other =
+            SyntheticRun { floor: 3.0, learning_rate: 0.001_234_567, data_sha256: "b", ..long.clone() };
+        let dir = tempfile::tempdir().unwrap();
+        let name = "a-directory-with-a-name-as-long-as-anybody-would-make-it-and-then-twice-as-long-again";
+        let path = |i: usize| dir.path().join(format!("{name}-{i}"));
+        let runs: Vec<Run> =
+            [long, again, other].iter().enumerate().map(|(i, run)| run.write(&path(i))).collect();
+        let reports: Vec<_> = runs.iter().map(|run| Report::of(run, None).unwrap()).collect();
+        let text = text(&Comparison::of(&runs, &reports, None));
+        for line in text.lines() {
+            assert!(line.chars().count() <= WIDTH, "{line}\n{text}");
+        }
     }
 }

@@ -8,10 +8,14 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::compare::conditions::Condition;
+use crate::compare::conditions::{Condition, unmetered_words};
 use crate::compare::contender::Contender;
-use crate::compare::group::Group;
-use crate::quantity::{percent, si};
+use crate::compare::group::{Group, Spread};
+use crate::compare::measure::Measure;
+use crate::compare::target::Target;
+use crate::compare::text::spread_words;
+use crate::compare::unmeasured::{self, Unmeasured};
+use crate::quantity::{loss, percent, si};
 use crate::report::Report;
 
 /// The outcome of a comparison.
@@ -24,15 +28,14 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    pub(crate) fn of(
-        groups: &[Group],
-        contenders: &[Contender],
-        reports: &[Report],
-        conditions: &[Condition],
-    ) -> Self {
-        let blocking: Vec<_> = conditions.iter().filter(|c| c.is_blocking).map(|c| c.what.clone()).collect();
-        if !blocking.is_empty() {
-            return Self { winner: None, reasons: blocking };
+    pub(super) fn of(parties: &Parties<'_>, conditions: &[Condition]) -> Self {
+        let Parties { groups, contenders, .. } = parties;
+        let none = |reasons| Self { winner: None, reasons };
+        let unmetered: Vec<_> = contenders.iter().filter_map(unmetered_words).collect();
+        let blocking = conditions.iter().filter(|c| c.is_blocking).map(|c| c.what.clone());
+        let blocking: Vec<_> = unmetered.iter().cloned().chain(blocking).collect();
+        if blocking.len() > unmetered.len() {
+            return none(blocking);
         }
         let mut reached: Vec<(usize, f64)> = groups
             .iter()
@@ -40,24 +43,20 @@ impl Verdict {
             .filter_map(|(i, group)| Some((i, group.energy_to_target_j?.mean)))
             .collect();
         reached.sort_by(|a, b| a.1.total_cmp(&b.1));
-        let Some((first, _)) = reached.first().copied() else {
-            return Self { winner: None, reasons: vec!["none of them reached the target".to_owned()] };
+        let n_metered = groups.iter().filter(|group| parties.is_metered(group)).count();
+        let why_none = match reached.first() {
+            None if n_metered > 0 => parties.missing(),
+            None => None,
+            Some(_) if groups.len() == 1 => {
+                Some("they differ in nothing but their seeds and names".to_owned())
+            }
+            Some((first, _)) if n_metered == 1 => Some(format!(
+                "{} alone was metered: there is nothing to compare it with",
+                groups[*first].label
+            )),
+            Some((first, _)) => return parties.rank(*first, &reached[1..], unmetered),
         };
-        if groups.len() == 1 {
-            let reason = "they differ in nothing but their seeds and names".to_owned();
-            return Self { winner: None, reasons: vec![reason] };
-        }
-        let parties = Parties { groups, contenders, reports };
-        let others: Vec<_> = reached[1..].iter().map(|(other, _)| parties.compare(first, *other)).collect();
-        let doubts: Vec<_> =
-            others.iter().filter_map(|outcome| Some(outcome.as_ref().err()?.sentence.clone())).collect();
-        let is_clear = doubts.is_empty();
-        let mut reasons = if is_clear { others.into_iter().filter_map(Result::ok).collect() } else { doubts };
-        if is_clear {
-            reasons.extend(parties.missing());
-            reasons.extend(parties.one_seed());
-        }
-        Self { winner: is_clear.then_some(first), reasons }
+        none(unmetered.into_iter().chain(why_none).collect())
     }
 }
 
@@ -75,9 +74,26 @@ pub(super) struct Parties<'a> {
     pub(super) groups: &'a [Group],
     pub(super) contenders: &'a [Contender],
     pub(super) reports: &'a [Report],
+    pub(super) target: Option<&'a Target>,
+    pub(super) measure: Measure,
 }
 
 impl Parties<'_> {
+    /// The first against all others that reached the target.
+    fn rank(&self, first: usize, others: &[(usize, f64)], unmetered: Vec<String>) -> Verdict {
+        let others: Vec<_> = others.iter().map(|(other, _)| self.compare(first, *other)).collect();
+        let doubts: Vec<_> =
+            others.iter().filter_map(|outcome| Some(outcome.as_ref().err()?.sentence.clone())).collect();
+        let is_clear = doubts.is_empty();
+        let mut reasons = unmetered;
+        reasons.extend(if is_clear { others.into_iter().filter_map(Result::ok).collect() } else { doubts });
+        if is_clear {
+            reasons.extend(self.missing());
+            reasons.extend(self.one_seed());
+        }
+        Verdict { winner: is_clear.then_some(first), reasons }
+    }
+
     /// By how much the first needs less than the other, or why that cannot be said.
     pub(super) fn compare(&self, first: usize, other: usize) -> Result<String, Doubt> {
         let (a, b) = (&self.groups[first], &self.groups[other]);
@@ -86,42 +102,101 @@ impl Parties<'_> {
             return doubt("not reached", format!("{} did not reach the target", b.label));
         };
         for group in [a, b] {
-            if self.is_bound(group) {
-                let sentence = format!("{} was below the target at its first evaluation", group.label);
+            if let Some(first) = self.below_at_first(group) {
+                let (label, target) = (&group.label, self.target_words());
+                let sentence =
+                    format!("{label} was below the target at its first evaluation: {first}{target}");
                 return doubt("below it at the first evaluation", sentence);
             }
         }
         let apart = energy_b.mean - energy_a.mean;
-        let random = self.random(a).hypot(self.random(b));
-        let systematic = self.systematic(a, b);
-        if apart <= random + systematic {
-            let (apart, random, systematic) = (si(apart, "J"), si(random, "J"), si(systematic, "J"));
+        let open = unmeasured::between(self.weighted(a), self.weighted(b));
+        if let Some(doubt) = self.unmeasured(a, b, apart, open) {
+            return Err(doubt);
+        }
+        let random = self.random(a).zip(self.random(b)).map(|(a, b)| a.hypot(b));
+        let systematic = self.systematic(a, b) + open.mixed + open.disturbed;
+        if apart <= random.unwrap_or(0.0) + systematic {
+            let random =
+                random.map_or("random error unknown".to_owned(), |e| format!("± {} random", si(e, "J")));
+            let (apart, systematic) = (si(apart, "J"), si(systematic, "J"));
             let sentence = format!(
-                "{} and {} are {apart} apart, which may be error: ± {random} random, ± {systematic} systematic and not shared",
+                "{} and {} are {apart} apart, which may be error: {random}, ± {systematic} systematic and not shared",
                 a.label, b.label
             );
             return doubt("may be error", sentence);
         }
         if !energy_a.is_apart(&energy_b) {
-            return doubt("seeds overlap", format!("seeds of {} and {} overlap", a.label, b.label));
+            let spread = |group: &Group, spread| format!("{} ({})", group.label, spread_words(spread, "J"));
+            let sentence = format!("seeds of {} and {} overlap", spread(a, energy_a), spread(b, energy_b));
+            return doubt("seeds overlap", sentence);
         }
         Ok(format!("{} less than {}", percent(apart / energy_b.mean), b.label))
+    }
+
+    /// What forbids a verdict because it was estimated: more joules may be no difference than the two are apart.
+    fn unmeasured(&self, a: &Group, b: &Group, apart: f64, open: Unmeasured) -> Option<Doubt> {
+        let shares = [a, b].map(|group| {
+            let fraction = Spread::of(self.members(group).map(|(run, _)| Some(run.measured_fraction)));
+            format!("{} {}", group.label, fraction.map_or("?".to_owned(), |share| percent(share.mean)))
+        });
+        let apart_words = si(apart, "J");
+        if open.mixed >= apart {
+            let (shares, open) = (shares.join(", "), si(open.mixed, "J"));
+            let sentence = format!(
+                "measured and estimated energies are mixed (measured: {shares}): {open} are of devices that one \
+                 measured and the other estimated, and they are {apart_words} apart"
+            );
+            return Some(Doubt { short: "measured against estimated", sentence });
+        }
+        (open.disturbed >= apart).then(|| {
+            let (labels, open) = (format!("{} and {}", a.label, b.label), si(open.disturbed, "J"));
+            let sentence = format!(
+                "other processes disturbed the estimates of {labels}: they may be off by {open}, and are \
+                 {apart_words} apart"
+            );
+            Doubt { short: "estimates were disturbed", sentence }
+        })
     }
 
     fn members(&self, group: &Group) -> impl Iterator<Item = (&Contender, &Report)> {
         group.runs.clone().into_iter().map(|i| (&self.contenders[i], &self.reports[i]))
     }
 
-    fn is_bound(&self, group: &Group) -> bool {
-        self.members(group).any(|(run, _)| run.to_target.is_some_and(|reached| reached.is_upper_bound))
+    fn is_metered(&self, group: &Group) -> bool {
+        self.members(group).all(|(run, _)| run.is_metered())
+    }
+
+    /// A group's runs with the share of each one's energy that goes into the group's mean on the way to the target.
+    fn weighted(&self, group: &Group) -> impl Iterator<Item = (f64, &Report)> {
+        let n_runs = group.runs.len() as f64;
+        let weight = move |run: &Contender| {
+            let reached = run.to_target.map_or(0.0, |reached| reached.at.energy_j.get());
+            reached / run.energy_j.get().max(f64::MIN_POSITIVE) / n_runs
+        };
+        self.members(group).map(move |(run, report)| (weight(run), report))
+    }
+
+    /// The loss at the first evaluation of a run that was below the target by then.
+    fn below_at_first(&self, group: &Group) -> Option<String> {
+        let is_bound = |run: &Contender| run.to_target.is_some_and(|reached| reached.is_upper_bound);
+        let (_, report) = self.members(group).find(|(run, _)| is_bound(run))?;
+        let first = report.learning.evaluations.first()?;
+        Some(loss(self.measure.loss(first)))
+    }
+
+    /// ` against 2.600`
+    fn target_words(&self) -> String {
+        self.target.map_or(String::new(), |target| format!(" against {}", loss(target.loss)))
     }
 
     /// Random half-width of a group's mean: each run's own, of its whole energy, which is no less than that of the
-    /// way to the target.
-    fn random(&self, group: &Group) -> f64 {
-        let half_widths = self.members(group).filter_map(|(run, _)| run.energy_uncertainty_j);
-        let squares: f64 = half_widths.map(|half_width| half_width.get().powi(2)).sum();
-        squares.sqrt() / group.runs.len() as f64
+    /// way to the target. `None` where one of them is unknown.
+    fn random(&self, group: &Group) -> Option<f64> {
+        let half_widths: Option<Vec<f64>> =
+            self.members(group).map(|(run, _)| Some(run.energy_uncertainty_j?.get())).collect();
+        let squares: f64 = half_widths?.iter().map(|half_width| half_width.powi(2)).sum();
+        Some(squares.sqrt() / group.runs.len() as f64)
     }
 
     /// Systematic errors that do not cancel between two groups.
@@ -145,23 +220,26 @@ impl Parties<'_> {
     /// to have the same share of it as of the whole run.
     fn by_sensor(&self, group: &Group) -> Sensors {
         let mut sensors = Sensors::new();
-        for (run, report) in self.members(group) {
-            let Some(reached) = run.to_target else { continue };
-            let share = reached.at.energy_j.get() / run.energy_j.get().max(f64::MIN_POSITIVE);
+        for (weight, report) in self.weighted(group) {
             for sensor in &report.sensors {
                 let entry = sensors.entry(sensor.systematic_id.clone()).or_default();
-                entry.0 += sensor.energy_j.get() * share / group.runs.len() as f64;
+                entry.0 += sensor.energy_j.get() * weight;
                 entry.1 = sensor.systematic_fraction.max(entry.1);
             }
         }
         sensors
     }
 
-    /// Who did not reach the target.
+    /// Which metered groups did not reach the target, and how near they came.
     fn missing(&self) -> Option<String> {
-        let missing = self.groups.iter().filter(|group| group.energy_to_target_j.is_none());
-        let labels: Vec<_> = missing.map(|group| group.label.as_str()).collect();
-        (!labels.is_empty()).then(|| format!("{} did not reach the target", labels.join(" and ")))
+        let missing = self.groups.iter().filter(|g| g.energy_to_target_j.is_none() && self.is_metered(g));
+        let words = |group: &Group| match group.best_loss {
+            Some(best) => format!("{} ({} at best)", group.label, loss(best.low)),
+            None => group.label.clone(),
+        };
+        let words: Vec<_> = missing.map(words).collect();
+        let target = self.target.map_or(String::new(), |target| format!(" of {}", loss(target.loss)));
+        (!words.is_empty()).then(|| format!("{} did not reach the target{target}", words.join(" and ")))
     }
 
     /// A caveat where chance has not been looked at.
@@ -257,6 +335,76 @@ mod tests {
     }
 
     #[test]
+    fn a_run_that_was_not_metered_is_in_no_comparison_of_energy() {
+        // It would be the cheapest by far.
+        let dark = SyntheticRun::unmetered;
+        let comparison = compare(&[dark(), small(), thrifty()]);
+        assert_eq!(comparison.verdict.winner, Some(2), "{:?}", comparison.verdict);
+        assert!(
+            comparison.verdict.reasons[0].starts_with("run-0 trained on cuda:0, which no sensor measured")
+        );
+        assert_eq!(comparison.pareto_front, [2]);
+        assert!(comparison.groups[0].energy_j.is_none() && comparison.groups[0].energy_to_target_j.is_none());
+        assert!(comparison.savings.is_empty(), "there is nothing to hold the others against");
+        let json: serde_json::Value = serde_json::from_str(&comparison.to_json()).unwrap();
+        assert!(
+            json["runs"][0]["to_target"]["energy_j"].is_null() && json["runs"][0]["to_target"]["step"] == 40
+        );
+        let with_one = compare(&[dark(), small()]).verdict;
+        assert_eq!(with_one.winner, None);
+        assert!(with_one.reasons[1].contains("run-1 alone was metered"), "{:?}", with_one.reasons);
+        let alone = compare(&[dark(), SyntheticRun { learning_rate: 0.5, ..dark() }]).verdict;
+        assert_eq!((alone.winner, alone.reasons.len()), (None, 2));
+        // One that learnt less does not move the target of the others.
+        let poor = SyntheticRun { floor: 3.0, ..dark() };
+        let others = compare(&[small(), thrifty()]);
+        assert_eq!(compare(&[small(), thrifty(), poor]).target, others.target);
+    }
+
+    #[test]
+    fn a_share_that_was_estimated_counts_by_what_it_may_make_of_the_difference() {
+        let host = |host_share, run| SyntheticRun { host_share, is_contended: false, ..run };
+        let comparison = compare(&[host(0.023, small()), host(0.057, thrifty())]);
+        assert_eq!(comparison.verdict.winner, Some(1), "{:?}", comparison.verdict);
+        let said = "different shares of their energy were measured: run-0 97.7 %; run-1 94.3 %";
+        assert!(comparison.conditions.iter().any(|c| c.what == said && !c.is_blocking));
+        // What a sensor measured in one run and a model estimated in the other is no difference.
+        let estimated = SyntheticRun { method: "estimated", ..thrifty() };
+        let mixed = compare(&[small(), estimated]).verdict;
+        let reason = "measured and estimated energies are mixed (measured: run-1 0.0 %, run-0 100 %)";
+        assert!(mixed.reasons[0].starts_with(reason), "{:?}", mixed.reasons);
+        assert!(mixed.reasons[0].ends_with("and they are 121 J apart"), "{:?}", mixed.reasons);
+        // Estimates that other processes disturbed may be off by their bound, each its own way.
+        let disturbed = |run| SyntheticRun { method: "estimated", systematic: ("estimate:gpu", 0.5), ..run };
+        let verdict = compare(&[disturbed(small()), disturbed(thrifty())]).verdict;
+        assert!(
+            verdict.reasons[0].starts_with("other processes disturbed the estimates"),
+            "{:?}",
+            verdict.reasons
+        );
+        let quiet = |run| SyntheticRun { is_contended: false, ..disturbed(run) };
+        assert_eq!(compare(&[quiet(small()), quiet(thrifty())]).verdict.winner, Some(1));
+    }
+
+    #[test]
+    fn what_held_the_clocks_of_all_back_sets_none_apart() {
+        let at_limit = |throttle, run| SyntheticRun { throttle, power_limit_w: Some(700.0), ..run };
+        let cap: &[&str] = &["sw_power_cap"];
+        let both = compare(&[at_limit(cap, small()), at_limit(cap, thrifty())]);
+        assert_eq!(both.verdict.winner, Some(1), "{:?}", both.verdict);
+        assert!(!both.conditions.iter().any(|c| c.what.contains("clocks")), "{:?}", both.conditions);
+        let one = compare(&[at_limit(cap, small()), at_limit(&[], thrifty())]);
+        assert_eq!(one.verdict.winner, Some(1), "a board that is kept busy is at its limit");
+        let said =
+            "the power limit held clocks back in some of them: run-0 sw power cap at 700 W; run-1 none";
+        assert!(one.conditions.iter().any(|c| c.what == said), "{:?}", one.conditions);
+        let hot: &[&str] = &["sw_power_cap", "sw_thermal_slowdown"];
+        let verdict = compare(&[at_limit(cap, small()), at_limit(hot, thrifty())]).verdict;
+        let said = "clocks were held back in some of them: run-0 none; run-1 sw thermal slowdown at 700 W";
+        assert_eq!(verdict.reasons, [said]);
+    }
+
+    #[test]
     fn boards_that_were_not_equally_warm_forbid_a_verdict_on_short_runs() {
         let at = |degrees, run| SyntheticRun { degrees: Some(degrees), ..run };
         let verdict = compare(&[at(31.0, small()), at(58.0, thrifty())]).verdict;
@@ -297,7 +445,11 @@ mod tests {
         let reports = [0, 1].map(|i: usize| Report::of(&runs[i], None).unwrap());
         let comparison = Comparison::of(&runs, &reports, Some(2.6));
         assert_eq!(comparison.verdict.winner, Some(0));
-        assert!(comparison.verdict.reasons[0].contains("b did not reach"), "{:?}", comparison.verdict);
+        assert!(
+            comparison.verdict.reasons[0].contains("b (3.542 at best) did not reach"),
+            "{:?}",
+            comparison.verdict
+        );
         // The default target is one that all of them reached.
         let worst = Comparison::of(&runs, &reports, None);
         assert!(worst.runs.iter().all(|run| run.to_target.is_some()));

@@ -356,4 +356,13 @@ mod tests {
         let estimate = Plan { gpus: 10_000, tariff, ..plan(175e9, 300e9, "V100", 1.10, 429.0) }.estimate();
         insta::assert_snapshot!(text(&estimate));
     }
+
+    #[test]
+    fn no_line_is_wider_than_eighty_columns() {
+        let tariff = Some(Tariff { per_kwh: 1e9, currency: "A-CURRENCY-NOBODY-HAS".to_owned() });
+        let estimate = Plan { gpus: 1, tariff, ..plan(1e15, 1e15, "V100", 3.0, 1e4) }.estimate();
+        for line in text(&estimate).lines() {
+            assert!(line.chars().count() <= crate::table::WIDTH, "{line}");
+        }
+    }
 }

@@ -4,19 +4,20 @@ use wattle_runlog::{GramsCo2e, Joules, Seconds};
 
 use crate::estimate::{Estimate, Interval};
 use crate::quantity::{duration, grams, large, money, watt_hours};
-use crate::table::wrap;
+use crate::table::hang;
 
-/// Columns of a terminal that is not wide.
-const WIDTH: usize = 100;
-
-/// An estimate as text.
+/// An estimate as text, at most eighty columns wide.
 pub fn text(estimate: &Estimate) -> String {
     let mut lines =
         vec!["estimated, not measured; from the best to the worst of the assumptions below".to_owned()];
     let mut line = |name: &str, interval: Interval, words: &dyn Fn(f64) -> String| {
         let range = format!("({} to {})", words(interval.low), words(interval.high));
         let range = if interval.low < interval.high { range } else { String::new() };
-        lines.push(format!("  {name:<11}{:<14}{range}", words(interval.middle)).trim_end().to_owned());
+        let figure = format!("  {name:<11}{:<14}", words(interval.middle));
+        match range.is_empty() {
+            true => lines.push(figure.trim_end().to_owned()),
+            false => lines.extend(hang(&figure, &range)),
+        }
     };
     line("compute", Interval::exactly(estimate.flops), &|flops| format!("{flops:.2e} FLOP"));
     line("GPU-hours", estimate.gpu_hours, &|hours| large(hours));
@@ -30,10 +31,7 @@ pub fn text(estimate: &Estimate) -> String {
     lines.push("assumed".to_owned());
     for assumption in &estimate.assumptions {
         let what = format!("{} [{}]", assumption.value, assumption.source);
-        for (i, text) in wrap(&what, WIDTH - 15).into_iter().enumerate() {
-            let name = if i == 0 { assumption.what.as_str() } else { "" };
-            lines.push(format!("  {name:<13}{text}"));
-        }
+        lines.extend(hang(&format!("  {:<13}", assumption.what), &what));
     }
     lines.join("\n") + "\n"
 }

@@ -12,6 +12,8 @@ pub(crate) struct Against {
     label: &'static str,
     /// Its name beside the axis.
     pub(crate) name: &'static str,
+    /// Whether it counts joules.
+    pub(crate) is_energy: bool,
     /// Its unit.
     pub(crate) unit: Unit<'static>,
     /// Where a moment lies on it.
@@ -23,6 +25,7 @@ pub(crate) const STEPS: Against = Against {
     view: "view step",
     label: "steps",
     name: "steps",
+    is_energy: false,
     unit: Unit::Si(""),
     place: |at| at.step as f64,
 };
@@ -32,6 +35,7 @@ pub(crate) const TOKENS: Against = Against {
     view: "view tokens",
     label: "tokens",
     name: "tokens",
+    is_energy: false,
     unit: Unit::Si(""),
     place: |at| at.tokens as f64,
 };
@@ -41,6 +45,7 @@ pub(crate) const JOULES: Against = Against {
     view: "view joules",
     label: "joules",
     name: "energy spent",
+    is_energy: true,
     unit: Unit::Si("J"),
     place: |at| at.energy_j.get(),
 };
@@ -50,6 +55,7 @@ pub(crate) const TIME: Against = Against {
     view: "view time",
     label: "time",
     name: "running time",
+    is_energy: false,
     unit: Unit::Time,
     place: |at| at.time_s.get(),
 };

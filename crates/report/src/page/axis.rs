@@ -55,7 +55,7 @@ impl Axis {
             true => (first * step * factor, last * step * factor),
             false => (low, high),
         };
-        let decimals = (-step.log10().floor()).clamp(0.0, 6.0) as usize;
+        let decimals = decimals(step);
         let place = |i: f64| (i * step * factor - low) / (high - low);
         let label = |i: f64| format!("{:.decimals$}", i * step + 0.0);
         let n = (last - first) as usize;
@@ -117,6 +117,11 @@ impl Unit<'_> {
                 };
                 (factor, name.to_owned())
             }
+            // Numbers so small that their zeros would fill the axis.
+            Self::Plain if high > 0.0 && high < 1e-3 => {
+                let power = high.log10().floor();
+                (10f64.powf(power), format!("times 1e{power}"))
+            }
             Self::Plain => (1.0, String::new()),
             Self::Percent => (0.01, "%".to_owned()),
         }
@@ -137,13 +142,24 @@ fn titled(name: &str, unit: &str) -> String {
     if unit.is_empty() { name.to_owned() } else { format!("{name}, {unit}") }
 }
 
-/// A range that has a width.
+/// As many decimals as tell one tick from the next.
+fn decimals(step: f64) -> usize {
+    (-step.log10() - 1e-9).ceil().clamp(0.0, 12.0) as usize
+}
+
+/// A range that has a width: equal numbers, or numbers that differ by less than anybody cares for, lie in the middle.
 fn widened(low: f64, high: f64) -> (f64, f64) {
+    /// Of the numbers' size: five ticks over it have four digits at most.
+    const NARROWEST: f64 = 5e-3;
     let (low, high) = if low.is_finite() && high.is_finite() { (low, high) } else { (0.0, 1.0) };
-    match high - low > 1e-9 * high.abs().max(f64::MIN_POSITIVE) {
+    let size = low.abs().max(high.abs());
+    match high - low >= NARROWEST * size && size > 0.0 {
         true => (low, high),
-        false if high == 0.0 => (0.0, 1.0),
-        false => (low.min(high * 0.9).min(high * 1.1), high.max(high * 0.9).max(high * 1.1)),
+        false if size == 0.0 => (0.0, 1.0),
+        false => {
+            let (middle, half) = ((low + high) / 2.0, NARROWEST * size);
+            (middle - half, middle + half)
+        }
     }
 }
 
@@ -178,6 +194,22 @@ mod tests {
             let axis = Axis::logarithmic("energy", "J", low, high);
             assert!(axis.ticks.len() >= 3, "{low} {high} {:?}", axis.ticks);
             assert!(axis.ticks.iter().all(|(place, _)| (0.0..=1.0).contains(place)));
+        }
+    }
+
+    #[test]
+    fn labels_have_the_digits_that_the_spacing_needs_and_no_more() {
+        let axis = Axis::around("loss", Unit::Plain, 4.933_180, 4.933_192);
+        assert_eq!(labels(&axis), ["4.90", "4.91", "4.92", "4.93", "4.94", "4.95", "4.96"]);
+        let axis = Axis::around("loss", Unit::Plain, 2.0, 2.0);
+        assert_eq!(labels(&axis), ["1.990", "1.995", "2.000", "2.005", "2.010"]);
+        let axis = Axis::around("loss", Unit::Plain, 1e-8, 5e-8);
+        assert_eq!((axis.title.as_str(), labels(&axis)), ("loss, times 1e-8", vec!["1", "2", "3", "4", "5"]));
+        for (low, high) in [(4.9, 5.1), (0.001, 0.0015), (7e-7, 9e-6), (99.99, 100.01), (1e6, 1e6 + 1.0)] {
+            let axis = Axis::around("loss", Unit::Plain, low, high);
+            let labels = labels(&axis);
+            assert!(labels.windows(2).all(|pair| pair[0] != pair[1]), "{labels:?}");
+            assert!(labels.iter().all(|label| label.len() <= 7), "{labels:?}");
         }
     }
 

@@ -3,10 +3,12 @@
 //! Spans of time are not kept in the run directory. But the device is synchronized before and after everything that
 //! is no training step, so that the event before an evaluation's or a checkpoint's marks its beginning.
 
+use wattle_runlog::event::StepEvent;
 use wattle_runlog::{EventBody, Phase};
 
 use crate::page::Source;
 use crate::page::plot::Plot;
+use crate::step_times::step_ns;
 
 /// Phases that are shaded, with their class and their name.
 pub(crate) const SHADED: [(Phase, &str, &str); 3] = [
@@ -41,8 +43,9 @@ impl Course {
                 EventBody::Evaluate(_) => phases.push((Phase::Evaluate, from, t)),
                 EventBody::Checkpoint { .. } => phases.push((Phase::Checkpoint, from, t)),
                 EventBody::Epoch { .. } => epochs.push(t),
-                // The first step is in it, where the run is one of few and long steps.
-                EventBody::Step(_) if is_first => phases.push((Phase::Setup, from, t)),
+                EventBody::Step(ref step) if is_first => {
+                    phases.push((Phase::Setup, from, began(source, event.segment, step, t).max(from)));
+                }
                 EventBody::Step(_) | EventBody::Stop { .. } => {}
             }
             before = Some((event.segment, t));
@@ -91,7 +94,42 @@ impl Course {
     }
 }
 
+/// When the training began that led to a segment's first logged step.
+fn began(source: &Source<'_>, segment: u32, step: &StepEvent, t: f64) -> f64 {
+    let before = source.run.manifest.segments.iter().find(|known| known.id == segment).map(|s| s.step_start);
+    let n_steps = step.step.saturating_sub(before.unwrap_or(0));
+    t - n_steps as f64 * step_ns(step).unwrap_or(0.0) / 1e9
+}
+
 fn segment_start(source: &Source<'_>, segment: u32) -> f64 {
     let start = source.timeline.segment(segment).map(|(start, _)| start);
     start.map_or(0.0, |start| source.timeline.at(segment, start).get())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Report;
+    use crate::synthetic::SyntheticRun;
+
+    /// Where training begins, and when the first step ends.
+    fn starts(synthetic: &SyntheticRun) -> (f64, f64) {
+        let dir = tempfile::tempdir().unwrap();
+        let run = synthetic.write(dir.path());
+        let report = Report::of(&run, None).unwrap();
+        let source = Source::of(&report, &run);
+        let setup =
+            Course::of(&source).phases.into_iter().find(|(phase, ..)| *phase == Phase::Setup).unwrap();
+        (setup.2, source.learning.steps[0].0.time_s.get())
+    }
+
+    #[test]
+    fn setup_ends_where_training_starts_also_where_losses_were_read_late() {
+        // Setup takes a second, each step a tenth; the losses of the first ten steps are read at 2 s.
+        for is_read_late in [false, true] {
+            let slow = SyntheticRun { setup_ms: 1_000, is_read_late, ..SyntheticRun::small() };
+            let (began, first) = starts(&slow);
+            assert!((began - 1.0).abs() < 1e-6 && (first - 1.1).abs() < 1e-6, "{began} {first}");
+        }
+    }
 }

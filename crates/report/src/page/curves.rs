@@ -31,14 +31,21 @@ pub fn learning(source: &Source<'_>) -> Markup {
         p.lead {
             "Cross-entropy in nats a token, and the share of next tokens that were the model's first choice."
             @if source.report.floor().is_some() {
-                " The text is drawn from a grammar, so its entropy is known: a model that knew the grammar by heart "
-                "would lie on the floor."
+                " The text is drawn from a grammar, so its entropy is known: no model gets below the floor."
             }
         }
-        (switcher(&[STEPS, TOKENS, JOULES, TIME], |against| html! {
+        (switcher(choices(source), |against| html! {
             (loss_plot(source, against).figure())
             div.short { (accuracy_plot(source, against).figure()) }
         }))
+    }
+}
+
+/// Against joules only where all of them were metered.
+fn choices(source: &Source<'_>) -> &'static [Against] {
+    match source.report.unmetered_devices.is_empty() {
+        true => &[STEPS, TOKENS, JOULES, TIME],
+        false => &[STEPS, TOKENS, TIME],
     }
 }
 
@@ -114,15 +121,16 @@ pub fn cumulative(source: &Source<'_>) -> Markup {
         let points: Vec<_> = course.iter().map(|(t, spent)| (*t, value(spent))).collect();
         growth(source, (name, unit), class, &points, total)
     };
-    let emissions = format!("{} CO₂e", mass(end.emissions));
+    let least = |figure| source.report.at_least(figure);
+    let emissions = least(format!("{} CO₂e", mass(end.emissions)));
     html! {
-        h2 { "As it came together" }
+        h2 { "Cumulative energy and emissions" }
         p.lead { (pricing(totals)) }
         div.multiples.short {
-            (curve("energy", Unit::Si("J"), "s2", &|s| s.energy.get(), &joules(end.energy)))
+            (curve("energy", Unit::Si("J"), "s2", &|s| s.energy.get(), &least(joules(end.energy))))
             (curve("emissions", Unit::Si("g CO₂e"), "s4", &|s| s.emissions.get(), &emissions))
             @if let Some(cost) = &totals.cost {
-                (curve("cost", Unit::Si(&cost.currency), "s3", &|s| s.cost, &money(end.cost, &cost.currency)))
+                (curve("cost", Unit::Si(&cost.currency), "s3", &|s| s.cost, &least(money(end.cost, &cost.currency))))
             }
         }
     }
@@ -168,7 +176,7 @@ fn pricing(totals: &Totals) -> String {
         carbon.region, carbon.basis, carbon.source
     );
     if totals.pue > 1.0 {
-        text += &format!(" The building draws {} times what the machine does.", totals.pue);
+        text += &format!(" The building draws {} times what the machine draws.", totals.pue);
     }
     if let Some(cost) = &totals.cost {
         text += &format!(" Cost at {} {} a kilowatt-hour.", cost.tariff_per_kwh, cost.currency);

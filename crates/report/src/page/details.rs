@@ -3,15 +3,16 @@
 use maud::{Markup, html};
 use wattle_runlog::record::SensorRecord;
 
+use crate::energy_words::{energy_in, energy_of, energy_words};
 use crate::epochs::{EpochRow, RowKind};
 use crate::flags;
 use crate::page::curves::SERIES;
+use crate::phase_words::{phase_energy, phase_method, phase_name, phases_method};
 use crate::quantity::{
     count, duration, grams, joules, loss, money, percent, si, wall_time, watts, whole_percent,
 };
 use crate::report::Report;
-use crate::sensor_name::short;
-use crate::text::{energy_of, energy_of_sensor, energy_words, method, phase_name, phases_method, row_name};
+use crate::text::{about_sensors, method, row_name};
 
 /// Rows of the table of epochs; of more, the first and the last.
 const MAX_EPOCHS: usize = 60;
@@ -23,14 +24,22 @@ pub fn phases(report: &Report) -> Markup {
     }
     html! {
         h2 { "Where the joules went" }
-        p.lead { "By what the run was doing" (phases_method(report.phases_method)) "." }
-        table {
-            @for row in &report.phases {
-                tr {
-                    td { (phase_name(row.phase)) }
-                    td.barcell { div.bar.s2 { i style=(width(row.share)) {} } }
-                    td { (percent(row.share)) }
-                    td { (joules(row.energy_j)) }
+        p.lead {
+            "By what the run was doing: " (phases_method(report)) "."
+            @if !report.unmetered_devices.is_empty() { " " (report.unmetered_devices.join(", ")) " is not in it." }
+        }
+        div.wide {
+            table.phases {
+                @for row in &report.phases {
+                    tr {
+                        td { (phase_name(row.phase)) }
+                        td.barcell { div.bar.s2 { i style=(width(row.share)) {} } }
+                        td { (percent(row.share)) }
+                        td { (phase_energy(report, row)) }
+                        @if report.phases.iter().any(|row| phase_method(report, row).is_some()) {
+                            td.soft.words { (phase_method(report, row).unwrap_or_default()) }
+                        }
+                    }
                 }
             }
         }
@@ -56,20 +65,22 @@ pub fn sensors(report: &Report) -> Markup {
         return html! {};
     }
     let total = totals.energy_j.get().max(f64::MIN_POSITIVE);
+    let names = report.sensor_names();
     html! {
         h2 { "Measured and estimated" }
-        p.lead { (energy_words(totals)) ". Hatched is what a model says, and no sensor." }
+        p.lead { (energy_words(report, totals)) ". Hatched: estimated by a model." }
         div.bar.split role="img" aria-label=(format!("{} measured", percent(totals.measured_fraction))) {
             @for (sensor, class) in report.sensors.iter().zip(SERIES.iter().cycle()) {
                 i class=(bar_class(sensor, class)) style=(width(sensor.energy_j.get() / total)) {}
             }
         }
         div.wide { (sensor_table(report)) }
+        @for words in about_sensors(report) { p.soft { (words) "." } }
         ul.flags {
             @for note in &report.flags {
                 li class=(if note.is_warning { "warn" } else { "good" }) {
                     b { (flags::name(note.flag).replace('_', " ")) }
-                    span { (note.meaning) " " span.soft { (shorts(&note.sensors)) } }
+                    span { (note.meaning) " " span.soft { (names.list(&note.sensors)) } }
                 }
             }
         }
@@ -80,19 +91,20 @@ pub fn sensors(report: &Report) -> Markup {
 fn sensor_table(report: &Report) -> Markup {
     let has_highest = report.sensors.iter().any(|sensor| sensor.max_w.is_some());
     let has_both = report.sensors.iter().any(|sensor| !disagreement(sensor).is_empty());
+    let names = report.sensor_names();
     html! {
         table {
             tr {
-                th { "sensor" } th.words { "by" } th { "energy" } th { "gain error" } th { "mean" }
+                th { "sensor" } th.words { "by" } th { "energy" } th { "systematic" } th { "mean" }
                 @if has_highest { th { "highest" } }
                 @if has_both { th { "counter − integral" } }
                 th { "readings" } th { "longest gap" }
             }
             @for (sensor, class) in report.sensors.iter().zip(SERIES.iter().cycle()) {
                 tr {
-                    td { span class=(class) { "■ " } (short(&sensor.id)) }
+                    td { span class=(class) { "■ " } (names.name(&sensor.id)) }
                     td.words { (method(sensor.method)) }
-                    td { (energy_of_sensor(sensor)) }
+                    td { (energy_of(sensor.energy_j, sensor.uncertainty_j)) }
                     td { "± " (whole_percent(sensor.systematic_fraction)) }
                     td { (sensor.mean_w.map(watts).unwrap_or_default()) }
                     @if has_highest { td { (sensor.max_w.map(watts).unwrap_or_default()) } }
@@ -103,10 +115,6 @@ fn sensor_table(report: &Report) -> Markup {
             }
         }
     }
-}
-
-fn shorts(ids: &[String]) -> String {
-    ids.iter().map(|id| short(id)).collect::<Vec<_>>().join(", ")
 }
 
 fn bar_class(sensor: &SensorRecord, class: &str) -> String {
@@ -136,7 +144,7 @@ pub fn epochs(report: &Report) -> Markup {
             table {
                 tr {
                     th { "epoch" } th { "steps" } th { "loss" } th { "validation" } th { "tokens" } th { "time" }
-                    th { "energy" } th { "measured" } th { "emissions" }
+                    th { "energy" } th { "measured" } th { "CO₂e" }
                     @if has_cost(report) { th { "cost" } }
                 }
                 @for (i, row) in report.epochs.iter().enumerate() {
@@ -165,11 +173,15 @@ fn epoch_row(report: &Report, row: &EpochRow) -> Markup {
             td { (row.val_loss.map(loss).unwrap_or_default()) }
             td { @if row.tokens > 0 { (count(row.tokens)) } }
             td { (duration(row.duration_s)) }
-            td { (energy_of(row.energy_j, row.energy_uncertainty_j, row.measured_fraction.unwrap_or(1.0))) }
+            td { (energy_in(report, row.energy_j, row.energy_uncertainty_j)) }
             td { (row.measured_fraction.map(whole_percent).unwrap_or_default()) }
-            td { (si(row.emissions_g.get(), "g")) }
+            td { (report.at_least(si(row.emissions_g.get(), "g"))) }
             @if has_cost(report) {
-                td { (row.cost.zip(currency).map(|(cost, currency)| money(cost, currency)).unwrap_or_default()) }
+                td {
+                    @if let Some((cost, currency)) = row.cost.zip(currency) {
+                        (report.at_least(money(cost, currency)))
+                    }
+                }
             }
         }
     }
@@ -184,10 +196,10 @@ fn total_row(report: &Report) -> Markup {
             td {} td {}
             td { (count(totals.tokens)) }
             td { (duration(totals.duration_s)) }
-            td { (energy_of(totals.energy_j, totals.energy_uncertainty_j, totals.measured_fraction)) }
+            td { (energy_in(report, totals.energy_j, totals.energy_uncertainty_j)) }
             td { (whole_percent(totals.measured_fraction)) }
-            td { (si(totals.emissions_g.get(), "g")) }
-            @if let Some(cost) = &totals.cost { td { (money(cost.value, &cost.currency)) } }
+            td { (report.at_least(si(totals.emissions_g.get(), "g"))) }
+            @if let Some(cost) = &totals.cost { td { (report.at_least(money(cost.value, &cost.currency))) } }
         }
     }
 }

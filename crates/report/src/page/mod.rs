@@ -33,14 +33,21 @@ pub(crate) struct Source<'a> {
     pub(crate) learning: Learning,
 }
 
+impl<'a> Source<'a> {
+    fn of(report: &'a Report, run: &'a Run) -> Self {
+        let timeline = Timeline::of(run);
+        let curve = EnergyCurve::of(run, &timeline);
+        let learning = Learning::of(run, &timeline, &curve);
+        Self { report, run, timeline, curve, learning }
+    }
+}
+
 /// The page of a run.
 pub fn page(report: &Report, run: &Run) -> String {
-    let timeline = Timeline::of(run);
-    let curve = EnergyCurve::of(run, &timeline);
-    let learning = Learning::of(run, &timeline, &curve);
-    let source = Source { report, run, timeline, curve, learning };
+    let source = Source::of(report, run);
     let body = html! {
         (overview::header(report))
+        (overview::warnings(report))
         (overview::tiles(report))
         (overview::notes(report))
         (curves::learning(&source))
@@ -72,8 +79,9 @@ pub(crate) fn document(title: &str, body: &Markup) -> String {
             body {
                 (body)
                 footer {
-                    "Half-widths are 95 % of the random error; a sensor's gain is stated apart. Estimates count "
-                    "this process, measured sensors the whole device. Written by wattle " (version) "."
+                    "Half-widths (±) are 95 % bounds on the random error, ± ? where it is unknown; the systematic error "
+                    "is stated separately. Estimates count this process, measured sensors the whole device. Written "
+                    "by wattle " (version) "."
                 }
             }
         }

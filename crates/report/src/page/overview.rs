@@ -3,7 +3,10 @@
 use maud::{Markup, html};
 use wattle_runlog::Joules;
 
-use crate::quantity::{count, duration, joules, loss, mass, money, percent, si, wall_time, whole_percent};
+use crate::energy_words::{measured_words, random_words, systematic_words};
+use crate::quantity::{
+    count, duration, joules, joules_per_ktoken, loss, mass, money, percent, si, wall_time,
+};
 use crate::report::{Report, Totals};
 use crate::status::Status;
 use crate::text::{device, what};
@@ -34,26 +37,44 @@ pub fn header(report: &Report) -> Markup {
 struct Tile {
     name: &'static str,
     value: String,
+    /// What stands below it, in lines.
     under: String,
+}
+
+/// What must be known before any figure is read.
+pub fn warnings(report: &Report) -> Markup {
+    html! {
+        @if let Some(unmetered) = report.unmetered_words() { div.notes.first { b { "Not metered: " } (unmetered) } }
+        @if !report.doubts.is_empty() {
+            div.notes { @for doubt in &report.doubts { div { (doubt) } } }
+        }
+    }
 }
 
 /// The figures at a glance.
 pub fn tiles(report: &Report) -> Markup {
     let tiles =
-        [learnt(report), report.totals.as_ref().map_or_else(Vec::new, |totals| spent(report, totals))];
+        [learnt(report), report.totals.as_ref().map_or_else(Vec::new, |totals| spent(report, totals))]
+            .concat();
     html! {
-        dl.tiles {
-            @for tile in tiles.concat() {
+        dl.tiles style=(format!("--wide:{};--page:{}", columns(tiles.len(), 6), columns(tiles.len(), 4))) {
+            @for tile in &tiles {
                 div {
                     dt { (tile.name) }
                     dd {
                         div.value { (tile.value) }
-                        div.under { (tile.under) }
+                        @for line in tile.under.lines() { div.under { (line) } }
                     }
                 }
             }
         }
     }
+}
+
+/// Columns for `n` tiles, `most` at most: rows of a length, and no tile alone in the last.
+fn columns(n: usize, most: usize) -> usize {
+    let even = n.div_ceil(n.div_ceil(most).max(1)).max(1);
+    (2..=even).rev().find(|columns| n % columns != 1).unwrap_or(even)
 }
 
 fn learnt(report: &Report) -> Vec<Tile> {
@@ -85,34 +106,31 @@ fn learnt(report: &Report) -> Vec<Tile> {
 }
 
 fn spent(report: &Report, totals: &Totals) -> Vec<Tile> {
-    let half_width = totals.energy_uncertainty_j.unwrap_or_default().get();
-    let certainty = match totals.measured_fraction {
-        share if share >= 0.995 => "measured".to_owned(),
-        share if share < 0.005 => "estimated".to_owned(),
-        share => format!("{} measured", whole_percent(share)),
-    };
-    let spread = match half_width > 0.0 && totals.measured_fraction >= 0.005 {
-        true => format!("± {}", si(half_width, "J")),
-        false => format!("± {}", whole_percent(totals.systematic_fraction)),
+    let least = |figure| report.at_least(figure);
+    let energy = match report.unmetered_devices.as_slice() {
+        [] => [measured_words(totals), random_words(totals), systematic_words(totals)].join("\n"),
+        devices => format!("without {}", devices.join(", ")),
     };
     let carbon = &totals.carbon;
     let mut tiles = vec![
-        Tile { name: "energy", value: joules(totals.energy_j), under: format!("{certainty} · {spread}") },
+        Tile { name: "energy", value: least(joules(totals.energy_j)), under: energy },
         Tile {
             name: "emissions, CO₂e",
-            value: mass(totals.emissions_g),
+            value: least(mass(totals.emissions_g)),
             under: format!("{} g/kWh, {}", si(carbon.intensity_g_per_kwh.get(), ""), carbon.region),
         },
     ];
     tiles.extend(totals.cost.as_ref().map(|cost| Tile {
         name: "cost",
-        value: money(cost.value, &cost.currency),
+        value: least(money(cost.value, &cost.currency)),
         under: format!("{} {} a kWh", cost.tariff_per_kwh, cost.currency),
     }));
     tiles.push(Tile {
         name: "tokens",
         value: si(totals.tokens as f64, ""),
-        under: totals.joules_per_token.map_or(String::new(), |j| si(j * 1e3, "J a thousand")),
+        under: totals
+            .joules_per_token
+            .map_or(String::new(), |j| least(format!("{} J/ktoken", joules_per_ktoken(j)))),
     });
     tiles.push(Tile {
         name: "running time",
@@ -137,5 +155,22 @@ pub fn notes(report: &Report) -> Markup {
                 @for note in &report.notes { div { (note) } }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_tile_stands_alone_in_the_last_row() {
+        for n in 2..=12 {
+            for most in [4, 6] {
+                let columns = columns(n, most);
+                assert!(columns <= most && n % columns != 1, "{n} tiles in {columns}");
+            }
+        }
+        assert_eq!((columns(7, 6), columns(5, 4), columns(6, 6), columns(6, 4)), (4, 3, 6, 3));
+        assert_eq!((columns(1, 4), columns(0, 4)), (1, 1));
     }
 }

@@ -21,7 +21,10 @@ pub struct Plot {
     x: Axis,
     y: Axis,
     label: String,
+    /// What is cut at the edge.
     marks: String,
+    /// Dots, which are drawn whole where they lie on it.
+    dots: String,
     words: Vec<Markup>,
     legend: Vec<(String, String)>,
 }
@@ -29,7 +32,15 @@ pub struct Plot {
 impl Plot {
     /// An empty picture; `label` says what it shows to those who cannot see it.
     pub fn new(x: Axis, y: Axis, label: impl Into<String>) -> Self {
-        Self { x, y, label: label.into(), marks: String::new(), words: Vec::new(), legend: Vec::new() }
+        Self {
+            x,
+            y,
+            label: label.into(),
+            marks: String::new(),
+            dots: String::new(),
+            words: Vec::new(),
+            legend: Vec::new(),
+        }
     }
 
     /// Shades the time from one place to another, wide enough to be seen.
@@ -86,16 +97,21 @@ impl Plot {
 
     /// Dots: strokes without length, which stretching leaves round.
     pub fn dots(&mut self, class: &str, points: impl Iterator<Item = (f64, f64)>) {
+        const ON_THE_EDGE: f64 = 1e-6;
+        let is_inside = |place: f64| (-ON_THE_EDGE..=1.0 + ON_THE_EDGE).contains(&place);
         let mut path = String::new();
-        for (x, y) in points {
+        for (x, y) in points.filter(|(x, y)| is_inside(self.x.place(*x)) && is_inside(self.y.place(*y))) {
             let _ = write!(path, "M{:.1} {:.1}h0", self.left(x), self.top(y));
         }
-        self.path(&format!("dots {class}"), &path);
+        if !path.is_empty() {
+            let _ = write!(self.dots, r#"<path class="dots {class}" d="{path}"/>"#);
+        }
     }
 
     /// A word above a point, to the side where there is room.
     pub fn word(&mut self, x: f64, y: f64, word: &str) {
-        let (left, bottom) = (self.x.place(x) * 100.0, self.y.place(y) * 100.0);
+        let percent = |place: f64| place.clamp(0.0, 1.0) * 100.0;
+        let (left, bottom) = (percent(self.x.place(x)), percent(self.y.place(y)));
         let side =
             if left > 62.0 { format!("right:{:.2}%", 100.0 - left) } else { format!("left:{left:.2}%") };
         self.words.push(html! { span.beside style=(format!("{side};bottom:{bottom:.2}%")) { (word) } });
@@ -116,10 +132,12 @@ impl Plot {
                     }
                 }
                 div.ytitle { (self.y.title) }
-                div.plot role="img" aria-label=(self.label) {
+                div.plot role="img" aria-label=(self.label) style=(format!("--digits:{}", self.label_length())) {
                     svg viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) preserveAspectRatio="none" aria-hidden="true" {
                         (PreEscaped(self.grid()))
-                        (PreEscaped(&self.marks))
+                        // A picture within the picture, which cuts what lies outside.
+                        svg width=(WIDTH) height=(HEIGHT) { (PreEscaped(&self.marks)) }
+                        (PreEscaped(&self.dots))
                     }
                     @for (place, label) in &self.y.ticks {
                         span.ytick style=(format!("bottom:{:.2}%", place * 100.0)) { (label) }
@@ -133,6 +151,11 @@ impl Plot {
                 div.xtitle { (self.x.title) }
             }
         }
+    }
+
+    /// Characters of the longest label beside the vertical axis, which has that much room.
+    fn label_length(&self) -> usize {
+        self.y.ticks.iter().map(|(_, label)| label.chars().count()).max().unwrap_or(0)
     }
 
     fn grid(&self) -> String {
@@ -164,5 +187,24 @@ impl Plot {
 
     fn top(&self, y: f64) -> f64 {
         (1.0 - self.y.place(y)) * HEIGHT
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::page::axis::Unit;
+
+    #[test]
+    fn what_lies_past_the_edge_is_cut_and_labels_have_their_room() {
+        let x = Axis::exactly("time", Unit::Time, 10.0);
+        let mut plot = Plot::new(x, Axis::from_zero("power", Unit::Si("W"), 10_000.0), "a picture");
+        plot.line("s1", [(0.0, 1.0), (12.0, 2.0)].into_iter());
+        plot.dots("s1", [(10.0, 1.0), (12.0, 2.0)].into_iter());
+        let html = plot.figure().into_string();
+        let inner = html.rfind("<svg").unwrap();
+        assert!(html[inner..].find("line s1") < html[inner..].find("</svg"), "the line is within: {html}");
+        assert_eq!(html.matches("h0").count(), 1, "a dot outside is none");
+        assert!(html.contains("--digits:2"), "{html}");
     }
 }

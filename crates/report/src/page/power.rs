@@ -14,7 +14,9 @@ use crate::page::plot::Plot;
 use crate::power::{Bucket, SensorPower};
 use crate::quantity::watts;
 use crate::report::Report;
-use crate::sensor_name::short;
+
+/// A sensor that stays below this share of another's highest power is drawn beside it, not under it.
+const FLAT: f64 = 0.1;
 
 /// Power and temperature.
 pub fn power(source: &Source<'_>) -> Markup {
@@ -23,78 +25,122 @@ pub fn power(source: &Source<'_>) -> Markup {
         return html! {};
     }
     let course = Course::of(source);
+    let panels = panels(&sensors);
     html! {
         h2 { "Power" }
         p.lead {
-            "Mean power as the trace has it, with its lowest and highest readings, over what the run was doing."
+            "Mean power by the trace, with its lowest and highest readings, over what the run was doing."
             @if course.has_epochs() { " A stroke at the foot is the end of an epoch." }
-            @if course.has_resumes() { " A broken line is where the run was stopped and went on." }
+            @if course.has_resumes() { " A broken line is where the run was stopped and resumed." }
+            @if panels.len() > 1 { " Sensors that draw little have a scale of their own." }
         }
-        (power_plot(source, &course, &sensors).figure())
-        @if let Some(plot) = temperature_plot(source, &course, &sensors) {
-            div.short { (plot.figure()) }
+        @for (i, panel) in panels.iter().enumerate() {
+            div.short[i > 0] { (power_plot(source, &course, panel, i == 0).figure()) }
         }
+        (temperature(source, &course, &sensors))
     }
 }
 
-fn power_plot(source: &Source<'_>, course: &Course, sensors: &[(String, Vec<Decimated>)]) -> Plot {
-    let high = sensors.iter().flat_map(|(_, points)| points.iter().map(|p| p.high)).fold(0.0, f64::max);
+/// A sensor's power over running time, and its colour.
+struct Series {
+    id: String,
+    class: &'static str,
+    points: Vec<Decimated>,
+}
+
+impl Series {
+    fn high(&self) -> f64 {
+        self.points.iter().map(|point| point.high).fold(0.0, f64::max)
+    }
+}
+
+/// Sensors of a size together, the largest first.
+fn panels(sensors: &[Series]) -> Vec<Vec<&Series>> {
+    let mut left: Vec<&Series> = sensors.iter().collect();
+    let mut panels = Vec::new();
+    while !left.is_empty() {
+        let high = left.iter().map(|sensor| sensor.high()).fold(0.0, f64::max);
+        let (panel, rest) = left.into_iter().partition(|sensor| sensor.high() >= FLAT * high);
+        panels.push(panel);
+        left = rest;
+    }
+    panels
+}
+
+fn power_plot(source: &Source<'_>, course: &Course, sensors: &[&Series], has_course: bool) -> Plot {
+    let high = sensors.iter().map(|sensor| sensor.high()).fold(0.0, f64::max);
     let y = Axis::from_zero("power", Unit::Si("W"), high);
     let mut plot = Plot::new(time_axis(source), y, "power over time");
     course.draw(&mut plot);
-    for ((id, points), class) in sensors.iter().zip(SERIES.iter().cycle()) {
-        draw_band(&mut plot, class, points);
-        plot.legend(class, legend_of(source.report, id));
+    for sensor in sensors {
+        draw_band(&mut plot, sensor.class, &sensor.points);
+        plot.legend(sensor.class, legend_of(source.report, &sensor.id));
     }
-    for (_, class, word) in SHADED.iter().filter(|(phase, ..)| course.has(*phase)) {
+    for (_, class, word) in SHADED.iter().filter(|(phase, ..)| has_course && course.has(*phase)) {
         plot.legend(&format!("area {class}"), *word);
     }
     plot
 }
 
-/// Temperatures, each in the colour that the same board's power has.
-fn temperature_plot(
-    source: &Source<'_>,
-    course: &Course,
-    sensors: &[(String, Vec<Decimated>)],
-) -> Option<Plot> {
+/// Temperatures: a picture, or a sentence where one reading each is all there is.
+fn temperature(source: &Source<'_>, course: &Course, sensors: &[Series]) -> Markup {
     let mut boards: BTreeMap<&str, Vec<(f64, f64)>> = BTreeMap::new();
     for sensor in &source.run.power.temperatures {
         let place = |t| source.timeline.at(sensor.segment, t).get();
         let points = sensor.readings.iter().map(|(t, degrees)| (place(*t), degrees.get()));
         boards.entry(&sensor.id).or_default().extend(points);
     }
+    if boards.values().any(|points| points.len() > 1) {
+        return html! { div.short { (temperature_plot(source, course, sensors, &boards).figure()) } };
+    }
+    let names = source.report.sensor_names();
+    let words: Vec<_> = boards
+        .iter()
+        .filter_map(|(id, points)| {
+            Some(format!("{} was at {:.0} °C when it was read, once", names.name(id), points.first()?.1))
+        })
+        .collect();
+    html! { @if !words.is_empty() { p.soft { (words.join("; ")) "." } } }
+}
+
+/// Temperatures, each in the colour that the same board's power has.
+fn temperature_plot(
+    source: &Source<'_>,
+    course: &Course,
+    sensors: &[Series],
+    boards: &BTreeMap<&str, Vec<(f64, f64)>>,
+) -> Plot {
     let degrees = || boards.values().flatten().map(|(_, degrees)| *degrees);
-    let low = degrees().reduce(f64::min)?;
-    let high = degrees().fold(low, f64::max);
+    let (low, high) =
+        degrees().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), t| (low.min(t), high.max(t)));
     let y = Axis::around("temperature, °C", Unit::Plain, low - 2.0, high + 2.0);
     let mut plot = Plot::new(time_axis(source), y, "temperature of boards over time");
     course.draw(&mut plot);
-    for (id, points) in &boards {
-        let place = sensors.iter().position(|(known, _)| known == id).unwrap_or_default();
-        let class = SERIES[place % SERIES.len()];
+    let names = source.report.sensor_names();
+    for (id, points) in boards {
+        let class = sensors.iter().find(|known| known.id == *id).map_or(SERIES[0], |known| known.class);
         plot.line(class, decimate(points.iter().copied(), POINTS).iter().map(|p| (p.x, p.mean)));
         let highest = points.iter().map(|(_, degrees)| *degrees).fold(f64::NEG_INFINITY, f64::max);
-        plot.legend(class, format!("{} · highest {highest:.0} °C", short(id)));
+        plot.legend(class, format!("{} · highest {highest:.0} °C", names.name(id)));
     }
-    Some(plot)
+    plot
 }
 
 fn time_axis(source: &Source<'_>) -> Axis {
     Axis::exactly("running time", Unit::Time, source.timeline.total().get())
 }
 
-/// `gpu:0 · 151 W mean, 200 W highest`
+/// `NVIDIA H200 · mean 151 W · highest 200 W`
 fn legend_of(report: &Report, id: &str) -> String {
-    let Some(sensor) = report.sensors.iter().find(|sensor| sensor.id == id) else { return short(id) };
-    let mut parts = vec![short(id)];
+    let mut parts = vec![report.sensor_names().name(id)];
+    let Some(sensor) = report.sensors.iter().find(|sensor| sensor.id == id) else { return parts.remove(0) };
     parts.extend(sensor.mean_w.map(|mean| format!("mean {}", watts(mean))));
     parts.extend(sensor.max_w.map(|max| format!("highest {}", watts(max))));
     parts.join(" · ")
 }
 
 /// Every sensor's power over running time, its segments put end to end.
-fn by_sensor(source: &Source<'_>) -> Vec<(String, Vec<Decimated>)> {
+fn by_sensor(source: &Source<'_>) -> Vec<Series> {
     let mut sensors: BTreeMap<&str, Vec<Decimated>> = BTreeMap::new();
     let segments = source.run.power.sensors.iter();
     let n_segments = source.timeline.segments().count().max(1);
@@ -109,11 +155,16 @@ fn by_sensor(source: &Source<'_>) -> Vec<(String, Vec<Decimated>)> {
         });
         sensors.entry(&sensor.info.id).or_default().extend(points);
     }
-    let mut sensors: Vec<_> = sensors.into_iter().map(|(id, points)| (id.to_owned(), points)).collect();
-    // The hungriest first: it gets the first colour and the first place in the legend.
+    let mut sensors: Vec<_> = sensors.into_iter().collect();
+    // The one that draws most first: it gets the first colour and the first place in the legend.
     let mean = |points: &[Decimated]| points.iter().map(|p| p.mean).sum::<f64>() / points.len().max(1) as f64;
     sensors.sort_by(|a, b| mean(&b.1).total_cmp(&mean(&a.1)));
+    let colours = SERIES.iter().cycle();
     sensors
+        .into_iter()
+        .zip(colours)
+        .map(|((id, points), class)| Series { id: id.to_owned(), class, points })
+        .collect()
 }
 
 /// A sensor's buckets, `n` at most.
@@ -126,4 +177,23 @@ fn thinned(sensor: &SensorPower, n: usize) -> Vec<(MonotonicNs, Bucket)> {
         (t, Bucket::union(&buckets))
     };
     buckets.chunks(together).map(union).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn series(id: &str, high: f64) -> Series {
+        let points = vec![Decimated { x: 0.0, low: 0.0, mean: high / 2.0, high }];
+        Series { id: id.to_owned(), class: "s1", points }
+    }
+
+    #[test]
+    fn a_sensor_that_would_be_flat_has_a_panel_of_its_own() {
+        let sensors = [series("gpu", 700.0), series("gpu2", 80.0), series("cpu", 9.0), series("dram", 0.2)];
+        let ids = |panel: &Vec<&Series>| panel.iter().map(|s| s.id.clone()).collect::<Vec<_>>();
+        let panels: Vec<_> = panels(&sensors).iter().map(ids).collect();
+        assert_eq!(panels, [vec!["gpu", "gpu2"], vec!["cpu"], vec!["dram"]]);
+        assert_eq!(super::panels(&[series("off", 0.0)]).len(), 1);
+    }
 }

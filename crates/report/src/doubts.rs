@@ -1,0 +1,109 @@
+//! What is doubtful about a run's figures: intervals that are wide, and means that no reading bears out.
+
+use wattle_runlog::record::{RecordKind, SensorRecord};
+use wattle_runlog::{Joules, Record};
+
+use crate::energy_curve::is_part;
+use crate::epochs::EpochRow;
+use crate::quantity::{duration, joules, watts, whole_percent};
+use crate::run::Run;
+use crate::sensor_name::SensorNames;
+use crate::text::row_name;
+
+/// A random error above this share of its figure is wide. Ours: it is as large as the savings that people look for.
+const WIDE: f64 = 0.15;
+
+/// A mean may be above the highest reading by so much for rounding.
+const ROUNDING: f64 = 1.005;
+
+/// Everything that is doubtful, each a sentence with its numbers.
+pub(crate) fn of(run: &Run, whole: Option<&Record>, epochs: &[EpochRow], names: &SensorNames) -> Vec<String> {
+    let mut doubts: Vec<String> = whole.and_then(wide_whole).into_iter().collect();
+    doubts.extend(wide_epochs(epochs));
+    doubts.extend(whole.map_or_else(Vec::new, |whole| wide_sensors(whole, names)));
+    doubts.extend(means_above(run, whole, names));
+    doubts
+}
+
+/// The half-width as a share of the energy, where it is wide.
+fn wide(energy: Joules, half_width: Option<Joules>) -> Option<f64> {
+    let share = half_width? / energy;
+    (share > WIDE && energy > Joules::ZERO).then_some(share)
+}
+
+fn wide_whole(whole: &Record) -> Option<String> {
+    let share = wide(whole.energy_j, whole.energy_uncertainty_j)?;
+    Some(format!(
+        "the energy, {}, is uncertain by ± {}: {} is short against the time between the sensors' updates",
+        joules(whole.energy_j),
+        whole_percent(share),
+        duration(whole.duration_s),
+    ))
+}
+
+fn wide_epochs(epochs: &[EpochRow]) -> Option<String> {
+    let is_wide = |row: &&EpochRow| wide(row.energy_j, row.energy_uncertainty_j).is_some();
+    let wide_rows: Vec<_> = epochs.iter().filter(is_wide).collect();
+    let share = |row: &EpochRow| wide(row.energy_j, row.energy_uncertainty_j).unwrap_or_default();
+    let worst = wide_rows.iter().max_by(|a, b| share(a).total_cmp(&share(b)))?;
+    let worst_words = format!("{} ± {}", joules(worst.energy_j), whole_percent(share(worst)));
+    Some(match wide_rows.len() {
+        1 => format!("epoch {}: its energy is uncertain, {worst_words}", row_name(worst)),
+        n => format!(
+            "the energy of {n} epochs is uncertain by more than {}, most that of epoch {}: {worst_words}",
+            whole_percent(WIDE),
+            row_name(worst)
+        ),
+    })
+}
+
+/// Sensors whose own interval is wide, where that of all together is not.
+fn wide_sensors(whole: &Record, names: &SensorNames) -> Vec<String> {
+    if wide_whole(whole).is_some() {
+        return Vec::new();
+    }
+    let words = |sensor: &SensorRecord| {
+        let share = wide(sensor.energy_j, sensor.uncertainty_j)?;
+        let (name, energy) = (names.name(&sensor.id), joules(sensor.energy_j));
+        Some(format!("{name}: its energy is uncertain, {energy} ± {}", whole_percent(share)))
+    };
+    whole.sensors.iter().filter_map(words).collect()
+}
+
+/// Mean powers above the highest reading, the worst of each sensor.
+fn means_above(run: &Run, whole: Option<&Record>, names: &SensorNames) -> Vec<String> {
+    let parts = run.records.iter().filter(|record| is_part(record.kind));
+    let mut worst: Vec<(&Record, &SensorRecord, f64)> = Vec::new();
+    for record in parts.chain(whole) {
+        for sensor in &record.sensors {
+            let Some(excess) = excess(sensor) else { continue };
+            match worst.iter_mut().find(|(_, known, _)| known.id == sensor.id) {
+                Some(known) if known.2 < excess => *known = (record, sensor, excess),
+                Some(_) => {}
+                None => worst.push((record, sensor, excess)),
+            }
+        }
+    }
+    worst.into_iter().map(|(record, sensor, _)| mean_above(record, sensor, names)).collect()
+}
+
+/// By what factor a sensor's mean power is above its highest reading.
+fn excess(sensor: &SensorRecord) -> Option<f64> {
+    let factor = sensor.mean_w?.get() / sensor.max_w?.get();
+    (sensor.method.is_measured() && factor > ROUNDING).then_some(factor)
+}
+
+fn mean_above(record: &Record, sensor: &SensorRecord, names: &SensorNames) -> String {
+    let place = match (record.kind, record.epoch) {
+        (RecordKind::Epoch | RecordKind::Interrupted, Some(epoch)) => format!("in epoch {epoch} "),
+        _ => String::new(),
+    };
+    format!(
+        "{}: {place}the mean power of {} is above the highest reading of {}; the energy counter moves in coarse steps \
+         for a stretch of {}",
+        names.name(&sensor.id),
+        sensor.mean_w.map(watts).unwrap_or_default(),
+        sensor.max_w.map(watts).unwrap_or_default(),
+        duration(record.duration_s),
+    )
+}

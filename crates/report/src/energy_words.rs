@@ -1,0 +1,48 @@
+//! A run's energy in words: how much of it was measured, and both parts of its error.
+
+use wattle_runlog::Joules;
+
+use crate::quantity::{joules, percent, uncertain, whole_percent};
+use crate::report::{Report, Totals};
+
+/// `7.01 kJ · 97.7 % measured · ± 131 J random, ± 6 % systematic`
+pub(crate) fn energy_words(report: &Report, totals: &Totals) -> String {
+    let energy = report.at_least(joules(totals.energy_j));
+    let without = report.unmetered_devices.join(", ");
+    let without = if without.is_empty() { without } else { format!(" · without {without}") };
+    let error = format!("{}, {}", random_words(totals), systematic_words(totals));
+    format!("{energy}{without} · {} · {error}", measured_words(totals))
+}
+
+/// `97.7 % measured`
+pub(crate) fn measured_words(totals: &Totals) -> String {
+    match totals.measured_fraction {
+        share if share >= 0.995 => "measured".to_owned(),
+        share if share < 0.005 => "estimated, not measured".to_owned(),
+        share => format!("{} measured", percent(share)),
+    }
+}
+
+/// `± 131 J random`
+pub(crate) fn random_words(totals: &Totals) -> String {
+    let random = totals.energy_uncertainty_j.map(|half_width| format!("± {} random", joules(half_width)));
+    random.unwrap_or_else(|| "random error unknown".to_owned())
+}
+
+/// `± 6 % systematic`
+pub(crate) fn systematic_words(totals: &Totals) -> String {
+    format!("± {} systematic", whole_percent(totals.systematic_fraction))
+}
+
+/// A run's energy with its half-width; where a device was not metered, as the lower bound that it is.
+pub(crate) fn energy_in(report: &Report, energy: Joules, half_width: Option<Joules>) -> String {
+    match report.unmetered_devices.is_empty() {
+        true => energy_of(energy, half_width),
+        false => report.at_least(joules(energy)),
+    }
+}
+
+/// An energy with its half-width, `± ?` where that is unknown.
+pub(crate) fn energy_of(energy: Joules, half_width: Option<Joules>) -> String {
+    uncertain(energy.get(), half_width.map(Joules::get), "J")
+}
