@@ -381,8 +381,8 @@ pub struct MeterArgs {
     /// Where to serve live figures to Prometheus, such as 127.0.0.1:9184
     #[arg(long, value_name = "ADDR:PORT", value_parser = metrics_addr)]
     pub metrics_addr: Option<SocketAddr>,
-    /// The command and its arguments
-    #[arg(last = true, required = true, value_name = "COMMAND")]
+    /// The command and its arguments; what follows its name is its own
+    #[arg(trailing_var_arg = true, required = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
 }
 
