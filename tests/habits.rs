@@ -53,9 +53,8 @@ fn another_word_for_a_gpu_is_understood() {
 fn a_run_on_the_cpu_does_not_begin_with_the_want_of_a_gpu() {
     let bench = Workbench::new();
     let train = |args: &[&str]| {
-        let mut command = bench.train(args);
-        command.args(["--set", "train.max_steps=1", "--device", "auto"]);
-        command
+        let short = ["--set", "train.max_steps=1", "--set", "data.embedded_chars=20000"];
+        bench.wattle(&[&["train"], args, &short, &["--set", "tokenizer.kind=bytes"]].concat())
     };
     let said = expect(0, train(&["--out", "plain"]));
     assert!(!said.to_lowercase().contains("cuda"), "{said}");

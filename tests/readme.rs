@@ -181,11 +181,11 @@ fn furnish(bench: &Workbench) {
     }
     let documents: String =
         (0..200).map(|i| format!("{{\"body\": \"the map of oak {i} in Pinegate\"}}\n")).collect();
-    fs::write(bench.join("documents.jsonl"), documents).unwrap();
+    fs::write(bench.join("docs.jsonl"), documents).unwrap();
     fs::write(bench.join("my.toml"), "[run]\nname = \"my\"\n[data]\ninput = [\"mine.txt\"]\n").unwrap();
     let sweep = "seeds = [1]\n[set]\ndata.input = [\"mine.txt\"]\n[[strategy]]\nname = \"base\"\n";
     fs::write(bench.join("mine.toml"), sweep).unwrap();
-    fs::write(bench.join("2026-hourly.csv"), "timestamp,g_per_kwh\n2020-01-01T00:00:00Z,300\n").unwrap();
+    fs::write(bench.join("2026-hourly.csv"), hourly()).unwrap();
     fs::write(bench.join("train.py"), "").unwrap();
     fs::create_dir(bench.join("bin")).unwrap();
     for (name, script) in [("python", "exit 0"), ("torchrun", "exit 0"), ("jq", "cat > /dev/null")] {
@@ -207,7 +207,19 @@ fn furnish(bench: &Workbench) {
         let output = bench.train(&[&["--out", &out, "--set", &seed], &set[..]].concat()).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
-    // Any Hugging Face directory will do for GPT-2's.
+    // Any Hugging Face directory will do for GPT-2's, and its tokenizer for any other.
     let latest = fs::canonicalize(bench.join("runs/small/checkpoints/latest")).unwrap();
     assert!(Command::new("cp").arg("-a").arg(latest).arg(bench.join("gpt2")).status().unwrap().success());
+    fs::copy(bench.join("gpt2/tokenizer.json"), bench.join("tok.json")).unwrap();
+}
+
+/// Carbon intensities of the hours around now.
+fn hourly() -> String {
+    let row = |hours: i32| {
+        let date = ["-u", "-d", &format!("{hours} hours"), "+%Y-%m-%dT%H:00:00Z"];
+        let time = Command::new("date").args(date).output().unwrap().stdout;
+        format!("{},300\n", String::from_utf8(time).unwrap().trim())
+    };
+    let rows: String = (-2..=2).map(row).collect();
+    format!("timestamp,g_per_kwh\n{rows}")
 }

@@ -42,6 +42,17 @@ impl Layer {
         Ok(Self { origin: origin.to_owned(), is_explicit: true, table })
     }
 
+    /// What a stored configuration has for keys whose default depends on others: a later version may have another
+    /// default, and a run goes on with its own.
+    pub fn derived_of(stored: &Config) -> Self {
+        let mut schedule = Table::new();
+        schedule.extend(
+            stored.schedule.min_learning_rate.map(|min| ("min_learning_rate".to_owned(), Value::Float(min))),
+        );
+        let table = Table::from_iter([("schedule".to_owned(), Value::Table(schedule))]);
+        Self { origin: "the stored configuration".to_owned(), is_explicit: false, table }
+    }
+
     /// Settings that are read already, from what a message calls `origin`.
     pub fn of(origin: impl Into<String>, table: Table) -> Self {
         Self { origin: origin.into(), is_explicit: true, table }

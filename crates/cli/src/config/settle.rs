@@ -3,7 +3,7 @@
 
 use wattle_data::TokenizerKind;
 use wattle_model::Family;
-use wattle_train::OptimizerKind;
+use wattle_train::config::OptimizerKind;
 
 use super::Config;
 
@@ -17,6 +17,11 @@ pub fn settle(config: &mut Config, explicit_keys: &[String]) -> Vec<String> {
     let mut notes = Vec::new();
     if config.optimizer.kind == OptimizerKind::Adam && !is_explicit("optimizer.weight_decay") {
         config.optimizer.weight_decay = 0.0;
+    }
+    if !is_explicit("schedule.min_learning_rate")
+        && config.schedule.min_learning_rate.is_some_and(|min| min > config.optimizer.learning_rate)
+    {
+        config.schedule.min_learning_rate = None;
     }
     notes.extend(config.schedule.settle(&config.optimizer));
     let train = &mut config.train;
