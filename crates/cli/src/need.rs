@@ -116,18 +116,23 @@ pub fn loading(name: &str, config: &ModelConfig, vocab_size: usize, copies: u64)
     }
 }
 
-/// What evaluating needs on a CPU beside the model.
-pub fn evaluation(config: &ModelConfig, vocab_size: usize, batch_size: usize) -> Need {
-    let plan = config.evaluation_memory(vocab_size, batch_size);
+/// What evaluating needs on a CPU beside the model, of `batch_size` windows of `window` tokens at a time. Windows
+/// shorter than the context go through the model's own operations.
+pub fn evaluation(config: &ModelConfig, vocab_size: usize, batch_size: usize, window: usize) -> Need {
+    let is_short = window < config.context;
+    let plan = if is_short {
+        let activations = config.short_window_bytes(vocab_size, window).saturating_mul(batch_size as u64);
+        MemoryPlan { activations, ..MemoryPlan::default() }
+    } else {
+        config.evaluation_memory(vocab_size, batch_size)
+    };
     Need {
         what: "evaluating".to_owned(),
         bytes: plan.total(),
         parts: format!(
-            "{} for a copy of the weights, {} for the activations of {batch_size} windows of {} tokens, the model's \
-             context",
+            "{} for a copy of the weights, {} for the activations of {batch_size} windows of {window} tokens",
             size(plan.weights),
             size(plan.activations),
-            config.context
         ),
         remedy: "lower the context in the checkpoint's config.json (n_positions, max_position_embeddings), or use a \
                  machine with more memory"

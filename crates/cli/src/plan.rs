@@ -33,6 +33,16 @@ pub struct Forecast {
     pub shortage: Option<String>,
 }
 
+/// Floating-point operations of a micro-batch that a dry run goes through: some seconds of one core.
+const QUICK_FLOPS: f64 = 2e11;
+
+/// Whether one micro-batch is soon computed. Of a long context it is not, and what a step takes beside the plan is
+/// little.
+pub fn is_quick(config: &Config, forecast: &Forecast) -> bool {
+    let tokens = config.train.micro_batch() as f64 * config.model.context as f64;
+    flops_per_token(&config.model, forecast.n_parameters).nanogpt as f64 * tokens <= QUICK_FLOPS
+}
+
 /// The plan as text.
 pub fn describe(config: &Config, dataset: &Dataset, forecast: &Forecast) -> String {
     let &Forecast { n_parameters, plan, peak, .. } = forecast;

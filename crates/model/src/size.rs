@@ -49,6 +49,16 @@ impl ModelConfig {
         MemoryPlan { weights: self.model_bytes(vocab_size), activations, ..MemoryPlan::default() }
     }
 
+    /// About the bytes that the model's own operations take at once for a window of `n_tokens`: one layer's scores and
+    /// probabilities, its rows, or the logits.
+    pub fn short_window_bytes(&self, vocab_size: usize, n_tokens: usize) -> u64 {
+        let of = |n: usize| n as u128;
+        let scores = 4 * of(self.n_heads) * of(n_tokens) * of(n_tokens);
+        let rows = of(n_tokens) * (8 * of(self.d_model) + 3 * of(self.feed_forward_width()));
+        let logits = 3 * of(n_tokens) * of(vocab_size);
+        saturated(rows.saturating_add(scores.max(logits))).saturating_mul(BYTES_PER_F32)
+    }
+
     /// About the bytes that generating takes beside the model, for a text of `n_tokens` with its prompt: keys and
     /// values in `f32`, and what is computed at once.
     pub fn generation_bytes(&self, vocab_size: usize, n_tokens: usize) -> u64 {

@@ -211,6 +211,11 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
+    /// Takes all memory of [`Trainer::memory`] now.
+    pub fn touch(&mut self) {
+        self.tier.touch();
+    }
+
     /// What is remembered.
     pub fn state(&self) -> &TrainState {
         &self.state

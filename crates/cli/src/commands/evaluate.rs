@@ -53,7 +53,8 @@ pub fn run(args: &EvaluateArgs, bars: &MultiProgress) -> anyhow::Result<Exit> {
     };
     if device.device.is_cpu() {
         let config = &checkpoint.config;
-        need::evaluation(config, config.vocab_size, options.batch_size).check()?;
+        let window = checkpoint.model.context();
+        need::evaluation(config, config.vocab_size, options.batch_size, window).check()?;
     }
     let bar = bars.add(ProgressBar::new(0).with_style(bar_style()));
     let mut progress = |done, total| {

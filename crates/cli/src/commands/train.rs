@@ -271,7 +271,11 @@ fn dry_run(args: &TrainArgs, config: &Config, mut display: Display) -> anyhow::R
     if forecast.shortage.is_none() {
         on_trial(config, &dataset, &device, |trainer| {
             give_back();
-            trainer.rehearse()?;
+            if plan::is_quick(config, &forecast) {
+                trainer.rehearse()?
+            } else {
+                trainer.touch()
+            }
             forecast.engine = trainer.engine();
             forecast.peak = if trainer.is_on_cpu_engine() { peak_of_training() } else { None };
             if let Some(memory) = trainer.memory() {

@@ -77,8 +77,7 @@ impl Layer {
         let text = std::fs::read_to_string(path).map_err(|e| {
             format!("{}: the configuration cannot be read: {e}{}", path.display(), meant_by(path))
         })?;
-        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-        Self::parse(&path.display().to_string(), text).map_err(|fault| match path.extension() {
+        Self::parse(&path.display().to_string(), &text).map_err(|fault| match path.extension() {
             Some(extension) if extension == "toml" => fault,
             _ => format!(
                 "{fault}; to train on a text, name it by --set data.input={:?}",
@@ -443,7 +442,7 @@ mod tests {
             }
         }
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("manifest.json"), "{}").unwrap();
+        std::fs::write(dir.path().join("dataset.json"), "{}").unwrap();
         let set = vec![format!("data.dir={:?}", dir.path())];
         let sources = Sources { preset: Some(Preset::ShakespeareChar), set, ..Sources::default() };
         assert!(resolve(None, &sources).unwrap().data.input.is_empty());
