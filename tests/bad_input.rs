@@ -64,7 +64,7 @@ fn settings_that_make_no_sense_come_in_one_report() {
             "tokenizer.kind = \"words\"",
             "carbon.region",
             "energy.pue = 0.5",
-            "7 faults; nothing was started",
+            "6 faults; nothing was started",
         ],
     );
 }

@@ -10,7 +10,9 @@ mod complaints;
 mod crash;
 mod disk;
 mod export;
+mod habits;
 mod help;
+mod limits;
 #[cfg(target_os = "linux")]
 mod memory;
 mod meter;
@@ -18,6 +20,7 @@ mod metering;
 mod metrics;
 mod own_model;
 mod prepare;
+mod readme;
 mod report;
 mod resume;
 mod run_directory;

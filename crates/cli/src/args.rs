@@ -117,7 +117,7 @@ pub struct TrainArgs {
 Examples:
   wattle prepare a.txt b.txt --out data/mine
       a byte-pair vocabulary of 2,048 entries, learnt on the training part; the last tenth for validation
-  wattle prepare documents.jsonl --text-field body --tokenizer gpt2/tokenizer.json --out data/documents
+  wattle prepare docs.jsonl --text-field body --tokenizer tok.json --out data/docs
       one JSON object a line, in a vocabulary made elsewhere
   wattle prepare --dataset tiny-shakespeare --tokenizer chars --out data/shakespeare
       fetched, and checked against its SHA-256
@@ -381,8 +381,8 @@ pub struct MeterArgs {
     /// Where to serve live figures to Prometheus, such as 127.0.0.1:9184
     #[arg(long, value_name = "ADDR:PORT", value_parser = metrics_addr)]
     pub metrics_addr: Option<SocketAddr>,
-    /// The command and its arguments
-    #[arg(last = true, required = true, value_name = "COMMAND")]
+    /// The command and its arguments; what follows its name is its own
+    #[arg(trailing_var_arg = true, required = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
 }
 

@@ -4,14 +4,18 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use wattle_data::Tokenizer;
-use wattle_model::hugging_face::Directory;
-use wattle_model::{GgufFile, LanguageModel};
+use wattle_model::hugging_face::{Directory, stand_in};
+use wattle_model::{GgufFile, LanguageModel, ModelConfig};
 use wattle_train::device::ChosenDevice;
+
+use crate::need;
 
 /// A model and its tokenizer.
 pub struct OpenCheckpoint {
     /// The directory or file that they were read from.
     pub path: PathBuf,
+    /// Its configuration, with `vocab_size` given.
+    pub config: ModelConfig,
     /// The model.
     pub model: Box<dyn LanguageModel>,
     /// The tokenizer, all of whose tokens the model knows.
@@ -30,14 +34,27 @@ impl OpenCheckpoint {
         let dir = locate(path)?;
         let directory = Directory::open(&dir)?;
         let tokenizer = tokenizer_of(&directory)?;
-        Ok(Self { model: directory.load(&device.device)?, path: dir, tokenizer })
+        let config = directory.model_config().clone();
+        check_memory(path, &config, device, 1)?;
+        Ok(Self { model: directory.load(&device.device)?, config, path: dir, tokenizer })
     }
 
     fn open_gguf(path: &Path, device: &ChosenDevice) -> anyhow::Result<Self> {
         let file = GgufFile::open(path)?;
         let tokenizer = Tokenizer::from_json(file.tokenizer_json().to_owned(), path)?;
-        check_vocabulary(path, &tokenizer, file.model_config().vocab_size)?;
-        Ok(Self { model: file.load(&device.device)?, path: path.to_owned(), tokenizer })
+        let config = file.model_config().clone();
+        check_vocabulary(path, &tokenizer, config.vocab_size)?;
+        // All tensors are multiplied out before the model takes them over.
+        check_memory(path, &config, device, 2)?;
+        Ok(Self { model: file.load(&device.device)?, config, path: path.to_owned(), tokenizer })
+    }
+}
+
+/// Holds `copies` of a model against the memory that there is.
+fn check_memory(path: &Path, config: &ModelConfig, device: &ChosenDevice, copies: u64) -> anyhow::Result<()> {
+    match device.device.is_cpu() {
+        true => need::loading(&path.display().to_string(), config, config.vocab_size, copies).check(),
+        false => Ok(()),
     }
 }
 
@@ -47,6 +64,12 @@ impl OpenCheckpoint {
 /// If there is none, or it has tokens that the model does not know.
 pub fn tokenizer_of(directory: &Directory) -> anyhow::Result<Tokenizer> {
     let dir = directory.dir();
+    for name in ["tokenizer.json", "vocab.json", "merges.txt"] {
+        let file = dir.join(name);
+        if let Some(reason) = stand_in(&file) {
+            bail!("{}: {reason}", file.display());
+        }
+    }
     let tokenizer = Tokenizer::load_from_dir(dir)?;
     check_vocabulary(dir, &tokenizer, directory.vocab_size())?;
     Ok(tokenizer)

@@ -1,7 +1,7 @@
 //! `tracing` to the terminal and to `train.log`.
 
 use std::fs::File;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 #[cfg(feature = "train")]
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,6 +13,8 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{self, FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::registry::LookupSpan;
+
+use crate::terminal::is_drawn_on;
 
 /// Where log lines go besides the terminal: kept in memory until there is a run directory.
 #[derive(Clone, Default)]
@@ -44,7 +46,7 @@ pub fn init(verbose: u8, quiet: bool, bars: &MultiProgress) -> LogFile {
     };
     let log_file = LogFile::default();
     let terminal = fmt::layer()
-        .event_format(ForPeople { is_colored: io::stderr().is_terminal() })
+        .event_format(ForPeople { is_colored: is_drawn_on() })
         .with_writer(AboveBars(bars.clone()))
         .with_filter(filter(level));
     let file = fmt::layer()

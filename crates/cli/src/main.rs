@@ -14,8 +14,11 @@ mod describe;
 #[cfg(feature = "train")]
 mod display;
 mod exit;
+mod hints;
 mod humanize;
 mod logging;
+#[cfg(feature = "train")]
+mod memory;
 #[cfg(feature = "train")]
 mod metered;
 #[cfg(feature = "train")]
@@ -23,6 +26,8 @@ mod metering;
 mod metrics;
 #[cfg(feature = "train")]
 mod model_card;
+#[cfg(feature = "train")]
+mod need;
 #[cfg(feature = "train")]
 mod observer;
 mod output_file;
@@ -39,19 +44,23 @@ mod status_line;
 mod sweep;
 #[cfg(feature = "train")]
 mod tally;
+mod terminal;
 #[cfg(feature = "train")]
 mod threads;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Parser;
-use indicatif::MultiProgress;
+use indicatif::{MultiProgress, ProgressDrawTarget};
 
 use crate::args::{Args, Command};
+use crate::hints::with_hint;
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    let bars = MultiProgress::new();
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let args = Args::try_parse_from(&arguments).unwrap_or_else(|error| with_hint(error, &arguments).exit());
+    let bars = bars(args.quiet);
     let log_file = logging::init(args.verbose, args.quiet, &bars);
     let outcome = match &args.command {
         #[cfg(feature = "train")]
@@ -76,4 +85,12 @@ fn main() -> ExitCode {
     };
     drop(log_file);
     exit::status(outcome)
+}
+
+/// Where bars are drawn: nowhere, if they are not wanted or the terminal cannot show them.
+fn bars(quiet: bool) -> MultiProgress {
+    match terminal::is_drawn_on() && !quiet {
+        true => MultiProgress::new(),
+        false => MultiProgress::with_draw_target(ProgressDrawTarget::hidden()),
+    }
 }

@@ -5,26 +5,47 @@ use std::fmt::Write;
 use wattle_data::Dataset;
 use wattle_model::engine::MemoryPlan;
 use wattle_model::flops::flops_per_token;
-use wattle_train::Trainer;
-use wattle_train::config::Precision;
+use wattle_train::Plan;
 
 use crate::config::Config;
 use crate::humanize::{count, si};
+use crate::memory::size;
+use crate::need::TrainingMemory;
 
 /// Bytes of one parameter with its gradient and two moments, all in `f32`.
 const BYTES_PER_PARAMETER: u64 = 16;
 /// Bytes of a number.
 const BYTES_PER_F32: u64 = 4;
 
-/// The plan as text. `peak` is what the process will have of memory at most, if that is known.
-pub fn describe(
-    config: &Config,
-    dataset: &Dataset,
-    n_parameters: u64,
-    trainer: &Trainer<'_>,
-    peak: Option<u64>,
-) -> String {
-    let plan = trainer.plan();
+/// What is known of a run before its first step.
+pub struct Forecast {
+    /// Trainable parameters.
+    pub n_parameters: u64,
+    /// Steps and tokens.
+    pub plan: Plan,
+    /// What trains, for a person.
+    pub engine: String,
+    /// What it takes of memory.
+    pub memory: TrainingMemory,
+    /// What the process will have of memory at most, if that is known.
+    pub peak: Option<u64>,
+    /// Why it does not fit, if it does not.
+    pub shortage: Option<String>,
+}
+
+/// Floating-point operations of a micro-batch that a dry run goes through: some seconds of one core.
+const QUICK_FLOPS: f64 = 2e11;
+
+/// Whether one micro-batch is soon computed. Of a long context it is not, and what a step takes beside the plan is
+/// little.
+pub fn is_quick(config: &Config, forecast: &Forecast) -> bool {
+    let tokens = config.train.micro_batch() as f64 * config.model.context as f64;
+    flops_per_token(&config.model, forecast.n_parameters).nanogpt as f64 * tokens <= QUICK_FLOPS
+}
+
+/// The plan as text.
+pub fn describe(config: &Config, dataset: &Dataset, forecast: &Forecast) -> String {
+    let &Forecast { n_parameters, plan, peak, .. } = forecast;
     let flops = flops_per_token(&config.model, n_parameters);
     let tokens = plan.total_tokens();
     let split = &dataset.manifest.split;
@@ -56,55 +77,40 @@ pub fn describe(
         "compute",
         format!("{} by nanoGPT's count, {} by llm.c's", total(flops.nanogpt), total(flops.llm_c)),
     );
-    line("engine", trainer.engine());
-    match trainer.memory() {
-        Some(memory) => line("memory", describe_memory(&memory, n_parameters)),
-        None => line("memory", describe_graph(config, dataset, n_parameters)),
+    line("engine", forecast.engine.clone());
+    match &forecast.memory {
+        TrainingMemory::Explicit(memory) => line("memory", describe_memory(memory, n_parameters)),
+        TrainingMemory::Autograd(activations) => line("memory", describe_graph(*activations, n_parameters)),
     }
     // Where /proc does not tell, there is no such line.
     if let Some(peak) = peak {
-        line("peak", format!("{} of the whole process, program and data among it", si(peak as f64, "B")));
+        line("peak", format!("{} of the whole process, program and data among it", size(peak)));
+    }
+    if let Some(shortage) = &forecast.shortage {
+        line("does not fit", shortage.clone());
     }
     text
 }
 
 /// What the explicit engine allocates, and the model's own tensors beside it.
 fn describe_memory(memory: &MemoryPlan, n_parameters: u64) -> String {
-    let bytes = |bytes: u64| si(bytes as f64, "B");
+    let own = n_parameters.saturating_mul(BYTES_PER_F32);
     format!(
         "{}: weights {}, gradients {}, moments {}, activations {}, scratch {}, the model's own tensors {}",
-        bytes(memory.total() + n_parameters * BYTES_PER_F32),
-        bytes(memory.weights),
-        bytes(memory.gradients),
-        bytes(memory.moments),
-        bytes(memory.activations),
-        bytes(memory.scratch),
-        bytes(n_parameters * BYTES_PER_F32)
+        size(memory.total().saturating_add(own)),
+        size(memory.weights),
+        size(memory.gradients),
+        size(memory.moments),
+        size(memory.activations),
+        size(memory.scratch),
+        size(own)
     )
 }
 
-fn describe_graph(config: &Config, dataset: &Dataset, n_parameters: u64) -> String {
+fn describe_graph(activations: u64, n_parameters: u64) -> String {
     format!(
         "{} for parameters, their gradients and moments; about {} for activations and theirs",
-        si((n_parameters * BYTES_PER_PARAMETER) as f64, "B"),
-        si(activation_bytes(config, dataset.vocab_size()) as f64, "B")
+        size(n_parameters.saturating_mul(BYTES_PER_PARAMETER)),
+        size(activations)
     )
-}
-
-/// What the autograd graph of one micro-batch holds, by counting the tensors that each operation makes.
-///
-/// A block keeps some 36 tensors of the model's width, 7 of the feed-forward width and 6 of attention scores;
-/// the loss keeps 5 of the vocabulary. The graph lives until the whole backward pass is over, so that their
-/// gradients come to as much again.
-fn activation_bytes(config: &Config, vocab_size: usize) -> u64 {
-    let model = &config.model;
-    let rows = (config.train.micro_batch() * model.context) as u64;
-    let (c, ff) = (model.d_model as u64, model.feed_forward_width() as u64);
-    let scores = (model.n_heads * model.context) as u64;
-    let block = 36 * c + 7 * ff + 6 * scores;
-    let width = match config.precision.dtype {
-        Precision::F32 => 4,
-        Precision::Bf16 => 2,
-    };
-    2 * rows * (width * model.n_layers as u64 * block + 4 * 5 * vocab_size as u64)
 }

@@ -68,7 +68,7 @@ pub fn target(args: &TrainArgs) -> Result<Target, BadUsage> {
     let config = match is_bare {
         true => resolve(Some(stored_layer), &Sources { set: args.set.clone(), ..Sources::default() })
             .map_err(bad)?,
-        false => given()?,
+        false => resolve(Some(Layer::derived_of(&stored)), &sources).map_err(bad)?,
     };
     let differences = differences(&stored, &config);
     if !differences.is_empty() {

@@ -3,9 +3,11 @@
 //! The rows above it are made the terminal's scrolling region, as apt does under dpkg, so that what the other
 //! program prints never runs into the line. Programs that draw on the whole screen do so over it.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 
 use rustix::termios::tcgetwinsize;
+
+use crate::terminal::is_drawn_on;
 
 /// Fewest rows with which a line is set apart.
 const MIN_ROWS: u16 = 5;
@@ -19,8 +21,7 @@ pub struct StatusLine {
 impl StatusLine {
     /// Takes the last row, if standard error is a terminal that can spare it.
     pub fn take() -> Option<Self> {
-        let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
-        if is_dumb || !io::stderr().is_terminal() {
+        if !is_drawn_on() {
             return None;
         }
         let (rows, columns) = size()?;

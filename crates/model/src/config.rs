@@ -9,6 +9,10 @@ use wattle_ops::rope::Scaling;
 /// A norm's epsilon in GPT-2 (its published code).
 pub(crate) const NORM_EPS: f64 = 1e-5;
 
+/// The largest count or width: products of two of them are counted in 64 bits with room to spare, so that sizes which
+/// no machine has memory for are refused by their size.
+pub(crate) const MAX_SIZE: usize = 1 << 28;
+
 /// Which transformer to build.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -139,7 +143,13 @@ impl ModelConfig {
                 faults.push(format!("model.{key} = 0: expected at least 1"));
             }
         }
-        if self.n_heads > 0 && !self.d_model.is_multiple_of(self.n_heads) {
+        let optional =
+            [("n_kv_heads", self.n_kv_heads), ("d_ff", self.d_ff), ("vocab_size", self.vocab_size)];
+        let too_large = counts.into_iter().chain(optional).filter(|(_, count)| *count > MAX_SIZE);
+        faults.extend(
+            too_large.map(|(key, count)| format!("model.{key} = {count}: expected at most {MAX_SIZE}")),
+        );
+        if self.n_heads > 0 && self.d_model <= MAX_SIZE && !self.d_model.is_multiple_of(self.n_heads) {
             faults.push(format!(
                 "model.n_heads = {}: does not divide model.d_model = {}; try {}",
                 self.n_heads,
@@ -244,11 +254,22 @@ impl ModelConfig {
         }
     }
 
-    /// Gives keys whose default hangs on the family that default, unless they are among `explicit_keys`, the keys
+    /// Gives keys whose default depends on the family that default, unless they are among `explicit_keys`, the keys
     /// of the `model` section that the user has set.
     pub fn settle(&mut self, explicit_keys: &[&str]) {
-        if self.family == Family::Llama && !explicit_keys.contains(&"activation") {
+        if self.family != Family::Llama {
+            return;
+        }
+        let is_free = |key: &str| !explicit_keys.contains(&key);
+        if is_free("activation") {
             self.activation = ActivationKind::Swiglu;
+        }
+        // A preset's: a Llama has neither.
+        if is_free("bias") {
+            self.bias = false;
+        }
+        if is_free("dropout") {
+            self.dropout = 0.0;
         }
     }
 

@@ -17,14 +17,18 @@ pub struct FlopsPerToken {
 /// Counts for a model of `n_parameters`. A Llama has no table of positions; fewer heads of keys and values make
 /// fewer parameters, but no fewer products in attention.
 pub fn flops_per_token(config: &ModelConfig, n_parameters: u64) -> FlopsPerToken {
-    let (l, c, t) = (config.n_layers as u64, config.d_model as u64, config.context as u64);
+    let of = |n: usize| n as u128;
+    let (c, t) = (of(config.d_model), of(config.context));
+    let attention = of(config.n_layers) * c * t;
     let n_positions = match config.family {
         Family::Gpt2 => c * t,
         Family::Llama => 0,
     };
+    let n = u128::from(n_parameters);
+    let saturated = |flops: u128| u64::try_from(flops).unwrap_or(u64::MAX);
     FlopsPerToken {
-        nanogpt: 6 * (n_parameters - n_positions) + 12 * l * c * t,
-        llm_c: 6 * n_parameters + 6 * l * c * t,
+        nanogpt: saturated(6 * n.saturating_sub(n_positions) + 12 * attention),
+        llm_c: saturated(6 * n + 6 * attention),
     }
 }
 

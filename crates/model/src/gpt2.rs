@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use wattle_ops::Activation;
-use wattle_ops::attention::{causal_attention, causal_mask};
+use wattle_ops::attention::{causal_attention, causal_mask_after};
 use wattle_ops::board::Board;
 use wattle_ops::embedding::embedding;
 use wattle_ops::layer_norm::layer_norm;
@@ -19,7 +19,7 @@ use crate::engine::board::{BoardEngine, DeviceEngine, DeviceEngineOptions, Engin
 use crate::engine::gpt2::{Gpt2Engine, network};
 use crate::engine::{Engine, EngineOptions};
 use crate::hugging_face::gpt2 as hugging_face;
-use crate::kv_cache::{KvCache, KvShape};
+use crate::kv_cache::KvCache;
 use crate::language_model::{LanguageModel, set_parameters};
 use crate::parameter::{Parameter, ParameterBuilder};
 use crate::pass::Pass;
@@ -37,7 +37,6 @@ pub struct Gpt2 {
     blocks: Vec<Block>,
     final_norm: Affine,
     head: Option<Var>,
-    mask: Tensor,
 }
 
 struct Block {
@@ -80,7 +79,6 @@ impl Gpt2 {
             true => None,
             false => Some(builder.normal("lm_head.weight", &[vocab_size, c], INIT_STD)?),
         };
-        let mask = causal_mask(config.context, builder.device())?;
         Ok(Self {
             config: config.clone(),
             vocab_size,
@@ -90,13 +88,7 @@ impl Gpt2 {
             blocks,
             final_norm,
             head,
-            mask,
         })
-    }
-
-    fn kv_shape(&self) -> KvShape {
-        let ModelConfig { n_layers, n_heads, context, d_model, .. } = self.config;
-        KvShape { n_layers, n_heads, context, head_width: d_model / n_heads }
     }
 
     /// The rows of the last block, normalized, for `tokens` (b, t), which stand behind those that are cached.
@@ -108,7 +100,7 @@ impl Gpt2 {
     ) -> Result<Tensor> {
         let first = cache.as_ref().map_or(0, |cache| cache.n_cached());
         let t = tokens.dim(1)?;
-        let mask = self.mask.narrow(0, first, t)?.narrow(1, 0, first + t)?;
+        let mask = causal_mask_after(first, t, tokens.device())?;
         let positions = pass.value(&self.position_table).narrow(0, first, t)?;
         let embedded = embedding(tokens, &pass.value(&self.token_table), &positions)?;
         let mut x = pass.dropout(&embedded.to_dtype(pass.dtype)?)?;
@@ -182,14 +174,15 @@ impl LanguageModel for Gpt2 {
     }
 
     fn decode(&self, tokens: &[u32], cache: &mut KvCache, pass: &mut Pass<'_>) -> Result<Tensor> {
-        let new = cache.extend(tokens, &self.kv_shape(), pass.dtype, self.mask.device())?;
-        let x = self.forward(&new, Some(cache), pass)?;
-        cache.commit();
+        let (dtype, device) = (pass.dtype, self.token_table.device());
+        let x = cache.extend(tokens, &self.config.kv_shape(), dtype, device, |new, cache| {
+            self.forward(new, Some(cache), pass)
+        })?;
         self.predict(&x.narrow(1, x.dim(1)? - 1, 1)?, pass)?.flatten_all()
     }
 
     fn engine(&self, options: EngineOptions) -> Result<Option<Box<dyn Engine>>> {
-        if !self.mask.device().is_cpu() {
+        if !self.token_table.device().is_cpu() {
             return Ok(None);
         }
         let engine = Gpt2Engine::new(&self.config, self.vocab_size, &self.parameters, options)?;
@@ -218,7 +211,7 @@ impl LanguageModel for Gpt2 {
         let mut weights: Vec<_> =
             self.parameters.iter().map(|p| (p.name.clone(), p.var.as_detached_tensor())).collect();
         if !self.config.bias {
-            weights.extend(hugging_face::zero_biases(&self.config, self.mask.device())?);
+            weights.extend(hugging_face::zero_biases(&self.config, self.token_table.device())?);
         }
         Ok(weights)
     }

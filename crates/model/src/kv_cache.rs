@@ -1,6 +1,6 @@
 //! What a model keeps between the tokens of one text that it continues.
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Error, Result, Tensor};
 
 /// One text in the making: the tokens in view, and the keys and values of those already seen.
 ///
@@ -12,10 +12,12 @@ use candle_core::{DType, Device, Result, Tensor};
 pub struct KvCache {
     window: Vec<u32>,
     n_cached: usize,
+    /// Positions that every layer has room for: it grows with the text, up to the context.
+    room: usize,
     layers: Vec<KeyValue>,
 }
 
-/// Keys and values of one layer, with room for a whole context.
+/// Keys and values of one layer, with room for as many positions as the cache says.
 #[derive(Debug)]
 struct KeyValue {
     k_bhtd: Tensor,
@@ -27,9 +29,11 @@ struct KeyValue {
 pub struct KvShape {
     /// Layers that have keys and values.
     pub n_layers: usize,
-    /// Heads that have their own.
+    /// Heads of queries.
     pub n_heads: usize,
-    /// Positions to make room for.
+    /// Heads of keys and values.
+    pub n_kv_heads: usize,
+    /// Most positions that there can be.
     pub context: usize,
     /// Width of a head.
     pub head_width: usize,
@@ -62,35 +66,63 @@ impl KvCache {
         }
     }
 
-    /// Brings `tokens` into view, as [`KvCache::push`] does, with room for their keys and values in layers of this
-    /// `shape`; returns the tokens in view whose keys and values are not cached.
+    /// Brings `tokens` into view, as [`KvCache::push`] does, and calls `forward` on the tokens in view whose keys and
+    /// values are not cached; `forward` stores them by [`KvCache::store`]. A long text comes in several parts, so
+    /// its scores take memory in proportion to its length. Returns what `forward` returned for the last part.
     ///
     /// # Shapes
-    /// → (1, t).
+    /// `forward` takes (1, t).
     ///
     /// # Errors
-    /// If there is no memory for them on the `device`.
+    /// If there is no memory for them on the `device`, or `forward` fails.
     pub fn extend(
         &mut self,
         tokens: &[u32],
         shape: &KvShape,
         dtype: DType,
         device: &Device,
+        mut forward: impl FnMut(&Tensor, &mut Self) -> Result<Tensor>,
     ) -> Result<Tensor> {
         self.push(tokens, shape.context);
         self.reserve(shape, dtype, device)?;
-        Tensor::new(&self.window[self.n_cached..], device)?.unsqueeze(0)
+        let most = shape.rows_at_once(self.window.len());
+        loop {
+            let end = self.window.len().min(self.n_cached + most);
+            let part = Tensor::new(&self.window[self.n_cached..end], device)?.unsqueeze(0)?;
+            let out = forward(&part, self)?;
+            self.n_cached = end;
+            if end == self.window.len() {
+                return Ok(out);
+            }
+        }
     }
 
-    /// Makes room for keys and values, unless there is.
+    /// Makes room for the keys and values of the window, unless there is enough.
     fn reserve(&mut self, shape: &KvShape, dtype: DType, device: &Device) -> Result<()> {
-        if !self.layers.is_empty() {
+        if self.window.len() <= self.room {
             return Ok(());
         }
-        let room = || Tensor::zeros((1, shape.n_heads, shape.context, shape.head_width), dtype, device);
-        self.layers = (0..shape.n_layers)
-            .map(|_| Ok(KeyValue { k_bhtd: room()?, v_bhtd: room()? }))
-            .collect::<Result<_>>()?;
+        let room = shape.room_for(self.window.len());
+        let n_cached = self.n_cached;
+        let larger = |old: Option<&Tensor>| {
+            let new = Tensor::zeros((1, shape.n_kv_heads, room, shape.head_width), dtype, device)?;
+            if let Some(old) = old.filter(|_| n_cached > 0) {
+                new.slice_set(&old.narrow(2, 0, n_cached)?.contiguous()?, 2, 0)?;
+            }
+            Ok::<_, Error>(new)
+        };
+        // One layer after the other, so that only one of them is in memory twice.
+        for layer_idx in 0..shape.n_layers {
+            let old = self.layers.get(layer_idx);
+            let k_bhtd = larger(old.map(|layer| &layer.k_bhtd))?;
+            let v_bhtd = larger(old.map(|layer| &layer.v_bhtd))?;
+            let layer = KeyValue { k_bhtd, v_bhtd };
+            match self.layers.get_mut(layer_idx) {
+                Some(old) => *old = layer,
+                None => self.layers.push(layer),
+            }
+        }
+        self.room = room;
         Ok(())
     }
 
@@ -106,10 +138,31 @@ impl KvCache {
         layer.v_bhtd.slice_set(&v.contiguous()?, 2, self.n_cached)?;
         Ok((layer.k_bhtd.narrow(2, 0, t_all)?, layer.v_bhtd.narrow(2, 0, t_all)?))
     }
+}
 
-    /// Says that every layer has stored the keys and values of the whole window.
-    pub fn commit(&mut self) {
-        self.n_cached = self.window.len();
+impl KvShape {
+    /// Rows of queries that are computed at once against `n` keys: all of them, unless the scores of all heads would
+    /// be more than 2^25 numbers.
+    pub(crate) fn rows_at_once(&self, n: usize) -> usize {
+        ((1 << 25) / (self.n_heads * n).max(1)).max(1)
+    }
+
+    /// Positions to make room for where there are `n`.
+    fn room_for(&self, n: usize) -> usize {
+        n.next_power_of_two().max(64).min(self.context)
+    }
+
+    /// Most bytes that a cache of `f32` takes for a text of `n` tokens, with the layer that is being enlarged.
+    pub(crate) fn len_bytes(&self, n: usize) -> u64 {
+        let layer = 2 * self.room_for(n.min(self.context)) * self.n_kv_heads * self.head_width;
+        let bytes = (self.n_layers as u64 + 1).saturating_mul(layer as u64);
+        bytes.saturating_mul(size_of::<f32>() as u64)
+    }
+
+    /// About the bytes of one layer's scores and probabilities while a text of `n` tokens is read.
+    pub(crate) fn scores_len_bytes(&self, n: usize) -> u64 {
+        let n = n.min(self.context);
+        (4 * self.n_heads * n * self.rows_at_once(n).min(n) * size_of::<f32>()) as u64
     }
 }
 
@@ -121,13 +174,43 @@ mod tests {
     fn a_full_window_keeps_its_last_three_quarters_and_forgets_what_was_cached() {
         let mut cache = KvCache::new();
         cache.push(&[0, 1, 2, 3, 4, 5, 6, 7], 8);
-        cache.commit();
+        cache.n_cached = cache.window.len();
         assert_eq!(cache.n_cached(), 8);
         cache.push(&[8], 8);
         assert_eq!((cache.window(), cache.n_cached()), ([3, 4, 5, 6, 7, 8].as_slice(), 0));
-        cache.commit();
+        cache.n_cached = cache.window.len();
         cache.push(&[9, 10], 8);
         assert_eq!((cache.window().len(), cache.n_cached()), (8, 6));
+    }
+
+    #[test]
+    fn room_grows_with_the_text_and_a_long_text_comes_in_parts() {
+        // So many heads that 2^25 scores are two rows of queries against 16 keys.
+        let shape = KvShape { n_layers: 2, n_heads: 1 << 20, n_kv_heads: 1, context: 1 << 40, head_width: 1 };
+        let mut cache = KvCache::new();
+        let mut parts = Vec::new();
+        let mut extend = |cache: &mut KvCache, tokens: &[u32]| {
+            cache
+                .extend(tokens, &shape, DType::F32, &Device::Cpu, |new, cache| {
+                    let t = new.dim(1)?;
+                    parts.push(t);
+                    let own = new.to_dtype(DType::F32)?.reshape((1, 1, t, 1))?;
+                    cache.store(0, &own, &own)?;
+                    let (_, v) = cache.store(1, &own, &(&own * 2.0)?)?;
+                    v.flatten_all()
+                })
+                .unwrap()
+                .to_vec1::<f32>()
+                .unwrap()
+        };
+        let twice = |n: u32| (0..n).map(|token| 2.0 * token as f32).collect::<Vec<_>>();
+        assert_eq!(extend(&mut cache, &(0..16).collect::<Vec<_>>()), twice(16));
+        assert_eq!(cache.room, 64);
+        // One row at a time, past the first room: what was stored comes along.
+        assert_eq!(extend(&mut cache, &(16..100).collect::<Vec<_>>()), twice(100));
+        assert_eq!((cache.room, cache.n_cached()), (128, 100));
+        assert_eq!(parts[..8], [2; 8]);
+        assert!(parts[8..].iter().all(|&t| t == 1) && parts.len() == 8 + 84, "{parts:?}");
     }
 
     #[test]
@@ -139,7 +222,7 @@ mod tests {
         for token in 0..3 {
             cache.push(&[token], 1);
             assert_eq!(cache.window(), [token]);
-            cache.commit();
+            cache.n_cached = cache.window.len();
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use candle_core::{Device, Result, Tensor};
 use wattle_ops::board::Board;
 
+use crate::differences::Differences;
 use crate::engine::board::{DeviceEngine, DeviceEngineOptions, EngineError};
 use crate::engine::{Engine, EngineOptions};
 use crate::kv_cache::KvCache;
@@ -112,18 +113,19 @@ pub(crate) fn set_parameters(
 
 /// What is missing from `got`, extra in it, or of another shape than in `expected`, a clause each.
 fn mismatches(expected: &[Parameter], got: &HashMap<String, Tensor>) -> Vec<String> {
-    let mut faults = Vec::new();
+    let mut differences = Differences::default();
     for Parameter { name, var } in expected {
         match got.get(name) {
-            None => faults.push(format!("{name} is missing")),
+            None => differences.missing.push(name.clone()),
             Some(other) if other.dims() != var.dims() => {
-                faults.push(format!("{name} has shape {:?}, expected {:?}", other.dims(), var.dims()));
+                let fault = format!("{name} has shape {:?}, expected {:?}", other.dims(), var.dims());
+                differences.wrong.push(fault);
             }
             Some(_) => {}
         }
     }
-    let mut extra: Vec<_> = got.keys().filter(|name| !expected.iter().any(|p| p.name == **name)).collect();
-    extra.sort();
-    faults.extend(extra.into_iter().map(|name| format!("{name} is not of this model")));
-    faults
+    let is_extra = |name: &&String| !expected.iter().any(|p| p.name == **name);
+    differences.extra = got.keys().filter(is_extra).cloned().collect();
+    differences.extra.sort();
+    differences.faults()
 }

@@ -14,9 +14,11 @@
 //! - [`hugging_face`]: weights and configuration in Hugging Face's layout
 //! - [`gguf`]: a model in one file, in half precision or quantized, for llama.cpp and back
 //! - [`generate`]: text, one token after the other
+//! - `size`: what a model takes of memory, before anything is built
 //! - [`flops`]: floating-point operations a token, by the field's two conventions
 
 pub mod config;
+mod differences;
 pub mod engine;
 pub mod error;
 pub mod flops;
@@ -30,8 +32,10 @@ pub mod language_model;
 pub mod llama;
 pub mod parameter;
 pub mod pass;
+mod size;
 
 pub use config::{ActivationKind, Family, ModelConfig, RopeScaling};
+pub use differences::abridged;
 pub use engine::board::{
     DeviceEngine, DeviceEngineOptions, DeviceSpan, EngineError, StepInputs, StepPart, StepResult,
 };

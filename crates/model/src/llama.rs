@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
-use wattle_ops::attention::{causal_attention, causal_mask};
+use wattle_ops::attention::{causal_attention, causal_mask_after};
 use wattle_ops::board::Board;
 use wattle_ops::linear::linear_transposed;
 use wattle_ops::rms_norm::rms_norm;
@@ -20,7 +20,7 @@ use crate::engine::board::{BoardEngine, DeviceEngine, DeviceEngineOptions, Engin
 use crate::engine::llama::{LlamaEngine, network};
 use crate::engine::{Engine, EngineOptions};
 use crate::hugging_face::llama as hugging_face;
-use crate::kv_cache::{KvCache, KvShape};
+use crate::kv_cache::KvCache;
 use crate::language_model::LanguageModel;
 use crate::parameter::{Parameter, ParameterBuilder};
 use crate::pass::Pass;
@@ -37,11 +37,6 @@ pub struct Llama {
     blocks: Vec<Block>,
     final_norm: Var,
     head: Option<Var>,
-    mask: Tensor,
-    /// Cosines of each position's angles, (context, d/2).
-    cos: Tensor,
-    /// Their sines.
-    sin: Tensor,
 }
 
 struct Block {
@@ -82,10 +77,6 @@ impl Llama {
             true => None,
             false => Some(builder.normal("lm_head.weight", &[vocab_size, c], INIT_STD)?),
         };
-        let device = builder.device();
-        let rotary = Rotary::new(config.rope_theta, config.head_width(), config.context, config.scaling());
-        let table =
-            |values: &[f32]| Tensor::from_slice(values, (config.context, config.head_width() / 2), device);
         Ok(Self {
             config: config.clone(),
             vocab_size,
@@ -93,16 +84,8 @@ impl Llama {
             blocks,
             final_norm,
             head,
-            mask: causal_mask(config.context, device)?,
-            cos: table(rotary.cos())?,
-            sin: table(rotary.sin())?,
             parameters: builder.finish(),
         })
-    }
-
-    fn kv_shape(&self) -> KvShape {
-        let ModelConfig { n_layers, context, .. } = self.config;
-        KvShape { n_layers, n_heads: self.config.kv_heads(), context, head_width: self.config.head_width() }
     }
 
     /// The rows of the last block, normalized, for `tokens` (b, t), which stand behind those that are cached.
@@ -117,11 +100,7 @@ impl Llama {
         let vectors = pass.value(&self.token_table).index_select(&tokens.flatten_all()?, 0)?;
         let mut x = vectors.reshape((b, t, self.config.d_model))?.to_dtype(pass.dtype)?;
         pass.see(|| "model.embed_tokens output".to_owned(), &x)?;
-        let view = View {
-            mask: self.mask.narrow(0, first, t)?.narrow(1, 0, first + t)?,
-            cos: self.cos.narrow(0, first, t)?.to_dtype(pass.dtype)?,
-            sin: self.sin.narrow(0, first, t)?.to_dtype(pass.dtype)?,
-        };
+        let view = View::of(&self.config, first, t, pass.dtype, tokens.device())?;
         for layer_idx in 0..self.blocks.len() {
             x = self.block(layer_idx, &x, &view, cache.as_deref_mut(), pass)?;
         }
@@ -185,11 +164,28 @@ impl Llama {
     }
 }
 
-/// What some positions look back on, and their angles.
+/// What some positions look back on, and their angles. It is made for each pass at the length at hand: tables for
+/// the whole context would take memory with its square.
 struct View {
     mask: Tensor,
+    /// Cosines of each position's angles, (t, d/2).
     cos: Tensor,
+    /// Their sines.
     sin: Tensor,
+}
+
+impl View {
+    /// Of `t` positions that follow `first` others.
+    fn of(config: &ModelConfig, first: usize, t: usize, dtype: DType, device: &Device) -> Result<Self> {
+        let d = config.head_width();
+        let rotary = Rotary::of(config.rope_theta, d, first..first + t, config.scaling());
+        let table = |values: &[f32]| Tensor::from_slice(values, (t, d / 2), device)?.to_dtype(dtype);
+        Ok(Self {
+            mask: causal_mask_after(first, t, device)?,
+            cos: table(rotary.cos())?,
+            sin: table(rotary.sin())?,
+        })
+    }
 }
 
 impl LanguageModel for Llama {
@@ -203,14 +199,15 @@ impl LanguageModel for Llama {
     }
 
     fn decode(&self, tokens: &[u32], cache: &mut KvCache, pass: &mut Pass<'_>) -> Result<Tensor> {
-        let new = cache.extend(tokens, &self.kv_shape(), pass.dtype, self.mask.device())?;
-        let x = self.forward(&new, Some(cache), pass)?;
-        cache.commit();
+        let (dtype, device) = (pass.dtype, self.token_table.device());
+        let x = cache.extend(tokens, &self.config.kv_shape(), dtype, device, |new, cache| {
+            self.forward(new, Some(cache), pass)
+        })?;
         self.predict(&x.narrow(1, x.dim(1)? - 1, 1)?, pass)?.flatten_all()
     }
 
     fn engine(&self, options: EngineOptions) -> Result<Option<Box<dyn Engine>>> {
-        if !self.mask.device().is_cpu() {
+        if !self.token_table.device().is_cpu() {
             return Ok(None);
         }
         let engine = LlamaEngine::new(&self.config, self.vocab_size, &self.parameters, options)?;

@@ -136,6 +136,30 @@ fn compare_with_the_whole(model: &dyn LanguageModel) {
     }
 }
 
+/// The mask of this context alone would be a square of 2^20 numbers a side: 4 TiB.
+#[test]
+fn a_declared_context_takes_no_memory_until_it_is_filled() {
+    let text = [3u32, 1, 4, 1, 5];
+    let logits = |context: usize| {
+        let config = ModelConfig {
+            family: Family::Llama,
+            activation: ActivationKind::Swiglu,
+            n_heads: 2,
+            n_layers: 1,
+            d_model: 8,
+            context,
+            ..Default::default()
+        };
+        let model = Llama::new(&config, VOCAB, 5, &CPU).unwrap();
+        let pass = || Pass::evaluation(DType::F32);
+        let decoded = model.decode(&text, &mut KvCache::new(), &mut pass()).unwrap();
+        let tokens = Tensor::new(&[text], &CPU).unwrap();
+        let all = model.logits(&tokens, &mut pass()).unwrap().flatten_all().unwrap();
+        (decoded.to_vec1::<f32>().unwrap(), all.to_vec1::<f32>().unwrap())
+    };
+    assert_eq!(logits(1 << 20), logits(8));
+}
+
 #[test]
 fn a_seed_is_a_text_with_and_without_the_cache() {
     let sampling = |seed| Sampling { temperature: 1.5, top_k: Some(9), top_p: Some(0.95), seed };

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use candle_core::{DType, Device, Result, Tensor, Var};
-use wattle_ops::attention::{causal_attention, causal_mask};
+use wattle_ops::attention::{causal_attention, causal_mask, causal_mask_after};
 use wattle_ops::classifier::classifier_loss;
 use wattle_ops::cross_entropy::{cross_entropy_sum, n_correct};
 use wattle_ops::embedding::embedding;
@@ -162,6 +162,15 @@ fn attention_is_causal_and_differentiates() {
     let changed = causal_attention(&q, &k, &v, &mask, None).unwrap();
     let gap = (out.narrow(2, 0, 4).unwrap() - changed.narrow(2, 0, 4).unwrap()).unwrap();
     assert_eq!(gap.abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap(), 0.0);
+}
+
+#[test]
+fn a_mask_of_later_positions_is_the_last_rows_of_the_whole() {
+    let whole = causal_mask(7, &CPU).unwrap();
+    for (n_before, t) in [(0, 7), (3, 4), (6, 1)] {
+        let rows = whole.narrow(0, n_before, t).unwrap().to_vec2::<f32>().unwrap();
+        assert_eq!(causal_mask_after(n_before, t, &CPU).unwrap().to_vec2::<f32>().unwrap(), rows);
+    }
 }
 
 #[test]

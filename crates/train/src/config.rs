@@ -54,8 +54,10 @@ pub struct ScheduleConfig {
     pub kind: ScheduleKind,
     /// Steps over which the learning rate rises from zero.
     pub warmup_steps: u64,
-    /// Learning rate at the end of a decay.
-    pub min_learning_rate: f64,
+    /// Learning rate at the end of a decay, the peak at most. Absent, it is the smaller of 1e-4 and a tenth of the
+    /// peak; see [`ScheduleConfig::settle`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_learning_rate: Option<f64>,
     /// Share of all steps that `wsd` decays over.
     pub decay_fraction: f64,
 }
@@ -75,7 +77,7 @@ pub enum ScheduleKind {
 impl Default for ScheduleConfig {
     /// nanoGPT's curve; `decay_fraction` from Hu et al., *MiniCPM*, 2024, section 4.
     fn default() -> Self {
-        Self { kind: ScheduleKind::Cosine, warmup_steps: 100, min_learning_rate: 1e-4, decay_fraction: 0.1 }
+        Self { kind: ScheduleKind::Cosine, warmup_steps: 100, min_learning_rate: None, decay_fraction: 0.1 }
     }
 }
 
@@ -228,16 +230,37 @@ impl OptimizerConfig {
     }
 }
 
+/// The largest `min_learning_rate` that is taken where none is given: nanoGPT's.
+const LARGEST_DEFAULT_MIN: f64 = 1e-4;
+
 impl ScheduleConfig {
-    /// Everything that is wrong with it beside `optimizer`, each a sentence that starts with the key.
-    pub fn faults(&self, optimizer: &OptimizerConfig) -> Vec<String> {
+    /// The learning rate at the end of a decay from `peak`.
+    pub fn min_learning_rate(&self, peak: f64) -> f64 {
+        match self.min_learning_rate {
+            Some(min) => min.min(peak),
+            None => (peak / 10.0).min(LARGEST_DEFAULT_MIN),
+        }
+    }
+
+    /// Writes down the minimum that applies beside `optimizer`. Returns a sentence if a larger one was asked for.
+    pub fn settle(&mut self, optimizer: &OptimizerConfig) -> Option<String> {
+        let peak = optimizer.learning_rate;
+        if !(peak.is_finite() && peak > 0.0) {
+            return None;
+        }
+        let settled = self.min_learning_rate(peak);
+        let asked = self.min_learning_rate.replace(settled);
+        let asked = asked.filter(|&min| min > peak && self.kind != ScheduleKind::Constant)?;
+        Some(format!(
+            "schedule.min_learning_rate = {asked} is above optimizer.learning_rate = {peak}, so {peak} is used"
+        ))
+    }
+
+    /// Everything that is wrong with it, each a sentence that starts with the key.
+    pub fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
-        let (min, peak) = (self.min_learning_rate, optimizer.learning_rate);
-        if self.kind != ScheduleKind::Constant && !(0.0..=peak).contains(&min) {
-            faults.push(format!(
-                "schedule.min_learning_rate = {min}: expected at least 0 and at most \
-                 optimizer.learning_rate = {peak}"
-            ));
+        if let Some(min) = self.min_learning_rate.filter(|min| !(min.is_finite() && *min >= 0.0)) {
+            faults.push(format!("schedule.min_learning_rate = {min}: expected a number of at least 0"));
         }
         if self.kind == ScheduleKind::Wsd && !(0.0..=1.0).contains(&self.decay_fraction) {
             faults.push(format!(
@@ -249,12 +272,18 @@ impl ScheduleConfig {
     }
 }
 
+/// More sequences than any step has; what a batch takes is counted in 64 bits.
+const MAX_BATCH_SIZE: usize = 1 << 28;
+
 impl TrainConfig {
     /// Everything that is wrong with it, each a sentence that starts with the key.
     pub fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
-        if self.batch_size == 0 {
-            faults.push("train.batch_size = 0: expected at least 1".to_owned());
+        if !(1..=MAX_BATCH_SIZE).contains(&self.batch_size) {
+            faults.push(format!(
+                "train.batch_size = {}: expected at least 1 and at most {MAX_BATCH_SIZE}",
+                self.batch_size
+            ));
         }
         if self.micro_batch_size > self.batch_size {
             faults.push(format!(

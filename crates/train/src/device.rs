@@ -1,5 +1,6 @@
 //! What to compute on.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::Device;
@@ -32,6 +33,13 @@ pub struct ChosenDevice {
 }
 
 impl ChosenDevice {
+    /// The reason in brackets where it is worth a line of every run; else nothing. That a machine without a GPU has
+    /// none is not; that one with NVIDIA's driver trains on its CPU is.
+    pub fn why_said(&self) -> String {
+        let is_plain = self.device.is_cpu() && self.reason != AS_ASKED && !has_nvidia_driver();
+        if is_plain { String::new() } else { format!(" ({})", self.reason) }
+    }
+
     /// The board that explicit engines train on, where this is a GPU.
     ///
     /// # Errors
@@ -44,15 +52,16 @@ impl ChosenDevice {
 impl std::str::FromStr for DeviceChoice {
     type Err = String;
 
+    /// `gpu` is another word for `cuda`, and case does not matter.
     fn from_str(text: &str) -> Result<Self, String> {
-        match text.split_once(':') {
-            None if text == "auto" => Ok(Self::Auto),
-            None if text == "cpu" => Ok(Self::Cpu),
-            None if text == "cuda" => Ok(Self::Cuda(0)),
-            Some(("cuda", ordinal)) if ordinal.parse::<usize>().is_ok() => {
-                Ok(Self::Cuda(ordinal.parse().unwrap_or_default()))
-            }
-            _ => Err(format!("expected auto, cpu, cuda or cuda:N, got {text:?}")),
+        let unknown = || format!("expected auto, cpu, cuda or cuda:N, got {text:?}");
+        let lower = text.to_ascii_lowercase();
+        match lower.split_once(':').map_or((lower.as_str(), None), |(kind, n)| (kind, Some(n))) {
+            ("auto", None) => Ok(Self::Auto),
+            ("cpu", None) => Ok(Self::Cpu),
+            ("cuda" | "gpu", None) => Ok(Self::Cuda(0)),
+            ("cuda" | "gpu", Some(n)) => n.parse().map(Self::Cuda).map_err(|_| unknown()),
+            _ => Err(unknown()),
         }
     }
 }
@@ -64,9 +73,9 @@ impl DeviceChoice {
     /// If a GPU is asked for by name and cannot be had.
     pub fn open(self) -> Result<ChosenDevice, TrainError> {
         match self {
-            Self::Cpu => Ok(cpu("as asked")),
+            Self::Cpu => Ok(cpu(AS_ASKED)),
             Self::Cuda(ordinal) => open_cuda(ordinal)
-                .map(|(device, compute)| ChosenDevice { device, compute, reason: "as asked".to_owned() })
+                .map(|(device, compute)| ChosenDevice { device, compute, reason: AS_ASKED.to_owned() })
                 .map_err(|why| TrainError::Device(format!("--device cuda:{ordinal} cannot be had: {why}"))),
             Self::Auto => Ok(match open_cuda(0) {
                 Ok((device, compute)) => {
@@ -76,6 +85,14 @@ impl DeviceChoice {
             }),
         }
     }
+}
+
+/// The reason of a device that was named.
+const AS_ASKED: &str = "as asked";
+
+/// Whether the kernel's driver for NVIDIA boards is loaded, whatever else is missing.
+fn has_nvidia_driver() -> bool {
+    Path::new("/proc/driver/nvidia/version").exists()
 }
 
 fn cpu(reason: &str) -> ChosenDevice {
@@ -169,7 +186,9 @@ mod tests {
         assert_eq!("auto".parse(), Ok(DeviceChoice::Auto));
         assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(0)));
         assert_eq!("cuda:3".parse(), Ok(DeviceChoice::Cuda(3)));
-        for wrong in ["gpu", "cuda:", "cuda:-1", "cpu:0"] {
+        assert_eq!("gpu".parse(), Ok(DeviceChoice::Cuda(0)));
+        assert_eq!("GPU:1".parse(), Ok(DeviceChoice::Cuda(1)));
+        for wrong in ["tpu", "gpu:", "cuda:", "cuda:-1", "cpu:0"] {
             assert!(wrong.parse::<DeviceChoice>().unwrap_err().contains("cuda:N"), "{wrong}");
         }
     }

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use wattle_data::DataError;
-use wattle_model::{EngineError, ModelError};
+use wattle_model::{EngineError, ModelError, abridged};
 use wattle_runlog::RunlogError;
 use wattle_runlog::error::remedy;
 
@@ -54,7 +54,7 @@ pub enum TrainError {
     #[error(
         "{}: no gradient reaches {}: an operation on the way to the loss has no backward",
         if names.len() == 1 { "a parameter cannot learn" } else { "parameters cannot learn" },
-        names.join(", ")
+        abridged(names)
     )]
     NoGradient {
         /// The parameters' names.

@@ -18,7 +18,8 @@ pub fn learning_rate(
     step: u64,
     total_steps: u64,
 ) -> f64 {
-    let (peak, min) = (optimizer.learning_rate, schedule.min_learning_rate);
+    let peak = optimizer.learning_rate;
+    let min = schedule.min_learning_rate(peak);
     let warmup = schedule.warmup_steps;
     if step < warmup {
         return peak * (step + 1) as f64 / (warmup + 1) as f64;
@@ -47,7 +48,8 @@ mod tests {
     use super::*;
 
     fn rates(kind: ScheduleKind) -> impl Fn(u64) -> f64 {
-        let schedule = ScheduleConfig { kind, warmup_steps: 10, min_learning_rate: 0.1, decay_fraction: 0.2 };
+        let schedule =
+            ScheduleConfig { kind, warmup_steps: 10, min_learning_rate: Some(0.1), decay_fraction: 0.2 };
         let optimizer = OptimizerConfig { learning_rate: 1.0, ..OptimizerConfig::default() };
         move |step| learning_rate(&schedule, &optimizer, step, 110)
     }
@@ -67,6 +69,29 @@ mod tests {
         let rate = rates(ScheduleKind::Cosine);
         assert!((rate(60) - 0.55).abs() < 1e-12);
         assert!((rate(110) - 0.1).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_minimum_is_a_tenth_of_a_small_peak_and_never_above_the_peak() {
+        let min = |min_learning_rate, peak| {
+            let mut schedule = ScheduleConfig { min_learning_rate, ..ScheduleConfig::default() };
+            let optimizer = OptimizerConfig { learning_rate: peak, ..OptimizerConfig::default() };
+            let rate = learning_rate(&schedule, &optimizer, 200, 200);
+            let note = schedule.settle(&optimizer);
+            assert_eq!(schedule.min_learning_rate, Some(rate));
+            assert_eq!(learning_rate(&schedule, &optimizer, 200, 200), rate);
+            (rate, note)
+        };
+        assert_eq!(min(None, 3e-5), (3e-6, None));
+        for peak in [1e-3, 2e-3, 1.0] {
+            assert_eq!(min(None, peak), (1e-4, None));
+        }
+        assert_eq!(min(Some(1e-5), 3e-5), (1e-5, None));
+        let (rate, note) = min(Some(1e-4), 3e-5);
+        let note = note.unwrap();
+        assert_eq!(rate, 3e-5);
+        assert!(note.contains("schedule.min_learning_rate = 0.0001 is above"), "{note}");
+        assert!(note.contains("optimizer.learning_rate = 0.00003"), "{note}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use candle_core::{DType, Device, Tensor};
 use wattle_data::{Batch, Dataset, Loader};
 use wattle_model::engine::board::MAX_PENDING_STEPS;
-use wattle_model::{DeviceSpan, LanguageModel, MemoryPlan, StepPart, StepResult, TrainingPass};
+use wattle_model::{DeviceSpan, LanguageModel, MemoryPlan, StepPart, StepResult, TrainingPass, abridged};
 use wattle_ops::board::Board;
 use wattle_runlog::event::{EvaluateEvent, StepEvent};
 use wattle_runlog::{EventBody, MonotonicNs, Phase, Span, SpanClock, StopReason};
@@ -209,6 +209,11 @@ impl<'a> Trainer<'a> {
         let batch = Batch { inputs, targets, batch_size, context };
         self.tier.compute_gradients(self.model, &batch, self.batch_options(1), &self.device)?;
         Ok(())
+    }
+
+    /// Takes all memory of [`Trainer::memory`] now.
+    pub fn touch(&mut self) {
+        self.tier.touch();
     }
 
     /// What is remembered.
@@ -545,7 +550,7 @@ impl<'a> Trainer<'a> {
     fn warn_of_zero_gradients(&mut self) -> Result<(), TrainError> {
         let names = self.tier.zero_gradient_names(self.model)?;
         if !names.is_empty() {
-            tracing::warn!("the first gradient of {} is zero throughout", names.join(", "));
+            tracing::warn!("the first gradient of {} is zero throughout", abridged(&names));
         }
         self.certified = true;
         Ok(())

@@ -43,7 +43,11 @@ fn options() -> TrainerOptions {
         dropout: 0.1,
         dtype: DType::F32,
         optimizer: OptimizerConfig { learning_rate: 1e-2, ..OptimizerConfig::default() },
-        schedule: ScheduleConfig { warmup_steps: 2, min_learning_rate: 1e-3, ..ScheduleConfig::default() },
+        schedule: ScheduleConfig {
+            warmup_steps: 2,
+            min_learning_rate: Some(1e-3),
+            ..ScheduleConfig::default()
+        },
         train: TrainConfig {
             batch_size: 5,
             micro_batch_size: 2,

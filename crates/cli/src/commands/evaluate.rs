@@ -19,6 +19,7 @@ use crate::describe::describe_window;
 use crate::exit::Exit;
 use crate::humanize::count;
 use crate::metered::Metered;
+use crate::need;
 use crate::threads::set_threads;
 
 /// A batch is as many windows as come to so many tokens. Without an explicit engine, it is also how many rows of
@@ -50,6 +51,11 @@ pub fn run(args: &EvaluateArgs, bars: &MultiProgress) -> anyhow::Result<Exit> {
         max_batches: 0,
         dtype: DType::F32,
     };
+    if device.device.is_cpu() {
+        let config = &checkpoint.config;
+        let window = checkpoint.model.context();
+        need::evaluation(config, config.vocab_size, options.batch_size, window).check()?;
+    }
     let bar = bars.add(ProgressBar::new(0).with_style(bar_style()));
     let mut progress = |done, total| {
         bar.set_length(total);

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use anyhow::Context;
 use wattle_meter::WindowEnergy;
-use wattle_model::GgufExport;
 use wattle_model::hugging_face::Directory;
+use wattle_model::{GgufExport, abridged};
 use wattle_runlog::ComputeDevice;
 
 use crate::args::{ExportArgs, ExportFormat};
@@ -14,6 +14,7 @@ use crate::describe::describe_work;
 use crate::exit::{BadUsage, Exit};
 use crate::humanize::si;
 use crate::metered::Metered;
+use crate::need;
 use crate::output_file::OutputFile;
 
 /// Exports a checkpoint.
@@ -29,6 +30,9 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<Exit> {
     }
     let directory = Directory::open(&locate(&args.checkpoint)?)?;
     let tokenizer = tokenizer_of(&directory)?;
+    let config = directory.model_config();
+    let name = args.checkpoint.display().to_string();
+    need::export(&name, config, config.vocab_size, args.r#type.into()).check()?;
     let out = OutputFile::open(&args.out, "--out")?;
     let metered = Metered::start(&ComputeDevice::cpu());
     let export = GgufExport::of(&directory, tokenizer.to_json(), args.r#type.into())?;
@@ -64,7 +68,7 @@ fn describe(
         ));
     }
     if !export.in_halves().is_empty() {
-        lines.push(("in f16", format!("{} (a row is no multiple of 32)", export.in_halves().join(", "))));
+        lines.push(("in f16", format!("{} (a row is no multiple of 32)", abridged(export.in_halves()))));
     }
     lines.extend(energy.map(|window| ("energy", describe_work(window))));
     Ok(lines.into_iter().map(|(key, value)| format!("{key:<12} {value}\n")).collect())

@@ -16,6 +16,7 @@ use crate::describe::describe_window;
 use crate::exit::{BadUsage, Exit};
 use crate::humanize::{count, duration, si};
 use crate::metered::Metered;
+use crate::need;
 use crate::threads::set_threads;
 
 /// How many tokens `--explain` shows a step.
@@ -43,6 +44,10 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<Exit> {
     };
     let prompt = prompt(args, tokenizer);
     let prompt_ids = tokenizer.encode(prompt).context("--prompt")?;
+    if device.device.is_cpu() {
+        let config = &checkpoint.config;
+        need::generation(config, config.vocab_size, prompt_ids.len(), args.max_tokens).check()?;
+    }
     let metered = Metered::start(&device.compute);
     let started = Instant::now();
     let mut generator = Generator::new(model.as_ref(), &prompt_ids, options).map_err(bad_usage)?;

@@ -1,7 +1,5 @@
 //! `wattle prepare`: text to tokens, once and for any number of runs.
 
-use std::io::IsTerminal;
-
 use indicatif::MultiProgress;
 use wattle_data::{DataConfig, Dataset, TokenizerConfig, TokenizerKind, catalog, fetch, prepare_into};
 
@@ -9,13 +7,14 @@ use crate::args::{PrepareArgs, TokenizerChoice};
 use crate::display::Display;
 use crate::exit::{BadUsage, Exit};
 use crate::humanize::{count, si};
+use crate::terminal::is_drawn_on;
 use crate::threads::set_threads;
 
 /// Prepares a folder of tokens.
 pub fn run(args: &PrepareArgs, bars: &MultiProgress, quiet: bool) -> anyhow::Result<Exit> {
     set_threads(0);
     let tokenizer = tokenizer(args);
-    let mut display = Display::new(bars.clone(), std::io::stderr().is_terminal() && !quiet);
+    let mut display = Display::new(bars.clone(), is_drawn_on() && !quiet);
     let data = data(args, &mut display)?;
     let faults: Vec<String> = [data.faults(), tokenizer.faults()].concat().into_iter().map(by_flag).collect();
     if !faults.is_empty() {

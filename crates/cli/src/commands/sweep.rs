@@ -1,7 +1,6 @@
 //! `wattle sweep`: several ways of training, each with several seeds, and what they cost.
 
 use std::ffi::OsString;
-use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
@@ -13,15 +12,17 @@ use wattle_runlog::run_dir::write_atomic;
 
 use crate::args::SweepArgs;
 use crate::commands::compare::side_by_side;
-use crate::commands::train::Forecast;
+use crate::commands::train::forecast;
 use crate::config::Config;
 use crate::display::Display;
 use crate::exit::{BadUsage, Exit};
 use crate::humanize::{count, si};
+use crate::plan::Forecast;
 use crate::signals::StopSignal;
 use crate::sweep::{
     Ending, ExecuteOptions, PlannedRun, RunState, SweepFile, SweepFolder, SweepPlan, execute,
 };
+use crate::terminal::is_drawn_on;
 
 /// Makes every run of a sweep that is not made yet, and compares them.
 pub fn run(args: &SweepArgs, bars: &MultiProgress, verbose: u8, quiet: bool) -> anyhow::Result<Exit> {
@@ -29,7 +30,7 @@ pub fn run(args: &SweepArgs, bars: &MultiProgress, verbose: u8, quiet: bool) -> 
     let origin = args.sweep.display().to_string();
     let file = SweepFile::parse(&origin, &text).map_err(|faults| BadUsage { faults })?;
     let plan = SweepPlan::of(&origin, &file).map_err(|faults| BadUsage { faults })?;
-    let mut display = Display::new(bars.clone(), std::io::stderr().is_terminal() && !quiet);
+    let mut display = Display::new(bars.clone(), is_drawn_on() && !quiet);
     if args.dry_run {
         return dry_run(&plan, &mut display);
     }
@@ -65,10 +66,10 @@ fn global(verbose: u8, quiet: bool) -> Vec<OsString> {
 
 /// What each strategy would be: the same that a run finds out before it begins to train.
 fn forecasts(plan: &SweepPlan, display: &mut Display) -> anyhow::Result<Vec<Forecast>> {
-    let forecast = |config: &Config| {
-        Forecast::of(config, display).with_context(|| format!("strategy {:?}", config.run.name))
+    let of = |config: &Config| {
+        forecast(config, display).with_context(|| format!("strategy {:?}", config.run.name))
     };
-    plan.strategies.iter().map(forecast).collect()
+    plan.strategies.iter().map(of).collect()
 }
 
 #[allow(clippy::print_stdout, reason = "the plan is the command's result")]

@@ -1,10 +1,8 @@
 //! `wattle train`
 
-use std::io::IsTerminal;
-
 use anyhow::Context;
 use indicatif::MultiProgress;
-use wattle_data::{Dataset, Origin};
+use wattle_data::{Dataset, Loader, Origin};
 use wattle_meter::ResumePoint;
 use wattle_meter::discover::check_boards;
 use wattle_model::hugging_face::Directory;
@@ -34,11 +32,13 @@ use crate::metering::{MeterInfo, Metering, MeteringOptions};
 use crate::metrics::run::SharedProgress;
 use crate::metrics::{MetricsServer, registry};
 use crate::model_card::ModelCard;
+use crate::need::{self, TrainingMemory};
 use crate::observer::{RunObserver, Seen, Validation};
 use crate::peak::peak_of_training;
-use crate::plan;
+use crate::plan::{self, Forecast};
 use crate::run::{Earlier, NewRun, Target, target};
 use crate::signals::StopSignal;
+use crate::terminal::is_drawn_on;
 use crate::threads::set_threads;
 
 /// candle's version, for the manifest.
@@ -48,7 +48,7 @@ const CANDLE_VERSION: &str = "0.11.1";
 pub fn run(args: &TrainArgs, bars: &MultiProgress, log_file: &LogFile, quiet: bool) -> anyhow::Result<Exit> {
     let Target { config, path, exists } = target(args)?;
     set_threads(config.train.threads);
-    let display = Display::new(bars.clone(), std::io::stderr().is_terminal() && !quiet);
+    let display = Display::new(bars.clone(), is_drawn_on() && !quiet);
     if args.dry_run {
         return dry_run(args, &config, display);
     }
@@ -59,7 +59,8 @@ pub fn run(args: &TrainArgs, bars: &MultiProgress, log_file: &LogFile, quiet: bo
     let opened = if exists { Some(RunDir::open(&path)?) } else { None };
     let dir = opened.as_ref().or(new_run.as_ref().map(NewRun::dir)).expect("one of the two was made");
     log_file.open(&dir.train_log()).with_context(|| format!("cannot write {}", dir.train_log().display()))?;
-    tracing::info!("{} on {} ({})", path.display(), device.compute, device.reason);
+    tracing::info!("{} on {}{}", path.display(), device.compute, device.why_said());
+    tracing::debug!("{}: {}", device.compute, device.reason);
 
     let earlier = if exists { Earlier::read(dir)? } else { Earlier::none() };
     let outcome = Session { config: &config, dir, device: &device, earlier, signal }.train(display);
@@ -218,53 +219,73 @@ impl Session<'_> {
     }
 }
 
-/// What a run would be, known from its data and its model.
-pub struct Forecast {
-    /// Trainable parameters.
-    pub n_parameters: u64,
-    /// Steps and tokens.
-    pub plan: Plan,
+/// Prepares the data and builds the model, as training would, and says what the run would be.
+///
+/// # Errors
+/// If training could not begin.
+pub fn forecast(config: &Config, display: &mut Display) -> anyhow::Result<Forecast> {
+    let dataset = prepare(config, display)?;
+    let device = DeviceChoice::Cpu.open()?;
+    on_trial(config, &dataset, &device, |_| foretell(config, &dataset, &device))
 }
 
-impl Forecast {
-    /// Prepares the data and builds the model, as training would.
-    ///
-    /// # Errors
-    /// If training could not begin.
-    pub fn of(config: &Config, display: &mut Display) -> anyhow::Result<Self> {
-        on_trial(config, DeviceChoice::Cpu, display, |_, model, trainer| {
-            Ok(Self { n_parameters: model.n_parameters(), plan: trainer.plan() })
-        })
-    }
+/// What a run would be, by its configuration and its data alone: nothing is built.
+fn foretell(config: &Config, dataset: &Dataset, device: &ChosenDevice) -> anyhow::Result<Forecast> {
+    let vocab_size = config.model.vocab_size_for(dataset.vocab_size()).map_err(BadUsage::new)?;
+    let context = config.model.context;
+    let loader = Loader::new(&dataset.train, context, config.train.batch_size, config.run.seed)?;
+    let memory = TrainingMemory::of(config, vocab_size);
+    let is_cpu = device.device.is_cpu();
+    Ok(Forecast {
+        n_parameters: config.model.n_parameters(vocab_size),
+        plan: Plan::new(&config.train, loader.steps_per_epoch(), context),
+        engine: memory.engine().to_owned(),
+        memory,
+        peak: None,
+        shortage: if is_cpu { need::training(config, vocab_size).shortage() } else { None },
+    })
 }
 
 /// Everything up to the first step, and nothing left of it.
 fn on_trial<T>(
     config: &Config,
-    device: DeviceChoice,
-    display: &mut Display,
-    with: impl FnOnce(&Dataset, &dyn LanguageModel, &mut Trainer<'_>) -> anyhow::Result<T>,
+    dataset: &Dataset,
+    device: &ChosenDevice,
+    with: impl FnOnce(&mut Trainer<'_>) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
-    let dataset = prepare(config, display)?;
-    let device = device.open()?;
-    let model = build_model(config, &dataset, &device)?;
+    let model = build_model(config, dataset, device)?;
     let scratch = std::env::temp_dir().join(format!("wattle-dry-run-{}", std::process::id()));
     let checkpoints = Checkpoints::open(&scratch, 0)?;
     let trainer =
-        Trainer::new(model.as_ref(), &dataset, &device.device, trainer_options(config, 0), checkpoints);
+        Trainer::new(model.as_ref(), dataset, &device.device, trainer_options(config, 0), checkpoints);
     std::fs::remove_dir_all(&scratch).ok();
-    with(&dataset, model.as_ref(), &mut trainer?)
+    with(&mut trainer?)
 }
 
 #[allow(clippy::print_stdout, reason = "the plan is the command's result")]
 fn dry_run(args: &TrainArgs, config: &Config, mut display: Display) -> anyhow::Result<Exit> {
-    on_trial(config, args.device, &mut display, |dataset, model, trainer| {
-        give_back();
-        trainer.rehearse()?;
-        let peak = if trainer.is_on_cpu_engine() { peak_of_training() } else { None };
-        print!("{}", plan::describe(config, dataset, model.n_parameters(), trainer, peak));
-        Ok(Exit::Done)
-    })
+    let dataset = prepare(config, &mut display)?;
+    let device = args.device.open()?;
+    let mut forecast = foretell(config, &dataset, &device)?;
+    // What does not fit is not built either: the plan says so.
+    if forecast.shortage.is_none() {
+        on_trial(config, &dataset, &device, |trainer| {
+            give_back();
+            if plan::is_quick(config, &forecast) {
+                trainer.rehearse()?
+            } else {
+                trainer.touch()
+            }
+            forecast.engine = trainer.engine();
+            forecast.peak = if trainer.is_on_cpu_engine() { peak_of_training() } else { None };
+            if let Some(memory) = trainer.memory() {
+                forecast.memory = TrainingMemory::Explicit(memory);
+            }
+            Ok(())
+        })?;
+    }
+    print!("{}", plan::describe(config, &dataset, &forecast));
+    Ok(Exit::Done)
 }
 
 /// Shows the run's live figures at `energy.metrics_addr`, if that is asked for.
@@ -312,6 +333,9 @@ fn build_model(
     device: &ChosenDevice,
 ) -> anyhow::Result<Box<dyn LanguageModel>> {
     let vocab_size = config.model.vocab_size_for(dataset.vocab_size()).map_err(BadUsage::new)?;
+    if device.device.is_cpu() {
+        need::training(config, vocab_size).check()?;
+    }
     if let Some(dir) = &config.model.init_from {
         let directory = Directory::open(dir)?;
         if tokenizer_of(&directory)?.to_json() != dataset.tokenizer.to_json() {

@@ -4,6 +4,8 @@ mod init_from;
 mod keys;
 mod presets;
 mod resolve;
+mod settle;
+mod wording;
 
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -20,6 +22,7 @@ use keys::Section;
 pub use keys::{check_value, field_names, nearest, parse_toml};
 pub use presets::Preset;
 pub use resolve::{Layer, Sources, all_differences, differences, resolve};
+pub use wording::mistake;
 
 macro_rules! sections {
     ($($(#[$doc:meta])* $name:ident: $type:ty,)*) => {
@@ -110,7 +113,7 @@ impl Config {
         faults.extend(self.tokenizer.faults());
         faults.extend(self.model.faults());
         faults.extend(self.optimizer.faults());
-        faults.extend(self.schedule.faults(&self.optimizer));
+        faults.extend(self.schedule.faults());
         faults.extend(self.train.faults());
         faults.extend(self.early_stop.faults());
         faults.extend(self.energy.faults());
@@ -132,6 +135,18 @@ impl Config {
             self.model.idle_keys().iter().for_each(|key| drop(model.remove(*key)));
         }
         table
+    }
+}
+
+/// The one key of all sections that is called `name`, as `section.key`.
+pub fn key_called(name: &str) -> Option<String> {
+    let mut found = SECTIONS
+        .iter()
+        .filter(|section| (section.keys)().contains(&name))
+        .map(|section| format!("{}.{name}", section.name));
+    match (found.next(), found.next()) {
+        (Some(key), None) => Some(key),
+        _ => None,
     }
 }
 

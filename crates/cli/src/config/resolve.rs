@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 use super::keys::{Section, nearest, parse_toml};
+use super::settle::settle;
+use super::wording::mistake;
 use super::{Config, Preset, SECTIONS, init_from};
 
 /// Where settings come from, least binding first.
@@ -40,6 +42,17 @@ impl Layer {
         Ok(Self { origin: origin.to_owned(), is_explicit: true, table })
     }
 
+    /// What a stored configuration has for keys whose default depends on others: a later version may have another
+    /// default, and a run goes on with its own.
+    pub fn derived_of(stored: &Config) -> Self {
+        let mut schedule = Table::new();
+        schedule.extend(
+            stored.schedule.min_learning_rate.map(|min| ("min_learning_rate".to_owned(), Value::Float(min))),
+        );
+        let table = Table::from_iter([("schedule".to_owned(), Value::Table(schedule))]);
+        Self { origin: "the stored configuration".to_owned(), is_explicit: false, table }
+    }
+
     /// Settings that are read already, from what a message calls `origin`.
     pub fn of(origin: impl Into<String>, table: Table) -> Self {
         Self { origin: origin.into(), is_explicit: true, table }
@@ -61,8 +74,9 @@ impl Layer {
     /// # Errors
     /// If it cannot be read or is not TOML.
     pub fn read(path: &Path) -> Result<Self, String> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|e| format!("{}: the configuration cannot be read: {e}", path.display()))?;
+        let text = std::fs::read_to_string(path).map_err(|e| {
+            format!("{}: the configuration cannot be read: {e}{}", path.display(), meant_by(path))
+        })?;
         Self::parse(&path.display().to_string(), &text).map_err(|fault| match path.extension() {
             Some(extension) if extension == "toml" => fault,
             _ => format!(
@@ -86,6 +100,24 @@ impl Layer {
         let section_table = Table::from_iter([(key.to_owned(), value)]);
         let table = Table::from_iter([(section.to_owned(), Value::Table(section_table))]);
         Ok(Self { origin: "--set".to_owned(), is_explicit: true, table })
+    }
+}
+
+/// What else than a configuration file somebody may have meant, as the end of a message.
+fn meant_by(path: &Path) -> String {
+    let name = path.to_string_lossy();
+    if let Ok(preset) = <Preset as clap::ValueEnum>::from_str(&name, true) {
+        return format!("; did you mean --preset {}?", preset.name());
+    }
+    let stored = path.join("config.toml");
+    match (path.is_dir(), stored.is_file()) {
+        (true, true) => format!(
+            "; {0} is a run: to go on with it, name it by --resume --out {0}; to start another like it, give {1}",
+            path.display(),
+            stored.display()
+        ),
+        (true, false) => "; it is a folder: name a TOML file".to_owned(),
+        (false, _) => String::new(),
     }
 }
 
@@ -128,14 +160,22 @@ pub fn resolve(base: Option<Layer>, sources: &Sources) -> Result<Config, Vec<Str
     };
     let model_keys: Vec<&str> = explicit_keys.iter().filter_map(|key| key.strip_prefix("model.")).collect();
     config.model.settle(&model_keys);
+    let notes = settle(&mut config, &explicit_keys);
     if let Err(fault) = make_absolute(&mut config) {
         faults.push(fault);
     } else if let Err(contradictions) = init_from::adopt(&mut config, &explicit_keys) {
         faults.extend(contradictions);
+    } else if config.model.init_from.is_some() {
+        // The family is the directory's; dropout is not.
+        config.model.settle(&model_keys);
     }
     faults.extend(config.model.idle_faults(&model_keys));
     faults.extend(config.faults());
-    if faults.is_empty() { Ok(config) } else { Err(faults) }
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    notes.iter().for_each(|note| tracing::warn!("{note}"));
+    Ok(config)
 }
 
 /// Keys in which two configurations differ, each as `key: stored → given`, but for those that a resumed run may
@@ -206,7 +246,8 @@ fn fault(section: &Section, key: &str, value: &Value) -> Option<String> {
     if !(section.keys)().contains(&key) {
         return Some(unknown_key(&path));
     }
-    (section.check)(key, value).err().map(|reason| format!("{path} = {value}: {reason}"))
+    let mistake = mistake(&path, value, |value| (section.check)(key, value))?;
+    Some(format!("{path} = {value}: {mistake}"))
 }
 
 fn unknown_section(origin: &str, name: &str) -> String {
@@ -347,14 +388,97 @@ mod tests {
             "model.n_heads = 5: does not divide",
             "unknown key \"model.n_layer\"; did you mean \"model.n_layers\"?",
             "unknown section \"modell\"; did you mean \"model\"?",
-            "train.batch_size = \"many\": invalid type",
+            "train.batch_size = \"many\": expected a whole number",
             "energy.metrics_addr = \"localhost:2\": expected an IP address and a port, such as \"127.0.0.1:9184\"",
             "--set nonsense: expected section.key=value",
         ] {
             assert!(faults.contains(part), "{part:?} is not in\n{faults}");
         }
         let faults = set(&["model.n_heads=5", "optimizer.learning_rate=-1", "run.name=a/b"]).unwrap_err();
-        assert_eq!(faults.len(), 4, "{faults:?}");
+        assert_eq!(faults.len(), 3, "{faults:?}");
+    }
+
+    #[test]
+    fn no_default_is_invalid_beside_a_setting() {
+        for pairs in [
+            &["optimizer.learning_rate=3e-5"][..],
+            &["optimizer.kind=adam"],
+            &["model.d_model=90"],
+            &["model.d_model=90", "model.family=llama"],
+            &["tokenizer.file=\"Cargo.toml\""],
+        ] {
+            set(pairs).unwrap_or_else(|faults| panic!("{pairs:?}: {faults:?}"));
+        }
+        let config = set(&["optimizer.learning_rate=3e-5"]).unwrap();
+        assert_eq!(config.schedule.min_learning_rate, Some(3e-6));
+        assert!(config.to_toml().contains("min_learning_rate = 0.000003\n"), "{}", config.to_toml());
+        let clipped = set(&["optimizer.learning_rate=3e-5", "schedule.min_learning_rate=1e-4"]).unwrap();
+        assert_eq!(clipped.schedule.min_learning_rate, Some(3e-5));
+        assert_eq!(set(&["optimizer.kind=adam"]).unwrap().optimizer.weight_decay, 0.0);
+        // What is asked for is not changed in silence.
+        let faults = set(&["optimizer.kind=adam", "optimizer.weight_decay=0.1"]).unwrap_err();
+        assert!(faults.len() == 1 && faults[0].contains("plain Adam has none"), "{faults:?}");
+        assert!(set(&["model.n_heads=4", "model.d_model=90"]).is_err());
+    }
+
+    #[test]
+    fn no_presets_value_is_invalid_beside_a_setting() {
+        for preset in <Preset as clap::ValueEnum>::value_variants() {
+            for pairs in [
+                &["model.family=llama"][..],
+                &["train.batch_size=1"],
+                &["tokenizer.vocab_size=60000"],
+                &["optimizer.learning_rate=1e-6"],
+                &["optimizer.kind=adam"],
+                &["model.d_model=60"],
+            ] {
+                let input = "data.input=[\"Cargo.toml\"]";
+                let set = pairs.iter().chain(&[input]).map(|&pair| pair.to_owned()).collect();
+                let sources = Sources { preset: Some(*preset), set, ..Sources::default() };
+                let config =
+                    resolve(None, &sources).unwrap_or_else(|f| panic!("{preset:?} {pairs:?}: {f:?}"));
+                let layer = Layer::parse("config.toml", &config.to_toml()).unwrap();
+                assert_eq!(resolve(Some(layer), &Sources::default()).unwrap(), config);
+            }
+        }
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("dataset.json"), "{}").unwrap();
+        let set = vec![format!("data.dir={:?}", dir.path())];
+        let sources = Sources { preset: Some(Preset::ShakespeareChar), set, ..Sources::default() };
+        assert!(resolve(None, &sources).unwrap().data.input.is_empty());
+    }
+
+    #[test]
+    fn presets_keep_the_minimum_of_their_learning_rate() {
+        for (preset, expected) in [
+            (Preset::Default, 1e-4),
+            (Preset::ShakespeareChar, 1e-4),
+            (Preset::Gpt2Small, 6e-5),
+            (Preset::Article, 1e-4),
+        ] {
+            let set = vec!["data.input=[\"Cargo.toml\"]".to_owned()];
+            let sources = Sources { preset: Some(preset), set, ..Sources::default() };
+            assert_eq!(resolve(None, &sources).unwrap().schedule.min_learning_rate, Some(expected));
+        }
+    }
+
+    #[test]
+    fn a_preset_or_a_run_named_as_a_file_gets_a_hint() {
+        let given = |file: &Path| {
+            let sources = Sources { file: Some(file.to_owned()), ..Sources::default() };
+            resolve(None, &sources).unwrap_err().join("\n")
+        };
+        let said = given(Path::new("default"));
+        assert!(said.contains("did you mean --preset default?"), "{said}");
+        let dir = tempfile::tempdir().unwrap();
+        assert!(given(dir.path()).contains("it is a folder"));
+        std::fs::write(dir.path().join("config.toml"), "").unwrap();
+        let said = given(dir.path());
+        assert!(said.contains("--resume --out") && said.contains("config.toml"), "{said}");
+        let file = dir.path().join("marked.toml");
+        std::fs::write(&file, "\u{feff}[model]\nn_layers = 2\n").unwrap();
+        let sources = Sources { file: Some(file), ..Sources::default() };
+        assert_eq!(resolve(None, &sources).unwrap().model.n_layers, 2);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use serde::Deserialize;
 use toml::Table;
 
-use crate::config::{Preset, check_value, field_names, nearest, parse_toml};
+use crate::config::{Preset, check_value, field_names, mistake, nearest, parse_toml};
 
 /// The sweep that comes with the program, and what it is called on the command line.
 pub const READY: (&str, &str) = ("default", include_str!("../presets/sweep-default.toml"));
@@ -55,7 +55,8 @@ impl SweepFile {
         let mut faults = Vec::new();
         table.retain(|key, value| {
             let fault = match field_names::<Self>().contains(&key) {
-                true => check_value::<Self>(key, value).err().map(|reason| format!("{key}: {reason}")),
+                true => mistake(key, value, |value| check_value::<Self>(key, value))
+                    .map(|mistake| format!("{key} = {value}: {mistake}")),
                 false => Some(unknown(key)),
             };
             faults.extend(fault.iter().map(|fault| format!("{origin}: {fault}")));
@@ -114,7 +115,7 @@ mod tests {
         let faults = SweepFile::parse("s.toml", text).unwrap_err().join("\n");
         for part in [
             "s.toml: unknown key \"seed\"; did you mean \"seeds\"?",
-            "s.toml: set: invalid type",
+            "s.toml: set = 3: expected a section of keys",
             "preset = \"defualt\": expected one of default",
             "seeds: expected at least one",
             "target_loss = -1",

@@ -152,11 +152,16 @@ impl ArenaSizes {
         let blocks = n_blocks * sum(&self.kept()) + n_hidden * sum(&self.hidden());
         let kept = (self.n_layers + 1) * c + 3 * sum(&self.normed()) + blocks;
         let gradients = sum(&self.gradients()) + c + 1;
-        let others = b * self.most_vectors + self.logits_len() + self.n_slices() * self.scratch_len();
-        let bytes = |floats: usize| (floats * size_of::<f32>()) as u64;
+        let scratch = self.n_slices().saturating_mul(self.scratch_len());
+        let others = (b * self.most_vectors + self.logits_len()).saturating_add(scratch);
+        // What is asked for may be absurd, and is to be refused by its size.
+        let bytes = |rows: usize, width: usize, others: usize| {
+            let floats = (b as u128) * (rows as u128) * (width as u128) + others as u128;
+            u64::try_from(floats * size_of::<f32>() as u128).unwrap_or(u64::MAX)
+        };
         MemoryPlan {
-            activations: bytes(b * t * kept),
-            scratch: bytes(b * t * gradients + others),
+            activations: bytes(t, kept, 0),
+            scratch: bytes(t, gradients, others),
             ..MemoryPlan::default()
         }
     }

@@ -19,6 +19,7 @@ pub struct MemoryPlan {
 impl MemoryPlan {
     /// All together.
     pub fn total(&self) -> u64 {
-        self.weights + self.gradients + self.moments + self.activations + self.scratch
+        let parts = [self.weights, self.gradients, self.moments, self.activations, self.scratch];
+        parts.into_iter().fold(0, u64::saturating_add)
     }
 }

@@ -171,6 +171,15 @@ impl WeightType {
         }
     }
 
+    /// Bits that a weight takes.
+    pub fn bits_per_weight(self) -> f64 {
+        match self {
+            Self::F16 => 16.0,
+            Self::Q8_0 => 8.5,
+            Self::Q4_0 => 4.5,
+        }
+    }
+
     /// llama.cpp's number for a file whose matrices are mostly of this type (`enum llama_ftype`).
     fn file_type(self) -> u32 {
         match self {

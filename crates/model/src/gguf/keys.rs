@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::quantized::gguf_file::Value;
 
+use crate::config::MAX_SIZE;
 use crate::error::ModelError;
 
 /// The keys of a file.
@@ -22,9 +23,13 @@ impl<'a> Keys<'a> {
 
     /// A whole number of at least 1 that has to be there.
     pub(super) fn count(&mut self, key: &str) -> usize {
-        let count = self.values.get(key).and_then(|value| value.to_u64().ok()).filter(|&n| n > 0);
-        count.and_then(|n| n.try_into().ok()).unwrap_or_else(|| {
-            self.fault(format!("{key} {}: expected a whole number of at least 1", self.got(key)));
+        let count =
+            self.values.get(key).and_then(|value| value.to_u64().ok()).and_then(|n| n.try_into().ok());
+        count.filter(|n| (1..=MAX_SIZE).contains(n)).unwrap_or_else(|| {
+            self.fault(format!(
+                "{key} {}: expected a whole number of at least 1 and at most {MAX_SIZE}",
+                self.got(key)
+            ));
             1
         })
     }

@@ -14,7 +14,9 @@ use super::keys::Keys;
 use super::tensor::{Constant, Entry};
 use super::{ARCHITECTURE, TOKENIZER_JSON, family};
 use crate::config::ModelConfig;
+use crate::differences::Differences;
 use crate::error::ModelError;
+use crate::hugging_face::refuse_stand_in;
 use crate::language_model::LanguageModel;
 
 /// Of a constant's value, in relation to it: what another program's `f32` may be off.
@@ -38,6 +40,7 @@ impl GgufFile {
     pub fn open(path: &Path) -> Result<Self, ModelError> {
         let unreadable = |reason: String| ModelError::UnreadableGguf { path: path.to_owned(), reason };
         let file = File::open(path).map_err(|error| unreadable(error.to_string()))?;
+        refuse_stand_in(path)?;
         let content =
             Content::read(&mut BufReader::new(file)).map_err(|error| unreadable(first_line(&error)))?;
         let mut keys = Keys::new(path, &content.metadata);
@@ -142,24 +145,23 @@ impl GgufFile {
     /// What is missing, extra, or of another shape than expected, a clause each.
     fn mismatches(&self, entries: &[Entry], constants: &[Constant]) -> Vec<String> {
         let there = &self.content.tensor_infos;
-        let mut faults = Vec::new();
+        let mut differences = Differences::default();
         let entries = entries.iter().map(|entry| (entry.theirs.as_str(), entry.stored_shape()));
         let constants = constants.iter().map(|(name, values)| (*name, vec![values.len()]));
         let expected: BTreeMap<&str, Vec<usize>> = entries.chain(constants).collect();
         for (name, shape) in &expected {
             match there.get(*name).map(|info| info.shape.dims()) {
-                None => faults.push(format!("{name} is missing")),
+                None => differences.missing.push((*name).to_owned()),
                 Some(got) if got != shape => {
-                    faults.push(format!("{name} has shape {got:?}, expected {shape:?}"));
+                    differences.wrong.push(format!("{name} has shape {got:?}, expected {shape:?}"));
                 }
                 Some(_) => {}
             }
         }
         let is_extra = |name: &&String| !expected.contains_key(name.as_str());
-        let mut extra: Vec<&String> = there.keys().filter(is_extra).collect();
-        extra.sort();
-        faults.extend(extra.into_iter().map(|name| format!("{name} is not of this model")));
-        faults
+        differences.extra = there.keys().filter(is_extra).cloned().collect();
+        differences.extra.sort();
+        differences.faults()
     }
 
     fn unreadable(&self, reason: String) -> ModelError {

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use super::json_file::read_json_text;
+use crate::config::MAX_SIZE;
 use crate::error::ModelError;
 
 /// The object in a `config.json`. A key that is absent or null has the default that `transformers` gives it.
@@ -17,12 +19,7 @@ impl ConfigJson {
     /// Reads the `config.json` of a directory.
     pub(super) fn read(dir: &Path) -> Result<Self, ModelError> {
         let path = dir.join("config.json");
-        let json = std::fs::read_to_string(&path).map_err(|e| ModelError::Directory {
-            path: path.clone(),
-            reason: format!(
-                "cannot be read ({e}); expected a directory in Hugging Face's layout, which has one"
-            ),
-        })?;
+        let json = read_json_text(&path, "a directory in Hugging Face's layout, which has one")?;
         let fault = |fault: String| ModelError::Config { path: path.clone(), faults: vec![fault] };
         match serde_json::from_str(&json) {
             Ok(Value::Object(keys)) => Ok(Self { path, keys, faults: Vec::new() }),
@@ -44,7 +41,8 @@ impl ConfigJson {
 
     /// A whole number of at least 1, or nothing.
     pub(super) fn optional_count(&mut self, key: &str) -> Option<usize> {
-        let as_count = |value: &Value| value.as_u64().filter(|&n| n > 0).and_then(|n| n.try_into().ok());
+        let as_count = |value: &Value| value.as_u64().and_then(|n| n.try_into().ok());
+        let as_count = |value: &Value| as_count(value).filter(|n| (1..=MAX_SIZE).contains(n));
         self.read_as(key, COUNT, as_count)
     }
 
@@ -118,4 +116,4 @@ impl ConfigJson {
     }
 }
 
-const COUNT: &str = "a whole number of at least 1";
+const COUNT: &str = "a whole number of at least 1 and at most 268,435,456";

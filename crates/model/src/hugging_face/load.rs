@@ -1,7 +1,9 @@
 //! From files of weights to a model.
 
 use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
 
+use candle_core::safetensors::Load;
 use candle_core::{DType, Device, Result as TensorResult, Tensor};
 use safetensors::tensor::{Dtype, TensorView};
 
@@ -9,6 +11,7 @@ use super::gpt2::{HEAD, POSITION_TABLE, is_bias};
 use super::weight_files::{Shard, WeightFiles};
 use super::{gpt2, llama};
 use crate::config::{Family, ModelConfig};
+use crate::differences::Differences;
 use crate::error::ModelError;
 use crate::gpt2::Gpt2;
 use crate::language_model::LanguageModel;
@@ -61,11 +64,15 @@ pub(super) fn load(
     device: &Device,
 ) -> Result<Box<dyn LanguageModel>, ModelError> {
     let names = FileNames::of(own.family);
-    let shards = files.open()?;
+    // An index may list a tied head, which no shard holds. One that is not tied is missed below, with the remedy.
+    let is_needed =
+        |name: &str| (names.parameter_name)(&unwrapped(name)).is_some_and(|parameter| parameter != HEAD);
+    let shards = files.open(is_needed)?;
     let mut faults = Vec::new();
     let mut views = views(&shards, &names, &mut faults);
+    say_what_was_taken_off(files.head(), &shards);
     if own.tie_embeddings {
-        drop_tied_head(&mut views, &names, &mut faults);
+        drop_tied_head(&mut views, &names, &mut faults)?;
     }
     if own.family == Family::Gpt2 && !own.bias {
         drop_zero_biases(&mut views, device, &mut faults)?;
@@ -90,11 +97,39 @@ pub(super) fn load(
     Ok(model)
 }
 
+/// Names of modules that PyTorch wraps around others (`torch.compile`, `DistributedDataParallel`, FSDP, activation
+/// checkpointing). They come into the names of what lies within them.
+const WRAPPERS: [&str; 4] = ["_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
+
+/// A tensor's name without the names of wrappers.
+fn unwrapped(name: &str) -> String {
+    let parts: Vec<&str> = name.split('.').filter(|part| !WRAPPERS.contains(part)).collect();
+    parts.join(".")
+}
+
+fn say_what_was_taken_off(path: &Path, shards: &[Shard]) {
+    let names = shards.iter().flat_map(|shard| shard.tensors.tensors()).map(|(name, _)| name);
+    let wrapped: Vec<String> = names.filter(|name| unwrapped(name) != *name).collect();
+    let Some(first) = wrapped.first() else { return };
+    let there: Vec<String> = WRAPPERS
+        .iter()
+        .filter(|wrapper| wrapped.iter().any(|name| name.split('.').any(|part| part == **wrapper)))
+        .map(|wrapper| format!("\"{wrapper}.\""))
+        .collect();
+    tracing::warn!(
+        "{}: {} in the names of {} tensors is taken off: {first} is read as {}",
+        path.display(),
+        there.join(" and "),
+        wrapped.len(),
+        unwrapped(first)
+    );
+}
+
 fn views<'a>(shards: &'a [Shard], names: &FileNames, faults: &mut Vec<String>) -> Views<'a> {
     let mut views = Views::new();
     for shard in shards {
         for (name, view) in shard.tensors.tensors() {
-            let Some(parameter) = (names.parameter_name)(&name) else { continue };
+            let Some(parameter) = (names.parameter_name)(&unwrapped(&name)) else { continue };
             if views.insert(parameter, view).is_some() {
                 faults.push(format!("{name} is there twice, the second time in {}", shard.path.display()));
             }
@@ -104,17 +139,45 @@ fn views<'a>(shards: &'a [Shard], names: &FileNames, faults: &mut Vec<String>) -
 }
 
 /// A tied head is the token table; some programs save it nevertheless.
-fn drop_tied_head(views: &mut Views<'_>, names: &FileNames, faults: &mut Vec<String>) {
+fn drop_tied_head(views: &mut Views<'_>, names: &FileNames, faults: &mut Vec<String>) -> TensorResult<()> {
     let token_table = names.token_table;
-    let Some(head) = views.remove(HEAD) else { return };
-    let is_equal = views.get(token_table).is_none_or(|table| {
-        table.dtype() == head.dtype() && table.shape() == head.shape() && table.data() == head.data()
-    });
-    if !is_equal {
+    let Some(head) = views.remove(HEAD) else { return Ok(()) };
+    let is_same = match views.get(token_table) {
+        Some(table) => is_same(table, &head)?,
+        None => true,
+    };
+    if !is_same {
         faults.push(format!(
             "{HEAD} differs from {token_table}, but they are tied: set tie_word_embeddings to false in config.json"
         ));
     }
+    Ok(())
+}
+
+/// Whether two tensors hold the same values, or one those of the other rounded to its type.
+fn is_same(a: &TensorView<'_>, b: &TensorView<'_>) -> TensorResult<bool> {
+    if a.shape() != b.shape() {
+        return Ok(false);
+    }
+    if a.dtype() == b.dtype() {
+        return Ok(a.data() == b.data());
+    }
+    if !is_float(a) || !is_float(b) {
+        return Ok(false);
+    }
+    let as_read = |view: &TensorView<'_>| Load::load(view, &Device::Cpu);
+    let (a, b) = (as_read(a)?, as_read(b)?);
+    let is_rounded = |fine: &Tensor, coarse: &Tensor| {
+        let rounded = fine.to_dtype(coarse.dtype())?.to_dtype(DType::F32)?;
+        let n_other = rounded.ne(&coarse.to_dtype(DType::F32)?)?.to_dtype(DType::U32)?.sum_all()?;
+        Ok::<_, candle_core::Error>(n_other.to_scalar::<u32>()? == 0)
+    };
+    Ok(is_rounded(&a, &b)? || is_rounded(&b, &a)?)
+}
+
+/// Whether it has a type that parameters are read from.
+fn is_float(view: &TensorView<'_>) -> bool {
+    matches!(view.dtype(), Dtype::F32 | Dtype::F16 | Dtype::BF16)
 }
 
 /// Removes the biases of a model that has none.
@@ -141,25 +204,36 @@ fn mismatches(own: &ModelConfig, names: &FileNames, views: &Views<'_>) -> Vec<St
     }
     let shapes = (names.parameter_shapes)(own);
     let expected: Vec<_> = shapes.into_iter().filter(|(name, _)| own.bias || !is_bias(name)).collect();
-    let mut faults = Vec::new();
+    let mut differences = Differences::default();
+    let mut is_headless = false;
     for (name, shape) in &expected {
         match views.get(name) {
-            None => faults.push(format!("{name} is missing")),
+            None if name == HEAD => is_headless = true,
+            None => differences.missing.push(name.clone()),
             Some(view) if view.shape() != shape => {
-                faults.push(format!("{name} has shape {:?}, expected {shape:?}", view.shape()));
+                let fault = format!("{name} has shape {:?}, expected {shape:?}", view.shape());
+                differences.wrong.push(fault);
             }
-            Some(view) if !matches!(view.dtype(), Dtype::F32 | Dtype::F16 | Dtype::BF16) => {
-                faults.push(format!("{name} has type {:?}, expected F32, F16 or BF16", view.dtype()));
+            Some(view) if !is_float(view) => {
+                let fault = format!("{name} has type {:?}, expected F32, F16 or BF16", view.dtype());
+                differences.wrong.push(fault);
             }
             Some(_) => {}
         }
     }
-    let names: HashSet<&str> = expected.iter().map(|(name, _)| name.as_str()).collect();
-    let extra = views.keys().filter(|name| !names.contains(name.as_str()));
-    faults.extend(extra.map(|name| format!("{name} is not of this model")));
+    let known: HashSet<&str> = expected.iter().map(|(name, _)| name.as_str()).collect();
+    differences.extra = views.keys().filter(|name| !known.contains(name.as_str())).cloned().collect();
+    let mut faults = differences.faults();
+    if is_headless {
+        faults.push(format!(
+            "{HEAD} is missing, and config.json does not say that the head is {}: if it is, set \
+             tie_word_embeddings to true there",
+            names.token_table
+        ));
+    }
     faults
 }
 
 fn read(view: &TensorView<'_>, device: &Device) -> TensorResult<Tensor> {
-    candle_core::safetensors::Load::load(view, device)?.to_dtype(DType::F32)
+    Load::load(view, device)?.to_dtype(DType::F32)
 }

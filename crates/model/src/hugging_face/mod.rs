@@ -1,17 +1,22 @@
 //! Weights and configuration in Hugging Face's layout: a directory with `config.json` and safetensors files.
 //!
 //! - [`Directory`]: a directory that somebody else may have written, checked and then loaded
+//! - [`stand_in`]: what a file is that Git LFS or a server left in its place
 //! - [`write_safetensors`], [`read_safetensors`], [`load_weights`]: single files of our own
 
 mod adopt;
 mod config_json;
 mod directory;
 pub(crate) mod gpt2;
+mod json_file;
 pub(crate) mod llama;
 mod load;
 mod safetensors;
+mod stand_in;
 mod weight_files;
 
 pub use directory::Directory;
 pub(crate) use safetensors::{bytes_of, write_views};
 pub use safetensors::{load_weights, read_safetensors, write_safetensors};
+pub(crate) use stand_in::refuse_stand_in;
+pub use stand_in::stand_in;

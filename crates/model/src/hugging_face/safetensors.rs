@@ -9,6 +9,7 @@ use std::path::Path;
 use candle_core::{CpuStorage, Device, Layout, Storage, StorageRef, Tensor};
 use safetensors::{Dtype, View};
 
+use super::stand_in::{stand_in, text_instead};
 use crate::error::ModelError;
 use crate::language_model::LanguageModel;
 
@@ -91,8 +92,7 @@ fn new_file_mode() -> Option<u32> {
 /// # Errors
 /// If it cannot be read or is not whole.
 pub fn read_safetensors(path: &Path, device: &Device) -> Result<HashMap<String, Tensor>, ModelError> {
-    candle_core::safetensors::load(path, device)
-        .map_err(|e| ModelError::Unreadable { path: path.to_owned(), reason: first_line(&e) })
+    candle_core::safetensors::load(path, device).map_err(|e| unreadable(path, &e))
 }
 
 /// Loads a model's weights from a safetensors file.
@@ -105,6 +105,14 @@ pub fn load_weights(model: &dyn LanguageModel, path: &Path, device: &Device) -> 
     model.set_weights(&weights)?.map_err(|faults| ModelError::Mismatch { path: path.to_owned(), faults })
 }
 
-pub(super) fn first_line(error: &candle_core::Error) -> String {
-    error.to_string().lines().next().unwrap_or_default().to_owned()
+/// What is wrong with a file that is not of safetensors: what lies there instead, or else what the reader said.
+pub(super) fn unreadable(path: &Path, error: &candle_core::Error) -> ModelError {
+    let path = path.to_owned();
+    match stand_in(&path).or_else(|| text_instead(&path)) {
+        Some(reason) => ModelError::Directory { path, reason },
+        None => {
+            let reason = error.to_string().lines().next().unwrap_or_default().to_owned();
+            ModelError::Unreadable { path, reason }
+        }
+    }
 }

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use candle_core::safetensors::MmapedSafetensors;
 use serde::Deserialize;
 
-use super::safetensors::first_line;
+use super::json_file::read_json_text;
+use super::safetensors::unreadable;
 use crate::error::ModelError;
 
 const SINGLE: &str = "model.safetensors";
@@ -61,15 +62,19 @@ impl WeightFiles {
         &self.head
     }
 
-    /// Maps every file and checks that each tensor is where the index says.
-    pub(super) fn open(&self) -> Result<Vec<Shard>, ModelError> {
+    /// Maps every file and checks that each tensor that is `needed` is where the index says.
+    pub(super) fn open(&self, needed: impl Fn(&str) -> bool) -> Result<Vec<Shard>, ModelError> {
         let shards = self.paths.iter().map(|path| Shard::open(path)).collect::<Result<Vec<_>, _>>()?;
         let mut at = BTreeMap::new();
         for (shard_idx, shard) in shards.iter().enumerate() {
             at.extend(shard.tensors.tensors().into_iter().map(|(name, _)| (name, shard_idx)));
         }
         let name_of = |shard_idx: usize| file_name(&self.paths[shard_idx]);
-        let misplaced = self.shard_of.iter().find(|(name, shard_idx)| at.get(*name) != Some(shard_idx));
+        let is_misplaced = |name: &String, shard_idx: &usize| match at.get(name) {
+            Some(found) => found != shard_idx,
+            None => needed(name),
+        };
+        let misplaced = self.shard_of.iter().find(|(name, shard_idx)| is_misplaced(name, shard_idx));
         match misplaced {
             None => Ok(shards),
             Some((name, &shard_idx)) => {
@@ -89,8 +94,8 @@ impl WeightFiles {
 
     fn of_index(dir: &Path, head: PathBuf) -> Result<Self, ModelError> {
         let fault = |reason: String| ModelError::Directory { path: head.clone(), reason };
-        let json = std::fs::read(&head).map_err(|e| fault(format!("cannot be read ({e})")))?;
-        let index: Index = serde_json::from_slice(&json)
+        let json = read_json_text(&head, "an index of shards")?;
+        let index: Index = serde_json::from_str(&json)
             .map_err(|e| fault(format!("not an index of shards ({e}); save or download it again")))?;
         let names: BTreeSet<&String> = index.weight_map.values().collect();
         for name in &names {
@@ -116,8 +121,7 @@ impl Shard {
     fn open(path: &Path) -> Result<Self, ModelError> {
         // SAFETY: a mapped file must not change while it is read. Programs that save weights write a new file
         // and rename it; whoever writes into one that is being loaded has to wait until it is.
-        let tensors = unsafe { MmapedSafetensors::new(path) }
-            .map_err(|e| ModelError::Unreadable { path: path.to_owned(), reason: first_line(&e) })?;
+        let tensors = unsafe { MmapedSafetensors::new(path) }.map_err(|e| unreadable(path, &e))?;
         Ok(Self { path: path.to_owned(), tensors })
     }
 }

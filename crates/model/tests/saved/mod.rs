@@ -1,5 +1,7 @@
 //! Models saved in Hugging Face's layout, as a test wants them.
 
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 

@@ -46,7 +46,7 @@ pub mod cuda;
 pub(crate) mod cudnn;
 mod reference;
 
-pub use reference::{causal_attention, causal_mask};
+pub use reference::{causal_attention, causal_mask, causal_mask_after};
 
 /// Dropout of attention probabilities; see [`crate::Dropout`].
 pub type AttentionDropout = crate::Dropout;

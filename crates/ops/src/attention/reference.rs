@@ -7,7 +7,7 @@ use super::AttentionDropout;
 /// The softmax is computed in `f32` whatever the dtype.
 ///
 /// # Shapes
-/// `q`, `k`, `v` (b, h, t, d), `mask` (t, t) from [`causal_mask`] → (b, h, t, d).
+/// `q` (b, h, t, d), `k`, `v` (b, h, n, d), `mask` (t, n) from [`causal_mask`] or [`causal_mask_after`] → (b, h, t, d).
 ///
 /// # References
 /// Vaswani et al., *Attention Is All You Need*, 2017, equation 1.
@@ -35,9 +35,18 @@ pub fn causal_attention(
 /// # Shapes
 /// → (t, t), `f32`.
 pub fn causal_mask(t: usize, device: &Device) -> Result<Tensor> {
-    let mask: Vec<f32> =
-        (0..t).flat_map(|i| (0..t).map(move |j| if j <= i { 0.0 } else { f32::NEG_INFINITY })).collect();
-    Tensor::from_vec(mask, (t, t), device)
+    causal_mask_after(0, t, device)
+}
+
+/// The mask of `t` positions that follow `n_before` others, which they may all look at.
+///
+/// # Shapes
+/// → (t, n_before + t), `f32`.
+pub fn causal_mask_after(n_before: usize, t: usize, device: &Device) -> Result<Tensor> {
+    let n = n_before + t;
+    let row = |i: usize| (0..n).map(move |j| if j <= n_before + i { 0.0 } else { f32::NEG_INFINITY });
+    let mask: Vec<f32> = (0..t).flat_map(row).collect();
+    Tensor::from_vec(mask, (t, n), device)
 }
 
 /// `softmax(x)` over the last dimension. The maximum is taken out as a constant: it cancels in value and

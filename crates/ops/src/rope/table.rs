@@ -1,4 +1,5 @@
 use std::f64::consts::TAU;
+use std::ops::Range;
 
 /// How frequencies are changed to reach beyond the context that a model was first trained with.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -68,18 +69,26 @@ pub struct Rotary {
 }
 
 impl Rotary {
-    /// The angles of positions `0..context`: `position · theta^(−2i/d)`, scaled, for `i < d/2`.
+    /// The angles of positions `0..context`; see [`Rotary::of`].
+    ///
+    /// # Panics
+    /// If `head_width` is odd.
+    pub fn new(theta: f64, head_width: usize, context: usize, scaling: Scaling) -> Self {
+        Self::of(theta, head_width, 0..context, scaling)
+    }
+
+    /// The angles of some positions: `position · theta^(−2i/d)`, scaled, for `i < d/2`.
     ///
     /// # Panics
     /// If `head_width` is odd.
     ///
     /// # References
     /// Su et al., *RoFormer*, 2021, section 3.2.2.
-    pub fn new(theta: f64, head_width: usize, context: usize, scaling: Scaling) -> Self {
+    pub fn of(theta: f64, head_width: usize, positions: Range<usize>, scaling: Scaling) -> Self {
         let frequencies = frequencies(theta, head_width, scaling);
         let table = |f: fn(f64) -> f64| {
             let angles =
-                (0..context).flat_map(|position| frequencies.iter().map(move |w| position as f64 * w));
+                positions.clone().flat_map(|position| frequencies.iter().map(move |w| position as f64 * w));
             angles.map(|angle| f(angle) as f32).collect()
         };
         Self { half_width: head_width / 2, cos: table(f64::cos), sin: table(f64::sin) }

@@ -67,6 +67,11 @@ impl Sizes {
         classifier::Shape { n_in: self.c, n_vocab: self.v }
     }
 
+    /// Numbers in the largest group of norms and biases whose gradients are summed together: a block's.
+    pub(super) fn most_vectors(&self, has_biases: bool) -> usize {
+        2 * self.c + if has_biases { 7 * self.c + self.ff } else { 0 }
+    }
+
     /// Of the buffers, where `most_vectors` numbers are in the largest group of norms and biases.
     pub(super) fn arena(&self, options: EngineOptions, most_vectors: usize, n_threads: usize) -> ArenaSizes {
         ArenaSizes {

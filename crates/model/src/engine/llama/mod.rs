@@ -30,6 +30,12 @@ use crate::config::ModelConfig;
 use crate::parameter::Parameter;
 use crate::pass::TrainingPass;
 
+/// What the arena of an engine for a Llama would take, for rayon's threads.
+pub(crate) fn arena_plan(config: &ModelConfig, vocab_size: usize, options: EngineOptions) -> MemoryPlan {
+    let sizes = Sizes::new(config, vocab_size);
+    sizes.arena(options, sizes.most_vectors(), rayon::current_num_threads()).plan()
+}
+
 /// Trains a Llama.
 pub struct LlamaEngine {
     sizes: Sizes,

@@ -79,6 +79,11 @@ impl Sizes {
         classifier::Shape { n_in: self.c, n_vocab: self.v }
     }
 
+    /// Numbers in the largest group of norms whose gradients are summed together: a block's.
+    pub(super) fn most_vectors(&self) -> usize {
+        2 * self.c
+    }
+
     /// Of the buffers, where `most_vectors` numbers are in the largest group of norms and biases.
     pub(super) fn arena(&self, options: EngineOptions, most_vectors: usize, n_threads: usize) -> ArenaSizes {
         ArenaSizes {

@@ -1,0 +1,162 @@
+//! What a model takes, by its configuration alone: known before anything is built.
+
+use crate::config::{Family, ModelConfig};
+use crate::engine::EngineOptions;
+use crate::engine::{MemoryPlan, Recompute, gpt2, llama};
+use crate::kv_cache::KvShape;
+
+/// Bytes of a number.
+const BYTES_PER_F32: u64 = size_of::<f32>() as u64;
+
+impl ModelConfig {
+    /// Numbers of all parameters together, with a token table of `vocab_size` rows.
+    pub fn n_parameters(&self, vocab_size: usize) -> u64 {
+        let of = |n: usize| n as u128;
+        let (c, ff) = (of(self.d_model), of(self.feed_forward_width()));
+        let table = of(vocab_size) * c;
+        let (block, others) = match self.family {
+            Family::Gpt2 => {
+                let bias = if self.bias { 1 } else { 0 };
+                let weights = 4 * c * c + 2 * c * ff;
+                (weights + 2 * c + bias * (7 * c + ff), of(self.context) * c + c + bias * c)
+            }
+            Family::Llama => {
+                let kv = of(self.kv_heads() * self.head_width());
+                (2 * c * c + 2 * kv * c + 3 * c * ff + 2 * c, c)
+            }
+        };
+        let head = if self.tie_embeddings { 0 } else { table };
+        saturated(table + of(self.n_layers) * block + others + head)
+    }
+
+    /// Bytes of a model's own tensors, with a token table of `vocab_size` rows.
+    pub fn model_bytes(&self, vocab_size: usize) -> u64 {
+        self.n_parameters(vocab_size).saturating_mul(BYTES_PER_F32)
+    }
+
+    /// What the explicit engine for a CPU takes to train, beside the model's own tensors.
+    pub fn training_memory(&self, vocab_size: usize, options: EngineOptions) -> MemoryPlan {
+        let bytes = self.model_bytes(vocab_size);
+        let moments = bytes.saturating_mul(2);
+        MemoryPlan { weights: bytes, gradients: bytes, moments, ..self.arena(vocab_size, options) }
+    }
+
+    /// What the explicit engine for a CPU writes to in an evaluation of `batch_size` sequences at a time, beside the
+    /// model's own tensors: neither gradients nor moments.
+    pub fn evaluation_memory(&self, vocab_size: usize, batch_size: usize) -> MemoryPlan {
+        let options = EngineOptions { micro_batch: batch_size, recompute: Recompute::Block };
+        let activations = self.arena(vocab_size, options).activations;
+        MemoryPlan { weights: self.model_bytes(vocab_size), activations, ..MemoryPlan::default() }
+    }
+
+    /// About the bytes that the model's own operations take at once for a window of `n_tokens`: one layer's scores and
+    /// probabilities, its rows, or the logits.
+    pub fn short_window_bytes(&self, vocab_size: usize, n_tokens: usize) -> u64 {
+        let of = |n: usize| n as u128;
+        let scores = 4 * of(self.n_heads) * of(n_tokens) * of(n_tokens);
+        let rows = of(n_tokens) * (8 * of(self.d_model) + 3 * of(self.feed_forward_width()));
+        let logits = 3 * of(n_tokens) * of(vocab_size);
+        saturated(rows.saturating_add(scores.max(logits))).saturating_mul(BYTES_PER_F32)
+    }
+
+    /// About the bytes that generating takes beside the model, for a text of `n_tokens` with its prompt: keys and
+    /// values in `f32`, and what is computed at once.
+    pub fn generation_bytes(&self, vocab_size: usize, n_tokens: usize) -> u64 {
+        let shape = self.kv_shape();
+        let n = n_tokens.min(self.context);
+        let width = 8 * self.d_model + 3 * self.feed_forward_width();
+        let rows = shape.rows_at_once(n).min(n).saturating_mul(width).saturating_add(4 * vocab_size);
+        let rows = (rows as u64).saturating_mul(BYTES_PER_F32);
+        shape.len_bytes(n).saturating_add(shape.scores_len_bytes(n)).saturating_add(rows)
+    }
+
+    /// The form of its keys and values.
+    pub(crate) fn kv_shape(&self) -> KvShape {
+        let &ModelConfig { n_layers, n_heads, context, .. } = self;
+        let (n_kv_heads, head_width) = (self.kv_heads(), self.head_width());
+        KvShape { n_layers, n_heads, n_kv_heads, context, head_width }
+    }
+
+    fn arena(&self, vocab_size: usize, options: EngineOptions) -> MemoryPlan {
+        match self.family {
+            Family::Gpt2 => gpt2::arena_plan(self, vocab_size, options),
+            Family::Llama => llama::arena_plan(self, vocab_size, options),
+        }
+    }
+}
+
+fn saturated(n: u128) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+    use crate::gpt2::Gpt2;
+    use crate::language_model::LanguageModel;
+    use crate::llama::Llama;
+
+    fn configurations() -> [ModelConfig; 5] {
+        let gpt2 = ModelConfig { n_layers: 2, n_heads: 3, d_model: 21, context: 7, ..ModelConfig::default() };
+        let mut llama =
+            ModelConfig { family: Family::Llama, d_model: 24, n_heads: 4, n_kv_heads: 2, ..gpt2.clone() };
+        llama.settle(&[]);
+        [
+            ModelConfig { bias: true, d_ff: 30, ..gpt2.clone() },
+            ModelConfig { tie_embeddings: false, ..gpt2.clone() },
+            gpt2,
+            ModelConfig { tie_embeddings: false, ..llama.clone() },
+            llama,
+        ]
+    }
+
+    fn built(config: &ModelConfig) -> Box<dyn LanguageModel> {
+        match config.family {
+            Family::Gpt2 => Box::new(Gpt2::new(config, 11, 1, &Device::Cpu).unwrap()),
+            Family::Llama => Box::new(Llama::new(config, 11, 1, &Device::Cpu).unwrap()),
+        }
+    }
+
+    #[test]
+    fn parameters_and_memory_are_those_of_what_is_built() {
+        for config in configurations() {
+            let model = built(&config);
+            assert_eq!(config.n_parameters(11), model.n_parameters(), "{config:?}");
+            for recompute in [Recompute::None, Recompute::Mlp, Recompute::Block] {
+                let options = EngineOptions { micro_batch: 3, recompute };
+                let engine = model.engine(options).unwrap().unwrap();
+                assert_eq!(config.training_memory(11, options), engine.memory(), "{config:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_no_machine_has_is_counted_all_the_same() {
+        let most = crate::config::MAX_SIZE;
+        for family in [Family::Gpt2, Family::Llama] {
+            let mut config = ModelConfig {
+                family,
+                n_layers: most,
+                n_heads: 2,
+                d_model: most,
+                d_ff: most,
+                context: most,
+                ..ModelConfig::default()
+            };
+            config.settle(&[]);
+            let options = EngineOptions { micro_batch: most, recompute: Recompute::None };
+            assert_eq!(config.training_memory(most, options).total(), u64::MAX);
+            assert!(config.generation_bytes(most, usize::MAX) > 1 << 50);
+        }
+    }
+
+    #[test]
+    fn a_declared_context_costs_nothing_until_it_is_used() {
+        let config = |context| ModelConfig { context, ..ModelConfig::default() };
+        let bytes = |context, n_tokens| config(context).generation_bytes(300, n_tokens);
+        assert_eq!(bytes(1 << 17, 64), bytes(128, 64));
+        assert!(bytes(1 << 17, 1 << 17) > 100 * bytes(1 << 17, 64));
+    }
+}
