@@ -8,6 +8,8 @@ use wattle_model::hugging_face::Directory;
 use wattle_model::{GgufFile, LanguageModel};
 use wattle_train::device::ChosenDevice;
 
+use crate::data_notes;
+
 /// A model and its tokenizer.
 pub struct OpenCheckpoint {
     /// The directory or file that they were read from.
@@ -29,7 +31,7 @@ impl OpenCheckpoint {
         }
         let dir = locate(path)?;
         let directory = Directory::open(&dir)?;
-        let tokenizer = tokenizer_of(&directory)?;
+        let tokenizer = without_call_state(tokenizer_of(&directory)?);
         Ok(Self { model: directory.load(&device.device)?, path: dir, tokenizer })
     }
 
@@ -37,6 +39,7 @@ impl OpenCheckpoint {
         let file = GgufFile::open(path)?;
         let tokenizer = Tokenizer::from_json(file.tokenizer_json().to_owned(), path)?;
         check_vocabulary(path, &tokenizer, file.model_config().vocab_size)?;
+        let tokenizer = without_call_state(tokenizer);
         Ok(Self { model: file.load(&device.device)?, path: path.to_owned(), tokenizer })
     }
 }
@@ -50,6 +53,12 @@ pub fn tokenizer_of(directory: &Directory) -> anyhow::Result<Tokenizer> {
     let tokenizer = Tokenizer::load_from_dir(dir)?;
     check_vocabulary(dir, &tokenizer, directory.vocab_size())?;
     Ok(tokenizer)
+}
+
+/// Says what the tokenizer's file asks for and does not get, and leaves it out.
+fn without_call_state(tokenizer: Tokenizer) -> Tokenizer {
+    data_notes::say_switched_off(tokenizer.switched_off());
+    tokenizer.with_own_json()
 }
 
 fn check_vocabulary(path: &Path, tokenizer: &Tokenizer, knows: usize) -> anyhow::Result<()> {

@@ -12,6 +12,8 @@ mod commands;
 mod config;
 mod describe;
 #[cfg(feature = "train")]
+mod data_notes;
+#[cfg(feature = "train")]
 mod display;
 mod exit;
 mod humanize;

@@ -19,14 +19,24 @@ pub mod tales;
 mod census;
 pub mod corpus;
 mod document;
-pub mod input;
+mod foreign;
+pub mod format;
+mod input;
+mod json_scan;
+mod passage;
 mod records;
+mod unpack;
 
 pub mod bpe;
+mod call_state;
 mod encoder;
+mod fidelity;
+#[cfg(test)]
+mod foreign_tokenizers;
 mod hugging_face;
 pub mod text_stream;
 pub mod tokenizer;
+mod vocabulary;
 mod word_cache;
 mod words;
 
@@ -52,9 +62,9 @@ pub use dataset::{Dataset, EntropyFloor, Origin};
 pub use error::DataError;
 pub use evaluation::EvalBatches;
 pub use fetch::{FetchProgress, Fetched, Fetcher, fetch};
-pub use input::Format;
+pub use format::{BadRecords, Format, FormatChoice};
 pub use loader::{Batch, Loader};
-pub use manifest::{Manifest, Split, SplitManifest};
+pub use manifest::{BadRecordsManifest, Manifest, Split, SplitManifest};
 pub use prepare::{Progress, Stage, prepare, prepare_into};
 pub use store::TokenStore;
 pub use text_stream::TextStream;

@@ -3,9 +3,10 @@
 use std::io::IsTerminal;
 
 use indicatif::MultiProgress;
-use wattle_data::{DataConfig, Dataset, TokenizerConfig, TokenizerKind, catalog, fetch, prepare_into};
+use wattle_data::{DataConfig, DataError, Dataset, TokenizerConfig, TokenizerKind, catalog, fetch, prepare_into};
 
 use crate::args::{PrepareArgs, TokenizerChoice};
+use crate::data_notes;
 use crate::display::Display;
 use crate::exit::{BadUsage, Exit};
 use crate::humanize::{count, si};
@@ -23,7 +24,9 @@ pub fn run(args: &PrepareArgs, bars: &MultiProgress, quiet: bool) -> anyhow::Res
     }
     let dataset = prepare_into(&args.out, &data, &tokenizer, &mut |progress| display.prepare(progress));
     display.end_preparation();
-    describe(&dataset?);
+    let dataset = dataset.map_err(by_flag_of_error)?;
+    describe(&dataset);
+    data_notes::say(&dataset);
     Ok(Exit::Done)
 }
 
@@ -43,14 +46,20 @@ fn tokenizer(args: &PrepareArgs) -> TokenizerConfig {
 
 /// A fault by the name that the command line has for a key.
 fn by_flag(fault: String) -> String {
-    const FLAGS: [(&str, &str); 5] = [
+    const FLAGS: [(&str, &str); 7] = [
         ("data.input", "INPUT"),
+        ("data.format = ", "--format "),
+        ("data.bad_records = ", "--bad-records "),
         ("data.val_fraction", "--val-fraction"),
         ("data.text_field", "--text-field"),
         ("tokenizer.file", "--tokenizer"),
         ("tokenizer.vocab_size", "--tokenizer bpe:VOCAB"),
     ];
     FLAGS.iter().fold(fault, |fault, (key, flag)| fault.replace(key, flag))
+}
+
+fn by_flag_of_error(error: DataError) -> anyhow::Error {
+    anyhow::anyhow!(by_flag(error.to_string()))
 }
 
 fn describe(dataset: &Dataset) {
@@ -73,6 +82,8 @@ fn data(args: &PrepareArgs, display: &mut Display) -> anyhow::Result<DataConfig>
         input: args.input.clone(),
         val_fraction: args.val_fraction,
         text_field: args.text_field.clone(),
+        format: args.format.into(),
+        bad_records: args.bad_records.into(),
         ..DataConfig::default()
     };
     let Some(name) = &args.dataset else { return Ok(given) };

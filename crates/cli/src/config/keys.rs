@@ -36,6 +36,8 @@ pub fn check_value<T: DeserializeOwned>(key: &str, value: &Value) -> Result<(), 
 /// # Errors
 /// If it is not TOML, with the place. The line itself is not shown: a file given by mistake may be one long line.
 pub fn parse_toml(origin: &str, text: &str) -> Result<Table, String> {
+    // Some editors put a byte order mark first.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     text.parse::<Table>().map_err(|error| {
         let before = &text[..error.span().map_or(0, |span| span.start)];
         let line = before.matches('\n').count() + 1;

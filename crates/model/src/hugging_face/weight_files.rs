@@ -90,7 +90,7 @@ impl WeightFiles {
     fn of_index(dir: &Path, head: PathBuf) -> Result<Self, ModelError> {
         let fault = |reason: String| ModelError::Directory { path: head.clone(), reason };
         let json = std::fs::read(&head).map_err(|e| fault(format!("cannot be read ({e})")))?;
-        let index: Index = serde_json::from_slice(&json)
+        let index: Index = serde_json::from_slice(json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&json))
             .map_err(|e| fault(format!("not an index of shards ({e}); save or download it again")))?;
         let names: BTreeSet<&String> = index.weight_map.values().collect();
         for name in &names {
