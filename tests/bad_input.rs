@@ -27,7 +27,12 @@ fn data_that_cannot_be_trained_on() {
     refused(&bench, 2, &["data.input=[\"empty.txt\"]"], &["data.input", "empty.txt", "empty"]);
     refused(&bench, 1, &["data.input=[\"short.txt\"]"], &["short.txt", "model.context", "17"]);
     fs::write(bench.join("docs.parquet"), b"PAR1\x15\x04PAR1").unwrap();
-    refused(&bench, 2, &["data.input=[\"docs.parquet\"]"], &["data.input", "docs.parquet", "Parquet", "JSON lines"]);
+    refused(
+        &bench,
+        2,
+        &["data.input=[\"docs.parquet\"]"],
+        &["data.input", "docs.parquet", "Parquet", "JSON lines"],
+    );
     refused(&bench, 2, &["data.format=parquet"], &["text.txt", "data.format"]);
     refused(&bench, 1, &["data.input=[\"latin1.txt\"]"], &["latin1.txt", "UTF-8", "3"]);
     refused(&bench, 1, &["train.batch_size=1000"], &["text.txt", "train.batch_size"]);

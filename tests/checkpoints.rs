@@ -101,11 +101,32 @@ fn text_that_a_tokenizer_changes_is_counted_and_has_no_bits_a_byte() {
     let lost = evaluation(&bench, &["run", "--text", "capitals.txt"]);
     assert_eq!(lost["lost_chars"], 4 * 124, "{lost}");
     assert_eq!((&lost["loss"], &lost["bits_per_byte"]), (&kept["loss"], &Value::Null));
-    let mut people = bench.wattle(&["evaluate", "run", "--text", "capitals.txt", "--device", "cpu"]);
+    let mut again = bench.wattle(&["evaluate", "run", "--text", "capitals.txt", "--device", "cpu"]);
     let said = printed(bench.wattle(&["evaluate", "run", "--text", "capitals.txt", "--device", "cpu"]));
     assert!(said.contains("not stated") && said.contains("do not come back"), "{said}");
-    let warned = String::from_utf8(people.output().unwrap().stderr).unwrap();
+    let warned = String::from_utf8(again.output().unwrap().stderr).unwrap();
     assert_eq!(warned.matches("truncation to 4 tokens").count(), 1, "{warned}");
+    // A run on such a text has none either, and can be read.
+    let from = [
+        "--set",
+        "model.init_from=\"run\"",
+        "--set",
+        "data.input=[\"capitals.txt\"]",
+        "--set",
+        "train.max_steps=2",
+    ];
+    let mut train =
+        bench.wattle(&["train", "--device", "cpu", "--out", "tuned", "--set", "train.batch_size=2"]);
+    train.args(from).args(["--set", "optimizer.learning_rate=1e-3"]);
+    let said = expect(0, train);
+    assert!(said.contains("bits a byte are not stated"), "{said}");
+    let evaluated = bench.events("tuned").into_iter().any(|event| match event.body {
+        EventBody::Evaluate(evaluation) => evaluation.bits_per_byte.is_nan() && evaluation.loss.is_finite(),
+        _ => false,
+    });
+    assert!(evaluated);
+    let report = printed(bench.wattle(&["report", "tuned"]));
+    assert!(!report.contains("bits/byte") && !report.contains("NaN"), "{report}");
 }
 
 #[test]

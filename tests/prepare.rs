@@ -99,7 +99,10 @@ fn content_tells_the_format_and_a_flag_overrides_it() {
     let as_text = ["prepare", "c4.json", "--out", "text", "--tokenizer", "bytes", "--format", "text"];
     expect(0, bench.wattle(&as_text));
     let made = manifest(&bench, "text");
-    assert_eq!((&made["documents"], made["sources"][0]["bytes"].as_u64()), (&Value::Null, Some(lines.len() as u64)));
+    assert_eq!(
+        (&made["documents"], made["sources"][0]["bytes"].as_u64()),
+        (&Value::Null, Some(lines.len() as u64))
+    );
     let said = expect(2, bench.wattle(&["prepare", "c4.json", "--out", "x", "--format", "parquet"]));
     assert!(said.contains("c4.json") && said.contains("--format"), "{said}");
 }
@@ -113,7 +116,9 @@ fn bad_records_are_left_out_and_said_or_refused() {
     fs::write(bench.join("some.jsonl"), lines).unwrap();
     let prepare = ["prepare", "some.jsonl", "--tokenizer", "bytes", "--out"];
     let said = expect(0, bench.wattle(&[&prepare[..], &["out"]].concat()));
-    for part in ["3 of 23 records", "1 lone surrogate", "1 NaN or infinity", "1 null", "some.jsonl\", line 21"] {
+    for part in
+        ["3 of 23 records", "1 lone surrogate", "1 NaN or infinity", "1 null", "some.jsonl\", line 21"]
+    {
         assert!(said.contains(part), "{part:?} is not in\n{said}");
     }
     let made = manifest(&bench, "out");
@@ -133,7 +138,8 @@ fn what_a_foreign_tokenizer_asks_of_a_call_is_not_obeyed() {
     let mut tokenizer: Value =
         serde_json::from_slice(&fs::read(bench.join("made/tokenizer.json")).unwrap()).unwrap();
     tokenizer["model"]["dropout"] = json!(0.5);
-    tokenizer["truncation"] = json!({"direction": "Right", "max_length": 64, "strategy": "LongestFirst", "stride": 0});
+    tokenizer["truncation"] =
+        json!({"direction": "Right", "max_length": 64, "strategy": "LongestFirst", "stride": 0});
     fs::write(bench.join("given.json"), tokenizer.to_string()).unwrap();
     let said = expect(0, bench.wattle(&["prepare", "text.txt", "--tokenizer", "given.json", "--out", "by"]));
     assert_eq!(said.matches("truncation to 64 tokens and dropout of merges at 0.5").count(), 1, "{said}");

@@ -74,16 +74,19 @@ pub struct TextLoss {
 /// The loss of several splits together; `None` if one of them is not known.
 pub fn loss_of<'a>(splits: impl Iterator<Item = &'a SplitManifest>) -> Option<TextLoss> {
     let nothing = TextLoss { chars: 0, lost_chars: 0, tokens: 0, unknown_tokens: 0, is_material: false };
-    splits.map(|split| Some((split, split.lost_chars?, split.unknown_tokens?))).try_fold(nothing, |sum, one| {
-        let (split, lost_chars, unknown_tokens) = one?;
-        Some(TextLoss {
-            chars: sum.chars + split.chars,
-            lost_chars: sum.lost_chars + lost_chars,
-            tokens: sum.tokens + split.tokens,
-            unknown_tokens: sum.unknown_tokens + unknown_tokens,
-            is_material: sum.is_material || split.bits_per_byte(1.0).is_none(),
-        })
-    })
+    splits.map(|split| Some((split, split.lost_chars?, split.unknown_tokens?))).try_fold(
+        nothing,
+        |sum, one| {
+            let (split, lost_chars, unknown_tokens) = one?;
+            Some(TextLoss {
+                chars: sum.chars + split.chars,
+                lost_chars: sum.lost_chars + lost_chars,
+                tokens: sum.tokens + split.tokens,
+                unknown_tokens: sum.unknown_tokens + unknown_tokens,
+                is_material: sum.is_material || split.bits_per_byte(1.0).is_none(),
+            })
+        },
+    )
 }
 
 impl TextLoss {

@@ -10,9 +10,9 @@ mod child;
 mod commands;
 #[cfg(feature = "train")]
 mod config;
-mod describe;
 #[cfg(feature = "train")]
 mod data_notes;
+mod describe;
 #[cfg(feature = "train")]
 mod display;
 mod exit;

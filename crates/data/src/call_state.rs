@@ -35,7 +35,9 @@ pub(crate) fn switch_off(library: &mut Library) -> Vec<String> {
 fn padding_name(padding: &PaddingParams) -> String {
     match (&padding.strategy, padding.pad_to_multiple_of) {
         (PaddingStrategy::Fixed(length), _) => format!("padding to {length} tokens"),
-        (PaddingStrategy::BatchLongest, Some(multiple)) => format!("padding to a multiple of {multiple} tokens"),
+        (PaddingStrategy::BatchLongest, Some(multiple)) => {
+            format!("padding to a multiple of {multiple} tokens")
+        }
         (PaddingStrategy::BatchLongest, None) => "padding to the longest of a batch".to_owned(),
     }
 }

@@ -132,7 +132,12 @@ impl Census {
         }
     }
 
-    fn check_documents(&self, corpus: &Corpus, n_documents: &[u64], bad: &mut [Bad]) -> Result<(), DataError> {
+    fn check_documents(
+        &self,
+        corpus: &Corpus,
+        n_documents: &[u64],
+        bad: &mut [Bad],
+    ) -> Result<(), DataError> {
         let all_are_bad = |file_idx: &usize| n_documents[*file_idx] == 0 && bad[*file_idx].total() > 0;
         if let Some(file_idx) = (0..bad.len()).find(all_are_bad)
             && let Some(first) = bad[file_idx].first.take()

@@ -358,7 +358,9 @@ impl TextBlocks {
 
     /// Lets go of what lies further back than the context of the next block.
     fn forget(&mut self) {
-        let Some(mut first) = self.start.checked_sub(CONTEXT_BYTES).filter(|&first| first > 0) else { return };
+        let Some(mut first) = self.start.checked_sub(CONTEXT_BYTES).filter(|&first| first > 0) else {
+            return;
+        };
         let is_inside = |byte: &u8| byte & 0xc0 == 0x80;
         first += self.buffer[first..self.start].iter().take_while(|byte| is_inside(byte)).count();
         let spaces = self.buffer[first..self.start].iter().take_while(|&&byte| byte == b' ').count();
@@ -542,11 +544,14 @@ mod tests {
             );
             let (mut at, mut n_blocks) = ([0, 0], 0);
             let mut on_text = |split: Split, passage: Passage<'_>| {
-                if passage.text == "another file" || passage.text.len() < 12 && "another file".contains(passage.text) {
+                if passage.text == "another file"
+                    || passage.text.len() < 12 && "another file".contains(passage.text)
+                {
                     assert!(passage.before.len() < 12 && passage.after.len() < 12);
                     return Ok(());
                 }
-                let (whole, at) = (if split == Split::Train { &train } else { &val }, &mut at[split as usize]);
+                let (whole, at) =
+                    (if split == Split::Train { &train } else { &val }, &mut at[split as usize]);
                 assert!(whole[..*at].ends_with(passage.before));
                 assert_eq!(passage.before.len() >= CONTEXT_BYTES - 100, *at >= CONTEXT_BYTES - 100);
                 assert!(whole[*at..].starts_with(passage.text));
@@ -569,17 +574,18 @@ mod tests {
 
     #[test]
     fn bad_records_are_counted_by_kind_with_the_first_place_or_refused() {
-        let lines = "{\"text\": \"one\"}\n{\"text\": null}\n{\"body\": 1}\n{\"text\": null}\n{\"text\": \"two\"}\n";
+        let lines =
+            "{\"text\": \"one\"}\n{\"text\": null}\n{\"body\": 1}\n{\"text\": null}\n{\"text\": \"two\"}\n";
         let (_dir, corpus) = corpus(&[lines.as_bytes()]);
         for block_bytes in [4, 30, 1 << 16] {
             let skipping = of_jsonl(&corpus, "text").with_block_bytes(block_bytes);
             let census = skipping.census(&mut |_| {}).unwrap();
             assert_eq!(census.units(), 2);
             let bad = census.bad.as_ref().unwrap();
-            assert_eq!(bad.skipped.clone().into_iter().collect::<Vec<_>>(), [
-                ("field missing".to_owned(), 1),
-                ("null instead of a text".to_owned(), 2)
-            ]);
+            assert_eq!(
+                bad.skipped.clone().into_iter().collect::<Vec<_>>(),
+                [("field missing".to_owned(), 1), ("null instead of a text".to_owned(), 2)]
+            );
             assert!(bad.first.contains("0.txt") && bad.first.contains("line 2"), "{}", bad.first);
             assert_eq!(read_split(&skipping, &census, 1), ("one".to_owned(), "two".to_owned()));
             let refusing = skipping.with_records("text", BadRecords::Refuse);
@@ -589,6 +595,9 @@ mod tests {
         let error = of_jsonl(&corpus, "title").census(&mut |_| {}).unwrap_err();
         assert!(matches!(error, DataError::NoRecords { count: 5, .. }), "{error}");
         let said = error.to_string();
-        assert!(said.contains("0.txt") && said.contains("line 1") && said.contains("data.text_field"), "{said}");
+        assert!(
+            said.contains("0.txt") && said.contains("line 1") && said.contains("data.text_field"),
+            "{said}"
+        );
     }
 }

@@ -164,7 +164,9 @@ fn syntax_fault(json: &str, error: &serde_json::Error) -> (&'static str, String)
     let near = &line[at..line.floor_char_boundary(at + "-Infinity".len() + 3)];
     let is_number = ["NaN", "Infinity"].iter().any(|word| near.contains(word));
     let (kind, what) = match () {
-        () if said.contains("surrogate") || said.contains("hex escape") => ("lone surrogate", "has a lone surrogate"),
+        () if said.contains("surrogate") || said.contains("hex escape") => {
+            ("lone surrogate", "has a lone surrogate")
+        }
         () if is_number => ("NaN or infinity", "has a number that JSON has not"),
         () => ("not JSON", "is not JSON"),
     };
@@ -253,7 +255,8 @@ mod tests {
         let lines = "{\"text\":\"a\"}\r\n\n  {\"id\": [1, {\"text\": 2}], \"text\": \"\\u00e9\\n\\ud83d\\ude42\", \"x\": null}\n{\"text\": \"\"}";
         let expected = [("a", 7), ("é\n🙂", 9), ("", 10)].map(|(text, line)| (text.to_owned(), line));
         assert_eq!(json(lines.as_bytes(), &Format::Jsonl), (expected.to_vec(), vec![]));
-        let array = "[{\"text\": \"a\"}, {\"text\":\n\"\\u00e9\\n\\ud83d\\ude42\", \"x\": [{}]},\n{\"text\": \"\"}]";
+        let array =
+            "[{\"text\": \"a\"}, {\"text\":\n\"\\u00e9\\n\\ud83d\\ude42\", \"x\": [{}]},\n{\"text\": \"\"}]";
         let expected = [("a", 7), ("é\n🙂", 8), ("", 9)].map(|(text, place)| (text.to_owned(), place));
         assert_eq!(json(array.as_bytes(), &Format::Json), (expected.to_vec(), vec![]));
     }
@@ -272,9 +275,17 @@ mod tests {
             (b"{\"text\": \"a\", \"x\": [Infinity]}", "NaN or infinity", &["number"]),
             (b"[\"text\"]", "not an object", &["is an array, expected an object"]),
             (b"\"text\"", "not an object", &["is a string, expected an object"]),
-            (b"{\"body\": \"a\", \"id\": 3}", "field missing", &["no field \"text\"", "\"body\", \"id\"", "data.text_field"]),
+            (
+                b"{\"body\": \"a\", \"id\": 3}",
+                "field missing",
+                &["no field \"text\"", "\"body\", \"id\"", "data.text_field"],
+            ),
             (b"{}", "field missing", &["no field \"text\", only none"]),
-            (b"{\"text\": 3}", "no string where the text should be", &["\"text\" is a number, expected a string"]),
+            (
+                b"{\"text\": 3}",
+                "no string where the text should be",
+                &["\"text\" is a number, expected a string"],
+            ),
             (b"{\"text\": null}", "null instead of a text", &["is null, expected a string"]),
             (b"{\"text\": \"\xff\"}", "not UTF-8", &["not UTF-8", "offset 10"]),
         ] {

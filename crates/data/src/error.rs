@@ -352,7 +352,9 @@ pub enum DataError {
         needed: u64,
     },
     /// A text of which nothing can be predicted.
-    #[error("{source_name}: has {tokens} tokens, expected at least 2, one to predict the other from; give more text")]
+    #[error(
+        "{source_name}: expected at least 2 tokens, one to predict the other from, got {tokens}; give more text"
+    )]
     NothingToPredict {
         /// What the tokens are of.
         source_name: String,

@@ -86,20 +86,24 @@ fn not_found(text: &str, back: &str) -> u64 {
     let [text, back] = [text, back].map(|text| text.trim_start_matches(' ').chars().collect::<Vec<char>>());
     let (mut i, mut j, mut lost) = (0, 0, 0);
     while i < text.len() {
+        if text.get(i) == back.get(j) {
+            (i, j) = (i + 1, j + 1);
+            continue;
+        }
         let (skipped, added) = next_agreement(&text[i..], &back[j..]).unwrap_or((1, 1));
-        lost += skipped;
-        i += skipped.max(usize::from(skipped + added == 0));
-        j = (j + added.max(usize::from(skipped + added == 0))).min(back.len());
+        lost += match skipped == added {
+            // Character for character, as capitals that became small.
+            true => (0..skipped).filter(|k| text.get(i + k) != back.get(j + k)).count(),
+            false => skipped,
+        };
+        (i, j) = (i + skipped, (j + added).min(back.len()));
     }
     lost as u64
 }
 
-/// How many characters to skip in both until they agree.
+/// How many characters to skip in both, which differ at once, until they agree.
 fn next_agreement(text: &[char], back: &[char]) -> Option<(usize, usize)> {
     let [far_text, far_back] = REACH;
-    if text.first() == back.first() {
-        return Some((0, 0));
-    }
     let agree = |a: usize, b: usize| {
         let (text, back) = (text.get(a..).unwrap_or_default(), back.get(b..).unwrap_or_default());
         let n = AGREEMENT.min(text.len()).min(back.len());
@@ -131,6 +135,7 @@ mod tests {
             ("all of it", "", 9),
             ("", "something", 0),
             ("SHOUTED WORDS", "shouted words", 12),
+            ("ZZ\tTAB\nThe end", "zz\ttab\nthe end", 6),
             ("end\n", "end", 1),
         ] {
             assert_eq!(not_found(text, back), lost, "{text:?} {back:?}");

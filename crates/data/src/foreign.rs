@@ -16,7 +16,7 @@ enum Remedy {
 
 use Remedy::{Do, Unpack};
 
-const PARQUET_REMEDY: &str = "Parquet is not read yet: convert it to JSON lines, in Python with \
+const PARQUET_REMEDY: &str = "it is not read yet: convert it to JSON lines, in Python with \
     `pandas.read_parquet(FILE).to_json(\"docs.jsonl\", orient=\"records\", lines=True)`";
 
 const KINDS: &[Kind] = &[
@@ -30,14 +30,24 @@ const KINDS: &[Kind] = &[
     Kind(0, b"PK\x03\x04", "a zip archive", Unpack("unzip")),
     Kind(0, b"7z\xbc\xaf\x27\x1c", "a 7z archive", Unpack("7z x")),
     Kind(257, b"ustar", "a tar archive", Unpack("tar -xf")),
-    Kind(0, b"ARROW1", "an Arrow file", Do("convert it to JSON lines, in Python with `datasets` or `pyarrow`")),
+    Kind(
+        0,
+        b"ARROW1",
+        "an Arrow file",
+        Do("convert it to JSON lines, in Python with `datasets` or `pyarrow`"),
+    ),
     Kind(0, b"%PDF-", "a PDF", Do("extract its text, for example with `pdftotext`")),
     Kind(0, b"SQLite format 3\0", "an SQLite database", Do("export its texts as JSON lines")),
     Kind(0, b"\x93NUMPY", "a NumPy array", Do("name the text that it was made from")),
     Kind(0, b"\x89HDF\r\n", "HDF5", Do("export its texts as JSON lines")),
     Kind(0, b"WATTLTOK", "a shard of tokens", Do("name its folder as data.dir")),
     Kind(0, b"GGUF", "a model in GGUF", Do("name a text")),
-    Kind(0, b"version https://git-lfs.github.com/", "a Git LFS pointer and not the file", Do("run `git lfs pull`")),
+    Kind(
+        0,
+        b"version https://git-lfs.github.com/",
+        "a Git LFS pointer and not the file",
+        Do("run `git lfs pull`"),
+    ),
 ];
 
 /// Refuses what the first bytes of a file, `head`, tell to be something else than text in UTF-8.
@@ -45,7 +55,9 @@ pub(crate) fn refuse(path: &Path, head: &[u8]) -> Result<(), DataError> {
     let has = |kind: &&Kind| head.get(kind.0..).is_some_and(|rest| rest.starts_with(kind.1));
     if let Some(Kind(_, _, what, remedy)) = KINDS.iter().find(has) {
         let remedy = match remedy {
-            Unpack(command) => format!("unpack it with `{command} {}`, and name what comes out", path.display()),
+            Unpack(command) => {
+                format!("unpack it with `{command} {}`, and name what comes out", path.display())
+            }
             Do(remedy) => (*remedy).to_owned(),
         };
         return Err(DataError::Foreign { path: path.to_owned(), what: (*what).to_owned(), remedy });
@@ -58,7 +70,8 @@ pub(crate) fn refuse(path: &Path, head: &[u8]) -> Result<(), DataError> {
 
 /// That a file called `.parquet` or `.zst` begins as such a file does.
 pub(crate) fn refuse_misnamed(path: &Path, name: &str) -> Result<(), DataError> {
-    let Some(extension) = ["parquet", "zst", "bz2", "xz", "zip", "tar"].into_iter().find(|e| name.ends_with(&format!(".{e}")))
+    let Some(extension) =
+        ["parquet", "zst", "bz2", "xz", "zip", "tar"].into_iter().find(|e| name.ends_with(&format!(".{e}")))
     else {
         return Ok(());
     };
@@ -134,12 +147,19 @@ mod tests {
     use super::*;
 
     fn utf16(text: &str, is_little: bool) -> Vec<u8> {
-        text.encode_utf16().flat_map(|unit| if is_little { unit.to_le_bytes() } else { unit.to_be_bytes() }).collect()
+        text.encode_utf16()
+            .flat_map(|unit| if is_little { unit.to_le_bytes() } else { unit.to_be_bytes() })
+            .collect()
     }
 
     #[test]
     fn encodings_are_told_with_and_without_a_mark() {
-        for text in ["The quick brown fox.\n", "{\"text\": \"é\"}\n", "Привет, мир.\nКак дела?\n", "日本語 テキスト\n改行\n"] {
+        for text in [
+            "The quick brown fox.\n",
+            "{\"text\": \"é\"}\n",
+            "Привет, мир.\nКак дела?\n",
+            "日本語 テキスト\n改行\n",
+        ] {
             assert_eq!(encoding(text.as_bytes()), None, "{text}");
             assert_eq!(encoding(&utf16(text, true)), Some("UTF-16LE"), "{text}");
             assert_eq!(encoding(&utf16(text, false)), Some("UTF-16BE"), "{text}");

@@ -18,7 +18,9 @@ use crate::tokenizer::{FILE_NAME, Tokenizer};
 
 /// Tales with what tokenizers stumble over: blank lines, punctuation before line ends, other scripts.
 fn text() -> String {
-    let tale = |i| tales::tale(5, i).text + ".\n\n\n  Né à Nîmes; naïve café — 12345 日本語 🙂!\r\n\r\n\tEnd\u{a0}x.\n";
+    let tale = |i| {
+        tales::tale(5, i).text + ".\n\n\n  Né à Nîmes; naïve café — 12345 日本語 🙂!\r\n\r\n\tEnd\u{a0}x.\n"
+    };
     (0..60).map(tale).collect()
 }
 
@@ -60,7 +62,8 @@ fn llama2() -> Value {
     };
     (0..=255).for_each(|byte| add(&mut vocab, format!("<0x{byte:02X}>")));
     ('a'..='z').chain(".,▁\"TNHBJ".chars()).for_each(|c| add(&mut vocab, c.to_string()));
-    let merges = [("▁", "t"), ("▁t", "h"), ("▁th", "e"), ("▁", "a"), ("i", "n"), ("e", "r"), (".", "▁"), ("▁", "T")];
+    let merges =
+        [("▁", "t"), ("▁t", "h"), ("▁th", "e"), ("▁", "a"), ("i", "n"), ("e", "r"), (".", "▁"), ("▁", "T")];
     merges.iter().for_each(|(left, right)| add(&mut vocab, format!("{left}{right}")));
     let model = json!({"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
         "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "vocab": vocab,
@@ -75,8 +78,16 @@ fn llama2() -> Value {
 
 /// As T5 and XLM-RoBERTa have it.
 fn unigram(scheme: &str, unk_id: Value) -> Value {
-    let mut vocab = vec![json!(["<unk>", 0.0]), json!(["▁", -3.0]), json!(["▁the", -4.0]), json!(["in", -4.5]), json!(["er", -4.5])];
-    vocab.extend(letters().into_iter().filter(|c| !" 日本語".contains(*c)).map(|c| json!([c.to_string(), -6.0])));
+    let mut vocab = vec![
+        json!(["<unk>", 0.0]),
+        json!(["▁", -3.0]),
+        json!(["▁the", -4.0]),
+        json!(["in", -4.5]),
+        json!(["er", -4.5]),
+    ];
+    vocab.extend(
+        letters().into_iter().filter(|c| !" 日本語".contains(*c)).map(|c| json!([c.to_string(), -6.0])),
+    );
     let metaspace = json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": true});
     let model = json!({"type": "Unigram", "unk_id": unk_id, "vocab": vocab, "byte_fallback": false});
     tokenizer_json(model, Value::Null, metaspace.clone(), metaspace)
@@ -102,8 +113,10 @@ fn bert() -> Value {
 /// As Llama 3 and Qwen have it: a pattern that joins line ends to the full stop before them.
 fn llama3() -> Value {
     let pattern = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-    let split = json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
-    let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
+    let split =
+        json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
+    let bytes =
+        json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
     with(byte_level(), &[("/pre_tokenizer", json!({"type": "Sequence", "pretokenizers": [split, bytes]}))])
 }
 
@@ -139,10 +152,10 @@ fn a_text_in_blocks_has_the_tokens_of_the_whole() {
     let prefixed = with(byte_level(), &[("/pre_tokenizer/add_prefix_space", true.into())]);
     let chunks = json!({"type": "FixedLength", "length": 7});
     let mut stripping = llama2();
-    stripping["normalizer"]["normalizers"].as_array_mut().unwrap().insert(
-        0,
-        json!({"type": "Strip", "strip_left": true, "strip_right": true}),
-    );
+    stripping["normalizer"]["normalizers"]
+        .as_array_mut()
+        .unwrap()
+        .insert(0, json!({"type": "Strip", "strip_left": true, "strip_right": true}));
     let tokenizers = [
         ("llama2", llama2()),
         ("stripping", stripping),
@@ -176,7 +189,8 @@ fn a_text_in_blocks_has_the_tokens_of_the_whole() {
 fn text_larger_than_a_block_is_encoded_as_a_whole() {
     let root = tempfile::tempdir().unwrap();
     // Digits without end: what is cut into threes hangs on where the first of them is.
-    let digits: String = (0..1_300_000u32).map(|i| char::from(b'0' + (i % 1000 * (i % 997) % 7) as u8)).collect();
+    let digits: String =
+        (0..1_300_000u32).map(|i| char::from(b'0' + (i % 1000 * (i % 997) % 7) as u8)).collect();
     let long = format!("{}\n{digits}\n", text());
     for (name, json, text) in [("llama2", llama2(), text().repeat(40)), ("llama3", llama3(), long)] {
         assert!(text.len() > 1 << 20);
@@ -209,8 +223,7 @@ fn what_belongs_to_a_call_is_switched_off_and_named() {
         assert_eq!(ids_of(&dataset), ids_of(&expected), "{name}");
         assert_eq!(dataset.manifest.tokenizer.switched_off, [name]);
         // What is stored is what encodes, for other tools too.
-        let stored: Value =
-            serde_json::from_slice(&fs::read(dataset.dir.join(FILE_NAME)).unwrap()).unwrap();
+        let stored: Value = serde_json::from_slice(&fs::read(dataset.dir.join(FILE_NAME)).unwrap()).unwrap();
         assert_eq!(stored.pointer(pointer), Some(&Value::Null));
         assert!(dataset.tokenizer.switched_off().is_empty());
         let opened = Tokenizer::from_json(given.to_string(), Path::new(FILE_NAME)).unwrap();
@@ -236,13 +249,25 @@ fn characters_that_would_be_dropped_are_refused_with_their_place() {
     few["model"]["vocab"].as_object_mut().unwrap().remove("\u{c3}");
     few["model"]["merges"] = json!([]);
     let lower = with(
-        tokenizer_json(json!({"type": "BPE", "vocab": {"a": 0}, "merges": []}), Value::Null, Value::Null, Value::Null),
-        &[("/normalizer", json!({"type": "Lowercase"})), ("/pre_tokenizer", json!({"type": "WhitespaceSplit"}))],
+        tokenizer_json(
+            json!({"type": "BPE", "vocab": {"a": 0}, "merges": []}),
+            Value::Null,
+            Value::Null,
+            Value::Null,
+        ),
+        &[
+            ("/normalizer", json!({"type": "Lowercase"})),
+            ("/pre_tokenizer", json!({"type": "WhitespaceSplit"})),
+        ],
     );
     let mut lower = lower;
     lower["added_tokens"] = json!([]);
-    lower["model"]["vocab"] =
-        ('a'..='z').chain([',']).enumerate().map(|(id, c)| (c.to_string(), json!(id))).collect::<serde_json::Map<_, _>>().into();
+    lower["model"]["vocab"] = ('a'..='z')
+        .chain([','])
+        .enumerate()
+        .map(|(id, c)| (c.to_string(), json!(id)))
+        .collect::<serde_json::Map<_, _>>()
+        .into();
     for (name, json) in [("few", few), ("lower", lower), ("unigram", unigram("always", Value::Null))] {
         let text = if name == "unigram" { "plain words, then a ca日" } else { text };
         let error = prepared(root.path(), name, text, &json).unwrap_err();

@@ -105,7 +105,8 @@ impl Format {
             return Ok(Self::Jsonl);
         }
         let is_array = begins(text, &[b"[", b"{\""]);
-        if (is_array || begins(text, &[b"{", b"\""])) && are_json(&values(text, Scanner::default()), is_whole) {
+        if (is_array || begins(text, &[b"{", b"\""])) && are_json(&values(text, Scanner::default()), is_whole)
+        {
             return Ok(Self::Json);
         }
         if name.ends_with(".jsonl") || name.ends_with(".ndjson") {
@@ -178,9 +179,22 @@ mod tests {
         let many: String = (0..5000).map(|i| format!("{{\"text\": \"document {i}\"}}\n")).collect();
         let array = format!("[{}]", many.trim_end().replace('\n', ",\n"));
         let jsonl = ["{\"text\": \"a\"}", "\u{feff}{\"text\": \"a\"}\r\n{\"b\": NaN}", &long, &many];
-        let json = ["[{\"text\": \"a\"}, {\"text\": NaN}]", " [\n {\"a\": 1}]", "{\n \"a\": 1\n}\n{\n \"b\": 2\n}", "[\"a\"]", &array];
-        let text = ["[1] A note", "[Verse 1]\nwords", "{ int x = 3; }\n", "{\"quoted\" words}\nmore words\nand more\n",
-            "plain", "[workspace]\nmembers = []", "{{ jinja }}"];
+        let json = [
+            "[{\"text\": \"a\"}, {\"text\": NaN}]",
+            " [\n {\"a\": 1}]",
+            "{\n \"a\": 1\n}\n{\n \"b\": 2\n}",
+            "[\"a\"]",
+            &array,
+        ];
+        let text = [
+            "[1] A note",
+            "[Verse 1]\nwords",
+            "{ int x = 3; }\n",
+            "{\"quoted\" words}\nmore words\nand more\n",
+            "plain",
+            "[workspace]\nmembers = []",
+            "{{ jinja }}",
+        ];
         for name in ["a", "a.txt", "c4.json", "x.jsonl"] {
             for content in jsonl {
                 assert_eq!(of(dir.path(), name, content.as_bytes()).unwrap(), Format::Jsonl, "{content:.80}");

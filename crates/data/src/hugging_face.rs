@@ -39,9 +39,8 @@ fn of_gpt2(vocab: &Path, merges: &Path) -> Result<Tokenizer, DataError> {
     let fault = |path: &Path, reason: String| DataError::Tokenizer { path: path.to_owned(), reason };
     let ids: Vocab = serde_json::from_str(without_bom(&vocab_text))
         .map_err(|error| fault(vocab, format!("is not a vocabulary: {error}")))?;
-    let pairs = merges_of(without_bom(&merges_text)).map_err(|line| {
-        fault(merges, format!("line {line} is not two tokens with a space between them"))
-    })?;
+    let pairs = merges_of(without_bom(&merges_text))
+        .map_err(|line| fault(merges, format!("line {line} is not two tokens with a space between them")))?;
     let bpe = BPE::builder()
         .vocab_and_merges(ids, pairs)
         .build()

@@ -85,7 +85,9 @@ impl Input {
 fn fault(path: &Path, source: io::Error, is_gzip: bool) -> DataError {
     let path = path.to_owned();
     match source.kind() {
-        io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData if is_gzip => {
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData
+            if is_gzip =>
+        {
             DataError::Gzip { path, source }
         }
         _ => DataError::Read { path, source },
@@ -152,7 +154,9 @@ mod tests {
     fn a_byte_order_mark_is_passed_over_and_gzip_needs_no_ending() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("text");
-        for (content, expected) in [("\u{feff}ab", "ab"), ("\u{feff}", ""), ("a", "a"), ("", ""), ("a\u{feff}", "a\u{feff}")] {
+        for (content, expected) in
+            [("\u{feff}ab", "ab"), ("\u{feff}", ""), ("a", "a"), ("", ""), ("a\u{feff}", "a\u{feff}")]
+        {
             std::fs::write(&path, content).unwrap();
             let hash = crate::digest::sha256_hex(content.as_bytes());
             assert_eq!(read(&path).unwrap(), (expected.as_bytes().to_vec(), hash));

@@ -184,7 +184,10 @@ mod tests {
     #[test]
     fn elements_and_values_one_after_another_are_found() {
         let of = |text: &'static str, base| -> Vec<&str> {
-            values(text.as_bytes(), within(base)).into_iter().map(|value| str::from_utf8(value).unwrap()).collect()
+            values(text.as_bytes(), within(base))
+                .into_iter()
+                .map(|value| str::from_utf8(value).unwrap())
+                .collect()
         };
         let inner = r#" {"a": "}\"]", "b": [1, {"c": 2}]} , "x\\" ,null, 12 ,[3] ]"#;
         let expected = [r#"{"a": "}\"]", "b": [1, {"c": 2}]}"#, r#""x\\""#, "null", "12", "[3]"];

@@ -142,9 +142,7 @@ mod tests {
     }
 
     fn blocks(mut records: Records) -> Vec<(Vec<u8>, u64)> {
-        std::iter::from_fn(|| records.next_block().unwrap())
-            .map(|block| (block.bytes, block.first))
-            .collect()
+        std::iter::from_fn(|| records.next_block().unwrap()).map(|block| (block.bytes, block.first)).collect()
     }
 
     #[test]

@@ -114,7 +114,12 @@ impl TokenStore {
         }
         if self.len < needed {
             let source = self.source.to_string();
-            return Err(DataError::TooShort { source_name: source, split: self.split, tokens: self.len, needed });
+            return Err(DataError::TooShort {
+                source_name: source,
+                split: self.split,
+                tokens: self.len,
+                needed,
+            });
         }
         Ok((self.len - 1) / context as u64)
     }
@@ -126,7 +131,9 @@ impl TokenStore {
     /// If there is no token to be predicted from another.
     pub fn evaluation_context(&self, context: usize) -> Result<usize, DataError> {
         match self.len {
-            0 | 1 => Err(DataError::NothingToPredict { source_name: self.source.to_string(), tokens: self.len }),
+            0 | 1 => {
+                Err(DataError::NothingToPredict { source_name: self.source.to_string(), tokens: self.len })
+            }
             len => Ok(context.min(usize::try_from(len - 1).unwrap_or(context))),
         }
     }

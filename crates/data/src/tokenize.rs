@@ -126,7 +126,12 @@ impl Encoding<'_> {
     }
 
     /// Appends the tokens of a text, and of what ends it if it is a document.
-    fn append(&self, passage: Passage<'_>, part: &mut Part, cache: &mut WordCache) -> Result<(), EncodeError> {
+    fn append(
+        &self,
+        passage: Passage<'_>,
+        part: &mut Part,
+        cache: &mut WordCache,
+    ) -> Result<(), EncodeError> {
         let out = &mut part.encoded;
         match &self.separator {
             None => return self.tokenizer.encode_passage(passage, Specials::Tokens, cache, out),

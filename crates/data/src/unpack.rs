@@ -18,7 +18,11 @@ impl<R: Read> Unpacked<R> {
     pub(crate) fn open(source: R) -> io::Result<Self> {
         let mut source = BufReader::with_capacity(1 << 16, source);
         let is_gzip = source.fill_buf()?.starts_with(GZIP);
-        Ok(if is_gzip { Self::Gzip(Members(Member::Open(Box::new(GzDecoder::new(source))))) } else { Self::Plain(source) })
+        Ok(if is_gzip {
+            Self::Gzip(Members(Member::Open(Box::new(GzDecoder::new(source)))))
+        } else {
+            Self::Plain(source)
+        })
     }
 
     pub(crate) fn is_gzip(&self) -> bool {
@@ -97,7 +101,10 @@ fn next_member(source: &mut impl BufRead) -> io::Result<bool> {
         let zeros = bytes.iter().take_while(|&&byte| byte == 0).count();
         if zeros < bytes.len() {
             let after = if passed + zeros as u64 > 0 { "zeros and then something else" } else { "something" };
-            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{after} follows its last member")));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("{after} follows its last member"),
+            ));
         }
         passed += zeros as u64;
         source.consume(zeros);

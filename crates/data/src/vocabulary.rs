@@ -35,7 +35,8 @@ impl Vocabulary {
     /// The vocabulary of `library`, whose file is `json`. From here on the library shows what it drops.
     pub(crate) fn of(library: &mut Library, json: &str) -> Self {
         let is_lossless = is_lossless(library);
-        let ModelHead { unk_token, unk_id } = serde_json::from_str::<FileHead>(json).unwrap_or_default().model;
+        let ModelHead { unk_token, unk_id } =
+            serde_json::from_str::<FileHead>(json).unwrap_or_default().model;
         let by_name = unk_token.and_then(|token| library.get_model().token_to_id(&token));
         let unknown = by_name.or(unk_id);
         if unknown.is_none() && !is_lossless {

@@ -48,11 +48,8 @@ pub fn run(args: &EvaluateArgs, bars: &MultiProgress) -> anyhow::Result<Exit> {
     };
     data_notes::say(&held.dataset);
     let context = held.store()?.evaluation_context(checkpoint.model.context())?;
-    let options = EvaluateOptions {
-        batch_size: (TOKENS_AT_ONCE / context).max(1),
-        max_batches: 0,
-        dtype: DType::F32,
-    };
+    let options =
+        EvaluateOptions { batch_size: (TOKENS_AT_ONCE / context).max(1), max_batches: 0, dtype: DType::F32 };
     let bar = bars.add(ProgressBar::new(0).with_style(bar_style()));
     let mut progress = |done, total| {
         bar.set_length(total);

@@ -28,7 +28,7 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<Exit> {
         return Err(BadUsage::new(fault).into());
     }
     let directory = Directory::open(&locate(&args.checkpoint)?)?;
-    let tokenizer = tokenizer_of(&directory)?;
+    let tokenizer = tokenizer_of(&directory)?.with_own_json();
     let out = OutputFile::open(&args.out, "--out")?;
     let metered = Metered::start(&ComputeDevice::cpu());
     let export = GgufExport::of(&directory, tokenizer.to_json(), args.r#type.into())?;

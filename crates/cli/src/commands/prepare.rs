@@ -3,7 +3,9 @@
 use std::io::IsTerminal;
 
 use indicatif::MultiProgress;
-use wattle_data::{DataConfig, DataError, Dataset, TokenizerConfig, TokenizerKind, catalog, fetch, prepare_into};
+use wattle_data::{
+    DataConfig, DataError, Dataset, TokenizerConfig, TokenizerKind, catalog, fetch, prepare_into,
+};
 
 use crate::args::{PrepareArgs, TokenizerChoice};
 use crate::data_notes;
@@ -46,9 +48,10 @@ fn tokenizer(args: &PrepareArgs) -> TokenizerConfig {
 
 /// A fault by the name that the command line has for a key.
 fn by_flag(fault: String) -> String {
-    const FLAGS: [(&str, &str); 7] = [
+    const FLAGS: [(&str, &str); 8] = [
         ("data.input", "INPUT"),
         ("data.format = ", "--format "),
+        ("data.format", "--format"),
         ("data.bad_records = ", "--bad-records "),
         ("data.val_fraction", "--val-fraction"),
         ("data.text_field", "--text-field"),
@@ -73,6 +76,10 @@ fn describe(dataset: &Dataset) {
         count(val),
         count(dataset.vocab_size() as u64)
     );
+    if let Some(documents) = &dataset.manifest.documents {
+        let (train, val) = (count(documents.train), count(documents.val));
+        tracing::info!("{train} documents to train on · {val} to validate on");
+    }
     tracing::info!("{}", dataset.dir.display());
 }
 
