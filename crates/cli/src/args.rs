@@ -124,7 +124,7 @@ Examples:
   wattle train --set 'data.dir=\"data/mine\"'
       trains on it")]
 pub struct PrepareArgs {
-    /// Text in UTF-8, or documents in JSON; gzip is unpacked
+    /// Text in UTF-8, or documents in JSON; gzip and zstd are unpacked
     pub input: Vec<PathBuf>,
     /// A corpus by its name, fetched into the cache
     #[arg(long, value_name = "NAME")]

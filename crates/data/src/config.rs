@@ -13,7 +13,7 @@ use crate::format::{BadRecords, Format, FormatChoice};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataConfig {
-    /// Text files in UTF-8, read one after another as one text, or files of documents in JSON; either may be gzip.
+    /// Text files in UTF-8, read one after another as one text, or files of documents in JSON; either may be gzip or zstd.
     /// Prepared and cached on first use.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub input: Vec<PathBuf>,

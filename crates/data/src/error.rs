@@ -63,13 +63,15 @@ pub enum DataError {
         /// How to make a text of it.
         remedy: String,
     },
-    /// An input that should be gzip.
+    /// An input that should be packed.
     #[error(
-        "{path:?} is not gzip, or not all of it: {source}; fetch or pack it again, or unpack it and name that"
+        "{path:?} is not {packer}, or not all of it: {source}; fetch or pack it again, or unpack it and name that"
     )]
-    Gzip {
+    Packed {
         /// The input.
         path: PathBuf,
+        /// By what.
+        packer: &'static str,
         /// What the decoder says.
         source: io::Error,
     },

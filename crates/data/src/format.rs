@@ -99,7 +99,7 @@ impl Format {
 
     fn by_content(path: &Path, head: &[u8], is_whole: bool) -> Result<Self, DataError> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-        let name = name.strip_suffix(".gz").unwrap_or(&name);
+        let name = name.strip_suffix(".gz").or(name.strip_suffix(".zst")).unwrap_or(&name);
         let text = head.trim_ascii_start();
         if begins(text, &[b"{", b"\""]) && are_json(&lines(text), is_whole) {
             return Ok(Self::Jsonl);
@@ -216,7 +216,7 @@ mod tests {
         for name in ["a.txt", "a.jsonl", "a"] {
             for (content, needles) in [
                 (&b"PAR1\x15\x04PAR1"[..], ["Parquet", "to_json"]),
-                (b"\x28\xb5\x2f\xfdxxxx", ["zstd", "zstd -d"]),
+                (b"\x28\xb5\x2f\xfdxxxx", ["not zstd, or not all", "unpack it"]),
                 (b"BZh91AY&SY", ["bzip2", "bunzip2"]),
                 (b"\xfe\xff\0T\0h", ["UTF-16BE", "iconv -f UTF-16BE"]),
                 (b"T\0h\0e\0 \0", ["UTF-16LE", "iconv -f UTF-16LE"]),

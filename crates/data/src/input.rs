@@ -1,4 +1,4 @@
-//! The bytes of input files, unpacked where they are gzip and without a byte order mark.
+//! The bytes of input files, unpacked where they are gzip or zstd and without a byte order mark.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -29,10 +29,13 @@ impl Input {
         let file = File::open(path).map_err(DataError::read(path))?;
         let counted = Counted { file, read: 0, hasher: hashed.then(Sha256::new) };
         let bytes = Unpacked::open(counted).map_err(DataError::read(path))?;
-        let is_called_gzip = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gz"));
-        if is_called_gzip && !bytes.is_gzip() {
-            let source = io::Error::new(io::ErrorKind::InvalidData, "it does not begin as gzip does");
-            return Err(DataError::Gzip { path: path.to_owned(), source });
+        let called = path.extension().and_then(|extension| extension.to_str()).map(str::to_lowercase);
+        let claimed =
+            [("gz", "gzip"), ("zst", "zstd")].into_iter().find(|(end, _)| called.as_deref() == Some(end));
+        if let Some((_, packer)) = claimed.filter(|(_, packer)| bytes.packer() != Some(packer)) {
+            let source =
+                io::Error::new(io::ErrorKind::InvalidData, format!("it does not begin as {packer} does"));
+            return Err(DataError::Packed { path: path.to_owned(), packer, source });
         }
         let mut input = Self { path: path.to_owned(), bytes, head: Vec::new(), skipped: 0 };
         let mut head = Vec::new();
@@ -55,7 +58,7 @@ impl Input {
         buffer.extend(self.head.drain(..from_head));
         let rest = (wanted - from_head) as u64;
         let got = (&mut self.bytes).take(rest).read_to_end(buffer);
-        let got = got.map_err(|error| fault(&self.path, error, self.bytes.is_gzip()))?;
+        let got = got.map_err(|error| fault(&self.path, error, self.bytes.packer()))?;
         Ok(got as u64 == rest)
     }
 
@@ -81,15 +84,14 @@ impl Input {
     }
 }
 
-/// What is not gzip, or not all of it, told as such; other faults are the disk's.
-fn fault(path: &Path, source: io::Error, is_gzip: bool) -> DataError {
+/// What is not packed as it says, or not all of it, told as such; other faults are the disk's.
+fn fault(path: &Path, source: io::Error, packer: Option<&'static str>) -> DataError {
     let path = path.to_owned();
-    match source.kind() {
-        io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData
-            if is_gzip =>
-        {
-            DataError::Gzip { path, source }
-        }
+    match (source.kind(), packer) {
+        (
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData,
+            Some(packer),
+        ) => DataError::Packed { path, packer, source },
         _ => DataError::Read { path, source },
     }
 }
@@ -143,11 +145,11 @@ mod tests {
         for cut in [packed.len() - 1, packed.len() / 2, 5] {
             std::fs::write(&path, &packed[..cut]).unwrap();
             let error = read(&path).unwrap_err();
-            assert!(matches!(error, DataError::Gzip { .. }), "{cut}: {error}");
+            assert!(matches!(error, DataError::Packed { .. }), "{cut}: {error}");
             assert!(error.to_string().contains("text.txt.gz"), "{error}");
         }
         std::fs::write(&path, "not gzip at all").unwrap();
-        assert!(matches!(read(&path), Err(DataError::Gzip { .. })));
+        assert!(matches!(read(&path), Err(DataError::Packed { .. })));
     }
 
     #[test]

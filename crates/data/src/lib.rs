@@ -39,6 +39,7 @@ pub mod tokenizer;
 mod vocabulary;
 mod word_cache;
 mod words;
+mod zstd;
 
 mod digest;
 pub mod shard;

@@ -4,29 +4,38 @@ use std::io::{self, BufRead, BufReader, Read};
 
 use flate2::bufread::GzDecoder;
 
+use crate::zstd::{Frames, is_zstd};
+
 /// The first bytes of gzip.
 const GZIP: &[u8] = &[0x1f, 0x8b];
 
-/// A reader of what `source` holds, unpacked where it is gzip.
+/// A reader of what `source` holds, unpacked where it is gzip or zstd.
 pub(crate) enum Unpacked<R: Read> {
     Plain(BufReader<R>),
     Gzip(Members<R>),
+    Zstd(Frames<R>),
 }
 
 impl<R: Read> Unpacked<R> {
     /// Looks at the first bytes of `source`.
     pub(crate) fn open(source: R) -> io::Result<Self> {
         let mut source = BufReader::with_capacity(1 << 16, source);
-        let is_gzip = source.fill_buf()?.starts_with(GZIP);
-        Ok(if is_gzip {
-            Self::Gzip(Members(Member::Open(Box::new(GzDecoder::new(source)))))
-        } else {
-            Self::Plain(source)
+        let head = source.fill_buf()?;
+        let (is_gzip, is_zstd) = (head.starts_with(GZIP), is_zstd(head));
+        Ok(match (is_gzip, is_zstd) {
+            (true, _) => Self::Gzip(Members(Member::Open(Box::new(GzDecoder::new(source))))),
+            (_, true) => Self::Zstd(Frames::new(source)),
+            _ => Self::Plain(source),
         })
     }
 
-    pub(crate) fn is_gzip(&self) -> bool {
-        matches!(self, Self::Gzip(_))
+    /// By what it is packed.
+    pub(crate) fn packer(&self) -> Option<&'static str> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Gzip(_) => Some("gzip"),
+            Self::Zstd(_) => Some("zstd"),
+        }
     }
 
     /// What is unpacked.
@@ -35,6 +44,7 @@ impl<R: Read> Unpacked<R> {
             Self::Plain(source) | Self::Gzip(Members(Member::Over(source))) => source.get_ref(),
             Self::Gzip(Members(Member::Open(decoder))) => decoder.get_ref().get_ref(),
             Self::Gzip(Members(Member::Between)) => unreachable!("it is so only within a read"),
+            Self::Zstd(frames) => frames.source(),
         }
     }
 
@@ -43,6 +53,7 @@ impl<R: Read> Unpacked<R> {
             Self::Plain(source) | Self::Gzip(Members(Member::Over(source))) => source.into_inner(),
             Self::Gzip(Members(Member::Open(decoder))) => decoder.into_inner().into_inner(),
             Self::Gzip(Members(Member::Between)) => unreachable!("it is so only within a read"),
+            Self::Zstd(frames) => frames.into_source(),
         }
     }
 }
@@ -52,6 +63,7 @@ impl<R: Read> Read for Unpacked<R> {
         match self {
             Self::Plain(source) => source.read(buffer),
             Self::Gzip(members) => members.read(buffer),
+            Self::Zstd(frames) => frames.read(buffer),
         }
     }
 }
