@@ -25,9 +25,20 @@ fn data_that_cannot_be_trained_on() {
     fs::write(bench.join("odd.json"), "{\"not\": \"a tokenizer\"}").unwrap();
     refused(&bench, 2, &["data.input=[\"absent.txt\"]"], &["data.input", "absent.txt"]);
     refused(&bench, 2, &["data.input=[\"empty.txt\"]"], &["data.input", "empty.txt", "empty"]);
-    refused(&bench, 1, &["data.input=[\"short.txt\"]"], &["model.context", "17"]);
+    refused(&bench, 1, &["data.input=[\"short.txt\"]"], &["short.txt", "model.context", "17"]);
+    fs::write(bench.join("docs.parquet"), b"PAR1\x15\x04PAR1").unwrap();
+    refused(
+        &bench,
+        2,
+        &["data.input=[\"docs.parquet\"]"],
+        &["data.input", "docs.parquet", "Parquet", "JSON lines"],
+    );
+    refused(&bench, 2, &["data.format=parquet"], &["text.txt", "data.format"]);
     refused(&bench, 1, &["data.input=[\"latin1.txt\"]"], &["latin1.txt", "UTF-8", "3"]);
-    refused(&bench, 1, &["train.batch_size=1000"], &["train.batch_size"]);
+    refused(&bench, 1, &["train.batch_size=1000"], &["text.txt", "train.batch_size"]);
+    // It is found before there is a directory.
+    let said = expect(1, bench.train(&["--out", "run", "--set", "data.input=[\"short.txt\"]"]));
+    assert!(!said.contains("on cpu"), "{said}");
     let file = format!("tokenizer.file={:?}", bench.join("odd.json"));
     refused(&bench, 1, &["tokenizer.kind=file", &file], &["odd.json"]);
     refused(&bench, 2, &["tokenizer.kind=file"], &["tokenizer.file"]);

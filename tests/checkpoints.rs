@@ -70,6 +70,66 @@ fn evaluate_takes_any_text_and_counts_its_bytes() {
 }
 
 #[test]
+fn a_text_shorter_than_the_context_is_one_short_window() {
+    let bench = Workbench::new();
+    trained(&bench);
+    fs::write(bench.join("short.txt"), "0 and 0 make 0.").unwrap();
+    let short = evaluation(&bench, &["run", "--text", "short.txt"]);
+    let tokens = short["tokens"].as_u64().unwrap();
+    assert!(tokens > 0 && tokens < 16, "{short}");
+    assert_eq!((short["window"].as_u64(), short["context"].as_u64()), (Some(tokens), Some(16)));
+    assert!(short["loss"].as_f64().unwrap() > 0.0);
+    // A text of one window exactly is evaluated as before.
+    assert_eq!(evaluation(&bench, &["run", "--text", "text.txt"])["window"], 16);
+}
+
+#[test]
+fn text_that_a_tokenizer_changes_is_counted_and_has_no_bits_a_byte() {
+    let bench = Workbench::new();
+    trained(&bench);
+    let path = bench.join("run/checkpoints/latest/tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    tokenizer["normalizer"] = serde_json::json!({"type": "Lowercase"});
+    tokenizer["truncation"] =
+        serde_json::json!({"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0});
+    fs::write(&path, format!("\u{feff}{tokenizer}")).unwrap();
+    let text = fs::read_to_string(bench.join("text.txt")).unwrap();
+    fs::write(bench.join("capitals.txt"), text.replace("make", "MAKE")).unwrap();
+    let kept = evaluation(&bench, &["run", "--text", "text.txt"]);
+    assert_eq!(kept["lost_chars"], 0, "{kept}");
+    assert!(kept["bits_per_byte"].is_f64() && kept["tokens"].as_u64().unwrap() > 100, "{kept}");
+    let lost = evaluation(&bench, &["run", "--text", "capitals.txt"]);
+    assert_eq!(lost["lost_chars"], 4 * 124, "{lost}");
+    assert_eq!((&lost["loss"], &lost["bits_per_byte"]), (&kept["loss"], &Value::Null));
+    let mut again = bench.wattle(&["evaluate", "run", "--text", "capitals.txt", "--device", "cpu"]);
+    let said = printed(bench.wattle(&["evaluate", "run", "--text", "capitals.txt", "--device", "cpu"]));
+    assert!(said.contains("not stated") && said.contains("do not come back"), "{said}");
+    let warned = String::from_utf8(again.output().unwrap().stderr).unwrap();
+    assert_eq!(warned.matches("truncation to 4 tokens").count(), 1, "{warned}");
+    // A run on such a text has none either, and can be read.
+    let from = [
+        "--set",
+        "model.init_from=\"run\"",
+        "--set",
+        "data.input=[\"capitals.txt\"]",
+        "--set",
+        "train.max_steps=2",
+    ];
+    let mut train =
+        bench.wattle(&["train", "--device", "cpu", "--out", "tuned", "--set", "train.batch_size=2"]);
+    train.args(from).args(["--set", "optimizer.learning_rate=1e-3"]);
+    let said = expect(0, train);
+    assert!(said.contains("bits a byte are not stated"), "{said}");
+    let evaluated = bench.events("tuned").into_iter().any(|event| match event.body {
+        EventBody::Evaluate(evaluation) => evaluation.bits_per_byte.is_nan() && evaluation.loss.is_finite(),
+        _ => false,
+    });
+    assert!(evaluated);
+    let report = printed(bench.wattle(&["report", "tuned"]));
+    assert!(!report.contains("bits/byte") && !report.contains("NaN"), "{report}");
+}
+
+#[test]
 fn evaluate_refuses_what_does_not_fit() {
     let bench = Workbench::new();
     trained(&bench);
@@ -78,7 +138,8 @@ fn evaluate_refuses_what_does_not_fit() {
     assert!(said.contains("--data chars") && said.contains("another tokenizer"), "{said}");
     fs::write(bench.join("short.txt"), "7").unwrap();
     let said = expect(1, bench.wattle(&["evaluate", "run", "--text", "short.txt"]));
-    assert!(said.contains("17"), "{said}");
+    assert!(said.contains("short.txt") && said.contains("at least 2"), "{said}");
+    assert!(!said.contains("model.context") && !said.contains("val_fraction"), "{said}");
     let said = expect(1, bench.wattle(&["evaluate", "nowhere", "--text", "short.txt"]));
     assert!(said.contains("nowhere"), "{said}");
     expect(2, bench.wattle(&["evaluate", "run"]));

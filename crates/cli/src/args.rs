@@ -124,7 +124,7 @@ Examples:
   wattle train --set 'data.dir=\"data/mine\"'
       trains on it")]
 pub struct PrepareArgs {
-    /// UTF-8 text, or documents as JSON lines (.jsonl, .ndjson); .gz is unpacked
+    /// Text in UTF-8, or documents in JSON; gzip and zstd are unpacked
     pub input: Vec<PathBuf>,
     /// A corpus by its name, fetched into the cache
     #[arg(long, value_name = "NAME")]
@@ -141,6 +141,12 @@ pub struct PrepareArgs {
     /// Where a document's text is in its JSON object
     #[arg(long, value_name = "FIELD", default_value = "text")]
     pub text_field: String,
+    /// What the files hold; auto tells by what they begin with, whatever they are called
+    #[arg(long, value_enum, default_value_t = InputFormat::Auto)]
+    pub format: InputFormat,
+    /// What to do with a record that has no text that can be read: leave it out and count it, or refuse
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t = BadRecordsChoice::Skip)]
+    pub bad_records: BadRecordsChoice,
 }
 
 /// A tokenizer as the command line names it.
@@ -246,6 +252,55 @@ pub struct EvaluateArgs {
     /// As JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// What input files hold, as the command line names it.
+#[cfg(feature = "train")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum InputFormat {
+    /// What each file begins with tells
+    Auto,
+    /// Text, whatever it looks like
+    Text,
+    /// A JSON object a line
+    Jsonl,
+    /// An array of JSON objects, or objects one after another
+    Json,
+    /// Not read yet
+    Parquet,
+}
+
+#[cfg(feature = "train")]
+impl From<InputFormat> for wattle_data::FormatChoice {
+    fn from(format: InputFormat) -> Self {
+        match format {
+            InputFormat::Auto => Self::Auto,
+            InputFormat::Text => Self::Text,
+            InputFormat::Jsonl => Self::Jsonl,
+            InputFormat::Json => Self::Json,
+            InputFormat::Parquet => Self::Parquet,
+        }
+    }
+}
+
+/// What to do with a bad record, as the command line names it.
+#[cfg(feature = "train")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum BadRecordsChoice {
+    /// Leave it out and count it
+    Skip,
+    /// Make it an error
+    Refuse,
+}
+
+#[cfg(feature = "train")]
+impl From<BadRecordsChoice> for wattle_data::BadRecords {
+    fn from(choice: BadRecordsChoice) -> Self {
+        match choice {
+            BadRecordsChoice::Skip => Self::Skip,
+            BadRecordsChoice::Refuse => Self::Refuse,
+        }
+    }
 }
 
 /// A part of a dataset, as the command line names it.

@@ -8,6 +8,7 @@ use wattle_model::hugging_face::{Directory, stand_in};
 use wattle_model::{GgufFile, LanguageModel, ModelConfig};
 use wattle_train::device::ChosenDevice;
 
+use crate::data_notes;
 use crate::need;
 
 /// A model and its tokenizer.
@@ -33,7 +34,7 @@ impl OpenCheckpoint {
         }
         let dir = locate(path)?;
         let directory = Directory::open(&dir)?;
-        let tokenizer = tokenizer_of(&directory)?;
+        let tokenizer = without_call_state(tokenizer_of(&directory)?);
         let config = directory.model_config().clone();
         check_memory(path, &config, device, 1)?;
         Ok(Self { model: directory.load(&device.device)?, config, path: dir, tokenizer })
@@ -44,6 +45,7 @@ impl OpenCheckpoint {
         let tokenizer = Tokenizer::from_json(file.tokenizer_json().to_owned(), path)?;
         let config = file.model_config().clone();
         check_vocabulary(path, &tokenizer, config.vocab_size)?;
+        let tokenizer = without_call_state(tokenizer);
         // All tensors are multiplied out before the model takes them over.
         check_memory(path, &config, device, 2)?;
         Ok(Self { model: file.load(&device.device)?, config, path: path.to_owned(), tokenizer })
@@ -73,6 +75,12 @@ pub fn tokenizer_of(directory: &Directory) -> anyhow::Result<Tokenizer> {
     let tokenizer = Tokenizer::load_from_dir(dir)?;
     check_vocabulary(dir, &tokenizer, directory.vocab_size())?;
     Ok(tokenizer)
+}
+
+/// Says what the tokenizer's file asks for and does not get, and leaves it out.
+fn without_call_state(tokenizer: Tokenizer) -> Tokenizer {
+    data_notes::say_switched_off(tokenizer.switched_off());
+    tokenizer.with_own_json()
 }
 
 fn check_vocabulary(path: &Path, tokenizer: &Tokenizer, knows: usize) -> anyhow::Result<()> {

@@ -10,6 +10,8 @@ mod child;
 mod commands;
 #[cfg(feature = "train")]
 mod config;
+#[cfg(feature = "train")]
+mod data_notes;
 mod describe;
 #[cfg(feature = "train")]
 mod display;

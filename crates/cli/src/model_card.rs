@@ -45,9 +45,9 @@ impl ModelCard {
         let loss = match (evaluation, draft.val_loss) {
             (Some(evaluation), Some(loss)) => format!(
                 "| validation loss | {loss:.4} nats a token |\n\
-                 | bits per byte | {:.4} |\n\
+                 {}\
                  | next-token accuracy | {:.1} % |\n",
-                evaluation.bits_per_byte,
+                bits_per_byte(evaluation.bits_per_byte),
                 evaluation.accuracy * 100.0
             ),
             _ => String::new(),
@@ -88,4 +88,9 @@ impl ModelCard {
             tokens = count(draft.tokens),
         )
     }
+}
+
+/// A row of bits per byte, if they are known.
+fn bits_per_byte(bits: f64) -> String {
+    if bits.is_finite() { format!("| bits per byte | {bits:.4} |\n") } else { String::new() }
 }

@@ -135,7 +135,7 @@ impl RunObserver {
             evaluation.loss,
             beside(floor.as_ref().map(EntropyFloor::nats_per_token))
         )];
-        if let Some(split) = split {
+        if let Some(split) = split.as_ref().filter(|_| evaluation.bits_per_byte.is_finite()) {
             let bits_per_char = evaluation.bits_per_byte * split.bytes as f64 / split.chars as f64;
             let floor = floor.as_ref().map(EntropyFloor::bits_per_char);
             parts.push(format!("{bits_per_char:.3} bits/char{}", beside(floor)));

@@ -6,7 +6,8 @@ use std::time::UNIX_EPOCH;
 use crate::config::{DataConfig, TokenizerConfig, TokenizerKind};
 use crate::digest::sha256_hex;
 use crate::error::DataError;
-use crate::input::Format;
+use crate::format::{BadRecords, Format};
+use crate::input::Input;
 use crate::tales;
 use crate::tokenizer::Tokenizer;
 
@@ -35,22 +36,36 @@ fn key(data: &DataConfig, tokenizer: &TokenizerConfig) -> Result<String, DataErr
         format!("format {FORMAT}\nval_fraction {:?}\ntokenizer {:?}\n", data.val_fraction, tokenizer.kind);
     match (tokenizer.kind, &tokenizer.file) {
         (TokenizerKind::Bpe, _) => key += &format!("vocab_size {}\n", tokenizer.vocab_size),
-        (TokenizerKind::File, Some(path)) => key += &format!("file {}\n", Tokenizer::load(path)?.sha256()),
+        (TokenizerKind::File, Some(path)) => key += &tokenizer_key(Tokenizer::load(path)?),
         _ => {}
     }
-    match data.input_format()? {
-        Format::Text => {}
-        Format::Jsonl => key += &format!("documents json {:?}\n", data.text_field),
-        Format::Separated { line } => key += &format!("documents separated {line:?}\n"),
+    let formats = data.input_formats()?;
+    match formats.first() {
+        None | Some(Format::Text) => {}
+        Some(Format::Jsonl | Format::Json) => key += &format!("documents json {:?}\n", data.text_field),
+        Some(Format::Separated { line }) => key += &format!("documents separated {line:?}\n"),
     }
-    for path in &data.input {
-        key += &format!("input {}\n", file_key(path)?);
+    if data.bad_records == BadRecords::Refuse {
+        key += "bad records refused\n";
+    }
+    for (path, format) in data.input.iter().zip(&formats) {
+        let values = if *format == Format::Json { "values " } else { "" };
+        // An earlier version took a byte order mark for a part of the text.
+        let bom = if Input::open(path, false)?.has_bom() { "after a mark " } else { "" };
+        key += &format!("input {values}{bom}{}\n", file_key(path)?);
     }
     if data.is_embedded() {
         let (chars, seed) = (data.embedded_chars, data.embedded_seed);
         key += &format!("embedded {} {chars} {seed}\n", tales::grammar_sha256());
     }
     Ok(sha256_hex(key.as_bytes()))
+}
+
+/// The part of a tokenizer's file. An earlier version obeyed settings of a call, and did not look at what a
+/// tokenizer that is not exact makes of a text and of its borders.
+fn tokenizer_key(tokenizer: Tokenizer) -> String {
+    let looked_at = if tokenizer.is_exact() { "" } else { "looked at\n" };
+    format!("file {}\n{looked_at}", tokenizer.with_own_json().sha256())
 }
 
 fn file_key(path: &Path) -> Result<String, DataError> {

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use serde::Deserialize;
 
 use crate::error::DataError;
-use crate::input::Format;
+use crate::format::Format;
 
 /// The manifests, by the name of their file.
 const SOURCES: [(&str, &str); 4] = [

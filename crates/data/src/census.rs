@@ -1,9 +1,12 @@
 //! What a corpus holds: its first reading.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::corpus::{Block, Corpus};
+use crate::document::{BadRecord, Document};
 use crate::error::DataError;
+use crate::manifest::BadRecordsManifest;
 use crate::pipeline;
 use crate::scratch::Scratch;
 
@@ -29,6 +32,8 @@ pub struct Census {
     pub alphabet: Vec<char>,
     /// Documents without a character, which are left out.
     pub empty_documents: u64,
+    /// Records without a text that can be read, which are left out.
+    pub bad: Option<BadRecordsManifest>,
     /// Bytes of all blocks.
     pub(crate) block_bytes: u64,
     /// The number of the first unit of each block, and behind them that of all units: 8 bytes for a mebibyte.
@@ -44,6 +49,30 @@ struct Tally {
     /// Documents with a character.
     documents: u64,
     empty_documents: u64,
+    bad: Bad,
+}
+
+/// The bad records of a block or file: how many of each kind, and the first.
+#[derive(Default)]
+struct Bad {
+    counts: BTreeMap<&'static str, u64>,
+    first: Option<BadRecord>,
+}
+
+impl Bad {
+    fn add(&mut self, record: BadRecord) {
+        *self.counts.entry(record.kind).or_default() += 1;
+        self.first.get_or_insert(record);
+    }
+
+    fn merge(&mut self, other: Self) {
+        other.counts.into_iter().for_each(|(kind, n)| *self.counts.entry(kind).or_default() += n);
+        self.first = self.first.take().or(other.first);
+    }
+
+    fn total(&self) -> u64 {
+        self.counts.values().sum()
+    }
 }
 
 impl Census {
@@ -55,18 +84,21 @@ impl Census {
             files: corpus.files().iter().map(empty).collect(),
             alphabet: Vec::new(),
             empty_documents: 0,
+            bad: None,
             block_bytes: 0,
             first_units: vec![0],
         };
         let mut n_documents = vec![0; census.files.len()];
+        let mut bad: Vec<Bad> = census.files.iter().map(|_| Bad::default()).collect();
         let alphabets = Scratch::<Alphabet>::default();
-        let is_documents = corpus.format().is_documents();
+        let is_documents = corpus.is_documents();
         let hashes = pipeline::ordered(
             |feed| corpus.read_blocks(true, &mut |done, block| feed.give(done, block)),
             |block| alphabets.with(|alphabet| Tally::of(corpus, &block, alphabet)),
             |tally| {
                 n_documents[tally.file_idx] += tally.documents + tally.empty_documents;
                 census.add(&tally, is_documents);
+                bad[tally.file_idx].merge(tally.bad);
                 Ok(())
             },
             on_done,
@@ -75,8 +107,12 @@ impl Census {
             file.sha256 = sha256;
         }
         census.alphabet = Alphabet::chars(&alphabets.into_states());
-        let checked = if is_documents { census.check_documents(&n_documents) } else { census.check_text() };
-        checked.map(|()| census)
+        let checked = match is_documents {
+            true => census.check_documents(corpus, &n_documents, &mut bad),
+            false => census.check_text(),
+        };
+        census.bad = checked.and_then(|()| Ok(all_bad(corpus, bad)))?;
+        Ok(census)
     }
 
     fn add(&mut self, tally: &Tally, is_documents: bool) {
@@ -96,7 +132,19 @@ impl Census {
         }
     }
 
-    fn check_documents(&self, n_documents: &[u64]) -> Result<(), DataError> {
+    fn check_documents(
+        &self,
+        corpus: &Corpus,
+        n_documents: &[u64],
+        bad: &mut [Bad],
+    ) -> Result<(), DataError> {
+        let all_are_bad = |file_idx: &usize| n_documents[*file_idx] == 0 && bad[*file_idx].total() > 0;
+        if let Some(file_idx) = (0..bad.len()).find(all_are_bad)
+            && let Some(first) = bad[file_idx].first.take()
+        {
+            let first = Box::new(first.told(&self.files[file_idx].path, corpus.format_of(file_idx)));
+            return Err(DataError::NoRecords { count: bad[file_idx].total(), first });
+        }
         let mut files = self.files.iter().zip(n_documents);
         let without = files.find(|&(_, &n)| n == 0 || self.units() == 0);
         without.map_or(Ok(()), |(file, _)| Err(DataError::NoDocuments { path: file.path.clone() }))
@@ -136,6 +184,20 @@ impl Census {
     }
 }
 
+/// The bad records of all files.
+fn all_bad(corpus: &Corpus, bad: Vec<Bad>) -> Option<BadRecordsManifest> {
+    let mut all = Bad::default();
+    let mut first_file = None;
+    for (file_idx, bad) in bad.into_iter().enumerate() {
+        first_file = first_file.or(bad.first.is_some().then_some(file_idx));
+        all.merge(bad);
+    }
+    let file_idx = first_file?;
+    let first = all.first?.told(&corpus.files()[file_idx], corpus.format_of(file_idx)).to_string();
+    let skipped = all.counts.into_iter().map(|(kind, n)| (kind.to_owned(), n)).collect();
+    Some(BadRecordsManifest { skipped, first })
+}
+
 impl Tally {
     fn of(corpus: &Corpus, block: &Block, alphabet: &mut Alphabet) -> Result<Self, DataError> {
         let mut tally = Self {
@@ -145,16 +207,19 @@ impl Tally {
             chars: 0,
             documents: 0,
             empty_documents: 0,
+            bad: Bad::default(),
         };
-        corpus.for_each_document(block, &mut |document| {
+        let mut bad = Bad::default();
+        let mut on_document = |document: Document<'_>| {
             tally.bytes += document.text.len() as u64;
             tally.chars += alphabet.add(&document.text);
             let is_empty = document.text.is_empty();
             tally.documents += u64::from(!is_empty);
             tally.empty_documents += u64::from(is_empty);
             Ok(())
-        })?;
-        Ok(tally)
+        };
+        corpus.for_each_document(block, &mut on_document, &mut |record| bad.add(record))?;
+        Ok(Self { bad, ..tally })
     }
 }
 

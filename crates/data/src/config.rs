@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{DataError, mixed};
-use crate::input::Format;
+use crate::error::DataError;
+use crate::format::{BadRecords, Format, FormatChoice};
 
 /// Section `data`: where the text comes from and how it is split.
 ///
@@ -13,15 +13,19 @@ use crate::input::Format;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataConfig {
-    /// UTF-8 text files, read one after another as one text, or files of documents (`.jsonl`, `.ndjson`); either
-    /// may be gzip (`.gz`). Prepared and cached on first use.
+    /// Text files in UTF-8, read one after another as one text, or files of documents in JSON; either may be gzip or zstd.
+    /// Prepared and cached on first use.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub input: Vec<PathBuf>,
     /// Of documents: the field that holds the text. Default "text", as most corpora on Hugging Face.
     pub text_field: String,
-    /// What `input` holds, where its names do not tell. No key: a fetched dataset sets it.
+    /// What `input` holds. Default `auto`: what each file begins with tells, whatever it is called.
+    pub format: FormatChoice,
+    /// What is done with a JSON record that has no text that can be read. Default `skip`: it is left out and counted.
+    pub bad_records: BadRecords,
+    /// What `input` is known to hold. No key: a fetched dataset sets it.
     #[serde(skip)]
-    pub format: Option<Format>,
+    pub known_format: Option<Format>,
     /// A folder that is already prepared. Excludes `input`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dir: Option<PathBuf>,
@@ -42,7 +46,9 @@ impl Default for DataConfig {
         Self {
             input: Vec::new(),
             text_field: "text".to_owned(),
-            format: None,
+            format: FormatChoice::default(),
+            bad_records: BadRecords::default(),
+            known_format: None,
             dir: None,
             val_fraction: 0.1,
             cache_dir: None,
@@ -72,26 +78,28 @@ impl DataConfig {
                 self.embedded_chars
             ));
         }
-        if let (None, Err([first, second])) = (&self.format, Format::of_all(&self.input)) {
-            faults.push(mixed(&first, &second));
-        }
         if self.text_field.is_empty() {
             faults
                 .push("data.text_field is empty: expected the name of a field, \"text\" for one".to_owned());
         }
-        faults.extend(self.input.iter().filter_map(|path| file_fault("data.input", path)));
+        let unreadable: Vec<String> =
+            self.input.iter().filter_map(|path| file_fault("data.input", path)).collect();
+        if unreadable.is_empty() {
+            faults.extend(self.input_formats().err().map(|error| format!("data.input: {error}")));
+        }
+        faults.extend(unreadable);
         faults.extend(self.dir.iter().filter_map(|dir| dir_fault(dir)));
         faults
     }
 
-    /// What `input` holds.
+    /// What each file of `input` holds.
     ///
     /// # Errors
-    /// If it holds both text and documents.
-    pub fn input_format(&self) -> Result<Format, DataError> {
-        match &self.format {
-            Some(format) => Ok(format.clone()),
-            None => Format::of_all(&self.input).map_err(|[first, second]| DataError::Mixed { first, second }),
+    /// If one cannot be read as anything, or some hold text and some documents.
+    pub fn input_formats(&self) -> Result<Vec<Format>, DataError> {
+        match &self.known_format {
+            Some(format) => Ok(vec![format.clone(); self.input.len()]),
+            None => Format::of_all(&self.input, self.format),
         }
     }
 
@@ -232,13 +240,16 @@ mod tests {
     #[test]
     fn text_and_documents_are_not_mixed() {
         let dir = tempfile::tempdir().unwrap();
-        let paths = ["a.txt", "b.jsonl"].map(|name| dir.path().join(name));
-        paths.iter().for_each(|path| std::fs::write(path, "{}").unwrap());
+        let paths = [("a.txt", "a text"), ("b.txt", "{\"text\": \"a document\"}")].map(|(name, content)| {
+            std::fs::write(dir.path().join(name), content).unwrap();
+            dir.path().join(name)
+        });
         let data = DataConfig { input: paths.to_vec(), ..DataConfig::default() };
         let faults = data.faults();
-        assert!(faults[0].contains("a.txt") && faults[0].contains("b.jsonl"), "{faults:?}");
-        assert_eq!(data.input_format().unwrap_err().to_string(), faults[0]);
-        assert_eq!(DataConfig { format: Some(Format::Jsonl), ..data }.faults(), [""; 0]);
+        assert!(faults[0].contains("a.txt") && faults[0].contains("b.txt"), "{faults:?}");
+        assert!(faults[0].contains(&data.input_formats().unwrap_err().to_string()));
+        assert_eq!(DataConfig { format: FormatChoice::Text, ..data.clone() }.faults(), [""; 0]);
+        assert_eq!(DataConfig { known_format: Some(Format::Jsonl), ..data }.faults(), [""; 0]);
         let unnamed = DataConfig { text_field: String::new(), ..DataConfig::default() };
         assert!(unnamed.faults()[0].starts_with("data.text_field is empty"));
     }

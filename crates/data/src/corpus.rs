@@ -6,18 +6,22 @@
 //!
 //! Where a block of text ends: just before a line end that follows a visible character. There GPT-2's
 //! pre-tokenizer always ends a word and none of its pieces looks back, so the tokens of a file's blocks, one
-//! after another, are those of the whole file. A stretch without such a place is cut at the block's size. A block
-//! of documents ends where a document ends.
+//! after another, are those of the whole file. A stretch without such a place is cut at the block's size. For other
+//! tokenizers a block comes with some of the text around it, see [`crate::passage`]. A block of documents ends where
+//! a document ends.
 //!
 //! # Units
 //! A corpus is split by units: characters of a text, documents that have a character.
 
 use std::path::{Path, PathBuf};
 
-use crate::document::{Document, json_documents, separated_documents};
+use crate::document::{BadRecord, Document, json_documents, separated_documents};
 use crate::error::DataError;
-use crate::input::{Format, Input};
+use crate::foreign::remedy_of_not_utf8;
+use crate::format::{BadRecords, Format};
+use crate::input::Input;
 use crate::manifest::Split;
+use crate::passage::{CONTEXT_BYTES, Passage};
 use crate::records::{RecordBlock, Records};
 
 pub use crate::census::{Census, FileCensus};
@@ -28,12 +32,14 @@ pub const BLOCK_BYTES: usize = 1 << 20;
 /// Fewest bytes of a block: it must hold the longest UTF-8 character.
 const MIN_BLOCK_BYTES: usize = 4;
 
-/// One or more files of one format.
+/// One or more files, all of text or all of documents.
 #[derive(Clone, Debug)]
 pub struct Corpus {
     files: Vec<PathBuf>,
-    format: Format,
+    /// What each file holds.
+    formats: Vec<Format>,
     text_field: String,
+    bad_records: BadRecords,
     block_bytes: usize,
 }
 
@@ -55,16 +61,24 @@ pub(crate) struct Block {
 
 #[derive(Debug)]
 enum Content {
-    Text(String),
+    Text(TextBlock),
     Documents(RecordBlock),
+}
+
+/// A part of a text, with what stands before and after it in the file.
+#[derive(Debug)]
+struct TextBlock {
+    before: String,
+    text: String,
+    after: String,
 }
 
 impl Block {
     /// Bytes of the block, of documents with all that stands around their text.
     pub(crate) fn len_bytes(&self) -> u64 {
         match &self.content {
-            Content::Text(text) => text.len() as u64,
-            Content::Documents(records) => records.lines.len() as u64,
+            Content::Text(block) => block.text.len() as u64,
+            Content::Documents(records) => records.bytes.len() as u64,
         }
     }
 }
@@ -72,12 +86,20 @@ impl Block {
 impl Corpus {
     /// The text of `files`, in this order.
     pub fn new(files: Vec<PathBuf>) -> Self {
-        Self { files, format: Format::Text, text_field: String::new(), block_bytes: BLOCK_BYTES }
+        let formats = vec![Format::Text; files.len()];
+        Self::of_formats(files, formats)
     }
 
-    /// The documents or text of `files`, in this order; of JSONL, the text is in `text_field`.
-    pub fn of_format(files: Vec<PathBuf>, format: Format, text_field: &str) -> Self {
-        Self { format, text_field: text_field.to_owned(), ..Self::new(files) }
+    /// The documents or text of `files`, in this order; `formats` says what each holds.
+    pub fn of_formats(files: Vec<PathBuf>, formats: Vec<Format>) -> Self {
+        let (text_field, bad_records) = ("text".to_owned(), BadRecords::default());
+        Self { files, formats, text_field, bad_records, block_bytes: BLOCK_BYTES }
+    }
+
+    /// The same corpus with its texts in the field `text_field` of JSON objects, and those that have none treated
+    /// as `bad_records` says.
+    pub fn with_records(self, text_field: &str, bad_records: BadRecords) -> Self {
+        Self { text_field: text_field.to_owned(), bad_records, ..self }
     }
 
     /// The same corpus read in blocks of at most `block_bytes`, at least 4; a longer document is a block.
@@ -90,9 +112,19 @@ impl Corpus {
         &self.files
     }
 
-    /// What the files hold.
-    pub fn format(&self) -> &Format {
-        &self.format
+    /// Whether the files hold documents.
+    pub fn is_documents(&self) -> bool {
+        self.formats.iter().any(Format::is_documents)
+    }
+
+    /// What the file of this number holds.
+    pub(crate) fn format_of(&self, file_idx: usize) -> &Format {
+        &self.formats[file_idx]
+    }
+
+    /// Bytes of a block.
+    pub(crate) fn block_bytes(&self) -> usize {
+        self.block_bytes
     }
 
     /// Size of all files on disk in bytes, for progress.
@@ -121,7 +153,7 @@ impl Corpus {
         let (mut index, mut before) = (0, 0);
         let mut hashes = Vec::with_capacity(self.files.len());
         for (file_idx, path) in self.files.iter().enumerate() {
-            let mut blocks = FileBlocks::open(self, path, hashed)?;
+            let mut blocks = FileBlocks::open(self, file_idx, path, hashed)?;
             while let Some(content) = blocks.next()? {
                 if !on_block(before + blocks.input().read_bytes(), Block { index, file_idx, content }) {
                     return Ok(hashes);
@@ -135,53 +167,87 @@ impl Corpus {
     }
 
     /// Calls `on_text` with the texts of `block`, whose first unit is number `first_unit` of the corpus: the first
-    /// `train_units` of the corpus as training, the rest as validation. A text is cut where the split is; documents
-    /// without a character are left out.
+    /// `train_units` of the corpus as training, the rest as validation. A text is cut where the split is, and no part
+    /// of it has the other as its context; documents without a character are left out.
     pub(crate) fn for_each_text(
         &self,
         block: &Block,
         first_unit: u64,
         train_units: u64,
-        on_text: &mut dyn FnMut(Split, &str) -> Result<(), DataError>,
+        on_text: &mut dyn FnMut(Split, Passage<'_>) -> Result<(), DataError>,
     ) -> Result<(), DataError> {
-        let train_units = train_units.saturating_sub(first_unit);
         let Content::Text(text) = &block.content else {
+            let train_units = train_units.saturating_sub(first_unit);
+            let format = self.format_of(block.file_idx);
             let mut unit = 0;
-            return self.for_each_document(block, &mut |document| {
+            let mut on_document = |document: Document<'_>| {
                 if document.text.is_empty() {
                     return Ok(());
                 }
                 let split = if unit < train_units { Split::Train } else { Split::Val };
                 unit += 1;
                 let path = &self.files[block.file_idx];
-                on_text(split, &document.text).map_err(|error| error.in_document(path, document.line))
-            });
+                on_text(split, Passage::whole(&document.text))
+                    .map_err(|error| error.in_document(path, format.unit(), document.place))
+            };
+            return self.for_each_document(block, &mut on_document, &mut |_| ());
         };
-        let (train, val) = split_at_char(text, train_units);
-        for (split, part) in [(Split::Train, train), (Split::Val, val)] {
-            if !part.is_empty() {
+        for (split, part) in text.parts(first_unit, train_units) {
+            if !part.text.is_empty() {
                 on_text(split, part)?;
             }
         }
         Ok(())
     }
 
-    /// Calls `on_document` with every document of a block; a block of text is one.
+    /// Calls `on_document` with every document of a block, of which a block of text is one, and `on_bad` with the
+    /// records that have none, unless these are errors.
     pub(crate) fn for_each_document(
         &self,
         block: &Block,
         on_document: &mut dyn FnMut(Document<'_>) -> Result<(), DataError>,
+        on_bad: &mut dyn FnMut(BadRecord),
     ) -> Result<(), DataError> {
-        let path = &self.files[block.file_idx];
-        match (&block.content, &self.format) {
-            (Content::Text(text), _) => on_document(Document { text: text.into(), line: 1 }),
-            (Content::Documents(RecordBlock { lines, first_line }), Format::Separated { line }) => {
-                separated_documents(path, lines, *first_line, line, on_document)
+        let (path, format) = (&self.files[block.file_idx], self.format_of(block.file_idx));
+        match (&block.content, format) {
+            (Content::Text(block), _) => on_document(Document { text: block.text.as_str().into(), place: 1 }),
+            (Content::Documents(RecordBlock { bytes, first, .. }), Format::Separated { line }) => {
+                separated_documents(path, bytes, *first, line, on_document)
             }
-            (Content::Documents(RecordBlock { lines, first_line }), _) => {
-                json_documents(path, lines, *first_line, &self.text_field, on_document)
+            (Content::Documents(records), _) => {
+                let mut on_bad = |bad: BadRecord| match self.bad_records {
+                    BadRecords::Refuse => Err(bad.told(path, format)),
+                    BadRecords::Skip => {
+                        on_bad(bad);
+                        Ok(())
+                    }
+                };
+                json_documents(records, format, &self.text_field, on_document, &mut on_bad)
             }
         }
+    }
+}
+
+impl TextBlock {
+    /// The parts on either side of the split, each with its context on its own side.
+    fn parts(&self, first_unit: u64, train_units: u64) -> [(Split, Passage<'_>); 2] {
+        let Self { before, text, after } = self;
+        let Some(train_here) = train_units.checked_sub(first_unit) else {
+            let before = last_chars(before, first_unit - train_units);
+            return [(Split::Train, Passage::default()), (Split::Val, Passage { before, text, after })];
+        };
+        let (train, val) = split_at_char(text, train_here);
+        if !val.is_empty() {
+            let before = if train.is_empty() { "" } else { before };
+            let train = Passage { before, text: train, after: "" };
+            return [(Split::Train, train), (Split::Val, Passage { before: "", text: val, after })];
+        }
+        let surely = (text.len() + after.len()) as u64;
+        let after_here = match train_here >= surely {
+            true => after,
+            false => split_at_char(after, train_here - text.chars().count() as u64).0,
+        };
+        [(Split::Train, Passage { before, text, after: after_here }), (Split::Val, Passage::default())]
     }
 }
 
@@ -192,6 +258,15 @@ fn split_at_char(text: &str, n_chars: u64) -> (&str, &str) {
     }
     let end = text.char_indices().nth(n_chars as usize).map_or(text.len(), |(at, _)| at);
     text.split_at(end)
+}
+
+/// The last `n_chars` characters of `text`.
+fn last_chars(text: &str, n_chars: u64) -> &str {
+    if n_chars >= text.len() as u64 {
+        return text;
+    }
+    let last = (n_chars as usize).checked_sub(1).and_then(|n| text.char_indices().rev().nth(n));
+    &text[last.map_or(text.len(), |(at, _)| at)..]
 }
 
 /// The last place in `text` before which a block may end without changing its tokens: a line end after a
@@ -208,9 +283,9 @@ enum FileBlocks {
 }
 
 impl FileBlocks {
-    fn open(corpus: &Corpus, path: &Path, hashed: bool) -> Result<Self, DataError> {
+    fn open(corpus: &Corpus, file_idx: usize, path: &Path, hashed: bool) -> Result<Self, DataError> {
         let input = Input::open(path, hashed)?;
-        Ok(match &corpus.format {
+        Ok(match corpus.format_of(file_idx) {
             Format::Text => Self::Text(TextBlocks::new(input, corpus.block_bytes)),
             format => Self::Documents(Records::new(input, format.clone(), corpus.block_bytes)),
         })
@@ -218,7 +293,7 @@ impl FileBlocks {
 
     fn next(&mut self) -> Result<Option<Content>, DataError> {
         match self {
-            Self::Text(blocks) => Ok(blocks.next_block()?.map(|text| Content::Text(text.to_owned()))),
+            Self::Text(blocks) => Ok(blocks.next_block()?.map(Content::Text)),
             Self::Documents(records) => Ok(records.next_block()?.map(Content::Documents)),
         }
     }
@@ -241,44 +316,76 @@ impl FileBlocks {
 /// The blocks of one file of text.
 struct TextBlocks {
     input: Input,
-    /// Bytes read and not yet given out; the first `given` of them were.
+    /// What was read and is still needed: the context of the next block, the block, and what follows it.
     buffer: Vec<u8>,
-    given: usize,
+    /// Where in the buffer the next block begins.
+    start: usize,
     /// Offset in the file of the buffer's first byte.
     offset: u64,
     block_bytes: usize,
     at_end: bool,
 }
 
+/// Most spaces that are left out at the beginning of a context: most decoders take one away there.
+const MAX_SPACES: usize = 64;
+
 impl TextBlocks {
     fn new(input: Input, block_bytes: usize) -> Self {
-        let buffer = Vec::with_capacity(block_bytes);
-        Self { input, buffer, given: 0, offset: 0, block_bytes, at_end: false }
+        let offset = input.skipped();
+        Self { input, buffer: Vec::new(), start: 0, offset, block_bytes, at_end: false }
     }
 
     /// The next block; `None` at the end of the file.
-    fn next_block(&mut self) -> Result<Option<&str>, DataError> {
-        self.buffer.drain(..self.given);
-        self.offset += self.given as u64;
-        self.given = 0;
-        let wanted = self.block_bytes - self.buffer.len();
-        self.at_end = !self.input.append(&mut self.buffer, wanted)?;
+    fn next_block(&mut self) -> Result<Option<TextBlock>, DataError> {
+        self.forget();
+        let wanted = self.start + self.block_bytes + CONTEXT_BYTES - self.buffer.len();
+        self.at_end = self.at_end || !self.input.append(&mut self.buffer, wanted)?;
         let valid = self.valid_len()?;
-        let text = str::from_utf8(&self.buffer[..valid]).expect("this many bytes were found valid");
-        self.given = if self.at_end { valid } else { last_soft_cut(text).unwrap_or(valid) };
-        Ok((self.given > 0).then(|| &text[..self.given]))
+        let text = |range| str::from_utf8(&self.buffer[range]).expect("this many bytes were found valid");
+        let (before, ahead) = (text(0..self.start), text(self.start..valid));
+        let is_last = self.at_end && ahead.len() <= self.block_bytes;
+        let window = &ahead[..ahead.floor_char_boundary(self.block_bytes)];
+        let end = if is_last { ahead.len() } else { last_soft_cut(window).unwrap_or(window.len()) };
+        if end == 0 {
+            return Ok(None);
+        }
+        let (text, after) = ahead.split_at(end);
+        let after = &after[..after.floor_char_boundary(CONTEXT_BYTES)];
+        let block = TextBlock { before: before.to_owned(), text: text.to_owned(), after: after.to_owned() };
+        self.start += end;
+        Ok(Some(block))
+    }
+
+    /// Lets go of what lies further back than the context of the next block.
+    fn forget(&mut self) {
+        let Some(mut first) = self.start.checked_sub(CONTEXT_BYTES).filter(|&first| first > 0) else {
+            return;
+        };
+        let is_inside = |byte: &u8| byte & 0xc0 == 0x80;
+        first += self.buffer[first..self.start].iter().take_while(|byte| is_inside(byte)).count();
+        let spaces = self.buffer[first..self.start].iter().take_while(|&&byte| byte == b' ').count();
+        first += spaces.min(MAX_SPACES);
+        self.buffer.drain(..first);
+        self.start -= first;
+        self.offset += first as u64;
     }
 
     /// Bytes at the buffer's beginning that are whole characters.
     fn valid_len(&self) -> Result<usize, DataError> {
-        match str::from_utf8(&self.buffer) {
-            Ok(text) => Ok(text.len()),
-            Err(error) if error.error_len().is_none() && !self.at_end => Ok(error.valid_up_to()),
-            Err(error) => Err(DataError::NotUtf8 {
-                path: self.input.path().to_owned(),
-                offset: self.offset + error.valid_up_to() as u64,
-            }),
+        // What is before the block was found valid with the block before.
+        match str::from_utf8(&self.buffer[self.start..]) {
+            Ok(_) => Ok(self.buffer.len()),
+            Err(error) if error.error_len().is_none() && !self.at_end => Ok(self.start + error.valid_up_to()),
+            Err(error) => Err(self.not_utf8(self.start + error.valid_up_to(), error.error_len().is_none())),
         }
+    }
+
+    /// That byte `at` of the buffer is not UTF-8; `is_cut` if the file ends within a character.
+    fn not_utf8(&self, at: usize, is_cut: bool) -> DataError {
+        let near = &self.buffer[at.saturating_sub(2048)..(at + 2048).min(self.buffer.len())];
+        let path = self.input.path();
+        let remedy = remedy_of_not_utf8(path, near, is_cut);
+        DataError::NotUtf8 { path: path.to_owned(), offset: self.offset + at as u64, remedy }
     }
 }
 
@@ -297,13 +404,18 @@ mod tests {
         (dir, Corpus::new(files))
     }
 
+    fn of_jsonl(corpus: &Corpus, field: &str) -> Corpus {
+        let formats = vec![Format::Jsonl; corpus.files.len()];
+        Corpus::of_formats(corpus.files.clone(), formats).with_records(field, BadRecords::Skip)
+    }
+
     fn read_split(corpus: &Corpus, census: &Census, train_units: u64) -> (String, String) {
         let (mut train, mut val) = (String::new(), String::new());
-        let mut on_text = |split, text: &str| {
+        let mut on_text = |split, passage: Passage<'_>| {
             if split == Split::Train {
-                train.push_str(text);
+                train.push_str(passage.text);
             } else {
-                val.push_str(text);
+                val.push_str(passage.text);
             }
             Ok(())
         };
@@ -359,7 +471,7 @@ mod tests {
             for block_bytes in [4, 9, 1 << 16] {
                 let (_dir, corpus) = corpus(&[b"fine", bytes]);
                 let error = corpus.with_block_bytes(block_bytes).census(&mut |_| {}).unwrap_err();
-                let DataError::NotUtf8 { path, offset } = error else { panic!("{error}") };
+                let DataError::NotUtf8 { path, offset, .. } = error else { panic!("{error}") };
                 assert_eq!(offset, expected);
                 assert!(path.ends_with("1.txt"));
             }
@@ -380,8 +492,7 @@ mod tests {
         let lines = texts.map(|text| serde_json::json!({"id": 1, "body": text}).to_string() + "\n");
         let (_dir, corpus) = corpus(&[lines[..3].concat().as_bytes(), lines[3..].concat().as_bytes()]);
         for block_bytes in [4, 20, 33, 1 << 16] {
-            let corpus =
-                Corpus::of_format(corpus.files.clone(), Format::Jsonl, "body").with_block_bytes(block_bytes);
+            let corpus = of_jsonl(&corpus, "body").with_block_bytes(block_bytes);
             let census = corpus.census(&mut |_| {}).unwrap();
             assert_eq!((census.units(), census.empty_documents), (4, 2));
             assert_eq!((census.bytes(), census.chars()), (23, 22));
@@ -398,8 +509,7 @@ mod tests {
     fn files_without_documents_are_named() {
         let of = |content: &[u8]| {
             let (dir, corpus) = corpus(&[b"{\"text\": \"a\"}", content]);
-            let corpus = Corpus::of_format(corpus.files.clone(), Format::Jsonl, "text");
-            (dir, corpus.census(&mut |_| {}))
+            (dir, of_jsonl(&corpus, "text").census(&mut |_| {}))
         };
         for content in [&b""[..], b"\n \n"] {
             let (_dir, census) = of(content);
@@ -409,7 +519,7 @@ mod tests {
         }
         of(b"{\"text\": \"\"}").1.unwrap();
         let (_dir, only_empty) = corpus(&[b"{\"text\": \"\"}"]);
-        let only_empty = Corpus::of_format(only_empty.files, Format::Jsonl, "text");
+        let only_empty = of_jsonl(&only_empty, "text");
         assert!(matches!(only_empty.census(&mut |_| {}), Err(DataError::NoDocuments { .. })));
     }
 
@@ -418,5 +528,76 @@ mod tests {
         assert_eq!(last_soft_cut("ab\ncd\n\n ef"), Some(5));
         assert_eq!(last_soft_cut("ab \n"), None);
         assert_eq!(last_soft_cut("\nab"), None);
+    }
+
+    #[test]
+    fn a_block_comes_with_the_text_around_it_on_its_side_of_the_split() {
+        let text: String = (0..4000).map(|i| format!("Line {i} of this text, né à Nîmes.\n")).collect();
+        let (_dir, corpus) = corpus(&[text.as_bytes(), b"another file"]);
+        let corpus = corpus.with_block_bytes(3000);
+        let census = corpus.census(&mut |_| {}).unwrap();
+        let n_chars = text.chars().count() as u64;
+        for train_units in [0, 777, 50_000, n_chars - 3, n_chars + 2, census.units()] {
+            let (train, val): (String, String) = (
+                text.chars().take(train_units as usize).collect(),
+                text.chars().skip(train_units as usize).collect(),
+            );
+            let (mut at, mut n_blocks) = ([0, 0], 0);
+            let mut on_text = |split: Split, passage: Passage<'_>| {
+                if passage.text == "another file"
+                    || passage.text.len() < 12 && "another file".contains(passage.text)
+                {
+                    assert!(passage.before.len() < 12 && passage.after.len() < 12);
+                    return Ok(());
+                }
+                let (whole, at) =
+                    (if split == Split::Train { &train } else { &val }, &mut at[split as usize]);
+                assert!(whole[..*at].ends_with(passage.before));
+                assert_eq!(passage.before.len() >= CONTEXT_BYTES - 100, *at >= CONTEXT_BYTES - 100);
+                assert!(whole[*at..].starts_with(passage.text));
+                *at += passage.text.len();
+                assert!(whole[*at..].starts_with(passage.after));
+                assert_eq!(passage.after.len() >= CONTEXT_BYTES - 4, whole.len() - *at >= CONTEXT_BYTES - 4);
+                Ok(())
+            };
+            let mut on_block = |_, block: Block| {
+                let first_unit = census.first_unit(block.index).unwrap();
+                corpus.for_each_text(&block, first_unit, train_units, &mut on_text).unwrap();
+                n_blocks += 1;
+                true
+            };
+            corpus.read_blocks(false, &mut on_block).unwrap();
+            assert!(n_blocks > 40);
+            assert_eq!(at, [train.len(), val.len()], "{train_units}");
+        }
+    }
+
+    #[test]
+    fn bad_records_are_counted_by_kind_with_the_first_place_or_refused() {
+        let lines =
+            "{\"text\": \"one\"}\n{\"text\": null}\n{\"body\": 1}\n{\"text\": null}\n{\"text\": \"two\"}\n";
+        let (_dir, corpus) = corpus(&[lines.as_bytes()]);
+        for block_bytes in [4, 30, 1 << 16] {
+            let skipping = of_jsonl(&corpus, "text").with_block_bytes(block_bytes);
+            let census = skipping.census(&mut |_| {}).unwrap();
+            assert_eq!(census.units(), 2);
+            let bad = census.bad.as_ref().unwrap();
+            assert_eq!(
+                bad.skipped.clone().into_iter().collect::<Vec<_>>(),
+                [("field missing".to_owned(), 1), ("null instead of a text".to_owned(), 2)]
+            );
+            assert!(bad.first.contains("0.txt") && bad.first.contains("line 2"), "{}", bad.first);
+            assert_eq!(read_split(&skipping, &census, 1), ("one".to_owned(), "two".to_owned()));
+            let refusing = skipping.with_records("text", BadRecords::Refuse);
+            let said = refusing.census(&mut |_| {}).unwrap_err().to_string();
+            assert!(said.contains("line 2") && said.contains("null"), "{said}");
+        }
+        let error = of_jsonl(&corpus, "title").census(&mut |_| {}).unwrap_err();
+        assert!(matches!(error, DataError::NoRecords { count: 5, .. }), "{error}");
+        let said = error.to_string();
+        assert!(
+            said.contains("0.txt") && said.contains("line 1") && said.contains("data.text_field"),
+            "{said}"
+        );
     }
 }

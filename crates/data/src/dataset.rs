@@ -83,7 +83,11 @@ impl Dataset {
             let reason = format!("{} is not the one it was made with", tokenizer::FILE_NAME);
             return Err(DataError::Manifest { path: dir.to_owned(), reason });
         }
-        let open = |split, part| TokenStore::open(dir, split, part, tokenizer.vocab_size());
+        let source = source_name(&manifest);
+        let open = |split, part| {
+            let store = TokenStore::open(dir, split, part, tokenizer.vocab_size())?;
+            Ok::<_, DataError>(store.of_source(&source))
+        };
         let train = open(Split::Train, &manifest.split.train)?;
         let val = manifest.split.val.as_ref().map(|part| open(Split::Val, part)).transpose()?;
         let floor = floor(&manifest);
@@ -97,8 +101,19 @@ impl Dataset {
 
     /// One hash over the tokenizer and all tokens: equal where two runs saw the same data.
     pub fn content_hash(&self) -> String {
+        self.content_hash_with(&self.manifest.tokenizer.sha256)
+    }
+
+    /// Whether `hash` is the content hash of these data, or was before what a tokenizer's file asks of a call was
+    /// left out of it.
+    pub fn has_content(&self, hash: &str) -> bool {
+        let given = self.manifest.tokenizer.given_sha256.as_deref();
+        self.content_hash() == hash || given.is_some_and(|given| self.content_hash_with(given) == hash)
+    }
+
+    fn content_hash_with(&self, tokenizer_sha256: &str) -> String {
         let parts = [Some(&self.manifest.split.train), self.manifest.split.val.as_ref()];
-        let mut text = format!("tokenizer {}\n", self.manifest.tokenizer.sha256);
+        let mut text = format!("tokenizer {tokenizer_sha256}\n");
         for (split, part) in [Split::Train, Split::Val].into_iter().zip(parts) {
             for shard in part.into_iter().flat_map(|part| &part.shards) {
                 text += &format!("{split} {} {}\n", shard.tokens, shard.sha256);
@@ -124,6 +139,16 @@ impl Dataset {
     pub fn verify(&self) -> Result<(), DataError> {
         self.train.verify()?;
         self.val.as_ref().map_or(Ok(()), TokenStore::verify)
+    }
+}
+
+/// What messages call the texts of a dataset.
+fn source_name(manifest: &Manifest) -> String {
+    match &manifest.sources[..] {
+        _ if manifest.generated.is_some() => "the embedded corpus".to_owned(),
+        [] => "no text".to_owned(),
+        [one] => one.path.clone(),
+        [first, others @ ..] => format!("{} and {} more", first.path, others.len()),
     }
 }
 

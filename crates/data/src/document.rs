@@ -1,10 +1,10 @@
-//! Documents: the texts in lines of JSON, or between lines that separate them.
+//! Documents: the texts in JSON objects, or between lines that separate them.
 //!
 //! # Format
-//! Of JSONL, each line is an object; blank lines are passed over. Of separated text, a document ends at a line
-//! that is the separator and nothing else; the line ends at its beginning and end are the separator's, not its
-//! own, and after the last separator only something visible is another document. A document without a character
-//! is passed over and counted.
+//! Of JSONL, each line is an object; blank lines are passed over. Of other JSON, each element of an array is one, or
+//! each value of several. Of separated text, a document ends at a line that is the separator and nothing else; the
+//! line ends at its beginning and end are the separator's, not its own, and after the last separator only something
+//! visible is another document. A document without a character is passed over and counted.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,30 +13,57 @@ use std::path::Path;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use crate::error::DataError;
+use crate::format::Format;
+use crate::json_scan::values;
+use crate::records::RecordBlock;
 
 /// A document as it stands in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Document<'a> {
     /// Its text.
     pub text: Cow<'a, str>,
-    /// Its first line in the file, from 1.
-    pub line: u64,
+    /// Its first line in the file, or which record it is, from 1.
+    pub place: u64,
 }
 
-/// Calls `on_document` with the documents of `lines`, whole lines of JSON of which the first is `first_line`.
+/// A record that has no text that can be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct BadRecord {
+    /// Its line, or which record it is, from 1.
+    pub place: u64,
+    /// What is wrong, in the words by which such records are counted.
+    pub kind: &'static str,
+    /// What is wrong with this one, and what mends it.
+    pub reason: String,
+}
+
+impl BadRecord {
+    /// As an error in the file at `path`.
+    pub(crate) fn told(self, path: &Path, format: &Format) -> DataError {
+        let Self { place, reason, .. } = self;
+        DataError::Document { path: path.to_owned(), unit: format.unit(), place, reason }
+    }
+}
+
+/// Calls `on_document` with the documents of a block of JSON and `on_bad` with what is none.
 pub(crate) fn json_documents(
-    path: &Path,
-    lines: &[u8],
-    first_line: u64,
+    block: &RecordBlock,
+    format: &Format,
     field: &str,
     on_document: &mut dyn FnMut(Document<'_>) -> Result<(), DataError>,
+    on_bad: &mut dyn FnMut(BadRecord) -> Result<(), DataError>,
 ) -> Result<(), DataError> {
-    for (line, bytes) in (first_line..).zip(lines.split(|&byte| byte == b'\n')) {
-        let json = utf8(path, line, bytes)?;
-        if !json.trim_ascii().is_empty() {
-            let text =
-                json_text(json, field).map_err(|reason| json_fault(path, line, json, field, reason))?;
-            on_document(Document { text, line })?;
+    let records = match format {
+        Format::Json => values(&block.bytes, block.scanner),
+        _ => block.bytes.split(|&byte| byte == b'\n').collect(),
+    };
+    for (place, record) in (block.first..).zip(records) {
+        if record.trim_ascii().is_empty() {
+            continue;
+        }
+        match json_text(record, field) {
+            Ok(text) => on_document(Document { text, place })?,
+            Err((kind, reason)) => on_bad(BadRecord { place, kind, reason })?,
         }
     }
     Ok(())
@@ -72,42 +99,78 @@ pub(crate) fn is_separator(line: &[u8], separator: &str) -> bool {
 
 fn between<'a>(path: &Path, bytes: &'a [u8], line: u64) -> Result<Document<'a>, DataError> {
     let text = utf8(path, line, bytes)?;
-    Ok(Document { text: Cow::Borrowed(text.trim_matches(['\n', '\r'])), line })
+    Ok(Document { text: Cow::Borrowed(text.trim_matches(['\n', '\r'])), place: line })
 }
 
 fn utf8<'a>(path: &Path, line: u64, bytes: &'a [u8]) -> Result<&'a str, DataError> {
     str::from_utf8(bytes).map_err(|error| {
-        let reason = format!("is not UTF-8: invalid byte at offset {} of the line", error.valid_up_to());
-        DataError::Document { path: path.to_owned(), line, reason }
+        let reason = not_utf8(error);
+        DataError::Document { path: path.to_owned(), unit: "line", place: line, reason }
     })
 }
 
-/// The text in `field` of a JSON object, or what the parser says.
-fn json_text<'a>(json: &'a str, field: &str) -> Result<Cow<'a, str>, String> {
-    let mut parser = serde_json::Deserializer::from_str(json);
-    let text = Field(field).deserialize(&mut parser).map_err(|error| error.to_string())?;
-    parser.end().map_err(|error| error.to_string())?;
-    text.ok_or_else(|| "no such field".to_owned())
+fn not_utf8(error: std::str::Utf8Error) -> String {
+    format!("is not UTF-8: invalid byte at offset {} of it", error.valid_up_to())
 }
 
-/// What is wrong with a line, found by reading it once more as any JSON.
-fn json_fault(path: &Path, line: u64, json: &str, field: &str, reason: String) -> DataError {
-    let reason = match serde_json::from_str::<serde_json::Value>(json) {
-        // The parser saw one line alone.
-        Err(_) => format!("is not JSON: {}", reason.replace(" at line 1 column ", " at column ")),
-        Ok(serde_json::Value::Object(object)) => match object.get(field) {
-            Some(value) => format!("{field:?} is {}, expected a string; see data.text_field", kind(value)),
-            None => {
-                let fields: Vec<String> = object.keys().map(|field| format!("{field:?}")).collect();
-                let fields = if fields.is_empty() { "none".to_owned() } else { fields.join(", ") };
-                format!(
-                    "has no field {field:?}, only {fields}; name the one with the text in data.text_field"
-                )
-            }
-        },
-        Ok(value) => format!("is {}, expected an object with a field {field:?}", kind(&value)),
+/// The text in `field` of a JSON object, or what is wrong, in common words and in particular.
+fn json_text<'a>(record: &'a [u8], field: &str) -> Result<Cow<'a, str>, (&'static str, String)> {
+    let json = str::from_utf8(record).map_err(|error| ("not UTF-8", not_utf8(error)))?;
+    let parse = || -> Result<Option<Cow<'a, str>>, serde_json::Error> {
+        let mut parser = serde_json::Deserializer::from_str(json);
+        let text = Field(field).deserialize(&mut parser)?;
+        parser.end().map(|()| text)
     };
-    DataError::Document { path: path.to_owned(), line, reason }
+    match parse() {
+        Ok(Some(text)) => Ok(text),
+        Ok(None) => Err(json_fault(json, field, None)),
+        Err(error) => Err(json_fault(json, field, Some(error))),
+    }
+}
+
+/// What is wrong with a record, found by reading it once more as any JSON.
+fn json_fault(json: &str, field: &str, error: Option<serde_json::Error>) -> (&'static str, String) {
+    let value = match serde_json::from_str::<serde_json::Value>(json) {
+        Ok(value) => value,
+        Err(other) => return syntax_fault(json, &error.unwrap_or(other)),
+    };
+    let Some(object) = value.as_object() else {
+        let reason = format!("is {}, expected an object with a field {field:?}", kind(&value));
+        return ("not an object", reason);
+    };
+    match object.get(field) {
+        Some(serde_json::Value::Null) => {
+            ("null instead of a text", format!("{field:?} is null, expected a string; see data.text_field"))
+        }
+        Some(value) => (
+            "no string where the text should be",
+            format!("{field:?} is {}, expected a string; see data.text_field", kind(value)),
+        ),
+        None => {
+            let fields: Vec<String> = object.keys().map(|field| format!("{field:?}")).collect();
+            let fields = if fields.is_empty() { "none".to_owned() } else { fields.join(", ") };
+            let remedy = "name the one with the text in data.text_field";
+            ("field missing", format!("has no field {field:?}, only {fields}; {remedy}"))
+        }
+    }
+}
+
+/// What keeps a record from being JSON.
+fn syntax_fault(json: &str, error: &serde_json::Error) -> (&'static str, String) {
+    // The parser saw one record alone; a column is of interest where that is a line.
+    let said = error.to_string().replace(" at line 1 column ", " at column ");
+    let line = json.lines().nth(error.line().saturating_sub(1)).unwrap_or_default();
+    let at = line.floor_char_boundary(error.column().saturating_sub(3));
+    let near = &line[at..line.floor_char_boundary(at + "-Infinity".len() + 3)];
+    let is_number = ["NaN", "Infinity"].iter().any(|word| near.contains(word));
+    let (kind, what) = match () {
+        () if said.contains("surrogate") || said.contains("hex escape") => {
+            ("lone surrogate", "has a lone surrogate")
+        }
+        () if is_number => ("NaN or infinity", "has a number that JSON has not"),
+        () => ("not JSON", "is not JSON"),
+    };
+    (kind, format!("{what}: {said}"))
 }
 
 fn kind(value: &serde_json::Value) -> &'static str {
@@ -160,23 +223,26 @@ struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 mod tests {
     use super::*;
 
-    fn json(lines: &str) -> Result<Vec<(String, u64)>, String> {
-        let mut documents = Vec::new();
+    /// The documents of `lines` with their places, and what is bad.
+    fn json(lines: &[u8], format: &Format) -> (Vec<(String, u64)>, Vec<BadRecord>) {
+        let (mut documents, mut bad) = (Vec::new(), Vec::new());
+        let block = RecordBlock { bytes: lines.to_vec(), first: 7, scanner: Default::default() };
         let mut on_document = |document: Document<'_>| {
-            documents.push((document.text.into_owned(), document.line));
+            documents.push((document.text.into_owned(), document.place));
             Ok(())
         };
-        let path = Path::new("docs.jsonl");
-        match json_documents(path, lines.as_bytes(), 7, "text", &mut on_document) {
-            Ok(()) => Ok(documents),
-            Err(error) => Err(error.to_string()),
-        }
+        let mut on_bad = |record| {
+            bad.push(record);
+            Ok(())
+        };
+        json_documents(&block, format, "text", &mut on_document, &mut on_bad).unwrap();
+        (documents, bad)
     }
 
     fn separated(lines: &str) -> Vec<(String, u64)> {
         let mut documents = Vec::new();
         let mut on_document = |document: Document<'_>| {
-            documents.push((document.text.into_owned(), document.line));
+            documents.push((document.text.into_owned(), document.place));
             Ok(())
         };
         let path = Path::new("docs.txt");
@@ -188,30 +254,51 @@ mod tests {
     fn the_text_is_what_json_says() {
         let lines = "{\"text\":\"a\"}\r\n\n  {\"id\": [1, {\"text\": 2}], \"text\": \"\\u00e9\\n\\ud83d\\ude42\", \"x\": null}\n{\"text\": \"\"}";
         let expected = [("a", 7), ("é\n🙂", 9), ("", 10)].map(|(text, line)| (text.to_owned(), line));
-        assert_eq!(json(lines).unwrap(), expected);
+        assert_eq!(json(lines.as_bytes(), &Format::Jsonl), (expected.to_vec(), vec![]));
+        let array =
+            "[{\"text\": \"a\"}, {\"text\":\n\"\\u00e9\\n\\ud83d\\ude42\", \"x\": [{}]},\n{\"text\": \"\"}]";
+        let expected = [("a", 7), ("é\n🙂", 8), ("", 9)].map(|(text, place)| (text.to_owned(), place));
+        assert_eq!(json(array.as_bytes(), &Format::Json), (expected.to_vec(), vec![]));
     }
 
     #[test]
-    fn every_fault_names_file_line_and_remedy() {
-        for (line, needles) in [
-            ("{\"text\": \"a\"", &["is not JSON", "EOF"][..]),
-            ("plain text", &["is not JSON"]),
-            ("{\"text\": \"a\"} {}", &["is not JSON", "trailing"]),
-            ("{\"text\": \"\\ud800\"}", &["is not JSON", "hex escape at column 17"]),
-            ("[\"text\"]", &["is an array, expected an object"]),
-            ("\"text\"", &["is a string, expected an object"]),
-            ("{\"body\": \"a\", \"id\": 3}", &["no field \"text\"", "\"body\", \"id\"", "data.text_field"]),
-            ("{}", &["no field \"text\", only none"]),
-            ("{\"text\": 3}", &["\"text\" is a number, expected a string"]),
-            ("{\"text\": null}", &["is null, expected a string"]),
+    fn every_fault_is_counted_in_its_kind_and_names_place_and_remedy() {
+        for (line, kind, needles) in [
+            (&b"{\"text\": \"a\""[..], "not JSON", &["is not JSON", "EOF"][..]),
+            (b"plain text", "not JSON", &["is not JSON"]),
+            (b"{\"text\": \"a\"} {}", "not JSON", &["is not JSON", "trailing"]),
+            (b"{\"text\": \"\\ud800\"}", "lone surrogate", &["hex escape at column 17"]),
+            (b"{\"text\": \"\\ud800 and more\"}", "lone surrogate", &["surrogate"]),
+            (b"{\"text\": \"\\udc00x\"}", "lone surrogate", &["surrogate"]),
+            (b"{\"x\": NaN, \"text\": \"a\"}", "NaN or infinity", &["number"]),
+            (b"{\"x\":-Infinity, \"text\": \"a\"}", "NaN or infinity", &["number"]),
+            (b"{\"text\": \"a\", \"x\": [Infinity]}", "NaN or infinity", &["number"]),
+            (b"[\"text\"]", "not an object", &["is an array, expected an object"]),
+            (b"\"text\"", "not an object", &["is a string, expected an object"]),
+            (
+                b"{\"body\": \"a\", \"id\": 3}",
+                "field missing",
+                &["no field \"text\"", "\"body\", \"id\"", "data.text_field"],
+            ),
+            (b"{}", "field missing", &["no field \"text\", only none"]),
+            (
+                b"{\"text\": 3}",
+                "no string where the text should be",
+                &["\"text\" is a number, expected a string"],
+            ),
+            (b"{\"text\": null}", "null instead of a text", &["is null, expected a string"]),
+            (b"{\"text\": \"\xff\"}", "not UTF-8", &["not UTF-8", "offset 10"]),
         ] {
-            let error = json(&format!("{{\"text\": \"fine\"}}\n{line}\n")).unwrap_err();
+            let lines = [b"{\"text\": \"fine\"}\n", line, b"\n{\"text\": \"too\"}"].concat();
+            let (good, bad) = json(&lines, &Format::Jsonl);
+            assert_eq!(good, [("fine".to_owned(), 7), ("too".to_owned(), 9)]);
+            let [bad] = &bad[..] else { panic!("{bad:?}") };
+            assert_eq!((bad.kind, bad.place), (kind, 8), "{bad:?}");
+            let said = bad.clone().told(Path::new("docs.jsonl"), &Format::Jsonl).to_string();
             for needle in needles.iter().chain(&["docs.jsonl", "line 8"]) {
-                assert!(error.contains(needle), "{line}: {error}");
+                assert!(said.contains(needle), "{needle}: {said}");
             }
         }
-        let error = json_documents(Path::new("x"), b"{\"text\": \"\xff\"}", 1, "text", &mut |_| Ok(()));
-        assert!(error.unwrap_err().to_string().contains("line 1 is not UTF-8"));
     }
 
     #[test]

@@ -2,8 +2,6 @@
 //!
 //! The library is the specification; what is faster here gives its ids, and tests hold one against the other.
 
-use std::collections::HashSet;
-
 use tokenizers::models::bpe::BPE;
 use tokenizers::{
     AddedToken, DecoderWrapper, ModelWrapper, PostProcessorWrapper, PreTokenizerWrapper, Tokenizer as Library,
@@ -12,6 +10,8 @@ use tokenizers::{
 use crate::bpe::byte_chars;
 use crate::config::N_BYTES;
 use crate::error::DataError;
+use crate::passage::{Encoded, Passage};
+use crate::vocabulary::{Vocabulary, covers_bytes, has_affix};
 use crate::word_cache::WordCache;
 
 /// Most added tokens that are looked for in a text one by one; with more, the library looks.
@@ -33,79 +33,75 @@ pub(crate) enum Encoder {
     Chars(Vec<u32>),
     /// One token a byte: the ids of the bytes.
     Bytes(Box<[u32; N_BYTES]>),
-    /// A byte-level encoding with GPT-2's pre-tokenizer: words, looked up.
+    /// A byte-level encoding with GPT-2's pre-tokenizer and all bytes: words, looked up.
     Words,
-    /// A model that would drop what it does not know: the library, if all characters are known.
-    Strict(HashSet<char>),
     /// Anything else: the library.
-    Whole,
+    Whole(Vocabulary),
 }
 
 /// Where [`Encoder::Chars`] has no token.
 const MISSING: u32 = u32::MAX;
 
 impl Encoder {
-    /// The fastest way for what `library` holds.
-    pub(crate) fn of(library: &Library) -> Self {
-        let ModelWrapper::BPE(bpe) = library.get_model() else { return Self::Whole };
+    /// The fastest way for what `library` holds; `json` is its file.
+    pub(crate) fn of(library: &mut Library, json: &str) -> Self {
+        Self::shortcut(library).unwrap_or_else(|| Self::Whole(Vocabulary::of(library, json)))
+    }
+
+    /// A way that does not need the library, and gives back every text that it encodes.
+    fn shortcut(library: &Library) -> Option<Self> {
+        let ModelWrapper::BPE(bpe) = library.get_model() else { return None };
+        if has_affix(bpe) || !is_plain(library) {
+            return None;
+        }
         let drops_unknown = bpe.get_unk_token().is_none() && !bpe.byte_fallback;
-        let has_merges = bpe.get_vocab().len() > N_BYTES;
         match (library.get_pre_tokenizer(), library.get_decoder()) {
-            (None, Some(DecoderWrapper::Fuse(_))) if is_plain(library) && drops_unknown => {
-                char_ids(bpe).map_or_else(|| Self::Strict(known_chars(bpe)), Self::Chars)
-            }
+            (None, Some(DecoderWrapper::Fuse(_))) if drops_unknown => char_ids(bpe).map(Self::Chars),
             (Some(PreTokenizerWrapper::ByteLevel(bytes)), Some(DecoderWrapper::ByteLevel(_)))
-                if is_plain(library)
-                    && !bytes.add_prefix_space
-                    && bytes.use_regex
-                    && bpe.dropout.is_none() =>
+                if !bytes.add_prefix_space && covers_bytes(bpe) =>
             {
-                Self::Words
+                match bpe.get_vocab().len() > N_BYTES {
+                    _ if bytes.use_regex => Some(Self::Words),
+                    false => byte_ids(bpe).map(Self::Bytes),
+                    true => None,
+                }
             }
-            (Some(PreTokenizerWrapper::ByteLevel(bytes)), Some(DecoderWrapper::ByteLevel(_)))
-                if is_plain(library) && !bytes.add_prefix_space && !has_merges =>
-            {
-                byte_ids(bpe).map_or(Self::Whole, Self::Bytes)
-            }
-            (_, Some(DecoderWrapper::ByteLevel(_))) => Self::Whole,
-            _ if drops_unknown && library.get_normalizer().is_none() => Self::Strict(known_chars(bpe)),
-            _ => Self::Whole,
+            _ => None,
         }
     }
 
-    /// Whether pieces of a text between [soft cuts](crate::corpus::last_soft_cut) give the ids of the whole.
+    /// Whether pieces of a text between [soft cuts](crate::corpus::last_soft_cut) give the ids of the whole, and
+    /// the ids the text.
     pub(crate) fn is_cuttable(&self) -> bool {
         matches!(self, Self::Chars(_) | Self::Bytes(_) | Self::Words)
     }
 
-    /// Appends the ids of `text` to `out`. `guards` holds the spellings of tokens that the library would find in
+    /// Appends the ids of a passage to `out`. `guards` holds the spellings of tokens that the library would find in
     /// it before all else; a text that has one is left to the library.
     pub(crate) fn encode(
         &self,
         library: &Library,
         guards: &[String],
-        text: &str,
+        passage: Passage<'_>,
         cache: &mut WordCache,
-        out: &mut Vec<u32>,
+        out: &mut Encoded,
     ) -> Result<(), EncodeError> {
+        let text = passage.text;
         let is_guarded = guards.iter().any(|token| text.contains(token.as_str()));
         match (self, library.get_model()) {
+            (Self::Whole(vocabulary), _) => vocabulary.encode(library, passage, out),
             (Self::Chars(ids), _) if is_guarded => {
                 check_chars(text, guards, |c| char_id(ids, c).is_some())?;
-                encode_whole(library, text, out)
+                encode_by_library(library, text, &mut out.ids)
             }
-            (Self::Strict(known), _) => {
-                check_chars(text, guards, |c| c.is_whitespace() || known.contains(&c))?;
-                encode_whole(library, text, out)
-            }
-            _ if is_guarded => encode_whole(library, text, out),
-            (Self::Chars(ids), _) => encode_chars(ids, text, out),
+            _ if is_guarded => encode_by_library(library, text, &mut out.ids),
+            (Self::Chars(ids), _) => encode_chars(ids, text, &mut out.ids),
             (Self::Bytes(ids), _) => {
-                out.extend(text.bytes().map(|byte| ids[byte as usize]));
+                out.ids.extend(text.bytes().map(|byte| ids[byte as usize]));
                 Ok(())
             }
-            (Self::Words, ModelWrapper::BPE(bpe)) => Ok(cache.encode(bpe, text, out)?),
-            (Self::Whole | Self::Words, _) => encode_whole(library, text, out),
+            (Self::Words, ModelWrapper::BPE(bpe)) => Ok(cache.encode(bpe, text, &mut out.ids)?),
+            (Self::Words, _) => encode_by_library(library, text, &mut out.ids),
         }
     }
 }
@@ -159,14 +155,12 @@ fn is_plain(library: &Library) -> bool {
     // Special tokens as GPT-2's <|endoftext|> stay whole: a soft cut is no place inside or beside them.
     let cuttable = |token: &AddedToken| !token.lstrip && !token.rstrip && !token.content.contains('\n');
     library.get_normalizer().is_none()
-        && library.get_truncation().is_none()
-        && library.get_padding().is_none()
         && matches!(library.get_post_processor(), None | Some(PostProcessorWrapper::ByteLevel(_)))
         && library.get_added_tokens_decoder().values().all(cuttable)
         && guards(library, Specials::Tokens).is_some()
 }
 
-fn encode_whole(library: &Library, text: &str, out: &mut Vec<u32>) -> Result<(), EncodeError> {
+fn encode_by_library(library: &Library, text: &str, out: &mut Vec<u32>) -> Result<(), EncodeError> {
     out.extend_from_slice(library.encode_fast(text, false)?.get_ids());
     Ok(())
 }
@@ -200,21 +194,12 @@ fn check_chars(text: &str, guards: &[String], is_known: impl Fn(char) -> bool) -
     Ok(())
 }
 
-/// The characters that are tokens of their own.
-fn known_chars(bpe: &BPE) -> HashSet<char> {
-    bpe.get_vocab().keys().filter_map(|token| one_char(token)).collect()
-}
-
-fn one_char(token: &str) -> Option<char> {
-    let mut chars = token.chars();
-    chars.next().filter(|_| chars.next().is_none())
-}
-
 /// The ids of a vocabulary of single characters, by the character's number.
 fn char_ids(bpe: &BPE) -> Option<Vec<u32>> {
     let mut ids = Vec::new();
     for (token, id) in bpe.get_vocab() {
-        let at = one_char(&token)? as usize;
+        let mut chars = token.chars();
+        let at = chars.next().filter(|_| chars.next().is_none())? as usize;
         ids.resize(ids.len().max(at + 1), MISSING);
         ids[at] = id;
     }

@@ -32,35 +32,68 @@ pub enum DataError {
         path: PathBuf,
     },
     /// An input that is not UTF-8.
-    #[error(
-        "{path:?} is not UTF-8: invalid byte at offset {offset}; convert it, for example with \
-         `iconv -f WINDOWS-1252 -t UTF-8`"
-    )]
+    #[error("{path:?} is not UTF-8: invalid byte at offset {offset}; {remedy}")]
     NotUtf8 {
         /// The input.
         path: PathBuf,
         /// Offset of the first invalid byte in the file.
         offset: u64,
+        /// How to fix it, by what stands around that byte.
+        remedy: String,
     },
-    /// An input that should be gzip.
+    /// An input in another encoding of Unicode.
     #[error(
-        "{path:?} is not gzip, or not all of it: {source}; fetch or pack it again, or unpack it and name that"
+        "{path:?} is {encoding}, and UTF-8 is expected; convert it with `iconv -f {encoding} -t UTF-8 {} > \
+         FILE` and name FILE",
+        path.display()
     )]
-    Gzip {
+    Encoding {
         /// The input.
         path: PathBuf,
+        /// Its encoding, as iconv calls it.
+        encoding: &'static str,
+    },
+    /// An input that is neither text nor JSON.
+    #[error("{path:?} is {what}; {remedy}")]
+    Foreign {
+        /// The input.
+        path: PathBuf,
+        /// What it is.
+        what: String,
+        /// How to make a text of it.
+        remedy: String,
+    },
+    /// An input that should be packed.
+    #[error(
+        "{path:?} is not {packer}, or not all of it: {source}; fetch or pack it again, or unpack it and name that"
+    )]
+    Packed {
+        /// The input.
+        path: PathBuf,
+        /// By what.
+        packer: &'static str,
         /// What the decoder says.
         source: io::Error,
     },
     /// A document that cannot be read.
-    #[error("{path:?}, line {line} {reason}")]
+    #[error("{path:?}, {unit} {place} {reason}")]
     Document {
         /// The input.
         path: PathBuf,
-        /// Its line, from 1.
-        line: u64,
+        /// What its place is counted in: "line" or "record".
+        unit: &'static str,
+        /// Its place, from 1.
+        place: u64,
         /// What is wrong, and what mends it.
         reason: String,
+    },
+    /// An input none of whose records has a text that can be read.
+    #[error("none of {count} records can be read; the first: {first}")]
+    NoRecords {
+        /// How many there are.
+        count: u64,
+        /// What is wrong with the first.
+        first: Box<DataError>,
     },
     /// An input of documents that has none.
     #[error("{path:?} has no document with text: expected at least one; remove it from data.input")]
@@ -69,14 +102,35 @@ pub enum DataError {
         path: PathBuf,
     },
     /// A document that cannot be turned into tokens.
-    #[error("{path:?}, line {line}: {source}")]
+    #[error("{path:?}, {unit} {place}: {source}")]
     InDocument {
         /// The input.
         path: PathBuf,
-        /// The document's first line, from 1.
-        line: u64,
+        /// What its place is counted in: "line" or "record".
+        unit: &'static str,
+        /// The document's place, from 1.
+        place: u64,
         /// What is wrong.
         source: Box<DataError>,
+    },
+    /// Text that the tokenizer fails on.
+    #[error("{path:?}: {source}")]
+    InText {
+        /// The input.
+        path: PathBuf,
+        /// What is wrong.
+        source: Box<DataError>,
+    },
+    /// A text whose tokens hang together over a longer way than is looked at.
+    #[error(
+        "{path:?}: with this tokenizer, tokens depend on text that is more than {context} bytes away; give the text as \
+         documents (JSON lines), or take another tokenizer"
+    )]
+    FarContext {
+        /// The input, or the first of several.
+        path: PathBuf,
+        /// Bytes that are looked at.
+        context: usize,
     },
     /// Inputs that cannot be read as one corpus.
     #[error("{}", mixed(.first, .second))]
@@ -121,7 +175,8 @@ pub enum DataError {
     /// A character for which the vocabulary has no entry.
     #[error(
         "{}character {character:?} at character {position} is not in the vocabulary; \
-         leave it out, or train with tokenizer.kind = \"bpe\" or \"bytes\", which encode any text",
+         leave it out, or use a tokenizer that encodes any text: one with all 256 bytes, with byte \
+         fallback or with an unknown token, such as tokenizer.kind = \"bpe\" or \"bytes\"",
         path.as_ref().map_or(String::new(), |path| format!("{}: ", path.display()))
     )]
     UnknownCharacter {
@@ -285,10 +340,12 @@ pub enum DataError {
 
     /// A split without one whole window.
     #[error(
-        "the {split} split has {tokens} tokens, expected at least {needed}, one window of model.context + 1; \
-         lower model.context, give more text, or change data.val_fraction"
+        "{source_name}: the {split} split has {tokens} tokens, expected at least {needed}, one window of \
+         model.context + 1; lower model.context, give more text, or change data.val_fraction"
     )]
     TooShort {
+        /// What the split is of.
+        source_name: String,
         /// The split.
         split: Split,
         /// Tokens that there are.
@@ -296,12 +353,24 @@ pub enum DataError {
         /// Tokens of one window.
         needed: u64,
     },
+    /// A text of which nothing can be predicted.
+    #[error(
+        "{source_name}: expected at least 2 tokens, one to predict the other from, got {tokens}; give more text"
+    )]
+    NothingToPredict {
+        /// What the tokens are of.
+        source_name: String,
+        /// Tokens that there are.
+        tokens: u64,
+    },
     /// An epoch without one whole batch.
     #[error(
-        "the training split has {windows} windows, expected at least train.batch_size = {batch_size}; \
-         lower train.batch_size or model.context, or give more text"
+        "{source_name}: the training split has {windows} windows, expected at least train.batch_size = \
+         {batch_size}; lower train.batch_size or model.context, or give more text"
     )]
     NoSteps {
+        /// What the split is of.
+        source_name: String,
         /// Windows that there are.
         windows: u64,
         /// Sequences a step.
@@ -321,10 +390,10 @@ pub enum DataError {
 
 impl DataError {
     /// An error in the text of a document, told with the document's place.
-    pub(crate) fn in_document(self, path: &Path, line: u64) -> Self {
+    pub(crate) fn in_document(self, path: &Path, unit: &'static str, place: u64) -> Self {
         match self {
             Self::UnknownCharacter { .. } | Self::Tokenizer { .. } => {
-                Self::InDocument { path: path.to_owned(), line, source: Box::new(self) }
+                Self::InDocument { path: path.to_owned(), unit, place, source: Box::new(self) }
             }
             other => other,
         }
@@ -342,10 +411,10 @@ impl DataError {
 }
 
 /// What is said of inputs of two formats.
-pub(crate) fn mixed(first: &Path, second: &Path) -> String {
+fn mixed(first: &Path, second: &Path) -> String {
     format!(
-        "data.input has both text and documents, {first:?} and {second:?}: expected one of them; .jsonl and \
-         .ndjson are documents, one JSON object a line"
+        "data.input has both text and documents in JSON, {first:?} and {second:?}: expected one of them; \
+         data.format = \"text\" reads all as text"
     )
 }
 

@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use tokenizers::decoders::byte_level::ByteLevel as ByteLevelDecoder;
-use tokenizers::models::bpe::BPE;
+use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, Model, Tokenizer as Library};
 
 use crate::error::DataError;
-use crate::tokenizer::{END_OF_TEXT, FILE_NAME, Tokenizer};
+use crate::tokenizer::{END_OF_TEXT, FILE_NAME, Tokenizer, without_bom};
 
 /// The files of GPT-2's first release: ids by token, and merges in order.
 const VOCAB_FILE: &str = "vocab.json";
@@ -34,24 +34,37 @@ impl Tokenizer {
 }
 
 fn of_gpt2(vocab: &Path, merges: &Path) -> Result<Tokenizer, DataError> {
-    // The library's errors do not name the file.
-    for path in [vocab, merges] {
-        std::fs::File::open(path).map_err(DataError::read(path))?;
-    }
-    let fault = |error: tokenizers::Error| DataError::Tokenizer {
-        path: vocab.to_owned(),
-        reason: format!("cannot be joined with {MERGES_FILE}: {error}"),
-    };
-    let (vocab_path, merges_path) = (vocab.to_string_lossy(), merges.to_string_lossy());
-    let bpe = BPE::from_file(&vocab_path, &merges_path).build().map_err(fault)?;
+    let read = |path: &Path| std::fs::read_to_string(path).map_err(DataError::read(path));
+    let [vocab_text, merges_text] = [read(vocab)?, read(merges)?];
+    let fault = |path: &Path, reason: String| DataError::Tokenizer { path: path.to_owned(), reason };
+    let ids: Vocab = serde_json::from_str(without_bom(&vocab_text))
+        .map_err(|error| fault(vocab, format!("is not a vocabulary: {error}")))?;
+    let pairs = merges_of(without_bom(&merges_text))
+        .map_err(|line| fault(merges, format!("line {line} is not two tokens with a space between them")))?;
+    let bpe = BPE::builder()
+        .vocab_and_merges(ids, pairs)
+        .build()
+        .map_err(|error| fault(vocab, format!("cannot be joined with {MERGES_FILE}: {error}")))?;
     let has_end = bpe.token_to_id(END_OF_TEXT).is_some();
     let mut library = Library::new(bpe);
     library.with_pre_tokenizer(Some(ByteLevel::new(false, true, true)));
     library.with_decoder(Some(ByteLevelDecoder::default()));
     if has_end {
-        library.add_special_tokens([AddedToken::from(END_OF_TEXT, true)]).map_err(fault)?;
+        library
+            .add_special_tokens([AddedToken::from(END_OF_TEXT, true)])
+            .map_err(|error| fault(vocab, error.to_string()))?;
     }
     Ok(Tokenizer::made_here(library))
+}
+
+/// The merges of a `merges.txt`, or the first line that is none.
+fn merges_of(text: &str) -> Result<Vec<(String, String)>, usize> {
+    let is_merge = |(_, line): &(usize, &str)| !line.starts_with("#version") && !line.is_empty();
+    let merge = |(line, text): (usize, &str)| {
+        let (left, right) = text.split_once(' ').filter(|(_, right)| !right.contains(' ')).ok_or(line)?;
+        Ok((left.to_owned(), right.to_owned()))
+    };
+    (1..).zip(text.lines()).filter(is_merge).map(merge).collect()
 }
 
 #[cfg(test)]

@@ -1,63 +1,26 @@
-//! Input files: what they hold by their name, and their bytes, unpacked where they are gzip.
+//! The bytes of input files, unpacked where they are gzip or zstd and without a byte order mark.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use flate2::read::MultiGzDecoder;
 use sha2::{Digest, Sha256};
 
 use crate::digest::to_hex;
 use crate::error::DataError;
+use crate::unpack::Unpacked;
 
-/// What input files hold.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Format {
-    /// Text, read one file after another as one.
-    #[default]
-    Text,
-    /// Documents: a JSON object a line, the text in the field `data.text_field`.
-    Jsonl,
-    /// Documents, each ended by a line that is this and nothing else.
-    Separated {
-        /// The line, without its end.
-        line: String,
-    },
-}
-
-impl Format {
-    /// What a file of this name holds: `.jsonl` and `.ndjson` are documents, anything else is text. `.gz` after
-    /// that is gzip.
-    pub fn of(path: &Path) -> Self {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-        let name = name.strip_suffix(".gz").unwrap_or(&name);
-        if name.ends_with(".jsonl") || name.ends_with(".ndjson") { Self::Jsonl } else { Self::Text }
-    }
-
-    /// What all of `paths` hold, or the first two that differ.
-    pub(crate) fn of_all(paths: &[PathBuf]) -> Result<Self, [PathBuf; 2]> {
-        let Some(first) = paths.first() else { return Ok(Self::Text) };
-        match paths.iter().find(|path| Self::of(path) != Self::of(first)) {
-            None => Ok(Self::of(first)),
-            Some(other) => Err([first.clone(), other.clone()]),
-        }
-    }
-
-    /// Whether the input is documents.
-    pub fn is_documents(&self) -> bool {
-        *self != Self::Text
-    }
-}
+/// The byte order mark of UTF-8, which some editors put first.
+const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// An open input file.
 pub(crate) struct Input {
     path: PathBuf,
-    bytes: Bytes,
-}
-
-enum Bytes {
-    Plain(Counted),
-    Gzip(Box<MultiGzDecoder<Counted>>),
+    bytes: Unpacked<Counted>,
+    /// First bytes that were looked at and not given out.
+    head: Vec<u8>,
+    /// Bytes of a byte order mark that was passed over.
+    skipped: u64,
 }
 
 impl Input {
@@ -65,10 +28,23 @@ impl Input {
     pub(crate) fn open(path: &Path, hashed: bool) -> Result<Self, DataError> {
         let file = File::open(path).map_err(DataError::read(path))?;
         let counted = Counted { file, read: 0, hasher: hashed.then(Sha256::new) };
-        let is_gzip = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gz"));
-        let bytes =
-            if is_gzip { Bytes::Gzip(Box::new(MultiGzDecoder::new(counted))) } else { Bytes::Plain(counted) };
-        Ok(Self { path: path.to_owned(), bytes })
+        let bytes = Unpacked::open(counted).map_err(DataError::read(path))?;
+        let called = path.extension().and_then(|extension| extension.to_str()).map(str::to_lowercase);
+        let claimed =
+            [("gz", "gzip"), ("zst", "zstd")].into_iter().find(|(end, _)| called.as_deref() == Some(end));
+        if let Some((_, packer)) = claimed.filter(|(_, packer)| bytes.packer() != Some(packer)) {
+            let source =
+                io::Error::new(io::ErrorKind::InvalidData, format!("it does not begin as {packer} does"));
+            return Err(DataError::Packed { path: path.to_owned(), packer, source });
+        }
+        let mut input = Self { path: path.to_owned(), bytes, head: Vec::new(), skipped: 0 };
+        let mut head = Vec::new();
+        input.append(&mut head, BOM.len())?;
+        match head == BOM {
+            true => input.skipped = BOM.len() as u64,
+            false => input.head = head,
+        }
+        Ok(input)
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -77,49 +53,45 @@ impl Input {
 
     /// Appends at most `wanted` bytes to `buffer`; `false` at the end of the file.
     pub(crate) fn append(&mut self, buffer: &mut Vec<u8>, wanted: usize) -> Result<bool, DataError> {
+        let from_head = self.head.len().min(wanted);
         buffer.reserve(wanted);
-        let path = &self.path;
-        match &mut self.bytes {
-            Bytes::Plain(file) => {
-                let got = file.take(wanted as u64).read_to_end(buffer).map_err(DataError::read(path))?;
-                Ok(got == wanted)
-            }
-            Bytes::Gzip(file) => {
-                let got = file.take(wanted as u64).read_to_end(buffer).map_err(gzip_fault(path))?;
-                Ok(got == wanted)
-            }
-        }
+        buffer.extend(self.head.drain(..from_head));
+        let rest = (wanted - from_head) as u64;
+        let got = (&mut self.bytes).take(rest).read_to_end(buffer);
+        let got = got.map_err(|error| fault(&self.path, error, self.bytes.packer()))?;
+        Ok(got as u64 == rest)
+    }
+
+    /// Bytes of a byte order mark at the beginning, which was passed over.
+    pub(crate) fn skipped(&self) -> u64 {
+        self.skipped
+    }
+
+    /// Whether there was one.
+    pub(crate) fn has_bom(&self) -> bool {
+        self.skipped > 0
     }
 
     /// Bytes read from the disk.
     pub(crate) fn read_bytes(&self) -> u64 {
-        self.counted().read
+        self.bytes.source().read
     }
 
     /// The hash of the file on disk, when all of it was read, in hexadecimal.
     pub(crate) fn sha256(self) -> String {
-        let hasher = match self.bytes {
-            Bytes::Plain(counted) => counted.hasher,
-            Bytes::Gzip(decoder) => decoder.into_inner().hasher,
-        };
+        let hasher = self.bytes.into_source().hasher;
         hasher.map(|hasher| to_hex(&hasher.finalize())).unwrap_or_default()
-    }
-
-    fn counted(&self) -> &Counted {
-        match &self.bytes {
-            Bytes::Plain(counted) => counted,
-            Bytes::Gzip(decoder) => decoder.get_ref(),
-        }
     }
 }
 
-/// What is not gzip, or not all of it, told as such; other faults are the disk's.
-fn gzip_fault(path: &Path) -> impl FnOnce(io::Error) -> DataError {
+/// What is not packed as it says, or not all of it, told as such; other faults are the disk's.
+fn fault(path: &Path, source: io::Error, packer: Option<&'static str>) -> DataError {
     let path = path.to_owned();
-    move |source| match source.kind() {
-        io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => {
-            DataError::Gzip { path, source }
-        }
+    match (source.kind(), packer) {
+        (
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData,
+            Some(packer),
+        ) => DataError::Packed { path, packer, source },
         _ => DataError::Read { path, source },
     }
 }
@@ -148,20 +120,6 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn names_tell_what_files_hold() {
-        let of = |name: &str| Format::of(Path::new(name));
-        for name in ["a.jsonl", "dir/A.JSONL.GZ", "x.ndjson", "x.y.ndjson.gz"] {
-            assert_eq!(of(name), Format::Jsonl, "{name}");
-        }
-        for name in ["a.txt", "a.txt.gz", "jsonl", "a.jsonl.txt", "x.json"] {
-            assert_eq!(of(name), Format::Text, "{name}");
-        }
-        let mixed = ["a.txt", "b.txt", "c.jsonl"].map(PathBuf::from);
-        assert_eq!(Format::of_all(&mixed), Err(["a.txt", "c.jsonl"].map(PathBuf::from)));
-        assert_eq!(Format::of_all(&mixed[..2]), Ok(Format::Text));
-    }
-
     fn read(path: &Path) -> Result<(Vec<u8>, String), DataError> {
         let mut input = Input::open(path, true)?;
         let mut content = Vec::new();
@@ -187,10 +145,29 @@ mod tests {
         for cut in [packed.len() - 1, packed.len() / 2, 5] {
             std::fs::write(&path, &packed[..cut]).unwrap();
             let error = read(&path).unwrap_err();
-            assert!(matches!(error, DataError::Gzip { .. }), "{cut}: {error}");
+            assert!(matches!(error, DataError::Packed { .. }), "{cut}: {error}");
             assert!(error.to_string().contains("text.txt.gz"), "{error}");
         }
         std::fs::write(&path, "not gzip at all").unwrap();
-        assert!(matches!(read(&path), Err(DataError::Gzip { .. })));
+        assert!(matches!(read(&path), Err(DataError::Packed { .. })));
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_passed_over_and_gzip_needs_no_ending() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("text");
+        for (content, expected) in
+            [("\u{feff}ab", "ab"), ("\u{feff}", ""), ("a", "a"), ("", ""), ("a\u{feff}", "a\u{feff}")]
+        {
+            std::fs::write(&path, content).unwrap();
+            let hash = crate::digest::sha256_hex(content.as_bytes());
+            assert_eq!(read(&path).unwrap(), (expected.as_bytes().to_vec(), hash));
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            encoder.write_all(content.as_bytes()).unwrap();
+            let packed = [encoder.finish().unwrap(), vec![0; 600]].concat();
+            std::fs::write(&path, &packed).unwrap();
+            assert_eq!(read(&path).unwrap().0, expected.as_bytes());
+            assert_eq!(read(&path).unwrap().1, crate::digest::sha256_hex(&packed));
+        }
     }
 }

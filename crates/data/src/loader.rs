@@ -66,7 +66,8 @@ impl Loader {
         let windows = store.windows(context)?;
         check_batch_size(batch_size)?;
         if windows < batch_size as u64 {
-            return Err(DataError::NoSteps { windows, batch_size });
+            let source_name = store.source().to_owned();
+            return Err(DataError::NoSteps { source_name, windows, batch_size });
         }
         Ok(Self { store: store.clone(), context, batch_size, seed, windows, rank: 0, world_size: 1 })
     }

@@ -1,5 +1,6 @@
 //! `dataset.json`: what a folder of shards is and what it was made from.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -81,6 +82,13 @@ pub struct TokenizerManifest {
     pub vocab_size: usize,
     /// SHA-256 of `tokenizer.json`.
     pub sha256: String,
+    /// What the file that was given asks for and does not get, because it belongs to a call and not to a corpus:
+    /// truncation, padding, dropout.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub switched_off: Vec<String>,
+    /// SHA-256 of that file, if it is another than `tokenizer.json` for this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given_sha256: Option<String>,
 }
 
 /// The two parts of a dataset.
@@ -101,8 +109,27 @@ pub struct DocumentsManifest {
     pub val: u64,
     /// Documents without a character, which were left out.
     pub empty: u64,
+    /// Records without a text that could be read, which were left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bad: Option<BadRecordsManifest>,
     /// What stands after every document, the last too.
     pub separator: Separator,
+}
+
+/// Records that were left out because they have no text that could be read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BadRecordsManifest {
+    /// How many, by what is wrong with them.
+    pub skipped: BTreeMap<String, u64>,
+    /// The first, with its file and place and what is wrong.
+    pub first: String,
+}
+
+impl BadRecordsManifest {
+    /// How many there are.
+    pub fn total(&self) -> u64 {
+        self.skipped.values().sum()
+    }
 }
 
 /// What ends a document among tokens.
@@ -125,7 +152,7 @@ pub enum Separator {
 /// # Units
 /// `tokens` counts the separators of documents, for they are predicted; `chars` and `bytes` do not, for they are
 /// none of the text. So bits a byte hold what it costs to tell where each document ends.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SplitManifest {
     /// Tokens of all shards.
     pub tokens: u64,
@@ -133,14 +160,37 @@ pub struct SplitManifest {
     pub chars: u64,
     /// Bytes of the text.
     pub bytes: u64,
+    /// Characters that the tokens do not give back: dropped or changed by the tokenizer, or covered by its token for
+    /// the unknown. Not known of what earlier versions prepared with a tokenizer that may lose some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_chars: Option<u64>,
+    /// Tokens for the unknown. Known when `lost_chars` is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unknown_tokens: Option<u64>,
     /// Its files in order.
     pub shards: Vec<ShardManifest>,
 }
 
+/// The share of lost characters from which on bits a byte are not stated: below it they are off by no more than
+/// about a tenth of a per cent.
+pub const MATERIAL_LOSS: f64 = 1e-3;
+
 impl SplitManifest {
-    /// Bits a byte of text for a mean loss in nats a token: `loss · tokens / (ln 2 · bytes)`.
-    pub fn bits_per_byte(&self, loss: f64) -> f64 {
-        loss * self.tokens as f64 / (std::f64::consts::LN_2 * self.bytes as f64)
+    /// Bits a byte of text for a mean loss in nats a token: `loss · tokens / (ln 2 · bytes)`. There are none of a
+    /// text that the tokens do not stand for: one of which a share of [`MATERIAL_LOSS`] or more was lost.
+    pub fn bits_per_byte(&self, loss: f64) -> Option<f64> {
+        let bits = loss * self.tokens as f64 / (std::f64::consts::LN_2 * self.bytes as f64);
+        (self.lost_share().unwrap_or(0.0) < MATERIAL_LOSS).then_some(bits)
+    }
+
+    /// The share of the text's characters that its tokens do not give back, if known.
+    pub fn lost_share(&self) -> Option<f64> {
+        self.lost_chars.map(|lost| lost as f64 / (self.chars as f64).max(1.0))
+    }
+
+    /// The share of its tokens that stand for the unknown, if known.
+    pub fn unknown_share(&self) -> Option<f64> {
+        self.unknown_tokens.map(|unknown| unknown as f64 / (self.tokens as f64).max(1.0))
     }
 }
 

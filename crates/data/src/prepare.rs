@@ -11,8 +11,10 @@ use crate::config::{DataConfig, N_BYTES, TokenizerConfig, TokenizerKind};
 use crate::corpus::{Block, Census, Corpus, train_units};
 use crate::dataset::{Dataset, Origin};
 use crate::error::DataError;
-use crate::input::Format;
-use crate::manifest::{GeneratedManifest, Manifest, SCHEMA, SourceManifest, Split, TokenizerManifest};
+use crate::manifest::{
+    DocumentsManifest, GeneratedManifest, Manifest, SCHEMA, SourceManifest, Split, SplitsManifest,
+    TokenizerManifest,
+};
 use crate::pipeline;
 use crate::scratch::Scratch;
 use crate::staging::{Staging, discard};
@@ -26,6 +28,10 @@ pub const CORPUS_FILE_NAME: &str = "corpus.txt";
 /// Text from which a vocabulary is trained at most, spread evenly over the training split. Bounds the memory
 /// for counting words; a larger sample changes no merge that matters.
 const TOKENIZER_SAMPLE_BYTES: u64 = 64 << 20;
+
+/// Largest text that is encoded in one piece, where its tokens hang together over a long way: the library needs
+/// some fifty times as much memory.
+const MAX_WHOLE_BYTES: u64 = 16 << 20;
 
 /// What preparation is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -117,6 +123,19 @@ impl Source {
         let units = self.census.units();
         self.census.first_unit(block.index).ok_or(DataError::Changed { expected: units, got: units + 1 })
     }
+
+    /// Bytes of the largest text.
+    fn largest_file(&self) -> u64 {
+        self.census.files.iter().map(|file| file.bytes).max().unwrap_or(0)
+    }
+
+    /// The same, with each file one block.
+    fn in_whole_files(&self, progress: &mut dyn FnMut(Progress)) -> Result<Self, DataError> {
+        let block_bytes = self.largest_file() as usize;
+        let corpus = self.corpus.clone().with_block_bytes(block_bytes.max(self.corpus.block_bytes()));
+        let census = count(&corpus, progress)?;
+        Ok(Self { corpus, census, train_units: self.train_units, generated: self.generated.clone() })
+    }
 }
 
 fn build(
@@ -126,10 +145,15 @@ fn build(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(), DataError> {
     let source = if data.is_embedded() { embedded(dir, data, progress)? } else { inputs(data, progress)? };
-    let tokenizer = make_tokenizer(&source, config, progress)?;
+    let (tokenizer, given_sha256) = make_tokenizer(&source, config, progress)?;
     tokenizer.save(&dir.join(tokenizer::FILE_NAME))?;
-    let mut on_done = in_bytes(Stage::Tokenizing, source.corpus.len_bytes()?, progress);
-    let (split, documents) = tokenize(dir, &source, &tokenizer, &mut on_done)?;
+    let (split, documents) = match tokens(dir, &source, &tokenizer, progress) {
+        Err(DataError::FarContext { .. }) if source.largest_file() <= MAX_WHOLE_BYTES => {
+            remove_shards(dir)?;
+            tokens(dir, &source.in_whole_files(progress)?, &tokenizer, progress)?
+        }
+        written => written?,
+    };
     let manifest = Manifest {
         schema: SCHEMA.to_owned(),
         sources: sources(dir, &source.census),
@@ -138,12 +162,37 @@ fn build(
             kind: config.kind,
             vocab_size: tokenizer.vocab_size(),
             sha256: tokenizer.sha256(),
+            switched_off: tokenizer.switched_off().to_vec(),
+            given_sha256,
         },
         split,
         documents,
         generated: source.generated,
     };
     manifest.write(dir)
+}
+
+type Tokens = (SplitsManifest, Option<DocumentsManifest>);
+
+fn tokens(
+    dir: &Path,
+    source: &Source,
+    tokenizer: &Tokenizer,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Tokens, DataError> {
+    let mut on_done = in_bytes(Stage::Tokenizing, source.corpus.len_bytes()?, progress);
+    tokenize(dir, source, tokenizer, &mut on_done)
+}
+
+/// Removes what an attempt to tokenize has written.
+fn remove_shards(dir: &Path) -> Result<(), DataError> {
+    for entry in std::fs::read_dir(dir).map_err(DataError::read(dir))? {
+        let path = entry.map_err(DataError::read(dir))?.path();
+        if path.extension().is_some_and(|extension| extension == "bin") {
+            std::fs::remove_file(&path).map_err(DataError::write(&path))?;
+        }
+    }
+    Ok(())
 }
 
 /// What tells `progress` how many of `total` bytes of input are done.
@@ -170,7 +219,8 @@ fn embedded(dir: &Path, data: &DataConfig, progress: &mut dyn FnMut(Progress)) -
 }
 
 fn inputs(data: &DataConfig, progress: &mut dyn FnMut(Progress)) -> Result<Source, DataError> {
-    let corpus = Corpus::of_format(data.input.clone(), data.input_format()?, &data.text_field);
+    let corpus = Corpus::of_formats(data.input.clone(), data.input_formats()?)
+        .with_records(&data.text_field, data.bad_records);
     let census = count(&corpus, progress)?;
     let train_units = train_units(census.units(), data.val_fraction);
     Ok(Source { corpus, census, train_units, generated: None })
@@ -191,28 +241,34 @@ fn sources(dir: &Path, census: &Census) -> Vec<SourceManifest> {
     census.files.iter().map(source).collect()
 }
 
-/// The tokenizer of a configuration. Those made here have a token between documents where there are documents.
+/// The tokenizer of a configuration, and the hash of its file as it was given if that asks for what belongs to a call.
+/// Those made here have a token between documents where there are documents.
 fn make_tokenizer(
     source: &Source,
     config: &TokenizerConfig,
     progress: &mut dyn FnMut(Progress),
-) -> Result<Tokenizer, DataError> {
-    let is_documents = *source.corpus.format() != Format::Text;
+) -> Result<(Tokenizer, Option<String>), DataError> {
+    let is_documents = source.corpus.is_documents();
     let finished = |tokenizer: Tokenizer| if is_documents { tokenizer.with_end_of_text() } else { tokenizer };
-    match (config.kind, &config.file) {
-        (TokenizerKind::Bytes, _) => Ok(finished(Tokenizer::bytes())),
-        (TokenizerKind::Chars, _) => Ok(finished(Tokenizer::chars(&source.census.alphabet))),
+    let made_here = match (config.kind, &config.file) {
+        (TokenizerKind::Bytes, _) => Tokenizer::bytes(),
+        (TokenizerKind::Chars, _) => Tokenizer::chars(&source.census.alphabet),
         (TokenizerKind::Bpe, _) => {
             let trained = trained_size(config.vocab_size, is_documents)?;
             let words = count_words(source, TOKENIZER_SAMPLE_BYTES, progress)?;
-            Ok(finished(Tokenizer::bpe(&words, trained)))
+            Tokenizer::bpe(&words, trained)
         }
-        (TokenizerKind::File, Some(path)) => Tokenizer::load(path),
+        (TokenizerKind::File, Some(path)) => {
+            let given = Tokenizer::load(path)?;
+            let given_sha256 = (!given.switched_off().is_empty()).then(|| given.sha256());
+            return Ok((given.with_own_json(), given_sha256));
+        }
         (TokenizerKind::File, None) => {
             let expected = "the path of a tokenizer.json".to_owned();
-            Err(DataError::Argument { name: "tokenizer.file", expected, got: "nothing".to_owned() })
+            return Err(DataError::Argument { name: "tokenizer.file", expected, got: "nothing".to_owned() });
         }
-    }
+    };
+    Ok((finished(made_here), None))
 }
 
 /// Entries of the vocabulary that are trained: all, but for the one that ends documents.
@@ -247,9 +303,9 @@ fn count_words(
         |block| {
             let first_unit = source.first_unit(&block)?;
             counts.with(|words| {
-                source.corpus.for_each_text(&block, first_unit, source.train_units, &mut |split, text| {
+                source.corpus.for_each_text(&block, first_unit, source.train_units, &mut |split, passage| {
                     if split == Split::Train {
-                        words.add(text);
+                        words.add(passage.text);
                     }
                     Ok(())
                 })
@@ -266,10 +322,11 @@ fn count_words(
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::fs;
 
     use super::*;
+    use crate::format::Format;
 
     fn configs(root: &Path, kind: TokenizerKind, texts: &[&str]) -> (DataConfig, TokenizerConfig) {
         let write = |(i, text): (usize, &&str)| {
@@ -397,7 +454,7 @@ mod tests {
         assert!((0.1..1.0).contains(&floor.bits_per_char()), "{}", floor.bits_per_char());
         let val = dataset.manifest.split.val.as_ref().unwrap();
         // At a loss of the floor, bits a byte are bits a character: the tales are ASCII.
-        let at_floor = val.bits_per_byte(floor.nats_per_token());
+        let at_floor = val.bits_per_byte(floor.nats_per_token()).unwrap();
         assert!((at_floor - floor.bits_per_char()).abs() < 1e-12);
         let text = fs::read_to_string(dataset.dir.join(CORPUS_FILE_NAME)).unwrap();
         assert!(text.ends_with(&text_of(&dataset, dataset.val.as_ref().unwrap())));
@@ -437,7 +494,7 @@ mod tests {
     }
 
     /// The files of a dataset prepared in blocks of `block_bytes` on `n_threads`.
-    fn files_of(
+    pub(crate) fn files_of(
         data: &DataConfig,
         config: &TokenizerConfig,
         n_threads: usize,
@@ -449,7 +506,7 @@ mod tests {
             let mut source = inputs(data, &mut |_| {}).unwrap();
             source.corpus = source.corpus.with_block_bytes(block_bytes);
             source.census = count(&source.corpus, &mut |_| {}).unwrap();
-            let tokenizer = make_tokenizer(&source, config, &mut |_| {}).unwrap();
+            let (tokenizer, _) = make_tokenizer(&source, config, &mut |_| {}).unwrap();
             tokenizer.save(&dir.path().join(tokenizer::FILE_NAME)).unwrap();
             let written = tokenize(dir.path(), &source, &tokenizer, &mut |_| {}).unwrap();
             fs::write(dir.path().join("splits"), format!("{written:?}")).unwrap();
@@ -470,13 +527,13 @@ mod tests {
         for kind in [TokenizerKind::Bytes, TokenizerKind::Chars, TokenizerKind::Bpe] {
             let (of_text, config) = configs(root.path(), kind, &[&text, "another file", &text[..999]]);
             let of_documents =
-                DataConfig { format: Some(Format::Jsonl), ..configs(root.path(), kind, &[]).0 };
+                DataConfig { known_format: Some(Format::Jsonl), ..configs(root.path(), kind, &[]).0 };
             let path = root.path().join("lines");
             fs::write(&path, &lines).unwrap();
             for data in [of_text, DataConfig { input: vec![path], ..of_documents }] {
                 let whole = files_of(&data, &config, 1, 1 << 20);
                 // Blocks of 2,000 bytes have a line end to stop at; smaller ones may cut a word of a text.
-                for (block_bytes, is_same) in [(2000, true), (100, data.format.is_some())] {
+                for (block_bytes, is_same) in [(2000, true), (100, data.known_format.is_some())] {
                     let one = files_of(&data, &config, 1, block_bytes);
                     assert!(!is_same || one == whole, "{kind:?} {block_bytes}");
                     for n_threads in [2, 5] {

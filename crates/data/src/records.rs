@@ -4,7 +4,9 @@ use std::path::Path;
 
 use crate::document::is_separator;
 use crate::error::DataError;
-use crate::input::{Format, Input};
+use crate::format::Format;
+use crate::input::Input;
+use crate::json_scan::{Ends, Scanner};
 
 /// Longest line of JSON and longest separated document, in bytes: what memory must hold at a time.
 pub const MAX_DOCUMENT_BYTES: usize = 64 << 20;
@@ -17,22 +19,36 @@ pub(crate) struct Records {
     buffer: Vec<u8>,
     block_bytes: usize,
     max_bytes: usize,
-    next_line: u64,
+    /// The line or record that is next, from 1.
+    next: u64,
+    /// Of JSON that is not in lines.
+    ends: Ends,
     at_end: bool,
 }
 
-/// Whole lines of a file, and in them whole documents.
+/// Whole documents of a file: whole lines, or values of JSON with what is between them.
 #[derive(Debug)]
 pub(crate) struct RecordBlock {
-    pub lines: Vec<u8>,
-    /// The first of them, from 1.
-    pub first_line: u64,
+    pub bytes: Vec<u8>,
+    /// Its first line or record in the file, from 1.
+    pub first: u64,
+    /// Of JSON that is not in lines: where the block begins.
+    pub scanner: Scanner,
 }
 
 impl Records {
     pub(crate) fn new(input: Input, format: Format, block_bytes: usize) -> Self {
         let max_bytes = MAX_DOCUMENT_BYTES.max(block_bytes);
-        Self { input, format, buffer: Vec::new(), block_bytes, max_bytes, next_line: 1, at_end: false }
+        Self {
+            input,
+            format,
+            buffer: Vec::new(),
+            block_bytes,
+            max_bytes,
+            next: 1,
+            ends: Ends::default(),
+            at_end: false,
+        }
     }
 
     pub(crate) fn input(&self) -> &Input {
@@ -63,15 +79,20 @@ impl Records {
             return Ok(None);
         }
         let rest = self.buffer.split_off(end);
-        let lines = std::mem::replace(&mut self.buffer, rest);
-        let first_line = self.next_line;
-        self.next_line += memchr::memchr_iter(b'\n', &lines).count() as u64;
-        Ok(Some(RecordBlock { lines, first_line }))
+        let bytes = std::mem::replace(&mut self.buffer, rest);
+        let first = self.next;
+        let (n_values, scanner) = self.ends.take();
+        self.next += match self.format {
+            Format::Json => n_values,
+            _ => memchr::memchr_iter(b'\n', &bytes).count() as u64,
+        };
+        Ok(Some(RecordBlock { bytes, first, scanner }))
     }
 
     /// Where the last document that is whole in the buffer ends. None ends before `searched`.
-    fn last_end(&self, searched: usize) -> Option<usize> {
+    fn last_end(&mut self, searched: usize) -> Option<usize> {
         match &self.format {
+            Format::Json => self.ends.last_in(&self.buffer, self.at_end),
             Format::Text | Format::Jsonl => {
                 memchr::memrchr(b'\n', &self.buffer[searched..]).map(|at| searched + at + 1)
             }
@@ -101,7 +122,8 @@ impl Records {
              is what its name says",
             self.max_bytes >> 20
         );
-        DataError::Document { path: self.path().to_owned(), line: self.next_line, reason }
+        let (path, unit) = (self.path().to_owned(), self.format.unit());
+        DataError::Document { path, unit, place: self.next, reason }
     }
 
     fn path(&self) -> &Path {
@@ -120,9 +142,7 @@ mod tests {
     }
 
     fn blocks(mut records: Records) -> Vec<(Vec<u8>, u64)> {
-        std::iter::from_fn(|| records.next_block().unwrap())
-            .map(|block| (block.lines, block.first_line))
-            .collect()
+        std::iter::from_fn(|| records.next_block().unwrap()).map(|block| (block.bytes, block.first)).collect()
     }
 
     #[test]

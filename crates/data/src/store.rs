@@ -12,6 +12,8 @@ use crate::tokenizer::check_ids;
 #[derive(Clone, Debug)]
 pub struct TokenStore {
     split: Split,
+    /// What the split is of, for messages.
+    source: Arc<str>,
     vocab_size: usize,
     shards: Arc<[Shard]>,
     len: u64,
@@ -43,7 +45,18 @@ impl TokenStore {
             let reason = format!("the {split} shards hold {len} tokens, expected {}", manifest.tokens);
             return Err(DataError::Manifest { path: dir.to_owned(), reason });
         }
-        Ok(Self { split, vocab_size, shards: shards.into(), len })
+        let source = dir.display().to_string().into();
+        Ok(Self { split, source, vocab_size, shards: shards.into(), len })
+    }
+
+    /// The same, called `source` in messages.
+    pub(crate) fn of_source(self, source: &str) -> Self {
+        Self { source: source.into(), ..self }
+    }
+
+    /// What the tokens were made of, for messages.
+    pub(crate) fn source(&self) -> &str {
+        &self.source
     }
 
     /// Number of tokens.
@@ -100,9 +113,29 @@ impl TokenStore {
             return Err(DataError::Argument { name: "model.context", expected, got: "0".to_owned() });
         }
         if self.len < needed {
-            return Err(DataError::TooShort { split: self.split, tokens: self.len, needed });
+            let source = self.source.to_string();
+            return Err(DataError::TooShort {
+                source_name: source,
+                split: self.split,
+                tokens: self.len,
+                needed,
+            });
         }
         Ok((self.len - 1) / context as u64)
+    }
+
+    /// The context of an evaluation by a model that reads `context` tokens: that, or as many as there are if there are
+    /// fewer, so that a short text is one short window.
+    ///
+    /// # Errors
+    /// If there is no token to be predicted from another.
+    pub fn evaluation_context(&self, context: usize) -> Result<usize, DataError> {
+        match self.len {
+            0 | 1 => {
+                Err(DataError::NothingToPredict { source_name: self.source.to_string(), tokens: self.len })
+            }
+            len => Ok(context.min(usize::try_from(len - 1).unwrap_or(context))),
+        }
     }
 
     /// Hashes every shard and compares.
@@ -130,7 +163,7 @@ pub(crate) mod tests {
         let ids: Vec<u32> = (0..len).map(|i| i % vocab_size as u32).collect();
         writer.write(&ids).unwrap();
         let shards = writer.finish().unwrap();
-        let manifest = SplitManifest { tokens: u64::from(len), chars: 0, bytes: 0, shards };
+        let manifest = SplitManifest { tokens: u64::from(len), shards, ..SplitManifest::default() };
         let store = TokenStore::open(dir.path(), Split::Train, &manifest, vocab_size).unwrap();
         (dir, store)
     }
@@ -168,7 +201,7 @@ pub(crate) mod tests {
         let sha256 = crate::digest::to_hex(&bytes[32..64]);
         let shards =
             vec![crate::manifest::ShardManifest { file: "train-00000.bin".into(), tokens: 21, sha256 }];
-        let manifest = SplitManifest { tokens: 21, chars: 0, bytes: 0, shards };
+        let manifest = SplitManifest { tokens: 21, shards, ..SplitManifest::default() };
         let store = TokenStore::open(dir.path(), Split::Train, &manifest, 300).unwrap();
         let error = store.read(5, &mut [0; 10]).unwrap_err();
         assert!(

@@ -10,6 +10,7 @@ use crate::corpus::{Block, Corpus};
 use crate::encoder::{EncodeError, Specials};
 use crate::error::DataError;
 use crate::manifest::{DocumentsManifest, Separator, Split, SplitManifest, SplitsManifest};
+use crate::passage::{CONTEXT_BYTES, Encoded, Passage};
 use crate::pipeline;
 use crate::prepare::Source;
 use crate::scratch::Scratch;
@@ -20,39 +21,67 @@ use crate::word_cache::WordCache;
 /// What stands between documents where the vocabulary has no token for it.
 const LINE_ENDS: &str = "\n\n";
 
-/// Text as tokens.
+/// Text of one split as tokens.
 #[derive(Default)]
-struct Encoded {
-    ids: Vec<u32>,
+struct Part {
+    encoded: Encoded,
+    /// The file that it is of.
+    file_idx: usize,
     chars: u64,
     bytes: u64,
     documents: u64,
 }
+
+/// Tokens at the end of what was written that are held against those that come out before the next block.
+const TAIL_TOKENS: usize = 4096;
 
 /// One split while it is written.
-struct SplitWriter {
+struct SplitWriter<'a> {
     writer: ShardWriter,
+    source: &'a Source,
+    /// The last tokens written, where the tokenizer needs a context.
+    tail: Option<Vec<u32>>,
     chars: u64,
     bytes: u64,
     documents: u64,
+    lost_chars: u64,
+    unknown_tokens: u64,
 }
 
-impl SplitWriter {
-    fn new(dir: &Path, split: Split, tokenizer: &Tokenizer) -> Self {
+impl<'a> SplitWriter<'a> {
+    fn new(dir: &Path, split: Split, source: &'a Source, tokenizer: &Tokenizer) -> Self {
         let writer = ShardWriter::new(dir, split.name(), tokenizer.vocab_size(), TOKENS_PER_SHARD);
-        Self { writer, chars: 0, bytes: 0, documents: 0 }
+        let tail = (!tokenizer.is_exact()).then(Vec::new);
+        Self { writer, source, tail, chars: 0, bytes: 0, documents: 0, lost_chars: 0, unknown_tokens: 0 }
     }
 
-    fn write(&mut self, encoded: &Encoded) -> Result<(), DataError> {
-        self.chars += encoded.chars;
-        self.bytes += encoded.bytes;
-        self.documents += encoded.documents;
-        self.writer.write(&encoded.ids)
+    fn write(&mut self, part: &Part) -> Result<(), DataError> {
+        self.chars += part.chars;
+        self.bytes += part.bytes;
+        self.documents += part.documents;
+        self.lost_chars += part.encoded.lost_chars.min(part.chars);
+        self.unknown_tokens += part.encoded.unknown_tokens;
+        let ids = &part.encoded.ids;
+        if let Some(tail) = &mut self.tail {
+            if !tail.ends_with(&part.encoded.overlap) {
+                let path = self.source.census.files[part.file_idx].path.clone();
+                return Err(DataError::FarContext { path, context: CONTEXT_BYTES });
+            }
+            tail.extend_from_slice(&ids[ids.len().saturating_sub(TAIL_TOKENS)..]);
+            tail.drain(..tail.len().saturating_sub(TAIL_TOKENS));
+        }
+        self.writer.write(ids)
     }
 
     fn finish(self) -> Result<SplitManifest, DataError> {
-        let tokens = self.writer.tokens();
-        Ok(SplitManifest { tokens, chars: self.chars, bytes: self.bytes, shards: self.writer.finish()? })
+        Ok(SplitManifest {
+            tokens: self.writer.tokens(),
+            chars: self.chars,
+            bytes: self.bytes,
+            lost_chars: Some(self.lost_chars),
+            unknown_tokens: Some(self.unknown_tokens),
+            shards: self.writer.finish()?,
+        })
     }
 }
 
@@ -75,36 +104,44 @@ struct Encoding<'a> {
 
 impl Encoding<'_> {
     /// The tokens of a block: those to learn from, and those to measure on.
-    fn encode(&self, block: &Block) -> Result<[Encoded; 2], DataError> {
+    fn encode(&self, block: &Block) -> Result<[Part; 2], DataError> {
         let first_unit = self.source.first_unit(block)?;
-        let mut encoded: [Encoded; 2] = Default::default();
+        let mut parts: [Part; 2] = Default::default();
+        parts.iter_mut().for_each(|part| part.file_idx = block.file_idx);
         self.caches.with(|cache| {
             let mut position = first_unit;
             let corpus: &Corpus = &self.source.corpus;
-            corpus.for_each_text(block, first_unit, self.source.train_units, &mut |split, text| {
-                let part = &mut encoded[split as usize];
-                let chars = text.chars().count() as u64;
-                self.append(text, part, cache).map_err(|error| self.told(error, position))?;
+            corpus.for_each_text(block, first_unit, self.source.train_units, &mut |split, passage| {
+                let part = &mut parts[split as usize];
+                let chars = passage.text.chars().count() as u64;
+                self.append(passage, part, cache)
+                    .map_err(|error| self.told(error, block.file_idx, position))?;
                 part.chars += chars;
-                part.bytes += text.len() as u64;
+                part.bytes += passage.text.len() as u64;
                 position += chars;
                 Ok(())
             })
         })?;
-        Ok(encoded)
+        Ok(parts)
     }
 
     /// Appends the tokens of a text, and of what ends it if it is a document.
-    fn append(&self, text: &str, part: &mut Encoded, cache: &mut WordCache) -> Result<(), EncodeError> {
-        let ids = &mut part.ids;
+    fn append(
+        &self,
+        passage: Passage<'_>,
+        part: &mut Part,
+        cache: &mut WordCache,
+    ) -> Result<(), EncodeError> {
+        let out = &mut part.encoded;
         match &self.separator {
-            None => return self.tokenizer.encode_piece(text, Specials::Tokens, cache, ids),
+            None => return self.tokenizer.encode_passage(passage, Specials::Tokens, cache, out),
             Some(Separator::Token { id, .. }) => {
-                self.tokenizer.encode_piece(text, Specials::Text, cache, ids)?;
-                ids.push(*id);
+                self.tokenizer.encode_passage(passage, Specials::Text, cache, out)?;
+                out.ids.push(*id);
             }
             Some(Separator::Text(end)) => {
-                self.tokenizer.encode_piece(&format!("{text}{end}"), Specials::Text, cache, ids)?;
+                let ended = format!("{}{end}", passage.text);
+                self.tokenizer.encode_passage(Passage::whole(&ended), Specials::Text, cache, out)?;
             }
         }
         part.documents += 1;
@@ -112,9 +149,12 @@ impl Encoding<'_> {
     }
 
     /// An error in a text; one of a running text begins at character `position` of the corpus and is told by file.
-    fn told(&self, error: EncodeError, position: u64) -> DataError {
+    fn told(&self, error: EncodeError, file_idx: usize, position: u64) -> DataError {
+        if self.separator.is_some() {
+            return error.told(FILE_NAME);
+        }
         match error {
-            EncodeError::Unknown { character, position: in_text } if self.separator.is_none() => {
+            EncodeError::Unknown { character, position: in_text } => {
                 let place = self.source.census.locate(position + in_text);
                 DataError::UnknownCharacter {
                     path: place.map(|(path, _)| path.to_owned()),
@@ -122,7 +162,10 @@ impl Encoding<'_> {
                     position: place.map_or(in_text, |(_, position)| position),
                 }
             }
-            other => other.told(FILE_NAME),
+            other => DataError::InText {
+                path: self.source.census.files[file_idx].path.clone(),
+                source: Box::new(other.told(FILE_NAME)),
+            },
         }
     }
 }
@@ -134,11 +177,11 @@ pub(crate) fn tokenize(
     tokenizer: &Tokenizer,
     on_done: &mut dyn FnMut(u64),
 ) -> Result<(SplitsManifest, Option<DocumentsManifest>), DataError> {
-    let is_documents = source.corpus.format().is_documents();
+    let is_documents = source.corpus.is_documents();
     let separator = is_documents.then(|| separator(tokenizer));
     let encoding = Encoding { source, tokenizer, separator: separator.clone(), caches: Scratch::default() };
     let [mut train, mut val] =
-        [Split::Train, Split::Val].map(|split| SplitWriter::new(dir, split, tokenizer));
+        [Split::Train, Split::Val].map(|split| SplitWriter::new(dir, split, source, tokenizer));
     pipeline::ordered(
         |feed| source.corpus.read_blocks(false, &mut |done, block| feed.give(done, block)),
         |block| encoding.encode(&block),
@@ -156,6 +199,7 @@ pub(crate) fn tokenize(
         train: train.documents,
         val: val.documents,
         empty: source.census.empty_documents,
+        bad: source.census.bad.clone(),
         separator,
     });
     let val = val.finish()?;

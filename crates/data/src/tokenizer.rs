@@ -4,6 +4,7 @@
 //! characters are byte-pair encodings without a merge. What is made here loses nothing: decoding what was
 //! encoded gives the text, to the last space and carriage return.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use rayon::prelude::*;
@@ -14,10 +15,12 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, Tokenizer as Library};
 
 use crate::bpe::{Merges, WordCounts, byte_chars, pre_tokenizer, train};
+use crate::call_state;
 use crate::corpus::last_soft_cut;
 use crate::digest::sha256_hex;
 use crate::encoder::{EncodeError, Encoder, Specials, guards};
 use crate::error::DataError;
+use crate::passage::{Encoded, Passage};
 use crate::scratch::Scratch;
 use crate::text_stream::TextStream;
 use crate::word_cache::WordCache;
@@ -45,6 +48,8 @@ pub struct Tokenizer {
     guards: [Vec<String>; 2],
     /// The content of its `tokenizer.json`.
     json: String,
+    /// What that asks for and a corpus must not get.
+    switched_off: Vec<String>,
     vocab_size: usize,
     encoder: Encoder,
     end_of_text: Option<u32>,
@@ -77,19 +82,21 @@ impl Tokenizer {
     /// If it cannot be read or parsed.
     pub fn load(path: &Path) -> Result<Self, DataError> {
         let json = std::fs::read_to_string(path).map_err(DataError::read(path))?;
-        Self::from_json(json, path)
+        Self::from_json(without_bom(&json).to_owned(), path)
     }
 
-    /// The tokenizer of a `tokenizer.json`'s content; `path` is named in errors.
+    /// The tokenizer of a `tokenizer.json`'s content; `path` is named in errors. Truncation, padding and dropout,
+    /// which belong to a call and not to the vocabulary, are not obeyed; [`Self::switched_off`] names them.
     ///
     /// # Errors
     /// If it cannot be parsed or has no entry.
     pub fn from_json(json: String, path: &Path) -> Result<Self, DataError> {
         let fault = |reason: String| DataError::Tokenizer { path: path.to_owned(), reason };
-        let library = Library::from_bytes(&json).map_err(|error| fault(error.to_string()))?;
+        let mut library = Library::from_bytes(&json).map_err(|error| fault(error.to_string()))?;
         let highest =
             library.get_vocab(true).into_values().max().ok_or_else(|| fault("is empty".to_owned()))?;
-        let encoder = Encoder::of(&library);
+        let switched_off = call_state::switch_off(&mut library);
+        let encoder = Encoder::of(&mut library, &json);
         let guards =
             [Specials::Tokens, Specials::Text].map(|specials| guards(&library, specials).unwrap_or_default());
         let asks_library = !encoder.is_cuttable() || !guards[Specials::Text as usize].is_empty();
@@ -100,7 +107,38 @@ impl Tokenizer {
         });
         let end_of_text = find_end_of_text(&library);
         let vocab_size = highest as usize + 1;
-        Ok(Self { library, library_of_text, guards, json, vocab_size, encoder, end_of_text })
+        Ok(Self { library, library_of_text, guards, json, switched_off, vocab_size, encoder, end_of_text })
+    }
+
+    /// The same tokenizer with a `tokenizer.json` that says how texts are encoded here: without what is
+    /// [switched off](Self::switched_off). The names of that are kept.
+    pub fn with_own_json(mut self) -> Self {
+        self.json = self.own_json().into_owned();
+        self
+    }
+
+    fn own_json(&self) -> Cow<'_, str> {
+        match self.switched_off.is_empty() {
+            true => Cow::Borrowed(&self.json),
+            false => call_state::json_without(&self.json).expect("what was parsed before is JSON").into(),
+        }
+    }
+
+    /// What its `tokenizer.json` asks for that belongs to a call and is not obeyed, such as "truncation to 64
+    /// tokens".
+    pub fn switched_off(&self) -> &[String] {
+        &self.switched_off
+    }
+
+    /// Whether both encode alike: their files are the same, but for what is switched off.
+    pub fn encodes_as(&self, other: &Self) -> bool {
+        self.json == other.json || self.own_json() == other.own_json()
+    }
+
+    /// Whether every text is sure to come back from its tokens, and a text's pieces to have the tokens of the whole,
+    /// without a look at either.
+    pub fn is_exact(&self) -> bool {
+        self.encoder.is_cuttable()
     }
 
     /// The same vocabulary and one token more, [`END_OF_TEXT`], with the next free id.
@@ -124,11 +162,14 @@ impl Tokenizer {
         let pieces = if self.encoder.is_cuttable() { pieces(text) } else { vec![text] };
         let caches = Scratch::default();
         let encode = |piece: &str| {
-            let mut ids = Vec::new();
-            caches.with(|cache| self.encode_piece(piece, Specials::Tokens, cache, &mut ids)).map(|()| ids)
+            let mut encoded = Encoded::default();
+            let passage = Passage::whole(piece);
+            caches.with(|cache| self.encode_passage(passage, Specials::Tokens, cache, &mut encoded))?;
+            Ok(encoded.ids)
         };
         let mut ids = Vec::new();
-        let encoded: Vec<_> = pieces.par_iter().map(|piece| encode(piece)).collect();
+        let encoded: Vec<Result<Vec<u32>, EncodeError>> =
+            pieces.par_iter().map(|piece| encode(piece)).collect();
         for (piece_idx, piece) in encoded.into_iter().enumerate() {
             let before = || pieces[..piece_idx].iter().map(|piece| piece.chars().count() as u64).sum();
             ids.extend(piece.map_err(|error| error.after(before()).told(FILE_NAME))?);
@@ -136,19 +177,19 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// Appends the ids of `text` to `out`, on this thread alone. `cache` served no other tokenizer.
-    pub(crate) fn encode_piece(
+    /// Appends the ids of a passage to `out`, on this thread alone. `cache` served no other tokenizer.
+    pub(crate) fn encode_passage(
         &self,
-        text: &str,
+        passage: Passage<'_>,
         specials: Specials,
         cache: &mut WordCache,
-        out: &mut Vec<u32>,
+        out: &mut Encoded,
     ) -> Result<(), EncodeError> {
         let library = match (&self.library_of_text, specials) {
             (Some(library), Specials::Text) => library,
             _ => &self.library,
         };
-        self.encoder.encode(library, &self.guards[specials as usize], text, cache, out)
+        self.encoder.encode(library, &self.guards[specials as usize], passage, cache, out)
     }
 
     /// The text of `ids`. Bytes that are not UTF-8, as the end of a cut sequence may hold, become U+FFFD.
@@ -262,6 +303,11 @@ fn pieces(text: &str) -> Vec<&str> {
     }
     pieces.push(rest);
     pieces
+}
+
+/// A text without the byte order mark that some editors put first.
+pub(crate) fn without_bom(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 
 /// That every id is below `vocab_size`; `first` is the position of the first in its split.

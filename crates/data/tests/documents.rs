@@ -101,8 +101,8 @@ fn text_between_separators_and_gzip_are_documents_too() {
     let data = DataConfig { input: vec![path], val_fraction: 0.5, ..data };
     let as_text = quietly(&data, &config).unwrap();
     assert_eq!((as_text.vocab_size(), as_text.manifest.sources[0].bytes), (256, text.len() as u64));
-    let format = Some(Format::Separated { line: "<|endoftext|>".to_owned() });
-    let dataset = quietly(&DataConfig { format, ..data }, &config).unwrap();
+    let known_format = Some(Format::Separated { line: "<|endoftext|>".to_owned() });
+    let dataset = quietly(&DataConfig { known_format, ..data }, &config).unwrap();
     assert_eq!(text_of(&dataset, &dataset.train), "Once upon a time.\nThe end.<|endoftext|>");
     assert_eq!(text_of(&dataset, dataset.val.as_ref().unwrap()), "Twice.<|endoftext|>");
 }

@@ -464,7 +464,7 @@ fn what_was_fetched_can_be_prepared() {
     let manifest = server.manifest_with("format = \"separated\"\nseparator = \"<|endoftext|>\"", "");
     let fetched = fetch(&manifest, cache.path()).unwrap();
     let data = fetched.data_config(&DataConfig { val_fraction: 0.5, ..DataConfig::default() });
-    assert_eq!(data.input_format().unwrap(), Format::Separated { line: "<|endoftext|>".to_owned() });
+    assert_eq!(data.input_formats().unwrap(), [Format::Separated { line: "<|endoftext|>".to_owned() }]);
     let out = cache.path().join("out");
     let dataset = wattle_data::prepare_into(&out, &data, &Default::default(), &mut |_| {}).unwrap();
     let documents = dataset.manifest.documents.unwrap();

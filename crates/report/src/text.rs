@@ -98,9 +98,9 @@ fn learning(report: &Report) -> Vec<String> {
             learnt.evaluations.len(),
         ));
         lines.push(format!(
-            "  perplexity        {} · {:.3} bits/byte · {} right",
+            "  perplexity        {}{} · {} right",
             si(best.perplexity, ""),
-            best.bits_per_byte,
+            bits_per_byte(best.bits_per_byte),
             percent(best.accuracy),
         ));
     }
@@ -335,6 +335,11 @@ fn repriced(report: &Report) -> Vec<String> {
 
 fn notes(report: &Report) -> Vec<String> {
     report.notes.iter().flat_map(|note| hang("note: ", note)).collect()
+}
+
+/// Bits a byte, where they are known: not of a text that its tokens do not stand for.
+fn bits_per_byte(bits: f64) -> String {
+    if bits.is_finite() { format!(" · {bits:.3} bits/byte") } else { String::new() }
 }
 
 #[cfg(test)]

@@ -98,12 +98,16 @@ pub struct EvaluateEvent {
     /// Which part of the data ("val").
     pub split: String,
     /// Mean cross-entropy in nats a token.
+    #[serde(deserialize_with = "null_is_nan")]
     pub loss: f64,
     /// e to the loss.
+    #[serde(deserialize_with = "null_is_nan")]
     pub perplexity: f64,
-    /// Bits for each byte of the text that the tokens stand for.
+    /// Bits for each byte of the text that the tokens stand for; null where they do not stand for all of it.
+    #[serde(deserialize_with = "null_is_nan")]
     pub bits_per_byte: f64,
     /// Share of next tokens that were the model's first choice.
+    #[serde(deserialize_with = "null_is_nan")]
     pub accuracy: f64,
     /// Tokens predicted.
     pub tokens: u64,
@@ -149,8 +153,12 @@ impl Event {
     }
 }
 
-fn null_is_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f32, D::Error> {
-    Ok(Option::<f32>::deserialize(deserializer)?.unwrap_or(f32::NAN))
+fn null_is_nan<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + From<f32>,
+{
+    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_else(|| f32::NAN.into()))
 }
 
 #[cfg(test)]
@@ -181,6 +189,11 @@ mod tests {
         let event = Event::from_json(line).unwrap();
         let EventBody::Step(step) = &event.body else { panic!("{event:?}") };
         assert!(step.loss.is_nan() && step.grad_norm.is_nan());
+        assert_eq!(event.to_json(), line);
+        let line = r#"{"schema":"wattle.event/1","segment":0,"t_ns":1,"event":"evaluate","step":1,"split":"val","loss":2.5,"perplexity":null,"bits_per_byte":null,"accuracy":0.0,"tokens":8}"#;
+        let event = Event::from_json(line).unwrap();
+        let EventBody::Evaluate(evaluation) = &event.body else { panic!("{event:?}") };
+        assert!(evaluation.perplexity.is_nan() && evaluation.bits_per_byte.is_nan());
         assert_eq!(event.to_json(), line);
     }
 

@@ -26,8 +26,8 @@ impl Evaluation {
         self.loss.exp()
     }
 
-    /// Bits for each byte of the text that the split's tokens stand for.
-    pub fn bits_per_byte(&self, split: &SplitManifest) -> f64 {
+    /// Bits for each byte of the text that the split's tokens stand for; none if they do not stand for all of it.
+    pub fn bits_per_byte(&self, split: &SplitManifest) -> Option<f64> {
         split.bits_per_byte(self.loss)
     }
 }
@@ -54,7 +54,19 @@ pub fn evaluate(
     device: &Device,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Evaluation, TrainError> {
-    evaluate_batches(store, model.context(), options, progress, |batch| {
+    evaluate_within(model, store, model.context(), options, device, progress)
+}
+
+/// [`evaluate`] over windows of `context` tokens.
+fn evaluate_within(
+    model: &dyn LanguageModel,
+    store: &TokenStore,
+    context: usize,
+    options: EvaluateOptions,
+    device: &Device,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Evaluation, TrainError> {
+    evaluate_batches(store, context, options, progress, |batch| {
         let (inputs, targets) = micro_batch(batch, 0, batch.batch_size, device)?;
         let logits = model.logits(&inputs, &mut Pass::evaluation(options.dtype))?.flatten_to(1)?;
         let loss = f64::from(cross_entropy_sum(&logits, &targets)?.to_scalar::<f32>()?);
@@ -64,10 +76,10 @@ pub fn evaluate(
 }
 
 /// [`evaluate`] of a model that is not being trained: by its family's explicit engine where there is one, which
-/// is faster and never has the logits of a whole batch.
+/// is faster and never has the logits of a whole batch. A split shorter than the model's context is one short window.
 ///
 /// # Errors
-/// As for [`evaluate`].
+/// As for [`evaluate`], or if the split has not two tokens.
 pub fn evaluate_by_best(
     model: &dyn LanguageModel,
     store: &TokenStore,
@@ -75,6 +87,10 @@ pub fn evaluate_by_best(
     device: &Device,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Evaluation, TrainError> {
+    let context = store.evaluation_context(model.context())?;
+    if context < model.context() {
+        return evaluate_within(model, store, context, options, device, progress);
+    }
     let engine = match device.is_cpu() && options.dtype == DType::F32 {
         // Nothing is kept for a backward pass.
         true => {

@@ -394,7 +394,7 @@ impl<'a> Trainer<'a> {
                 split: store.split().name().to_owned(),
                 loss: evaluation.loss,
                 perplexity: evaluation.perplexity(),
-                bits_per_byte: split.map_or(f64::NAN, |split| evaluation.bits_per_byte(split)),
+                bits_per_byte: split.and_then(|split| evaluation.bits_per_byte(split)).unwrap_or(f64::NAN),
                 accuracy: evaluation.accuracy,
                 tokens: evaluation.tokens,
             }),

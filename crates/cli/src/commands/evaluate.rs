@@ -15,6 +15,7 @@ use wattle_train::evaluate::{EvaluateOptions, Evaluation, evaluate_by_best};
 
 use crate::args::{EvaluateArgs, SplitName};
 use crate::checkpoint::OpenCheckpoint;
+use crate::data_notes;
 use crate::describe::describe_window;
 use crate::exit::Exit;
 use crate::humanize::count;
@@ -46,15 +47,13 @@ pub fn run(args: &EvaluateArgs, bars: &MultiProgress) -> anyhow::Result<Exit> {
         (None, Some(text)) => tokenized(text, &checkpoint.tokenizer)?,
         (None, None) => unreachable!("the command line asks for one of them"),
     };
-    let options = EvaluateOptions {
-        batch_size: (TOKENS_AT_ONCE / checkpoint.model.context()).max(1),
-        max_batches: 0,
-        dtype: DType::F32,
-    };
+    data_notes::say(&held.dataset);
+    let context = held.store()?.evaluation_context(checkpoint.model.context())?;
+    let options =
+        EvaluateOptions { batch_size: (TOKENS_AT_ONCE / context).max(1), max_batches: 0, dtype: DType::F32 };
     if device.device.is_cpu() {
         let config = &checkpoint.config;
-        let window = checkpoint.model.context();
-        need::evaluation(config, config.vocab_size, options.batch_size, window).check()?;
+        need::evaluation(config, config.vocab_size, options.batch_size, context).check()?;
     }
     let bar = bars.add(ProgressBar::new(0).with_style(bar_style()));
     let mut progress = |done, total| {
@@ -66,7 +65,7 @@ pub fn run(args: &EvaluateArgs, bars: &MultiProgress) -> anyhow::Result<Exit> {
     bar.finish_and_clear();
     let energy = metered.finish();
     match args.json {
-        true => println!("{:#}", report(args, &checkpoint, &held, &evaluation, energy.as_ref())),
+        true => println!("{:#}", report(args, &checkpoint, &held, context, &evaluation, energy.as_ref())),
         false => print!("{}", describe(&evaluation, held.manifest(), energy.as_ref())),
     }
     Ok(Exit::Done)
@@ -96,7 +95,7 @@ fn no_validation(dataset: &Dataset) -> String {
 /// A prepared folder, if it speaks the model's tokens.
 fn prepared(dir: &Path, split: SplitName, tokenizer: &Tokenizer) -> anyhow::Result<Held> {
     let dataset = Dataset::open(dir)?;
-    if dataset.tokenizer.to_json() != tokenizer.to_json() {
+    if !dataset.tokenizer.encodes_as(tokenizer) {
         bail!(
             "--data {}: was prepared with another tokenizer (sha256 {}) than the checkpoint's ({}); \
              prepare it with the checkpoint's tokenizer.json by wattle prepare --tokenizer, or use --text",
@@ -130,6 +129,7 @@ fn report(
     args: &EvaluateArgs,
     checkpoint: &OpenCheckpoint,
     held: &Held,
+    window: usize,
     evaluation: &Evaluation,
     energy: Option<&WindowEnergy>,
 ) -> Value {
@@ -144,7 +144,13 @@ fn report(
         "bits_per_byte": evaluation.bits_per_byte(held.manifest()),
         "accuracy": evaluation.accuracy,
         "tokens": evaluation.tokens,
+        "chars": held.manifest().chars,
+        "lost_chars": held.manifest().lost_chars,
+        "lost_share": held.manifest().lost_share(),
+        "unknown_tokens": held.manifest().unknown_tokens,
+        "unknown_share": held.manifest().unknown_share(),
         "context": checkpoint.model.context(),
+        "window": window,
         "energy_j": energy.map(|window| window.energy),
         "energy_uncertainty_j": energy.map(|window| window.uncertainty),
         "measured_fraction": energy.map(|window| window.measured_fraction),
@@ -156,10 +162,19 @@ fn describe(evaluation: &Evaluation, split: &SplitManifest, energy: Option<&Wind
     let mut lines = vec![
         ("loss", format!("{:.4} nats a token", evaluation.loss)),
         ("perplexity", format!("{:.3}", evaluation.perplexity())),
-        ("bits/byte", format!("{:.4}", evaluation.bits_per_byte(split))),
+        ("bits/byte", bits_per_byte(evaluation, split)),
         ("accuracy", format!("{:.1} % of next tokens right", evaluation.accuracy * 100.0)),
         ("tokens", count(evaluation.tokens)),
     ];
+    let loss = data_notes::loss_of(std::iter::once(split)).and_then(|loss| loss.shares());
+    lines.extend(loss.map(|shares| ("text lost", shares)));
     lines.extend(energy.map(|window| ("energy", describe_window(window, evaluation.tokens))));
     lines.into_iter().map(|(key, value)| format!("{key:<12} {value}\n")).collect()
+}
+
+fn bits_per_byte(evaluation: &Evaluation, split: &SplitManifest) -> String {
+    match evaluation.bits_per_byte(split) {
+        Some(bits) => format!("{bits:.4}"),
+        None => "not stated: the tokens do not stand for all of the text".to_owned(),
+    }
 }

@@ -29,7 +29,7 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<Exit> {
         return Err(BadUsage::new(fault).into());
     }
     let directory = Directory::open(&locate(&args.checkpoint)?)?;
-    let tokenizer = tokenizer_of(&directory)?;
+    let tokenizer = tokenizer_of(&directory)?.with_own_json();
     let config = directory.model_config();
     let name = args.checkpoint.display().to_string();
     need::export(&name, config, config.vocab_size, args.r#type.into()).check()?;

@@ -1,9 +1,12 @@
 //! `wattle prepare`: text to tokens, once and for any number of runs.
 
 use indicatif::MultiProgress;
-use wattle_data::{DataConfig, Dataset, TokenizerConfig, TokenizerKind, catalog, fetch, prepare_into};
+use wattle_data::{
+    DataConfig, DataError, Dataset, TokenizerConfig, TokenizerKind, catalog, fetch, prepare_into,
+};
 
 use crate::args::{PrepareArgs, TokenizerChoice};
+use crate::data_notes;
 use crate::display::Display;
 use crate::exit::{BadUsage, Exit};
 use crate::humanize::{count, si};
@@ -22,7 +25,9 @@ pub fn run(args: &PrepareArgs, bars: &MultiProgress, quiet: bool) -> anyhow::Res
     }
     let dataset = prepare_into(&args.out, &data, &tokenizer, &mut |progress| display.prepare(progress));
     display.end_preparation();
-    describe(&dataset?);
+    let dataset = dataset.map_err(by_flag_of_error)?;
+    describe(&dataset);
+    data_notes::say(&dataset);
     Ok(Exit::Done)
 }
 
@@ -42,14 +47,21 @@ fn tokenizer(args: &PrepareArgs) -> TokenizerConfig {
 
 /// A fault by the name that the command line has for a key.
 fn by_flag(fault: String) -> String {
-    const FLAGS: [(&str, &str); 5] = [
+    const FLAGS: [(&str, &str); 8] = [
         ("data.input", "INPUT"),
+        ("data.format = ", "--format "),
+        ("data.format", "--format"),
+        ("data.bad_records = ", "--bad-records "),
         ("data.val_fraction", "--val-fraction"),
         ("data.text_field", "--text-field"),
         ("tokenizer.file", "--tokenizer"),
         ("tokenizer.vocab_size", "--tokenizer bpe:VOCAB"),
     ];
     FLAGS.iter().fold(fault, |fault, (key, flag)| fault.replace(key, flag))
+}
+
+fn by_flag_of_error(error: DataError) -> anyhow::Error {
+    anyhow::anyhow!(by_flag(error.to_string()))
 }
 
 fn describe(dataset: &Dataset) {
@@ -63,6 +75,10 @@ fn describe(dataset: &Dataset) {
         count(val),
         count(dataset.vocab_size() as u64)
     );
+    if let Some(documents) = &dataset.manifest.documents {
+        let (train, val) = (count(documents.train), count(documents.val));
+        tracing::info!("{train} documents to train on · {val} to validate on");
+    }
     tracing::info!("{}", dataset.dir.display());
 }
 
@@ -72,6 +88,8 @@ fn data(args: &PrepareArgs, display: &mut Display) -> anyhow::Result<DataConfig>
         input: args.input.clone(),
         val_fraction: args.val_fraction,
         text_field: args.text_field.clone(),
+        format: args.format.into(),
+        bad_records: args.bad_records.into(),
         ..DataConfig::default()
     };
     let Some(name) = &args.dataset else { return Ok(given) };

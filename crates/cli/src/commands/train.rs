@@ -23,6 +23,7 @@ use crate::args::TrainArgs;
 use crate::budget::Budget;
 use crate::checkpoint::tokenizer_of;
 use crate::config::Config;
+use crate::data_notes;
 use crate::describe::{describe_energy, energy_warnings, estimate_warning};
 use crate::display::Display;
 use crate::exit::{BadUsage, Exit};
@@ -55,6 +56,14 @@ pub fn run(args: &TrainArgs, bars: &MultiProgress, log_file: &LogFile, quiet: bo
     let signal = StopSignal::listen().context("cannot listen for signals")?;
     check_boards(&config.energy).map_err(|error| BadUsage::new(error.to_string()))?;
     let device = args.device.open()?;
+    if !exists && path.exists() {
+        // What is there already is refused before anything takes time.
+        drop(NewRun::create(&path)?);
+    }
+    // Data that cannot be trained on leave no directory, not even for a while.
+    let mut display = display;
+    let dataset = prepare(&config, &mut display)?;
+    check_length(&config, &dataset)?;
     let new_run = if exists { None } else { Some(NewRun::create(&path)?) };
     let opened = if exists { Some(RunDir::open(&path)?) } else { None };
     let dir = opened.as_ref().or(new_run.as_ref().map(NewRun::dir)).expect("one of the two was made");
@@ -63,7 +72,8 @@ pub fn run(args: &TrainArgs, bars: &MultiProgress, log_file: &LogFile, quiet: bo
     tracing::debug!("{}: {}", device.compute, device.reason);
 
     let earlier = if exists { Earlier::read(dir)? } else { Earlier::none() };
-    let outcome = Session { config: &config, dir, device: &device, earlier, signal }.train(display);
+    let session = Session { config: &config, dir, device: &device, dataset: &dataset, earlier, signal };
+    let outcome = session.train(display);
     match outcome {
         Ok(exit) => {
             new_run.map(NewRun::keep);
@@ -84,13 +94,14 @@ struct Session<'a> {
     config: &'a Config,
     dir: &'a RunDir,
     device: &'a ChosenDevice,
+    dataset: &'a Dataset,
     earlier: Earlier,
     signal: StopSignal,
 }
 
 impl Session<'_> {
     fn train(self, mut display: Display) -> anyhow::Result<Exit> {
-        let Self { config, dir, device, ref earlier, .. } = self;
+        let Self { config, dir, device, dataset, ref earlier, .. } = self;
         let started = MonotonicNs::now();
         let checkpoints = Checkpoints::open(&dir.checkpoints(), config.checkpoint.keep)?;
         let latest = checkpoints.latest()?;
@@ -113,11 +124,10 @@ impl Session<'_> {
         })?;
         let served = serve_metrics(config, &manifest.run_id, &metering);
 
-        let dataset = prepare(config, &mut display)?;
-        refuse_other_data(earlier, &dataset)?;
-        let model = build_model(config, &dataset, device)?;
+        refuse_other_data(earlier, dataset)?;
+        let model = build_model(config, dataset, device)?;
         let options = trainer_options(config, segment.id);
-        let mut trainer = Trainer::new(model.as_ref(), &dataset, &device.device, options, checkpoints)?;
+        let mut trainer = Trainer::new(model.as_ref(), dataset, &device.device, options, checkpoints)?;
         if let Some(latest) = &latest {
             trainer.resume(latest)?;
             tracing::info!("going on from {}", latest.display());
@@ -309,7 +319,16 @@ fn prepare(config: &Config, display: &mut Display) -> anyhow::Result<Dataset> {
         Origin::Repaired { fault } => tracing::warn!("prepared anew, the cache was damaged: {fault}"),
         origin => tracing::debug!("data in {} ({origin:?})", dataset.dir.display()),
     }
+    data_notes::say(&dataset);
     Ok(dataset)
+}
+
+/// That the data are enough for a step and, where some are held out, for an evaluation.
+fn check_length(config: &Config, dataset: &Dataset) -> anyhow::Result<()> {
+    let (context, batch_size) = (config.model.context, config.train.batch_size);
+    Loader::new(&dataset.train, context, batch_size, config.run.seed)?;
+    dataset.val.as_ref().map(|val| val.windows(context)).transpose()?;
+    Ok(())
 }
 
 /// A run goes on with the data that it began with, or not at all.
@@ -317,7 +336,7 @@ fn refuse_other_data(earlier: &Earlier, dataset: &Dataset) -> anyhow::Result<()>
     let begun_with = earlier.manifest.as_ref().and_then(|manifest| manifest.data.as_ref());
     let now = dataset.content_hash();
     match begun_with {
-        Some(data) if data.sha256 != now => anyhow::bail!(
+        Some(data) if !dataset.has_content(&data.sha256) => anyhow::bail!(
             "the data have changed since the run began (sha256 {} then, {now} now): restore data.input or \
              data.dir, or start anew with another --out",
             data.sha256
@@ -338,7 +357,7 @@ fn build_model(
     }
     if let Some(dir) = &config.model.init_from {
         let directory = Directory::open(dir)?;
-        if tokenizer_of(&directory)?.to_json() != dataset.tokenizer.to_json() {
+        if !tokenizer_of(&directory)?.encodes_as(&dataset.tokenizer) {
             return Err(BadUsage::new(format!(
                 "data.dir = {}: was prepared with another tokenizer than that of model.init_from; \
                  prepare it with wattle prepare --tokenizer {}",
@@ -398,7 +417,7 @@ fn complete(manifest: &mut Manifest, meter: MeterInfo, dataset: &Dataset, model:
 fn loss_floor(dataset: &Dataset) -> Option<LossFloor> {
     let nats_per_token = dataset.floor?.nats_per_token();
     let val = dataset.manifest.split.val.as_ref()?;
-    Some(LossFloor { nats_per_token, bits_per_byte: val.bits_per_byte(nats_per_token) })
+    Some(LossFloor { nats_per_token, bits_per_byte: val.bits_per_byte(nats_per_token)? })
 }
 
 fn new_run_id(name: &str) -> String {

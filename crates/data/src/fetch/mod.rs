@@ -17,7 +17,7 @@ use std::time::Duration;
 use crate::catalog::{DatasetManifest, RemoteFile, dataset};
 use crate::config::DataConfig;
 use crate::error::DataError;
-use crate::input::Format;
+use crate::format::Format;
 
 use download::Download;
 use part::Part;
@@ -64,7 +64,7 @@ impl Fetched {
         DataConfig {
             input: self.files.iter().map(|file| file.path.clone()).collect(),
             text_field: self.text_field.clone().unwrap_or_else(|| data.text_field.clone()),
-            format: Some(self.format.clone()),
+            known_format: Some(self.format.clone()),
             dir: None,
             ..data.clone()
         }

@@ -1,0 +1,130 @@
+//! What is said of data that are not to the letter what was given: records left out, text that was lost, settings of
+//! a tokenizer that are not obeyed.
+
+use std::sync::Once;
+
+use wattle_data::{BadRecordsManifest, Dataset, SplitManifest};
+
+use crate::humanize::count;
+
+/// Warns of all that a person should know of `dataset` before trusting a figure.
+pub fn say(dataset: &Dataset) {
+    let manifest = &dataset.manifest;
+    say_switched_off(&manifest.tokenizer.switched_off);
+    if !dataset.tokenizer.switched_off().is_empty() {
+        tracing::warn!(
+            "{}: an earlier version prepared this and obeyed {}, so text may be missing; prepare it again",
+            dataset.dir.display(),
+            dataset.tokenizer.switched_off().join(" and ")
+        );
+    }
+    if let Some(documents) = &manifest.documents
+        && let Some(bad) = &documents.bad
+    {
+        tracing::warn!("{}", describe_bad(bad, documents.train + documents.val + documents.empty));
+    }
+    let splits = [Some(&manifest.split.train), manifest.split.val.as_ref()];
+    match loss_of(splits.into_iter().flatten()) {
+        Some(loss) => loss.describe().iter().for_each(|sentence| tracing::warn!("{sentence}")),
+        None if dataset.tokenizer.is_exact() => {}
+        None => tracing::warn!(
+            "{}: an earlier version prepared this without looking at whether the tokenizer loses text; prepare it \
+             again to know",
+            dataset.dir.display()
+        ),
+    }
+}
+
+/// Says once what a tokenizer's file asks for that belongs to a call.
+pub fn say_switched_off(switched_off: &[String]) {
+    static SAID: Once = Once::new();
+    if !switched_off.is_empty() {
+        SAID.call_once(|| {
+            tracing::warn!(
+                "the tokenizer's file asks for {}: switched off, since that belongs to a call and not to a text",
+                switched_off.join(" and ")
+            );
+        });
+    }
+}
+
+fn describe_bad(bad: &BadRecordsManifest, good: u64) -> String {
+    let kinds: Vec<String> = bad.skipped.iter().map(|(kind, n)| format!("{} {kind}", count(*n))).collect();
+    format!(
+        "{} of {} records have no text that can be read and were left out ({}); the first: {}. \
+         data.bad_records = \"refuse\" makes that an error",
+        count(bad.total()),
+        count(bad.total() + good),
+        kinds.join(", "),
+        bad.first
+    )
+}
+
+/// How much of a text its tokens do not stand for.
+#[derive(Clone, Copy, Debug)]
+pub struct TextLoss {
+    chars: u64,
+    lost_chars: u64,
+    tokens: u64,
+    unknown_tokens: u64,
+    /// Whether bits a byte are withheld for it.
+    is_material: bool,
+}
+
+/// The loss of several splits together; `None` if one of them is not known.
+pub fn loss_of<'a>(splits: impl Iterator<Item = &'a SplitManifest>) -> Option<TextLoss> {
+    let nothing = TextLoss { chars: 0, lost_chars: 0, tokens: 0, unknown_tokens: 0, is_material: false };
+    splits.map(|split| Some((split, split.lost_chars?, split.unknown_tokens?))).try_fold(
+        nothing,
+        |sum, one| {
+            let (split, lost_chars, unknown_tokens) = one?;
+            Some(TextLoss {
+                chars: sum.chars + split.chars,
+                lost_chars: sum.lost_chars + lost_chars,
+                tokens: sum.tokens + split.tokens,
+                unknown_tokens: sum.unknown_tokens + unknown_tokens,
+                is_material: sum.is_material || split.bits_per_byte(1.0).is_none(),
+            })
+        },
+    )
+}
+
+impl TextLoss {
+    /// What to say of it, if it is not nothing.
+    fn describe(&self) -> Option<String> {
+        let shares = self.shares()?;
+        let withheld = if self.is_material { "; bits a byte are not stated for such a text" } else { "" };
+        Some(format!("the tokenizer loses text: {shares}{withheld}"))
+    }
+
+    /// Its shares, if it is not nothing.
+    pub fn shares(&self) -> Option<String> {
+        let mut parts = Vec::new();
+        if self.lost_chars > 0 {
+            parts.push(format!(
+                "{} of the characters ({}) do not come back from the tokens",
+                share(self.lost_chars, self.chars),
+                count(self.lost_chars)
+            ));
+        }
+        if self.unknown_tokens > 0 {
+            parts.push(format!(
+                "{} of the tokens ({}) stand for what the vocabulary lacks",
+                share(self.unknown_tokens, self.tokens),
+                count(self.unknown_tokens)
+            ));
+        }
+        (!parts.is_empty()).then(|| parts.join(", "))
+    }
+}
+
+/// A share in per cent, with two digits that count.
+fn share(part: u64, whole: u64) -> String {
+    let percent = 100.0 * part as f64 / (whole as f64).max(1.0);
+    match percent {
+        p if p >= 10.0 => format!("{p:.0} %"),
+        p if p >= 1.0 => format!("{p:.1} %"),
+        p if p >= 0.01 => format!("{p:.2} %"),
+        _ => "less than 0.01 %".to_owned(),
+    }
+}
