@@ -111,7 +111,7 @@ impl Census {
             true => census.check_documents(corpus, &n_documents, &mut bad),
             false => census.check_text(),
         };
-        census.bad = checked.and_then(|()| Ok(all_bad(corpus, bad)))?;
+        census.bad = checked.map(|()| all_bad(corpus, bad))?;
         Ok(census)
     }
 

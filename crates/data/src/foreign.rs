@@ -94,11 +94,11 @@ fn encoding(head: &[u8]) -> Option<&'static str> {
     let (even, odd) = (zeros_at(0), zeros_at(1));
     let (most, least) = (even.max(odd), even.min(odd));
     if 3 * least > most && most > head.len() / 3 {
-        return (head.len() % 4 == 0 || head.len() > 64).then(|| match head {
-            [0, 0, 0, ..] => Some("UTF-32BE"),
-            [_, 0, 0, 0, ..] => Some("UTF-32LE"),
+        return match head {
+            [0, 0, 0, ..] if is_utf32(head, u32::from_be_bytes) => Some("UTF-32BE"),
+            [_, 0, 0, 0, ..] if is_utf32(head, u32::from_le_bytes) => Some("UTF-32LE"),
             _ => None,
-        })?;
+        };
     }
     let is_little = odd > even;
     // Of most alphabets one side is the same small number, such as 4 of Cyrillic.
@@ -109,6 +109,12 @@ fn encoding(head: &[u8]) -> Option<&'static str> {
     let is_utf8 = str::from_utf8(head).map_or_else(|error| error.error_len().is_none(), |_| true);
     let is_other = !is_utf8 && most > 0 && least * 20 <= most && is_utf16(head, is_little);
     (is_mostly || is_other).then_some(if is_little { "UTF-16LE" } else { "UTF-16BE" })
+}
+
+/// Whether `head` is whole characters in UTF-32, none of them NUL.
+fn is_utf32(head: &[u8], number: fn([u8; 4]) -> u32) -> bool {
+    let (units, _) = head.as_chunks::<4>();
+    units.iter().all(|unit| char::from_u32(number(*unit)).is_some_and(|c| c != '\0'))
 }
 
 /// Whether `head` is whole characters in UTF-16, but for the last.
@@ -169,7 +175,14 @@ mod tests {
                 assert_eq!(encoding(&utf32), Some("UTF-32LE"), "{text}");
             }
         }
-        for text in ["", "a", "\0\u{7f}\u{80}", "one zero \0 in a text of some length", "caf\u{e9}"] {
+        for text in [
+            "",
+            "a",
+            "\0\0\0\0\0\0\0\0",
+            "\0\u{7f}\u{80}",
+            "one zero \0 in a text of some length",
+            "caf\u{e9}",
+        ] {
             assert_eq!(encoding(text.as_bytes()), None, "{text:?}");
         }
         assert_eq!(encoding(b"caf\xe9 au lait"), None);

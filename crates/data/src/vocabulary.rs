@@ -141,8 +141,7 @@ fn is_lossless(library: &Library) -> bool {
     };
     let normalizer = library.get_normalizer();
     let is_normalized_to_bytes = matches!(normalizer, Some(NormalizerWrapper::ByteLevel(_)));
-    (normalizer.is_none() || is_normalized_to_bytes)
-        && (is_normalized_to_bytes || steps.iter().any(is_byte_level))
+    (is_normalized_to_bytes || normalizer.is_none() && steps.iter().any(is_byte_level))
         && steps.iter().all(keeps_all)
         && matches!(library.get_decoder(), Some(DecoderWrapper::ByteLevel(_)))
         && covers_bytes(bpe)
