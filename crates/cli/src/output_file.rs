@@ -21,7 +21,7 @@ pub struct OutputFile {
 }
 
 impl OutputFile {
-    /// Opens `path`, of which `-` is stdout; what `flag` it was named by is said in errors. An existing file stays as it is until
+    /// Opens `path`, where `-` means stdout. Errors name `flag`. An existing file is unchanged until
     /// [`OutputFile::finish`].
     ///
     /// # Errors
@@ -91,7 +91,7 @@ impl OutputFile {
     }
 }
 
-/// Whether a path stands for stdout, on which then nothing else may be written.
+/// Whether a path means stdout; nothing else may be printed there then.
 pub fn is_stdout(path: &Path) -> bool {
     path == Path::new("-")
 }

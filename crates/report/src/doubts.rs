@@ -1,4 +1,4 @@
-//! What is doubtful about a run's figures: intervals that are wide, and means that no reading bears out.
+//! Warnings about a run's figures: wide intervals, and mean powers above every reading.
 
 use wattle_runlog::record::{RecordKind, SensorRecord};
 use wattle_runlog::{Joules, Record};
@@ -10,13 +10,13 @@ use crate::run::Run;
 use crate::sensor_name::SensorNames;
 use crate::text::row_name;
 
-/// A random error above this share of its figure is wide. Ours: it is as large as the savings that people look for.
+/// A random error above this share of its figure is called wide. Our choice: typical savings are no larger.
 const WIDE: f64 = 0.15;
 
-/// A mean may be above the highest reading by so much for rounding.
+/// Rounding alone can put a mean this far above the highest reading.
 const ROUNDING: f64 = 1.005;
 
-/// Everything that is doubtful, each a sentence with its numbers.
+/// All warnings, one sentence each, with numbers.
 pub(crate) fn of(run: &Run, whole: Option<&Record>, epochs: &[EpochRow], names: &SensorNames) -> Vec<String> {
     let mut doubts: Vec<String> = whole.and_then(wide_whole).into_iter().collect();
     doubts.extend(wide_epochs(epochs));
@@ -25,7 +25,7 @@ pub(crate) fn of(run: &Run, whole: Option<&Record>, epochs: &[EpochRow], names: 
     doubts
 }
 
-/// The half-width as a share of the energy, where it is wide.
+/// The half-width as a share of the energy, if it is wide.
 fn wide(energy: Joules, half_width: Option<Joules>) -> Option<f64> {
     let share = half_width? / energy;
     (share > WIDE && energy > Joules::ZERO).then_some(share)
@@ -50,14 +50,14 @@ fn wide_epochs(epochs: &[EpochRow]) -> Option<String> {
     Some(match wide_rows.len() {
         1 => format!("epoch {}: its energy is uncertain, {worst_words}", row_name(worst)),
         n => format!(
-            "the energy of {n} epochs is uncertain by more than {}, most that of epoch {}: {worst_words}",
+            "the energy of {n} epochs is uncertain by more than {}, the worst is epoch {}: {worst_words}",
             whole_percent(WIDE),
             row_name(worst)
         ),
     })
 }
 
-/// Sensors whose own interval is wide, where that of all together is not.
+/// Sensors with a wide interval, unless the total's interval is wide too.
 fn wide_sensors(whole: &Record, names: &SensorNames) -> Vec<String> {
     if wide_whole(whole).is_some() {
         return Vec::new();
@@ -70,7 +70,7 @@ fn wide_sensors(whole: &Record, names: &SensorNames) -> Vec<String> {
     whole.sensors.iter().filter_map(words).collect()
 }
 
-/// Mean powers above the highest reading, the worst of each sensor.
+/// Mean powers above the highest reading: the worst case of each sensor.
 fn means_above(run: &Run, whole: Option<&Record>, names: &SensorNames) -> Vec<String> {
     let parts = run.records.iter().filter(|record| is_part(record.kind));
     let mut worst: Vec<(&Record, &SensorRecord, f64)> = Vec::new();
@@ -87,7 +87,7 @@ fn means_above(run: &Run, whole: Option<&Record>, names: &SensorNames) -> Vec<St
     worst.into_iter().map(|(record, sensor, _)| mean_above(record, sensor, names)).collect()
 }
 
-/// By what factor a sensor's mean power is above its highest reading.
+/// The factor by which a sensor's mean power exceeds its highest reading.
 fn excess(sensor: &SensorRecord) -> Option<f64> {
     let factor = sensor.mean_w?.get() / sensor.max_w?.get();
     (sensor.method.is_measured() && factor > ROUNDING).then_some(factor)
@@ -99,8 +99,8 @@ fn mean_above(record: &Record, sensor: &SensorRecord, names: &SensorNames) -> St
         _ => String::new(),
     };
     format!(
-        "{}: {place}the mean power of {} is above the highest reading of {}; the energy counter moves in coarse steps \
-         for a stretch of {}",
+        "{}: {place}the mean power of {} is above the highest reading of {}; the energy counter's update \
+         steps are coarse for a stretch of {}",
         names.name(&sensor.id),
         sensor.mean_w.map(watts).unwrap_or_default(),
         sensor.max_w.map(watts).unwrap_or_default(),

@@ -34,7 +34,7 @@ pub(crate) fn systematic_words(totals: &Totals) -> String {
     format!("± {} systematic", whole_percent(totals.systematic_fraction))
 }
 
-/// A run's energy with its half-width; where a device was not metered, as the lower bound that it is.
+/// A run's energy with its half-width, or as a lower bound if a device was unmetered.
 pub(crate) fn energy_in(report: &Report, energy: Joules, half_width: Option<Joules>) -> String {
     match report.unmetered_devices.is_empty() {
         true => energy_of(energy, half_width),
@@ -42,7 +42,7 @@ pub(crate) fn energy_in(report: &Report, energy: Joules, half_width: Option<Joul
     }
 }
 
-/// An energy with its half-width, `± ?` where that is unknown.
+/// An energy with its half-width; `± ?` if the half-width is unknown.
 pub(crate) fn energy_of(energy: Joules, half_width: Option<Joules>) -> String {
     uncertain(energy.get(), half_width.map(Joules::get), "J")
 }

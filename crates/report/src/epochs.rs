@@ -50,7 +50,7 @@ pub enum RowKind {
     Epoch,
     /// The tail of a segment that was killed: its steps were done again.
     Interrupted,
-    /// What a segment drew after its last step and its last record: its checkpoint, and leaving.
+    /// What a segment drew after its last step and record: its final checkpoint and shutdown.
     Stop,
     /// The same after the last epoch of the run.
     Rest,

@@ -43,7 +43,7 @@ pub enum ReportError {
 }
 
 impl ReportError {
-    /// What to say of a path without a manifest.
+    /// The error for a path without a manifest.
     pub(crate) fn no_run(path: &Path) -> Self {
         match path.exists() {
             true => Self::NotARun { path: path.to_owned(), inside: nearest::runs_in(path) },

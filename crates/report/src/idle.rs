@@ -1,12 +1,12 @@
-//! Processes that found a run finished and did nothing: earlier versions gave each a segment of its own, and booked
-//! what the one before had drawn while it ended as interrupted. A finished run stays what it was.
+//! Processes that resumed a finished run and did nothing. Earlier versions gave each its own segment and recorded the
+//! tail of the previous one as interrupted. The run's status and totals must not change because of them.
 
 use wattle_runlog::EventBody;
 use wattle_runlog::record::RecordKind;
 
 use crate::run::Run;
 
-/// Takes such segments off the end of a run, with all that was booked for or by them, and says so.
+/// Removes such segments from the end of a run, with the records made for them, and adds a note.
 pub(crate) fn leave_out(run: &mut Run) {
     let Some(last) = last_at_work(run).filter(|_| !run.is_locked) else { return };
     let n_idle = run.manifest.segments.iter().filter(|segment| segment.id > last).count();
@@ -22,7 +22,7 @@ pub(crate) fn leave_out(run: &mut Run) {
         run.records.truncate(whole + 1);
     }
     let who = if n_idle == 1 { "a later process".to_owned() } else { format!("{n_idle} later processes") };
-    run.notes.push(format!("{who} opened the run after it had stopped and made no step: left out here"));
+    run.notes.push(format!("{who} resumed the stopped run without making a step: not counted here"));
 }
 
 /// The last segment in which anything happened.

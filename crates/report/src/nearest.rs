@@ -1,15 +1,15 @@
-//! Run directories that somebody may have meant.
+//! Suggestions for a path that is not a run directory.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Names that are less alike are no guess.
+/// Names less similar than this are not suggested.
 const ALIKE: f64 = 0.75;
 
 /// Runs listed in a message at most.
 const LISTED: usize = 3;
 
-/// Runs beside `path` with names like its own, the nearest first, as paths to type.
+/// Runs beside `path` with similar names, most similar first, as paths to type.
 pub fn nearest_runs(path: &Path) -> Vec<String> {
     let Some(name) = path.file_name().map(|name| name.to_string_lossy()) else { return Vec::new() };
     let parent = path.parent().unwrap_or(Path::new(""));

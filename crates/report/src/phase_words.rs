@@ -1,4 +1,4 @@
-//! Phases in words: their names, their energies, and how these were arrived at.
+//! Phases in words: their names, their energies, and the method behind each.
 
 use wattle_runlog::record::PhasesMethod;
 
@@ -21,7 +21,7 @@ pub(crate) fn phase_name(phase: wattle_runlog::Phase) -> String {
     name.to_owned()
 }
 
-/// How phases were divided: with several methods, what each accounts for; and whether the errors are known.
+/// How energy was divided among phases. With several methods, the share of each; also whether errors are known.
 pub(crate) fn phases_method(report: &Report) -> String {
     const METHODS: [PhasesMethod; 3] =
         [PhasesMethod::Measured, PhasesMethod::Regression, PhasesMethod::TimeShare];
@@ -44,7 +44,7 @@ fn has_phase_errors(report: &Report) -> bool {
     report.phases.iter().any(|row| row.energy_uncertainty_j.is_some())
 }
 
-/// A phase's energy; with its half-width where any phase has one.
+/// A phase's energy, with its half-width if any phase has one.
 pub(crate) fn phase_energy(report: &Report, row: &PhaseRow) -> String {
     match has_phase_errors(report) {
         true => energy_of(row.energy_j, row.energy_uncertainty_j),
@@ -52,7 +52,7 @@ pub(crate) fn phase_energy(report: &Report, row: &PhaseRow) -> String {
     }
 }
 
-/// How one phase's energy was arrived at, where phases differ in it.
+/// The method behind one phase's energy, if phases differ in it.
 pub(crate) fn phase_method(report: &Report, row: &PhaseRow) -> Option<&'static str> {
     let first = report.phases.first().and_then(|first| method_of(report, first));
     let is_mixed = report.phases.iter().any(|row| method_of(report, row) != first);
@@ -63,7 +63,7 @@ pub(crate) fn phase_method(report: &Report, row: &PhaseRow) -> Option<&'static s
     })
 }
 
-/// A phase's own method, or that of the whole record where it is not told by phase.
+/// A phase's own method, or the record's if it has none by phase.
 fn method_of(report: &Report, row: &PhaseRow) -> Option<PhasesMethod> {
     row.method.or(report.phases_method)
 }

@@ -56,7 +56,7 @@ pub fn plus_minus(value: f64, half_width: f64, unit: &str) -> String {
     format!("{number} ± {} {}{unit}", one_digit(half_width / scale.factor), scale.prefix)
 }
 
-/// A number and its half-width, `± ?` where that is unknown.
+/// A number and its half-width; `± ?` if the half-width is unknown.
 pub fn uncertain(value: f64, half_width: Option<f64>, unit: &str) -> String {
     let Some(half_width) = half_width else {
         let scale = Scale::of(value);
@@ -148,7 +148,7 @@ pub fn duration(time: Seconds) -> String {
     }
 }
 
-/// Joules for each thousand tokens, without the unit: `1.78`, always on one scale, so that rows can be compared.
+/// Joules for each thousand tokens, without the unit: `1.78`. Always on the same scale, so rows can be compared.
 pub fn joules_per_ktoken(joules_per_token: f64) -> String {
     let value = joules_per_token * 1e3;
     match value.abs() {

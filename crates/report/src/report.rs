@@ -38,7 +38,7 @@ pub struct Report {
     pub path: String,
     /// How it stands.
     pub status: Status,
-    /// Devices that it trained on and that no sensor measured: the figures leave out what they drew.
+    /// Training devices that no sensor measured. The figures exclude them.
     pub unmetered_devices: Vec<String>,
     /// Its start, RFC 3339 in UTC; null before the first segment.
     pub started_at: Option<String>,
@@ -64,7 +64,7 @@ pub struct Report {
     pub start_temperature_c: Option<Celsius>,
     /// Flags of those figures, in words.
     pub flags: Vec<FlagNote>,
-    /// What is doubtful about the figures, each a sentence with its numbers.
+    /// Warnings about the figures, one sentence each, with numbers.
     pub doubts: Vec<String>,
     /// What metering itself took.
     pub overhead: Option<OverheadRow>,
@@ -160,7 +160,7 @@ pub struct PhaseRow {
     pub energy_uncertainty_j: Option<Joules>,
     /// Its share of all.
     pub share: f64,
-    /// How its energy was arrived at; null where the records do not tell it by phase.
+    /// The method behind its energy; null if records state none by phase.
     pub method: Option<PhasesMethod>,
 }
 
@@ -226,24 +226,24 @@ impl Report {
         self.provenance.data.as_ref()?.floor
     }
 
-    /// What its sensors are called.
+    /// The display names of its sensors.
     pub(crate) fn sensor_names(&self) -> SensorNames {
         SensorNames::of(&self.provenance.sensors, &self.provenance.devices)
     }
 
-    /// What was trained on and not metered, as a sentence; none where all of it was.
+    /// A sentence naming the unmetered training devices; `None` if everything was metered.
     pub fn unmetered_words(&self) -> Option<String> {
         let devices = self.unmetered_devices.join(", ");
         let are = if self.unmetered_devices.len() > 1 { "were" } else { "was" };
         (!devices.is_empty()).then(|| {
             format!(
-                "{devices} trained this run and {are} not metered: energy, emissions and cost are lower bounds, \
-                 without what it drew; energy.gpus=\"used\" meters it"
+                "{devices} trained this run and {are} not metered: energy, emissions and cost are lower bounds that \
+                 exclude it; set energy.gpus=\"used\" to meter it"
             )
         })
     }
 
-    /// A figure of energy, emissions or cost: a lower bound where a device was not metered.
+    /// Formats a figure of energy, emissions or cost, marked as a lower bound if a device was unmetered.
     pub(crate) fn at_least(&self, figure: String) -> String {
         if self.unmetered_devices.is_empty() { figure } else { format!("≥ {figure}") }
     }
@@ -335,7 +335,7 @@ fn phase_rows(whole: &Record) -> Vec<PhaseRow> {
     let total = phases.total();
     let mut row = |phase: Phase| {
         let energy_j = *phases.get_mut(phase);
-        // Of something that took energy, an error of nothing is one that nobody stated.
+        // A phase that took energy cannot have an error of zero: it was not stated.
         let half_width = half_widths.as_mut().map(|widths| *widths.get_mut(phase));
         (energy_j > Joules::ZERO).then(|| PhaseRow {
             phase,
@@ -447,7 +447,7 @@ mod tests {
         assert!((totals.emissions_g.get() - whole.emissions_g.get()).abs() < 1e-12);
     }
 
-    /// Adds a segment in which nothing happened, and what was booked for the one before when it was opened.
+    /// Adds an idle segment and the record that opening it made for the previous one.
     fn resume_in_vain(dir: &std::path::Path) {
         let manifest = dir.join("manifest.json");
         let mut json: serde_json::Value =
@@ -477,7 +477,7 @@ mod tests {
                 assert_eq!(after.totals.unwrap().energy_j, before.totals.unwrap().energy_j);
                 assert_eq!(after.epochs.len(), before.epochs.len());
             }
-            assert!(after.notes.iter().any(|note| note.contains("made no step")), "{:?}", after.notes);
+            assert!(after.notes.iter().any(|note| note.contains("without making a step")), "{:?}", after.notes);
         }
         let dir = tempfile::tempdir().unwrap();
         SyntheticRun { stop: None, ..SyntheticRun::small() }.write(dir.path());
@@ -490,7 +490,7 @@ mod tests {
     fn what_a_segment_drew_after_its_last_step_is_not_lost() {
         let dir = tempfile::tempdir().unwrap();
         let mut run = SyntheticRun::resumed().write(dir.path());
-        // It was stopped after the checkpoint of step 20, and what came then holds no step.
+        // Stopped after the checkpoint of step 20: the tail holds no step.
         run.records[1].step_end = 20;
         let report = Report::of(&run, None).unwrap();
         assert_eq!(report.epochs[1].kind, RowKind::Stop);

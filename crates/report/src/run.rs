@@ -23,7 +23,7 @@ pub struct Run {
     pub manifest: Manifest,
     /// `config.toml`
     pub config: toml::Table,
-    /// `events.jsonl`, empty before the first. Steps that were read together have times of their own.
+    /// `events.jsonl`, empty before the first. Steps that were read together have been given their own times.
     pub events: Vec<Event>,
     /// `emissions.jsonl`, empty before the first.
     pub records: Vec<Record>,
@@ -47,7 +47,10 @@ impl Run {
         let mut notes = Vec::new();
         let mut events = read_lines(&path.join("events.jsonl"), Event::from_json, is_locked, &mut notes)?;
         if step_times::spread(&mut events, &manifest.segments) > 0 {
-            notes.push("events.jsonl has the time at which losses were read; that of each step is derived from its rate".to_owned());
+            notes.push(
+                "events.jsonl states when losses were read; each step's own time is derived from its rate"
+                    .to_owned(),
+            );
         }
         let records = read_lines(&path.join("emissions.jsonl"), Record::from_json, is_locked, &mut notes)?;
         let power = PowerHistory::read(&path.join("power.trace"))?;

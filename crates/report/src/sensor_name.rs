@@ -8,14 +8,14 @@ use wattle_runlog::{ComputeDevice, DeviceKind};
 
 use crate::report::Provenance;
 
-/// What each sensor of a run is called: a board by its name, with its number where there are several.
+/// Display names of a run's sensors: a board's name, with its number if there are several.
 #[derive(Clone, Debug, Default)]
 pub struct SensorNames {
     names: BTreeMap<String, String>,
 }
 
 impl SensorNames {
-    /// The names of these sensors; a board that was computed on has the trainer's number.
+    /// The names of these sensors. Boards used for training are numbered as the trainer numbers them.
     pub fn of(sensors: &[SensorInfo], devices: &[ComputeDevice]) -> Self {
         let boards: Vec<_> = sensors.iter().filter(|sensor| sensor.kind == SensorKind::Gpu).collect();
         let numbers: Vec<_> = boards.iter().map(|board| number_of(board, devices)).collect();
@@ -28,12 +28,12 @@ impl SensorNames {
         Self { names: boards.iter().enumerate().map(name).collect() }
     }
 
-    /// A sensor's name; its id, where it is no board.
+    /// A sensor's name; its id if it is not a board.
     pub fn name(&self, id: &str) -> String {
         self.names.get(id).cloned().unwrap_or_else(|| id.to_owned())
     }
 
-    /// Several sensors' names in a row.
+    /// Several sensors' names, separated by commas.
     pub fn list(&self, ids: &[String]) -> String {
         ids.iter().map(|id| self.name(id)).collect::<Vec<_>>().join(", ")
     }

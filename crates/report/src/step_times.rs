@@ -1,27 +1,27 @@
-//! When each step ended, also where an older run says only when its losses were read.
+//! When each step ended, even in older runs that only recorded when losses were read.
 //!
-//! On a GPU, losses are read many steps at a time. Earlier versions gave all of them the time of that reading, some
-//! microseconds apart. Such steps are spread here: each takes the time that its rate states, and no more than there
-//! is since the event before.
+//! On a GPU, losses are read many steps at a time. Earlier versions stamped all those steps with the time of reading,
+//! microseconds apart. Such steps are spread here: each takes the time its rate implies, limited to the time since
+//! the previous event.
 
 use std::collections::BTreeMap;
 
 use wattle_runlog::event::StepEvent;
 use wattle_runlog::{Event, EventBody, MonotonicNs, Segment};
 
-/// Steps that follow each other within this share of the time that one takes were read together.
+/// Steps closer together than this share of a step's duration were read together.
 const READ_TOGETHER: f64 = 0.1;
 
-/// Nanoseconds from the step before to the end of this one, by its own rate; `None` where it states none.
+/// A step's duration in nanoseconds, derived from its rate; `None` if it states none.
 pub(crate) fn step_ns(step: &StepEvent) -> Option<f64> {
     let tokens = step.tokens as f64 / step.step.max(1) as f64;
     let ns = tokens / step.tokens_per_s * 1e9;
     (ns.is_finite() && ns > 0.0).then_some(ns)
 }
 
-/// Gives steps that were read together their own times. Returns how many steps that were.
+/// Gives steps that were read together their own times. Returns the number of such steps.
 pub(crate) fn spread(events: &mut [Event], segments: &[Segment]) -> usize {
-    // The last event of each segment: its time, and the steps finished by then.
+    // The last event seen of each segment: its time and the steps finished by then.
     let mut before: BTreeMap<u32, (MonotonicNs, u64)> =
         segments.iter().map(|segment| (segment.id, (segment.monotonic_anchor, segment.step_start))).collect();
     let mut n_spread = 0;
@@ -44,7 +44,7 @@ pub(crate) fn spread(events: &mut [Event], segments: &[Segment]) -> usize {
     n_spread
 }
 
-/// How many of these events are steps that were read together with the first; at least one.
+/// How many leading events are steps that were read together; at least one.
 fn read_together(events: &[Event]) -> usize {
     let is_next = |pair: &[Event]| {
         let (EventBody::Step(_), EventBody::Step(step)) = (&pair[0].body, &pair[1].body) else {

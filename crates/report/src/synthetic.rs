@@ -43,9 +43,9 @@ pub(crate) struct SyntheticRun {
     /// Whether the first process was killed after step 25 and a second went on from step 20.
     pub(crate) is_resumed: bool,
     pub(crate) stop: Option<StopReason>,
-    /// A device that its records name as unmetered.
+    /// A device that its records list as unmetered.
     pub(crate) unmetered: Option<&'static str>,
-    /// Whether no sensor stands for the board: the host alone is estimated.
+    /// Whether the board has no sensor and only the host is estimated.
     pub(crate) has_host_alone: bool,
     /// Share of the energy that is an estimated host's.
     pub(crate) host_share: f64,

@@ -1,12 +1,12 @@
-//! Aligned columns on a terminal of eighty.
+//! Aligned columns, at most eighty characters wide.
 
-/// Columns of a terminal that is not wide. No table is wider.
+/// Width of a standard terminal. No table is wider.
 pub const WIDTH: usize = 80;
 
-/// Names that are longer have a line of their own where a table would be too wide.
+/// In a table that would be too wide, longer names get a line of their own.
 const NAME: usize = 24;
 
-/// What stands before the first column, and between two.
+/// Space before the first column and between columns.
 const GAP: usize = 2;
 
 /// A table of text. Its first column names the rows.
@@ -29,8 +29,8 @@ impl Table {
         self.rows.push(cells.into_iter().collect());
     }
 
-    /// The table's lines, indented by two and at most [`WIDTH`] wide. A column without any content is left out.
-    /// Where the columns do not fit, those that are left stand below, with the names of the rows again.
+    /// The table's lines, indented by two and at most [`WIDTH`] wide. Empty columns are left out. Columns that do not
+    /// fit follow in another block below, with the row names repeated.
     pub fn lines(&self) -> Vec<String> {
         let mut widths = self.widths();
         if total(&widths) > WIDTH
@@ -47,7 +47,7 @@ impl Table {
         blocks.iter().enumerate().flat_map(lines).collect()
     }
 
-    /// How wide the content of each column is; 0 where it has none below its heading.
+    /// The width of each column; 0 for a column that is empty below its heading.
     fn widths(&self) -> Vec<usize> {
         let n_columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |column: usize| {
@@ -58,7 +58,7 @@ impl Table {
         (0..n_columns).map(width).collect()
     }
 
-    /// One row in these columns: one line, and before it a name that is too long for its column.
+    /// One row in these columns: one line, preceded by the name if that is too long for its column.
     fn row_lines(&self, row: &[String], columns: &[usize], widths: &[usize]) -> Vec<String> {
         let name = row.first().map_or("", String::as_str);
         let is_long = columns.first() == Some(&0) && length(name) > widths[0];
@@ -78,7 +78,7 @@ impl Table {
     }
 }
 
-/// Columns that fit beside each other, block after block, each with the first column.
+/// Splits the columns into blocks that fit, each starting with the first column.
 fn blocks(widths: &mut [usize]) -> Vec<Vec<usize>> {
     let name = widths.first().copied().unwrap_or(0);
     let names: Vec<usize> = if name > 0 { vec![0] } else { Vec::new() };
@@ -107,7 +107,7 @@ fn length(text: &str) -> usize {
     text.chars().count()
 }
 
-/// The text, or as much of it as fits with an ellipsis.
+/// Shortens a text with an ellipsis if it is too long.
 fn cut(text: &str, width: usize) -> String {
     if length(text) <= width {
         return text.to_owned();
@@ -115,7 +115,7 @@ fn cut(text: &str, width: usize) -> String {
     text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
 }
 
-/// Breaks a text into lines of at most `width` characters: between words, and within one that is longer.
+/// Breaks a text into lines of at most `width` characters, between words where possible.
 pub fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {
@@ -134,7 +134,7 @@ pub fn wrap(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
-/// A text wrapped to [`WIDTH`]: `first` stands before its first line, and as much space before the others.
+/// Wraps a text to [`WIDTH`]. The first line starts with `first`; the others are indented to match.
 pub fn hang(first: &str, text: &str) -> Vec<String> {
     let indent = length(first);
     let place = |(i, line): (usize, &String)| match i {

@@ -15,12 +15,12 @@ use crate::report::{Provenance, Report};
 use crate::sensor_name;
 use crate::table::{Table, WIDTH, hang, wrap};
 
-/// What bars are drawn with.
+/// Characters that bars are drawn with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bars {
     /// Block characters.
     Blocks,
-    /// `#`, for terminals that have no more.
+    /// `#`, for dumb terminals.
     Ascii,
 }
 
@@ -65,7 +65,7 @@ fn heading(report: &Report) -> Vec<String> {
     [status, facts.join(" · "), course.join(" · ")].iter().flat_map(|line| wrap(line, WIDTH)).collect()
 }
 
-/// What must be known before any figure is read.
+/// Warnings to read before any figure.
 fn warnings(report: &Report) -> Vec<String> {
     let warnings = report.unmetered_words().into_iter().chain(report.doubts.iter().cloned());
     warnings.flat_map(|warning| hang("! ", &warning)).collect()
@@ -221,7 +221,7 @@ fn epoch_cells(row: &EpochRow, report: &Report) -> Vec<String> {
     ]
 }
 
-/// Whether the measured share is worth a column: rows differ in it by more than a few hundredths.
+/// Whether the measured share differs enough between rows to be worth a column.
 fn has_measured(report: &Report) -> bool {
     let shares = report.epochs.iter().filter_map(|row| row.measured_fraction);
     let (low, high) = shares.fold((f64::INFINITY, 0.0f64), |(low, high), x| (low.min(x), high.max(x)));
@@ -271,7 +271,7 @@ fn sensors(report: &Report) -> Vec<String> {
     lines
 }
 
-/// What estimates take for granted, and what sensors drew idle.
+/// Assumptions behind estimates, and idle baselines.
 pub(crate) fn about_sensors(report: &Report) -> Vec<String> {
     let names = report.sensor_names();
     let words = |sensor: &SensorRecord| {

@@ -1,5 +1,5 @@
-//! Devices that a run trained on and that no sensor measured. What they drew is in none of its figures, which are
-//! then no more than lower bounds.
+//! Training devices that no sensor measured. Their energy is missing from every figure of the run, so the figures are
+//! lower bounds.
 
 use std::collections::BTreeSet;
 
@@ -8,8 +8,8 @@ use wattle_runlog::{ComputeDevice, DeviceKind};
 
 use crate::run::Run;
 
-/// The names of a run's unmetered devices, such as `cuda:0`: those that its records name, and in records from
-/// before they did, every GPU that none of their sensors stands for.
+/// The names of a run's unmetered devices, such as `cuda:0`: those named in its records, and for older records every
+/// GPU without a sensor.
 pub(crate) fn devices(run: &Run) -> Vec<String> {
     let mut names: BTreeSet<String> = BTreeSet::new();
     let records = run.records.iter().filter(|record| record.kind != RecordKind::Command);
@@ -23,7 +23,7 @@ pub(crate) fn devices(run: &Run) -> Vec<String> {
     names.into_iter().collect()
 }
 
-/// The GPUs of a run that are not among these sensors.
+/// The GPUs of a run that none of these sensors covers.
 fn missing<'a>(run: &Run, sensors: impl Iterator<Item = (SensorKind, &'a str)>) -> Vec<String> {
     let sensors: Vec<_> = sensors.collect();
     let boards: Vec<&str> =
@@ -34,7 +34,7 @@ fn missing<'a>(run: &Run, sensors: impl Iterator<Item = (SensorKind, &'a str)>) 
         let are_uuids = boards.iter().all(|id| id.starts_with("gpu:GPU-"));
         match uuid {
             Some(uuid) if are_uuids => boards.iter().any(|id| id.strip_prefix("gpu:") == Some(uuid)),
-            // A slice of a board, or a board known by its number: only how many there are can be told.
+            // MIG instances and boards without a UUID cannot be matched by id, so only the counts are compared.
             _ => boards.len() >= gpus.len(),
         }
     };

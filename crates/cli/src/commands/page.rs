@@ -11,10 +11,10 @@ pub struct Page<'a> {
 }
 
 impl<'a> Page<'a> {
-    /// A page at the path of `--html`, of which `-` is stdout.
+    /// The page that `--html` asks for; `-` means stdout.
     ///
     /// # Errors
-    /// If JSON goes to stdout too.
+    /// If `--json` writes to stdout as well.
     pub fn of(path: Option<&'a Path>, has_json: bool) -> Result<Self, BadUsage> {
         let fault = "--html - and --json both write to stdout: give --html a file, or leave one of them out";
         match path.is_some_and(is_stdout) && has_json {
@@ -37,7 +37,7 @@ impl<'a> Page<'a> {
         OutputFile::open(path, "--html")?.finish(&page())
     }
 
-    /// Says where it is.
+    /// Logs the page's path.
     pub fn tell(&self) {
         if let Some(path) = self.path.filter(|path| !is_stdout(path)) {
             tracing::info!("{}", path.display());

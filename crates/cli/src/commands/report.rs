@@ -26,7 +26,7 @@ pub fn run(args: &ReportArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// What the terminal draws bars with: it may say that it can do no more than print.
+/// Characters for bars: ASCII on a terminal that declares itself dumb.
 fn bars() -> Bars {
     let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
     if is_dumb { Bars::Ascii } else { Bars::Blocks }

@@ -27,8 +27,8 @@ pub struct Condition {
     pub is_blocking: bool,
 }
 
-/// Everything that differs, what forbids a verdict first. No verdict takes in a run that was not metered, so what
-/// sets only that apart forbids none.
+/// Everything that differs, blocking conditions first. Verdicts exclude unmetered runs, so a difference that only
+/// concerns them does not block.
 pub fn conditions(reports: &[Report], contenders: &[Contender]) -> Vec<Condition> {
     let mut found = unmetered(contenders);
     let mut differs = |is_blocking: bool, what: &str, values: Vec<String>| {
@@ -80,7 +80,7 @@ pub fn conditions(reports: &[Report], contenders: &[Contender]) -> Vec<Condition
     found
 }
 
-/// What no comparison of energy takes in.
+/// The unmetered runs.
 fn unmetered(contenders: &[Contender]) -> Vec<Condition> {
     let words = |run: &Contender| unmetered_words(run).map(|what| Condition { what, is_blocking: false });
     contenders.iter().filter_map(words).collect()
@@ -124,11 +124,10 @@ fn power_limits(report: &Report) -> String {
     limits.map(|limits| watts(limits.enforced_w)).collect::<Vec<_>>().join(", ")
 }
 
-/// NVML's name for a board at its power limit, which is where a board that is kept busy is.
+/// NVML's name for a board at its power limit: the normal state of a busy board.
 const POWER_CAP: &str = "sw power cap";
 
-/// Such reasons for which each run's clocks were held back and not all runs' were; a board that had nothing to do
-/// is none.
+/// Each run's clock-limiting reasons that pass `counts`, except reasons that all runs share and idleness.
 fn throttling(reports: &[Report], counts: impl Fn(&str) -> bool) -> Vec<String> {
     let reasons = |report: &Report| -> BTreeSet<String> {
         let reasons = report.sensors.iter().flat_map(|sensor| &sensor.throttle);
@@ -167,8 +166,8 @@ fn short(hash: Option<String>) -> String {
     hash.unwrap_or_default().chars().take(12).collect()
 }
 
-/// The share of each run's energy that was measured, where they differ by more than a hundredth. What the rest may
-/// make of a difference between two runs is reckoned with their verdict.
+/// The measured share of each run's energy, if the shares differ by more than one percentage point. The verdict
+/// accounts for the possible effect of the unmeasured part.
 fn shares(reports: &[Report]) -> Vec<String> {
     let share = |report: &Report| report.totals.as_ref().map_or(0.0, |totals| totals.measured_fraction);
     let shares: Vec<f64> = reports.iter().map(share).collect();
@@ -180,7 +179,7 @@ fn shares(reports: &[Report]) -> Vec<String> {
     }
 }
 
-/// Runs whose device was not theirs alone.
+/// Runs that shared their device with other processes.
 fn contention(reports: &[Report], contenders: &[Contender]) -> Option<Condition> {
     let is_contended = |report: &Report| report.flags.iter().any(|note| note.flag == Flag::Contended);
     let shared = reports.iter().zip(contenders).filter(|(report, _)| is_contended(report));

@@ -22,8 +22,7 @@ pub struct Contender {
     pub seed: u64,
     /// How it stands.
     pub status: Status,
-    /// Devices that it trained on and that no sensor measured: its energy is unknown, and the figures of energy and
-    /// emissions are lower bounds.
+    /// Training devices that no sensor measured. If there are any, energy and emissions are lower bounds.
     pub unmetered_devices: Vec<String>,
     /// Finished updates.
     pub steps: u64,
@@ -47,7 +46,7 @@ pub struct Contender {
     pub joules_per_token: Option<f64>,
     /// Emissions.
     pub emissions_g: GramsCo2e,
-    /// When it reached the target; null if it did not. Its energy and emissions are null where it was not metered.
+    /// When it reached the target; null if it did not. Energy and emissions in it are null for an unmetered run.
     pub to_target: Option<Reached>,
 }
 
@@ -81,12 +80,12 @@ impl Contender {
 }
 
 impl Contender {
-    /// Whether its energy is known, and can be compared.
+    /// Whether its whole energy is known, so that it can be compared.
     pub fn is_metered(&self) -> bool {
         self.unmetered_devices.is_empty()
     }
 
-    /// A figure of energy or emissions: a lower bound where a device was not metered.
+    /// Formats a figure of energy or emissions, marked as a lower bound for an unmetered run.
     pub(crate) fn at_least(&self, figure: String) -> String {
         if self.is_metered() { figure } else { format!("≥ {figure}") }
     }

@@ -21,9 +21,9 @@ pub struct Group {
     pub runs: Vec<usize>,
     /// Lowest validation loss.
     pub best_loss: Option<Spread>,
-    /// Energy in joules; null where a device was not metered.
+    /// Energy in joules; null for unmetered runs.
     pub energy_j: Option<Spread>,
-    /// Joules a token; null where a device was not metered.
+    /// Joules a token; null for unmetered runs.
     pub joules_per_token: Option<Spread>,
     /// Energy to the target in joules; null unless every run was metered and reached it.
     pub energy_to_target_j: Option<Spread>,
@@ -119,8 +119,7 @@ impl Group {
     }
 }
 
-/// Groups that no other beats in both mean best loss and mean energy, the cheapest first. Those whose energy is not
-/// known are not among them.
+/// The Pareto front of mean best loss and mean energy, cheapest first. Unmetered groups are excluded.
 pub fn pareto_front(groups: &[Group]) -> Vec<usize> {
     let place = |i: usize| Some((groups[i].energy_j?.mean, groups[i].best_loss?.mean));
     let is_beaten = |i: usize| {

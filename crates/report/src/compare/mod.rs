@@ -102,7 +102,7 @@ impl Comparison {
         difference::changes(&self.differences, &self.groups)
     }
 
-    /// The runs that no comparison of energy includes, each a sentence.
+    /// One sentence for each unmetered run.
     pub(crate) fn unmetered(&self) -> Vec<String> {
         self.runs.iter().filter_map(conditions::unmetered_words).collect()
     }

@@ -142,7 +142,7 @@ fn curves(comparison: &Comparison, reports: &[Report]) -> Markup {
     }
 }
 
-/// Against joules only where somebody's are known.
+/// Energy is an axis only if some run was metered.
 fn choices(comparison: &Comparison) -> &'static [Against] {
     match comparison.runs.iter().any(Contender::is_metered) {
         true => &[JOULES, TOKENS, TIME],
@@ -158,7 +158,7 @@ fn curve(comparison: &Comparison, reports: &[Report], against: &Against) -> Mark
             .filter(|(_, y)| y.is_finite())
             .collect()
     };
-    // A run that was not metered has no place on an axis of joules.
+    // The energy of an unmetered run is unknown.
     let is_drawn = |run: &Contender| !against.is_energy || run.is_metered();
     let of_run = |(report, run): (&Report, &Contender)| match is_drawn(run) {
         true => points(&report.learning.evaluations),

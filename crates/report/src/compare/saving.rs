@@ -17,8 +17,8 @@ pub struct Saving {
     pub doubt: Option<&'static str>,
 }
 
-/// Every metered group that reached the target, against the first; nothing where the runs may not be compared, or the
-/// first did not reach it or was not metered.
+/// Every metered group that reached the target, compared with the first. Empty if a condition blocks the comparison,
+/// or the first group is unmetered or missed the target.
 pub(super) fn savings(parties: &Parties<'_>, conditions: &[Condition]) -> Vec<Saving> {
     let groups = parties.groups;
     let first = groups.first().and_then(|group| group.energy_to_target_j);

@@ -27,8 +27,8 @@ pub struct Reached {
 }
 
 impl Target {
-    /// The target that was asked for, or the worst of the runs' best, of those alone that were metered where there are
-    /// any; `None` where no run has an evaluation.
+    /// The requested target, or by default the highest of the best losses of the metered runs (of all runs if none was
+    /// metered). `None` if no run has an evaluation.
     pub fn of(reports: &[Report], asked: Option<f64>, measure: Measure) -> Option<Self> {
         if let Some(loss) = asked {
             return Some(Self { loss, is_default: false });
@@ -58,7 +58,7 @@ impl Reached {
 }
 
 impl Reached {
-    /// The same without its energy and emissions, which then are no numbers, and null in JSON.
+    /// Removes energy and emissions: they become NaN, which JSON shows as null.
     pub(super) fn unmetered(self) -> Self {
         let at = Moment { energy_j: Joules(f64::NAN), emissions_g: GramsCo2e(f64::NAN), ..self.at };
         Self { at, ..self }

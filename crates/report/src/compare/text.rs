@@ -9,7 +9,7 @@ use crate::quantity::{
 };
 use crate::table::{Table, WIDTH, hang, wrap};
 
-/// What stands for the energy of a run that was not metered.
+/// Shown in place of the energy of an unmetered run.
 pub(crate) const UNMETERED: &str = "unmetered";
 
 /// A comparison as text, at most eighty columns wide.
@@ -51,7 +51,7 @@ fn runs(comparison: &Comparison) -> Vec<String> {
     [hang("", &head), table.lines()].concat()
 }
 
-/// A run's energy with its half-width; a lower bound where a device was not metered.
+/// A run's energy with its half-width, or as a lower bound for an unmetered run.
 pub(crate) fn energy(run: &Contender) -> String {
     match run.is_metered() {
         true => energy_of(run.energy_j, run.energy_uncertainty_j),
@@ -63,7 +63,7 @@ pub(crate) fn energy(run: &Contender) -> String {
 pub(crate) fn target_words(comparison: &Comparison) -> String {
     match comparison.target {
         Some(target) if target.is_default => {
-            format!("to a validation loss of {}, the highest of the runs' best", loss(target.loss))
+            format!("to a validation loss of {}, the highest of the runs' best losses", loss(target.loss))
         }
         Some(target) => format!("to a validation loss of {}", loss(target.loss)),
         None => "no run has an evaluation: there is no loss to compare the way to".to_owned(),
@@ -178,7 +178,7 @@ fn differences(comparison: &Comparison) -> Vec<String> {
     [hang("", &format!("configuration, {}", comparison.against_first())), lines].concat()
 }
 
-/// A label and a text beside it, or below it where the label is long.
+/// A label followed by a text, on its own line if the label is long.
 fn labelled(label: &str, text: &str) -> Vec<String> {
     const BESIDE: usize = 24;
     match label.chars().count() {
@@ -191,7 +191,7 @@ fn labelled(label: &str, text: &str) -> Vec<String> {
 }
 
 fn conditions(comparison: &Comparison) -> Vec<String> {
-    // Those of them stand at the top.
+    // These are already shown at the top.
     let unmetered = comparison.unmetered();
     let conditions = comparison.conditions.iter().filter(|condition| !unmetered.contains(&condition.what));
     let lines = conditions.flat_map(|condition| {

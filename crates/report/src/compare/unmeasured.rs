@@ -1,9 +1,9 @@
-//! What the part of two energies that no sensor measured may make of their difference.
+//! How much the unmeasured parts of two energies can distort their difference.
 //!
-//! A measured sensor counts its whole device, an estimate this process alone. Where one run measured what the other
-//! estimated, no error bound holds for the two together: all the joules of that kind of device may be difference.
-//! An estimate is also thrown off by other processes: runs that computed the same to the bit, some of them beside a
-//! busy compiler, came out a tenth apart. Estimates by one model, undisturbed, share their error.
+//! A sensor counts its whole device; an estimate counts only this process. If one run measured a kind of device and
+//! the other estimated it, no error bound covers the pair, so all joules of that kind are treated as uncertain.
+//! Other processes also distort an estimate: bit-identical runs, some beside a busy compiler, were estimated 10 %
+//! apart. Undisturbed estimates by the same model share their error, which cancels.
 
 use std::collections::BTreeMap;
 
@@ -11,16 +11,16 @@ use wattle_runlog::record::{Flag, SensorKind};
 
 use crate::report::Report;
 
-/// Joules that may be no difference between two groups.
+/// Joules of the difference between two groups that may be an artefact.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Unmeasured {
-    /// Of devices that one measured and the other estimated.
+    /// From kinds of device that one group measured and the other estimated.
     pub(super) mixed: f64,
-    /// Of estimates beside other processes, by their bound.
+    /// From estimates made beside other processes: their error bound.
     pub(super) disturbed: f64,
 }
 
-/// Joules of one kind of device.
+/// Energy of one kind of device.
 #[derive(Clone, Copy, Debug, Default)]
 struct Joules {
     measured: f64,
@@ -28,7 +28,7 @@ struct Joules {
     disturbed: f64,
 }
 
-/// What two groups' energies leave open, each given as its runs with the weight of each.
+/// The uncertainty between two groups, each given as its runs with their weights.
 pub(super) fn between<'a>(
     a: impl Iterator<Item = (f64, &'a Report)>,
     b: impl Iterator<Item = (f64, &'a Report)>,

@@ -79,7 +79,7 @@ pub(super) struct Parties<'a> {
 }
 
 impl Parties<'_> {
-    /// The first against all others that reached the target.
+    /// Compares the first with all others that reached the target.
     fn rank(&self, first: usize, others: &[(usize, f64)], unmetered: Vec<String>) -> Verdict {
         let others: Vec<_> = others.iter().map(|(other, _)| self.compare(first, *other)).collect();
         let doubts: Vec<_> =
@@ -134,7 +134,7 @@ impl Parties<'_> {
         Ok(format!("{} less than {}", percent(apart / energy_b.mean), b.label))
     }
 
-    /// What forbids a verdict because it was estimated: more joules may be no difference than the two are apart.
+    /// The doubt to raise if the unmeasured part can account for the whole difference.
     fn unmeasured(&self, a: &Group, b: &Group, apart: f64, open: Unmeasured) -> Option<Doubt> {
         let shares = [a, b].map(|group| {
             let fraction = Spread::of(self.members(group).map(|(run, _)| Some(run.measured_fraction)));
@@ -144,16 +144,16 @@ impl Parties<'_> {
         if open.mixed >= apart {
             let (shares, open) = (shares.join(", "), si(open.mixed, "J"));
             let sentence = format!(
-                "measured and estimated energies are mixed (measured: {shares}): {open} are of devices that one \
-                 measured and the other estimated, and they are {apart_words} apart"
+                "measured and estimated energies are mixed (measured: {shares}): {open} come from kinds of \
+                 device that only one of them measured, while they are {apart_words} apart"
             );
             return Some(Doubt { short: "measured against estimated", sentence });
         }
         (open.disturbed >= apart).then(|| {
             let (labels, open) = (format!("{} and {}", a.label, b.label), si(open.disturbed, "J"));
             let sentence = format!(
-                "other processes disturbed the estimates of {labels}: they may be off by {open}, and are \
-                 {apart_words} apart"
+                "other processes disturbed the estimates of {labels}: they may be off by {open}, while they \
+                 are {apart_words} apart"
             );
             Doubt { short: "estimates were disturbed", sentence }
         })
@@ -167,7 +167,8 @@ impl Parties<'_> {
         self.members(group).all(|(run, _)| run.is_metered())
     }
 
-    /// A group's runs with the share of each one's energy that goes into the group's mean on the way to the target.
+    /// A group's runs, each with the factor that turns its total energy into its part of the group's mean energy to
+    /// the target.
     fn weighted(&self, group: &Group) -> impl Iterator<Item = (f64, &Report)> {
         let n_runs = group.runs.len() as f64;
         let weight = move |run: &Contender| {
@@ -177,7 +178,7 @@ impl Parties<'_> {
         self.members(group).map(move |(run, report)| (weight(run), report))
     }
 
-    /// The loss at the first evaluation of a run that was below the target by then.
+    /// The first evaluation's loss of a run that was already below the target there.
     fn below_at_first(&self, group: &Group) -> Option<String> {
         let is_bound = |run: &Contender| run.to_target.is_some_and(|reached| reached.is_upper_bound);
         let (_, report) = self.members(group).find(|(run, _)| is_bound(run))?;
@@ -230,7 +231,7 @@ impl Parties<'_> {
         sensors
     }
 
-    /// Which metered groups did not reach the target, and how near they came.
+    /// Which metered groups missed the target, and their best losses.
     fn missing(&self) -> Option<String> {
         let missing = self.groups.iter().filter(|g| g.energy_to_target_j.is_none() && self.is_metered(g));
         let words = |group: &Group| match group.best_loss {
@@ -336,7 +337,7 @@ mod tests {
 
     #[test]
     fn a_run_that_was_not_metered_is_in_no_comparison_of_energy() {
-        // It would be the cheapest by far.
+        // By its recorded energy it would be the cheapest by far.
         let dark = SyntheticRun::unmetered;
         let comparison = compare(&[dark(), small(), thrifty()]);
         assert_eq!(comparison.verdict.winner, Some(2), "{:?}", comparison.verdict);
@@ -355,7 +356,7 @@ mod tests {
         assert!(with_one.reasons[1].contains("run-1 alone was metered"), "{:?}", with_one.reasons);
         let alone = compare(&[dark(), SyntheticRun { learning_rate: 0.5, ..dark() }]).verdict;
         assert_eq!((alone.winner, alone.reasons.len()), (None, 2));
-        // One that learnt less does not move the target of the others.
+        // An unmetered run with a worse loss does not change the default target.
         let poor = SyntheticRun { floor: 3.0, ..dark() };
         let others = compare(&[small(), thrifty()]);
         assert_eq!(compare(&[small(), thrifty(), poor]).target, others.target);
@@ -368,13 +369,13 @@ mod tests {
         assert_eq!(comparison.verdict.winner, Some(1), "{:?}", comparison.verdict);
         let said = "different shares of their energy were measured: run-0 97.7 %; run-1 94.3 %";
         assert!(comparison.conditions.iter().any(|c| c.what == said && !c.is_blocking));
-        // What a sensor measured in one run and a model estimated in the other is no difference.
+        // Energy that one run measured and the other estimated cannot be compared.
         let estimated = SyntheticRun { method: "estimated", ..thrifty() };
         let mixed = compare(&[small(), estimated]).verdict;
         let reason = "measured and estimated energies are mixed (measured: run-1 0.0 %, run-0 100 %)";
         assert!(mixed.reasons[0].starts_with(reason), "{:?}", mixed.reasons);
-        assert!(mixed.reasons[0].ends_with("and they are 121 J apart"), "{:?}", mixed.reasons);
-        // Estimates that other processes disturbed may be off by their bound, each its own way.
+        assert!(mixed.reasons[0].ends_with("while they are 121 J apart"), "{:?}", mixed.reasons);
+        // Disturbed estimates have independent errors up to their bound.
         let disturbed = |run| SyntheticRun { method: "estimated", systematic: ("estimate:gpu", 0.5), ..run };
         let verdict = compare(&[disturbed(small()), disturbed(thrifty())]).verdict;
         assert!(

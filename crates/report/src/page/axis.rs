@@ -117,7 +117,7 @@ impl Unit<'_> {
                 };
                 (factor, name.to_owned())
             }
-            // Numbers so small that their zeros would fill the axis.
+            // Very small numbers would be labelled with zeros alone.
             Self::Plain if high > 0.0 && high < 1e-3 => {
                 let power = high.log10().floor();
                 (10f64.powf(power), format!("times 1e{power}"))
@@ -142,14 +142,14 @@ fn titled(name: &str, unit: &str) -> String {
     if unit.is_empty() { name.to_owned() } else { format!("{name}, {unit}") }
 }
 
-/// As many decimals as tell one tick from the next.
+/// The number of decimals that distinguishes neighbouring ticks.
 fn decimals(step: f64) -> usize {
     (-step.log10() - 1e-9).ceil().clamp(0.0, 12.0) as usize
 }
 
-/// A range that has a width: equal numbers, or numbers that differ by less than anybody cares for, lie in the middle.
+/// A range with a width. Equal or nearly equal numbers end up in its middle.
 fn widened(low: f64, high: f64) -> (f64, f64) {
-    /// Of the numbers' size: five ticks over it have four digits at most.
+    /// Relative to the numbers; ticks over it need four digits at most.
     const NARROWEST: f64 = 5e-3;
     let (low, high) = if low.is_finite() && high.is_finite() { (low, high) } else { (0.0, 1.0) };
     let size = low.abs().max(high.abs());

@@ -94,7 +94,7 @@ impl Course {
     }
 }
 
-/// When the training began that led to a segment's first logged step.
+/// When the work on a segment's first logged step began.
 fn began(source: &Source<'_>, segment: u32, step: &StepEvent, t: f64) -> f64 {
     let before = source.run.manifest.segments.iter().find(|known| known.id == segment).map(|s| s.step_start);
     let n_steps = step.step.saturating_sub(before.unwrap_or(0));

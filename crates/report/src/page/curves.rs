@@ -41,7 +41,7 @@ pub fn learning(source: &Source<'_>) -> Markup {
     }
 }
 
-/// Against joules only where all of them were metered.
+/// Energy is an axis only if the run was fully metered.
 fn choices(source: &Source<'_>) -> &'static [Against] {
     match source.report.unmetered_devices.is_empty() {
         true => &[STEPS, TOKENS, JOULES, TIME],

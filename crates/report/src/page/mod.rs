@@ -124,6 +124,32 @@ mod tests {
     }
 
     #[test]
+    fn a_single_temperature_is_a_sentence_and_no_plot() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut run = SyntheticRun { degrees: Some(41.0), ..SyntheticRun::small() }.write(dir.path());
+        run.power.temperatures[0].readings.truncate(1);
+        let page = page(&Report::of(&run, None).unwrap(), &run);
+        assert!(page.contains("NVIDIA H200: 41 °C (a single reading).") && !page.contains("temperature, °C"));
+    }
+
+    #[test]
+    fn an_unmetered_board_is_the_first_thing_on_the_page() {
+        let page = page_of(&SyntheticRun::unmetered());
+        let told = page.find("cuda:0 trained this run and was not metered").unwrap();
+        assert!(told < page.find("<dl").unwrap());
+        assert!(page.contains("≥ 6.06 J"));
+        assert!(!page.contains("id=\"by-joules\"") && page.contains("id=\"by-time\""));
+    }
+
+    #[test]
+    fn the_energy_tile_shows_both_parts_of_the_error() {
+        let page = page_of(&SyntheticRun::small());
+        assert!(page.contains("± 2.00 J random") && page.contains("± 5 % systematic"));
+        let estimated = page_of(&SyntheticRun { method: "estimated", ..SyntheticRun::small() });
+        assert!(estimated.contains("random error unknown") && !estimated.contains("± 0"));
+    }
+
+    #[test]
     fn a_run_that_has_just_begun_has_a_page() {
         let dir = tempfile::tempdir().unwrap();
         SyntheticRun::small().write(dir.path());

@@ -37,11 +37,11 @@ pub fn header(report: &Report) -> Markup {
 struct Tile {
     name: &'static str,
     value: String,
-    /// What stands below it, in lines.
+    /// Lines below the value.
     under: String,
 }
 
-/// What must be known before any figure is read.
+/// Warnings to read before any figure.
 pub fn warnings(report: &Report) -> Markup {
     html! {
         @if let Some(unmetered) = report.unmetered_words() { div.notes.first { b { "Not metered: " } (unmetered) } }
@@ -71,7 +71,7 @@ pub fn tiles(report: &Report) -> Markup {
     }
 }
 
-/// Columns for `n` tiles, `most` at most: rows of a length, and no tile alone in the last.
+/// Columns for `n` tiles, `most` at most: even rows, and never a single tile in the last row.
 fn columns(n: usize, most: usize) -> usize {
     let even = n.div_ceil(n.div_ceil(most).max(1)).max(1);
     (2..=even).rev().find(|columns| n % columns != 1).unwrap_or(even)

@@ -21,9 +21,9 @@ pub struct Plot {
     x: Axis,
     y: Axis,
     label: String,
-    /// What is cut at the edge.
+    /// Marks that are clipped to the plot area.
     marks: String,
-    /// Dots, which are drawn whole where they lie on it.
+    /// Dots, drawn whole even at the edge.
     dots: String,
     words: Vec<Markup>,
     legend: Vec<(String, String)>,
@@ -135,7 +135,7 @@ impl Plot {
                 div.plot role="img" aria-label=(self.label) style=(format!("--digits:{}", self.label_length())) {
                     svg viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) preserveAspectRatio="none" aria-hidden="true" {
                         (PreEscaped(self.grid()))
-                        // A picture within the picture, which cuts what lies outside.
+                        // A nested svg clips its content.
                         svg width=(WIDTH) height=(HEIGHT) { (PreEscaped(&self.marks)) }
                         (PreEscaped(&self.dots))
                     }
@@ -153,7 +153,7 @@ impl Plot {
         }
     }
 
-    /// Characters of the longest label beside the vertical axis, which has that much room.
+    /// Characters in the longest label of the vertical axis; the margin is sized by it.
     fn label_length(&self) -> usize {
         self.y.ticks.iter().map(|(_, label)| label.chars().count()).max().unwrap_or(0)
     }

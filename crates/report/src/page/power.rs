@@ -15,7 +15,7 @@ use crate::power::{Bucket, SensorPower};
 use crate::quantity::watts;
 use crate::report::Report;
 
-/// A sensor that stays below this share of another's highest power is drawn beside it, not under it.
+/// A sensor whose power stays below this share of another's maximum gets its own plot.
 const FLAT: f64 = 0.1;
 
 /// Power and temperature.
@@ -32,7 +32,7 @@ pub fn power(source: &Source<'_>) -> Markup {
             "Mean power by the trace, with its lowest and highest readings, over what the run was doing."
             @if course.has_epochs() { " A stroke at the foot is the end of an epoch." }
             @if course.has_resumes() { " A broken line is where the run was stopped and resumed." }
-            @if panels.len() > 1 { " Sensors that draw little have a scale of their own." }
+            @if panels.len() > 1 { " Low-power sensors have plots of their own." }
         }
         @for (i, panel) in panels.iter().enumerate() {
             div.short[i > 0] { (power_plot(source, &course, panel, i == 0).figure()) }
@@ -54,7 +54,7 @@ impl Series {
     }
 }
 
-/// Sensors of a size together, the largest first.
+/// Groups sensors of similar power, largest first.
 fn panels(sensors: &[Series]) -> Vec<Vec<&Series>> {
     let mut left: Vec<&Series> = sensors.iter().collect();
     let mut panels = Vec::new();
@@ -82,7 +82,7 @@ fn power_plot(source: &Source<'_>, course: &Course, sensors: &[&Series], has_cou
     plot
 }
 
-/// Temperatures: a picture, or a sentence where one reading each is all there is.
+/// Temperatures: a plot, or a sentence if there is a single reading.
 fn temperature(source: &Source<'_>, course: &Course, sensors: &[Series]) -> Markup {
     let mut boards: BTreeMap<&str, Vec<(f64, f64)>> = BTreeMap::new();
     for sensor in &source.run.power.temperatures {
@@ -97,7 +97,7 @@ fn temperature(source: &Source<'_>, course: &Course, sensors: &[Series]) -> Mark
     let words: Vec<_> = boards
         .iter()
         .filter_map(|(id, points)| {
-            Some(format!("{} was at {:.0} °C when it was read, once", names.name(id), points.first()?.1))
+            Some(format!("{}: {:.0} °C (a single reading)", names.name(id), points.first()?.1))
         })
         .collect();
     html! { @if !words.is_empty() { p.soft { (words.join("; ")) "." } } }
@@ -156,7 +156,7 @@ fn by_sensor(source: &Source<'_>) -> Vec<Series> {
         sensors.entry(&sensor.info.id).or_default().extend(points);
     }
     let mut sensors: Vec<_> = sensors.into_iter().collect();
-    // The one that draws most first: it gets the first colour and the first place in the legend.
+    // Highest power first: it gets the first colour and the first place in the legend.
     let mean = |points: &[Decimated]| points.iter().map(|p| p.mean).sum::<f64>() / points.len().max(1) as f64;
     sensors.sort_by(|a, b| mean(&b.1).total_cmp(&mean(&a.1)));
     let colours = SERIES.iter().cycle();
