@@ -36,7 +36,7 @@ use wattle_meter::sampler::EDGE_TIMEOUT;
 use wattle_meter::{Edge as Reading, EnergyConfig, Sampler, SamplerOptions, discover};
 use wattle_model::{LanguageModel, Parameter, Pass};
 use wattle_random::{Purpose, Stream};
-use wattle_runlog::{ComputeDevice, EventBody, Span};
+use wattle_runlog::{ComputeDevice, EventBody, MonotonicNs, Span};
 use wattle_train::error::ObserverError;
 use wattle_train::{
     Checkpoints, Directive, Draft, EarlyStopConfig, Edge, EvaluateConfig, ExtraFile, Observer,
@@ -140,7 +140,7 @@ struct Listener<'a> {
 }
 
 impl Observer for Listener<'_> {
-    fn event(&mut self, body: EventBody) -> Result<(), ObserverError> {
+    fn event(&mut self, _t: MonotonicNs, body: EventBody) -> Result<(), ObserverError> {
         if let EventBody::Step(step) = body {
             self.losses.push(f64::from(step.loss));
         }

@@ -119,7 +119,7 @@ fn an_existing_directory_is_not_touched() {
 fn a_damaged_or_foreign_checkpoint() {
     let bench = Workbench::new();
     expect(0, bench.train(&["--out", "run", "--set", "train.max_steps=6"]));
-    let resume = || bench.train(&["--out", "run", "--resume"]);
+    let resume = || bench.train(&["--out", "run", "--resume", "--set", "train.max_steps=8"]);
     let checkpoint = bench.join("run/checkpoints/step-00000006");
     for (file, part) in [
         ("model.safetensors", "damaged since it was written"),
@@ -156,4 +156,53 @@ fn a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_good_checkpoint(
     assert!(bench.join("run/checkpoints/latest/state.json").exists());
     let last = bench.steps("run").pop().unwrap();
     assert!(!(last.loss.is_finite() && last.grad_norm.is_finite()), "{last:?}");
+}
+
+/// A name on Linux is bytes.
+#[test]
+fn paths_need_not_be_utf_8() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    let bench = Workbench::new();
+    let named = |bytes: &'static [u8]| OsStr::from_bytes(bytes);
+    let with = |args: &[&str], more: &[&OsStr]| {
+        let mut command = bench.wattle(args);
+        command.args(more);
+        command
+    };
+    let run = named(b"run-\xff");
+    let train = |more: &[&str]| {
+        let mut command = bench.train(&["--set", "train.max_steps=3"]);
+        command.args(more).arg("--out").arg(run);
+        command
+    };
+    expect(0, train(&[]));
+    expect(0, train(&["--resume"]));
+    expect(0, train(&["--resume", "--set", "train.max_steps=4"]));
+    let typo = named(b"rum-\xff");
+    let mut command = bench.train(&["--resume", "--out"]);
+    command.arg(typo);
+    assert!(expect(2, command).contains("does not exist"));
+
+    let manifest: serde_json::Value =
+        serde_json::from_slice(&fs::read(bench.path().join(run).join("manifest.json")).unwrap()).unwrap();
+    let command = manifest["command"].as_array().unwrap();
+    assert!(command.iter().any(|arg| arg == "run-\u{fffd}"), "{command:?}");
+
+    expect(0, with(&["report"], &[run]));
+    expect(0, with(&["report"], &[run, OsStr::new("--html"), named(b"page-\xff.html")]));
+    expect(0, with(&["compare"], &[run, run]));
+    expect(0, with(&["generate", "--prompt", "1 and", "--max-tokens", "2", "--device", "cpu"], &[run]));
+    let text = named(b"text-\xff.txt");
+    fs::copy(bench.join("text.txt"), bench.path().join(text)).unwrap();
+    expect(0, with(&["evaluate", "--device", "cpu"], &[run, OsStr::new("--text"), text]));
+    expect(0, with(&["prepare", "--tokenizer", "chars"], &[text, OsStr::new("--out"), named(b"data-\xff")]));
+    expect(0, with(&["export", "--type", "f16"], &[run, OsStr::new("--out"), named(b"model-\xff.gguf")]));
+    let config = named(b"config-\xff.toml");
+    fs::copy(bench.path().join(run).join("config.toml"), bench.path().join(config)).unwrap();
+    expect(0, with(&["train", "--device", "cpu", "--dry-run"], &[config]));
+    let json = named(b"meter-\xff.json");
+    expect(0, with(&["meter", "--json"], &[json, OsStr::new("--"), OsStr::new("true"), named(b"\xff")]));
+    assert!(bench.path().join(json).exists());
 }

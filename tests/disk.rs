@@ -21,7 +21,7 @@ fn a_checkpoint_that_does_not_fit_is_absent_and_the_one_before_it_stands() {
     // A rate that does not hang on how long the run is to be.
     let train = |out: &str, max_steps: &str| {
         let max_steps = format!("train.max_steps={max_steps}");
-        bench.train(&["--out", out, "--resume", "--set", "schedule.kind=constant", "--set", &max_steps])
+        bench.train(&["--out", out, "--resume=auto", "--set", "schedule.kind=constant", "--set", &max_steps])
     };
     expect(0, train("run", "6"));
     let size = |name: &str| bench.join("run/checkpoints/latest").join(name).metadata().unwrap().len();

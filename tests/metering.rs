@@ -54,8 +54,15 @@ fn what_a_killed_run_used_is_booked_on_resume() {
     fs::write(bench.join("text.txt"), text.repeat(400)).unwrap();
     let train = |max_steps: &str| {
         let max_steps = format!("train.max_steps={max_steps}");
-        let args =
-            ["--out", "run", "--resume", "--set", "energy.gpus=all", "--set", "checkpoint.every_steps=0"];
+        let args = [
+            "--out",
+            "run",
+            "--resume=auto",
+            "--set",
+            "energy.gpus=all",
+            "--set",
+            "checkpoint.every_steps=0",
+        ];
         with_board(bench.train(&[&args[..], &["--set", &max_steps]].concat()))
     };
     expect(0, train("5"));

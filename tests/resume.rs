@@ -41,7 +41,7 @@ fn killed_at_random_points_every_loss_is_the_same_to_the_bit() {
     let random = Stream::new(11, Purpose::Order, 0);
     for trial in 0..4u64 {
         let run = format!("killed-{trial}");
-        let args = ["--out", run.as_str(), "--resume"];
+        let args = ["--out", run.as_str(), "--resume=auto"];
         for kill in 0..3 {
             let already = bench.steps(&run).last().map_or(0, |last| last.step);
             let draw = |i: u64, n: u32| u64::from(random.word(trial * 16 + kill * 4 + i) % n);
@@ -87,7 +87,7 @@ fn a_closed_terminal_stops_a_run_unless_it_was_told_to_ignore_that() {
 #[test]
 fn sigterm_leaves_a_checkpoint_and_asks_to_be_requeued() {
     let bench = Workbench::new();
-    let long = ["--out", "run", "--resume", "--set", "train.epochs=1000"];
+    let long = ["--out", "run", "--resume=auto", "--set", "train.epochs=1000"];
     let mut child = Running::start(bench.train(&long));
     wait_for_step(&bench, "run", 8, Duration::ZERO);
     child.signal(Signal::TERM);
@@ -113,12 +113,83 @@ fn sigterm_leaves_a_checkpoint_and_asks_to_be_requeued() {
 fn a_finished_run_is_left_alone_unless_it_may_go_on_for_longer() {
     let bench = Workbench::new();
     expect(0, bench.train(&["--out", "run", "--set", "train.max_steps=10"]));
-    let events = bench.events("run").len();
-    let said = expect(0, bench.train(&["--out", "run", "--resume", "--set", "train.max_steps=10"]));
-    assert!(said.contains("finished: nothing to do"), "{said}");
-    assert_eq!(bench.events("run").len(), events);
+    let before = bench.content("run");
+    // As before, with less, and with a limit that makes no difference.
+    for limit in ["train.max_steps=10", "train.max_steps=7", "train.epochs=9"] {
+        let said = expect(0, bench.train(&["--out", "run", "--resume", "--set", limit]));
+        assert!(said.contains("run is finished: nothing to do"), "{said}");
+        assert!(bench.content("run") == before, "{limit}: a process that does nothing leaves no trace");
+    }
     expect(0, bench.train(&["--out", "run", "--resume", "--set", "train.max_steps=12"]));
     assert_eq!(bench.steps("run").last().unwrap().step, 12);
+    assert_eq!(bench.events("run").iter().map(|event| event.segment).max(), Some(1));
+}
+
+#[test]
+fn a_run_that_its_budget_ended_goes_on_with_a_larger_one_alone() {
+    let bench = Workbench::new();
+    let budget = |kwh: &str| {
+        let budget = format!("budget.max_energy_kwh={kwh}");
+        let long = ["--out", "run", "--resume=auto", "--set", "train.epochs=100000", "--set"];
+        bench.train(&[&long[..], &[budget.as_str()]].concat())
+    };
+    expect(0, budget("2e-6"));
+    let (before, step) = (bench.content("run"), bench.steps("run").last().unwrap().step);
+    for kwh in ["2e-6", "1e-6"] {
+        let said = expect(0, budget(kwh));
+        assert!(said.contains("run is finished: nothing to do"), "{said}");
+        assert!(bench.content("run") == before, "{kwh}");
+    }
+    expect(0, budget("3e-6"));
+    assert!(bench.steps("run").last().unwrap().step > step);
+}
+
+#[test]
+fn a_run_that_was_killed_just_before_its_end_gets_its_end() {
+    let bench = Workbench::new();
+    let args = ["--out", "run", "--resume=auto", "--set", "train.max_steps=10"];
+    expect(0, bench.train(&args));
+    // Killed after its last checkpoint.
+    for (file, last) in [("run/events.jsonl", "\"event\":\"stop\""), ("run/emissions.jsonl", "\"final\"")] {
+        let text = fs::read_to_string(bench.join(file)).unwrap();
+        let (rest, line) = text.trim_end().rsplit_once('\n').unwrap();
+        assert!(line.contains(last), "{line}");
+        fs::write(bench.join(file), format!("{rest}\n")).unwrap();
+    }
+    expect(0, bench.train(&args));
+    assert_eq!(bench.steps("run").len(), 10, "no step is made twice");
+    let last = bench.events("run").pop().unwrap().body;
+    assert_eq!(last, EventBody::Stop { step: 10, reason: StopReason::Done });
+    assert_eq!(bench.records("run").last().unwrap().kind, RecordKind::Final);
+}
+
+#[test]
+fn a_run_directory_that_is_not_there_is_an_error_with_the_nearest_names() {
+    let bench = Workbench::new();
+    for run in ["runs/baseline-1", "runs/baseline-2", "elsewhere/small"] {
+        expect(0, bench.train(&["--out", run, "--set", "train.max_steps=2"]));
+    }
+    let before = bench.list(".");
+    let refused = |out: &str| {
+        let said = expect(2, bench.train(&["--out", out, "--resume", "--set", "train.max_steps=2"]));
+        assert!(said.contains(&format!("--out {out}")) && said.contains("--resume=auto"), "{said}");
+        assert_eq!(bench.list("."), before);
+        said
+    };
+    let said = refused("runs/basline-1");
+    assert!(
+        said.contains("does not exist") && said.contains("Did you mean runs/baseline-1 or runs/baseline-2?"),
+        "{said}"
+    );
+    assert!(refused("baseline-2").contains("Did you mean runs/baseline-2 or"), "of another folder");
+    assert!(refused("elsewhere/smal").contains("Did you mean elsewhere/small?"));
+    assert!(!refused("quite/another").contains("Did you mean"));
+    fs::create_dir(bench.join("elsewhere/empty")).unwrap();
+    assert!(refused("elsewhere/empty").contains("holds no run"));
+    // Jobs that are requeued blindly.
+    let said = expect(0, bench.train(&["--out", "new", "--resume=auto", "--set", "train.max_steps=2"]));
+    assert!(said.contains("new holds no run yet: starting one"), "{said}");
+    assert_eq!(bench.steps("new").len(), 2);
 }
 
 #[test]
@@ -127,7 +198,8 @@ fn before_the_first_checkpoint_it_starts_again_in_place_and_books_the_waste() {
     // Enough text that the run is not over before it is killed.
     let text = fs::read_to_string(bench.join("text.txt")).unwrap();
     fs::write(bench.join("text.txt"), text.repeat(40)).unwrap();
-    let args = ["--out", "run", "--resume", "--set", "checkpoint.every_steps=0", "--set", "train.epochs=1"];
+    let args =
+        ["--out", "run", "--resume=auto", "--set", "checkpoint.every_steps=0", "--set", "train.epochs=1"];
     let child = Running::start(bench.train(&args));
     // Samples are made durable once a second: what a killed run used is known up to the last of them.
     wait_for_step(&bench, "run", 1, Duration::from_millis(30));
@@ -163,19 +235,27 @@ fn another_configuration_is_refused_with_every_difference() {
 fn other_data_are_refused() {
     let bench = Workbench::new();
     expect(0, bench.train(&["--out", "run", "--set", "train.max_steps=3"]));
+    let before = bench.content("run");
     let text = fs::read_to_string(bench.join("text.txt")).unwrap();
     fs::write(bench.join("text.txt"), text.replacen("make", "made", 1)).unwrap();
     let said = expect(1, bench.train(&["--out", "run", "--resume", "--set", "train.max_steps=6"]));
     assert!(said.contains("the data have changed") && said.contains("data.input"), "{said}");
-    assert_eq!(bench.steps("run").len(), 3);
+    assert!(bench.content("run") == before, "nothing was changed");
 }
 
 #[test]
 fn resume_without_out_takes_the_newest_unfinished_run_or_starts_anew() {
     let bench = Workbench::new();
     let said = expect(0, bench.train(&["--resume", "--set", "train.max_steps=3"]));
-    assert!(said.contains("no run to go on with: starting anew in runs/small-"), "{said}");
-    let long = ["--resume", "--set", "train.epochs=1000"];
+    assert!(said.contains("no run to resume: starting a new one in runs/small-"), "{said}");
+    let first = format!("runs/{}", bench.list("runs")[0]);
+    let before = bench.content(&first);
+    // After success it does not train anew in silence.
+    let said = expect(0, bench.train(&["--resume", "--set", "train.max_steps=3"]));
+    assert!(said.contains(&format!("{first} is finished")) && said.contains("leave out --resume"), "{said}");
+    assert!(bench.list("runs").len() == 1 && bench.content(&first) == before);
+    // Another configuration of the same name is another run.
+    let long = ["--resume", "--set", "train.epochs=1000", "--set", "run.seed=2"];
     let mut child = Running::start(bench.train(&long));
     let deadline = Instant::now() + Duration::from_secs(120);
     while bench.list("runs").len() < 2 && Instant::now() < deadline {
@@ -187,9 +267,28 @@ fn resume_without_out_takes_the_newest_unfinished_run_or_starts_anew() {
     child.signal(Signal::INT);
     assert_eq!(child.0.wait().unwrap().code(), Some(75));
     let max_steps = bench.steps(&run).last().unwrap().step + 3;
-    expect(0, bench.train(&[&long[..], &["--set", &format!("train.max_steps={max_steps}")]].concat()));
+    let max_steps_key = format!("train.max_steps={max_steps}");
+    expect(0, bench.train(&[&long[..], &["--set", &max_steps_key]].concat()));
     assert_eq!(bench.steps(&run).last().unwrap().step, max_steps);
     assert_eq!(bench.list("runs").len(), 2);
+    let said = expect(0, bench.train(&[&long[..], &["--set", &max_steps_key]].concat()));
+    assert!(said.contains(&format!("{run} is finished")), "{said}");
+}
+
+#[test]
+fn an_older_run_that_is_not_finished_is_named_where_the_newest_is() {
+    let bench = Workbench::new();
+    let at = |name: &str, max_steps: &str| {
+        bench.train(&["--out", &format!("runs/small-{name}"), "--set", max_steps])
+    };
+    expect(0, at("20260101-000000", "train.max_steps=3"));
+    expect(0, at("20260102-000000", "train.max_steps=3"));
+    let events = bench.join("runs/small-20260101-000000/events.jsonl");
+    let text = fs::read_to_string(&events).unwrap();
+    fs::write(&events, format!("{}\n", text.trim_end().rsplit_once('\n').unwrap().0)).unwrap();
+    let said = expect(0, bench.train(&["--resume", "--set", "train.max_steps=3"]));
+    assert!(said.contains("runs/small-20260102-000000 is finished"), "{said}");
+    assert!(said.contains("--resume --out runs/small-20260101-000000 goes on with it"), "{said}");
 }
 
 #[test]

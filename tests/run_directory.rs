@@ -5,7 +5,7 @@ use std::fs;
 use wattle_runlog::record::{PhasesMethod, RecordKind};
 use wattle_runlog::{EventBody, Manifest, Record, StopReason};
 
-use crate::workbench::{Workbench, expect};
+use crate::workbench::{Workbench, expect, with_board};
 
 #[test]
 fn a_run_directory_is_complete_and_agrees_with_itself() {
@@ -163,7 +163,23 @@ fn a_budget_ends_the_run_with_a_checkpoint_and_a_record() {
     };
     let whole = bench.records("run").pop().unwrap();
     assert_eq!((whole.kind, whole.step_end), (RecordKind::Final, step));
-    // The limit, and at most what is drawn in the few tenths of a second to the checkpoint.
-    assert!(whole.facility_kwh >= 2e-6 && whole.facility_kwh < 3e-5, "{}", whole.facility_kwh);
+    // A run that is over in a second: what is drawn before its first step is a good part of the budget.
+    assert!(whole.facility_kwh > 1e-6 && whole.facility_kwh < 3e-5, "{}", whole.facility_kwh);
     assert!(bench.join("run/checkpoints/latest/state.json").exists());
+}
+
+#[test]
+fn a_budget_holds_with_the_last_checkpoint_reckoned_in() {
+    let bench = Workbench::new();
+    // Four seconds at the board's 300 W.
+    let budget_kwh = 1200.0 / 3.6e6;
+    let budget = format!("budget.max_energy_kwh={budget_kwh}");
+    let args = ["--out", "run", "--set", "energy.gpus=all", "--set", "train.epochs=100000", "--set", &budget];
+    let said = expect(0, with_board(bench.train(&args)));
+    assert!(said.contains("another step with the last checkpoint takes about"), "{said}");
+    let whole = bench.records("run").pop().unwrap();
+    assert_eq!(whole.kind, RecordKind::Final);
+    // Steps and checkpoints of milliseconds; readings are 50 ms old at most, and a busy machine delays some.
+    let share = whole.facility_kwh / budget_kwh;
+    assert!(share > 0.85 && share < 1.05, "{share} of the budget");
 }

@@ -1,5 +1,6 @@
 //! A folder of its own for each test, and the binary to run in it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -91,6 +92,29 @@ impl Workbench {
     /// Every record of a run.
     pub fn records(&self, run: &str) -> Vec<Record> {
         LineFile::read(&self.join(run).join("emissions.jsonl"), Record::from_json).unwrap().entries
+    }
+
+    /// Every file below a folder with its content, and every link with where it points.
+    pub fn content(&self, dir: &str) -> BTreeMap<PathBuf, Vec<u8>> {
+        let mut content = BTreeMap::new();
+        let mut folders = vec![self.join(dir)];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(&folder).unwrap() {
+                let entry = entry.unwrap();
+                let (path, kind) = (entry.path(), entry.file_type().unwrap());
+                if kind.is_dir() {
+                    folders.push(path);
+                } else if kind.is_symlink() {
+                    content.insert(
+                        path.clone(),
+                        fs::read_link(&path).unwrap().into_os_string().into_encoded_bytes(),
+                    );
+                } else {
+                    content.insert(path.clone(), fs::read(&path).unwrap());
+                }
+            }
+        }
+        content
     }
 
     /// Names in a folder, sorted.

@@ -127,10 +127,13 @@ def main():
     optimizer = optimizer_of(model)
     forward = torch.compile(model) if options.compile else model
     batches = Batches(options.tokens, options)
-    backends = sdpa_kernel(ATTENTION[options.attention], set_priority=True) if cuda else contextlib.nullcontext()
+
+    def backends():
+        # A context manager of one use: every step makes its own.
+        return sdpa_kernel(ATTENTION[options.attention], set_priority=True) if cuda else contextlib.nullcontext()
 
     def step():
-        with torch.autocast(options.device, torch.bfloat16), backends:
+        with torch.autocast(options.device, torch.bfloat16), backends():
             loss = forward(*batches.next())
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

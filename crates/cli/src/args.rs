@@ -81,7 +81,9 @@ Examples:
   wattle train my.toml --set train.max_steps=500 --out runs/short
       a file, with one setting changed
   wattle train my.toml --resume
-      go on with the newest unfinished run of that name
+      resume the newest run of that name; if that is finished, nothing happens
+  wattle train my.toml --out runs/long --resume=auto
+      start that run or resume it, as a job does that is requeued until it is done
 
 Every run directory holds a config.toml with all settings at their values: start from one of those.
 Exit status: 0 done, 1 failed, 2 bad usage or configuration, 75 stopped by a signal after a checkpoint.")]
@@ -100,12 +102,24 @@ pub struct TrainArgs {
     /// What to compute on: auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "auto")]
     pub device: wattle_train::device::DeviceChoice,
-    /// Go on with an unfinished run: that of --out, else the newest of this name
-    #[arg(long)]
-    pub resume: bool,
+    /// Resume a run: that of --out, which must exist, else the newest of this name; --resume=auto starts one
+    /// where --out holds none yet, for jobs that are requeued
+    #[arg(long, value_enum, value_name = "WHEN", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "existing", hide_possible_values = true)]
+    pub resume: Option<Resume>,
     /// Print the plan (parameters, memory, tokens, FLOPs, steps) and stop
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// What `--resume` does where `--out` holds no run.
+#[cfg(feature = "train")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Resume {
+    /// It is an error.
+    Existing,
+    /// A run is started.
+    Auto,
 }
 
 /// Arguments of `prepare`.

@@ -16,6 +16,8 @@ pub struct Budget {
     projector: Projector,
     total_steps: u64,
     chunk_steps: u64,
+    /// The step from which on energy is noted next.
+    next_note: u64,
     is_told: bool,
 }
 
@@ -23,7 +25,8 @@ impl Budget {
     /// The budget of a run of `total_steps` steps, `steps_per_epoch` in an epoch.
     pub fn new(limits: BudgetConfig, total_steps: u64, steps_per_epoch: u64) -> Self {
         let chunk_steps = (steps_per_epoch.min(total_steps) / CHUNKS_AN_EPOCH).max(1);
-        Self { limits, projector: Projector::new(total_steps), total_steps, chunk_steps, is_told: false }
+        let projector = Projector::new(total_steps);
+        Self { limits, projector, total_steps, chunk_steps, next_note: 0, is_told: false }
     }
 
     /// Whether there is any limit.
@@ -32,15 +35,29 @@ impl Budget {
         max_energy_kwh.is_some() || max_emissions_g.is_some() || max_cost.is_some()
     }
 
-    /// Whether a limit has been reached.
-    pub fn is_used_up(&self, used: &Used) -> bool {
-        self.shares(used).iter().any(|limit| limit.used >= limit.allowed)
+    /// What there is to say if the run has to end now: a limit has been reached, or would be passed if the run used as
+    /// much as `ahead` beyond `used`.
+    pub fn end(&self, used: &Used, ahead: Joules) -> Option<String> {
+        let limit = self
+            .shares(used)
+            .into_iter()
+            .find(|limit| limit.used >= limit.allowed || used.energy + ahead > limit.in_joules(used))?;
+        Some(format!(
+            "budget.{} = {}: {} of {} are used, and another step with the last checkpoint takes about {}; \
+             leaving a checkpoint",
+            limit.key,
+            limit.allowed,
+            joules(used.energy),
+            joules(limit.in_joules(used)),
+            joules(ahead)
+        ))
     }
 
     /// After `step` steps the run has used `used`.
     pub fn note(&mut self, step: u64, used: &Used) {
-        if step.is_multiple_of(self.chunk_steps) {
+        if step >= self.next_note {
             self.projector.note(step, used.energy);
+            self.next_note = (step / self.chunk_steps + 1) * self.chunk_steps;
         }
     }
 
@@ -120,7 +137,7 @@ mod tests {
     fn a_run_that_will_not_fit_is_told_once_with_the_limit_and_the_step() {
         let limits = BudgetConfig { max_emissions_g: Some(2.0), ..BudgetConfig::default() };
         let mut budget = after_an_epoch(limits);
-        assert!(!budget.is_used_up(&used(40_000.0)));
+        assert_eq!(budget.end(&used(40_000.0), Joules(1000.0)), None);
         // 2 g at 100 g/kWh are 72 kJ: step 72.
         let told = budget.warning(40, &used(40_000.0)).unwrap();
         assert!(
@@ -128,7 +145,31 @@ mod tests {
             "{told}"
         );
         assert_eq!(budget.warning(40, &used(40_000.0)), None);
-        assert!(budget.is_used_up(&used(72_000.1)));
+        assert!(budget.end(&used(72_000.1), Joules::ZERO).is_some());
+    }
+
+    #[test]
+    fn a_run_ends_while_its_last_checkpoint_still_fits() {
+        let limits = BudgetConfig { max_energy_kwh: Some(1e-3), ..BudgetConfig::default() };
+        let budget = Budget::new(limits, 100, 40);
+        // 3.6 kJ allowed; a step of 45 J and a checkpoint of 250 J are ahead.
+        let ahead = Joules(295.0);
+        assert_eq!(budget.end(&used(3300.0), ahead), None);
+        let told = budget.end(&used(3310.0), ahead).unwrap();
+        assert!(told.contains("budget.max_energy_kwh = 0.001") && told.contains("295 J"), "{told}");
+        // Without that step it fits.
+        assert!(3310.0 + 250.0 <= 3600.0);
+        assert_eq!(Budget::new(BudgetConfig::default(), 10, 5).end(&used(1e9), ahead), None);
+    }
+
+    #[test]
+    fn energy_is_noted_also_where_steps_are_told_many_at_a_time() {
+        let limits = BudgetConfig { max_emissions_g: Some(2.0), ..BudgetConfig::default() };
+        let mut budget = Budget::new(limits, 100, 40);
+        [1, 7, 13, 19, 25, 31, 37, 40].into_iter().for_each(|step| {
+            budget.note(step, &used(step as f64 * 1000.0));
+        });
+        assert!(budget.warning(40, &used(40_000.0)).is_some());
     }
 
     #[test]

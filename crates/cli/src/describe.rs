@@ -5,6 +5,8 @@ use wattle_meter::WindowEnergy;
 use wattle_runlog::record::{Flag, Method, SensorRecord};
 use wattle_runlog::{Joules, Record};
 
+#[cfg(feature = "train")]
+use crate::humanize::joules_per_ktoken;
 use crate::humanize::{grams, plus_minus, si, watts};
 
 /// A half-width above this share of an energy is warned of.
@@ -109,8 +111,7 @@ fn measured(fraction: f64) -> String {
 /// The energy of work on `n_tokens` tokens, for a person.
 #[cfg(feature = "train")]
 pub fn describe_window(window: &WindowEnergy, n_tokens: u64) -> String {
-    let per_ktoken = si(window.energy.get() / n_tokens as f64 * 1e3, "J/ktoken");
-    format!("{} · {per_ktoken}", describe_work(window))
+    format!("{} · {}", describe_work(window), joules_per_ktoken(window.energy, n_tokens))
 }
 
 /// The energy of a piece of work, for a person.

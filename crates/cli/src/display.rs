@@ -4,15 +4,18 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use wattle_data::{FetchProgress, Stage};
-use wattle_meter::Live;
+use wattle_runlog::Joules;
 use wattle_runlog::event::StepEvent;
-use wattle_runlog::{GramsCo2e, Seconds};
 use wattle_train::Plan;
 
-use crate::humanize::{duration, grams, joules, si, watts};
+use crate::humanize::{duration, grams, joules, joules_per_ktoken, si, watts};
+use crate::pace::{Pace, Rate};
+use crate::tally::Used;
 
 /// Without a terminal, the time between two lines about steps.
 const LINE_EVERY: Duration = Duration::from_secs(10);
+/// On a terminal, the time between two texts: more often nobody can read them.
+const DRAW_EVERY: Duration = Duration::from_millis(200);
 
 /// Bars or lines for one run.
 pub struct Display {
@@ -29,20 +32,18 @@ pub struct Display {
 struct Training {
     bar: ProgressBar,
     plan: Plan,
-    first_step: u64,
-    started: Instant,
+    /// The newest step whose loss is known.
+    latest: Option<StepEvent>,
     last_line: Instant,
-    /// Time of a step, averaged over the last few dozen.
-    step_seconds: Option<f64>,
 }
 
-/// What a line about steps says of energy.
+/// What the meter says at some moment.
 #[derive(Clone, Copy, Debug)]
 pub struct EnergyView {
-    /// The meter's present figures.
-    pub live: Live,
-    /// Emissions since the start of this segment.
-    pub emissions: GramsCo2e,
+    /// Whether less than half of this process's energy was measured.
+    pub is_estimated: bool,
+    /// What the run has used, earlier processes included.
+    pub used: Used,
 }
 
 impl Display {
@@ -103,16 +104,14 @@ impl Display {
 
     /// Training begins after `step` finished updates.
     pub fn start_training(&mut self, plan: Plan, step: u64) {
-        let template = "{prefix:12} {bar:30} {percent:>3} %  step {human_pos}/{human_len}  {msg}";
+        let template = "{prefix:12} {bar:20} {percent:>3} %  step {human_pos}/{human_len}  {msg}";
         let bar = self.add_bar(plan.total_steps, template);
         bar.set_position(step);
         bar.reset_eta();
-        let now = Instant::now();
-        self.training =
-            Some(Training { bar, plan, first_step: step, started: now, last_line: now, step_seconds: None });
+        self.training = Some(Training { bar, plan, latest: None, last_line: Instant::now() });
     }
 
-    /// A step was handed to the device.
+    /// So many updates have been made.
     pub fn at_step(&mut self, step: u64) {
         if let Some(training) = &self.training {
             training.bar.set_position(step);
@@ -120,20 +119,29 @@ impl Display {
     }
 
     /// A step's loss is known.
-    pub fn step(&mut self, event: &StepEvent, energy: Option<EnergyView>) {
+    pub fn step(&mut self, event: &StepEvent) {
+        if let Some(training) = &mut self.training {
+            training.latest = Some(event.clone());
+        }
+    }
+
+    /// All steps that have ended are known. Shows where training is, now and then.
+    pub fn told(&mut self, pace: &Pace, energy: Option<EnergyView>) {
         let Some(training) = &mut self.training else { return };
-        training.average(event);
-        let is_due = training.last_line.elapsed() >= LINE_EVERY;
-        if !self.is_terminal && !is_due {
+        let every = if self.is_terminal { DRAW_EVERY } else { LINE_EVERY };
+        let is_first = self.is_terminal && training.bar.prefix().is_empty();
+        if training.last_line.elapsed() < every && !is_first {
             return;
         }
-        let line = training.describe(event, energy);
-        training.bar.set_prefix(format!("epoch {}/{}", event.epoch, training.plan.n_epochs()));
-        training.bar.set_message(line.replace('\n', "\n             "));
-        if !self.is_terminal {
-            training.last_line = Instant::now();
+        let Some(event) = &training.latest else { return };
+        training.last_line = Instant::now();
+        let lines = training.describe(event, pace, energy);
+        if self.is_terminal {
+            training.bar.set_prefix(format!("epoch {}/{}", event.epoch, training.plan.n_epochs()));
+            training.bar.set_message(lines.join("\n             ").trim_end().to_owned());
+        } else {
             let share = 100 * event.step / training.plan.total_steps;
-            let line = line.replace('\n', " · ");
+            let line = lines.into_iter().filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" · ");
             tracing::info!("step {}/{} ({share} %) · {line}", event.step, training.plan.total_steps);
         }
     }
@@ -172,40 +180,49 @@ impl Display {
 }
 
 impl Training {
-    /// Takes a step into the moving average of their times. A single step is too short to tell a speed by.
-    fn average(&mut self, event: &StepEvent) {
-        const WEIGHT: f64 = 0.05;
-        let seconds = self.plan.tokens_per_step as f64 / event.tokens_per_s;
-        let average = self.step_seconds.map_or(seconds, |average| average + WEIGHT * (seconds - average));
-        self.step_seconds = Some(average);
+    /// Time left; loss and what the run has used; speed and energy of one window.
+    fn describe(&self, event: &StepEvent, pace: &Pace, energy: Option<EnergyView>) -> [String; 3] {
+        let steps_left = self.plan.total_steps.saturating_sub(event.step);
+        let (recent, steady) = (pace.recent(), pace.steady());
+        let time_left = steady.map(|rate| format!("{} left", duration(rate.time_of(steps_left))));
+        [
+            time_left.unwrap_or_default(),
+            learnt_and_used(event, energy.as_ref()),
+            speed_and_energy(
+                self.plan.tokens_per_step,
+                recent.as_ref(),
+                steady.and_then(|rate| Some(rate.energy_per_step()? * steps_left as f64)),
+                energy.is_some_and(|energy| energy.is_estimated),
+            ),
+        ]
     }
+}
 
-    /// Time left, a line with loss and speed, and one with energy.
-    fn describe(&self, event: &StepEvent, energy: Option<EnergyView>) -> String {
-        let steps_left = self.plan.total_steps - event.step;
-        let steps_done = (event.step - self.first_step).max(1);
-        let seconds_left = self.started.elapsed().as_secs_f64() * steps_left as f64 / steps_done as f64;
-        let tokens_per_s = self.step_seconds.map_or(f64::NAN, |s| self.plan.tokens_per_step as f64 / s);
-        let mut line = format!(
-            "{} left\nloss {:.3} · {:.0} % right · {}",
-            duration(Seconds(seconds_left)),
-            event.loss,
-            event.accuracy * 100.0,
-            si(tokens_per_s, "tokens/s"),
-        );
-        if let Some(EnergyView { live, emissions }) = energy {
-            let tokens = (steps_done * self.plan.tokens_per_step) as f64;
-            let energy_left = live.energy * (steps_left as f64 / steps_done as f64);
-            let estimated = if live.measured_fraction < 0.5 { " (estimated)" } else { "" };
-            let mut parts: Vec<String> =
-                live.power.map(|power| format!("{}{estimated}", watts(power))).into_iter().collect();
-            parts.push(si(live.energy.get() / tokens, "J/token"));
-            parts.push(grams(emissions));
-            parts.push(format!("{} left", joules(energy_left)));
-            line += &format!("\n{}", parts.join(" · "));
-        }
-        line
+/// `loss 4.123 · 31 % right · so far 1.23 kJ, 123 mgCO2e`, the last two of the whole run.
+fn learnt_and_used(event: &StepEvent, energy: Option<&EnergyView>) -> String {
+    let mut line = format!("loss {:.3} · {:.0} % right", event.loss, event.accuracy * 100.0);
+    if let Some(EnergyView { used, .. }) = energy {
+        line += &format!(" · so far {}, {}", joules(used.energy), grams(used.emissions));
     }
+    line
+}
+
+/// `12.3 ktokens/s · 85.0 W est. · 6.91 J/ktoken · 1.50 kJ left`.
+fn speed_and_energy(
+    tokens_per_step: u64,
+    recent: Option<&Rate>,
+    energy_left: Option<Joules>,
+    is_estimated: bool,
+) -> String {
+    let mut parts = Vec::new();
+    if let Some(rate) = recent {
+        parts.push(si(rate.steps_per_s() * tokens_per_step as f64, "tokens/s"));
+        let estimated = if is_estimated { " est." } else { "" };
+        parts.extend(rate.power().map(|power| format!("{}{estimated}", watts(power))));
+        parts.extend(rate.energy_per_step().map(|energy| joules_per_ktoken(energy, tokens_per_step)));
+    }
+    parts.extend(energy_left.map(|energy| format!("{} left", joules(energy))));
+    parts.join(" · ")
 }
 
 fn stage_label(stage: Stage) -> &'static str {
@@ -214,5 +231,83 @@ fn stage_label(stage: Stage) -> &'static str {
         Stage::Counting => "reading text",
         Stage::TrainingTokenizer => "training tokenizer",
         Stage::Tokenizing => "tokenizing",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wattle_runlog::{GramsCo2e, MonotonicNs, Seconds};
+
+    use super::*;
+    use crate::pace::Point;
+
+    /// A run of 1,000 steps of 4,096 tokens that goes on from step 500, which earlier processes took 50 kJ for.
+    fn resumed() -> (Training, Pace) {
+        let plan = Plan { steps_per_epoch: 1000, total_steps: 1000, tokens_per_step: 4096 };
+        let mut pace = Pace::default();
+        for batch in 0..=20u32 {
+            let seconds = f64::from(batch);
+            pace.note(Point {
+                t: MonotonicNs::default().after(Seconds(100.0 + seconds)),
+                step: 501 + u64::from(batch) * 10,
+                energy: Some(Joules(2000.0 + 700.0 * seconds)),
+            });
+        }
+        (Training { bar: ProgressBar::hidden(), plan, latest: None, last_line: Instant::now() }, pace)
+    }
+
+    fn event(step: u64) -> StepEvent {
+        StepEvent {
+            step,
+            epoch: 1,
+            tokens: step * 4096,
+            loss: 3.25,
+            learning_rate: 1e-3,
+            grad_norm: 1.0,
+            tokens_per_s: 1.0,
+            accuracy: 0.314,
+        }
+    }
+
+    fn view(is_estimated: bool) -> EnergyView {
+        let used = Used {
+            energy: Joules(66_000.0),
+            facility_kwh: 66_000.0 / 3.6e6,
+            emissions: GramsCo2e(8.14),
+            cost: None,
+        };
+        EnergyView { is_estimated, used }
+    }
+
+    #[test]
+    fn totals_are_the_runs_and_rates_the_processs_and_one_window_has_them_all() {
+        let (training, pace) = resumed();
+        let lines = training.describe(&event(701), &pace, Some(view(false)));
+        // 10 steps a second and 70 J a step; 299 steps are left.
+        assert_eq!(
+            lines,
+            [
+                "29.9 s left",
+                "loss 3.250 · 31 % right · so far 66.0 kJ, 8.14 gCO2e",
+                "41.0 ktokens/s · 700 W · 17.1 J/ktoken · 20.9 kJ left",
+            ]
+        );
+    }
+
+    #[test]
+    fn lines_fit_a_terminal_of_80_columns() {
+        let (training, pace) = resumed();
+        for line in training.describe(&event(701), &pace, Some(view(true))) {
+            assert!(13 + line.chars().count() <= 80, "{line}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_forecast_from_one_step_or_without_a_meter() {
+        let (training, _) = resumed();
+        let mut pace = Pace::default();
+        pace.note(Point { t: MonotonicNs::default(), step: 501, energy: None });
+        let lines = training.describe(&event(501), &pace, None);
+        assert_eq!(lines, ["", "loss 3.250 · 31 % right", ""]);
     }
 }

@@ -1,6 +1,8 @@
 //! Numbers as people read them.
 
 use wattle_runlog::GramsCo2e;
+#[cfg(feature = "train")]
+use wattle_runlog::Joules;
 
 #[cfg(feature = "train")]
 pub use wattle_report::quantity::{count, three_digits};
@@ -11,9 +13,22 @@ pub fn grams(emissions: GramsCo2e) -> String {
     si(emissions.get(), "gCO2e")
 }
 
+/// `1.43 J/ktoken`, of an energy that so many tokens took.
+#[cfg(feature = "train")]
+pub fn joules_per_ktoken(energy: Joules, n_tokens: u64) -> String {
+    si(energy.get() * 1e3 / n_tokens as f64, "J/ktoken")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[cfg(feature = "train")]
+    fn energy_per_token_is_stated_for_a_thousand() {
+        assert_eq!(joules_per_ktoken(Joules(46.9), 32_768), "1.43 J/ktoken");
+        assert_eq!(joules_per_ktoken(Joules(0.5), 1_000_000), "500 µJ/ktoken");
+    }
 
     #[test]
     fn three_digits_and_a_prefix() {

@@ -15,6 +15,8 @@ mod data_notes;
 mod describe;
 #[cfg(feature = "train")]
 mod display;
+#[cfg(feature = "train")]
+mod ending;
 mod exit;
 mod hints;
 mod humanize;
@@ -33,6 +35,8 @@ mod need;
 #[cfg(feature = "train")]
 mod observer;
 mod output_file;
+#[cfg(feature = "train")]
+mod pace;
 #[cfg(feature = "train")]
 mod peak;
 #[cfg(feature = "train")]

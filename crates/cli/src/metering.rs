@@ -16,8 +16,8 @@ use wattle_meter::{
 use wattle_runlog::manifest::{Drivers, Host, SensorInfo};
 use wattle_runlog::record::{EMISSIONS_SCHEMA, RecordKind, SensorKind};
 use wattle_runlog::{
-    ComputeDevice, Event, GramsCo2e, Joules, LineFile, MonotonicNs, Record, RunDir, RunlogError, Segment,
-    Span, WallAnchor,
+    ComputeDevice, Event, EventBody, Joules, LineFile, MonotonicNs, Record, RunDir, RunlogError, Segment,
+    Span, StopReason, WallAnchor,
 };
 
 use crate::config::Config;
@@ -159,12 +159,6 @@ impl Metering {
     /// What every sensor says now, for another thread.
     pub fn watch(&self) -> Option<Watch> {
         self.sampler.as_ref().map(Sampler::watch)
-    }
-
-    /// Emissions of this segment so far.
-    pub fn emissions_so_far(&mut self, live: &Live) -> GramsCo2e {
-        self.tally.see(MonotonicNs::now(), live.energy);
-        self.tally.emissions()
     }
 
     /// What the run has used so far, for a budget to be held against.
@@ -371,11 +365,12 @@ fn book_tails(
     let MeteringOptions { run, events, resumed, .. } = options;
     match ledger.settle(&run.power_trace(), events, *resumed) {
         Ok(records) => records.iter().try_for_each(|record| {
-            tracing::info!(
-                "segment {} ended without a record: {} booked from its power trace",
-                record.segment,
-                crate::humanize::joules(record.energy_j)
-            );
+            let how = match has_stopped(events, record.segment) {
+                true => "was stopped after its last record",
+                false => "was killed",
+            };
+            let energy = crate::humanize::joules(record.energy_j);
+            tracing::info!("segment {} {how}: {energy} booked from its power trace", record.segment);
             append(emissions, record)
         }),
         Err(error) => {
@@ -383,6 +378,16 @@ fn book_tails(
             Ok(())
         }
     }
+}
+
+/// Whether a segment ended by itself, after a checkpoint.
+fn has_stopped(events: &[Event], segment: u32) -> bool {
+    let last = events.iter().rfind(|event| event.segment == segment);
+    let reason = last.and_then(|event| match event.body {
+        EventBody::Stop { reason, .. } => Some(reason),
+        _ => None,
+    });
+    reason.is_some_and(|reason| reason != StopReason::Error)
 }
 
 /// The table of `carbon.table`.

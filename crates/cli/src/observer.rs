@@ -6,14 +6,16 @@ use wattle_data::{EntropyFloor, SplitManifest};
 use wattle_runlog::event::EvaluateEvent;
 use wattle_runlog::{Event, EventBody, LineFile, MonotonicNs, Record, Span, StopReason};
 use wattle_train::error::ObserverError;
-use wattle_train::{Directive, Draft, Edge, ExtraFile, Observer, Progress};
+use wattle_train::{Directive, Draft, Edge, ExtraFile, Observer, Plan, Progress};
 
 use crate::budget::Budget;
 use crate::describe::describe_energy;
 use crate::display::{Display, EnergyView};
+use crate::ending::Ending;
 use crate::metering::Metering;
 use crate::metrics::run::SharedProgress;
 use crate::model_card::ModelCard;
+use crate::pace::{Pace, Point};
 use crate::signals::StopSignal;
 
 /// The longest time for which a power failure can take events away. A killed process loses none.
@@ -35,6 +37,12 @@ pub struct RunObserver {
     pub signal: StopSignal,
     /// The `budget` section.
     pub budget: Budget,
+    /// What the run's end will take.
+    pub ending: Ending,
+    /// Speed and power.
+    pub pace: Pace,
+    /// When this process began to meter.
+    pub started: MonotonicNs,
     /// What is written into a checkpoint's README.md besides figures.
     pub card: ModelCard,
     /// What is known of the validation split.
@@ -49,6 +57,19 @@ pub struct Validation {
     pub split: Option<SplitManifest>,
     /// Its entropy, if it was generated.
     pub floor: Option<EntropyFloor>,
+    /// The steps ahead.
+    pub plan: Plan,
+    /// `evaluate.every_steps`
+    pub every_steps: u64,
+}
+
+impl Validation {
+    /// Whether there is an evaluation right after this step.
+    fn is_due_after(&self, step: u64) -> bool {
+        let is_regular = self.every_steps > 0 && step.is_multiple_of(self.every_steps);
+        let is_at_end = self.plan.ends_epoch(step) || step >= self.plan.total_steps;
+        self.split.is_some() && (is_regular || is_at_end)
+    }
 }
 
 /// What has been learnt of the run so far.
@@ -58,6 +79,10 @@ pub struct Seen {
     pub evaluation: Option<EvaluateEvent>,
     /// The latest training loss.
     pub train_loss: Option<f32>,
+    /// Updates that were handed to the device.
+    queued_step: u64,
+    /// Those of them that are not known to have ended.
+    in_flight: u64,
     /// The record of the epoch that just ended, for its checkpoint.
     record: Option<Record>,
     /// The record of the whole run.
@@ -67,15 +92,56 @@ pub struct Seen {
     synced: Option<Instant>,
 }
 
+impl Seen {
+    /// Nothing yet, of a run that goes on after `step` finished updates.
+    pub fn from_step(step: u64) -> Self {
+        Self { queued_step: step, ..Self::default() }
+    }
+}
+
 impl RunObserver {
-    fn is_over_budget(&mut self) -> bool {
-        self.budget.is_set() && self.budget.is_used_up(&self.metering.used())
+    /// What there is to say if the budget does not allow another step.
+    fn over_budget(&mut self) -> Option<String> {
+        if !self.budget.is_set() {
+            return None;
+        }
+        let next = self.seen.queued_step + 1;
+        let ahead =
+            self.ending.after_one_more(&self.pace, self.seen.in_flight, self.validation.is_due_after(next));
+        self.budget.end(&self.metering.used(), ahead)
     }
 
-    /// Notes what a step has used, if there is a budget to hold it against.
-    fn note_for_budget(&mut self, step: u64) {
+    /// All steps up to `step`, which ended at `t`, have been told.
+    fn told(&mut self, step: u64, t: MonotonicNs) {
+        let live = self.metering.live();
+        let used = self.metering.used();
+        self.pace.note(Point { t, step, energy: live.map(|live| live.energy) });
         if self.budget.is_set() {
-            self.budget.note(step, &self.metering.used());
+            self.budget.note(step, &used);
+        }
+        let energy = live.map(|live| EnergyView { is_estimated: live.measured_fraction < 0.5, used });
+        self.display.told(&self.pace, energy);
+    }
+
+    /// Steps go on after an evaluation or a checkpoint.
+    fn resumed(&mut self) {
+        let energy = self.metering.live().map(|live| live.energy);
+        self.pace.resume(MonotonicNs::now(), energy);
+    }
+
+    /// Notes at an edge what is needed to know what the run's end will take.
+    fn note_edge(&mut self, edge: Edge) {
+        let Some(used) = self.metering.live().map(|live| live.energy) else { return };
+        match edge {
+            Edge::Start => {
+                let t = MonotonicNs::now();
+                self.ending.start(used, t.since(self.started));
+                self.pace.start(Point { t, step: self.seen.queued_step, energy: Some(used) });
+            }
+            Edge::EvaluateStart => self.ending.before_evaluation(used),
+            Edge::EvaluateEnd => self.ending.after_evaluation(used),
+            Edge::Epoch { .. } | Edge::Checkpoint { .. } => self.ending.before_checkpoint(used),
+            Edge::Stop { .. } => {}
         }
     }
 
@@ -89,12 +155,12 @@ impl RunObserver {
         }
     }
 
-    fn write(&mut self, body: EventBody) -> Result<(), ObserverError> {
+    fn write(&mut self, t: MonotonicNs, body: EventBody) -> Result<(), ObserverError> {
         if let Some(failure) = self.seen.failure.take() {
             return Err(Box::new(failure));
         }
         let is_step = matches!(body, EventBody::Step(_));
-        self.events.append(&Event::new(self.segment, MonotonicNs::now(), body).to_json())?;
+        self.events.append(&Event::new(self.segment, t, body).to_json())?;
         if !is_step || self.seen.synced.is_none_or(|synced| synced.elapsed() >= SYNC_EVERY) {
             self.events.sync()?;
             self.seen.synced = Some(Instant::now());
@@ -115,7 +181,7 @@ impl RunObserver {
 
     /// One line that a person can read.
     fn say_epoch(&self, epoch: u64, complete: bool, record: Option<&Record>) {
-        let mut parts = vec![format!("epoch {epoch}{}", if complete { "" } else { " (cut short)" })];
+        let mut parts = vec![format!("epoch {epoch}{}", if complete { "" } else { " (partial)" })];
         match &self.seen.evaluation {
             Some(evaluation) => parts.extend(self.describe_loss(evaluation)),
             None => parts.extend(self.seen.train_loss.map(|loss| format!("training loss {loss:.3}"))),
@@ -128,7 +194,7 @@ impl RunObserver {
     }
 
     fn describe_loss(&self, evaluation: &EvaluateEvent) -> Vec<String> {
-        let Validation { split, floor } = &self.validation;
+        let Validation { split, floor, .. } = &self.validation;
         let beside = |floor: Option<f64>| floor.map_or(String::new(), |floor| format!(" (floor {floor:.3})"));
         let mut parts = vec![format!(
             "loss {:.3}{}",
@@ -146,15 +212,11 @@ impl RunObserver {
 }
 
 impl Observer for RunObserver {
-    fn event(&mut self, body: EventBody) -> Result<(), ObserverError> {
+    fn event(&mut self, t: MonotonicNs, body: EventBody) -> Result<(), ObserverError> {
         match &body {
             EventBody::Step(step) => {
                 self.seen.train_loss = Some(step.loss);
-                let live = self.metering.live();
-                let energy =
-                    live.map(|live| EnergyView { emissions: self.metering.emissions_so_far(&live), live });
-                self.display.step(step, energy);
-                self.note_for_budget(step.step);
+                self.display.step(step);
                 if let Some(progress) = &self.progress {
                     progress.step(step, self.metering.used());
                 }
@@ -167,10 +229,14 @@ impl Observer for RunObserver {
             }
             EventBody::Checkpoint { path, best, .. } => {
                 tracing::debug!("{path} is complete{}", if *best { ", the best so far" } else { "" });
+                if let Some(live) = self.metering.live() {
+                    self.ending.after_checkpoint(live.energy);
+                }
+                self.resumed();
             }
             EventBody::Epoch { .. } | EventBody::Stop { .. } => {}
         }
-        self.write(body)
+        self.write(t, body)
     }
 
     fn span(&mut self, span: Span) {
@@ -196,11 +262,19 @@ impl Observer for RunObserver {
                 self.metering.edge();
             }
         }
+        self.note_edge(edge);
+        if edge == Edge::EvaluateEnd {
+            self.resumed();
+        }
     }
 
     fn progress(&mut self, progress: Progress) {
         match progress {
-            Progress::Step { step } => self.display.at_step(step),
+            Progress::Step { step, in_flight } => {
+                (self.seen.queued_step, self.seen.in_flight) = (step, in_flight);
+                self.display.at_step(step - in_flight);
+            }
+            Progress::Told { step, t } => self.told(step, t),
             Progress::Evaluate { done, total } => self.display.evaluate(done, total),
         }
     }
@@ -210,8 +284,8 @@ impl Observer for RunObserver {
             tracing::info!("a signal asks for an end: leaving a checkpoint (a second signal ends at once)");
             return Directive::Stop(StopReason::Signal);
         }
-        if self.is_over_budget() {
-            tracing::info!("the budget is used up: leaving a checkpoint");
+        if let Some(why) = self.over_budget() {
+            tracing::info!("{why}");
             return Directive::Stop(StopReason::Budget);
         }
         Directive::Continue

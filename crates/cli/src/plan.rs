@@ -6,6 +6,7 @@ use wattle_data::Dataset;
 use wattle_model::engine::MemoryPlan;
 use wattle_model::flops::flops_per_token;
 use wattle_train::Plan;
+use wattle_train::schedule::learning_rate;
 
 use crate::config::Config;
 use crate::humanize::{count, si};
@@ -92,6 +93,23 @@ pub fn describe(config: &Config, dataset: &Dataset, forecast: &Forecast) -> Stri
     text
 }
 
+/// What there is to say if warm-up takes the whole run: the learning rate then never reaches its peak.
+pub fn warmup_warning(config: &Config, total_steps: u64) -> Option<String> {
+    let warmup = config.schedule.warmup_steps;
+    if warmup == 0 || warmup < total_steps {
+        return None;
+    }
+    let peak = config.optimizer.learning_rate;
+    let reached =
+        learning_rate(&config.schedule, &config.optimizer, total_steps.saturating_sub(1), total_steps);
+    Some(format!(
+        "schedule.warmup_steps = {}, but the run has {} steps: the learning rate ends at {reached:.2e} and never \
+         reaches optimizer.learning_rate = {peak:.2e}; set schedule.warmup_steps lower, or make the run longer",
+        count(warmup),
+        count(total_steps)
+    ))
+}
+
 /// What the explicit engine allocates, and the model's own tensors beside it.
 fn describe_memory(memory: &MemoryPlan, n_parameters: u64) -> String {
     let own = n_parameters.saturating_mul(BYTES_PER_F32);
@@ -113,4 +131,22 @@ fn describe_graph(activations: u64, n_parameters: u64) -> String {
         size(n_parameters.saturating_mul(BYTES_PER_PARAMETER)),
         size(activations)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_warmup_as_long_as_the_run_is_told_with_both_numbers() {
+        let mut config = Config::default();
+        config.schedule.warmup_steps = 2000;
+        let warning = warmup_warning(&config, 1200).unwrap();
+        assert!(warning.contains("warmup_steps = 2,000") && warning.contains("1,200 steps"), "{warning}");
+        assert!(warning.contains("ends at 6.00e-4") && warning.contains("1.00e-3"), "{warning}");
+        assert!(warmup_warning(&config, 2000).is_some(), "the last step is one short of the peak");
+        assert_eq!(warmup_warning(&config, 2001), None);
+        config.schedule.warmup_steps = 0;
+        assert_eq!(warmup_warning(&config, 1), None);
+    }
 }

@@ -5,12 +5,18 @@ use std::path::{Path, PathBuf};
 use wattle_runlog::clock::file_stamp;
 use wattle_runlog::{Event, EventBody, LineFile, Manifest, RunDir, RunlogError, StopReason};
 
-use crate::args::TrainArgs;
-use crate::config::{Config, Layer, Preset, Sources, differences, resolve};
-use crate::exit::BadUsage;
+use crate::args::{Resume, TrainArgs};
+use crate::config::{Config, Layer, Preset, Sources, differences, resolve, similarity};
+use crate::exit::{BadUsage, Exit};
 
 /// Where run directories are made.
 const RUNS: &str = "runs";
+/// A run's configuration.
+const CONFIG: &str = "config.toml";
+/// From this similarity of names on, one may have been meant where the other was written.
+const MIN_SIMILARITY: f64 = 0.75;
+/// Most names that a message lists.
+const MOST_NAMES: usize = 3;
 
 /// A configuration and the directory to run it in.
 pub struct Target {
@@ -18,8 +24,25 @@ pub struct Target {
     pub config: Config,
     /// The run directory.
     pub path: PathBuf,
-    /// Whether there is a run in it to go on with.
-    pub exists: bool,
+    /// The run that is there already.
+    pub found: Option<Found>,
+}
+
+/// A run that is there already.
+pub struct Found {
+    /// Its own configuration; none if it was killed before it had written one.
+    pub stored: Option<Config>,
+    /// How it was found.
+    pub by: FoundBy,
+}
+
+/// How a run was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FoundBy {
+    /// By `--out`.
+    Path,
+    /// As the newest run of the configuration's name.
+    Name,
 }
 
 /// What an earlier segment left.
@@ -30,10 +53,10 @@ pub struct Earlier {
     pub events: Vec<Event>,
 }
 
-/// Finds out what `args` ask for.
+/// Finds out what `args` ask for. Nothing is changed.
 ///
 /// # Errors
-/// If the configuration is wrong, or is not that of the run to go on with.
+/// If the configuration is wrong, or is not that of the run to go on with, or that run is not there.
 pub fn target(args: &TrainArgs) -> Result<Target, BadUsage> {
     let is_bare = args.config.is_none() && args.preset.is_none();
     let sources = Sources {
@@ -44,55 +67,170 @@ pub fn target(args: &TrainArgs) -> Result<Target, BadUsage> {
     };
     let bad = |faults| BadUsage { faults };
     let given = || resolve(None, &sources).map_err(bad);
-    let path = match (&args.out, args.resume) {
-        (Some(out), false) => return Ok(Target { config: given()?, path: out.clone(), exists: false }),
-        (Some(out), true) if out.join("config.toml").exists() => Some(out.clone()),
-        // Killed within its first moments, before it had written its configuration.
-        (Some(out), true) if out.join("run.lock").exists() => {
-            return Ok(Target { config: given()?, path: out.clone(), exists: true });
+    let (path, by) = match (&args.out, args.resume) {
+        (Some(out), None) => return Ok(Target { config: given()?, path: out.clone(), found: None }),
+        (None, None) => return anew(given()?),
+        (Some(out), Some(_)) if is_run(out) => (out.clone(), FoundBy::Path),
+        (Some(out), Some(Resume::Auto)) => {
+            tracing::info!("{} holds no run yet: starting one", out.display());
+            return Ok(Target { config: given()?, path: out.clone(), found: None });
         }
-        (Some(_), true) => None,
-        (None, false) => None,
-        (None, true) => newest_unfinished(&given()?.run.name),
-    };
-    let Some(path) = path else {
-        let config = given()?;
-        let path = args.out.clone().unwrap_or_else(|| unused_path(&config.run.name));
-        if args.resume {
-            tracing::info!("there is no run to go on with: starting anew in {}", path.display());
+        (Some(out), Some(Resume::Existing)) => return Err(BadUsage::new(no_run(out))),
+        (None, Some(_)) => {
+            let config = given()?;
+            match newest_of(&config.run.name) {
+                Some(path) => (path, FoundBy::Name),
+                None => {
+                    let target = anew(config)?;
+                    tracing::info!(
+                        "there is no run to resume: starting a new one in {}",
+                        target.path.display()
+                    );
+                    return Ok(target);
+                }
+            }
         }
-        return Ok(Target { config, path, exists: false });
     };
-    let stored_layer = Layer::read(&path.join("config.toml")).map_err(BadUsage::new)?;
-    let stored = resolve(Some(stored_layer.clone()), &Sources::default()).map_err(bad)?;
+    // Killed within its first moments, before it had written its configuration.
+    if !path.join(CONFIG).exists() {
+        return Ok(Target { config: given()?, path, found: Some(Found { stored: None, by }) });
+    }
+    let layer = Layer::read(&path.join(CONFIG)).map_err(BadUsage::new)?;
+    let stored = resolve(Some(layer.clone()), &Sources::default()).map_err(bad)?;
     let config = match is_bare {
-        true => resolve(Some(stored_layer), &Sources { set: args.set.clone(), ..Sources::default() })
-            .map_err(bad)?,
+        true => {
+            resolve(Some(layer), &Sources { set: args.set.clone(), ..Sources::default() }).map_err(bad)?
+        }
         false => resolve(Some(Layer::derived_of(&stored)), &sources).map_err(bad)?,
     };
     let differences = differences(&stored, &config);
     if !differences.is_empty() {
+        if by == FoundBy::Name && Earlier::read(&path).is_ok_and(|run| is_finished(&run.events)) {
+            let target = anew(given()?)?;
+            tracing::info!(
+                "{} is finished and had another configuration: starting a new run in {}",
+                path.display(),
+                target.path.display()
+            );
+            return Ok(target);
+        }
         return Err(BadUsage::new(format!(
-            "{} was begun with another configuration; leave these as they were, or start anew with another --out:\n  {}",
+            "{} was begun with another configuration; leave these as they were, or start a new run {}:\n  {}",
             path.display(),
+            match by {
+                FoundBy::Path => "with another --out",
+                FoundBy::Name => "without --resume",
+            },
             differences.join("\n  ")
         )));
     }
-    Ok(Target { config, path, exists: true })
+    Ok(Target { config, path, found: Some(Found { stored: Some(stored), by }) })
+}
+
+fn anew(config: Config) -> Result<Target, BadUsage> {
+    let path = unused_path(&config.run.name);
+    Ok(Target { config, path, found: None })
+}
+
+/// Whether there is a run in a directory, perhaps one that was killed before it had written anything.
+fn is_run(path: &Path) -> bool {
+    path.join(CONFIG).exists() || path.join("run.lock").exists()
+}
+
+/// What there is to say of a run directory that is not there, with those that may have been meant.
+fn no_run(out: &Path) -> String {
+    let what = if out.exists() { "holds no run" } else { "does not exist" };
+    let meant = match near(out) {
+        names if names.is_empty() => String::new(),
+        names => format!(" Did you mean {}?", names.join(" or ")),
+    };
+    format!(
+        "--resume --out {}: {what}, so there is nothing to resume.{meant} --resume=auto starts a run where there \
+         is none",
+        out.display()
+    )
+}
+
+/// Run directories beside `out`, and in `runs/`, whose names are like its name.
+fn near(out: &Path) -> Vec<String> {
+    let parent = match out.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let name = out.file_name().unwrap_or_default().to_string_lossy();
+    let folders = [parent, Path::new(RUNS)].into_iter().filter_map(|folder| std::fs::read_dir(folder).ok());
+    let runs = folders.flatten().filter_map(|entry| Some(entry.ok()?.path())).filter(|path| is_run(path));
+    let mut similar: Vec<(f64, String)> = runs
+        .map(|path| {
+            let other = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let path = path.strip_prefix(".").unwrap_or(&path).display().to_string();
+            (similarity(&name, &other), path)
+        })
+        .filter(|(similarity, _)| *similarity > MIN_SIMILARITY)
+        .collect();
+    similar.sort_by(|(a, a_path), (b, b_path)| b.total_cmp(a).then_with(|| b_path.cmp(a_path)));
+    similar.dedup();
+    similar.into_iter().take(MOST_NAMES).map(|(_, path)| path).collect()
+}
+
+impl Target {
+    /// Whether nothing is left to do: the run that was found is finished, and the configuration asks for no more of it.
+    /// `None` if it is finished unless the data make more steps than it made.
+    pub fn is_finished(&self, earlier: &Earlier) -> Option<bool> {
+        let Some(Found { stored: Some(stored), .. }) = &self.found else { return Some(false) };
+        match ended(&earlier.events) {
+            Some((_, StopReason::EarlyStop)) => Some(true),
+            // A later process that was given more may have been killed before its first step.
+            Some((_, StopReason::Budget)) => {
+                Some(!earlier.was_opened_again() && !self.config.budget.allows_more_than(&stored.budget))
+            }
+            Some((step, StopReason::Done)) => {
+                let max_steps = self.config.train.max_steps;
+                (max_steps > 0 && step >= max_steps).then_some(true)
+            }
+            _ => Some(false),
+        }
+    }
+
+    /// Ends a process that has nothing to do: says so, and what else might have been wanted.
+    ///
+    /// # Errors
+    /// None: it is a command's outcome.
+    pub fn leave_alone(&self) -> anyhow::Result<Exit> {
+        let path = self.path.display();
+        tracing::info!("{path} is finished: nothing to do");
+        let by = self.found.as_ref().map(|found| found.by);
+        if by == Some(FoundBy::Name) {
+            tracing::info!("to train anew, leave out --resume");
+            for unfinished in unfinished_of(&self.config.run.name) {
+                let unfinished = unfinished.display();
+                tracing::info!("{unfinished} is not finished: --resume --out {unfinished} goes on with it");
+            }
+        }
+        Ok(Exit::Done)
+    }
 }
 
 impl Earlier {
-    /// Reads what is in `run`.
+    /// Reads what is in the run directory `run`, which is not opened for that.
     ///
     /// # Errors
     /// If a file in it is damaged.
-    pub fn read(run: &RunDir) -> Result<Self, RunlogError> {
-        let manifest = if run.manifest().exists() { Some(run.read_manifest()?) } else { None };
-        let events = match run.events().exists() {
-            true => LineFile::read(&run.events(), Event::from_json)?.entries,
+    pub fn read(run: &Path) -> Result<Self, RunlogError> {
+        let (manifest, events) = (run.join("manifest.json"), run.join("events.jsonl"));
+        let manifest = if manifest.exists() { Some(Manifest::read(&manifest)?) } else { None };
+        let events = match events.exists() {
+            true => LineFile::read(&events, Event::from_json)?.entries,
             false => Vec::new(),
         };
         Ok(Self { manifest, events })
+    }
+
+    /// Whether a process was started after the last event.
+    fn was_opened_again(&self) -> bool {
+        let last_event = self.events.last().map(|event| event.segment);
+        let last_segment = self.manifest.iter().flat_map(|manifest| &manifest.segments).map(|s| s.id).max();
+        last_segment > last_event
     }
 
     /// Nothing.
@@ -103,20 +241,38 @@ impl Earlier {
 
 /// Whether the events of a run end in its end.
 pub fn is_finished(events: &[Event]) -> bool {
-    let ended =
-        |reason: &StopReason| matches!(reason, StopReason::Done | StopReason::EarlyStop | StopReason::Budget);
-    matches!(events.last().map(|event| &event.body), Some(EventBody::Stop { reason, .. }) if ended(reason))
+    ended(events).is_some()
 }
 
-fn newest_unfinished(name: &str) -> Option<PathBuf> {
+/// The step and the reason with which the events of a run end, if that is its end.
+pub fn ended(events: &[Event]) -> Option<(u64, StopReason)> {
+    match events.last().map(|event| &event.body) {
+        Some(&EventBody::Stop { step, reason }) => match reason {
+            StopReason::Done | StopReason::EarlyStop | StopReason::Budget => Some((step, reason)),
+            StopReason::Signal | StopReason::Error => None,
+        },
+        _ => None,
+    }
+}
+
+/// Directories of runs with this name that [`unused_path`] made, the newest first.
+fn runs_of(name: &str) -> Vec<PathBuf> {
     let prefix = format!("{name}-");
-    let mut runs: Vec<PathBuf> = std::fs::read_dir(RUNS)
-        .ok()?
+    let entries = std::fs::read_dir(RUNS).into_iter().flatten();
+    let mut runs: Vec<PathBuf> = entries
         .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| stamp_of(path, &prefix).is_some() && path.join("config.toml").exists())
+        .filter(|path| stamp_of(path, &prefix).is_some() && path.join(CONFIG).exists())
         .collect();
-    runs.sort();
-    runs.into_iter().rev().find(|path| {
+    runs.sort_by(|a, b| b.cmp(a));
+    runs
+}
+
+fn newest_of(name: &str) -> Option<PathBuf> {
+    runs_of(name).into_iter().next()
+}
+
+fn unfinished_of(name: &str) -> impl Iterator<Item = PathBuf> {
+    runs_of(name).into_iter().filter(|path| {
         let events = LineFile::read(&path.join("events.jsonl"), Event::from_json);
         !events.is_ok_and(|events| is_finished(&events.entries))
     })

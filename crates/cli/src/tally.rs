@@ -63,11 +63,6 @@ impl Tally {
         (self.energy, self.at) = (energy, now);
     }
 
-    /// Emissions of this segment.
-    pub fn emissions(&self) -> GramsCo2e {
-        self.emissions
-    }
-
     /// The run so far.
     pub fn used(&self) -> Used {
         let energy = self.carried.energy_j + self.energy;
@@ -126,10 +121,7 @@ mod tests {
         let mut tally = tally(Some(hours));
         // Three hours at an even kilowatt-hour an hour: by the table, by the table, by the mean.
         tally.see(MonotonicNs(3 * 3_600_000_000_000), Joules(3.0 * 3.6e6));
-        assert!(
-            (tally.emissions().get() - 2.0 * (10.0 + 30.0 + 100.0)).abs() < 1e-6,
-            "{:?}",
-            tally.emissions()
-        );
+        let emissions = tally.used().emissions;
+        assert!((emissions.get() - 2.0 * (10.0 + 30.0 + 100.0)).abs() < 1e-6, "{emissions:?}");
     }
 }

@@ -63,6 +63,20 @@ pub trait LanguageModel {
         Ok(None)
     }
 
+    /// Refuses what [`LanguageModel::device_engine`] would refuse for lack of memory, if `taken` bytes are to be
+    /// something else's. The answer comes at once: parameters' values are not looked at, and nothing is made.
+    ///
+    /// # Errors
+    /// If there is too little memory, or the board fails.
+    fn refuse_what_cannot_fit(
+        &self,
+        _board: &dyn Board,
+        _options: DeviceEngineOptions,
+        _taken: u64,
+    ) -> std::result::Result<(), EngineError> {
+        Ok(())
+    }
+
     /// The device of its parameters.
     fn device(&self) -> Device {
         self.parameters().first().map_or(Device::Cpu, |parameter| parameter.var.device().clone())

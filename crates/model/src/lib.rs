@@ -37,7 +37,8 @@ mod size;
 pub use config::{ActivationKind, Family, ModelConfig, RopeScaling};
 pub use differences::abridged;
 pub use engine::board::{
-    DeviceEngine, DeviceEngineOptions, DeviceSpan, EngineError, StepInputs, StepPart, StepResult,
+    DeviceEngine, DeviceEngineOptions, DeviceSpan, EngineError, FinishedSteps, StepInputs, StepPart,
+    StepResult,
 };
 pub use engine::{Engine, EngineOptions, MemoryPlan, Recompute};
 pub use error::ModelError;

@@ -61,8 +61,8 @@ impl Llama {
         Self::build(config, vocab_size, ParameterBuilder::new(seed, device))
     }
 
-    /// A model whose parameters are all zero, for weights that are about to be read.
-    pub(crate) fn blank(config: &ModelConfig, vocab_size: usize, device: &Device) -> Result<Self> {
+    /// A model whose parameters are all zero, for weights that are about to be read, or to know its sizes.
+    pub fn blank(config: &ModelConfig, vocab_size: usize, device: &Device) -> Result<Self> {
         Self::build(config, vocab_size, ParameterBuilder::blank(device))
     }
 
@@ -224,6 +224,18 @@ impl LanguageModel for Llama {
         // It has no dropout, whatever is asked for.
         let options = DeviceEngineOptions { dropout: 0.0, ..options };
         Ok(Some(Box::new(BoardEngine::new(board, network, layout, &self.parameters, options)?)))
+    }
+
+    fn refuse_what_cannot_fit(
+        &self,
+        board: &dyn Board,
+        options: DeviceEngineOptions,
+        taken: u64,
+    ) -> std::result::Result<(), EngineError> {
+        let layout = network::layout(&self.parameters);
+        let network = network::network(&self.config, self.vocab_size, &layout);
+        let options = DeviceEngineOptions { dropout: 0.0, ..options };
+        BoardEngine::refuse_what_cannot_fit(board, &network, &layout, &options, taken)
     }
 
     fn context(&self) -> usize {

@@ -48,7 +48,10 @@ impl<'a> ParameterBuilder<'a> {
 
     /// A parameter of zeros.
     pub fn zeros(&mut self, name: &str, shape: &[usize]) -> Result<Var> {
-        self.push(name, Tensor::zeros(shape, DType::F32, self.device)?)
+        // Not through a tensor, which would be copied: a CPU hands out zeros that take no memory until they are changed.
+        let var = Var::zeros(shape, DType::F32, self.device)?;
+        self.parameters.push(Parameter { name: name.to_owned(), var: var.clone() });
+        Ok(var)
     }
 
     /// A parameter of ones.

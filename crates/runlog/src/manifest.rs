@@ -1,9 +1,12 @@
 //! Where, on what, and from what a run was made: `manifest.json`.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 use crate::clock::{MonotonicNs, WallAnchor, boot_id};
 use crate::device::ComputeDevice;
+use crate::error::RunlogError;
 use crate::record::{Flag, Method, SensorKind};
 use crate::units::Watts;
 
@@ -39,6 +42,23 @@ pub struct Manifest {
     pub model: Option<ModelInfo>,
     /// One entry a process: the first start and each resume.
     pub segments: Vec<Segment>,
+}
+
+impl Manifest {
+    /// Reads a manifest.
+    ///
+    /// # Errors
+    /// If it is missing, is not a manifest, or is of another version.
+    pub fn read(path: &Path) -> Result<Self, RunlogError> {
+        let json = std::fs::read(path).map_err(RunlogError::io("read", path))?;
+        let manifest: Self = serde_json::from_slice(&json)
+            .map_err(|e| RunlogError::corrupt(path, format!("not a manifest of a run: {e}")))?;
+        if manifest.schema != MANIFEST_SCHEMA {
+            let reason = format!("expected schema {MANIFEST_SCHEMA:?}, got {:?}", manifest.schema);
+            return Err(RunlogError::corrupt(path, reason));
+        }
+        Ok(manifest)
+    }
 }
 
 /// Versions of software.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::error::RunlogError;
-use crate::manifest::{MANIFEST_SCHEMA, Manifest};
+use crate::manifest::Manifest;
 
 /// A run's directory, locked for writing by this process.
 ///
@@ -105,15 +105,7 @@ impl RunDir {
     /// # Errors
     /// If it is missing, is not a manifest, or is of another version.
     pub fn read_manifest(&self) -> Result<Manifest, RunlogError> {
-        let path = self.manifest();
-        let json = fs::read(&path).map_err(RunlogError::io("read", &path))?;
-        let manifest: Manifest = serde_json::from_slice(&json)
-            .map_err(|e| RunlogError::corrupt(&path, format!("not a manifest of a run: {e}")))?;
-        if manifest.schema != MANIFEST_SCHEMA {
-            let reason = format!("expected schema {MANIFEST_SCHEMA:?}, got {:?}", manifest.schema);
-            return Err(RunlogError::corrupt(&path, reason));
-        }
-        Ok(manifest)
+        Manifest::read(&self.manifest())
     }
 }
 

@@ -28,6 +28,8 @@ pub struct ChosenDevice {
     pub device: Device,
     /// The same device as the meter knows it.
     pub compute: ComputeDevice,
+    /// Its name, as its driver tells it; `None` for a CPU.
+    pub name: Option<String>,
     /// Why this one, for a person.
     pub reason: String,
 }
@@ -75,12 +77,10 @@ impl DeviceChoice {
         match self {
             Self::Cpu => Ok(cpu(AS_ASKED)),
             Self::Cuda(ordinal) => open_cuda(ordinal)
-                .map(|(device, compute)| ChosenDevice { device, compute, reason: AS_ASKED.to_owned() })
+                .map(|cuda| cuda.chosen(AS_ASKED))
                 .map_err(|why| TrainError::Device(format!("--device cuda:{ordinal} cannot be had: {why}"))),
             Self::Auto => Ok(match open_cuda(0) {
-                Ok((device, compute)) => {
-                    ChosenDevice { device, compute, reason: "a GPU was found".to_owned() }
-                }
+                Ok(cuda) => cuda.chosen("a GPU was found"),
                 Err(why) => cpu(&why),
             }),
         }
@@ -96,7 +96,22 @@ fn has_nvidia_driver() -> bool {
 }
 
 fn cpu(reason: &str) -> ChosenDevice {
-    ChosenDevice { device: Device::Cpu, compute: ComputeDevice::cpu(), reason: reason.to_owned() }
+    let (device, compute) = (Device::Cpu, ComputeDevice::cpu());
+    ChosenDevice { device, compute, name: None, reason: reason.to_owned() }
+}
+
+/// A GPU that was opened.
+struct OpenedGpu {
+    device: Device,
+    compute: ComputeDevice,
+    name: Option<String>,
+}
+
+impl OpenedGpu {
+    fn chosen(self, reason: &str) -> ChosenDevice {
+        let Self { device, compute, name } = self;
+        ChosenDevice { device, compute, name, reason: reason.to_owned() }
+    }
 }
 
 /// The board that explicit engines train on, where `device` is a GPU.
@@ -125,12 +140,12 @@ pub(crate) fn open_board(device: &Device) -> Result<Option<Arc<dyn Board>>, Trai
 }
 
 #[cfg(not(feature = "cuda"))]
-fn open_cuda(_ordinal: usize) -> Result<(Device, ComputeDevice), String> {
+fn open_cuda(_ordinal: usize) -> Result<OpenedGpu, String> {
     Err("this binary was built without CUDA; build it with --features cuda".to_owned())
 }
 
 #[cfg(feature = "cuda")]
-fn open_cuda(ordinal: usize) -> Result<(Device, ComputeDevice), String> {
+fn open_cuda(ordinal: usize) -> Result<OpenedGpu, String> {
     cuda::open(ordinal)
 }
 
@@ -141,7 +156,9 @@ mod cuda {
     use candle_core::{CudaDevice, Device};
     use wattle_runlog::{ComputeDevice, DeviceKind};
 
-    pub(super) fn open(ordinal: usize) -> Result<(Device, ComputeDevice), String> {
+    use super::OpenedGpu;
+
+    pub(super) fn open(ordinal: usize) -> Result<OpenedGpu, String> {
         // Before anything of candle's CUDA, whose calls go nowhere until then.
         let driver = wattle_cuda::load().map_err(ToString::to_string)?;
         if ordinal >= driver.n_devices {
@@ -159,7 +176,7 @@ mod cuda {
             uuid: uuid(&context),
             pci: pci(&context),
         };
-        Ok((Device::Cuda(device), compute))
+        Ok(OpenedGpu { device: Device::Cuda(device), compute, name: context.name().ok() })
     }
 
     fn uuid(context: &CudaContext) -> Option<String> {

@@ -2,17 +2,18 @@
 
 use std::path::PathBuf;
 
-use wattle_runlog::{EventBody, Span, StopReason};
+use wattle_runlog::{EventBody, MonotonicNs, Span, StopReason};
 
 use crate::error::ObserverError;
 
 /// Listens to training. The command line is one: it writes events, draws bars and reads power.
 pub trait Observer {
-    /// Something happened. May come late on a GPU, but in order.
+    /// Something happened at `t`: a step when its work ended on the device, everything else now. Steps may come late
+    /// on a GPU (see [`Progress::Told`]), but events come in the order of their times.
     ///
     /// # Errors
     /// Whatever ends the run, such as a full disk.
-    fn event(&mut self, body: EventBody) -> Result<(), ObserverError>;
+    fn event(&mut self, t: MonotonicNs, body: EventBody) -> Result<(), ObserverError>;
 
     /// A phase of a step is over.
     fn span(&mut self, span: Span);
@@ -86,8 +87,17 @@ pub enum Edge {
 pub enum Progress {
     /// A step was handed to the device.
     Step {
-        /// Finished updates.
+        /// Updates that were handed over.
         step: u64,
+        /// How many of them are not known to have ended.
+        in_flight: u64,
+    },
+    /// Every step that is known to have ended has been told as an event (unless `train.log_every` passes over it).
+    Told {
+        /// The last of them.
+        step: u64,
+        /// When it ended.
+        t: MonotonicNs,
     },
     /// A batch of an evaluation is done.
     Evaluate {

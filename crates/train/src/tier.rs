@@ -7,8 +7,8 @@ use candle_core::{DType, Device, Tensor};
 use wattle_data::{Batch, TokenStore};
 use wattle_model::engine::{EngineOptions, LossSum};
 use wattle_model::{
-    DeviceEngine, DeviceEngineOptions, DeviceSpan, Engine, LanguageModel, MemoryPlan, StepInputs, StepResult,
-    TrainingPass,
+    DeviceEngine, DeviceEngineOptions, DeviceSpan, Engine, FinishedSteps, LanguageModel, MemoryPlan,
+    StepInputs, StepResult, TrainingPass,
 };
 use wattle_ops::adamw::Update;
 use wattle_ops::board::{Board, Elem};
@@ -178,6 +178,23 @@ impl Tier {
         *is_published = false;
         let Batch { inputs, targets, .. } = batch;
         Ok(engine.step(StepInputs { inputs, targets, step, learning_rate })?)
+    }
+
+    /// Queued steps that are not known to be finished.
+    pub fn n_in_flight(&self) -> usize {
+        match self {
+            Self::Queued { engine, .. } => engine.n_in_flight(),
+            Self::Autograd { .. } | Self::Explicit { .. } => 0,
+        }
+    }
+
+    /// What queued steps that are finished said, and when their parts were done, since this was last asked for. Does
+    /// not wait.
+    pub fn poll(&mut self) -> Result<FinishedSteps, TrainError> {
+        match self {
+            Self::Queued { engine, .. } => Ok(engine.poll(&|| MonotonicNs::now().0)?),
+            Self::Autograd { .. } | Self::Explicit { .. } => Ok(FinishedSteps::default()),
+        }
     }
 
     /// What the queued steps said since this was last asked for, in their order; nothing where steps are made
@@ -357,7 +374,7 @@ const QUEUED: &str = "this tier queues whole steps";
 const PIECEMEAL: &str = "this tier makes its steps piece by piece";
 
 /// `None` for a type that no board's engine has.
-fn device_engine_options(options: &TrainerOptions) -> Option<DeviceEngineOptions> {
+pub(crate) fn device_engine_options(options: &TrainerOptions) -> Option<DeviceEngineOptions> {
     let elem = match options.dtype {
         DType::F32 => Elem::F32,
         DType::BF16 => Elem::Bf16,

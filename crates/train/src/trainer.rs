@@ -1,15 +1,17 @@
 //! The loop.
 
+mod telling;
+
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device};
 use wattle_data::{Batch, Dataset, Loader};
-use wattle_model::engine::board::MAX_PENDING_STEPS;
-use wattle_model::{DeviceSpan, LanguageModel, MemoryPlan, StepPart, StepResult, TrainingPass, abridged};
+use wattle_model::{LanguageModel, MemoryPlan, TrainingPass, abridged};
 use wattle_ops::board::Board;
-use wattle_runlog::event::{EvaluateEvent, StepEvent};
+use wattle_runlog::event::EvaluateEvent;
 use wattle_runlog::{EventBody, MonotonicNs, Phase, Span, SpanClock, StopReason};
 
 use crate::certificate::certify;
@@ -25,7 +27,8 @@ use crate::gradients::{BatchOptions, batch_gradients};
 use crate::observer::{Directive, Draft, Edge, Observer, Progress};
 use crate::plan::Plan;
 use crate::schedule::learning_rate;
-use crate::tier::Tier;
+use crate::tier::{Tier, device_engine_options};
+use crate::trainer::telling::{PendingStep, StepScalars};
 
 /// How long a paused run waits before it asks again.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -69,9 +72,13 @@ pub struct Trainer<'a> {
     checkpoints: Checkpoints,
     state: TrainState,
     /// Steps made whose losses have not come to the host.
-    pending: Vec<PendingStep>,
-    /// When the losses last came to the host.
-    drained_at: MonotonicNs,
+    pending: VecDeque<PendingStep>,
+    /// When finished steps were last asked for.
+    polled_at: Option<Instant>,
+    /// When the step that was told last ended, or the evaluation or checkpoint after it.
+    told_until: MonotonicNs,
+    /// Duration of the step that was told last.
+    step_time: Duration,
     certified: bool,
     /// Whether steps were made since the last epoch's end or this segment's start.
     epoch_open: bool,
@@ -79,32 +86,6 @@ pub struct Trainer<'a> {
     checkpointed: Option<u64>,
     /// The latest validation loss, and the finished updates it belongs to.
     evaluated: Option<(u64, f64)>,
-}
-
-/// A step whose numbers have not come to the host.
-struct PendingStep {
-    step: u64,
-    tokens: u64,
-    learning_rate: f64,
-    /// `None` where the engine has them.
-    scalars: Option<StepScalars>,
-}
-
-/// What a step said, on the device.
-struct StepScalars {
-    loss: Tensor,
-    grad_norm: Tensor,
-    accuracy: Tensor,
-}
-
-impl StepScalars {
-    fn read(&self) -> Result<StepResult, TrainError> {
-        Ok(StepResult {
-            loss: self.loss.to_scalar()?,
-            grad_norm: self.grad_norm.to_dtype(DType::F32)?.to_scalar()?,
-            accuracy: self.accuracy.to_scalar()?,
-        })
-    }
 }
 
 impl<'a> Trainer<'a> {
@@ -150,13 +131,32 @@ impl<'a> Trainer<'a> {
             options,
             loader,
             checkpoints,
-            pending: Vec::new(),
-            drained_at: MonotonicNs::now(),
+            pending: VecDeque::new(),
+            polled_at: None,
+            told_until: MonotonicNs::now(),
+            step_time: Duration::ZERO,
             certified: false,
             epoch_open: false,
             checkpointed: None,
             evaluated: None,
         })
+    }
+
+    /// Refuses what [`Trainer::on_board`] would refuse for lack of the board's memory, if `taken` bytes of it are to be
+    /// something else's. `model` may be blank: an answer takes no time, where making the model takes long.
+    ///
+    /// # Errors
+    /// If there is too little memory, or the board fails.
+    pub fn refuse_what_cannot_fit(
+        model: &dyn LanguageModel,
+        board: &dyn Board,
+        options: &TrainerOptions,
+        taken: u64,
+    ) -> Result<(), TrainError> {
+        match device_engine_options(options) {
+            Some(options) => Ok(model.refuse_what_cannot_fit(board, options, taken)?),
+            None => Ok(()),
+        }
     }
 
     /// Goes on from a checkpoint.
@@ -237,21 +237,26 @@ impl<'a> Trainer<'a> {
         let reason = *outcome.as_ref().unwrap_or(&StopReason::Error);
         let step = self.state.step;
         observer.edge(Edge::Stop { step, tokens: self.state.tokens, reason });
-        let told = observer.event(EventBody::Stop { step, reason }).map_err(TrainError::Observer);
+        let told = self.tell(observer, EventBody::Stop { step, reason });
         outcome.and_then(|reason| told.map(|()| reason))
     }
 
     fn run_steps(&mut self, observer: &mut dyn Observer) -> Result<StopReason, TrainError> {
         self.synchronize(observer)?;
         observer.edge(Edge::Start);
-        self.drained_at = MonotonicNs::now();
+        self.told_until = MonotonicNs::now();
         while !self.is_finished() {
             match observer.directive() {
                 Directive::Continue => {
                     self.step(observer)?;
                     self.after_step(observer)?;
                 }
-                Directive::Pause => std::thread::sleep(PAUSE),
+                Directive::Pause => {
+                    self.synchronize(observer)?;
+                    self.drain(observer)?;
+                    std::thread::sleep(PAUSE);
+                    self.told_until = MonotonicNs::now();
+                }
                 Directive::Stop(reason) => {
                     self.leave_checkpoint(observer)?;
                     return Ok(reason);
@@ -275,7 +280,7 @@ impl<'a> Trainer<'a> {
         let learning_rate =
             learning_rate(&self.options.schedule, &self.options.optimizer, finished, self.plan.total_steps);
         let tokens = self.state.tokens + batch.tokens();
-        let pending = PendingStep { step, tokens, learning_rate, scalars: None };
+        let pending = PendingStep { step, tokens, learning_rate, scalars: None, ended: None };
         if self.tier.is_queued() {
             self.queue_step(pending, &batch)?;
         } else {
@@ -285,20 +290,19 @@ impl<'a> Trainer<'a> {
         self.state.step = step;
         self.state.tokens += batch.tokens();
         self.epoch_open = true;
-        observer.progress(Progress::Step { step });
-        if self.pending.len() >= MAX_PENDING_STEPS {
-            self.synchronize(observer)?;
-            self.drain(observer)?;
-        } else if !self.is_asynchronous() {
-            self.drain(observer)?;
+        observer.progress(Progress::Step { step, in_flight: self.tier.n_in_flight() as u64 });
+        if self.tier.is_queued() {
+            return self.poll(observer);
         }
-        Ok(())
+        // candle's tensors on a GPU have no marks: reading the loss waits for the step, and its end is now. The host,
+        // which launches each operation by itself, is what limits such a step anyway.
+        self.drain(observer)
     }
 
     /// Leaves a whole step to the engine.
     fn queue_step(&mut self, pending: PendingStep, batch: &Batch) -> Result<(), TrainError> {
         self.tier.queue_step(batch, pending.step, pending.learning_rate)?;
-        self.pending.push(pending);
+        self.pending.push_back(pending);
         if !self.certified {
             self.warn_of_zero_gradients()?;
         }
@@ -324,7 +328,7 @@ impl<'a> Trainer<'a> {
         let grad_norm = self.tier.grad_norm()?;
         let scalars =
             StepScalars { loss: result.loss, grad_norm: grad_norm.clone(), accuracy: result.accuracy };
-        self.pending.push(PendingStep { scalars: Some(scalars), ..pending });
+        self.pending.push_back(PendingStep { scalars: Some(scalars), ..pending });
         self.refuse_not_finite(observer, batch, options)?;
         let clip_norm = self.options.train.clip_norm;
         self.tier.update(self.model, &grad_norm, clip_norm, step, learning_rate)?;
@@ -382,7 +386,7 @@ impl<'a> Trainer<'a> {
         let evaluation = self.tier.evaluate(self.model, store, options, &self.device, progress)?;
         self.span(observer, Phase::Evaluate, start);
         observer.edge(Edge::EvaluateEnd);
-        self.drained_at = MonotonicNs::now();
+        self.told_until = MonotonicNs::now();
         let step = self.state.step;
         self.state.early_stop.see(step, evaluation.loss);
         self.evaluated = Some((step, evaluation.loss));
@@ -440,58 +444,9 @@ impl<'a> Trainer<'a> {
         })?;
         self.checkpointed = Some(step);
         self.span(observer, Phase::Checkpoint, start);
-        self.drained_at = MonotonicNs::now();
+        self.told_until = MonotonicNs::now();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         self.tell(observer, EventBody::Checkpoint { step, path: format!("checkpoints/{name}"), best })
-    }
-
-    /// Brings losses to the host and tells of the steps they belong to.
-    fn drain(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
-        if self.pending.is_empty() {
-            return Ok(());
-        }
-        let mut queued = self.tier.drain()?.into_iter();
-        let pending = std::mem::take(&mut self.pending);
-        let events = pending
-            .iter()
-            .map(|pending| match &pending.scalars {
-                Some(scalars) => Ok(self.step_event(pending, scalars.read()?)),
-                None => {
-                    let result = queued.next().expect("an engine tells of every step that was queued");
-                    Ok(self.step_event(pending, result))
-                }
-            })
-            .collect::<Result<Vec<_>, TrainError>>()?;
-        let now = MonotonicNs::now();
-        let seconds = now.since(self.drained_at).get() / events.len() as f64;
-        self.drained_at = now;
-        for mut event in events {
-            event.tokens_per_s = self.plan.tokens_per_step as f64 / seconds;
-            let is_finite = event.loss.is_finite() && event.grad_norm.is_finite();
-            let step = event.step;
-            let is_last = step >= self.plan.total_steps;
-            if step.is_multiple_of(self.options.train.log_every) || is_last || !is_finite {
-                self.tell(observer, EventBody::Step(event))?;
-            }
-            if !is_finite {
-                let first = self.first_not_finite_of_queued(step)?;
-                return Err(self.not_finite(step, "the loss or the gradient", first));
-            }
-        }
-        Ok(())
-    }
-
-    fn step_event(&self, pending: &PendingStep, result: StepResult) -> StepEvent {
-        StepEvent {
-            step: pending.step,
-            epoch: self.plan.epoch_after(pending.step - 1),
-            tokens: pending.tokens,
-            loss: result.loss,
-            learning_rate: pending.learning_rate,
-            grad_norm: result.grad_norm,
-            tokens_per_s: 0.0,
-            accuracy: result.accuracy,
-        }
     }
 
     /// Where looking costs nothing, refuses to update from a loss or gradient that is not finite, and finds the
@@ -505,7 +460,7 @@ impl<'a> Trainer<'a> {
         if self.is_asynchronous() {
             return Ok(());
         }
-        let Some(pending) = self.pending.last() else { return Ok(()) };
+        let Some(pending) = self.pending.back() else { return Ok(()) };
         let Some(scalars) = &pending.scalars else { return Ok(()) };
         let event = self.step_event(pending, scalars.read()?);
         if event.loss.is_finite() && event.grad_norm.is_finite() {
@@ -575,33 +530,8 @@ impl<'a> Trainer<'a> {
         !self.device.is_cpu() || self.tier.is_queued()
     }
 
-    /// Waits for the device, and tells of what it did since the last time.
-    fn synchronize(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
-        for span in self.tier.synchronize()? {
-            observer.span(self.device_span(span));
-        }
-        Ok(self.device.synchronize()?)
-    }
-
-    fn device_span(&self, span: DeviceSpan) -> Span {
-        let phase = match span.part {
-            StepPart::Data => Phase::Data,
-            StepPart::ForwardBackward => Phase::ForwardBackward,
-            StepPart::Optimizer => Phase::Optimizer,
-        };
-        Span {
-            segment: self.options.segment,
-            step: span.step,
-            phase,
-            start_ns: MonotonicNs(span.start_ns),
-            end_ns: MonotonicNs(span.end_ns),
-            clock: SpanClock::Device,
-            error_ns: span.error_ns,
-        }
-    }
-
     fn tell(&self, observer: &mut dyn Observer, body: EventBody) -> Result<(), TrainError> {
-        observer.event(body).map_err(TrainError::Observer)
+        observer.event(MonotonicNs::now(), body).map_err(TrainError::Observer)
     }
 
     /// A phase within a step, from `start` until now; returns now.

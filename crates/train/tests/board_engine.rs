@@ -349,6 +349,36 @@ fn what_does_not_fit_is_refused_with_the_largest_that_does() {
 }
 
 #[test]
+fn no_plan_for_attention_is_made_to_find_out_what_fits() {
+    let config = ModelConfig { d_model: 64, n_heads: 4, context: 64, ..even() };
+    let model = fresh(&config, 5);
+    let options =
+        DeviceEngineOptions { batch_size: 4096, elem: Elem::Bf16, ..options(&config, 4096, Recompute::None) };
+    let with = |micro_batch: usize| DeviceEngineOptions { micro_batch, ..options };
+    let plenty = || Arc::new(ShimBoard::default().with_memory(64 << 30).with_fused_attention());
+    let needed = |micro_batch: usize| {
+        let board = plenty();
+        let workspace = (2 * micro_batch * config.n_heads * config.context * config.context) as u64;
+        model.device_engine(board, with(micro_batch)).unwrap().unwrap().memory().total() + workspace
+    };
+    // Room for nine and attention's workspace beside them.
+    let room = needed(9) + (256 << 20);
+    let board = Arc::new(ShimBoard::default().with_memory(room).with_fused_attention());
+    let error = model.device_engine(board.clone(), options).err().unwrap();
+    let EngineError::DoesNotFit { largest, free, .. } = &error else { panic!("{error}") };
+    assert_eq!((*largest, *free, board.n_plans()), (Some(9), room, 0));
+
+    // The same answer without an engine or values, and beside what something else will take.
+    model.refuse_what_cannot_fit(board.as_ref(), with(9), 0).unwrap();
+    let taken = room - needed(4) - (256 << 20);
+    let error = model.refuse_what_cannot_fit(board.as_ref(), options, taken).unwrap_err();
+    let EngineError::DoesNotFit { largest, .. } = &error else { panic!("{error}") };
+    assert_eq!((*largest, board.n_plans()), (Some(4), 0));
+    model.device_engine(board.clone(), with(9)).unwrap().unwrap();
+    assert_eq!(board.n_plans(), 1, "one plan, for the size that is used");
+}
+
+#[test]
 fn a_loss_that_is_not_finite_halts_updates_at_the_weights_before() {
     let config = even();
     let model = model(&config);
@@ -391,6 +421,52 @@ fn spans_lie_between_anchors_and_follow_one_another() {
     }
     assert!(spans.windows(2).all(|pair| pair[0].end_ns <= pair[1].start_ns), "{spans:?}");
     assert!(engine.synchronize(&now).unwrap().is_empty());
+}
+
+#[test]
+fn finished_steps_are_told_while_two_are_in_flight_and_the_results_are_the_same() {
+    const STEPS: u64 = 24;
+    let config = even();
+    let options = options(&config, 3, Recompute::None);
+    let mut polled = engine(model(&config).as_ref(), options);
+    let mut drained = engine(model(&config).as_ref(), options);
+    let start = std::time::Instant::now();
+    let now = || start.elapsed().as_nanos() as u64;
+    polled.synchronize(&now).unwrap();
+    let (mut results, mut spans) = (Vec::new(), Vec::new());
+    for number in 1..=STEPS {
+        step(polled.as_mut(), &config, number);
+        assert_eq!(polled.n_in_flight() as u64, number.min(2));
+        if number % 7 == 3 {
+            let finished = polled.poll(&now).unwrap();
+            results.extend(finished.results);
+            spans.extend(finished.spans);
+            assert_eq!(results.len() as u64, number - 2, "all but those in flight");
+            assert_eq!(spans.len(), 3 * results.len());
+            assert!(polled.poll(&now).unwrap().results.is_empty());
+        }
+    }
+    spans.extend(polled.synchronize(&now).unwrap());
+    results.extend(polled.drain().unwrap());
+    let ends: Vec<_> = spans.iter().filter(|span| span.part == StepPart::Optimizer).collect();
+    assert_eq!(ends.iter().map(|span| span.step).collect::<Vec<_>>(), (1..=STEPS).collect::<Vec<_>>());
+    assert!(
+        spans.windows(2).all(|pair| pair[0].end_ns <= pair[1].start_ns && pair[0].start_ns <= pair[0].end_ns)
+    );
+    assert!(ends[ends.len() - 1].end_ns <= now());
+
+    let mut expected = Vec::new();
+    for number in 1..=STEPS {
+        step(drained.as_mut(), &config, number);
+        if number % 10 == 0 {
+            expected.extend(drained.drain().unwrap());
+        }
+    }
+    expected.extend(drained.drain().unwrap());
+    let all = |results: &[StepResult]| {
+        results.iter().flat_map(|r| bits(&[r.loss, r.accuracy, r.grad_norm])).collect::<Vec<_>>()
+    };
+    assert_eq!(all(&results), all(&expected));
 }
 
 /// A board that cannot record.

@@ -12,7 +12,7 @@ use kernel_shim::ShimBoard;
 use wattle_data::Dataset;
 use wattle_model::{Gpt2, LanguageModel, ModelConfig};
 use wattle_ops::board::Board;
-use wattle_runlog::{EventBody, MonotonicNs, Phase, Span, SpanClock, StopReason};
+use wattle_runlog::{EventBody, MonotonicNs, Phase, Seconds, Span, SpanClock, StopReason};
 use wattle_train::config::{EarlyStopConfig, EngineChoice, EvaluateConfig, OptimizerConfig, ScheduleConfig};
 use wattle_train::error::ObserverError;
 use wattle_train::{
@@ -53,14 +53,35 @@ struct Recorder {
     norms: Vec<f32>,
     evaluations: Vec<f64>,
     spans: Vec<Span>,
+    told: Vec<Told>,
     n_steps: u64,
+    most_in_flight: u64,
     stop_after: Option<u64>,
+    stop_at: Option<MonotonicNs>,
+}
+
+/// A step's event and how it came.
+struct Told {
+    step: u64,
+    t: MonotonicNs,
+    tokens_per_s: f64,
+    /// When it came.
+    at: MonotonicNs,
+    /// Steps that had been queued by then.
+    n_queued: u64,
 }
 
 impl Observer for Recorder {
-    fn event(&mut self, body: EventBody) -> Result<(), ObserverError> {
+    fn event(&mut self, t: MonotonicNs, body: EventBody) -> Result<(), ObserverError> {
         match body {
             EventBody::Step(step) => {
+                self.told.push(Told {
+                    step: step.step,
+                    t,
+                    tokens_per_s: step.tokens_per_s,
+                    at: MonotonicNs::now(),
+                    n_queued: self.n_steps,
+                });
                 self.losses.push(step.loss);
                 self.norms.push(step.grad_norm);
             }
@@ -77,16 +98,16 @@ impl Observer for Recorder {
     fn edge(&mut self, _edge: Edge) {}
 
     fn progress(&mut self, progress: Progress) {
-        if let Progress::Step { .. } = progress {
+        if let Progress::Step { in_flight, .. } = progress {
             self.n_steps += 1;
+            self.most_in_flight = self.most_in_flight.max(in_flight);
         }
     }
 
     fn directive(&mut self) -> Directive {
-        match self.stop_after {
-            Some(stop) if self.n_steps >= stop => Directive::Stop(StopReason::Signal),
-            _ => Directive::Continue,
-        }
+        let is_over = self.stop_after.is_some_and(|stop| self.n_steps >= stop)
+            || self.stop_at.is_some_and(|stop| MonotonicNs::now() >= stop);
+        if is_over { Directive::Stop(StopReason::Signal) } else { Directive::Continue }
     }
 
     fn before_commit(&mut self, _draft: &Draft) -> Vec<ExtraFile> {
@@ -216,6 +237,43 @@ fn the_tensor_that_was_not_finite_first_is_named_steps_later() {
     let error = trainer.run(&mut recorder).unwrap_err();
     let TrainError::NotFinite { step, first, .. } = error else { panic!("{error}") };
     assert_eq!((step, first), (1, format!("the parameter {}", broken.name)));
-    // The host heard of it at the first evaluation.
-    assert_eq!(recorder.n_steps, 7);
+    // The host heard of it once the third step was queued: then the first had ended.
+    assert_eq!(recorder.n_steps, 3);
+}
+
+#[test]
+fn a_step_is_told_within_a_second_with_the_time_at_which_it_ended_on_the_device() {
+    let dir = tempfile::tempdir().unwrap();
+    // One epoch that is longer than the test, and no evaluation: nothing waits for the device.
+    let dataset = dataset(dir.path(), 100_000);
+    let model = model(&dataset);
+    let mut options = options(DType::F32);
+    options.evaluate = EvaluateConfig { every_steps: 0, batches: 1 };
+    (options.train.max_steps, options.train.epochs) = (0, 1);
+    let checkpoints = Checkpoints::open(&dir.path().join("checkpoints"), 0).unwrap();
+    let mut trainer = Trainer::on_board(&model, &dataset, &CPU, shim(), options, checkpoints).unwrap();
+    let mut recorder =
+        Recorder { stop_at: Some(MonotonicNs::now().after(Seconds(3.5))), ..Recorder::default() };
+    let start = MonotonicNs::now();
+    trainer.run(&mut recorder).unwrap();
+    let Recorder { told, spans, n_steps, most_in_flight, .. } = &recorder;
+
+    assert_eq!(told.iter().map(|told| told.step).collect::<Vec<_>>(), (1..=*n_steps).collect::<Vec<_>>());
+    assert_eq!(*most_in_flight, 2, "the queue is bounded");
+    assert_eq!(told[0].n_queued, 3, "the first loss comes as soon as its step has ended");
+    assert!(told.windows(2).all(|pair| pair[0].t < pair[1].t), "no two steps end at once");
+    let ends: Vec<_> = spans.iter().filter(|span| span.phase == Phase::Optimizer).collect();
+    assert_eq!(ends.len(), told.len());
+    // The shim makes a step when it is queued, so two more are made before a step is known to have ended.
+    let longest = told.windows(2).map(|pair| pair[1].t.since(pair[0].t).get()).fold(0.0, f64::max);
+    for (told, span) in told.iter().zip(ends) {
+        assert_eq!((told.step, told.t), (span.step, span.end_ns));
+        let late = told.at.since(told.t);
+        assert!(late < Seconds(1.5 + 3.0 * longest), "step {} was told after {late:?}", told.step);
+    }
+    // Durations that follow on each other add up to the whole.
+    let tokens_per_step = 3.0 * 8.0;
+    let seconds: f64 = told.iter().map(|told| tokens_per_step / told.tokens_per_s).sum();
+    let whole = told[told.len() - 1].t.since(start).get();
+    assert!(seconds <= whole && seconds > 0.5 * whole, "{seconds} s of {whole} s");
 }

@@ -15,7 +15,7 @@ use wattle_model::{
     Engine, Family, Gpt2, LanguageModel, ModelConfig, Parameter, Recompute, RopeScaling, TrainingPass,
 };
 use wattle_random::{Purpose, Stream};
-use wattle_runlog::{EventBody, Span, StopReason};
+use wattle_runlog::{EventBody, MonotonicNs, Span, StopReason};
 use wattle_train::config::{EarlyStopConfig, EngineChoice, EvaluateConfig, OptimizerConfig, ScheduleConfig};
 use wattle_train::error::ObserverError;
 use wattle_train::gradients::{BatchOptions, batch_gradients};
@@ -237,7 +237,7 @@ struct Recorder {
 }
 
 impl Observer for Recorder {
-    fn event(&mut self, body: EventBody) -> Result<(), ObserverError> {
+    fn event(&mut self, _t: MonotonicNs, body: EventBody) -> Result<(), ObserverError> {
         match body {
             EventBody::Step(step) => {
                 self.losses.push(step.loss);

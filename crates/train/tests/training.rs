@@ -11,7 +11,7 @@ use wattle_data::Dataset;
 use wattle_model::parameter::ParameterBuilder;
 use wattle_model::{Gpt2, LanguageModel, ModelConfig, Parameter, Pass, TrainingPass};
 use wattle_runlog::event::StepEvent;
-use wattle_runlog::{EventBody, Span, StopReason};
+use wattle_runlog::{EventBody, MonotonicNs, Span, StopReason};
 use wattle_train::config::{
     EarlyStopConfig, EngineChoice, EvaluateConfig, OptimizerConfig, ScheduleConfig, TrainConfig,
 };
@@ -73,7 +73,7 @@ struct Recorder {
 }
 
 impl Observer for Recorder {
-    fn event(&mut self, body: EventBody) -> Result<(), ObserverError> {
+    fn event(&mut self, _t: MonotonicNs, body: EventBody) -> Result<(), ObserverError> {
         match body {
             EventBody::Step(step) => self.steps.push(step),
             other => self.events.push(other),

@@ -47,6 +47,7 @@ struct Inner {
     recording: Option<Vec<Work>>,
     recorded: Vec<Vec<Work>>,
     n_launches: usize,
+    n_plans: usize,
 }
 
 /// One thing that a board does.
@@ -88,6 +89,11 @@ impl ShimBoard {
     /// Kernels that were launched so far, replays counted.
     pub fn n_launches(&self) -> usize {
         self.lock().n_launches
+    }
+
+    /// Shapes that attention was made ready for.
+    pub fn n_plans(&self) -> usize {
+        self.lock().n_plans
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -262,6 +268,7 @@ impl Board for ShimBoard {
 impl FusedAttention for ShimBoard {
     /// As strict as cuDNN is of widths.
     fn prepare(&self, shape: &AttentionShape) -> Result<(), BoardError> {
+        self.lock().n_plans += 1;
         match shape.head_width % 8 {
             0 => Ok(()),
             _ => Err(BoardError::Call {
@@ -269,6 +276,11 @@ impl FusedAttention for ShimBoard {
                 why: format!("heads of {} are no multiple of 8", shape.head_width),
             }),
         }
+    }
+
+    /// As cuDNN's, with a fixed order of sums.
+    fn workspace_bytes(&self, shape: &AttentionShape) -> u64 {
+        (2 * shape.batch * shape.n_heads * shape.time * shape.time) as u64
     }
 
     fn forward(&self, shape: &AttentionShape, tensors: &AttentionForward) -> Result<(), BoardError> {

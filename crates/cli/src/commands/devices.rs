@@ -51,10 +51,16 @@ fn cuda_device() -> Option<String> {
     let chosen = wattle_train::device::DeviceChoice::Auto.open().ok()?;
     Some(match chosen.device.is_cpu() {
         true => format!("no GPU: {}", chosen.reason),
-        false => {
-            format!("{}: {}", chosen.compute, chosen.compute.uuid.as_deref().unwrap_or("without a UUID"))
-        }
+        false => describe_board(&chosen.compute, chosen.name.as_deref()),
     })
+}
+
+/// `cuda:0: NVIDIA H100 80GB HBM3 (GPU-…)`
+#[cfg(feature = "train")]
+fn describe_board(board: &wattle_runlog::ComputeDevice, name: Option<&str>) -> String {
+    let name = name.unwrap_or("a GPU that does not tell its name");
+    let uuid = board.uuid.as_ref().map_or(String::new(), |uuid| format!(" ({uuid})"));
+    format!("{board}: {name}{uuid}")
 }
 
 #[cfg(not(feature = "train"))]
@@ -78,5 +84,26 @@ fn state_label(state: FindingState) -> &'static str {
         FindingState::Unreadable => "unreadable",
         FindingState::Absent => "absent",
         FindingState::Estimated => "estimated",
+    }
+}
+
+#[cfg(all(test, feature = "train"))]
+mod tests {
+    use wattle_runlog::{ComputeDevice, DeviceKind};
+
+    use super::*;
+
+    #[test]
+    fn a_board_is_named() {
+        let board = ComputeDevice {
+            kind: DeviceKind::Cuda,
+            ordinal: 1,
+            uuid: Some("GPU-1a2b".to_owned()),
+            pci: None,
+        };
+        let described = describe_board(&board, Some("NVIDIA H100 80GB HBM3"));
+        assert_eq!(described, "cuda:1: NVIDIA H100 80GB HBM3 (GPU-1a2b)");
+        let nameless = ComputeDevice { uuid: None, ..board };
+        assert_eq!(describe_board(&nameless, None), "cuda:1: a GPU that does not tell its name");
     }
 }

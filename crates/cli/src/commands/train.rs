@@ -1,22 +1,26 @@
 //! `wattle train`
 
+use std::sync::Arc;
+
 use anyhow::Context;
+use candle_core::Device;
 use indicatif::MultiProgress;
 use wattle_data::{Dataset, Loader, Origin};
 use wattle_meter::ResumePoint;
 use wattle_meter::discover::check_boards;
 use wattle_model::hugging_face::Directory;
 use wattle_model::{Family, Gpt2, LanguageModel, Llama};
+use wattle_ops::board::Board;
 use wattle_report::page::page;
 use wattle_report::{Report, Run};
 use wattle_runlog::clock::file_stamp;
 use wattle_runlog::manifest::{DataInfo, Drivers, Host, LossFloor, MANIFEST_SCHEMA, ModelInfo, Versions};
 use wattle_runlog::run_dir::write_atomic;
 use wattle_runlog::{
-    Event, LineFile, Manifest, MonotonicNs, Phase, RunDir, Segment, Span, SpanClock, StopReason,
+    Event, LineFile, Manifest, MonotonicNs, Phase, RunDir, Seconds, Segment, Span, SpanClock, StopReason,
 };
 use wattle_train::device::{ChosenDevice, DeviceChoice};
-use wattle_train::{Checkpoints, Plan, TrainState, Trainer, TrainerOptions};
+use wattle_train::{Checkpoints, EngineChoice, Plan, TrainState, Trainer, TrainerOptions};
 
 use crate::allocator::give_back;
 use crate::args::TrainArgs;
@@ -26,6 +30,7 @@ use crate::config::Config;
 use crate::data_notes;
 use crate::describe::{describe_energy, energy_warnings, estimate_warning};
 use crate::display::Display;
+use crate::ending::{Ending, Sizes};
 use crate::exit::{BadUsage, Exit};
 use crate::humanize::{count, duration};
 use crate::logging::LogFile;
@@ -35,9 +40,10 @@ use crate::metrics::{MetricsServer, registry};
 use crate::model_card::ModelCard;
 use crate::need::{self, TrainingMemory};
 use crate::observer::{RunObserver, Seen, Validation};
+use crate::pace::Pace;
 use crate::peak::peak_of_training;
 use crate::plan::{self, Forecast};
-use crate::run::{Earlier, NewRun, Target, target};
+use crate::run::{Earlier, NewRun, Target, ended, target};
 use crate::signals::StopSignal;
 use crate::terminal::is_drawn_on;
 use crate::threads::set_threads;
@@ -47,32 +53,45 @@ const CANDLE_VERSION: &str = "0.11.1";
 
 /// Trains.
 pub fn run(args: &TrainArgs, bars: &MultiProgress, log_file: &LogFile, quiet: bool) -> anyhow::Result<Exit> {
-    let Target { config, path, exists } = target(args)?;
-    set_threads(config.train.threads);
-    let display = Display::new(bars.clone(), is_drawn_on() && !quiet);
+    let target = target(args)?;
+    set_threads(target.config.train.threads);
+    let mut display = Display::new(bars.clone(), is_drawn_on() && !quiet);
     if args.dry_run {
-        return dry_run(args, &config, display);
+        return dry_run(args, &target.config, display);
     }
+    // A process that has nothing to do leaves no trace: nothing is opened before that is known.
+    let earlier = if target.found.is_some() { Earlier::read(&target.path)? } else { Earlier::none() };
+    let is_finished = target.is_finished(&earlier);
+    if is_finished == Some(true) {
+        return target.leave_alone();
+    }
+    let Target { config, path, found } = &target;
+    let exists = found.is_some();
     let signal = StopSignal::listen().context("cannot listen for signals")?;
     check_boards(&config.energy).map_err(|error| BadUsage::new(error.to_string()))?;
     let device = args.device.open()?;
     if !exists && path.exists() {
         // What is there already is refused before anything takes time.
-        drop(NewRun::create(&path)?);
+        drop(NewRun::create(path)?);
     }
     // Data that cannot be trained on leave no directory, not even for a while.
-    let mut display = display;
-    let dataset = prepare(&config, &mut display)?;
-    check_length(&config, &dataset)?;
-    let new_run = if exists { None } else { Some(NewRun::create(&path)?) };
-    let opened = if exists { Some(RunDir::open(&path)?) } else { None };
+    let dataset = prepare(config, &mut display)?;
+    check_length(config, &dataset)?;
+    refuse_other_data(&earlier, &dataset)?;
+    let made = ended(&earlier.events).map_or(0, |(step, _)| step);
+    if is_finished.is_none() && made >= plan_of(config, &dataset)?.total_steps {
+        return target.leave_alone();
+    }
+    let new_run = if exists { None } else { Some(NewRun::create(path)?) };
+    let opened = if exists { Some(RunDir::open(path)?) } else { None };
     let dir = opened.as_ref().or(new_run.as_ref().map(NewRun::dir)).expect("one of the two was made");
     log_file.open(&dir.train_log()).with_context(|| format!("cannot write {}", dir.train_log().display()))?;
     tracing::info!("{} on {}{}", path.display(), device.compute, device.why_said());
     tracing::debug!("{}: {}", device.compute, device.reason);
 
-    let earlier = if exists { Earlier::read(dir)? } else { Earlier::none() };
-    let session = Session { config: &config, dir, device: &device, dataset: &dataset, earlier, signal };
+    // Once more, now that no other process writes to it.
+    let earlier = if exists { Earlier::read(path)? } else { earlier };
+    let session = Session { config, dir, device: &device, dataset: &dataset, earlier, signal };
     let outcome = session.train(display);
     match outcome {
         Ok(exit) => {
@@ -87,6 +106,29 @@ pub fn run(args: &TrainArgs, bars: &MultiProgress, log_file: &LogFile, quiet: bo
             Err(error)
         }
     }
+}
+
+/// Tokens of one evaluation.
+fn evaluation_tokens(config: &Config, dataset: &Dataset) -> u64 {
+    let whole = dataset.manifest.split.val.as_ref().map_or(0, |val| val.tokens);
+    match config.evaluate.batches {
+        0 => whole,
+        n => whole.min((n * config.train.micro_batch() * config.model.context) as u64),
+    }
+}
+
+/// Says, if so, that the learning rate never reaches its peak.
+fn warn_of_warmup(config: &Config, plan: Plan) {
+    if let Some(warning) = plan::warmup_warning(config, plan.total_steps) {
+        tracing::warn!("{warning}");
+    }
+}
+
+/// The steps that a configuration makes of its data.
+fn plan_of(config: &Config, dataset: &Dataset) -> anyhow::Result<Plan> {
+    let (context, train) = (config.model.context, &config.train);
+    let loader = Loader::new(&dataset.train, context, train.batch_size, config.run.seed)?;
+    Ok(Plan::new(train, loader.steps_per_epoch(), context))
 }
 
 /// One process's part of a run.
@@ -124,33 +166,36 @@ impl Session<'_> {
         })?;
         let served = serve_metrics(config, &manifest.run_id, &metering);
 
-        refuse_other_data(earlier, dataset)?;
-        let model = build_model(config, dataset, device)?;
         let options = trainer_options(config, segment.id);
-        let mut trainer = Trainer::new(model.as_ref(), dataset, &device.device, options, checkpoints)?;
+        let board = open_board(config, dataset, device, &options)?;
+        let model = build_model(config, dataset, device)?;
+        let mut trainer =
+            Trainer::on_board(model.as_ref(), dataset, &device.device, board, options, checkpoints)?;
         if let Some(latest) = &latest {
             trainer.resume(latest)?;
             tracing::info!("going on from {}", latest.display());
         }
-        complete(&mut manifest, meter_info, &dataset, model.as_ref());
+        complete(&mut manifest, meter_info, dataset, model.as_ref());
         dir.write_manifest(&manifest)?;
-        if trainer.is_finished() {
+        if trainer.is_finished() && was_finished_at(&earlier.events, trainer.state().step) {
             tracing::info!("{} is finished: nothing to do", dir.path().display());
             return Ok(Exit::Done);
         }
 
         let (events, _) = LineFile::open(&dir.events(), Event::from_json)?;
-        display.start_training(trainer.plan(), trainer.state().step);
+        let plan = trainer.plan();
+        display.start_training(plan, trainer.state().step);
         tracing::info!(
             "{} parameters · {} · {} training tokens · {} steps",
             count(model.n_parameters()),
             trainer.engine(),
             count(dataset.manifest.split.train.tokens),
-            count(trainer.plan().total_steps)
+            count(plan.total_steps)
         );
+        warn_of_warmup(config, plan);
         let progress = served.as_ref().map(|(_, progress)| progress.clone());
         if let Some(progress) = &progress {
-            progress.plan(trainer.plan().total_steps);
+            progress.plan(plan.total_steps);
         }
         let mut observer = RunObserver {
             segment: segment.id,
@@ -159,14 +204,23 @@ impl Session<'_> {
             display,
             progress,
             signal: self.signal.clone(),
-            budget: Budget::new(
-                config.budget.clone(),
-                trainer.plan().total_steps,
-                trainer.plan().steps_per_epoch,
-            ),
-            card: self.card(&manifest, &dataset),
-            validation: Validation { split: dataset.manifest.split.val.clone(), floor: dataset.floor },
-            seen: Seen::default(),
+            budget: Budget::new(config.budget.clone(), plan.total_steps, plan.steps_per_epoch),
+            ending: Ending::new(&Sizes {
+                n_parameters: model.n_parameters(),
+                evaluation_tokens: evaluation_tokens(config, dataset),
+                tokens_per_step: plan.tokens_per_step,
+                interval: Seconds(config.energy.interval_ms as f64 * 1e-3),
+            }),
+            pace: Pace::default(),
+            started,
+            card: self.card(&manifest, dataset),
+            validation: Validation {
+                split: dataset.manifest.split.val.clone(),
+                floor: dataset.floor,
+                plan,
+                every_steps: config.evaluate.every_steps,
+            },
+            seen: Seen::from_step(trainer.state().step),
         };
         observer.metering.span(setup_span(segment.id, started));
         give_back();
@@ -189,7 +243,7 @@ impl Session<'_> {
                 wattle: env!("CARGO_PKG_VERSION").to_owned(),
                 candle: Some(CANDLE_VERSION.to_owned()),
             },
-            command: std::env::args().collect(),
+            command: std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect(),
             seed: config.run.seed,
             devices: Vec::new(),
             drivers: Drivers::default(),
@@ -229,6 +283,11 @@ impl Session<'_> {
     }
 }
 
+/// Whether a run already ended at this step. What came after was lost, and is not asked for any more.
+fn was_finished_at(events: &[Event], at: u64) -> bool {
+    (1..=events.len()).any(|n| ended(&events[..n]).is_some_and(|(step, _)| step == at))
+}
+
 /// Prepares the data and builds the model, as training would, and says what the run would be.
 ///
 /// # Errors
@@ -242,13 +301,11 @@ pub fn forecast(config: &Config, display: &mut Display) -> anyhow::Result<Foreca
 /// What a run would be, by its configuration and its data alone: nothing is built.
 fn foretell(config: &Config, dataset: &Dataset, device: &ChosenDevice) -> anyhow::Result<Forecast> {
     let vocab_size = config.model.vocab_size_for(dataset.vocab_size()).map_err(BadUsage::new)?;
-    let context = config.model.context;
-    let loader = Loader::new(&dataset.train, context, config.train.batch_size, config.run.seed)?;
     let memory = TrainingMemory::of(config, vocab_size);
     let is_cpu = device.device.is_cpu();
     Ok(Forecast {
         n_parameters: config.model.n_parameters(vocab_size),
-        plan: Plan::new(&config.train, loader.steps_per_epoch(), context),
+        plan: plan_of(config, dataset)?,
         engine: memory.engine().to_owned(),
         memory,
         peak: None,
@@ -263,11 +320,12 @@ fn on_trial<T>(
     device: &ChosenDevice,
     with: impl FnOnce(&mut Trainer<'_>) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
+    let options = trainer_options(config, 0);
+    let board = open_board(config, dataset, device, &options)?;
     let model = build_model(config, dataset, device)?;
     let scratch = std::env::temp_dir().join(format!("wattle-dry-run-{}", std::process::id()));
     let checkpoints = Checkpoints::open(&scratch, 0)?;
-    let trainer =
-        Trainer::new(model.as_ref(), dataset, &device.device, trainer_options(config, 0), checkpoints);
+    let trainer = Trainer::on_board(model.as_ref(), dataset, &device.device, board, options, checkpoints);
     std::fs::remove_dir_all(&scratch).ok();
     with(&mut trainer?)
 }
@@ -295,6 +353,7 @@ fn dry_run(args: &TrainArgs, config: &Config, mut display: Display) -> anyhow::R
         })?;
     }
     print!("{}", plan::describe(config, &dataset, &forecast));
+    warn_of_warmup(config, forecast.plan);
     Ok(Exit::Done)
 }
 
@@ -343,6 +402,32 @@ fn refuse_other_data(earlier: &Earlier, dataset: &Dataset) -> anyhow::Result<()>
         ),
         _ => Ok(()),
     }
+}
+
+/// The board that steps are made on, if there is one. What does not fit there is refused before the model is made,
+/// which takes long.
+///
+/// # Errors
+/// If it does not fit, or the board cannot be opened.
+fn open_board(
+    config: &Config,
+    dataset: &Dataset,
+    device: &ChosenDevice,
+    options: &TrainerOptions,
+) -> anyhow::Result<Option<Arc<dyn Board>>> {
+    if config.train.engine == EngineChoice::Autograd {
+        return Ok(None);
+    }
+    let Some(board) = device.board()? else { return Ok(None) };
+    let vocab_size = config.model.vocab_size_for(dataset.vocab_size()).map_err(BadUsage::new)?;
+    let blank: Box<dyn LanguageModel> = match config.model.family {
+        Family::Gpt2 => Box::new(Gpt2::blank(&config.model, vocab_size, &Device::Cpu)?),
+        Family::Llama => Box::new(Llama::blank(&config.model, vocab_size, &Device::Cpu)?),
+    };
+    // The model's own tensors will be there too, in f32.
+    let taken = blank.n_parameters() * 4;
+    Trainer::refuse_what_cannot_fit(blank.as_ref(), board.as_ref(), options, taken)?;
+    Ok(Some(board))
 }
 
 /// The model at its start: with initial values, or with those of `model.init_from`.

@@ -49,10 +49,15 @@ pub fn parse_toml(origin: &str, text: &str) -> Result<Table, String> {
 /// The candidate that `name` was most likely meant to be, if any is close.
 pub fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     candidates
-        .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate))
+        .map(|candidate| (similarity(name, candidate), candidate))
         .filter(|(similarity, _)| *similarity > 0.75)
         .max_by(|(a, _), (b, _)| a.total_cmp(b))
         .map(|(_, candidate)| candidate)
+}
+
+/// How alike two names are, from 0 to 1.
+pub fn similarity(a: &str, b: &str) -> f64 {
+    strsim::jaro_winkler(a, b)
 }
 
 struct FieldNames<'a>(&'a mut &'static [&'static str]);

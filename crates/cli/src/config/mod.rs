@@ -19,7 +19,7 @@ use wattle_train::{
 
 use keys::Section;
 
-pub use keys::{check_value, field_names, nearest, parse_toml};
+pub use keys::{check_value, field_names, nearest, parse_toml, similarity};
 pub use presets::Preset;
 pub use resolve::{Layer, Sources, all_differences, differences, resolve};
 pub use wording::mistake;
@@ -169,6 +169,13 @@ impl RunConfig {
 }
 
 impl BudgetConfig {
+    /// Whether some limit is higher than in `earlier`, or gone.
+    pub fn allows_more_than(&self, earlier: &Self) -> bool {
+        let limits = |budget: &Self| [budget.max_energy_kwh, budget.max_emissions_g, budget.max_cost];
+        let unlimited = |limit: Option<f64>| limit.unwrap_or(f64::INFINITY);
+        limits(self).into_iter().zip(limits(earlier)).any(|(now, then)| unlimited(now) > unlimited(then))
+    }
+
     fn faults(&self, cost: &CostConfig) -> Vec<String> {
         let limits = [
             ("max_energy_kwh", self.max_energy_kwh),

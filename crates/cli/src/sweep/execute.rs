@@ -90,7 +90,7 @@ fn command(folder: &SweepFolder, run: &PlannedRun, state: RunState, options: &Ex
     command.arg0("wattle").args(&options.global).arg("train").arg(folder.config(run));
     command.arg("--out").arg(folder.run(run)).args(&options.train);
     if state == RunState::Begun {
-        command.arg("--resume");
+        command.arg("--resume=auto");
     }
     // Not SIGTERM: the kernel sends it once for each thread of the sweep, and the second ends a run at once anyway.
     let end_with_parent = || Ok(set_parent_process_death_signal(Some(Signal::KILL))?);

@@ -11,6 +11,11 @@ pub trait FusedAttention {
     /// If the library has no kernel for the shape.
     fn prepare(&self, shape: &AttentionShape) -> Result<(), BoardError>;
 
+    /// About how many bytes [`FusedAttention::prepare`] will allocate for a shape, by arithmetic: nothing is made.
+    fn workspace_bytes(&self, _shape: &AttentionShape) -> u64 {
+        0
+    }
+
     /// Writes `out` and `stats`.
     fn forward(&self, shape: &AttentionShape, tensors: &AttentionForward) -> Result<(), BoardError>;
 

@@ -5,7 +5,8 @@
 //! checked where there is no GPU.
 //!
 //! Work is in the order of one stream: a call returns before the device has done it, but for
-//! [`Board::read`] and [`Board::synchronize`].
+//! [`Board::read`] and [`Board::synchronize`]. [`Board::read_beside`] and [`Board::mark_beside`] have no place in that
+//! order: they are done at once, while queued work goes on.
 
 pub mod args;
 pub mod attention;
@@ -53,6 +54,12 @@ pub trait Board: Send + Sync {
     /// Copies from the device, and waits for all work before.
     fn read(&self, from: DevicePtr, out: &mut [u8]) -> Result<(), BoardError>;
 
+    /// Copies from the device at once, without waiting for queued work. Only what a finished step wrote may be read
+    /// this way: a step is finished once [`Board::elapsed_ms`] has returned for its last mark.
+    fn read_beside(&self, from: DevicePtr, out: &mut [u8]) -> Result<(), BoardError> {
+        self.read(from, out)
+    }
+
     /// Copies within the device.
     fn copy(&self, to: DevicePtr, from: DevicePtr, bytes: usize) -> Result<(), BoardError>;
 
@@ -75,6 +82,14 @@ pub trait Board: Send + Sync {
 
     /// Marks this moment as number `edge`. Within a recorded step the mark is taken anew at every replay.
     fn mark(&self, edge: usize) -> Result<(), BoardError>;
+
+    /// Marks this moment as number `edge` without waiting for queued work, and returns once the device has taken the
+    /// mark.
+    fn mark_beside(&self, edge: usize) -> Result<(), BoardError> {
+        self.synchronize()?;
+        self.mark(edge)?;
+        self.synchronize()
+    }
 
     /// Milliseconds on the device between two marks. Waits until both have been passed.
     fn elapsed_ms(&self, from: usize, to: usize) -> Result<f32, BoardError>;

@@ -10,20 +10,18 @@ use wattle_ops::board::{Board, BoardError, DevicePtr, Elem, StepState};
 use super::activations::Activations;
 use super::cutter::Cutter;
 use super::error::EngineError;
+use super::fit::{Fit, RESERVE};
 use super::forward::MicroBatch;
 use super::inputs::{N_SLOTS, Slot, order_by_token};
 use super::layout::BoardLayout;
 use super::network::Network;
-use super::results::Results;
+use super::results::{Pending, Results};
 use super::state::{self, State};
 use super::step::{StepLaunches, micro_batches};
-use super::timeline::{DeviceSpan, EDGES, Timeline};
-use super::{DeviceEngine, DeviceEngineOptions, StepInputs, StepResult};
+use super::timeline::{Anchor, Anchoring, DeviceSpan, EDGES, Timeline};
+use super::{DeviceEngine, DeviceEngineOptions, FinishedSteps, StepInputs, StepResult};
 use crate::engine::{LossSum, MemoryPlan};
 use crate::parameter::Parameter;
-
-/// Bytes that are left to the libraries: workspace of matrix products, recorded steps.
-const RESERVE: u64 = 256 << 20;
 
 /// Trains a network on a board.
 pub struct BoardEngine {
@@ -35,16 +33,24 @@ pub struct BoardEngine {
     memory: Memory,
     timeline: Timeline,
     /// The step that each slot was last used for, while its marks have not been read.
-    in_flight: [Option<u64>; N_SLOTS],
+    in_flight: [Option<InFlight>; N_SLOTS],
     recorded: [Recorded; N_SLOTS],
     /// Whether a step was made, so that the device has all that it loads on first use.
     is_warm: bool,
-    /// Steps since results were last read.
-    n_pending: usize,
+    /// Steps whose results have not been read.
+    pending: Pending,
+}
+
+/// A step that was launched.
+#[derive(Clone, Copy, Debug)]
+struct InFlight {
+    step: u64,
+    /// What its marks count from.
+    anchor: Option<Anchor>,
 }
 
 /// What all memory is cut into.
-struct Memory {
+pub(super) struct Memory {
     state: State,
     slots: [Slot; N_SLOTS],
     /// For evaluations.
@@ -75,15 +81,19 @@ impl BoardEngine {
         parameters: &[Parameter],
         options: DeviceEngineOptions,
     ) -> Result<Self, EngineError> {
-        let plan = Self::plan(board.as_ref(), &network, &layout, &options);
-        refuse_what_does_not_fit(board.as_ref(), &network, &layout, &options)?;
+        let fit = Fit { board: board.as_ref(), network: &network, layout: &layout, options: &options };
+        let free = fit.free()?;
+        fit.refuse_what_cannot_fit(free)?;
+        let is_fused = fit.is_fused(free)?;
+        let plan = fit.plan(options.micro_batch, is_fused);
+        // Attention may have taken a workspace.
+        if plan.total() + RESERVE > fit.free()? {
+            return Err(fit.refusal(is_fused, free));
+        }
         let base = board.allocate(plan.total() as usize).map_err(|error| match error {
-            BoardError::OutOfMemory { free, .. } => {
-                does_not_fit(board.as_ref(), &network, &layout, &options, free)
-            }
+            BoardError::OutOfMemory { .. } => fit.refusal(is_fused, free),
             other => other.into(),
         })?;
-        let is_fused = is_fused(board.as_ref(), &network, &options);
         let (memory, _) = Memory::cut(base, &network, &layout, &options, is_fused);
         let mut engine = Self {
             board,
@@ -96,22 +106,27 @@ impl BoardEngine {
             in_flight: [None; N_SLOTS],
             recorded: [Recorded::NotYet; N_SLOTS],
             is_warm: false,
-            n_pending: 0,
+            pending: Pending::default(),
         };
         engine.write_angles()?;
         engine.take(parameters)?;
         Ok(engine)
     }
 
-    /// What an engine would take.
-    pub(crate) fn plan(
+    /// Refuses an engine that cannot fit beside `taken` bytes that something else will have. This is arithmetic alone:
+    /// nothing is allocated, and no library makes a plan.
+    ///
+    /// # Errors
+    /// [`EngineError::DoesNotFit`]; whatever the board says.
+    pub(crate) fn refuse_what_cannot_fit(
         board: &dyn Board,
         network: &Network,
         layout: &BoardLayout,
         options: &DeviceEngineOptions,
-    ) -> MemoryPlan {
-        let is_fused = is_fused(board, network, options);
-        Memory::cut(DevicePtr::NULL, network, layout, options, is_fused).1
+        taken: u64,
+    ) -> Result<(), EngineError> {
+        let fit = Fit { board, network, layout, options };
+        fit.refuse_what_cannot_fit(fit.free()?.saturating_sub(taken))
     }
 
     /// Launches a step with a slot: recorded before, recorded now, or one by one.
@@ -162,16 +177,24 @@ impl BoardEngine {
 
     /// Waits for the step that last used a slot, and reads its marks.
     fn reclaim(&mut self, slot_idx: usize) -> Result<(), EngineError> {
-        if let Some(step) = self.in_flight[slot_idx].take() {
-            self.timeline.read(self.board.as_ref(), step, slot_idx * EDGES)?;
+        match self.in_flight[slot_idx].take() {
+            Some(InFlight { step, anchor: Some(anchor) }) => {
+                Ok(self.timeline.read(self.board.as_ref(), step, anchor, slot_idx * EDGES)?)
+            }
+            // Without an anchor a mark has no time, but it can be waited for.
+            Some(InFlight { anchor: None, .. }) => {
+                let last = slot_idx * EDGES + EDGES - 1;
+                self.board.elapsed_ms(last, last)?;
+                Ok(())
+            }
+            None => Ok(()),
         }
-        Ok(())
     }
 
-    fn step_state(&self, step: u64, learning_rate: f64) -> StepState {
+    fn step_state(&self, step: u64, learning_rate: f64, place: usize) -> StepState {
         let DeviceEngineOptions { beta1, beta2, eps, weight_decay, .. } = self.options;
         let update = Update { beta1, beta2, eps, weight_decay, learning_rate, step, gradient_factor: 1.0 };
-        StepState::new(&update, self.n_pending as u32)
+        StepState::new(&update, place as u32)
     }
 
     fn write_angles(&self) -> Result<(), EngineError> {
@@ -199,7 +222,7 @@ impl BoardEngine {
 
 impl Memory {
     /// Cuts all memory from `base` on, and says how much that is of each kind.
-    fn cut(
+    pub(super) fn cut(
         base: DevicePtr,
         network: &Network,
         layout: &BoardLayout,
@@ -226,54 +249,6 @@ impl Memory {
     }
 }
 
-/// Whether the board's own attention is used: it is for bf16, and drops nothing.
-fn is_fused(board: &dyn Board, network: &Network, options: &DeviceEngineOptions) -> bool {
-    if options.elem != Elem::Bf16 || options.dropout > 0.0 {
-        return false;
-    }
-    let shape = network.sizes.fused_attention(options.micro_batch);
-    let prepared = board.fused_attention().and_then(|fused| fused.prepare(&shape));
-    if let Err(error) = &prepared {
-        tracing::warn!("attention is made of products and a softmax: {error}");
-    }
-    prepared.is_ok()
-}
-
-fn refuse_what_does_not_fit(
-    board: &dyn Board,
-    network: &Network,
-    layout: &BoardLayout,
-    options: &DeviceEngineOptions,
-) -> Result<(), EngineError> {
-    let needed = BoardEngine::plan(board, network, layout, options).total();
-    let free = board.memory()?.free;
-    if needed + RESERVE <= free {
-        return Ok(());
-    }
-    Err(does_not_fit(board, network, layout, options, free))
-}
-
-fn does_not_fit(
-    board: &dyn Board,
-    network: &Network,
-    layout: &BoardLayout,
-    options: &DeviceEngineOptions,
-    free: u64,
-) -> EngineError {
-    let total = |micro_batch: usize| {
-        let options = DeviceEngineOptions { micro_batch, ..*options };
-        BoardEngine::plan(board, network, layout, &options).total()
-    };
-    EngineError::DoesNotFit {
-        device: board.name(),
-        needed: total(options.micro_batch),
-        free,
-        micro_batch: options.micro_batch,
-        largest: (1..options.micro_batch).rev().find(|&n| total(n) + RESERVE <= free),
-        recompute: options.recompute,
-    }
-}
-
 impl DeviceEngine for BoardEngine {
     fn step(&mut self, step: StepInputs<'_>) -> Result<(), EngineError> {
         let StepInputs { inputs, targets, step, learning_rate } = step;
@@ -283,26 +258,42 @@ impl DeviceEngine for BoardEngine {
             return Err(EngineError::Batch { expected, got: inputs.len() });
         }
         check_tokens(inputs.iter().chain(targets), v)?;
-        if self.n_pending == super::MAX_PENDING_STEPS {
-            return Err(EngineError::Pending);
-        }
+        let place = self.pending.next()?;
         let slot_idx = (step % N_SLOTS as u64) as usize;
         let rows: Vec<_> = micro_batches(&self.options).map(|b| b.start * t..b.end * t).collect();
         let order = order_by_token(inputs, &rows, v);
-        let state = self.step_state(step, learning_rate);
+        let state = self.step_state(step, learning_rate, place);
         self.reclaim(slot_idx)?;
         self.board.mark(slot_idx * EDGES)?;
         self.memory.slots[slot_idx].write(self.board.as_ref(), &state.to_bytes(), inputs, targets, &order)?;
         self.launch(slot_idx)?;
-        self.in_flight[slot_idx] = Some(step);
+        self.in_flight[slot_idx] = Some(InFlight { step, anchor: self.timeline.newest() });
         self.is_warm = true;
-        self.n_pending += 1;
+        self.pending.push();
         Ok(())
     }
 
+    fn n_in_flight(&self) -> usize {
+        self.in_flight.iter().flatten().count()
+    }
+
+    fn poll(&mut self, host_ns: &dyn Fn() -> u64) -> Result<FinishedSteps, EngineError> {
+        // Steps end in the order of their launches, and those in flight are the last that were launched.
+        let n = self.pending.len().saturating_sub(self.n_in_flight());
+        if n == 0 {
+            return Ok(FinishedSteps::default());
+        }
+        let board = self.board.as_ref();
+        let spans = self.timeline.anchor(board, host_ns, Anchoring::Beside)?;
+        let places = self.pending.take(n);
+        let results = self.memory.results.read(&places, |from, out| board.read_beside(from, out))?;
+        Ok(FinishedSteps { spans, results })
+    }
+
     fn drain(&mut self) -> Result<Vec<StepResult>, EngineError> {
-        let n = std::mem::take(&mut self.n_pending);
-        self.memory.results.read(self.board.as_ref(), n)
+        let board = self.board.as_ref();
+        let places = self.pending.take(self.pending.len());
+        self.memory.results.read(&places, |from, out| board.read(from, out))
     }
 
     fn evaluate(&mut self, inputs: &[u32], targets: &[u32]) -> Result<LossSum, EngineError> {
@@ -332,9 +323,9 @@ impl DeviceEngine for BoardEngine {
     fn synchronize(&mut self, host_ns: &dyn Fn() -> u64) -> Result<Vec<DeviceSpan>, EngineError> {
         // In the order of the steps.
         let mut slots: Vec<_> = (0..N_SLOTS).filter(|&idx| self.in_flight[idx].is_some()).collect();
-        slots.sort_by_key(|&idx| self.in_flight[idx]);
+        slots.sort_by_key(|&idx| self.in_flight[idx].map(|in_flight| in_flight.step));
         slots.into_iter().try_for_each(|slot_idx| self.reclaim(slot_idx))?;
-        Ok(self.timeline.anchor(self.board.as_ref(), host_ns)?)
+        Ok(self.timeline.anchor(self.board.as_ref(), host_ns, Anchoring::Synchronized)?)
     }
 
     fn publish(&self, parameters: &[Parameter]) -> Result<(), EngineError> {

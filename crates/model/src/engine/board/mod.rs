@@ -2,15 +2,17 @@
 //!
 //! One allocation holds weights, gradients, moments and activations. A step is the same launches with the same
 //! arguments each time: what differs lies in device memory (`inputs`), so that it is recorded once and replayed.
-//! Nothing is allocated within a step and the host waits for nothing: losses and norms go to a ring on the
-//! device (`results`) and come to the host when somebody asks. Before a step takes over its place for a batch,
-//! the host waits for the step before the last, whose place it is; the device always has a whole step ahead.
+//! Nothing is allocated within a step. Losses and norms go to a ring on the device (`results`). Before a step takes
+//! over its place for a batch, the host waits for the step before the last, whose place it is. So the queue is never
+//! longer than two steps, and the device always has a whole step ahead; what finished steps said is read beside the
+//! work under way, which does not stop for it.
 //!
 //! - `cutter`, `layout`, `state`, `activations`: what lies where
 //! - `network`: the sizes and places of a family's network
 //! - `forward`, `backward`, `linear`: the passes of a micro-batch
 //! - `step`: all of one optimizer update
 //! - `inputs`, `results`, `timeline`: what goes to the device, and what comes back
+//! - `fit`: whether it all fits
 //! - `engine`: the whole
 
 mod activations;
@@ -18,6 +20,7 @@ mod backward;
 mod cutter;
 mod engine;
 mod error;
+mod fit;
 mod forward;
 mod inputs;
 pub(crate) mod layout;
@@ -40,7 +43,7 @@ pub use engine::BoardEngine;
 pub use error::EngineError;
 pub use timeline::{DeviceSpan, StepPart};
 
-/// Steps whose results may wait on the device.
+/// Most steps whose results may wait on the device.
 pub const MAX_PENDING_STEPS: usize = 1000;
 
 /// Trains one model with everything it takes on a device, where steps are queued.
@@ -57,6 +60,17 @@ pub trait DeviceEngine: Send {
     /// # Errors
     /// If the batch has another size, or the device fails.
     fn step(&mut self, step: StepInputs<'_>) -> Result<(), EngineError>;
+
+    /// Queued steps that are not known to be finished: two at most.
+    fn n_in_flight(&self) -> usize;
+
+    /// What finished steps said, and when their parts were done, since this was last asked for. Work under way goes
+    /// on, and steps in flight are left for the next call: nothing waits. Ask at most once after each
+    /// [`DeviceEngine::step`].
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn poll(&mut self, host_ns: &dyn Fn() -> u64) -> Result<FinishedSteps, EngineError>;
 
     /// What the steps said that were queued since this was last asked for, in their order. Waits for them.
     ///
@@ -172,6 +186,15 @@ pub struct StepInputs<'a> {
     pub step: u64,
     /// η
     pub learning_rate: f64,
+}
+
+/// Steps that are over.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FinishedSteps {
+    /// When their parts were done, in the order of the steps.
+    pub spans: Vec<DeviceSpan>,
+    /// What they said, in their order.
+    pub results: Vec<StepResult>,
 }
 
 /// What one step said.

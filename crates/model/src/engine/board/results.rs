@@ -1,6 +1,8 @@
 //! What comes back from steps.
 
-use wattle_ops::board::{Board, DevicePtr, Elem};
+use std::ops::Range;
+
+use wattle_ops::board::{Board, BoardError, DevicePtr, Elem};
 use wattle_ops::grad_norm::cuda::{self as grad_norm, NORM_BYTES};
 use wattle_ops::results::cuda::{self as results, RESULT_BYTES};
 
@@ -8,6 +10,50 @@ use super::cutter::Cutter;
 use super::error::EngineError;
 use super::{MAX_PENDING_STEPS, StepResult};
 use crate::engine::LossSum;
+
+/// Copies from a board, one way or another.
+pub(super) trait ReadBytes: FnMut(DevicePtr, &mut [u8]) -> Result<(), BoardError> {}
+
+impl<F: FnMut(DevicePtr, &mut [u8]) -> Result<(), BoardError>> ReadBytes for F {}
+
+/// Which places of the ring hold results that nobody has asked for yet. The oldest are asked for first.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Pending {
+    /// Where the oldest lies.
+    first: usize,
+    len: usize,
+}
+
+impl Pending {
+    /// How many there are.
+    pub(super) fn len(self) -> usize {
+        self.len
+    }
+
+    /// The place of a new one.
+    ///
+    /// # Errors
+    /// If the ring is full.
+    pub(super) fn next(self) -> Result<usize, EngineError> {
+        if self.len == MAX_PENDING_STEPS {
+            return Err(EngineError::Pending);
+        }
+        Ok((self.first + self.len) % MAX_PENDING_STEPS)
+    }
+
+    /// [`Pending::next`] is taken.
+    pub(super) fn push(&mut self) {
+        self.len += 1;
+    }
+
+    /// Takes out the oldest `n`: up to the ring's end, and from its start.
+    pub(super) fn take(&mut self, n: usize) -> [Range<usize>; 2] {
+        let to_end = n.min(MAX_PENDING_STEPS - self.first);
+        let ranges = [self.first..self.first + to_end, 0..n - to_end];
+        *self = Self { first: (self.first + n) % MAX_PENDING_STEPS, len: self.len - n };
+        ranges
+    }
+}
 
 /// Losses, norms, and a ring of what steps said.
 #[derive(Clone, Copy, Debug)]
@@ -74,11 +120,20 @@ impl Results {
         Ok(results::store(board, self.ring, self.norm, losses, correct, self.n_rows, state)?)
     }
 
-    /// What the first `n` places of the ring hold, once all work before is done.
-    pub(super) fn read(&self, board: &dyn Board, n: usize) -> Result<Vec<StepResult>, EngineError> {
-        let mut bytes = vec![0; n * RESULT_BYTES];
-        if n > 0 {
-            board.read(self.ring, &mut bytes)?;
+    /// What the ring holds in `places`, read by `read`: [`Board::read`] waits for all work before,
+    /// [`Board::read_beside`] is for finished steps.
+    pub(super) fn read(
+        &self,
+        places: &[Range<usize>],
+        mut read: impl ReadBytes,
+    ) -> Result<Vec<StepResult>, EngineError> {
+        let mut bytes = vec![0; places.iter().map(ExactSizeIterator::len).sum::<usize>() * RESULT_BYTES];
+        let mut rest = bytes.as_mut_slice();
+        for places in places.iter().filter(|places| !places.is_empty()) {
+            let (part, after) = rest.split_at_mut(places.len() * RESULT_BYTES);
+            let first = self.ring.address() + (places.start * RESULT_BYTES) as u64;
+            read(DevicePtr::new(first), part)?;
+            rest = after;
         }
         let mean = |sum: f64| (sum / self.n_rows as f64) as f32;
         let (places, _) = bytes.as_chunks();
@@ -110,5 +165,32 @@ impl Results {
     /// Lets updates be made again.
     pub(super) fn unhalt(&self, board: &dyn Board) -> Result<(), EngineError> {
         Ok(board.zero(self.norm, NORM_BYTES)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_go_round_and_the_oldest_are_taken_first() {
+        let mut pending = Pending::default();
+        let push = |pending: &mut Pending, n: usize| {
+            let places: Vec<_> = (0..n)
+                .map(|_| {
+                    let place = pending.next().unwrap();
+                    pending.push();
+                    place
+                })
+                .collect();
+            (places[0], places[n - 1])
+        };
+        assert_eq!(push(&mut pending, MAX_PENDING_STEPS - 1), (0, MAX_PENDING_STEPS - 2));
+        assert_eq!(pending.take(MAX_PENDING_STEPS - 3), [0..MAX_PENDING_STEPS - 3, 0..0]);
+        assert_eq!(push(&mut pending, 4), (MAX_PENDING_STEPS - 1, 2));
+        assert_eq!(pending.take(5), [MAX_PENDING_STEPS - 3..MAX_PENDING_STEPS, 0..2]);
+        assert_eq!((pending.len(), pending.next().unwrap()), (1, 3));
+        push(&mut pending, MAX_PENDING_STEPS - 1);
+        assert!(matches!(pending.next(), Err(EngineError::Pending)));
     }
 }

@@ -1,8 +1,9 @@
 //! When a step's parts were done on the device, in the host's time.
 //!
-//! The device's clock is tied to the host's at anchors: moments when all work is done, the device marks, and the
-//! host looks at its clock. Spans between two anchors are stretched so that both ends fit, so a clock that goes a
-//! little faster than the other does no harm.
+//! The device's clock is tied to the host's at anchors: the device takes a mark at once, and the host looks at its
+//! clock before and after. At synchronization all work is done; in between, the mark is taken beside the work under
+//! way, which does not stop for it. A step's marks are counted from the newest anchor before its launch, and stretched
+//! so that this anchor and the next both fit: a clock that runs a little faster than the other does no harm.
 
 use wattle_ops::board::{Board, BoardError};
 
@@ -38,76 +39,118 @@ const PARTS: [StepPart; EDGES - 1] = [StepPart::Data, StepPart::ForwardBackward,
 /// A mark is an f32 of milliseconds after the anchor.
 const RELATIVE_ERROR: f64 = f32::EPSILON as f64;
 
+/// Anchors whose marks are kept, in turn. A step is read two launches after its own, and there is at most one new
+/// anchor after each launch and one at synchronization, so an anchor that a step counts from is never marked anew.
+const N_ANCHORS: usize = 8;
+
 /// Marks that were read and are not in the host's time yet.
 pub(super) struct Timeline {
-    /// Numbers of the marks that anchors take in turn.
-    anchor_edges: [usize; 2],
+    /// Number of the first mark that anchors take in turn.
+    first_edge: usize,
     anchor: Option<Anchor>,
     steps: Vec<MarkedStep>,
+    /// End of the last span that was given.
+    last_end_ns: u64,
 }
 
-struct Anchor {
+/// A moment that both clocks know.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Anchor {
     edge: usize,
     host_ns: u64,
     error_ns: u64,
 }
 
+/// How an anchor's mark is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Anchoring {
+    /// After all work is done.
+    Synchronized,
+    /// Beside the work under way.
+    Beside,
+}
+
 struct MarkedStep {
     step: u64,
+    /// The newest before its launch.
+    anchor: Anchor,
     /// Milliseconds after the anchor.
     edges_ms: [f32; EDGES],
 }
 
 impl Timeline {
-    /// One whose anchors take the marks `first_edge` and the one after.
+    /// One whose anchors take marks from `first_edge` on.
     pub(super) fn new(first_edge: usize) -> Self {
-        Self { anchor_edges: [first_edge, first_edge + 1], anchor: None, steps: Vec::new() }
+        Self { first_edge, anchor: None, steps: Vec::new(), last_end_ns: 0 }
+    }
+
+    /// The newest anchor, from which a step that is launched now counts.
+    pub(super) fn newest(&self) -> Option<Anchor> {
+        self.anchor
     }
 
     /// Reads the marks of a step, of which `first_edge` is the first, and waits for them.
-    pub(super) fn read(&mut self, board: &dyn Board, step: u64, first_edge: usize) -> Result<(), BoardError> {
-        let Some(anchor) = &self.anchor else { return Ok(()) };
+    pub(super) fn read(
+        &mut self,
+        board: &dyn Board,
+        step: u64,
+        anchor: Anchor,
+        first_edge: usize,
+    ) -> Result<(), BoardError> {
         let mut edges_ms = [0.0; EDGES];
         // The last first: once that is there, all are.
         for (i, edge_ms) in edges_ms.iter_mut().enumerate().rev() {
             *edge_ms = board.elapsed_ms(anchor.edge, first_edge + i)?;
         }
-        self.steps.push(MarkedStep { step, edges_ms });
+        self.steps.push(MarkedStep { step, anchor, edges_ms });
         Ok(())
     }
 
-    /// Waits for all work, takes a new anchor, and gives the spans since the one before.
+    /// Takes a new anchor, and gives the spans of the steps that were read since the one before.
     pub(super) fn anchor(
         &mut self,
         board: &dyn Board,
         host_ns: &dyn Fn() -> u64,
+        anchoring: Anchoring,
     ) -> Result<Vec<DeviceSpan>, BoardError> {
-        board.synchronize()?;
         let edge = match &self.anchor {
-            Some(anchor) if anchor.edge == self.anchor_edges[0] => self.anchor_edges[1],
-            _ => self.anchor_edges[0],
+            Some(anchor) => self.first_edge + (anchor.edge - self.first_edge + 1) % N_ANCHORS,
+            None => self.first_edge,
         };
+        if anchoring == Anchoring::Synchronized {
+            board.synchronize()?;
+        }
         let before = host_ns();
-        board.mark(edge)?;
-        board.synchronize()?;
+        match anchoring {
+            Anchoring::Synchronized => board.mark(edge).and_then(|()| board.synchronize())?,
+            Anchoring::Beside => board.mark_beside(edge)?,
+        }
         let after = host_ns();
         let error_ns = after.saturating_sub(before) / 2;
         let next = Anchor { edge, host_ns: before + error_ns, error_ns };
-        let steps = std::mem::take(&mut self.steps);
-        let spans = match &self.anchor {
-            Some(anchor) if !steps.is_empty() => {
-                let between_ms = board.elapsed_ms(anchor.edge, edge)?;
-                steps.iter().flat_map(|step| step.spans(anchor, &next, between_ms)).collect()
-            }
-            _ => Vec::new(),
-        };
+        let mut spans = Vec::with_capacity(self.steps.len() * (EDGES - 1));
+        for step in std::mem::take(&mut self.steps) {
+            spans.extend(step.spans(&next, board.elapsed_ms(step.anchor.edge, edge)?));
+        }
+        self.part_overlaps(&mut spans);
         self.anchor = Some(next);
         Ok(spans)
+    }
+
+    /// Steps that count from different anchors are stretched differently, by less than the stated error. Spans follow
+    /// one another all the same.
+    fn part_overlaps(&mut self, spans: &mut [DeviceSpan]) {
+        for span in spans {
+            span.start_ns = span.start_ns.max(self.last_end_ns);
+            span.end_ns = span.end_ns.max(span.start_ns);
+            self.last_end_ns = span.end_ns;
+        }
     }
 }
 
 impl MarkedStep {
-    fn spans(&self, from: &Anchor, to: &Anchor, between_ms: f32) -> [DeviceSpan; EDGES - 1] {
+    fn spans(&self, to: &Anchor, between_ms: f32) -> [DeviceSpan; EDGES - 1] {
+        let from = &self.anchor;
         let host_ns = (to.host_ns - from.host_ns) as f64;
         let ns_per_ms = if between_ms > 0.0 { host_ns / f64::from(between_ms) } else { 1e6 };
         let at = |edge_ms: f32| from.host_ns + (f64::from(edge_ms) * ns_per_ms).max(0.0) as u64;
@@ -132,8 +175,8 @@ mod tests {
         // The device's clock goes at half the speed.
         let from = Anchor { edge: 0, host_ns: 1_000, error_ns: 5 };
         let to = Anchor { edge: 1, host_ns: 9_000_000 + 1_000, error_ns: 9 };
-        let step = MarkedStep { step: 7, edges_ms: [0.0, 1.0, 3.0, 4.5] };
-        let spans = step.spans(&from, &to, 4.5);
+        let step = MarkedStep { step: 7, anchor: from, edges_ms: [0.0, 1.0, 3.0, 4.5] };
+        let spans = step.spans(&to, 4.5);
         assert_eq!(spans.map(|span| span.start_ns), [1_000, 2_001_000, 6_001_000]);
         assert_eq!(spans[2].end_ns, 9_001_000);
         assert!(spans.iter().all(|span| span.step == 7 && (9..20).contains(&span.error_ns)));

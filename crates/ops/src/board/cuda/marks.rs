@@ -26,6 +26,11 @@ impl Marks {
         if stream.is_recording() { event.record_in_graph(stream) } else { event.record(stream) }
     }
 
+    /// Marks the present end of a stream that never records.
+    pub(super) fn mark_on(&mut self, edge: usize, stream: &Stream) -> Result<(), BoardError> {
+        self.event(edge)?.record(stream)
+    }
+
     /// Milliseconds between two marks; waits for both.
     pub(super) fn elapsed_ms(&self, from: usize, to: usize) -> Result<f32, BoardError> {
         let [from, to] = [self.marked(from)?, self.marked(to)?];

@@ -9,7 +9,8 @@
 //! - `stream`: streams and events
 //! - `module`: the kernels of `kernels/`
 //! - `staging`, `ring`: copies from page-locked memory
-//! - `ahead`: copies beside the work under way
+//! - `ahead`: copies to the device beside the work under way
+//! - `beside`: reads and marks that do not wait for the work under way
 //! - `column_major`, `matmul`, `cublaslt`: products
 //! - `attention`: fused attention, if there is cuDNN
 //! - `recording`, `marks`: a recorded step, and moments
@@ -19,6 +20,7 @@
 mod ahead;
 mod arena;
 mod attention;
+mod beside;
 mod column_major;
 mod context;
 mod cublaslt;
@@ -39,6 +41,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use self::ahead::Ahead;
 use self::arena::Arenas;
 use self::attention::CudaAttention;
+use self::beside::Beside;
 use self::context::Context;
 use self::marks::Marks;
 use self::matmul::Matmul;
@@ -71,6 +74,7 @@ pub struct CudaBoard {
     marks: Mutex<Marks>,
     staging: Mutex<Staging>,
     ahead: Mutex<Ahead>,
+    beside: Beside,
     attention: Result<CudaAttention, BoardError>,
     matmul: Matmul,
     kernels: Kernels,
@@ -108,6 +112,7 @@ impl CudaBoard {
             marks: Mutex::new(Marks::new(&context)),
             staging: Mutex::new(Staging::new(&context, STAGING_BYTES)?),
             ahead: Mutex::new(Ahead::new(&context)?),
+            beside: Beside::new(&context)?,
             attention,
             matmul,
             kernels,
@@ -179,13 +184,15 @@ impl Board for CudaBoard {
 
     fn read(&self, from: DevicePtr, out: &mut [u8]) -> Result<(), BoardError> {
         self.at_once("a read")?;
-        let (place, bytes) = (out.as_mut_ptr().cast(), out.len());
-        let copy = self.context.driver.copy_to_host;
-        // SAFETY: `out` is borrowed until the copy is done, which `synchronize` waits for; its length is said.
-        let status = unsafe { copy(place, from.address(), bytes, self.stream.handle) };
-        let queued = self.context.driver.check("cuMemcpyDtoHAsync", status);
+        // SAFETY: `out` is borrowed until the copy is done, which `synchronize` waits for.
+        let queued = unsafe { self.stream.queue_read(from, out) };
         self.synchronize()?;
         queued
+    }
+
+    fn read_beside(&self, from: DevicePtr, out: &mut [u8]) -> Result<(), BoardError> {
+        self.at_once("a read")?;
+        self.beside.read(from, out)
     }
 
     fn copy(&self, to: DevicePtr, from: DevicePtr, bytes: usize) -> Result<(), BoardError> {
@@ -219,6 +226,12 @@ impl Board for CudaBoard {
     fn mark(&self, edge: usize) -> Result<(), BoardError> {
         self.context.bind()?;
         lock(&self.marks).mark(edge, &self.stream)
+    }
+
+    fn mark_beside(&self, edge: usize) -> Result<(), BoardError> {
+        self.at_once("a mark beside the work")?;
+        lock(&self.marks).mark_on(edge, self.beside.stream())?;
+        self.beside.wait()
     }
 
     fn elapsed_ms(&self, from: usize, to: usize) -> Result<f32, BoardError> {

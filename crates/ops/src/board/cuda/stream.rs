@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::context::Context;
 use super::driver::{self, Handle};
-use crate::board::BoardError;
+use crate::board::{BoardError, DevicePtr};
 
 /// A queue of work, with no order between it and any other.
 pub(super) struct Stream {
@@ -48,6 +48,18 @@ impl Stream {
 
     pub(super) fn set_recording(&self, is_recording: bool) {
         self.is_recording.store(is_recording, Ordering::Release);
+    }
+
+    /// Queues a copy to the host.
+    ///
+    /// # Safety
+    /// `out` must stay borrowed until the stream has done the copy.
+    pub(super) unsafe fn queue_read(&self, from: DevicePtr, out: &mut [u8]) -> Result<(), BoardError> {
+        let (place, bytes) = (out.as_mut_ptr().cast(), out.len());
+        let copy = self.context.driver.copy_to_host;
+        // SAFETY: the length is that of `out`, which the caller keeps borrowed; the stream is valid while this lives.
+        let status = unsafe { copy(place, from.address(), bytes, self.handle) };
+        self.context.driver.check("cuMemcpyDtoHAsync", status)
     }
 
     /// Makes what follows wait for what `event` was recorded after; not at all if it never was.

@@ -132,6 +132,32 @@ fn a_step_is_recorded_replayed_and_timed() {
 
 #[test]
 #[ignore = "needs an NVIDIA GPU"]
+fn reads_and_marks_beside_the_work_do_not_wait_for_it() {
+    let board = board();
+    let (bytes, large) = (4 << 10, 32 << 20);
+    let [finished, busy] = [0; 2].map(|_| board.allocate(large).unwrap());
+    board.mark(0).unwrap();
+    board.write(finished, &vec![7; bytes]).unwrap();
+    board.mark(1).unwrap();
+    board.elapsed_ms(0, 1).unwrap();
+    // A queue that takes a GPU milliseconds, much longer than a small read.
+    (0..120).for_each(|_| board.copy(busy, finished, large).unwrap());
+    board.mark(2).unwrap();
+    let mut out = vec![0; bytes];
+    board.read_beside(finished, &mut out).unwrap();
+    board.mark_beside(3).unwrap();
+    assert!(out.iter().all(|byte| *byte == 7));
+    let (finished_ms, beside_ms) = (board.elapsed_ms(0, 1).unwrap(), board.elapsed_ms(0, 3).unwrap());
+    assert!(finished_ms <= beside_ms, "{finished_ms} {beside_ms}");
+    assert!(beside_ms < board.elapsed_ms(0, 2).unwrap(), "the mark was taken before the queue's end");
+    board.begin_record().unwrap();
+    assert!(matches!(board.read_beside(finished, &mut out), Err(BoardError::NotRecordable(_))));
+    assert!(matches!(board.mark_beside(3), Err(BoardError::NotRecordable(_))));
+    board.end_record().unwrap();
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
 fn a_kernel_that_is_not_there_is_named() {
     let launch =
         Launch { kernel: "no_such_fwd_f32", grid: [1; 3], block: [1; 3], shared_bytes: 0, args: &[] };
