@@ -51,8 +51,8 @@ pub fn say_switched_off(switched_off: &[String]) {
 fn describe_bad(bad: &BadRecordsManifest, good: u64) -> String {
     let kinds: Vec<String> = bad.skipped.iter().map(|(kind, n)| format!("{} {kind}", count(*n))).collect();
     format!(
-        "{} of {} records have no text that can be read and were left out ({}); the first: {}. \
-         data.bad_records = \"refuse\" makes that an error",
+        "{} of {} records have no text that can be read and were left out ({}); the first: {}; \
+         data.bad_records = \"refuse\" (--bad-records refuse) makes that an error",
         count(bad.total()),
         count(bad.total() + good),
         kinds.join(", "),
