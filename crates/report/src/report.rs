@@ -477,7 +477,11 @@ mod tests {
                 assert_eq!(after.totals.unwrap().energy_j, before.totals.unwrap().energy_j);
                 assert_eq!(after.epochs.len(), before.epochs.len());
             }
-            assert!(after.notes.iter().any(|note| note.contains("without making a step")), "{:?}", after.notes);
+            assert!(
+                after.notes.iter().any(|note| note.contains("without making a step")),
+                "{:?}",
+                after.notes
+            );
         }
         let dir = tempfile::tempdir().unwrap();
         SyntheticRun { stop: None, ..SyntheticRun::small() }.write(dir.path());
