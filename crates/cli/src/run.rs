@@ -193,10 +193,7 @@ impl Target {
     }
 
     /// Ends a process that has nothing to do: says so, and what else might have been wanted.
-    ///
-    /// # Errors
-    /// None: it is a command's outcome.
-    pub fn leave_alone(&self) -> anyhow::Result<Exit> {
+    pub fn leave_alone(&self) -> Exit {
         let path = self.path.display();
         tracing::info!("{path} is finished: nothing to do");
         let by = self.found.as_ref().map(|found| found.by);
@@ -207,7 +204,7 @@ impl Target {
                 tracing::info!("{unfinished} is not finished: --resume --out {unfinished} goes on with it");
             }
         }
-        Ok(Exit::Done)
+        Exit::Done
     }
 }
 

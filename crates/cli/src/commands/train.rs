@@ -63,7 +63,7 @@ pub fn run(args: &TrainArgs, bars: &MultiProgress, log_file: &LogFile, quiet: bo
     let earlier = if target.found.is_some() { Earlier::read(&target.path)? } else { Earlier::none() };
     let is_finished = target.is_finished(&earlier);
     if is_finished == Some(true) {
-        return target.leave_alone();
+        return Ok(target.leave_alone());
     }
     let Target { config, path, found } = &target;
     let exists = found.is_some();
@@ -80,7 +80,7 @@ pub fn run(args: &TrainArgs, bars: &MultiProgress, log_file: &LogFile, quiet: bo
     refuse_other_data(&earlier, &dataset)?;
     let made = ended(&earlier.events).map_or(0, |(step, _)| step);
     if is_finished.is_none() && made >= plan_of(config, &dataset)?.total_steps {
-        return target.leave_alone();
+        return Ok(target.leave_alone());
     }
     let new_run = if exists { None } else { Some(NewRun::create(path)?) };
     let opened = if exists { Some(RunDir::open(path)?) } else { None };
