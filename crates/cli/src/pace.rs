@@ -3,6 +3,7 @@
 //! A point is a moment at which a step has ended on the device and the meter was read. Every figure of a window comes
 //! from its first and its last point, so tokens a second times joules a token are its watts.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 
 use wattle_runlog::{Joules, MonotonicNs, Seconds, Watts};
@@ -94,7 +95,10 @@ impl Pace {
     pub fn steady(&self) -> Option<Rate> {
         let (first, newest) = (self.points.front()?, self.newest?);
         let middle = first.t.midpoint(newest.t);
-        let rate = self.rate_from(|point| point.t >= middle || point == first && self.points.len() < 4)?;
+        let earlier = self.points.iter().filter(|point| point.step < newest.step);
+        // The point nearest to the middle: the next one after it may lie beyond an evaluation.
+        let from = earlier.min_by_key(|point| (point.t.0.abs_diff(middle.0), Reverse(point.t)))?;
+        let rate = Rate::between(from, &newest);
         (rate.seconds >= MIN_SECONDS || rate.steps >= MIN_STEPS).then_some(rate)
     }
 
