@@ -36,7 +36,7 @@ pub struct Args {
 /// A command.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Train a model. Without arguments: a small one on embedded tales, a minute or two on two cores
+    /// Train a model. Without arguments: a small one on embedded tales, about a minute on two cores
     #[cfg(feature = "train")]
     Train(Box<TrainArgs>),
     /// Make tokens of text, once and for any number of runs

@@ -106,7 +106,7 @@ impl Pace {
     fn rate_from(&self, within: impl Fn(&Point) -> bool) -> Option<Rate> {
         let newest = self.newest?;
         let earlier = || self.points.iter().filter(|point| point.step < newest.step);
-        let first = earlier().find(|point| within(point)).or_else(|| earlier().last())?;
+        let first = earlier().find(|point| within(point)).or_else(|| earlier().next_back())?;
         Some(Rate::between(first, &newest))
     }
 

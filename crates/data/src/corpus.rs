@@ -7,7 +7,7 @@
 //! Where a block of text ends: just before a line end that follows a visible character. There GPT-2's
 //! pre-tokenizer always ends a word and none of its pieces looks back, so the tokens of a file's blocks, one
 //! after another, are those of the whole file. A stretch without such a place is cut at the block's size. For other
-//! tokenizers a block comes with some of the text around it, see [`crate::passage`]. A block of documents ends where
+//! tokenizers a block comes with some of the text around it, see `passage.rs`. A block of documents ends where
 //! a document ends.
 //!
 //! # Units

@@ -340,9 +340,9 @@ fn dry_run(args: &TrainArgs, config: &Config, mut display: Display) -> anyhow::R
         on_trial(config, &dataset, &device, |trainer| {
             give_back();
             if plan::is_quick(config, &forecast) {
-                trainer.rehearse()?
+                trainer.rehearse()?;
             } else {
-                trainer.touch()
+                trainer.touch();
             }
             forecast.engine = trainer.engine();
             forecast.peak = if trainer.is_on_cpu_engine() { peak_of_training() } else { None };
