@@ -41,7 +41,7 @@ pub struct Found {
 pub enum FoundBy {
     /// By `--out`.
     Path,
-    /// As the newest run of the configuration's name.
+    /// By the configuration's name: the newest run that is not finished, or else the newest.
     Name,
 }
 
@@ -192,17 +192,13 @@ impl Target {
         }
     }
 
-    /// Ends a process that has nothing to do: says so, and what else might have been wanted.
+    /// Ends a process that has nothing to do: says so, and how to start another run.
     pub fn leave_alone(&self) -> Exit {
         let path = self.path.display();
         tracing::info!("{path} is finished: nothing to do");
         let by = self.found.as_ref().map(|found| found.by);
         if by == Some(FoundBy::Name) {
             tracing::info!("to train anew, leave out --resume");
-            for unfinished in unfinished_of(&self.config.run.name) {
-                let unfinished = unfinished.display();
-                tracing::info!("{unfinished} is not finished: --resume --out {unfinished} goes on with it");
-            }
         }
         Exit::Done
     }
@@ -264,8 +260,9 @@ fn runs_of(name: &str) -> Vec<PathBuf> {
     runs
 }
 
+/// The newest run of this name that is not finished, or else the newest.
 fn newest_of(name: &str) -> Option<PathBuf> {
-    runs_of(name).into_iter().next()
+    unfinished_of(name).next().or_else(|| runs_of(name).into_iter().next())
 }
 
 fn unfinished_of(name: &str) -> impl Iterator<Item = PathBuf> {
