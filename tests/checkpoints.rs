@@ -272,3 +272,19 @@ fn checkpoints_follow_the_umask() {
         assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", file.file_name());
     }
 }
+
+#[test]
+fn weights_that_are_not_numbers_are_an_error_and_no_result() {
+    let bench = Workbench::new();
+    trained(&bench);
+    let path = bench.join("run/checkpoints/latest/model.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    let last = bytes.len() - 4;
+    bytes[last..].copy_from_slice(&f32::NAN.to_le_bytes());
+    fs::write(&path, bytes).unwrap();
+    let said = expect(1, bench.wattle(&["evaluate", "run", "--data", "data", "--device", "cpu", "--json"]));
+    assert!(said.contains("NaN or infinite") && said.contains("1 of "), "{said}");
+    let said = expect(1, bench.wattle(&["export", "run", "--type", "f16", "--out", "run.gguf"]));
+    assert!(said.contains("NaN or infinite"), "{said}");
+    assert!(!bench.join("run.gguf").exists());
+}

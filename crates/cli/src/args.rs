@@ -232,6 +232,9 @@ pub struct GenerateArgs {
     /// Show each step's likeliest tokens with their probabilities
     #[arg(long)]
     pub explain: bool,
+    /// Write control characters as they are; on a terminal they are escaped otherwise
+    #[arg(long)]
+    pub raw: bool,
 }
 
 /// Arguments of `evaluate`.

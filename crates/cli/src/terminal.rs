@@ -1,7 +1,8 @@
-//! Whether to draw on the terminal.
+//! What may be written to the terminal.
 
+use std::borrow::Cow;
 use std::ffi::OsStr;
-use std::io::{IsTerminal, stderr};
+use std::io::{IsTerminal, stderr, stdout};
 
 /// Whether standard error is a terminal that may be drawn on in colours and bars: not where `NO_COLOR` is set to
 /// anything (<https://no-color.org>), nor on a terminal that is called dumb or nothing.
@@ -14,9 +15,34 @@ fn allows(no_color: Option<&OsStr>, term: Option<&OsStr>) -> bool {
     no_color.is_none_or(OsStr::is_empty) && term.is_some_and(|term| !term.is_empty() && term != "dumb")
 }
 
+/// `text` as it goes to standard output. On a terminal, control characters other than line ends and tabs are escaped: a
+/// model's or a file's text must not set the title, write the clipboard or move the cursor.
+pub fn for_stdout(text: &str) -> Cow<'_, str> {
+    if stdout().is_terminal() { escaped(text) } else { Cow::Borrowed(text) }
+}
+
+fn escaped(text: &str) -> Cow<'_, str> {
+    let is_active = |c: char| c.is_control() && c != '\n' && c != '\t';
+    if !text.contains(is_active) {
+        return Cow::Borrowed(text);
+    }
+    let escape = |c: char| if is_active(c) { c.escape_default().to_string() } else { c.to_string() };
+    Cow::Owned(text.chars().map(escape).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_in_a_text_drives_a_terminal() {
+        assert_eq!(escaped("naïve\tcafé\n"), "naïve\tcafé\n");
+        // The clipboard, by OSC 52; a line drawn over; a C1 control; DEL.
+        assert_eq!(
+            escaped("a\x1b]52;c;eA==\x07b\rc\u{9b}2J\x7f"),
+            "a\\u{1b}]52;c;eA==\\u{7}b\\rc\\u{9b}2J\\u{7f}"
+        );
+    }
 
     #[test]
     fn no_color_and_dumb_terminals_are_left_plain() {

@@ -8,6 +8,7 @@ use wattle_report::{Report, ReportError, Run};
 use crate::args::CompareArgs;
 use crate::commands::page::Page;
 use crate::exit::{BadUsage, Exit};
+use crate::terminal::for_stdout;
 
 /// Puts runs side by side.
 #[allow(clippy::print_stdout, reason = "its output is the command's result")]
@@ -22,7 +23,7 @@ pub fn run(args: &CompareArgs) -> anyhow::Result<Exit> {
     if args.json {
         println!("{}", comparison.to_json());
     } else if !page.is_stdout() {
-        print!("{}", compare::text(&comparison));
+        print!("{}", for_stdout(&compare::text(&comparison)));
     }
     page.tell();
     Ok(Exit::Done)

@@ -11,6 +11,7 @@ use wattle_data::{
     TokenizerKind, prepare_into,
 };
 use wattle_meter::WindowEnergy;
+use wattle_model::LanguageModel;
 use wattle_train::evaluate::{EvaluateOptions, Evaluation, evaluate_by_best};
 
 use crate::args::{EvaluateArgs, SplitName};
@@ -63,12 +64,30 @@ pub fn run(args: &EvaluateArgs, bars: &MultiProgress) -> anyhow::Result<Exit> {
     let model = checkpoint.model.as_ref();
     let evaluation = evaluate_by_best(model, held.store()?, options, &device.device, &mut progress)?;
     bar.finish_and_clear();
+    if !evaluation.loss.is_finite() {
+        bail!("{}: the loss is not a number: {}", args.checkpoint.display(), why_not_finite(model)?);
+    }
     let energy = metered.finish();
     match args.json {
         true => println!("{:#}", report(args, &checkpoint, &held, context, &evaluation, energy.as_ref())),
         false => print!("{}", describe(&evaluation, held.manifest(), energy.as_ref())),
     }
     Ok(Exit::Done)
+}
+
+/// What makes a model's loss infinite or NaN, and what to do.
+fn why_not_finite(model: &dyn LanguageModel) -> anyhow::Result<String> {
+    for (name, weight) in model.weights()? {
+        let values: Vec<f32> = weight.flatten_all()?.to_dtype(DType::F32)?.to_vec1()?;
+        let not_finite = values.iter().filter(|value| !value.is_finite()).count();
+        if not_finite > 0 {
+            let n = values.len();
+            return Ok(format!(
+                "{not_finite} of {n} weights in {name} are NaN or infinite; use another checkpoint"
+            ));
+        }
+    }
+    Ok("its weights are finite, so its activations overflow; use another checkpoint".to_owned())
 }
 
 impl Held {

@@ -17,6 +17,7 @@ use crate::exit::{BadUsage, Exit};
 use crate::humanize::{count, duration, si};
 use crate::metered::Metered;
 use crate::need;
+use crate::terminal::for_stdout;
 use crate::threads::set_threads;
 
 /// How many tokens `--explain` shows a step.
@@ -53,7 +54,7 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<Exit> {
     let mut generator = Generator::new(model.as_ref(), &prompt_ids, options).map_err(bad_usage)?;
     let written = match args.explain {
         true => explain(&mut generator, tokenizer),
-        false => stream(&mut generator, tokenizer, prompt),
+        false => stream(&mut generator, tokenizer, prompt, args.raw),
     };
     let n_tokens = match written {
         Ok(n_tokens) => n_tokens,
@@ -91,9 +92,15 @@ fn prompt<'a>(args: &'a GenerateArgs, tokenizer: &Tokenizer) -> &'a str {
 }
 
 /// Writes the prompt, then text as it becomes certain. Returns the number of tokens.
-fn stream(generator: &mut Generator<'_>, tokenizer: &Tokenizer, prompt: &str) -> anyhow::Result<u64> {
+fn stream(
+    generator: &mut Generator<'_>,
+    tokenizer: &Tokenizer,
+    prompt: &str,
+    is_raw: bool,
+) -> anyhow::Result<u64> {
     let mut out = io::stdout().lock();
-    write!(out, "{prompt}")?;
+    let shown = |text: &str| if is_raw { text.to_owned() } else { for_stdout(text).into_owned() };
+    write!(out, "{}", shown(prompt))?;
     let mut text = tokenizer.stream();
     let mut n_tokens = 0;
     for step in generator {
@@ -102,10 +109,10 @@ fn stream(generator: &mut Generator<'_>, tokenizer: &Tokenizer, prompt: &str) ->
         if tokenizer.end_of_text() == Some(token) {
             break;
         }
-        write!(out, "{}", text.push(token)?)?;
+        write!(out, "{}", shown(&text.push(token)?))?;
         out.flush()?;
     }
-    writeln!(out, "{}", text.finish()?)?;
+    writeln!(out, "{}", shown(&text.finish()?))?;
     Ok(n_tokens)
 }
 

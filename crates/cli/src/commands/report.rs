@@ -8,6 +8,7 @@ use wattle_report::{Report, Run, page, text};
 use crate::args::ReportArgs;
 use crate::commands::page::Page;
 use crate::exit::Exit;
+use crate::terminal::for_stdout;
 
 /// Reads a run and says what is in it.
 #[allow(clippy::print_stdout, reason = "its output is the command's result")]
@@ -20,7 +21,7 @@ pub fn run(args: &ReportArgs) -> anyhow::Result<Exit> {
     if args.json {
         println!("{}", report.to_json());
     } else if !page.is_stdout() {
-        print!("{}", text::text(&report, bars()));
+        print!("{}", for_stdout(&text::text(&report, bars())));
     }
     page.tell();
     Ok(Exit::Done)
