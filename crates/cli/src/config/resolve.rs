@@ -182,7 +182,8 @@ pub fn resolve(base: Option<Layer>, sources: &Sources) -> Result<Config, Vec<Str
 /// change.
 pub fn differences(stored: &Config, given: &Config) -> Vec<String> {
     differences_but_for(stored, given, |key| {
-        matches!(key, "train.max_steps" | "train.epochs")
+        // The number of threads changes no bit.
+        matches!(key, "train.max_steps" | "train.epochs" | "train.threads" | "train.log_every")
             || ["budget.", "checkpoint.", "energy."].iter().any(|section| key.starts_with(section))
     })
 }
