@@ -182,5 +182,5 @@ fn a_budget_holds_with_the_last_checkpoint_reckoned_in() {
     // Steps and checkpoints of milliseconds, and readings 50 ms old at most; but a busy disk may hold up the checkpoint
     // by which the last is reckoned, or the last.
     let share = whole.facility_kwh / budget_kwh;
-    assert!(share > 0.6 && share < 1.3, "{share} of the budget");
+    assert!(share > 0.5 && share < 1.5, "{share} of the budget");
 }

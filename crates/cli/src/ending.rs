@@ -1,5 +1,7 @@
 //! What a run still uses once it is asked to end: the steps in flight, and its last checkpoint.
 
+use std::collections::VecDeque;
+
 use wattle_runlog::{Joules, Seconds, Watts};
 
 use crate::pace::Pace;
@@ -42,11 +44,14 @@ pub struct Sizes {
     pub interval: Seconds,
 }
 
+/// Of something that happens now and then, so many are remembered.
+const REMEMBERED: usize = 5;
+
 /// The energy of something that happens now and then.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Measured {
     begun: Option<Joules>,
-    last: Option<Joules>,
+    recent: VecDeque<Joules>,
 }
 
 impl Measured {
@@ -55,9 +60,18 @@ impl Measured {
     }
 
     fn end(&mut self, used: Joules) {
-        if let Some(begun) = self.begun.take() {
-            self.last = Some(used - begun);
+        let Some(begun) = self.begun.take() else { return };
+        self.recent.push_back(used - begun);
+        if self.recent.len() > REMEMBERED {
+            self.recent.pop_front();
         }
+    }
+
+    /// The median of the last few: one that a busy disk held up does not stand for the next.
+    fn typical(&self) -> Option<Joules> {
+        let mut recent: Vec<Joules> = self.recent.iter().copied().collect();
+        recent.sort_by(|a, b| a.get().total_cmp(&b.get()));
+        recent.get(recent.len() / 2).copied()
     }
 }
 
@@ -108,9 +122,9 @@ impl Ending {
         let power = rate.and_then(|rate| rate.power());
         let unseen = power.unwrap_or_default() * self.staleness;
         let waiting = self.waiting.or(power).unwrap_or_default();
-        let checkpoint = self.checkpoint.last.unwrap_or(waiting * self.checkpoint_time);
+        let checkpoint = self.checkpoint.typical().unwrap_or(waiting * self.checkpoint_time);
         let evaluation = match evaluation_follows {
-            true => self.evaluation.last.unwrap_or(step * (self.evaluation_steps * EVALUATION_SHARE)),
+            true => self.evaluation.typical().unwrap_or(step * (self.evaluation_steps * EVALUATION_SHARE)),
             false => Joules::ZERO,
         };
         unseen + step * (in_flight + 1) as f64 + evaluation + checkpoint
