@@ -71,7 +71,7 @@ impl Measured {
     fn typical(&self) -> Option<Joules> {
         let mut recent: Vec<Joules> = self.recent.iter().copied().collect();
         recent.sort_by(|a, b| a.get().total_cmp(&b.get()));
-        recent.get(recent.len() / 2).copied()
+        recent.get(recent.len().saturating_sub(1) / 2).copied()
     }
 }
 
