@@ -277,7 +277,7 @@ pub struct EvaluateArgs {
 pub enum InputFormat {
     /// What each file begins with tells
     Auto,
-    /// Text, whatever it looks like
+    /// Text, regardless of content
     Text,
     /// A JSON object a line
     Jsonl,

@@ -19,7 +19,7 @@ pub struct DataConfig {
     pub input: Vec<PathBuf>,
     /// Of documents: the field that holds the text. Default "text", as most corpora on Hugging Face.
     pub text_field: String,
-    /// What `input` holds. Default `auto`: what each file begins with tells, whatever it is called.
+    /// What `input` holds. Default `auto`: told by the first bytes of each file, not by its name.
     pub format: FormatChoice,
     /// What is done with a JSON record that has no text that can be read. Default `skip`: it is left out and counted.
     pub bad_records: BadRecords,

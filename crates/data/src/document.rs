@@ -33,7 +33,7 @@ pub(crate) struct BadRecord {
     pub place: u64,
     /// What is wrong, in the words by which such records are counted.
     pub kind: &'static str,
-    /// What is wrong with this one, and what mends it.
+    /// What is wrong with this one, and how to fix it.
     pub reason: String,
 }
 
@@ -45,7 +45,7 @@ impl BadRecord {
     }
 }
 
-/// Calls `on_document` with the documents of a block of JSON and `on_bad` with what is none.
+/// Calls `on_document` with the documents of a block of JSON and `on_bad` with what is not a document.
 pub(crate) fn json_documents(
     block: &RecordBlock,
     format: &Format,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::manifest::Split;
 
-/// A fault of the data, with what was expected, what came, where, and what mends it.
+/// A fault of the data, with what was expected, what came, where, and how to fix it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DataError {
@@ -84,7 +84,7 @@ pub enum DataError {
         unit: &'static str,
         /// Its place, from 1.
         place: u64,
-        /// What is wrong, and what mends it.
+        /// What is wrong, and how to fix it.
         reason: String,
     },
     /// An input none of whose records has a text that can be read.
@@ -271,7 +271,7 @@ pub enum DataError {
     DatasetManifest {
         /// The file.
         path: PathBuf,
-        /// What is wrong, and what mends it.
+        /// What is wrong, and how to fix it.
         reason: String,
     },
     /// A download that does not come through.

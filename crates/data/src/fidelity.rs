@@ -74,7 +74,7 @@ fn stretch_len(tokens: &[Token], unknown: Option<u32>) -> usize {
     (1..tokens.len()).find(|&i| is_border(i)).unwrap_or(tokens.len())
 }
 
-/// Characters of a gap between tokens; the spaces around a word that stands alone are none of them.
+/// Characters of a gap between tokens, not counting the spaces around a word that stands alone.
 fn uncovered(window: &str, gap: Range<usize>) -> u64 {
     let text = window.get(gap).unwrap_or_default();
     let count = text.chars().count() as u64;

@@ -128,7 +128,7 @@ fn is_utf16(head: &[u8], is_little: bool) -> bool {
     n_faults <= usize::from(units.last().is_some_and(|unit| (0xd800..0xdc00).contains(unit)))
 }
 
-/// What mends a text that is not UTF-8, by its bytes around the first that is wrong; `is_cut` if only the end of
+/// How to fix a text that is not UTF-8, by its bytes around the first that is wrong; `is_cut` if only the end of
 /// the last character is missing.
 pub(crate) fn remedy_of_not_utf8(path: &Path, near: &[u8], is_cut: bool) -> String {
     let is_control = |byte: &&u8| **byte < b' ' && !b"\t\n\r\x0c\x1b".contains(byte);

@@ -34,7 +34,7 @@ pub enum FormatChoice {
     /// What each begins with tells.
     #[default]
     Auto,
-    /// Text, whatever it looks like.
+    /// Text, regardless of content.
     Text,
     /// A JSON object a line.
     Jsonl,

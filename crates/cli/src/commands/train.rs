@@ -295,11 +295,11 @@ fn was_finished_at(events: &[Event], at: u64) -> bool {
 pub fn forecast(config: &Config, display: &mut Display) -> anyhow::Result<Forecast> {
     let dataset = prepare(config, display)?;
     let device = DeviceChoice::Cpu.open()?;
-    on_trial(config, &dataset, &device, |_| foretell(config, &dataset, &device))
+    on_trial(config, &dataset, &device, |_| forecast_of(config, &dataset, &device))
 }
 
 /// What a run would be, by its configuration and its data alone: nothing is built.
-fn foretell(config: &Config, dataset: &Dataset, device: &ChosenDevice) -> anyhow::Result<Forecast> {
+fn forecast_of(config: &Config, dataset: &Dataset, device: &ChosenDevice) -> anyhow::Result<Forecast> {
     let vocab_size = config.model.vocab_size_for(dataset.vocab_size()).map_err(BadUsage::new)?;
     let memory = TrainingMemory::of(config, vocab_size);
     let is_cpu = device.device.is_cpu();
@@ -334,7 +334,7 @@ fn on_trial<T>(
 fn dry_run(args: &TrainArgs, config: &Config, mut display: Display) -> anyhow::Result<Exit> {
     let dataset = prepare(config, &mut display)?;
     let device = args.device.open()?;
-    let mut forecast = foretell(config, &dataset, &device)?;
+    let mut forecast = forecast_of(config, &dataset, &device)?;
     // What does not fit is not built either: the plan says so.
     if forecast.shortage.is_none() {
         on_trial(config, &dataset, &device, |trainer| {

@@ -15,7 +15,7 @@ pub fn mistake(path: &str, value: &Value, check: impl Fn(&Value) -> Result<(), S
     if let Some(expected) = expected(path, |value| check(value).is_ok()) {
         return Some(format!("expected {expected}{}", hint(path, value, expected)));
     }
-    // One of some names: a name that is none of them brings them out.
+    // One of a fixed set of names: an unknown name makes serde list the set.
     let listed = check(&Value::String("?".to_owned())).err().and_then(|reason| variants(&reason));
     Some(match listed {
         Some(names) => format!("expected {names}"),
