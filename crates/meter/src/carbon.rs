@@ -107,12 +107,7 @@ pub fn find(region: &str) -> Option<&'static Country> {
 /// Every row of the table, the world's first.
 pub fn countries() -> &'static [Country] {
     static COUNTRIES: OnceLock<Vec<Country>> = OnceLock::new();
-    COUNTRIES.get_or_init(|| {
-        csv::Reader::from_reader(TABLE.as_bytes())
-            .into_deserialize()
-            .collect::<Result<_, _>>()
-            .expect("the embedded table is tested")
-    })
+    COUNTRIES.get_or_init(|| region::embedded(TABLE))
 }
 
 /// Why there is no intensity for `region`.

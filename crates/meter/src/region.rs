@@ -6,6 +6,7 @@
 use std::sync::OnceLock;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 static TABLE: &str = include_str!("../data/regions.csv");
 
@@ -39,12 +40,15 @@ pub fn find(text: &str) -> Option<&'static Region> {
 /// Every country, the world first.
 pub fn regions() -> &'static [Region] {
     static REGIONS: OnceLock<Vec<Region>> = OnceLock::new();
-    REGIONS.get_or_init(|| {
-        csv::Reader::from_reader(TABLE.as_bytes())
-            .into_deserialize()
-            .collect::<Result<_, _>>()
-            .expect("the embedded table is tested")
-    })
+    REGIONS.get_or_init(|| embedded(TABLE))
+}
+
+/// The rows of a CSV table that is part of the program.
+pub(crate) fn embedded<T: DeserializeOwned>(table: &str) -> Vec<T> {
+    csv::Reader::from_reader(table.as_bytes())
+        .into_deserialize()
+        .collect::<Result<_, _>>()
+        .expect("the embedded table is tested")
 }
 
 /// How alike `text` and the most similar code or name of a country are, from 0 to 1.

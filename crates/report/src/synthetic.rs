@@ -93,6 +93,16 @@ impl SyntheticRun {
         Self { has_host_alone: true, watts: 1.0, ..Self::small() }
     }
 
+    /// With a long name and large figures.
+    pub(crate) fn wide() -> Self {
+        Self {
+            name: "a-name-that-somebody-gave-to-a-run-with-all-of-its-keys-in-it-and-some-more-besides-them",
+            watts: 123_456.7,
+            host_share: 0.1,
+            ..Self::small()
+        }
+    }
+
     pub(crate) fn resumed() -> Self {
         Self { is_resumed: true, ..Self::small() }
     }

@@ -382,13 +382,7 @@ mod tests {
 
     #[test]
     fn no_line_is_wider_than_eighty_columns() {
-        let long = SyntheticRun {
-            name: "a-name-that-somebody-gave-to-a-run-with-all-of-its-keys-in-it-and-some-more-besides-them",
-            watts: 123_456.7,
-            host_share: 0.1,
-            n_epochs: 150,
-            ..SyntheticRun::small()
-        };
+        let long = SyntheticRun { n_epochs: 150, ..SyntheticRun::wide() };
         for synthetic in [SyntheticRun::small(), SyntheticRun::resumed(), SyntheticRun::unmetered(), long] {
             for line in lines(&synthetic).lines() {
                 assert!(line.chars().count() <= WIDTH, "{line}");

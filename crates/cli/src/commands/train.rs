@@ -323,11 +323,12 @@ fn on_trial<T>(
     let options = trainer_options(config, 0);
     let board = open_board(config, dataset, device, &options)?;
     let model = build_model(config, dataset, device)?;
-    let scratch = std::env::temp_dir().join(format!("wattle-dry-run-{}", std::process::id()));
-    let checkpoints = Checkpoints::open(&scratch, 0)?;
-    let trainer = Trainer::on_board(model.as_ref(), dataset, &device.device, board, options, checkpoints);
-    std::fs::remove_dir_all(&scratch).ok();
-    with(&mut trainer?)
+    let scratch =
+        tempfile::tempdir().context("a temporary folder cannot be made; set TMPDIR to another place")?;
+    let checkpoints = Checkpoints::open(scratch.path(), 0)?;
+    let mut trainer =
+        Trainer::on_board(model.as_ref(), dataset, &device.device, board, options, checkpoints)?;
+    with(&mut trainer)
 }
 
 #[allow(clippy::print_stdout, reason = "the plan is the command's result")]

@@ -262,12 +262,7 @@ mod tests {
 
     #[test]
     fn no_line_is_wider_than_eighty_columns() {
-        let long = SyntheticRun {
-            name: "a-name-that-somebody-gave-to-a-run-with-all-of-its-keys-in-it-and-some-more-besides-them",
-            watts: 123_456.7,
-            host_share: 0.1,
-            ..SyntheticRun::small()
-        };
+        let long = SyntheticRun::wide();
         let again = SyntheticRun { seed: 2, ..long.clone() };
         let other =
             SyntheticRun { floor: 3.0, learning_rate: 0.001_234_567, data_sha256: "b", ..long.clone() };
