@@ -52,7 +52,7 @@ impl OpenCheckpoint {
     }
 }
 
-/// Holds `copies` of a model against the memory that there is.
+/// Checks that `copies` of a model fit in the available memory.
 fn check_memory(path: &Path, config: &ModelConfig, device: &ChosenDevice, copies: u64) -> anyhow::Result<()> {
     match device.device.is_cpu() {
         true => need::loading(&path.display().to_string(), config, config.vocab_size, copies).check(),

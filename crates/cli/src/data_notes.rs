@@ -41,7 +41,7 @@ pub fn say_switched_off(switched_off: &[String]) {
     if !switched_off.is_empty() {
         SAID.call_once(|| {
             tracing::warn!(
-                "the tokenizer's file asks for {}: switched off, since that belongs to a call and not to a text",
+                "the tokenizer's file asks for {}: switched off, because it applies to a single call and not to a corpus",
                 switched_off.join(" and ")
             );
         });
@@ -72,21 +72,17 @@ pub struct TextLoss {
 }
 
 /// The loss of several splits together; `None` if one of them is not known.
-pub fn loss_of<'a>(splits: impl Iterator<Item = &'a SplitManifest>) -> Option<TextLoss> {
+pub fn loss_of<'a>(mut splits: impl Iterator<Item = &'a SplitManifest>) -> Option<TextLoss> {
     let nothing = TextLoss { chars: 0, lost_chars: 0, tokens: 0, unknown_tokens: 0, is_material: false };
-    splits.map(|split| Some((split, split.lost_chars?, split.unknown_tokens?))).try_fold(
-        nothing,
-        |sum, one| {
-            let (split, lost_chars, unknown_tokens) = one?;
-            Some(TextLoss {
-                chars: sum.chars + split.chars,
-                lost_chars: sum.lost_chars + lost_chars,
-                tokens: sum.tokens + split.tokens,
-                unknown_tokens: sum.unknown_tokens + unknown_tokens,
-                is_material: sum.is_material || split.bits_per_byte(1.0).is_none(),
-            })
-        },
-    )
+    splits.try_fold(nothing, |sum, split| {
+        Some(TextLoss {
+            chars: sum.chars + split.chars,
+            lost_chars: sum.lost_chars + split.lost_chars?,
+            tokens: sum.tokens + split.tokens,
+            unknown_tokens: sum.unknown_tokens + split.unknown_tokens?,
+            is_material: sum.is_material || split.bits_per_byte(1.0).is_none(),
+        })
+    })
 }
 
 impl TextLoss {
@@ -109,7 +105,7 @@ impl TextLoss {
         }
         if self.unknown_tokens > 0 {
             parts.push(format!(
-                "{} of the tokens ({}) stand for what the vocabulary lacks",
+                "{} of the tokens ({}) stand for text that the vocabulary lacks",
                 share(self.unknown_tokens, self.tokens),
                 count(self.unknown_tokens)
             ));
@@ -118,7 +114,7 @@ impl TextLoss {
     }
 }
 
-/// A share in per cent, with two digits that count.
+/// A share in per cent, with about two significant digits.
 fn share(part: u64, whole: u64) -> String {
     let percent = 100.0 * part as f64 / (whole as f64).max(1.0);
     match percent {

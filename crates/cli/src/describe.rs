@@ -44,8 +44,7 @@ fn energy_of(
     format!("{energy} {}{without}", measured(measured_fraction))
 }
 
-/// What to know before a record's figures are believed, the worst first: devices that were not metered, and an
-/// energy that is hardly known.
+/// Warnings about a record's figures, the worst first: unmetered devices, then a wide error on the energy.
 pub fn energy_warnings(record: &Record) -> Vec<String> {
     let mut warnings = Vec::new();
     if !record.unmetered_devices.is_empty() {
@@ -93,7 +92,7 @@ fn doubtful_flags(record: &Record) -> String {
         (Flag::Gaps, "readings are missing"),
         (
             Flag::ShortWindow,
-            "it ran for a short time against the sensors' updates; a longer run is known better",
+            "it was short compared with the sensors' update period; a longer run gives a tighter figure",
         ),
     ];
     reasons.into_iter().find(|(flag, _)| has(*flag)).map_or(String::new(), |(_, why)| format!(": {why}"))

@@ -1,4 +1,4 @@
-//! What was meant by a flag that there is not: people bring the flags of other programs along.
+//! Hints for unknown flags: people use the flags of other trainers.
 
 use std::ffi::OsString;
 

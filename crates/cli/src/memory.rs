@@ -1,5 +1,5 @@
-//! The memory that there is: what a command is about to take is held against it first, so that one that does not fit
-//! is refused in a sentence instead of being killed by the system.
+//! Available memory. What a command needs is checked against it first, so a command that does not fit is refused with
+//! a message instead of being killed by the system.
 
 use std::fs;
 use std::path::Path;
@@ -82,7 +82,12 @@ fn machine_free() -> Option<u64> {
 
 fn address_free() -> Option<u64> {
     let limit = getrlimit(Resource::As).current?;
-    Some(limit.saturating_sub(kib(&read("/proc/self/status"), "VmSize:")?))
+    Some(limit.saturating_sub(of_this_process("VmSize:")?))
+}
+
+/// Bytes that the system states of this process under `name`, such as `VmHWM:`; `None` where it does not.
+pub fn of_this_process(name: &str) -> Option<u64> {
+    kib(&read("/proc/self/status"), name)
 }
 
 /// The least that a control group around this process leaves it. `own` is the content of `/proc/self/cgroup`; within a

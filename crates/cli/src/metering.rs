@@ -163,8 +163,13 @@ impl Metering {
 
     /// What the run has used so far, for a budget to be held against.
     pub fn used(&mut self) -> Used {
-        let energy = self.live().map_or(Joules::ZERO, |live| live.energy);
-        self.tally.see(MonotonicNs::now(), energy);
+        let live = self.live();
+        self.used_by(live)
+    }
+
+    /// [`Metering::used`] by a reading of [`Metering::live`].
+    pub fn used_by(&mut self, live: Option<Live>) -> Used {
+        self.tally.see(MonotonicNs::now(), live.map_or(Joules::ZERO, |live| live.energy));
         self.tally.used()
     }
 

@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::memory::{Need, size};
 
 /// Bytes of one parameter with its gradient and two moments, all in `f32`.
-const BYTES_PER_PARAMETER: u64 = 16;
+pub const BYTES_PER_PARAMETER: u64 = 16;
 /// The count of what autograd keeps is right to a third: a run is refused if less than that share of it is there.
 const SURE_SHARE: f64 = 2.0 / 3.0;
 
@@ -88,12 +88,9 @@ fn training_remedy(config: &Config, vocab_size: usize, is_model: bool, memory: &
     }
     let mut keys = Vec::new();
     if config.train.micro_batch() > 1 {
-        let key = if config.train.micro_batch_size == 0 { "batch_size" } else { "micro_batch_size" };
-        keys.push(match key {
-            "batch_size" => {
-                format!("set train.micro_batch_size below train.batch_size = {}", config.train.batch_size)
-            }
-            _ => format!("lower train.micro_batch_size = {}", config.train.micro_batch_size),
+        keys.push(match config.train.micro_batch_size {
+            0 => format!("set train.micro_batch_size below train.batch_size = {}", config.train.batch_size),
+            n => format!("lower train.micro_batch_size = {n}"),
         });
     }
     keys.push(format!("lower model.context = {}", model.context));

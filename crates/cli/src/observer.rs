@@ -66,9 +66,7 @@ pub struct Validation {
 impl Validation {
     /// Whether there is an evaluation right after this step.
     fn is_due_after(&self, step: u64) -> bool {
-        let is_regular = self.every_steps > 0 && step.is_multiple_of(self.every_steps);
-        let is_at_end = self.plan.ends_epoch(step) || step >= self.plan.total_steps;
-        self.split.is_some() && (is_regular || is_at_end)
+        self.split.is_some() && self.plan.evaluates_after(step, self.every_steps)
     }
 }
 
@@ -114,7 +112,7 @@ impl RunObserver {
     /// All steps up to `step`, which ended at `t`, have been told.
     fn told(&mut self, step: u64, t: MonotonicNs) {
         let live = self.metering.live();
-        let used = self.metering.used();
+        let used = self.metering.used_by(live);
         self.pace.note(Point { t, step, energy: live.map(|live| live.energy) });
         if self.budget.is_set() {
             self.budget.note(step, &used);

@@ -11,10 +11,8 @@ use wattle_train::schedule::learning_rate;
 use crate::config::Config;
 use crate::humanize::{count, si};
 use crate::memory::size;
-use crate::need::TrainingMemory;
+use crate::need::{BYTES_PER_PARAMETER, TrainingMemory};
 
-/// Bytes of one parameter with its gradient and two moments, all in `f32`.
-const BYTES_PER_PARAMETER: u64 = 16;
 /// Bytes of a number.
 const BYTES_PER_F32: u64 = 4;
 

@@ -6,7 +6,7 @@ use wattle_runlog::clock::file_stamp;
 use wattle_runlog::{Event, EventBody, LineFile, Manifest, RunDir, RunlogError, StopReason};
 
 use crate::args::{Resume, TrainArgs};
-use crate::config::{Config, Layer, Preset, Sources, differences, resolve, similarity};
+use crate::config::{Config, Layer, Preset, Sources, differences, resolve, resolve_quietly, similarity};
 use crate::exit::{BadUsage, Exit};
 
 /// Where run directories are made.
@@ -77,11 +77,11 @@ pub fn target(args: &TrainArgs) -> Result<Target, BadUsage> {
         }
         (Some(out), Some(Resume::Existing)) => return Err(BadUsage::new(no_run(out))),
         (None, Some(_)) => {
-            let config = given()?;
+            let (config, _) = resolve_quietly(None, &sources).map_err(bad)?;
             match newest_of(&config.run.name) {
                 Some(path) => (path, FoundBy::Name),
                 None => {
-                    let target = anew(config)?;
+                    let target = anew(given()?)?;
                     tracing::info!(
                         "there is no run to resume: starting a new one in {}",
                         target.path.display()
@@ -137,7 +137,7 @@ fn is_run(path: &Path) -> bool {
     path.join(CONFIG).exists() || path.join("run.lock").exists()
 }
 
-/// What there is to say of a run directory that is not there, with those that may have been meant.
+/// The message for a run directory that does not exist, with similar names.
 fn no_run(out: &Path) -> String {
     let what = if out.exists() { "holds no run" } else { "does not exist" };
     let meant = match near(out) {

@@ -1,4 +1,4 @@
-//! Where prepared datasets are cached: a folder whose name is a hash over everything that the dataset hangs on.
+//! Where prepared datasets are cached: a folder whose name is a hash over everything that the dataset depends on.
 
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
@@ -29,7 +29,7 @@ pub(crate) fn root(data: &DataConfig) -> Result<PathBuf, DataError> {
     data.cache_dir.clone().or_else(by_default).ok_or(DataError::NoCacheDir)
 }
 
-/// A hash over everything that the dataset of a configuration hangs on. Input files count by path, size and
+/// A hash over everything that the dataset of a configuration depends on. Input files count by path, size and
 /// time of change, so that a large file is not read to find that nothing changed.
 fn key(data: &DataConfig, tokenizer: &TokenizerConfig) -> Result<String, DataError> {
     let mut key =

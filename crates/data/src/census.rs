@@ -107,11 +107,11 @@ impl Census {
             file.sha256 = sha256;
         }
         census.alphabet = Alphabet::chars(&alphabets.into_states());
-        let checked = match is_documents {
-            true => census.check_documents(corpus, &n_documents, &mut bad),
-            false => census.check_text(),
-        };
-        census.bad = checked.map(|()| all_bad(corpus, bad))?;
+        match is_documents {
+            true => census.check_documents(corpus, &n_documents, &bad)?,
+            false => census.check_text()?,
+        }
+        census.bad = all_bad(corpus, bad);
         Ok(census)
     }
 
@@ -132,15 +132,10 @@ impl Census {
         }
     }
 
-    fn check_documents(
-        &self,
-        corpus: &Corpus,
-        n_documents: &[u64],
-        bad: &mut [Bad],
-    ) -> Result<(), DataError> {
+    fn check_documents(&self, corpus: &Corpus, n_documents: &[u64], bad: &[Bad]) -> Result<(), DataError> {
         let all_are_bad = |file_idx: &usize| n_documents[*file_idx] == 0 && bad[*file_idx].total() > 0;
         if let Some(file_idx) = (0..bad.len()).find(all_are_bad)
-            && let Some(first) = bad[file_idx].first.take()
+            && let Some(first) = bad[file_idx].first.clone()
         {
             let first = Box::new(first.told(&self.files[file_idx].path, corpus.format_of(file_idx)));
             return Err(DataError::NoRecords { count: bad[file_idx].total(), first });
@@ -186,13 +181,9 @@ impl Census {
 
 /// The bad records of all files.
 fn all_bad(corpus: &Corpus, bad: Vec<Bad>) -> Option<BadRecordsManifest> {
+    let file_idx = bad.iter().position(|bad| bad.first.is_some())?;
     let mut all = Bad::default();
-    let mut first_file = None;
-    for (file_idx, bad) in bad.into_iter().enumerate() {
-        first_file = first_file.or(bad.first.is_some().then_some(file_idx));
-        all.merge(bad);
-    }
-    let file_idx = first_file?;
+    bad.into_iter().for_each(|bad| all.merge(bad));
     let first = all.first?.told(&corpus.files()[file_idx], corpus.format_of(file_idx)).to_string();
     let skipped = all.counts.into_iter().map(|(kind, n)| (kind.to_owned(), n)).collect();
     Some(BadRecordsManifest { skipped, first })

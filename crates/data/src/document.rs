@@ -123,8 +123,7 @@ fn json_text<'a>(record: &'a [u8], field: &str) -> Result<Cow<'a, str>, (&'stati
     };
     match parse() {
         Ok(Some(text)) => Ok(text),
-        Ok(None) => Err(json_fault(json, field, None)),
-        Err(error) => Err(json_fault(json, field, Some(error))),
+        other => Err(json_fault(json, field, other.err())),
     }
 }
 
@@ -163,12 +162,12 @@ fn syntax_fault(json: &str, error: &serde_json::Error) -> (&'static str, String)
     let at = line.floor_char_boundary(error.column().saturating_sub(3));
     let near = &line[at..line.floor_char_boundary(at + "-Infinity".len() + 3)];
     let is_number = ["NaN", "Infinity"].iter().any(|word| near.contains(word));
-    let (kind, what) = match () {
-        () if said.contains("surrogate") || said.contains("hex escape") => {
-            ("lone surrogate", "has a lone surrogate")
-        }
-        () if is_number => ("NaN or infinity", "has a number that JSON has not"),
-        () => ("not JSON", "is not JSON"),
+    let (kind, what) = if said.contains("surrogate") || said.contains("hex escape") {
+        ("lone surrogate", "has a lone surrogate")
+    } else if is_number {
+        ("NaN or infinity", "has a number that is not valid JSON")
+    } else {
+        ("not JSON", "is not JSON")
     };
     (kind, format!("{what}: {said}"))
 }

@@ -4,7 +4,8 @@
 
 use tokenizers::models::bpe::BPE;
 use tokenizers::{
-    AddedToken, DecoderWrapper, ModelWrapper, PostProcessorWrapper, PreTokenizerWrapper, Tokenizer as Library,
+    AddedToken, DecoderWrapper, Model, ModelWrapper, PostProcessorWrapper, PreTokenizerWrapper,
+    Tokenizer as Library,
 };
 
 use crate::bpe::byte_chars;
@@ -60,10 +61,12 @@ impl Encoder {
             (Some(PreTokenizerWrapper::ByteLevel(bytes)), Some(DecoderWrapper::ByteLevel(_)))
                 if !bytes.add_prefix_space && covers_bytes(bpe) =>
             {
-                match bpe.get_vocab().len() > N_BYTES {
-                    _ if bytes.use_regex => Some(Self::Words),
-                    false => byte_ids(bpe).map(Self::Bytes),
-                    true => None,
+                if bytes.use_regex {
+                    Some(Self::Words)
+                } else if bpe.get_vocab_size() <= N_BYTES {
+                    byte_ids(bpe).map(Self::Bytes)
+                } else {
+                    None
                 }
             }
             _ => None,
@@ -87,7 +90,8 @@ impl Encoder {
         out: &mut Encoded,
     ) -> Result<(), EncodeError> {
         let text = passage.text;
-        let is_guarded = guards.iter().any(|token| text.contains(token.as_str()));
+        let is_guarded =
+            !matches!(self, Self::Whole(_)) && guards.iter().any(|token| text.contains(token.as_str()));
         match (self, library.get_model()) {
             (Self::Whole(vocabulary), _) => vocabulary.encode(library, passage, out),
             (Self::Chars(ids), _) if is_guarded => {

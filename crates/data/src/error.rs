@@ -121,10 +121,10 @@ pub enum DataError {
         /// What is wrong.
         source: Box<DataError>,
     },
-    /// A text whose tokens hang together over a longer way than is looked at.
+    /// A text whose tokens depend on text farther away than is looked at.
     #[error(
         "{path:?}: with this tokenizer, tokens depend on text that is more than {context} bytes away; give the text as \
-         documents (JSON lines), or take another tokenizer"
+         documents (JSON lines), or use another tokenizer"
     )]
     FarContext {
         /// The input, or the first of several.

@@ -1,8 +1,9 @@
-//! Files that are neither text nor JSON, told by their first bytes whatever they are called.
+//! Files that are neither text nor JSON, told by their first bytes and not by their names.
 
 use std::path::Path;
 
 use crate::error::DataError;
+use crate::unpack::GZIP;
 
 /// A kind of file by how it begins: where its mark is, the mark, what it is, and how it becomes text.
 struct Kind(usize, &'static [u8], &'static str, Remedy);
@@ -22,11 +23,11 @@ const PARQUET_REMEDY: &str = "it is not read yet: convert it to JSON lines, in P
 const KINDS: &[Kind] = &[
     Kind(0, b"PAR1", "Parquet", Do(PARQUET_REMEDY)),
     Kind(0, b"PARE", "encrypted Parquet", Do("decrypt it, and convert it to JSON lines")),
-    Kind(0, &[0x28, 0xb5, 0x2f, 0xfd], "packed once more, by zstd", Unpack("zstd -d")),
+    Kind(0, &[0x28, 0xb5, 0x2f, 0xfd], "compressed twice, the second time by zstd", Unpack("zstd -d")),
     Kind(0, b"BZh", "packed by bzip2", Unpack("bunzip2 -k")),
     Kind(0, &[0xfd, b'7', b'z', b'X', b'Z', 0], "packed by xz", Unpack("xz -dk")),
     Kind(0, &[0x04, 0x22, 0x4d, 0x18], "packed by lz4", Unpack("lz4 -d")),
-    Kind(0, &[0x1f, 0x8b], "packed once more, by gzip", Unpack("gunzip -k")),
+    Kind(0, GZIP, "compressed twice, the second time by gzip", Unpack("gunzip -k")),
     Kind(0, b"PK\x03\x04", "a zip archive", Unpack("unzip")),
     Kind(0, b"7z\xbc\xaf\x27\x1c", "a 7z archive", Unpack("7z x")),
     Kind(257, b"ustar", "a tar archive", Unpack("tar -xf")),

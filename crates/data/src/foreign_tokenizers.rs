@@ -174,7 +174,7 @@ fn a_text_in_blocks_has_the_tokens_of_the_whole() {
         let whole = files_of(&data, &config, 1, 1 << 22);
         assert_eq!(ids_of(&prepared(root.path(), name, &text, &json).unwrap()), expected, "{name}");
         if name == "chunks" {
-            // Its tokens hang together over any distance: that is noticed.
+            // Its tokens depend on text at any distance: that is noticed.
             continue;
         }
         for block_bytes in [700, 3000, 20_000] {
@@ -188,7 +188,7 @@ fn a_text_in_blocks_has_the_tokens_of_the_whole() {
 #[test]
 fn text_larger_than_a_block_is_encoded_as_a_whole() {
     let root = tempfile::tempdir().unwrap();
-    // Digits without end: what is cut into threes hangs on where the first of them is.
+    // Digits without end: what is cut into threes depends on where the first of them is.
     let digits: String =
         (0..1_300_000u32).map(|i| char::from(b'0' + (i % 1000 * (i % 997) % 7) as u8)).collect();
     let long = format!("{}\n{digits}\n", text());

@@ -77,7 +77,7 @@ impl Format {
             FormatChoice::Json => Ok(Self::Json),
             FormatChoice::Parquet => Err(DataError::Foreign {
                 path: path.to_owned(),
-                what: "no Parquet file".to_owned(),
+                what: "not a Parquet file".to_owned(),
                 remedy: "leave data.format out, which tells by content".to_owned(),
             }),
             FormatChoice::Auto => Self::by_content(path, &head, is_whole),
@@ -101,12 +101,12 @@ impl Format {
         let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
         let name = name.strip_suffix(".gz").or(name.strip_suffix(".zst")).unwrap_or(&name);
         let text = head.trim_ascii_start();
-        if begins(text, &[b"{", b"\""]) && are_json(&lines(text), is_whole) {
+        let is_object = begins(text, &[b"{", b"\""]);
+        if is_object && are_json(&lines(text), is_whole) {
             return Ok(Self::Jsonl);
         }
         let is_array = begins(text, &[b"[", b"{\""]);
-        if (is_array || begins(text, &[b"{", b"\""])) && are_json(&values(text, Scanner::default()), is_whole)
-        {
+        if (is_object || is_array) && are_json(&values(text, Scanner::default()), is_whole) {
             return Ok(Self::Json);
         }
         if name.ends_with(".jsonl") || name.ends_with(".ndjson") {

@@ -1,6 +1,6 @@
 //! A part of a text that is encoded by itself and yet gets the tokens that it has in the whole.
 //!
-//! A text is read in blocks, and where a block ends is nobody's business. Tokens may depend on what stands beside
+//! A text is read in blocks, and where a block ends must not change the tokens. Tokens may depend on what stands beside
 //! them: a normalizer or pre-tokenizer may put a "▁" before the first word of what it is given, a pattern may join
 //! ".\n\n" across the border. So a block is encoded together with some text before and after it, and those tokens
 //! are its own that begin in it. That this context is enough is checked: the last tokens before a block must come

@@ -29,7 +29,7 @@ pub const CORPUS_FILE_NAME: &str = "corpus.txt";
 /// for counting words; a larger sample changes no merge that matters.
 const TOKENIZER_SAMPLE_BYTES: u64 = 64 << 20;
 
-/// Largest text that is encoded in one piece, where its tokens hang together over a long way: the library needs
+/// Largest text that is encoded in one piece, where its tokens depend on distant text: the library needs
 /// some fifty times as much memory.
 const MAX_WHOLE_BYTES: u64 = 16 << 20;
 

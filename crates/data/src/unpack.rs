@@ -7,7 +7,7 @@ use flate2::bufread::GzDecoder;
 use crate::zstd::{Frames, is_zstd};
 
 /// The first bytes of gzip.
-const GZIP: &[u8] = &[0x1f, 0x8b];
+pub(crate) const GZIP: &[u8] = &[0x1f, 0x8b];
 
 /// A reader of what `source` holds, unpacked where it is gzip or zstd.
 pub(crate) enum Unpacked<R: Read> {

@@ -12,7 +12,7 @@ use wattle_runlog::record::Baseline;
 use wattle_runlog::{Joules, MonotonicNs, Seconds, Watts};
 
 use crate::sensor::{Advance, Channels, CounterValue, Reading, Survey};
-use crate::stretch::AVERAGE_DELAY;
+use crate::stretch::{AVERAGE_DELAY, max};
 
 /// Points kept at most. At 20 readings a second, the last six minutes at least are kept whole.
 const MAX_POINTS: usize = 16_384;
@@ -149,8 +149,7 @@ impl History {
 
     /// A longer time between two readings is a gap.
     pub(crate) fn longest_step(&self) -> Seconds {
-        let usual = self.interval * GAP_INTERVALS;
-        if usual > SHORTEST_GAP { usual } else { SHORTEST_GAP }
+        max(self.interval * GAP_INTERVALS, SHORTEST_GAP)
     }
 
     /// When the sensor was last asked, whether or not it answered.

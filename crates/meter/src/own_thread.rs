@@ -42,8 +42,6 @@ pub struct OwnThread {
     answers: Receiver<Answer>,
     /// Whether something was asked that has not been answered yet.
     is_waiting: bool,
-    /// Whether the sensor's silence has been reported since its last answer.
-    is_reported: bool,
     /// Processor time of the thread by its last answer.
     cpu_time: Seconds,
 }
@@ -98,8 +96,8 @@ impl OwnThread {
                 }
             })
             .map_err(|source| MeterError::Thread { source })?;
-        let (is_waiting, is_reported, cpu_time) = (false, false, Seconds::ZERO);
-        Ok(Self { info, channels, time, asks, answers, is_waiting, is_reported, cpu_time })
+        let (is_waiting, cpu_time) = (false, Seconds::ZERO);
+        Ok(Self { info, channels, time, asks, answers, is_waiting, cpu_time })
     }
 
     /// The answer to `ask`. After one that did not come in time, nothing is waited for until it has come: a driver that
@@ -107,7 +105,7 @@ impl OwnThread {
     fn ask(&mut self, ask: Ask) -> Result<AnswerKind, Silence> {
         if self.is_waiting {
             match self.answers.try_recv() {
-                // It is of the past: what was asked then has been reported as missing.
+                // A late answer to an earlier request, which was already reported as missing.
                 Ok(late) => self.note(&late),
                 Err(TryRecvError::Empty) => return Err(Silence::Late),
                 Err(TryRecvError::Disconnected) => return Err(Silence::Ended),
@@ -129,17 +127,16 @@ impl OwnThread {
     }
 
     fn note(&mut self, answer: &Answer) {
-        (self.is_waiting, self.is_reported, self.cpu_time) = (false, false, answer.cpu_time);
+        (self.is_waiting, self.cpu_time) = (false, answer.cpu_time);
     }
 
-    fn report(&mut self) {
-        if !std::mem::replace(&mut self.is_reported, true) {
-            tracing::warn!(
-                "{}: no answer within {:.0} s: its driver hangs; what it draws is not measured until it answers",
-                self.info.id,
-                self.time.as_secs_f64()
-            );
-        }
+    /// Once per silence: until the sensor answers, [`Self::ask`] does not wait again.
+    fn report(&self) {
+        tracing::warn!(
+            "{}: no answer within {:.0} s: its driver hangs; what it draws is not measured until it answers",
+            self.info.id,
+            self.time.as_secs_f64()
+        );
     }
 
     /// A reading that did not come.

@@ -25,6 +25,7 @@ use wattle_runlog::{Joules, MonotonicNs, Phase, Seconds, Span, Watts};
 
 use crate::figure::{HALF_WIDTH, quadrature};
 use crate::regression::fit;
+use crate::stretch::{max, min};
 use crate::window::WindowEnergy;
 
 /// A span of so many updates is long enough to be measured by itself.
@@ -199,9 +200,9 @@ fn time_share(window: &WindowEnergy, rest: Rest, times: &[Seconds], left: &[Phas
         let time = times[index(*phase)];
         let energy = if whole > Seconds::ZERO { rest * (time / whole) } else { Joules::ZERO };
         let at_most = |time: Seconds| if time > Seconds::ZERO { highest * time } else { Joules::ZERO };
-        let most = lesser(rest, at_most(time));
+        let most = min(rest, at_most(time));
         let least = positive(rest - at_most(whole - time));
-        let half_width = greater(positive(most - energy), positive(energy - least));
+        let half_width = max(positive(most - energy), positive(energy - least));
         (*phase, Part { energy, half_width, method: PhasesMethod::TimeShare })
     };
     left.iter().map(part).collect()
@@ -281,15 +282,7 @@ fn settle(energy: Joules, parts: BTreeMap<Phase, Part>) -> Attribution {
 }
 
 fn positive(energy: Joules) -> Joules {
-    greater(energy, Joules::ZERO)
-}
-
-fn greater(a: Joules, b: Joules) -> Joules {
-    if b > a { b } else { a }
-}
-
-fn lesser(a: Joules, b: Joules) -> Joules {
-    if b < a { b } else { a }
+    max(energy, Joules::ZERO)
 }
 
 #[cfg(test)]

@@ -37,8 +37,6 @@ pub struct Stretch {
     pub average: Option<Joules>,
     /// The most that any of the three saw of the stretch, and for how long that one saw nothing at the ends.
     pub seen: (Joules, Seconds),
-    /// Whether the sensor has a counter that it did not give at both ends.
-    pub counter_missing: bool,
     /// Readings taken within.
     pub readings: u64,
     /// How power went.
@@ -144,8 +142,7 @@ impl History {
             }),
             average: (channels.average && spans(|point| point.average.is_some()))
                 .then(|| self.delayed(start, end, |s| s.average, |p| p.average)),
-            seen: self.seen(start, end),
-            counter_missing: channels.counter.is_some() && !spans(|point| point.has_counter),
+            seen: seen(&from, &to, within.clone(), start, end),
             readings: until.readings.saturating_sub(before.readings),
             swing: swing(&before, &until, within.clone()),
             at_start: self.edge_power(start),
@@ -168,33 +165,9 @@ impl History {
     fn is_known_at(&self, t: MonotonicNs, has: fn(&Point) -> bool) -> bool {
         let points = self.points();
         let next = points.partition_point(|point| point.t < t);
-        let at = points.get(next).filter(|point| point.t == t);
-        let around = [next.checked_sub(1).and_then(|i| points.get(i)), points.get(next)];
-        match at {
-            Some(point) => has(point),
-            None => around.into_iter().flatten().all(has),
-        }
-    }
-
-    /// The most energy that any quantity saw from `start` to `end`, and for how long that one saw nothing at the ends.
-    fn seen(&self, start: MonotonicNs, end: MonotonicNs) -> (Joules, Seconds) {
-        type Quantity = (fn(&Sums) -> Joules, fn(&Point) -> bool);
-        let quantities: [Quantity; 3] = [
-            (|sums| sums.counter, |point| point.has_counter),
-            (|sums| sums.integral, |point| point.power.is_some()),
-            (|sums| sums.average, |point| point.average.is_some()),
-        ];
-        let (from, to) = (self.sums_at(start), self.sums_at(end));
-        let of_quantity = |(sum, has): Quantity| {
-            let read =
-                || self.points().iter().filter(|point| has(point) && point.t >= start && point.t <= end);
-            let (first, last) =
-                (read().next().map_or(end, |p| p.t), read().next_back().map_or(start, |p| p.t));
-            let unseen = first.since(start) + end.since(last);
-            (sum(&to) - sum(&from), if unseen > end.since(start) { end.since(start) } else { unseen })
-        };
-        let most = quantities.map(of_quantity).into_iter().reduce(|a, b| if b.0 > a.0 { b } else { a });
-        most.unwrap_or_default()
+        let is_exact = points.get(next).is_some_and(|point| point.t == t);
+        let first = if is_exact { next } else { next.saturating_sub(1) };
+        points.range(first..(next + 1).min(points.len())).all(has)
     }
 
     /// The difference of a sum of averaged power, read [`AVERAGE_DELAY`] later. What has not been read yet is
@@ -306,12 +279,38 @@ impl History {
     }
 }
 
-fn min<T: PartialOrd>(a: T, b: T) -> T {
+pub(crate) fn min<T: PartialOrd>(a: T, b: T) -> T {
     if b < a { b } else { a }
 }
 
-fn max<T: PartialOrd>(a: T, b: T) -> T {
+pub(crate) fn max<T: PartialOrd>(a: T, b: T) -> T {
     if b > a { b } else { a }
+}
+
+/// The most energy that any quantity saw between two sums, and for how long that one saw nothing at the ends. `within`
+/// are the readings from `start` to `end`.
+fn seen<'a>(
+    from: &Sums,
+    to: &Sums,
+    within: impl DoubleEndedIterator<Item = &'a Point> + Clone,
+    start: MonotonicNs,
+    end: MonotonicNs,
+) -> (Joules, Seconds) {
+    type Quantity = (fn(&Sums) -> Joules, fn(&Point) -> bool);
+    let quantities: [Quantity; 3] = [
+        (|sums| sums.counter, |point| point.has_counter),
+        (|sums| sums.integral, |point| point.power.is_some()),
+        (|sums| sums.average, |point| point.average.is_some()),
+    ];
+    let of_quantity = |(sum, has): Quantity| {
+        let mut read = within.clone().filter(|point| has(point)).map(|point| point.t);
+        let first = read.next();
+        let last = read.next_back().or(first);
+        let unseen = first.unwrap_or(end).since(start) + end.since(last.unwrap_or(start));
+        (sum(to) - sum(from), min(unseen, end.since(start)))
+    };
+    let most = quantities.map(of_quantity).into_iter().reduce(|a, b| if b.0 > a.0 { b } else { a });
+    most.unwrap_or_default()
 }
 
 /// How power went between two sums, at the points between them.

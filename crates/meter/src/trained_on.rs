@@ -17,8 +17,8 @@ pub struct TrainedOn {
 }
 
 impl TrainedOn {
-    /// A device whose board is not to be found, because NVML is not: by its UUID, its sensor's id is known all the
-    /// same. `None` for a processor, which is always measured or modelled.
+    /// A device on a machine without NVML. Its UUID still gives its sensor's id.
+    /// `None` for a processor, which is always measured or modelled.
     pub(crate) fn without_nvml(device: &ComputeDevice) -> Option<Self> {
         let sensor = device.uuid.as_ref().map(|uuid| format!("gpu:{uuid}"));
         (device.kind == DeviceKind::Cuda).then(|| Self { device: device.to_string(), sensor })

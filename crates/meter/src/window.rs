@@ -16,7 +16,7 @@ use crate::figure::{Figure, Figures, known_quadrature, quadrature};
 use crate::history::History;
 use crate::profile::Profile;
 use crate::sensor::{PowerSource, Survey};
-use crate::stretch::{AVERAGE_SPAN, SLOWEST_UPDATE, Stretch};
+use crate::stretch::{AVERAGE_SPAN, SLOWEST_UPDATE, Stretch, max};
 
 /// Counter and integral may differ by so much on top of their random errors: what is seen on steady loads.
 const AGREEMENT: f64 = 0.03;
@@ -230,9 +230,9 @@ fn agree(a: &Figure, b: &Figure) -> bool {
 fn uncertainty(history: &History, stretch: &Stretch, best: &Best) -> Joules {
     let limit = history.info().limits.map(|limits| limits.enforced_w);
     let known = [stretch.usual_power, stretch.highest_power, limit];
-    let highest = known.into_iter().flatten().fold(Watts::ZERO, |a, b| if b > a { b } else { a });
+    let highest = known.into_iter().flatten().fold(Watts::ZERO, max);
     let unseen = if best.method.is_none() { stretch.seen.1 } else { Seconds::ZERO };
-    best.figure.half_width + highest * if unseen > stretch.unobserved { unseen } else { stretch.unobserved }
+    best.figure.half_width + highest * max(stretch.unobserved, unseen)
 }
 
 fn flags(history: &History, stretch: &Stretch, best: &Best, method: Method, contended: bool) -> Vec<Flag> {
@@ -247,12 +247,13 @@ fn flags(history: &History, stretch: &Stretch, best: &Best, method: Method, cont
         Method::PowerIntegral => stretch.update,
         Method::Estimated => Seconds::ZERO,
     };
+    let counter_missing = history.channels().counter.is_some() && stretch.counter.is_none();
     let known = [
         (Flag::Agree, best.agreement == Some(true) && stretch.readings > 1),
         (Flag::Disagree, best.agreement == Some(false)),
         (Flag::CounterReset, stretch.reset),
         (Flag::CounterStuck, stretch.stuck),
-        (Flag::CounterMissing, stretch.counter_missing && stretch.readings > 0),
+        (Flag::CounterMissing, counter_missing && stretch.readings > 0),
         (Flag::Gaps, gaps),
         (Flag::ShortWindow, stretch.duration.get() < SHORT_PERIODS * period.get()),
         (Flag::Contended, contended),

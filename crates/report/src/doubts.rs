@@ -18,9 +18,12 @@ const ROUNDING: f64 = 1.005;
 
 /// All warnings, one sentence each, with numbers.
 pub(crate) fn of(run: &Run, whole: Option<&Record>, epochs: &[EpochRow], names: &SensorNames) -> Vec<String> {
-    let mut doubts: Vec<String> = whole.and_then(wide_whole).into_iter().collect();
+    let whole_doubt = whole.and_then(wide_whole);
+    // A wide total says it for its sensors.
+    let of_sensors = whole.filter(|_| whole_doubt.is_none());
+    let mut doubts: Vec<String> = whole_doubt.into_iter().collect();
     doubts.extend(wide_epochs(epochs));
-    doubts.extend(whole.map_or_else(Vec::new, |whole| wide_sensors(whole, names)));
+    doubts.extend(of_sensors.map_or_else(Vec::new, |whole| wide_sensors(whole, names)));
     doubts.extend(means_above(run, whole, names));
     doubts
 }
@@ -34,7 +37,7 @@ fn wide(energy: Joules, half_width: Option<Joules>) -> Option<f64> {
 fn wide_whole(whole: &Record) -> Option<String> {
     let share = wide(whole.energy_j, whole.energy_uncertainty_j)?;
     Some(format!(
-        "the energy, {}, is uncertain by ± {}: {} is short against the time between the sensors' updates",
+        "the energy, {}, is uncertain by ± {}: {} is short compared with the time between the sensors' updates",
         joules(whole.energy_j),
         whole_percent(share),
         duration(whole.duration_s),
@@ -42,11 +45,10 @@ fn wide_whole(whole: &Record) -> Option<String> {
 }
 
 fn wide_epochs(epochs: &[EpochRow]) -> Option<String> {
-    let is_wide = |row: &&EpochRow| wide(row.energy_j, row.energy_uncertainty_j).is_some();
-    let wide_rows: Vec<_> = epochs.iter().filter(is_wide).collect();
-    let share = |row: &EpochRow| wide(row.energy_j, row.energy_uncertainty_j).unwrap_or_default();
-    let worst = wide_rows.iter().max_by(|a, b| share(a).total_cmp(&share(b)))?;
-    let worst_words = format!("{} ± {}", joules(worst.energy_j), whole_percent(share(worst)));
+    let wide_rows: Vec<(&EpochRow, f64)> =
+        epochs.iter().filter_map(|row| Some((row, wide(row.energy_j, row.energy_uncertainty_j)?))).collect();
+    let (worst, share) = wide_rows.iter().max_by(|a, b| a.1.total_cmp(&b.1))?;
+    let worst_words = format!("{} ± {}", joules(worst.energy_j), whole_percent(*share));
     Some(match wide_rows.len() {
         1 => format!("epoch {}: its energy is uncertain, {worst_words}", row_name(worst)),
         n => format!(
@@ -57,11 +59,8 @@ fn wide_epochs(epochs: &[EpochRow]) -> Option<String> {
     })
 }
 
-/// Sensors with a wide interval, unless the total's interval is wide too.
+/// Sensors with a wide interval.
 fn wide_sensors(whole: &Record, names: &SensorNames) -> Vec<String> {
-    if wide_whole(whole).is_some() {
-        return Vec::new();
-    }
     let words = |sensor: &SensorRecord| {
         let share = wide(sensor.energy_j, sensor.uncertainty_j)?;
         let (name, energy) = (names.name(&sensor.id), joules(sensor.energy_j));

@@ -34,11 +34,16 @@ pub(crate) fn systematic_words(totals: &Totals) -> String {
     format!("± {} systematic", whole_percent(totals.systematic_fraction))
 }
 
-/// A run's energy with its half-width, or as a lower bound if a device was unmetered.
-pub(crate) fn energy_in(report: &Report, energy: Joules, half_width: Option<Joules>) -> String {
-    match report.unmetered_devices.is_empty() {
+/// Marks a figure as a lower bound unless everything was metered.
+pub(crate) fn at_least(is_metered: bool, figure: String) -> String {
+    if is_metered { figure } else { format!("≥ {figure}") }
+}
+
+/// An energy with its half-width, or as a lower bound if a device was unmetered.
+pub(crate) fn energy_in(is_metered: bool, energy: Joules, half_width: Option<Joules>) -> String {
+    match is_metered {
         true => energy_of(energy, half_width),
-        false => report.at_least(joules(energy)),
+        false => at_least(is_metered, joules(energy)),
     }
 }
 

@@ -11,6 +11,7 @@ use wattle_runlog::record::{Carbon, Cost, PhasesMethod, RecordKind, SensorRecord
 use wattle_runlog::{Celsius, ComputeDevice, GramsCo2e, Joules, Phase, Record, Seconds, WallAnchor};
 
 use crate::energy_curve::{EnergyCurve, final_record, is_part};
+use crate::energy_words::at_least;
 use crate::epochs::{self, EpochRow};
 use crate::error::ReportError;
 use crate::flags::{self, FlagNote};
@@ -234,18 +235,23 @@ impl Report {
     /// A sentence naming the unmetered training devices; `None` if everything was metered.
     pub fn unmetered_words(&self) -> Option<String> {
         let devices = self.unmetered_devices.join(", ");
-        let are = if self.unmetered_devices.len() > 1 { "were" } else { "was" };
+        let (are, it) = if self.unmetered_devices.len() > 1 { ("were", "them") } else { ("was", "it") };
         (!devices.is_empty()).then(|| {
             format!(
                 "{devices} trained this run and {are} not metered: energy, emissions and cost are lower bounds that \
-                 exclude it; set energy.gpus=\"used\" to meter it"
+                 exclude {it}; set energy.gpus=\"used\" to meter {it}"
             )
         })
     }
 
+    /// Whether every training device was metered, so that figures are whole.
+    pub fn is_metered(&self) -> bool {
+        self.unmetered_devices.is_empty()
+    }
+
     /// Formats a figure of energy, emissions or cost, marked as a lower bound if a device was unmetered.
     pub(crate) fn at_least(&self, figure: String) -> String {
-        if self.unmetered_devices.is_empty() { figure } else { format!("≥ {figure}") }
+        at_least(self.is_metered(), figure)
     }
 
     /// The report as JSON.

@@ -211,7 +211,7 @@ fn epoch_cells(row: &EpochRow, report: &Report) -> Vec<String> {
         row.val_loss.map(loss).unwrap_or_default(),
         number(row.tokens),
         duration(row.duration_s),
-        energy_in(report, row.energy_j, row.energy_uncertainty_j),
+        energy_in(report.is_metered(), row.energy_j, row.energy_uncertainty_j),
         row.measured_fraction.filter(|_| has_measured(report)).map(whole_percent).unwrap_or_default(),
         report.at_least(si(row.emissions_g.get(), "g")),
         row.cost

@@ -31,6 +31,13 @@ impl Plan {
         step > 0 && step.is_multiple_of(self.steps_per_epoch)
     }
 
+    /// Whether an evaluation follows the step just finished: every `every_steps` steps (never if 0), and at the end of an
+    /// epoch or of the run.
+    pub fn evaluates_after(&self, step: u64, every_steps: u64) -> bool {
+        let is_regular = every_steps > 0 && step.is_multiple_of(every_steps);
+        is_regular || self.ends_epoch(step) || step >= self.total_steps
+    }
+
     /// Epochs that the run touches, the last perhaps in part.
     pub fn n_epochs(&self) -> u64 {
         self.total_steps.div_ceil(self.steps_per_epoch)

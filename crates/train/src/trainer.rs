@@ -342,7 +342,7 @@ impl<'a> Trainer<'a> {
         let is_due = |every: u64, n: u64| every > 0 && n.is_multiple_of(every);
         let ends_epoch = self.plan.ends_epoch(step);
         let is_last = step >= self.plan.total_steps;
-        if ends_epoch || is_last || is_due(self.options.evaluate.every_steps, step) {
+        if self.plan.evaluates_after(step, self.options.evaluate.every_steps) {
             self.evaluate(observer)?;
             self.state.stopped_early = self.state.early_stop.stops(&self.options.early_stop);
         }

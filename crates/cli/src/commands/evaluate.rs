@@ -65,7 +65,7 @@ pub fn run(args: &EvaluateArgs, bars: &MultiProgress) -> anyhow::Result<Exit> {
     let evaluation = evaluate_by_best(model, held.store()?, options, &device.device, &mut progress)?;
     bar.finish_and_clear();
     if !evaluation.loss.is_finite() {
-        bail!("{}: the loss is not a number: {}", args.checkpoint.display(), why_not_finite(model)?);
+        bail!("{}: the loss is not finite: {}", args.checkpoint.display(), why_not_finite(model)?);
     }
     let energy = metered.finish();
     match args.json {

@@ -385,9 +385,8 @@ fn prepare(config: &Config, display: &mut Display) -> anyhow::Result<Dataset> {
 
 /// That the data are enough for a step and, where some are held out, for an evaluation.
 fn check_length(config: &Config, dataset: &Dataset) -> anyhow::Result<()> {
-    let (context, batch_size) = (config.model.context, config.train.batch_size);
-    Loader::new(&dataset.train, context, batch_size, config.run.seed)?;
-    dataset.val.as_ref().map(|val| val.windows(context)).transpose()?;
+    plan_of(config, dataset)?;
+    dataset.val.as_ref().map(|val| val.windows(config.model.context)).transpose()?;
     Ok(())
 }
 
@@ -426,7 +425,7 @@ fn open_board(
         Family::Llama => Box::new(Llama::blank(&config.model, vocab_size, &Device::Cpu)?),
     };
     // The model's own tensors will be there too, in f32.
-    let taken = blank.n_parameters() * 4;
+    let taken = config.model.model_bytes(vocab_size);
     Trainer::refuse_what_cannot_fit(blank.as_ref(), board.as_ref(), options, taken)?;
     Ok(Some(board))
 }

@@ -21,7 +21,7 @@ use keys::Section;
 
 pub use keys::{check_value, field_names, nearest, parse_toml, similarity};
 pub use presets::Preset;
-pub use resolve::{Layer, Sources, all_differences, differences, resolve};
+pub use resolve::{Layer, Sources, all_differences, differences, resolve, resolve_quietly};
 pub use wording::mistake;
 
 macro_rules! sections {

@@ -103,7 +103,7 @@ impl Layer {
     }
 }
 
-/// What else than a configuration file somebody may have meant, as the end of a message.
+/// What the user may have meant if `path` is not a configuration file, to end a message with.
 fn meant_by(path: &Path) -> String {
     let name = path.to_string_lossy();
     if let Ok(preset) = <Preset as clap::ValueEnum>::from_str(&name, true) {
@@ -121,11 +121,21 @@ fn meant_by(path: &Path) -> String {
     }
 }
 
-/// The configuration that `sources` make over `base`.
+/// The configuration that `sources` make over `base`. What was settled for the user is logged.
 ///
 /// # Errors
 /// Everything that is wrong, in one list.
 pub fn resolve(base: Option<Layer>, sources: &Sources) -> Result<Config, Vec<String>> {
+    let (config, notes) = resolve_quietly(base, sources)?;
+    notes.iter().for_each(|note| tracing::warn!("{note}"));
+    Ok(config)
+}
+
+/// [`resolve`] with what was settled returned instead of logged.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn resolve_quietly(base: Option<Layer>, sources: &Sources) -> Result<(Config, Vec<String>), Vec<String>> {
     let mut faults = Vec::new();
     let mut layers: Vec<Layer> = base.into_iter().collect();
     let mut add = |layer: Result<Layer, String>| match layer {
@@ -174,8 +184,7 @@ pub fn resolve(base: Option<Layer>, sources: &Sources) -> Result<Config, Vec<Str
     if !faults.is_empty() {
         return Err(faults);
     }
-    notes.iter().for_each(|note| tracing::warn!("{note}"));
-    Ok(config)
+    Ok((config, notes))
 }
 
 /// Keys in which two configurations differ, each as `key: stored → given`, but for those that a resumed run may

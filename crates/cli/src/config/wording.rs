@@ -2,7 +2,7 @@
 
 use toml::{Table, Value};
 
-/// What `value` should have been for the key `path`, which `check` refuses it for; `None` if it does not.
+/// What the key `path` expects, if `check` refuses `value`.
 pub fn mistake(path: &str, value: &Value, check: impl Fn(&Value) -> Result<(), String>) -> Option<String> {
     let reason = check(value).err()?;
     let is_of_types = ["invalid type", "invalid value", "unknown variant", "invalid length"]

@@ -21,8 +21,7 @@ impl ConfigJson {
         let path = dir.join("config.json");
         let json = read_json_text(&path, "a directory in Hugging Face's layout, which has one")?;
         let fault = |fault: String| ModelError::Config { path: path.clone(), faults: vec![fault] };
-        // Some editors put a byte order mark first.
-        match serde_json::from_str(json.strip_prefix('\u{feff}').unwrap_or(&json)) {
+        match serde_json::from_str(&json) {
             Ok(Value::Object(keys)) => Ok(Self { path, keys, faults: Vec::new() }),
             Ok(other) => Err(fault(format!("expected an object of keys and values, got {other}"))),
             Err(e) => Err(fault(format!("not JSON ({e}); save or download it again"))),

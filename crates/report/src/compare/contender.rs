@@ -7,6 +7,7 @@ use wattle_runlog::{GramsCo2e, Joules, Seconds};
 
 use crate::compare::measure::Measure;
 use crate::compare::target::{Reached, Target};
+use crate::energy_words::at_least;
 use crate::report::Report;
 use crate::run::Run;
 use crate::status::Status;
@@ -72,9 +73,9 @@ impl Contender {
             cpu_s: totals.filter(|totals| totals.measured_fraction < 0.005).and_then(|totals| totals.cpu_s),
             joules_per_token: totals.and_then(|totals| totals.joules_per_token),
             emissions_g: totals.map_or(GramsCo2e::ZERO, |totals| totals.emissions_g),
-            to_target: target.and_then(|target| Reached::of(evaluations, target.loss, measure)).map(
-                |reached| if report.unmetered_devices.is_empty() { reached } else { reached.unmetered() },
-            ),
+            to_target: target
+                .and_then(|target| Reached::of(evaluations, target.loss, measure))
+                .map(|reached| if report.is_metered() { reached } else { reached.unmetered() }),
         }
     }
 }
@@ -87,7 +88,7 @@ impl Contender {
 
     /// Formats a figure of energy or emissions, marked as a lower bound for an unmetered run.
     pub(crate) fn at_least(&self, figure: String) -> String {
-        if self.is_metered() { figure } else { format!("≥ {figure}") }
+        at_least(self.is_metered(), figure)
     }
 }
 

@@ -34,7 +34,7 @@ impl Target {
             return Some(Self { loss, is_default: false });
         }
         let best = |metered_alone: bool| {
-            let counted = reports.iter().filter(|r| !metered_alone || r.unmetered_devices.is_empty());
+            let counted = reports.iter().filter(|r| !metered_alone || r.is_metered());
             counted.filter_map(|report| Some(measure.loss(report.learning.best.as_ref()?))).reduce(f64::max)
         };
         best(true).or_else(|| best(false)).map(|loss| Self { loss, is_default: true })

@@ -3,7 +3,7 @@
 use crate::compare::difference::Change;
 use crate::compare::group::{Group, Spread};
 use crate::compare::{Comparison, Contender, Reached, Saving};
-use crate::energy_words::energy_of;
+use crate::energy_words::energy_in;
 use crate::quantity::{
     Scale, duration, joules, joules_per_ktoken, loss, mass, si, three_digits, whole_percent,
 };
@@ -53,10 +53,7 @@ fn runs(comparison: &Comparison) -> Vec<String> {
 
 /// A run's energy with its half-width, or as a lower bound for an unmetered run.
 pub(crate) fn energy(run: &Contender) -> String {
-    match run.is_metered() {
-        true => energy_of(run.energy_j, run.energy_uncertainty_j),
-        false => run.at_least(joules(run.energy_j)),
-    }
+    energy_in(run.is_metered(), run.energy_j, run.energy_uncertainty_j)
 }
 
 /// The target in words.

@@ -43,7 +43,7 @@ pub fn learning(source: &Source<'_>) -> Markup {
 
 /// Energy is an axis only if the run was fully metered.
 fn choices(source: &Source<'_>) -> &'static [Against] {
-    match source.report.unmetered_devices.is_empty() {
+    match source.report.is_metered() {
         true => &[STEPS, TOKENS, JOULES, TIME],
         false => &[STEPS, TOKENS, TIME],
     }

@@ -26,7 +26,7 @@ pub fn phases(report: &Report) -> Markup {
         h2 { "Where the joules went" }
         p.lead {
             "By what the run was doing: " (phases_method(report)) "."
-            @if !report.unmetered_devices.is_empty() { " " (report.unmetered_devices.join(", ")) " is not in it." }
+            @if !report.is_metered() { " This excludes " (report.unmetered_devices.join(", ")) "." }
         }
         div.wide {
             table.phases {
@@ -173,7 +173,7 @@ fn epoch_row(report: &Report, row: &EpochRow) -> Markup {
             td { (row.val_loss.map(loss).unwrap_or_default()) }
             td { @if row.tokens > 0 { (count(row.tokens)) } }
             td { (duration(row.duration_s)) }
-            td { (energy_in(report, row.energy_j, row.energy_uncertainty_j)) }
+            td { (energy_in(report.is_metered(), row.energy_j, row.energy_uncertainty_j)) }
             td { (row.measured_fraction.map(whole_percent).unwrap_or_default()) }
             td { (report.at_least(si(row.emissions_g.get(), "g"))) }
             @if has_cost(report) {
@@ -196,7 +196,7 @@ fn total_row(report: &Report) -> Markup {
             td {} td {}
             td { (count(totals.tokens)) }
             td { (duration(totals.duration_s)) }
-            td { (energy_in(report, totals.energy_j, totals.energy_uncertainty_j)) }
+            td { (energy_in(report.is_metered(), totals.energy_j, totals.energy_uncertainty_j)) }
             td { (whole_percent(totals.measured_fraction)) }
             td { (report.at_least(si(totals.emissions_g.get(), "g"))) }
             @if let Some(cost) = &totals.cost { td { (report.at_least(money(cost.value, &cost.currency))) } }
