@@ -13,6 +13,7 @@ mod export;
 mod habits;
 mod help;
 mod limits;
+mod meddling;
 #[cfg(target_os = "linux")]
 mod memory;
 mod meter;
