@@ -30,7 +30,14 @@ const MOST_GROWTH: usize = 1 << 16;
 
 /// What a value is replaced by.
 fn replacements() -> Vec<Value> {
-    let numbers = [json!(0), json!(1), json!(-1), json!(1_000_000_000), json!(1u64 << 63), json!(0.5), json!(1e308)];
+    let numbers =
+        [json!(0), json!(1), json!(-1), json!(1_000_000_000), json!(1u64 << 63), json!(0.5), json!(1e308)];
+    let tables = [
+        charsmap(9, b"bb\0"),
+        charsmap(1, "é".as_bytes()),
+        charsmap(0, &[b'x'; 5000]),
+        "////fw==".to_owned(),
+    ];
     let texts = ["", " ", "a", "<", "é", "\0", "(?=a)", "(a|aa)*b", "\\s*", "[", "$A", "AAAA"];
     let wholes = [Value::Null, json!(true), json!([]), json!({}), json!([[]]), json!("x".repeat(5000))];
     let steps = [
@@ -45,7 +52,9 @@ fn replacements() -> Vec<Value> {
         json!({"type": "TemplateProcessing", "single": [{"Sequence": {"id": "B", "type_id": 0}}],
                "pair": [], "special_tokens": {}}),
     ];
-    numbers.into_iter().chain(texts.map(Value::from)).chain(wholes).chain(steps).collect()
+    let long = [json!({"type": "Sequence", "normalizers": vec![&steps[5]; 4]}), json!(vec![&steps[1]; 40])];
+    let texts = texts.map(Value::from).into_iter().chain(tables.map(Value::from));
+    numbers.into_iter().chain(texts).chain(wholes).chain(long).chain(steps).collect()
 }
 
 /// A table that maps "a" to "bb", as SentencePiece writes it.
@@ -56,7 +65,8 @@ pub(crate) fn charsmap(leaf: u32, texts: &[u8]) -> String {
     units[a] = u32::from(b'a') | 1 << 8 | ((a ^ value) as u32) << 10;
     units[value] = 1 << 31 | leaf;
     let table = units.iter().flat_map(|unit| unit.to_le_bytes());
-    let bytes: Vec<u8> = 1024u32.to_le_bytes().into_iter().chain(table).chain(texts.iter().copied()).collect();
+    let bytes: Vec<u8> =
+        1024u32.to_le_bytes().into_iter().chain(table).chain(texts.iter().copied()).collect();
     BASE64_STANDARD.encode(bytes)
 }
 
@@ -90,12 +100,17 @@ fn with_all_steps() -> Value {
     )
 }
 
-/// Pointers to every value of a file; of long lists the first few.
+/// Pointers to every value of a file, of its vocabulary and merges to the first few.
 fn pointers(value: &Value, at: &str, out: &mut Vec<String>) {
     out.push(at.to_owned());
+    let most = if at.starts_with("/model/") { 3 } else { usize::MAX };
     let inner: Vec<(String, &Value)> = match value {
-        Value::Array(values) => values.iter().take(12).enumerate().map(|(i, v)| (i.to_string(), v)).collect(),
-        Value::Object(values) => values.iter().take(24).map(|(k, v)| (k.replace('~', "~0").replace('/', "~1"), v)).collect(),
+        Value::Array(values) => {
+            (0..).zip(values.iter().take(most)).map(|(i, v): (u32, _)| (i.to_string(), v)).collect()
+        }
+        Value::Object(values) => {
+            values.iter().take(most).map(|(key, v)| (key.replace('/', "~1"), v)).collect()
+        }
         _ => Vec::new(),
     };
     inner.into_iter().for_each(|(key, value)| pointers(value, &format!("{at}/{key}"), out));
@@ -107,9 +122,9 @@ fn damaged(seeds: &[Value], mut draw: impl FnMut(usize) -> usize) -> Vec<u8> {
     if draw(3) == 0 {
         let mut bytes = seed.to_string().into_bytes();
         // Most of a file is its vocabulary: what stands before and after it is hit as often.
-        let near_start = bytes.len().min(1500);
+        let (len, margin) = (bytes.len(), bytes.len().min(1000));
         (0..draw(4)).for_each(|_| {
-            let at = if draw(2) == 0 { draw(near_start) } else { draw(bytes.len()) };
+            let at = [draw(margin), draw(len), len - 1 - draw(margin)][draw(3)];
             bytes[at] ^= 1 << draw(8);
         });
         let len = if draw(2) == 0 { draw(bytes.len() + 1) } else { bytes.len() };

@@ -267,8 +267,10 @@ fn charsmap_growth(base64: &str) -> Result<f64, String> {
     let (size, rest) = bytes.split_first_chunk().ok_or("is cut short")?;
     let size = u32::from_le_bytes(*size) as usize / 4 * 4;
     let (units, texts) = rest.split_at_checked(size).ok_or("is cut short")?;
-    let units: Vec<usize> = units.as_chunks().0.iter().map(|unit| u32::from_le_bytes(*unit) as usize).collect();
-    let texts = std::str::from_utf8(texts).map_err(|error| format!("has replacements that are not text: {error}"))?;
+    let units: Vec<usize> =
+        units.as_chunks().0.iter().map(|unit| u32::from_le_bytes(*unit) as usize).collect();
+    let texts =
+        std::str::from_utf8(texts).map_err(|error| format!("has replacements that are not text: {error}"))?;
     let offset = |unit: usize| (unit >> 10) << ((unit & (1 << 9)) >> 6);
     let root = offset(*units.first().ok_or("has no entry")?);
     let mut growth = 1.0f64;
