@@ -156,7 +156,10 @@ pub enum DataError {
     NoCacheDir,
 
     /// A tokenizer that cannot be opened or used.
-    #[error("tokenizer {path:?}: {reason}; expected a tokenizer.json of Hugging Face `tokenizers`")]
+    #[error(
+        "tokenizer {path:?}: {reason}; expected a tokenizer.json as Hugging Face `tokenizers` saves it: fetch or save \
+         it again, or use another"
+    )]
     Tokenizer {
         /// The file, or `tokenizer.json` for one made here.
         path: PathBuf,
