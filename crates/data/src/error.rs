@@ -75,6 +75,22 @@ pub enum DataError {
         /// What the decoder says.
         source: io::Error,
     },
+    /// An input that is far larger unpacked than packed.
+    #[error(
+        "{path:?} unpacks to more than {most} times its {packed} bytes, as no text does; look at what is in it \
+         ({packer} -dc {} | head -c 1000), and if that is meant, unpack it and name the unpacked file",
+        path.display()
+    )]
+    Unpacked {
+        /// The input.
+        path: PathBuf,
+        /// By what it is packed.
+        packer: &'static str,
+        /// Its bytes on disk.
+        packed: u64,
+        /// How many times that it may unpack to.
+        most: u64,
+    },
     /// A document that cannot be read.
     #[error("{path:?}, {unit} {place} {reason}")]
     Document {

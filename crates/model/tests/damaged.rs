@@ -27,7 +27,8 @@ const NUMBERS: [u64; 12] =
     [0, 1, 3, 9, 32, 255, 1 << 20, 1 << 30, u32::MAX as u64, 1 << 61, (1 << 63) + 8, u64::MAX - 15];
 
 fn config(family: Family) -> ModelConfig {
-    let mut config = ModelConfig { family, n_layers: 1, n_heads: 2, d_model: 32, context: 8, ..ModelConfig::default() };
+    let mut config =
+        ModelConfig { family, n_layers: 1, n_heads: 2, d_model: 32, context: 8, ..ModelConfig::default() };
     config.settle(&[]);
     config
 }

@@ -11,6 +11,9 @@ const MAX_VALUES: u64 = 1 << 23;
 /// Longest text in bytes: a whole `tokenizer.json` is one.
 const MAX_TEXT_BYTES: u64 = 256 << 20;
 
+/// Longest name of a key or tensor in bytes: messages have them.
+const MAX_NAME_BYTES: u64 = 1024;
+
 /// Most arrays within each other.
 const MAX_DEPTH: u32 = 8;
 
@@ -76,7 +79,9 @@ impl<R: Read + Seek> Header<R> {
                 let len = self.len()?;
                 self.skip(len)
             }
-            ARRAY if depth == MAX_DEPTH => Err(format!("expected at most {MAX_DEPTH} arrays within each other")),
+            ARRAY if depth == MAX_DEPTH => {
+                Err(format!("expected at most {MAX_DEPTH} arrays within each other"))
+            }
             ARRAY => {
                 let (kind, len) = (self.u32()?, self.len()?);
                 match kind {
@@ -113,8 +118,8 @@ impl<R: Read + Seek> Header<R> {
     fn name(&mut self) -> Result<String, String> {
         self.spend(1)?;
         let len = self.len()?;
-        if len > u64::from(u16::MAX) {
-            return Err(format!("its name has {len} bytes, expected at most {}", u16::MAX));
+        if len > MAX_NAME_BYTES {
+            return Err(format!("its name has {len} bytes, expected at most {MAX_NAME_BYTES}"));
         }
         let mut name = vec![0; len as usize];
         self.fill(&mut name)?;
