@@ -3,6 +3,7 @@
 
 use std::sync::Once;
 
+use wattle_data::manifest::SourceManifest;
 use wattle_data::{BadRecordsManifest, Dataset, SplitManifest};
 
 use crate::humanize::count;
@@ -23,6 +24,7 @@ pub fn say(dataset: &Dataset) {
     {
         tracing::warn!("{}", describe_bad(bad, documents.train + documents.val + documents.empty));
     }
+    manifest.sources.iter().filter_map(describe_unpacked).for_each(|sentence| tracing::warn!("{sentence}"));
     let splits = [Some(&manifest.split.train), manifest.split.val.as_ref()];
     match loss_of(splits.into_iter().flatten()) {
         Some(loss) => loss.describe().iter().for_each(|sentence| tracing::warn!("{sentence}")),
@@ -33,6 +35,26 @@ pub fn say(dataset: &Dataset) {
             dataset.dir.display()
         ),
     }
+}
+
+/// How many times its size on disk a packed text may have before it is worth a word: several times what text packs to.
+const REMARKABLE_RATIO: u64 = 40;
+
+/// What is not worth one, in bytes, whatever it packs to.
+const UNREMARKABLE_BYTES: u64 = 16 << 20;
+
+/// What to say of a source that is far larger unpacked than packed.
+fn describe_unpacked(source: &SourceManifest) -> Option<String> {
+    let packed = source.packed_bytes?;
+    let ratio = source.bytes / packed.max(1);
+    (source.bytes > UNREMARKABLE_BYTES && ratio >= REMARKABLE_RATIO).then(|| {
+        format!(
+            "{}: its {} bytes hold {} bytes of text, {ratio} times as many: the text repeats itself almost everywhere",
+            source.path,
+            count(packed),
+            count(source.bytes)
+        )
+    })
 }
 
 /// Says once what a tokenizer's file asks for that belongs to a call.
@@ -122,5 +144,23 @@ fn share(part: u64, whole: u64) -> String {
         p if p >= 1.0 => format!("{p:.1} %"),
         p if p >= 0.01 => format!("{p:.2} %"),
         _ => "less than 0.01 %".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_that_hardly_says_anything_is_announced() {
+        let said = |bytes: u64, packed_bytes: Option<u64>| {
+            let (path, sha256) = ("a.txt.gz".to_owned(), String::new());
+            describe_unpacked(&SourceManifest { path, bytes, chars: bytes, sha256, packed_bytes })
+        };
+        let bomb = said(1 << 30, Some(1 << 20)).unwrap();
+        assert!(bomb.starts_with("a.txt.gz") && bomb.contains("1024 times"), "{bomb}");
+        for fine in [said(1 << 30, None), said(1 << 30, Some(100 << 20)), said(1 << 20, Some(1 << 10))] {
+            assert_eq!(fine, None);
+        }
     }
 }

@@ -21,6 +21,8 @@ pub struct FileCensus {
     pub chars: u64,
     /// SHA-256 of the file as it lies on disk, in hexadecimal.
     pub sha256: String,
+    /// Its bytes on disk, if it is packed.
+    pub packed_bytes: Option<u64>,
 }
 
 /// What a whole corpus holds.
@@ -78,8 +80,13 @@ impl Bad {
 impl Census {
     /// Reads `corpus`, on all threads.
     pub(crate) fn of(corpus: &Corpus, on_done: &mut dyn FnMut(u64)) -> Result<Self, DataError> {
-        let empty =
-            |path: &PathBuf| FileCensus { path: path.clone(), bytes: 0, chars: 0, sha256: String::new() };
+        let empty = |path: &PathBuf| FileCensus {
+            path: path.clone(),
+            bytes: 0,
+            chars: 0,
+            sha256: String::new(),
+            packed_bytes: None,
+        };
         let mut census = Self {
             files: corpus.files().iter().map(empty).collect(),
             alphabet: Vec::new(),
@@ -92,7 +99,7 @@ impl Census {
         let mut bad: Vec<Bad> = census.files.iter().map(|_| Bad::default()).collect();
         let alphabets = Scratch::<Alphabet>::default();
         let is_documents = corpus.is_documents();
-        let hashes = pipeline::ordered(
+        let on_disk = pipeline::ordered(
             |feed| corpus.read_blocks(true, &mut |done, block| feed.give(done, block)),
             |block| alphabets.with(|alphabet| Tally::of(corpus, &block, alphabet)),
             |tally| {
@@ -103,8 +110,8 @@ impl Census {
             },
             on_done,
         )?;
-        for (file, sha256) in census.files.iter_mut().zip(hashes) {
-            file.sha256 = sha256;
+        for (file, (sha256, packed_bytes)) in census.files.iter_mut().zip(on_disk) {
+            (file.sha256, file.packed_bytes) = (sha256, packed_bytes);
         }
         census.alphabet = Alphabet::chars(&alphabets.into_states());
         match is_documents {

@@ -144,26 +144,28 @@ impl Corpus {
     }
 
     /// Calls `on_block` with every block in order and the bytes read from disk so far, until it returns `false`.
-    /// Returns the hash of each file that was read to its end, if `hashed`.
+    /// Returns of each file that was read to its end the hash, if `hashed`, and the size on disk, if it is packed.
     pub(crate) fn read_blocks(
         &self,
         hashed: bool,
         on_block: &mut dyn FnMut(u64, Block) -> bool,
-    ) -> Result<Vec<String>, DataError> {
+    ) -> Result<Vec<(String, Option<u64>)>, DataError> {
         let (mut index, mut before) = (0, 0);
-        let mut hashes = Vec::with_capacity(self.files.len());
+        let mut on_disk = Vec::with_capacity(self.files.len());
         for (file_idx, path) in self.files.iter().enumerate() {
             let mut blocks = FileBlocks::open(self, file_idx, path, hashed)?;
             while let Some(content) = blocks.next()? {
                 if !on_block(before + blocks.input().read_bytes(), Block { index, file_idx, content }) {
-                    return Ok(hashes);
+                    return Ok(on_disk);
                 }
                 index += 1;
             }
             before += blocks.input().read_bytes();
-            hashes.push(blocks.into_input().sha256());
+            let input = blocks.into_input();
+            let packed_bytes = input.packed_bytes();
+            on_disk.push((input.sha256(), packed_bytes));
         }
-        Ok(hashes)
+        Ok(on_disk)
     }
 
     /// Calls `on_text` with the texts of `block`, whose first unit is number `first_unit` of the corpus: the first

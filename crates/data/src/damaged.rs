@@ -29,32 +29,38 @@ const TEXTS: [&str; 4] =
 const MOST_GROWTH: usize = 1 << 16;
 
 /// What a value is replaced by.
-fn replacements() -> Vec<Value> {
+fn values() -> Vec<Value> {
     let numbers =
         [json!(0), json!(1), json!(-1), json!(1_000_000_000), json!(1u64 << 63), json!(0.5), json!(1e308)];
-    let tables = [
-        charsmap(9, b"bb\0"),
-        charsmap(1, "é".as_bytes()),
-        charsmap(0, &[b'x'; 5000]),
-        "////fw==".to_owned(),
-    ];
     let texts = ["", " ", "a", "<", "é", "\0", "(?=a)", "(a|aa)*b", "\\s*", "[", "$A", "AAAA"];
-    let wholes = [Value::Null, json!(true), json!([]), json!({}), json!([[]]), json!("x".repeat(5000))];
-    let steps = [
+    let tables =
+        [charsmap(9, b"bb\0"), charsmap(1, "é".as_bytes()), charsmap(0, &[b'x'; 5000]), "////fw==".into()];
+    let wholes = [Value::Null, json!(true), json!([]), json!({}), json!([[]]), json!("€".repeat(2000))];
+    let texts = texts.map(Value::from).into_iter().chain(tables.map(Value::from));
+    numbers.into_iter().chain(texts).chain(wholes).collect()
+}
+
+/// Steps that the library cannot take, or that make a text much longer.
+fn steps() -> Vec<Value> {
+    let double = json!({"type": "BPEDecoder", "suffix": ""});
+    let long = json!({"type": "Replace", "pattern": {"Regex": "."}, "content": "x".repeat(200)});
+    let template = json!([{"Sequence": {"id": "B", "type_id": 0}}]);
+    vec![
         json!({"type": "FixedLength", "length": 0}),
-        json!({"type": "BPEDecoder", "suffix": ""}),
         json!({"type": "Strip", "content": "e", "start": 1, "stop": 3}),
         json!({"type": "CTC", "pad_token": "", "word_delimiter_token": "", "cleanup": true}),
         json!({"type": "Replace", "pattern": {"String": ""}, "content": "ab"}),
-        json!({"type": "Replace", "pattern": {"Regex": "."}, "content": "x".repeat(200)}),
         json!({"type": "Split", "pattern": {"String": ""}, "behavior": "MergedWithNext", "invert": true}),
-        json!({"type": "Strip", "strip_left": true, "strip_right": true}),
-        json!({"type": "TemplateProcessing", "single": [{"Sequence": {"id": "B", "type_id": 0}}],
-               "pair": [], "special_tokens": {}}),
-    ];
-    let long = [json!({"type": "Sequence", "normalizers": vec![&steps[5]; 4]}), json!(vec![&steps[1]; 40])];
-    let texts = texts.map(Value::from).into_iter().chain(tables.map(Value::from));
-    numbers.into_iter().chain(texts).chain(wholes).chain(long).chain(steps).collect()
+        json!({"type": "Precompiled", "precompiled_charsmap": charsmap(0, b"bb")}),
+        json!({"type": "Precompiled", "precompiled_charsmap": "/////w=="}),
+        json!({"type": "TemplateProcessing", "single": template, "pair": [], "special_tokens": {}}),
+        json!({"type": "Sequence", "decoders": vec![&double; 20]}),
+        json!({"type": "Sequence", "normalizers": vec![&long; 4]}),
+        json!({"type": "Sequence", "pretokenizers": vec![json!({"type": "ByteLevel", "add_prefix_space": false,
+            "trim_offsets": false, "use_regex": false}); 30]}),
+        double,
+        long,
+    ]
 }
 
 /// A table that maps "a" to "bb", as SentencePiece writes it.
@@ -132,20 +138,24 @@ fn damaged(seeds: &[Value], mut draw: impl FnMut(usize) -> usize) -> Vec<u8> {
         return bytes;
     }
     let mut file = seed.clone();
-    for _ in 0..=draw(3) {
+    for _ in 0..=draw(2) {
         let mut places = Vec::new();
         pointers(&file, "", &mut places);
-        let value = match draw(3) {
+        let place = places[draw(places.len())].clone();
+        // A whole step goes where steps are.
+        let part = ["/normalizer", "/pre_tokenizer", "/post_processor", "/decoder"][draw(4)].to_owned();
+        let (place, value) = match draw(4) {
             0 => {
                 let other = &seeds[draw(seeds.len())];
                 let mut theirs = Vec::new();
                 pointers(other, "", &mut theirs);
-                other.pointer(&theirs[draw(theirs.len())]).cloned().unwrap_or_default()
+                (place, other.pointer(&theirs[draw(theirs.len())]).cloned().unwrap_or_default())
             }
-            _ => replacements()[draw(replacements().len())].clone(),
+            1 => (part, steps()[draw(steps().len())].clone()),
+            _ => (place, values()[draw(values().len())].clone()),
         };
-        if let Some(place) = file.pointer_mut(&places[draw(places.len())]) {
-            *place = value;
+        if let Some(at) = file.pointer_mut(&place) {
+            *at = value;
         }
     }
     file.to_string().into_bytes()
@@ -177,6 +187,47 @@ fn used(tokenizer: &Tokenizer, ids: &[u32]) -> Result<(), DataError> {
     let mut stream = tokenizer.stream();
     ids.iter().try_for_each(|&id| stream.push(id).map(drop))?;
     stream.finish().map(drop)
+}
+
+/// What is said of a tokenizer.
+fn refusal(json: &Value) -> String {
+    Tokenizer::from_json(json.to_string(), Path::new("some.json")).unwrap_err().to_string()
+}
+
+#[test]
+fn what_would_exhaust_memory_stack_or_a_lifetime_is_refused_with_its_field() {
+    let step = |field: &str, step: Value| with(llama2(), &[(field, step)]);
+    let bert_with = |field: &str, value: Value| with(bert(), &[(field, value)]);
+    let (mut deep, mut far, mut tall) = (json!({"type": "NFC"}), bert(), unigram("first", 0.into()));
+    (0..9).for_each(|_| deep = json!({"type": "Sequence", "normalizers": [deep]}));
+    far["model"]["vocab"]["far"] = json!(u32::MAX);
+    tall["model"]["vocab"].as_array_mut().unwrap().push(json!(["x".repeat(100_000), -1.0]));
+    let prefixed = with(llama2(), &[("/model/continuing_subword_prefix", "€€€".into())]);
+    let table =
+        |leaf, texts: &[u8]| json!({"type": "Precompiled", "precompiled_charsmap": charsmap(leaf, texts)});
+    for (json, field) in [
+        (step("/normalizer", steps()[9].clone()), "normalizer.normalizers[1]"),
+        (step("/pre_tokenizer", steps()[10].clone()), "pre_tokenizer.pretokenizers[4]"),
+        (step("/decoder", steps()[8].clone()), "decoder.decoders[8]"),
+        (step("/normalizer", deep), "normalizer.normalizers[0]"),
+        (step("/pre_tokenizer", steps()[0].clone()), "pre_tokenizer.length = 0"),
+        (step("/normalizer", table(0, &[b'x'; 5000])), "normalizer: "),
+        (step("/normalizer", table(9, b"bb")), "normalizer.precompiled_charsmap points beyond"),
+        (step("/normalizer", steps()[6].clone()), "normalizer.precompiled_charsmap is cut short"),
+        (bert_with("/model/max_input_chars_per_word", json!(1_000_000)), "model.max_input_chars_per_word"),
+        (bert_with("/model/unk_token", "x".repeat(1 << 20).into()), "model.unk_token"),
+        (bert_with("/added_tokens/0/content", "x".repeat(1 << 20).into()), "added_tokens[0]"),
+        (far, "model.vocab: \"far\" has the id 4294967295"),
+        (tall, "model.vocab["),
+        (prefixed, "model.merges[0]"),
+        // What the library itself finds, with the field that it does not name.
+        (step("/decoder", json!({"type": "Strip", "content": 3})), "decoder: "),
+    ] {
+        let said = refusal(&json);
+        assert!(said.contains("some.json") && said.contains(field) && said.len() < 500, "{field}: {said}");
+    }
+    let twice = llama2().to_string().replacen('{', "{\"normalizer\":{\"type\":\"Precompiled\"},", 1);
+    Tokenizer::from_json(twice, Path::new("the last of two counts")).unwrap();
 }
 
 #[test]

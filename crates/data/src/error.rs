@@ -75,20 +75,21 @@ pub enum DataError {
         /// What the decoder says.
         source: io::Error,
     },
-    /// An input that is packed so that it grows beyond measure.
+    /// An input that is far larger unpacked than packed.
     #[error(
-        "{path:?} has grown from {packed} bytes of {packer} to {unpacked}, which is hardly text; unpack it yourself and \
-         name that, if it is"
+        "{path:?} unpacks to more than {most} times its {packed} bytes, as no text does; look at what is in it \
+         ({packer} -dc {} | head -c 1000), and if that is meant, unpack it and name the unpacked file",
+        path.display()
     )]
-    Grows {
+    Unpacked {
         /// The input.
         path: PathBuf,
         /// By what it is packed.
         packer: &'static str,
-        /// Bytes so far.
-        unpacked: u64,
-        /// Bytes of the file that they came from.
+        /// Its bytes on disk.
         packed: u64,
+        /// How many times that it may unpack to.
+        most: u64,
     },
     /// A document that cannot be read.
     #[error("{path:?}, {unit} {place} {reason}")]

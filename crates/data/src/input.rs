@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
+use wattle_guard::guard;
 
 use crate::digest::to_hex;
 use crate::error::DataError;
@@ -13,16 +14,20 @@ use crate::unpack::Unpacked;
 /// The byte order mark of UTF-8, which some editors put first.
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
-/// How many times its size a packed file may grow to. Text comes to some ten times, logs to fifty.
-const MOST_GROWTH: u64 = 200;
-/// What any packed file may grow to, in bytes.
-const ALWAYS_UNPACKED: u64 = 64 << 20;
+/// How many times its size on disk a packed file may have when it is unpacked. Text packs 3 to 10 times, logs up to
+/// about 50.
+const MOST_UNPACKED: u64 = 200;
+
+/// What any packed file may unpack to. Less in tests.
+const ALWAYS_UNPACKED_BYTES: u64 = if cfg!(test) { 1 << 20 } else { 1 << 30 };
 
 /// An open input file.
 pub(crate) struct Input {
     path: PathBuf,
     bytes: Unpacked<Counted>,
-    /// Bytes that have been unpacked.
+    /// Its size on disk.
+    len_bytes: u64,
+    /// Bytes unpacked.
     unpacked: u64,
     /// First bytes that were looked at and not given out.
     head: Vec<u8>,
@@ -34,6 +39,7 @@ impl Input {
     /// Opens `path`; with `hashed`, what is on disk is hashed as it is read.
     pub(crate) fn open(path: &Path, hashed: bool) -> Result<Self, DataError> {
         let file = wattle_files::open(path).map_err(DataError::read(path))?;
+        let len_bytes = file.metadata().map_err(DataError::read(path))?.len();
         let counted = Counted { file, read: 0, hasher: hashed.then(Sha256::new) };
         let bytes = Unpacked::open(counted).map_err(DataError::read(path))?;
         let called = path.extension().and_then(|extension| extension.to_str()).map(str::to_lowercase);
@@ -44,7 +50,8 @@ impl Input {
                 io::Error::new(io::ErrorKind::InvalidData, format!("it does not begin as {packer} does"));
             return Err(DataError::Packed { path: path.to_owned(), packer, source });
         }
-        let mut input = Self { path: path.to_owned(), bytes, unpacked: 0, head: Vec::new(), skipped: 0 };
+        let mut input =
+            Self { path: path.to_owned(), bytes, len_bytes, unpacked: 0, head: Vec::new(), skipped: 0 };
         let mut head = Vec::new();
         input.append(&mut head, BOM.len())?;
         match head == BOM {
@@ -64,21 +71,16 @@ impl Input {
         buffer.reserve(wanted);
         buffer.extend(self.head.drain(..from_head));
         let rest = (wanted - from_head) as u64;
-        let got = (&mut self.bytes).take(rest).read_to_end(buffer);
-        let got = got.map_err(|error| fault(&self.path, error, self.bytes.packer()))?;
-        self.unpacked += got as u64;
-        self.refuse_growth()?;
-        Ok(got as u64 == rest)
-    }
-
-    /// A small file can be packed so that it fills any disk.
-    fn refuse_growth(&self) -> Result<(), DataError> {
-        let (unpacked, limit) = (self.unpacked, ALWAYS_UNPACKED.max(MOST_GROWTH * self.read_bytes()));
+        let got = guard(|| (&mut self.bytes).take(rest).read_to_end(buffer))
+            .unwrap_or_else(|panic| Err(io::Error::new(io::ErrorKind::InvalidData, panic)));
+        let got = got.map_err(|error| fault(&self.path, error, self.bytes.packer()))? as u64;
+        self.unpacked += got;
         match self.bytes.packer() {
-            Some(packer) if unpacked > limit => {
-                Err(DataError::Grows { path: self.path.clone(), packer, unpacked, packed: self.read_bytes() })
+            Some(packer) if self.unpacked > ALWAYS_UNPACKED_BYTES.max(MOST_UNPACKED * self.len_bytes) => {
+                let (path, packed) = (self.path.clone(), self.len_bytes);
+                Err(DataError::Unpacked { path, packer, packed, most: MOST_UNPACKED })
             }
-            _ => Ok(()),
+            _ => Ok(got == rest),
         }
     }
 
@@ -95,6 +97,11 @@ impl Input {
     /// Bytes read from the disk.
     pub(crate) fn read_bytes(&self) -> u64 {
         self.bytes.source().read
+    }
+
+    /// Its size on disk, if it is packed.
+    pub(crate) fn packed_bytes(&self) -> Option<u64> {
+        self.bytes.packer().map(|_| self.len_bytes)
     }
 
     /// The hash of the file on disk, when all of it was read, in hexadecimal.
@@ -173,16 +180,32 @@ mod tests {
     }
 
     #[test]
-    fn what_grows_beyond_measure_is_refused_before_it_is_written_anywhere() {
+    fn what_unpacks_without_measure_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("bomb.gz");
-        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
-        let zeros = vec![b'0'; 1 << 20];
-        (0..96).for_each(|_| encoder.write_all(&zeros).unwrap());
-        std::fs::write(&path, encoder.finish().unwrap()).unwrap();
+        let path = dir.path().join("text.txt.gz");
+        let pack = |text: &[u8]| {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+            encoder.write_all(text).unwrap();
+            encoder.finish().unwrap()
+        };
+        // As much as any file may have, and a byte more.
+        let text = vec![b'a'; ALWAYS_UNPACKED_BYTES as usize + 1];
+        std::fs::write(&path, pack(&text[1..])).unwrap();
+        assert_eq!(read(&path).unwrap().0.len() as u64, ALWAYS_UNPACKED_BYTES);
+        let packed = pack(&text);
+        std::fs::write(&path, &packed).unwrap();
         let error = read(&path).unwrap_err();
-        assert!(matches!(error, DataError::Grows { unpacked, .. } if unpacked < 65 << 20), "{error}");
-        assert!(error.to_string().contains("bomb.gz"), "{error}");
+        assert!(
+            matches!(error, DataError::Unpacked { packed: n, .. } if n == packed.len() as u64),
+            "{error}"
+        );
+        assert!(
+            error.to_string().contains("gzip -dc") && error.to_string().contains("text.txt.gz"),
+            "{error}"
+        );
+        // A larger file may have more.
+        std::fs::write(&path, [packed, vec![0; 1 << 14]].concat()).unwrap();
+        assert_eq!(read(&path).unwrap().0, text);
     }
 
     #[test]

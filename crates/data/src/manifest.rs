@@ -71,6 +71,9 @@ pub struct SourceManifest {
     pub chars: u64,
     /// SHA-256 of the file as it lies on disk.
     pub sha256: String,
+    /// Its bytes on disk, if it is packed. Not known of what earlier versions prepared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packed_bytes: Option<u64>,
 }
 
 /// The tokenizer of a dataset.

@@ -250,6 +250,7 @@ fn sources(dir: &Path, census: &Census) -> Vec<SourceManifest> {
         bytes: file.bytes,
         chars: file.chars,
         sha256: file.sha256.clone(),
+        packed_bytes: file.packed_bytes,
     };
     census.files.iter().map(source).collect()
 }

@@ -14,6 +14,7 @@
 pub mod export;
 mod family;
 mod gpt2;
+mod header;
 mod keys;
 mod llama;
 pub mod read;

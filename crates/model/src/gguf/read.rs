@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, Seek};
 use std::path::{Path, PathBuf};
 
 use candle_core::quantized::QTensor;
@@ -13,7 +13,7 @@ use wattle_guard::guard;
 use super::family::Mapping;
 use super::keys::Keys;
 use super::tensor::{Constant, Entry};
-use super::{ARCHITECTURE, TOKENIZER_JSON, family};
+use super::{ARCHITECTURE, TOKENIZER_JSON, family, header};
 use crate::config::ModelConfig;
 use crate::differences::Differences;
 use crate::error::ModelError;
@@ -40,12 +40,13 @@ impl GgufFile {
     /// in; all faults of the keys are reported together.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
         let unreadable = |reason: String| ModelError::UnreadableGguf { path: path.to_owned(), reason };
-        let file = wattle_files::open(path).map_err(|error| unreadable(error.to_string()))?;
+        let mut file = wattle_files::open(path).map_err(|error| unreadable(error.to_string()))?;
         refuse_stand_in(path)?;
-        // The reader checks lengths and counts, but divides by the alignment.
-        let content = guard(|| Content::read(&mut BufReader::new(file)))
-            .map_err(|panic| unreadable(format!("general.alignment is not a power of two ({panic})")))?
-            .map_err(|error| unreadable(first_line(&error)))?;
+        let len_bytes = file.metadata().map_err(|error| unreadable(error.to_string()))?.len();
+        header::check(&file, len_bytes).map_err(unreadable)?;
+        file.rewind().map_err(|error| unreadable(error.to_string()))?;
+        let content = guard(|| Content::read(&mut BufReader::new(file))).map_err(unreadable)?;
+        let content = content.map_err(|error| unreadable(first_line(&error)))?;
         let mut keys = Keys::new(path, &content.metadata);
         let mapping = family::of_architecture(keys.text(ARCHITECTURE))
             .map_err(|fault| ModelError::Config { path: path.to_owned(), faults: vec![fault] })?;
@@ -88,10 +89,6 @@ impl GgufFile {
     /// If tensors are missing, extra or of another shape than the keys say (all are reported together), or the file
     /// is cut short.
     pub fn load(&self, device: &Device) -> Result<Box<dyn LanguageModel>, ModelError> {
-        guard(|| self.load_unguarded(device)).map_err(|panic| self.unreadable(panic))?
-    }
-
-    fn load_unguarded(&self, device: &Device) -> Result<Box<dyn LanguageModel>, ModelError> {
         let entries = (self.mapping.entries)(&self.config);
         let constants = (self.mapping.constants)(&self.config);
         // Before a byte is allocated: what the keys say may be absurd.
@@ -101,8 +98,11 @@ impl GgufFile {
         }
         let model = (self.mapping.blank)(&self.config, device)?;
         let mut reader = self.reader()?;
-        self.check_constants(&constants, &mut reader)?;
-        let weights = self.weights(&entries, &mut reader, device)?;
+        let mut read = || {
+            self.check_constants(&constants, &mut reader)?;
+            self.weights(&entries, &mut reader, device)
+        };
+        let weights = guard(&mut read).map_err(|panic| self.unreadable(panic))??;
         model.set_weights(&weights)?.map_err(|faults| self.mismatch(faults))?;
         Ok(model)
     }

@@ -6,8 +6,9 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use candle_core::{CpuStorage, Device, Layout, Storage, StorageRef, Tensor};
+use candle_core::{CpuStorage, Device, Error, Layout, Storage, StorageRef, Tensor};
 use safetensors::{Dtype, View};
+use wattle_guard::guard;
 
 use super::stand_in::{stand_in, text_instead};
 use crate::error::ModelError;
@@ -92,7 +93,13 @@ fn new_file_mode() -> Option<u32> {
 /// # Errors
 /// If it cannot be read or is not whole.
 pub fn read_safetensors(path: &Path, device: &Device) -> Result<HashMap<String, Tensor>, ModelError> {
-    candle_core::safetensors::load(path, device).map_err(|e| unreadable(path, &e))
+    read_guarded(path, || candle_core::safetensors::load(path, device))
+}
+
+/// What `read` reads of the safetensors file at `path`. Its offsets are sums that its reader does not check.
+pub(super) fn read_guarded<T>(path: &Path, read: impl FnOnce() -> Result<T, Error>) -> Result<T, ModelError> {
+    let outcome = guard(read).unwrap_or_else(|panic| Err(Error::Msg(panic)));
+    outcome.map_err(|error| unreadable(path, &error))
 }
 
 /// Loads a model's weights from a safetensors file.
@@ -106,7 +113,7 @@ pub fn load_weights(model: &dyn LanguageModel, path: &Path, device: &Device) -> 
 }
 
 /// What is wrong with a file that is not of safetensors: what lies there instead, or else what the reader said.
-pub(super) fn unreadable(path: &Path, error: &candle_core::Error) -> ModelError {
+fn unreadable(path: &Path, error: &Error) -> ModelError {
     let path = path.to_owned();
     match stand_in(&path).or_else(|| text_instead(&path)) {
         Some(reason) => ModelError::Directory { path, reason },
