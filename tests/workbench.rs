@@ -42,6 +42,16 @@ impl Workbench {
         Self { dir }
     }
 
+    /// Makes the content of this folder that of another one.
+    pub fn fill_from(&self, other: &Self) {
+        for name in self.list(".") {
+            let path = self.join(&name);
+            if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.unwrap();
+        }
+        let copied = Command::new("cp").arg("-a").arg(other.join(".")).arg(self.path()).status().unwrap();
+        assert!(copied.success());
+    }
+
     pub fn path(&self) -> &Path {
         self.dir.path()
     }
