@@ -1,7 +1,7 @@
 //! What every campaign has in common: its size, a limit for each process, and a list of what went wrong.
 
 use std::ffi::OsStr;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Stdio};
 
 use rustix::process::{Resource, Rlimit, setrlimit};
@@ -70,8 +70,9 @@ pub fn run(command: &Command) -> Ended {
     unsafe { guarded.pre_exec(move || Ok(setrlimit(Resource::As, limit)?)) };
     let output = guarded.output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    // `timeout` says 128 and the signal of what a signal ended.
-    Ended { code: output.status.code().unwrap(), stdout: output.stdout, stderr, shown: shown(command) }
+    // `timeout` dies of what its command died of, or says 128 and the signal.
+    let code = output.status.code().or(output.status.signal().map(|signal| 128 + signal)).unwrap();
+    Ended { code, stdout: output.stdout, stderr, shown: shown(command) }
 }
 
 /// The command as it is typed, with what its environment has to hold.

@@ -6,8 +6,13 @@
 //! | variable | what it sets | default |
 //! |---|---|---|
 //! | `WATTLE_FAULT_CALLS` | faults injected for each command, kind of call and effect | 1 |
-//! | `WATTLE_FUZZ_CASES` | damaged files for each reader | 8 |
+//! | `WATTLE_FUZZ_CASES` | damaged files for each reader | 2 |
+//! | `WATTLE_DRIVER_CASES` | functions of NVML that go wrong in one way, under one command | 6 |
 
+mod boards;
 mod calls;
 mod campaign;
+mod damage;
 mod injector;
+mod readers;
+mod seal;

@@ -45,6 +45,9 @@ const FIELD_POWER_AVERAGE: FieldId = FieldId(185);
 /// `NVML_FI_DEV_POWER_INSTANT`
 const FIELD_POWER_INSTANT: FieldId = FieldId(186);
 
+/// Boards that one machine may have: a count beyond it is a broken library's.
+const MOST_BOARDS: u32 = 4096;
+
 /// NVML, loaded and initialized.
 #[derive(Debug)]
 pub struct NvmlLibrary {
@@ -105,6 +108,9 @@ impl NvmlLibrary {
     /// If the boards cannot even be counted.
     pub fn boards(&self) -> Result<Vec<Result<Board, MeterError>>, MeterError> {
         let count = self.nvml.device_count().map_err(|error| self.error(error.to_string()))?;
+        if count > MOST_BOARDS {
+            return Err(self.error(format!("it counts {count} boards, more than any machine has")));
+        }
         Ok((0..count).map(|index| self.board(index)).collect())
     }
 
