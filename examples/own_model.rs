@@ -31,7 +31,7 @@ use anyhow::Context;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{Activation, Embedding, Linear, Module, VarBuilder, VarMap, ops};
 use serde_json::json;
-use wattle_data::{DataConfig, Dataset, TokenizerConfig, TokenizerKind};
+use wattle_data::{DataConfig, Dataset, TokenizerConfig, TokenizerKind, Verify};
 use wattle_meter::sampler::EDGE_TIMEOUT;
 use wattle_meter::{Edge as Reading, EnergyConfig, Sampler, SamplerOptions, discover};
 use wattle_model::{LanguageModel, Parameter, Pass};
@@ -191,7 +191,7 @@ pub fn train(text: &Path, dir: &Path, steps: u64) -> anyhow::Result<Outcome> {
         ..DataConfig::default()
     };
     let tokenizer = TokenizerConfig { kind: TokenizerKind::Chars, ..TokenizerConfig::default() };
-    let dataset: Dataset = wattle_data::prepare(&data, &tokenizer, &mut |_| {})?;
+    let dataset: Dataset = wattle_data::prepare(&data, &tokenizer, Verify::FirstUse, &mut |_| {})?;
     let model = Speller::new(dataset.vocab_size(), 1, &device)?;
 
     let discovery = discover(&EnergyConfig::default(), &[ComputeDevice::cpu()]);

@@ -15,6 +15,7 @@ mod faults;
 mod habits;
 mod help;
 mod limits;
+mod meddling;
 #[cfg(target_os = "linux")]
 mod memory;
 mod meter;

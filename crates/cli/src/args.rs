@@ -110,6 +110,9 @@ pub struct TrainArgs {
     /// Print the plan (parameters, memory, tokens, FLOPs, steps) and stop
     #[arg(long)]
     pub dry_run: bool,
+    /// Do not compare the tokens with their hashes; a damaged shard is then trained on unnoticed
+    #[arg(long)]
+    pub no_verify: bool,
 }
 
 /// What `--resume` does where `--out` holds no run.
@@ -260,6 +263,9 @@ pub struct EvaluateArgs {
     /// Which part of --data
     #[arg(long, value_enum, default_value_t = SplitName::Val, conflicts_with = "text")]
     pub split: SplitName,
+    /// Do not compare the tokens of --data with their hashes; a damaged shard then goes unnoticed
+    #[arg(long, requires = "data")]
+    pub no_verify: bool,
     /// A text
     #[arg(long, value_name = "FILE")]
     pub text: Option<PathBuf>,

@@ -231,6 +231,7 @@ fn stage_label(stage: Stage) -> &'static str {
         Stage::Counting => "reading text",
         Stage::TrainingTokenizer => "training tokenizer",
         Stage::Tokenizing => "tokenizing",
+        Stage::Verifying => "verifying tokens",
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use crate::terminal::StdoutError;
+
 /// Why a command ended otherwise than by an error of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -37,20 +39,24 @@ pub fn status(outcome: Result<Exit, anyhow::Error>) -> ExitCode {
         // EX_TEMPFAIL of sysexits.h: batch systems requeue on it.
         Ok(Exit::Requeue) => ExitCode::from(75),
         Ok(Exit::Child(status)) => ExitCode::from(status),
-        Err(error) => match error.downcast_ref::<BadUsage>() {
-            Some(BadUsage { faults }) => {
-                for fault in faults {
-                    tracing::error!("{fault}");
-                }
-                if faults.len() > 1 {
-                    tracing::error!("{} faults; nothing was started", faults.len());
-                }
-                ExitCode::from(2)
-            }
-            None => {
-                tracing::error!("{error:#}");
-                ExitCode::FAILURE
-            }
-        },
+        Err(error) => failure(&error),
     }
+}
+
+fn failure(error: &anyhow::Error) -> ExitCode {
+    if let Some(BadUsage { faults }) = error.downcast_ref() {
+        for fault in faults {
+            tracing::error!("{fault}");
+        }
+        if faults.len() > 1 {
+            tracing::error!("{} faults; nothing was started", faults.len());
+        }
+        return ExitCode::from(2);
+    }
+    if error.downcast_ref().is_some_and(StdoutError::is_closed_pipe) {
+        // 128 + SIGPIPE: how a program ends that leaves the signal to the system.
+        return ExitCode::from(141);
+    }
+    tracing::error!("{error:#}");
+    ExitCode::FAILURE
 }

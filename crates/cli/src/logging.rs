@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Write};
 #[cfg(feature = "train")]
 use std::path::Path;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use indicatif::MultiProgress;
@@ -17,19 +18,21 @@ use tracing_subscriber::registry::LookupSpan;
 use crate::terminal::is_drawn_on;
 
 /// Where log lines go besides the terminal: kept in memory until there is a run directory.
-#[derive(Clone, Default)]
-pub struct LogFile(Arc<Mutex<Sink>>);
+#[derive(Clone)]
+pub struct LogFile {
+    sink: Arc<Mutex<Sink>>,
+    terminal: AboveBars,
+}
 
 enum Sink {
     Waiting(Vec<u8>),
     #[cfg_attr(not(feature = "train"), expect(dead_code, reason = "training alone has a log file"))]
-    Open(File),
-}
-
-impl Default for Sink {
-    fn default() -> Self {
-        Self::Waiting(Vec::new())
-    }
+    Open {
+        file: File,
+        path: PathBuf,
+        /// Whether it was said that lines are missing from it.
+        is_failing: bool,
+    },
 }
 
 /// Sets logging up for the process. Lines on the terminal go above `bars`. `RUST_LOG` overrides the flags.
@@ -44,14 +47,19 @@ pub fn init(verbose: u8, quiet: bool, bars: &MultiProgress) -> LogFile {
         Ok(directives) => EnvFilter::builder().with_default_directive(default.into()).parse_lossy(directives),
         Err(_) => EnvFilter::default().add_directive(default.into()),
     };
-    let log_file = LogFile::default();
+    let above_bars = AboveBars(bars.clone());
+    let log_file =
+        LogFile { sink: Arc::new(Mutex::new(Sink::Waiting(Vec::new()))), terminal: above_bars.clone() };
+    // A terminal that is gone is no reason to stop, and where to say so is gone with it.
     let terminal = fmt::layer()
         .event_format(ForPeople { is_colored: is_drawn_on() })
-        .with_writer(AboveBars(bars.clone()))
+        .with_writer(above_bars)
+        .log_internal_errors(false)
         .with_filter(filter(level));
     let file = fmt::layer()
         .with_ansi(false)
         .with_writer(log_file.clone())
+        .log_internal_errors(false)
         .with_filter(filter(level.max(LevelFilter::INFO)));
     tracing_subscriber::registry().with(terminal).with(file).init();
     log_file
@@ -99,11 +107,11 @@ impl LogFile {
     /// If the file cannot be written; lines go on being kept in memory then.
     pub fn open(&self, path: &Path) -> io::Result<()> {
         let mut file = File::options().create(true).append(true).open(path)?;
-        let mut sink = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
         if let Sink::Waiting(lines) = &*sink {
             file.write_all(lines)?;
         }
-        *sink = Sink::Open(file);
+        *sink = Sink::Open { file, path: path.to_owned(), is_failing: false };
         Ok(())
     }
 }
@@ -117,11 +125,23 @@ impl<'a> MakeWriter<'a> for LogFile {
 }
 
 impl Write for LogFile {
+    /// Takes every line; that the disk does not is said once.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            Sink::Waiting(lines) => lines.write(bytes),
-            Sink::Open(file) => file.write(bytes),
+        match &mut *self.sink.lock().unwrap_or_else(PoisonError::into_inner) {
+            Sink::Waiting(lines) => lines.extend_from_slice(bytes),
+            Sink::Open { file, path, is_failing } => {
+                if let Err(error) = file.write_all(bytes)
+                    && !std::mem::replace(is_failing, true)
+                {
+                    let path = path.display();
+                    writeln!(
+                        self.terminal,
+                        "warning: cannot write {path}: {error}; the run goes on, and lines of its log are missing"
+                    )?;
+                }
+            }
         }
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -239,6 +239,14 @@ impl Metering {
         Ok(record)
     }
 
+    /// As [`LineFile::keep`], of `emissions.jsonl`.
+    ///
+    /// # Errors
+    /// If it cannot be looked at or written.
+    pub fn keep_records(&mut self) -> Result<Option<String>, RunlogError> {
+        self.emissions.keep()
+    }
+
     /// The content of a checkpoint's `emissions.json`: the record, or what kept it from being made.
     pub fn emissions_json(&self, record: Option<&Record>) -> String {
         match record {

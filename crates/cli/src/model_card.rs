@@ -34,13 +34,14 @@ impl ModelCard {
         evaluation: Option<&EvaluateEvent>,
         record: Option<&Record>,
     ) -> String {
-        let Self { name, run_id, family, n_parameters, data, base_model, hardware } = self;
+        let Self { run_id, family, n_parameters, base_model, .. } = self;
+        let [name, data, hardware] = [&self.name, &self.data, &self.hardware].map(|text| plain(text));
         let emissions = record.map_or(String::new(), |record| {
             // The card speaks of the model, so of the run up to it and not of its last epoch.
             let mut whole = record.clone();
             whole.emissions_g = record.cumulative.emissions_g;
             let training_type = if base_model.is_some() { "fine-tuning" } else { "pre-training" };
-            co2_eq_emissions(&whole, training_type, hardware)
+            co2_eq_emissions(&whole, training_type, &self.hardware)
         });
         let loss = match (evaluation, draft.val_loss) {
             (Some(evaluation), Some(loss)) => format!(
@@ -56,15 +57,19 @@ impl ModelCard {
         let unmetered = match unmetered {
             [] => String::new(),
             devices => {
-                format!("| not metered | {}: missing from energy and emissions |\n", devices.join(", "))
+                format!(
+                    "| not metered | {}: missing from energy and emissions |\n",
+                    plain(&devices.join(", "))
+                )
             }
         };
-        let base = base_model.as_ref().map_or(String::new(), |base| format!("| started from | {base} |\n"));
+        let base =
+            base_model.as_ref().map_or(String::new(), |base| format!("| started from | {} |\n", plain(base)));
         let energy = record.map_or("not known".to_owned(), |record| {
             format!(
                 "{} in all; its last stretch: {}",
                 joules(record.cumulative.energy_j),
-                describe_energy(record).join(", ")
+                plain(&describe_energy(record).join(", "))
             )
         });
         format!(
@@ -90,7 +95,37 @@ impl ModelCard {
     }
 }
 
+/// `text` in a cell of a Markdown table, where it is itself: neither HTML, nor a link, nor the end of the cell.
+fn plain(text: &str) -> String {
+    let escape = |c: char| match c {
+        '<' => "&lt;".to_owned(),
+        '>' => "&gt;".to_owned(),
+        '&' => "&amp;".to_owned(),
+        '|' | '[' | ']' | '`' | '\\' => format!("\\{c}"),
+        c if c.is_control() => c.escape_default().to_string(),
+        c => c.to_string(),
+    };
+    text.chars().map(escape).collect()
+}
+
 /// A row of bits per byte, if they are known.
 fn bits_per_byte(bits: f64) -> String {
     if bits.is_finite() { format!("| bits per byte | {bits:.4} |\n") } else { String::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_path_or_a_driver_says_is_no_markup() {
+        assert_eq!(
+            plain("NVIDIA H100 80GB HBM3, my_texts/größe.txt"),
+            "NVIDIA H100 80GB HBM3, my_texts/größe.txt"
+        );
+        assert_eq!(
+            plain("<img src=x onerror=alert(1)>|[a](b)`c`\n## d & \\"),
+            "&lt;img src=x onerror=alert(1)&gt;\\|\\[a\\](b)\\`c\\`\\n## d &amp; \\\\"
+        );
+    }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use wattle_data::{EntropyFloor, SplitManifest};
 use wattle_runlog::event::EvaluateEvent;
-use wattle_runlog::{Event, EventBody, LineFile, MonotonicNs, Record, Span, StopReason};
+use wattle_runlog::{Event, EventBody, LineFile, MonotonicNs, Record, RunDir, RunlogError, Span, StopReason};
 use wattle_train::error::ObserverError;
 use wattle_train::{Directive, Draft, Edge, ExtraFile, Observer, Plan, Progress};
 
@@ -22,7 +22,9 @@ use crate::signals::StopSignal;
 const SYNC_EVERY: Duration = Duration::from_secs(5);
 
 /// Listens to one run.
-pub struct RunObserver {
+pub struct RunObserver<'a> {
+    /// The run's directory.
+    pub dir: &'a RunDir,
     /// The run's segment.
     pub segment: u32,
     /// `events.jsonl`
@@ -86,7 +88,7 @@ pub struct Seen {
     /// The record of the whole run.
     pub whole: Option<Record>,
     /// What went wrong with a file that an edge writes; told at the next event.
-    failure: Option<wattle_runlog::RunlogError>,
+    failure: Option<RunlogError>,
     synced: Option<Instant>,
 }
 
@@ -97,7 +99,7 @@ impl Seen {
     }
 }
 
-impl RunObserver {
+impl RunObserver<'_> {
     /// What there is to say if the budget does not allow another step.
     fn over_budget(&mut self) -> Option<String> {
         if !self.budget.is_set() {
@@ -166,6 +168,18 @@ impl RunObserver {
         Ok(())
     }
 
+    /// Looks whether the run's files are still those that are written and locked. What was removed is put back and said.
+    fn keep_files(&mut self) -> Result<(), RunlogError> {
+        if self.dir.keep_lock()? {
+            let lock = self.dir.path().join("run.lock");
+            tracing::warn!("{} was removed or replaced; it is there again and locked", lock.display());
+        }
+        for said in [self.events.keep()?, self.metering.keep_records()?].into_iter().flatten() {
+            tracing::warn!("{said}");
+        }
+        Ok(())
+    }
+
     fn end_epoch(&mut self, epoch: u64, complete: bool, step: u64, tokens: u64) {
         self.warn_of_budget(step);
         match self.metering.end_epoch(epoch, complete, step, tokens) {
@@ -209,7 +223,7 @@ impl RunObserver {
     }
 }
 
-impl Observer for RunObserver {
+impl Observer for RunObserver<'_> {
     fn event(&mut self, t: MonotonicNs, body: EventBody) -> Result<(), ObserverError> {
         match &body {
             EventBody::Step(step) => {
@@ -230,6 +244,7 @@ impl Observer for RunObserver {
                 if let Some(live) = self.metering.live() {
                     self.ending.after_checkpoint(live.energy);
                 }
+                self.keep_files()?;
                 self.resumed();
             }
             EventBody::Epoch { .. } | EventBody::Stop { .. } => {}

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use tempfile::TempPath;
 
+use crate::terminal::StdoutError;
+
 /// A file that is there whole or not at all. That it can be written is known before the work begins.
 pub struct OutputFile {
     path: PathBuf,
@@ -59,7 +61,10 @@ impl OutputFile {
     /// # Errors
     /// If it cannot be written; an existing file is then as it was.
     pub fn finish(mut self, content: &str) -> anyhow::Result<()> {
-        self.write(content).with_context(|| format!("cannot write {}", self.path.display()))
+        match self.write(content) {
+            Err(error) if is_stdout(&self.path) => Err(StdoutError::from(error).into()),
+            written => written.with_context(|| format!("cannot write {}", self.path.display())),
+        }
     }
 
     /// Has the content written by `write`, for what is better not held in memory.

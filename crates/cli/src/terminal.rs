@@ -1,8 +1,39 @@
-//! What may be written to the terminal.
+//! Standard output, and what may be written to a terminal.
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
-use std::io::{IsTerminal, stderr, stdout};
+use std::io::{self, IsTerminal, Write, stderr, stdout};
+
+/// Standard output takes no more: its reader has gone, or its disk is full.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write to standard output: {0}")]
+pub struct StdoutError(#[from] io::Error);
+
+impl StdoutError {
+    /// Whether its reader has gone, as `head` does when it has seen enough.
+    pub fn is_closed_pipe(&self) -> bool {
+        self.0.kind() == io::ErrorKind::BrokenPipe
+    }
+}
+
+/// Writes a command's result to standard output. On a terminal, control characters other than line ends and tabs are
+/// escaped: a model's or a file's text must not set the title, write the clipboard or move the cursor.
+///
+/// # Errors
+/// If not all of it can be written.
+pub fn print(text: &str) -> Result<(), StdoutError> {
+    print_raw(&for_stdout(text))
+}
+
+/// Writes `text` to standard output as it is.
+///
+/// # Errors
+/// If not all of it can be written.
+pub fn print_raw(text: &str) -> Result<(), StdoutError> {
+    let mut out = stdout().lock();
+    out.write_all(text.as_bytes())?;
+    Ok(out.flush()?)
+}
 
 /// Whether standard error is a terminal that may be drawn on in colours and bars: not where `NO_COLOR` is set to
 /// anything (<https://no-color.org>), nor on a terminal that is called dumb or nothing.
@@ -15,9 +46,8 @@ fn allows(no_color: Option<&OsStr>, term: Option<&OsStr>) -> bool {
     no_color.is_none_or(OsStr::is_empty) && term.is_some_and(|term| !term.is_empty() && term != "dumb")
 }
 
-/// `text` as it goes to standard output. On a terminal, control characters other than line ends and tabs are escaped: a
-/// model's or a file's text must not set the title, write the clipboard or move the cursor.
-pub fn for_stdout(text: &str) -> Cow<'_, str> {
+/// `text` as [`print`] writes it.
+fn for_stdout(text: &str) -> Cow<'_, str> {
     if stdout().is_terminal() { escaped(text) } else { Cow::Borrowed(text) }
 }
 

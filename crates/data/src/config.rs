@@ -188,6 +188,10 @@ fn file_fault(key: &str, path: &Path) -> Option<String> {
         Ok(metadata) if metadata.is_dir() => {
             Some(format!("{key} = {path:?}: is a directory; expected a file, name the files in it"))
         }
+        Ok(metadata) if !metadata.is_file() => Some(format!(
+            "{key} = {path:?}: is {}; expected an ordinary file, write it to one and name that",
+            wattle_files::special_at(path).unwrap_or("gone")
+        )),
         Ok(metadata) if metadata.len() == 0 => {
             Some(format!("{key} = {path:?}: the file is empty; expected text"))
         }

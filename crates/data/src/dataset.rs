@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use crate::digest::sha256_hex;
 use crate::error::DataError;
 use crate::manifest::{Manifest, Split};
+use crate::prepare::Progress;
 use crate::store::TokenStore;
 use crate::tokenizer::{self, Tokenizer};
+use crate::verified;
 
 /// An open dataset.
 #[derive(Clone, Debug)]
@@ -25,6 +27,8 @@ pub struct Dataset {
     pub floor: Option<EntropyFloor>,
     /// How it came about.
     pub origin: Origin,
+    /// Whether its tokens are known to be those that were written.
+    pub is_verified: bool,
 }
 
 /// How a dataset came about.
@@ -91,7 +95,16 @@ impl Dataset {
         let train = open(Split::Train, &manifest.split.train)?;
         let val = manifest.split.val.as_ref().map(|part| open(Split::Val, part)).transpose()?;
         let floor = floor(&manifest);
-        Ok(Self { dir: dir.to_owned(), manifest, tokenizer, train, val, floor, origin: Origin::Opened })
+        Ok(Self {
+            dir: dir.to_owned(),
+            manifest,
+            tokenizer,
+            train,
+            val,
+            floor,
+            origin: Origin::Opened,
+            is_verified: false,
+        })
     }
 
     /// Entries of the vocabulary.
@@ -132,13 +145,15 @@ impl Dataset {
         sha256_hex(text.as_bytes())
     }
 
-    /// Hashes every shard and compares; reads the whole dataset.
+    /// Compares all tokens with their hashes, those of shards that were found whole before and have not changed since
+    /// excepted.
     ///
     /// # Errors
     /// If a byte is not what was written.
-    pub fn verify(&self) -> Result<(), DataError> {
-        self.train.verify()?;
-        self.val.as_ref().map_or(Ok(()), TokenStore::verify)
+    pub fn verify(&mut self, progress: &mut dyn FnMut(Progress)) -> Result<(), DataError> {
+        verified::verify(self, progress)?;
+        self.is_verified = true;
+        Ok(())
     }
 }
 

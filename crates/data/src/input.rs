@@ -26,7 +26,7 @@ pub(crate) struct Input {
 impl Input {
     /// Opens `path`; with `hashed`, what is on disk is hashed as it is read.
     pub(crate) fn open(path: &Path, hashed: bool) -> Result<Self, DataError> {
-        let file = File::open(path).map_err(DataError::read(path))?;
+        let file = wattle_files::open(path).map_err(DataError::read(path))?;
         let counted = Counted { file, read: 0, hasher: hashed.then(Sha256::new) };
         let bytes = Unpacked::open(counted).map_err(DataError::read(path))?;
         let called = path.extension().and_then(|extension| extension.to_str()).map(str::to_lowercase);

@@ -225,7 +225,7 @@ impl Manifest {
     /// If it is missing, does not parse or has another schema.
     pub fn read(dir: &Path) -> Result<Self, DataError> {
         let path = dir.join(FILE_NAME);
-        let json = std::fs::read(&path).map_err(DataError::read(&path))?;
+        let json = wattle_files::read(&path, wattle_files::SMALL).map_err(DataError::read(&path))?;
         let fault = |reason: String| DataError::Manifest { path: path.clone(), reason };
         let value: serde_json::Value =
             serde_json::from_slice(&json).map_err(|error| fault(format!("is not JSON: {error}")))?;

@@ -21,6 +21,7 @@ use crate::staging::{Staging, discard};
 use crate::tales;
 use crate::tokenize::tokenize;
 use crate::tokenizer::{self, Tokenizer};
+use crate::verified::Verify;
 
 /// Name of the embedded corpus's text in its dataset folder.
 pub const CORPUS_FILE_NAME: &str = "corpus.txt";
@@ -44,6 +45,8 @@ pub enum Stage {
     TrainingTokenizer,
     /// Writing token shards.
     Tokenizing,
+    /// Comparing tokens with their hashes.
+    Verifying,
 }
 
 /// How far preparation has come.
@@ -59,20 +62,30 @@ pub struct Progress {
     pub unit: &'static str,
 }
 
-/// The dataset of a configuration: opened if `data.dir` names it, else from the cache, else prepared into it.
+/// The dataset of a configuration: opened if `data.dir` names it, else from the cache, else prepared into it. What is
+/// damaged in the cache is prepared anew.
 ///
 /// # Errors
-/// If an input or the cache cannot be read or written, or the input cannot be tokenized.
+/// If an input or the cache cannot be read or written, the input cannot be tokenized, or the dataset of `data.dir` is
+/// damaged.
 pub fn prepare(
     data: &DataConfig,
     tokenizer: &TokenizerConfig,
+    verify: Verify,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Dataset, DataError> {
+    let mut open = |dir: &Path| {
+        let mut dataset = Dataset::open(dir)?;
+        if verify == Verify::FirstUse {
+            dataset.verify(progress)?;
+        }
+        Ok::<_, DataError>(dataset)
+    };
     if let Some(dir) = &data.dir {
-        return Dataset::open(dir);
+        return open(dir);
     }
     let dir = cache::folder(data, tokenizer)?;
-    let origin = match dir.exists().then(|| Dataset::open(&dir)) {
+    let origin = match dir.exists().then(|| open(&dir)) {
         Some(Ok(dataset)) => return Ok(Dataset { origin: Origin::Cached, ..dataset }),
         Some(Err(fault)) => {
             discard(&dir)?;
@@ -83,7 +96,7 @@ pub fn prepare(
     let staging = Staging::beside(&dir)?;
     build(staging.dir(), data, tokenizer, progress)?;
     let origin = if staging.commit()? { origin } else { Origin::Cached };
-    Ok(Dataset { origin, ..Dataset::open(&dir)? })
+    Ok(Dataset { origin, is_verified: true, ..Dataset::open(&dir)? })
 }
 
 /// Prepares into `dir`, which must not exist; the cache is not used.
@@ -105,7 +118,7 @@ pub fn prepare_into(
     if !staging.commit()? {
         return Err(exists());
     }
-    Ok(Dataset { origin: Origin::Prepared, ..Dataset::open(dir)? })
+    Ok(Dataset { origin: Origin::Prepared, is_verified: true, ..Dataset::open(dir)? })
 }
 
 /// A corpus whose split is known.
@@ -344,7 +357,7 @@ pub(crate) mod tests {
     }
 
     fn quietly(data: &DataConfig, tokenizer: &TokenizerConfig) -> Result<Dataset, DataError> {
-        prepare(data, tokenizer, &mut |_| {})
+        prepare(data, tokenizer, Verify::FirstUse, &mut |_| {})
     }
 
     fn text_of(dataset: &Dataset, store: &crate::store::TokenStore) -> String {
@@ -361,7 +374,7 @@ pub(crate) mod tests {
         let cut = (whole.len() as f64 * 0.9) as usize;
         for kind in [TokenizerKind::Bytes, TokenizerKind::Chars, TokenizerKind::Bpe] {
             let (data, tokenizer) = configs(root.path(), kind, &texts);
-            let dataset = quietly(&data, &tokenizer).unwrap();
+            let mut dataset = quietly(&data, &tokenizer).unwrap();
             let val = dataset.val.as_ref().unwrap();
             assert_eq!(text_of(&dataset, &dataset.train), whole[..cut].iter().collect::<String>());
             assert_eq!(text_of(&dataset, val), whole[cut..].iter().collect::<String>());
@@ -370,7 +383,7 @@ pub(crate) mod tests {
             assert_eq!(split.val.as_ref().unwrap().chars, (whole.len() - cut) as u64);
             assert_eq!(dataset.manifest.sources.len(), 3);
             assert_eq!(dataset.floor, None);
-            dataset.verify().unwrap();
+            dataset.verify(&mut |_| {}).unwrap();
         }
     }
 
@@ -415,13 +428,13 @@ pub(crate) mod tests {
         ];
         for (file, content) in damages {
             fs::write(first.dir.join(file), content).unwrap();
-            let repaired = quietly(&data, &tokenizer).unwrap();
+            let mut repaired = quietly(&data, &tokenizer).unwrap();
             let Origin::Repaired { fault } = &repaired.origin else {
                 panic!("{file}: {:?}", repaired.origin)
             };
             assert!(!fault.is_empty());
             assert_eq!(repaired.content_hash(), first.content_hash());
-            repaired.verify().unwrap();
+            repaired.verify(&mut |_| {}).unwrap();
         }
         assert_eq!(fs::read_dir(root.path().join("cache/datasets")).unwrap().count(), 1);
     }
@@ -447,7 +460,7 @@ pub(crate) mod tests {
             assert!(progress.done <= progress.total, "{progress:?}");
             stages.push(progress.stage);
         };
-        let dataset = prepare(&data, &tokenizer, &mut progress).unwrap();
+        let dataset = prepare(&data, &tokenizer, Verify::FirstUse, &mut progress).unwrap();
         stages.dedup();
         assert_eq!(stages, [Stage::Generating, Stage::Counting, Stage::TrainingTokenizer, Stage::Tokenizing]);
         let floor = dataset.floor.unwrap();

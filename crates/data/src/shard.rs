@@ -15,7 +15,7 @@
 //! A shard is written to `<name>.partial`, synchronized to disk and renamed, so that one which has its name is
 //! whole. Opening checks everything but the payload's hash, which [`Shard::verify`] does.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -26,6 +26,7 @@ use crate::digest::to_hex;
 use crate::error::DataError;
 use crate::manifest::ShardManifest;
 use crate::tokenizer::check_ids;
+use crate::verified::HASHED_AT_ONCE;
 
 /// The first bytes of every shard.
 pub const MAGIC: [u8; 8] = *b"WATTLTOK";
@@ -114,6 +115,8 @@ fn check_field<T: PartialEq + ToString>(
 #[derive(Debug)]
 pub struct Shard {
     path: PathBuf,
+    /// Of the file when it was opened.
+    metadata: Metadata,
     header: Header,
     map: Mmap,
 }
@@ -124,18 +127,34 @@ impl Shard {
     /// # Errors
     /// If it cannot be read, is no shard, has another version or vocabulary, or is not as long as it says.
     pub fn open(path: &Path, vocab_size: usize) -> Result<Self, DataError> {
-        let file = File::open(path).map_err(DataError::read(path))?;
+        let file = wattle_files::open(path).map_err(DataError::read(path))?;
+        let metadata = file.metadata().map_err(DataError::read(path))?;
         // SAFETY: the map is read-only, and shards are never written in place: they are renamed into existence
         // whole, and replaced by renaming. Whoever truncates one under a running process breaks that promise.
         let map = unsafe { Mmap::map(&file) }.map_err(DataError::read(path))?;
         let header = Header::parse(path, &map)?;
         check_field(path, "vocabulary size", vocab_size as u64, header.vocab_size)?;
-        Ok(Self { path: path.to_owned(), header, map })
+        Ok(Self { path: path.to_owned(), metadata, header, map })
+    }
+
+    /// Its file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What the system knew of its file when it was opened.
+    pub(crate) fn metadata(&self) -> &Metadata {
+        &self.metadata
     }
 
     /// Number of tokens.
     pub fn len(&self) -> u64 {
         self.header.tokens
+    }
+
+    /// Bytes of all tokens.
+    pub(crate) fn payload_bytes(&self) -> u64 {
+        (self.map.len() - HEADER_BYTES) as u64
     }
 
     /// Whether it holds no token.
@@ -165,12 +184,17 @@ impl Shard {
         }
     }
 
-    /// Hashes the payload and compares.
+    /// Hashes the payload and compares; tells `on_hashed` of every few bytes.
     ///
     /// # Errors
     /// If a byte of the payload is not what was written.
-    pub fn verify(&self) -> Result<(), DataError> {
-        let got = to_hex(&Sha256::digest(&self.map[HEADER_BYTES..]));
+    pub(crate) fn verify(&self, on_hashed: &mut dyn FnMut(u64)) -> Result<(), DataError> {
+        let mut hasher = Sha256::new();
+        for bytes in self.map[HEADER_BYTES..].chunks(HASHED_AT_ONCE) {
+            hasher.update(bytes);
+            on_hashed(bytes.len() as u64);
+        }
+        let got = to_hex(&hasher.finalize());
         if got == self.sha256() {
             return Ok(());
         }
@@ -344,7 +368,7 @@ mod tests {
             shard.read(1, &mut out);
             assert_eq!(out, tokens[1..5]);
             assert_eq!(shard.len(), 6);
-            shard.verify().unwrap();
+            shard.verify(&mut |_| {}).unwrap();
             let width = if vocab_size == 65_536 { 2 } else { 4 };
             assert_eq!(path.metadata().unwrap().len(), 64 + 6 * width);
         }
@@ -401,6 +425,6 @@ mod tests {
     #[test]
     fn a_flipped_bit_is_found_by_verify_alone() {
         let shard = damaged(|bytes| bytes[66] ^= 1).unwrap();
-        assert!(matches!(shard.verify(), Err(DataError::ShardHash { .. })));
+        assert!(matches!(shard.verify(&mut |_| {}), Err(DataError::ShardHash { .. })));
     }
 }

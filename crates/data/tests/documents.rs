@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use wattle_data::manifest::Separator;
 use wattle_data::{
     DataConfig, DataError, Dataset, Format, Origin, TokenStore, Tokenizer, TokenizerConfig, TokenizerKind,
-    prepare,
+    Verify, prepare,
 };
 
 fn configs(root: &Path, kind: TokenizerKind) -> (DataConfig, TokenizerConfig) {
@@ -17,7 +17,7 @@ fn configs(root: &Path, kind: TokenizerKind) -> (DataConfig, TokenizerConfig) {
 }
 
 fn quietly(data: &DataConfig, tokenizer: &TokenizerConfig) -> Result<Dataset, DataError> {
-    prepare(data, tokenizer, &mut |_| {})
+    prepare(data, tokenizer, Verify::FirstUse, &mut |_| {})
 }
 
 fn text_of(dataset: &Dataset, store: &TokenStore) -> String {

@@ -106,7 +106,9 @@ pub enum MeterError {
         source: io::Error,
     },
     /// The sampling thread did not answer.
-    #[error("the sampling thread did not answer within {waited_ms} ms: a driver may hang")]
+    #[error(
+        "the sampling thread did not answer within {waited_ms} ms: a reading of a sensor does not end, or other programs take all processor time"
+    )]
     Silent {
         /// How long it was waited for.
         waited_ms: u64,

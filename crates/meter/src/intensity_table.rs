@@ -49,7 +49,9 @@ impl IntensityTable {
     /// If it cannot be read, or a row is not what it should be; the message names the row.
     pub fn open(path: &Path) -> Result<Self, MeterError> {
         let fault = |reason: String| MeterError::IntensityTable { path: path.to_owned(), reason };
-        let mut reader = csv::Reader::from_path(path).map_err(|error| fault(error.to_string()))?;
+        let text = wattle_files::read(path, wattle_files::SMALL)
+            .map_err(|error| fault(format!("{error}; expected a CSV file with timestamp and g_per_kwh")))?;
+        let mut reader = csv::Reader::from_reader(&text[..]);
         let mut rows: Vec<(i64, GramsPerKwh)> = Vec::new();
         for (row, number) in reader.deserialize::<Row>().zip(2..) {
             let Row { timestamp, g_per_kwh } = row.map_err(|error| fault(error.to_string()))?;

@@ -218,14 +218,16 @@ impl Sampler {
         self.shared.overhead()
     }
 
-    /// Waits for the thread to end, unless a driver hangs in it: then it is left behind.
+    /// Waits for the thread to end, unless a reading hangs in it: then it is left behind.
     fn end(&self) {
         let (reply, answer) = sync_channel(1);
         if self.requests.send(Request::Stop { reply }).is_ok()
             && answer.recv_timeout(ANSWER_TIMEOUT).is_err()
             && !self.thread.is_finished()
         {
-            tracing::warn!("the sampling thread does not end: a driver may hang");
+            tracing::warn!(
+                "the sampling thread does not end: a reading of a sensor hangs; it is left behind"
+            );
         }
     }
 }

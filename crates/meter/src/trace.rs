@@ -28,13 +28,13 @@
 //! segment before them. The header names run, boot, clock and channels, so that energy can be computed again
 //! from this file alone.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+#[cfg(test)]
+use std::fs::File;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use wattle_runlog::manifest::{Segment, SensorInfo};
-use wattle_runlog::{MonotonicNs, Seconds, Watts};
+use wattle_runlog::{HeldFile, MonotonicNs, Seconds, Tampered, Watts};
 
 use crate::error::MeterError;
 use crate::sensor::{Channels, CounterSpec, CounterUnit, CounterValue, PowerSource, Quantity};
@@ -126,9 +126,7 @@ pub enum SampleValue {
 /// The trace, open for append.
 #[derive(Debug)]
 pub struct TraceWriter {
-    file: File,
-    path: PathBuf,
-    len_bytes: u64,
+    file: HeldFile,
     cut_bytes: u64,
     buffer: Vec<u8>,
     oldest: Option<MonotonicNs>,
@@ -140,33 +138,18 @@ impl TraceWriter {
     /// # Errors
     /// If it cannot be opened, or is something else than a trace; nothing is changed then.
     pub fn open(path: &Path) -> Result<Self, MeterError> {
-        let mut file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(path)
-            .map_err(MeterError::trace("open", path))?;
+        let mut file = HeldFile::open(path)?;
         let (whole, total) = trace_reader::whole_bytes(path)?;
         if whole < total {
-            file.set_len(whole).map_err(MeterError::trace("cut the torn end of", path))?;
+            file.cut(whole)?;
         }
-        file.seek(SeekFrom::Start(whole)).map_err(MeterError::trace("seek in", path))?;
-        let buffer = Vec::new();
-        Ok(Self {
-            file,
-            path: path.to_owned(),
-            len_bytes: whole,
-            cut_bytes: total - whole,
-            buffer,
-            oldest: None,
-        })
+        Ok(Self { file, cut_bytes: total - whole, buffer: Vec::new(), oldest: None })
     }
 
     /// A trace on a file that is already open, whatever it is.
     #[cfg(test)]
     pub(crate) fn on(file: File, path: &Path) -> Self {
-        Self { file, path: path.to_owned(), len_bytes: 0, cut_bytes: 0, buffer: Vec::new(), oldest: None }
+        Self { file: HeldFile::on(file, path), cut_bytes: 0, buffer: Vec::new(), oldest: None }
     }
 
     /// Bytes of a torn end that opening cut off.
@@ -199,23 +182,27 @@ impl TraceWriter {
         if sample.t.since(oldest) >= SYNC_INTERVAL { self.sync() } else { Ok(()) }
     }
 
-    /// Makes everything appended so far durable.
+    /// Makes everything appended so far durable. A trace that was removed or replaced meanwhile is written again.
+    ///
+    /// # Errors
+    /// If the disk refuses, or the trace was cut: then nothing says what its next samples mean.
     pub fn sync(&mut self) -> Result<(), MeterError> {
         self.oldest = None;
         if self.buffer.is_empty() {
             return Ok(());
         }
-        let written = self.file.write_all(&self.buffer);
-        let len = self.buffer.len() as u64;
-        self.buffer.clear();
-        if let Err(error) = written {
-            // A part of a record at the end is cut again by whoever opens the file, if this cannot.
-            let _ = self.file.set_len(self.len_bytes);
-            let _ = self.file.seek(SeekFrom::Start(self.len_bytes));
-            return Err(MeterError::trace("write", &self.path)(error));
+        match self.file.keep()? {
+            None => {}
+            Some(Tampered::Restored { what }) => tracing::warn!("{what}; it has been written again"),
+            Some(Tampered::Cut { bytes }) => {
+                let reason = format!("it was cut to {bytes} bytes by another program");
+                return Err(MeterError::NotATrace { path: self.file.path().to_owned(), reason });
+            }
         }
-        self.len_bytes += len;
-        self.file.sync_data().map_err(MeterError::trace("sync", &self.path))
+        let written = self.file.append(&self.buffer);
+        self.buffer.clear();
+        written?;
+        Ok(self.file.sync()?)
     }
 }
 

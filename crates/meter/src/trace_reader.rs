@@ -42,7 +42,7 @@ impl TraceReader {
     /// # Errors
     /// If it cannot be opened, or does not begin as a trace does. An empty file is an empty trace.
     pub fn open(path: &Path) -> Result<Self, MeterError> {
-        let file = File::open(path).map_err(MeterError::trace("open", path))?;
+        let file = wattle_files::open(path).map_err(MeterError::trace("open", path))?;
         let mut reader = Self {
             file: BufReader::new(file),
             path: path.to_owned(),
@@ -62,7 +62,7 @@ impl TraceReader {
 
     fn check_beginning(&mut self) -> Result<(), MeterError> {
         let mut beginning = [0; 6];
-        let mut file = File::open(&self.path).map_err(MeterError::trace("open", &self.path))?;
+        let mut file = wattle_files::open(&self.path).map_err(MeterError::trace("open", &self.path))?;
         let len = read_up_to(&mut file, &mut beginning).map_err(MeterError::trace("read", &self.path))?;
         let expected = [SEGMENT_TAG, MAGIC[0], MAGIC[1], MAGIC[2], MAGIC[3]];
         let common = len.min(expected.len());

@@ -3,7 +3,7 @@
 //! Nothing is written and nothing is locked for longer than it takes to see whether somebody else holds the lock.
 //! A torn last line or sample is what a run that goes on looks like; it is left for the next reading.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -72,7 +72,7 @@ fn read_manifest(run: &Path) -> Result<Manifest, ReportError> {
     if !path.is_file() {
         return Err(ReportError::no_run(run));
     }
-    let json = fs::read(&path).map_err(RunlogError::io("read", &path))?;
+    let json = wattle_files::read(&path, wattle_files::SMALL).map_err(RunlogError::io("read", &path))?;
     let manifest: Manifest = serde_json::from_slice(&json)
         .map_err(|e| ReportError::corrupt(&path, format!("not a manifest of a run: {e}")))?;
     if manifest.schema != MANIFEST_SCHEMA {
@@ -83,7 +83,7 @@ fn read_manifest(run: &Path) -> Result<Manifest, ReportError> {
 }
 
 fn read_config(path: &Path) -> Result<toml::Table, ReportError> {
-    let text = fs::read_to_string(path).map_err(RunlogError::io("read", path))?;
+    let text = wattle_files::read_text(path, wattle_files::SMALL).map_err(RunlogError::io("read", path))?;
     text.parse().map_err(|e| ReportError::corrupt(path, format!("not TOML: {e}")))
 }
 

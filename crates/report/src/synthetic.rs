@@ -163,6 +163,7 @@ impl SyntheticRun {
             },
             sensors: self.sensor_infos(),
             data: Some(DataInfo {
+                unverified: false,
                 sha256: self.data_sha256.to_owned(),
                 text_sha256: None,
                 tokenizer_sha256: "tokenizer-1".to_owned(),

@@ -11,6 +11,7 @@
 //! - [`span`]: what the trainer was doing from when to when
 //! - [`event`]: what happened, one JSON line each (`events.jsonl`)
 //! - [`record`]: what it cost, one JSON line each (`emissions.jsonl`)
+//! - [`held`]: files that are still there in the end, whatever others do to their names
 //! - [`lines`]: append-only files that survive a crash
 //! - [`manifest`]: where, on what and from what the run was made (`manifest.json`)
 //! - [`run_dir`]: the run directory, its lock, and atomic writes
@@ -19,6 +20,7 @@ pub mod clock;
 pub mod device;
 pub mod error;
 pub mod event;
+pub mod held;
 pub mod lines;
 pub mod manifest;
 pub mod record;
@@ -30,6 +32,7 @@ pub use clock::{MonotonicNs, WallAnchor};
 pub use device::{ComputeDevice, DeviceKind};
 pub use error::RunlogError;
 pub use event::{Event, EventBody, StopReason};
+pub use held::{HeldFile, Tampered};
 pub use lines::LineFile;
 pub use manifest::{Manifest, Segment};
 pub use record::Record;

@@ -3,17 +3,20 @@
 //! A line is written whole by one `write`, newline last. After a crash the file ends in at most one torn line;
 //! opening it for append cuts that line off and says so. Lines before it are never rewritten.
 
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Seek};
+use std::path::Path;
 
 use crate::error::RunlogError;
+use crate::held::{HeldFile, Tampered};
+
+/// Bytes of what is wrong with a line that a message shows.
+const LONGEST_REASON: usize = 240;
 
 /// A file of lines, open for append.
 #[derive(Debug)]
 pub struct LineFile {
-    file: File,
-    path: PathBuf,
+    file: HeldFile,
 }
 
 /// What opening a file of lines found in it.
@@ -34,19 +37,12 @@ impl LineFile {
         path: &Path,
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Result<(Self, Recovered<T>), RunlogError> {
-        let mut file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(path)
-            .map_err(RunlogError::io("open", path))?;
-        let (recovered, whole_bytes) = scan(&file, path, parse)?;
+        let mut file = HeldFile::open(path)?;
+        let (recovered, whole_bytes) = scan(file.file(), path, parse)?;
         if recovered.cut_bytes > 0 {
-            file.set_len(whole_bytes).map_err(RunlogError::io("cut the torn end of", path))?;
+            file.cut(whole_bytes)?;
         }
-        file.seek(SeekFrom::End(0)).map_err(RunlogError::io("seek in", path))?;
-        Ok((Self { file, path: path.to_owned() }, recovered))
+        Ok((Self { file }, recovered))
     }
 
     /// Reads every whole line of `path` without changing it.
@@ -57,7 +53,7 @@ impl LineFile {
         path: &Path,
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Result<Recovered<T>, RunlogError> {
-        let file = File::open(path).map_err(RunlogError::io("open", path))?;
+        let file = wattle_files::open(path).map_err(RunlogError::io("open", path))?;
         Ok(scan(&file, path, parse)?.0)
     }
 
@@ -67,12 +63,39 @@ impl LineFile {
         let mut bytes = Vec::with_capacity(line.len() + 1);
         bytes.extend_from_slice(line.as_bytes());
         bytes.push(b'\n');
-        self.file.write_all(&bytes).map_err(RunlogError::io("append to", &self.path))
+        self.file.append(&bytes)
     }
 
     /// Makes everything appended so far durable.
     pub fn sync(&mut self) -> Result<(), RunlogError> {
-        self.file.sync_data().map_err(RunlogError::io("sync", &self.path))
+        self.file.sync()
+    }
+
+    /// Looks whether the file is still there and whole. If it was removed or replaced, it is written again; if it was
+    /// cut, the lines after the cut are lost. Returns what happened, for a person.
+    ///
+    /// # Errors
+    /// If it cannot be looked at or written.
+    pub fn keep(&mut self) -> Result<Option<String>, RunlogError> {
+        Ok(match self.file.keep()? {
+            None => None,
+            Some(Tampered::Restored { what }) => Some(format!("{what}; it has been written again")),
+            Some(Tampered::Cut { .. }) => {
+                // A line that was cut in two must not stand before the next.
+                let mut whole_bytes = 0;
+                let mut reader = BufReader::new(self.file.file());
+                reader.rewind().map_err(RunlogError::io("read", self.file.path()))?;
+                for line in reader.split(b'\n') {
+                    let len = line.map_err(RunlogError::io("read", self.file.path()))?.len() as u64 + 1;
+                    whole_bytes += if whole_bytes + len <= self.file.len() { len } else { 0 };
+                }
+                self.file.cut(whole_bytes)?;
+                let path = self.file.path().display();
+                Some(format!(
+                    "{path} was cut to {whole_bytes} bytes by another program; the lines after them are lost"
+                ))
+            }
+        })
     }
 }
 
@@ -112,7 +135,17 @@ fn scan<T>(
 
 fn parse_line<T>(line: &[u8], parse: impl Fn(&str) -> Result<T, String>) -> Result<T, String> {
     let line = line.strip_suffix(b"\n").ok_or("no newline at its end")?;
-    parse(std::str::from_utf8(line).map_err(|e| e.to_string())?)
+    parse(std::str::from_utf8(line).map_err(|e| e.to_string())?).map_err(|reason| shortened(&reason))
+}
+
+/// A reason that quotes what it found, without most of that.
+fn shortened(reason: &str) -> String {
+    if reason.len() <= LONGEST_REASON {
+        return reason.to_owned();
+    }
+    let begin = &reason[..reason.floor_char_boundary(LONGEST_REASON / 2)];
+    let end = &reason[reason.ceil_char_boundary(reason.len() - LONGEST_REASON / 2)..];
+    format!("{begin} … {end}")
 }
 
 #[cfg(test)]
@@ -121,6 +154,30 @@ mod tests {
 
     fn number(line: &str) -> Result<u32, String> {
         line.parse::<u32>().map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn a_long_line_makes_no_long_message() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("numbers");
+        std::fs::write(&path, format!("1\n{}\n2\n", "ä".repeat(100_000))).unwrap();
+        let quoting = |line: &str| number(line).map_err(|_| format!("{line:?} is no number"));
+        let error = LineFile::read(&path, quoting).unwrap_err().to_string();
+        assert!(error.len() < 500 && error.contains("line 2") && error.contains("is no number"), "{error}");
+    }
+
+    #[test]
+    fn a_cut_within_a_line_leaves_whole_lines() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("numbers");
+        let (mut file, _) = LineFile::open(&path, number).unwrap();
+        ["12", "345", "6789"].iter().for_each(|line| file.append(line).unwrap());
+        std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(5).unwrap();
+        let said = file.keep().unwrap().unwrap();
+        assert!(said.contains("cut to 3 bytes"), "{said}");
+        file.append("7").unwrap();
+        assert_eq!(LineFile::read(&path, number).unwrap().entries, [12, 7]);
+        assert_eq!(file.keep().unwrap(), None);
     }
 
     #[test]

@@ -50,7 +50,7 @@ impl Manifest {
     /// # Errors
     /// If it is missing, is not a manifest, or is of another version.
     pub fn read(path: &Path) -> Result<Self, RunlogError> {
-        let json = std::fs::read(path).map_err(RunlogError::io("read", path))?;
+        let json = wattle_files::read(path, wattle_files::SMALL).map_err(RunlogError::io("read", path))?;
         let manifest: Self = serde_json::from_slice(&json)
             .map_err(|e| RunlogError::corrupt(path, format!("not a manifest of a run: {e}")))?;
         if manifest.schema != MANIFEST_SCHEMA {
@@ -145,6 +145,9 @@ pub struct DataInfo {
     pub train_tokens: u64,
     /// Tokens of the validation split.
     pub val_tokens: u64,
+    /// Whether the tokens were not compared with their hashes (`--no-verify`): `sha256` is then what they should be.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unverified: bool,
     /// The loss that no model can go below on the validation split, where the text is from a grammar whose entropy
     /// is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]

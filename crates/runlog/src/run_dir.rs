@@ -3,10 +3,12 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{FlockOperation, flock};
 
 use crate::error::RunlogError;
+use crate::held::{is_same, named};
 use crate::manifest::Manifest;
 
 /// A run's directory, locked for writing by this process.
@@ -15,7 +17,7 @@ use crate::manifest::Manifest;
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
-    _lock: File,
+    lock: Mutex<File>,
 }
 
 impl RunDir {
@@ -29,7 +31,7 @@ impl RunDir {
         if entries.next().is_some() {
             return Err(RunlogError::Exists { path: path.to_owned() });
         }
-        let run = Self { _lock: lock(path)?, path: path.to_owned() };
+        let run = Self { lock: Mutex::new(lock(path)?), path: path.to_owned() };
         let checkpoints = run.checkpoints();
         fs::create_dir(&checkpoints).map_err(RunlogError::io("create", &checkpoints))?;
         Ok(run)
@@ -40,7 +42,25 @@ impl RunDir {
     /// # Errors
     /// If another process writes to it, or it cannot be opened.
     pub fn open(path: &Path) -> Result<Self, RunlogError> {
-        Ok(Self { _lock: lock(path)?, path: path.to_owned() })
+        Ok(Self { lock: Mutex::new(lock(path)?), path: path.to_owned() })
+    }
+
+    /// Looks whether `run.lock` is still the file that is locked. If it was removed or replaced, the one of that name is
+    /// locked instead.
+    ///
+    /// Returns whether that was so.
+    ///
+    /// # Errors
+    /// If another process has locked it since: it may be writing to the run.
+    pub fn keep_lock(&self) -> Result<bool, RunlogError> {
+        let path = self.path.join("run.lock");
+        let mut held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let locked = held.metadata().map_err(RunlogError::io("look at", &path))?;
+        if named(&path)?.is_some_and(|there| is_same(&there, &locked)) {
+            return Ok(false);
+        }
+        *held = lock(&self.path)?;
+        Ok(true)
     }
 
     /// The directory itself.
@@ -111,6 +131,9 @@ impl RunDir {
 
 fn lock(run: &Path) -> Result<File, RunlogError> {
     let path = run.join("run.lock");
+    if let Some(what) = wattle_files::special_at(&path) {
+        return Err(RunlogError::corrupt(&path, format!("it is {what}: remove it")));
+    }
     let mut file = OpenOptions::new()
         .create(true)
         .truncate(false)
@@ -138,16 +161,7 @@ fn lock(run: &Path) -> Result<File, RunlogError> {
 
 /// Replaces `path` by `bytes`, whole or not at all: temporary file, fsync, rename, fsync of the directory.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), RunlogError> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".tmp");
-    let temporary = PathBuf::from(temporary);
-    // Left by a killed process, or a link that somebody put there.
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(RunlogError::io("remove", &temporary)(error));
-        }
-        _ => {}
-    }
+    let temporary = temporary_beside(path).map_err(RunlogError::io("replace", path))?;
     let written = write_synced(&temporary, bytes).map_err(RunlogError::io("write", path));
     if written.is_err() {
         // The error that matters is the first one.
@@ -156,6 +170,16 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), RunlogError> {
     }
     fs::rename(&temporary, path).map_err(RunlogError::io("replace", path))?;
     sync_dir(path.parent().unwrap_or(Path::new(".")))
+}
+
+/// A name beside `path` that nothing has.
+pub(crate) fn temporary_beside(path: &Path) -> io::Result<PathBuf> {
+    let temporary = path.with_added_extension("tmp");
+    // Left by a killed process, or a link that somebody put there.
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(temporary),
+    }
 }
 
 /// Creates `path`, which must not exist, with `bytes` and makes it durable. The directory's entry is not yet.

@@ -274,6 +274,8 @@ impl ScheduleConfig {
 
 /// More sequences than any step has; what a batch takes is counted in 64 bits.
 const MAX_BATCH_SIZE: usize = 1 << 28;
+/// More threads than any machine runs at once; each of them takes a stack.
+const MAX_THREADS: usize = 4096;
 
 impl TrainConfig {
     /// Everything that is wrong with it, each a sentence that starts with the key.
@@ -289,6 +291,12 @@ impl TrainConfig {
             faults.push(format!(
                 "train.micro_batch_size = {}: expected at most train.batch_size = {}",
                 self.micro_batch_size, self.batch_size
+            ));
+        }
+        if self.threads > MAX_THREADS {
+            faults.push(format!(
+                "train.threads = {}: expected at most {MAX_THREADS}, or 0 for every processor",
+                self.threads
             ));
         }
         if self.max_steps == 0 && self.epochs == 0 {

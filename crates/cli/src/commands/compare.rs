@@ -8,10 +8,9 @@ use wattle_report::{Report, ReportError, Run};
 use crate::args::CompareArgs;
 use crate::commands::page::Page;
 use crate::exit::{BadUsage, Exit};
-use crate::terminal::for_stdout;
+use crate::terminal::print;
 
 /// Puts runs side by side.
-#[allow(clippy::print_stdout, reason = "its output is the command's result")]
 pub fn run(args: &CompareArgs) -> anyhow::Result<Exit> {
     if let Some(loss) = args.target_loss.filter(|loss| !(loss.is_finite() && *loss > 0.0)) {
         let fault = format!("--target-loss {loss}: expected a loss above 0, in nats a token");
@@ -21,9 +20,9 @@ pub fn run(args: &CompareArgs) -> anyhow::Result<Exit> {
     let (comparison, reports) = side_by_side(&args.runs, args.target_loss)?;
     page.write(|| compare::page(&comparison, &reports))?;
     if args.json {
-        println!("{}", comparison.to_json());
+        print(&format!("{}\n", comparison.to_json()))?;
     } else if !page.is_stdout() {
-        print!("{}", for_stdout(&compare::text(&comparison)));
+        print(&compare::text(&comparison))?;
     }
     page.tell();
     Ok(Exit::Done)

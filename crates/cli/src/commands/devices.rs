@@ -6,9 +6,9 @@ use wattle_report::table::hang;
 
 use crate::args::DevicesArgs;
 use crate::exit::Exit;
+use crate::terminal::print;
 
 /// Shows every sensor and compute device.
-#[allow(clippy::print_stdout, reason = "its output is the command's result")]
 pub fn run(args: &DevicesArgs) -> anyhow::Result<Exit> {
     let config = EnergyConfig { gpus: GpuSelection::All, ..EnergyConfig::default() };
     let discovery = discover(&config, &[]);
@@ -23,19 +23,19 @@ pub fn run(args: &DevicesArgs) -> anyhow::Result<Exit> {
             "sensors": sensors,
             "findings": findings,
         });
-        println!("{report:#}");
+        print(&format!("{report:#}\n"))?;
         return Ok(Exit::Done);
     }
-    println!("compute");
-    compute.iter().flat_map(|device| hang("  ", device)).for_each(|line| println!("{line}"));
-    println!("\nsensors");
+    let mut lines = vec!["compute".to_owned()];
+    lines.extend(compute.iter().flat_map(|device| hang("  ", device)));
+    lines.extend([String::new(), "sensors".to_owned()]);
     for finding in &discovery.findings {
         let state = format!("  {:<13} ", state_label(finding.state));
-        let mut lines = hang(&state, &format!("{}: {}", finding.what, finding.detail));
+        lines.extend(hang(&state, &format!("{}: {}", finding.what, finding.detail)));
         let remedy = finding.remedy.as_ref().map(|remedy| format!("to fix it: {remedy}"));
         lines.extend(remedy.iter().flat_map(|remedy| hang(&format!("{:16}", ""), remedy)));
-        lines.iter().for_each(|line| println!("{line}"));
     }
+    print(&(lines.join("\n") + "\n"))?;
     Ok(Exit::Done)
 }
 

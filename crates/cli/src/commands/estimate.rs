@@ -6,15 +6,15 @@ use wattle_report::estimate::{self, Plan, amount, gpu};
 
 use crate::args::EstimateArgs;
 use crate::exit::{BadUsage, Exit};
+use crate::terminal::print;
 
 /// Plans a run on paper.
-#[allow(clippy::print_stdout, reason = "its output is the command's result")]
 pub fn run(args: &EstimateArgs) -> anyhow::Result<Exit> {
     let estimate = plan(args)?.estimate();
     if args.json {
-        println!("{}", estimate.to_json());
+        print(&format!("{}\n", estimate.to_json()))?;
     } else {
-        print!("{}", estimate::text(&estimate));
+        print(&estimate::text(&estimate))?;
     }
     Ok(Exit::Done)
 }

@@ -14,7 +14,7 @@ use wattle_meter::WindowEnergy;
 use wattle_model::LanguageModel;
 use wattle_train::evaluate::{EvaluateOptions, Evaluation, evaluate_by_best};
 
-use crate::args::{EvaluateArgs, SplitName};
+use crate::args::EvaluateArgs;
 use crate::checkpoint::OpenCheckpoint;
 use crate::data_notes;
 use crate::describe::describe_window;
@@ -22,6 +22,7 @@ use crate::exit::Exit;
 use crate::humanize::count;
 use crate::metered::Metered;
 use crate::need;
+use crate::terminal::print;
 use crate::threads::set_threads;
 
 /// A batch is as many windows as come to so many tokens. Without an explicit engine, it is also how many rows of
@@ -37,14 +38,13 @@ struct Held {
 }
 
 /// Evaluates a checkpoint.
-#[allow(clippy::print_stdout, reason = "its figures are the command's result")]
 pub fn run(args: &EvaluateArgs, bars: &MultiProgress) -> anyhow::Result<Exit> {
     set_threads(0);
     let device = args.device.open()?;
     let metered = Metered::start(&device.compute);
     let checkpoint = OpenCheckpoint::open(&args.checkpoint, &device)?;
     let held = match (&args.data, &args.text) {
-        (Some(dir), _) => prepared(dir, args.split, &checkpoint.tokenizer)?,
+        (Some(dir), _) => prepared(dir, args, &checkpoint.tokenizer)?,
         (None, Some(text)) => tokenized(text, &checkpoint.tokenizer)?,
         (None, None) => unreachable!("the command line asks for one of them"),
     };
@@ -69,8 +69,13 @@ pub fn run(args: &EvaluateArgs, bars: &MultiProgress) -> anyhow::Result<Exit> {
     }
     let energy = metered.finish();
     match args.json {
-        true => println!("{:#}", report(args, &checkpoint, &held, context, &evaluation, energy.as_ref())),
-        false => print!("{}", describe(&evaluation, held.manifest(), energy.as_ref())),
+        true => {
+            print(&format!(
+                "{:#}\n",
+                report(args, &checkpoint, &held, context, &evaluation, energy.as_ref())
+            ))?;
+        }
+        false => print(&describe(&evaluation, held.manifest(), energy.as_ref()))?,
     }
     Ok(Exit::Done)
 }
@@ -112,8 +117,8 @@ fn no_validation(dataset: &Dataset) -> String {
 }
 
 /// A prepared folder, if it speaks the model's tokens.
-fn prepared(dir: &Path, split: SplitName, tokenizer: &Tokenizer) -> anyhow::Result<Held> {
-    let dataset = Dataset::open(dir)?;
+fn prepared(dir: &Path, args: &EvaluateArgs, tokenizer: &Tokenizer) -> anyhow::Result<Held> {
+    let mut dataset = Dataset::open(dir)?;
     if !dataset.tokenizer.encodes_as(tokenizer) {
         bail!(
             "--data {}: was prepared with another tokenizer (sha256 {}) than the checkpoint's ({}); \
@@ -123,7 +128,10 @@ fn prepared(dir: &Path, split: SplitName, tokenizer: &Tokenizer) -> anyhow::Resu
             tokenizer.sha256()
         );
     }
-    Ok(Held { dataset, split: split.into(), _scratch: None })
+    if !args.no_verify {
+        dataset.verify(&mut |_| {})?;
+    }
+    Ok(Held { dataset, split: args.split.into(), _scratch: None })
 }
 
 /// A text, tokenized into a folder of its own for as long as it takes.

@@ -16,9 +16,9 @@ use crate::humanize::si;
 use crate::metered::Metered;
 use crate::need;
 use crate::output_file::OutputFile;
+use crate::terminal::print;
 
 /// Exports a checkpoint.
-#[allow(clippy::print_stdout, reason = "what was written is the command's result")]
 pub fn run(args: &ExportArgs) -> anyhow::Result<Exit> {
     let ExportFormat::Gguf = args.format;
     if is_gguf(&args.checkpoint) {
@@ -39,7 +39,7 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<Exit> {
     out.finish_with(|file| export.write(file))?;
     let energy = metered.finish();
     export.notes().iter().for_each(|note| tracing::warn!("{note}"));
-    print!("{}", describe(&args.out, &directory, &export, energy.as_ref())?);
+    print(&describe(&args.out, &directory, &export, energy.as_ref())?)?;
     Ok(Exit::Done)
 }
 

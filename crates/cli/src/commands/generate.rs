@@ -1,6 +1,5 @@
 //! `wattle generate`: text from a checkpoint.
 
-use std::io::{self, Write};
 use std::time::Instant;
 
 use anyhow::Context;
@@ -17,7 +16,7 @@ use crate::exit::{BadUsage, Exit};
 use crate::humanize::{count, duration, si};
 use crate::metered::Metered;
 use crate::need;
-use crate::terminal::for_stdout;
+use crate::terminal::{print, print_raw};
 use crate::threads::set_threads;
 
 /// How many tokens `--explain` shows a step.
@@ -56,11 +55,7 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<Exit> {
         true => explain(&mut generator, tokenizer),
         false => stream(&mut generator, tokenizer, prompt, args.raw),
     };
-    let n_tokens = match written {
-        Ok(n_tokens) => n_tokens,
-        Err(error) if is_broken_pipe(&error) => return Ok(Exit::Done),
-        Err(error) => return Err(error),
-    };
+    let n_tokens = written?;
     let time = Seconds(started.elapsed().as_secs_f64());
     let mut parts = vec![
         format!("{} tokens", count(n_tokens)),
@@ -98,9 +93,8 @@ fn stream(
     prompt: &str,
     is_raw: bool,
 ) -> anyhow::Result<u64> {
-    let mut out = io::stdout().lock();
-    let shown = |text: &str| if is_raw { text.to_owned() } else { for_stdout(text).into_owned() };
-    write!(out, "{}", shown(prompt))?;
+    let print = if is_raw { print_raw } else { print };
+    print(prompt)?;
     let mut text = tokenizer.stream();
     let mut n_tokens = 0;
     for step in generator {
@@ -109,17 +103,15 @@ fn stream(
         if tokenizer.end_of_text() == Some(token) {
             break;
         }
-        write!(out, "{}", shown(&text.push(token)?))?;
-        out.flush()?;
+        print(&text.push(token)?)?;
     }
-    writeln!(out, "{}", shown(&text.finish()?))?;
+    print(&(text.finish()? + "\n"))?;
     Ok(n_tokens)
 }
 
 /// Writes a line a token: the one taken, its probability, and the likeliest ones.
 fn explain(generator: &mut Generator<'_>, tokenizer: &Tokenizer) -> anyhow::Result<u64> {
-    let mut out = io::stdout().lock();
-    writeln!(out, "{:<16} {:>6}  likeliest, as the model predicts them", "token", "p")?;
+    print(&format!("{:<16} {:>6}  likeliest, as the model predicts them\n", "token", "p"))?;
     let mut n_tokens = 0;
     for step in generator {
         let Step { token, probability, likeliest } = step?;
@@ -129,7 +121,7 @@ fn explain(generator: &mut Generator<'_>, tokenizer: &Tokenizer) -> anyhow::Resu
             .map(|&(other, p)| Ok(format!("{} {}", quoted(tokenizer, other)?, percent(p))))
             .collect::<anyhow::Result<_>>()?;
         let line = others.join("  ");
-        writeln!(out, "{:<16} {:>6}  {line}", quoted(tokenizer, token)?, percent(probability))?;
+        print(&format!("{:<16} {:>6}  {line}\n", quoted(tokenizer, token)?, percent(probability)))?;
     }
     Ok(n_tokens)
 }
@@ -140,8 +132,4 @@ fn quoted(tokenizer: &Tokenizer, token: u32) -> anyhow::Result<String> {
 
 fn percent(probability: f64) -> String {
     format!("{:.1} %", probability * 100.0)
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }

@@ -8,10 +8,9 @@ use wattle_report::{Report, Run, page, text};
 use crate::args::ReportArgs;
 use crate::commands::page::Page;
 use crate::exit::Exit;
-use crate::terminal::for_stdout;
+use crate::terminal::print;
 
 /// Reads a run and says what is in it.
-#[allow(clippy::print_stdout, reason = "its output is the command's result")]
 pub fn run(args: &ReportArgs) -> anyhow::Result<Exit> {
     let page = Page::of(args.html.as_deref(), args.json)?;
     let run = Run::open(&args.run)?;
@@ -19,9 +18,9 @@ pub fn run(args: &ReportArgs) -> anyhow::Result<Exit> {
     let report = Report::of(&run, table.as_ref())?;
     page.write(|| page::page(&report, &run))?;
     if args.json {
-        println!("{}", report.to_json());
+        print(&format!("{}\n", report.to_json()))?;
     } else if !page.is_stdout() {
-        print!("{}", for_stdout(&text::text(&report, bars())));
+        print(&text::text(&report, bars()))?;
     }
     page.tell();
     Ok(Exit::Done)

@@ -22,7 +22,7 @@ use crate::signals::StopSignal;
 use crate::sweep::{
     Ending, ExecuteOptions, PlannedRun, RunState, SweepFile, SweepFolder, SweepPlan, execute,
 };
-use crate::terminal::is_drawn_on;
+use crate::terminal::{is_drawn_on, print};
 
 /// Makes every run of a sweep that is not made yet, and compares them.
 pub fn run(args: &SweepArgs, bars: &MultiProgress, verbose: u8, quiet: bool) -> anyhow::Result<Exit> {
@@ -72,7 +72,6 @@ fn forecasts(plan: &SweepPlan, display: &mut Display) -> anyhow::Result<Vec<Fore
     plan.strategies.iter().map(of).collect()
 }
 
-#[allow(clippy::print_stdout, reason = "the plan is the command's result")]
 fn dry_run(plan: &SweepPlan, display: &mut Display) -> anyhow::Result<Exit> {
     let forecasts = forecasts(plan, display)?;
     let mut table = Table::new(["strategy", "parameters", "steps", "tokens", "compute"], &[0]);
@@ -88,10 +87,11 @@ fn dry_run(plan: &SweepPlan, display: &mut Display) -> anyhow::Result<Exit> {
         ]);
     }
     let names: Vec<_> = plan.runs.iter().map(|run| run.name.as_str()).collect();
-    println!("{} strategies", plan.strategies.len());
-    table.lines().iter().for_each(|line| println!("{line}"));
-    println!("\n{} runs, in this order", plan.runs.len());
-    table::hang("  ", &names.join(", ")).iter().for_each(|line| println!("{line}"));
+    let mut lines = vec![format!("{} strategies", plan.strategies.len())];
+    lines.extend(table.lines());
+    lines.extend([String::new(), format!("{} runs, in this order", plan.runs.len())]);
+    lines.extend(table::hang("  ", &names.join(", ")));
+    print(&(lines.join("\n") + "\n"))?;
     Ok(Exit::Done)
 }
 
@@ -106,7 +106,6 @@ fn finished(folder: &SweepFolder, runs: &[PlannedRun]) -> anyhow::Result<Vec<Pat
 }
 
 /// Puts the runs that are done side by side, in the order of the strategies.
-#[allow(clippy::print_stdout, reason = "the comparison is the command's result")]
 fn compare(folder: &SweepFolder, plan: &SweepPlan) -> anyhow::Result<()> {
     let place = |run: &PlannedRun| plan.strategies.iter().position(|way| way.run.name == run.config.run.name);
     let mut runs = plan.runs.clone();
@@ -119,7 +118,7 @@ fn compare(folder: &SweepFolder, plan: &SweepPlan) -> anyhow::Result<()> {
     let page = folder.path().join("compare.html");
     write_atomic(&page, compare::page(&comparison, &reports).as_bytes())?;
     write_atomic(&folder.path().join("compare.json"), comparison.to_json().as_bytes())?;
-    print!("{}", compare::text(&comparison));
+    print(&compare::text(&comparison))?;
     tracing::info!("{}", page.display());
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use candle_core::Device;
 use indicatif::MultiProgress;
-use wattle_data::{Dataset, Loader, Origin};
+use wattle_data::{Dataset, Loader, Origin, Verify};
 use wattle_meter::ResumePoint;
 use wattle_meter::discover::check_boards;
 use wattle_model::hugging_face::Directory;
@@ -45,7 +45,7 @@ use crate::peak::peak_of_training;
 use crate::plan::{self, Forecast};
 use crate::run::{Earlier, NewRun, Target, ended, target};
 use crate::signals::StopSignal;
-use crate::terminal::is_drawn_on;
+use crate::terminal::{is_drawn_on, print};
 use crate::threads::set_threads;
 
 /// candle's version, for the manifest.
@@ -56,8 +56,9 @@ pub fn run(args: &TrainArgs, bars: &MultiProgress, log_file: &LogFile, quiet: bo
     let target = target(args)?;
     set_threads(target.config.train.threads);
     let mut display = Display::new(bars.clone(), is_drawn_on() && !quiet);
+    let verify = if args.no_verify { Verify::Never } else { Verify::FirstUse };
     if args.dry_run {
-        return dry_run(args, &target.config, display);
+        return dry_run(args, &target.config, verify, display);
     }
     // A process that has nothing to do leaves no trace: nothing is opened before that is known.
     let earlier = if target.found.is_some() { Earlier::read(&target.path)? } else { Earlier::none() };
@@ -75,7 +76,7 @@ pub fn run(args: &TrainArgs, bars: &MultiProgress, log_file: &LogFile, quiet: bo
         drop(NewRun::create(path)?);
     }
     // Data that cannot be trained on leave no directory, not even for a while.
-    let dataset = prepare(config, &mut display)?;
+    let dataset = prepare(config, verify, &mut display)?;
     check_length(config, &dataset)?;
     refuse_other_data(&earlier, &dataset)?;
     let made = ended(&earlier.events).map_or(0, |(step, _)| step);
@@ -113,7 +114,10 @@ fn evaluation_tokens(config: &Config, dataset: &Dataset) -> u64 {
     let whole = dataset.manifest.split.val.as_ref().map_or(0, |val| val.tokens);
     match config.evaluate.batches {
         0 => whole,
-        n => whole.min((n * config.train.micro_batch() * config.model.context) as u64),
+        n => {
+            let of_batch = (config.train.micro_batch() * config.model.context) as u64;
+            whole.min((n as u64).saturating_mul(of_batch))
+        }
     }
 }
 
@@ -198,6 +202,7 @@ impl Session<'_> {
             progress.plan(plan.total_steps);
         }
         let mut observer = RunObserver {
+            dir,
             segment: segment.id,
             events,
             metering,
@@ -293,7 +298,7 @@ fn was_finished_at(events: &[Event], at: u64) -> bool {
 /// # Errors
 /// If training could not begin.
 pub fn forecast(config: &Config, display: &mut Display) -> anyhow::Result<Forecast> {
-    let dataset = prepare(config, display)?;
+    let dataset = prepare(config, Verify::FirstUse, display)?;
     let device = DeviceChoice::Cpu.open()?;
     on_trial(config, &dataset, &device, |_| forecast_of(config, &dataset, &device))
 }
@@ -331,9 +336,8 @@ fn on_trial<T>(
     with(&mut trainer)
 }
 
-#[allow(clippy::print_stdout, reason = "the plan is the command's result")]
-fn dry_run(args: &TrainArgs, config: &Config, mut display: Display) -> anyhow::Result<Exit> {
-    let dataset = prepare(config, &mut display)?;
+fn dry_run(args: &TrainArgs, config: &Config, verify: Verify, mut display: Display) -> anyhow::Result<Exit> {
+    let dataset = prepare(config, verify, &mut display)?;
     let device = args.device.open()?;
     let mut forecast = forecast_of(config, &dataset, &device)?;
     // What does not fit is not built either: the plan says so.
@@ -353,7 +357,7 @@ fn dry_run(args: &TrainArgs, config: &Config, mut display: Display) -> anyhow::R
             Ok(())
         })?;
     }
-    print!("{}", plan::describe(config, &dataset, &forecast));
+    print(&plan::describe(config, &dataset, &forecast))?;
     warn_of_warmup(config, forecast.plan);
     Ok(Exit::Done)
 }
@@ -371,13 +375,19 @@ fn serve_metrics(
     Some((MetricsServer::start("energy.metrics_addr", addr, registry)?, progress))
 }
 
-fn prepare(config: &Config, display: &mut Display) -> anyhow::Result<Dataset> {
-    let dataset = wattle_data::prepare(&config.data, &config.tokenizer, &mut |p| display.prepare(p));
+fn prepare(config: &Config, verify: Verify, display: &mut Display) -> anyhow::Result<Dataset> {
+    let dataset = wattle_data::prepare(&config.data, &config.tokenizer, verify, &mut |p| display.prepare(p));
     display.end_preparation();
     let dataset = dataset?;
     match &dataset.origin {
         Origin::Repaired { fault } => tracing::warn!("prepared anew, the cache was damaged: {fault}"),
         origin => tracing::debug!("data in {} ({origin:?})", dataset.dir.display()),
+    }
+    if verify == Verify::Never {
+        tracing::warn!(
+            "--no-verify: the tokens are taken as they are; if a shard is damaged, the run learns from it and its \
+             manifest states the hash of the data as they should be"
+        );
     }
     data_notes::say(&dataset);
     Ok(dataset)
@@ -490,6 +500,7 @@ fn complete(manifest: &mut Manifest, meter: MeterInfo, dataset: &Dataset, model:
         tokenizer_sha256: dataset.tokenizer.sha256(),
         train_tokens: split.train.tokens,
         val_tokens: split.val.as_ref().map_or(0, |val| val.tokens),
+        unverified: !dataset.is_verified,
         floor: loss_floor(dataset),
     });
     manifest.model = Some(ModelInfo {

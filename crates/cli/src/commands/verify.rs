@@ -13,6 +13,7 @@ use wattle_train::device::{ChosenDevice, DeviceChoice};
 use crate::args::VerifyArgs;
 use crate::exit::Exit;
 use crate::humanize::duration;
+use crate::terminal::print;
 
 /// What was checked in one place.
 struct Place {
@@ -25,7 +26,6 @@ struct Place {
 ///
 /// # Errors
 /// If the device cannot be had, or an operation is not as near to its reference as rounding allows.
-#[allow(clippy::print_stdout, reason = "its output is the command's result")]
 pub fn run(args: &VerifyArgs) -> anyhow::Result<Exit> {
     let device = args.device.open()?;
     let started = Instant::now();
@@ -33,8 +33,8 @@ pub fn run(args: &VerifyArgs) -> anyhow::Result<Exit> {
     places.extend(on_gpu(&device)?);
     let time = Seconds(started.elapsed().as_secs_f64());
     match args.json {
-        true => println!("{:#}", report(&places)),
-        false => print!("{}", describe(&places, &device, args.device, time)),
+        true => print(&format!("{:#}\n", report(&places)))?,
+        false => print(&describe(&places, &device, args.device, time))?,
     }
     verdict(&places)
 }

@@ -74,7 +74,7 @@ impl Layer {
     /// # Errors
     /// If it cannot be read or is not TOML.
     pub fn read(path: &Path) -> Result<Self, String> {
-        let text = std::fs::read_to_string(path).map_err(|e| {
+        let text = wattle_files::read_stream(path, wattle_files::SMALL).map_err(|e| {
             format!("{}: the configuration cannot be read: {e}{}", path.display(), meant_by(path))
         })?;
         Self::parse(&path.display().to_string(), &text).map_err(|fault| match path.extension() {

@@ -41,7 +41,7 @@ impl SweepFile {
         if name.as_os_str() == ready {
             return Ok(text.to_owned());
         }
-        std::fs::read_to_string(name).map_err(|error| {
+        wattle_files::read_stream(name, wattle_files::SMALL).map_err(|error| {
             format!("{}: cannot be read: {error}; the ready sweep is called {ready:?}", name.display())
         })
     }

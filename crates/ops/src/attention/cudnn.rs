@@ -247,6 +247,8 @@ mod ffi {
 
     const NEVER: &str = "`available` refuses before anything is made";
 
+    /// # Safety
+    /// It may be called in no way, and is not.
     pub(super) unsafe fn wattle_attention_open(
         _: *mut c_void,
         _: *mut c_void,
@@ -257,14 +259,20 @@ mod ffi {
         unreachable!("{NEVER}")
     }
 
+    /// # Safety
+    /// It may be called in no way, and is not.
     pub(super) unsafe fn wattle_attention_close(_: *mut c_void) {
         unreachable!("{NEVER}")
     }
 
+    /// # Safety
+    /// It may be called in no way, and is not.
     pub(super) unsafe fn wattle_attention_version() -> usize {
         unreachable!("{NEVER}")
     }
 
+    /// # Safety
+    /// It may be called in no way, and is not.
     pub(super) unsafe fn wattle_attention_plan(
         _: *mut c_void,
         _: *const CShape,
@@ -277,10 +285,14 @@ mod ffi {
         unreachable!("{NEVER}")
     }
 
+    /// # Safety
+    /// It may be called in no way, and is not.
     pub(super) unsafe fn wattle_attention_free(_: *mut c_void) {
         unreachable!("{NEVER}")
     }
 
+    /// # Safety
+    /// It may be called in no way, and is not.
     pub(super) unsafe fn wattle_attention_run(
         _: *mut c_void,
         _: *mut c_void,

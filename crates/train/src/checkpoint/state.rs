@@ -1,6 +1,5 @@
 //! What the trainer has to remember besides weights and moments: `state.json`.
 
-use std::fs;
 use std::io::{self, Read};
 use std::path::{Component, Path};
 
@@ -89,7 +88,8 @@ impl TrainState {
             path: path.clone(),
             reason: format!("{reason}; expected a checkpoint that wattle train wrote"),
         };
-        let json = fs::read(&path).map_err(|e| foreign(format!("cannot be read ({e})")))?;
+        let json = wattle_files::read(&path, wattle_files::SMALL)
+            .map_err(|e| foreign(format!("cannot be read ({e})")))?;
         let state: Self =
             serde_json::from_slice(&json).map_err(|e| foreign(format!("not a training state ({e})")))?;
         match state.schema.as_str() {
@@ -131,10 +131,7 @@ impl FileSum {
     /// If it cannot be read.
     pub fn of(dir: &Path, name: &str) -> Result<Self, TrainError> {
         let path = dir.join(name);
-        if !path.metadata().map_err(TrainError::io("read", &path))?.is_file() {
-            return Err(TrainError::Checkpoint { path, reason: "not a regular file".to_owned() });
-        }
-        let mut file = fs::File::open(&path).map_err(TrainError::io("read", &path))?;
+        let mut file = wattle_files::open(&path).map_err(TrainError::io("read", &path))?;
         let (mut bytes, mut crc) = (0u64, 0u32);
         let mut buffer = vec![0u8; 1 << 20];
         loop {

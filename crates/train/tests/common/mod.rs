@@ -45,7 +45,7 @@ pub fn dataset(dir: &Path, n_sentences: usize) -> Dataset {
         ..DataConfig::default()
     };
     let tokenizer = TokenizerConfig { kind: TokenizerKind::Chars, ..TokenizerConfig::default() };
-    wattle_data::prepare(&data, &tokenizer, &mut |_| {}).unwrap()
+    wattle_data::prepare(&data, &tokenizer, wattle_data::Verify::FirstUse, &mut |_| {}).unwrap()
 }
 
 pub fn values(tensor: &Tensor) -> Vec<f32> {
