@@ -74,6 +74,9 @@ const ERRORS: [(&str, &[&str]); 13] = [
 /// Calls whose failure is told even where the command can do without them.
 const TOLD: [&str; 6] = ["write", "sync", "truncate", "rename", "mkdir", "symlink"];
 
+/// The note that tokens are whole: without it they are hashed at the next start again, and nobody needs to know.
+const UNTOLD: &str = "verified.json";
+
 /// What a kernel may do at any time, and a program has to take for granted.
 const HARMLESS: [(&str, &str); 7] = [
     ("read", "short"),
@@ -201,7 +204,8 @@ fn disturb(deed: &Deed, whole: &Undisturbed, injector: &Injector, fault: Fault) 
     let ended = run(&command);
     ended.in_order()?;
     let seen = injector.seen();
-    if let Some(failed) = seen.iter().find(|seen| seen.failed)
+    let is_told = |seen: &&Seen| seen.failed && !seen.path.to_string_lossy().contains(UNTOLD);
+    if let Some(failed) = seen.iter().find(is_told)
         && (ended.code != 0 || TOLD.contains(&fault.call))
     {
         names(&ended, &failed.path)?;
