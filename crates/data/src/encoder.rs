@@ -2,6 +2,8 @@
 //!
 //! The library is the specification; what is faster here gives its ids, and tests hold one against the other.
 
+use std::path::Path;
+
 use tokenizers::models::bpe::BPE;
 use tokenizers::{
     AddedToken, DecoderWrapper, Model, ModelWrapper, PostProcessorWrapper, PreTokenizerWrapper,
@@ -135,12 +137,12 @@ impl EncodeError {
     }
 
     /// The same as the crate's error; `path` is the tokenizer's.
-    pub(crate) fn told(self, path: &str) -> DataError {
+    pub(crate) fn told(self, path: &Path) -> DataError {
         match self {
             Self::Unknown { character, position } => {
                 DataError::UnknownCharacter { path: None, character, position }
             }
-            Self::Library(error) => DataError::Tokenizer { path: path.into(), reason: error.to_string() },
+            Self::Library(error) => DataError::Tokenizer { path: path.to_owned(), reason: error.to_string() },
         }
     }
 }

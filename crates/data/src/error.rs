@@ -75,6 +75,21 @@ pub enum DataError {
         /// What the decoder says.
         source: io::Error,
     },
+    /// An input that is packed so that it grows beyond measure.
+    #[error(
+        "{path:?} has grown from {packed} bytes of {packer} to {unpacked}, which is hardly text; unpack it yourself and \
+         name that, if it is"
+    )]
+    Grows {
+        /// The input.
+        path: PathBuf,
+        /// By what it is packed.
+        packer: &'static str,
+        /// Bytes so far.
+        unpacked: u64,
+        /// Bytes of the file that they came from.
+        packed: u64,
+    },
     /// A document that cannot be read.
     #[error("{path:?}, {unit} {place} {reason}")]
     Document {
@@ -156,7 +171,10 @@ pub enum DataError {
     NoCacheDir,
 
     /// A tokenizer that cannot be opened or used.
-    #[error("tokenizer {path:?}: {reason}; expected a tokenizer.json of Hugging Face `tokenizers`")]
+    #[error(
+        "tokenizer {path:?}: {reason}; expected a tokenizer.json as Hugging Face `tokenizers` saves it: fetch or save \
+         it again, or use another"
+    )]
     Tokenizer {
         /// The file, or `tokenizer.json` for one made here.
         path: PathBuf,

@@ -32,13 +32,13 @@ fn letters() -> Vec<char> {
     letters
 }
 
-fn byte_level() -> Value {
+pub(crate) fn byte_level() -> Value {
     let mut words = WordCounts::new();
     words.add(&text());
     serde_json::from_str(Tokenizer::bpe(&words, 500).to_json()).unwrap()
 }
 
-fn with(mut json: Value, changes: &[(&str, Value)]) -> Value {
+pub(crate) fn with(mut json: Value, changes: &[(&str, Value)]) -> Value {
     changes.iter().for_each(|(pointer, value)| match json.pointer_mut(pointer) {
         Some(at) => *at = value.clone(),
         None => panic!("{pointer} is not in the file"),
@@ -54,7 +54,7 @@ fn tokenizer_json(model: Value, normalizer: Value, pre_tokenizer: Value, decoder
 }
 
 /// As Llama 2 has it: no words at all, "▁" for spaces and before the text, bytes for what is not known.
-fn llama2() -> Value {
+pub(crate) fn llama2() -> Value {
     let mut vocab = BTreeMap::from([("<unk>".to_owned(), 0)]);
     let add = |vocab: &mut BTreeMap<String, usize>, token: String| {
         let id = vocab.len();
@@ -77,7 +77,7 @@ fn llama2() -> Value {
 }
 
 /// As T5 and XLM-RoBERTa have it.
-fn unigram(scheme: &str, unk_id: Value) -> Value {
+pub(crate) fn unigram(scheme: &str, unk_id: Value) -> Value {
     let mut vocab = vec![
         json!(["<unk>", 0.0]),
         json!(["▁", -3.0]),
@@ -94,7 +94,7 @@ fn unigram(scheme: &str, unk_id: Value) -> Value {
 }
 
 /// As BERT has it: small letters without accents, words without the space between them.
-fn bert() -> Value {
+pub(crate) fn bert() -> Value {
     let mut vocab = BTreeMap::from([("<unk>".to_owned(), 0)]);
     for c in ('a'..='z').chain("0123456789.,;:!?\"'-—日本".chars()) {
         for token in [c.to_string(), format!("##{c}")] {
@@ -111,7 +111,7 @@ fn bert() -> Value {
 }
 
 /// As Llama 3 and Qwen have it: a pattern that joins line ends to the full stop before them.
-fn llama3() -> Value {
+pub(crate) fn llama3() -> Value {
     let pattern = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
     let split =
         json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});

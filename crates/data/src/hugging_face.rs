@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use serde_json::{Value, json};
 use tokenizers::decoders::byte_level::ByteLevel as ByteLevelDecoder;
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -9,6 +10,7 @@ use tokenizers::{AddedToken, Model, Tokenizer as Library};
 
 use crate::error::DataError;
 use crate::tokenizer::{END_OF_TEXT, FILE_NAME, Tokenizer, without_bom};
+use crate::tokenizer_file::check_model;
 
 /// The files of GPT-2's first release: ids by token, and merges in order.
 const VOCAB_FILE: &str = "vocab.json";
@@ -34,13 +36,17 @@ impl Tokenizer {
 }
 
 fn of_gpt2(vocab: &Path, merges: &Path) -> Result<Tokenizer, DataError> {
-    let read = |path: &Path| std::fs::read_to_string(path).map_err(DataError::read(path));
+    let read =
+        |path: &Path| wattle_files::read_text(path, wattle_files::SMALL).map_err(DataError::read(path));
     let [vocab_text, merges_text] = [read(vocab)?, read(merges)?];
     let fault = |path: &Path, reason: String| DataError::Tokenizer { path: path.to_owned(), reason };
-    let ids: Vocab = serde_json::from_str(without_bom(&vocab_text))
-        .map_err(|error| fault(vocab, format!("is not a vocabulary: {error}")))?;
+    let unread = |error: serde_json::Error| fault(vocab, format!("is not a vocabulary: {error}"));
+    let ids: Value = serde_json::from_str(without_bom(&vocab_text)).map_err(unread)?;
     let pairs = merges_of(without_bom(&merges_text))
         .map_err(|line| fault(merges, format!("line {line} is not two tokens with a space between them")))?;
+    check_model(&json!({"vocab": ids, "merges": pairs}))
+        .map_err(|reason| fault(vocab, format!("cannot be joined with {MERGES_FILE}: {reason}")))?;
+    let ids: Vocab = serde_json::from_value(ids).map_err(unread)?;
     let bpe = BPE::builder()
         .vocab_and_merges(ids, pairs)
         .build()
@@ -54,7 +60,8 @@ fn of_gpt2(vocab: &Path, merges: &Path) -> Result<Tokenizer, DataError> {
             .add_special_tokens([AddedToken::from(END_OF_TEXT, true)])
             .map_err(|error| fault(vocab, error.to_string()))?;
     }
-    Ok(Tokenizer::made_here(library))
+    let json = library.to_string(true).map_err(|error| fault(vocab, error.to_string()))?;
+    Tokenizer::from_json(json, vocab)
 }
 
 /// The merges of a `merges.txt`, or the first line that is none.

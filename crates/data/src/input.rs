@@ -13,10 +13,17 @@ use crate::unpack::Unpacked;
 /// The byte order mark of UTF-8, which some editors put first.
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
+/// How many times its size a packed file may grow to. Text comes to some ten times, logs to fifty.
+const MOST_GROWTH: u64 = 200;
+/// What any packed file may grow to, in bytes.
+const ALWAYS_UNPACKED: u64 = 64 << 20;
+
 /// An open input file.
 pub(crate) struct Input {
     path: PathBuf,
     bytes: Unpacked<Counted>,
+    /// Bytes that have been unpacked.
+    unpacked: u64,
     /// First bytes that were looked at and not given out.
     head: Vec<u8>,
     /// Bytes of a byte order mark that was passed over.
@@ -37,7 +44,7 @@ impl Input {
                 io::Error::new(io::ErrorKind::InvalidData, format!("it does not begin as {packer} does"));
             return Err(DataError::Packed { path: path.to_owned(), packer, source });
         }
-        let mut input = Self { path: path.to_owned(), bytes, head: Vec::new(), skipped: 0 };
+        let mut input = Self { path: path.to_owned(), bytes, unpacked: 0, head: Vec::new(), skipped: 0 };
         let mut head = Vec::new();
         input.append(&mut head, BOM.len())?;
         match head == BOM {
@@ -59,7 +66,20 @@ impl Input {
         let rest = (wanted - from_head) as u64;
         let got = (&mut self.bytes).take(rest).read_to_end(buffer);
         let got = got.map_err(|error| fault(&self.path, error, self.bytes.packer()))?;
+        self.unpacked += got as u64;
+        self.refuse_growth()?;
         Ok(got as u64 == rest)
+    }
+
+    /// A small file can be packed so that it fills any disk.
+    fn refuse_growth(&self) -> Result<(), DataError> {
+        let (unpacked, limit) = (self.unpacked, ALWAYS_UNPACKED.max(MOST_GROWTH * self.read_bytes()));
+        match self.bytes.packer() {
+            Some(packer) if unpacked > limit => {
+                Err(DataError::Grows { path: self.path.clone(), packer, unpacked, packed: self.read_bytes() })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Bytes of a byte order mark at the beginning, which was passed over.
@@ -156,6 +176,19 @@ mod tests {
         }
         std::fs::write(&path, "not gzip at all").unwrap();
         assert!(matches!(read(&path), Err(DataError::Packed { .. })));
+    }
+
+    #[test]
+    fn what_grows_beyond_measure_is_refused_before_it_is_written_anywhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bomb.gz");
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        let zeros = vec![b'0'; 1 << 20];
+        (0..96).for_each(|_| encoder.write_all(&zeros).unwrap());
+        std::fs::write(&path, encoder.finish().unwrap()).unwrap();
+        let error = read(&path).unwrap_err();
+        assert!(matches!(error, DataError::Grows { unpacked, .. } if unpacked < 65 << 20), "{error}");
+        assert!(error.to_string().contains("bomb.gz"), "{error}");
     }
 
     #[test]

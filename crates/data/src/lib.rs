@@ -29,6 +29,8 @@ mod unpack;
 
 pub mod bpe;
 mod call_state;
+#[cfg(test)]
+mod damaged;
 mod encoder;
 mod fidelity;
 #[cfg(test)]
@@ -36,6 +38,7 @@ mod foreign_tokenizers;
 mod hugging_face;
 pub mod text_stream;
 pub mod tokenizer;
+mod tokenizer_file;
 mod verified;
 mod vocabulary;
 mod word_cache;

@@ -7,7 +7,7 @@ use tokenizers::DecoderWrapper;
 
 use crate::bpe::byte_chars;
 use crate::error::DataError;
-use crate::tokenizer::{FILE_NAME, Tokenizer, check_ids};
+use crate::tokenizer::{Tokenizer, check_ids};
 
 /// What stands in a text for bytes that are no character.
 const REPLACEMENT: char = '\u{fffd}';
@@ -159,7 +159,7 @@ impl Window {
     fn rest(&self, tokenizer: &Tokenizer) -> Result<String, DataError> {
         let text = tokenizer.decode(&self.ids)?;
         text.strip_prefix(self.told.as_str()).map(str::to_owned).ok_or_else(|| DataError::Tokenizer {
-            path: FILE_NAME.into(),
+            path: tokenizer.path().to_owned(),
             reason:
                 "its decoder changes text that was told before, so that nothing can be told piece by piece"
                     .to_owned(),

@@ -15,7 +15,7 @@ use crate::pipeline;
 use crate::prepare::Source;
 use crate::scratch::Scratch;
 use crate::shard::{ShardWriter, TOKENS_PER_SHARD};
-use crate::tokenizer::{FILE_NAME, Tokenizer};
+use crate::tokenizer::Tokenizer;
 use crate::word_cache::WordCache;
 
 /// What stands between documents where the vocabulary has no token for it.
@@ -151,7 +151,7 @@ impl Encoding<'_> {
     /// An error in a text; one of a running text begins at character `position` of the corpus and is told by file.
     fn told(&self, error: EncodeError, file_idx: usize, position: u64) -> DataError {
         if self.separator.is_some() {
-            return error.told(FILE_NAME);
+            return error.told(self.tokenizer.path());
         }
         match error {
             EncodeError::Unknown { character, position: in_text } => {
@@ -164,7 +164,7 @@ impl Encoding<'_> {
             }
             other => DataError::InText {
                 path: self.source.census.files[file_idx].path.clone(),
-                source: Box::new(other.told(FILE_NAME)),
+                source: Box::new(other.told(self.tokenizer.path())),
             },
         }
     }

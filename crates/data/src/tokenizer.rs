@@ -5,7 +5,7 @@
 //! encoded gives the text, to the last space and carriage return.
 
 use std::borrow::Cow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use tokenizers::decoders::byte_level::ByteLevel as ByteLevelDecoder;
@@ -13,6 +13,7 @@ use tokenizers::decoders::fuse::Fuse;
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, Tokenizer as Library};
+use wattle_guard::guard;
 
 use crate::bpe::{Merges, WordCounts, byte_chars, pre_tokenizer, train};
 use crate::call_state;
@@ -23,6 +24,7 @@ use crate::error::DataError;
 use crate::passage::{Encoded, Passage};
 use crate::scratch::Scratch;
 use crate::text_stream::TextStream;
+use crate::tokenizer_file;
 use crate::word_cache::WordCache;
 
 /// Name of a tokenizer in a dataset or checkpoint folder.
@@ -46,6 +48,8 @@ pub struct Tokenizer {
     library_of_text: Option<Box<Library>>,
     /// What the encoder leaves to the library, by [`Specials`]: as tokens and as text.
     guards: [Vec<String>; 2],
+    /// The file that it was read from, or `tokenizer.json` for one made here.
+    path: PathBuf,
     /// The content of its `tokenizer.json`.
     json: String,
     /// What that asks for and a corpus must not get.
@@ -81,7 +85,8 @@ impl Tokenizer {
     /// # Errors
     /// If it cannot be read or parsed.
     pub fn load(path: &Path) -> Result<Self, DataError> {
-        let json = std::fs::read_to_string(path).map_err(DataError::read(path))?;
+        let json =
+            wattle_files::read_text(path, tokenizer_file::MAX_FILE_BYTES).map_err(DataError::read(path))?;
         Self::from_json(without_bom(&json).to_owned(), path)
     }
 
@@ -89,12 +94,17 @@ impl Tokenizer {
     /// which belong to a call and not to the vocabulary, are not obeyed; [`Self::switched_off`] names them.
     ///
     /// # Errors
-    /// If it cannot be parsed or has no entry.
+    /// If it cannot be parsed, has no entry, or would exhaust the memory or a lifetime.
     pub fn from_json(json: String, path: &Path) -> Result<Self, DataError> {
         let fault = |reason: String| DataError::Tokenizer { path: path.to_owned(), reason };
-        let mut library = Library::from_bytes(&json).map_err(|error| fault(error.to_string()))?;
-        let highest =
-            library.get_vocab(true).into_values().max().ok_or_else(|| fault("is empty".to_owned()))?;
+        let library = tokenizer_file::open(&json).map_err(fault)?;
+        let tokenizer = guard(|| Self::of_library(library, json, path)).map_err(fault)?;
+        tokenizer.ok_or_else(|| fault("has no entry in its vocabulary".to_owned()))
+    }
+
+    /// The tokenizer of what the library read from `json`; `None` if that is empty.
+    fn of_library(mut library: Library, json: String, path: &Path) -> Option<Self> {
+        let highest = library.get_vocab(true).into_values().max()?;
         let switched_off = call_state::switch_off(&mut library);
         let encoder = Encoder::of(&mut library, &json);
         let guards =
@@ -107,7 +117,18 @@ impl Tokenizer {
         });
         let end_of_text = find_end_of_text(&library);
         let vocab_size = highest as usize + 1;
-        Ok(Self { library, library_of_text, guards, json, switched_off, vocab_size, encoder, end_of_text })
+        let path = path.to_owned();
+        Some(Self {
+            library,
+            library_of_text,
+            guards,
+            path,
+            json,
+            switched_off,
+            vocab_size,
+            encoder,
+            end_of_text,
+        })
     }
 
     /// The same tokenizer with a `tokenizer.json` that says how texts are encoded here: without what is
@@ -172,7 +193,7 @@ impl Tokenizer {
             pieces.par_iter().map(|piece| encode(piece)).collect();
         for (piece_idx, piece) in encoded.into_iter().enumerate() {
             let before = || pieces[..piece_idx].iter().map(|piece| piece.chars().count() as u64).sum();
-            ids.extend(piece.map_err(|error| error.after(before()).told(FILE_NAME))?);
+            ids.extend(piece.map_err(|error| error.after(before()).told(&self.path))?);
         }
         Ok(ids)
     }
@@ -189,7 +210,10 @@ impl Tokenizer {
             (Some(library), Specials::Text) => library,
             _ => &self.library,
         };
-        self.encoder.encode(library, &self.guards[specials as usize], passage, cache, out)
+        let guards = &self.guards[specials as usize];
+        let panicked =
+            |panic: String| Err(EncodeError::Library(format!("fails on this text: {panic}").into()));
+        guard(|| self.encoder.encode(library, guards, passage, cache, out)).unwrap_or_else(panicked)
     }
 
     /// The text of `ids`. Bytes that are not UTF-8, as the end of a cut sequence may hold, become U+FFFD.
@@ -198,7 +222,13 @@ impl Tokenizer {
     /// If an id is beyond the vocabulary, or the library fails.
     pub fn decode(&self, ids: &[u32]) -> Result<String, DataError> {
         check_ids(ids, self.vocab_size, 0)?;
-        self.library.decode(ids, false).map_err(|error| self.fault(error))
+        if ids.is_empty() {
+            // Not all of the library's decoders know this.
+            return Ok(String::new());
+        }
+        let panicked = |panic: String| Err(format!("cannot decode these tokens: {panic}").into());
+        let text = guard(|| self.library.decode(ids, false)).unwrap_or_else(panicked);
+        text.map_err(|error| DataError::Tokenizer { path: self.path.clone(), reason: error.to_string() })
     }
 
     /// Decodes ids one by one, as they are generated.
@@ -225,6 +255,11 @@ impl Tokenizer {
     /// One more than the highest id.
     pub fn vocab_size(&self) -> usize {
         self.vocab_size
+    }
+
+    /// The file that it was read from, or `tokenizer.json` for one made here.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The content of its `tokenizer.json`.
@@ -257,10 +292,6 @@ impl Tokenizer {
             config["eos_token"] = token.into();
         }
         format!("{config:#}\n")
-    }
-
-    fn fault(&self, error: tokenizers::Error) -> DataError {
-        DataError::Tokenizer { path: FILE_NAME.into(), reason: error.to_string() }
     }
 }
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use candle_core::quantized::QTensor;
 use candle_core::quantized::gguf_file::Content;
 use candle_core::{Device, Tensor};
+use wattle_guard::guard;
 
 use super::family::Mapping;
 use super::keys::Keys;
@@ -39,10 +40,12 @@ impl GgufFile {
     /// in; all faults of the keys are reported together.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
         let unreadable = |reason: String| ModelError::UnreadableGguf { path: path.to_owned(), reason };
-        let file = File::open(path).map_err(|error| unreadable(error.to_string()))?;
+        let file = wattle_files::open(path).map_err(|error| unreadable(error.to_string()))?;
         refuse_stand_in(path)?;
-        let content =
-            Content::read(&mut BufReader::new(file)).map_err(|error| unreadable(first_line(&error)))?;
+        // The reader checks lengths and counts, but divides by the alignment.
+        let content = guard(|| Content::read(&mut BufReader::new(file)))
+            .map_err(|panic| unreadable(format!("general.alignment is not a power of two ({panic})")))?
+            .map_err(|error| unreadable(first_line(&error)))?;
         let mut keys = Keys::new(path, &content.metadata);
         let mapping = family::of_architecture(keys.text(ARCHITECTURE))
             .map_err(|fault| ModelError::Config { path: path.to_owned(), faults: vec![fault] })?;
@@ -85,6 +88,10 @@ impl GgufFile {
     /// If tensors are missing, extra or of another shape than the keys say (all are reported together), or the file
     /// is cut short.
     pub fn load(&self, device: &Device) -> Result<Box<dyn LanguageModel>, ModelError> {
+        guard(|| self.load_unguarded(device)).map_err(|panic| self.unreadable(panic))?
+    }
+
+    fn load_unguarded(&self, device: &Device) -> Result<Box<dyn LanguageModel>, ModelError> {
         let entries = (self.mapping.entries)(&self.config);
         let constants = (self.mapping.constants)(&self.config);
         // Before a byte is allocated: what the keys say may be absurd.
@@ -133,7 +140,7 @@ impl GgufFile {
     }
 
     fn reader(&self) -> Result<BufReader<File>, ModelError> {
-        let file = File::open(&self.path).map_err(|error| self.unreadable(error.to_string()))?;
+        let file = wattle_files::open(&self.path).map_err(|error| self.unreadable(error.to_string()))?;
         Ok(BufReader::new(file))
     }
 

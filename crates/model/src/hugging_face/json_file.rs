@@ -11,8 +11,8 @@ use crate::error::ModelError;
 /// If it cannot be read, is not UTF-8, or is something that a server or Git LFS left in its place.
 pub(super) fn read_json_text(path: &Path, expected: &str) -> Result<String, ModelError> {
     let fault = |reason: String| ModelError::Directory { path: path.to_owned(), reason };
-    let bytes =
-        std::fs::read(path).map_err(|e| fault(format!("cannot be read ({e}); expected {expected}")))?;
+    let bytes = wattle_files::read(path, wattle_files::SMALL)
+        .map_err(|e| fault(format!("cannot be read ({e}); expected {expected}")))?;
     refuse_stand_in(path)?;
     let text = String::from_utf8(bytes)
         .map_err(|_| fault("is not UTF-8: save it as UTF-8, or download it again".to_owned()))?;

@@ -1,7 +1,6 @@
 //! Files that lie where a model's file is expected and are something else: what a repository or a server gave
 //! instead.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
@@ -60,7 +59,7 @@ pub(crate) fn text_instead(path: &Path) -> Option<String> {
 
 fn head(path: &Path) -> Option<Vec<u8>> {
     let mut head = Vec::new();
-    File::open(path).ok()?.take(HEAD_LEN).read_to_end(&mut head).ok()?;
+    wattle_files::open(path).ok()?.take(HEAD_LEN).read_to_end(&mut head).ok()?;
     Some(head)
 }
 

@@ -119,6 +119,8 @@ impl WeightFiles {
 
 impl Shard {
     fn open(path: &Path) -> Result<Self, ModelError> {
+        // The library opens it by its name again, and would wait for a pipe.
+        wattle_files::open(path).map_err(|e| unreadable(path, &candle_core::Error::wrap(e)))?;
         // SAFETY: a mapped file must not change while it is read. Programs that save weights write a new file
         // and rename it; whoever writes into one that is being loaded has to wait until it is.
         let tensors = unsafe { MmapedSafetensors::new(path) }.map_err(|e| unreadable(path, &e))?;
