@@ -35,7 +35,15 @@ pub struct Workbench {
 
 impl Workbench {
     pub fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::within(tempfile::tempdir().unwrap())
+    }
+
+    /// One on a file system in memory, where there is one: thousands of commands then do not wait for a disk.
+    pub fn in_memory() -> Self {
+        Self::within(tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap())
+    }
+
+    fn within(dir: TempDir) -> Self {
         let text: String =
             (0..124).map(|i| format!("{} and {} make {}. ", i % 7, i % 5, i % 7 + i % 5)).collect();
         fs::write(dir.path().join("text.txt"), text).unwrap();

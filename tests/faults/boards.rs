@@ -39,7 +39,7 @@ fn no_driver_stops_a_run_or_makes_up_its_energy() {
     assert!(functions.len() > 20, "{functions:?}");
     let all = functions.len() * WRONGS.len() * 2;
     let order = Permutation::new(41, 0, all as u64);
-    let bench = Workbench::new();
+    let bench = Workbench::in_memory();
     for number in 0..size("WATTLE_DRIVER_CASES", 6).min(all as u64) {
         let case = order.at(number) as usize;
         let (function, rest) = (functions[case / WRONGS.len() / 2], case % (WRONGS.len() * 2));

@@ -126,7 +126,7 @@ struct Undisturbed {
 }
 
 fn undisturbed(deed: &Deed, injector: &Injector) -> Undisturbed {
-    let (bench, before) = (Workbench::new(), Workbench::new());
+    let (bench, before) = (Workbench::in_memory(), Workbench::in_memory());
     (deed.before)(&bench);
     before.fill_from(&bench);
     let mut command = (deed.command)(&bench);
