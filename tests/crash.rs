@@ -42,6 +42,7 @@ fn killed_at_any_moment_no_file_is_torn_and_at_most_a_second_of_energy_is_lost()
         }
         go_on_and_check(&bench, &run, killed);
     }
+    println!("attack: kills: {moments} cases, 0 failures");
 }
 
 /// Goes on with a killed run for a few steps, and looks at everything that it then holds.

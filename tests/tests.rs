@@ -10,6 +10,8 @@ mod complaints;
 mod crash;
 mod disk;
 mod export;
+#[cfg(target_os = "linux")]
+mod faults;
 mod habits;
 mod help;
 mod limits;

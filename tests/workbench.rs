@@ -35,11 +35,29 @@ pub struct Workbench {
 
 impl Workbench {
     pub fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::within(tempfile::tempdir().unwrap())
+    }
+
+    /// One on a file system in memory, where there is one: thousands of commands then do not wait for a disk.
+    pub fn in_memory() -> Self {
+        Self::within(tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap())
+    }
+
+    fn within(dir: TempDir) -> Self {
         let text: String =
             (0..124).map(|i| format!("{} and {} make {}. ", i % 7, i % 5, i % 7 + i % 5)).collect();
         fs::write(dir.path().join("text.txt"), text).unwrap();
         Self { dir }
+    }
+
+    /// Makes the content of this folder that of another one.
+    pub fn fill_from(&self, other: &Self) {
+        for name in self.list(".") {
+            let path = self.join(&name);
+            if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.unwrap();
+        }
+        let copied = Command::new("cp").arg("-a").arg(other.join(".")).arg(self.path()).status().unwrap();
+        assert!(copied.success());
     }
 
     pub fn path(&self) -> &Path {

@@ -132,7 +132,13 @@ struct Counted {
 
 impl Read for Counted {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let got = self.file.read(buffer)?;
+        let got = loop {
+            match self.file.read(buffer) {
+                // The buffered readers above do not all ask again.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                got => break got?,
+            }
+        };
         self.read += got as u64;
         if let Some(hasher) = &mut self.hasher {
             hasher.update(&buffer[..got]);

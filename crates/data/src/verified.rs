@@ -119,7 +119,7 @@ fn noted(dir: &Path) -> BTreeMap<String, Mark> {
 }
 
 fn note(dir: &Path, shards: BTreeMap<String, Mark>) -> std::io::Result<()> {
-    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    let mut file = tempfile::Builder::new().prefix(&format!("{FILE_NAME}.partial-")).tempfile_in(dir)?;
     serde_json::to_writer_pretty(&mut file, &Note { schema: SCHEMA.to_owned(), shards })?;
     file.write_all(b"\n")?;
     file.persist(dir.join(FILE_NAME))?;

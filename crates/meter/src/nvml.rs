@@ -45,6 +45,11 @@ const FIELD_POWER_AVERAGE: FieldId = FieldId(185);
 /// `NVML_FI_DEV_POWER_INSTANT`
 const FIELD_POWER_INSTANT: FieldId = FieldId(186);
 
+/// Boards that one machine may have: a count beyond it is a broken library's.
+const MOST_BOARDS: u32 = 4096;
+/// Processes that may compute on one board; Linux has no more (`PID_MAX_LIMIT`).
+const MOST_PROCESSES: u32 = 1 << 22;
+
 /// NVML, loaded and initialized.
 #[derive(Debug)]
 pub struct NvmlLibrary {
@@ -105,6 +110,9 @@ impl NvmlLibrary {
     /// If the boards cannot even be counted.
     pub fn boards(&self) -> Result<Vec<Result<Board, MeterError>>, MeterError> {
         let count = self.nvml.device_count().map_err(|error| self.error(error.to_string()))?;
+        if count > MOST_BOARDS {
+            return Err(self.error(format!("it counts {count} boards, more than any machine has")));
+        }
         Ok((0..count).map(|index| self.board(index)).collect())
     }
 
@@ -278,9 +286,11 @@ impl Sensor for NvmlSensor {
     }
 
     fn survey(&mut self) -> Survey {
-        let computing = self.device.running_compute_processes();
-        let pids: Option<Vec<u32>> =
-            computing.ok().map(|all| all.iter().map(|process| process.pid).collect());
+        // The wrapper takes memory for as many as the library counts.
+        let is_sane = |count: &u32| *count <= MOST_PROCESSES;
+        let count = self.device.running_compute_processes_count().ok().filter(is_sane);
+        let computing = count.and_then(|_| self.device.running_compute_processes().ok());
+        let pids: Option<Vec<u32>> = computing.map(|all| all.iter().map(|process| process.pid).collect());
         Survey {
             contended: pids.map(|pids| self.workload.shares_with(&pids)),
             throttle: self.device.current_throttle_reasons().map(throttle_names).unwrap_or_default(),

@@ -24,6 +24,7 @@
 //! | `NVML_STANDIN_NOT_SUPPORTED` | comma list of what boards do not have: `energy`, `power`, `instant`, `average`, `uuid`, `pci`, `limit`, `processes`, `throttle`, `temperature` | none |
 //! | `NVML_STANDIN_ERROR` | comma list of quantities that fail with code 999, each with `@S` if only `S` seconds after loading: `energy@0.5` | none |
 //! | `NVML_STANDIN_HANG` | comma list of functions that never return, each with `@S` if only `S` seconds after the first call: `nvmlInit_v2`, `nvmlDeviceGetTotalEnergyConsumption@2` | none |
+//! | `NVML_STANDIN_ANSWER` | comma list of `FUNCTION=ANSWER`, each with `@S` as above: a code, or for values that say nothing `ones`, `zeros` or `noise`: `nvmlDeviceGetName=999` | none |
 //!
 //! Board *i* has the UUID and the PCI address that [`uuid`] and [`pci`] give. Power is a function of
 //! `CLOCK_MONOTONIC`, so a test computes the energy between two moments by [`Power::between`]. A variable that
@@ -33,6 +34,7 @@
 
 mod knobs;
 mod library;
+mod nonsense;
 pub mod nvml;
 mod power;
 

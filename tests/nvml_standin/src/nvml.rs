@@ -5,6 +5,7 @@
 
 #![allow(non_snake_case, reason = "the names are NVIDIA's")]
 
+use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int, c_longlong, c_uint, c_ulonglong, c_void};
 use std::sync::OnceLock;
 use std::thread;
@@ -12,6 +13,7 @@ use std::thread;
 use wattle_runlog::MonotonicNs;
 
 use crate::knobs::{From, Knobs};
+use crate::nonsense::Nonsense;
 use crate::{mig, pci, uuid};
 
 /// `nvmlReturn_t`
@@ -84,19 +86,40 @@ struct State {
 
 static STATE: OnceLock<Result<State, ()>> = OnceLock::new();
 
-/// Calls that hang, and since when the library is used.
-static HANGS: OnceLock<(MonotonicNs, Vec<From>)> = OnceLock::new();
+/// What is wrong with the functions themselves, since when the library is used.
+struct Wrong {
+    first_call: MonotonicNs,
+    hangs: Vec<From>,
+    answers: Vec<From>,
+}
 
-/// Never returns from a call that is to hang. Every function begins with this.
-fn entered(call: &str) {
-    let (first_call, hangs) =
-        HANGS.get_or_init(|| (MonotonicNs::now(), From::list("HANG").unwrap_or_default()));
-    let age = || MonotonicNs::now().since(*first_call);
-    if hangs.iter().any(|hang| hang.name == call && age() >= hang.since) {
+static WRONG: OnceLock<Wrong> = OnceLock::new();
+
+thread_local! {
+    /// What the function that this thread is in writes instead of its values.
+    static NONSENSE: Cell<Option<Nonsense>> = const { Cell::new(None) };
+}
+
+/// Never returns from a call that is to hang; the code of one that is to answer with it. Every function begins with
+/// this.
+fn entered(call: &str) -> Option<Return> {
+    let wrong = WRONG.get_or_init(|| Wrong {
+        first_call: MonotonicNs::now(),
+        hangs: From::list("HANG").unwrap_or_default(),
+        answers: From::list("ANSWER").unwrap_or_default(),
+    });
+    let age = MonotonicNs::now().since(wrong.first_call);
+    if wrong.hangs.iter().any(|hang| hang.name == call && age >= hang.since) {
         loop {
             thread::park();
         }
     }
+    let of = |answer: &From| answer.name.strip_prefix(call)?.strip_prefix('=').map(str::to_owned);
+    let answer = wrong.answers.iter().filter(|answer| age >= answer.since).find_map(of);
+    let nonsense = answer.as_deref().and_then(Nonsense::named);
+    NONSENSE.set(nonsense);
+    // Codes are NVML's or numbers that it does not have.
+    answer.filter(|_| nonsense.is_none()).map(|code| code.parse().unwrap_or(UNKNOWN))
 }
 
 fn state() -> Result<&'static State, Return> {
@@ -143,6 +166,12 @@ unsafe fn put<T>(to: *mut T, value: T) -> Result<(), Return> {
     }
     // SAFETY: not null, and the caller of this function upholds the rest.
     unsafe { to.write(value) };
+    if let Some(nonsense) = NONSENSE.get() {
+        // SAFETY: as before; what is put are integers, pointers that only this library follows, and structures of such,
+        // which may be any bytes.
+        unsafe { std::slice::from_raw_parts_mut(to.cast::<u8>(), size_of::<T>()) }
+            .fill_with(|| nonsense.byte());
+    }
     Ok(())
 }
 
@@ -154,6 +183,7 @@ unsafe fn put_text(to: *mut c_char, len: c_uint, text: &str) -> Result<(), Retur
     if to.is_null() {
         return Err(INVALID_ARGUMENT);
     }
+    let text = NONSENSE.get().map_or(text, |nonsense| nonsense.text());
     if text.len() >= len as usize {
         return Err(INSUFFICIENT_SIZE);
     }
@@ -194,7 +224,9 @@ unsafe fn find(
 /// Reads the knobs, the first time.
 #[unsafe(no_mangle)]
 pub extern "C" fn nvmlInit_v2() -> Return {
-    entered("nvmlInit_v2");
+    if let Some(code) = entered("nvmlInit_v2") {
+        return code;
+    }
     let loaded = MonotonicNs::now();
     let read = || Knobs::from_env().map(|knobs| State { knobs, loaded }).map_err(|_| ());
     code(STATE.get_or_init(read).as_ref().map(|_| ()).map_err(|()| UNKNOWN))
@@ -203,7 +235,9 @@ pub extern "C" fn nvmlInit_v2() -> Return {
 /// Does nothing; the library can be initialized again.
 #[unsafe(no_mangle)]
 pub extern "C" fn nvmlShutdown() -> Return {
-    entered("nvmlShutdown");
+    if let Some(code) = entered("nvmlShutdown") {
+        return code;
+    }
     SUCCESS
 }
 
@@ -227,7 +261,9 @@ pub extern "C" fn nvmlErrorString(result: Return) -> *const c_char {
 /// As NVML: `version` points to `length` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlSystemGetDriverVersion(version: *mut c_char, length: c_uint) -> Return {
-    entered("nvmlSystemGetDriverVersion");
+    if let Some(code) = entered("nvmlSystemGetDriverVersion") {
+        return code;
+    }
     // SAFETY: the caller upholds NVML's contract, which is that of `put_text`.
     code(unsafe { put_text(version, length, "570.00.standin") })
 }
@@ -236,7 +272,9 @@ pub unsafe extern "C" fn nvmlSystemGetDriverVersion(version: *mut c_char, length
 /// As NVML: `version` points to `length` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlSystemGetNVMLVersion(version: *mut c_char, length: c_uint) -> Return {
-    entered("nvmlSystemGetNVMLVersion");
+    if let Some(code) = entered("nvmlSystemGetNVMLVersion") {
+        return code;
+    }
     // SAFETY: the caller upholds NVML's contract, which is that of `put_text`.
     code(unsafe { put_text(version, length, "12.570.00.standin") })
 }
@@ -245,7 +283,9 @@ pub unsafe extern "C" fn nvmlSystemGetNVMLVersion(version: *mut c_char, length: 
 /// As NVML: `version` may be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlSystemGetCudaDriverVersion_v2(version: *mut c_int) -> Return {
-    entered("nvmlSystemGetCudaDriverVersion_v2");
+    if let Some(code) = entered("nvmlSystemGetCudaDriverVersion_v2") {
+        return code;
+    }
     // SAFETY: the caller upholds NVML's contract, which is that of `put`.
     code(unsafe { put(version, 12_080) })
 }
@@ -254,7 +294,9 @@ pub unsafe extern "C" fn nvmlSystemGetCudaDriverVersion_v2(version: *mut c_int) 
 /// As NVML: `count` may be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetCount_v2(count: *mut c_uint) -> Return {
-    entered("nvmlDeviceGetCount_v2");
+    if let Some(code) = entered("nvmlDeviceGetCount_v2") {
+        return code;
+    }
     // SAFETY: the caller upholds NVML's contract, which is that of `put`.
     code(state().and_then(|state| unsafe { put(count, state.knobs.boards) }))
 }
@@ -263,7 +305,9 @@ pub unsafe extern "C" fn nvmlDeviceGetCount_v2(count: *mut c_uint) -> Return {
 /// As NVML: `device` may be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetHandleByIndex_v2(index: c_uint, device: *mut Handle) -> Return {
-    entered("nvmlDeviceGetHandleByIndex_v2");
+    if let Some(code) = entered("nvmlDeviceGetHandleByIndex_v2") {
+        return code;
+    }
     code(state().and_then(|state| {
         if index >= state.knobs.boards {
             return Err(INVALID_ARGUMENT);
@@ -277,7 +321,9 @@ pub unsafe extern "C" fn nvmlDeviceGetHandleByIndex_v2(index: c_uint, device: *m
 /// As NVML: `wanted` is a text, `device` may be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetHandleByUUID(wanted: *const c_char, device: *mut Handle) -> Return {
-    entered("nvmlDeviceGetHandleByUUID");
+    if let Some(code) = entered("nvmlDeviceGetHandleByUUID") {
+        return code;
+    }
     // SAFETY: the caller upholds NVML's contract, which is that of `find`.
     let board = unsafe { find(wanted, device, uuid, 0) };
     let divided = || state().and_then(|state| if state.knobs.mig { Ok(()) } else { Err(NOT_FOUND) });
@@ -292,7 +338,9 @@ pub unsafe extern "C" fn nvmlDeviceGetHandleByPciBusId_v2(
     wanted: *const c_char,
     device: *mut Handle,
 ) -> Return {
-    entered("nvmlDeviceGetHandleByPciBusId_v2");
+    if let Some(code) = entered("nvmlDeviceGetHandleByPciBusId_v2") {
+        return code;
+    }
     // SAFETY: the caller upholds NVML's contract, which is that of `find`.
     code(unsafe { find(wanted, device, pci, 0) })
 }
@@ -301,7 +349,9 @@ pub unsafe extern "C" fn nvmlDeviceGetHandleByPciBusId_v2(
 /// As NVML: `index` may be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetIndex(device: Handle, index: *mut c_uint) -> Return {
-    entered("nvmlDeviceGetIndex");
+    if let Some(code) = entered("nvmlDeviceGetIndex") {
+        return code;
+    }
     // SAFETY: the caller upholds NVML's contract, which is that of `put`.
     code(read(device).and_then(|_| unsafe { put(index, number(device)) }))
 }
@@ -310,7 +360,9 @@ pub unsafe extern "C" fn nvmlDeviceGetIndex(device: Handle, index: *mut c_uint) 
 /// As NVML: `name` points to `length` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetName(device: Handle, name: *mut c_char, length: c_uint) -> Return {
-    entered("nvmlDeviceGetName");
+    if let Some(code) = entered("nvmlDeviceGetName") {
+        return code;
+    }
     // SAFETY: the caller upholds NVML's contract, which is that of `put_text`.
     code(read(device).and_then(|_| unsafe { put_text(name, length, "Stand-in H200") }))
 }
@@ -319,7 +371,9 @@ pub unsafe extern "C" fn nvmlDeviceGetName(device: Handle, name: *mut c_char, le
 /// As NVML: `text` points to `length` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetUUID(device: Handle, text: *mut c_char, length: c_uint) -> Return {
-    entered("nvmlDeviceGetUUID");
+    if let Some(code) = entered("nvmlDeviceGetUUID") {
+        return code;
+    }
     let answer = read(device).and_then(|state| supported(state, "uuid"));
     // SAFETY: the caller upholds NVML's contract, which is that of `put_text`.
     code(answer.and_then(|_| unsafe { put_text(text, length, &uuid(number(device))) }))
@@ -329,7 +383,9 @@ pub unsafe extern "C" fn nvmlDeviceGetUUID(device: Handle, text: *mut c_char, le
 /// As NVML: `info` may be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetPciInfo_v3(device: Handle, info: *mut PciInfo) -> Return {
-    entered("nvmlDeviceGetPciInfo_v3");
+    if let Some(code) = entered("nvmlDeviceGetPciInfo_v3") {
+        return code;
+    }
     let answer = read(device).and_then(|state| supported(state, "pci"));
     code(answer.and_then(|_| {
         let mut bus_id = [0; 32];
@@ -355,7 +411,9 @@ pub unsafe extern "C" fn nvmlDeviceGetPciInfo_v3(device: Handle, info: *mut PciI
 /// As NVML: `power` may be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetPowerUsage(device: Handle, power: *mut c_uint) -> Return {
-    entered("nvmlDeviceGetPowerUsage");
+    if let Some(code) = entered("nvmlDeviceGetPowerUsage") {
+        return code;
+    }
     let answer = read(device).and_then(|state| supported(state, "power"));
     // SAFETY: the caller upholds NVML's contract, which is that of `put`.
     code(answer.and_then(|state| unsafe { put(power, state.knobs.average_mw(MonotonicNs::now())) }))
@@ -368,7 +426,9 @@ pub unsafe extern "C" fn nvmlDeviceGetTotalEnergyConsumption(
     device: Handle,
     energy: *mut c_ulonglong,
 ) -> Return {
-    entered("nvmlDeviceGetTotalEnergyConsumption");
+    if let Some(code) = entered("nvmlDeviceGetTotalEnergyConsumption") {
+        return code;
+    }
     let answer = read(device).and_then(|state| supported(state, "energy"));
     // SAFETY: the caller upholds NVML's contract, which is that of `put`.
     code(answer.and_then(|state| unsafe { put(energy, state.counter_mj()) }))
@@ -382,7 +442,9 @@ pub unsafe extern "C" fn nvmlDeviceGetFieldValues(
     count: c_int,
     values: *mut FieldValue,
 ) -> Return {
-    entered("nvmlDeviceGetFieldValues");
+    if let Some(code) = entered("nvmlDeviceGetFieldValues") {
+        return code;
+    }
     let answer = read(device).and_then(|state| {
         let count = usize::try_from(count).map_err(|_| INVALID_ARGUMENT)?;
         if values.is_null() {
@@ -401,7 +463,9 @@ pub unsafe extern "C" fn nvmlDeviceGetFieldValues(
 /// As NVML: `limit` may be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetPowerManagementLimit(device: Handle, limit: *mut c_uint) -> Return {
-    entered("nvmlDeviceGetPowerManagementLimit");
+    if let Some(code) = entered("nvmlDeviceGetPowerManagementLimit") {
+        return code;
+    }
     let answer = read(device).and_then(|state| supported(state, "limit"));
     // SAFETY: the caller upholds NVML's contract, which is that of `put`.
     code(answer.and_then(|_| unsafe { put(limit, LIMIT_MW) }))
@@ -411,7 +475,9 @@ pub unsafe extern "C" fn nvmlDeviceGetPowerManagementLimit(device: Handle, limit
 /// As NVML: `limit` may be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetEnforcedPowerLimit(device: Handle, limit: *mut c_uint) -> Return {
-    entered("nvmlDeviceGetEnforcedPowerLimit");
+    if let Some(code) = entered("nvmlDeviceGetEnforcedPowerLimit") {
+        return code;
+    }
     // SAFETY: the contract is the same.
     unsafe { nvmlDeviceGetPowerManagementLimit(device, limit) }
 }
@@ -424,7 +490,9 @@ pub unsafe extern "C" fn nvmlDeviceGetPowerManagementLimitConstraints(
     min: *mut c_uint,
     max: *mut c_uint,
 ) -> Return {
-    entered("nvmlDeviceGetPowerManagementLimitConstraints");
+    if let Some(code) = entered("nvmlDeviceGetPowerManagementLimitConstraints") {
+        return code;
+    }
     let answer = read(device).and_then(|state| supported(state, "limit"));
     // SAFETY: the caller upholds NVML's contract, which is that of `put`, for both.
     code(answer.and_then(|_| unsafe { put(min, LIMIT_MIN_MW).and_then(|()| put(max, LIMIT_MW)) }))
@@ -438,7 +506,9 @@ pub unsafe extern "C" fn nvmlDeviceGetMigMode(
     current: *mut c_uint,
     pending: *mut c_uint,
 ) -> Return {
-    entered("nvmlDeviceGetMigMode");
+    if let Some(code) = entered("nvmlDeviceGetMigMode") {
+        return code;
+    }
     let mode = read(device).map(|state| c_uint::from(state.knobs.mig));
     // SAFETY: the caller upholds NVML's contract, which is that of `put`, for both.
     code(mode.and_then(|mode| unsafe { put(current, mode).and_then(|()| put(pending, mode)) }))
@@ -451,7 +521,9 @@ pub unsafe extern "C" fn nvmlDeviceGetDeviceHandleFromMigDeviceHandle(
     instance: Handle,
     board: *mut Handle,
 ) -> Return {
-    entered("nvmlDeviceGetDeviceHandleFromMigDeviceHandle");
+    if let Some(code) = entered("nvmlDeviceGetDeviceHandleFromMigDeviceHandle") {
+        return code;
+    }
     let parent = (instance.addr() as u32).checked_sub(INSTANCE + 1).map(handle).ok_or(INVALID_ARGUMENT);
     // SAFETY: the caller upholds NVML's contract, which is that of `put`.
     code(parent.and_then(|parent| unsafe { put(board, parent) }))
@@ -465,14 +537,21 @@ pub unsafe extern "C" fn nvmlDeviceGetComputeRunningProcesses_v3(
     count: *mut c_uint,
     infos: *mut ProcessInfo,
 ) -> Return {
-    entered("nvmlDeviceGetComputeRunningProcesses_v3");
+    if let Some(code) = entered("nvmlDeviceGetComputeRunningProcesses_v3") {
+        return code;
+    }
     let answer = read(device).and_then(|state| supported(state, "processes")).and_then(|state| {
         if count.is_null() {
             return Err(INVALID_ARGUMENT);
         }
         let processes = &state.knobs.processes;
-        // SAFETY: not null, and the caller vouches that it may be read and written.
-        let room = unsafe { count.replace(processes.len() as c_uint) } as usize;
+        // SAFETY: not null, and the caller vouches that it may be read.
+        let room = unsafe { count.read() } as usize;
+        // SAFETY: the caller vouches that it may be written.
+        unsafe { put(count, processes.len() as c_uint) }?;
+        if NONSENSE.get().is_some() {
+            return Err(INSUFFICIENT_SIZE);
+        }
         if processes.is_empty() {
             return Ok(());
         }
@@ -502,7 +581,9 @@ pub unsafe extern "C" fn nvmlDeviceGetCurrentClocksThrottleReasons(
     device: Handle,
     reasons: *mut c_ulonglong,
 ) -> Return {
-    entered("nvmlDeviceGetCurrentClocksThrottleReasons");
+    if let Some(code) = entered("nvmlDeviceGetCurrentClocksThrottleReasons") {
+        return code;
+    }
     let answer = read(device).and_then(|state| supported(state, "throttle"));
     // SAFETY: the caller upholds NVML's contract, which is that of `put`.
     code(answer.and_then(|state| unsafe { put(reasons, state.knobs.throttle) }))
@@ -516,7 +597,9 @@ pub unsafe extern "C" fn nvmlDeviceGetTemperature(
     _sensor: c_uint,
     temperature: *mut c_uint,
 ) -> Return {
-    entered("nvmlDeviceGetTemperature");
+    if let Some(code) = entered("nvmlDeviceGetTemperature") {
+        return code;
+    }
     let answer = read(device).and_then(|state| supported(state, "temperature"));
     // SAFETY: the caller upholds NVML's contract, which is that of `put`.
     code(answer.and_then(|state| unsafe { put(temperature, state.knobs.temperature_c) }))
@@ -550,7 +633,9 @@ impl State {
         };
         if known && !fails {
             field.value_type = value_type;
-            field.value = value;
+            field.value = NONSENSE
+                .get()
+                .map_or(value, |nonsense| u64::from_ne_bytes([(); 8].map(|()| nonsense.byte())));
         }
     }
 }

@@ -5,6 +5,9 @@ use toml::{Table, Value};
 use super::file::SweepFile;
 use crate::config::{Layer, is_plain_name};
 
+/// Runs of one sweep; the lists of a matrix multiply to any number.
+const MOST_RUNS: usize = 10_000;
+
 /// One way of training.
 #[derive(Clone, Debug)]
 pub struct Strategy {
@@ -35,6 +38,13 @@ pub fn strategies(file: &SweepFile) -> Result<Vec<Strategy>, Vec<String>> {
             Err(fault) => faults.push(format!("[[strategy]] {}: {fault}", i + 1)),
         }
     }
+    let runs = n_runs(file);
+    if runs > MOST_RUNS {
+        faults.push(format!(
+            "{runs} runs: expected at most {MOST_RUNS}; shorten seeds or the lists of [matrix]"
+        ));
+        return Err(faults);
+    }
     let cells = cells(&file.matrix).unwrap_or_else(|wrong| {
         faults.extend(wrong);
         Vec::new()
@@ -49,6 +59,13 @@ pub fn strategies(file: &SweepFile) -> Result<Vec<Strategy>, Vec<String>> {
         }
     }
     if faults.is_empty() { Ok(strategies) } else { Err(faults) }
+}
+
+/// How many runs a sweep has, as far as its lists are lists.
+fn n_runs(file: &SweepFile) -> usize {
+    let lists = file.matrix.values().filter_map(Value::as_table).flat_map(Table::values);
+    let cells = lists.filter_map(Value::as_array).map(|values| values.len().max(1));
+    [file.strategy.len().max(1), file.seeds.len()].into_iter().chain(cells).fold(1, usize::saturating_mul)
 }
 
 /// A written strategy's name and settings.
@@ -139,6 +156,14 @@ mod tests {
         assert_eq!(names(two), ["a", "b"]);
         assert_eq!(names(&format!("{two}{matrix}")).len(), 8);
         assert_eq!(names(&format!("{two}[matrix]\nschedule.kind = [\"wsd\"]")), ["a_kind-wsd", "b_kind-wsd"]);
+    }
+
+    #[test]
+    fn a_matrix_of_too_many_runs_is_refused_before_they_are_made() {
+        let lists: String = (0..12).map(|i| format!("train.k{i} = {:?}\n", [0; 1000])).collect();
+        let file = SweepFile::parse("s", &format!("seeds = [1]\n[matrix]\n{lists}")).unwrap();
+        let faults = strategies(&file).unwrap_err();
+        assert!(faults.len() == 1 && faults[0].contains("at most 10000; shorten seeds"), "{faults:?}");
     }
 
     #[test]

@@ -112,9 +112,11 @@ impl Part {
             let (mut file, mut hasher) = (File::open(&self.path)?, Sha256::new());
             let mut buffer = vec![0; BUFFER_BYTES];
             loop {
-                match file.read(&mut buffer)? {
-                    0 => return Ok(to_hex(&hasher.finalize())),
-                    got => hasher.update(&buffer[..got]),
+                match file.read(&mut buffer) {
+                    Ok(0) => return Ok(to_hex(&hasher.finalize())),
+                    Ok(got) => hasher.update(&buffer[..got]),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
                 }
             }
         };

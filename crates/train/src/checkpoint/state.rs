@@ -1,5 +1,6 @@
 //! What the trainer has to remember besides weights and moments: `state.json`.
 
+use std::io::{self, Read};
 use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
@@ -134,12 +135,15 @@ impl FileSum {
         let (mut bytes, mut crc) = (0u64, 0u32);
         let mut buffer = vec![0u8; 1 << 20];
         loop {
-            let len = std::io::Read::read(&mut file, &mut buffer).map_err(TrainError::io("read", &path))?;
-            if len == 0 {
-                return Ok(Self { name: name.to_owned(), bytes, crc32c: format!("{crc:08x}") });
+            match file.read(&mut buffer) {
+                Ok(0) => return Ok(Self { name: name.to_owned(), bytes, crc32c: format!("{crc:08x}") }),
+                Ok(len) => {
+                    bytes += len as u64;
+                    crc = crc32c::crc32c_append(crc, &buffer[..len]);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(TrainError::io("read", &path)(error)),
             }
-            bytes += len as u64;
-            crc = crc32c::crc32c_append(crc, &buffer[..len]);
         }
     }
 }
