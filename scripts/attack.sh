@@ -3,8 +3,8 @@
 #
 #   scripts/attack.sh [SCALE]
 #
-# SCALE multiplies the number of random cases; 1, the default, takes about half an hour on two cores. Campaigns are
-# seeded: the same SCALE tries the same cases. Each failure is printed with the command that repeats it. `cargo test
+# SCALE multiplies the number of random cases; 1, the default, takes about half an hour on two cores. A variable below that
+# is set already stays as it is. Campaigns are seeded: the same sizes try the same cases. Each failure is printed with the command that repeats it. `cargo test
 # --workspace` runs a sample of each. docs/attack.md says what they are and holds the figures of the last run.
 set -euo pipefail
 
@@ -12,11 +12,11 @@ cd "$(dirname "$0")/.."
 scale=${1:-1}
 [[ $scale =~ ^[1-9][0-9]*$ ]] || { echo "attack.sh: SCALE is a whole number from 1, got '$scale'" >&2; exit 2; }
 
-export WATTLE_FUZZ_CASES=$((400 * scale)) # damaged files for each reader
-export WATTLE_FAULT_CALLS=$((40 * scale)) # for each command, call and effect
-export WATTLE_DRIVER_CASES=1000000        # all there are
-export WATTLE_CRASH_MOMENTS=$((200 * scale))
-export WATTLE_HOSTILE_CLIENTS=$((10000 * scale))
+export WATTLE_FUZZ_CASES=${WATTLE_FUZZ_CASES:-$((400 * scale))} # damaged files for each reader
+export WATTLE_FAULT_CALLS=${WATTLE_FAULT_CALLS:-$((40 * scale))} # for each command, call and effect
+export WATTLE_DRIVER_CASES=${WATTLE_DRIVER_CASES:-1000000}        # all there are
+export WATTLE_CRASH_MOMENTS=${WATTLE_CRASH_MOMENTS:-$((200 * scale))}
+export WATTLE_HOSTILE_CLIENTS=${WATTLE_HOSTILE_CLIENTS:-$((10000 * scale))}
 
 # A file system in memory: syncing would take most of the time, and kill -9 does not lose what the kernel has.
 if [[ -z ${TMPDIR:-} && -w /dev/shm ]]; then

@@ -17,6 +17,7 @@ use ahash::AHashMap;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
 use crate::config::N_BYTES;
+use crate::tokenizer_file::MAX_TOKEN_BYTES;
 use crate::words::words;
 
 /// A pair is merged if it stands at least this often: what was seen once teaches nothing.
@@ -156,7 +157,10 @@ impl Trainer {
     /// The pair that stands most often, taken from the queue.
     fn most_frequent(&mut self) -> Option<Pair> {
         while let Some((count, Reverse(pair))) = self.queue.pop() {
-            if self.pairs.get(&pair).is_some_and(|now| now.count == count) {
+            // A character repeated a thousand times would become one entry, longer than a tokenizer file may have.
+            let len_bytes = self.tokens[pair.0 as usize].len() + self.tokens[pair.1 as usize].len();
+            let is_current = self.pairs.get(&pair).is_some_and(|now| now.count == count);
+            if is_current && len_bytes <= MAX_TOKEN_BYTES {
                 return (count >= MIN_COUNT).then_some(pair);
             }
         }
@@ -264,6 +268,13 @@ mod tests {
     fn training_ends_where_no_pair_stands_twice() {
         let trained = train(&counts("aaaa\naaaa\nb\n"), 1000);
         assert_eq!(trained.tokens[256..], ["aa", "aaaa"]);
+    }
+
+    #[test]
+    fn no_entry_is_longer_than_a_file_may_have() {
+        let trained = train(&counts(&"7".repeat(100_000)), 1000);
+        assert!(trained.tokens.iter().all(|token| token.len() <= MAX_TOKEN_BYTES));
+        assert!(trained.tokens.iter().any(|token| token.len() > MAX_TOKEN_BYTES / 4), "it learns long ones");
     }
 
     #[test]

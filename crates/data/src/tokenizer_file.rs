@@ -26,7 +26,7 @@ pub(crate) const MAX_FILE_BYTES: u64 = 256 << 20;
 const MAX_ID: u64 = 1 << 24;
 
 /// Longest entry in bytes. The library copies an entry for each token of a text.
-const MAX_TOKEN_BYTES: usize = 4096;
+pub(crate) const MAX_TOKEN_BYTES: usize = 4096;
 
 /// Longest entry of a Unigram vocabulary: the library keeps them in a tree and recurses to its depth. SentencePiece
 /// makes none of more than 16 characters unless told to.
