@@ -44,7 +44,25 @@ fn seed(dir: &Path, family: Family) -> Vec<u8> {
         GgufExport::of(&Directory::open(dir).unwrap(), &tokenizer.to_string(), WeightType::Q8_0).unwrap();
     let mut file = Cursor::new(Vec::new());
     export.write(&mut file).unwrap();
-    file.into_inner()
+    with_alignment(&file.into_inner())
+}
+
+/// A GGUF file that states its alignment, 32, as other programs' do; with a text beside it so that this holds on.
+fn with_alignment(file: &[u8]) -> Vec<u8> {
+    let added =
+        [key("general.alignment", 4, &32u32.to_le_bytes()), key("x", 8, &text("0123456789"))].concat();
+    assert_eq!(added.len() % 32, 0);
+    let n_keys = u64::from_le_bytes(file[16..24].try_into().unwrap());
+    [&file[..16], &(n_keys + 2).to_le_bytes(), &added, &file[24..]].concat()
+}
+
+/// A key of a GGUF file, with a value of type `kind`.
+fn key(name: &str, kind: u32, value: &[u8]) -> Vec<u8> {
+    [text(name).as_slice(), &kind.to_le_bytes(), value].concat()
+}
+
+fn text(text: &str) -> Vec<u8> {
+    [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat()
 }
 
 /// What becomes of a file with the numbers of `draw`: it is cut, bits are turned, numbers are replaced. Most of that is
@@ -121,4 +139,45 @@ fn damaged_models_are_loaded_or_refused_by_name() {
             load(dir).map(drop).and(whole)
         });
     }
+}
+
+#[test]
+fn what_a_header_must_not_say_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.gguf");
+    let said = |n_tensors: u64, n_keys: u64, rest: &[u8]| {
+        let head =
+            [b"GGUF".as_slice(), &3u32.to_le_bytes(), &n_tensors.to_le_bytes(), &n_keys.to_le_bytes(), rest];
+        fs::write(&path, head.concat()).unwrap();
+        // As long as a model: the lengths do fit.
+        fs::File::options().write(true).open(&path).unwrap().set_len(1 << 26).unwrap();
+        let error = GgufFile::open(&path).err().unwrap().to_string();
+        assert!(error.contains("model.gguf"), "{error}");
+        error
+    };
+    let array = |kind: u32, len: u64| [kind.to_le_bytes().as_slice(), &len.to_le_bytes()].concat();
+    let zero = said(0, 1, &key("general.alignment", 4, &[0; 4]));
+    assert!(zero.contains("general.alignment: 0"), "{zero}");
+    // A byte each in the file, 32 in memory.
+    let long = said(0, 1, &key("tokenizer.ggml.scores", 9, &array(0, 1 << 24)));
+    assert!(long.contains("tokenizer.ggml.scores") && long.contains("8388608 values"), "{long}");
+    let nested = said(0, 1, &key("nested", 9, &array(9, 1).repeat(20)));
+    assert!(nested.contains("nested: expected at most 8 arrays"), "{nested}");
+    let dims = [1u64 << 40, 1 << 40].map(u64::to_le_bytes).concat();
+    let tensor = [text("wide").as_slice(), &2u32.to_le_bytes(), &dims, &[0; 12]].concat();
+    let wide = said(1, 0, &tensor);
+    assert!(wide.contains("wide: its shape is"), "{wide}");
+}
+
+#[test]
+fn offsets_whose_sum_is_beyond_all_numbers_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.safetensors");
+    let each = (1u64 << 61) - 1;
+    let tensor = |i: u64| json!({"dtype": "U8", "shape": [each], "data_offsets": [i * each, (i + 1) * each]});
+    let header =
+        json!((0..8).map(|i| (i.to_string(), tensor(i))).collect::<serde_json::Map<_, _>>()).to_string();
+    fs::write(&path, [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat()).unwrap();
+    let error = read_safetensors(&path, &CPU).unwrap_err().to_string();
+    assert!(error.contains("model.safetensors") && error.contains("another checkpoint"), "{error}");
 }
