@@ -77,7 +77,8 @@ fn field_at_fault(file: &Value) -> Option<(&'static str, String)> {
     fn fault<T: DeserializeOwned>(value: &Value) -> Option<String> {
         read::<Option<T>>(value).err()
     }
-    let readers: [(&str, fn(&Value) -> Option<String>); 8] = [
+    type Fault = fn(&Value) -> Option<String>;
+    let readers: [(&str, Fault); 8] = [
         ("truncation", fault::<TruncationParams>),
         ("padding", fault::<PaddingParams>),
         ("added_tokens", fault::<Vec<AddedToken>>),

@@ -129,7 +129,7 @@ fn note(dir: &Path, shards: BTreeMap<String, Mark>) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::io::{Seek, SeekFrom};
+    use std::os::unix::fs::FileExt;
     use std::path::PathBuf;
 
     use super::*;
@@ -154,12 +154,9 @@ mod tests {
         Ok(last)
     }
 
-    fn flip(path: &Path) {
-        let mut file = fs::File::options().read(true).write(true).open(path).unwrap();
-        let mut byte = [0];
-        std::io::Read::read_exact(&mut file, &mut byte).unwrap();
-        file.seek(SeekFrom::Start(100)).unwrap();
-        file.write_all(&[b'z']).unwrap();
+    fn change(path: &Path) {
+        let file = fs::File::options().write(true).open(path).unwrap();
+        file.write_all_at(b"z", 100).unwrap();
     }
 
     #[test]
@@ -181,7 +178,7 @@ mod tests {
         hashed(&dir).unwrap();
         let shard = dir.join("train-00000.bin");
         let modified = shard.metadata().unwrap().modified().unwrap();
-        flip(&shard);
+        change(&shard);
         fs::File::options().write(true).open(&shard).unwrap().set_modified(modified).unwrap();
         let error = hashed(&dir).unwrap_err();
         assert!(matches!(&error, DataError::ShardHash { path, .. } if *path == shard), "{error}");
