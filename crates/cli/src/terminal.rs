@@ -46,7 +46,7 @@ fn allows(no_color: Option<&OsStr>, term: Option<&OsStr>) -> bool {
     no_color.is_none_or(OsStr::is_empty) && term.is_some_and(|term| !term.is_empty() && term != "dumb")
 }
 
-/// `text` as [`print`] writes it.
+/// `text` as [`print()`] writes it.
 fn for_stdout(text: &str) -> Cow<'_, str> {
     if stdout().is_terminal() { escaped(text) } else { Cow::Borrowed(text) }
 }
