@@ -13,7 +13,7 @@
 //! | 64 | width · tokens | the payload: token ids |
 //!
 //! A shard is written to `<name>.partial`, synchronized to disk and renamed, so that one which has its name is
-//! whole. Opening checks everything but the payload's hash, which [`Shard::verify`] does.
+//! whole. Opening checks everything but the payload's hash, which [`Dataset::verify`](crate::Dataset::verify) does.
 
 use std::fs::{File, Metadata};
 use std::io::{BufWriter, Seek, SeekFrom, Write};
