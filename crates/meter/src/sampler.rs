@@ -226,7 +226,7 @@ impl Sampler {
             && !self.thread.is_finished()
         {
             tracing::warn!(
-                "the sampling thread does not end: a reading of a sensor hangs; it is left behind"
+                "the sampling thread is left behind: a reading does not end, or other programs take all processor time"
             );
         }
     }
