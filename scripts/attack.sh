@@ -3,9 +3,10 @@
 #
 #   scripts/attack.sh [SCALE]
 #
-# SCALE multiplies the number of random cases; 1, the default, takes about half an hour on two cores. A variable below that
-# is set already stays as it is. Campaigns are seeded: the same sizes try the same cases. Each failure is printed with the command that repeats it. `cargo test
-# --workspace` runs a sample of each. docs/attack.md says what they are and holds the figures of the last run.
+# SCALE multiplies the number of random cases; at 1, the default, hostile drivers alone take a quarter of an hour. A
+# variable below that is set already stays as it is. Campaigns are seeded: the same sizes try the same cases. Each
+# failure is printed with the command that repeats it. `cargo test --workspace` runs a sample of each. docs/attack.md
+# says what they are and holds the figures of the last run.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."

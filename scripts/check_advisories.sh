@@ -4,7 +4,8 @@
 #   scripts/check_advisories.sh
 #
 # The database is a git repository. It comes from $ADVISORY_DB, a clone of it or an address that git can clone, else
-# from GitHub. Where neither can be had nothing is checked, which is said; with ADVISORIES=required that is an error.
+# from GitHub. If it cannot be reached, nothing is checked and the script says so; with ADVISORIES=required that is an
+# error.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,7 +17,7 @@ export GIT_TERMINAL_PROMPT=0 GIT_CONFIG_COUNT=2 \
   GIT_CONFIG_KEY_1=url.$database.insteadOf GIT_CONFIG_VALUE_1=$home
 
 if ! timeout 30 git ls-remote --quiet --exit-code "$home" HEAD >/dev/null 2>&1; then
-  echo "advisories: NOT checked, for $database cannot be had; set ADVISORY_DB to a clone of $home"
+  echo "advisories: not checked, because $database cannot be reached; set ADVISORY_DB to a clone of $home"
   [[ ${ADVISORIES:-} != required ]]
   exit
 fi

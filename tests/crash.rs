@@ -23,7 +23,7 @@ const SYNC_S: f64 = 1.5;
 
 #[test]
 fn killed_at_any_moment_no_file_is_torn_and_at_most_a_second_of_energy_is_lost() {
-    let moments = std::env::var("WATTLE_CRASH_MOMENTS").map_or(MOMENTS, |n| n.parse().unwrap());
+    let moments = fuzz::size("WATTLE_CRASH_MOMENTS", MOMENTS);
     let random = Stream::new(29, Purpose::Order, 0);
     let bench = Workbench::new();
     let text = fs::read_to_string(bench.join("text.txt")).unwrap();

@@ -115,7 +115,7 @@ fn held(pid: u32) -> (usize, usize, u64) {
 }
 
 /// Hostile clients at a time, and in all unless `WATTLE_HOSTILE_CLIENTS` says otherwise.
-const CLIENTS: usize = 150;
+const CLIENTS: u64 = 150;
 
 #[test]
 fn hostile_clients_cost_a_run_neither_threads_nor_files_nor_memory_nor_its_end() {
@@ -130,7 +130,7 @@ fn hostile_clients_cost_a_run_neither_threads_nor_files_nor_memory_nor_its_end()
 
     // Whole connections beyond the kernel's queue are refused or wait; those of a crowd stay open until the next.
     let connect = || TcpStream::connect_timeout(&addr.parse().unwrap(), Duration::from_millis(200));
-    let n_clients = std::env::var("WATTLE_HOSTILE_CLIENTS").map_or(CLIENTS, |n| n.parse().unwrap());
+    let n_clients = fuzz::size("WATTLE_HOSTILE_CLIENTS", CLIENTS);
     let mut clients: Vec<TcpStream> = Vec::new();
     for n in 0..n_clients {
         if n % CLIENTS == 0 {

@@ -108,6 +108,14 @@ impl Workbench {
     }
 
     /// Every record of a run.
+    /// Every step with the bits of its loss, in order; a step that was made again to the same loss is there once.
+    pub fn losses(&self, run: &str) -> Vec<(u64, u32)> {
+        let mut losses: Vec<_> = self.steps(run).iter().map(|s| (s.step, s.loss.to_bits())).collect();
+        losses.sort_unstable();
+        losses.dedup();
+        losses
+    }
+
     pub fn records(&self, run: &str) -> Vec<Record> {
         LineFile::read(&self.join(run).join("emissions.jsonl"), Record::from_json).unwrap().entries
     }

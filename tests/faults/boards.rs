@@ -7,7 +7,7 @@ use wattle_random::Permutation;
 use wattle_runlog::Record;
 use wattle_runlog::record::SensorKind;
 
-use super::campaign::{Campaign, Ended, run, size};
+use super::campaign::{Campaign, Ended, run};
 use crate::workbench::{Workbench, with_board};
 
 /// More than any board draws: what is above it is nonsense, and has to be called so.
@@ -40,7 +40,7 @@ fn no_driver_stops_a_run_or_makes_up_its_energy() {
     let all = functions.len() * WRONGS.len() * 2;
     let order = Permutation::new(41, 0, all as u64);
     let bench = Workbench::in_memory();
-    for number in 0..size("WATTLE_DRIVER_CASES", 6).min(all as u64) {
+    for number in 0..fuzz::size("WATTLE_DRIVER_CASES", 6).min(all as u64) {
         let case = order.at(number) as usize;
         let (function, rest) = (functions[case / WRONGS.len() / 2], case % (WRONGS.len() * 2));
         let (variable, suffix) = WRONGS[rest / 2];

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use wattle_random::{Purpose, Stream};
 
-use super::campaign::{Campaign, Ended, run, size};
+use super::campaign::{Campaign, Ended, run};
 use super::injector::{Fault, Injector, Seen, When};
 use crate::workbench::{Workbench, expect};
 
@@ -96,10 +96,7 @@ fn train(bench: &Workbench, max_steps: u64) -> Command {
 
 /// Every loss to the bit, and the checkpoint that it ended with.
 fn trained(bench: &Workbench) -> Vec<u8> {
-    let mut losses: Vec<_> = bench.steps("run").iter().map(|s| (s.step, s.loss.to_bits())).collect();
-    losses.sort_unstable();
-    losses.dedup();
-    let mut result = format!("{losses:?}").into_bytes();
+    let mut result = format!("{:?}", bench.losses("run")).into_bytes();
     for file in ["model.safetensors", "optimizer.safetensors"] {
         result.extend(fs::read(bench.join("run/checkpoints/latest").join(file)).unwrap());
     }
@@ -171,7 +168,7 @@ fn short_and_interrupted_calls_change_nothing() {
 fn failed_calls_lose_nothing_that_was_complete() {
     let injector = Injector::new();
     let mut campaign = Campaign::new("failed calls");
-    let limit = size("WATTLE_FAULT_CALLS", 1);
+    let limit = fuzz::size("WATTLE_FAULT_CALLS", 1);
     for (deed, step) in DEEDS.iter().zip(0..) {
         let whole = undisturbed(deed, &injector);
         for ((call, effects), kind) in ERRORS.iter().zip(0..) {

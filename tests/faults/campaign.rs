@@ -11,11 +11,6 @@ const HANGS_AFTER_S: &str = "60";
 /// What a process may map before an allocation fails: a size taken from a damaged file is then seen.
 const ADDRESS_SPACE: u64 = 8 << 30;
 
-/// The variable's number, or the size of the sample that every test run takes.
-pub fn size(variable: &str, sample: u64) -> u64 {
-    std::env::var(variable).map_or(sample, |n| n.parse().unwrap())
-}
-
 /// Cases and what went wrong with them.
 pub struct Campaign {
     name: &'static str,

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use wattle_random::{Purpose, Stream};
+use fuzz::Draws;
 
 /// What a number is replaced by.
 const NUMBERS: [&str; 22] = [
@@ -49,20 +49,16 @@ const TEXTS: [&str; 14] = [
 ];
 
 /// Random damage, always the same for the same seed.
-pub struct Damage {
-    random: Stream,
-    drawn: u64,
-}
+pub struct Damage(Draws);
 
 impl Damage {
     pub fn new(seed: u64) -> Self {
-        Self { random: Stream::new(seed, Purpose::Order, 0), drawn: 0 }
+        Self(Draws::new(seed))
     }
 
     /// A number below `n`, which is not 0.
     pub fn below(&mut self, n: usize) -> usize {
-        self.drawn += 1;
-        self.random.word(self.drawn) as usize % n
+        self.0.below(n)
     }
 
     fn range(&mut self, len: usize) -> Range<usize> {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::campaign::{Campaign, Ended, run, size};
+use super::campaign::{Campaign, Ended, run};
 use super::damage::Damage;
 use super::seal;
 use crate::workbench::{Workbench, expect};
@@ -183,7 +183,7 @@ fn a_damaged_file_is_refused_or_done_without() {
     let (bench, whole) = (whole(), Workbench::in_memory());
     whole.fill_from(&bench);
     let mut campaign = Campaign::new("damaged files");
-    let cases = size("WATTLE_FUZZ_CASES", 2);
+    let cases = fuzz::size("WATTLE_FUZZ_CASES", 2);
     for (reader, seed) in READERS.iter().zip(0..) {
         let mut damage = Damage::new(seed);
         let seeds = seeds(reader, &whole);

@@ -2,7 +2,7 @@
 
 use wattle_train::TrainState;
 
-/// A `state.json` with the checksum of what it holds now; as it is, if it is none any more.
+/// A `state.json` with its checksum made right; unchanged if it can no longer be read as one.
 pub fn state(bytes: &[u8]) -> Vec<u8> {
     match serde_json::from_slice::<TrainState>(bytes) {
         Ok(state) => serde_json::to_vec_pretty(&state.seal()).unwrap(),

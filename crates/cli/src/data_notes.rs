@@ -37,10 +37,10 @@ pub fn say(dataset: &Dataset) {
     }
 }
 
-/// How many times its size on disk a packed text may have before it is worth a word: several times what text packs to.
+/// From so many times its size on disk on, a packed text is warned of: several times what text packs to.
 const REMARKABLE_RATIO: u64 = 40;
 
-/// What is not worth one, in bytes, whatever it packs to.
+/// A text of at most so many bytes is never warned of.
 const UNREMARKABLE_BYTES: u64 = 16 << 20;
 
 /// What to say of a source that is far larger unpacked than packed.

@@ -125,7 +125,7 @@ impl<'a> MakeWriter<'a> for LogFile {
 }
 
 impl Write for LogFile {
-    /// Takes every line; that the disk does not is said once.
+    /// Never fails: that the disk takes no more lines is said once.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &mut *self.sink.lock().unwrap_or_else(PoisonError::into_inner) {
             Sink::Waiting(lines) => lines.extend_from_slice(bytes),

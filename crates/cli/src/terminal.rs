@@ -25,6 +25,14 @@ pub fn print(text: &str) -> Result<(), StdoutError> {
     print_raw(&for_stdout(text))
 }
 
+/// [`print()`], and the end of a line.
+///
+/// # Errors
+/// If not all of it can be written.
+pub fn print_line(text: &str) -> Result<(), StdoutError> {
+    print(&format!("{text}\n"))
+}
+
 /// Writes `text` to standard output as it is.
 ///
 /// # Errors

@@ -7,9 +7,9 @@ use std::path::Path;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use fuzz::Draws;
 use serde_json::{Value, json};
 use wattle_guard::guard;
-use wattle_random::{Purpose, Stream};
 
 use crate::encoder::Specials;
 use crate::error::DataError;
@@ -232,7 +232,7 @@ fn what_would_exhaust_memory_stack_or_a_lifetime_is_refused_with_its_field() {
 
 #[test]
 fn damaged_tokenizers_are_used_or_refused_by_name() {
-    let cases = std::env::var("WATTLE_FUZZ_CASES").map_or(CASES, |n| n.parse().unwrap());
+    let cases = fuzz::size("WATTLE_FUZZ_CASES", CASES);
     let seeds = [byte_level(), llama2(), llama3(), bert(), unigram("first", 0.into()), with_all_steps()];
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("damaged.json");
@@ -242,13 +242,8 @@ fn damaged_tokenizers_are_used_or_refused_by_name() {
     }
     let (mut n_used, mut n_refused) = (0, 0);
     for case in 0..cases {
-        let random = Stream::new(case, Purpose::Order, 0);
-        let mut element = 0;
-        let draw = |below: usize| {
-            element += 1;
-            random.word(element) as usize % below.max(1)
-        };
-        fs::write(&path, damaged(&seeds, draw)).unwrap();
+        let mut draws = Draws::new(case);
+        fs::write(&path, damaged(&seeds, |n| draws.below(n))).unwrap();
         match guard(|| use_up(&path)) {
             Ok(Ok(())) => n_used += 1,
             Ok(Err(DataError::UnknownCharacter { .. })) => n_used += 1,

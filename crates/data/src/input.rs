@@ -132,13 +132,8 @@ struct Counted {
 
 impl Read for Counted {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let got = loop {
-            match self.file.read(buffer) {
-                // The buffered readers above do not all ask again.
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                got => break got?,
-            }
-        };
+        // The buffered readers above do not all ask again where a signal interrupts.
+        let got = wattle_files::read_some(&self.file, buffer)?;
         self.read += got as u64;
         if let Some(hasher) = &mut self.hasher {
             hasher.update(&buffer[..got]);

@@ -5,7 +5,6 @@
 //! changes its time of change, which no program can set.
 
 use std::collections::BTreeMap;
-use std::fs::Metadata;
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -27,10 +26,9 @@ const SCHEMA: &str = "wattle.verified/1";
 pub(crate) const HASHED_AT_ONCE: usize = 16 << 20;
 
 /// Whether the tokens of a dataset are compared with their hashes before they are used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verify {
     /// At first use, and again whenever a file has changed.
-    #[default]
     FirstUse,
     /// Never: a damaged shard goes unnoticed unless it holds an id beyond the vocabulary.
     Never,
@@ -54,9 +52,10 @@ struct Note {
 }
 
 impl Mark {
-    fn new(file: &Metadata, sha256: String) -> Self {
+    fn of(shard: &Shard) -> Self {
+        let file = shard.metadata();
         Self {
-            sha256,
+            sha256: shard.sha256(),
             bytes: file.len(),
             device: file.dev(),
             inode: file.ino(),
@@ -69,26 +68,21 @@ impl Mark {
 /// Hashes the shards of `dataset` that have not been since they last changed, and notes those that are whole.
 pub(crate) fn verify(dataset: &Dataset, progress: &mut dyn FnMut(Progress)) -> Result<(), DataError> {
     let shards = || dataset.train.shards().iter().chain(dataset.val.iter().flat_map(|val| val.shards()));
-    let marks: BTreeMap<String, Mark> = shards().map(|shard| (name(shard), mark(shard))).collect();
     let noted = noted(&dataset.dir);
     let doubtful: Vec<&Shard> =
-        shards().filter(|shard| noted.get(&name(shard)) != Some(&marks[&name(shard)])).collect();
+        shards().filter(|shard| noted.get(&name(shard)) != Some(&Mark::of(shard))).collect();
     if doubtful.is_empty() {
         return Ok(());
     }
     hash(&doubtful, progress)?;
-    // Files that changed while they were read are read again next time: their marks are those from before.
-    // Where the folder cannot be written to, its tokens are hashed at every start.
-    let _ = note(&dataset.dir, marks);
+    // Marks are of the files as they were opened: one that changed while it was read is read again next time. Where the
+    // folder cannot be written to, its tokens are hashed at every start.
+    let _ = note(&dataset.dir, shards().map(|shard| (name(shard), Mark::of(shard))).collect());
     Ok(())
 }
 
 fn name(shard: &Shard) -> String {
     shard.path().file_name().unwrap_or_default().to_string_lossy().into_owned()
-}
-
-fn mark(shard: &Shard) -> Mark {
-    Mark::new(shard.metadata(), shard.sha256())
 }
 
 /// Hashes `shards` on all cores, while this thread says how far that is.
@@ -192,6 +186,6 @@ mod tests {
         fs::create_dir(dir.join(FILE_NAME)).unwrap();
         assert_eq!(hashed(&dir).unwrap(), hashed(&dir).unwrap());
         let names: Vec<_> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert!(names.iter().all(|name| !name.to_string_lossy().starts_with(".tmp")), "{names:?}");
+        assert!(names.iter().all(|name| !name.to_string_lossy().contains(".partial-")), "{names:?}");
     }
 }

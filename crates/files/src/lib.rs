@@ -45,6 +45,19 @@ fn special(kind: FileType) -> Option<&'static str> {
     kinds.into_iter().find_map(|(is_so, what)| is_so.then_some(what))
 }
 
+/// Reads once, as [`Read::read`], and again where a signal interrupted that.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn read_some(mut source: impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match source.read(buffer) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            outcome => return outcome,
+        }
+    }
+}
+
 /// Reads the ordinary file at `path`, which may have `limit` bytes.
 ///
 /// # Errors

@@ -9,11 +9,11 @@ use std::fs;
 use std::io::Cursor;
 use std::path::Path;
 
+use fuzz::Draws;
 use serde_json::json;
 use wattle_guard::guard;
 use wattle_model::hugging_face::read_safetensors;
 use wattle_model::{Directory, Family, GgufExport, GgufFile, ModelConfig, ModelError, WeightType};
-use wattle_random::{Purpose, Stream};
 
 mod saved;
 
@@ -47,7 +47,8 @@ fn seed(dir: &Path, family: Family) -> Vec<u8> {
     with_alignment(&file.into_inner())
 }
 
-/// A GGUF file that states its alignment, 32, as other programs' do; with a text beside it so that this holds on.
+/// The GGUF file with its alignment of 32 stated, as other programs do. A text beside that key keeps the tensors where
+/// they are aligned.
 fn with_alignment(file: &[u8]) -> Vec<u8> {
     let added =
         [key("general.alignment", 4, &32u32.to_le_bytes()), key("x", 8, &text("0123456789"))].concat();
@@ -97,19 +98,14 @@ fn damaged(file: &[u8], head: usize, mut draw: impl FnMut(usize) -> usize) -> Ve
 
 /// Writes damaged files of `name` in `dir` and has each used. How many were refused, each by its name.
 fn refused(dir: &Path, name: &str, head: usize, load: impl Fn(&Path) -> Result<(), ModelError>) -> u64 {
-    let cases = std::env::var("WATTLE_FUZZ_CASES").map_or(CASES, |n| n.parse().unwrap());
+    let cases = fuzz::size("WATTLE_FUZZ_CASES", CASES);
     let path = dir.join(name);
     let whole = fs::read(&path).unwrap();
     load(&path).unwrap();
     let mut n_refused = 0;
     for case in 0..cases {
-        let random = Stream::new(case, Purpose::Order, 0);
-        let mut element = 0;
-        let draw = |below: usize| {
-            element += 1;
-            random.word(element) as usize % below.max(1)
-        };
-        fs::write(&path, damaged(&whole, head, draw)).unwrap();
+        let mut draws = Draws::new(case);
+        fs::write(&path, damaged(&whole, head, |n| draws.below(n))).unwrap();
         match guard(|| load(&path)) {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {

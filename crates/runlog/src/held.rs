@@ -37,16 +37,14 @@ impl HeldFile {
     /// # Errors
     /// If it cannot be opened, or is no ordinary file.
     pub fn open(path: &Path) -> Result<Self, RunlogError> {
-        if let Some(what) = wattle_files::special_at(path) {
-            return Err(RunlogError::corrupt(path, format!("it is {what}: remove it")));
-        }
+        refuse_special(path)?;
         let file = OpenOptions::new().create(true).read(true).append(true).open(path);
         let file = file.map_err(RunlogError::io("open", path))?;
         let len = file.metadata().map_err(RunlogError::io("open", path))?.len();
         Ok(Self { file, path: path.to_owned(), len })
     }
 
-    /// A file that is open already, whatever it is; nothing is in it.
+    /// Takes an open file for an empty one, whatever its kind: a disk that refuses everything, in tests.
     pub fn on(file: File, path: &Path) -> Self {
         Self { file, path: path.to_owned(), len: 0 }
     }
@@ -62,13 +60,8 @@ impl HeldFile {
     }
 
     /// Bytes that were written and not cut off.
-    pub fn len(&self) -> u64 {
+    pub fn len_bytes(&self) -> u64 {
         self.len
-    }
-
-    /// Whether nothing is in it.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
     }
 
     /// Appends all of `bytes`, or nothing where the disk allows that.
@@ -137,6 +130,14 @@ impl HeldFile {
         fs::rename(&temporary, &self.path)?;
         self.file = copy;
         Ok(())
+    }
+}
+
+/// That nothing but an ordinary file is at `path`.
+pub(crate) fn refuse_special(path: &Path) -> Result<(), RunlogError> {
+    match wattle_files::special_at(path) {
+        Some(what) => Err(RunlogError::corrupt(path, format!("it is {what}: remove it"))),
+        None => Ok(()),
     }
 }
 

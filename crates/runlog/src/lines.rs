@@ -87,7 +87,7 @@ impl LineFile {
                 reader.rewind().map_err(RunlogError::io("read", self.file.path()))?;
                 for line in reader.split(b'\n') {
                     let len = line.map_err(RunlogError::io("read", self.file.path()))?.len() as u64 + 1;
-                    whole_bytes += if whole_bytes + len <= self.file.len() { len } else { 0 };
+                    whole_bytes += if whole_bytes + len <= self.file.len_bytes() { len } else { 0 };
                 }
                 self.file.cut(whole_bytes)?;
                 let path = self.file.path().display();

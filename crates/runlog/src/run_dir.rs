@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::error::RunlogError;
-use crate::held::{is_same, named};
+use crate::held::{is_same, named, refuse_special};
 use crate::manifest::Manifest;
 
 /// A run's directory, locked for writing by this process.
@@ -131,9 +131,7 @@ impl RunDir {
 
 fn lock(run: &Path) -> Result<File, RunlogError> {
     let path = run.join("run.lock");
-    if let Some(what) = wattle_files::special_at(&path) {
-        return Err(RunlogError::corrupt(&path, format!("it is {what}: remove it")));
-    }
+    refuse_special(&path)?;
     let mut file = OpenOptions::new()
         .create(true)
         .truncate(false)

@@ -8,7 +8,7 @@ use wattle_report::{Report, ReportError, Run};
 use crate::args::CompareArgs;
 use crate::commands::page::Page;
 use crate::exit::{BadUsage, Exit};
-use crate::terminal::print;
+use crate::terminal::{print, print_line};
 
 /// Puts runs side by side.
 pub fn run(args: &CompareArgs) -> anyhow::Result<Exit> {
@@ -20,7 +20,7 @@ pub fn run(args: &CompareArgs) -> anyhow::Result<Exit> {
     let (comparison, reports) = side_by_side(&args.runs, args.target_loss)?;
     page.write(|| compare::page(&comparison, &reports))?;
     if args.json {
-        print(&format!("{}\n", comparison.to_json()))?;
+        print_line(&comparison.to_json())?;
     } else if !page.is_stdout() {
         print(&compare::text(&comparison))?;
     }

@@ -6,7 +6,7 @@ use wattle_report::table::hang;
 
 use crate::args::DevicesArgs;
 use crate::exit::Exit;
-use crate::terminal::print;
+use crate::terminal::print_line;
 
 /// Shows every sensor and compute device.
 pub fn run(args: &DevicesArgs) -> anyhow::Result<Exit> {
@@ -23,7 +23,7 @@ pub fn run(args: &DevicesArgs) -> anyhow::Result<Exit> {
             "sensors": sensors,
             "findings": findings,
         });
-        print(&format!("{report:#}\n"))?;
+        print_line(&format!("{report:#}"))?;
         return Ok(Exit::Done);
     }
     let mut lines = vec!["compute".to_owned()];
@@ -35,7 +35,7 @@ pub fn run(args: &DevicesArgs) -> anyhow::Result<Exit> {
         let remedy = finding.remedy.as_ref().map(|remedy| format!("to fix it: {remedy}"));
         lines.extend(remedy.iter().flat_map(|remedy| hang(&format!("{:16}", ""), remedy)));
     }
-    print(&(lines.join("\n") + "\n"))?;
+    print_line(&lines.join("\n"))?;
     Ok(Exit::Done)
 }
 

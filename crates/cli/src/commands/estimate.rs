@@ -6,13 +6,13 @@ use wattle_report::estimate::{self, Plan, amount, gpu};
 
 use crate::args::EstimateArgs;
 use crate::exit::{BadUsage, Exit};
-use crate::terminal::print;
+use crate::terminal::{print, print_line};
 
 /// Plans a run on paper.
 pub fn run(args: &EstimateArgs) -> anyhow::Result<Exit> {
     let estimate = plan(args)?.estimate();
     if args.json {
-        print(&format!("{}\n", estimate.to_json()))?;
+        print_line(&estimate.to_json())?;
     } else {
         print(&estimate::text(&estimate))?;
     }

@@ -22,7 +22,7 @@ use crate::exit::Exit;
 use crate::humanize::count;
 use crate::metered::Metered;
 use crate::need;
-use crate::terminal::print;
+use crate::terminal::{print, print_line};
 use crate::threads::set_threads;
 
 /// A batch is as many windows as come to so many tokens. Without an explicit engine, it is also how many rows of
@@ -70,10 +70,8 @@ pub fn run(args: &EvaluateArgs, bars: &MultiProgress) -> anyhow::Result<Exit> {
     let energy = metered.finish();
     match args.json {
         true => {
-            print(&format!(
-                "{:#}\n",
-                report(args, &checkpoint, &held, context, &evaluation, energy.as_ref())
-            ))?;
+            let report = report(args, &checkpoint, &held, context, &evaluation, energy.as_ref());
+            print_line(&format!("{report:#}"))?;
         }
         false => print(&describe(&evaluation, held.manifest(), energy.as_ref()))?,
     }

@@ -16,7 +16,7 @@ use crate::exit::{BadUsage, Exit};
 use crate::humanize::{count, duration, si};
 use crate::metered::Metered;
 use crate::need;
-use crate::terminal::{print, print_raw};
+use crate::terminal::{print, print_line, print_raw};
 use crate::threads::set_threads;
 
 /// How many tokens `--explain` shows a step.
@@ -111,7 +111,7 @@ fn stream(
 
 /// Writes a line a token: the one taken, its probability, and the likeliest ones.
 fn explain(generator: &mut Generator<'_>, tokenizer: &Tokenizer) -> anyhow::Result<u64> {
-    print(&format!("{:<16} {:>6}  likeliest, as the model predicts them\n", "token", "p"))?;
+    print_line(&format!("{:<16} {:>6}  likeliest, as the model predicts them", "token", "p"))?;
     let mut n_tokens = 0;
     for step in generator {
         let Step { token, probability, likeliest } = step?;
@@ -121,7 +121,7 @@ fn explain(generator: &mut Generator<'_>, tokenizer: &Tokenizer) -> anyhow::Resu
             .map(|&(other, p)| Ok(format!("{} {}", quoted(tokenizer, other)?, percent(p))))
             .collect::<anyhow::Result<_>>()?;
         let line = others.join("  ");
-        print(&format!("{:<16} {:>6}  {line}\n", quoted(tokenizer, token)?, percent(probability)))?;
+        print_line(&format!("{:<16} {:>6}  {line}", quoted(tokenizer, token)?, percent(probability)))?;
     }
     Ok(n_tokens)
 }

@@ -8,7 +8,7 @@ use wattle_report::{Report, Run, page, text};
 use crate::args::ReportArgs;
 use crate::commands::page::Page;
 use crate::exit::Exit;
-use crate::terminal::print;
+use crate::terminal::{print, print_line};
 
 /// Reads a run and says what is in it.
 pub fn run(args: &ReportArgs) -> anyhow::Result<Exit> {
@@ -18,7 +18,7 @@ pub fn run(args: &ReportArgs) -> anyhow::Result<Exit> {
     let report = Report::of(&run, table.as_ref())?;
     page.write(|| page::page(&report, &run))?;
     if args.json {
-        print(&format!("{}\n", report.to_json()))?;
+        print_line(&report.to_json())?;
     } else if !page.is_stdout() {
         print(&text::text(&report, bars()))?;
     }

@@ -22,7 +22,7 @@ use crate::signals::StopSignal;
 use crate::sweep::{
     Ending, ExecuteOptions, PlannedRun, RunState, SweepFile, SweepFolder, SweepPlan, execute,
 };
-use crate::terminal::{is_drawn_on, print};
+use crate::terminal::{is_drawn_on, print, print_line};
 
 /// Makes every run of a sweep that is not made yet, and compares them.
 pub fn run(args: &SweepArgs, bars: &MultiProgress, verbose: u8, quiet: bool) -> anyhow::Result<Exit> {
@@ -91,7 +91,7 @@ fn dry_run(plan: &SweepPlan, display: &mut Display) -> anyhow::Result<Exit> {
     lines.extend(table.lines());
     lines.extend([String::new(), format!("{} runs, in this order", plan.runs.len())]);
     lines.extend(table::hang("  ", &names.join(", ")));
-    print(&(lines.join("\n") + "\n"))?;
+    print_line(&lines.join("\n"))?;
     Ok(Exit::Done)
 }
 

@@ -13,7 +13,7 @@ use wattle_train::device::{ChosenDevice, DeviceChoice};
 use crate::args::VerifyArgs;
 use crate::exit::Exit;
 use crate::humanize::duration;
-use crate::terminal::print;
+use crate::terminal::{print, print_line};
 
 /// What was checked in one place.
 struct Place {
@@ -33,7 +33,7 @@ pub fn run(args: &VerifyArgs) -> anyhow::Result<Exit> {
     places.extend(on_gpu(&device)?);
     let time = Seconds(started.elapsed().as_secs_f64());
     match args.json {
-        true => print(&format!("{:#}\n", report(&places)))?,
+        true => print_line(&format!("{:#}", report(&places)))?,
         false => print(&describe(&places, &device, args.device, time))?,
     }
     verdict(&places)

@@ -1,7 +1,7 @@
 //! A download that is not complete: its bytes so far, and by what the server knows the file.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -109,14 +109,12 @@ impl Part {
 
     fn sha256(&self) -> Result<String, DataError> {
         let hash = || {
-            let (mut file, mut hasher) = (File::open(&self.path)?, Sha256::new());
+            let (file, mut hasher) = (File::open(&self.path)?, Sha256::new());
             let mut buffer = vec![0; BUFFER_BYTES];
             loop {
-                match file.read(&mut buffer) {
-                    Ok(0) => return Ok(to_hex(&hasher.finalize())),
-                    Ok(got) => hasher.update(&buffer[..got]),
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(error),
+                match wattle_files::read_some(&file, &mut buffer)? {
+                    0 => return Ok(to_hex(&hasher.finalize())),
+                    got => hasher.update(&buffer[..got]),
                 }
             }
         };

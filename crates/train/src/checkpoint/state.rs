@@ -1,6 +1,5 @@
 //! What the trainer has to remember besides weights and moments: `state.json`.
 
-use std::io::{self, Read};
 use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
@@ -131,19 +130,16 @@ impl FileSum {
     /// If it cannot be read.
     pub fn of(dir: &Path, name: &str) -> Result<Self, TrainError> {
         let path = dir.join(name);
-        let mut file = wattle_files::open(&path).map_err(TrainError::io("read", &path))?;
+        let file = wattle_files::open(&path).map_err(TrainError::io("read", &path))?;
         let (mut bytes, mut crc) = (0u64, 0u32);
         let mut buffer = vec![0u8; 1 << 20];
         loop {
-            match file.read(&mut buffer) {
-                Ok(0) => return Ok(Self { name: name.to_owned(), bytes, crc32c: format!("{crc:08x}") }),
-                Ok(len) => {
-                    bytes += len as u64;
-                    crc = crc32c::crc32c_append(crc, &buffer[..len]);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(TrainError::io("read", &path)(error)),
+            let len = wattle_files::read_some(&file, &mut buffer).map_err(TrainError::io("read", &path))?;
+            if len == 0 {
+                return Ok(Self { name: name.to_owned(), bytes, crc32c: format!("{crc:08x}") });
             }
+            bytes += len as u64;
+            crc = crc32c::crc32c_append(crc, &buffer[..len]);
         }
     }
 }
