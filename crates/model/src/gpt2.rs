@@ -203,11 +203,10 @@ impl LanguageModel for Gpt2 {
         &self,
         board: &dyn Board,
         options: DeviceEngineOptions,
-        taken: u64,
     ) -> std::result::Result<(), EngineError> {
         let layout = network::layout(&self.parameters);
         let network = network::network(&self.config, self.vocab_size, &layout);
-        BoardEngine::refuse_what_cannot_fit(board, &network, &layout, &options, taken)
+        BoardEngine::refuse_what_cannot_fit(board, &network, &layout, &options)
     }
 
     fn context(&self) -> usize {

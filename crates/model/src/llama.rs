@@ -230,12 +230,11 @@ impl LanguageModel for Llama {
         &self,
         board: &dyn Board,
         options: DeviceEngineOptions,
-        taken: u64,
     ) -> std::result::Result<(), EngineError> {
         let layout = network::layout(&self.parameters);
         let network = network::network(&self.config, self.vocab_size, &layout);
         let options = DeviceEngineOptions { dropout: 0.0, ..options };
-        BoardEngine::refuse_what_cannot_fit(board, &network, &layout, &options, taken)
+        BoardEngine::refuse_what_cannot_fit(board, &network, &layout, &options)
     }
 
     fn context(&self) -> usize {

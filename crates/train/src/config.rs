@@ -3,6 +3,7 @@
 use candle_core::DType;
 use serde::{Deserialize, Serialize};
 use wattle_model::Recompute;
+use wattle_ops::adamw::Hyperparameters;
 
 /// The `optimizer` section.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -43,6 +44,14 @@ impl Default for OptimizerConfig {
             eps: 1e-8,
             weight_decay: 0.1,
         }
+    }
+}
+
+impl OptimizerConfig {
+    /// The numbers that all updates of a run share.
+    pub fn hyperparameters(&self) -> Hyperparameters {
+        let &Self { beta1, beta2, eps, weight_decay, .. } = self;
+        Hyperparameters { beta1, beta2, eps, weight_decay }
     }
 }
 

@@ -25,7 +25,7 @@ pub enum TrainError {
     Model(#[from] ModelError),
     /// The engine on a board cannot be built, or the board failed.
     #[error(transparent)]
-    Engine(#[from] EngineError),
+    Engine(EngineError),
     /// The run directory cannot be written.
     #[error(transparent)]
     Runlog(#[from] RunlogError),
@@ -95,5 +95,14 @@ impl TrainError {
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { action, path, source }
+    }
+}
+
+impl From<EngineError> for TrainError {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Unreached { names } => Self::NoGradient { names },
+            other => Self::Engine(other),
+        }
     }
 }
