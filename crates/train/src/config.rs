@@ -114,7 +114,7 @@ pub struct TrainConfig {
     pub recompute: Recompute,
 }
 
-/// An engine tier.
+/// What computes gradients and updates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EngineChoice {
@@ -123,7 +123,7 @@ pub enum EngineChoice {
     Auto,
     /// candle's autograd: the reference, slower and larger.
     Autograd,
-    /// Forward and backward written out, in `f32` on a CPU, for the families that have it.
+    /// Forward and backward written out, for wattle's own families: in `f32` on a CPU, in `f32` or bf16 on a GPU.
     Explicit,
 }
 

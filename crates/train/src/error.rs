@@ -81,8 +81,8 @@ pub enum TrainError {
     },
     /// The explicit engine was asked for where there is none.
     #[error(
-        "train.engine = \"explicit\": there is one for the GPT-2 and Llama families, on a CPU in f32 alone; set it to \
-         \"auto\", or precision.dtype to \"f32\""
+        "train.engine = \"explicit\": wattle's own families have one, in f32 on a CPU and in f32 or bf16 on a GPU; set \
+         train.engine to \"auto\", or precision.dtype to \"f32\""
     )]
     NoEngine,
     /// The device that was asked for cannot be had.

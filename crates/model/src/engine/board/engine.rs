@@ -17,7 +17,7 @@ use super::layout::BoardLayout;
 use super::network::Network;
 use super::results::{Pending, Results};
 use super::state::{self, FirstGradients, State};
-use super::step::{StepLaunches, micro_batches};
+use super::step::StepLaunches;
 use super::timeline::{Anchor, Anchoring, DeviceSpan, EDGES, Timeline};
 use super::{DeviceEngine, DeviceEngineOptions, FinishedSteps, StepInputs, StepResult};
 use crate::engine::{LossSum, MemoryPlan};
@@ -279,7 +279,7 @@ impl DeviceEngine for BoardEngine {
         check_tokens(inputs.iter().chain(targets), v)?;
         let place = self.pending.next()?;
         let slot_idx = (step % N_SLOTS as u64) as usize;
-        let rows: Vec<_> = micro_batches(&self.options).map(|b| b.start * t..b.end * t).collect();
+        let rows: Vec<_> = self.options.micro_batches().map(|b| b.start * t..b.end * t).collect();
         let order = order_by_token(inputs, &rows, v);
         let state = self.step_state(step, learning_rate, place);
         self.reclaim(slot_idx)?;

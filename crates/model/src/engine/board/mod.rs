@@ -32,6 +32,7 @@ mod step;
 mod timeline;
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use candle_core::Tensor;
 use wattle_ops::adamw::Hyperparameters;
@@ -163,6 +164,14 @@ pub struct DeviceEngineOptions {
     pub clip_norm: f64,
     /// AdamW's.
     pub hyperparameters: Hyperparameters,
+}
+
+impl DeviceEngineOptions {
+    /// The sequences of each micro-batch; the last may have fewer.
+    fn micro_batches(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let Self { batch_size, micro_batch, .. } = *self;
+        (0..batch_size).step_by(micro_batch).map(move |first| first..batch_size.min(first + micro_batch))
+    }
 }
 
 /// What one step is told.

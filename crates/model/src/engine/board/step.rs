@@ -45,7 +45,7 @@ impl StepLaunches<'_> {
 
     /// Adds the batch's gradients to those that are there.
     pub(super) fn gradients(&self) -> Result<(), EngineError> {
-        micro_batches(self.options).try_for_each(|sequences| self.micro_batch(sequences))
+        self.options.micro_batches().try_for_each(|sequences| self.micro_batch(sequences))
     }
 
     /// Clips and updates.
@@ -86,10 +86,4 @@ impl StepLaunches<'_> {
         };
         Ok(adamw::step(self.board, &step)?)
     }
-}
-
-/// The sequences of each micro-batch; the last may have fewer.
-pub(super) fn micro_batches(options: &DeviceEngineOptions) -> impl Iterator<Item = Range<usize>> + use<> {
-    let DeviceEngineOptions { batch_size, micro_batch, .. } = *options;
-    (0..batch_size).step_by(micro_batch).map(move |first| first..batch_size.min(first + micro_batch))
 }
