@@ -13,13 +13,13 @@ use super::error::EngineError;
 use super::fit::{Fit, RESERVE};
 use super::forward::MicroBatch;
 use super::inputs::{N_SLOTS, Slot, order_by_token};
-use super::layout::BoardLayout;
-use super::network::Network;
 use super::results::{Pending, Results};
 use super::state::{self, State};
 use super::step::{StepLaunches, micro_batches};
 use super::timeline::{Anchor, Anchoring, DeviceSpan, EDGES, Timeline};
 use super::{DeviceEngine, DeviceEngineOptions, FinishedSteps, StepInputs, StepResult};
+use crate::engine::layout::Layout;
+use crate::engine::network::Network;
 use crate::engine::{LossSum, MemoryPlan};
 use crate::parameter::Parameter;
 
@@ -27,7 +27,7 @@ use crate::parameter::Parameter;
 pub struct BoardEngine {
     board: Arc<dyn Board>,
     network: Network,
-    layout: BoardLayout,
+    layout: Layout,
     options: DeviceEngineOptions,
     plan: MemoryPlan,
     memory: Memory,
@@ -77,7 +77,7 @@ impl BoardEngine {
     pub(crate) fn new(
         board: Arc<dyn Board>,
         network: Network,
-        layout: BoardLayout,
+        layout: Layout,
         parameters: &[Parameter],
         options: DeviceEngineOptions,
     ) -> Result<Self, EngineError> {
@@ -121,7 +121,7 @@ impl BoardEngine {
     pub(crate) fn refuse_what_cannot_fit(
         board: &dyn Board,
         network: &Network,
-        layout: &BoardLayout,
+        layout: &Layout,
         options: &DeviceEngineOptions,
         taken: u64,
     ) -> Result<(), EngineError> {
@@ -198,7 +198,7 @@ impl BoardEngine {
     }
 
     fn write_angles(&self) -> Result<(), EngineError> {
-        if let (Some(rotary), Some([cos, sin])) = (&self.network.rotary, self.memory.activations.rotary) {
+        if let (Some(rotary), Some([cos, sin])) = (self.network.rotary(), self.memory.activations.rotary) {
             state::write_f32(self.board.as_ref(), cos, rotary.cos())?;
             state::write_f32(self.board.as_ref(), sin, rotary.sin())?;
         }
@@ -225,7 +225,7 @@ impl Memory {
     pub(super) fn cut(
         base: DevicePtr,
         network: &Network,
-        layout: &BoardLayout,
+        layout: &Layout,
         options: &DeviceEngineOptions,
         is_fused: bool,
     ) -> (Self, MemoryPlan) {
@@ -344,7 +344,7 @@ impl DeviceEngine for BoardEngine {
 
     fn zero_gradient_names(&self) -> Result<Vec<String>, EngineError> {
         let mut names = Vec::new();
-        for place in self.layout.places() {
+        for place in self.layout.entries() {
             let at = self.memory.state.gradients.add(place.range.start, Elem::F32);
             let gradient = state::read_f32(self.board.as_ref(), at, place.range.len())?;
             if gradient.iter().all(|&g| g == 0.0) {

@@ -7,10 +7,10 @@ use wattle_ops::board::{Board, DevicePtr, Elem};
 
 use super::cutter::Cutter;
 use super::error::EngineError;
-use super::layout::{BoardLayout, Place};
+use crate::engine::layout::{Entry, Layout};
 use crate::parameter::Parameter;
 
-/// Where the flat buffers lie. Each has the places of one [`BoardLayout`].
+/// Where the flat buffers lie. Each has the places of one [`Layout`].
 #[derive(Clone, Copy, Debug)]
 pub(super) struct State {
     /// Master weights, `f32`.
@@ -43,21 +43,21 @@ impl State {
 pub(super) fn write_parameters(
     board: &dyn Board,
     to: DevicePtr,
-    layout: &BoardLayout,
+    layout: &Layout,
     parameters: &[Parameter],
 ) -> Result<(), EngineError> {
     let tensors = parameters.iter().map(|parameter| parameter.var.as_tensor());
-    layout.places().iter().zip(tensors).try_for_each(|(place, tensor)| write(board, to, place, tensor))
+    layout.entries().iter().zip(tensors).try_for_each(|(place, tensor)| write(board, to, place, tensor))
 }
 
 /// Gives `parameters` the values in the flat buffer `from`.
 pub(super) fn read_parameters(
     board: &dyn Board,
     from: DevicePtr,
-    layout: &BoardLayout,
+    layout: &Layout,
     parameters: &[Parameter],
 ) -> Result<(), EngineError> {
-    for (place, Parameter { var, .. }) in layout.places().iter().zip(parameters) {
+    for (place, Parameter { var, .. }) in layout.entries().iter().zip(parameters) {
         var.set(&read(board, from, place, var.device())?)?;
     }
     Ok(())
@@ -67,19 +67,19 @@ pub(super) fn read_parameters(
 pub(super) fn read_tensors(
     board: &dyn Board,
     from: DevicePtr,
-    layout: &BoardLayout,
+    layout: &Layout,
 ) -> Result<Vec<Tensor>, EngineError> {
-    layout.places().iter().map(|place| read(board, from, place, &Device::Cpu)).collect()
+    layout.entries().iter().map(|place| read(board, from, place, &Device::Cpu)).collect()
 }
 
 /// The moments as named tensors, `<parameter>.exp_avg` and `<parameter>.exp_avg_sq`, PyTorch's names.
 pub(super) fn read_moments(
     board: &dyn Board,
     state: &State,
-    layout: &BoardLayout,
+    layout: &Layout,
 ) -> Result<Vec<(String, Tensor)>, EngineError> {
-    let mut moments = Vec::with_capacity(2 * layout.places().len());
-    for place in layout.places() {
+    let mut moments = Vec::with_capacity(2 * layout.entries().len());
+    for place in layout.entries() {
         for (suffix, from) in [("exp_avg", state.mean), ("exp_avg_sq", state.mean_square)] {
             moments.push((format!("{}.{suffix}", place.name), read(board, from, place, &Device::Cpu)?));
         }
@@ -92,14 +92,14 @@ pub(super) fn read_moments(
 pub(super) fn write_moments(
     board: &dyn Board,
     state: &State,
-    layout: &BoardLayout,
+    layout: &Layout,
     moments: &HashMap<String, Tensor>,
 ) -> Result<Result<(), Vec<String>>, EngineError> {
     let faults = mismatches(layout, moments);
     if !faults.is_empty() {
         return Ok(Err(faults));
     }
-    for place in layout.places() {
+    for place in layout.entries() {
         for (suffix, to) in [("exp_avg", state.mean), ("exp_avg_sq", state.mean_square)] {
             write(board, to, place, &moments[&format!("{}.{suffix}", place.name)])?;
         }
@@ -107,9 +107,9 @@ pub(super) fn write_moments(
     Ok(Ok(()))
 }
 
-fn mismatches(layout: &BoardLayout, moments: &HashMap<String, Tensor>) -> Vec<String> {
+fn mismatches(layout: &Layout, moments: &HashMap<String, Tensor>) -> Vec<String> {
     let mut faults = Vec::new();
-    for Place { name, dims, .. } in layout.places() {
+    for Entry { name, dims, .. } in layout.entries() {
         for name in [format!("{name}.exp_avg"), format!("{name}.exp_avg_sq")] {
             match moments.get(&name) {
                 Some(tensor) if tensor.dims() == dims => {}
@@ -123,7 +123,7 @@ fn mismatches(layout: &BoardLayout, moments: &HashMap<String, Tensor>) -> Vec<St
     faults
 }
 
-fn write(board: &dyn Board, to: DevicePtr, place: &Place, tensor: &Tensor) -> Result<(), EngineError> {
+fn write(board: &dyn Board, to: DevicePtr, place: &Entry, tensor: &Tensor) -> Result<(), EngineError> {
     let values = tensor.flatten_all()?.to_vec1::<f32>()?;
     write_f32(board, to.add(place.range.start, Elem::F32), &values)
 }
@@ -134,7 +134,7 @@ pub(super) fn write_f32(board: &dyn Board, to: DevicePtr, values: &[f32]) -> Res
     Ok(board.write(to, &bytes)?)
 }
 
-fn read(board: &dyn Board, from: DevicePtr, place: &Place, device: &Device) -> Result<Tensor, EngineError> {
+fn read(board: &dyn Board, from: DevicePtr, place: &Entry, device: &Device) -> Result<Tensor, EngineError> {
     let values = read_f32(board, from.add(place.range.start, Elem::F32), place.range.len())?;
     Ok(Tensor::from_vec(values, place.dims.as_slice(), device)?)
 }
