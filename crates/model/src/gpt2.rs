@@ -16,8 +16,10 @@ use wattle_ops::linear::{linear, linear_transposed};
 
 use crate::config::{ModelConfig, NORM_EPS};
 use crate::engine::board::{BoardEngine, DeviceEngine, DeviceEngineOptions, EngineError};
-use crate::engine::gpt2::{Gpt2Engine, network};
+use crate::engine::cpu::CpuEngine;
+use crate::engine::layout::Layout;
 use crate::engine::{Engine, EngineOptions};
+use crate::families;
 use crate::hugging_face::gpt2 as hugging_face;
 use crate::kv_cache::KvCache;
 use crate::language_model::{LanguageModel, set_parameters};
@@ -185,7 +187,7 @@ impl LanguageModel for Gpt2 {
         if !self.token_table.device().is_cpu() {
             return Ok(None);
         }
-        let engine = Gpt2Engine::new(&self.config, self.vocab_size, &self.parameters, options)?;
+        let engine = CpuEngine::new(&self.config, self.vocab_size, &self.parameters, options)?;
         Ok(Some(Box::new(engine)))
     }
 
@@ -194,8 +196,8 @@ impl LanguageModel for Gpt2 {
         board: Arc<dyn Board>,
         options: DeviceEngineOptions,
     ) -> std::result::Result<Option<Box<dyn DeviceEngine>>, EngineError> {
-        let layout = network::layout(&self.parameters);
-        let network = network::network(&self.config, self.vocab_size, &layout);
+        let layout = Layout::of_parameters(&self.parameters, &families::placement(self.config.family));
+        let network = families::network(&self.config, self.vocab_size, &layout);
         Ok(Some(Box::new(BoardEngine::new(board, network, layout, &self.parameters, options)?)))
     }
 
@@ -204,8 +206,8 @@ impl LanguageModel for Gpt2 {
         board: &dyn Board,
         options: DeviceEngineOptions,
     ) -> std::result::Result<(), EngineError> {
-        let layout = network::layout(&self.parameters);
-        let network = network::network(&self.config, self.vocab_size, &layout);
+        let layout = Layout::of_parameters(&self.parameters, &families::placement(self.config.family));
+        let network = families::network(&self.config, self.vocab_size, &layout);
         BoardEngine::refuse_what_cannot_fit(board, &network, &layout, &options)
     }
 

@@ -21,6 +21,7 @@ pub mod config;
 mod differences;
 pub mod engine;
 pub mod error;
+mod families;
 pub mod flops;
 pub mod generate;
 pub mod gguf;

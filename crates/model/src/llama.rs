@@ -17,8 +17,10 @@ use wattle_ops::swiglu::swiglu;
 
 use crate::config::ModelConfig;
 use crate::engine::board::{BoardEngine, DeviceEngine, DeviceEngineOptions, EngineError};
-use crate::engine::llama::{LlamaEngine, network};
+use crate::engine::cpu::CpuEngine;
+use crate::engine::layout::Layout;
 use crate::engine::{Engine, EngineOptions};
+use crate::families;
 use crate::hugging_face::llama as hugging_face;
 use crate::kv_cache::KvCache;
 use crate::language_model::LanguageModel;
@@ -210,7 +212,7 @@ impl LanguageModel for Llama {
         if !self.token_table.device().is_cpu() {
             return Ok(None);
         }
-        let engine = LlamaEngine::new(&self.config, self.vocab_size, &self.parameters, options)?;
+        let engine = CpuEngine::new(&self.config, self.vocab_size, &self.parameters, options)?;
         Ok(Some(Box::new(engine)))
     }
 
@@ -219,8 +221,8 @@ impl LanguageModel for Llama {
         board: Arc<dyn Board>,
         options: DeviceEngineOptions,
     ) -> std::result::Result<Option<Box<dyn DeviceEngine>>, EngineError> {
-        let layout = network::layout(&self.parameters);
-        let network = network::network(&self.config, self.vocab_size, &layout);
+        let layout = Layout::of_parameters(&self.parameters, &families::placement(self.config.family));
+        let network = families::network(&self.config, self.vocab_size, &layout);
         // It has no dropout, whatever is asked for.
         let options = DeviceEngineOptions { dropout: 0.0, ..options };
         Ok(Some(Box::new(BoardEngine::new(board, network, layout, &self.parameters, options)?)))
@@ -231,8 +233,8 @@ impl LanguageModel for Llama {
         board: &dyn Board,
         options: DeviceEngineOptions,
     ) -> std::result::Result<(), EngineError> {
-        let layout = network::layout(&self.parameters);
-        let network = network::network(&self.config, self.vocab_size, &layout);
+        let layout = Layout::of_parameters(&self.parameters, &families::placement(self.config.family));
+        let network = families::network(&self.config, self.vocab_size, &layout);
         let options = DeviceEngineOptions { dropout: 0.0, ..options };
         BoardEngine::refuse_what_cannot_fit(board, &network, &layout, &options)
     }

@@ -2,7 +2,7 @@
 
 use crate::config::{Family, ModelConfig};
 use crate::engine::EngineOptions;
-use crate::engine::{MemoryPlan, Recompute, gpt2, llama};
+use crate::engine::{MemoryPlan, Recompute, cpu};
 use crate::kv_cache::KvShape;
 
 /// Bytes of a number.
@@ -78,10 +78,7 @@ impl ModelConfig {
     }
 
     fn arena(&self, vocab_size: usize, options: EngineOptions) -> MemoryPlan {
-        match self.family {
-            Family::Gpt2 => gpt2::arena_plan(self, vocab_size, options),
-            Family::Llama => llama::arena_plan(self, vocab_size, options),
-        }
+        cpu::arena_plan(self, vocab_size, options)
     }
 }
 

@@ -7,7 +7,7 @@ mod common;
 use candle_core::DType;
 use wattle_data::{Batch, Dataset};
 use wattle_model::config::ActivationKind;
-use wattle_model::engine::gpt2::Gpt2Engine;
+use wattle_model::engine::cpu::CpuEngine;
 use wattle_model::engine::{EngineOptions, LossSum};
 use wattle_model::hugging_face::read_safetensors;
 use wattle_model::parameter::ParameterBuilder;
@@ -423,7 +423,7 @@ impl LanguageModel for Forgotten {
 
     fn engine(&self, options: EngineOptions) -> candle_core::Result<Option<Box<dyn Engine>>> {
         let vocab_size = self.gpt2.vocab_size();
-        let engine = Gpt2Engine::new(&even(), vocab_size, &self.parameters, options)?;
+        let engine = CpuEngine::new(&even(), vocab_size, &self.parameters, options)?;
         Ok(Some(Box::new(engine)))
     }
 

@@ -6,10 +6,20 @@ use wattle_ops::adamw::cpu::ParameterRange;
 
 use crate::parameter::Parameter;
 
+/// On a board, every parameter starts at a multiple of this: whole 16-byte accesses in either type, and what matrix
+/// products like best.
+const BOARD_ALIGNMENT: usize = 64;
+/// On a board, the number of rows of a table of the vocabulary is a multiple of this.
+const BOARD_VOCABULARY_MULTIPLE: usize = 64;
+
 /// The place of every parameter.
 ///
 /// Those that weight decay pulls at (two dimensions or more) come first, then the others, each part in the
 /// model's order. So an update is two runs through memory, and the vectors of a block are neighbours.
+///
+/// On a board, tables of the vocabulary have rows added, and there are gaps between parameters. Those elements are
+/// zero and stay zero: they get no gradient, and AdamW leaves a zero without a gradient unchanged. Outside a board,
+/// parameters have their own shape.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
     entries: Vec<Entry>,
@@ -24,23 +34,83 @@ pub struct Entry {
     pub name: String,
     /// Its shape.
     pub dims: Vec<usize>,
-    /// Where it lies.
+    /// Where its elements lie; added rows follow.
     pub range: Range<usize>,
 }
 
-impl Layout {
-    /// The places of `parameters`.
-    pub fn new(parameters: &[Parameter]) -> Self {
-        let n_decaying = parameters.iter().filter(|p| decays(p)).map(|p| p.var.elem_count()).sum();
-        let (mut next_decaying, mut next_other) = (0, n_decaying);
-        let place = |parameter: &Parameter| {
-            let next = if decays(parameter) { &mut next_decaying } else { &mut next_other };
-            let start = *next;
-            *next += parameter.var.elem_count();
-            Entry { name: parameter.name.clone(), dims: parameter.var.dims().to_vec(), range: start..*next }
+/// How parameters are placed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Placement {
+    alignment: usize,
+    vocabulary_multiple: usize,
+    /// Names of the tables with a row for each token.
+    vocabulary: &'static [&'static str],
+    /// Ends of the names of parameters that start where the one before ends, whatever the alignment, so that both
+    /// are one matrix or one vector.
+    continued: &'static [&'static str],
+}
+
+impl Placement {
+    /// One parameter after the other, without gaps.
+    pub(crate) const FLAT: Self =
+        Self { alignment: 1, vocabulary_multiple: 1, vocabulary: &[], continued: &[] };
+
+    /// Aligned and padded for a board.
+    pub(crate) fn board(vocabulary: &'static [&'static str], continued: &'static [&'static str]) -> Self {
+        Self {
+            alignment: BOARD_ALIGNMENT,
+            vocabulary_multiple: BOARD_VOCABULARY_MULTIPLE,
+            vocabulary,
+            continued,
+        }
+    }
+
+    /// Where a parameter starts, behind one that ends at `end`.
+    fn start(&self, name: &str, end: usize) -> usize {
+        let is_continued = self.continued.iter().any(|suffix| name.ends_with(suffix));
+        if is_continued { end } else { end.next_multiple_of(self.alignment) }
+    }
+
+    /// Elements of a parameter with the rows that are added.
+    fn len(&self, name: &str, dims: &[usize]) -> usize {
+        let row: usize = dims[1..].iter().product();
+        let n_rows = match self.vocabulary.contains(&name) {
+            true => dims[0].next_multiple_of(self.vocabulary_multiple),
+            false => dims[0],
         };
-        let entries = parameters.iter().map(place).collect();
-        Self { entries, n_decaying, len: next_other }
+        n_rows * row
+    }
+}
+
+impl Layout {
+    /// The places of `parameters`, one after the other without gaps.
+    pub fn new(parameters: &[Parameter]) -> Self {
+        Self::of_parameters(parameters, &Placement::FLAT)
+    }
+
+    /// The places of `parameters`.
+    pub(crate) fn of_parameters(parameters: &[Parameter], placement: &Placement) -> Self {
+        let shape = |parameter: &Parameter| (parameter.name.clone(), parameter.var.dims().to_vec());
+        Self::of_shapes(parameters.iter().map(shape).collect(), placement)
+    }
+
+    /// The places of parameters with these names and shapes.
+    pub(crate) fn of_shapes(shapes: Vec<(String, Vec<usize>)>, placement: &Placement) -> Self {
+        let place = |(name, dims): (String, Vec<usize>)| Entry { name, dims, range: 0..0 };
+        let mut entries: Vec<Entry> = shapes.into_iter().map(place).collect();
+        let (mut end, mut n_decaying) = (0, 0);
+        for part_decays in [true, false] {
+            for entry in entries.iter_mut().filter(|entry| decays(&entry.dims) == part_decays) {
+                let start = placement.start(&entry.name, end);
+                entry.range = start..start + entry.dims.iter().product::<usize>();
+                end = start + placement.len(&entry.name, &entry.dims);
+            }
+            end = end.next_multiple_of(placement.alignment);
+            if part_decays {
+                n_decaying = end;
+            }
+        }
+        Self { entries, n_decaying, len: end }
     }
 
     /// All parameters, in the model's order.
@@ -53,8 +123,13 @@ impl Layout {
         self.entries.iter().find(|entry| entry.name == name).map(|entry| entry.range.clone())
     }
 
-    /// Numbers of all parameters together.
-    #[expect(clippy::len_without_is_empty, reason = "a model without parameters is none")]
+    /// Elements that weight decay pulls at, gaps included; they come first.
+    pub(crate) fn n_decaying(&self) -> usize {
+        self.n_decaying
+    }
+
+    /// Numbers of all parameters together, gaps included.
+    #[expect(clippy::len_without_is_empty, reason = "every model has parameters")]
     pub fn len(&self) -> usize {
         self.len
     }
@@ -68,29 +143,45 @@ impl Layout {
     }
 }
 
+/// Rows on a board of a table with a row for each of `n` tokens.
+pub(crate) fn padded_vocabulary(n: usize) -> usize {
+    n.next_multiple_of(BOARD_VOCABULARY_MULTIPLE)
+}
+
 /// Matrices decay; biases and norms do not.
-fn decays(parameter: &Parameter) -> bool {
-    parameter.var.rank() >= 2
+fn decays(dims: &[usize]) -> bool {
+    dims.len() >= 2
 }
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
-
     use super::*;
-    use crate::parameter::ParameterBuilder;
+
+    fn layout(shapes: &[(&str, &[usize])], placement: &Placement) -> Layout {
+        let shapes = shapes.iter().map(|(name, dims)| ((*name).to_owned(), dims.to_vec()));
+        Layout::of_shapes(shapes.collect(), placement)
+    }
+
+    fn ranges(layout: &Layout) -> Vec<Range<usize>> {
+        layout.entries().iter().map(|entry| entry.range.clone()).collect()
+    }
 
     #[test]
     fn matrices_come_first_and_all_have_a_place_of_their_own() {
-        let device = Device::Cpu;
-        let mut builder = ParameterBuilder::new(1, &device);
-        for (name, dims) in [("a", &[2, 3][..]), ("b", &[3]), ("c", &[3, 1, 2]), ("d", &[5])] {
-            builder.zeros(name, dims).unwrap();
-        }
-        let layout = Layout::new(&builder.finish());
-        let ranges: Vec<_> = layout.entries().iter().map(|entry| entry.range.clone()).collect();
-        assert_eq!(ranges, [0..6, 12..15, 6..12, 15..20]);
+        let shapes: [(&str, &[usize]); 4] = [("a", &[2, 3]), ("b", &[3]), ("c", &[3, 1, 2]), ("d", &[5])];
+        let layout = layout(&shapes, &Placement::FLAT);
+        assert_eq!(ranges(&layout), [0..6, 12..15, 6..12, 15..20]);
         assert_eq!((layout.len(), layout.find("d"), layout.find("e")), (20, Some(15..20), None));
         assert_eq!(layout.ranges().map(|r| (r.range, r.decays)), [(0..12, true), (12..20, false)]);
+    }
+
+    #[test]
+    fn on_a_board_parameters_are_aligned_and_tables_are_padded() {
+        let shapes: [(&str, &[usize]); 4] =
+            [("table", &[65, 2]), ("norm", &[3]), ("q", &[5, 3]), ("k", &[2, 3])];
+        let layout = layout(&shapes, &Placement::board(&["table"], &["k"]));
+        assert_eq!(ranges(&layout), [0..130, 320..323, 256..271, 271..277]);
+        assert_eq!((layout.n_decaying(), layout.len()), (320, 384));
+        assert_eq!((layout.find("k"), layout.find("v")), (Some(271..277), None));
     }
 }

@@ -1,33 +1,18 @@
 //! Explicit engines: forward and backward written out, over memory that is planned once.
 //!
-//! Engine tier 2, for a family's own layers in `f32` on a CPU. Weights, gradients and moments lie in flat
-//! buffers; gradients are accumulated in place; activations lie in an arena that no step enlarges. Nothing here
-//! calls candle within a step, so its threads do not stand in the way of rayon's.
-//!
-//! A batch is cut between sequences into slices, each of which goes through the network on one thread.
-//! Gradients of weights are computed over the whole micro-batch by blocks of the weight, and sums over rows
-//! sequence by sequence: results do not depend on the number of threads, nor on what is kept or computed again.
-//!
 //! - [`layout`]: where each parameter lies in a flat buffer
-//! - [`flat_state`]: weights, gradients and moments, and the update
+//! - `network`: what a family's network consists of
+//! - [`cpu`]: executes a network in `f32` on a CPU (engine tier 2)
+//! - [`board`]: executes a network on a GPU (engine tier 3)
+//! - [`flat_state`]: weights, gradients and moments on a CPU, and the update
 //! - [`memory`]: what an engine takes, before it takes it
-//! - [`gpt2`], [`llama`]: the engines of the families
-//! - [`board`]: the engine on a GPU, of all families
 
 pub mod board;
+pub mod cpu;
 pub mod flat_state;
-pub mod gpt2;
 pub mod layout;
-pub mod llama;
 pub mod memory;
-
-mod arena;
-mod backward_slice;
-mod forward_slice;
-mod head;
-mod per_layer;
-mod rows;
-mod slices;
+pub(crate) mod network;
 
 use serde::{Deserialize, Serialize};
 

@@ -183,7 +183,7 @@ pub(crate) fn parameter_shapes(own: &ModelConfig) -> Vec<(String, Vec<usize>)> {
 }
 
 /// Whether a parameter is a bias.
-pub(super) fn is_bias(name: &str) -> bool {
+pub(crate) fn is_bias(name: &str) -> bool {
     name.ends_with(".bias")
 }
 

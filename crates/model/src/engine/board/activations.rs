@@ -8,8 +8,8 @@ use wattle_ops::rms_norm::cuda as rms_norm;
 
 use super::DeviceEngineOptions;
 use super::cutter::Cutter;
-use super::network::{Network, NormKind, Sizes};
 use crate::engine::Recompute;
+use crate::engine::network::{Network, NormKind, Positions, Sizes};
 
 /// Most bytes of logits that exist at once.
 const LOGITS_BYTES: usize = 1 << 30;
@@ -137,10 +137,12 @@ impl Activations {
                 false => cutter.take_bytes(attention::scratch_bytes(&sizes.attention(1, elem))),
             },
             is_fused,
-            rotary: network
-                .rotary
-                .as_ref()
-                .map(|_| [(); 2].map(|()| cutter.take(sizes.t * sizes.head_width / 2, Elem::F32))),
+            rotary: match network.positions {
+                Positions::Learned { .. } => None,
+                Positions::Rotary { .. } => {
+                    Some([(); 2].map(|()| cutter.take(sizes.t * sizes.head_width / 2, Elem::F32)))
+                }
+            },
         };
         (activations, kept_bytes)
     }

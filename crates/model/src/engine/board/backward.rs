@@ -12,8 +12,8 @@ use wattle_ops::{activation, swiglu};
 
 use super::activations::{Activations, Normed};
 use super::forward::{MicroBatch, Place};
-use super::network::{Linear, MlpKind, Network, Norm, NormKind};
 use crate::engine::Recompute;
+use crate::engine::network::{Linear, MlpKind, Network, Norm, NormKind};
 
 impl MicroBatch<'_> {
     /// From the gradient of the last normalized rows, in `branch`, to those of the tables.
@@ -116,9 +116,8 @@ impl MicroBatch<'_> {
             let site = self.site(Place::Embedding);
             dropout::fwd(self.board, grad_x, grad_x, len, self.options.elem, &site)?;
         }
-        let &Network { token_table, position_table, .. } = self.network;
-        let positions = self.optional_gradient(position_table);
-        let tokens = self.gradient(token_table);
+        let positions = self.optional_gradient(self.network.position_table());
+        let tokens = self.gradient(self.network.token_table);
         embedding::bwd(self.board, tokens, positions, grad_x, &self.embedding_rows(), self.slot.order)
     }
 

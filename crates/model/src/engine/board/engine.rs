@@ -13,13 +13,13 @@ use super::error::EngineError;
 use super::fit::{Fit, RESERVE};
 use super::forward::MicroBatch;
 use super::inputs::{N_SLOTS, Slot, order_by_token};
-use super::layout::BoardLayout;
-use super::network::Network;
 use super::results::{Pending, Results};
 use super::state::{self, FirstGradients, State};
 use super::step::StepLaunches;
 use super::timeline::{Anchor, Anchoring, DeviceSpan, EDGES, Timeline};
 use super::{DeviceEngine, DeviceEngineOptions, FinishedSteps, StepInputs, StepResult};
+use crate::engine::layout::Layout;
+use crate::engine::network::Network;
 use crate::engine::{LossSum, MemoryPlan};
 use crate::parameter::Parameter;
 
@@ -27,7 +27,7 @@ use crate::parameter::Parameter;
 pub struct BoardEngine {
     board: Arc<dyn Board>,
     network: Network,
-    layout: BoardLayout,
+    layout: Layout,
     options: DeviceEngineOptions,
     plan: MemoryPlan,
     memory: Memory,
@@ -79,7 +79,7 @@ impl BoardEngine {
     pub(crate) fn new(
         board: Arc<dyn Board>,
         network: Network,
-        layout: BoardLayout,
+        layout: Layout,
         parameters: &[Parameter],
         options: DeviceEngineOptions,
     ) -> Result<Self, EngineError> {
@@ -123,7 +123,7 @@ impl BoardEngine {
     pub(crate) fn refuse_what_cannot_fit(
         board: &dyn Board,
         network: &Network,
-        layout: &BoardLayout,
+        layout: &Layout,
         options: &DeviceEngineOptions,
     ) -> Result<(), EngineError> {
         let fit = Fit { board, network, layout, options };
@@ -217,7 +217,7 @@ impl BoardEngine {
     }
 
     fn write_angles(&self) -> Result<(), EngineError> {
-        if let (Some(rotary), Some([cos, sin])) = (&self.network.rotary, self.memory.activations.rotary) {
+        if let (Some(rotary), Some([cos, sin])) = (self.network.rotary(), self.memory.activations.rotary) {
             state::write_f32(self.board.as_ref(), cos, rotary.cos())?;
             state::write_f32(self.board.as_ref(), sin, rotary.sin())?;
         }
@@ -244,7 +244,7 @@ impl Memory {
     pub(super) fn cut(
         base: DevicePtr,
         network: &Network,
-        layout: &BoardLayout,
+        layout: &Layout,
         options: &DeviceEngineOptions,
         is_fused: bool,
     ) -> (Self, MemoryPlan) {

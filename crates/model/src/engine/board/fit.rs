@@ -8,9 +8,9 @@ use wattle_ops::board::{Board, BoardError, DevicePtr, Elem};
 use super::DeviceEngineOptions;
 use super::engine::Memory;
 use super::error::EngineError;
-use super::layout::BoardLayout;
-use super::network::Network;
 use crate::engine::MemoryPlan;
+use crate::engine::layout::Layout;
+use crate::engine::network::Network;
 
 /// Bytes that are left to the libraries: workspace of matrix products, recorded steps.
 pub(super) const RESERVE: u64 = 256 << 20;
@@ -20,7 +20,7 @@ pub(super) const RESERVE: u64 = 256 << 20;
 pub(super) struct Fit<'a> {
     pub(super) board: &'a dyn Board,
     pub(super) network: &'a Network,
-    pub(super) layout: &'a BoardLayout,
+    pub(super) layout: &'a Layout,
     pub(super) options: &'a DeviceEngineOptions,
 }
 

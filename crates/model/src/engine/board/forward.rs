@@ -16,10 +16,10 @@ use super::DeviceEngineOptions;
 use super::activations::{Activations, Hidden, Kept, Normed};
 use super::inputs::Slot;
 use super::linear::Products;
-use super::network::{Linear, MlpKind, Network, Norm, NormKind, Sizes};
 use super::results::RowResults;
 use super::state::State;
 use super::step::StepLaunches;
+use crate::engine::network::{Linear, MlpKind, Network, Norm, NormKind, Sizes};
 
 /// A micro-batch on its way, and where everything is that it needs.
 #[derive(Clone, Copy)]
@@ -96,10 +96,10 @@ impl<'a> MicroBatch<'a> {
     }
 
     fn embed(&self, x: DevicePtr) -> Result<(), BoardError> {
-        let &Network { token_table, position_table, .. } = self.network;
-        let positions = position_table.map_or(DevicePtr::NULL, |table| self.weight(table));
+        let tokens = self.weight(self.network.token_table);
+        let positions = self.optional_weight(self.network.position_table());
         let site = self.site(Place::Embedding);
-        embedding::fwd(self.board, x, &self.embedding_rows(), self.weight(token_table), positions, &site)
+        embedding::fwd(self.board, x, &self.embedding_rows(), tokens, positions, &site)
     }
 
     /// A block's first half: from its input `x` and that normalized to the residual stream between the halves.

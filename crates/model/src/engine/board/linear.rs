@@ -2,7 +2,7 @@
 
 use wattle_ops::board::{Board, BoardError, DevicePtr, Elem, Epilogue, Gemm, Matrix};
 
-use super::network::Linear;
+use crate::engine::network::Linear;
 
 /// What products are made with.
 #[derive(Clone, Copy)]

@@ -7,8 +7,8 @@
 //! longer than two steps, and the device always has a whole step ahead; what finished steps said is read beside the
 //! work under way, which does not stop for it.
 //!
-//! - `cutter`, `layout`, `state`, `activations`: what lies where
-//! - `network`: the sizes and places of a family's network
+//! - `cutter`, `state`, `activations`: what lies where
+//! - `shapes`: the network's sizes as the operations take them
 //! - `forward`, `backward`, `linear`: the passes of a micro-batch
 //! - `step`: all of one optimizer update
 //! - `inputs`, `results`, `timeline`: what goes to the device, and what comes back
@@ -23,10 +23,9 @@ mod error;
 mod fit;
 mod forward;
 mod inputs;
-pub(crate) mod layout;
 mod linear;
-pub(crate) mod network;
 mod results;
+mod shapes;
 mod state;
 mod step;
 mod timeline;

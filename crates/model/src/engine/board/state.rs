@@ -7,11 +7,11 @@ use wattle_ops::board::{Board, DevicePtr, Elem};
 
 use super::cutter::Cutter;
 use super::error::EngineError;
-use super::layout::{BoardLayout, Place};
 use crate::engine::flat_state::moment;
+use crate::engine::layout::{Entry, Layout};
 use crate::parameter::Parameter;
 
-/// Where the flat buffers lie. Each has the places of one [`BoardLayout`].
+/// Where the flat buffers lie. Each has the places of one [`Layout`].
 #[derive(Clone, Copy, Debug)]
 pub(super) struct State {
     /// Master weights, `f32`.
@@ -64,11 +64,11 @@ pub(super) fn mark_gradients(board: &dyn Board, state: &State, len: usize) -> Re
 pub(super) fn first_gradients(
     board: &dyn Board,
     state: &State,
-    layout: &BoardLayout,
+    layout: &Layout,
 ) -> Result<FirstGradients, EngineError> {
     let is_marked = |g: &f32| g.to_bits() == (-0.0f32).to_bits();
     let mut found = FirstGradients::default();
-    for place in layout.places() {
+    for place in layout.entries() {
         let from = state.gradients.add(place.range.start, Elem::F32);
         let gradient = read_f32(board, from, place.range.len())?;
         if gradient.iter().all(is_marked) {
@@ -85,21 +85,21 @@ pub(super) fn first_gradients(
 pub(super) fn write_parameters(
     board: &dyn Board,
     to: DevicePtr,
-    layout: &BoardLayout,
+    layout: &Layout,
     parameters: &[Parameter],
 ) -> Result<(), EngineError> {
     let tensors = parameters.iter().map(|parameter| parameter.var.as_tensor());
-    layout.places().iter().zip(tensors).try_for_each(|(place, tensor)| write(board, to, place, tensor))
+    layout.entries().iter().zip(tensors).try_for_each(|(place, tensor)| write(board, to, place, tensor))
 }
 
 /// Gives `parameters` the values in the flat buffer `from`.
 pub(super) fn read_parameters(
     board: &dyn Board,
     from: DevicePtr,
-    layout: &BoardLayout,
+    layout: &Layout,
     parameters: &[Parameter],
 ) -> Result<(), EngineError> {
-    for (place, Parameter { var, .. }) in layout.places().iter().zip(parameters) {
+    for (place, Parameter { var, .. }) in layout.entries().iter().zip(parameters) {
         var.set(&read(board, from, place, var.device())?)?;
     }
     Ok(())
@@ -109,19 +109,19 @@ pub(super) fn read_parameters(
 pub(super) fn read_tensors(
     board: &dyn Board,
     from: DevicePtr,
-    layout: &BoardLayout,
+    layout: &Layout,
 ) -> Result<Vec<Tensor>, EngineError> {
-    layout.places().iter().map(|place| read(board, from, place, &Device::Cpu)).collect()
+    layout.entries().iter().map(|place| read(board, from, place, &Device::Cpu)).collect()
 }
 
 /// The moments as named tensors, `<parameter>.exp_avg` and `<parameter>.exp_avg_sq`, PyTorch's names.
 pub(super) fn read_moments(
     board: &dyn Board,
     state: &State,
-    layout: &BoardLayout,
+    layout: &Layout,
 ) -> Result<Vec<(String, Tensor)>, EngineError> {
-    let mut moments = Vec::with_capacity(2 * layout.places().len());
-    for place in layout.places() {
+    let mut moments = Vec::with_capacity(2 * layout.entries().len());
+    for place in layout.entries() {
         for (suffix, from) in [("exp_avg", state.mean), ("exp_avg_sq", state.mean_square)] {
             moments.push((format!("{}.{suffix}", place.name), read(board, from, place, &Device::Cpu)?));
         }
@@ -133,10 +133,10 @@ pub(super) fn read_moments(
 pub(super) fn write_moments(
     board: &dyn Board,
     state: &State,
-    layout: &BoardLayout,
+    layout: &Layout,
     moments: &HashMap<String, Tensor>,
 ) -> Result<(), EngineError> {
-    for place in layout.places() {
+    for place in layout.entries() {
         for (which, to) in [("exp_avg", state.mean), ("exp_avg_sq", state.mean_square)] {
             write(board, to, place, moment(moments, &place.name, which)?)?;
         }
@@ -144,7 +144,7 @@ pub(super) fn write_moments(
     Ok(())
 }
 
-fn write(board: &dyn Board, to: DevicePtr, place: &Place, tensor: &Tensor) -> Result<(), EngineError> {
+fn write(board: &dyn Board, to: DevicePtr, place: &Entry, tensor: &Tensor) -> Result<(), EngineError> {
     let values = tensor.flatten_all()?.to_vec1::<f32>()?;
     if values.len() != place.range.len() {
         let (name, got, expected) = (&place.name, values.len(), place.range.len());
@@ -160,7 +160,7 @@ pub(super) fn write_f32(board: &dyn Board, to: DevicePtr, values: &[f32]) -> Res
     Ok(board.write(to, &bytes)?)
 }
 
-fn read(board: &dyn Board, from: DevicePtr, place: &Place, device: &Device) -> Result<Tensor, EngineError> {
+fn read(board: &dyn Board, from: DevicePtr, place: &Entry, device: &Device) -> Result<Tensor, EngineError> {
     let values = read_f32(board, from.add(place.range.start, Elem::F32), place.range.len())?;
     Ok(Tensor::from_vec(values, place.dims.as_slice(), device)?)
 }

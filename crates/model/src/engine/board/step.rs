@@ -10,16 +10,16 @@ use super::activations::Activations;
 use super::error::EngineError;
 use super::forward::MicroBatch;
 use super::inputs::Slot;
-use super::layout::BoardLayout;
-use super::network::Network;
 use super::results::Results;
 use super::state::State;
+use crate::engine::layout::Layout;
+use crate::engine::network::Network;
 
 /// What a step is made of. Nothing in it depends on the step: see [`Slot`].
 pub(super) struct StepLaunches<'a> {
     pub(super) board: &'a dyn Board,
     pub(super) network: &'a Network,
-    pub(super) layout: &'a BoardLayout,
+    pub(super) layout: &'a Layout,
     pub(super) options: &'a DeviceEngineOptions,
     pub(super) state: &'a State,
     pub(super) slot: &'a Slot,

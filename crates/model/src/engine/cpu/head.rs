@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use wattle_ops::classifier::cpu::{self as classifier, Input, Shape};
 
 use super::arena::Arena;
-use super::{FlatState, LossSum};
+use crate::engine::{FlatState, LossSum};
 
 /// The head's place in the flat buffers, and its sizes.
 pub(super) struct Head {

@@ -8,6 +8,7 @@ use wattle_ops::linear::cpu as linear;
 use super::arena::{Arena, Gradients, Hidden, Kept, Normed};
 use super::rows::{Rows, cut_mut};
 use super::slices::Slices;
+use crate::engine::network::Linear;
 
 /// Some sequences of a micro-batch in one block.
 pub(super) struct BackwardSlice<'a> {
@@ -133,6 +134,13 @@ pub(super) struct WeightGradient<'a> {
     pub(super) grad_out: &'a Rows,
     pub(super) x: &'a Rows,
     pub(super) shape: linear::Shape,
+}
+
+impl<'a> WeightGradient<'a> {
+    /// The gradient of a layer's weight, given that of the layer's result and its argument.
+    pub(super) fn of(linear: &Linear, grad_out: &'a Rows, x: &'a Rows) -> Self {
+        Self { place: linear.weight_range(), grad_out, x, shape: linear.shape() }
+    }
 }
 
 /// Adds the gradients of weights, which do not overlap, to the flat `gradients`, by blocks of each.

@@ -1,6 +1,6 @@
 //! What there is of each layer, or once for all.
 
-use super::Recompute;
+use crate::engine::Recompute;
 
 /// Something of each layer, or one thing for all.
 pub(super) struct PerLayer<T>(Vec<T>);

@@ -3,32 +3,36 @@
 use candle_core::DType;
 use wattle_ops::Dropout;
 
+use crate::engine::network::Network;
 use crate::pass::{Pass, TrainingPass};
 
 /// All places, in the order in which [`Pass`] counts them.
 pub(super) struct Sites {
     embedding: Option<Dropout>,
-    blocks: Vec<BlockSites<Option<Dropout>>>,
+    blocks: Vec<BlockSites>,
 }
 
 /// Places of a block.
 #[derive(Clone, Copy)]
-pub(super) struct BlockSites<T> {
+pub(super) struct BlockSites {
     /// Attention's probabilities.
-    pub(super) attention: T,
-    pub(super) attention_out: T,
-    pub(super) mlp_out: T,
+    pub(super) attention: Option<Dropout>,
+    pub(super) attention_out: Option<Dropout>,
+    pub(super) mlp_out: Option<Dropout>,
 }
 
 impl Sites {
     /// Those of a training pass.
-    pub(super) fn training(pass: TrainingPass, n_layers: usize) -> Self {
-        Self::of(Pass::training(DType::F32, pass), n_layers)
+    pub(super) fn training(pass: TrainingPass, network: &Network) -> Self {
+        match network.drops {
+            true => Self::of(Pass::training(DType::F32, pass), network.n_layers()),
+            false => Self::evaluation(network),
+        }
     }
 
     /// None.
-    pub(super) fn evaluation(n_layers: usize) -> Self {
-        Self::of(Pass::evaluation(DType::F32), n_layers)
+    pub(super) fn evaluation(network: &Network) -> Self {
+        Self::of(Pass::evaluation(DType::F32), network.n_layers())
     }
 
     fn of(mut pass: Pass<'_>, n_layers: usize) -> Self {
@@ -47,7 +51,7 @@ impl Sites {
     }
 
     /// The dropouts of a block, for rows that start with the micro-batch's sequence `first`.
-    pub(super) fn block(&self, layer_idx: usize, first: usize) -> BlockSites<Option<Dropout>> {
+    pub(super) fn block(&self, layer_idx: usize, first: usize) -> BlockSites {
         let BlockSites { attention, attention_out, mlp_out } = self.blocks[layer_idx];
         BlockSites {
             attention: from(attention, first),

@@ -6,7 +6,7 @@ use wattle_ops::classifier::cpu as classifier;
 use super::per_layer::{Layers, PerLayer};
 use super::rows::Rows;
 use super::slices::Slices;
-use super::{EngineOptions, MemoryPlan};
+use crate::engine::{EngineOptions, MemoryPlan};
 
 /// How much room an arena has. Widths are numbers a row.
 #[derive(Clone, Copy, Debug)]

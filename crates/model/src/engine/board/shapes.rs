@@ -1,0 +1,34 @@
+//! The sizes of a network as a board's operations take them.
+
+use wattle_ops::attention::cuda as attention;
+use wattle_ops::board::{AttentionShape, Elem};
+
+use crate::engine::layout::padded_vocabulary;
+use crate::engine::network::Sizes;
+
+impl Sizes {
+    /// Rows of a table of the vocabulary.
+    pub(super) fn v_padded(&self) -> usize {
+        padded_vocabulary(self.v)
+    }
+
+    /// Of attention, for `b` sequences.
+    pub(super) fn attention(&self, b: usize, elem: Elem) -> attention::Shape {
+        let &Self { t, n_heads, n_kv_heads, head_width: d, .. } = self;
+        attention::Shape { b, t, n_heads, n_kv_heads, d, elem }
+    }
+
+    /// Of the board's own attention, for `b` sequences.
+    pub(super) fn fused_attention(&self, b: usize) -> AttentionShape {
+        let &Self { t, n_heads, n_kv_heads, head_width, .. } = self;
+        AttentionShape {
+            batch: b,
+            time: t,
+            n_heads,
+            n_kv_heads,
+            head_width,
+            qkv_row_stride: self.qkv(),
+            out_row_stride: self.heads(),
+        }
+    }
+}

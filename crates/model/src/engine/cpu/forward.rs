@@ -1,0 +1,175 @@
+//! The forward pass of a slice of the batch.
+
+use wattle_ops::layer_norm::cpu::{self as layer_norm, Addend, Stats};
+use wattle_ops::linear::cpu as linear;
+use wattle_ops::rms_norm::cpu as rms_norm;
+use wattle_ops::rope::Rotary;
+use wattle_ops::{Dropout, activation, attention, dropout, embedding, rope, swiglu};
+
+use super::arena::{Hidden, Kept, Normed};
+use super::forward_slice::ForwardSlice;
+use super::sites::Sites;
+use crate::engine::network::{Linear, MlpKind, Network, Norm, NormKind, Sizes};
+
+/// What all slices of a pass share.
+#[derive(Clone, Copy)]
+pub(super) struct Passes<'a> {
+    pub(super) network: &'a Network,
+    pub(super) weights: &'a [f32],
+    pub(super) sites: &'a Sites,
+    pub(super) rotary: Option<&'a Rotary>,
+}
+
+impl Passes<'_> {
+    /// The forward pass up to the normalized rows of the last block. `tokens` are those of the micro-batch.
+    pub(super) fn forward(&self, mut slice: ForwardSlice<'_>, tokens: &[u32]) {
+        let ForwardSlice {
+            sequences,
+            x,
+            kept,
+            hidden,
+            attention_norm,
+            mlp_norm,
+            final_norm,
+            branch,
+            scratch,
+        } = &mut slice;
+        let Network { blocks, sizes, .. } = self.network;
+        let first = sequences.start;
+        self.embed(x[0], &tokens[first * sizes.t..sequences.end * sizes.t], first);
+        self.norm(attention_norm, x[0], &blocks[0].attention_norm);
+        for (layer_idx, block) in blocks.iter().enumerate() {
+            let (before, after) = x.split_at_mut(layer_idx + 1);
+            let (kept, hidden) = (kept.at_mut(layer_idx), hidden.at_mut(layer_idx));
+            let addend = self.attend(layer_idx, first, attention_norm.out, kept, branch, scratch);
+            self.residual_norm(kept.middle, mlp_norm, before[layer_idx], &addend, &block.mlp_norm);
+            self.expand(layer_idx, mlp_norm.out, hidden);
+            let site = self.sites.block(layer_idx, first).mlp_out;
+            let addend = self.project(branch, hidden.after, &block.mlp_out, site);
+            let (next, norm) = match blocks.get(layer_idx + 1) {
+                Some(block) => (&mut *attention_norm, &block.attention_norm),
+                None => (&mut *final_norm, &self.network.final_norm),
+            };
+            self.residual_norm(after[0], next, kept.middle, &addend, norm);
+        }
+    }
+
+    fn embed(&self, x: &mut [f32], tokens: &[u32], first: usize) {
+        let &Sizes { t, c, v, .. } = &self.network.sizes;
+        let table = |start: usize, n_rows: usize| &self.weights[start..start + n_rows * c];
+        let positions = self.network.position_table().map(|start| table(start, t));
+        embedding::cpu::fwd(x, tokens, table(self.network.token_table, v), positions, t, c);
+        if let Some(site) = self.sites.embedding(first) {
+            dropout::cpu::fwd(x, t * c, &site);
+        }
+    }
+
+    /// Attention, from a block's normalized input to what is added to the residual stream.
+    pub(super) fn attend<'b>(
+        &'b self,
+        layer_idx: usize,
+        first: usize,
+        normed: &[f32],
+        kept: &mut Kept<&mut [f32]>,
+        branch: &'b mut [f32],
+        scratch: &mut [f32],
+    ) -> Addend<'b> {
+        let (block, sizes) = (&self.network.blocks[layer_idx], &self.network.sizes);
+        let sites = self.sites.block(layer_idx, first);
+        let (weight, bias) = block.attention_in.of(self.weights);
+        linear::fwd(kept.qkv, normed, weight, bias, &block.attention_in.shape());
+        if let Some(rotary) = self.rotary {
+            let (rows, n_heads) = sizes.turning();
+            rope::cpu::fwd(kept.qkv, rows, normed.len() / sizes.c, n_heads, sizes.t, rotary);
+        }
+        let shape = sizes.attention_shape();
+        let layout = attention::cpu::QkvLayout::fused(&shape);
+        let site = sites.attention.as_ref();
+        attention::cpu::fwd(kept.attended, kept.log_sum_exp, kept.qkv, &layout, &shape, site, scratch);
+        self.project(branch, kept.attended, &block.attention_out, sites.attention_out)
+    }
+
+    /// The feed-forward half up to what stands between its products.
+    pub(super) fn expand(&self, layer_idx: usize, normed: &[f32], hidden: &mut Hidden<&mut [f32]>) {
+        let mlp_in = &self.network.blocks[layer_idx].mlp_in;
+        let (weight, bias) = mlp_in.of(self.weights);
+        let shape = mlp_in.shape();
+        match self.network.sizes.mlp {
+            MlpKind::Plain(kind) => {
+                linear::fwd(hidden.before, normed, weight, None, &shape);
+                match bias {
+                    Some(bias) => activation::cpu::bias_fwd(kind, hidden.after, hidden.before, bias),
+                    None => activation::cpu::fwd(kind, hidden.after, hidden.before),
+                }
+            }
+            MlpKind::Gated => {
+                linear::fwd(hidden.before, normed, weight, bias, &shape);
+                let ff = self.network.sizes.ff;
+                let rows = hidden.after.chunks_exact_mut(ff).zip(hidden.before.chunks_exact(2 * ff));
+                for (out, row) in rows {
+                    let (gate, up) = row.split_at(ff);
+                    swiglu::cpu::fwd(out, gate, up);
+                }
+            }
+        }
+    }
+
+    /// What one half of a block adds to the residual stream. A bias is left to the addition where that can add one,
+    /// unless elements are dropped before.
+    fn project<'b>(
+        &'b self,
+        branch: &'b mut [f32],
+        x: &[f32],
+        linear: &Linear,
+        site: Option<Dropout>,
+    ) -> Addend<'b> {
+        let &Sizes { t, c, norm, .. } = &self.network.sizes;
+        let (weight, bias) = linear.of(self.weights);
+        if norm == NormKind::Layer && site.is_none() {
+            linear::fwd(branch, x, weight, None, &linear.shape());
+            return Addend { rows: branch, bias };
+        }
+        linear::fwd(branch, x, weight, bias, &linear.shape());
+        if let Some(site) = site {
+            dropout::cpu::fwd(branch, t * c, &site);
+        }
+        Addend { rows: branch, bias: None }
+    }
+
+    /// Normalizes rows.
+    pub(super) fn norm(&self, normed: &mut Normed<&mut [f32]>, x: &[f32], norm: &Norm) {
+        let (weight, bias) = norm.of(self.weights);
+        let eps = self.network.sizes.norm_eps;
+        match self.network.sizes.norm {
+            NormKind::Layer => {
+                let stats = Stats { mean: normed.mean, rstd: normed.rstd };
+                layer_norm::fwd(normed.out, stats, x, &layer_norm::Norm { weight, bias, eps });
+            }
+            NormKind::Rms => rms_norm::fwd(normed.out, normed.rstd, x, &rms_norm::Norm { weight, eps }),
+        }
+    }
+
+    /// Adds to the residual stream and normalizes the sum.
+    pub(super) fn residual_norm(
+        &self,
+        sum: &mut [f32],
+        normed: &mut Normed<&mut [f32]>,
+        x: &[f32],
+        addend: &Addend<'_>,
+        norm: &Norm,
+    ) {
+        let (weight, bias) = norm.of(self.weights);
+        let eps = self.network.sizes.norm_eps;
+        match self.network.sizes.norm {
+            NormKind::Layer => {
+                let stats = Stats { mean: normed.mean, rstd: normed.rstd };
+                let norm = layer_norm::Norm { weight, bias, eps };
+                layer_norm::residual_fwd(sum, normed.out, stats, x, addend, &norm);
+            }
+            NormKind::Rms => {
+                let norm = rms_norm::Norm { weight, eps };
+                rms_norm::residual_fwd(sum, normed.out, normed.rstd, x, addend.rows, &norm);
+            }
+        }
+    }
+}

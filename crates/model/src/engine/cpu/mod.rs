@@ -1,0 +1,224 @@
+//! The explicit engine on a CPU: any [`Network`], in `f32`.
+//!
+//! Weights, gradients and moments lie in flat buffers; gradients are accumulated in place; activations lie in an
+//! arena that no step enlarges. Nothing here calls candle within a step, so its threads do not compete with rayon's.
+//!
+//! A batch is cut between sequences into slices, each of which goes through the network on one thread.
+//! Gradients of weights are computed over the whole micro-batch by blocks of the weight, and sums over rows
+//! sequence by sequence: results depend neither on the number of threads nor on what is kept or computed again.
+//!
+//! - `shapes`: the network's sizes as the operations take them
+//! - `sites`: where elements are dropped
+//! - `arena`, `rows`, `per_layer`: the buffers
+//! - `slices`, `forward_slice`, `backward_slice`: what one thread works on
+//! - `forward`, `backward`, `head`: the passes
+
+mod arena;
+mod backward;
+mod backward_slice;
+mod forward;
+mod forward_slice;
+mod head;
+mod per_layer;
+mod rows;
+mod shapes;
+mod sites;
+mod slices;
+
+use std::ops::Range;
+
+use candle_core::Result;
+use rayon::prelude::*;
+use wattle_ops::dropout::cpu as dropout;
+use wattle_ops::embedding::cpu as embedding;
+use wattle_ops::rope::Rotary;
+
+use self::arena::{Arena, ArenaSizes};
+use self::backward::weight_gradients;
+use self::backward_slice::{BackwardSlice, FinalNormSlice, add_vector_gradients, add_weight_gradients};
+use self::forward::Passes;
+use self::forward_slice::ForwardSlice;
+use self::head::Head;
+use self::rows::cut_mut;
+use self::sites::Sites;
+use self::slices::Slices;
+use super::flat_state::FlatState;
+use super::layout::{Layout, Placement};
+use super::network::{Block, Network, Sizes};
+use super::{Engine, EngineOptions, LossSum, MemoryPlan};
+use crate::config::ModelConfig;
+use crate::families;
+use crate::parameter::Parameter;
+use crate::pass::TrainingPass;
+
+/// What the arena of an engine for a model of `config` would take, for rayon's threads.
+pub(crate) fn arena_plan(config: &ModelConfig, vocab_size: usize, options: EngineOptions) -> MemoryPlan {
+    // All blocks are alike, and there may be more of them than could be listed.
+    let one_block = ModelConfig { n_layers: 1, ..config.clone() };
+    let shapes = families::parameter_shapes(&one_block, vocab_size);
+    let layout = Layout::of_shapes(shapes, &Placement::FLAT);
+    let network = families::network(&one_block, vocab_size, &layout);
+    network.arena_sizes(config.n_layers, options).plan()
+}
+
+/// Trains a model of a family.
+pub struct CpuEngine {
+    network: Network,
+    /// Where each block's norms and biases lie.
+    vectors: Vec<Range<usize>>,
+    rotary: Option<Rotary>,
+    arena_sizes: ArenaSizes,
+    head: Head,
+    state: FlatState,
+    arena: Arena,
+}
+
+impl CpuEngine {
+    /// An engine for the model of `config` with these `parameters`, of which it takes a copy, and for rayon's
+    /// threads.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    ///
+    /// # Panics
+    /// If the parameters are not those of `config`.
+    pub fn new(
+        config: &ModelConfig,
+        vocab_size: usize,
+        parameters: &[Parameter],
+        options: EngineOptions,
+    ) -> Result<Self> {
+        let state = FlatState::new(parameters)?;
+        let network = families::network(config, vocab_size, state.layout());
+        let arena_sizes = network.arena_sizes(network.n_layers(), options);
+        let Sizes { v, c, .. } = network.sizes;
+        Ok(Self {
+            vectors: network.blocks.iter().map(Block::vectors).collect(),
+            rotary: network.rotary(),
+            head: Head {
+                weight: network.head..network.head + v * c,
+                shape: network.sizes.classifier_shape(),
+            },
+            arena: Arena::new(&arena_sizes),
+            network,
+            arena_sizes,
+            state,
+        })
+    }
+
+    fn forward(&mut self, sites: &Sites, inputs: &[u32], slices: &Slices) {
+        let (passes, _, arena) = self.parts(sites);
+        let slices = ForwardSlice::cut(arena, slices);
+        slices.into_par_iter().with_max_len(1).for_each(|slice| passes.forward(slice, inputs));
+    }
+
+    fn backward(&mut self, sites: &Sites, inputs: &[u32], slices: &Slices) {
+        let n_sequences = inputs.len() / self.network.sizes.t;
+        self.final_norm_backward(sites, n_sequences, slices);
+        for layer_idx in (0..self.network.n_layers()).rev() {
+            self.block_backward(sites, layer_idx, n_sequences, slices);
+        }
+        self.embedding_backward(sites, inputs, slices);
+    }
+
+    fn final_norm_backward(&mut self, sites: &Sites, n_sequences: usize, slices: &Slices) {
+        let vectors = self.network.final_norm.range();
+        let (passes, gradients, arena) = self.parts(sites);
+        let slices = FinalNormSlice::cut(arena, vectors.len(), slices);
+        slices.into_par_iter().with_max_len(1).for_each(|slice| passes.final_norm_backward(slice));
+        add_vector_gradients(&mut gradients[vectors], arena, n_sequences);
+    }
+
+    fn block_backward(&mut self, sites: &Sites, layer_idx: usize, n_sequences: usize, slices: &Slices) {
+        let recompute = self.arena_sizes.options.recompute;
+        let vectors = self.vectors[layer_idx].clone();
+        let (passes, gradients, arena) = self.parts(sites);
+        let slices = BackwardSlice::cut(arena, layer_idx, &vectors, slices);
+        slices.into_par_iter().with_max_len(1).for_each(|slice| passes.backward(layer_idx, slice, recompute));
+        let Network { blocks, sizes, .. } = passes.network;
+        let products = weight_gradients(arena, layer_idx, &blocks[layer_idx], sizes.mlp);
+        add_weight_gradients(gradients, products, n_sequences);
+        add_vector_gradients(&mut gradients[vectors], arena, n_sequences);
+    }
+
+    fn embedding_backward(&mut self, sites: &Sites, inputs: &[u32], slices: &Slices) {
+        let Sizes { t, c, v, .. } = self.network.sizes;
+        let grad_x = &mut self.arena.gradients.x;
+        let parts: Vec<_> = slices.ranges().zip(cut_mut([&mut *grad_x], slices)).collect();
+        parts.into_par_iter().with_max_len(1).for_each(|(sequences, [grad])| {
+            if let Some(site) = sites.embedding(sequences.start) {
+                dropout::bwd(grad, t * c, &site);
+            }
+        });
+        let grad_x = grad_x.of(inputs.len() / t);
+        let table = |start: usize, n_rows: usize| start..start + n_rows * c;
+        let tokens = table(self.network.token_table, v);
+        let gradients = &mut self.state.gradients;
+        match self.network.position_table() {
+            Some(start) => {
+                let [tokens, positions] =
+                    gradients.get_disjoint_mut([tokens, table(start, t)]).expect("tables do not overlap");
+                embedding::bwd_par(tokens, Some(positions), grad_x, inputs, t, c);
+            }
+            None => embedding::bwd_par(&mut gradients[tokens], None, grad_x, inputs, t, c),
+        }
+    }
+
+    /// What passes read, and the gradients and the arena that they write.
+    fn parts<'a>(&'a mut self, sites: &'a Sites) -> (Passes<'a>, &'a mut [f32], &'a mut Arena) {
+        let Self { network, rotary, state, arena, .. } = self;
+        let passes = Passes { network, weights: &state.weights, sites, rotary: rotary.as_ref() };
+        (passes, &mut state.gradients, arena)
+    }
+}
+
+impl Engine for CpuEngine {
+    fn state(&self) -> &FlatState {
+        &self.state
+    }
+
+    fn state_mut(&mut self) -> &mut FlatState {
+        &mut self.state
+    }
+
+    fn accumulate_gradients(
+        &mut self,
+        inputs: &[u32],
+        targets: &[u32],
+        pass: TrainingPass,
+        scale: f32,
+    ) -> LossSum {
+        let slices = self.arena_sizes.slices(inputs, targets);
+        let sites = Sites::training(pass, &self.network);
+        // On one of rayon's threads, so that handing out work does not go through another.
+        rayon::scope(|_| {
+            self.forward(&sites, inputs, &slices);
+            let sum = self.head.train(&mut self.arena, &mut self.state, targets, scale);
+            self.backward(&sites, inputs, &slices);
+            sum
+        })
+    }
+
+    fn evaluate(&mut self, inputs: &[u32], targets: &[u32]) -> LossSum {
+        let slices = self.arena_sizes.slices(inputs, targets);
+        let sites = Sites::evaluation(&self.network);
+        rayon::scope(|_| {
+            self.forward(&sites, inputs, &slices);
+            self.head.evaluate(&mut self.arena, &self.state, targets)
+        })
+    }
+
+    fn memory(&self) -> MemoryPlan {
+        let bytes = (self.state.layout().len() * size_of::<f32>()) as u64;
+        MemoryPlan { weights: bytes, gradients: bytes, moments: 2 * bytes, ..self.arena_sizes.plan() }
+    }
+
+    fn allocated_bytes(&self) -> u64 {
+        self.state.bytes() + self.arena.bytes()
+    }
+
+    fn touch(&mut self) {
+        self.state.touch();
+        self.arena.touch();
+    }
+}

@@ -1,0 +1,77 @@
+//! The sizes of a network as a CPU's operations take them.
+
+use wattle_ops::HeadRows;
+use wattle_ops::attention::cpu as attention;
+use wattle_ops::classifier::cpu as classifier;
+use wattle_ops::linear::cpu as linear;
+
+use super::arena::ArenaSizes;
+use crate::engine::EngineOptions;
+use crate::engine::network::{Block, Linear, MlpKind, Network, Norm, NormKind, Sizes};
+
+impl Sizes {
+    /// Of attention.
+    pub(super) fn attention_shape(&self) -> attention::Shape {
+        let &Self { t, n_heads, n_kv_heads, head_width, .. } = self;
+        attention::Shape { t, n_heads, n_kv_heads, head_width }
+    }
+
+    /// Of the output head.
+    pub(super) fn classifier_shape(&self) -> classifier::Shape {
+        classifier::Shape { n_in: self.c, n_vocab: self.v }
+    }
+
+    /// Where the heads are that turn with the position: queries, and keys beside them.
+    pub(super) fn turning(&self) -> (HeadRows, usize) {
+        (HeadRows { offset: 0, row_stride: self.qkv() }, self.n_heads + self.n_kv_heads)
+    }
+}
+
+impl Linear {
+    /// Its sizes.
+    pub(super) fn shape(&self) -> linear::Shape {
+        let layout = match self.output_first {
+            true => linear::Layout::OutputFirst,
+            false => linear::Layout::InputFirst,
+        };
+        linear::Shape { n_in: self.n_in, n_out: self.n_out, layout }
+    }
+
+    /// Its weight and bias in a flat buffer.
+    pub(super) fn of<'a>(&self, buffer: &'a [f32]) -> (&'a [f32], Option<&'a [f32]>) {
+        (&buffer[self.weight_range()], self.bias_range().map(|bias| &buffer[bias]))
+    }
+}
+
+impl Norm {
+    /// Its weight and bias in a flat buffer.
+    pub(super) fn of<'a>(&self, buffer: &'a [f32]) -> (&'a [f32], Option<&'a [f32]>) {
+        (&buffer[self.weight_range()], self.bias_range().map(|bias| &buffer[bias]))
+    }
+}
+
+impl Network {
+    /// Of the buffers of an engine for `n_layers` blocks like the first.
+    pub(super) fn arena_sizes(&self, n_layers: usize, options: EngineOptions) -> ArenaSizes {
+        let sizes = &self.sizes;
+        let vectors = self.blocks.iter().map(Block::vectors).chain([self.final_norm.range()]);
+        ArenaSizes {
+            n_layers,
+            options,
+            attention: sizes.attention_shape(),
+            classifier: sizes.classifier_shape(),
+            mean: match sizes.norm {
+                NormKind::Layer => 1,
+                NormKind::Rms => 0,
+            },
+            before: sizes.expanded(),
+            after: sizes.ff,
+            grad_before: match sizes.mlp {
+                MlpKind::Plain(_) => 0,
+                MlpKind::Gated => sizes.expanded(),
+            },
+            most_vectors: vectors.map(|range| range.len()).max().unwrap_or(0),
+            n_threads: rayon::current_num_threads(),
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! A Llama as an engine sees it.
+
+use crate::config::ModelConfig;
+use crate::engine::layout::Layout;
+use crate::engine::network::{Block, Linear, MlpKind, Network, Norm, NormKind, Positions, Sizes};
+use crate::hugging_face::llama::{HEAD, TOKEN_TABLE};
+
+/// Tables with a row for each token.
+pub(crate) const VOCABULARY: [&str; 2] = [TOKEN_TABLE, HEAD];
+
+/// Projections that lie right behind the one before, and are one matrix with it.
+pub(crate) const CONTINUED: [&str; 3] =
+    [".self_attn.k_proj.weight", ".self_attn.v_proj.weight", ".mlp.up_proj.weight"];
+
+/// Its network, with the parameters where `layout` has them.
+pub(crate) fn network(config: &ModelConfig, vocab_size: usize, layout: &Layout) -> Network {
+    let sizes = Sizes {
+        n_heads: config.n_heads,
+        n_kv_heads: config.kv_heads(),
+        head_width: config.head_width(),
+        c: config.d_model,
+        ff: config.feed_forward_width(),
+        t: config.context,
+        v: vocab_size,
+        norm_eps: config.norm_eps as f32,
+        norm: NormKind::Rms,
+        mlp: MlpKind::Gated,
+    };
+    let token_table = find(layout, "model.embed_tokens");
+    Network {
+        token_table,
+        positions: Positions::Rotary { theta: config.rope_theta, scaling: config.scaling() },
+        blocks: (0..config.n_layers).map(|layer_idx| block(layout, layer_idx, &sizes)).collect(),
+        final_norm: Norm { weight: find(layout, "model.norm"), bias: None, width: sizes.c },
+        head: layout.find(HEAD).map_or(token_table, |range| range.start),
+        drops: false,
+        sizes,
+    }
+}
+
+fn block(layout: &Layout, layer_idx: usize, sizes: &Sizes) -> Block {
+    let place = |part: &str| find(layout, &format!("model.layers.{layer_idx}.{part}"));
+    let &Sizes { c, ff, .. } = sizes;
+    let norm = |part: &str| Norm { weight: place(part), bias: None, width: c };
+    let linear = |first: &str, n_in: usize, n_out: usize| Linear {
+        weight: place(first),
+        bias: None,
+        n_in,
+        n_out,
+        output_first: true,
+    };
+    Block {
+        attention_norm: norm("input_layernorm"),
+        attention_in: linear("self_attn.q_proj", c, sizes.qkv()),
+        attention_out: linear("self_attn.o_proj", sizes.heads(), c),
+        mlp_norm: norm("post_attention_layernorm"),
+        mlp_in: linear("mlp.gate_proj", c, sizes.expanded()),
+        mlp_out: linear("mlp.down_proj", ff, c),
+    }
+}
+
+fn find(layout: &Layout, name: &str) -> usize {
+    let name = format!("{name}.weight");
+    layout.find(&name).unwrap_or_else(|| panic!("a Llama has a parameter {name}")).start
+}
