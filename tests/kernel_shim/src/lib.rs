@@ -1,7 +1,7 @@
 //! A [`Board`] that is this machine's processor: every kernel of `kernels/`, compiled as C++, thread by thread.
 //!
 //! What an engine launches on a GPU it launches here, with the same arguments, so that every offset, order and shape
-//! is checked without one. Barriers mean what they mean on a device, and [`ShimBoard::shuffled`] runs warps in an order
+//! is checked without one. A launch whose arguments have other types than the kernel's parameters is refused. Barriers mean what they mean on a device, and [`ShimBoard::shuffled`] runs warps in an order
 //! drawn from a seed. Memory has guards on both sides. There are no tensor cores, no caches, and no speed.
 
 mod arena;
@@ -25,6 +25,7 @@ unsafe extern "C" {
         grid: *const u32,
         block: *const u32,
         args: *const *const std::ffi::c_void,
+        types: *const u8,
         n_args: usize,
         seed: u64,
     ) -> i32;
@@ -57,8 +58,8 @@ struct Inner {
 enum Work {
     Launch { kernel: String, grid: [u32; 3], block: [u32; 3], args: Vec<Arg> },
     Gemm(Gemm),
-    Attention(AttentionShape, AttentionForward),
-    AttentionBackward(AttentionShape, AttentionBackward),
+    Attention(AttentionShape, AttentionForward, DevicePtr),
+    AttentionBackward(AttentionShape, AttentionBackward, DevicePtr),
     Copy { to: DevicePtr, from: DevicePtr, bytes: usize },
     Zero { at: DevicePtr, bytes: usize },
     Mark(usize),
@@ -136,8 +137,14 @@ impl Inner {
                 launch(kernel, *grid, *block, args, seed)?;
             }
             Work::Gemm(gemm) => products::multiply(&self.arenas, gemm),
-            Work::Attention(shape, tensors) => fused::forward(&self.arenas, shape, tensors),
-            Work::AttentionBackward(shape, tensors) => fused::backward(&self.arenas, shape, tensors),
+            Work::Attention(shape, tensors, workspace) => {
+                fused::use_up(&mut self.arenas, shape, *workspace);
+                fused::forward(&self.arenas, shape, tensors);
+            }
+            Work::AttentionBackward(shape, tensors, workspace) => {
+                fused::use_up(&mut self.arenas, shape, *workspace);
+                fused::backward(&self.arenas, shape, tensors);
+            }
             &Work::Copy { to, from, bytes } => {
                 let source = arena::slice(&self.arenas, from, bytes).to_vec();
                 arena::slice_mut(&mut self.arenas, to, bytes).copy_from_slice(&source);
@@ -158,6 +165,7 @@ impl Inner {
 fn launch(kernel: &str, grid: [u32; 3], block: [u32; 3], args: &[Arg], seed: u64) -> Result<(), BoardError> {
     let name = CString::new(kernel).map_err(|_| BoardError::NoKernel(kernel.to_owned()))?;
     let pointers: Vec<_> = args.iter().map(Arg::as_ptr).collect();
+    let types: Vec<u8> = args.iter().map(Arg::code).collect();
     // SAFETY: the arrays are as long as the function is told; `args` outlives the call. The kernel's own accesses are
     // what is being tested: they are in the hands of its launcher, as on a device.
     let status = unsafe {
@@ -167,6 +175,7 @@ fn launch(kernel: &str, grid: [u32; 3], block: [u32; 3], args: &[Arg], seed: u64
             grid.as_ptr(),
             block.as_ptr(),
             pointers.as_ptr(),
+            types.as_ptr(),
             pointers.len(),
             seed,
         )
@@ -174,7 +183,10 @@ fn launch(kernel: &str, grid: [u32; 3], block: [u32; 3], args: &[Arg], seed: u64
     let why = match status {
         0 => return Ok(()),
         1 => return Err(BoardError::NoKernel(kernel.to_owned())),
-        2 => format!("{} arguments are not what it takes", args.len()),
+        2 => {
+            let types: String = args.iter().map(|arg| char::from(arg.code())).collect();
+            format!("arguments of types {types:?} are not what it takes")
+        }
         3 => "its threads wait for one another for ever".to_owned(),
         _ => format!("a block of {block:?} threads"),
     };
@@ -284,10 +296,10 @@ impl Board for ShimBoard {
 
 impl FusedAttention for ShimBoard {
     /// As strict as cuDNN is of widths.
-    fn prepare(&self, shape: &AttentionShape) -> Result<(), BoardError> {
+    fn prepare(&self, shape: &AttentionShape) -> Result<usize, BoardError> {
         self.lock().n_plans += 1;
         match shape.head_width % 8 {
-            0 => Ok(()),
+            0 => Ok(self.workspace_bytes(shape) as usize),
             _ => Err(BoardError::Call {
                 call: "prepare",
                 why: format!("heads of {} are no multiple of 8", shape.head_width),
@@ -297,14 +309,24 @@ impl FusedAttention for ShimBoard {
 
     /// As cuDNN's, with a fixed order of sums.
     fn workspace_bytes(&self, shape: &AttentionShape) -> u64 {
-        (2 * shape.batch * shape.n_heads * shape.time * shape.time) as u64
+        fused::workspace_bytes(shape) as u64
     }
 
-    fn forward(&self, shape: &AttentionShape, tensors: &AttentionForward) -> Result<(), BoardError> {
-        self.submit(Work::Attention(*shape, *tensors))
+    fn forward(
+        &self,
+        shape: &AttentionShape,
+        tensors: &AttentionForward,
+        workspace: DevicePtr,
+    ) -> Result<(), BoardError> {
+        self.submit(Work::Attention(*shape, *tensors, workspace))
     }
 
-    fn backward(&self, shape: &AttentionShape, tensors: &AttentionBackward) -> Result<(), BoardError> {
-        self.submit(Work::AttentionBackward(*shape, *tensors))
+    fn backward(
+        &self,
+        shape: &AttentionShape,
+        tensors: &AttentionBackward,
+        workspace: DevicePtr,
+    ) -> Result<(), BoardError> {
+        self.submit(Work::AttentionBackward(*shape, *tensors, workspace))
     }
 }

@@ -37,7 +37,7 @@ fn attend(
     let (site, dropout) = site(bench, n_heads * t * t)?;
     let (site, dropout) = if drops { (site, Some(&dropout)) } else { (Site::NONE, None) };
     let scratch = bench.take(cuda::scratch_bytes(&shape))?;
-    let (out_ptr, lse_ptr) = (bench.room(n * width)?, bench.room_f32(B * n_heads * t)?);
+    let (out_ptr, lse_ptr) = (bench.room(n * width)?, bench.room_of(B * n_heads * t)?);
     cuda::fwd(bench.board, out_ptr, lse_ptr, qkv_ptr, &shape, &site, scratch)?;
     let (mut out, mut lse) = (vec![0.0; n * width], vec![0.0; B * n_heads * t]);
     let mut cpu_scratch = vec![0.0; of_cpu.fwd_scratch_len().max(of_cpu.bwd_scratch_len())];
