@@ -2,6 +2,7 @@
 #include "shim.h"
 
 #include <cctype>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <string>
@@ -207,6 +208,11 @@ uint64_t exchange(uint64_t value, unsigned source) {
 }  // namespace shim
 
 // 0 done, 1 no such kernel, 2 wrong number of arguments, 3 threads wait for one another for ever, 4 too many threads.
+extern "C" const char* wattle_shim_kernel(size_t idx) {
+  if (idx >= shim::kernels().size()) return nullptr;
+  return std::next(shim::kernels().begin(), static_cast<std::ptrdiff_t>(idx))->first.c_str();
+}
+
 extern "C" int wattle_shim_launch(const char* name, const unsigned* grid, const unsigned* block, void* const* args,
                                   const char* types, size_t n_args, uint64_t seed) {
   using namespace shim;

@@ -1,14 +1,16 @@
 //! A [`Board`] that is this machine's processor: every kernel of `kernels/`, compiled as C++, thread by thread.
 //!
 //! What an engine launches on a GPU it launches here, with the same arguments, so that every offset, order and shape
-//! is checked without one. A launch whose arguments have other types than the kernel's parameters is refused. Barriers mean what they mean on a device, and [`ShimBoard::shuffled`] runs warps in an order
-//! drawn from a seed. Memory has guards on both sides. There are no tensor cores, no caches, and no speed.
+//! is checked without one. A launch whose arguments have other types than the kernel's parameters is refused. Barriers
+//! mean what they mean on a device, and [`ShimBoard::shuffled`] runs warps in an order drawn from a seed. Memory has
+//! guards on both sides. There are no tensor cores, no caches, and no speed.
 
 mod arena;
 mod fused;
 mod products;
 
-use std::ffi::CString;
+use std::collections::BTreeSet;
+use std::ffi::{CStr, CString};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -30,6 +32,22 @@ unsafe extern "C" {
         seed: u64,
     ) -> i32;
     fn wattle_shim_keep();
+    fn wattle_shim_kernel(idx: usize) -> *const std::ffi::c_char;
+}
+
+/// The names of all kernels in `kernels/`.
+pub fn kernels() -> BTreeSet<String> {
+    (0..)
+        .map_while(|idx| {
+            // SAFETY: the function gives null, or a name that lives as long as the program.
+            let name = unsafe {
+                wattle_shim_keep();
+                let name = wattle_shim_kernel(idx);
+                (!name.is_null()).then(|| CStr::from_ptr(name))
+            };
+            name.map(|name| name.to_string_lossy().into_owned())
+        })
+        .collect()
 }
 
 /// The stand-in for a GPU.
@@ -50,6 +68,7 @@ struct Inner {
     recording: Option<Vec<Work>>,
     recorded: Vec<Vec<Work>>,
     n_launches: usize,
+    launched: BTreeSet<String>,
     n_plans: usize,
 }
 
@@ -106,6 +125,11 @@ impl ShimBoard {
         self.lock().n_launches
     }
 
+    /// Names of the kernels that were launched so far.
+    pub fn launched(&self) -> BTreeSet<String> {
+        self.lock().launched.clone()
+    }
+
     /// Shapes that attention was made ready for.
     pub fn n_plans(&self) -> usize {
         self.lock().n_plans
@@ -133,6 +157,7 @@ impl Inner {
         match work {
             Work::Launch { kernel, grid, block, args } => {
                 self.n_launches += 1;
+                self.launched.insert(kernel.clone());
                 let seed = if seed == 0 { 0 } else { seed.wrapping_add(self.n_launches as u64) | 1 };
                 launch(kernel, *grid, *block, args, seed)?;
             }

@@ -2,8 +2,8 @@
 
 use super::memory::{DevicePtr, DeviceTensor, Elem, Ptr};
 use super::step_state::StepState;
-use crate::grad_norm::cuda::GradNorm;
-use crate::results::cuda::StepResult;
+use crate::grad_norm::board::GradNorm;
+use crate::results::board::StepResult;
 
 /// One launch of a kernel.
 #[derive(Clone, Debug)]

@@ -1,10 +1,10 @@
 //! The buffers of a forward and a backward pass.
 
-use wattle_ops::attention::cuda as attention;
+use wattle_ops::attention::board as attention;
 use wattle_ops::board::{DevicePtr, DeviceTensor, Elem, Ptr};
-use wattle_ops::layer_norm::cuda as layer_norm;
-use wattle_ops::linear::cuda as linear;
-use wattle_ops::rms_norm::cuda as rms_norm;
+use wattle_ops::layer_norm::board as layer_norm;
+use wattle_ops::linear::board as linear;
+use wattle_ops::rms_norm::board as rms_norm;
 
 use super::DeviceEngineOptions;
 use super::cutter::Cutter;

@@ -1,13 +1,13 @@
 //! The backward pass of a micro-batch. Gradients of parameters are added to the flat buffer as they come.
 
-use wattle_ops::attention::cuda as attention;
+use wattle_ops::attention::board as attention;
 use wattle_ops::board::{AttentionBackward, BoardError, DeviceTensor, Ptr};
-use wattle_ops::dropout::cuda as dropout;
-use wattle_ops::embedding::cuda as embedding;
-use wattle_ops::layer_norm::cuda as layer_norm;
-use wattle_ops::linear::cuda as linear;
-use wattle_ops::rms_norm::cuda as rms_norm;
-use wattle_ops::rope::cuda as rope;
+use wattle_ops::dropout::board as dropout;
+use wattle_ops::embedding::board as embedding;
+use wattle_ops::layer_norm::board as layer_norm;
+use wattle_ops::linear::board as linear;
+use wattle_ops::rms_norm::board as rms_norm;
+use wattle_ops::rope::board as rope;
 use wattle_ops::{activation, swiglu};
 
 use super::activations::{Activations, Attention, Normed};
@@ -64,12 +64,12 @@ impl MicroBatch<'_> {
         match self.sizes().mlp {
             MlpKind::Plain(kind) => {
                 let rows = self.hidden_rows(hidden, &block.mlp_in);
-                activation::cuda::bwd(self.board, kind, gradients.expanded, &rows)?;
+                activation::board::bwd(self.board, kind, gradients.expanded, &rows)?;
             }
             MlpKind::Gated => {
                 let dims = [self.n(), self.sizes().ff];
                 let (grad_x, grad_out) = (gradients.expanded, gradients.hidden);
-                swiglu::cuda::bwd(self.board, grad_x, grad_out, hidden.before, dims)?;
+                swiglu::board::bwd(self.board, grad_x, grad_out, hidden.before, dims)?;
             }
         }
         self.bias_backward(&block.mlp_in, gradients.expanded)?;

@@ -227,7 +227,7 @@ impl BoardEngine {
     fn refresh_working_copy(&self) -> Result<(), EngineError> {
         let State { weights, working, .. } = self.memory.state;
         if self.options.elem != Elem::F32 {
-            wattle_ops::cast::cuda::cast(self.board.as_ref(), working, weights, self.layout.len())?;
+            wattle_ops::cast::board::cast(self.board.as_ref(), working, weights, self.layout.len())?;
         }
         Ok(())
     }

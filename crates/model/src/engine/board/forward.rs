@@ -2,14 +2,14 @@
 
 use std::ops::Range;
 
-use wattle_ops::attention::cuda as attention;
+use wattle_ops::attention::board as attention;
 use wattle_ops::board::{AttentionForward, Board, BoardError, DeviceTensor};
-use wattle_ops::classifier::cuda as classifier;
-use wattle_ops::dropout::cuda::Site;
-use wattle_ops::embedding::cuda as embedding;
-use wattle_ops::layer_norm::cuda as layer_norm;
-use wattle_ops::rms_norm::cuda as rms_norm;
-use wattle_ops::rope::cuda as rope;
+use wattle_ops::classifier::board as classifier;
+use wattle_ops::dropout::board::Site;
+use wattle_ops::embedding::board as embedding;
+use wattle_ops::layer_norm::board as layer_norm;
+use wattle_ops::rms_norm::board as rms_norm;
+use wattle_ops::rope::board as rope;
 use wattle_ops::{activation, swiglu};
 
 use super::DeviceEngineOptions;
@@ -148,12 +148,12 @@ impl<'a> MicroBatch<'a> {
         match self.sizes().mlp {
             MlpKind::Plain(kind) => {
                 self.products().fwd(hidden.before, normed.out, linear, false)?;
-                activation::cuda::fwd(self.board, kind, hidden.after, &self.hidden_rows(hidden, linear))
+                activation::board::fwd(self.board, kind, hidden.after, &self.hidden_rows(hidden, linear))
             }
             MlpKind::Gated => {
                 self.products().fwd(hidden.before, normed.out, linear, true)?;
                 let dims = [self.n(), self.sizes().ff];
-                swiglu::cuda::fwd(self.board, hidden.after, hidden.before, dims)
+                swiglu::board::fwd(self.board, hidden.after, hidden.before, dims)
             }
         }
     }
@@ -273,9 +273,9 @@ impl<'a> MicroBatch<'a> {
         embedding::Rows { tokens: self.slot.tokens, n: self.n(), t, c }
     }
 
-    pub(super) fn hidden_rows(&self, hidden: &Hidden, linear: &Linear) -> activation::cuda::Input {
+    pub(super) fn hidden_rows(&self, hidden: &Hidden, linear: &Linear) -> activation::board::Input {
         let (n, c) = (self.n(), linear.n_out);
-        activation::cuda::Input { x: hidden.before, bias: self.optional_weight(linear.bias), n, c }
+        activation::board::Input { x: hidden.before, bias: self.optional_weight(linear.bias), n, c }
     }
 
     pub(super) fn attention(&self) -> attention::Shape {

@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use wattle_ops::board::{Board, BoardError, DevicePtr, Ptr, StepState};
-use wattle_ops::grad_norm::cuda::{self as grad_norm, GradNorm};
-use wattle_ops::results::cuda as results;
+use wattle_ops::grad_norm::board::{self as grad_norm, GradNorm};
+use wattle_ops::results::board as results;
 
 use super::cutter::Cutter;
 use super::error::EngineError;

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use wattle_ops::adamw::cuda as adamw;
+use wattle_ops::adamw::board as adamw;
 use wattle_ops::board::{Board, Elem};
 
 use super::DeviceEngineOptions;

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use super::cudnn::{CTensors, Cudnn, CudnnPlan, Pass};
 use super::lock;
 use super::stream::Stream;
-use crate::attention::cudnn::{CTensors, Cudnn, CudnnPlan, Pass};
 use crate::board::{
     AttentionBackward, AttentionForward, AttentionShape, BoardError, DevicePtr, FusedAttention,
 };

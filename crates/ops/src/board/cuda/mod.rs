@@ -24,6 +24,7 @@ mod beside;
 mod column_major;
 mod context;
 mod cublaslt;
+mod cudnn;
 mod driver;
 mod entry;
 mod marks;

@@ -2,9 +2,9 @@
 
 use super::bench::Bench;
 use super::embedding::site;
-use crate::attention::{cpu, cuda};
+use crate::attention::{board, cpu};
 use crate::board::BoardError;
-use crate::dropout::cuda::Site;
+use crate::dropout::board::Site;
 use crate::verify::Check;
 
 /// (t, heads of queries, heads of keys, width of a head)
@@ -28,7 +28,7 @@ fn attend(
     drops: bool,
 ) -> Result<Vec<Check>, BoardError> {
     bench.clear();
-    let shape = cuda::Shape { b: B, t, n_heads, n_kv_heads, d, elem: bench.elem };
+    let shape = board::Shape { b: B, t, n_heads, n_kv_heads, d, elem: bench.elem };
     let of_cpu = cpu::Shape { t, n_heads, n_kv_heads, head_width: d };
     let layout = cpu::QkvLayout::fused(&of_cpu);
     let (n, width) = (B * t, n_heads * d);
@@ -36,9 +36,9 @@ fn attend(
     let (grad_out, grad_out_ptr) = bench.normal(1, n * width)?;
     let (site, dropout) = site(bench, n_heads * t * t)?;
     let (site, dropout) = if drops { (site, Some(&dropout)) } else { (Site::NONE, None) };
-    let scratch = bench.take(cuda::scratch_bytes(&shape))?;
+    let scratch = bench.take(board::scratch_bytes(&shape))?;
     let (out_ptr, lse_ptr) = (bench.room(n * width)?, bench.room_of(B * n_heads * t)?);
-    cuda::fwd(bench.board, out_ptr, lse_ptr, qkv_ptr, &shape, &site, scratch)?;
+    board::fwd(bench.board, out_ptr, lse_ptr, qkv_ptr, &shape, &site, scratch)?;
     let (mut out, mut lse) = (vec![0.0; n * width], vec![0.0; B * n_heads * t]);
     let mut cpu_scratch = vec![0.0; of_cpu.fwd_scratch_len().max(of_cpu.bwd_scratch_len())];
     cpu::fwd(&mut out, &mut lse, &qkv, &layout, &of_cpu, dropout, &mut cpu_scratch);
@@ -50,7 +50,7 @@ fn attend(
         bench.check_f32(&subject, "log_sum_exp", lse_ptr, &lse, 64 + t)?,
     ];
     let grad_qkv_ptr = bench.room(qkv.len())?;
-    cuda::bwd(bench.board, grad_qkv_ptr, grad_out_ptr, lse_ptr, qkv_ptr, &shape, &site, scratch)?;
+    board::bwd(bench.board, grad_qkv_ptr, grad_out_ptr, lse_ptr, qkv_ptr, &shape, &site, scratch)?;
     let mut grad_qkv = vec![0.0; qkv.len()];
     let saved = cpu::Saved { out: &out, log_sum_exp: &lse, qkv: &qkv };
     cpu::bwd(&mut grad_qkv, &grad_out, saved, &layout, &of_cpu, dropout, &mut cpu_scratch);

@@ -3,10 +3,10 @@
 use super::SHAPES;
 use super::bench::Bench;
 use crate::Activation;
-use crate::activation::{cpu, cuda};
+use crate::activation::{board, cpu};
 use crate::board::BoardError;
-use crate::classifier::cuda as classifier;
-use crate::swiglu::{cpu as swiglu, cuda as swiglu_board};
+use crate::classifier::board as classifier;
+use crate::swiglu::{board as swiglu_board, cpu as swiglu};
 use crate::verify::Check;
 
 pub(super) fn checks(bench: &mut Bench<'_>) -> Result<Vec<Check>, BoardError> {
@@ -36,9 +36,9 @@ fn activate(
     let (bias, bias_ptr) = bench.normal(1, c)?;
     let (mut grad, grad_ptr) = bench.normal(2, n * c)?;
     let out_ptr = bench.room(n * c)?;
-    let input = cuda::Input { x: x_ptr, bias: with_bias.then_some(bias_ptr), n, c };
-    cuda::fwd(bench.board, activation, out_ptr, &input)?;
-    cuda::bwd(bench.board, activation, grad_ptr, &input)?;
+    let input = board::Input { x: x_ptr, bias: with_bias.then_some(bias_ptr), n, c };
+    board::fwd(bench.board, activation, out_ptr, &input)?;
+    board::bwd(bench.board, activation, grad_ptr, &input)?;
     let bias = if with_bias { bias } else { vec![0.0; c] };
     let mut out = vec![0.0; n * c];
     cpu::bias_fwd(activation, &mut out, &x, &bias);

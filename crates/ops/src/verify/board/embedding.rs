@@ -4,9 +4,9 @@ use wattle_random::{Purpose, Stream};
 
 use super::bench::Bench;
 use crate::board::{BoardError, StepState};
-use crate::dropout::cuda::{self as dropout, Site};
+use crate::dropout::board::{self as dropout, Site};
+use crate::embedding::board::{Rows, bwd, fwd};
 use crate::embedding::cpu;
-use crate::embedding::cuda::{Rows, bwd, fwd};
 use crate::verify::Check;
 use crate::{Dropout, verify::Subject};
 

@@ -3,7 +3,7 @@
 use super::bench::Bench;
 use crate::HeadRows;
 use crate::board::BoardError;
-use crate::rope::cuda::{Heads, bwd, fwd};
+use crate::rope::board::{Heads, bwd, fwd};
 use crate::rope::{Rotary, Scaling, cpu};
 use crate::verify::Check;
 

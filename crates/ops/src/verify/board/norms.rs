@@ -6,8 +6,8 @@ use super::embedding::site;
 use crate::Store;
 use crate::board::BoardError;
 use crate::dropout::cpu as dropout;
-use crate::layer_norm::{cpu as layer, cuda as layer_board};
-use crate::rms_norm::{cpu as rms, cuda as rms_board};
+use crate::layer_norm::{board as layer_board, cpu as layer};
+use crate::rms_norm::{board as rms_board, cpu as rms};
 use crate::verify::Check;
 
 const EPS: f32 = 1e-5;

@@ -2,11 +2,11 @@
 
 use super::bench::{Bench, round};
 use crate::adamw::cpu::{ParameterRange, State, step};
-use crate::adamw::{Hyperparameters, Update, cuda as adamw};
+use crate::adamw::{Hyperparameters, Update, board as adamw};
 use crate::board::{BoardError, Elem, StepState};
+use crate::grad_norm::board::{self as grad_norm, GradNorm};
 use crate::grad_norm::cpu;
-use crate::grad_norm::cuda::{self as grad_norm, GradNorm};
-use crate::results::cuda::{self as results, StepResult};
+use crate::results::board::{self as results, StepResult};
 use crate::verify::Check;
 use crate::verify::numbers::normal;
 

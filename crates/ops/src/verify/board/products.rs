@@ -3,9 +3,9 @@
 use super::SHAPES;
 use super::bench::{Bench, round};
 use crate::board::{BoardError, DeviceTensor, Epilogue, Gemm, Matrix, Ptr};
-use crate::cast::cuda as cast;
+use crate::cast::board as cast;
+use crate::linear::board as linear;
 use crate::linear::cpu;
-use crate::linear::cuda as linear;
 use crate::verify::Check;
 
 pub(super) fn checks(bench: &mut Bench<'_>) -> Result<Vec<Check>, BoardError> {

@@ -2,7 +2,7 @@
 
 use crate::board::args::args;
 use crate::board::{Board, BoardError, Launch, Ptr, StepState};
-use crate::grad_norm::cuda::GradNorm;
+use crate::grad_norm::board::GradNorm;
 
 /// What one step said.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -2,8 +2,8 @@
 
 use crate::board::args::{args, pack_grid, symbol};
 use crate::board::{Board, BoardError, DeviceTensor, Launch, Ptr};
-use crate::dropout::cuda::Site;
-use crate::linear::cuda::{Parts, column_sum};
+use crate::dropout::board::Site;
+use crate::linear::board::{Parts, column_sum};
 
 /// Rows of a block, a warp each.
 const ROWS_A_BLOCK: usize = 4;

@@ -5,7 +5,7 @@ use crate::board::args::{args, symbol};
 use crate::board::{
     Arg, Board, BoardError, DevicePtr, DeviceTensor, Elem, Epilogue, Gemm, Launch, Matrix, Ptr,
 };
-use crate::dropout::cuda::Site;
+use crate::dropout::board::Site;
 
 /// The sizes of an attention whose queries, keys and values lie side by side in rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use super::Hyperparameters;
 use crate::board::args::args;
 use crate::board::{Board, BoardError, DeviceTensor, Launch, Ptr, StepState};
-use crate::grad_norm::cuda::GradNorm;
+use crate::grad_norm::board::GradNorm;
 
 /// One update of flat buffers.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -26,7 +26,7 @@ pub struct Step {
     pub hyperparameters: Hyperparameters,
     /// What differs from step to step.
     pub state: Ptr<StepState>,
-    /// What [`grad_norm`](crate::grad_norm::cuda) left.
+    /// What [`grad_norm`](crate::grad_norm::board) left.
     pub norm: Ptr<GradNorm>,
 }
 

@@ -2,7 +2,7 @@
 
 use crate::board::args::{args, pack_grid, symbol};
 use crate::board::{Board, BoardError, DeviceTensor, Launch, Ptr};
-use crate::dropout::cuda::Site;
+use crate::dropout::board::Site;
 
 /// The rows of one micro-batch.
 #[derive(Clone, Copy, Debug, PartialEq)]
