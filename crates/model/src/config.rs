@@ -159,7 +159,7 @@ impl ModelConfig {
     /// Gives keys whose default depends on the family that default, unless they are among `explicit_keys`, the keys
     /// of the `model` section that the user has set.
     pub fn settle(&mut self, explicit_keys: &[&str]) {
-        (self.family.spec().settle)(self, &|key| !explicit_keys.contains(&key));
+        (self.family.spec().settle)(self, explicit_keys);
     }
 
     /// Width of the feed-forward block.

@@ -34,8 +34,8 @@ pub(crate) struct FamilySpec {
     // Its configuration.
     /// What is wrong with one, beside what is wrong for every family: sentences that start with the key.
     pub(crate) faults: fn(&ModelConfig, &mut Vec<String>),
-    /// Gives keys that are free their default in the family.
-    pub(crate) settle: fn(&mut ModelConfig, &dyn Fn(&str) -> bool),
+    /// Gives keys their default in the family, unless they are among those that the user has set.
+    pub(crate) settle: fn(&mut ModelConfig, &[&str]),
     /// Keys that change nothing.
     pub(crate) idle_keys: fn(&ModelConfig) -> Vec<IdleKey>,
     /// Width of the feed-forward block where none is given.

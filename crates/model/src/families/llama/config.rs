@@ -69,7 +69,8 @@ pub(super) fn number_faults(config: &ModelConfig, faults: &mut Vec<String>) {
 }
 
 /// The only activation; neither biases nor dropout, which a preset may have.
-pub(super) fn settle(config: &mut ModelConfig, is_free: &dyn Fn(&str) -> bool) {
+pub(super) fn settle(config: &mut ModelConfig, explicit_keys: &[&str]) {
+    let is_free = |key: &str| !explicit_keys.contains(&key);
     if is_free("activation") {
         config.activation = ActivationKind::Swiglu;
     }
