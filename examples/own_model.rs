@@ -39,8 +39,8 @@ use wattle_random::{Purpose, Stream};
 use wattle_runlog::{ComputeDevice, EventBody, MonotonicNs, Span};
 use wattle_train::error::ObserverError;
 use wattle_train::{
-    Checkpoints, Directive, Draft, EarlyStopConfig, Edge, EvaluateConfig, ExtraFile, Observer,
-    OptimizerConfig, Progress, ScheduleConfig, TrainConfig, Trainer, TrainerOptions,
+    Checkpoints, Directive, Draft, Edge, ExtraFile, Observer, OptimizerConfig, Progress, ScheduleConfig,
+    TrainConfig, Trainer, TrainerOptions,
 };
 
 /// Tokens that a prediction looks back on.
@@ -213,16 +213,12 @@ pub fn train(text: &Path, dir: &Path, steps: u64) -> anyhow::Result<Outcome> {
 fn options(steps: u64) -> TrainerOptions {
     TrainerOptions {
         seed: 1,
-        segment: 0,
         dropout: 0.05,
-        dtype: DType::F32,
         optimizer: OptimizerConfig { learning_rate: 1e-2, ..OptimizerConfig::default() },
         schedule: ScheduleConfig { warmup_steps: 5, ..ScheduleConfig::default() },
         train: TrainConfig { batch_size: 8, max_steps: steps, epochs: 0, ..TrainConfig::default() },
-        evaluate: EvaluateConfig::default(),
-        early_stop: EarlyStopConfig::default(),
         checkpoint_every_epochs: 1,
-        checkpoint_every_steps: 0,
+        ..TrainerOptions::default()
     }
 }
 

@@ -1,5 +1,11 @@
 //! How tensors that were read differ from those of a model, and long lists of names in messages.
 
+use std::collections::{HashMap, HashSet};
+
+use candle_core::Tensor;
+
+use crate::parameter::Parameter;
+
 /// As many names as a list shows in full.
 const MOST_NAMES: usize = 4;
 /// How many names a longer list shows.
@@ -31,6 +37,37 @@ impl Differences {
         faults.extend(clauses(&extra, "is not of this model", "are not of this model"));
         faults
     }
+}
+
+/// What is missing from `got`, extra in it, or of another shape than in `expected`, a clause each.
+pub(crate) fn differences<'a>(
+    expected: impl Iterator<Item = (String, &'a [usize])>,
+    got: &HashMap<String, Tensor>,
+) -> Vec<String> {
+    let mut differences = Differences::default();
+    let mut known = HashSet::new();
+    for (name, dims) in expected {
+        match got.get(&name) {
+            None => differences.missing.push(name.clone()),
+            Some(tensor) if tensor.dims() != dims => {
+                differences.wrong.push(format!("{name} has shape {:?}, expected {dims:?}", tensor.dims()));
+            }
+            Some(_) => {}
+        }
+        known.insert(name);
+    }
+    differences.extra = got.keys().filter(|name| !known.contains(*name)).cloned().collect();
+    differences.extra.sort();
+    differences.faults()
+}
+
+/// What is wrong with the moments of an optimizer for `parameters`, a clause each: `<parameter>.exp_avg` and
+/// `<parameter>.exp_avg_sq` (PyTorch's names) have the parameter's shape.
+pub fn moment_faults(parameters: &[Parameter], moments: &HashMap<String, Tensor>) -> Vec<String> {
+    let expected = parameters.iter().flat_map(|Parameter { name, var }| {
+        ["exp_avg", "exp_avg_sq"].map(|moment| (format!("{name}.{moment}"), var.dims()))
+    });
+    differences(expected, moments)
 }
 
 fn clauses(names: &[String], one: &str, many: &str) -> Vec<String> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::{Device, Result, Tensor};
 use wattle_ops::board::Board;
 
-use crate::differences::Differences;
+use crate::differences::differences;
 use crate::engine::board::{DeviceEngine, DeviceEngineOptions, EngineError};
 use crate::engine::{Engine, EngineOptions};
 use crate::kv_cache::KvCache;
@@ -63,8 +63,8 @@ pub trait LanguageModel {
         Ok(None)
     }
 
-    /// Refuses what [`LanguageModel::device_engine`] would refuse for lack of memory, if `taken` bytes are to be
-    /// something else's. The answer comes at once: parameters' values are not looked at, and nothing is made.
+    /// Refuses what [`LanguageModel::device_engine`] would refuse for lack of memory. The answer comes at once:
+    /// parameters' values are not looked at, and nothing is made.
     ///
     /// # Errors
     /// If there is too little memory, or the board fails.
@@ -72,7 +72,6 @@ pub trait LanguageModel {
         &self,
         _board: &dyn Board,
         _options: DeviceEngineOptions,
-        _taken: u64,
     ) -> std::result::Result<(), EngineError> {
         Ok(())
     }
@@ -115,7 +114,8 @@ pub(crate) fn set_parameters(
     parameters: &[Parameter],
     weights: &HashMap<String, Tensor>,
 ) -> Result<std::result::Result<(), Vec<String>>> {
-    let faults = mismatches(parameters, weights);
+    let expected = parameters.iter().map(|Parameter { name, var }| (name.clone(), var.dims()));
+    let faults = differences(expected, weights);
     if !faults.is_empty() {
         return Ok(Err(faults));
     }
@@ -123,23 +123,4 @@ pub(crate) fn set_parameters(
         parameter.var.set(&weights[&parameter.name].to_dtype(parameter.var.dtype())?)?;
     }
     Ok(Ok(()))
-}
-
-/// What is missing from `got`, extra in it, or of another shape than in `expected`, a clause each.
-fn mismatches(expected: &[Parameter], got: &HashMap<String, Tensor>) -> Vec<String> {
-    let mut differences = Differences::default();
-    for Parameter { name, var } in expected {
-        match got.get(name) {
-            None => differences.missing.push(name.clone()),
-            Some(other) if other.dims() != var.dims() => {
-                let fault = format!("{name} has shape {:?}, expected {:?}", other.dims(), var.dims());
-                differences.wrong.push(fault);
-            }
-            Some(_) => {}
-        }
-    }
-    let is_extra = |name: &&String| !expected.iter().any(|p| p.name == **name);
-    differences.extra = got.keys().filter(is_extra).cloned().collect();
-    differences.extra.sort();
-    differences.faults()
 }

@@ -33,7 +33,7 @@ pub mod pass;
 mod size;
 
 pub use config::{ActivationKind, Family, ModelConfig, RopeScaling};
-pub use differences::abridged;
+pub use differences::{abridged, moment_faults};
 pub use engine::board::{
     DeviceEngine, DeviceEngineOptions, DeviceSpan, EngineError, FinishedSteps, StepInputs, StepPart,
     StepResult,

@@ -8,7 +8,7 @@
 use candle_core::{DType, Device, Tensor};
 use rustix::time::{ClockId, clock_gettime};
 use wattle_ops::adamw::cpu::{ParameterRange, State};
-use wattle_ops::adamw::{self, Update};
+use wattle_ops::adamw::{self, Hyperparameters, Update};
 use wattle_ops::attention::cpu::{QkvLayout, Saved};
 use wattle_ops::classifier::cpu::Input;
 use wattle_ops::layer_norm::cpu::{Addend, Norm, Stats};
@@ -329,10 +329,7 @@ fn others(model: &Model, table: &mut Table) {
     let [mut parameters, mut mean, mut mean_square] = [0, 1, 2].map(|_| vec![0.0; n_parameters]);
     let ranges = [ParameterRange { range: 0..n_parameters, decays: true }];
     let update = Update {
-        beta1: 0.9,
-        beta2: 0.99,
-        eps: 1e-8,
-        weight_decay: 0.1,
+        hyperparameters: Hyperparameters { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 },
         learning_rate: 1e-3,
         step: 10,
         gradient_factor: 0.5,

@@ -11,29 +11,21 @@
 use std::process::Command;
 use std::time::Instant;
 
-use candle_core::{DType, Device};
+use candle_core::Device;
 use rustix::time::{ClockId, clock_gettime};
 use wattle_data::Batch;
-use wattle_model::engine::EngineOptions;
-use wattle_model::{Gpt2, LanguageModel, ModelConfig, Recompute, TrainingPass};
-use wattle_ops::adamw::Update;
-use wattle_ops::grad_norm::cpu::clip_factor;
-use wattle_train::AdamW;
-use wattle_train::clip;
-use wattle_train::config::OptimizerConfig;
-use wattle_train::gradients::{BatchOptions, batch_gradients};
+use wattle_model::{Gpt2, ModelConfig};
+use wattle_runlog::MonotonicNs;
+use wattle_train::engine::{Step, choose};
+use wattle_train::{TrainConfig, TrainerOptions};
 
 /// As in the program: a step of tier 0 makes and drops hundreds of tensors.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const VOCAB_SIZE: usize = 65;
-const CLIP_NORM: f64 = 1.0;
 /// Steps that touch memory for the first time, and do not count.
 const N_WARM_UP: usize = 3;
-
-/// Makes an update from a batch and says its loss; updates are counted from 1.
-type TrainStep<'a> = Box<dyn FnMut(&Batch, u64) -> f64 + 'a>;
 
 struct Shape {
     name: &'static str,
@@ -79,21 +71,22 @@ fn run(shape: &Shape, arguments: &[String]) {
     };
     let model = Gpt2::new(&config, VOCAB_SIZE, 1, &Device::Cpu).unwrap();
     let engine = option(arguments, "engine").unwrap_or("auto");
-    let mut step: TrainStep<'_> = match engine {
-        "autograd" => autograd(&model),
-        _ => explicit(&model, shape, option(arguments, "recompute").unwrap_or("none")),
-    };
+    let options = options(shape, engine, option(arguments, "recompute").unwrap_or("none"));
+    let mut steps = choose(&model, None, &options).unwrap();
+    let learning_rate = options.optimizer.learning_rate;
     let n_steps = option(arguments, "steps").map_or(shape.steps, |n| n.parse().unwrap());
     let batches: Vec<Batch> = (0..4).map(|i| random_batch(shape, i)).collect();
     let mut seconds = Vec::new();
-    let mut loss = 0.0;
+    let mut loss = 0.0f32;
     let mut cpu_start = 0.0;
     for n in 0..n_steps + N_WARM_UP {
         if n == N_WARM_UP {
             cpu_start = cpu_seconds();
         }
         let start = Instant::now();
-        loss = step(&batches[n % 4], n as u64 + 1);
+        let (number, batch) = (n as u64 + 1, &batches[n % 4]);
+        steps.step(&Step { number, learning_rate, batch, began: MonotonicNs::now() }).unwrap();
+        loss = steps.drain().unwrap().results[0].loss;
         seconds.push(start.elapsed().as_secs_f64());
     }
     let cpu_ms = (cpu_seconds() - cpu_start) / n_steps as f64 * 1e3;
@@ -110,36 +103,17 @@ fn run(shape: &Shape, arguments: &[String]) {
     );
 }
 
-fn explicit<'a>(model: &'a Gpt2, shape: &Shape, recompute: &str) -> TrainStep<'a> {
-    let recompute = serde_json::from_value::<Recompute>(recompute.into()).unwrap();
-    let options = EngineOptions { micro_batch: shape.batch_size, recompute };
-    let mut engine = model.engine(options).unwrap().unwrap();
-    let OptimizerConfig { beta1, beta2, eps, weight_decay, learning_rate, .. } = OptimizerConfig::default();
-    Box::new(move |batch, step| {
-        engine.state_mut().zero_gradients();
-        let scale = 1.0 / batch.targets.len() as f32;
-        let pass = TrainingPass { seed: 1, step, first_sequence: 0, dropout: 0.0 };
-        let sum = engine.accumulate_gradients(&batch.inputs, &batch.targets, pass, scale);
-        let gradient_factor = clip_factor(engine.state().grad_norm(), CLIP_NORM);
-        let update = Update { beta1, beta2, eps, weight_decay, learning_rate, step, gradient_factor };
-        engine.state_mut().update(&update);
-        sum.loss / batch.targets.len() as f64
-    })
-}
-
-fn autograd(model: &Gpt2) -> TrainStep<'_> {
-    let config = OptimizerConfig::default();
-    let rate = config.learning_rate;
-    let mut optimizer = AdamW::new(&config, model.parameters()).unwrap();
-    Box::new(move |batch, step| {
-        let pass = TrainingPass { seed: 1, step, first_sequence: 0, dropout: 0.0 };
-        let options = BatchOptions { micro_batch: batch.batch_size, dtype: DType::F32, pass };
-        let result = batch_gradients(model, batch, options, &Device::Cpu).unwrap();
-        let gradients: Vec<_> = result.gradients.into_iter().map(Option::unwrap).collect();
-        let factor = clip::clip_factor(&clip::global_norm(&gradients).unwrap(), CLIP_NORM).unwrap();
-        optimizer.step(model.parameters(), &gradients, Some(&factor), step, rate).unwrap();
-        f64::from(result.loss.to_scalar::<f32>().unwrap())
-    })
+fn options(shape: &Shape, engine: &str, recompute: &str) -> TrainerOptions {
+    TrainerOptions {
+        seed: 1,
+        train: TrainConfig {
+            batch_size: shape.batch_size,
+            engine: serde_json::from_value(engine.into()).unwrap(),
+            recompute: serde_json::from_value(recompute.into()).unwrap(),
+            ..TrainConfig::default()
+        },
+        ..TrainerOptions::default()
+    }
 }
 
 fn random_batch(shape: &Shape, idx: u32) -> Batch {

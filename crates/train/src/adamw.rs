@@ -4,8 +4,7 @@ use std::collections::HashMap;
 
 use candle_core::{Result, Tensor};
 use wattle_model::Parameter;
-
-use crate::config::OptimizerConfig;
+use wattle_ops::adamw::Hyperparameters;
 
 /// AdamW over a model's parameters. Moments are `f32`, and public, so that a run can resume exactly.
 ///
@@ -18,7 +17,7 @@ use crate::config::OptimizerConfig;
 /// # References
 /// Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, 2019, algorithm 2.
 pub struct AdamW {
-    config: OptimizerConfig,
+    hyperparameters: Hyperparameters,
     moments: Vec<Moments>,
 }
 
@@ -29,12 +28,12 @@ struct Moments {
 
 impl AdamW {
     /// An optimizer that has seen nothing yet.
-    pub fn new(config: &OptimizerConfig, parameters: &[Parameter]) -> Result<Self> {
+    pub fn new(hyperparameters: Hyperparameters, parameters: &[Parameter]) -> Result<Self> {
         let moments = parameters
             .iter()
             .map(|p| Ok(Moments { mean: p.var.zeros_like()?, mean_square: p.var.zeros_like()? }))
             .collect::<Result<_>>()?;
-        Ok(Self { config: config.clone(), moments })
+        Ok(Self { hyperparameters, moments })
     }
 
     /// Makes update number `step`, counted from 1.
@@ -49,7 +48,7 @@ impl AdamW {
         step: u64,
         learning_rate: f64,
     ) -> Result<()> {
-        let OptimizerConfig { beta1, beta2, eps, weight_decay, .. } = self.config;
+        let Hyperparameters { beta1, beta2, eps, weight_decay } = self.hyperparameters;
         let mean_correction = 1.0 - beta1.powf(step as f64);
         let square_correction = 1.0 - beta2.powf(step as f64);
         for ((parameter, gradient), moments) in parameters.iter().zip(gradients).zip(&mut self.moments) {
@@ -68,8 +67,8 @@ impl AdamW {
         Ok(())
     }
 
-    /// Its state as named tensors, `<parameter>.exp_avg` and `<parameter>.exp_avg_sq`, PyTorch's names.
-    pub fn state(&self, parameters: &[Parameter]) -> Vec<(String, Tensor)> {
+    /// The moments as named tensors, `<parameter>.exp_avg` and `<parameter>.exp_avg_sq`, PyTorch's names.
+    pub fn moments(&self, parameters: &[Parameter]) -> Vec<(String, Tensor)> {
         let names = parameters.iter().map(|p| &p.name);
         names
             .zip(&self.moments)
@@ -82,41 +81,23 @@ impl AdamW {
             .collect()
     }
 
-    /// Takes over a state as [`AdamW::state`] gives it.
+    /// Takes over moments as [`AdamW::moments`] gives them.
     ///
     /// # Errors
-    /// Names of what is missing or of another shape; nothing is changed then.
-    pub fn set_state(
-        &mut self,
-        parameters: &[Parameter],
-        state: &HashMap<String, Tensor>,
-    ) -> std::result::Result<(), Vec<String>> {
-        let mut faults = Vec::new();
-        let mut take = |name: String, like: &Tensor| match state.get(&name) {
-            Some(tensor) if tensor.dims() == like.dims() => Some(tensor.clone()),
-            Some(tensor) => {
-                faults.push(format!("{name} has shape {:?}, expected {:?}", tensor.dims(), like.dims()));
-                None
-            }
-            None => {
-                faults.push(format!("{name} is missing"));
-                None
-            }
+    /// If one is missing or of another shape; nothing is changed then.
+    pub fn set_moments(&mut self, parameters: &[Parameter], moments: &HashMap<String, Tensor>) -> Result<()> {
+        let take = |name: String, like: &Tensor| match moments.get(&name) {
+            Some(tensor) if tensor.dims() == like.dims() => Ok(tensor.clone()),
+            _ => candle_core::bail!("{name} is not among the moments, or has another shape"),
         };
-        let taken: Option<Vec<Moments>> = parameters
+        self.moments = parameters
             .iter()
             .map(|Parameter { name, var }| {
-                let mean = take(format!("{name}.exp_avg"), var);
-                let mean_square = take(format!("{name}.exp_avg_sq"), var);
-                Some(Moments { mean: mean?, mean_square: mean_square? })
+                let mean = take(format!("{name}.exp_avg"), var)?;
+                let mean_square = take(format!("{name}.exp_avg_sq"), var)?;
+                Ok(Moments { mean, mean_square })
             })
-            .collect();
-        match taken {
-            Some(moments) => {
-                self.moments = moments;
-                Ok(())
-            }
-            None => Err(faults),
-        }
+            .collect::<Result<_>>()?;
+        Ok(())
     }
 }

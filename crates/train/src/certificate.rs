@@ -4,9 +4,9 @@
 //! through them are silently absent. A model that uses one trains, badly. So no update is made before every
 //! parameter has a gradient.
 //!
-//! Under autograd that is a gradient in the store. An explicit engine has a place for every gradient, whether or
-//! not its backward pass comes by; so all places are marked before the first batch, and a parameter whose place
-//! still bears nothing but the mark afterwards is one that nothing was added to.
+//! Under autograd that is a gradient in the store. An explicit engine has a place for every gradient, whether or not
+//! its backward pass reaches it. So before the first batch all places are set to −0, which every sum takes for zero;
+//! a place that still holds nothing but −0 afterwards is one to which nothing was added.
 
 use candle_core::{Result, Tensor};
 use wattle_model::Parameter;
@@ -43,11 +43,11 @@ pub fn refuse_unreached(names: Vec<String>) -> std::result::Result<(), TrainErro
 ///
 /// # Errors
 /// If a tensor operation fails.
-pub fn all_zero<'a>(parameters: &'a [Parameter], gradients: &[Tensor]) -> Result<Vec<&'a str>> {
+pub fn all_zero(parameters: &[Parameter], gradients: &[Tensor]) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for (parameter, gradient) in parameters.iter().zip(gradients) {
         if largest(gradient)? == 0.0 {
-            names.push(parameter.name.as_str());
+            names.push(parameter.name.clone());
         }
     }
     Ok(names)

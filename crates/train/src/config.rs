@@ -3,6 +3,7 @@
 use candle_core::DType;
 use serde::{Deserialize, Serialize};
 use wattle_model::Recompute;
+use wattle_ops::adamw::Hyperparameters;
 
 /// The `optimizer` section.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -43,6 +44,14 @@ impl Default for OptimizerConfig {
             eps: 1e-8,
             weight_decay: 0.1,
         }
+    }
+}
+
+impl OptimizerConfig {
+    /// The numbers that all updates of a run share.
+    pub fn hyperparameters(&self) -> Hyperparameters {
+        let &Self { beta1, beta2, eps, weight_decay, .. } = self;
+        Hyperparameters { beta1, beta2, eps, weight_decay }
     }
 }
 
@@ -105,7 +114,7 @@ pub struct TrainConfig {
     pub recompute: Recompute,
 }
 
-/// An engine tier.
+/// What computes gradients and updates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EngineChoice {
@@ -114,7 +123,7 @@ pub enum EngineChoice {
     Auto,
     /// candle's autograd: the reference, slower and larger.
     Autograd,
-    /// Forward and backward written out, in `f32` on a CPU, for the families that have it.
+    /// Forward and backward written out, for wattle's own families: in `f32` on a CPU, in `f32` or bf16 on a GPU.
     Explicit,
 }
 

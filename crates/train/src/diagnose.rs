@@ -2,9 +2,9 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 use wattle_data::Batch;
-use wattle_model::{LanguageModel, Parameter, Pass};
+use wattle_model::{LanguageModel, Parameter, Pass, TrainingPass};
 
-use crate::gradients::{BatchOptions, micro_batch};
+use crate::gradients::{BatchOptions, micro_batches};
 
 /// Whether every element is a finite number. One number comes to the host.
 pub fn is_finite(x: &Tensor) -> Result<bool> {
@@ -30,16 +30,15 @@ pub fn first_not_finite(
         }
     }
     let mut first = None;
-    for first_sequence in (0..batch.batch_size).step_by(options.micro_batch) {
-        let n_sequences = options.micro_batch.min(batch.batch_size - first_sequence);
-        let (inputs, _) = micro_batch(batch, first_sequence, n_sequences, device)?;
+    for micro_batch in micro_batches(batch, options.micro_batch) {
+        let (inputs, _) = micro_batch.tensors(device)?;
         let mut watch = |name: &str, x: &Tensor| {
             if first.is_none() && !is_finite(x)? {
                 first = Some(name.to_owned());
             }
             Ok(())
         };
-        let training = wattle_model::TrainingPass { first_sequence, ..options.pass };
+        let training = TrainingPass { first_sequence: micro_batch.first_sequence, ..options.pass };
         model.logits(&inputs, &mut Pass::training(options.dtype, training).watched(&mut watch))?;
     }
     if let Some(name) = first {

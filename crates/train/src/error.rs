@@ -25,7 +25,7 @@ pub enum TrainError {
     Model(#[from] ModelError),
     /// The engine on a board cannot be built, or the board failed.
     #[error(transparent)]
-    Engine(#[from] EngineError),
+    Engine(EngineError),
     /// The run directory cannot be written.
     #[error(transparent)]
     Runlog(#[from] RunlogError),
@@ -81,8 +81,8 @@ pub enum TrainError {
     },
     /// The explicit engine was asked for where there is none.
     #[error(
-        "train.engine = \"explicit\": there is one for the GPT-2 and Llama families, on a CPU in f32 alone; set it to \
-         \"auto\", or precision.dtype to \"f32\""
+        "train.engine = \"explicit\": wattle's own families have one, in f32 on a CPU and in f32 or bf16 on a GPU; set \
+         train.engine to \"auto\", or precision.dtype to \"f32\""
     )]
     NoEngine,
     /// The device that was asked for cannot be had.
@@ -95,5 +95,14 @@ impl TrainError {
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { action, path, source }
+    }
+}
+
+impl From<EngineError> for TrainError {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Unreached { names } => Self::NoGradient { names },
+            other => Self::Engine(other),
+        }
     }
 }

@@ -3,11 +3,12 @@
 use candle_core::{DType, Device};
 use wattle_data::{Batch, EvalBatches, SplitManifest, TokenStore};
 use wattle_model::engine::LossSum;
-use wattle_model::{DeviceEngine, Engine, EngineOptions, LanguageModel, Pass, Recompute};
+use wattle_model::{EngineOptions, LanguageModel, Pass, Recompute};
 use wattle_ops::cross_entropy::{cross_entropy_sum, n_correct};
 
+use crate::engine::StepEngine;
 use crate::error::TrainError;
-use crate::gradients::micro_batch;
+use crate::gradients::micro_batches;
 
 /// What an evaluation found.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -66,13 +67,27 @@ fn evaluate_within(
     device: &Device,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Evaluation, TrainError> {
-    evaluate_batches(store, context, options, progress, |batch| {
-        let (inputs, targets) = micro_batch(batch, 0, batch.batch_size, device)?;
-        let logits = model.logits(&inputs, &mut Pass::evaluation(options.dtype))?.flatten_to(1)?;
+    evaluate_batches(store, context, options, progress, |batch| losses(model, batch, options.dtype, device))
+}
+
+/// The losses of a batch by the model's own operations, without dropout.
+///
+/// # Errors
+/// If a tensor operation fails.
+pub(crate) fn losses(
+    model: &dyn LanguageModel,
+    batch: &Batch,
+    dtype: DType,
+    device: &Device,
+) -> Result<LossSum, TrainError> {
+    let mut sum = LossSum::default();
+    for micro_batch in micro_batches(batch, batch.batch_size) {
+        let (inputs, targets) = micro_batch.tensors(device)?;
+        let logits = model.logits(&inputs, &mut Pass::evaluation(dtype))?.flatten_to(1)?;
         let loss = f64::from(cross_entropy_sum(&logits, &targets)?.to_scalar::<f32>()?);
-        let n_correct = n_correct(&logits, &targets)?.to_scalar::<f32>()? as usize;
-        Ok(LossSum { loss, n_correct })
-    })
+        sum += LossSum { loss, n_correct: n_correct(&logits, &targets)?.to_scalar::<f32>()? as usize };
+    }
+    Ok(sum)
 }
 
 /// [`evaluate`] of a model that is not being trained: by its family's explicit engine where there is one, which
@@ -99,41 +114,25 @@ pub fn evaluate_by_best(
         false => None,
     };
     match engine {
-        Some(mut engine) => evaluate_explicitly(engine.as_mut(), store, model.context(), options, progress),
+        Some(mut engine) => evaluate_batches(store, context, options, progress, |batch| {
+            Ok(engine.evaluate(&batch.inputs, &batch.targets))
+        }),
         None => evaluate(model, store, options, device, progress),
     }
 }
 
-/// [`evaluate`] by an explicit engine, of the weights that it has.
+/// [`evaluate`] by the engine that trains, of the weights that it has.
 ///
 /// # Errors
-/// If the data cannot be read.
-pub(crate) fn evaluate_explicitly(
-    engine: &mut dyn Engine,
+/// If the data cannot be read or the engine fails.
+pub(crate) fn evaluate_in_training(
+    engine: &mut dyn StepEngine,
     store: &TokenStore,
-    context: usize,
     options: EvaluateOptions,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Evaluation, TrainError> {
-    evaluate_batches(store, context, options, progress, |batch| {
-        Ok(engine.evaluate(&batch.inputs, &batch.targets))
-    })
-}
-
-/// [`evaluate`] by an engine on a board, of the weights that it has.
-///
-/// # Errors
-/// If the data cannot be read or the board fails.
-pub(crate) fn evaluate_on_device(
-    engine: &mut dyn DeviceEngine,
-    store: &TokenStore,
-    context: usize,
-    options: EvaluateOptions,
-    progress: &mut dyn FnMut(u64, u64),
-) -> Result<Evaluation, TrainError> {
-    evaluate_batches(store, context, options, progress, |batch| {
-        Ok(engine.evaluate(&batch.inputs, &batch.targets)?)
-    })
+    let context = engine.model().context();
+    evaluate_batches(store, context, options, progress, |batch| engine.evaluate(batch))
 }
 
 fn evaluate_batches(

@@ -5,6 +5,8 @@ use wattle_data::Batch;
 use wattle_model::{LanguageModel, Pass, TrainingPass};
 use wattle_ops::cross_entropy::{cross_entropy_sum, n_correct};
 
+use crate::trainer::TrainerOptions;
+
 /// What one batch says. Scalars stay on the device until they are asked for.
 pub struct BatchGradients {
     /// A gradient for each parameter, in the model's order; `None` where none reaches it.
@@ -26,6 +28,47 @@ pub struct BatchOptions {
     pub pass: TrainingPass,
 }
 
+impl BatchOptions {
+    /// Those of the step with this number, counted from 1.
+    pub(crate) fn of_step(options: &TrainerOptions, step: u64) -> Self {
+        let &TrainerOptions { seed, dropout, dtype, .. } = options;
+        let pass = TrainingPass { seed, step, first_sequence: 0, dropout };
+        Self { micro_batch: options.train.micro_batch(), dtype, pass }
+    }
+}
+
+/// Neighbouring sequences of a batch that go through the model together.
+pub(crate) struct MicroBatch<'a> {
+    /// Position of the first in the batch.
+    pub(crate) first_sequence: usize,
+    /// (b·t)
+    pub(crate) inputs: &'a [u32],
+    /// (b·t)
+    pub(crate) targets: &'a [u32],
+    context: usize,
+}
+
+/// Cuts a batch into micro-batches of `micro_batch` sequences; the last may have fewer.
+pub(crate) fn micro_batches(batch: &Batch, micro_batch: usize) -> impl Iterator<Item = MicroBatch<'_>> {
+    let len = micro_batch * batch.context;
+    let parts = batch.inputs.chunks(len).zip(batch.targets.chunks(len)).enumerate();
+    parts.map(move |(idx, (inputs, targets))| MicroBatch {
+        first_sequence: idx * micro_batch,
+        inputs,
+        targets,
+        context: batch.context,
+    })
+}
+
+impl MicroBatch<'_> {
+    /// Inputs (b, t) and targets (b·t).
+    pub(crate) fn tensors(&self, device: &Device) -> Result<(Tensor, Tensor)> {
+        let n = self.inputs.len();
+        let inputs = Tensor::from_slice(self.inputs, (n / self.context, self.context), device)?;
+        Ok((inputs, Tensor::from_slice(self.targets, n, device)?))
+    }
+}
+
 /// The gradient of the mean loss over all tokens of `batch`.
 ///
 /// Each micro-batch's summed loss is divided by the tokens of the whole batch, so that the sum of their
@@ -40,10 +83,9 @@ pub fn batch_gradients(
     let mut gradients: Vec<Option<Tensor>> = vec![None; model.parameters().len()];
     let mut loss = Tensor::zeros((), DType::F32, device)?;
     let mut correct = Tensor::zeros((), DType::F32, device)?;
-    for first in (0..batch.batch_size).step_by(options.micro_batch) {
-        let n_sequences = options.micro_batch.min(batch.batch_size - first);
-        let (inputs, targets) = micro_batch(batch, first, n_sequences, device)?;
-        let pass = TrainingPass { first_sequence: first, ..options.pass };
+    for micro_batch in micro_batches(batch, options.micro_batch) {
+        let (inputs, targets) = micro_batch.tensors(device)?;
+        let pass = TrainingPass { first_sequence: micro_batch.first_sequence, ..options.pass };
         let logits = model.logits(&inputs, &mut Pass::training(options.dtype, pass))?.flatten_to(1)?;
         let micro_loss = (cross_entropy_sum(&logits, &targets)? / n_tokens)?;
         loss = (loss + micro_loss.detach())?;
@@ -62,18 +104,4 @@ pub fn batch_gradients(
         }
     }
     Ok(BatchGradients { gradients, loss, accuracy: (correct / n_tokens)? })
-}
-
-/// Inputs (b, t) and targets (b·t) of `n_sequences` sequences from `first` on.
-pub(crate) fn micro_batch(
-    batch: &Batch,
-    first: usize,
-    n_sequences: usize,
-    device: &Device,
-) -> Result<(Tensor, Tensor)> {
-    let t = batch.context;
-    let tokens = first * t..(first + n_sequences) * t;
-    let inputs = Tensor::from_slice(&batch.inputs[tokens.clone()], (n_sequences, t), device)?;
-    let targets = Tensor::from_slice(&batch.targets[tokens], n_sequences * t, device)?;
-    Ok((inputs, targets))
 }

@@ -5,6 +5,7 @@
 //!
 //! - [`config`]: the sections of a configuration that say how to train
 //! - [`plan`]: how many steps and epochs that makes
+//! - [`engine`]: what makes the steps: one interface, three engines
 //! - [`gradients`]: loss and gradients of a batch, in micro-batches
 //! - [`certificate`]: proof that every parameter receives a gradient
 //! - [`clip`]: clipping by global norm
@@ -13,7 +14,6 @@
 //! - [`evaluate`]: loss on held-out data
 //! - [`early_stop`]: when to stop before the end
 //! - [`diagnose`]: which tensor was the first that is not finite
-//! - [`optimizer_state`]: moments by name, whichever engine tier they belong to
 //! - [`checkpoint`]: what a run can go on from, complete or absent
 //! - [`observer`]: who is told
 //! - [`trainer`]: the loop
@@ -27,16 +27,14 @@ pub mod config;
 pub mod device;
 pub mod diagnose;
 pub mod early_stop;
+pub mod engine;
 pub mod error;
 pub mod evaluate;
 pub mod gradients;
 pub mod observer;
-pub mod optimizer_state;
 pub mod plan;
 pub mod schedule;
 pub mod trainer;
-
-mod tier;
 
 pub use adamw::AdamW;
 pub use checkpoint::{Checkpoints, TrainState};
@@ -44,8 +42,8 @@ pub use config::{
     CheckpointConfig, EarlyStopConfig, EngineChoice, EvaluateConfig, OptimizerConfig, PrecisionConfig,
     ScheduleConfig, TrainConfig,
 };
+pub use engine::StepEngine;
 pub use error::TrainError;
 pub use observer::{Directive, Draft, Edge, ExtraFile, Observer, Progress};
-pub use optimizer_state::OptimizerState;
 pub use plan::Plan;
 pub use trainer::{Trainer, TrainerOptions};

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device};
 use wattle_data::{Batch, Dataset, Loader};
-use wattle_model::{LanguageModel, MemoryPlan, TrainingPass, abridged};
+use wattle_model::{LanguageModel, MemoryPlan};
 use wattle_ops::board::Board;
 use wattle_runlog::event::EvaluateEvent;
 use wattle_runlog::{EventBody, MonotonicNs, Phase, Span, SpanClock, StopReason};
@@ -21,14 +21,14 @@ use crate::config::{
 };
 use crate::device::open_board;
 use crate::diagnose::first_not_finite;
+use crate::engine::{self, Step, StepEngine};
 use crate::error::TrainError;
-use crate::evaluate::EvaluateOptions;
+use crate::evaluate::{EvaluateOptions, evaluate_in_training};
 use crate::gradients::{BatchOptions, batch_gradients};
 use crate::observer::{Directive, Draft, Edge, Observer, Progress};
 use crate::plan::Plan;
 use crate::schedule::learning_rate;
-use crate::tier::{Tier, device_engine_options};
-use crate::trainer::telling::{PendingStep, StepScalars};
+use crate::trainer::telling::PendingStep;
 
 /// How long a paused run waits before it asks again.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -60,15 +60,32 @@ pub struct TrainerOptions {
     pub checkpoint_every_steps: u64,
 }
 
+impl Default for TrainerOptions {
+    /// Each section's defaults, in `f32`, without dropout or checkpoints before the end.
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            segment: 0,
+            dropout: 0.0,
+            dtype: DType::F32,
+            optimizer: OptimizerConfig::default(),
+            schedule: ScheduleConfig::default(),
+            train: TrainConfig::default(),
+            evaluate: EvaluateConfig::default(),
+            early_stop: EarlyStopConfig::default(),
+            checkpoint_every_epochs: 0,
+            checkpoint_every_steps: 0,
+        }
+    }
+}
+
 /// Trains one model on one dataset.
 pub struct Trainer<'a> {
-    model: &'a dyn LanguageModel,
     dataset: &'a Dataset,
-    device: Device,
     options: TrainerOptions,
     loader: Loader,
     plan: Plan,
-    tier: Tier,
+    engine: Box<dyn StepEngine + 'a>,
     checkpoints: Checkpoints,
     state: TrainState,
     /// Steps made whose losses have not come to the host.
@@ -79,7 +96,6 @@ pub struct Trainer<'a> {
     told_until: MonotonicNs,
     /// Duration of the step that was told last.
     step_time: Duration,
-    certified: bool,
     /// Whether steps were made since the last epoch's end or this segment's start.
     epoch_open: bool,
     /// Finished updates at the newest checkpoint.
@@ -104,18 +120,17 @@ impl<'a> Trainer<'a> {
             EngineChoice::Autograd => None,
             EngineChoice::Auto | EngineChoice::Explicit => open_board(device)?,
         };
-        Self::on_board(model, dataset, device, board, options, checkpoints)
+        Self::on_board(model, dataset, board, options, checkpoints)
     }
 
     /// [`Trainer::new`] with a board from the caller: where there is one, and the model's family has an engine for
-    /// boards, steps are made there. The model's tensors stay on `device`.
+    /// boards, steps are made there. See [`home_of_parameters`](crate::engine::home_of_parameters).
     ///
     /// # Errors
     /// As for [`Trainer::new`].
     pub fn on_board(
         model: &'a dyn LanguageModel,
         dataset: &'a Dataset,
-        device: &Device,
         board: Option<Arc<dyn Board>>,
         options: TrainerOptions,
         checkpoints: Checkpoints,
@@ -123,11 +138,9 @@ impl<'a> Trainer<'a> {
         let loader = Loader::new(&dataset.train, model.context(), options.train.batch_size, options.seed)?;
         Ok(Self {
             plan: Plan::new(&options.train, loader.steps_per_epoch(), model.context()),
-            tier: Tier::choose(model, device, board, &options)?,
+            engine: engine::choose(model, board, &options)?,
             state: TrainState::start(options.seed),
-            model,
             dataset,
-            device: device.clone(),
             options,
             loader,
             checkpoints,
@@ -135,28 +148,10 @@ impl<'a> Trainer<'a> {
             polled_at: None,
             told_until: MonotonicNs::now(),
             step_time: Duration::ZERO,
-            certified: false,
             epoch_open: false,
             checkpointed: None,
             evaluated: None,
         })
-    }
-
-    /// Refuses what [`Trainer::on_board`] would refuse for lack of the board's memory, if `taken` bytes of it are to be
-    /// something else's. `model` may be blank: an answer takes no time, where making the model takes long.
-    ///
-    /// # Errors
-    /// If there is too little memory, or the board fails.
-    pub fn refuse_what_cannot_fit(
-        model: &dyn LanguageModel,
-        board: &dyn Board,
-        options: &TrainerOptions,
-        taken: u64,
-    ) -> Result<(), TrainError> {
-        match device_engine_options(options) {
-            Some(options) => Ok(model.refuse_what_cannot_fit(board, options, taken)?),
-            None => Ok(()),
-        }
     }
 
     /// Goes on from a checkpoint.
@@ -164,7 +159,7 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// If it is damaged or of another model; the trainer is then as it was.
     pub fn resume(&mut self, checkpoint: &Path) -> Result<(), TrainError> {
-        self.state = self.tier.load(checkpoint, self.model, &self.device)?;
+        self.state = TrainState::load(checkpoint, self.engine.as_mut())?;
         self.checkpointed = Some(self.state.step);
         Ok(())
     }
@@ -174,46 +169,30 @@ impl<'a> Trainer<'a> {
         self.plan
     }
 
-    /// What the explicit engine takes of memory; `None` where candle's autograd trains.
+    /// What training takes of memory, where the engine plans it.
     pub fn memory(&self) -> Option<MemoryPlan> {
-        self.tier.memory()
+        self.engine.memory()
     }
 
     /// What trains, for a person.
     pub fn engine(&self) -> String {
-        self.tier.describe()
+        self.engine.describe()
     }
 
-    /// Whether the explicit engine of the CPU trains.
-    pub fn is_on_cpu_engine(&self) -> bool {
-        self.tier.memory().is_some() && !self.tier.is_queued()
-    }
-
-    /// Takes all memory of [`Trainer::memory`] now, and goes through the first micro-batch without an update, so
-    /// that what threads take for their work is there too. Nothing is done where another tier trains.
+    /// Takes now all memory of this process that training takes; `with_gradients`, the first micro-batch's gradients
+    /// are computed too, for the memory of threads. Returns whether the process then has what training takes.
     ///
     /// # Errors
     /// As a first step's: if the data cannot be read, or a parameter gets no gradient.
-    pub fn rehearse(&mut self) -> Result<(), TrainError> {
-        if !self.is_on_cpu_engine() {
-            return Ok(());
+    pub fn rehearse(&mut self, with_gradients: bool) -> Result<bool, TrainError> {
+        if !with_gradients {
+            return self.engine.rehearse(None);
         }
-        self.tier.touch();
-        let Batch { inputs, targets, batch_size, context } = self.loader.batch(0, 0)?;
+        let Batch { mut inputs, mut targets, batch_size, context } = self.loader.batch(0, 0)?;
         let batch_size = batch_size.min(self.options.train.micro_batch());
-        let of_micro_batch = |mut tokens: Vec<u32>| {
-            tokens.truncate(batch_size * context);
-            tokens
-        };
-        let (inputs, targets) = (of_micro_batch(inputs), of_micro_batch(targets));
-        let batch = Batch { inputs, targets, batch_size, context };
-        self.tier.compute_gradients(self.model, &batch, self.batch_options(1), &self.device)?;
-        Ok(())
-    }
-
-    /// Takes all memory of [`Trainer::memory`] now.
-    pub fn touch(&mut self) {
-        self.tier.touch();
+        inputs.truncate(batch_size * context);
+        targets.truncate(batch_size * context);
+        self.engine.rehearse(Some(&Batch { inputs, targets, batch_size, context }))
     }
 
     /// What is remembered.
@@ -233,7 +212,7 @@ impl<'a> Trainer<'a> {
     /// If a loss is not finite, a file cannot be written, or a tensor operation fails. Older checkpoints stand.
     pub fn run(&mut self, observer: &mut dyn Observer) -> Result<StopReason, TrainError> {
         let outcome = self.run_steps(observer);
-        let outcome = self.tier.publish(self.model).and(outcome);
+        let outcome = self.engine.export().and(outcome);
         let reason = *outcome.as_ref().unwrap_or(&StopReason::Error);
         let step = self.state.step;
         observer.edge(Edge::Stop { step, tokens: self.state.tokens, reason });
@@ -242,7 +221,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn run_steps(&mut self, observer: &mut dyn Observer) -> Result<StopReason, TrainError> {
-        self.synchronize(observer)?;
+        self.drain(observer)?;
         observer.edge(Edge::Start);
         self.told_until = MonotonicNs::now();
         while !self.is_finished() {
@@ -252,7 +231,6 @@ impl<'a> Trainer<'a> {
                     self.after_step(observer)?;
                 }
                 Directive::Pause => {
-                    self.synchronize(observer)?;
                     self.drain(observer)?;
                     std::thread::sleep(PAUSE);
                     self.told_until = MonotonicNs::now();
@@ -269,71 +247,39 @@ impl<'a> Trainer<'a> {
     /// One optimizer update.
     fn step(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
         let finished = self.state.step;
-        let step = finished + 1;
+        let began = MonotonicNs::now();
+        let batch = self.batch_of(finished + 1)?;
+        let step = Step {
+            number: finished + 1,
+            learning_rate: learning_rate(
+                &self.options.schedule,
+                &self.options.optimizer,
+                finished,
+                self.plan.total_steps,
+            ),
+            batch: &batch,
+            began,
+        };
+        self.engine.step(&step)?;
 
-        let start = MonotonicNs::now();
-        let (epoch, step_in_epoch) =
-            (finished / self.plan.steps_per_epoch, finished % self.plan.steps_per_epoch);
-        let batch = self.loader.batch(epoch, step_in_epoch)?;
-        let start = self.step_span(observer, Phase::Data, start);
-
-        let learning_rate =
-            learning_rate(&self.options.schedule, &self.options.optimizer, finished, self.plan.total_steps);
-        let tokens = self.state.tokens + batch.tokens();
-        let pending = PendingStep { step, tokens, learning_rate, scalars: None, ended: None };
-        if self.tier.is_queued() {
-            self.queue_step(pending, &batch)?;
-        } else {
-            self.make_step(observer, pending, &batch, start)?;
-        }
-
-        self.state.step = step;
+        self.state.step = step.number;
         self.state.tokens += batch.tokens();
         self.epoch_open = true;
-        observer.progress(Progress::Step { step, in_flight: self.tier.n_in_flight() as u64 });
-        if self.tier.is_queued() {
-            return self.poll(observer);
-        }
-        // candle's tensors on a GPU have no marks: reading the loss waits for the step, and its end is now. The host,
-        // which launches each operation by itself, is what limits such a step anyway.
-        self.drain(observer)
+        self.pending.push_back(PendingStep {
+            step: step.number,
+            tokens: self.state.tokens,
+            learning_rate: step.learning_rate,
+            ended: None,
+        });
+        let in_flight = self.engine.n_in_flight() as u64;
+        observer.progress(Progress::Step { step: step.number, in_flight });
+        self.poll(observer)
     }
 
-    /// Leaves a whole step to the engine.
-    fn queue_step(&mut self, pending: PendingStep, batch: &Batch) -> Result<(), TrainError> {
-        self.tier.queue_step(batch, pending.step, pending.learning_rate)?;
-        self.pending.push_back(pending);
-        if !self.certified {
-            self.warn_of_zero_gradients()?;
-        }
-        Ok(())
-    }
-
-    /// Makes a step piece by piece. Its batch was there at `start`.
-    fn make_step(
-        &mut self,
-        observer: &mut dyn Observer,
-        pending: PendingStep,
-        batch: &Batch,
-        start: MonotonicNs,
-    ) -> Result<(), TrainError> {
-        let PendingStep { step, learning_rate, .. } = pending;
-        let options = self.batch_options(step);
-        let result = self.tier.compute_gradients(self.model, batch, options, &self.device)?;
-        if !self.certified {
-            self.warn_of_zero_gradients()?;
-        }
-        let start = self.step_span(observer, Phase::ForwardBackward, start);
-
-        let grad_norm = self.tier.grad_norm()?;
-        let scalars =
-            StepScalars { loss: result.loss, grad_norm: grad_norm.clone(), accuracy: result.accuracy };
-        self.pending.push_back(PendingStep { scalars: Some(scalars), ..pending });
-        self.refuse_not_finite(observer, batch, options)?;
-        let clip_norm = self.options.train.clip_norm;
-        self.tier.update(self.model, &grad_norm, clip_norm, step, learning_rate)?;
-        self.step_span(observer, Phase::Optimizer, start);
-        Ok(())
+    fn batch_of(&self, step: u64) -> Result<Batch, TrainError> {
+        let (epoch, step_in_epoch) =
+            ((step - 1) / self.plan.steps_per_epoch, (step - 1) % self.plan.steps_per_epoch);
+        Ok(self.loader.batch(epoch, step_in_epoch)?)
     }
 
     /// What falls due after a step: evaluation, the end of an epoch, a checkpoint.
@@ -373,7 +319,6 @@ impl<'a> Trainer<'a> {
 
     fn evaluate(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
         let Some(store) = &self.dataset.val else { return Ok(()) };
-        self.synchronize(observer)?;
         self.drain(observer)?;
         observer.edge(Edge::EvaluateStart);
         let start = MonotonicNs::now();
@@ -383,7 +328,7 @@ impl<'a> Trainer<'a> {
             dtype: self.options.dtype,
         };
         let progress = &mut |done, total| observer.progress(Progress::Evaluate { done, total });
-        let evaluation = self.tier.evaluate(self.model, store, options, &self.device, progress)?;
+        let evaluation = evaluate_in_training(self.engine.as_mut(), store, options, progress)?;
         self.span(observer, Phase::Evaluate, start);
         observer.edge(Edge::EvaluateEnd);
         self.told_until = MonotonicNs::now();
@@ -407,7 +352,6 @@ impl<'a> Trainer<'a> {
 
     /// Ends the epoch, or the part of it made in this segment.
     fn end_epoch(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
-        self.synchronize(observer)?;
         self.drain(observer)?;
         let (step, tokens) = (self.state.step, self.state.tokens);
         let complete = self.plan.ends_epoch(step);
@@ -418,7 +362,6 @@ impl<'a> Trainer<'a> {
     }
 
     fn checkpoint(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
-        self.synchronize(observer)?;
         self.drain(observer)?;
         let (step, tokens) = (self.state.step, self.state.tokens);
         let epoch = if step == 0 { 1 } else { self.plan.epoch_after(step - 1) };
@@ -426,16 +369,15 @@ impl<'a> Trainer<'a> {
             observer.edge(Edge::Checkpoint { epoch, step, tokens });
         }
         let start = MonotonicNs::now();
-        self.tier.publish(self.model)?;
+        self.engine.export()?;
         let best = self.state.early_stop.best.is_some_and(|best| best.step == step);
         let val_loss = self.evaluated.filter(|(at, _)| *at == step).map(|(_, loss)| loss);
         let tokenizer = &self.dataset.tokenizer;
         let content = CheckpointContent {
-            model: self.model,
-            optimizer: self.tier.optimizer_state(),
+            engine: self.engine.as_ref(),
             state: TrainState { segment: self.options.segment, t_ns: start, ..self.state.clone() },
             tokenizer_json: tokenizer.to_json(),
-            tokenizer_config_json: &tokenizer.tokenizer_config_json(self.model.context()),
+            tokenizer_config_json: &tokenizer.tokenizer_config_json(self.engine.model().context()),
             end_of_text: tokenizer.end_of_text(),
         };
         let ends_epoch = !self.epoch_open;
@@ -449,108 +391,44 @@ impl<'a> Trainer<'a> {
         self.tell(observer, EventBody::Checkpoint { step, path: format!("checkpoints/{name}"), best })
     }
 
-    /// Where looking costs nothing, refuses to update from a loss or gradient that is not finite, and finds the
-    /// tensor that went first.
-    fn refuse_not_finite(
-        &mut self,
-        observer: &mut dyn Observer,
-        batch: &Batch,
-        options: BatchOptions,
-    ) -> Result<(), TrainError> {
-        if self.is_asynchronous() {
-            return Ok(());
-        }
-        let Some(pending) = self.pending.back() else { return Ok(()) };
-        let Some(scalars) = &pending.scalars else { return Ok(()) };
-        let event = self.step_event(pending, scalars.read()?);
-        if event.loss.is_finite() && event.grad_norm.is_finite() {
-            return Ok(());
-        }
-        let what = if event.loss.is_finite() { "the gradient" } else { "the loss" };
-        self.tier.publish(self.model)?;
-        let gradients = self.tier.gradients()?;
-        let first = first_not_finite(self.model, batch, options, &gradients, &self.device)?;
-        let step = event.step;
-        self.tell(observer, EventBody::Step(event))?;
-        Err(self.not_finite(step, what, first))
+    /// The error of a step whose loss or gradient was not finite. No update was made from it or after it.
+    fn not_finite(&mut self, step: u64, what: &'static str) -> Result<TrainError, TrainError> {
+        self.engine.export()?;
+        let first = self
+            .first_not_finite(step)
+            .unwrap_or_else(|error| format!("not known: looking for it failed ({error})"));
+        Ok(TrainError::NotFinite { step, what, first, last_good: self.checkpoints.latest().ok().flatten() })
     }
 
-    /// Finds the tensor that went first in a step long past. Where steps are queued, nothing was updated since, so
-    /// the step can be made again, by candle's autograd.
-    fn first_not_finite_of_queued(&mut self, step: u64) -> Result<String, TrainError> {
-        if !self.tier.is_halted()? {
-            return Ok(
-                "not known, since later steps went over it on the GPU: --device cpu will tell".to_owned()
-            );
+    /// Finds the tensor that went first in a step, by making its forward pass again. Where the engine has other
+    /// gradients by now, they are made again too, sequence by sequence, in `f32`.
+    fn first_not_finite(&self, step: u64) -> Result<String, TrainError> {
+        let model = self.engine.model();
+        let (batch, device) = (self.batch_of(step)?, model.device());
+        let options = BatchOptions::of_step(&self.options, step);
+        if let Some(gradients) = self.engine.gradients()? {
+            return Ok(first_not_finite(model, &batch, options, &gradients, &device)?);
         }
-        self.tier.publish(self.model)?;
-        let (epoch, step_in_epoch) =
-            ((step - 1) / self.plan.steps_per_epoch, (step - 1) % self.plan.steps_per_epoch);
-        let batch = self.loader.batch(epoch, step_in_epoch)?;
-        let options = self.batch_options(step);
-        let again = batch_gradients(self.model, &batch, options, &self.device)
-            .map_err(TrainError::from)
-            .and_then(|result| certify(self.model.parameters(), result.gradients))
-            .and_then(|gradients| {
-                Ok(first_not_finite(self.model, &batch, options, &gradients, &self.device)?)
-            });
-        Ok(again.unwrap_or_else(|error| format!("not known: looking for it failed ({error})")))
-    }
-
-    fn not_finite(&self, step: u64, what: &'static str, first: String) -> TrainError {
-        let last_good = self.checkpoints.latest().ok().flatten();
-        TrainError::NotFinite { step, what, first, last_good }
-    }
-
-    fn warn_of_zero_gradients(&mut self) -> Result<(), TrainError> {
-        let names = self.tier.zero_gradient_names(self.model)?;
-        if !names.is_empty() {
-            tracing::warn!("the first gradient of {} is zero throughout", abridged(&names));
-        }
-        self.certified = true;
-        Ok(())
-    }
-
-    fn batch_options(&self, step: u64) -> BatchOptions {
-        BatchOptions {
-            micro_batch: self.options.train.micro_batch(),
-            dtype: self.options.dtype,
-            pass: TrainingPass {
-                seed: self.options.seed,
-                step,
-                first_sequence: 0,
-                dropout: self.options.dropout,
-            },
-        }
-    }
-
-    /// Whether the host runs ahead of the device. Then reading a number would make it wait, and host times say
-    /// nothing about what the device was doing.
-    fn is_asynchronous(&self) -> bool {
-        !self.device.is_cpu() || self.tier.is_queued()
+        let options = BatchOptions { micro_batch: 1, dtype: DType::F32, ..options };
+        let again = batch_gradients(model, &batch, options, &device)?;
+        let gradients = certify(model.parameters(), again.gradients)?;
+        Ok(first_not_finite(model, &batch, options, &gradients, &device)?)
     }
 
     fn tell(&self, observer: &mut dyn Observer, body: EventBody) -> Result<(), TrainError> {
         observer.event(MonotonicNs::now(), body).map_err(TrainError::Observer)
     }
 
-    /// A phase within a step, from `start` until now; returns now.
-    fn step_span(&self, observer: &mut dyn Observer, phase: Phase, start: MonotonicNs) -> MonotonicNs {
-        if self.is_asynchronous() { MonotonicNs::now() } else { self.span(observer, phase, start) }
-    }
-
-    fn span(&self, observer: &mut dyn Observer, phase: Phase, start: MonotonicNs) -> MonotonicNs {
-        let end = MonotonicNs::now();
-        let step = self.state.step + 1;
+    /// A phase between steps, from `start` until now.
+    fn span(&self, observer: &mut dyn Observer, phase: Phase, start: MonotonicNs) {
         observer.span(Span {
             segment: self.options.segment,
-            step,
+            step: self.state.step + 1,
             phase,
             start_ns: start,
-            end_ns: end,
+            end_ns: MonotonicNs::now(),
             clock: SpanClock::Host,
             error_ns: 0,
         });
-        end
     }
 }

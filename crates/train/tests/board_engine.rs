@@ -8,15 +8,18 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use kernel_shim::ShimBoard;
-use wattle_model::engine::{EngineOptions, LossSum};
+use wattle_data::Batch;
 use wattle_model::{
-    ActivationKind, DeviceEngine, DeviceEngineOptions, Engine, EngineError, Family, LanguageModel,
-    ModelConfig, Parameter, Recompute, RopeScaling, StepInputs, StepPart, StepResult, TrainingPass,
+    ActivationKind, DeviceEngine, DeviceEngineOptions, EngineError, Family, LanguageModel, ModelConfig,
+    Parameter, Recompute, RopeScaling, StepInputs, StepPart, StepResult, moment_faults,
 };
-use wattle_ops::adamw::Update;
+use wattle_ops::adamw::Hyperparameters;
 use wattle_ops::board::{Board, BoardError, DevicePtr, Elem, Gemm, Launch, MemoryInfo};
-use wattle_ops::grad_norm::cpu::clip_factor;
 use wattle_random::{Purpose, Stream};
+use wattle_runlog::MonotonicNs;
+use wattle_train::config::OptimizerConfig;
+use wattle_train::engine::{Step, choose};
+use wattle_train::{EngineChoice, StepEngine, TrainConfig, TrainerOptions};
 
 use common::{VOCAB_SIZE, bits, fresh, model, values};
 
@@ -92,11 +95,8 @@ fn options(config: &ModelConfig, micro_batch: usize, recompute: Recompute) -> De
         dropout: config.dropout,
         // Below the norms that are met, so that it clips.
         clip_norm: 0.5,
-        beta1: 0.9,
-        beta2: 0.99,
-        // Large, so that rounding of a gradient that is zero but for rounding is no whole step.
-        eps: 1e-3,
-        weight_decay: 0.1,
+        // A large eps, so that rounding of a gradient that is zero but for rounding is no whole step.
+        hyperparameters: Hyperparameters { beta1: 0.9, beta2: 0.99, eps: 1e-3, weight_decay: 0.1 },
     }
 }
 
@@ -110,44 +110,51 @@ fn step(engine: &mut dyn DeviceEngine, config: &ModelConfig, step: u64) {
     engine.step(StepInputs { inputs: &inputs, targets: &targets, step, learning_rate }).unwrap();
 }
 
-/// The engine on the CPU and what an update is made with.
-struct Reference {
-    engine: Box<dyn Engine>,
-    options: DeviceEngineOptions,
+/// The engine on the CPU.
+struct Reference<'a> {
+    engine: Box<dyn StepEngine + 'a>,
+    clip_norm: f64,
 }
 
-impl Reference {
-    fn new(model: &dyn LanguageModel, options: DeviceEngineOptions) -> Self {
-        let DeviceEngineOptions { micro_batch, recompute, .. } = options;
-        Self { engine: model.engine(EngineOptions { micro_batch, recompute }).unwrap().unwrap(), options }
+impl<'a> Reference<'a> {
+    fn new(model: &'a dyn LanguageModel, options: DeviceEngineOptions) -> Self {
+        let DeviceEngineOptions { batch_size, micro_batch, recompute, clip_norm, .. } = options;
+        let Hyperparameters { beta1, beta2, eps, weight_decay } = options.hyperparameters;
+        let options = TrainerOptions {
+            seed: options.seed,
+            dropout: options.dropout,
+            optimizer: OptimizerConfig { beta1, beta2, eps, weight_decay, ..OptimizerConfig::default() },
+            train: TrainConfig {
+                batch_size,
+                micro_batch_size: micro_batch,
+                recompute,
+                clip_norm,
+                engine: EngineChoice::Explicit,
+                ..TrainConfig::default()
+            },
+            ..TrainerOptions::default()
+        };
+        Self { engine: choose(model, None, &options).unwrap(), clip_norm }
     }
 
-    /// One step as the trainer makes it.
-    fn step(&mut self, config: &ModelConfig, step: u64) -> StepResult {
-        let (inputs, targets) = batch(config, step);
-        let DeviceEngineOptions { micro_batch, beta1, beta2, eps, weight_decay, clip_norm, .. } =
-            self.options;
-        let n = inputs.len();
-        let mut sum = LossSum::default();
-        self.engine.state_mut().zero_gradients();
-        for first_sequence in (0..BATCH_SIZE).step_by(micro_batch) {
-            let end = BATCH_SIZE.min(first_sequence + micro_batch);
-            let rows = first_sequence * config.context..end * config.context;
-            let pass = TrainingPass { seed: SEED, step, first_sequence, dropout: config.dropout };
-            let (inputs, targets) = (&inputs[rows.clone()], &targets[rows]);
-            sum += self.engine.accumulate_gradients(inputs, targets, pass, 1.0 / n as f32);
-        }
-        let norm = self.engine.state().grad_norm();
-        let gradient_factor = clip_factor(norm, clip_norm);
-        assert!(gradient_factor < 1.0, "a norm of {norm} is not clipped");
-        let learning_rate = LEARNING_RATE / step as f64;
-        let update = Update { beta1, beta2, eps, weight_decay, learning_rate, step, gradient_factor };
-        self.engine.state_mut().update(&update);
-        StepResult {
-            loss: (sum.loss / n as f64) as f32,
-            accuracy: (sum.n_correct as f64 / n as f64) as f32,
-            grad_norm: norm as f32,
-        }
+    fn step(&mut self, config: &ModelConfig, number: u64) -> StepResult {
+        let (inputs, targets) = batch(config, number);
+        let batch = Batch { inputs, targets, batch_size: BATCH_SIZE, context: config.context };
+        let learning_rate = LEARNING_RATE / number as f64;
+        self.engine.step(&Step { number, learning_rate, batch: &batch, began: MonotonicNs::now() }).unwrap();
+        let result = self.engine.poll().unwrap().results[0];
+        assert!(f64::from(result.grad_norm) > self.clip_norm, "{result:?} is not clipped");
+        result
+    }
+
+    fn gradients(&self) -> Vec<Tensor> {
+        self.engine.gradients().unwrap().unwrap()
+    }
+
+    /// The weights as they are now.
+    fn weights(&mut self) -> Vec<Vec<f32>> {
+        self.engine.export().unwrap();
+        self.engine.model().parameters().iter().map(|parameter| values(&parameter.var)).collect()
     }
 }
 
@@ -182,7 +189,7 @@ fn losses_gradients_and_weights_are_those_of_the_cpu_engine() {
                 assert!(share(got.grad_norm, expected.grad_norm) < 1e-5, "{got:?}, {expected:?}");
                 assert_eq!(got.accuracy, expected.accuracy);
                 let gradients = engine.gradient_tensors().unwrap();
-                let expected = reference.engine.state().gradient_tensors().unwrap();
+                let expected = reference.gradients();
                 for ((parameter, got), expected) in model.parameters().iter().zip(&gradients).zip(&expected) {
                     let gap = gap(&values(got), &values(expected));
                     assert!(gap < 1e-5, "{config:?} {number}: {} differs by {gap}", parameter.name);
@@ -190,8 +197,7 @@ fn losses_gradients_and_weights_are_those_of_the_cpu_engine() {
             }
             assert!(engine.describe().ends_with("recorded and replayed"), "{}", engine.describe());
             let got = weights(|parameters| engine.publish(parameters).unwrap(), &config);
-            let state = reference.engine.state();
-            let expected = weights(|parameters| state.publish(parameters).unwrap(), &config);
+            let expected = reference.weights();
             for ((parameter, got), expected) in model.parameters().iter().zip(&got).zip(&expected) {
                 let gap = gap(got, expected);
                 assert!(gap < 1e-5, "{config:?}: {} differs by {gap}", parameter.name);
@@ -259,7 +265,7 @@ fn bf16_follows_f32() {
             assert!((got.grad_norm / expected.grad_norm - 1.0).abs() < 3e-2, "{got:?}, {expected:?}");
         }
         let got = engine.gradient_tensors().unwrap();
-        let expected = reference.engine.state().gradient_tensors().unwrap();
+        let expected = reference.gradients();
         let all = |tensors: &[Tensor]| tensors.iter().flat_map(values).collect::<Vec<f32>>();
         let (got, expected) = (all(&got), all(&expected));
         let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a * b)).sum::<f64>();
@@ -292,7 +298,13 @@ fn evaluation_is_that_of_the_cpu_engine_and_changes_nothing() {
         let (inputs, targets) = batch(&config, 50);
         let rows = ..n_sequences * config.context;
         let got = engine.evaluate(&inputs[rows], &targets[rows]).unwrap();
-        let expected = reference.engine.evaluate(&inputs[rows], &targets[rows]);
+        let part = Batch {
+            inputs: inputs[rows].to_vec(),
+            targets: targets[rows].to_vec(),
+            batch_size: n_sequences,
+            context: config.context,
+        };
+        let expected = reference.engine.evaluate(&part).unwrap();
         assert!((got.loss / expected.loss - 1.0).abs() < 1e-5, "{got:?}, {expected:?}");
         assert_eq!(got.n_correct, expected.n_correct);
     }
@@ -313,14 +325,15 @@ fn moments_go_out_and_in_to_the_bit_and_faults_are_named() {
     first.publish(between.parameters()).unwrap();
     let mut moments: std::collections::HashMap<_, _> = first.moments().unwrap().into_iter().collect();
     let mut second = engine(between.as_ref(), options);
-    second.set_moments(&moments).unwrap().unwrap();
+    second.set_moments(&moments).unwrap();
     (4..=6).for_each(|number| step(second.as_mut(), &config, number));
     let weights = |engine: &dyn DeviceEngine| weights(|p| engine.publish(p).unwrap(), &config).concat();
     assert_eq!(bits(&weights(second.as_ref())), bits(&weights(whole.as_ref())));
 
     moments.remove("lm_head.weight.exp_avg");
-    let faults = second.set_moments(&moments).unwrap().unwrap_err();
-    assert_eq!(faults, ["lm_head.weight.exp_avg is missing"]);
+    assert_eq!(moment_faults(model.parameters(), &moments), ["lm_head.weight.exp_avg is missing"]);
+    let error = second.set_moments(&moments).unwrap_err().to_string();
+    assert!(error.contains("lm_head.weight.exp_avg is not among the moments"), "{error}");
 }
 
 #[test]
@@ -368,12 +381,11 @@ fn no_plan_for_attention_is_made_to_find_out_what_fits() {
     let EngineError::DoesNotFit { largest, free, .. } = &error else { panic!("{error}") };
     assert_eq!((*largest, *free, board.n_plans()), (Some(9), room, 0));
 
-    // The same answer without an engine or values, and beside what something else will take.
-    model.refuse_what_cannot_fit(board.as_ref(), with(9), 0).unwrap();
-    let taken = room - needed(4) - (256 << 20);
-    let error = model.refuse_what_cannot_fit(board.as_ref(), options, taken).unwrap_err();
+    // The same answer without an engine or values.
+    model.refuse_what_cannot_fit(board.as_ref(), with(9)).unwrap();
+    let error = model.refuse_what_cannot_fit(board.as_ref(), options).unwrap_err();
     let EngineError::DoesNotFit { largest, .. } = &error else { panic!("{error}") };
-    assert_eq!((*largest, board.n_plans()), (Some(4), 0));
+    assert_eq!((*largest, board.n_plans()), (Some(9), 0));
     model.device_engine(board.clone(), with(9)).unwrap().unwrap();
     assert_eq!(board.n_plans(), 1, "one plan, for the size that is used");
 }

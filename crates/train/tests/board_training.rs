@@ -13,7 +13,7 @@ use wattle_data::Dataset;
 use wattle_model::{Gpt2, LanguageModel, ModelConfig};
 use wattle_ops::board::Board;
 use wattle_runlog::{EventBody, MonotonicNs, Phase, Seconds, Span, SpanClock, StopReason};
-use wattle_train::config::{EarlyStopConfig, EngineChoice, EvaluateConfig, OptimizerConfig, ScheduleConfig};
+use wattle_train::config::{EngineChoice, EvaluateConfig, OptimizerConfig, ScheduleConfig};
 use wattle_train::error::ObserverError;
 use wattle_train::{
     Checkpoints, Directive, Draft, Edge, ExtraFile, Observer, Progress, TrainConfig, TrainError, Trainer,
@@ -27,7 +27,6 @@ const STEPS: u64 = 20;
 fn options(dtype: DType) -> TrainerOptions {
     TrainerOptions {
         seed: 3,
-        segment: 0,
         dropout: 0.1,
         dtype,
         optimizer: OptimizerConfig { learning_rate: 1e-2, ..OptimizerConfig::default() },
@@ -41,9 +40,7 @@ fn options(dtype: DType) -> TrainerOptions {
             ..TrainConfig::default()
         },
         evaluate: EvaluateConfig { every_steps: 7, batches: 2 },
-        early_stop: EarlyStopConfig::default(),
-        checkpoint_every_epochs: 0,
-        checkpoint_every_steps: 0,
+        ..TrainerOptions::default()
     }
 }
 
@@ -115,8 +112,17 @@ impl Observer for Recorder {
     }
 }
 
+fn config() -> ModelConfig {
+    ModelConfig { n_layers: 2, n_heads: 2, d_model: 16, context: 8, ..ModelConfig::default() }
+}
+
 fn model(dataset: &Dataset) -> Gpt2 {
-    let config = ModelConfig { n_layers: 2, n_heads: 2, d_model: 16, context: 8, ..ModelConfig::default() };
+    Gpt2::new(&config(), dataset.vocab_size(), 3, &CPU).unwrap()
+}
+
+/// A model whose token table is not its head: it gets its gradient from the embedding alone.
+fn untied(dataset: &Dataset) -> Gpt2 {
+    let config = ModelConfig { tie_embeddings: false, ..config() };
     Gpt2::new(&config, dataset.vocab_size(), 3, &CPU).unwrap()
 }
 
@@ -136,7 +142,7 @@ fn train(
     let checkpoints = Checkpoints::open(&dir.join("checkpoints"), 0).unwrap();
     let latest = checkpoints.latest().unwrap();
     let mut recorder = Recorder { stop_after, ..Recorder::default() };
-    let mut trainer = Trainer::on_board(&model, dataset, &CPU, board, options(dtype), checkpoints).unwrap();
+    let mut trainer = Trainer::on_board(&model, dataset, board, options(dtype), checkpoints).unwrap();
     if let Some(latest) = latest {
         trainer.resume(&latest).unwrap();
     }
@@ -231,14 +237,33 @@ fn the_tensor_that_was_not_finite_first_is_named_steps_later() {
     let broken = &model.parameters()[4];
     broken.var.set(&(broken.var.as_detached_tensor() * f64::NAN).unwrap()).unwrap();
     let checkpoints = Checkpoints::open(&dir.path().join("checkpoints"), 0).unwrap();
-    let mut trainer =
-        Trainer::on_board(&model, &dataset, &CPU, shim(), options(DType::F32), checkpoints).unwrap();
+    let mut trainer = Trainer::on_board(&model, &dataset, shim(), options(DType::F32), checkpoints).unwrap();
     let mut recorder = Recorder::default();
     let error = trainer.run(&mut recorder).unwrap_err();
     let TrainError::NotFinite { step, first, .. } = error else { panic!("{error}") };
     assert_eq!((step, first), (1, format!("the parameter {}", broken.name)));
     // The host heard of it once the third step was queued: then the first had ended.
     assert_eq!(recorder.n_steps, 3);
+}
+
+#[test]
+fn a_parameter_that_no_gradient_reaches_on_the_board_is_named_before_the_first_update() {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = dataset(dir.path(), 60);
+    for (kernel, dtype, names) in [
+        ("embedding_bwd_f32", DType::F32, ["transformer.wte.weight"]),
+        ("embedding_position_bwd_bf16", DType::BF16, ["transformer.wpe.weight"]),
+    ] {
+        let model = untied(&dataset);
+        let before = weights(&model);
+        let board: Option<Arc<dyn Board>> = Some(Arc::new(ShimBoard::default().without(kernel)));
+        let checkpoints = Checkpoints::open(&dir.path().join(kernel), 0).unwrap();
+        let mut trainer = Trainer::on_board(&model, &dataset, board, options(dtype), checkpoints).unwrap();
+        let error = trainer.run(&mut Recorder::default()).unwrap_err();
+        assert!(matches!(&error, TrainError::NoGradient { names: found } if *found == names), "{error}");
+        drop(trainer);
+        assert_eq!(weights(&model), before);
+    }
 }
 
 #[test]
@@ -251,7 +276,7 @@ fn a_step_is_told_within_a_second_with_the_time_at_which_it_ended_on_the_device(
     options.evaluate = EvaluateConfig { every_steps: 0, batches: 1 };
     (options.train.max_steps, options.train.epochs) = (0, 1);
     let checkpoints = Checkpoints::open(&dir.path().join("checkpoints"), 0).unwrap();
-    let mut trainer = Trainer::on_board(&model, &dataset, &CPU, shim(), options, checkpoints).unwrap();
+    let mut trainer = Trainer::on_board(&model, &dataset, shim(), options, checkpoints).unwrap();
     let mut recorder =
         Recorder { stop_at: Some(MonotonicNs::now().after(Seconds(3.5))), ..Recorder::default() };
     let start = MonotonicNs::now();

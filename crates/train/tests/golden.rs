@@ -12,13 +12,13 @@ use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 use wattle_data::Batch;
 use wattle_model::hugging_face::read_safetensors;
-use wattle_model::{Directory, GenerateOptions, Generator, LanguageModel, Pass, Sampling, TrainingPass};
+use wattle_model::{Directory, GenerateOptions, Generator, LanguageModel, Pass, Sampling};
 use wattle_ops::cross_entropy::cross_entropy_sum;
-use wattle_train::AdamW;
-use wattle_train::clip::{clip_factor, global_norm};
+use wattle_runlog::MonotonicNs;
 use wattle_train::config::{OptimizerConfig, ScheduleConfig};
-use wattle_train::gradients::{BatchOptions, batch_gradients};
+use wattle_train::engine::{Step, choose};
 use wattle_train::schedule::learning_rate;
+use wattle_train::{EngineChoice, StepEngine, TrainConfig, TrainerOptions};
 
 const CPU: Device = Device::Cpu;
 
@@ -26,6 +26,9 @@ const CPU: Device = Device::Cpu;
 const TRAINED: [&str; 5] = ["gelu-tanh-tied", "gelu-untied", "relu", "llama-tied", "llama-grouped-scaled"];
 /// Models that come with predictions alone: in shards of bf16, and in f16 under the bare transformer's names.
 const EVALUATED: [&str; 2] = ["sharded-bf16", "bare-f16"];
+
+/// The engines that train on a CPU.
+const ENGINES: [EngineChoice; 2] = [EngineChoice::Autograd, EngineChoice::Explicit];
 
 /// Logits are up to 20 in size and come of some 50 products through at most three blocks: f32's relative rounding
 /// of 6e-8 grows to the 3e-6 that was seen. A wrong term is thousands of times larger.
@@ -83,15 +86,24 @@ impl Golden {
         self.tokens("tokens").chunks(b * t).map(batch).collect()
     }
 
+    /// What trains the model as the golden steps were made.
+    fn engine(&self, engine: EngineChoice, micro_batch_size: usize) -> Box<dyn StepEngine + '_> {
+        let batch_size = self.tensors["tokens"].dims()[1];
+        let clip_norm = self.section("clip_norm");
+        let train = TrainConfig { batch_size, micro_batch_size, clip_norm, engine, ..TrainConfig::default() };
+        let options = TrainerOptions {
+            optimizer: self.section("optimizer"),
+            schedule: self.section("schedule"),
+            train,
+            ..TrainerOptions::default()
+        };
+        choose(self.model.as_ref(), None, &options).unwrap()
+    }
+
     fn logits(&self, batch: &Batch) -> Tensor {
         let inputs = Tensor::from_slice(&batch.inputs, (batch.batch_size, batch.context), &CPU).unwrap();
         self.model.logits(&inputs, &mut Pass::evaluation(DType::F32)).unwrap()
     }
-}
-
-fn options(micro_batch: usize) -> BatchOptions {
-    let pass = TrainingPass { seed: 0, step: 1, first_sequence: 0, dropout: 0.0 };
-    BatchOptions { micro_batch, dtype: DType::F32, pass }
 }
 
 fn max_abs(x: &Tensor) -> f32 {
@@ -120,21 +132,22 @@ fn logits_and_loss_are_those_of_transformers() {
 }
 
 #[test]
-fn every_gradient_is_that_of_pytorch() {
-    for name in TRAINED {
+fn every_gradient_is_that_of_pytorch_on_each_engine() {
+    for (name, engine) in TRAINED.into_iter().flat_map(|name| ENGINES.map(|engine| (name, engine))) {
         let golden = Golden::open(name);
         let batch = &golden.batches()[0];
         for micro_batch in [batch.batch_size, 2] {
-            let model = golden.model.as_ref();
-            let result = batch_gradients(model, batch, options(micro_batch), &CPU).unwrap();
+            let mut steps = golden.engine(engine, micro_batch);
+            steps.step(&Step { number: 1, learning_rate: 0.0, batch, began: MonotonicNs::now() }).unwrap();
             let n_golden = golden.tensors.keys().filter(|key| key.starts_with("grad.")).count();
-            assert_eq!(model.parameters().len(), n_golden, "{name}");
-            for (parameter, gradient) in model.parameters().iter().zip(result.gradients) {
+            let parameters = golden.model.parameters();
+            assert_eq!(parameters.len(), n_golden, "{name}");
+            for (parameter, gradient) in parameters.iter().zip(steps.gradients().unwrap().unwrap()) {
                 let expected = &golden.tensors[&format!("grad.{}", parameter.name)];
-                let difference = max_difference(&gradient.unwrap(), expected) / max_abs(expected);
+                let difference = max_difference(&gradient, expected) / max_abs(expected);
                 assert!(
                     difference < GRADIENT_TOLERANCE,
-                    "{name}: the gradient of {} differs by {difference} of its largest element",
+                    "{name}, {engine:?}: the gradient of {} differs by {difference} of its largest element",
                     parameter.name
                 );
             }
@@ -143,8 +156,8 @@ fn every_gradient_is_that_of_pytorch() {
 }
 
 #[test]
-fn ten_steps_of_training_are_those_of_pytorch() {
-    for name in TRAINED {
+fn ten_steps_of_training_are_those_of_pytorch_on_each_engine() {
+    for (name, engine) in TRAINED.into_iter().flat_map(|name| ENGINES.map(|engine| (name, engine))) {
         let golden = Golden::open(name);
         let (optimizer, schedule): (OptimizerConfig, ScheduleConfig) =
             (golden.section("optimizer"), golden.section("schedule"));
@@ -152,28 +165,21 @@ fn ten_steps_of_training_are_those_of_pytorch() {
             (golden.numbers("losses"), golden.numbers("grad_norms"), golden.numbers("learning_rates"));
         let clip_norm: f64 = golden.section("clip_norm");
         assert!(norms.iter().any(|norm| *norm > clip_norm) && norms.iter().any(|norm| *norm < clip_norm));
-        let parameters = golden.model.parameters();
-        let mut adamw = AdamW::new(&optimizer, parameters).unwrap();
+        let mut steps = golden.engine(engine, 2);
         let batches = golden.batches();
         assert_eq!((batches.len(), losses.len()), (10, 10));
         for (finished, batch) in batches.iter().enumerate() {
-            let result = batch_gradients(golden.model.as_ref(), batch, options(2), &CPU).unwrap();
-            let loss = f64::from(result.loss.to_scalar::<f32>().unwrap());
-            let gradients: Vec<Tensor> = result.gradients.into_iter().map(Option::unwrap).collect();
-            let norm = global_norm(&gradients).unwrap();
             let rate = learning_rate(&schedule, &optimizer, finished as u64, batches.len() as u64);
-            let factor = clip_factor(&norm, clip_norm).unwrap();
-            adamw.step(parameters, &gradients, Some(&factor), finished as u64 + 1, rate).unwrap();
-
-            let norm = f64::from(norm.to_scalar::<f32>().unwrap());
-            let step = finished + 1;
-            assert!((rate - rates[finished]).abs() < 1e-15, "{name}, step {step}: learning rate {rate}");
-            let error = (loss - losses[finished]).abs();
-            assert!(error < TRAINING_TOLERANCE, "{name}, step {step}: the loss differs by {error}");
-            let error = (norm / norms[finished] - 1.0).abs();
+            assert!((rate - rates[finished]).abs() < 1e-15, "{name}, {finished}: learning rate {rate}");
+            let number = finished as u64 + 1;
+            steps.step(&Step { number, learning_rate: rate, batch, began: MonotonicNs::now() }).unwrap();
+            let result = steps.poll().unwrap().results[0];
+            let error = (f64::from(result.loss) - losses[finished]).abs();
+            assert!(error < TRAINING_TOLERANCE, "{name}, {engine:?} {number}: the loss differs by {error}");
+            let error = (f64::from(result.grad_norm) / norms[finished] - 1.0).abs();
             assert!(
                 error < TRAINING_TOLERANCE,
-                "{name}, step {step}: the norm differs by a share of {error}"
+                "{name}, {engine:?} {number}: the norm differs by a share of {error}"
             );
         }
     }

@@ -15,6 +15,7 @@ use wattle_runlog::{EventBody, MonotonicNs, Span, StopReason};
 use wattle_train::config::{
     EarlyStopConfig, EngineChoice, EvaluateConfig, OptimizerConfig, ScheduleConfig, TrainConfig,
 };
+use wattle_train::engine::choose;
 use wattle_train::error::ObserverError;
 use wattle_train::gradients::{BatchOptions, batch_gradients};
 use wattle_train::{
@@ -39,9 +40,7 @@ fn model(dataset: &Dataset) -> Gpt2 {
 fn options() -> TrainerOptions {
     TrainerOptions {
         seed: 3,
-        segment: 0,
         dropout: 0.1,
-        dtype: DType::F32,
         optimizer: OptimizerConfig { learning_rate: 1e-2, ..OptimizerConfig::default() },
         schedule: ScheduleConfig {
             warmup_steps: 2,
@@ -55,10 +54,8 @@ fn options() -> TrainerOptions {
             epochs: 0,
             ..TrainConfig::default()
         },
-        evaluate: EvaluateConfig::default(),
-        early_stop: EarlyStopConfig::default(),
         checkpoint_every_epochs: 1,
-        checkpoint_every_steps: 0,
+        ..TrainerOptions::default()
     }
 }
 
@@ -289,9 +286,9 @@ fn a_damaged_checkpoint_is_refused_by_name() {
         damage(&mut damaged);
         std::fs::write(&path, damaged).unwrap();
         let model = model(&dataset);
-        let mut optimizer = AdamW::new(&options().optimizer, model.parameters()).unwrap();
         let before = bits(&model);
-        let error = TrainState::load(&checkpoint, &model, &mut optimizer, &CPU).unwrap_err().to_string();
+        let mut engine = choose(&model, None, &options()).unwrap();
+        let error = TrainState::load(&checkpoint, engine.as_mut()).unwrap_err().to_string();
         assert!(error.contains(file), "{error}");
         assert_eq!(bits(&model), before);
         std::fs::write(&path, whole).unwrap();
@@ -373,7 +370,7 @@ fn adamw_follows_the_published_algorithm() {
     let parameters = builder.finish();
     let value = |i: usize| f64::from(parameters[i].var.flatten_all().unwrap().to_vec1::<f32>().unwrap()[0]);
     let config = OptimizerConfig { weight_decay: 0.5, ..OptimizerConfig::default() };
-    let mut optimizer = AdamW::new(&config, &parameters).unwrap();
+    let mut optimizer = AdamW::new(config.hyperparameters(), &parameters).unwrap();
     // The algorithm in f64, one number at a time; the vector does not decay.
     let mut expected = [(value(0), 0f64, 0f64), (value(1), 0.0, 0.0)];
     for step in 1..=20u64 {

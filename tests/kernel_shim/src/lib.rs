@@ -36,6 +36,8 @@ pub struct ShimBoard {
     seed: u64,
     total_bytes: u64,
     has_fused_attention: bool,
+    /// A kernel that does nothing.
+    without: Option<&'static str>,
     inner: Mutex<Inner>,
 }
 
@@ -71,7 +73,13 @@ impl Default for ShimBoard {
 impl ShimBoard {
     /// A board whose warps run in an order drawn from `seed`; 0 draws nothing.
     pub fn shuffled(seed: u64) -> Self {
-        Self { seed, total_bytes: 8 << 30, has_fused_attention: false, inner: Mutex::default() }
+        Self {
+            seed,
+            total_bytes: 8 << 30,
+            has_fused_attention: false,
+            without: None,
+            inner: Mutex::default(),
+        }
     }
 
     /// A board with so much memory.
@@ -84,6 +92,12 @@ impl ShimBoard {
     #[must_use]
     pub fn with_fused_attention(self) -> Self {
         Self { has_fused_attention: true, ..self }
+    }
+
+    /// A board on which the launch of `kernel` does nothing, as that of an engine that forgot it.
+    #[must_use]
+    pub fn without(self, kernel: &'static str) -> Self {
+        Self { without: Some(kernel), ..self }
     }
 
     /// Kernels that were launched so far, replays counted.
@@ -212,6 +226,9 @@ impl Board for ShimBoard {
 
     fn launch(&self, launch: &Launch<'_>) -> Result<(), BoardError> {
         let Launch { kernel, grid, block, args, .. } = *launch;
+        if self.without == Some(kernel) {
+            return Ok(());
+        }
         self.submit(Work::Launch { kernel: kernel.to_owned(), grid, block, args: args.to_vec() })
     }
 

@@ -20,6 +20,7 @@ use wattle_runlog::{
     Event, LineFile, Manifest, MonotonicNs, Phase, RunDir, Seconds, Segment, Span, SpanClock, StopReason,
 };
 use wattle_train::device::{ChosenDevice, DeviceChoice};
+use wattle_train::engine::{home_of_parameters, refuse_what_cannot_fit};
 use wattle_train::{Checkpoints, EngineChoice, Plan, TrainState, Trainer, TrainerOptions};
 
 use crate::allocator::give_back;
@@ -172,9 +173,8 @@ impl Session<'_> {
 
         let options = trainer_options(config, segment.id);
         let board = open_board(config, dataset, device, &options)?;
-        let model = build_model(config, dataset, device)?;
-        let mut trainer =
-            Trainer::on_board(model.as_ref(), dataset, &device.device, board, options, checkpoints)?;
+        let model = build_model(config, dataset, device, board.as_ref())?;
+        let mut trainer = Trainer::on_board(model.as_ref(), dataset, board, options, checkpoints)?;
         if let Some(latest) = &latest {
             trainer.resume(latest)?;
             tracing::info!("going on from {}", latest.display());
@@ -327,12 +327,11 @@ fn on_trial<T>(
 ) -> anyhow::Result<T> {
     let options = trainer_options(config, 0);
     let board = open_board(config, dataset, device, &options)?;
-    let model = build_model(config, dataset, device)?;
+    let model = build_model(config, dataset, device, board.as_ref())?;
     let scratch =
         tempfile::tempdir().context("a temporary folder cannot be made; set TMPDIR to another place")?;
     let checkpoints = Checkpoints::open(scratch.path(), 0)?;
-    let mut trainer =
-        Trainer::on_board(model.as_ref(), dataset, &device.device, board, options, checkpoints)?;
+    let mut trainer = Trainer::on_board(model.as_ref(), dataset, board, options, checkpoints)?;
     with(&mut trainer)
 }
 
@@ -344,13 +343,9 @@ fn dry_run(args: &TrainArgs, config: &Config, verify: Verify, mut display: Displ
     if forecast.shortage.is_none() {
         on_trial(config, &dataset, &device, |trainer| {
             give_back();
-            if plan::is_quick(config, &forecast) {
-                trainer.rehearse()?;
-            } else {
-                trainer.touch();
-            }
+            let is_here = trainer.rehearse(plan::is_quick(config, &forecast))?;
             forecast.engine = trainer.engine();
-            forecast.peak = if trainer.is_on_cpu_engine() { peak_of_training() } else { None };
+            forecast.peak = if is_here { peak_of_training() } else { None };
             if let Some(memory) = trainer.memory() {
                 forecast.memory = TrainingMemory::Explicit(memory);
             }
@@ -431,9 +426,7 @@ fn open_board(
     let Some(board) = device.board()? else { return Ok(None) };
     let vocab_size = config.model.vocab_size_for(dataset.vocab_size()).map_err(BadUsage::new)?;
     let blank = config.model.build_blank(vocab_size, &Device::Cpu)?;
-    // The model's own tensors will be there too, in f32.
-    let taken = config.model.model_bytes(vocab_size);
-    Trainer::refuse_what_cannot_fit(blank.as_ref(), board.as_ref(), options, taken)?;
+    refuse_what_cannot_fit(blank.as_ref(), board.as_ref(), options)?;
     Ok(Some(board))
 }
 
@@ -442,10 +435,14 @@ fn build_model(
     config: &Config,
     dataset: &Dataset,
     device: &ChosenDevice,
+    board: Option<&Arc<dyn Board>>,
 ) -> anyhow::Result<Box<dyn LanguageModel>> {
     let vocab_size = config.model.vocab_size_for(dataset.vocab_size()).map_err(BadUsage::new)?;
+    let home = home_of_parameters(&device.device, board);
     if device.device.is_cpu() {
         need::training(config, vocab_size).check()?;
+    } else if home.is_cpu() {
+        need::loading("training", &config.model, vocab_size, 1).check()?;
     }
     if let Some(dir) = &config.model.init_from {
         let directory = Directory::open(dir)?;
@@ -458,9 +455,9 @@ fn build_model(
             ))
             .into());
         }
-        return Ok(directory.load_as(&config.model, &device.device)?);
+        return Ok(directory.load_as(&config.model, &home)?);
     }
-    let model = config.model.build(vocab_size, config.run.seed, &device.device);
+    let model = config.model.build(vocab_size, config.run.seed, &home);
     Ok(model.context("the model cannot be built")?)
 }
 

@@ -113,9 +113,9 @@ impl FlatState {
     }
 
     /// Names of parameters whose gradient is zero in every element.
-    pub fn zero_gradient_names(&self) -> Vec<&str> {
+    pub fn zero_gradient_names(&self) -> Vec<String> {
         let is_zero = |entry: &&Entry| self.gradients[entry.range.clone()].iter().all(|&g| g == 0.0);
-        self.layout.entries().iter().filter(is_zero).map(|entry| entry.name.as_str()).collect()
+        self.layout.entries().iter().filter(is_zero).map(|entry| entry.name.clone()).collect()
     }
 
     /// The gradients as tensors, in the model's order.
@@ -148,46 +148,23 @@ impl FlatState {
         write_views(path, &moments)
     }
 
-    /// Takes over moments as [`FlatState::write_moments`] writes them.
+    /// Takes over moments as [`FlatState::write_moments`] writes them: see
+    /// [`moment_faults`](crate::moment_faults).
     ///
     /// # Errors
-    /// The outer if a tensor operation fails; the inner names what is missing or of another shape, and nothing
-    /// is changed then.
-    pub fn set_moments(
-        &mut self,
-        moments: &HashMap<String, Tensor>,
-    ) -> Result<std::result::Result<(), Vec<String>>> {
-        let faults = self.mismatches(moments);
-        if !faults.is_empty() {
-            return Ok(Err(faults));
-        }
+    /// If one is missing or of another size, or a tensor operation fails.
+    pub fn set_moments(&mut self, moments: &HashMap<String, Tensor>) -> Result<()> {
         for Entry { name, range, .. } in self.layout.entries() {
-            copy_to(&mut self.mean[range.clone()], &moments[&format!("{name}.exp_avg")])?;
-            copy_to(&mut self.mean_square[range.clone()], &moments[&format!("{name}.exp_avg_sq")])?;
+            copy_to(&mut self.mean[range.clone()], moment(moments, name, "exp_avg")?)?;
+            copy_to(&mut self.mean_square[range.clone()], moment(moments, name, "exp_avg_sq")?)?;
         }
-        Ok(Ok(()))
+        Ok(())
     }
 
     /// Bytes that were allocated.
     pub(super) fn bytes(&self) -> u64 {
         let buffers = [&self.weights, &self.gradients, &self.mean, &self.mean_square];
         buffers.iter().map(|buffer| (buffer.capacity() * size_of::<f32>()) as u64).sum()
-    }
-
-    fn mismatches(&self, moments: &HashMap<String, Tensor>) -> Vec<String> {
-        let mut faults = Vec::new();
-        for Entry { name, dims, .. } in self.layout.entries() {
-            for name in [format!("{name}.exp_avg"), format!("{name}.exp_avg_sq")] {
-                match moments.get(&name) {
-                    Some(tensor) if tensor.dims() == dims => {}
-                    Some(tensor) => {
-                        faults.push(format!("{name} has shape {:?}, expected {dims:?}", tensor.dims()));
-                    }
-                    None => faults.push(format!("{name} is missing")),
-                }
-            }
-        }
-        faults
     }
 }
 
@@ -240,6 +217,22 @@ fn tensor(buffer: &[f32], entry: &Entry) -> Result<Tensor> {
 }
 
 fn copy_to(out: &mut [f32], tensor: &Tensor) -> Result<()> {
-    out.copy_from_slice(&tensor.flatten_all()?.to_vec1::<f32>()?);
+    let values = tensor.flatten_all()?.to_vec1::<f32>()?;
+    if values.len() != out.len() {
+        bail!("{} numbers for a parameter of {}", values.len(), out.len());
+    }
+    out.copy_from_slice(&values);
     Ok(())
+}
+
+/// One of the moments of the parameter `name`.
+pub(super) fn moment<'a>(
+    moments: &'a HashMap<String, Tensor>,
+    name: &str,
+    which: &str,
+) -> Result<&'a Tensor> {
+    match moments.get(&format!("{name}.{which}")) {
+        Some(tensor) => Ok(tensor),
+        None => bail!("{name}.{which} is not among the moments"),
+    }
 }

@@ -39,18 +39,17 @@ pub(crate) fn board_engine(
     Ok(Some(Box::new(BoardEngine::new(board, network, layout, parameters, options)?)))
 }
 
-/// Refuses an engine on a board that cannot fit beside `taken` bytes that something else will have.
+/// Refuses an engine on a board that cannot fit.
 pub(crate) fn refuse_what_cannot_fit(
     config: &ModelConfig,
     vocab_size: usize,
     parameters: &[Parameter],
     board: &dyn Board,
     options: DeviceEngineOptions,
-    taken: u64,
 ) -> std::result::Result<(), EngineError> {
     let (layout, network) = on_a_board(config, vocab_size, parameters);
     let options = droppable(&network, options);
-    BoardEngine::refuse_what_cannot_fit(board, &network, &layout, &options, taken)
+    BoardEngine::refuse_what_cannot_fit(board, &network, &layout, &options)
 }
 
 fn on_a_board(config: &ModelConfig, vocab_size: usize, parameters: &[Parameter]) -> (Layout, Network) {

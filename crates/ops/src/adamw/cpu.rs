@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::Update;
+use super::{Hyperparameters, Update};
 use crate::simd::{Simd, dispatch};
 
 /// Elements that one thread takes at once.
@@ -93,12 +93,13 @@ impl Factors {
         let n = gradients.len();
         let lens = [state.parameters.len(), state.mean.len(), state.mean_square.len()];
         assert_eq!(lens, [n; 3], "parameters and moments of {n} gradients");
+        let Hyperparameters { beta1, beta2, eps, .. } = update.hyperparameters;
         Self {
             gradient: update.gradient_factor,
-            mean: [update.beta1 as f32, (1.0 - update.beta1) as f32],
-            mean_square: [update.beta2 as f32, (1.0 - update.beta2) as f32],
+            mean: [beta1 as f32, (1.0 - beta1) as f32],
+            mean_square: [beta2 as f32, (1.0 - beta2) as f32],
             inverse_square_correction: (1.0 / update.square_correction()) as f32,
-            eps: update.eps as f32,
+            eps: eps as f32,
             rate: (update.learning_rate / update.mean_correction()) as f32,
             decay: 1.0,
         }

@@ -1,5 +1,6 @@
 //! AdamW on a board: one launch for all parameters.
 
+use super::Hyperparameters;
 use crate::board::args::args;
 use crate::board::{Board, BoardError, DevicePtr, Launch};
 
@@ -20,12 +21,8 @@ pub struct Step {
     pub n: usize,
     /// How many of the first ones decay.
     pub n_decaying: usize,
-    /// β₁
-    pub beta1: f64,
-    /// β₂
-    pub beta2: f64,
-    /// ε
-    pub eps: f64,
+    /// β₁, β₂ and ε. The decay λ is in the state.
+    pub hyperparameters: Hyperparameters,
     /// A [`StepState`](crate::board::StepState).
     pub state: DevicePtr,
     /// What [`grad_norm`](crate::grad_norm::cuda) left.
@@ -37,6 +34,7 @@ pub struct Step {
 /// # Errors
 /// If the launch fails.
 pub fn step(board: &dyn Board, step: &Step) -> Result<(), BoardError> {
+    let Hyperparameters { beta1, beta2, eps, .. } = step.hyperparameters;
     board.launch(&Launch {
         kernel: "adamw_f32",
         grid: [step.n.div_ceil(4 * 256) as u32, 1, 1],
@@ -50,11 +48,11 @@ pub fn step(board: &dyn Board, step: &Step) -> Result<(), BoardError> {
             step.gradients,
             step.n as u64,
             step.n_decaying as u64,
-            step.beta1 as f32,
-            (1.0 - step.beta1) as f32,
-            step.beta2 as f32,
-            (1.0 - step.beta2) as f32,
-            step.eps as f32,
+            beta1 as f32,
+            (1.0 - beta1) as f32,
+            beta2 as f32,
+            (1.0 - beta2) as f32,
+            eps as f32,
             step.state,
             step.norm,
         ],

@@ -14,9 +14,9 @@ mod reference;
 
 pub use reference::adamw_update;
 
-/// The numbers of one update.
+/// The numbers that all updates share.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Update {
+pub struct Hyperparameters {
     /// β₁
     pub beta1: f64,
     /// β₂
@@ -25,6 +25,13 @@ pub struct Update {
     pub eps: f64,
     /// λ, of parameters that decay.
     pub weight_decay: f64,
+}
+
+/// The numbers of one update.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Update {
+    /// Those of every update.
+    pub hyperparameters: Hyperparameters,
     /// η
     pub learning_rate: f64,
     /// t: which update it is, counted from 1.
@@ -35,14 +42,14 @@ pub struct Update {
 
 impl Update {
     pub(crate) fn mean_correction(&self) -> f64 {
-        1.0 - self.beta1.powf(self.step as f64)
+        1.0 - self.hyperparameters.beta1.powf(self.step as f64)
     }
 
     pub(crate) fn square_correction(&self) -> f64 {
-        1.0 - self.beta2.powf(self.step as f64)
+        1.0 - self.hyperparameters.beta2.powf(self.step as f64)
     }
 
     pub(crate) fn decay(&self, decays: bool) -> f64 {
-        if decays { 1.0 - self.learning_rate * self.weight_decay } else { 1.0 }
+        if decays { 1.0 - self.learning_rate * self.hyperparameters.weight_decay } else { 1.0 }
     }
 }

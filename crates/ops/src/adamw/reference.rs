@@ -1,6 +1,6 @@
 use candle_core::{Result, Tensor};
 
-use super::Update;
+use super::{Hyperparameters, Update};
 
 /// The next value, mean and mean square of a parameter.
 ///
@@ -14,7 +14,7 @@ pub fn adamw_update(
     decays: bool,
     update: &Update,
 ) -> Result<[Tensor; 3]> {
-    let &Update { beta1, beta2, eps, learning_rate, .. } = update;
+    let &Update { hyperparameters: Hyperparameters { beta1, beta2, eps, .. }, learning_rate, .. } = update;
     let gradient = (gradient * f64::from(update.gradient_factor))?;
     let mean = ((mean * beta1)? + (&gradient * (1.0 - beta1))?)?;
     let mean_square = ((mean_square * beta2)? + (gradient.sqr()? * (1.0 - beta2))?)?;

@@ -1,6 +1,6 @@
 use candle_core::{Device, Tensor};
 use wattle_ops::adamw::cpu::{ParameterRange, State, step, step_par};
-use wattle_ops::adamw::{Update, adamw_update};
+use wattle_ops::adamw::{Hyperparameters, Update, adamw_update};
 use wattle_ops::grad_norm::cpu::{clip_factor, norm, norm_par};
 use wattle_ops::grad_norm::global_norm;
 
@@ -8,10 +8,7 @@ use crate::harness::*;
 
 fn update(step: u64) -> Update {
     Update {
-        beta1: 0.9,
-        beta2: 0.99,
-        eps: 1e-8,
-        weight_decay: 0.1,
+        hyperparameters: Hyperparameters { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 },
         learning_rate: 1e-3,
         step,
         gradient_factor: 0.7,

@@ -2,37 +2,34 @@
 
 use std::path::Path;
 
-use candle_core::Device;
-use wattle_model::LanguageModel;
 use wattle_model::hugging_face::{load_weights, read_safetensors};
+use wattle_model::moment_faults;
 
 use super::{FileSum, TrainState};
+use crate::engine::StepEngine;
 use crate::error::TrainError;
-use crate::optimizer_state::OptimizerState;
 
 impl TrainState {
-    /// Reads the checkpoint `dir` into a model and its optimizer.
+    /// Reads the checkpoint `dir` into an engine and its model.
     ///
     /// # Errors
-    /// If a file is missing, cut short or changed, or the weights are of another model; the model and the
-    /// optimizer are then as they were.
-    pub fn load(
-        dir: &Path,
-        model: &dyn LanguageModel,
-        optimizer: &mut dyn OptimizerState,
-        device: &Device,
-    ) -> Result<Self, TrainError> {
+    /// If a file is missing, cut short or changed, or is of another model; the engine and the model are then as they
+    /// were.
+    pub fn load(dir: &Path, engine: &mut dyn StepEngine) -> Result<Self, TrainError> {
         let state = Self::read(dir)?;
         for expected in &state.files {
             check(dir, expected)?;
         }
-        let path = dir.join("optimizer.safetensors");
-        let moments = read_safetensors(&path, device)?;
-        load_weights(model, &dir.join("model.safetensors"), device)?;
-        optimizer.set_state(model.parameters(), &moments)?.map_err(|faults| TrainError::Checkpoint {
-            path,
-            reason: format!("these moments do not fit the model: {}", faults.join("; ")),
-        })?;
+        let (model, path) = (engine.model(), dir.join("optimizer.safetensors"));
+        let device = model.device();
+        let moments = read_safetensors(&path, &device)?;
+        let faults = moment_faults(model.parameters(), &moments);
+        if !faults.is_empty() {
+            let reason = format!("these moments do not fit the model: {}", faults.join("; "));
+            return Err(TrainError::Checkpoint { path, reason });
+        }
+        load_weights(model, &dir.join("model.safetensors"), &device)?;
+        engine.load(&moments)?;
         Ok(state)
     }
 }

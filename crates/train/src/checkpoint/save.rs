@@ -4,21 +4,18 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
-use wattle_model::LanguageModel;
 use wattle_model::hugging_face::write_safetensors;
 use wattle_runlog::run_dir::{sync_dir, write_synced};
 
 use super::{Checkpoints, FileSum, TEMPORARY, TrainState, dir_name};
+use crate::engine::StepEngine;
 use crate::error::TrainError;
 use crate::observer::ExtraFile;
-use crate::optimizer_state::OptimizerState;
 
 /// What goes into a checkpoint.
 pub struct CheckpointContent<'a> {
-    /// The model.
-    pub model: &'a dyn LanguageModel,
-    /// Its optimizer.
-    pub optimizer: &'a dyn OptimizerState,
+    /// The engine, which has exported its weights to the model.
+    pub engine: &'a dyn StepEngine,
     /// The trainer's state; its list of files is filled in.
     pub state: TrainState,
     /// The content of `tokenizer.json`.
@@ -65,12 +62,12 @@ fn write_files(
     extra: impl FnOnce(&Path) -> Vec<ExtraFile>,
 ) -> Result<(), TrainError> {
     fs::create_dir(dir).map_err(TrainError::io("create", dir))?;
-    let CheckpointContent { model, optimizer, state, tokenizer_json, tokenizer_config_json, end_of_text } =
-        content;
+    let CheckpointContent { engine, state, tokenizer_json, tokenizer_config_json, end_of_text } = content;
+    let model = engine.model();
     let mut names = Vec::new();
     let (weights, moments) = (dir.join("model.safetensors"), dir.join("optimizer.safetensors"));
     write_safetensors(&weights, &model.weights()?)?;
-    optimizer.write_state(model.parameters(), &moments)?;
+    engine.write_moments(&moments)?;
     for (name, path) in [("model.safetensors", weights), ("optimizer.safetensors", moments)] {
         File::open(&path).and_then(|file| file.sync_all()).map_err(TrainError::io("sync", &path))?;
         names.push(name.to_owned());

@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use candle_core::{DType, Tensor};
+use wattle_model::StepResult;
 use wattle_model::engine::board::MAX_PENDING_STEPS;
-use wattle_model::{DeviceSpan, FinishedSteps, StepPart, StepResult};
 use wattle_runlog::event::StepEvent;
-use wattle_runlog::{EventBody, MonotonicNs, Phase, Span, SpanClock};
+use wattle_runlog::{EventBody, MonotonicNs};
 
 use super::Trainer;
+use crate::engine::Finished;
 use crate::error::TrainError;
 use crate::observer::{Observer, Progress};
 
@@ -20,55 +20,42 @@ pub(super) struct PendingStep {
     pub(super) step: u64,
     pub(super) tokens: u64,
     pub(super) learning_rate: f64,
-    /// `None` where the engine has them.
-    pub(super) scalars: Option<StepScalars>,
-    /// When its work ended on the device, once that is known.
+    /// When its work ended, once that is known.
     pub(super) ended: Option<MonotonicNs>,
 }
 
-/// What a step said, on the device.
-pub(super) struct StepScalars {
-    pub(super) loss: Tensor,
-    pub(super) grad_norm: Tensor,
-    pub(super) accuracy: Tensor,
-}
-
-impl StepScalars {
-    pub(super) fn read(&self) -> Result<StepResult, TrainError> {
-        Ok(StepResult {
-            loss: self.loss.to_scalar()?,
-            grad_norm: self.grad_norm.to_dtype(DType::F32)?.to_scalar()?,
-            accuracy: self.accuracy.to_scalar()?,
-        })
-    }
-}
-
 impl Trainer<'_> {
-    /// Brings the losses of finished queued steps to the host, about once a second, and tells of those steps. It comes
+    /// Tells of the steps that have ended: of all where the engine has none in flight, else about once a second. It comes
     /// right after a step was queued, for which the host waited until the step before the last had ended: so at this
     /// moment a step has just ended, two are in flight, and nothing is waited for.
     pub(super) fn poll(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
         // If the next chance came only after more than a second, it would be too late for the step that just ended.
         let is_due = self.polled_at.is_none_or(|at| at.elapsed() + self.step_time >= POLL_EVERY);
-        if !is_due && self.pending.len() < MAX_PENDING_STEPS / 2 {
+        if self.engine.n_in_flight() > 0 && !is_due && self.pending.len() < MAX_PENDING_STEPS / 2 {
             return Ok(());
         }
-        let FinishedSteps { spans, results } = self.tier.poll()?;
-        if !results.is_empty() {
-            self.polled_at = Some(Instant::now());
-        }
-        self.tell_spans(observer, &spans);
-        self.tell_steps(observer, results)
+        let finished = self.engine.poll()?;
+        self.tell_finished(observer, finished)
     }
 
-    /// Brings all losses to the host and tells of the steps they belong to.
+    /// Waits for the engine, and tells of all steps.
     pub(super) fn drain(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
-        let mut results = self.tier.drain()?;
-        for scalars in self.pending.iter().filter_map(|pending| pending.scalars.as_ref()) {
-            results.push(scalars.read()?);
+        let finished = self.engine.drain()?;
+        self.tell_finished(observer, finished)
+    }
+
+    fn tell_finished(&mut self, observer: &mut dyn Observer, finished: Finished) -> Result<(), TrainError> {
+        if !finished.results.is_empty() {
+            self.polled_at = Some(Instant::now());
         }
-        self.polled_at = Some(Instant::now());
-        self.tell_steps(observer, results)
+        for span in finished.spans {
+            // A step that made no update ended with its gradients.
+            if let Some(pending) = self.pending.iter_mut().find(|pending| pending.step == span.step) {
+                pending.ended = Some(span.end_ns);
+            }
+            observer.span(span);
+        }
+        self.tell_steps(observer, finished.results)
     }
 
     /// Tells of the oldest pending steps, to which `results` belong.
@@ -103,7 +90,7 @@ impl Trainer<'_> {
         ended: MonotonicNs,
         event: StepEvent,
     ) -> Result<(), TrainError> {
-        let step = event.step;
+        let StepEvent { step, tokens, loss, .. } = event;
         let is_finite = event.loss.is_finite() && event.grad_norm.is_finite();
         let is_last = step >= self.plan.total_steps;
         if step.is_multiple_of(self.options.train.log_every) || is_last || !is_finite {
@@ -112,11 +99,12 @@ impl Trainer<'_> {
         if is_finite {
             return Ok(());
         }
-        let first = self.first_not_finite_of_queued(step)?;
-        Err(self.not_finite(step, "the loss or the gradient", first))
+        // The step made no update.
+        (self.state.step, self.state.tokens) = (step - 1, tokens - self.plan.tokens_per_step);
+        Err(self.not_finite(step, if loss.is_finite() { "the gradient" } else { "the loss" })?)
     }
 
-    pub(super) fn step_event(&self, pending: &PendingStep, result: StepResult) -> StepEvent {
+    fn step_event(&self, pending: &PendingStep, result: StepResult) -> StepEvent {
         StepEvent {
             step: pending.step,
             epoch: self.plan.epoch_after(pending.step - 1),
@@ -126,42 +114,6 @@ impl Trainer<'_> {
             grad_norm: result.grad_norm,
             tokens_per_s: 0.0,
             accuracy: result.accuracy,
-        }
-    }
-
-    /// Waits for the device, and tells of what it did since the last time.
-    pub(super) fn synchronize(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
-        let spans = self.tier.synchronize()?;
-        self.tell_spans(observer, &spans);
-        Ok(self.device.synchronize()?)
-    }
-
-    /// Tells of what the device did, and notes when pending steps ended.
-    fn tell_spans(&mut self, observer: &mut dyn Observer, spans: &[DeviceSpan]) {
-        for span in spans {
-            observer.span(self.device_span(*span));
-            if span.part == StepPart::Optimizer
-                && let Some(pending) = self.pending.iter_mut().find(|pending| pending.step == span.step)
-            {
-                pending.ended = Some(MonotonicNs(span.end_ns));
-            }
-        }
-    }
-
-    fn device_span(&self, span: DeviceSpan) -> Span {
-        let phase = match span.part {
-            StepPart::Data => Phase::Data,
-            StepPart::ForwardBackward => Phase::ForwardBackward,
-            StepPart::Optimizer => Phase::Optimizer,
-        };
-        Span {
-            segment: self.options.segment,
-            step: span.step,
-            phase,
-            start_ns: MonotonicNs(span.start_ns),
-            end_ns: MonotonicNs(span.end_ns),
-            clock: SpanClock::Device,
-            error_ns: span.error_ns,
         }
     }
 }

@@ -8,7 +8,6 @@ use wattle_ops::rms_norm::cuda as rms_norm;
 
 use super::DeviceEngineOptions;
 use super::cutter::Cutter;
-use super::step::micro_batches;
 use crate::engine::Recompute;
 use crate::engine::network::{Network, NormKind, Positions, Sizes};
 
@@ -171,7 +170,7 @@ fn partials_len(network: &Network, options: &DeviceEngineOptions) -> usize {
         };
         norm.max(linear::bias_scratch_len(b * t, widest))
     };
-    micro_batches(options).map(|sequences| len(sequences.len())).max().unwrap_or(0)
+    options.micro_batches().map(|sequences| len(sequences.len())).max().unwrap_or(0)
 }
 
 /// How many layers have activations of their own.

@@ -14,8 +14,8 @@ use super::fit::{Fit, RESERVE};
 use super::forward::MicroBatch;
 use super::inputs::{N_SLOTS, Slot, order_by_token};
 use super::results::{Pending, Results};
-use super::state::{self, State};
-use super::step::{StepLaunches, micro_batches};
+use super::state::{self, FirstGradients, State};
+use super::step::StepLaunches;
 use super::timeline::{Anchor, Anchoring, DeviceSpan, EDGES, Timeline};
 use super::{DeviceEngine, DeviceEngineOptions, FinishedSteps, StepInputs, StepResult};
 use crate::engine::layout::Layout;
@@ -37,6 +37,8 @@ pub struct BoardEngine {
     recorded: [Recorded; N_SLOTS],
     /// Whether a step was made, so that the device has all that it loads on first use.
     is_warm: bool,
+    /// Parameters whose gradient was zero in the first step.
+    zero_at_first: Vec<String>,
     /// Steps whose results have not been read.
     pending: Pending,
 }
@@ -106,6 +108,7 @@ impl BoardEngine {
             in_flight: [None; N_SLOTS],
             recorded: [Recorded::NotYet; N_SLOTS],
             is_warm: false,
+            zero_at_first: Vec::new(),
             pending: Pending::default(),
         };
         engine.write_angles()?;
@@ -113,8 +116,7 @@ impl BoardEngine {
         Ok(engine)
     }
 
-    /// Refuses an engine that cannot fit beside `taken` bytes that something else will have. This is arithmetic alone:
-    /// nothing is allocated, and no library makes a plan.
+    /// Refuses an engine that cannot fit. This is arithmetic alone: nothing is allocated, and no library makes a plan.
     ///
     /// # Errors
     /// [`EngineError::DoesNotFit`]; whatever the board says.
@@ -123,19 +125,36 @@ impl BoardEngine {
         network: &Network,
         layout: &Layout,
         options: &DeviceEngineOptions,
-        taken: u64,
     ) -> Result<(), EngineError> {
         let fit = Fit { board, network, layout, options };
-        fit.refuse_what_cannot_fit(fit.free()?.saturating_sub(taken))
+        fit.refuse_what_cannot_fit(fit.free()?)
     }
 
     /// Launches a step with a slot: recorded before, recorded now, or one by one.
     fn launch(&mut self, slot_idx: usize) -> Result<(), EngineError> {
         match self.recorded[slot_idx] {
+            _ if !self.is_warm => self.first_step(slot_idx),
             Recorded::As(number) => Ok(self.board.replay(number)?),
-            Recorded::NotYet if self.is_warm => self.record(slot_idx),
-            Recorded::NotYet | Recorded::Failed => self.launches(slot_idx).issue(),
+            Recorded::NotYet => self.record(slot_idx),
+            Recorded::Failed => self.launches(slot_idx).issue(),
         }
+    }
+
+    /// A step whose gradients are looked at before the update. It is launched one by one, since libraries load on first
+    /// use.
+    fn first_step(&mut self, slot_idx: usize) -> Result<(), EngineError> {
+        let (board, state) = (self.board.as_ref(), &self.memory.state);
+        let launches = self.launches(slot_idx);
+        launches.begin()?;
+        state::mark_gradients(board, state, self.layout.len())?;
+        launches.gradients()?;
+        let FirstGradients { unreached, zero } = state::first_gradients(board, state, &self.layout)?;
+        if !unreached.is_empty() {
+            return Err(EngineError::Unreached { names: unreached });
+        }
+        launches.update()?;
+        self.zero_at_first = zero;
+        Ok(())
     }
 
     fn record(&mut self, slot_idx: usize) -> Result<(), EngineError> {
@@ -192,8 +211,8 @@ impl BoardEngine {
     }
 
     fn step_state(&self, step: u64, learning_rate: f64, place: usize) -> StepState {
-        let DeviceEngineOptions { beta1, beta2, eps, weight_decay, .. } = self.options;
-        let update = Update { beta1, beta2, eps, weight_decay, learning_rate, step, gradient_factor: 1.0 };
+        let DeviceEngineOptions { hyperparameters, .. } = self.options;
+        let update = Update { hyperparameters, learning_rate, step, gradient_factor: 1.0 };
         StepState::new(&update, place as u32)
     }
 
@@ -260,7 +279,7 @@ impl DeviceEngine for BoardEngine {
         check_tokens(inputs.iter().chain(targets), v)?;
         let place = self.pending.next()?;
         let slot_idx = (step % N_SLOTS as u64) as usize;
-        let rows: Vec<_> = micro_batches(&self.options).map(|b| b.start * t..b.end * t).collect();
+        let rows: Vec<_> = self.options.micro_batches().map(|b| b.start * t..b.end * t).collect();
         let order = order_by_token(inputs, &rows, v);
         let state = self.step_state(step, learning_rate, place);
         self.reclaim(slot_idx)?;
@@ -342,26 +361,15 @@ impl DeviceEngine for BoardEngine {
         state::read_tensors(self.board.as_ref(), self.memory.state.gradients, &self.layout)
     }
 
-    fn zero_gradient_names(&self) -> Result<Vec<String>, EngineError> {
-        let mut names = Vec::new();
-        for place in self.layout.entries() {
-            let at = self.memory.state.gradients.add(place.range.start, Elem::F32);
-            let gradient = state::read_f32(self.board.as_ref(), at, place.range.len())?;
-            if gradient.iter().all(|&g| g == 0.0) {
-                names.push(place.name.clone());
-            }
-        }
-        Ok(names)
+    fn zero_gradient_names(&self) -> &[String] {
+        &self.zero_at_first
     }
 
     fn moments(&self) -> Result<Vec<(String, Tensor)>, EngineError> {
         state::read_moments(self.board.as_ref(), &self.memory.state, &self.layout)
     }
 
-    fn set_moments(
-        &mut self,
-        moments: &HashMap<String, Tensor>,
-    ) -> Result<Result<(), Vec<String>>, EngineError> {
+    fn set_moments(&mut self, moments: &HashMap<String, Tensor>) -> Result<(), EngineError> {
         state::write_moments(self.board.as_ref(), &self.memory.state, &self.layout, moments)
     }
 

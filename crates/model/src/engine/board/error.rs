@@ -3,6 +3,7 @@
 use wattle_ops::board::BoardError;
 
 use super::MAX_PENDING_STEPS;
+use crate::differences::abridged;
 use crate::engine::Recompute;
 
 /// A fault of an engine on a board.
@@ -50,6 +51,12 @@ pub enum EngineError {
         token: u32,
         /// Tokens that there are.
         n_vocab: usize,
+    },
+    /// Parameters that would never learn.
+    #[error("no gradient reaches {}", abridged(names))]
+    Unreached {
+        /// Their names.
+        names: Vec<String>,
     },
     /// More steps were queued than their results have room for.
     #[error("{MAX_PENDING_STEPS} steps were queued and nobody asked for their results")]

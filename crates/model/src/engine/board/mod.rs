@@ -31,8 +31,10 @@ mod step;
 mod timeline;
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use candle_core::Tensor;
+use wattle_ops::adamw::Hyperparameters;
 use wattle_ops::board::Elem;
 
 use super::{LossSum, MemoryPlan, Recompute};
@@ -50,14 +52,16 @@ pub const MAX_PENDING_STEPS: usize = 1000;
 /// A model's [`Parameter`]s are candle tensors that anybody can read. While an engine trains, they are as they
 /// were when [`DeviceEngine::publish`] was last called.
 pub trait DeviceEngine: Send {
-    /// Queues one update: loss and gradients of a batch, clipping, AdamW. The host does not wait for it.
+    /// Queues one update: loss and gradients of a batch, clipping, AdamW. The host does not wait for it, except in an
+    /// engine's first step, where it looks at all gradients before the update.
     /// [`DeviceEngine::drain`] is to be called before there are more than [`MAX_PENDING_STEPS`].
     ///
     /// # Shapes
     /// `inputs`, `targets` (b·t), with the number of sequences that the engine was made for.
     ///
     /// # Errors
-    /// If the batch has another size, or the device fails.
+    /// If the batch has another size, the device fails, or no gradient reached a parameter in the first step; no update
+    /// is made then.
     fn step(&mut self, step: StepInputs<'_>) -> Result<(), EngineError>;
 
     /// Queued steps that are not known to be finished: two at most.
@@ -111,11 +115,8 @@ pub trait DeviceEngine: Send {
     /// If the device or a tensor operation fails.
     fn gradient_tensors(&self) -> Result<Vec<Tensor>, EngineError>;
 
-    /// Names of parameters whose gradient is zero in every element.
-    ///
-    /// # Errors
-    /// If the device fails.
-    fn zero_gradient_names(&self) -> Result<Vec<String>, EngineError>;
+    /// Names of parameters whose gradient in the first step was zero in every element.
+    fn zero_gradient_names(&self) -> &[String];
 
     /// The moments as named tensors, `<parameter>.exp_avg` and `<parameter>.exp_avg_sq`, PyTorch's names.
     ///
@@ -123,15 +124,11 @@ pub trait DeviceEngine: Send {
     /// If the device or a tensor operation fails.
     fn moments(&self) -> Result<Vec<(String, Tensor)>, EngineError>;
 
-    /// Takes over moments as [`DeviceEngine::moments`] gives them.
+    /// Takes over moments as [`DeviceEngine::moments`] gives them: see [`moment_faults`](crate::moment_faults).
     ///
     /// # Errors
-    /// The outer if the device or a tensor operation fails; the inner names what is missing or of another shape,
-    /// and nothing is changed then.
-    fn set_moments(
-        &mut self,
-        moments: &HashMap<String, Tensor>,
-    ) -> Result<Result<(), Vec<String>>, EngineError>;
+    /// If one is missing or of another size, or the device or a tensor operation fails.
+    fn set_moments(&mut self, moments: &HashMap<String, Tensor>) -> Result<(), EngineError>;
 
     /// Whether a step's loss or gradient was not finite. From that step on no update is made: the weights are those
     /// that it began with.
@@ -164,14 +161,16 @@ pub struct DeviceEngineOptions {
     pub dropout: f32,
     /// Gradients are clipped to this norm; 0 clips nothing.
     pub clip_norm: f64,
-    /// β₁
-    pub beta1: f64,
-    /// β₂
-    pub beta2: f64,
-    /// ε
-    pub eps: f64,
-    /// λ, of parameters that decay.
-    pub weight_decay: f64,
+    /// AdamW's.
+    pub hyperparameters: Hyperparameters,
+}
+
+impl DeviceEngineOptions {
+    /// The sequences of each micro-batch; the last may have fewer.
+    fn micro_batches(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let Self { batch_size, micro_batch, .. } = *self;
+        (0..batch_size).step_by(micro_batch).map(move |first| first..batch_size.min(first + micro_batch))
+    }
 }
 
 /// What one step is told.

@@ -7,6 +7,7 @@ use wattle_ops::board::{Board, DevicePtr, Elem};
 
 use super::cutter::Cutter;
 use super::error::EngineError;
+use crate::engine::flat_state::moment;
 use crate::engine::layout::{Entry, Layout};
 use crate::parameter::Parameter;
 
@@ -37,6 +38,47 @@ impl State {
             mean_square: cutter.take(len, Elem::F32),
         }
     }
+}
+
+/// What the gradients of a first step show.
+#[derive(Debug, Default)]
+pub(super) struct FirstGradients {
+    /// Parameters to whose gradient nothing was added.
+    pub(super) unreached: Vec<String>,
+    /// Parameters whose gradient is zero in every element.
+    pub(super) zero: Vec<String>,
+}
+
+/// Sets all gradients to −0, which every sum takes for zero and which stays where nothing is added.
+pub(super) fn mark_gradients(board: &dyn Board, state: &State, len: usize) -> Result<(), EngineError> {
+    /// Elements that are written at once.
+    const BLOCK: usize = 1 << 20;
+    let block = vec![-0.0; BLOCK.min(len)];
+    for start in (0..len).step_by(BLOCK) {
+        write_f32(board, state.gradients.add(start, Elem::F32), &block[..BLOCK.min(len - start)])?;
+    }
+    Ok(())
+}
+
+/// Looks at gradients that were accumulated on [`mark_gradients`], once all work before is done.
+pub(super) fn first_gradients(
+    board: &dyn Board,
+    state: &State,
+    layout: &Layout,
+) -> Result<FirstGradients, EngineError> {
+    let is_marked = |g: &f32| g.to_bits() == (-0.0f32).to_bits();
+    let mut found = FirstGradients::default();
+    for place in layout.entries() {
+        let from = state.gradients.add(place.range.start, Elem::F32);
+        let gradient = read_f32(board, from, place.range.len())?;
+        if gradient.iter().all(is_marked) {
+            found.unreached.push(place.name.clone());
+        }
+        if gradient.iter().all(|&g| g == 0.0) {
+            found.zero.push(place.name.clone());
+        }
+    }
+    Ok(found)
 }
 
 /// Copies the values of `parameters` to the flat buffer `to`.
@@ -87,44 +129,28 @@ pub(super) fn read_moments(
     Ok(moments)
 }
 
-/// Takes over moments as [`read_moments`] gives them; the inner error names what is missing or of another shape,
-/// and nothing is changed then.
+/// Takes over moments as [`read_moments`] gives them.
 pub(super) fn write_moments(
     board: &dyn Board,
     state: &State,
     layout: &Layout,
     moments: &HashMap<String, Tensor>,
-) -> Result<Result<(), Vec<String>>, EngineError> {
-    let faults = mismatches(layout, moments);
-    if !faults.is_empty() {
-        return Ok(Err(faults));
-    }
+) -> Result<(), EngineError> {
     for place in layout.entries() {
-        for (suffix, to) in [("exp_avg", state.mean), ("exp_avg_sq", state.mean_square)] {
-            write(board, to, place, &moments[&format!("{}.{suffix}", place.name)])?;
+        for (which, to) in [("exp_avg", state.mean), ("exp_avg_sq", state.mean_square)] {
+            write(board, to, place, moment(moments, &place.name, which)?)?;
         }
     }
-    Ok(Ok(()))
-}
-
-fn mismatches(layout: &Layout, moments: &HashMap<String, Tensor>) -> Vec<String> {
-    let mut faults = Vec::new();
-    for Entry { name, dims, .. } in layout.entries() {
-        for name in [format!("{name}.exp_avg"), format!("{name}.exp_avg_sq")] {
-            match moments.get(&name) {
-                Some(tensor) if tensor.dims() == dims => {}
-                Some(tensor) => {
-                    faults.push(format!("{name} has shape {:?}, expected {dims:?}", tensor.dims()));
-                }
-                None => faults.push(format!("{name} is missing")),
-            }
-        }
-    }
-    faults
+    Ok(())
 }
 
 fn write(board: &dyn Board, to: DevicePtr, place: &Entry, tensor: &Tensor) -> Result<(), EngineError> {
     let values = tensor.flatten_all()?.to_vec1::<f32>()?;
+    if values.len() != place.range.len() {
+        let (name, got, expected) = (&place.name, values.len(), place.range.len());
+        let fault = format!("{got} numbers for {name}, which has {expected}");
+        return Err(candle_core::Error::Msg(fault).into());
+    }
     write_f32(board, to.add(place.range.start, Elem::F32), &values)
 }
 

@@ -32,13 +32,26 @@ pub(super) struct StepLaunches<'a> {
 impl StepLaunches<'_> {
     /// Launches it all.
     pub(super) fn issue(&self) -> Result<(), EngineError> {
-        self.board.mark(self.first_edge + 1)?;
+        self.begin()?;
         self.board.zero(self.state.gradients, self.layout.len() * Elem::F32.bytes())?;
-        for sequences in micro_batches(self.options) {
-            self.micro_batch(sequences)?;
-        }
+        self.gradients()?;
+        self.update()
+    }
+
+    /// The batch is there.
+    pub(super) fn begin(&self) -> Result<(), EngineError> {
+        Ok(self.board.mark(self.first_edge + 1)?)
+    }
+
+    /// Adds the batch's gradients to those that are there.
+    pub(super) fn gradients(&self) -> Result<(), EngineError> {
+        self.options.micro_batches().try_for_each(|sequences| self.micro_batch(sequences))
+    }
+
+    /// Clips and updates.
+    pub(super) fn update(&self) -> Result<(), EngineError> {
         self.board.mark(self.first_edge + 2)?;
-        self.update()?;
+        self.adamw()?;
         Ok(self.board.mark(self.first_edge + 3)?)
     }
 
@@ -52,8 +65,8 @@ impl StepLaunches<'_> {
         Ok(micro_batch.backward()?)
     }
 
-    fn update(&self) -> Result<(), EngineError> {
-        let DeviceEngineOptions { clip_norm, beta1, beta2, eps, elem, .. } = *self.options;
+    fn adamw(&self) -> Result<(), EngineError> {
+        let DeviceEngineOptions { clip_norm, hyperparameters, elem, .. } = *self.options;
         let &State { weights, working, gradients, mean, mean_square } = self.state;
         let (n, n_decaying, state) = (self.layout.len(), self.layout.n_decaying(), self.slot.state);
         self.results.store(self.board, gradients, n, clip_norm, state)?;
@@ -67,18 +80,10 @@ impl StepLaunches<'_> {
             gradients,
             n,
             n_decaying,
-            beta1,
-            beta2,
-            eps,
+            hyperparameters,
             state,
             norm,
         };
         Ok(adamw::step(self.board, &step)?)
     }
-}
-
-/// The sequences of each micro-batch; the last may have fewer.
-pub(super) fn micro_batches(options: &DeviceEngineOptions) -> impl Iterator<Item = Range<usize>> + use<> {
-    let DeviceEngineOptions { batch_size, micro_batch, .. } = *options;
-    (0..batch_size).step_by(micro_batch).map(move |first| first..batch_size.min(first + micro_batch))
 }

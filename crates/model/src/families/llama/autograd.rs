@@ -223,10 +223,9 @@ impl LanguageModel for Llama {
         &self,
         board: &dyn Board,
         options: DeviceEngineOptions,
-        taken: u64,
     ) -> std::result::Result<(), EngineError> {
         let Self { config, vocab_size, parameters, .. } = self;
-        families::refuse_what_cannot_fit(config, *vocab_size, parameters, board, options, taken)
+        families::refuse_what_cannot_fit(config, *vocab_size, parameters, board, options)
     }
 
     fn context(&self) -> usize {

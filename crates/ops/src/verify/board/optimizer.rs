@@ -2,7 +2,7 @@
 
 use super::bench::{Bench, round};
 use crate::adamw::cpu::{ParameterRange, State, step};
-use crate::adamw::{Update, cuda as adamw};
+use crate::adamw::{Hyperparameters, Update, cuda as adamw};
 use crate::board::{BoardError, DevicePtr, Elem, StepState};
 use crate::grad_norm::{cpu, cuda as grad_norm};
 use crate::results::cuda::{self as results, RESULT_BYTES, StepResult};
@@ -22,10 +22,7 @@ pub(super) fn checks(bench: &mut Bench<'_>) -> Result<Vec<Check>, BoardError> {
 
 fn numbers(update_idx: u32, norm: f64) -> Update {
     Update {
-        beta1: 0.9,
-        beta2: 0.99,
-        eps: 1e-8,
-        weight_decay: 0.1,
+        hyperparameters: Hyperparameters { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 },
         learning_rate: 1e-3,
         step: u64::from(update_idx),
         gradient_factor: cpu::clip_factor(norm, CLIP_NORM),
@@ -73,9 +70,7 @@ fn update(bench: &mut Bench<'_>, n: usize) -> Result<Vec<Check>, BoardError> {
                 gradients: g_ptr,
                 n,
                 n_decaying,
-                beta1: update.beta1,
-                beta2: update.beta2,
-                eps: update.eps,
+                hyperparameters: update.hyperparameters,
                 state: state_ptr,
                 norm: norm_ptr,
             },

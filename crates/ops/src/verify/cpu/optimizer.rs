@@ -3,7 +3,7 @@
 use candle_core::Result;
 
 use crate::adamw::cpu::{ParameterRange, State, step};
-use crate::adamw::{Update, adamw_update};
+use crate::adamw::{Hyperparameters, Update, adamw_update};
 use crate::grad_norm::cpu::norm;
 use crate::grad_norm::global_norm;
 use crate::verify::numbers::{normal, tensor, values};
@@ -62,10 +62,7 @@ pub fn check_adamw(n: usize, decays: bool) -> Result<Vec<Check>> {
 
 fn update(step: u64) -> Update {
     Update {
-        beta1: 0.9,
-        beta2: 0.99,
-        eps: 1e-8,
-        weight_decay: 0.1,
+        hyperparameters: Hyperparameters { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 },
         learning_rate: 1e-3,
         step,
         gradient_factor: 0.7,

@@ -1,0 +1,127 @@
+//! Steps by candle's autograd over a model's own operations.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use wattle_data::Batch;
+use wattle_model::engine::LossSum;
+use wattle_model::hugging_face::write_safetensors;
+use wattle_model::{LanguageModel, StepResult};
+use wattle_runlog::Phase;
+
+use super::host_clock::HostClock;
+use super::{Finished, Step, StepEngine, is_finite, warn_of_zero_gradients};
+use crate::adamw::AdamW;
+use crate::certificate::{all_zero, certify};
+use crate::clip::{clip_factor, global_norm};
+use crate::error::TrainError;
+use crate::evaluate::losses;
+use crate::gradients::{BatchOptions, batch_gradients};
+use crate::trainer::TrainerOptions;
+
+/// Any model, device and dtype. Weights are the model's own tensors.
+pub(super) struct Autograd<'a> {
+    model: &'a dyn LanguageModel,
+    device: Device,
+    options: TrainerOptions,
+    optimizer: AdamW,
+    /// Of the step that ended last.
+    gradients: Vec<Tensor>,
+    is_certified: bool,
+    finished: Finished,
+}
+
+impl<'a> Autograd<'a> {
+    pub(super) fn new(model: &'a dyn LanguageModel, options: &TrainerOptions) -> Result<Self, TrainError> {
+        Ok(Self {
+            model,
+            device: model.device(),
+            options: options.clone(),
+            optimizer: AdamW::new(options.optimizer.hyperparameters(), model.parameters())?,
+            gradients: Vec::new(),
+            is_certified: false,
+            finished: Finished::default(),
+        })
+    }
+
+    fn compute_gradients(&mut self, step: &Step<'_>) -> Result<(Tensor, Tensor), TrainError> {
+        // The old ones first: both at once do not need to fit.
+        self.gradients.clear();
+        let options = BatchOptions::of_step(&self.options, step.number);
+        let result = batch_gradients(self.model, step.batch, options, &self.device)?;
+        self.gradients = certify(self.model.parameters(), result.gradients)?;
+        if !self.is_certified {
+            warn_of_zero_gradients(&all_zero(self.model.parameters(), &self.gradients)?);
+            self.is_certified = true;
+        }
+        Ok((result.loss, result.accuracy))
+    }
+}
+
+impl StepEngine for Autograd<'_> {
+    fn step(&mut self, step: &Step<'_>) -> Result<(), TrainError> {
+        let mut clock = HostClock::start(self.options.segment, step);
+        clock.end(Phase::Data);
+        let (loss, accuracy) = self.compute_gradients(step)?;
+        clock.end(Phase::ForwardBackward);
+
+        let norm = global_norm(&self.gradients)?;
+        let result = StepResult {
+            loss: loss.to_scalar()?,
+            accuracy: accuracy.to_scalar()?,
+            grad_norm: norm.to_dtype(DType::F32)?.to_scalar()?,
+        };
+        if is_finite(&result) {
+            let clip_norm = self.options.train.clip_norm;
+            let factor = if clip_norm > 0.0 { Some(clip_factor(&norm, clip_norm)?) } else { None };
+            let Step { number, learning_rate, .. } = *step;
+            let (parameters, gradients) = (self.model.parameters(), &self.gradients);
+            self.optimizer.step(parameters, gradients, factor.as_ref(), number, learning_rate)?;
+            clock.end(Phase::Optimizer);
+        }
+        self.finished.results.push(result);
+        // Elsewhere the host's times say nothing of what the device was doing.
+        if self.device.is_cpu() {
+            self.finished.spans.extend(clock.spans());
+        }
+        Ok(())
+    }
+
+    fn poll(&mut self) -> Result<Finished, TrainError> {
+        Ok(std::mem::take(&mut self.finished))
+    }
+
+    fn drain(&mut self) -> Result<Finished, TrainError> {
+        self.device.synchronize()?;
+        self.poll()
+    }
+
+    fn evaluate(&mut self, batch: &Batch) -> Result<LossSum, TrainError> {
+        losses(self.model, batch, self.options.dtype, &self.device)
+    }
+
+    fn load(&mut self, moments: &HashMap<String, Tensor>) -> Result<(), TrainError> {
+        Ok(self.optimizer.set_moments(self.model.parameters(), moments)?)
+    }
+
+    fn export(&mut self) -> Result<(), TrainError> {
+        Ok(())
+    }
+
+    fn write_moments(&self, path: &Path) -> Result<(), TrainError> {
+        Ok(write_safetensors(path, &self.optimizer.moments(self.model.parameters()))?)
+    }
+
+    fn gradients(&self) -> Result<Option<Vec<Tensor>>, TrainError> {
+        Ok(Some(self.gradients.clone()))
+    }
+
+    fn model(&self) -> &dyn LanguageModel {
+        self.model
+    }
+
+    fn describe(&self) -> String {
+        "candle's autograd".to_owned()
+    }
+}

@@ -1,0 +1,167 @@
+//! Steps that are queued on a board.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::{DType, Tensor};
+use wattle_data::Batch;
+use wattle_model::engine::LossSum;
+use wattle_model::hugging_face::write_safetensors;
+use wattle_model::{
+    DeviceEngine, DeviceEngineOptions, DeviceSpan, FinishedSteps, LanguageModel, MemoryPlan, StepInputs,
+    StepPart,
+};
+use wattle_ops::board::{Board, Elem};
+use wattle_runlog::{MonotonicNs, Phase, Span, SpanClock};
+
+use super::{Finished, Step, StepEngine, warn_of_zero_gradients};
+use crate::error::TrainError;
+use crate::trainer::TrainerOptions;
+
+/// All state lies on the board; the model's parameters may lie elsewhere.
+pub(super) struct OnBoard<'a> {
+    model: &'a dyn LanguageModel,
+    engine: Box<dyn DeviceEngine>,
+    segment: u32,
+    is_exported: bool,
+    is_certified: bool,
+}
+
+impl<'a> OnBoard<'a> {
+    /// `None` if the model's family has no such engine for the type that is asked for.
+    pub(super) fn new(
+        model: &'a dyn LanguageModel,
+        board: Arc<dyn Board>,
+        options: &TrainerOptions,
+    ) -> Result<Option<Box<dyn StepEngine + 'a>>, TrainError> {
+        let Some(engine_options) = device_engine_options(options) else { return Ok(None) };
+        let Some(engine) = model.device_engine(board, engine_options)? else { return Ok(None) };
+        let segment = options.segment;
+        Ok(Some(Box::new(Self { model, engine, segment, is_exported: true, is_certified: false })))
+    }
+
+    fn span(&self, span: DeviceSpan) -> Span {
+        Span {
+            segment: self.segment,
+            step: span.step,
+            phase: match span.part {
+                StepPart::Data => Phase::Data,
+                StepPart::ForwardBackward => Phase::ForwardBackward,
+                StepPart::Optimizer => Phase::Optimizer,
+            },
+            start_ns: MonotonicNs(span.start_ns),
+            end_ns: MonotonicNs(span.end_ns),
+            clock: SpanClock::Device,
+            error_ns: span.error_ns,
+        }
+    }
+}
+
+impl StepEngine for OnBoard<'_> {
+    fn step(&mut self, step: &Step<'_>) -> Result<(), TrainError> {
+        self.is_exported = false;
+        let &Step { number, learning_rate, batch, .. } = step;
+        let (inputs, targets) = (&batch.inputs, &batch.targets);
+        self.engine.step(StepInputs { inputs, targets, step: number, learning_rate })?;
+        if !self.is_certified {
+            warn_of_zero_gradients(self.engine.zero_gradient_names());
+            self.is_certified = true;
+        }
+        Ok(())
+    }
+
+    fn n_in_flight(&self) -> usize {
+        self.engine.n_in_flight()
+    }
+
+    fn poll(&mut self) -> Result<Finished, TrainError> {
+        let FinishedSteps { spans, results } = self.engine.poll(&host_ns)?;
+        Ok(Finished { spans: spans.into_iter().map(|span| self.span(span)).collect(), results })
+    }
+
+    fn drain(&mut self) -> Result<Finished, TrainError> {
+        let spans = self.engine.synchronize(&host_ns)?;
+        let results = self.engine.drain()?;
+        Ok(Finished { spans: spans.into_iter().map(|span| self.span(span)).collect(), results })
+    }
+
+    fn evaluate(&mut self, batch: &Batch) -> Result<LossSum, TrainError> {
+        Ok(self.engine.evaluate(&batch.inputs, &batch.targets)?)
+    }
+
+    fn load(&mut self, moments: &HashMap<String, Tensor>) -> Result<(), TrainError> {
+        self.engine.take(self.model.parameters())?;
+        self.engine.set_moments(moments)?;
+        self.is_exported = true;
+        Ok(())
+    }
+
+    fn export(&mut self) -> Result<(), TrainError> {
+        if !self.is_exported {
+            self.engine.publish(self.model.parameters())?;
+            self.is_exported = true;
+        }
+        Ok(())
+    }
+
+    fn write_moments(&self, path: &Path) -> Result<(), TrainError> {
+        Ok(write_safetensors(path, &self.engine.moments()?)?)
+    }
+
+    fn gradients(&self) -> Result<Option<Vec<Tensor>>, TrainError> {
+        Ok(None)
+    }
+
+    fn model(&self) -> &dyn LanguageModel {
+        self.model
+    }
+
+    fn describe(&self) -> String {
+        format!("explicit engine on {}", self.engine.describe())
+    }
+
+    fn memory(&self) -> Option<MemoryPlan> {
+        Some(self.engine.memory())
+    }
+}
+
+/// Refuses what an engine on `board` would refuse for lack of memory. `model` may be blank: an answer takes no time,
+/// where making the model takes long.
+///
+/// # Errors
+/// If there is too little memory, or the board fails.
+pub fn refuse_what_cannot_fit(
+    model: &dyn LanguageModel,
+    board: &dyn Board,
+    options: &TrainerOptions,
+) -> Result<(), TrainError> {
+    match device_engine_options(options) {
+        Some(options) => Ok(model.refuse_what_cannot_fit(board, options)?),
+        None => Ok(()),
+    }
+}
+
+/// `None` for a type that no board's engine has.
+fn device_engine_options(options: &TrainerOptions) -> Option<DeviceEngineOptions> {
+    let elem = match options.dtype {
+        DType::F32 => Elem::F32,
+        DType::BF16 => Elem::Bf16,
+        _ => return None,
+    };
+    let TrainerOptions { train, optimizer, seed, dropout, .. } = options;
+    Some(DeviceEngineOptions {
+        batch_size: train.batch_size,
+        micro_batch: train.micro_batch(),
+        recompute: train.recompute,
+        elem,
+        seed: *seed,
+        dropout: *dropout,
+        clip_norm: train.clip_norm,
+        hyperparameters: optimizer.hyperparameters(),
+    })
+}
+
+fn host_ns() -> u64 {
+    MonotonicNs::now().0
+}

@@ -1,0 +1,186 @@
+//! What makes the steps: one interface, and the engines behind it.
+//!
+//! - `autograd`: candle's autograd and tensors: any model, any device, any dtype; the specification
+//! - `cpu`: explicit passes over flat buffers, in `f32` on a CPU
+//! - `board`: whole steps, queued on a board where all state lies
+//! - `host_clock`: when the parts of a step ended, for engines whose work the host waits for
+//!
+//! [`choose`] is the one place that decides between them.
+
+mod autograd;
+mod board;
+mod cpu;
+mod host_clock;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+use wattle_data::Batch;
+use wattle_model::engine::LossSum;
+use wattle_model::{LanguageModel, MemoryPlan, StepResult, abridged};
+use wattle_ops::board::Board;
+use wattle_runlog::{MonotonicNs, Span};
+
+use crate::config::EngineChoice;
+use crate::error::TrainError;
+use crate::trainer::TrainerOptions;
+
+pub use board::refuse_what_cannot_fit;
+
+/// Trains one model, step by step. Each engine proves before its first update that every parameter receives a gradient.
+///
+/// The model's parameters are tensors that anybody can read. While an engine trains, they are as they were when
+/// [`StepEngine::export`] was last called.
+pub trait StepEngine {
+    /// Makes one update, or queues it: loss and gradients of a batch, clipping, AdamW. A step whose loss or gradient
+    /// is not finite makes no update, and neither do those after it.
+    ///
+    /// # Errors
+    /// If a parameter receives no gradient (before the first update), the batch does not fit, or the device fails.
+    fn step(&mut self, step: &Step<'_>) -> Result<(), TrainError>;
+
+    /// Queued steps that are not known to have ended.
+    fn n_in_flight(&self) -> usize {
+        0
+    }
+
+    /// What steps said that have ended since this was last asked for. Does not wait.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn poll(&mut self) -> Result<Finished, TrainError>;
+
+    /// Waits for all work, then [`StepEngine::poll`].
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn drain(&mut self) -> Result<Finished, TrainError>;
+
+    /// The losses of some sequences, without dropout. Weights, gradients and moments stay as they are.
+    ///
+    /// # Errors
+    /// If the batch is larger than a micro-batch, or a tensor operation fails.
+    fn evaluate(&mut self, batch: &Batch) -> Result<LossSum, TrainError>;
+
+    /// Takes over the values of the model's parameters, and `moments` of their names and shapes:
+    /// `<parameter>.exp_avg` and `<parameter>.exp_avg_sq`, as PyTorch calls them.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    fn load(&mut self, moments: &HashMap<String, Tensor>) -> Result<(), TrainError>;
+
+    /// Gives the model's parameters the values of the weights.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    fn export(&mut self) -> Result<(), TrainError>;
+
+    /// Writes the moments that [`StepEngine::load`] takes to a safetensors file.
+    ///
+    /// # Errors
+    /// If the file cannot be written; what was written of it is left for the caller to remove.
+    fn write_moments(&self, path: &Path) -> Result<(), TrainError>;
+
+    /// The gradients of the step that ended last, in the model's order, before clipping; `None` where a later step may
+    /// have taken their place.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    fn gradients(&self) -> Result<Option<Vec<Tensor>>, TrainError>;
+
+    /// The model that it trains.
+    fn model(&self) -> &dyn LanguageModel;
+
+    /// What it is, for a person: how it computes, on what.
+    fn describe(&self) -> String;
+
+    /// What it takes of memory, where that is planned.
+    fn memory(&self) -> Option<MemoryPlan> {
+        None
+    }
+
+    /// Takes now all memory of this process that training takes; with a batch it also computes that batch's gradients,
+    /// for the memory of its threads. Returns whether the process then has what training takes.
+    ///
+    /// # Errors
+    /// If a parameter receives no gradient.
+    fn rehearse(&mut self, _batch: Option<&Batch>) -> Result<bool, TrainError> {
+        Ok(false)
+    }
+}
+
+/// What one step is told.
+#[derive(Clone, Copy, Debug)]
+pub struct Step<'a> {
+    /// Which update it is, counted from 1.
+    pub number: u64,
+    /// η
+    pub learning_rate: f64,
+    /// Its sequences.
+    pub batch: &'a Batch,
+    /// When the host began to read the batch.
+    pub began: MonotonicNs,
+}
+
+/// Steps that have ended.
+#[derive(Debug, Default)]
+pub struct Finished {
+    /// When their parts ended, in the order of the steps.
+    pub spans: Vec<Span>,
+    /// What they said, in their order.
+    pub results: Vec<StepResult>,
+}
+
+/// The engine for `model`. With [`EngineChoice::Auto`] it is the explicit one where the model's family has one for the
+/// device and type: on a board, or in `f32` on a CPU.
+///
+/// # Errors
+/// If the explicit engine is asked for and there is none, it does not fit the board's memory, or a tensor operation
+/// fails.
+pub fn choose<'a>(
+    model: &'a dyn LanguageModel,
+    board: Option<Arc<dyn Board>>,
+    options: &TrainerOptions,
+) -> Result<Box<dyn StepEngine + 'a>, TrainError> {
+    let explicit = match options.train.engine {
+        EngineChoice::Autograd => None,
+        EngineChoice::Auto | EngineChoice::Explicit => explicit(model, board, options)?,
+    };
+    match explicit {
+        Some(engine) => Ok(engine),
+        None if options.train.engine == EngineChoice::Explicit => Err(TrainError::NoEngine),
+        None => Ok(Box::new(autograd::Autograd::new(model, options)?)),
+    }
+}
+
+fn explicit<'a>(
+    model: &'a dyn LanguageModel,
+    board: Option<Arc<dyn Board>>,
+    options: &TrainerOptions,
+) -> Result<Option<Box<dyn StepEngine + 'a>>, TrainError> {
+    match board {
+        Some(board) => board::OnBoard::new(model, board, options),
+        None if model.device().is_cpu() && options.dtype == DType::F32 => cpu::OnCpu::new(model, options),
+        None => Ok(None),
+    }
+}
+
+/// Where a model's parameters belong: on the host if a board trains, since the board has the only copy that is
+/// trained; else on the device that trains.
+pub fn home_of_parameters(device: &Device, board: Option<&Arc<dyn Board>>) -> Device {
+    if board.is_some() { Device::Cpu } else { device.clone() }
+}
+
+/// A gradient of zeros can be chance, so it is no error.
+fn warn_of_zero_gradients(names: &[String]) {
+    if !names.is_empty() {
+        tracing::warn!("the first gradient of {} is zero throughout", abridged(names));
+    }
+}
+
+/// Whether a step may make its update.
+fn is_finite(result: &StepResult) -> bool {
+    result.loss.is_finite() && result.grad_norm.is_finite()
+}
