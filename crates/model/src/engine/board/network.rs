@@ -1,7 +1,7 @@
 //! The sizes of a network, and where its parameters lie.
 
 use wattle_ops::Activation;
-use wattle_ops::attention::cuda as attention;
+use wattle_ops::attention::{Kind, cuda as attention};
 use wattle_ops::board::{AttentionShape, Elem};
 use wattle_ops::rope::Rotary;
 
@@ -120,7 +120,7 @@ impl Sizes {
     /// Of attention on a board, for `b` sequences.
     pub(super) fn attention(&self, b: usize, elem: Elem) -> attention::Shape {
         let &Self { t, n_heads, n_kv_heads, head_width: d, .. } = self;
-        attention::Shape { b, t, n_heads, n_kv_heads, d, elem }
+        attention::Shape { b, t, n_heads, n_kv_heads, d, elem, kind: Kind::Causal }
     }
 
     /// Of the board's own attention, for `b` sequences.
@@ -134,6 +134,8 @@ impl Sizes {
             head_width,
             qkv_row_stride: self.qkv(),
             out_row_stride: self.heads(),
+            kind: Kind::Causal,
+            has_documents: false,
         }
     }
 }

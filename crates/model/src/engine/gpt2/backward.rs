@@ -73,7 +73,7 @@ impl Network<'_> {
         let saved =
             attention::cpu::Saved { out: kept.attended, log_sum_exp: kept.log_sum_exp, qkv: kept.qkv };
         let site = sites.attention.as_ref();
-        attention::cpu::bwd(gradients.qkv, branch, saved, &layout, &shape, site, scratch);
+        attention::cpu::bwd(gradients.qkv, branch, saved, &layout, &shape, None, site, scratch);
         add_bias(partials, &block.attention_in, gradients.qkv, 3 * t * c);
 
         let weight = block.attention_in.of(self.weights).0;

@@ -80,7 +80,7 @@ impl Network<'_> {
         let shape = self.sizes.attention();
         let layout = attention::cpu::QkvLayout::fused(&shape);
         let site = sites.attention.as_ref();
-        attention::cpu::fwd(kept.attended, kept.log_sum_exp, kept.qkv, &layout, &shape, site, scratch);
+        attention::cpu::fwd(kept.attended, kept.log_sum_exp, kept.qkv, &layout, &shape, None, site, scratch);
         let shape = self.sizes.attention_out();
         self.project(branch, kept.attended, &block.attention_out, &shape, sites.attention_out)
     }

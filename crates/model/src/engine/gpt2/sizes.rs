@@ -1,7 +1,7 @@
 //! The sizes of a GPT-2, as the operations want them.
 
 use wattle_ops::Activation;
-use wattle_ops::attention::cpu as attention;
+use wattle_ops::attention::{Kind, cpu as attention};
 use wattle_ops::classifier::cpu as classifier;
 use wattle_ops::linear::cpu::{Layout, Shape};
 
@@ -60,7 +60,7 @@ impl Sizes {
 
     pub(super) fn attention(&self) -> attention::Shape {
         let Self { t, n_heads, c, .. } = *self;
-        attention::Shape { t, n_heads, n_kv_heads: n_heads, head_width: c / n_heads }
+        attention::Shape { t, n_heads, n_kv_heads: n_heads, head_width: c / n_heads, kind: Kind::Causal }
     }
 
     pub(super) fn classifier(&self) -> classifier::Shape {

@@ -73,7 +73,7 @@ impl Network<'_> {
         let layout = attention::cpu::QkvLayout::fused(&shape);
         let saved =
             attention::cpu::Saved { out: kept.attended, log_sum_exp: kept.log_sum_exp, qkv: kept.qkv };
-        attention::cpu::bwd(gradients.qkv, branch, saved, &layout, &shape, None, scratch);
+        attention::cpu::bwd(gradients.qkv, branch, saved, &layout, &shape, None, None, scratch);
         let (rows, n_heads) = self.sizes.turning();
         rope::cpu::bwd(gradients.qkv, rows, x.len() / c, n_heads, t, self.rotary);
 

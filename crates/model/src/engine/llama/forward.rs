@@ -73,7 +73,7 @@ impl Network<'_> {
         rope::cpu::fwd(kept.qkv, rows, n_rows, n_heads, self.sizes.t, self.rotary);
         let shape = self.sizes.attention();
         let layout = attention::cpu::QkvLayout::fused(&shape);
-        attention::cpu::fwd(kept.attended, kept.log_sum_exp, kept.qkv, &layout, &shape, None, scratch);
+        attention::cpu::fwd(kept.attended, kept.log_sum_exp, kept.qkv, &layout, &shape, None, None, scratch);
         let weight = &self.weights[block.attention_out.clone()];
         linear::fwd(branch, kept.attended, weight, None, &self.sizes.attention_out());
     }

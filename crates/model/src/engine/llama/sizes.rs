@@ -1,7 +1,7 @@
 //! The sizes of a Llama, as the operations want them.
 
 use wattle_ops::HeadRows;
-use wattle_ops::attention::cpu as attention;
+use wattle_ops::attention::{Kind, cpu as attention};
 use wattle_ops::classifier::cpu as classifier;
 use wattle_ops::linear::cpu::{Layout, Shape};
 
@@ -67,7 +67,7 @@ impl Sizes {
 
     pub(super) fn attention(&self) -> attention::Shape {
         let Self { t, n_heads, n_kv_heads, c, .. } = *self;
-        attention::Shape { t, n_heads, n_kv_heads, head_width: c / n_heads }
+        attention::Shape { t, n_heads, n_kv_heads, head_width: c / n_heads, kind: Kind::Causal }
     }
 
     /// Where the heads are that turn with the position: queries, and keys beside them.
