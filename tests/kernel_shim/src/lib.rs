@@ -283,8 +283,9 @@ impl Board for ShimBoard {
 }
 
 impl FusedAttention for ShimBoard {
-    /// As strict as cuDNN is of widths.
+    /// As strict as cuDNN is of widths and documents.
     fn prepare(&self, shape: &AttentionShape) -> Result<(), BoardError> {
+        shape.refuse_documents()?;
         self.lock().n_plans += 1;
         match shape.head_width % 8 {
             0 => Ok(()),
@@ -301,10 +302,12 @@ impl FusedAttention for ShimBoard {
     }
 
     fn forward(&self, shape: &AttentionShape, tensors: &AttentionForward) -> Result<(), BoardError> {
+        shape.refuse_documents()?;
         self.submit(Work::Attention(*shape, *tensors))
     }
 
     fn backward(&self, shape: &AttentionShape, tensors: &AttentionBackward) -> Result<(), BoardError> {
+        shape.refuse_documents()?;
         self.submit(Work::AttentionBackward(*shape, *tensors))
     }
 }

@@ -1,14 +1,16 @@
 //! Attention by a library of the device's vendor.
 
 use super::{BoardError, DevicePtr};
+use crate::attention::Kind;
 
-/// Causal self-attention in one kernel, forward and backward, without a matrix of scores in memory; all of it in
-/// bf16 but for the sums. Scores are scaled by 1/√d.
+/// Self-attention in one kernel, forward and backward, without a matrix of scores in memory; all of it in bf16 but for
+/// the sums. Scores are scaled by 1/√d.
 pub trait FusedAttention {
     /// Makes ready for a shape, which may allocate; to be called before a step is recorded. Later calls do nothing.
     ///
     /// # Errors
-    /// If the library has no kernel for the shape.
+    /// If the library has no kernel for the shape or for the keys that its queries see; [`BoardError::NoAttention`] if it
+    /// has none for documents.
     fn prepare(&self, shape: &AttentionShape) -> Result<(), BoardError>;
 
     /// About how many bytes [`FusedAttention::prepare`] will allocate for a shape, by arithmetic: nothing is made.
@@ -44,6 +46,24 @@ pub struct AttentionShape {
     pub qkv_row_stride: usize,
     /// Elements from one row of the output to the next.
     pub out_row_stride: usize,
+    /// Which keys a query sees.
+    pub kind: Kind,
+    /// Whether a sequence holds several documents, of which each query sees its own alone.
+    pub has_documents: bool,
+}
+
+impl AttentionShape {
+    /// Refuses sequences of several documents, which no tensor of a forward or backward pass describes.
+    ///
+    /// # Errors
+    /// [`BoardError::NoAttention`] if there are documents.
+    pub fn refuse_documents(&self) -> Result<(), BoardError> {
+        if !self.has_documents {
+            return Ok(());
+        }
+        let why = "it does not keep documents of one sequence apart; use attention by products";
+        Err(BoardError::NoAttention(why.to_owned()))
+    }
 }
 
 /// What a forward pass reads and writes, each at a multiple of 16 bytes.

@@ -98,7 +98,7 @@ impl MicroBatch<'_> {
             let (shape, site) = (self.attention(), self.site(Place::Attention(layer_idx)));
             let scratch = self.activations.attention;
             let (grad_qkv, lse, qkv) = (gradients.qkv, kept.log_sum_exp, kept.qkv);
-            attention::bwd(self.board, grad_qkv, *branch, lse, qkv, &shape, &site, scratch)?;
+            attention::bwd(self.board, grad_qkv, *branch, lse, qkv, &shape, DevicePtr::NULL, &site, scratch)?;
         }
         if let Some(heads) = self.rotary() {
             rope::bwd(self.board, gradients.qkv, &heads)?;

@@ -124,7 +124,16 @@ impl<'a> MicroBatch<'a> {
         } else {
             let (shape, site) = (self.attention(), self.site(Place::Attention(layer_idx)));
             let scratch = self.activations.attention;
-            attention::fwd(self.board, kept.attended, kept.log_sum_exp, kept.qkv, &shape, &site, scratch)?;
+            attention::fwd(
+                self.board,
+                kept.attended,
+                kept.log_sum_exp,
+                kept.qkv,
+                &shape,
+                DevicePtr::NULL,
+                &site,
+                scratch,
+            )?;
         }
         self.add(
             kept.middle,

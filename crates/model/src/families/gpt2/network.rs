@@ -1,5 +1,7 @@
 //! GPT-2 as an engine sees it.
 
+use wattle_ops::attention::Kind;
+
 use super::{POSITION_TABLE, TOKEN_TABLE};
 use crate::config::{ModelConfig, NORM_EPS};
 use crate::engine::layout::Layout;
@@ -35,6 +37,7 @@ pub(super) fn network(config: &ModelConfig, vocab_size: usize, layout: &Layout) 
         ff: config.feed_forward_width(),
         t: config.context,
         v: vocab_size,
+        attention: Kind::Causal,
         norm_eps: NORM_EPS as f32,
         norm: NormKind::Layer,
         mlp: MlpKind::Plain(config.activation.into()),

@@ -1,5 +1,7 @@
 //! A Llama as an engine sees it.
 
+use wattle_ops::attention::Kind;
+
 use super::TOKEN_TABLE;
 use crate::config::ModelConfig;
 use crate::engine::layout::Layout;
@@ -48,6 +50,7 @@ pub(super) fn network(config: &ModelConfig, vocab_size: usize, layout: &Layout) 
         ff: config.feed_forward_width(),
         t: config.context,
         v: vocab_size,
+        attention: Kind::Causal,
         norm_eps: config.norm_eps as f32,
         norm: NormKind::Rms,
         mlp: MlpKind::Gated,

@@ -51,6 +51,7 @@ impl CudaAttention {
     }
 
     fn run(&self, shape: &AttentionShape, pass: Pass, tensors: &CTensors) -> Result<(), BoardError> {
+        shape.refuse_documents()?;
         self.stream.note_work();
         self.stream.context.bind()?;
         let mut state = lock(&self.state);
@@ -80,6 +81,7 @@ impl CudaAttention {
 
 impl FusedAttention for CudaAttention {
     fn prepare(&self, shape: &AttentionShape) -> Result<(), BoardError> {
+        shape.refuse_documents()?;
         self.stream.context.bind()?;
         let mut state = lock(&self.state);
         self.plan(&mut state, shape, Pass::Forward)?;
