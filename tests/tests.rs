@@ -6,6 +6,7 @@ mod architecture;
 mod article;
 mod bad_input;
 mod checkpoints;
+mod circles;
 mod complaints;
 mod crash;
 mod disk;

@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use crate::config::{DataConfig, TokenizerConfig, TokenizerKind};
+use crate::config::{DataConfig, TokenizerConfig};
 use crate::digest::sha256_hex;
 use crate::error::DataError;
 use crate::format::{BadRecords, Format};
 use crate::input::Input;
 use crate::tales;
 use crate::tokenizer::Tokenizer;
+use crate::tokenizer_kind::TokenizerKind;
 
 /// Version of what preparation makes: part of the cache's key, raised whenever the same input gives other
 /// tokens or files.
@@ -17,16 +18,7 @@ const FORMAT: u32 = 1;
 
 /// The folder of the dataset of a configuration.
 pub(crate) fn folder(data: &DataConfig, tokenizer: &TokenizerConfig) -> Result<PathBuf, DataError> {
-    Ok(root(data)?.join("datasets").join(key(data, tokenizer)?))
-}
-
-pub(crate) fn root(data: &DataConfig) -> Result<PathBuf, DataError> {
-    let from_env = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let by_default = || {
-        let xdg = from_env("XDG_CACHE_HOME").filter(|path| path.is_absolute());
-        xdg.or_else(|| from_env("HOME").map(|home| home.join(".cache"))).map(|cache| cache.join("wattle"))
-    };
-    data.cache_dir.clone().or_else(by_default).ok_or(DataError::NoCacheDir)
+    Ok(data.cache_root()?.join("datasets").join(key(data, tokenizer)?))
 }
 
 /// A hash over everything that the dataset of a configuration depends on. Input files count by path, size and

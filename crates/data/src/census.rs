@@ -77,9 +77,19 @@ impl Bad {
     }
 }
 
+impl Corpus {
+    /// Counts, hashes and validates every file. `on_done` hears the bytes read so far.
+    ///
+    /// # Errors
+    /// If a file cannot be read, is empty, is not UTF-8, or has no documents where it should.
+    pub fn census(&self, on_done: &mut dyn FnMut(u64)) -> Result<Census, DataError> {
+        Census::of(self, on_done)
+    }
+}
+
 impl Census {
     /// Reads `corpus`, on all threads.
-    pub(crate) fn of(corpus: &Corpus, on_done: &mut dyn FnMut(u64)) -> Result<Self, DataError> {
+    fn of(corpus: &Corpus, on_done: &mut dyn FnMut(u64)) -> Result<Self, DataError> {
         let empty = |path: &PathBuf| FileCensus {
             path: path.clone(),
             bytes: 0,

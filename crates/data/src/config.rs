@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
 use crate::format::{BadRecords, Format, FormatChoice};
+use crate::manifest;
+use crate::tokenizer_kind::TokenizerKind;
 
 /// Section `data`: where the text comes from and how it is split.
 ///
@@ -108,28 +110,19 @@ impl DataConfig {
     /// # Errors
     /// If neither is known.
     pub fn cache_root(&self) -> Result<PathBuf, DataError> {
-        crate::cache::root(self)
+        let from_env =
+            |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let by_default = || {
+            let xdg = from_env("XDG_CACHE_HOME").filter(|path| path.is_absolute());
+            xdg.or_else(|| from_env("HOME").map(|home| home.join(".cache"))).map(|cache| cache.join("wattle"))
+        };
+        self.cache_dir.clone().or_else(by_default).ok_or(DataError::NoCacheDir)
     }
 
     /// Whether the embedded corpus is used.
     pub fn is_embedded(&self) -> bool {
         self.input.is_empty() && self.dir.is_none()
     }
-}
-
-/// How text becomes tokens.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum TokenizerKind {
-    /// One token a byte: 256 entries.
-    Bytes,
-    /// One token a character, for every character of the text.
-    Chars,
-    /// Byte-level byte-pair encoding, trained on the training split.
-    #[default]
-    Bpe,
-    /// A `tokenizer.json` made elsewhere.
-    File,
 }
 
 /// Section `tokenizer`. Not used with `data.dir`, whose folder has its own tokenizer.
@@ -200,9 +193,9 @@ fn file_fault(key: &str, path: &Path) -> Option<String> {
 }
 
 fn dir_fault(dir: &Path) -> Option<String> {
-    let manifest = dir.join(crate::manifest::FILE_NAME);
+    let manifest = dir.join(manifest::FILE_NAME);
     (!manifest.is_file()).then(|| {
-        format!("data.dir = {dir:?}: has no {}; make one with `wattle prepare`", crate::manifest::FILE_NAME)
+        format!("data.dir = {dir:?}: has no {}; make one with `wattle prepare`", manifest::FILE_NAME)
     })
 }
 

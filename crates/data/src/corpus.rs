@@ -1,7 +1,7 @@
 //! Text of any length, read in blocks of bounded size.
 //!
 //! A corpus is one or more UTF-8 files: text, read one after another as one text, or documents. It is read more
-//! than once: a [`Census`] counts, hashes and validates, so that the split is known before the first token is
+//! than once: a [`Census`](crate::census::Census) counts, hashes and validates, so that the split is known before the first token is
 //! written; then the blocks are tokenized. Blocks are the same at every reading.
 //!
 //! Where a block of text ends: just before a line end that follows a visible character. There GPT-2's
@@ -20,11 +20,10 @@ use crate::error::DataError;
 use crate::foreign::remedy_of_not_utf8;
 use crate::format::{BadRecords, Format};
 use crate::input::Input;
-use crate::manifest::Split;
 use crate::passage::{CONTEXT_BYTES, Passage};
 use crate::records::{RecordBlock, Records};
-
-pub use crate::census::{Census, FileCensus};
+use crate::split::Split;
+use crate::words::last_soft_cut;
 
 /// Bytes of a block unless told otherwise.
 pub const BLOCK_BYTES: usize = 1 << 20;
@@ -133,14 +132,6 @@ impl Corpus {
     /// If a file is missing.
     pub fn len_bytes(&self) -> Result<u64, DataError> {
         self.files.iter().map(|path| Ok(path.metadata().map_err(DataError::read(path))?.len())).sum()
-    }
-
-    /// Counts, hashes and validates every file. `on_done` hears the bytes read so far.
-    ///
-    /// # Errors
-    /// If a file cannot be read, is empty, is not UTF-8, or has no documents where it should.
-    pub fn census(&self, on_done: &mut dyn FnMut(u64)) -> Result<Census, DataError> {
-        Census::of(self, on_done)
     }
 
     /// Calls `on_block` with every block in order and the bytes read from disk so far, until it returns `false`.
@@ -271,13 +262,6 @@ fn last_chars(text: &str, n_chars: u64) -> &str {
     &text[last.map_or(text.len(), |(at, _)| at)..]
 }
 
-/// The last place in `text` before which a block may end without changing its tokens: a line end after a
-/// visible character.
-pub(crate) fn last_soft_cut(text: &str) -> Option<usize> {
-    let is_cut = |at: usize| text[..at].chars().next_back().is_some_and(|before| !before.is_whitespace());
-    text.rmatch_indices('\n').map(|(at, _)| at).find(|&at| is_cut(at))
-}
-
 /// The blocks of one file.
 enum FileBlocks {
     Text(TextBlocks),
@@ -394,6 +378,7 @@ impl TextBlocks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::census::Census;
 
     fn corpus(texts: &[&[u8]]) -> (tempfile::TempDir, Corpus) {
         let dir = tempfile::tempdir().unwrap();
@@ -523,13 +508,6 @@ mod tests {
         let (_dir, only_empty) = corpus(&[b"{\"text\": \"\"}"]);
         let only_empty = of_jsonl(&only_empty, "text");
         assert!(matches!(only_empty.census(&mut |_| {}), Err(DataError::NoDocuments { .. })));
-    }
-
-    #[test]
-    fn blocks_end_before_line_ends_that_follow_a_visible_character() {
-        assert_eq!(last_soft_cut("ab\ncd\n\n ef"), Some(5));
-        assert_eq!(last_soft_cut("ab \n"), None);
-        assert_eq!(last_soft_cut("\nab"), None);
     }
 
     #[test]

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use crate::digest::sha256_hex;
 use crate::error::DataError;
-use crate::manifest::{Manifest, Split};
-use crate::prepare::Progress;
+use crate::manifest::Manifest;
+use crate::progress::Progress;
+use crate::split::Split;
 use crate::store::TokenStore;
 use crate::tokenizer::{self, Tokenizer};
 use crate::verified;
@@ -151,7 +152,9 @@ impl Dataset {
     /// # Errors
     /// If a byte is not what was written.
     pub fn verify(&mut self, progress: &mut dyn FnMut(Progress)) -> Result<(), DataError> {
-        verified::verify(self, progress)?;
+        let shards: Vec<_> =
+            self.train.shards().iter().chain(self.val.iter().flat_map(|val| val.shards())).collect();
+        verified::verify(&self.dir, &shards, progress)?;
         self.is_verified = true;
         Ok(())
     }

@@ -15,7 +15,7 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use crate::error::DataError;
 use crate::format::Format;
 use crate::json_scan::values;
-use crate::records::RecordBlock;
+use crate::records::{RecordBlock, is_separator};
 
 /// A document as it stands in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,12 +89,6 @@ pub(crate) fn separated_documents(
     }
     let last = between(path, &lines[start..], start_line)?;
     if last.text.trim().is_empty() { Ok(()) } else { on_document(last) }
-}
-
-/// Whether a line, with or without its end, is the separator.
-pub(crate) fn is_separator(line: &[u8], separator: &str) -> bool {
-    let line = line.strip_suffix(b"\n").unwrap_or(line);
-    line.strip_suffix(b"\r").unwrap_or(line) == separator.as_bytes()
 }
 
 fn between<'a>(path: &Path, bytes: &'a [u8], line: u64) -> Result<Document<'a>, DataError> {

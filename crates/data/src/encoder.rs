@@ -2,8 +2,6 @@
 //!
 //! The library is the specification; what is faster here gives its ids, and tests hold one against the other.
 
-use std::path::Path;
-
 use tokenizers::models::bpe::BPE;
 use tokenizers::{
     AddedToken, DecoderWrapper, Model, ModelWrapper, PostProcessorWrapper, PreTokenizerWrapper,
@@ -12,7 +10,7 @@ use tokenizers::{
 
 use crate::bpe::byte_chars;
 use crate::config::N_BYTES;
-use crate::error::DataError;
+use crate::encode_error::EncodeError;
 use crate::passage::{Encoded, Passage};
 use crate::vocabulary::{Vocabulary, covers_bytes, has_affix};
 use crate::word_cache::WordCache;
@@ -75,7 +73,7 @@ impl Encoder {
         }
     }
 
-    /// Whether pieces of a text between [soft cuts](crate::corpus::last_soft_cut) give the ids of the whole, and
+    /// Whether pieces of a text between [soft cuts](crate::words::last_soft_cut) give the ids of the whole, and
     /// the ids the text.
     pub(crate) fn is_cuttable(&self) -> bool {
         matches!(self, Self::Chars(_) | Self::Bytes(_) | Self::Words)
@@ -108,41 +106,6 @@ impl Encoder {
             }
             (Self::Words, ModelWrapper::BPE(bpe)) => Ok(cache.encode(bpe, text, &mut out.ids)?),
             (Self::Words, _) => encode_by_library(library, text, &mut out.ids),
-        }
-    }
-}
-
-/// Why a text has no ids.
-#[derive(Debug)]
-pub(crate) enum EncodeError {
-    /// A character that the vocabulary lacks, at a position in characters.
-    Unknown { character: char, position: u64 },
-    /// What the library says.
-    Library(tokenizers::Error),
-}
-
-impl From<tokenizers::Error> for EncodeError {
-    fn from(error: tokenizers::Error) -> Self {
-        Self::Library(error)
-    }
-}
-
-impl EncodeError {
-    /// The same in a text that has `chars` characters before this one.
-    pub(crate) fn after(self, chars: u64) -> Self {
-        match self {
-            Self::Unknown { character, position } => Self::Unknown { character, position: chars + position },
-            other => other,
-        }
-    }
-
-    /// The same as the crate's error; `path` is the tokenizer's.
-    pub(crate) fn told(self, path: &Path) -> DataError {
-        match self {
-            Self::Unknown { character, position } => {
-                DataError::UnknownCharacter { path: None, character, position }
-            }
-            Self::Library(error) => DataError::Tokenizer { path: path.to_owned(), reason: error.to_string() },
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::manifest::Split;
+use crate::split::Split;
 
 /// A fault of the data, with what was expected, what came, where, and how to fix it.
 #[derive(Debug, thiserror::Error)]

@@ -8,13 +8,14 @@ use serde_json::{Value, json};
 use tokenizers::Tokenizer as Library;
 
 use crate::bpe::WordCounts;
-use crate::config::{DataConfig, TokenizerConfig, TokenizerKind};
+use crate::config::{DataConfig, TokenizerConfig};
 use crate::dataset::Dataset;
 use crate::error::DataError;
 use crate::prepare::prepare_into;
 use crate::prepare::tests::files_of;
 use crate::tales;
 use crate::tokenizer::{FILE_NAME, Tokenizer};
+use crate::tokenizer_kind::TokenizerKind;
 
 /// Tales with what tokenizers stumble over: blank lines, punctuation before line ends, other scripts.
 fn text() -> String {

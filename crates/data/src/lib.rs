@@ -9,6 +9,9 @@
 
 pub mod config;
 pub mod error;
+mod progress;
+mod split;
+mod tokenizer_kind;
 
 pub mod catalog;
 pub mod fetch;
@@ -16,7 +19,7 @@ pub mod fetch;
 pub mod grammar;
 pub mod tales;
 
-mod census;
+pub mod census;
 pub mod corpus;
 mod document;
 mod foreign;
@@ -31,6 +34,7 @@ pub mod bpe;
 mod call_state;
 #[cfg(test)]
 mod damaged;
+mod encode_error;
 mod encoder;
 mod fidelity;
 #[cfg(test)]
@@ -55,6 +59,7 @@ pub mod manifest;
 mod pipeline;
 pub mod prepare;
 mod scratch;
+mod source;
 mod staging;
 mod tokenize;
 
@@ -62,16 +67,19 @@ pub mod evaluation;
 pub mod loader;
 
 pub use catalog::{DatasetManifest, datasets};
-pub use config::{DataConfig, TokenizerConfig, TokenizerKind};
+pub use config::{DataConfig, TokenizerConfig};
 pub use dataset::{Dataset, EntropyFloor, Origin};
 pub use error::DataError;
 pub use evaluation::EvalBatches;
 pub use fetch::{FetchProgress, Fetched, Fetcher, fetch};
 pub use format::{BadRecords, Format, FormatChoice};
 pub use loader::{Batch, Loader};
-pub use manifest::{BadRecordsManifest, Manifest, Split, SplitManifest};
-pub use prepare::{Progress, Stage, prepare, prepare_into};
+pub use manifest::{BadRecordsManifest, Manifest, SplitManifest};
+pub use prepare::{prepare, prepare_into};
+pub use progress::{Progress, Stage};
+pub use split::Split;
 pub use store::TokenStore;
 pub use text_stream::TextStream;
 pub use tokenizer::Tokenizer;
+pub use tokenizer_kind::TokenizerKind;
 pub use verified::Verify;

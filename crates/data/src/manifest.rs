@@ -5,39 +5,14 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::TokenizerKind;
 use crate::error::DataError;
+use crate::tokenizer_kind::TokenizerKind;
 
 /// Name of the manifest in a dataset folder.
 pub const FILE_NAME: &str = "dataset.json";
 
 /// Schema and version of the manifest.
 pub const SCHEMA: &str = "wattle.dataset/1";
-
-/// The two parts of a corpus.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Split {
-    /// What is learnt from.
-    Train,
-    /// What is only measured on.
-    Val,
-}
-
-impl Split {
-    /// `train` or `val`: the stem of its shards.
-    pub fn name(self) -> &'static str {
-        match self {
-            Split::Train => "train",
-            Split::Val => "val",
-        }
-    }
-}
-
-impl std::fmt::Display for Split {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
-    }
-}
 
 /// The content of `dataset.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

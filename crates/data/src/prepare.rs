@@ -7,24 +7,23 @@ use std::path::Path;
 
 use crate::bpe::WordCounts;
 use crate::cache;
-use crate::config::{DataConfig, N_BYTES, TokenizerConfig, TokenizerKind};
-use crate::corpus::{Block, Census, Corpus, train_units};
+use crate::census::{Census, FileCensus};
+use crate::config::{DataConfig, N_BYTES, TokenizerConfig};
 use crate::dataset::{Dataset, Origin};
 use crate::error::DataError;
 use crate::manifest::{
-    DocumentsManifest, GeneratedManifest, Manifest, SCHEMA, SourceManifest, Split, SplitsManifest,
-    TokenizerManifest,
+    DocumentsManifest, Manifest, SCHEMA, SourceManifest, SplitsManifest, TokenizerManifest,
 };
 use crate::pipeline;
+use crate::progress::{Progress, Stage, in_bytes};
 use crate::scratch::Scratch;
+use crate::source::Source;
+use crate::split::Split;
 use crate::staging::{Staging, discard};
-use crate::tales;
 use crate::tokenize::tokenize;
 use crate::tokenizer::{self, Tokenizer};
+use crate::tokenizer_kind::TokenizerKind;
 use crate::verified::Verify;
-
-/// Name of the embedded corpus's text in its dataset folder.
-pub const CORPUS_FILE_NAME: &str = "corpus.txt";
 
 /// Text from which a vocabulary is trained at most, spread evenly over the training split. Bounds the memory
 /// for counting words; a larger sample changes no merge that matters.
@@ -33,34 +32,6 @@ const TOKENIZER_SAMPLE_BYTES: u64 = 64 << 20;
 /// Largest text that is encoded in one piece, where its tokens depend on distant text: the library needs
 /// some fifty times as much memory.
 const MAX_WHOLE_BYTES: u64 = 16 << 20;
-
-/// What preparation is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Stage {
-    /// Writing the embedded corpus.
-    Generating,
-    /// Counting and validating the input.
-    Counting,
-    /// Training a vocabulary.
-    TrainingTokenizer,
-    /// Writing token shards.
-    Tokenizing,
-    /// Comparing tokens with their hashes.
-    Verifying,
-}
-
-/// How far preparation has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress {
-    /// What it is doing.
-    pub stage: Stage,
-    /// How much of it is done.
-    pub done: u64,
-    /// How much of it there is.
-    pub total: u64,
-    /// In what: "chars" or "bytes".
-    pub unit: &'static str,
-}
 
 /// The dataset of a configuration: opened if `data.dir` names it, else from the cache, else prepared into it. What is
 /// damaged in the cache is prepared anew.
@@ -121,43 +92,17 @@ pub fn prepare_into(
     Ok(Dataset { origin: Origin::Prepared, is_verified: true, ..Dataset::open(dir)? })
 }
 
-/// A corpus whose split is known.
-pub(crate) struct Source {
-    pub corpus: Corpus,
-    pub census: Census,
-    /// Units to learn from; the rest is validation.
-    pub train_units: u64,
-    generated: Option<GeneratedManifest>,
-}
-
-impl Source {
-    /// The number of the first unit of a block, if there was such a block at the first reading.
-    pub(crate) fn first_unit(&self, block: &Block) -> Result<u64, DataError> {
-        let units = self.census.units();
-        self.census.first_unit(block.index).ok_or(DataError::Changed { expected: units, got: units + 1 })
-    }
-
-    /// Bytes of the largest text.
-    fn largest_file(&self) -> u64 {
-        self.census.files.iter().map(|file| file.bytes).max().unwrap_or(0)
-    }
-
-    /// The same, with each file one block.
-    fn in_whole_files(&self, progress: &mut dyn FnMut(Progress)) -> Result<Self, DataError> {
-        let block_bytes = self.largest_file() as usize;
-        let corpus = self.corpus.clone().with_block_bytes(block_bytes.max(self.corpus.block_bytes()));
-        let census = count(&corpus, progress)?;
-        Ok(Self { corpus, census, train_units: self.train_units, generated: self.generated.clone() })
-    }
-}
-
 fn build(
     dir: &Path,
     data: &DataConfig,
     config: &TokenizerConfig,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(), DataError> {
-    let source = if data.is_embedded() { embedded(dir, data, progress)? } else { inputs(data, progress)? };
+    let source = if data.is_embedded() {
+        Source::embedded(dir, data, progress)?
+    } else {
+        Source::inputs(data, progress)?
+    };
     let (tokenizer, given_sha256) = make_tokenizer(&source, config, progress)?;
     tokenizer.save(&dir.join(tokenizer::FILE_NAME))?;
     let (split, documents) = match tokens(dir, &source, &tokenizer, progress) {
@@ -208,44 +153,9 @@ fn remove_shards(dir: &Path) -> Result<(), DataError> {
     Ok(())
 }
 
-/// What tells `progress` how many of `total` bytes of input are done.
-fn in_bytes(stage: Stage, total: u64, progress: &mut dyn FnMut(Progress)) -> impl FnMut(u64) {
-    move |done| progress(Progress { stage, done: done.min(total), total, unit: "bytes" })
-}
-
-fn embedded(dir: &Path, data: &DataConfig, progress: &mut dyn FnMut(Progress)) -> Result<Source, DataError> {
-    let path = dir.join(CORPUS_FILE_NAME);
-    let total = data.embedded_chars;
-    let mut on_chars = |chars: u64| {
-        progress(Progress { stage: Stage::Generating, done: chars.min(total), total, unit: "chars" });
-    };
-    let written = tales::write_corpus(&path, total, data.val_fraction, data.embedded_seed, &mut on_chars)?;
-    let corpus = Corpus::new(vec![path]);
-    let census = count(&corpus, progress)?;
-    let generated = GeneratedManifest {
-        grammar_sha256: tales::grammar_sha256(),
-        seed: data.embedded_seed,
-        tales: written.tales,
-        floor_bits: written.val_bits,
-    };
-    Ok(Source { corpus, census, train_units: written.train_chars, generated: Some(generated) })
-}
-
-fn inputs(data: &DataConfig, progress: &mut dyn FnMut(Progress)) -> Result<Source, DataError> {
-    let corpus = Corpus::of_formats(data.input.clone(), data.input_formats()?)
-        .with_records(&data.text_field, data.bad_records);
-    let census = count(&corpus, progress)?;
-    let train_units = train_units(census.units(), data.val_fraction);
-    Ok(Source { corpus, census, train_units, generated: None })
-}
-
-fn count(corpus: &Corpus, progress: &mut dyn FnMut(Progress)) -> Result<Census, DataError> {
-    corpus.census(&mut in_bytes(Stage::Counting, corpus.len_bytes()?, progress))
-}
-
 /// The sources as the manifest lists them: files of the dataset by name, others by path.
 fn sources(dir: &Path, census: &Census) -> Vec<SourceManifest> {
-    let source = |file: &crate::corpus::FileCensus| SourceManifest {
+    let source = |file: &FileCensus| SourceManifest {
         path: file.path.strip_prefix(dir).unwrap_or(&file.path).to_string_lossy().into_owned(),
         bytes: file.bytes,
         chars: file.chars,
@@ -341,6 +251,8 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::format::Format;
+    use crate::source::{CORPUS_FILE_NAME, count};
+    use crate::tales;
 
     fn configs(root: &Path, kind: TokenizerKind, texts: &[&str]) -> (DataConfig, TokenizerConfig) {
         let write = |(i, text): (usize, &&str)| {
@@ -517,7 +429,7 @@ pub(crate) mod tests {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().unwrap();
         let dir = tempfile::tempdir().unwrap();
         pool.install(|| {
-            let mut source = inputs(data, &mut |_| {}).unwrap();
+            let mut source = Source::inputs(data, &mut |_| {}).unwrap();
             source.corpus = source.corpus.with_block_bytes(block_bytes);
             source.census = count(&source.corpus, &mut |_| {}).unwrap();
             let (tokenizer, _) = make_tokenizer(&source, config, &mut |_| {}).unwrap();
@@ -564,7 +476,7 @@ pub(crate) mod tests {
         let root = tempfile::tempdir().unwrap();
         let text: String = (0..400).map(|i| tales::tale(1, i).text + tales::SEPARATOR).collect();
         let (data, _) = configs(root.path(), TokenizerKind::Bpe, &[&text]);
-        let mut source = inputs(&data, &mut |_| {}).unwrap();
+        let mut source = Source::inputs(&data, &mut |_| {}).unwrap();
         source.corpus = source.corpus.with_block_bytes(1 << 12);
         source.census = count(&source.corpus, &mut |_| {}).unwrap();
         let all = count_words(&source, u64::MAX, &mut |_| {}).unwrap().total();

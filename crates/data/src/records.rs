@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use crate::document::is_separator;
 use crate::error::DataError;
 use crate::format::Format;
 use crate::input::Input;
@@ -129,6 +128,12 @@ impl Records {
     fn path(&self) -> &Path {
         self.input.path()
     }
+}
+
+/// Whether a line, with or without its end, is the separator.
+pub(crate) fn is_separator(line: &[u8], separator: &str) -> bool {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    line.strip_suffix(b"\r").unwrap_or(line) == separator.as_bytes()
 }
 
 #[cfg(test)]

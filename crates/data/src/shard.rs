@@ -26,7 +26,6 @@ use crate::digest::to_hex;
 use crate::error::DataError;
 use crate::manifest::ShardManifest;
 use crate::tokenizer::check_ids;
-use crate::verified::HASHED_AT_ONCE;
 
 /// The first bytes of every shard.
 pub const MAGIC: [u8; 8] = *b"WATTLTOK";
@@ -39,6 +38,8 @@ pub const TOKENS_PER_SHARD: u64 = 1 << 28;
 
 const HEADER_BYTES: usize = 64;
 const WRITE_BUFFER_BYTES: usize = 1 << 20;
+/// Bytes that are hashed between two signs of progress.
+const HASHED_AT_ONCE: usize = 16 << 20;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Header {

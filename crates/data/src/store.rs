@@ -4,8 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::DataError;
-use crate::manifest::{Split, SplitManifest};
+use crate::manifest::SplitManifest;
 use crate::shard::Shard;
+use crate::split::Split;
 use crate::tokenizer::check_ids;
 
 /// One long sequence of tokens in memory-mapped shards. Cloning shares them.

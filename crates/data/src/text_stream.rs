@@ -29,8 +29,15 @@ enum Decoding {
     Window(Window),
 }
 
+impl Tokenizer {
+    /// Decodes ids one by one, as they are generated.
+    pub fn stream(&self) -> TextStream<'_> {
+        TextStream::new(self)
+    }
+}
+
 impl<'a> TextStream<'a> {
-    pub(crate) fn new(tokenizer: &'a Tokenizer) -> Self {
+    fn new(tokenizer: &'a Tokenizer) -> Self {
         let decoding = match tokenizer.library().get_decoder() {
             Some(DecoderWrapper::ByteLevel(_)) => Decoding::Bytes(ByteDecoding::new(true)),
             Some(DecoderWrapper::Fuse(_)) => Decoding::Bytes(ByteDecoding::new(false)),

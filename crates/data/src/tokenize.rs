@@ -7,14 +7,16 @@
 use std::path::Path;
 
 use crate::corpus::{Block, Corpus};
-use crate::encoder::{EncodeError, Specials};
+use crate::encode_error::EncodeError;
+use crate::encoder::Specials;
 use crate::error::DataError;
-use crate::manifest::{DocumentsManifest, Separator, Split, SplitManifest, SplitsManifest};
+use crate::manifest::{DocumentsManifest, Separator, SplitManifest, SplitsManifest};
 use crate::passage::{CONTEXT_BYTES, Encoded, Passage};
 use crate::pipeline;
-use crate::prepare::Source;
 use crate::scratch::Scratch;
 use crate::shard::{ShardWriter, TOKENS_PER_SHARD};
+use crate::source::Source;
+use crate::split::Split;
 use crate::tokenizer::Tokenizer;
 use crate::word_cache::WordCache;
 

@@ -17,15 +17,15 @@ use wattle_guard::guard;
 
 use crate::bpe::{Merges, WordCounts, byte_chars, pre_tokenizer, train};
 use crate::call_state;
-use crate::corpus::last_soft_cut;
 use crate::digest::sha256_hex;
-use crate::encoder::{EncodeError, Encoder, Specials, guards};
+use crate::encode_error::EncodeError;
+use crate::encoder::{Encoder, Specials, guards};
 use crate::error::DataError;
 use crate::passage::{Encoded, Passage};
 use crate::scratch::Scratch;
-use crate::text_stream::TextStream;
 use crate::tokenizer_file;
 use crate::word_cache::WordCache;
+use crate::words::last_soft_cut;
 
 /// Name of a tokenizer in a dataset or checkpoint folder.
 pub const FILE_NAME: &str = "tokenizer.json";
@@ -229,11 +229,6 @@ impl Tokenizer {
         let panicked = |panic: String| Err(format!("cannot decode these tokens: {panic}").into());
         let text = guard(|| self.library.decode(ids, false)).unwrap_or_else(panicked);
         text.map_err(|error| DataError::Tokenizer { path: self.path.clone(), reason: error.to_string() })
-    }
-
-    /// Decodes ids one by one, as they are generated.
-    pub fn stream(&self) -> TextStream<'_> {
-        TextStream::new(self)
     }
 
     /// The id of the special token that ends a document: `<|endoftext|>`, `<|end_of_text|>`, `</s>`, `<eos>` or

@@ -13,18 +13,14 @@ use std::sync::mpsc::{Sender, channel};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::dataset::Dataset;
 use crate::error::DataError;
-use crate::prepare::{Progress, Stage};
+use crate::progress::{Progress, Stage};
 use crate::shard::Shard;
 
 /// Name of the note in a dataset's folder.
 const FILE_NAME: &str = "verified.json";
 /// Schema and version of the note.
 const SCHEMA: &str = "wattle.verified/1";
-/// Bytes that are hashed between two signs of progress.
-pub(crate) const HASHED_AT_ONCE: usize = 16 << 20;
-
 /// Whether the tokens of a dataset are compared with their hashes before they are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verify {
@@ -65,19 +61,22 @@ impl Mark {
     }
 }
 
-/// Hashes the shards of `dataset` that have not been since they last changed, and notes those that are whole.
-pub(crate) fn verify(dataset: &Dataset, progress: &mut dyn FnMut(Progress)) -> Result<(), DataError> {
-    let shards = || dataset.train.shards().iter().chain(dataset.val.iter().flat_map(|val| val.shards()));
-    let noted = noted(&dataset.dir);
+/// Hashes the shards of the dataset in `dir` that have not been since they last changed, and notes those that are whole.
+pub(crate) fn verify(
+    dir: &Path,
+    shards: &[&Shard],
+    progress: &mut dyn FnMut(Progress),
+) -> Result<(), DataError> {
+    let noted = noted(dir);
     let doubtful: Vec<&Shard> =
-        shards().filter(|shard| noted.get(&name(shard)) != Some(&Mark::of(shard))).collect();
+        shards.iter().copied().filter(|shard| noted.get(&name(shard)) != Some(&Mark::of(shard))).collect();
     if doubtful.is_empty() {
         return Ok(());
     }
     hash(&doubtful, progress)?;
     // Marks are of the files as they were opened: one that changed while it was read is read again next time. Where the
     // folder cannot be written to, its tokens are hashed at every start.
-    let _ = note(&dataset.dir, shards().map(|shard| (name(shard), Mark::of(shard))).collect());
+    let _ = note(dir, shards.iter().map(|shard| (name(shard), Mark::of(shard))).collect());
     Ok(())
 }
 
@@ -127,8 +126,10 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::config::{DataConfig, TokenizerConfig, TokenizerKind};
+    use crate::config::{DataConfig, TokenizerConfig};
+    use crate::dataset::Dataset;
     use crate::prepare::prepare_into;
+    use crate::tokenizer_kind::TokenizerKind;
 
     fn dataset() -> (tempfile::TempDir, PathBuf) {
         let root = tempfile::tempdir().unwrap();
@@ -144,7 +145,7 @@ mod tests {
     /// Bytes that were hashed to find the dataset whole.
     fn hashed(dir: &Path) -> Result<u64, DataError> {
         let mut last = 0;
-        verify(&Dataset::open(dir)?, &mut |progress| last = progress.done)?;
+        Dataset::open(dir)?.verify(&mut |progress| last = progress.done)?;
         Ok(last)
     }
 

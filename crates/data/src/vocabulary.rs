@@ -12,7 +12,7 @@ use tokenizers::{
 };
 
 use crate::bpe::byte_chars;
-use crate::encoder::EncodeError;
+use crate::encode_error::EncodeError;
 use crate::fidelity::lost_chars;
 use crate::passage::{Encoded, Passage};
 

@@ -45,6 +45,13 @@ pub(crate) fn words(text: &str) -> Words<'_> {
     Words { rest: text, kinds: &KINDS }
 }
 
+/// The last place in `text` before which a block may end without changing its tokens: a line end after a
+/// visible character.
+pub(crate) fn last_soft_cut(text: &str) -> Option<usize> {
+    let is_cut = |at: usize| text[..at].chars().next_back().is_some_and(|before| !before.is_whitespace());
+    text.rmatch_indices('\n').map(|(at, _)| at).find(|&at| is_cut(at))
+}
+
 /// An iterator over words, see [`words`].
 #[derive(Clone)]
 pub(crate) struct Words<'a> {
@@ -160,6 +167,13 @@ mod tests {
                 assert_same(&text);
             }
         }
+    }
+
+    #[test]
+    fn blocks_end_before_line_ends_that_follow_a_visible_character() {
+        assert_eq!(last_soft_cut("ab\ncd\n\n ef"), Some(5));
+        assert_eq!(last_soft_cut("ab \n"), None);
+        assert_eq!(last_soft_cut("\nab"), None);
     }
 
     proptest! {

@@ -9,16 +9,15 @@ use std::sync::mpsc::{Sender, channel, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use wattle_runlog::manifest::{Segment, SensorInfo};
 use wattle_runlog::record::{Baseline, Overhead};
-use wattle_runlog::{Celsius, Joules, MonotonicNs, Seconds, Watts};
+use wattle_runlog::{MonotonicNs, Seconds};
 
 use crate::error::MeterError;
+use crate::live::{Live, LiveSensor};
+use crate::sampler_options::SamplerOptions;
 use crate::sensor::Sensor;
-use crate::trace::TraceWriter;
-use crate::window::WindowEnergy;
+use crate::window::{Edge, WindowEnergy};
 use crate::worker::{Request, Shared, Worker};
-use crate::workload::Workload;
 
 /// The name of the sampling thread.
 pub const THREAD_NAME: &str = "wattle-sampler";
@@ -28,62 +27,6 @@ pub const EDGE_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// How long is waited for a window, and for the thread to end: only a driver that hangs takes longer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// How to sample.
-#[derive(Debug)]
-pub struct SamplerOptions {
-    /// Time between two rounds of readings. Default 50 ms.
-    pub interval: Duration,
-    /// The processes whose share of the host's processor time is stated beside whole-package energy.
-    pub workload: Workload,
-    /// Where every reading is written; nowhere by default.
-    pub trace: Option<TraceTarget>,
-}
-
-/// The trace of a run, and the segment of it that begins.
-#[derive(Debug)]
-pub struct TraceTarget {
-    /// The open trace.
-    pub writer: TraceWriter,
-    /// The run's id.
-    pub run_id: String,
-    /// The segment, as in the manifest.
-    pub segment: Segment,
-}
-
-/// One end of a window.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Edge {
-    /// When.
-    pub t: MonotonicNs,
-    /// Whether no reading could be taken in time.
-    pub missing: bool,
-}
-
-/// What is drawn now, and has been since sampling began.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Live {
-    /// Power of all sensors that tell theirs; `None` if none does.
-    pub power: Option<Watts>,
-    /// Energy of all sensors.
-    pub energy: Joules,
-    /// Share of `energy` that was measured.
-    pub measured_fraction: f64,
-}
-
-/// What one sensor says now, and has counted since sampling began.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LiveSensor<'a> {
-    /// The sensor.
-    pub info: &'a SensorInfo,
-    /// Its power; `None` if it tells none, or not any more.
-    pub power: Option<Watts>,
-    /// Its energy. It may fall by a little where a counter turns out not to be trusted and power is integrated
-    /// instead.
-    pub energy: Joules,
-    /// How hot it is, if it tells.
-    pub temperature: Option<Celsius>,
-}
 
 /// Live figures of every sensor, for another thread to look at. When sampling ends, they stand still.
 #[derive(Clone, Debug)]
@@ -96,12 +39,6 @@ pub struct Sampler {
     requests: Sender<Request>,
     shared: Arc<Shared>,
     thread: JoinHandle<()>,
-}
-
-impl Default for SamplerOptions {
-    fn default() -> Self {
-        Self { interval: Duration::from_millis(50), workload: Workload::ThisProcess, trace: None }
-    }
 }
 
 impl Sampler {
@@ -245,26 +182,17 @@ impl Watch {
     }
 }
 
-impl Live {
-    /// Nothing yet.
-    pub const ZERO: Self = Self { power: None, energy: Joules::ZERO, measured_fraction: 0.0 };
-}
-
-impl Edge {
-    /// Time since an earlier edge.
-    pub fn since(&self, earlier: &Self) -> Seconds {
-        self.t.since(earlier.t)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sampler_options::TraceTarget;
     use crate::sensor::tests::{BOARD, board_info, reading};
     use crate::sensor::{Channels, Reading};
+    use crate::trace::TraceWriter;
     use crate::trace_reader::{TraceItem, TraceReader};
-    use wattle_runlog::manifest::SensorInfo;
+    use wattle_runlog::manifest::{Segment, SensorInfo};
     use wattle_runlog::record::Flag;
+    use wattle_runlog::{Joules, Watts};
 
     /// 200 W, exactly, by the clock. What it does on its way may be changed.
     struct Steady<F> {

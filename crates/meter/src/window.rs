@@ -50,6 +50,22 @@ pub struct WindowEnergy {
     pub unmetered_devices: Vec<String>,
 }
 
+/// One end of a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Edge {
+    /// When.
+    pub t: MonotonicNs,
+    /// Whether no reading could be taken in time.
+    pub missing: bool,
+}
+
+impl Edge {
+    /// Time since an earlier edge.
+    pub fn since(&self, earlier: &Self) -> Seconds {
+        self.t.since(earlier.t)
+    }
+}
+
 impl WindowEnergy {
     /// The energy from `start` to `end` by these sensors.
     ///

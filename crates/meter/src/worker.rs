@@ -16,10 +16,11 @@ use crate::activity::Activity;
 use crate::error::MeterError;
 use crate::history::History;
 use crate::latency::Latency;
-use crate::sampler::{Edge, Live, LiveSensor, SamplerOptions, TraceTarget};
+use crate::live::{Live, LiveSensor};
+use crate::sampler_options::{SamplerOptions, TraceTarget};
 use crate::sensor::{Missing, Quantity, Reading, SURVEY_EVERY, Sensor};
 use crate::trace::{SEGMENT_TAG, Sample, SampleValue, SegmentHeader, TraceQuantity, TraceWriter};
-use crate::window::{WindowEnergy, share};
+use crate::window::{Edge, WindowEnergy, share};
 use crate::workload::thread_cpu_time;
 
 /// Readings may take this share of the thread's time. Where they take longer, there are fewer of them.

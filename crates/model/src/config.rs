@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 use wattle_ops::Activation;
 use wattle_ops::rope::Scaling;
 
+pub use crate::families::Family;
+
 /// A norm's epsilon in GPT-2 (its published code).
 pub(crate) const NORM_EPS: f64 = 1e-5;
 
@@ -61,16 +63,6 @@ pub struct ModelConfig {
     /// a smaller `context` are then its own; see [`ModelConfig::adopt`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init_from: Option<PathBuf>,
-}
-
-/// A model family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Family {
-    /// Learned positions, LayerNorm before each half of a block, GELU.
-    Gpt2,
-    /// Rotary positions, RMSNorm before each half of a block, SwiGLU, grouped-query heads.
-    Llama,
 }
 
 /// A scaling of rotary positions by its name in a configuration; [`ModelConfig::scaling`] has its numbers.
@@ -160,132 +152,21 @@ impl ModelConfig {
         if !(0.0..1.0).contains(&self.dropout) {
             faults.push(format!("model.dropout = {}: expected at least 0 and below 1", self.dropout));
         }
-        match self.family {
-            Family::Gpt2 => self.gpt2_faults(&mut faults),
-            Family::Llama => self.llama_faults(&mut faults),
-        }
+        (self.family.spec().faults)(self, &mut faults);
         faults
-    }
-
-    fn gpt2_faults(&self, faults: &mut Vec<String>) {
-        if self.kv_heads() != self.n_heads {
-            faults.push(format!(
-                "model.n_kv_heads = {}: a GPT-2 has as many as model.n_heads = {}; leave it out or set \
-                 model.family = \"llama\"",
-                self.n_kv_heads, self.n_heads
-            ));
-        }
-        if self.activation == ActivationKind::Swiglu {
-            faults.push(
-                "model.activation = \"swiglu\": a GPT-2 has \"gelu\", \"gelu_tanh\" or \"relu\"; \
-                 or set model.family = \"llama\""
-                    .to_owned(),
-            );
-        }
-        if self.norm_eps != NORM_EPS {
-            faults.push(format!(
-                "model.norm_eps = {:e}: a GPT-2 has {NORM_EPS:e}; leave it out",
-                self.norm_eps
-            ));
-        }
-    }
-
-    fn llama_faults(&self, faults: &mut Vec<String>) {
-        let kv_heads = self.kv_heads();
-        if kv_heads > 0 && !self.n_heads.is_multiple_of(kv_heads) {
-            faults.push(format!(
-                "model.n_kv_heads = {kv_heads}: does not divide model.n_heads = {}; try {}",
-                self.n_heads,
-                nearest_divisor(self.n_heads, kv_heads)
-            ));
-        }
-        if self.n_heads > 0
-            && self.d_model.is_multiple_of(self.n_heads)
-            && !(self.d_model / self.n_heads).is_multiple_of(2)
-        {
-            faults.push(format!(
-                "model.n_heads = {}: leaves heads of {} numbers, but rotary positions turn pairs; change it or \
-                 model.d_model",
-                self.n_heads,
-                self.d_model / self.n_heads
-            ));
-        }
-        if self.activation != ActivationKind::Swiglu {
-            faults.push("model.activation: a Llama has \"swiglu\" and no other; leave it out".to_owned());
-        }
-        if self.bias {
-            faults
-                .push("model.bias = true: a Llama has no biases; leave it out or set it to false".to_owned());
-        }
-        if self.dropout != 0.0 {
-            faults.push(format!(
-                "model.dropout = {}: a Llama has no dropout; set it to 0 or leave it out",
-                self.dropout
-            ));
-        }
-        self.number_faults(faults);
-    }
-
-    /// Of the numbers that are a Llama's alone.
-    pub(crate) fn number_faults(&self, faults: &mut Vec<String>) {
-        if !(self.norm_eps > 0.0 && self.norm_eps < 1.0) {
-            faults.push(format!("model.norm_eps = {}: expected above 0 and below 1", self.norm_eps));
-        }
-        if !(self.rope_theta > 1.0 && self.rope_theta.is_finite()) {
-            faults.push(format!("model.rope_theta = {}: expected above 1", self.rope_theta));
-        }
-        if self.rope_scaling == RopeScaling::None {
-            return;
-        }
-        if !(self.rope_factor >= 1.0 && self.rope_factor.is_finite()) {
-            faults.push(format!("model.rope_factor = {}: expected at least 1", self.rope_factor));
-        }
-        if self.rope_scaling == RopeScaling::Linear {
-            return;
-        }
-        let (low, high) = (self.rope_low_freq_factor, self.rope_high_freq_factor);
-        if !(low > 0.0 && high > low && high.is_finite()) {
-            faults.push(format!(
-                "model.rope_low_freq_factor = {low}: expected above 0 and below model.rope_high_freq_factor = {high}"
-            ));
-        }
-        if self.rope_original_context == 0 {
-            faults.push("model.rope_original_context = 0: expected at least 1".to_owned());
-        }
     }
 
     /// Gives keys whose default depends on the family that default, unless they are among `explicit_keys`, the keys
     /// of the `model` section that the user has set.
     pub fn settle(&mut self, explicit_keys: &[&str]) {
-        if self.family != Family::Llama {
-            return;
-        }
-        let is_free = |key: &str| !explicit_keys.contains(&key);
-        if is_free("activation") {
-            self.activation = ActivationKind::Swiglu;
-        }
-        // A preset's: a Llama has neither.
-        if is_free("bias") {
-            self.bias = false;
-        }
-        if is_free("dropout") {
-            self.dropout = 0.0;
-        }
+        (self.family.spec().settle)(self, explicit_keys);
     }
 
     /// Width of the feed-forward block.
-    ///
-    /// # References
-    /// A Llama's: Touvron et al., *LLaMA*, 2023, section 2.2 (two thirds of four times the width), and its
-    /// published code, which rounds up to a multiple of 256.
     pub fn feed_forward_width(&self) -> usize {
-        match (self.d_ff, self.family) {
-            (0, Family::Gpt2) => 4 * self.d_model,
-            (0, Family::Llama) => {
-                let multiple = if self.d_model < 1024 { 32 } else { 256 };
-                (8 * self.d_model / 3).next_multiple_of(multiple)
-            }
-            (width, _) => width,
+        match self.d_ff {
+            0 => (self.family.spec().default_d_ff)(self),
+            width => width,
         }
     }
 
@@ -329,24 +210,6 @@ impl ModelConfig {
     }
 }
 
-impl Family {
-    /// Its name in a configuration.
-    pub fn name(self) -> &'static str {
-        match self {
-            Family::Gpt2 => "gpt2",
-            Family::Llama => "llama",
-        }
-    }
-
-    /// Its name in a text.
-    pub fn title(self) -> &'static str {
-        match self {
-            Family::Gpt2 => "GPT-2",
-            Family::Llama => "Llama",
-        }
-    }
-}
-
 impl From<ActivationKind> for Activation {
     /// A GPT-2's nonlinearity. SwiGLU is none: it has two arguments.
     fn from(kind: ActivationKind) -> Self {
@@ -359,7 +222,8 @@ impl From<ActivationKind> for Activation {
     }
 }
 
-fn nearest_divisor(n: usize, near: usize) -> usize {
+/// The divisor of `n` that is nearest to `near`.
+pub(crate) fn nearest_divisor(n: usize, near: usize) -> usize {
     (1..=n).filter(|&d| n.is_multiple_of(d)).min_by_key(|&d| d.abs_diff(near)).unwrap_or(1)
 }
 
@@ -376,60 +240,6 @@ mod tests {
         assert!(faults.contains("model.n_heads = 7: does not divide model.d_model = 128; try 8"), "{faults}");
         assert!(faults.contains("model.dropout = 1"), "{faults}");
         assert_eq!(ModelConfig::default().faults(), Vec::<String>::new());
-    }
-
-    #[test]
-    fn a_llama_has_defaults_and_faults_of_its_own() {
-        let mut llama = ModelConfig { family: Family::Llama, ..ModelConfig::default() };
-        llama.settle(&[]);
-        assert_eq!(llama.faults(), Vec::<String>::new());
-        assert_eq!((llama.kv_heads(), llama.feed_forward_width()), (4, 352));
-        // Llama 2 7B's.
-        assert_eq!(ModelConfig { d_model: 4096, ..llama.clone() }.feed_forward_width(), 11_008);
-
-        let wrong = ModelConfig {
-            n_kv_heads: 3,
-            d_model: 12,
-            activation: ActivationKind::Relu,
-            bias: true,
-            dropout: 0.1,
-            norm_eps: 0.0,
-            rope_theta: 0.5,
-            rope_scaling: RopeScaling::Llama3,
-            rope_factor: 0.5,
-            rope_low_freq_factor: 4.0,
-            rope_original_context: 0,
-            ..llama
-        };
-        let faults = wrong.faults().join("\n");
-        for expected in [
-            "model.n_kv_heads = 3: does not divide model.n_heads = 4; try 2",
-            "model.n_heads = 4: leaves heads of 3 numbers",
-            "model.activation: a Llama has \"swiglu\"",
-            "model.bias = true: a Llama has no biases",
-            "model.dropout = 0.1: a Llama has no dropout",
-            "model.norm_eps = 0: expected above 0",
-            "model.rope_theta = 0.5: expected above 1",
-            "model.rope_factor = 0.5: expected at least 1",
-            "model.rope_low_freq_factor = 4: expected above 0 and below model.rope_high_freq_factor = 4",
-            "model.rope_original_context = 0",
-        ] {
-            assert!(faults.contains(expected), "{expected:?} is not in\n{faults}");
-        }
-    }
-
-    #[test]
-    fn what_is_llamas_alone_is_refused_for_a_gpt2() {
-        let wrong = ModelConfig {
-            n_kv_heads: 2,
-            activation: ActivationKind::Swiglu,
-            norm_eps: 1e-6,
-            ..ModelConfig::default()
-        };
-        let faults = wrong.faults();
-        let keys = ["model.n_kv_heads = 2", "model.activation", "model.norm_eps = 1e-6"];
-        assert_eq!(faults.len(), keys.len(), "{faults:?}");
-        assert!(faults.iter().zip(keys).all(|(fault, key)| fault.starts_with(key)), "{faults:?}");
     }
 
     #[test]

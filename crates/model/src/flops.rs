@@ -3,7 +3,7 @@
 //! Both count a multiply-add as two, and the backward pass as twice the forward. They differ in two things:
 //! whether the table of positions counts as parameters, and whether attention's causal half is left out.
 
-use crate::config::{Family, ModelConfig};
+use crate::config::ModelConfig;
 
 /// Floating-point operations of one token, forward and backward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,10 +20,7 @@ pub fn flops_per_token(config: &ModelConfig, n_parameters: u64) -> FlopsPerToken
     let of = |n: usize| n as u128;
     let (c, t) = (of(config.d_model), of(config.context));
     let attention = of(config.n_layers) * c * t;
-    let n_positions = match config.family {
-        Family::Gpt2 => c * t,
-        Family::Llama => 0,
-    };
+    let n_positions = if config.family.has_rotary_positions() { 0 } else { c * t };
     let n = u128::from(n_parameters);
     let saturated = |flops: u128| u64::try_from(flops).unwrap_or(u64::MAX);
     FlopsPerToken {
@@ -35,6 +32,7 @@ pub fn flops_per_token(config: &ModelConfig, n_parameters: u64) -> FlopsPerToken
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Family;
 
     #[test]
     fn gpt2_124m_is_as_published() {

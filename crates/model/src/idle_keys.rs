@@ -1,9 +1,10 @@
 //! Keys of a configuration that its other keys leave without a meaning.
 
-use crate::config::{Family, ModelConfig, RopeScaling};
+use crate::config::ModelConfig;
+use crate::families::IdleKey;
 
 /// The keys of rotary positions, ordered so that those without a meaning are always the last.
-const ROPE_KEYS: [&str; 6] = [
+pub(crate) const ROPE_KEYS: [&str; 6] = [
     "rope_theta",
     "rope_scaling",
     "rope_factor",
@@ -13,44 +14,28 @@ const ROPE_KEYS: [&str; 6] = [
 ];
 
 impl ModelConfig {
-    /// Keys that change nothing: those of rotary positions in a GPT-2, and in a Llama those of a scaling that it
-    /// does not have. A file of the configuration leaves them out.
-    pub fn idle_keys(&self) -> &'static [&'static str] {
-        let n_used = match (self.family, self.rope_scaling) {
-            (Family::Gpt2, _) => 0,
-            (Family::Llama, RopeScaling::None) => 2,
-            (Family::Llama, RopeScaling::Linear) => 3,
-            (Family::Llama, RopeScaling::Llama3) => ROPE_KEYS.len(),
-        };
-        &ROPE_KEYS[n_used..]
+    /// Keys that change nothing: those of rotary positions where a family has none, and those of a scaling that the
+    /// model does not have. A file of the configuration leaves them out.
+    pub fn idle_keys(&self) -> Vec<&'static str> {
+        self.reasons().into_iter().map(|(key, _)| key).collect()
     }
 
     /// A sentence, starting with the key, for each idle key that is set: one that is among `explicit_keys`, the keys
     /// of the `model` section that the user has set, or has another value than its default.
     pub fn idle_faults(&self, explicit_keys: &[&str]) -> Vec<String> {
         let (own, default) = (self.values(), Self::default().values());
-        let is_default = |key: &&str| own[*key] == default[*key];
+        let is_default = |key: &str| own[key] == default[key];
         // Runs of versions that wrote every key have them all in their files, and nobody has asked for that.
         let is_whole = ROPE_KEYS.iter().all(|key| explicit_keys.contains(key));
-        self.idle_keys()
+        self.reasons()
             .iter()
-            .filter(|key| !is_default(key) || explicit_keys.contains(key) && !is_whole)
-            .map(|key| format!("model.{key} = {}: {}", own[*key], self.why_idle(key)))
+            .filter(|(key, _)| !is_default(key) || explicit_keys.contains(key) && !is_whole)
+            .map(|(key, why)| format!("model.{key} = {}: {why}", own[*key]))
             .collect()
     }
 
-    fn why_idle(&self, key: &str) -> &'static str {
-        match (self.family, key) {
-            (Family::Gpt2, _) => {
-                "a GPT-2 has no rotary positions; leave it out or set model.family = \"llama\""
-            }
-            (Family::Llama, "rope_factor") => {
-                "nothing is scaled; leave it out or set model.rope_scaling to \"linear\" or \"llama3\""
-            }
-            (Family::Llama, _) => {
-                "is of another scaling; leave it out or set model.rope_scaling = \"llama3\""
-            }
-        }
+    fn reasons(&self) -> Vec<IdleKey> {
+        (self.family.spec().idle_keys)(self)
     }
 
     fn values(&self) -> serde_json::Value {
@@ -61,6 +46,7 @@ impl ModelConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Family, RopeScaling};
 
     fn llama(rope_scaling: RopeScaling) -> ModelConfig {
         ModelConfig { family: Family::Llama, rope_scaling, ..ModelConfig::default() }

@@ -8,8 +8,7 @@
 //! - [`pass`]: one forward pass: training or evaluation, precision, dropout, and what to look out for
 //! - [`kv_cache`]: what a model keeps between the tokens of one text
 //! - [`language_model`]: the trait that the trainer asks for
-//! - [`gpt2`]: the GPT-2 family
-//! - [`llama`]: the Llama family
+//! - [`families`]: the model families
 //! - [`engine`]: explicit forward and backward passes on a CPU, over memory planned once
 //! - [`hugging_face`]: weights and configuration in Hugging Face's layout
 //! - [`gguf`]: a model in one file, in half precision or quantized, for llama.cpp and back
@@ -21,16 +20,14 @@ pub mod config;
 mod differences;
 pub mod engine;
 pub mod error;
-mod families;
+pub mod families;
 pub mod flops;
 pub mod generate;
 pub mod gguf;
-pub mod gpt2;
 pub mod hugging_face;
 mod idle_keys;
 pub mod kv_cache;
 pub mod language_model;
-pub mod llama;
 pub mod parameter;
 pub mod pass;
 mod size;
@@ -43,12 +40,12 @@ pub use engine::board::{
 };
 pub use engine::{Engine, EngineOptions, MemoryPlan, Recompute};
 pub use error::ModelError;
+pub use families::gpt2::Gpt2;
+pub use families::llama::Llama;
 pub use generate::{GenerateOptions, Generator, Sampling, Step};
 pub use gguf::{GgufExport, GgufFile, WeightType};
-pub use gpt2::Gpt2;
 pub use hugging_face::Directory;
 pub use kv_cache::KvCache;
 pub use language_model::LanguageModel;
-pub use llama::Llama;
 pub use parameter::Parameter;
 pub use pass::{Pass, TrainingPass};

@@ -1,6 +1,6 @@
 //! What a model takes, by its configuration alone: known before anything is built.
 
-use crate::config::{Family, ModelConfig};
+use crate::config::ModelConfig;
 use crate::engine::EngineOptions;
 use crate::engine::{MemoryPlan, Recompute, cpu};
 use crate::kv_cache::KvShape;
@@ -11,22 +11,13 @@ const BYTES_PER_F32: u64 = size_of::<f32>() as u64;
 impl ModelConfig {
     /// Numbers of all parameters together, with a token table of `vocab_size` rows.
     pub fn n_parameters(&self, vocab_size: usize) -> u64 {
-        let of = |n: usize| n as u128;
-        let (c, ff) = (of(self.d_model), of(self.feed_forward_width()));
-        let table = of(vocab_size) * c;
-        let (block, others) = match self.family {
-            Family::Gpt2 => {
-                let bias = if self.bias { 1 } else { 0 };
-                let weights = 4 * c * c + 2 * c * ff;
-                (weights + 2 * c + bias * (7 * c + ff), of(self.context) * c + c + bias * c)
-            }
-            Family::Llama => {
-                let kv = of(self.kv_heads() * self.head_width());
-                (2 * c * c + 2 * kv * c + 3 * c * ff + 2 * c, c)
-            }
+        // All blocks are alike, and there may be more of them than could be listed.
+        let count = |n_layers: usize| {
+            let shapes = Self { n_layers, ..self.clone() }.parameter_shapes(vocab_size);
+            shapes.iter().map(|(_, dims)| dims.iter().map(|&n| n as u128).product::<u128>()).sum::<u128>()
         };
-        let head = if self.tie_embeddings { 0 } else { table };
-        saturated(table + of(self.n_layers) * block + others + head)
+        let others = count(0);
+        saturated(others + self.n_layers as u128 * (count(1) - others))
     }
 
     /// Bytes of a model's own tensors, with a token table of `vocab_size` rows.
@@ -91,9 +82,8 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
-    use crate::gpt2::Gpt2;
-    use crate::language_model::LanguageModel;
-    use crate::llama::Llama;
+    use crate::config::Family;
+    use crate::families::ALL;
 
     fn configurations() -> [ModelConfig; 5] {
         let gpt2 = ModelConfig { n_layers: 2, n_heads: 3, d_model: 21, context: 7, ..ModelConfig::default() };
@@ -109,17 +99,10 @@ mod tests {
         ]
     }
 
-    fn built(config: &ModelConfig) -> Box<dyn LanguageModel> {
-        match config.family {
-            Family::Gpt2 => Box::new(Gpt2::new(config, 11, 1, &Device::Cpu).unwrap()),
-            Family::Llama => Box::new(Llama::new(config, 11, 1, &Device::Cpu).unwrap()),
-        }
-    }
-
     #[test]
     fn parameters_and_memory_are_those_of_what_is_built() {
         for config in configurations() {
-            let model = built(&config);
+            let model = config.build(11, 1, &Device::Cpu).unwrap();
             assert_eq!(config.n_parameters(11), model.n_parameters(), "{config:?}");
             for recompute in [Recompute::None, Recompute::Mlp, Recompute::Block] {
                 let options = EngineOptions { micro_batch: 3, recompute };
@@ -132,9 +115,9 @@ mod tests {
     #[test]
     fn what_no_machine_has_is_counted_all_the_same() {
         let most = crate::config::MAX_SIZE;
-        for family in [Family::Gpt2, Family::Llama] {
+        for spec in ALL {
             let mut config = ModelConfig {
-                family,
+                family: spec.family,
                 n_layers: most,
                 n_heads: 2,
                 d_model: most,

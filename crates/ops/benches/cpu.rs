@@ -156,13 +156,14 @@ fn linears(model: &Model, table: &mut Table) {
 
 fn attentions(model: &Model, table: &mut Table) {
     let &Model { c, t, b, n_heads, n_layers, .. } = model;
-    let shape = attention::cpu::Shape { t, n_heads, n_kv_heads: n_heads, head_width: c / n_heads };
+    let kind = attention::Kind::Causal;
+    let shape = attention::cpu::Shape { t, n_heads, n_kv_heads: n_heads, head_width: c / n_heads, kind };
     let layout = QkvLayout::fused(&shape);
     let (qkv, grad_out) = (normal(0, b * t * 3 * c), normal(1, b * t * c));
     let (mut out, mut lse) = (vec![0.0; b * t * c], vec![0.0; b * n_heads * t]);
     let mut grad = vec![0.0; qkv.len()];
     let mut scratch = vec![0.0; shape.fwd_scratch_len().max(shape.bwd_scratch_len())];
-    attention::cpu::fwd(&mut out, &mut lse, &qkv, &layout, &shape, None, &mut scratch);
+    attention::cpu::fwd(&mut out, &mut lse, &qkv, &layout, &shape, None, None, &mut scratch);
     let heads = |part: usize| {
         let qkv = tensor(&qkv[..t * 3 * c], &[1, t, 3 * c]).narrow(2, part * c, c).unwrap();
         qkv.reshape((1, t, n_heads, c / n_heads)).unwrap().transpose(1, 2).unwrap()
@@ -178,11 +179,11 @@ fn attentions(model: &Model, table: &mut Table) {
     for (what, dropout, times) in [("", None, n_layers), (" with dropout", Some(&dropout), 0)] {
         let what = |pass: &str| format!("attention {pass}{what}");
         table.time(&what("fwd"), "attention", times, Work::Flops(2.0 * product), || {
-            attention::cpu::fwd(&mut out, &mut lse, &qkv, &layout, &shape, dropout, &mut scratch);
+            attention::cpu::fwd(&mut out, &mut lse, &qkv, &layout, &shape, None, dropout, &mut scratch);
         });
         table.time(&what("bwd"), "attention", times, Work::Flops(5.0 * product), || {
             let saved = Saved { out: &out, log_sum_exp: &lse, qkv: &qkv };
-            attention::cpu::bwd(&mut grad, &grad_out, saved, &layout, &shape, dropout, &mut scratch);
+            attention::cpu::bwd(&mut grad, &grad_out, saved, &layout, &shape, None, dropout, &mut scratch);
         });
     }
 }

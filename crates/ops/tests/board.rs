@@ -1,7 +1,8 @@
 //! Every kernel of `kernels/`, run on the CPU with its threads in several orders, against the CPU's own.
 
 use kernel_shim::{ShimBoard, kernels};
-use wattle_ops::board::{Arg, Board, DeviceTensor, Elem, Launch, Ptr};
+use wattle_ops::attention::Kind;
+use wattle_ops::board::{Arg, AttentionShape, Board, BoardError, DeviceTensor, Elem, Launch, Ptr};
 use wattle_ops::verify::board::checks;
 
 #[test]
@@ -39,4 +40,24 @@ fn arguments_of_other_types_than_the_parameters_are_refused() {
         assert!(error.contains("are not what it takes"), "{error}");
     }
     assert!(launch(&[bf16, f32]).is_err());
+}
+
+#[test]
+fn fused_attention_of_documents_is_refused_so_that_an_engine_takes_products() {
+    let board = ShimBoard::default().with_fused_attention();
+    let fused = board.fused_attention().expect("it was made with one");
+    let shape = AttentionShape {
+        batch: 1,
+        time: 8,
+        n_heads: 2,
+        n_kv_heads: 1,
+        head_width: 8,
+        qkv_row_stride: 32,
+        out_row_stride: 16,
+        kind: Kind::Window(3),
+        has_documents: false,
+    };
+    assert!(fused.prepare(&shape).is_ok());
+    let refused = fused.prepare(&AttentionShape { has_documents: true, ..shape });
+    assert!(matches!(refused, Err(BoardError::NoAttention(_))), "{refused:?}");
 }

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use candle_core::{DType, Device, Result, Tensor, Var};
-use wattle_ops::attention::{causal_attention, causal_mask, causal_mask_after};
+use wattle_ops::attention::{Kind, causal_attention, causal_mask, causal_mask_after, mask, mask_after};
 use wattle_ops::classifier::classifier_loss;
 use wattle_ops::cross_entropy::{cross_entropy_sum, n_correct};
 use wattle_ops::embedding::embedding;
@@ -162,6 +162,62 @@ fn attention_is_causal_and_differentiates() {
     let changed = causal_attention(&q, &k, &v, &mask, None).unwrap();
     let gap = (out.narrow(2, 0, 4).unwrap() - changed.narrow(2, 0, 4).unwrap()).unwrap();
     assert_eq!(gap.abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap(), 0.0);
+}
+
+#[test]
+fn attention_of_every_kind_differentiates_and_leaves_other_documents_alone() {
+    let shape = [2, 2, 5, 3];
+    let (q, k, v) = (normal(0, &shape), normal(1, &shape), normal(2, &shape));
+    let documents = [0u32, 0, 0, 3, 3, 0, 1, 1, 1, 1];
+    for kind in [Kind::Causal, Kind::Full, Kind::Window(2)] {
+        for documents in [None, Some(&documents[..])] {
+            let mask = mask(kind, 5, documents, &CPU).unwrap();
+            check_gradients(&[&q, &k, &v], || causal_attention(&q, &k, &v, &mask, None));
+        }
+        // The output of the second document of the first sequence depends on nothing in its first.
+        let mask = mask(kind, 5, Some(&documents), &CPU).unwrap();
+        let out = causal_attention(&q, &k, &v, &mask, None).unwrap();
+        let second = out.narrow(0, 0, 1).unwrap().narrow(2, 3, 2).unwrap().sum_all().unwrap();
+        let gradients = second.backward().unwrap();
+        for (name, input) in [("queries", &q), ("keys", &k), ("values", &v)] {
+            let grad = gradients.get(input).unwrap().abs().unwrap();
+            let sum = |first, n| {
+                let rows = grad.narrow(0, 0, 1).unwrap().narrow(2, first, n).unwrap();
+                rows.sum_all().unwrap().to_scalar::<f64>().unwrap()
+            };
+            assert_eq!(sum(0, 3), 0.0, "{kind:?}: {name} of the other document");
+            assert!(sum(3, 2) > 0.0, "{kind:?}: {name} of its own");
+        }
+    }
+}
+
+#[test]
+fn a_mask_is_zero_where_a_position_is_seen() {
+    let seen = |kind, documents: Option<&[u32]>| -> String {
+        let mask = mask(kind, 4, documents, &CPU).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let mark = |x: f32| {
+            if x == 0.0 {
+                'x'
+            } else if x == f32::NEG_INFINITY {
+                '.'
+            } else {
+                '?'
+            }
+        };
+        mask.chunks_exact(4)
+            .map(|row| row.iter().copied().map(mark).collect::<String>())
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    assert_eq!(seen(Kind::Causal, None), "x... xx.. xxx. xxxx");
+    assert_eq!(seen(Kind::Window(2), None), "x... xx.. .xx. ..xx");
+    assert_eq!(seen(Kind::Full, None), "xxxx xxxx xxxx xxxx");
+    let documents = [0, 1, 1, 1, 0, 0, 2, 2];
+    assert_eq!(seen(Kind::Causal, Some(&documents)), "x... .x.. .xx. .xxx x... xx.. ..x. ..xx");
+    assert_eq!(seen(Kind::Window(2), Some(&documents)), "x... .x.. .xx. ..xx x... xx.. ..x. ..xx");
+    assert_eq!(seen(Kind::Full, Some(&documents)), "x... .xxx .xxx .xxx xx.. xx.. ..xx ..xx");
+    let after = mask_after(Kind::Window(2), 2, 1, &CPU).unwrap().to_vec2::<f32>().unwrap();
+    assert_eq!(after, [[f32::NEG_INFINITY, 0.0, 0.0]]);
 }
 
 #[test]

@@ -24,7 +24,7 @@ pub(crate) fn forward(arenas: &[Arena], shape: &AttentionShape, tensors: &Attent
     let qkv = side_by_side(arenas, shape, tensors);
     let (mut out, mut stats) = (vec![0.0; n_rows(shape) * out_width(shape)], vec![0.0; n_stats(shape)]);
     let mut scratch = vec![0.0; sizes.fwd_scratch_len()];
-    attention::fwd(&mut out, &mut stats, &qkv, &layout, &sizes, None, &mut scratch);
+    attention::fwd(&mut out, &mut stats, &qkv, &layout, &sizes, None, None, &mut scratch);
     write(arenas, rows(tensors.out, shape.out_row_stride), [n_rows(shape), out_width(shape)], 0, &out);
     write(arenas, of_stats(shape, tensors), [1, n_stats(shape)], 0, &stats);
 }
@@ -38,7 +38,7 @@ pub(crate) fn backward(arenas: &[Arena], shape: &AttentionShape, tensors: &Atten
     let log_sum_exp = read(arenas, of_stats(shape, &tensors.forward), [1, n_stats(shape)], 0);
     let saved = Saved { out: &out, log_sum_exp: &log_sum_exp, qkv: &qkv };
     let (mut grad_qkv, mut scratch) = (vec![0.0; qkv.len()], vec![0.0; sizes.bwd_scratch_len()]);
-    attention::bwd(&mut grad_qkv, &grad_out, saved, &layout, &sizes, None, &mut scratch);
+    attention::bwd(&mut grad_qkv, &grad_out, saved, &layout, &sizes, None, None, &mut scratch);
     let mut start = 0;
     for (ptr, width) in [tensors.grad_q, tensors.grad_k, tensors.grad_v].into_iter().zip(widths(shape)) {
         let of_row = grad_qkv.chunks_exact(widths(shape).iter().sum());
@@ -49,8 +49,8 @@ pub(crate) fn backward(arenas: &[Arena], shape: &AttentionShape, tensors: &Atten
 }
 
 fn sizes(shape: &AttentionShape) -> (Shape, QkvLayout) {
-    let &AttentionShape { time: t, n_heads, n_kv_heads, head_width, .. } = shape;
-    let sizes = Shape { t, n_heads, n_kv_heads, head_width };
+    let &AttentionShape { time: t, n_heads, n_kv_heads, head_width, kind, .. } = shape;
+    let sizes = Shape { t, n_heads, n_kv_heads, head_width, kind };
     (sizes, QkvLayout::fused(&sizes))
 }
 

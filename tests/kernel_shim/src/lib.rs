@@ -320,8 +320,9 @@ impl Board for ShimBoard {
 }
 
 impl FusedAttention for ShimBoard {
-    /// As strict as cuDNN is of widths.
+    /// As strict as cuDNN is of widths and documents.
     fn prepare(&self, shape: &AttentionShape) -> Result<usize, BoardError> {
+        shape.refuse_documents()?;
         self.lock().n_plans += 1;
         match shape.head_width % 8 {
             0 => Ok(self.workspace_bytes(shape) as usize),
@@ -343,6 +344,7 @@ impl FusedAttention for ShimBoard {
         tensors: &AttentionForward,
         workspace: DevicePtr,
     ) -> Result<(), BoardError> {
+        shape.refuse_documents()?;
         self.submit(Work::Attention(*shape, *tensors, workspace))
     }
 
@@ -352,6 +354,7 @@ impl FusedAttention for ShimBoard {
         tensors: &AttentionBackward,
         workspace: DevicePtr,
     ) -> Result<(), BoardError> {
+        shape.refuse_documents()?;
         self.submit(Work::AttentionBackward(*shape, *tensors, workspace))
     }
 }

@@ -8,8 +8,8 @@ use indicatif::MultiProgress;
 use wattle_data::{Dataset, Loader, Origin, Verify};
 use wattle_meter::ResumePoint;
 use wattle_meter::discover::check_boards;
+use wattle_model::LanguageModel;
 use wattle_model::hugging_face::Directory;
-use wattle_model::{Family, Gpt2, LanguageModel, Llama};
 use wattle_ops::board::Board;
 use wattle_report::page::page;
 use wattle_report::{Report, Run};
@@ -425,10 +425,7 @@ fn open_board(
     }
     let Some(board) = device.board()? else { return Ok(None) };
     let vocab_size = config.model.vocab_size_for(dataset.vocab_size()).map_err(BadUsage::new)?;
-    let blank: Box<dyn LanguageModel> = match config.model.family {
-        Family::Gpt2 => Box::new(Gpt2::blank(&config.model, vocab_size, &Device::Cpu)?),
-        Family::Llama => Box::new(Llama::blank(&config.model, vocab_size, &Device::Cpu)?),
-    };
+    let blank = config.model.build_blank(vocab_size, &Device::Cpu)?;
     refuse_what_cannot_fit(blank.as_ref(), board.as_ref(), options)?;
     Ok(Some(board))
 }
@@ -460,12 +457,8 @@ fn build_model(
         }
         return Ok(directory.load_as(&config.model, &home)?);
     }
-    let seed = config.run.seed;
-    let model: candle_core::Result<Box<dyn LanguageModel>> = match config.model.family {
-        Family::Gpt2 => Gpt2::new(&config.model, vocab_size, seed, &home).map(|model| Box::new(model) as _),
-        Family::Llama => Llama::new(&config.model, vocab_size, seed, &home).map(|model| Box::new(model) as _),
-    };
-    model.context("the model cannot be built")
+    let model = config.model.build(vocab_size, config.run.seed, &home);
+    Ok(model.context("the model cannot be built")?)
 }
 
 fn trainer_options(config: &Config, segment: u32) -> TrainerOptions {

@@ -2,7 +2,6 @@
 //! invalid beside a setting of the user's.
 
 use wattle_data::TokenizerKind;
-use wattle_model::Family;
 use wattle_train::config::OptimizerKind;
 
 use super::Config;
@@ -63,7 +62,7 @@ fn settle_heads(config: &mut Config, is_explicit: impl Fn(&str) -> bool) -> Opti
         return None;
     }
     let (width, before) = (model.d_model, model.n_heads);
-    let turns_pairs = model.family == Family::Llama;
+    let turns_pairs = model.family.has_rotary_positions();
     let fits = |n: &usize| width.is_multiple_of(*n) && (!turns_pairs || (width / n).is_multiple_of(2));
     if fits(&before) {
         return None;

@@ -4,8 +4,8 @@
 
 use std::ops::Range;
 
-use wattle_ops::Activation;
 use wattle_ops::rope::{Rotary, Scaling};
+use wattle_ops::{Activation, attention};
 
 /// A decoder of equal blocks, each attention and a feed-forward half behind a norm.
 #[derive(Clone, Debug)]
@@ -38,6 +38,8 @@ pub(crate) struct Sizes {
     pub(crate) t: usize,
     /// Tokens.
     pub(crate) v: usize,
+    /// Which keys a query sees.
+    pub(crate) attention: attention::Kind,
     pub(crate) norm_eps: f32,
     pub(crate) norm: NormKind,
     pub(crate) mlp: MlpKind,

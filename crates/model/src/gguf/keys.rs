@@ -9,7 +9,7 @@ use crate::config::MAX_SIZE;
 use crate::error::ModelError;
 
 /// The keys of a file.
-pub(super) struct Keys<'a> {
+pub(crate) struct Keys<'a> {
     path: PathBuf,
     values: &'a HashMap<String, Value>,
     faults: Vec<String>,
@@ -17,12 +17,12 @@ pub(super) struct Keys<'a> {
 
 impl<'a> Keys<'a> {
     /// The keys in `values`; `path` is named in errors.
-    pub(super) fn new(path: &Path, values: &'a HashMap<String, Value>) -> Self {
+    pub(crate) fn new(path: &Path, values: &'a HashMap<String, Value>) -> Self {
         Self { path: path.to_owned(), values, faults: Vec::new() }
     }
 
     /// A whole number of at least 1 that has to be there.
-    pub(super) fn count(&mut self, key: &str) -> usize {
+    pub(crate) fn count(&mut self, key: &str) -> usize {
         let count =
             self.values.get(key).and_then(|value| value.to_u64().ok()).and_then(|n| n.try_into().ok());
         count.filter(|n| (1..=MAX_SIZE).contains(n)).unwrap_or_else(|| {
@@ -35,7 +35,7 @@ impl<'a> Keys<'a> {
     }
 
     /// A number that has to be there.
-    pub(super) fn number(&mut self, key: &str) -> f32 {
+    pub(crate) fn number(&mut self, key: &str) -> f32 {
         self.values.get(key).and_then(|value| value.to_f32().ok()).unwrap_or_else(|| {
             self.fault(format!("{key} {}: expected an f32", self.got(key)));
             0.0
@@ -43,17 +43,17 @@ impl<'a> Keys<'a> {
     }
 
     /// A number that has to be there, as the decimal that it was rounded from: 1e-5, not the `f32` next to it.
-    pub(super) fn decimal(&mut self, key: &str) -> f64 {
+    pub(crate) fn decimal(&mut self, key: &str) -> f64 {
         self.number(key).to_string().parse().expect("a number's own text is one")
     }
 
     /// Whether there is such a key.
-    pub(super) fn has(&self, key: &str) -> bool {
+    pub(crate) fn has(&self, key: &str) -> bool {
         self.values.contains_key(key)
     }
 
     /// A truth value.
-    pub(super) fn flag(&mut self, key: &str, default: bool) -> bool {
+    pub(crate) fn flag(&mut self, key: &str, default: bool) -> bool {
         let Some(value) = self.values.get(key) else { return default };
         value.to_bool().unwrap_or_else(|_| {
             self.fault(format!("{key} {}: expected true or false", self.got(key)));
@@ -62,7 +62,7 @@ impl<'a> Keys<'a> {
     }
 
     /// A text.
-    pub(super) fn text(&mut self, key: &str) -> Option<&'a str> {
+    pub(crate) fn text(&mut self, key: &str) -> Option<&'a str> {
         let value = self.values.get(key)?;
         let text = value.to_string().ok().map(String::as_str);
         if text.is_none() {
@@ -72,7 +72,7 @@ impl<'a> Keys<'a> {
     }
 
     /// The length of an array that has to be there.
-    pub(super) fn len(&mut self, key: &str) -> usize {
+    pub(crate) fn len(&mut self, key: &str) -> usize {
         self.values.get(key).and_then(|value| value.to_vec().ok()).map(Vec::len).unwrap_or_else(|| {
             self.fault(format!("{key} {}: expected an array", self.got(key)));
             0
@@ -80,7 +80,7 @@ impl<'a> Keys<'a> {
     }
 
     /// Remembers a fault.
-    pub(super) fn fault(&mut self, fault: String) {
+    pub(crate) fn fault(&mut self, fault: String) {
         self.faults.push(fault);
     }
 
@@ -88,7 +88,7 @@ impl<'a> Keys<'a> {
     ///
     /// # Errors
     /// All faults, if there are any.
-    pub(super) fn finish(self) -> Result<(), ModelError> {
+    pub(crate) fn finish(self) -> Result<(), ModelError> {
         match self.faults.is_empty() {
             true => Ok(()),
             false => Err(ModelError::Config { path: self.path, faults: self.faults }),

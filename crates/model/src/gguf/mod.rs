@@ -9,17 +9,19 @@
 //!
 //! # References
 //! The GGUF specification, `docs/gguf.md` of the ggml project; what a family's tensors and keys are called there is
-//! in the file of the family beside this one.
+//! in the family's own folder.
 
 pub mod export;
 mod family;
-mod gpt2;
 mod header;
 mod keys;
-mod llama;
 pub mod read;
 mod tensor;
 mod tokenizer;
+
+pub(crate) use family::Mapping;
+pub(crate) use keys::Keys;
+pub(crate) use tensor::{Constant, Entry, Storage};
 
 pub use export::{GgufExport, WeightType};
 pub use read::GgufFile;

@@ -17,6 +17,7 @@ use super::{ARCHITECTURE, TOKENIZER_JSON, family, header};
 use crate::config::ModelConfig;
 use crate::differences::Differences;
 use crate::error::ModelError;
+use crate::families::FamilySpec;
 use crate::hugging_face::refuse_stand_in;
 use crate::language_model::LanguageModel;
 
@@ -27,6 +28,7 @@ const CONSTANT_TOLERANCE: f32 = 1e-5;
 pub struct GgufFile {
     path: PathBuf,
     content: Content,
+    spec: &'static FamilySpec,
     mapping: Mapping,
     config: ModelConfig,
     tokenizer_json: String,
@@ -48,7 +50,7 @@ impl GgufFile {
         let content = guard(|| Content::read(&mut BufReader::new(file))).map_err(unreadable)?;
         let content = content.map_err(|error| unreadable(first_line(&error)))?;
         let mut keys = Keys::new(path, &content.metadata);
-        let mapping = family::of_architecture(keys.text(ARCHITECTURE))
+        let (spec, mapping) = family::of_architecture(keys.text(ARCHITECTURE))
             .map_err(|fault| ModelError::Config { path: path.to_owned(), faults: vec![fault] })?;
         let vocab_size = keys.len("tokenizer.ggml.tokens");
         let is_tied = !content.tensor_infos.contains_key(mapping.output);
@@ -65,7 +67,7 @@ impl GgufFile {
         }
         keys.finish()?;
         let tokenizer_json = tokenizer_json.expect("without one, the keys have a fault");
-        Ok(Self { path: path.to_owned(), content, mapping, config, tokenizer_json })
+        Ok(Self { path: path.to_owned(), content, spec, mapping, config, tokenizer_json })
     }
 
     /// Where it is.
@@ -96,7 +98,7 @@ impl GgufFile {
         if !faults.is_empty() {
             return Err(self.mismatch(faults));
         }
-        let model = (self.mapping.blank)(&self.config, device)?;
+        let model = self.spec.blank(&self.config, self.config.vocab_size, device)?;
         let mut reader = self.reader()?;
         let mut read = || {
             self.check_constants(&constants, &mut reader)?;

@@ -4,23 +4,23 @@ use candle_core::{Result, Tensor};
 
 /// A parameter here, and the tensor that it is there.
 #[derive(Clone, Debug)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     /// Its name here.
-    pub(super) ours: String,
+    pub(crate) ours: String,
     /// Its name there.
-    pub(super) theirs: String,
+    pub(crate) theirs: String,
     /// Its shape here.
-    pub(super) shape: Vec<usize>,
+    pub(crate) shape: Vec<usize>,
     /// How it is stored.
-    pub(super) storage: Storage,
+    pub(crate) storage: Storage,
 }
 
 /// A tensor that is no parameter: its name there, and values that follow from the configuration.
-pub(super) type Constant = (&'static str, Vec<f32>);
+pub(crate) type Constant = (&'static str, Vec<f32>);
 
 /// How a tensor is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Storage {
+pub(crate) enum Storage {
     /// As it is, in `f32`: vectors, and tables that are only looked up.
     Exact,
     /// As it is, in the type that was asked for.
@@ -37,7 +37,7 @@ pub(super) enum Storage {
 
 impl Entry {
     /// Its shape there.
-    pub(super) fn stored_shape(&self) -> Vec<usize> {
+    pub(crate) fn stored_shape(&self) -> Vec<usize> {
         let mut shape = self.shape.clone();
         if self.storage == Storage::Transposed {
             shape.reverse();
@@ -46,7 +46,7 @@ impl Entry {
     }
 
     /// A tensor as it is there.
-    pub(super) fn stored(&self, ours: &Tensor) -> Result<Tensor> {
+    pub(crate) fn stored(&self, ours: &Tensor) -> Result<Tensor> {
         match self.storage {
             Storage::Exact | Storage::Matrix => Ok(ours.clone()),
             Storage::Transposed => ours.t()?.contiguous(),
@@ -55,7 +55,7 @@ impl Entry {
     }
 
     /// A tensor as it is here.
-    pub(super) fn restored(&self, theirs: &Tensor) -> Result<Tensor> {
+    pub(crate) fn restored(&self, theirs: &Tensor) -> Result<Tensor> {
         match self.storage {
             Storage::Exact | Storage::Matrix => Ok(theirs.clone()),
             Storage::Transposed => theirs.t()?.contiguous(),

@@ -9,7 +9,7 @@ use crate::config::MAX_SIZE;
 use crate::error::ModelError;
 
 /// The object in a `config.json`. A key that is absent or null has the default that `transformers` gives it.
-pub(super) struct ConfigJson {
+pub(crate) struct ConfigJson {
     path: PathBuf,
     keys: Map<String, Value>,
     faults: Vec<String>,
@@ -17,7 +17,7 @@ pub(super) struct ConfigJson {
 
 impl ConfigJson {
     /// Reads the `config.json` of a directory.
-    pub(super) fn read(dir: &Path) -> Result<Self, ModelError> {
+    pub(crate) fn read(dir: &Path) -> Result<Self, ModelError> {
         let path = dir.join("config.json");
         let json = read_json_text(&path, "a directory in Hugging Face's layout, which has one")?;
         let fault = |fault: String| ModelError::Config { path: path.clone(), faults: vec![fault] };
@@ -29,7 +29,7 @@ impl ConfigJson {
     }
 
     /// A whole number of at least 1 that has to be there.
-    pub(super) fn count(&mut self, key: &str) -> usize {
+    pub(crate) fn count(&mut self, key: &str) -> usize {
         match self.value(key) {
             Some(_) => self.optional_count(key).unwrap_or(1),
             None => {
@@ -40,24 +40,24 @@ impl ConfigJson {
     }
 
     /// A whole number of at least 1, or nothing.
-    pub(super) fn optional_count(&mut self, key: &str) -> Option<usize> {
+    pub(crate) fn optional_count(&mut self, key: &str) -> Option<usize> {
         let as_count = |value: &Value| value.as_u64().and_then(|n| n.try_into().ok());
         let as_count = |value: &Value| as_count(value).filter(|n| (1..=MAX_SIZE).contains(n));
         self.read_as(key, COUNT, as_count)
     }
 
     /// A truth value.
-    pub(super) fn flag(&mut self, key: &str, default: bool) -> bool {
+    pub(crate) fn flag(&mut self, key: &str, default: bool) -> bool {
         self.read_as(key, "true or false", Value::as_bool).unwrap_or(default)
     }
 
     /// A number.
-    pub(super) fn number(&mut self, key: &str, default: f64) -> f64 {
+    pub(crate) fn number(&mut self, key: &str, default: f64) -> f64 {
         self.read_as(key, "a number", Value::as_f64).unwrap_or(default)
     }
 
     /// A number that has to be there.
-    pub(super) fn needed_number(&mut self, key: &str) -> f64 {
+    pub(crate) fn needed_number(&mut self, key: &str) -> f64 {
         if !self.has(key) {
             self.fault(format!("{key} is missing: expected a number"));
         }
@@ -65,28 +65,28 @@ impl ConfigJson {
     }
 
     /// An object within, to be read in the same way; its faults come back by [`ConfigJson::take_faults`].
-    pub(super) fn object(&mut self, key: &str) -> Option<Self> {
+    pub(crate) fn object(&mut self, key: &str) -> Option<Self> {
         let keys = self.read_as(key, "an object of keys and values", |value| value.as_object().cloned())?;
         Some(Self { path: self.path.clone(), keys, faults: Vec::new() })
     }
 
     /// Takes over the faults of the object `key` within.
-    pub(super) fn take_faults(&mut self, key: &str, object: Self) {
+    pub(crate) fn take_faults(&mut self, key: &str, object: Self) {
         self.faults.extend(object.faults.into_iter().map(|fault| format!("{key}.{fault}")));
     }
 
     /// A text.
-    pub(super) fn text(&mut self, key: &str) -> Option<String> {
+    pub(crate) fn text(&mut self, key: &str) -> Option<String> {
         self.read_as(key, "a text", |value| value.as_str().map(str::to_owned))
     }
 
     /// Whether a key has a value.
-    pub(super) fn has(&self, key: &str) -> bool {
+    pub(crate) fn has(&self, key: &str) -> bool {
         self.value(key).is_some()
     }
 
     /// Remembers a fault.
-    pub(super) fn fault(&mut self, fault: String) {
+    pub(crate) fn fault(&mut self, fault: String) {
         self.faults.push(fault);
     }
 
@@ -94,7 +94,7 @@ impl ConfigJson {
     ///
     /// # Errors
     /// All faults, if there are any.
-    pub(super) fn finish(self) -> Result<(), ModelError> {
+    pub(crate) fn finish(self) -> Result<(), ModelError> {
         match self.faults.is_empty() {
             true => Ok(()),
             false => Err(ModelError::Config { path: self.path, faults: self.faults }),

@@ -5,21 +5,18 @@ use std::path::{Path, PathBuf};
 use candle_core::Device;
 
 use super::config_json::ConfigJson;
+use super::load;
 use super::weight_files::WeightFiles;
-use super::{gpt2, llama, load};
 use crate::config::ModelConfig;
 use crate::error::ModelError;
+use crate::families::ALL;
 use crate::language_model::LanguageModel;
-
-/// Families that can be read, as `model_type` calls them.
-const MODEL_TYPES: [&str; 2] = ["gpt2", "llama"];
 
 /// A directory in Hugging Face's layout, of a family that there is: a checkpoint of ours or another program's.
 #[derive(Clone, Debug)]
 pub struct Directory {
     dir: PathBuf,
     config: ModelConfig,
-    vocab_size: usize,
     files: WeightFiles,
 }
 
@@ -32,18 +29,19 @@ impl Directory {
     pub fn open(dir: &Path) -> Result<Self, ModelError> {
         let mut json = ConfigJson::read(dir)?;
         let model_type = json.text("model_type");
-        let (config, vocab_size) = match model_type.as_deref() {
-            Some("gpt2") => gpt2::read_config(&mut json),
-            Some("llama") => llama::read_config(&mut json),
-            other => {
+        let spec = ALL.iter().find(|spec| Some(spec.hugging_face.model_type) == model_type.as_deref());
+        let config = match spec {
+            Some(spec) => (spec.hugging_face.read_config)(&mut json),
+            None => {
                 let got =
-                    other.map_or("is missing".to_owned(), |name| format!("= {name:?} is not supported"));
-                json.fault(format!("model_type {got}; supported: {}", MODEL_TYPES.join(", ")));
-                (ModelConfig::default(), 0)
+                    model_type.map_or("is missing".to_owned(), |name| format!("= {name:?} is not supported"));
+                let known = ALL.map(|spec| spec.hugging_face.model_type).join(", ");
+                json.fault(format!("model_type {got}; supported: {known}"));
+                ModelConfig::default()
             }
         };
         json.finish()?;
-        Ok(Self { dir: dir.to_owned(), config, vocab_size, files: WeightFiles::find(dir)? })
+        Ok(Self { dir: dir.to_owned(), config, files: WeightFiles::find(dir)? })
     }
 
     /// Where it is.
@@ -58,7 +56,7 @@ impl Directory {
 
     /// Rows of its token table. A tokenizer may have fewer entries.
     pub fn vocab_size(&self) -> usize {
-        self.vocab_size
+        self.config.vocab_size
     }
 
     /// Its files of weights.

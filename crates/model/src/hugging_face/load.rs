@@ -7,52 +7,15 @@ use candle_core::safetensors::Load;
 use candle_core::{DType, Device, Result as TensorResult, Tensor};
 use safetensors::tensor::{Dtype, TensorView};
 
-use super::gpt2::{HEAD, POSITION_TABLE, is_bias};
 use super::weight_files::{Shard, WeightFiles};
-use super::{gpt2, llama};
-use crate::config::{Family, ModelConfig};
+use crate::config::ModelConfig;
 use crate::differences::Differences;
 use crate::error::ModelError;
-use crate::gpt2::Gpt2;
+use crate::families::{FamilySpec, HEAD};
 use crate::language_model::LanguageModel;
-use crate::llama::Llama;
 
 /// Tensors in mapped files, by the parameter's name.
 type Views<'a> = BTreeMap<String, TensorView<'a>>;
-
-/// Names of tensors and their shapes.
-type NamedShapes = Vec<(String, Vec<usize>)>;
-
-/// How a family's files are read.
-struct FileNames {
-    /// A parameter's name, of that in a file; `None` for what is no parameter.
-    parameter_name: fn(&str) -> Option<String>,
-    /// All parameters with their shapes.
-    parameter_shapes: fn(&ModelConfig) -> NamedShapes,
-    /// The table of tokens.
-    token_table: &'static str,
-    /// The number of layers in `config.json`.
-    n_layers: &'static str,
-}
-
-impl FileNames {
-    fn of(family: Family) -> Self {
-        match family {
-            Family::Gpt2 => Self {
-                parameter_name: gpt2::parameter_name,
-                parameter_shapes: gpt2::parameter_shapes,
-                token_table: gpt2::TOKEN_TABLE,
-                n_layers: "n_layer",
-            },
-            Family::Llama => Self {
-                parameter_name: llama::parameter_name,
-                parameter_shapes: llama::parameter_shapes,
-                token_table: llama::TOKEN_TABLE,
-                n_layers: "num_hidden_layers",
-            },
-        }
-    }
-}
 
 /// Builds a model of `config` from files of one of `own`. They differ in dropout and, at most, in context.
 ///
@@ -63,35 +26,29 @@ pub(super) fn load(
     config: &ModelConfig,
     device: &Device,
 ) -> Result<Box<dyn LanguageModel>, ModelError> {
-    let names = FileNames::of(own.family);
+    let spec = own.family.spec();
+    let parameter_name = spec.hugging_face.parameter_name;
     // An index may list a tied head, which no shard holds. One that is not tied is missed below, with the remedy.
-    let is_needed =
-        |name: &str| (names.parameter_name)(&unwrapped(name)).is_some_and(|parameter| parameter != HEAD);
+    let is_needed = |name: &str| parameter_name(&unwrapped(name)).is_some_and(|parameter| parameter != HEAD);
     let shards = files.open(is_needed)?;
     let mut faults = Vec::new();
-    let mut views = views(&shards, &names, &mut faults);
+    let mut views = views(&shards, parameter_name, &mut faults);
     say_what_was_taken_off(files.head(), &shards);
     if own.tie_embeddings {
-        drop_tied_head(&mut views, &names, &mut faults)?;
+        drop_tied_head(&mut views, spec.token_table, &mut faults)?;
     }
-    if own.family == Family::Gpt2 && !own.bias {
-        drop_zero_biases(&mut views, device, &mut faults)?;
-    }
+    let is_zero_bias = |name: &str| (spec.hugging_face.is_zero_bias)(own, name);
+    drop_zero_biases(&mut views, is_zero_bias, device, &mut faults)?;
     // Before a byte is allocated: what config.json says may be absurd.
-    faults.extend(mismatches(own, &names, &views));
+    faults.extend(mismatches(own, spec, &views));
     if !faults.is_empty() {
         return Err(ModelError::Mismatch { path: files.head().to_owned(), faults });
     }
-    let model: Box<dyn LanguageModel> = match own.family {
-        Family::Gpt2 => Box::new(Gpt2::blank(config, own.vocab_size, device)?),
-        Family::Llama => Box::new(Llama::blank(config, own.vocab_size, device)?),
-    };
+    let model = spec.blank(config, own.vocab_size, device)?;
     for parameter in model.parameters() {
         let value = read(&views[&parameter.name], device)?;
-        let value = match parameter.name.as_str() {
-            POSITION_TABLE => value.narrow(0, 0, config.context)?,
-            _ => value,
-        };
+        let is_position_table = Some(parameter.name.as_str()) == spec.position_table;
+        let value = if is_position_table { value.narrow(0, 0, config.context)? } else { value };
         parameter.var.set(&value)?;
     }
     Ok(model)
@@ -125,11 +82,15 @@ fn say_what_was_taken_off(path: &Path, shards: &[Shard]) {
     );
 }
 
-fn views<'a>(shards: &'a [Shard], names: &FileNames, faults: &mut Vec<String>) -> Views<'a> {
+fn views<'a>(
+    shards: &'a [Shard],
+    parameter_name: fn(&str) -> Option<String>,
+    faults: &mut Vec<String>,
+) -> Views<'a> {
     let mut views = Views::new();
     for shard in shards {
         for (name, view) in shard.tensors.tensors() {
-            let Some(parameter) = (names.parameter_name)(&unwrapped(&name)) else { continue };
+            let Some(parameter) = parameter_name(&unwrapped(&name)) else { continue };
             if views.insert(parameter, view).is_some() {
                 faults.push(format!("{name} is there twice, the second time in {}", shard.path.display()));
             }
@@ -139,8 +100,7 @@ fn views<'a>(shards: &'a [Shard], names: &FileNames, faults: &mut Vec<String>) -
 }
 
 /// A tied head is the token table; some programs save it nevertheless.
-fn drop_tied_head(views: &mut Views<'_>, names: &FileNames, faults: &mut Vec<String>) -> TensorResult<()> {
-    let token_table = names.token_table;
+fn drop_tied_head(views: &mut Views<'_>, token_table: &str, faults: &mut Vec<String>) -> TensorResult<()> {
     let Some(head) = views.remove(HEAD) else { return Ok(()) };
     let is_same = match views.get(token_table) {
         Some(table) => is_same(table, &head)?,
@@ -180,9 +140,14 @@ fn is_float(view: &TensorView<'_>) -> bool {
     matches!(view.dtype(), Dtype::F32 | Dtype::F16 | Dtype::BF16)
 }
 
-/// Removes the biases of a model that has none.
-fn drop_zero_biases(views: &mut Views<'_>, device: &Device, faults: &mut Vec<String>) -> TensorResult<()> {
-    let names: Vec<String> = views.keys().filter(|name| is_bias(name)).cloned().collect();
+/// Removes biases that the model does not have, which have to be zero.
+fn drop_zero_biases(
+    views: &mut Views<'_>,
+    is_zero_bias: impl Fn(&str) -> bool,
+    device: &Device,
+    faults: &mut Vec<String>,
+) -> TensorResult<()> {
+    let names: Vec<String> = views.keys().filter(|name| is_zero_bias(name)).cloned().collect();
     for name in names {
         let Some(bias) = views.remove(&name) else { continue };
         if read(&bias, device)?.abs()?.sum_all()?.to_scalar::<f32>()? != 0.0 {
@@ -193,17 +158,16 @@ fn drop_zero_biases(views: &mut Views<'_>, device: &Device, faults: &mut Vec<Str
 }
 
 /// What is missing, extra, or of another shape or type than `own` says, a clause each.
-fn mismatches(own: &ModelConfig, names: &FileNames, views: &Views<'_>) -> Vec<String> {
+fn mismatches(own: &ModelConfig, spec: &FamilySpec, views: &Views<'_>) -> Vec<String> {
     if own.n_layers > views.len() {
         return vec![format!(
             "config.json says {} = {}, but there are {} tensors",
-            names.n_layers,
+            spec.hugging_face.n_layers,
             own.n_layers,
             views.len()
         )];
     }
-    let shapes = (names.parameter_shapes)(own);
-    let expected: Vec<_> = shapes.into_iter().filter(|(name, _)| own.bias || !is_bias(name)).collect();
+    let expected = (spec.parameter_shapes)(own);
     let mut differences = Differences::default();
     let mut is_headless = false;
     for (name, shape) in &expected {
@@ -228,7 +192,7 @@ fn mismatches(own: &ModelConfig, names: &FileNames, views: &Views<'_>) -> Vec<St
         faults.push(format!(
             "{HEAD} is missing, and config.json does not say that the head is {}: if it is, set \
              tie_word_embeddings to true there",
-            names.token_table
+            spec.token_table
         ));
     }
     faults

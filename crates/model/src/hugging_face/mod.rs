@@ -7,14 +7,13 @@
 mod adopt;
 mod config_json;
 mod directory;
-pub(crate) mod gpt2;
 mod json_file;
-pub(crate) mod llama;
 mod load;
 mod safetensors;
 mod stand_in;
 mod weight_files;
 
+pub(crate) use config_json::ConfigJson;
 pub use directory::Directory;
 pub(crate) use safetensors::{bytes_of, write_views};
 pub use safetensors::{load_weights, read_safetensors, write_safetensors};

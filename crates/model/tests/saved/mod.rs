@@ -8,7 +8,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
 use wattle_model::hugging_face::write_safetensors;
-use wattle_model::{Directory, Family, Gpt2, LanguageModel, Llama, ModelConfig, ModelError, Pass};
+use wattle_model::{Directory, LanguageModel, ModelConfig, ModelError, Pass};
 
 pub const CPU: Device = Device::Cpu;
 /// Rows of every model's token table.
@@ -18,10 +18,7 @@ pub type Weights = BTreeMap<String, Tensor>;
 
 /// A model of `config` whose every parameter differs from its initial value.
 pub fn model(config: &ModelConfig) -> Box<dyn LanguageModel> {
-    let model: Box<dyn LanguageModel> = match config.family {
-        Family::Gpt2 => Box::new(Gpt2::new(config, VOCAB, 5, &CPU).unwrap()),
-        Family::Llama => Box::new(Llama::new(config, VOCAB, 5, &CPU).unwrap()),
-    };
+    let model = config.build(VOCAB, 5, &CPU).unwrap();
     for (parameter_idx, parameter) in model.parameters().iter().enumerate() {
         let shift = 0.01 * (parameter_idx + 1) as f64;
         parameter.var.set(&(parameter.var.as_detached_tensor() + shift).unwrap()).unwrap();

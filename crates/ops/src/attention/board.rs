@@ -1,6 +1,7 @@
-//! Causal attention on a board by matrix products with a softmax between them, one sequence after the other: the
-//! scores of all heads of one sequence are what exists at once.
+//! Attention on a board by matrix products with a softmax between them, one sequence after the other: the scores of all
+//! heads of one sequence are what exists at once. Every kind takes the products of all t² scores.
 
+use super::Kind;
 use crate::board::args::{args, symbol};
 use crate::board::{
     Arg, Board, BoardError, DevicePtr, DeviceTensor, Elem, Epilogue, Gemm, Launch, Matrix, Ptr,
@@ -22,6 +23,8 @@ pub struct Shape {
     pub d: usize,
     /// Type of rows.
     pub elem: Elem,
+    /// Which keys a query sees.
+    pub kind: Kind,
 }
 
 /// Bytes of scratch that [`fwd`] and [`bwd`] want.
@@ -71,6 +74,8 @@ struct Sequence<'a> {
     board: &'a dyn Board,
     shape: &'a Shape,
     idx: usize,
+    /// Where each row's document starts, of all sequences; null without documents.
+    documents: Option<Ptr<u32>>,
 }
 
 impl Sequence<'_> {
@@ -92,6 +97,11 @@ impl Sequence<'_> {
     fn squares(&self, at: impl Into<DeviceTensor>, first: usize) -> Matrix {
         let t = self.shape.t;
         Matrix::new(at.into().add(first * t * t), t).batched(t * t)
+    }
+
+    /// Where the documents of this sequence start, (t).
+    fn documents(&self) -> Option<Ptr<u32>> {
+        self.documents.map(|first| first.add(self.idx * self.shape.t))
     }
 
     /// For each head of keys, the first head of queries that reads it, and the places of its keys and values.
@@ -153,11 +163,12 @@ impl Sequence<'_> {
     }
 
     fn softmax(&self, kernel: &str, buffers: &[Arg], site: &Site) -> Result<(), BoardError> {
-        let &Shape { t, n_heads, elem, .. } = self.shape;
+        let &Shape { t, n_heads, elem, kind, .. } = self.shape;
         let n_rows = n_heads * t;
         let site = site.starting_at((self.idx * n_rows * t) as u64);
         let mut args = buffers.to_vec();
-        args.extend(args![n_rows as i32, t as i32, self.shape.scale()]);
+        let window = kind.window(t) as i32;
+        args.extend(args![n_rows as i32, t as i32, window, self.documents(), self.shape.scale()]);
         args.extend(site.args());
         self.board.launch(&Launch {
             kernel: &symbol(kernel, elem),
@@ -177,29 +188,41 @@ impl Sequence<'_> {
     }
 }
 
-fn sequences<'a>(board: &'a dyn Board, shape: &'a Shape) -> impl Iterator<Item = Sequence<'a>> {
-    (0..shape.b).map(move |idx| Sequence { board, shape, idx })
+fn sequences<'a>(
+    board: &'a dyn Board,
+    shape: &'a Shape,
+    documents: Option<Ptr<u32>>,
+) -> impl Iterator<Item = Sequence<'a>> {
+    (0..shape.b).map(move |idx| Sequence { board, shape, idx, documents })
 }
 
-/// `out = softmax(q · kᵀ / √d, causal) · v` for each sequence and head.
+/// `out = softmax(q · kᵀ / √d) · v` for each sequence and head, over the keys that `shape.kind` and `documents` let a
+/// query see.
 ///
 /// # Shapes
 /// `qkv` (b·t, (h + 2·h_kv)·d) → `out` (b·t, h·d), `log_sum_exp` (b, h, t) `f32`; `scratch`, [`scratch_bytes`].
+/// `documents` (b·t) `u32`: the row of its sequence at which each row's document starts, see [`Kind`]; or null.
 ///
 /// # Errors
 /// If a launch or product fails.
+///
+/// # Panics
+/// If the kind is a window of nothing. Documents lie on the device and are not checked.
+#[expect(clippy::too_many_arguments, reason = "what the passes of an operation share")]
 pub fn fwd(
     board: &dyn Board,
     out: DeviceTensor,
     log_sum_exp: Ptr<f32>,
     qkv: DeviceTensor,
     shape: &Shape,
+    documents: Option<Ptr<u32>>,
     site: &Site,
     scratch: DevicePtr,
 ) -> Result<(), BoardError> {
     let &Shape { t, n_heads, d, .. } = shape;
+    shape.kind.check(shape.b, t, None);
     let scratch = Scratch::new(shape, scratch);
-    sequences(board, shape).try_for_each(|sequence| {
+    sequences(board, shape, documents).try_for_each(|sequence| {
         sequence.scores(&scratch, qkv)?;
         let log_sum_exp = log_sum_exp.add(sequence.idx * n_heads * t);
         let buffers = args![scratch.probabilities, log_sum_exp, scratch.scores];
@@ -219,6 +242,9 @@ pub fn fwd(
 ///
 /// # Errors
 /// If a launch or product fails.
+///
+/// # Panics
+/// As [`fwd`].
 #[expect(clippy::too_many_arguments, reason = "what the passes of an operation share")]
 pub fn bwd(
     board: &dyn Board,
@@ -227,12 +253,14 @@ pub fn bwd(
     log_sum_exp: Ptr<f32>,
     qkv: DeviceTensor,
     shape: &Shape,
+    documents: Option<Ptr<u32>>,
     site: &Site,
     scratch: DevicePtr,
 ) -> Result<(), BoardError> {
     let &Shape { t, n_heads, d, .. } = shape;
+    shape.kind.check(shape.b, t, None);
     let scratch = Scratch::new(shape, scratch);
-    sequences(board, shape).try_for_each(|sequence| {
+    sequences(board, shape, documents).try_for_each(|sequence| {
         sequence.scores(&scratch, qkv)?;
         sequence.groups().try_for_each(|[q, _, v]| {
             let values = sequence.shared(sequence.heads(qkv, v)).transposed();

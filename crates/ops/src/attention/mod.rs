@@ -1,4 +1,4 @@
-//! Causal multi-head self-attention.
+//! Multi-head self-attention, causal unless [`Kind`] or documents say otherwise.
 //!
 //! # By hand
 //! The article that this project grew from multiplies matrices whose shapes do not conform, so its numbers cannot be
@@ -42,9 +42,11 @@
 
 pub mod board;
 pub mod cpu;
+mod kind;
 mod reference;
 
-pub use reference::{causal_attention, causal_mask, causal_mask_after};
+pub use kind::Kind;
+pub use reference::{causal_attention, causal_mask, causal_mask_after, mask, mask_after};
 
 /// Dropout of attention probabilities; see [`crate::Dropout`].
 pub type AttentionDropout = crate::Dropout;

@@ -1,13 +1,14 @@
 use candle_core::{D, DType, Device, Result, Tensor};
 
-use super::AttentionDropout;
+use super::{AttentionDropout, Kind};
 
 /// `out = softmax(q·kᵀ / √d + mask) · v` for each head, with dropout between softmax and the product with v.
 ///
 /// The softmax is computed in `f32` whatever the dtype.
 ///
 /// # Shapes
-/// `q` (b, h, t, d), `k`, `v` (b, h, n, d), `mask` (t, n) from [`causal_mask`] or [`causal_mask_after`] → (b, h, t, d).
+/// `q` (b, h, t, d), `k`, `v` (b, h, n, d), `mask` (t, n) or (b, 1, t, n) from [`mask()`], [`mask_after`] or their
+/// causal forms → (b, h, t, d).
 ///
 /// # References
 /// Vaswani et al., *Attention Is All You Need*, 2017, equation 1.
@@ -35,18 +36,55 @@ pub fn causal_attention(
 /// # Shapes
 /// → (t, t), `f32`.
 pub fn causal_mask(t: usize, device: &Device) -> Result<Tensor> {
-    causal_mask_after(0, t, device)
+    mask(Kind::Causal, t, None, device)
 }
 
-/// The mask of `t` positions that follow `n_before` others, which they may all look at.
+/// The causal mask of `t` positions that follow `n_before` others, which they may all look at.
 ///
 /// # Shapes
 /// → (t, n_before + t), `f32`.
 pub fn causal_mask_after(n_before: usize, t: usize, device: &Device) -> Result<Tensor> {
+    mask_after(Kind::Causal, n_before, t, device)
+}
+
+/// Zero where position `i` may look at position `j`, and minus infinity elsewhere.
+///
+/// `documents`, of b sequences, gives for each row the row of its sequence at which its document starts.
+///
+/// # Shapes
+/// `documents` (b·t) → (b, 1, t, t); without documents → (t, t); `f32`.
+pub fn mask(kind: Kind, t: usize, documents: Option<&[u32]>, device: &Device) -> Result<Tensor> {
+    let Some(documents) = documents else { return mask_after(kind, 0, t, device) };
+    let square = |starts: &[u32]| {
+        let sees = |i: usize, j: usize| starts[i] == starts[j] && sees(kind, i, j);
+        (0..t).flat_map(|i| (0..t).map(move |j| (i, j))).map(|(i, j)| bias(sees(i, j))).collect::<Vec<_>>()
+    };
+    let values: Vec<f32> = documents.chunks_exact(t).flat_map(square).collect();
+    Tensor::from_vec(values, (documents.len() / t, 1, t, t), device)
+}
+
+/// The mask of `t` positions that follow `n_before` others.
+///
+/// # Shapes
+/// → (t, n_before + t), `f32`.
+pub fn mask_after(kind: Kind, n_before: usize, t: usize, device: &Device) -> Result<Tensor> {
     let n = n_before + t;
-    let row = |i: usize| (0..n).map(move |j| if j <= n_before + i { 0.0 } else { f32::NEG_INFINITY });
-    let mask: Vec<f32> = (0..t).flat_map(row).collect();
-    Tensor::from_vec(mask, (t, n), device)
+    let row = |i: usize| (0..n).map(move |j| bias(sees(kind, i, j)));
+    let values: Vec<f32> = (n_before..n).flat_map(row).collect();
+    Tensor::from_vec(values, (t, n), device)
+}
+
+/// Whether position `i` sees position `j` of its document.
+fn sees(kind: Kind, i: usize, j: usize) -> bool {
+    match kind {
+        Kind::Causal => j <= i,
+        Kind::Full => true,
+        Kind::Window(window) => j <= i && i - j < window,
+    }
+}
+
+fn bias(is_seen: bool) -> f32 {
+    if is_seen { 0.0 } else { f32::NEG_INFINITY }
 }
 
 /// `softmax(x)` over the last dimension. The maximum is taken out as a constant: it cancels in value and

@@ -1,15 +1,17 @@
 //! Attention by a library of the device's vendor.
 
 use super::{BoardError, DevicePtr, DeviceTensor, Ptr};
+use crate::attention::Kind;
 
-/// Causal self-attention in one kernel, forward and backward, without a matrix of scores in memory; all of it in
-/// bf16 but for the sums. Scores are scaled by 1/√d.
+/// Self-attention in one kernel, forward and backward, without a matrix of scores in memory; all of it in bf16 but for
+/// the sums. Scores are scaled by 1/√d.
 pub trait FusedAttention {
     /// Makes the plans for a shape, which may take seconds and allocates nothing on the device; to be called before a
     /// step is recorded. Returns the bytes of workspace that each pass needs. Later calls make nothing.
     ///
     /// # Errors
-    /// If the library has no kernel for the shape.
+    /// If the library has no kernel for the shape or for the keys that its queries see; [`BoardError::NoAttention`] if it
+    /// has none for documents.
     fn prepare(&self, shape: &AttentionShape) -> Result<usize, BoardError>;
 
     /// About what [`FusedAttention::prepare`] will return for a shape, by arithmetic: no plan is made.
@@ -61,6 +63,24 @@ pub struct AttentionShape {
     pub qkv_row_stride: usize,
     /// Elements from one row of the output to the next.
     pub out_row_stride: usize,
+    /// Which keys a query sees.
+    pub kind: Kind,
+    /// Whether a sequence holds several documents, of which each query sees its own alone.
+    pub has_documents: bool,
+}
+
+impl AttentionShape {
+    /// Refuses sequences of several documents, which no tensor of a forward or backward pass describes.
+    ///
+    /// # Errors
+    /// [`BoardError::NoAttention`] if there are documents.
+    pub fn refuse_documents(&self) -> Result<(), BoardError> {
+        if !self.has_documents {
+            return Ok(());
+        }
+        let why = "it does not keep documents of one sequence apart; use attention by products";
+        Err(BoardError::NoAttention(why.to_owned()))
+    }
 }
 
 /// What a forward pass reads and writes, each at a multiple of 16 bytes.

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use wattle_data::{DataConfig, Dataset, TokenizerConfig, TokenizerKind};
-use wattle_model::{Family, Gpt2, LanguageModel, Llama, ModelConfig, Parameter};
+use wattle_model::{LanguageModel, ModelConfig, Parameter};
 use wattle_random::{Purpose, Stream};
 
 pub const CPU: Device = Device::Cpu;
@@ -15,10 +15,7 @@ pub const VOCAB_SIZE: usize = 41;
 
 /// A model as it starts.
 pub fn fresh(config: &ModelConfig, seed: u64) -> Box<dyn LanguageModel + Send + Sync> {
-    match config.family {
-        Family::Gpt2 => Box::new(Gpt2::new(config, VOCAB_SIZE, seed, &CPU).unwrap()),
-        Family::Llama => Box::new(Llama::new(config, VOCAB_SIZE, seed, &CPU).unwrap()),
-    }
+    config.build(VOCAB_SIZE, seed, &CPU).unwrap()
 }
 
 /// A model with weights large enough that every part of it matters, biases and norms among them.

@@ -124,7 +124,7 @@ impl<'a> MicroBatch<'a> {
             Attention::Products { scratch } => {
                 let (shape, site) = (self.attention(), self.site(Place::Attention(layer_idx)));
                 let Kept { attended, log_sum_exp, qkv, .. } = *kept;
-                attention::fwd(self.board, attended, log_sum_exp, qkv, &shape, &site, scratch)?;
+                attention::fwd(self.board, attended, log_sum_exp, qkv, &shape, None, &site, scratch)?;
             }
         }
         self.add(

@@ -14,8 +14,8 @@ impl Sizes {
 
     /// Of attention, for `b` sequences.
     pub(super) fn attention(&self, b: usize, elem: Elem) -> attention::Shape {
-        let &Self { t, n_heads, n_kv_heads, head_width: d, .. } = self;
-        attention::Shape { b, t, n_heads, n_kv_heads, d, elem }
+        let &Self { t, n_heads, n_kv_heads, head_width: d, attention: kind, .. } = self;
+        attention::Shape { b, t, n_heads, n_kv_heads, d, elem, kind }
     }
 
     /// Of the board's own attention, for `b` sequences.
@@ -29,6 +29,8 @@ impl Sizes {
             head_width,
             qkv_row_stride: self.qkv(),
             out_row_stride: self.heads(),
+            kind: self.attention,
+            has_documents: false,
         }
     }
 }

@@ -85,7 +85,7 @@ impl Passes<'_> {
         let shape = sizes.attention_shape();
         let layout = attention::cpu::QkvLayout::fused(&shape);
         let site = sites.attention.as_ref();
-        attention::cpu::fwd(kept.attended, kept.log_sum_exp, kept.qkv, &layout, &shape, site, scratch);
+        attention::cpu::fwd(kept.attended, kept.log_sum_exp, kept.qkv, &layout, &shape, None, site, scratch);
         self.project(branch, kept.attended, &block.attention_out, sites.attention_out)
     }
 

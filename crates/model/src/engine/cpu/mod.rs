@@ -47,7 +47,6 @@ use super::layout::{Layout, Placement};
 use super::network::{Block, Network, Sizes};
 use super::{Engine, EngineOptions, LossSum, MemoryPlan};
 use crate::config::ModelConfig;
-use crate::families;
 use crate::parameter::Parameter;
 use crate::pass::TrainingPass;
 
@@ -55,9 +54,9 @@ use crate::pass::TrainingPass;
 pub(crate) fn arena_plan(config: &ModelConfig, vocab_size: usize, options: EngineOptions) -> MemoryPlan {
     // All blocks are alike, and there may be more of them than could be listed.
     let one_block = ModelConfig { n_layers: 1, ..config.clone() };
-    let shapes = families::parameter_shapes(&one_block, vocab_size);
+    let shapes = one_block.parameter_shapes(vocab_size);
     let layout = Layout::of_shapes(shapes, &Placement::FLAT);
-    let network = families::network(&one_block, vocab_size, &layout);
+    let network = one_block.network(vocab_size, &layout);
     network.arena_sizes(config.n_layers, options).plan()
 }
 
@@ -89,7 +88,7 @@ impl CpuEngine {
         options: EngineOptions,
     ) -> Result<Self> {
         let state = FlatState::new(parameters)?;
-        let network = families::network(config, vocab_size, state.layout());
+        let network = config.network(vocab_size, state.layout());
         let arena_sizes = network.arena_sizes(network.n_layers(), options);
         let Sizes { v, c, .. } = network.sizes;
         Ok(Self {

@@ -12,8 +12,8 @@ use crate::engine::network::{Block, Linear, MlpKind, Network, Norm, NormKind, Si
 impl Sizes {
     /// Of attention.
     pub(super) fn attention_shape(&self) -> attention::Shape {
-        let &Self { t, n_heads, n_kv_heads, head_width, .. } = self;
-        attention::Shape { t, n_heads, n_kv_heads, head_width }
+        let &Self { t, n_heads, n_kv_heads, head_width, attention: kind, .. } = self;
+        attention::Shape { t, n_heads, n_kv_heads, head_width, kind }
     }
 
     /// Of the output head.

@@ -1,22 +1,34 @@
 //! GPT-2 as an engine sees it.
 
+use wattle_ops::attention::Kind;
+
+use super::{POSITION_TABLE, TOKEN_TABLE};
 use crate::config::{ModelConfig, NORM_EPS};
 use crate::engine::layout::Layout;
 use crate::engine::network::{Block, Linear, MlpKind, Network, Norm, NormKind, Positions, Sizes};
-use crate::hugging_face::gpt2::{HEAD, POSITION_TABLE, TOKEN_TABLE, is_bias};
-
-/// Tables with a row for each token.
-pub(crate) const VOCABULARY: [&str; 2] = [TOKEN_TABLE, HEAD];
+use crate::families::{HEAD, NamedShapes};
 
 /// Every parameter of a GPT-2 of `config`, in the order in which it makes them.
-pub(crate) fn parameter_shapes(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
-    let mut shapes = crate::hugging_face::gpt2::parameter_shapes(config);
-    shapes.retain(|(name, _)| config.bias || !is_bias(name));
+pub(super) fn parameter_shapes(config: &ModelConfig) -> NamedShapes {
+    let mut shapes = shapes_with_biases(config);
+    shapes.retain(|(name, _)| !is_absent_bias(config, name));
     shapes
 }
 
+/// The biases that a model of `config` does not have.
+pub(super) fn absent_biases(config: &ModelConfig) -> NamedShapes {
+    let mut shapes = shapes_with_biases(config);
+    shapes.retain(|(name, _)| is_absent_bias(config, name));
+    shapes
+}
+
+/// Whether a parameter is a bias that a model of `config` does not have.
+pub(super) fn is_absent_bias(config: &ModelConfig, name: &str) -> bool {
+    !config.bias && name.ends_with(".bias")
+}
+
 /// Its network, with the parameters where `layout` has them.
-pub(crate) fn network(config: &ModelConfig, vocab_size: usize, layout: &Layout) -> Network {
+pub(super) fn network(config: &ModelConfig, vocab_size: usize, layout: &Layout) -> Network {
     let sizes = Sizes {
         n_heads: config.n_heads,
         n_kv_heads: config.n_heads,
@@ -25,6 +37,7 @@ pub(crate) fn network(config: &ModelConfig, vocab_size: usize, layout: &Layout) 
         ff: config.feed_forward_width(),
         t: config.context,
         v: vocab_size,
+        attention: Kind::Causal,
         norm_eps: NORM_EPS as f32,
         norm: NormKind::Layer,
         mlp: MlpKind::Plain(config.activation.into()),
@@ -66,4 +79,34 @@ fn norm(layout: &Layout, name: &str, width: usize) -> Norm {
 
 fn find(layout: &Layout, name: &str) -> usize {
     layout.find(name).unwrap_or_else(|| panic!("a GPT-2 has a parameter {name}")).start
+}
+
+/// Every parameter of a GPT-2 of `config`, with biases whether it has them or not.
+pub(super) fn shapes_with_biases(config: &ModelConfig) -> NamedShapes {
+    let (c, ff) = (config.d_model, config.feed_forward_width());
+    let parts = [
+        ("ln_1", vec![c], c),
+        ("attn.c_attn", vec![c, 3 * c], 3 * c),
+        ("attn.c_proj", vec![c, c], c),
+        ("ln_2", vec![c], c),
+        ("mlp.c_fc", vec![c, ff], ff),
+        ("mlp.c_proj", vec![ff, c], c),
+    ];
+    let affine = |name: String, weight: &[usize], bias: usize| {
+        [(format!("{name}.weight"), weight.to_vec()), (format!("{name}.bias"), vec![bias])]
+    };
+    let mut shapes = vec![
+        (TOKEN_TABLE.to_owned(), vec![config.vocab_size, c]),
+        (POSITION_TABLE.to_owned(), vec![config.context, c]),
+    ];
+    for layer_idx in 0..config.n_layers {
+        for (part, weight, bias) in &parts {
+            shapes.extend(affine(format!("transformer.h.{layer_idx}.{part}"), weight, *bias));
+        }
+    }
+    shapes.extend(affine("transformer.ln_f".to_owned(), &[c], c));
+    if !config.tie_embeddings {
+        shapes.push((HEAD.to_owned(), vec![config.vocab_size, c]));
+    }
+    shapes
 }

@@ -1,1 +1,43 @@
-pub(crate) mod network;
+//! The Llama family: rotary positions, RMSNorm before each half of a block, SwiGLU, grouped-query heads.
+//!
+//! # References
+//! Touvron et al., *LLaMA*, 2023, section 2.2; grouped queries: Ainslie et al., *GQA*, 2023, section 2.2.
+
+mod autograd;
+mod config;
+mod gguf;
+mod hugging_face;
+mod network;
+
+use super::{Family, FamilySpec, HEAD, HuggingFace};
+
+pub use autograd::Llama;
+
+/// The table of tokens.
+const TOKEN_TABLE: &str = "model.embed_tokens.weight";
+
+/// The family.
+pub(crate) static SPEC: FamilySpec = FamilySpec {
+    family: Family::Llama,
+    name: "llama",
+    title: "Llama",
+    faults: config::faults,
+    settle: config::settle,
+    idle_keys: config::idle_keys,
+    default_d_ff: config::default_d_ff,
+    build: |config, vocab_size, builder| Ok(Box::new(Llama::build(config, vocab_size, builder)?)),
+    parameter_shapes: network::parameter_shapes,
+    network: network::network,
+    token_table: TOKEN_TABLE,
+    vocabulary: &[TOKEN_TABLE, HEAD],
+    position_table: None,
+    continued: &network::CONTINUED,
+    hugging_face: HuggingFace {
+        model_type: "llama",
+        read_config: hugging_face::read_config,
+        parameter_name: hugging_face::parameter_name,
+        n_layers: "num_hidden_layers",
+        is_zero_bias: |_, _| false,
+    },
+    gguf: Some(gguf::MAPPING),
+};

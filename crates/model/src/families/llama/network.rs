@@ -1,19 +1,47 @@
 //! A Llama as an engine sees it.
 
+use wattle_ops::attention::Kind;
+
+use super::TOKEN_TABLE;
 use crate::config::ModelConfig;
 use crate::engine::layout::Layout;
 use crate::engine::network::{Block, Linear, MlpKind, Network, Norm, NormKind, Positions, Sizes};
-use crate::hugging_face::llama::{HEAD, TOKEN_TABLE};
-
-/// Tables with a row for each token.
-pub(crate) const VOCABULARY: [&str; 2] = [TOKEN_TABLE, HEAD];
+use crate::families::{HEAD, NamedShapes};
 
 /// Projections that lie right behind the one before, and are one matrix with it.
-pub(crate) const CONTINUED: [&str; 3] =
+pub(super) const CONTINUED: [&str; 3] =
     [".self_attn.k_proj.weight", ".self_attn.v_proj.weight", ".mlp.up_proj.weight"];
 
+/// Every parameter of a Llama of `config`, in the order in which it makes them.
+pub(super) fn parameter_shapes(config: &ModelConfig) -> NamedShapes {
+    let (c, ff, kv) = (config.d_model, config.feed_forward_width(), config.kv_heads() * config.head_width());
+    let parts = [
+        ("input_layernorm", vec![c]),
+        ("self_attn.q_proj", vec![c, c]),
+        ("self_attn.k_proj", vec![kv, c]),
+        ("self_attn.v_proj", vec![kv, c]),
+        ("self_attn.o_proj", vec![c, c]),
+        ("post_attention_layernorm", vec![c]),
+        ("mlp.gate_proj", vec![ff, c]),
+        ("mlp.up_proj", vec![ff, c]),
+        ("mlp.down_proj", vec![c, ff]),
+    ];
+    let mut shapes = vec![(TOKEN_TABLE.to_owned(), vec![config.vocab_size, c])];
+    for layer_idx in 0..config.n_layers {
+        let named = |(part, shape): &(&str, Vec<usize>)| {
+            (format!("model.layers.{layer_idx}.{part}.weight"), shape.clone())
+        };
+        shapes.extend(parts.iter().map(named));
+    }
+    shapes.push(("model.norm.weight".to_owned(), vec![c]));
+    if !config.tie_embeddings {
+        shapes.push((HEAD.to_owned(), vec![config.vocab_size, c]));
+    }
+    shapes
+}
+
 /// Its network, with the parameters where `layout` has them.
-pub(crate) fn network(config: &ModelConfig, vocab_size: usize, layout: &Layout) -> Network {
+pub(super) fn network(config: &ModelConfig, vocab_size: usize, layout: &Layout) -> Network {
     let sizes = Sizes {
         n_heads: config.n_heads,
         n_kv_heads: config.kv_heads(),
@@ -22,6 +50,7 @@ pub(crate) fn network(config: &ModelConfig, vocab_size: usize, layout: &Layout) 
         ff: config.feed_forward_width(),
         t: config.context,
         v: vocab_size,
+        attention: Kind::Causal,
         norm_eps: config.norm_eps as f32,
         norm: NormKind::Rms,
         mlp: MlpKind::Gated,

@@ -1,9 +1,11 @@
 //! The backward pass.
 
-use super::forward::score;
+use std::ops::Range;
+
+use super::forward::{score, whole_panels};
 use super::pack::{self, Head};
 use super::softmax::grad_row;
-use super::{BLOCK, QkvLayout, Saved, Shape, first_probability};
+use super::{BLOCK, QkvLayout, Saved, Shape, first_probability, seen};
 use crate::attention::AttentionDropout;
 use crate::heads::HeadRows;
 use crate::lanes;
@@ -14,21 +16,23 @@ use crate::tile::{Left, Right, STRIP, strip};
 /// The gradients of [`fwd`](super::fwd).
 ///
 /// # Shapes
-/// `grad_out` (b·t, h·d) → `grad_qkv` as `layout` says, of which q, k and v are overwritten. `scratch` has
-/// [`Shape::bwd_scratch_len`] floats, of any value.
+/// `grad_out` (b·t, h·d) → `grad_qkv` as `layout` says, of which q, k and v are overwritten. `documents` and `dropout` are
+/// those of the forward. `scratch` has [`Shape::bwd_scratch_len`] floats, of any value.
 ///
 /// # Panics
-/// If a slice has another length.
+/// As [`fwd`](super::fwd).
+#[expect(clippy::too_many_arguments, reason = "what the passes of an operation share")]
 pub fn bwd(
     grad_qkv: &mut [f32],
     grad_out: &[f32],
     saved: Saved<'_>,
     layout: &QkvLayout,
     shape: &Shape,
+    documents: Option<&[u32]>,
     dropout: Option<&AttentionDropout>,
     scratch: &mut [f32],
 ) {
-    shape.n_sequences(saved.out.len(), saved.log_sum_exp.len(), saved.qkv.len(), layout);
+    shape.n_sequences(saved.out.len(), saved.log_sum_exp.len(), saved.qkv.len(), layout, documents);
     assert_eq!(grad_out.len(), saved.out.len(), "elements of an output's gradient");
     assert_eq!(grad_qkv.len(), saved.qkv.len(), "elements of the gradients of q, k and v");
     assert!(scratch.len() >= shape.bwd_scratch_len(), "scratch of {} floats", shape.bwd_scratch_len());
@@ -39,6 +43,7 @@ pub fn bwd(
         saved: Saved<'_>,
         layout: &QkvLayout,
         shape: &Shape,
+        documents: Option<&[u32]>,
         dropout: Option<&AttentionDropout>,
         scratch: &mut [f32],
     ));
@@ -69,24 +74,36 @@ struct Block<'a> {
 
 /// Which block of rows of which head.
 #[derive(Clone, Copy)]
-struct Place {
+struct Place<'a> {
     sequence: usize,
     head: usize,
     first: usize,
     n: usize,
+    /// The keys that some row of each strip sees.
+    keys: &'a [Range<usize>; BLOCK / STRIP],
+}
+
+impl Place<'_> {
+    /// The strips that have rows.
+    #[inline(always)]
+    fn strips(&self) -> &[Range<usize>] {
+        &self.keys[..self.n.div_ceil(STRIP)]
+    }
 }
 
 #[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "those of the operation")]
 fn kernel<S: Simd>(
     grad_qkv: &mut [f32],
     grad_out: &[f32],
     saved: Saved<'_>,
     layout: &QkvLayout,
     shape: &Shape,
+    documents: Option<&[u32]>,
     dropout: Option<&AttentionDropout>,
     scratch: &mut [f32],
 ) {
-    let &Shape { t, n_heads, n_kv_heads, head_width } = shape;
+    let &Shape { t, n_heads, n_kv_heads, head_width, .. } = shape;
     let (mut kv, mut block) = split_scratch(scratch, shape);
     let group = n_heads / n_kv_heads;
     for sequence in 0..saved.out.len() / (t * n_heads * head_width) {
@@ -94,9 +111,15 @@ fn kernel<S: Simd>(
             kv.load(&saved, layout, shape, sequence, kv_head);
             for head in kv_head * group..(kv_head + 1) * group {
                 for first in (0..t).step_by(BLOCK) {
-                    let place = Place { sequence, head, first, n: BLOCK.min(t - first) };
+                    let keys = |strip| {
+                        let row = first + strip * STRIP;
+                        let seen = |row| seen(shape, documents, sequence, row);
+                        seen(row).start..seen(row + STRIP - 1).end
+                    };
+                    let keys = std::array::from_fn(keys);
+                    let place = Place { sequence, head, first, n: BLOCK.min(t - first), keys: &keys };
                     block.load(&saved, grad_out, layout, shape, place);
-                    block.grad_scores::<S>(&kv, &saved, shape, dropout, place);
+                    block.grad_scores::<S>(&kv, &saved, shape, documents, dropout, place);
                     block.store_grad_queries(grad_qkv, &kv, layout, shape, place);
                     block.add_grad_keys_and_values(&mut kv, shape, place);
                 }
@@ -167,7 +190,14 @@ impl KvHead<'_> {
 impl Block<'_> {
     /// Copies queries (times 1/√d) and the output's gradient.
     #[inline(always)]
-    fn load(&mut self, saved: &Saved<'_>, grad_out: &[f32], layout: &QkvLayout, shape: &Shape, place: Place) {
+    fn load(
+        &mut self,
+        saved: &Saved<'_>,
+        grad_out: &[f32],
+        layout: &QkvLayout,
+        shape: &Shape,
+        place: Place<'_>,
+    ) {
         let (d, d_padded) = (shape.head_width, shape.padded_width());
         let first = place.sequence * shape.t + place.first;
         let q = Head { values: saved.qkv, rows: layout.q, head: place.head, width: d };
@@ -184,38 +214,44 @@ impl Block<'_> {
         kv: &KvHead<'_>,
         saved: &Saved<'_>,
         shape: &Shape,
+        documents: Option<&[u32]>,
         dropout: Option<&AttentionDropout>,
-        place: Place,
+        place: Place<'_>,
     ) {
         let (d, d_padded, stride) = (shape.head_width, shape.padded_width(), shape.score_stride());
-        for first in (0..place.n).step_by(STRIP) {
-            let n_keys = place.first + first + STRIP;
+        for (strip_idx, keys) in place.strips().iter().enumerate() {
+            let first = strip_idx * STRIP;
+            let panels = whole_panels(keys.clone());
             let (rows, vectors) = (first * stride.., first * d_padded..);
             let scores = &mut self.scores[rows.clone()];
-            score(scores, stride, &self.queries[vectors.clone()], d_padded, kv.key_panels, d, n_keys);
+            score(scores, stride, &self.queries[vectors.clone()], d_padded, kv.key_panels, d, panels.clone());
             let grads = &mut self.grad_scores[rows];
-            score(grads, stride, &self.grad_out[vectors], d_padded, kv.value_panels, d, n_keys);
-            let len = n_keys.next_multiple_of(16);
+            score(grads, stride, &self.grad_out[vectors], d_padded, kv.value_panels, d, panels.clone());
+            let columns = panels.start..panels.end.next_multiple_of(16);
             for i in 0..STRIP {
                 let row = place.first + first + i;
-                let (scores, grads) = (&mut scores[i * stride..][..len], &mut grads[i * stride..][..len]);
+                let scores = &mut scores[i * stride..][columns.clone()];
+                let grads = &mut grads[i * stride..][columns.clone()];
                 if first + i >= place.n {
                     scores.fill(0.0);
                     grads.fill(0.0);
                     continue;
                 }
+                let keys = seen(shape, documents, place.sequence, row);
+                let seen = keys.start - panels.start..keys.end - panels.start;
                 let start = ((place.sequence * shape.t + row) * shape.n_heads + place.head) * d;
                 let grad_out = &self.grad_out[(first + i) * d_padded..][..d];
                 let level = lanes::dot::<S>(grad_out, &saved.out[start..start + d]);
                 let lse = saved.log_sum_exp[(place.sequence * shape.n_heads + place.head) * shape.t + row];
                 let mask = dropout.map(|dropout| {
                     let first = first_probability(dropout, shape, place.sequence, place.head, row);
-                    let mask = &mut self.mask[..len];
-                    dropout.fill_mask(first, &mut mask[..row + 1]);
-                    mask[row + 1..].fill(0.0);
+                    let mask = &mut self.mask[..columns.len()];
+                    mask[..seen.start].fill(0.0);
+                    dropout.fill_mask(first + keys.start as u64, &mut mask[seen.clone()]);
+                    mask[seen.end..].fill(0.0);
                     &*mask
                 });
-                grad_row::<S>(scores, grads, mask, row + 1, lse, level);
+                grad_row::<S>(scores, grads, mask, seen, lse, level);
             }
         }
     }
@@ -228,16 +264,16 @@ impl Block<'_> {
         kv: &KvHead<'_>,
         layout: &QkvLayout,
         shape: &Shape,
-        place: Place,
+        place: Place<'_>,
     ) {
         let (d, d_padded, stride) = (shape.head_width, shape.padded_width(), shape.score_stride());
         let scale = shape.scale();
-        for first in (0..place.n).step_by(STRIP) {
-            let grads = &self.grad_scores[first * stride..];
+        for (strip_idx, keys) in place.strips().iter().enumerate() {
+            let first = strip_idx * STRIP;
+            let grads = &self.grad_scores[first * stride + keys.start..];
             let left = Left { values: grads, row_stride: stride, column_stride: 1 };
-            let right = Right { values: kv.keys, row_stride: d_padded };
-            let n_keys = place.first + first + STRIP;
-            strip(self.grad_queries, d_padded, Store::Overwrite, left, right, d_padded, n_keys);
+            let right = Right { values: &kv.keys[keys.start * d_padded..], row_stride: d_padded };
+            strip(self.grad_queries, d_padded, Store::Overwrite, left, right, d_padded, keys.len());
             for i in 0..STRIP.min(place.n - first) {
                 let row = place.sequence * shape.t + place.first + first + i;
                 let start = layout.q.start(row, place.head, d);
@@ -251,12 +287,22 @@ impl Block<'_> {
 
     /// `grad_k += grad_sᵀ · q / √d` and `grad_v += (p ∘ mask)ᵀ · grad_out`, over the rows of the block.
     #[inline(always)]
-    fn add_grad_keys_and_values(&self, kv: &mut KvHead<'_>, shape: &Shape, place: Place) {
+    fn add_grad_keys_and_values(&self, kv: &mut KvHead<'_>, shape: &Shape, place: Place<'_>) {
         let (d_padded, stride) = (shape.padded_width(), shape.score_stride());
-        for key in (0..place.first + place.n).step_by(STRIP) {
-            // Rows before a key do not see it.
-            let first = key.saturating_sub(place.first);
-            let depth = place.n - first;
+        let strips = place.strips();
+        let (Some(earliest), Some(latest)) = (strips.first(), strips.last()) else { return };
+        // What each strip sees begins and ends no earlier than for the strip before, so the strips that see a key follow
+        // one another.
+        let (mut first_strip, mut end_strip) = (0, 0);
+        for key in (earliest.start / STRIP * STRIP..latest.end).step_by(STRIP) {
+            while strips[first_strip].end <= key {
+                first_strip += 1;
+            }
+            while strips.get(end_strip).is_some_and(|keys| keys.start < key + STRIP) {
+                end_strip += 1;
+            }
+            let first = first_strip * STRIP;
+            let depth = place.n.min(end_strip * STRIP).saturating_sub(first);
             let at = first * stride + key;
             let pairs = [
                 (&mut *kv.grad_values, &*self.scores, &*self.grad_out),

@@ -1,31 +1,37 @@
 //! The forward pass.
 
+use std::ops::Range;
+
 use super::pack::{self, Head};
 use super::softmax::exp_row;
-use super::{PANEL, QkvLayout, Shape, first_probability};
+use super::{PANEL, QkvLayout, Shape, first_probability, seen};
 use crate::attention::AttentionDropout;
 use crate::simd::{Simd, dispatch};
 use crate::store::Store;
 use crate::tile::{Left, Right, STRIP, strip};
 
-/// `out = softmax(q · kᵀ / √d, causal) · v` for each sequence and head.
+/// `out = softmax(q · kᵀ / √d) · v` for each sequence and head, over the keys that `shape.kind` and `documents` let a
+/// query see.
 ///
 /// # Shapes
-/// `qkv` as `layout` says, b·t rows → `out` (b·t, h·d), `log_sum_exp` (b, h, t), overwritten. `scratch` has
+/// `qkv` as `layout` says, b·t rows → `out` (b·t, h·d), `log_sum_exp` (b, h, t), overwritten. `documents` (b·t): the row
+/// of its sequence at which each row's document starts, see [`Kind`](crate::attention::Kind). `scratch` has
 /// [`Shape::fwd_scratch_len`] floats, of any value. `dropout.first_sequence` is that of the first row.
 ///
 /// # Panics
-/// If a slice has another length.
+/// If a slice has another length, the kind is a window of nothing, or documents do not follow one another.
+#[expect(clippy::too_many_arguments, reason = "what the passes of an operation share")]
 pub fn fwd(
     out: &mut [f32],
     log_sum_exp: &mut [f32],
     qkv: &[f32],
     layout: &QkvLayout,
     shape: &Shape,
+    documents: Option<&[u32]>,
     dropout: Option<&AttentionDropout>,
     scratch: &mut [f32],
 ) {
-    shape.n_sequences(out.len(), log_sum_exp.len(), qkv.len(), layout);
+    shape.n_sequences(out.len(), log_sum_exp.len(), qkv.len(), layout, documents);
     assert!(scratch.len() >= shape.fwd_scratch_len(), "scratch of {} floats", shape.fwd_scratch_len());
     let dropout = dropout.filter(|dropout| dropout.probability > 0.0);
     dispatch!(kernel(
@@ -34,22 +40,25 @@ pub fn fwd(
         qkv: &[f32],
         layout: &QkvLayout,
         shape: &Shape,
+        documents: Option<&[u32]>,
         dropout: Option<&AttentionDropout>,
         scratch: &mut [f32],
     ));
 }
 
 #[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "those of the operation")]
 fn kernel<S: Simd>(
     out: &mut [f32],
     log_sum_exp: &mut [f32],
     qkv: &[f32],
     layout: &QkvLayout,
     shape: &Shape,
+    documents: Option<&[u32]>,
     dropout: Option<&AttentionDropout>,
     scratch: &mut [f32],
 ) {
-    let &Shape { t, n_heads, n_kv_heads, head_width: d } = shape;
+    let &Shape { t, n_heads, n_kv_heads, head_width: d, .. } = shape;
     let (d_padded, group) = (shape.padded_width(), n_heads / n_kv_heads);
     let (keys, scratch) = scratch.split_at_mut(shape.padded_t() * d_padded);
     let (values, scratch) = scratch.split_at_mut(shape.padded_t() * d_padded);
@@ -63,7 +72,7 @@ fn kernel<S: Simd>(
                 for first in (0..t).step_by(STRIP) {
                     let strip = Strip { first, n: STRIP.min(t - first), sequence, head };
                     let q = head_of(layout.q, head);
-                    strip.fwd::<S>(out, log_sum_exp, q, keys, values, shape, dropout, scratch);
+                    strip.fwd::<S>(out, log_sum_exp, q, keys, values, shape, documents, dropout, scratch);
                 }
             }
         }
@@ -89,6 +98,7 @@ impl Strip {
         keys: &[f32],
         values: &[f32],
         shape: &Shape,
+        documents: Option<&[u32]>,
         dropout: Option<&AttentionDropout>,
         scratch: &mut [f32],
     ) {
@@ -97,25 +107,28 @@ impl Strip {
         let (sums, scratch) = scratch.split_at_mut(STRIP * d_padded);
         let scores = &mut scratch[..STRIP * stride];
         pack::rows(queries, q, self.sequence * shape.t + self.first, self.n, shape.scale(), d_padded);
-        let n_keys = self.first + STRIP;
-        score(scores, stride, queries, d_padded, keys, d, n_keys);
+        let seen = |i| seen(shape, documents, self.sequence, self.first + i);
+        let keys_seen = seen(0).start..seen(STRIP - 1).end;
+        let panels = whole_panels(keys_seen.clone());
+        score(scores, stride, queries, d_padded, keys, d, panels.clone());
 
         let mut scales = [0f32; STRIP];
         for i in 0..self.n {
-            let row = self.first + i;
-            let row_scores = &mut scores[i * stride..][..n_keys.next_multiple_of(16)];
-            let (max, sum) = exp_row::<S>(row_scores, row + 1);
+            let (row, seen) = (self.first + i, seen(i));
+            let row_scores = &mut scores[i * stride..][panels.start..panels.end.next_multiple_of(16)];
+            let (max, sum) = exp_row::<S>(row_scores, seen.start - panels.start..seen.end - panels.start);
             scales[i] = 1.0 / sum;
             log_sum_exp[self.head * shape.t + row] = max + sum.ln();
             if let Some(dropout) = dropout {
                 let first = first_probability(dropout, shape, self.sequence, self.head, row);
-                drop_row(&mut row_scores[..row + 1], dropout, first);
+                let row_scores = &mut row_scores[seen.start - panels.start..seen.end - panels.start];
+                drop_row(row_scores, dropout, first + seen.start as u64);
             }
         }
         // Rows after the last are products of zeros, and their sums are not used.
-        let left = Left { values: scores, row_stride: stride, column_stride: 1 };
-        let right = Right { values, row_stride: d_padded };
-        strip(sums, d_padded, Store::Overwrite, left, right, d_padded, n_keys);
+        let left = Left { values: &scores[keys_seen.start..], row_stride: stride, column_stride: 1 };
+        let right = Right { values: &values[keys_seen.start * d_padded..], row_stride: d_padded };
+        strip(sums, d_padded, Store::Overwrite, left, right, d_padded, keys_seen.len());
         for i in 0..self.n {
             let start = ((self.first + i) * shape.n_heads + self.head) * d;
             for (out, &sum) in out[start..start + d].iter_mut().zip(&sums[i * d_padded..]) {
@@ -125,7 +138,14 @@ impl Strip {
     }
 }
 
-/// `scores[i, j] = queries[i] · keys[j]` for a strip of queries and the panels that hold the first `n_keys`.
+/// The same keys, and those before them in the first's panel: from where scores of a strip are computed.
+#[inline(always)]
+pub(super) fn whole_panels(keys: Range<usize>) -> Range<usize> {
+    keys.start / PANEL * PANEL..keys.end
+}
+
+/// `scores[i, j] = queries[i] · keys[j]` for a strip of queries and the panels that hold `keys`, whose first key begins
+/// one.
 #[inline(always)]
 pub(super) fn score(
     scores: &mut [f32],
@@ -134,10 +154,12 @@ pub(super) fn score(
     query_stride: usize,
     panels: &[f32],
     d: usize,
-    n_keys: usize,
+    keys: Range<usize>,
 ) {
     let left = Left { values: queries, row_stride: query_stride, column_stride: 1 };
-    for (panel_idx, panel) in panels.chunks_exact(PANEL * d).take(n_keys.div_ceil(PANEL)).enumerate() {
+    let seen = keys.start / PANEL..keys.end.div_ceil(PANEL);
+    let panels = panels[seen.start * PANEL * d..].chunks_exact(PANEL * d);
+    for (panel_idx, panel) in seen.zip(panels) {
         let right = Right { values: panel, row_stride: PANEL };
         strip(&mut scores[panel_idx * PANEL..], stride, Store::Overwrite, left, right, PANEL, d);
     }

@@ -1,13 +1,14 @@
-//! Causal attention over rows of `f32`, without the matrix of probabilities.
+//! Attention over rows of `f32`, without the matrix of probabilities.
 //!
 //! ```text
-//! s = q · kᵀ / √d        p[i, j] = exp(s[i, j] − lse[i]) for j ≤ i        out = (p ∘ mask) · v
+//! s = q · kᵀ / √d        p[i, j] = exp(s[i, j] − lse[i]) for j seen by i   out = (p ∘ mask) · v
 //! D[i] = grad_out[i] · out[i]        grad_s = p ∘ ((grad_out · vᵀ) ∘ mask − D)
 //! grad_q = grad_s · k / √d        grad_k = grad_sᵀ · q / √d        grad_v = (p ∘ mask)ᵀ · grad_out
 //! ```
 //! The forward keeps one number a row, the logarithm of the softmax's denominator; the backward computes
-//! probabilities again. Only the lower triangle is computed, four rows at a time, and lies in the cache.
-//! Sequences do not touch: a batch can be cut between any two.
+//! probabilities again. Each row sees one range of keys ([`Kind`], documents). Four rows are taken at a time, and only
+//! the keys that one of them sees, so a window of w costs t·w and a document the square of its own length. What is
+//! computed lies in the cache. Sequences do not touch: a batch can be cut between any two.
 //!
 //! # References
 //! Dao et al., *FlashAttention*, 2022, sections 3.1 and B.2 (recomputation, `D`). Rows are short enough here to
@@ -21,7 +22,9 @@ mod softmax;
 pub use backward::bwd;
 pub use forward::fwd;
 
-use super::AttentionDropout;
+use std::ops::Range;
+
+use super::{AttentionDropout, Kind};
 use crate::heads::HeadRows;
 use crate::tile::STRIP;
 
@@ -36,6 +39,8 @@ pub struct Shape {
     pub n_kv_heads: usize,
     /// Width of a head, d.
     pub head_width: usize,
+    /// Which keys a query sees.
+    pub kind: Kind,
 }
 
 /// Where queries, keys and values lie in a buffer, and their gradients in another of the same layout.
@@ -102,7 +107,14 @@ impl Shape {
     }
 
     /// Sequences in a buffer of outputs, with all lengths checked.
-    fn n_sequences(&self, out: usize, log_sum_exp: usize, qkv: usize, layout: &QkvLayout) -> usize {
+    fn n_sequences(
+        &self,
+        out: usize,
+        log_sum_exp: usize,
+        qkv: usize,
+        layout: &QkvLayout,
+        documents: Option<&[u32]>,
+    ) -> usize {
         let width = self.n_heads * self.head_width;
         let kv_width = self.n_kv_heads * self.head_width;
         let grouped = self.n_kv_heads > 0 && self.n_heads.is_multiple_of(self.n_kv_heads);
@@ -114,6 +126,7 @@ impl Shape {
         layout.q.check("queries", qkv, b * self.t, width);
         layout.k.check("keys", qkv, b * self.t, kv_width);
         layout.v.check("values", qkv, b * self.t, kv_width);
+        self.kind.check(b, self.t, documents);
         b
     }
 }
@@ -123,6 +136,13 @@ const PANEL: usize = 32;
 
 /// Rows of queries that the backward takes at once.
 const BLOCK: usize = 32;
+
+/// The keys that a row of a sequence sees, given where the documents of all sequences start.
+#[inline(always)]
+fn seen(shape: &Shape, documents: Option<&[u32]>, sequence: usize, row: usize) -> Range<usize> {
+    let documents = documents.map(|documents| &documents[sequence * shape.t..][..shape.t]);
+    shape.kind.keys(row, shape.t, documents)
+}
 
 /// The address of the first probability of a row, as dropout counts them: all heads of all sequences, (t, t)
 /// each.

@@ -1,25 +1,35 @@
 //! Softmax of one row of scores in place.
 
+use std::ops::Range;
+
 use crate::lanes;
 use crate::math::exp;
 use crate::simd::Simd;
 
-/// Replaces the first `n` scores by `exp(score − max)`, those after them by zero; returns the maximum and the
-/// sum. The row is whole vectors of 16, and `n` ends in the last.
+/// Replaces the scores that are `seen` by `exp(score − max)`, the others by zero; returns the maximum and the sum. The
+/// row is whole vectors of 16.
 #[inline(always)]
-pub(super) fn exp_row<S: Simd>(scores: &mut [f32], n: usize) -> (f32, f32) {
-    fill_after(scores, n, f32::NEG_INFINITY);
+pub(super) fn exp_row<S: Simd>(scores: &mut [f32], seen: Range<usize>) -> (f32, f32) {
+    fill_unseen(scores, &seen, f32::NEG_INFINITY);
     let max = lanes::max(scores);
     let sum = lanes::exp_minus::<S>(scores, max);
     // What stood for minus infinity is 1e-38 now: too little to have changed a sum that is 1 or more.
-    fill_after(scores, n, 0.0);
+    fill_unseen(scores, &seen, 0.0);
     (max, sum)
 }
 
-/// Sets what comes after the first `n` of a row, which ends in the row's last vector.
+/// Sets what lies before and after the `seen` part of a row, which is whole vectors of 16. That part has an element.
 #[inline(always)]
-fn fill_after(row: &mut [f32], n: usize, value: f32) {
-    let n_in_last = (n + 16 - row.len()) as u32;
+fn fill_unseen(row: &mut [f32], seen: &Range<usize>, value: f32) {
+    if seen.start > 0 {
+        row[..seen.start].fill(value);
+    }
+    // With causal attention, what is seen ends in the last vector.
+    let (row, rest) = row.split_at_mut(seen.end.next_multiple_of(16));
+    if !rest.is_empty() {
+        rest.fill(value);
+    }
+    let n_in_last = (seen.end + 16 - row.len()) as u32;
     if let Some(last) = row.last_chunk_mut::<16>() {
         for (x, lane) in last.iter_mut().zip(0u32..) {
             *x = if lane >= n_in_last { value } else { *x };
@@ -27,15 +37,15 @@ fn fill_after(row: &mut [f32], n: usize, value: f32) {
     }
 }
 
-/// Replaces the first `n` scores by what multiplied the values, probabilities times dropout's `mask`, and
-/// `grad`, the gradient of that, by the gradient of the scores; both are zero after that. The row is as in
+/// Replaces the scores that are `seen` by what multiplied the values, probabilities times dropout's `mask`, and
+/// `grad`, the gradient of that, by the gradient of the scores; both are zero elsewhere. The row is as in
 /// [`exp_row`].
 #[inline(always)]
 pub(super) fn grad_row<S: Simd>(
     scores: &mut [f32],
     grad: &mut [f32],
     mask: Option<&[f32]>,
-    n: usize,
+    seen: Range<usize>,
     log_sum_exp: f32,
     level: f32,
 ) {
@@ -60,6 +70,6 @@ pub(super) fn grad_row<S: Simd>(
             }
         }
     }
-    fill_after(scores, n, 0.0);
-    fill_after(grad, n, 0.0);
+    fill_unseen(scores, &seen, 0.0);
+    fill_unseen(grad, &seen, 0.0);
 }

@@ -43,6 +43,7 @@ impl CudaAttention {
         tensors: &CTensors,
         workspace: DevicePtr,
     ) -> Result<(), BoardError> {
+        shape.refuse_documents()?;
         self.stream.note_work();
         self.stream.context.bind()?;
         let mut state = lock(&self.state);
@@ -68,6 +69,7 @@ impl CudaAttention {
 
 impl FusedAttention for CudaAttention {
     fn prepare(&self, shape: &AttentionShape) -> Result<usize, BoardError> {
+        shape.refuse_documents()?;
         self.stream.context.bind()?;
         let mut state = lock(&self.state);
         let forward = self.plan(&mut state, shape, Pass::Forward)?;

@@ -1,9 +1,12 @@
-// cuDNN's fused causal attention behind a C interface: plan forward, plan backward, run.
+// cuDNN's fused attention behind a C interface: plan forward, plan backward, run.
 //
 // Shapes: q, out (b, t, h, d); k, v (b, t, h_kv, d); stats (b, h, t), f32, the logarithm of each row's sum of
 // exponentials. Everything else is bf16. A row (b, t) of q, k, v and of their gradients is followed by the next one
 // qkv_row elements on, a row of out and of its gradient out_row elements on; heads lie side by side. So q, k and v
 // may be parts of one packed buffer.
+//
+// A query sees all keys; with `causal`, those up to itself; with a `window` above 0, so many of these at most. cuDNN's
+// left bound keeps a key where key + bound > query, so the window is that bound.
 //
 // cuDNN is not linked: whoever opened it hands over its handle. A function returns 0, or writes a sentence.
 #include <cudnn_frontend.h>
@@ -23,7 +26,7 @@ extern "C" {
 struct wattle_attention_shape {
   int64_t batch, time, n_heads, n_kv_heads, head_width, qkv_row, out_row;
   float scale;
-  int32_t deterministic;
+  int32_t deterministic, causal, window;
 };
 
 // Device addresses; a forward plan reads q, k, v and writes out, stats; a backward plan reads all of these and
@@ -86,6 +89,14 @@ void output(const Tensor& tensor, Uid uid, Dims dim, Dims stride) {
   tensor->set_output(true).set_uid(uid).set_dim(dim).set_stride(stride);
 }
 
+// Sets which keys a query sees, for either direction.
+template <typename Attributes>
+void set_mask(Attributes& attributes, const Shape& s) {
+  if (s.causal == 0) return;
+  attributes.set_diagonal_alignment(fe::DiagonalAlignment_t::TOP_LEFT).set_diagonal_band_right_bound(0);
+  if (s.window > 0) attributes.set_diagonal_band_left_bound(s.window);
+}
+
 std::shared_ptr<fe::graph::Graph> describe(const Shape& s, bool backward) {
   auto graph = std::make_shared<fe::graph::Graph>();
   graph->set_io_data_type(fe::DataType_t::BFLOAT16)
@@ -99,7 +110,7 @@ std::shared_ptr<fe::graph::Graph> describe(const Shape& s, bool backward) {
   if (!backward) {
     auto attributes =
         fe::graph::SDPA_attributes().set_name("attention").set_generate_stats(true).set_attn_scale(s.scale);
-    attributes.set_causal_mask(true);
+    set_mask(attributes, s);
     auto [out, stats] = graph->sdpa(q, k, v, attributes);
     output(out, kOut, q_dims, out_strides);
     output(stats, kStats, stats_dims(s), stats_strides(s));
@@ -111,7 +122,8 @@ std::shared_ptr<fe::graph::Graph> describe(const Shape& s, bool backward) {
   auto stats = input(*graph, "stats", kStats, stats_dims(s), stats_strides(s));
   stats->set_data_type(fe::DataType_t::FLOAT);
   auto attributes = fe::graph::SDPA_backward_attributes().set_name("attention_bwd").set_attn_scale(s.scale);
-  attributes.set_causal_mask(true).set_deterministic_algorithm(s.deterministic != 0);
+  set_mask(attributes, s);
+  attributes.set_deterministic_algorithm(s.deterministic != 0);
   auto [grad_q, grad_k, grad_v] = graph->sdpa_backward(q, k, v, out, grad_out, stats, attributes);
   output(grad_q, kGradQ, q_dims, qkv_strides);
   output(grad_k, kGradK, kv_dims, qkv_strides);

@@ -7,6 +7,7 @@ use std::ptr;
 
 use wattle_cuda::{Nvidia, open};
 
+use crate::attention::Kind;
 use crate::board::{AttentionBackward, AttentionForward, AttentionShape, BoardError, DevicePtr};
 
 /// Room for a sentence of cuDNN's.
@@ -51,6 +52,10 @@ struct CShape {
     out_row: i64,
     scale: f32,
     deterministic: i32,
+    /// 1 if no query sees a later position.
+    causal: i32,
+    /// Positions that a query sees back from itself, itself included; 0 for all.
+    window: i32,
 }
 
 /// `wattle_attention_tensors`.
@@ -165,6 +170,12 @@ impl CShape {
             out_row: shape.out_row_stride as i64,
             scale: (1.0 / (shape.head_width as f64).sqrt()) as f32,
             deterministic: i32::from(deterministic),
+            causal: i32::from(shape.kind != Kind::Full),
+            // A window as long as the sequence is causal attention, for which cuDNN has more kernels.
+            window: match shape.kind {
+                Kind::Window(window) if window < shape.time => window as i32,
+                _ => 0,
+            },
         }
     }
 }
@@ -322,6 +333,28 @@ mod tests {
         });
         assert_eq!(error.unwrap_err().to_string(), "cuDNN: no engine for this shape");
         assert!(said("cuDNN", |_, _| 0).is_ok());
+    }
+
+    #[test]
+    fn a_window_as_long_as_the_sequence_is_causal_attention() {
+        let of = |kind| {
+            let shape = AttentionShape {
+                batch: 2,
+                time: 100,
+                n_heads: 4,
+                n_kv_heads: 2,
+                head_width: 16,
+                qkv_row_stride: 128,
+                out_row_stride: 64,
+                kind,
+                has_documents: false,
+            };
+            let CShape { causal, window, .. } = CShape::of(&shape, false);
+            (causal, window)
+        };
+        assert_eq!(of(Kind::Causal), (1, 0));
+        assert_eq!(of(Kind::Full), (0, 0));
+        assert_eq!([99, 100, 101].map(|window| of(Kind::Window(window))), [(1, 99), (1, 0), (1, 0)]);
     }
 
     #[cfg(not(cudnn))]

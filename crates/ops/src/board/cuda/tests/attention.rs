@@ -1,9 +1,10 @@
 //! cuDNN's attention against the definition, in `f64`.
 
 use super::{
-    AttentionBackward, AttentionForward, AttentionShape, Board, CudaBoard, DevicePtr, DeviceTensor, Elem,
-    Ptr, board, decode, encode, read,
+    AttentionBackward, AttentionForward, AttentionShape, Board, BoardError, CudaBoard, DevicePtr,
+    DeviceTensor, Elem, Ptr, board, decode, encode, read,
 };
+use crate::attention::Kind;
 
 /// bf16 keeps 8 bits of each probability, score and product's term; what cancels loses more. Against the largest
 /// value of the tensor.
@@ -19,6 +20,23 @@ fn packed_heads_forward_and_backward() {
 #[ignore = "needs an NVIDIA GPU with cuDNN"]
 fn grouped_heads_of_a_length_that_is_no_multiple_of_a_tile() {
     check(&shape(3, 200, 6, 2, 128));
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU with cuDNN"]
+fn full_attention_and_windows() {
+    for kind in [Kind::Full, Kind::Window(1), Kind::Window(40), Kind::Window(200), Kind::Window(300)] {
+        check(&AttentionShape { kind, ..shape(2, 200, 4, 2, 64) });
+    }
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU with cuDNN"]
+fn documents_are_refused_before_anything_is_planned() {
+    let board = board();
+    let shape = AttentionShape { has_documents: true, ..shape(2, 128, 4, 4, 64) };
+    let refused = board.fused_attention().unwrap().prepare(&shape).unwrap_err();
+    assert!(matches!(refused, BoardError::NoAttention(_)), "{refused}");
 }
 
 #[test]
@@ -39,11 +57,16 @@ fn it_is_part_of_a_recorded_step_and_gives_the_same_bits() {
 
 #[test]
 fn the_definition_has_the_gradient_of_its_differences() {
-    let shape = shape(1, 5, 4, 2, 3);
-    let (qkv, grad_out) = (values(1, n_qkv(&shape)), values(2, n_out(&shape)));
-    let (_, _, grad_qkv) = definition(&shape, &qkv, &grad_out);
+    for kind in [Kind::Causal, Kind::Full, Kind::Window(2)] {
+        check_definition(&AttentionShape { kind, ..shape(1, 5, 4, 2, 3) });
+    }
+}
+
+fn check_definition(shape: &AttentionShape) {
+    let (qkv, grad_out) = (values(1, n_qkv(shape)), values(2, n_out(shape)));
+    let (_, _, grad_qkv) = definition(shape, &qkv, &grad_out);
     let value = |qkv: &[f64]| -> f64 {
-        let (out, _, _) = definition(&shape, qkv, &grad_out);
+        let (out, _, _) = definition(shape, qkv, &grad_out);
         out.iter().zip(&grad_out).map(|(out, grad)| out * grad).sum()
     };
     for i in (0..qkv.len()).step_by(7) {
@@ -80,7 +103,17 @@ fn close(name: &str, got: &[f64], expected: &[f64]) {
 fn shape(batch: usize, time: usize, n_heads: usize, n_kv_heads: usize, head_width: usize) -> AttentionShape {
     let qkv_row_stride = (n_heads + 2 * n_kv_heads) * head_width;
     let out_row_stride = n_heads * head_width;
-    AttentionShape { batch, time, n_heads, n_kv_heads, head_width, qkv_row_stride, out_row_stride }
+    AttentionShape {
+        batch,
+        time,
+        n_heads,
+        n_kv_heads,
+        head_width,
+        qkv_row_stride,
+        out_row_stride,
+        kind: Kind::Causal,
+        has_documents: false,
+    }
 }
 
 fn n_qkv(shape: &AttentionShape) -> usize {
@@ -164,20 +197,21 @@ fn definition(shape: &AttentionShape, qkv: &[f64], grad_out: &[f64]) -> (Vec<f64
         let o = |t: usize, i: usize| (b * time + t) * shape.out_row_stride + h * d + i;
         for t in 0..time {
             let score = |s: usize| scale * (0..d).map(|i| qkv[q(t, i)] * qkv[k(s, i)]).sum::<f64>();
-            let scores: Vec<f64> = (0..=t).map(score).collect();
+            let keys = shape.kind.keys(t, time, None);
+            let scores: Vec<f64> = keys.clone().map(score).collect();
             let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let log_sum = largest + scores.iter().map(|score| (score - largest).exp()).sum::<f64>().ln();
             stats[(b * n_heads + h) * time + t] = log_sum;
             let p: Vec<f64> = scores.iter().map(|score| (score - log_sum).exp()).collect();
             for i in 0..d {
-                out[o(t, i)] = (0..=t).map(|s| p[s] * qkv[v(s, i)]).sum();
+                out[o(t, i)] = keys.clone().zip(&p).map(|(s, p)| p * qkv[v(s, i)]).sum();
             }
             let grad_p = |s: usize| (0..d).map(|i| grad_out[o(t, i)] * qkv[v(s, i)]).sum::<f64>();
             let along: f64 = (0..d).map(|i| grad_out[o(t, i)] * out[o(t, i)]).sum();
-            for s in 0..=t {
-                let grad_score = scale * p[s] * (grad_p(s) - along);
+            for (s, p) in keys.zip(p) {
+                let grad_score = scale * p * (grad_p(s) - along);
                 for i in 0..d {
-                    grad_qkv[v(s, i)] += p[s] * grad_out[o(t, i)];
+                    grad_qkv[v(s, i)] += p * grad_out[o(t, i)];
                     grad_qkv[q(t, i)] += grad_score * qkv[k(s, i)];
                     grad_qkv[k(s, i)] += grad_score * qkv[q(t, i)];
                 }

@@ -1,9 +1,6 @@
-//! The Llama family: rotary positions, RMSNorm before each half of a block, SwiGLU, grouped-query heads.
+//! A Llama in differentiable tensor operations.
 //!
 //! Weights of linear layers are stored output first, as Hugging Face's files have them.
-//!
-//! # References
-//! Touvron et al., *LLaMA*, 2023, section 2.2; grouped queries: Ainslie et al., *GQA*, 2023, section 2.2.
 
 use std::sync::Arc;
 
@@ -15,13 +12,11 @@ use wattle_ops::rms_norm::rms_norm;
 use wattle_ops::rope::{Rotary, rope};
 use wattle_ops::swiglu::swiglu;
 
+use super::hugging_face;
 use crate::config::ModelConfig;
-use crate::engine::board::{BoardEngine, DeviceEngine, DeviceEngineOptions, EngineError};
-use crate::engine::cpu::CpuEngine;
-use crate::engine::layout::Layout;
+use crate::engine::board::{DeviceEngine, DeviceEngineOptions, EngineError};
 use crate::engine::{Engine, EngineOptions};
 use crate::families;
-use crate::hugging_face::llama as hugging_face;
 use crate::kv_cache::KvCache;
 use crate::language_model::LanguageModel;
 use crate::parameter::{Parameter, ParameterBuilder};
@@ -68,7 +63,11 @@ impl Llama {
         Self::build(config, vocab_size, ParameterBuilder::blank(device))
     }
 
-    fn build(config: &ModelConfig, vocab_size: usize, mut builder: ParameterBuilder<'_>) -> Result<Self> {
+    pub(super) fn build(
+        config: &ModelConfig,
+        vocab_size: usize,
+        mut builder: ParameterBuilder<'_>,
+    ) -> Result<Self> {
         let c = config.d_model;
         let token_table = builder.normal("model.embed_tokens.weight", &[vocab_size, c], INIT_STD)?;
         let blocks = (0..config.n_layers)
@@ -209,11 +208,7 @@ impl LanguageModel for Llama {
     }
 
     fn engine(&self, options: EngineOptions) -> Result<Option<Box<dyn Engine>>> {
-        if !self.token_table.device().is_cpu() {
-            return Ok(None);
-        }
-        let engine = CpuEngine::new(&self.config, self.vocab_size, &self.parameters, options)?;
-        Ok(Some(Box::new(engine)))
+        families::cpu_engine(&self.config, self.vocab_size, &self.parameters, options)
     }
 
     fn device_engine(
@@ -221,11 +216,7 @@ impl LanguageModel for Llama {
         board: Arc<dyn Board>,
         options: DeviceEngineOptions,
     ) -> std::result::Result<Option<Box<dyn DeviceEngine>>, EngineError> {
-        let layout = Layout::of_parameters(&self.parameters, &families::placement(self.config.family));
-        let network = families::network(&self.config, self.vocab_size, &layout);
-        // It has no dropout, whatever is asked for.
-        let options = DeviceEngineOptions { dropout: 0.0, ..options };
-        Ok(Some(Box::new(BoardEngine::new(board, network, layout, &self.parameters, options)?)))
+        families::board_engine(&self.config, self.vocab_size, &self.parameters, board, options)
     }
 
     fn refuse_what_cannot_fit(
@@ -233,10 +224,8 @@ impl LanguageModel for Llama {
         board: &dyn Board,
         options: DeviceEngineOptions,
     ) -> std::result::Result<(), EngineError> {
-        let layout = Layout::of_parameters(&self.parameters, &families::placement(self.config.family));
-        let network = families::network(&self.config, self.vocab_size, &layout);
-        let options = DeviceEngineOptions { dropout: 0.0, ..options };
-        BoardEngine::refuse_what_cannot_fit(board, &network, &layout, &options)
+        let Self { config, vocab_size, parameters, .. } = self;
+        families::refuse_what_cannot_fit(config, *vocab_size, parameters, board, options)
     }
 
     fn context(&self) -> usize {

@@ -5,21 +5,15 @@ use std::collections::HashMap;
 use candle_core::{DType, Device, Result, Tensor};
 use serde_json::{Value, json};
 
-use super::config_json::ConfigJson;
+use super::network::absent_biases;
 use crate::config::{ActivationKind, Family, ModelConfig, NORM_EPS};
+use crate::hugging_face::ConfigJson;
 
-/// The table of positions.
-pub(crate) const POSITION_TABLE: &str = "transformer.wpe.weight";
-/// The table of tokens.
-pub(crate) const TOKEN_TABLE: &str = "transformer.wte.weight";
-/// The output head.
-pub(crate) const HEAD: &str = "lm_head.weight";
-
-/// Reads the configuration and the size of the vocabulary. What this family here cannot do is a fault, unless
+/// Reads the configuration. What this family here cannot do is a fault, unless
 /// it changes no prediction.
 ///
 /// Defaults are those of `transformers` 5.23 (`GPT2Config`).
-pub(super) fn read_config(json: &mut ConfigJson) -> (ModelConfig, usize) {
+pub(super) fn read_config(json: &mut ConfigJson) -> ModelConfig {
     refuse_unsupported(json);
     let d_model = json.count("n_embd");
     let config = ModelConfig {
@@ -44,8 +38,7 @@ pub(super) fn read_config(json: &mut ConfigJson) -> (ModelConfig, usize) {
     if !(0.0..1.0).contains(&config.dropout) {
         json.fault(format!("resid_pdrop = {}: expected at least 0 and below 1", config.dropout));
     }
-    let vocab_size = config.vocab_size;
-    (config, vocab_size)
+    config
 }
 
 /// `reorder_and_upcast_attn` is not among these: attention's softmax is computed in `f32` here anyway.
@@ -96,7 +89,7 @@ pub(super) fn parameter_name(name: &str) -> Option<String> {
 
 /// The content of `config.json` for a GPT-2, as `transformers` reads it. `bias` is ours: without it every bias
 /// in the weights is zero.
-pub(crate) fn config_json(config: &ModelConfig, vocab_size: usize) -> Value {
+pub(super) fn config_json(config: &ModelConfig, vocab_size: usize) -> Value {
     let activation = match config.activation {
         ActivationKind::Gelu => "gelu",
         ActivationKind::GeluTanh => "gelu_new",
@@ -130,20 +123,21 @@ pub(crate) fn config_json(config: &ModelConfig, vocab_size: usize) -> Value {
 }
 
 /// The biases that Hugging Face's GPT-2 has and a model without biases does not: zeros.
-pub(crate) fn zero_biases(config: &ModelConfig, device: &Device) -> Result<Vec<(String, Tensor)>> {
-    bias_shapes(config).map(|(name, len)| Ok((name, Tensor::zeros(len, DType::F32, device)?))).collect()
+pub(super) fn zero_biases(config: &ModelConfig, device: &Device) -> Result<Vec<(String, Tensor)>> {
+    let zeros = |(name, dims): (String, Vec<usize>)| Ok((name, Tensor::zeros(dims, DType::F32, device)?));
+    absent_biases(config).into_iter().map(zeros).collect()
 }
 
 /// Removes the biases of a GPT-2 from `weights`, for a model that has none.
 ///
 /// # Errors
 /// Those that are not zero: leaving them out would change the model.
-pub(crate) fn drop_zero_biases(
+pub(super) fn drop_zero_biases(
     config: &ModelConfig,
     weights: &mut HashMap<String, Tensor>,
 ) -> Result<std::result::Result<(), Vec<String>>> {
     let mut faults = Vec::new();
-    for (name, _) in bias_shapes(config) {
+    for (name, _) in absent_biases(config) {
         let Some(bias) = weights.remove(&name) else { continue };
         if bias.to_dtype(DType::F32)?.abs()?.max_all()?.to_scalar::<f32>()? != 0.0 {
             faults.push(format!("{name} is not zero, but model.bias = false"));
@@ -152,70 +146,11 @@ pub(crate) fn drop_zero_biases(
     Ok(if faults.is_empty() { Ok(()) } else { Err(faults) })
 }
 
-/// Every parameter of a GPT-2 of `own`, biases included, in the order in which it makes them.
-pub(crate) fn parameter_shapes(own: &ModelConfig) -> Vec<(String, Vec<usize>)> {
-    let (c, ff) = (own.d_model, own.feed_forward_width());
-    let parts = [
-        ("ln_1", vec![c], c),
-        ("attn.c_attn", vec![c, 3 * c], 3 * c),
-        ("attn.c_proj", vec![c, c], c),
-        ("ln_2", vec![c], c),
-        ("mlp.c_fc", vec![c, ff], ff),
-        ("mlp.c_proj", vec![ff, c], c),
-    ];
-    let affine = |name: String, weight: &[usize], bias: usize| {
-        [(format!("{name}.weight"), weight.to_vec()), (format!("{name}.bias"), vec![bias])]
-    };
-    let mut shapes = vec![
-        (TOKEN_TABLE.to_owned(), vec![own.vocab_size, c]),
-        (POSITION_TABLE.to_owned(), vec![own.context, c]),
-    ];
-    for layer_idx in 0..own.n_layers {
-        for (part, weight, bias) in &parts {
-            shapes.extend(affine(format!("transformer.h.{layer_idx}.{part}"), weight, *bias));
-        }
-    }
-    shapes.extend(affine("transformer.ln_f".to_owned(), &[c], c));
-    if !own.tie_embeddings {
-        shapes.push((HEAD.to_owned(), vec![own.vocab_size, c]));
-    }
-    shapes
-}
-
-/// Whether a parameter is a bias.
-pub(crate) fn is_bias(name: &str) -> bool {
-    name.ends_with(".bias")
-}
-
-fn bias_shapes(config: &ModelConfig) -> impl Iterator<Item = (String, Vec<usize>)> {
-    parameter_shapes(config).into_iter().filter(|(name, _)| is_bias(name))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gpt2::Gpt2;
-    use crate::language_model::LanguageModel;
-
-    #[test]
-    fn the_shapes_are_those_that_a_model_makes() {
-        for tie_embeddings in [true, false] {
-            let config = ModelConfig {
-                vocab_size: 11,
-                n_layers: 2,
-                d_model: 12,
-                d_ff: 20,
-                context: 7,
-                bias: true,
-                tie_embeddings,
-                ..ModelConfig::default()
-            };
-            let model = Gpt2::new(&config, 11, 0, &Device::Cpu).unwrap();
-            let made: Vec<_> =
-                model.parameters().iter().map(|p| (p.name.clone(), p.var.dims().to_vec())).collect();
-            assert_eq!(parameter_shapes(&config), made);
-        }
-    }
+    use crate::families::HEAD;
+    use crate::families::gpt2::POSITION_TABLE;
 
     #[test]
     fn names_of_the_bare_transformer_gain_its_prefix_and_masks_are_no_parameters() {

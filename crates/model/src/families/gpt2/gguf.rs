@@ -5,20 +5,17 @@
 
 use candle_core::quantized::gguf_file::Value;
 
-use super::family::Mapping;
-use super::keys::Keys;
-use super::tensor::{Entry, Storage};
-use crate::config::NORM_EPS;
-use crate::config::{ActivationKind, Family, ModelConfig};
-use crate::gpt2::Gpt2;
-use crate::hugging_face::gpt2::{HEAD, POSITION_TABLE, TOKEN_TABLE, parameter_shapes};
+use super::network::shapes_with_biases;
+use super::{POSITION_TABLE, TOKEN_TABLE};
+use crate::config::{ActivationKind, Family, ModelConfig, NORM_EPS};
+use crate::families::HEAD;
+use crate::gguf::{Entry, Keys, Mapping, Storage};
 
 /// The name of the family there.
 const ARCHITECTURE: &str = "gpt2";
 
 /// What the family brings.
 pub(super) const MAPPING: Mapping = Mapping {
-    family: Family::Gpt2,
     architecture: ARCHITECTURE,
     output: OUTPUT,
     faults,
@@ -27,7 +24,6 @@ pub(super) const MAPPING: Mapping = Mapping {
     entries,
     constants: |_| Vec::new(),
     read_config,
-    blank: |config, device| Ok(Box::new(Gpt2::blank(config, config.vocab_size, device)?)),
 };
 
 /// Ours: which GELU the model was trained with.
@@ -132,7 +128,7 @@ fn read_activation(keys: &mut Keys<'_>) -> ActivationKind {
 
 /// Every tensor of a model.
 fn entries(config: &ModelConfig) -> Vec<Entry> {
-    parameter_shapes(config)
+    shapes_with_biases(config)
         .into_iter()
         .map(|(ours, shape)| {
             let theirs = stored_name(&ours);

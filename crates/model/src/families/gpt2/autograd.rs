@@ -1,7 +1,4 @@
-//! The GPT-2 family: learned positions, LayerNorm before each half of a block, a tied output head.
-//!
-//! # References
-//! Radford et al., *Language Models are Unsupervised Multitask Learners*, 2019, section 2.3.
+//! A GPT-2 in differentiable tensor operations.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,13 +11,11 @@ use wattle_ops::embedding::embedding;
 use wattle_ops::layer_norm::layer_norm;
 use wattle_ops::linear::{linear, linear_transposed};
 
+use super::hugging_face;
 use crate::config::{ModelConfig, NORM_EPS};
-use crate::engine::board::{BoardEngine, DeviceEngine, DeviceEngineOptions, EngineError};
-use crate::engine::cpu::CpuEngine;
-use crate::engine::layout::Layout;
+use crate::engine::board::{DeviceEngine, DeviceEngineOptions, EngineError};
 use crate::engine::{Engine, EngineOptions};
 use crate::families;
-use crate::hugging_face::gpt2 as hugging_face;
 use crate::kv_cache::KvCache;
 use crate::language_model::{LanguageModel, set_parameters};
 use crate::parameter::{Parameter, ParameterBuilder};
@@ -69,7 +64,11 @@ impl Gpt2 {
         Self::build(config, vocab_size, ParameterBuilder::blank(device))
     }
 
-    fn build(config: &ModelConfig, vocab_size: usize, mut builder: ParameterBuilder<'_>) -> Result<Self> {
+    pub(super) fn build(
+        config: &ModelConfig,
+        vocab_size: usize,
+        mut builder: ParameterBuilder<'_>,
+    ) -> Result<Self> {
         let c = config.d_model;
         let token_table = builder.normal("transformer.wte.weight", &[vocab_size, c], INIT_STD)?;
         let position_table = builder.normal("transformer.wpe.weight", &[config.context, c], INIT_STD)?;
@@ -184,11 +183,7 @@ impl LanguageModel for Gpt2 {
     }
 
     fn engine(&self, options: EngineOptions) -> Result<Option<Box<dyn Engine>>> {
-        if !self.token_table.device().is_cpu() {
-            return Ok(None);
-        }
-        let engine = CpuEngine::new(&self.config, self.vocab_size, &self.parameters, options)?;
-        Ok(Some(Box::new(engine)))
+        families::cpu_engine(&self.config, self.vocab_size, &self.parameters, options)
     }
 
     fn device_engine(
@@ -196,9 +191,7 @@ impl LanguageModel for Gpt2 {
         board: Arc<dyn Board>,
         options: DeviceEngineOptions,
     ) -> std::result::Result<Option<Box<dyn DeviceEngine>>, EngineError> {
-        let layout = Layout::of_parameters(&self.parameters, &families::placement(self.config.family));
-        let network = families::network(&self.config, self.vocab_size, &layout);
-        Ok(Some(Box::new(BoardEngine::new(board, network, layout, &self.parameters, options)?)))
+        families::board_engine(&self.config, self.vocab_size, &self.parameters, board, options)
     }
 
     fn refuse_what_cannot_fit(
@@ -206,9 +199,8 @@ impl LanguageModel for Gpt2 {
         board: &dyn Board,
         options: DeviceEngineOptions,
     ) -> std::result::Result<(), EngineError> {
-        let layout = Layout::of_parameters(&self.parameters, &families::placement(self.config.family));
-        let network = families::network(&self.config, self.vocab_size, &layout);
-        BoardEngine::refuse_what_cannot_fit(board, &network, &layout, &options)
+        let Self { config, vocab_size, parameters, .. } = self;
+        families::refuse_what_cannot_fit(config, *vocab_size, parameters, board, options)
     }
 
     fn context(&self) -> usize {

@@ -7,19 +7,18 @@
 use candle_core::quantized::gguf_file::Value;
 use wattle_ops::rope::{Scaling, frequencies};
 
-use super::family::Mapping;
-use super::keys::Keys;
-use super::tensor::{Constant, Entry, Storage};
+use super::TOKEN_TABLE;
+use super::config::number_faults;
+use super::network::parameter_shapes;
 use crate::config::{ActivationKind, Family, ModelConfig, RopeScaling};
-use crate::hugging_face::llama::{HEAD, TOKEN_TABLE, parameter_shapes};
-use crate::llama::Llama;
+use crate::families::HEAD;
+use crate::gguf::{Constant, Entry, Keys, Mapping, Storage};
 
 /// The name of the family there.
 const ARCHITECTURE: &str = "llama";
 
 /// What the family brings. llama.cpp computes all of a Llama, and as we do.
 pub(super) const MAPPING: Mapping = Mapping {
-    family: Family::Llama,
     architecture: ARCHITECTURE,
     output: OUTPUT,
     faults: |_| Vec::new(),
@@ -28,7 +27,6 @@ pub(super) const MAPPING: Mapping = Mapping {
     entries,
     constants,
     read_config,
-    blank: |config, device| Ok(Box::new(Llama::blank(config, config.vocab_size, device)?)),
 };
 
 /// Ours: the numbers of a `llama3` scaling, each after a dot.
@@ -145,7 +143,7 @@ fn refuse_sizes(keys: &mut Keys<'_>, config: &ModelConfig) {
         ));
     }
     let mut faults = Vec::new();
-    config.number_faults(&mut faults);
+    number_faults(config, &mut faults);
     faults.into_iter().for_each(|fault| keys.fault(fault));
 }
 

@@ -2,23 +2,19 @@
 
 use serde_json::{Value, json};
 
-use super::config_json::ConfigJson;
 use crate::config::{ActivationKind, Family, ModelConfig, RopeScaling};
+use crate::hugging_face::ConfigJson;
 
-/// The table of tokens.
-pub(crate) const TOKEN_TABLE: &str = "model.embed_tokens.weight";
-/// The output head.
-pub(crate) const HEAD: &str = "lm_head.weight";
 /// Where newer versions of `transformers` (5 and later) keep all that concerns rotary positions.
 const PARAMETERS: &str = "rope_parameters";
 /// Where older ones keep what concerns their scaling.
 const SCALING: &str = "rope_scaling";
 
-/// Reads the configuration and the size of the vocabulary. What this family here cannot do is a fault, unless
+/// Reads the configuration. What this family here cannot do is a fault, unless
 /// it changes no prediction.
 ///
 /// Defaults are those of `transformers` 5.23 (`LlamaConfig`).
-pub(super) fn read_config(json: &mut ConfigJson) -> (ModelConfig, usize) {
+pub(super) fn read_config(json: &mut ConfigJson) -> ModelConfig {
     refuse_unsupported(json);
     let n_heads = json.count("num_attention_heads");
     let mut config = ModelConfig {
@@ -39,8 +35,7 @@ pub(super) fn read_config(json: &mut ConfigJson) -> (ModelConfig, usize) {
     };
     read_rope(json, &mut config);
     refuse_sizes(json, &config);
-    let vocab_size = config.vocab_size;
-    (config, vocab_size)
+    config
 }
 
 /// `attention_dropout` is not among these: it changes no prediction, and nothing is dropped here.
@@ -148,7 +143,7 @@ pub(super) fn parameter_name(name: &str) -> Option<String> {
 
 /// The content of `config.json` for a Llama, as `transformers` reads it: rotary positions both as version 5 writes
 /// them and as version 4 does.
-pub(crate) fn config_json(config: &ModelConfig, vocab_size: usize) -> Value {
+pub(super) fn config_json(config: &ModelConfig, vocab_size: usize) -> Value {
     let scaling = match config.rope_scaling {
         RopeScaling::None => None,
         RopeScaling::Linear => Some(json!({"rope_type": "linear", "factor": config.rope_factor})),
@@ -189,63 +184,4 @@ pub(crate) fn config_json(config: &ModelConfig, vocab_size: usize) -> Value {
         "use_cache": true,
         "vocab_size": vocab_size,
     })
-}
-
-/// Every parameter of a Llama of `own`, in the order in which it makes them.
-pub(crate) fn parameter_shapes(own: &ModelConfig) -> Vec<(String, Vec<usize>)> {
-    let (c, ff, kv) = (own.d_model, own.feed_forward_width(), own.kv_heads() * own.head_width());
-    let parts = [
-        ("input_layernorm", vec![c]),
-        ("self_attn.q_proj", vec![c, c]),
-        ("self_attn.k_proj", vec![kv, c]),
-        ("self_attn.v_proj", vec![kv, c]),
-        ("self_attn.o_proj", vec![c, c]),
-        ("post_attention_layernorm", vec![c]),
-        ("mlp.gate_proj", vec![ff, c]),
-        ("mlp.up_proj", vec![ff, c]),
-        ("mlp.down_proj", vec![c, ff]),
-    ];
-    let mut shapes = vec![(TOKEN_TABLE.to_owned(), vec![own.vocab_size, c])];
-    for layer_idx in 0..own.n_layers {
-        let named = |(part, shape): &(&str, Vec<usize>)| {
-            (format!("model.layers.{layer_idx}.{part}.weight"), shape.clone())
-        };
-        shapes.extend(parts.iter().map(named));
-    }
-    shapes.push(("model.norm.weight".to_owned(), vec![c]));
-    if !own.tie_embeddings {
-        shapes.push((HEAD.to_owned(), vec![own.vocab_size, c]));
-    }
-    shapes
-}
-
-#[cfg(test)]
-mod tests {
-    use candle_core::Device;
-
-    use super::*;
-    use crate::language_model::LanguageModel;
-    use crate::llama::Llama;
-
-    #[test]
-    fn the_shapes_are_those_that_a_model_makes() {
-        for tie_embeddings in [true, false] {
-            let config = ModelConfig {
-                family: Family::Llama,
-                activation: ActivationKind::Swiglu,
-                vocab_size: 11,
-                n_layers: 2,
-                n_kv_heads: 2,
-                d_model: 16,
-                d_ff: 20,
-                context: 7,
-                tie_embeddings,
-                ..ModelConfig::default()
-            };
-            let model = Llama::new(&config, 11, 0, &Device::Cpu).unwrap();
-            let made: Vec<_> =
-                model.parameters().iter().map(|p| (p.name.clone(), p.var.dims().to_vec())).collect();
-            assert_eq!(parameter_shapes(&config), made);
-        }
-    }
 }

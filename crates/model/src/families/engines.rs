@@ -1,0 +1,65 @@
+//! Engines for a model of any family.
+
+use std::sync::Arc;
+
+use candle_core::Result;
+use wattle_ops::board::Board;
+
+use crate::config::ModelConfig;
+use crate::engine::board::{BoardEngine, DeviceEngine, DeviceEngineOptions, EngineError};
+use crate::engine::cpu::CpuEngine;
+use crate::engine::layout::Layout;
+use crate::engine::network::Network;
+use crate::engine::{Engine, EngineOptions};
+use crate::parameter::Parameter;
+
+/// The engine on a CPU, if the parameters are there.
+pub(crate) fn cpu_engine(
+    config: &ModelConfig,
+    vocab_size: usize,
+    parameters: &[Parameter],
+    options: EngineOptions,
+) -> Result<Option<Box<dyn Engine>>> {
+    if parameters.iter().any(|parameter| !parameter.var.device().is_cpu()) {
+        return Ok(None);
+    }
+    Ok(Some(Box::new(CpuEngine::new(config, vocab_size, parameters, options)?)))
+}
+
+/// The engine on a board.
+pub(crate) fn board_engine(
+    config: &ModelConfig,
+    vocab_size: usize,
+    parameters: &[Parameter],
+    board: Arc<dyn Board>,
+    options: DeviceEngineOptions,
+) -> std::result::Result<Option<Box<dyn DeviceEngine>>, EngineError> {
+    let (layout, network) = on_a_board(config, vocab_size, parameters);
+    let options = droppable(&network, options);
+    Ok(Some(Box::new(BoardEngine::new(board, network, layout, parameters, options)?)))
+}
+
+/// Refuses an engine on a board that cannot fit.
+pub(crate) fn refuse_what_cannot_fit(
+    config: &ModelConfig,
+    vocab_size: usize,
+    parameters: &[Parameter],
+    board: &dyn Board,
+    options: DeviceEngineOptions,
+) -> std::result::Result<(), EngineError> {
+    let (layout, network) = on_a_board(config, vocab_size, parameters);
+    let options = droppable(&network, options);
+    BoardEngine::refuse_what_cannot_fit(board, &network, &layout, &options)
+}
+
+fn on_a_board(config: &ModelConfig, vocab_size: usize, parameters: &[Parameter]) -> (Layout, Network) {
+    let layout = Layout::of_parameters(parameters, &config.family.spec().placement());
+    let network = config.network(vocab_size, &layout);
+    (layout, network)
+}
+
+/// A network without dropout has none, whatever is asked for.
+fn droppable(network: &Network, options: DeviceEngineOptions) -> DeviceEngineOptions {
+    let dropout = if network.drops { options.dropout } else { 0.0 };
+    DeviceEngineOptions { dropout, ..options }
+}

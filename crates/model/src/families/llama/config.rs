@@ -1,0 +1,154 @@
+//! The configuration of a Llama.
+
+use crate::config::{ActivationKind, ModelConfig, RopeScaling, nearest_divisor};
+use crate::families::IdleKey;
+use crate::idle_keys::ROPE_KEYS;
+
+/// What a Llama cannot be.
+pub(super) fn faults(config: &ModelConfig, faults: &mut Vec<String>) {
+    let kv_heads = config.kv_heads();
+    if kv_heads > 0 && !config.n_heads.is_multiple_of(kv_heads) {
+        faults.push(format!(
+            "model.n_kv_heads = {kv_heads}: does not divide model.n_heads = {}; try {}",
+            config.n_heads,
+            nearest_divisor(config.n_heads, kv_heads)
+        ));
+    }
+    if config.n_heads > 0
+        && config.d_model.is_multiple_of(config.n_heads)
+        && !config.head_width().is_multiple_of(2)
+    {
+        faults.push(format!(
+            "model.n_heads = {}: leaves heads of {} numbers, but rotary positions turn pairs; change it or \
+             model.d_model",
+            config.n_heads,
+            config.head_width()
+        ));
+    }
+    if config.activation != ActivationKind::Swiglu {
+        faults.push("model.activation: a Llama has \"swiglu\" and no other; leave it out".to_owned());
+    }
+    if config.bias {
+        faults.push("model.bias = true: a Llama has no biases; leave it out or set it to false".to_owned());
+    }
+    if config.dropout != 0.0 {
+        faults.push(format!(
+            "model.dropout = {}: a Llama has no dropout; set it to 0 or leave it out",
+            config.dropout
+        ));
+    }
+    number_faults(config, faults);
+}
+
+/// Of the norm's epsilon and of rotary positions.
+pub(super) fn number_faults(config: &ModelConfig, faults: &mut Vec<String>) {
+    if !(config.norm_eps > 0.0 && config.norm_eps < 1.0) {
+        faults.push(format!("model.norm_eps = {}: expected above 0 and below 1", config.norm_eps));
+    }
+    if !(config.rope_theta > 1.0 && config.rope_theta.is_finite()) {
+        faults.push(format!("model.rope_theta = {}: expected above 1", config.rope_theta));
+    }
+    if config.rope_scaling == RopeScaling::None {
+        return;
+    }
+    if !(config.rope_factor >= 1.0 && config.rope_factor.is_finite()) {
+        faults.push(format!("model.rope_factor = {}: expected at least 1", config.rope_factor));
+    }
+    if config.rope_scaling == RopeScaling::Linear {
+        return;
+    }
+    let (low, high) = (config.rope_low_freq_factor, config.rope_high_freq_factor);
+    if !(low > 0.0 && high > low && high.is_finite()) {
+        faults.push(format!(
+            "model.rope_low_freq_factor = {low}: expected above 0 and below model.rope_high_freq_factor = {high}"
+        ));
+    }
+    if config.rope_original_context == 0 {
+        faults.push("model.rope_original_context = 0: expected at least 1".to_owned());
+    }
+}
+
+/// The only activation; neither biases nor dropout, which a preset may have.
+pub(super) fn settle(config: &mut ModelConfig, explicit_keys: &[&str]) {
+    let is_free = |key: &str| !explicit_keys.contains(&key);
+    if is_free("activation") {
+        config.activation = ActivationKind::Swiglu;
+    }
+    if is_free("bias") {
+        config.bias = false;
+    }
+    if is_free("dropout") {
+        config.dropout = 0.0;
+    }
+}
+
+/// Keys of a scaling that it does not have.
+pub(super) fn idle_keys(config: &ModelConfig) -> Vec<IdleKey> {
+    let n_used = match config.rope_scaling {
+        RopeScaling::None => 2,
+        RopeScaling::Linear => 3,
+        RopeScaling::Llama3 => ROPE_KEYS.len(),
+    };
+    let why = |key| match key {
+        "rope_factor" => {
+            "nothing is scaled; leave it out or set model.rope_scaling to \"linear\" or \"llama3\""
+        }
+        _ => "is of another scaling; leave it out or set model.rope_scaling = \"llama3\"",
+    };
+    ROPE_KEYS[n_used..].iter().map(|&key| (key, why(key))).collect()
+}
+
+/// Two thirds of four times the width, rounded up to a multiple of 256, or of 32 for narrow models.
+///
+/// # References
+/// Touvron et al., *LLaMA*, 2023, section 2.2, and its published code, which rounds up to a multiple of 256.
+pub(super) fn default_d_ff(config: &ModelConfig) -> usize {
+    let multiple = if config.d_model < 1024 { 32 } else { 256 };
+    (8 * config.d_model / 3).next_multiple_of(multiple)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Family;
+
+    #[test]
+    fn a_llama_has_defaults_and_faults_of_its_own() {
+        let mut llama = ModelConfig { family: Family::Llama, ..ModelConfig::default() };
+        llama.settle(&[]);
+        assert_eq!(llama.faults(), Vec::<String>::new());
+        assert_eq!((llama.kv_heads(), llama.feed_forward_width()), (4, 352));
+        // Llama 2 7B's.
+        assert_eq!(ModelConfig { d_model: 4096, ..llama.clone() }.feed_forward_width(), 11_008);
+
+        let wrong = ModelConfig {
+            n_kv_heads: 3,
+            d_model: 12,
+            activation: ActivationKind::Relu,
+            bias: true,
+            dropout: 0.1,
+            norm_eps: 0.0,
+            rope_theta: 0.5,
+            rope_scaling: RopeScaling::Llama3,
+            rope_factor: 0.5,
+            rope_low_freq_factor: 4.0,
+            rope_original_context: 0,
+            ..llama
+        };
+        let faults = wrong.faults().join("\n");
+        for expected in [
+            "model.n_kv_heads = 3: does not divide model.n_heads = 4; try 2",
+            "model.n_heads = 4: leaves heads of 3 numbers",
+            "model.activation: a Llama has \"swiglu\"",
+            "model.bias = true: a Llama has no biases",
+            "model.dropout = 0.1: a Llama has no dropout",
+            "model.norm_eps = 0: expected above 0",
+            "model.rope_theta = 0.5: expected above 1",
+            "model.rope_factor = 0.5: expected at least 1",
+            "model.rope_low_freq_factor = 4: expected above 0 and below model.rope_high_freq_factor = 4",
+            "model.rope_original_context = 0",
+        ] {
+            assert!(faults.contains(expected), "{expected:?} is not in\n{faults}");
+        }
+    }
+}
