@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
-use wattle_ops::attention::{causal_attention, causal_mask_after};
+use wattle_ops::attention::{Kind, causal_attention};
 use wattle_ops::board::Board;
 use wattle_ops::linear::linear_transposed;
 use wattle_ops::rms_norm::rms_norm;
@@ -182,7 +182,7 @@ impl View {
         let rotary = Rotary::of(config.rope_theta, d, first..first + t, config.scaling());
         let table = |values: &[f32]| Tensor::from_slice(values, (t, d / 2), device)?.to_dtype(dtype);
         Ok(Self {
-            mask: causal_mask_after(first, t, device)?,
+            mask: pass.attention_mask(Kind::Causal, first, t, device)?,
             cos: table(rotary.cos())?,
             sin: table(rotary.sin())?,
         })
