@@ -26,7 +26,7 @@ impl Head {
         let Self { weight, shape } = self;
         let Arena { final_norm, branch, losses, logits, .. } = arena;
         let x = &final_norm.out.values()[..targets.len() * shape.n_in];
-        let input = Input { x, weight: &state.weights[weight.clone()], targets };
+        let input = Input { x, weight: &state.weights[weight.clone()], targets, target_weights: None };
         let grad_x = &mut branch.values_mut()[..x.len()];
         let losses = &mut losses.values_mut()[..targets.len()];
         let grad_weight = &mut state.gradients[weight.clone()];
@@ -54,7 +54,12 @@ impl Head {
                     .zip(targets.par_chunks(part))
                     .zip(logits.par_chunks_mut(part * shape.n_vocab))
                     .map(|(((losses, x), targets), logits)| {
-                        classifier::fwd(losses, &Input { x, weight, targets }, shape, logits)
+                        classifier::fwd(
+                            losses,
+                            &Input { x, weight, targets, target_weights: None },
+                            shape,
+                            logits,
+                        )
                     })
                     .sum::<usize>()
             })

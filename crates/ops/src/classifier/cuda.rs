@@ -10,9 +10,11 @@ pub struct Rows {
     pub logits: DevicePtr,
     /// (n) `u32`, each below v.
     pub targets: DevicePtr,
-    /// (n) `f32`, overwritten.
+    /// (n) `f32`, at least 0: how much each row counts. Null: each counts 1.
+    pub target_weights: DevicePtr,
+    /// (n) `f32`, overwritten: 0 where the weight is.
     pub losses: DevicePtr,
-    /// (n) `u32`, overwritten: 1 where the target's is the first of the largest logits.
+    /// (n) `u32`, overwritten: 1 where the weight is above 0 and the target's is the first of the largest logits.
     pub correct: DevicePtr,
     /// Rows.
     pub n: usize,
@@ -24,7 +26,7 @@ pub struct Rows {
     pub elem: Elem,
 }
 
-/// Losses and hits; the logits stay.
+/// Weighted losses, and hits; the logits stay.
 ///
 /// # Errors
 /// If the launch fails.
@@ -32,7 +34,7 @@ pub fn fwd(board: &dyn Board, rows: &Rows) -> Result<(), BoardError> {
     launch(board, "classifier_fwd", rows, 0.0)
 }
 
-/// Losses and hits, and in place of the logits the gradients of `scale · Σ losses`, 0 in the columns of padding.
+/// Weighted losses, hits, and in place of the logits the gradients of `scale · Σ losses`, 0 in the columns of padding.
 ///
 /// # Errors
 /// If the launch fails.
@@ -41,12 +43,12 @@ pub fn fwd_bwd(board: &dyn Board, rows: &Rows, scale: f32) -> Result<(), BoardEr
 }
 
 fn launch(board: &dyn Board, stem: &str, rows: &Rows, scale: f32) -> Result<(), BoardError> {
-    let &Rows { logits, targets, losses, correct, n, v, v_padded, elem } = rows;
+    let &Rows { logits, targets, target_weights, losses, correct, n, v, v_padded, elem } = rows;
     board.launch(&Launch {
         kernel: &symbol(stem, elem),
         grid: [n as u32, 1, 1],
         block: [512, 1, 1],
         shared_bytes: 0,
-        args: &args![logits, losses, correct, targets, v as i32, v_padded as i32, scale],
+        args: &args![logits, losses, correct, targets, target_weights, v as i32, v_padded as i32, scale],
     })
 }

@@ -245,6 +245,7 @@ impl<'a> MicroBatch<'a> {
             logits: self.activations.logits,
             // Four bytes an element, as `f32`.
             targets: self.slot.targets.add(rows.start, Elem::F32),
+            target_weights: DevicePtr::NULL,
             losses,
             correct,
             n: rows.len(),
