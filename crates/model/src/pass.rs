@@ -1,8 +1,8 @@
 //! One forward pass through a model.
 
 use candle_core::{DType, Device, Result, Tensor, Var, bail};
-use wattle_ops::attention::{self, Kind};
 use wattle_ops::Dropout;
+use wattle_ops::attention::{self, Kind};
 use wattle_random::{Purpose, Stream};
 
 /// What a forward pass is for. A new one is made for each pass: it counts the dropout sites it comes by.

@@ -115,9 +115,9 @@ pub fn evaluate_by_best(
         false => None,
     };
     match engine {
-        Some(mut engine) => evaluate_batches(store, context, options, progress, |batch| {
-            Ok(engine.evaluate(sequences(batch)))
-        }),
+        Some(mut engine) => {
+            evaluate_batches(store, context, options, progress, |batch| Ok(engine.evaluate(sequences(batch))))
+        }
         None => evaluate(model, store, options, device, progress),
     }
 }

@@ -10,8 +10,9 @@ use candle_core::Tensor;
 use kernel_shim::ShimBoard;
 use wattle_data::Batch;
 use wattle_model::{
-    ActivationKind, DeviceEngine, DeviceEngineOptions, EngineError, Family, LanguageModel, Masks, ModelConfig,
-    Parameter, Recompute, RopeScaling, Sequences, StepInputs, StepPart, StepResult, moment_faults,
+    ActivationKind, DeviceEngine, DeviceEngineOptions, EngineError, Family, LanguageModel, Masks,
+    ModelConfig, Parameter, Recompute, RopeScaling, Sequences, StepInputs, StepPart, StepResult,
+    moment_faults,
 };
 use wattle_ops::adamw::Hyperparameters;
 use wattle_ops::board::{Board, BoardError, DevicePtr, Elem, Gemm, Launch, MemoryInfo};

@@ -7,13 +7,13 @@ mod common;
 use candle_core::DType;
 use wattle_data::{Batch, Dataset};
 use wattle_model::config::ActivationKind;
-use wattle_model::engine::cpu::CpuEngine;
 use wattle_model::engine::EngineOptions;
+use wattle_model::engine::cpu::CpuEngine;
 use wattle_model::hugging_face::read_safetensors;
 use wattle_model::parameter::ParameterBuilder;
 use wattle_model::{
-    Engine, Family, Gpt2, LanguageModel, ModelConfig, Parameter, Recompute, RopeScaling, Sequences, StepResult,
-    TrainingPass, moment_faults,
+    Engine, Family, Gpt2, LanguageModel, ModelConfig, Parameter, Recompute, RopeScaling, Sequences,
+    StepResult, TrainingPass, moment_faults,
 };
 use wattle_random::{Purpose, Stream};
 use wattle_runlog::{EventBody, MonotonicNs, Span, StopReason};
@@ -101,8 +101,7 @@ fn steps<'a>(
     [batch_size, micro_batch_size]: [usize; 2],
     recompute: Recompute,
 ) -> Box<dyn StepEngine + 'a> {
-    let train =
-        TrainConfig { batch_size, micro_batch_size, engine, recompute, ..TrainConfig::default() };
+    let train = TrainConfig { batch_size, micro_batch_size, engine, recompute, ..TrainConfig::default() };
     let options = TrainerOptions { seed: 3, dropout: config.dropout, train, ..TrainerOptions::default() };
     choose(model, None, &options).unwrap()
 }
@@ -157,7 +156,8 @@ fn masked(batch: Batch) -> Batch {
     let (n, t) = (batch.inputs.len(), batch.context);
     let starts = |row: usize| if row % t < 3 { 0 } else { 3 + (row % t - 3) / 4 * 4 };
     let documents = (0..n).map(|row| starts(row) as u32).collect();
-    let weights = (0..n).map(|row| if row < t || row % 3 == 0 { 0.0 } else { 0.5 + (row % 4) as f32 }).collect();
+    let weights =
+        (0..n).map(|row| if row < t || row % 3 == 0 { 0.0 } else { 0.5 + (row % 4) as f32 }).collect();
     Batch { documents: Some(documents), weights: Some(weights), ..batch }
 }
 
@@ -175,8 +175,7 @@ fn weights_of_one_and_whole_documents_change_no_bit() {
     for config in configurations() {
         let (model, plain) = (model(&config), batch(&config, 5, 0));
         let n = plain.inputs.len();
-        let said =
-            Batch { documents: Some(vec![0; n]), weights: Some(vec![1.0; n]), ..plain.clone() };
+        let said = Batch { documents: Some(vec![0; n]), weights: Some(vec![1.0; n]), ..plain.clone() };
         for choice in [EngineChoice::Explicit, EngineChoice::Autograd] {
             let of = |batch: &Batch| {
                 let mut engine = steps(model.as_ref(), &config, choice, [5, 2], Recompute::None);
@@ -201,7 +200,8 @@ fn no_gradient_crosses_from_one_document_to_another() {
         // A token that the first document alone has.
         inputs[1] = VOCAB_SIZE as u32 - 1;
         let batch = Batch { inputs, documents: Some(documents), weights: Some(weights), ..plain };
-        let table = model.parameters().iter().position(|p| p.name.contains("wte") || p.name.contains("embed_tokens"));
+        let table =
+            model.parameters().iter().position(|p| p.name.contains("wte") || p.name.contains("embed_tokens"));
         for choice in [EngineChoice::Explicit, EngineChoice::Autograd] {
             let of = |batch: &Batch| {
                 let mut engine = steps(model.as_ref(), &config, choice, [1, 1], Recompute::None);

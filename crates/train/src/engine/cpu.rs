@@ -94,8 +94,11 @@ impl StepEngine for OnCpu<'_> {
 
         let norm = self.engine.state().grad_norm();
         let sequences = sequences(step.batch);
-        let result =
-            StepResult { loss: (sum.loss / sequences.weight()) as f32, accuracy: (sum.n_correct as f64 / sequences.n_counted() as f64) as f32, grad_norm: norm as f32 };
+        let result = StepResult {
+            loss: (sum.loss / sequences.weight()) as f32,
+            accuracy: (sum.n_correct as f64 / sequences.n_counted() as f64) as f32,
+            grad_norm: norm as f32,
+        };
         if is_finite(&result) {
             self.update(norm, step);
             clock.end(Phase::Optimizer);

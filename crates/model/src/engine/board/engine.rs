@@ -422,4 +422,3 @@ impl DeviceEngine for BoardEngine {
         format!("{} in {elem}, attention {attention}, steps {launched}", self.board.name())
     }
 }
-

@@ -36,12 +36,7 @@ impl Head {
     }
 
     /// Losses without gradients. As many rows at a time as in training, in fixed parts.
-    pub(super) fn evaluate(
-        &self,
-        arena: &mut Arena,
-        state: &FlatState,
-        sequences: Sequences<'_>,
-    ) -> LossSum {
+    pub(super) fn evaluate(&self, arena: &mut Arena, state: &FlatState, sequences: Sequences<'_>) -> LossSum {
         let Sequences { targets, weights: target_weights, .. } = sequences;
         let Self { weight, shape } = self;
         let weight = &state.weights[weight.clone()];

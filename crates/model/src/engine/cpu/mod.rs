@@ -128,13 +128,7 @@ impl CpuEngine {
         add_vector_gradients(&mut gradients[vectors], arena, n_sequences);
     }
 
-    fn block_backward(
-        &mut self,
-        sites: &Sites,
-        layer_idx: usize,
-        sequences: Sequences<'_>,
-        slices: &Slices,
-    ) {
+    fn block_backward(&mut self, sites: &Sites, layer_idx: usize, sequences: Sequences<'_>, slices: &Slices) {
         let n_sequences = sequences.inputs.len() / self.network.sizes.t;
         let recompute = self.arena_sizes.options.recompute;
         let vectors = self.vectors[layer_idx].clone();
@@ -191,12 +185,7 @@ impl Engine for CpuEngine {
         &mut self.state
     }
 
-    fn accumulate_gradients(
-        &mut self,
-        sequences: Sequences<'_>,
-        pass: TrainingPass,
-        scale: f32,
-    ) -> LossSum {
+    fn accumulate_gradients(&mut self, sequences: Sequences<'_>, pass: TrainingPass, scale: f32) -> LossSum {
         let slices = self.arena_sizes.slices(sequences.inputs, sequences.targets);
         let sites = Sites::training(pass, &self.network);
         // On one of rayon's threads, so that handing out work does not go through another.

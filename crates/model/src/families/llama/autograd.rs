@@ -101,7 +101,7 @@ impl Llama {
         let vectors = pass.value(&self.token_table).index_select(&tokens.flatten_all()?, 0)?;
         let mut x = vectors.reshape((b, t, self.config.d_model))?.to_dtype(pass.dtype)?;
         pass.see(|| "model.embed_tokens output".to_owned(), &x)?;
-        let view = View::of(&self.config, first, t, pass.dtype, tokens.device())?;
+        let view = View::of(&self.config, first, t, pass, tokens.device())?;
         for layer_idx in 0..self.blocks.len() {
             x = self.block(layer_idx, &x, &view, cache.as_deref_mut(), pass)?;
         }
@@ -177,10 +177,10 @@ struct View {
 
 impl View {
     /// Of `t` positions that follow `first` others.
-    fn of(config: &ModelConfig, first: usize, t: usize, dtype: DType, device: &Device) -> Result<Self> {
+    fn of(config: &ModelConfig, first: usize, t: usize, pass: &Pass<'_>, device: &Device) -> Result<Self> {
         let d = config.head_width();
         let rotary = Rotary::of(config.rope_theta, d, first..first + t, config.scaling());
-        let table = |values: &[f32]| Tensor::from_slice(values, (t, d / 2), device)?.to_dtype(dtype);
+        let table = |values: &[f32]| Tensor::from_slice(values, (t, d / 2), device)?.to_dtype(pass.dtype);
         Ok(Self {
             mask: pass.attention_mask(Kind::Causal, first, t, device)?,
             cos: table(rotary.cos())?,
