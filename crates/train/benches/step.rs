@@ -19,7 +19,7 @@ use wattle_runlog::MonotonicNs;
 use wattle_train::engine::{Step, choose};
 use wattle_train::{TrainConfig, TrainerOptions};
 
-/// As in the program: a step of tier 0 makes and drops hundreds of tensors.
+/// As in the program: a step of autograd makes and drops hundreds of tensors.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,4 +1,4 @@
-//! The explicit engine (tier 2) against candle's autograd (tier 0).
+//! The explicit engine on a CPU against candle's autograd.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 

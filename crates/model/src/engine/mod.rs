@@ -2,8 +2,8 @@
 //!
 //! - [`layout`]: where each parameter lies in a flat buffer
 //! - `network`: what a family's network consists of
-//! - [`cpu`]: executes a network in `f32` on a CPU (engine tier 2)
-//! - [`board`]: executes a network on a GPU (engine tier 3)
+//! - [`cpu`]: executes a network in `f32` on a CPU
+//! - [`board`]: executes a network on a GPU
 //! - [`flat_state`]: weights, gradients and moments on a CPU, and the update
 //! - [`memory`]: what an engine takes, before it takes it
 
