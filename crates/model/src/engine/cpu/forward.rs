@@ -9,7 +9,7 @@ use wattle_ops::{Dropout, activation, attention, dropout, embedding, rope, swigl
 use super::arena::{Hidden, Kept, Normed};
 use super::forward_slice::ForwardSlice;
 use super::sites::Sites;
-use crate::engine::network::{Linear, MlpKind, Network, Norm, NormKind, Sizes};
+use crate::engine::network::{Linear, MlpKind, Network, Norm, NormKind, NormPlace, QueryKeyNorms, Sizes};
 
 /// What all slices of a pass share.
 #[derive(Clone, Copy)]
@@ -37,6 +37,18 @@ impl Passes<'_> {
         let Network { blocks, sizes, .. } = self.network;
         let first = sequences.start;
         self.embed(x[0], &tokens[first * sizes.t..sequences.end * sizes.t], first);
+        if sizes.norm_place == NormPlace::After {
+            for layer_idx in 0..blocks.len() {
+                let (before, after) = x.split_at_mut(layer_idx + 1);
+                let (kept, hidden) = (kept.at_mut(layer_idx), hidden.at_mut(layer_idx));
+                let x = &*before[layer_idx];
+                self.attend_then_norm(layer_idx, first, x, attention_norm, kept, scratch);
+                self.expand(layer_idx, kept.middle, hidden);
+                self.contract_then_norm(layer_idx, first, hidden, mlp_norm, kept);
+                add(after[0], kept.middle, mlp_norm.out);
+            }
+            return self.norm(final_norm, x[blocks.len()], &self.network.final_norm);
+        }
         self.norm(attention_norm, x[0], &blocks[0].attention_norm);
         for (layer_idx, block) in blocks.iter().enumerate() {
             let (before, after) = x.split_at_mut(layer_idx + 1);
@@ -54,6 +66,40 @@ impl Passes<'_> {
         }
     }
 
+    /// The attention half where its result is normalized, from a block's input to the residual stream between the
+    /// halves.
+    pub(super) fn attend_then_norm(
+        &self,
+        layer_idx: usize,
+        first: usize,
+        x: &[f32],
+        normed: &mut Normed<&mut [f32]>,
+        kept: &mut Kept<&mut [f32]>,
+        scratch: &mut [f32],
+    ) {
+        let block = &self.network.blocks[layer_idx];
+        let added = std::mem::take(&mut kept.attention_added);
+        self.attend(layer_idx, first, x, kept, added, scratch);
+        kept.attention_added = added;
+        self.norm(normed, kept.attention_added, &block.attention_norm);
+        add(kept.middle, x, normed.out);
+    }
+
+    /// The rest of the feed-forward half where its result is normalized: that, and it normalized.
+    pub(super) fn contract_then_norm(
+        &self,
+        layer_idx: usize,
+        first: usize,
+        hidden: &Hidden<&mut [f32]>,
+        normed: &mut Normed<&mut [f32]>,
+        kept: &mut Kept<&mut [f32]>,
+    ) {
+        let block = &self.network.blocks[layer_idx];
+        let site = self.sites.block(layer_idx, first).mlp_out;
+        self.project(kept.mlp_added, hidden.after, &block.mlp_out, site);
+        self.norm(normed, kept.mlp_added, &block.mlp_norm);
+    }
+
     fn embed(&self, x: &mut [f32], tokens: &[u32], first: usize) {
         let &Sizes { t, c, v, .. } = &self.network.sizes;
         let table = |start: usize, n_rows: usize| &self.weights[start..start + n_rows * c];
@@ -64,12 +110,12 @@ impl Passes<'_> {
         }
     }
 
-    /// Attention, from a block's normalized input to what is added to the residual stream.
+    /// Attention, from what its projections read to what is added to the residual stream.
     pub(super) fn attend<'b>(
         &'b self,
         layer_idx: usize,
         first: usize,
-        normed: &[f32],
+        x: &[f32],
         kept: &mut Kept<&mut [f32]>,
         branch: &'b mut [f32],
         scratch: &mut [f32],
@@ -77,16 +123,35 @@ impl Passes<'_> {
         let (block, sizes) = (&self.network.blocks[layer_idx], &self.network.sizes);
         let sites = self.sites.block(layer_idx, first);
         let (weight, bias) = block.attention_in.of(self.weights);
-        linear::fwd(kept.qkv, normed, weight, bias, &block.attention_in.shape());
+        linear::fwd(kept.qkv, x, weight, bias, &block.attention_in.shape());
+        if let Some(norms) = &block.query_key_norms {
+            self.norm_queries_and_keys(norms, kept);
+        }
         if let Some(rotary) = self.rotary {
             let (rows, n_heads) = sizes.turning();
-            rope::cpu::fwd(kept.qkv, rows, normed.len() / sizes.c, n_heads, sizes.t, rotary);
+            rope::cpu::fwd(kept.qkv, rows, x.len() / sizes.c, n_heads, sizes.t, rotary);
         }
         let shape = sizes.attention_shape();
         let layout = attention::cpu::QkvLayout::fused(&shape);
         let site = sites.attention.as_ref();
         attention::cpu::fwd(kept.attended, kept.log_sum_exp, kept.qkv, &layout, &shape, None, site, scratch);
         self.project(branch, kept.attended, &block.attention_out, sites.attention_out)
+    }
+
+    /// Keeps queries and keys as they are, and normalizes them.
+    fn norm_queries_and_keys(&self, norms: &QueryKeyNorms, kept: &mut Kept<&mut [f32]>) {
+        let sizes = &self.network.sizes;
+        let (q_width, width) = (sizes.heads(), sizes.heads() + sizes.kv());
+        let [q_norm, k_norm] = [&norms.q, &norms.k]
+            .map(|norm| rms_norm::Norm { weight: norm.of(self.weights).0, eps: sizes.norm_eps });
+        let (n_q, n_k) = (q_width / norms.q.width, sizes.kv() / norms.k.width);
+        let rows = kept.qkv.chunks_exact_mut(sizes.qkv()).zip(kept.query_key.chunks_exact_mut(width));
+        for ((row, saved), rstd) in rows.zip(kept.query_key_rstd.chunks_exact_mut(n_q + n_k)) {
+            saved.copy_from_slice(&row[..width]);
+            let ((q, k), (q_rstd, k_rstd)) = (row[..width].split_at_mut(q_width), rstd.split_at_mut(n_q));
+            rms_norm::fwd(q, q_rstd, &saved[..q_width], &q_norm);
+            rms_norm::fwd(k, k_rstd, &saved[q_width..], &k_norm);
+        }
     }
 
     /// The feed-forward half up to what stands between its products.
@@ -123,9 +188,10 @@ impl Passes<'_> {
         linear: &Linear,
         site: Option<Dropout>,
     ) -> Addend<'b> {
-        let &Sizes { t, c, norm, .. } = &self.network.sizes;
+        let &Sizes { t, c, norm, norm_place, .. } = &self.network.sizes;
+        let branch = &mut branch[..x.len() / linear.n_in * c];
         let (weight, bias) = linear.of(self.weights);
-        if norm == NormKind::Layer && site.is_none() {
+        if norm == NormKind::Layer && norm_place == NormPlace::Before && site.is_none() {
             linear::fwd(branch, x, weight, None, &linear.shape());
             return Addend { rows: branch, bias };
         }
@@ -171,5 +237,12 @@ impl Passes<'_> {
                 rms_norm::residual_fwd(sum, normed.out, normed.rstd, x, addend.rows, &norm);
             }
         }
+    }
+}
+
+/// `sum = x + y`
+fn add(sum: &mut [f32], x: &[f32], y: &[f32]) {
+    for ((sum, &x), &y) in sum.iter_mut().zip(x).zip(y) {
+        *sum = x + y;
     }
 }
