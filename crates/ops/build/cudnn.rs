@@ -1,4 +1,4 @@
-//! Compiles `src/attention/cudnn.cpp`, if the headers that it needs are there.
+//! Compiles `src/board/cuda/cudnn.cpp`, if the headers that it needs are there.
 //!
 //! Looked for in `CUDNN_FRONTEND_INCLUDE` (folders, separated as in `PATH`), then in the toolkit of `CUDA_HOME`. They
 //! are of the PyPI wheels nvidia-cudnn-cu13 and nvidia-cudnn-frontend, and CUDA's own. Without them the program says
@@ -7,7 +7,7 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-const SOURCE: &str = "src/attention/cudnn.cpp";
+const SOURCE: &str = "src/board/cuda/cudnn.cpp";
 
 /// One header of each of the four that are needed.
 const HEADERS: [&str; 4] = ["cudnn_frontend.h", "cudnn.h", "cuda_runtime_api.h", "nvrtc.h"];

@@ -1,8 +1,8 @@
 //! Every kernel of `kernels/`, run on the CPU with its threads in several orders, against the CPU's own.
 
-use kernel_shim::ShimBoard;
+use kernel_shim::{ShimBoard, kernels};
 use wattle_ops::attention::Kind;
-use wattle_ops::board::{AttentionShape, Board, BoardError};
+use wattle_ops::board::{Arg, AttentionShape, Board, BoardError, DeviceTensor, Elem, Launch, Ptr};
 use wattle_ops::verify::board::checks;
 
 #[test]
@@ -12,6 +12,34 @@ fn every_kernel_agrees_with_the_cpu_whatever_the_order_of_its_warps() {
         let failed: Vec<_> = all.iter().filter(|check| !check.holds()).collect();
         assert!(failed.is_empty(), "{} of {} with seed {seed}: {failed:#?}", failed.len(), all.len());
     }
+}
+
+/// So the arguments of every launch were held against the parameters of its kernel.
+#[test]
+fn no_kernel_is_left_out() {
+    let board = ShimBoard::default();
+    checks(&board).unwrap();
+    let left_out: Vec<_> = kernels().difference(&board.launched()).cloned().collect();
+    assert_eq!(left_out, Vec::<String>::new());
+}
+
+#[test]
+fn arguments_of_other_types_than_the_parameters_are_refused() {
+    let board = ShimBoard::default();
+    let memory = board.allocate(256).unwrap();
+    let launch = |args: &[Arg]| {
+        let (grid, block) = ([1; 3], [256, 1, 1]);
+        board.launch(&Launch { kernel: "cast_bf16", grid, block, shared_bytes: 0, args })
+    };
+    let [bf16, f32] = [Elem::Bf16, Elem::F32].map(|elem| Arg::from(DeviceTensor::new(memory, elem)));
+    let n = Arg::from(8_u64);
+    launch(&[bf16, f32, n]).unwrap();
+    let words = Arg::from(Ptr::<u32>::new(memory));
+    for wrong in [[f32, f32, n], [bf16, words, n], [bf16, f32, Arg::from(8_i32)], [bf16, n, n]] {
+        let error = launch(&wrong).unwrap_err().to_string();
+        assert!(error.contains("are not what it takes"), "{error}");
+    }
+    assert!(launch(&[bf16, f32]).is_err());
 }
 
 #[test]

@@ -1,6 +1,8 @@
 // Fibers, barriers and the schedule. See shim.h.
 #include "shim.h"
 
+#include <cctype>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <string>
@@ -206,12 +208,23 @@ uint64_t exchange(uint64_t value, unsigned source) {
 }  // namespace shim
 
 // 0 done, 1 no such kernel, 2 wrong number of arguments, 3 threads wait for one another for ever, 4 too many threads.
+extern "C" const char* wattle_shim_kernel(size_t idx) {
+  if (idx >= shim::kernels().size()) return nullptr;
+  return std::next(shim::kernels().begin(), static_cast<std::ptrdiff_t>(idx))->first.c_str();
+}
+
 extern "C" int wattle_shim_launch(const char* name, const unsigned* grid, const unsigned* block, void* const* args,
-                                  size_t n_args, uint64_t seed) {
+                                  const char* types, size_t n_args, uint64_t seed) {
   using namespace shim;
   const auto found = kernels().find(name);
   if (found == kernels().end()) return 1;
-  if (found->second.n_args != n_args) return 2;
+  const std::string expected = found->second.types;
+  if (expected.size() != n_args) return 2;
+  for (size_t i = 0; i < n_args; i++) {
+    // A null pointer is one of any type.
+    const bool is_null = types[i] == '0' && std::isupper(static_cast<unsigned char>(expected[i]));
+    if (types[i] != expected[i] && !is_null) return 2;
+  }
   const unsigned n = block[0] * block[1] * block[2];
   if (n == 0 || n > 1024) return 4;
   while (pool.size() < n) pool.push_back(std::make_unique<Fiber>());

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 
 #define __global__
@@ -40,8 +41,30 @@ using Call = void (*)(void* const* args);
 
 struct Launcher {
   Call call;
-  size_t n_args;
+  // The types of its parameters, a letter each: see `code_of`.
+  const char* types;
 };
+
+// A lower-case letter for a value, an upper-case one for a pointer, as crates/ops/src/board/args.rs has them.
+template <class T> constexpr char code_of() {
+  if constexpr (std::is_pointer_v<T>) {
+    using To = std::remove_cv_t<std::remove_pointer_t<T>>;
+    if constexpr (std::is_same_v<To, float>) return 'F';
+    else if constexpr (std::is_same_v<To, double>) return 'D';
+    else if constexpr (std::is_same_v<To, uint32_t>) return 'U';
+    else if constexpr (requires(To x) { x.bits; }) return 'H';
+    else if constexpr (requires(To x) { x.slot; }) return 'S';
+    else if constexpr (requires(To x) { x.halted; }) return 'N';
+    else if constexpr (requires(To x) { x.n_correct; }) return 'R';
+    else return '?';
+  }
+  else if constexpr (std::is_same_v<T, int>) return 'i';
+  else if constexpr (std::is_same_v<T, uint32_t>) return 'u';
+  else if constexpr (std::is_same_v<T, uint64_t>) return 'q';
+  else if constexpr (std::is_same_v<T, float>) return 'f';
+  else if constexpr (std::is_same_v<T, double>) return 'd';
+  else return '?';
+}
 
 // A kernel's name and how to call it with an array of pointers to its arguments.
 struct Registration {
@@ -57,10 +80,10 @@ template <auto kernel> struct Unpack;
 
 template <class... A, void (*kernel)(A...)> struct Unpack<kernel> {
   static void call(void* const* args) { call_with<kernel, A...>(args, std::index_sequence_for<A...>{}); }
-  static constexpr size_t n_args = sizeof...(A);
+  static constexpr char types[] = {code_of<std::remove_cv_t<A>>()..., 0};
 };
 
-template <auto kernel> constexpr Launcher launcher_of() { return {&Unpack<kernel>::call, Unpack<kernel>::n_args}; }
+template <auto kernel> constexpr Launcher launcher_of() { return {&Unpack<kernel>::call, Unpack<kernel>::types}; }
 
 template <class T> T exchange_typed(T value, unsigned source) {
   static_assert(sizeof(T) <= 8);

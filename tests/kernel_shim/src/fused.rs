@@ -1,10 +1,22 @@
 //! Attention in one piece, by the CPU's operation: sums in `f32`, what is stored in bf16.
 
 use wattle_ops::attention::cpu::{self as attention, QkvLayout, Saved, Shape};
-use wattle_ops::board::{AttentionBackward, AttentionForward, AttentionShape, DevicePtr, Elem, Matrix};
+use wattle_ops::board::{
+    AttentionBackward, AttentionForward, AttentionShape, DevicePtr, DeviceTensor, Matrix,
+};
 
-use crate::arena::Arena;
+use crate::arena::{Arena, slice_mut};
 use crate::products::{read, write};
+
+/// Bytes that a pass needs beside its tensors: as many as cuDNN's with a fixed order of sums.
+pub(crate) fn workspace_bytes(shape: &AttentionShape) -> usize {
+    2 * shape.batch * shape.n_heads * shape.time * shape.time
+}
+
+/// Writes to all of the workspace: whatever else lies there is gone.
+pub(crate) fn use_up(arenas: &mut [Arena], shape: &AttentionShape, workspace: DevicePtr) {
+    slice_mut(arenas, workspace, workspace_bytes(shape)).fill(0xff);
+}
 
 /// Writes the output and each row's log-sum-exp.
 pub(crate) fn forward(arenas: &[Arena], shape: &AttentionShape, tensors: &AttentionForward) {
@@ -70,10 +82,10 @@ fn n_stats(shape: &AttentionShape) -> usize {
     n_rows(shape) * shape.n_heads
 }
 
-fn rows(start: DevicePtr, row_stride: usize) -> Matrix {
-    Matrix::new(start, Elem::Bf16, row_stride)
+fn rows(start: DeviceTensor, row_stride: usize) -> Matrix {
+    Matrix::new(start, row_stride)
 }
 
 fn of_stats(shape: &AttentionShape, tensors: &AttentionForward) -> Matrix {
-    Matrix::new(tensors.stats, Elem::F32, n_stats(shape))
+    Matrix::new(tensors.stats, n_stats(shape))
 }

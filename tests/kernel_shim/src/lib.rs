@@ -1,14 +1,16 @@
 //! A [`Board`] that is this machine's processor: every kernel of `kernels/`, compiled as C++, thread by thread.
 //!
 //! What an engine launches on a GPU it launches here, with the same arguments, so that every offset, order and shape
-//! is checked without one. Barriers mean what they mean on a device, and [`ShimBoard::shuffled`] runs warps in an order
-//! drawn from a seed. Memory has guards on both sides. There are no tensor cores, no caches, and no speed.
+//! is checked without one. A launch whose arguments have other types than the kernel's parameters is refused. Barriers
+//! mean what they mean on a device, and [`ShimBoard::shuffled`] runs warps in an order drawn from a seed. Memory has
+//! guards on both sides. There are no tensor cores, no caches, and no speed.
 
 mod arena;
 mod fused;
 mod products;
 
-use std::ffi::CString;
+use std::collections::BTreeSet;
+use std::ffi::{CStr, CString};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -25,10 +27,27 @@ unsafe extern "C" {
         grid: *const u32,
         block: *const u32,
         args: *const *const std::ffi::c_void,
+        types: *const u8,
         n_args: usize,
         seed: u64,
     ) -> i32;
     fn wattle_shim_keep();
+    fn wattle_shim_kernel(idx: usize) -> *const std::ffi::c_char;
+}
+
+/// The names of all kernels in `kernels/`.
+pub fn kernels() -> BTreeSet<String> {
+    (0..)
+        .map_while(|idx| {
+            // SAFETY: the function gives null, or a name that lives as long as the program.
+            let name = unsafe {
+                wattle_shim_keep();
+                let name = wattle_shim_kernel(idx);
+                (!name.is_null()).then(|| CStr::from_ptr(name))
+            };
+            name.map(|name| name.to_string_lossy().into_owned())
+        })
+        .collect()
 }
 
 /// The stand-in for a GPU.
@@ -49,6 +68,7 @@ struct Inner {
     recording: Option<Vec<Work>>,
     recorded: Vec<Vec<Work>>,
     n_launches: usize,
+    launched: BTreeSet<String>,
     n_plans: usize,
 }
 
@@ -57,8 +77,8 @@ struct Inner {
 enum Work {
     Launch { kernel: String, grid: [u32; 3], block: [u32; 3], args: Vec<Arg> },
     Gemm(Gemm),
-    Attention(AttentionShape, AttentionForward),
-    AttentionBackward(AttentionShape, AttentionBackward),
+    Attention(AttentionShape, AttentionForward, DevicePtr),
+    AttentionBackward(AttentionShape, AttentionBackward, DevicePtr),
     Copy { to: DevicePtr, from: DevicePtr, bytes: usize },
     Zero { at: DevicePtr, bytes: usize },
     Mark(usize),
@@ -105,6 +125,11 @@ impl ShimBoard {
         self.lock().n_launches
     }
 
+    /// Names of the kernels that were launched so far.
+    pub fn launched(&self) -> BTreeSet<String> {
+        self.lock().launched.clone()
+    }
+
     /// Shapes that attention was made ready for.
     pub fn n_plans(&self) -> usize {
         self.lock().n_plans
@@ -132,12 +157,19 @@ impl Inner {
         match work {
             Work::Launch { kernel, grid, block, args } => {
                 self.n_launches += 1;
+                self.launched.insert(kernel.clone());
                 let seed = if seed == 0 { 0 } else { seed.wrapping_add(self.n_launches as u64) | 1 };
                 launch(kernel, *grid, *block, args, seed)?;
             }
             Work::Gemm(gemm) => products::multiply(&self.arenas, gemm),
-            Work::Attention(shape, tensors) => fused::forward(&self.arenas, shape, tensors),
-            Work::AttentionBackward(shape, tensors) => fused::backward(&self.arenas, shape, tensors),
+            Work::Attention(shape, tensors, workspace) => {
+                fused::use_up(&mut self.arenas, shape, *workspace);
+                fused::forward(&self.arenas, shape, tensors);
+            }
+            Work::AttentionBackward(shape, tensors, workspace) => {
+                fused::use_up(&mut self.arenas, shape, *workspace);
+                fused::backward(&self.arenas, shape, tensors);
+            }
             &Work::Copy { to, from, bytes } => {
                 let source = arena::slice(&self.arenas, from, bytes).to_vec();
                 arena::slice_mut(&mut self.arenas, to, bytes).copy_from_slice(&source);
@@ -158,6 +190,7 @@ impl Inner {
 fn launch(kernel: &str, grid: [u32; 3], block: [u32; 3], args: &[Arg], seed: u64) -> Result<(), BoardError> {
     let name = CString::new(kernel).map_err(|_| BoardError::NoKernel(kernel.to_owned()))?;
     let pointers: Vec<_> = args.iter().map(Arg::as_ptr).collect();
+    let types: Vec<u8> = args.iter().map(Arg::code).collect();
     // SAFETY: the arrays are as long as the function is told; `args` outlives the call. The kernel's own accesses are
     // what is being tested: they are in the hands of its launcher, as on a device.
     let status = unsafe {
@@ -167,6 +200,7 @@ fn launch(kernel: &str, grid: [u32; 3], block: [u32; 3], args: &[Arg], seed: u64
             grid.as_ptr(),
             block.as_ptr(),
             pointers.as_ptr(),
+            types.as_ptr(),
             pointers.len(),
             seed,
         )
@@ -174,7 +208,10 @@ fn launch(kernel: &str, grid: [u32; 3], block: [u32; 3], args: &[Arg], seed: u64
     let why = match status {
         0 => return Ok(()),
         1 => return Err(BoardError::NoKernel(kernel.to_owned())),
-        2 => format!("{} arguments are not what it takes", args.len()),
+        2 => {
+            let types: String = args.iter().map(|arg| char::from(arg.code())).collect();
+            format!("arguments of types {types:?} are not what it takes")
+        }
         3 => "its threads wait for one another for ever".to_owned(),
         _ => format!("a block of {block:?} threads"),
     };
@@ -284,11 +321,11 @@ impl Board for ShimBoard {
 
 impl FusedAttention for ShimBoard {
     /// As strict as cuDNN is of widths and documents.
-    fn prepare(&self, shape: &AttentionShape) -> Result<(), BoardError> {
+    fn prepare(&self, shape: &AttentionShape) -> Result<usize, BoardError> {
         shape.refuse_documents()?;
         self.lock().n_plans += 1;
         match shape.head_width % 8 {
-            0 => Ok(()),
+            0 => Ok(self.workspace_bytes(shape) as usize),
             _ => Err(BoardError::Call {
                 call: "prepare",
                 why: format!("heads of {} are no multiple of 8", shape.head_width),
@@ -298,16 +335,26 @@ impl FusedAttention for ShimBoard {
 
     /// As cuDNN's, with a fixed order of sums.
     fn workspace_bytes(&self, shape: &AttentionShape) -> u64 {
-        (2 * shape.batch * shape.n_heads * shape.time * shape.time) as u64
+        fused::workspace_bytes(shape) as u64
     }
 
-    fn forward(&self, shape: &AttentionShape, tensors: &AttentionForward) -> Result<(), BoardError> {
+    fn forward(
+        &self,
+        shape: &AttentionShape,
+        tensors: &AttentionForward,
+        workspace: DevicePtr,
+    ) -> Result<(), BoardError> {
         shape.refuse_documents()?;
-        self.submit(Work::Attention(*shape, *tensors))
+        self.submit(Work::Attention(*shape, *tensors, workspace))
     }
 
-    fn backward(&self, shape: &AttentionShape, tensors: &AttentionBackward) -> Result<(), BoardError> {
+    fn backward(
+        &self,
+        shape: &AttentionShape,
+        tensors: &AttentionBackward,
+        workspace: DevicePtr,
+    ) -> Result<(), BoardError> {
         shape.refuse_documents()?;
-        self.submit(Work::AttentionBackward(*shape, *tensors))
+        self.submit(Work::AttentionBackward(*shape, *tensors, workspace))
     }
 }

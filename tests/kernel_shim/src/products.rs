@@ -34,10 +34,11 @@ fn finish(arenas: &[Arena], gemm: &Gemm, out: &mut [f32]) {
         Epilogue::Bias(bias) | Epilogue::GeluTanh { bias, .. } => bias,
     };
     assert!(gemm.batch == 1 && !gemm.accumulate, "an epilogue is for one product that is stored");
-    let bias = read(arenas, Matrix::new(bias, c.elem, n), [1, n], 0);
+    assert_eq!(bias.elem(), c.elem(), "a bias has the type of the result");
+    let bias = read(arenas, Matrix::new(bias, n), [1, n], 0);
     out.chunks_exact_mut(n).for_each(|row| row.iter_mut().zip(&bias).for_each(|(out, bias)| *out += bias));
     if let Epilogue::GeluTanh { before, .. } = gemm.epilogue {
-        write(arenas, Matrix { ptr: before, ..c }, [m, n], 0, out);
+        write(arenas, Matrix { tensor: before, ..c }, [m, n], 0, out);
         for x in out.iter_mut() {
             let y = 1.595_769_2 * (*x + 0.044_715 * *x * *x * *x);
             *x /= 1.0 + (-y).exp();
@@ -56,8 +57,8 @@ pub(crate) fn read(
         if matrix.transposed { (n_columns, n_rows) } else { (n_rows, n_columns) };
     let mut out = vec![0f32; n_rows * n_columns];
     for row in 0..stored_rows {
-        let bytes = slice(arenas, start(matrix, index, row), stored_columns * matrix.elem.bytes());
-        for (column, value) in bytes.chunks_exact(matrix.elem.bytes()).map(decode).enumerate() {
+        let bytes = slice(arenas, start(matrix, index, row), stored_columns * matrix.elem().bytes());
+        for (column, value) in bytes.chunks_exact(matrix.elem().bytes()).map(decode).enumerate() {
             let at = if matrix.transposed { column * n_columns + row } else { row * n_columns + column };
             out[at] = value;
         }
@@ -75,7 +76,7 @@ pub(crate) fn write(
 ) {
     for (row, values) in values.chunks_exact(n_columns).enumerate().take(n_rows) {
         let at = start(matrix, index, row);
-        let bytes: Vec<u8> = values.iter().flat_map(|&value| encode(value, matrix.elem)).collect();
+        let bytes: Vec<u8> = values.iter().flat_map(|&value| encode(value, matrix.elem())).collect();
         // That it lies within the board's memory is found by looking it up.
         let place = slice(arenas, at, bytes.len()).as_ptr();
         // SAFETY: `place` is as long as `bytes`, in memory that kernels write to by address as well; no reference to
@@ -85,7 +86,7 @@ pub(crate) fn write(
 }
 
 fn start(matrix: Matrix, index: usize, row: usize) -> DevicePtr {
-    matrix.ptr.add(index * matrix.batch_stride + row * matrix.row_stride, matrix.elem)
+    matrix.tensor.add(index * matrix.batch_stride + row * matrix.row_stride).bytes()
 }
 
 fn decode(bytes: &[u8]) -> f32 {

@@ -1,7 +1,7 @@
 //! The nonlinearity between the two halves of a feed-forward block.
 
+pub mod board;
 pub mod cpu;
-pub mod cuda;
 mod reference;
 
 use candle_core::{Result, Tensor};

@@ -8,8 +8,8 @@
 //! # References
 //! Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, 2019, algorithm 2.
 
+pub mod board;
 pub mod cpu;
-pub mod cuda;
 mod reference;
 
 pub use reference::adamw_update;

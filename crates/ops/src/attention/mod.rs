@@ -40,10 +40,8 @@
 //! # Ok::<(), candle_core::Error>(())
 //! ```
 
+pub mod board;
 pub mod cpu;
-pub mod cuda;
-#[cfg(any(feature = "cuda", test))]
-pub(crate) mod cudnn;
 mod kind;
 mod reference;
 

@@ -1,6 +1,9 @@
 //! A launch and its arguments.
 
-use super::memory::{DevicePtr, Elem};
+use super::memory::{DevicePtr, DeviceTensor, Elem, Ptr};
+use super::step_state::StepState;
+use crate::grad_norm::board::GradNorm;
+use crate::results::board::StepResult;
 
 /// One launch of a kernel.
 #[derive(Clone, Debug)]
@@ -17,36 +20,75 @@ pub struct Launch<'a> {
     pub args: &'a [Arg],
 }
 
-/// A kernel's argument: a value of at most eight bytes, at the start of its place.
+/// A kernel's argument: a value of at most eight bytes, at the start of its place, and its type in C++.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C, align(8))]
-pub struct Arg([u8; 8]);
+pub struct Arg {
+    value: [u8; 8],
+    code: u8,
+}
 
 impl Arg {
-    /// Where the value lies, as a launch wants it.
+    /// Where the value lies, as a launch takes it.
     pub fn as_ptr(&self) -> *const std::ffi::c_void {
-        self.0.as_ptr().cast()
+        self.value.as_ptr().cast()
+    }
+
+    /// The type, as the stand-in of `tests/kernel_shim` names those of a kernel's parameters: a lower-case letter for a
+    /// value, an upper-case one for a pointer, `0` for a null pointer to anything.
+    pub const fn code(&self) -> u8 {
+        self.code
+    }
+
+    fn new(value: &[u8], code: u8) -> Self {
+        let mut place = [0; 8];
+        place[..value.len()].copy_from_slice(value);
+        Self { value: place, code }
+    }
+
+    fn pointer(to: DevicePtr, code: u8) -> Self {
+        Self::new(&to.address().to_ne_bytes(), code)
     }
 }
 
-macro_rules! arg_from {
-    ($($type:ty),+) => {
+macro_rules! values {
+    ($($type:ty => $code:literal),+) => {
         $(impl From<$type> for Arg {
             fn from(value: $type) -> Self {
-                let mut place = [0; 8];
-                let bytes = value.to_ne_bytes();
-                place[..bytes.len()].copy_from_slice(&bytes);
-                Self(place)
+                Self::new(&value.to_ne_bytes(), $code)
             }
         })+
     };
 }
 
-arg_from!(i32, u32, u64, f32);
+values!(i32 => b'i', u32 => b'u', u64 => b'q', f32 => b'f', f64 => b'd');
 
-impl From<DevicePtr> for Arg {
-    fn from(ptr: DevicePtr) -> Self {
-        ptr.address().into()
+macro_rules! pointers {
+    ($($type:ty => $code:literal),+) => {
+        $(impl From<Ptr<$type>> for Arg {
+            fn from(ptr: Ptr<$type>) -> Self {
+                Self::pointer(ptr.bytes(), $code)
+            }
+        })+
+    };
+}
+
+pointers!(u32 => b'U', f32 => b'F', f64 => b'D', StepState => b'S', GradNorm => b'N', StepResult => b'R');
+
+impl From<DeviceTensor> for Arg {
+    fn from(tensor: DeviceTensor) -> Self {
+        let code = match tensor.elem() {
+            Elem::F32 => b'F',
+            Elem::Bf16 => b'H',
+        };
+        Self::pointer(tensor.bytes(), code)
+    }
+}
+
+impl<T: Into<Arg>> From<Option<T>> for Arg {
+    /// Nothing is a null pointer.
+    fn from(optional: Option<T>) -> Self {
+        optional.map_or(Self::new(&[], b'0'), Into::into)
     }
 }
 

@@ -1,28 +1,45 @@
 //! Attention by a library of the device's vendor.
 
-use super::{BoardError, DevicePtr};
+use super::{BoardError, DevicePtr, DeviceTensor, Ptr};
 use crate::attention::Kind;
 
 /// Self-attention in one kernel, forward and backward, without a matrix of scores in memory; all of it in bf16 but for
 /// the sums. Scores are scaled by 1/√d.
 pub trait FusedAttention {
-    /// Makes ready for a shape, which may allocate; to be called before a step is recorded. Later calls do nothing.
+    /// Makes the plans for a shape, which may take seconds and allocates nothing on the device; to be called before a
+    /// step is recorded. Returns the bytes of workspace that each pass needs. Later calls make nothing.
     ///
     /// # Errors
     /// If the library has no kernel for the shape or for the keys that its queries see; [`BoardError::NoAttention`] if it
     /// has none for documents.
-    fn prepare(&self, shape: &AttentionShape) -> Result<(), BoardError>;
+    fn prepare(&self, shape: &AttentionShape) -> Result<usize, BoardError>;
 
-    /// About how many bytes [`FusedAttention::prepare`] will allocate for a shape, by arithmetic: nothing is made.
+    /// About what [`FusedAttention::prepare`] will return for a shape, by arithmetic: no plan is made.
     fn workspace_bytes(&self, _shape: &AttentionShape) -> u64 {
         0
     }
 
-    /// Writes `out` and `stats`.
-    fn forward(&self, shape: &AttentionShape, tensors: &AttentionForward) -> Result<(), BoardError>;
+    /// Writes `out` and `stats`. `workspace` is as large as [`FusedAttention::prepare`] asked.
+    ///
+    /// # Errors
+    /// If the library fails.
+    fn forward(
+        &self,
+        shape: &AttentionShape,
+        tensors: &AttentionForward,
+        workspace: DevicePtr,
+    ) -> Result<(), BoardError>;
 
     /// Overwrites the gradients of q, k and v, from what the forward pass read and wrote.
-    fn backward(&self, shape: &AttentionShape, tensors: &AttentionBackward) -> Result<(), BoardError>;
+    ///
+    /// # Errors
+    /// As for [`FusedAttention::forward`].
+    fn backward(
+        &self,
+        shape: &AttentionShape,
+        tensors: &AttentionBackward,
+        workspace: DevicePtr,
+    ) -> Result<(), BoardError>;
 }
 
 /// Sizes of an attention, and how its tensors lie.
@@ -70,15 +87,15 @@ impl AttentionShape {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AttentionForward {
     /// Queries.
-    pub q: DevicePtr,
+    pub q: DeviceTensor,
     /// Keys.
-    pub k: DevicePtr,
+    pub k: DeviceTensor,
     /// Values.
-    pub v: DevicePtr,
+    pub v: DeviceTensor,
     /// Written: the output.
-    pub out: DevicePtr,
-    /// Written: the logarithm of each row's sum of exponentials, (b, h, t) in `f32`.
-    pub stats: DevicePtr,
+    pub out: DeviceTensor,
+    /// Written: the logarithm of each row's sum of exponentials, (b, h, t).
+    pub stats: Ptr<f32>,
 }
 
 /// What a backward pass reads and writes, each at a multiple of 16 bytes.
@@ -87,11 +104,11 @@ pub struct AttentionBackward {
     /// What the forward pass read and wrote.
     pub forward: AttentionForward,
     /// Gradient of the output.
-    pub grad_out: DevicePtr,
+    pub grad_out: DeviceTensor,
     /// Written: gradient of the queries.
-    pub grad_q: DevicePtr,
+    pub grad_q: DeviceTensor,
     /// Written: gradient of the keys.
-    pub grad_k: DevicePtr,
+    pub grad_k: DeviceTensor,
     /// Written: gradient of the values.
-    pub grad_v: DevicePtr,
+    pub grad_v: DeviceTensor,
 }

@@ -1,6 +1,6 @@
 //! Matrix products on a board.
 
-use super::memory::{DevicePtr, Elem};
+use super::memory::{DevicePtr, DeviceTensor, Elem};
 
 /// `c = a·b`, or `c += a·b`, for one pair of matrices or many at equal distances. Sums are in `f32`.
 ///
@@ -38,23 +38,21 @@ pub enum Epilogue {
     #[default]
     None,
     /// `c = a·b + bias`, with the n values of `bias`, of the type of `c`, added to each row.
-    Bias(DevicePtr),
+    Bias(DeviceTensor),
     /// `before = a·b + bias`, `c = gelu_tanh(before)`; `before` lies as `c` does, and is of its type.
     GeluTanh {
         /// As in [`Epilogue::Bias`].
-        bias: DevicePtr,
+        bias: DeviceTensor,
         /// What GELU is taken of, kept for the way back.
-        before: DevicePtr,
+        before: DeviceTensor,
     },
 }
 
 /// Where a matrix lies.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Matrix {
-    /// Its first element.
-    pub ptr: DevicePtr,
-    /// Type of its elements.
-    pub elem: Elem,
+    /// Its elements.
+    pub tensor: DeviceTensor,
     /// Elements from one stored row to the next.
     pub row_stride: usize,
     /// Whether what is stored is the transpose.
@@ -65,8 +63,18 @@ pub struct Matrix {
 
 impl Matrix {
     /// Rows side by side, one matrix.
-    pub fn new(ptr: DevicePtr, elem: Elem, row_stride: usize) -> Self {
-        Self { ptr, elem, row_stride, transposed: false, batch_stride: 0 }
+    pub fn new(tensor: impl Into<DeviceTensor>, row_stride: usize) -> Self {
+        Self { tensor: tensor.into(), row_stride, transposed: false, batch_stride: 0 }
+    }
+
+    /// Where it lies.
+    pub fn bytes(&self) -> DevicePtr {
+        self.tensor.bytes()
+    }
+
+    /// Type of its elements.
+    pub fn elem(&self) -> Elem {
+        self.tensor.elem()
     }
 
     /// The same memory, read as the transpose.

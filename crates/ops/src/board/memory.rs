@@ -1,13 +1,13 @@
-//! Addresses and element types.
+//! Addresses in a board's memory, and the types of what lies there.
 
-/// An address in a board's memory.
+use std::fmt;
+use std::marker::PhantomData;
+
+/// An address in a board's memory, of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DevicePtr(u64);
 
 impl DevicePtr {
-    /// No address: what an optional argument of a kernel gets.
-    pub const NULL: Self = Self(0);
-
     /// The address as the device counts it.
     pub const fn new(address: u64) -> Self {
         Self(address)
@@ -18,13 +18,98 @@ impl DevicePtr {
         self.0
     }
 
-    /// The address `n` elements further on.
-    pub const fn add(self, n: usize, elem: Elem) -> Self {
-        Self(self.0 + (n * elem.bytes()) as u64)
+    /// The address `bytes` further on.
+    #[must_use]
+    pub const fn offset(self, bytes: usize) -> Self {
+        Self(self.0 + bytes as u64)
     }
 }
 
-/// The type of a buffer's elements.
+/// The address of values of one type, whatever the type of activations: `f32`, `f64`, `u32`, or a structure that
+/// kernels share with the host.
+pub struct Ptr<T> {
+    bytes: DevicePtr,
+    of: PhantomData<fn() -> T>,
+}
+
+impl<T> Ptr<T> {
+    /// What lies at `bytes`.
+    pub const fn new(bytes: DevicePtr) -> Self {
+        Self { bytes, of: PhantomData }
+    }
+
+    /// The address.
+    pub const fn bytes(self) -> DevicePtr {
+        self.bytes
+    }
+
+    /// The address `n` values further on.
+    #[must_use]
+    pub const fn add(self, n: usize) -> Self {
+        Self::new(self.bytes.offset(n * size_of::<T>()))
+    }
+}
+
+// Derived, these would ask the same of `T`.
+impl<T> Clone for Ptr<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Ptr<T> {}
+
+impl<T> PartialEq for Ptr<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
+impl<T> Eq for Ptr<T> {}
+
+impl<T> fmt::Debug for Ptr<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}: {}", self.bytes.address(), std::any::type_name::<T>())
+    }
+}
+
+/// Numbers in a type that the engine chooses: where they lie, and their type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DeviceTensor {
+    bytes: DevicePtr,
+    elem: Elem,
+}
+
+impl DeviceTensor {
+    /// What lies at `bytes`.
+    pub const fn new(bytes: DevicePtr, elem: Elem) -> Self {
+        Self { bytes, elem }
+    }
+
+    /// The address.
+    pub const fn bytes(self) -> DevicePtr {
+        self.bytes
+    }
+
+    /// The type.
+    pub const fn elem(self) -> Elem {
+        self.elem
+    }
+
+    /// The tensor that begins `n` elements further on.
+    #[must_use]
+    pub const fn add(self, n: usize) -> Self {
+        Self { bytes: self.bytes.offset(n * self.elem.bytes()), ..self }
+    }
+}
+
+impl From<Ptr<f32>> for DeviceTensor {
+    fn from(ptr: Ptr<f32>) -> Self {
+        Self::new(ptr.bytes(), Elem::F32)
+    }
+}
+
+/// The type of a tensor's elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Elem {
     /// 32-bit floating point.

@@ -23,7 +23,7 @@ use thiserror::Error;
 pub use args::{Arg, Launch};
 pub use attention::{AttentionBackward, AttentionForward, AttentionShape, FusedAttention};
 pub use gemm::{Epilogue, Gemm, Matrix};
-pub use memory::{DevicePtr, Elem};
+pub use memory::{DevicePtr, DeviceTensor, Elem, Ptr};
 pub use step_state::StepState;
 
 /// A GPU, or what stands in for one.

@@ -2,6 +2,7 @@
 
 /// The numbers of one step. `kernels/common.cuh` reads the same layout.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[repr(C)]
 pub struct StepState {
     /// Which update it is, counted from 1.
     pub step: u32,
@@ -17,7 +18,7 @@ pub struct StepState {
 
 impl StepState {
     /// Bytes that it takes.
-    pub const BYTES: usize = 20;
+    pub const BYTES: usize = size_of::<Self>();
 
     /// The numbers of an update; each is rounded once, as on the CPU.
     pub fn new(update: &crate::adamw::Update, slot: u32) -> Self {

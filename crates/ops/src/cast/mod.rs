@@ -1,3 +1,3 @@
 //! Numbers in another type.
 
-pub mod cuda;
+pub mod board;

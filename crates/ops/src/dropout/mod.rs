@@ -1,7 +1,7 @@
 //! Dropout with masks that are a pure function of seed, step, site and element.
 
+pub mod board;
 pub mod cpu;
-pub mod cuda;
 mod reference;
 
 use candle_core::{Result, Tensor};

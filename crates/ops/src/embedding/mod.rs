@@ -1,7 +1,7 @@
 //! Token and position vectors, added.
 
+pub mod board;
 pub mod cpu;
-pub mod cuda;
 mod reference;
 
 pub use reference::embedding;

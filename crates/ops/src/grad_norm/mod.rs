@@ -1,7 +1,7 @@
 //! The length of the whole gradient, and what to multiply it by so that it is not too long.
 
+pub mod board;
 pub mod cpu;
-pub mod cuda;
 mod reference;
 
 pub use reference::global_norm;

@@ -1,7 +1,7 @@
 //! An affine map of each row.
 
+pub mod board;
 pub mod cpu;
-pub mod cuda;
 mod reference;
 
 pub use reference::{linear, linear_transposed};

@@ -1,3 +1,3 @@
 //! What a step says: the sums of its losses and hits, and the norm of its gradient.
 
-pub mod cuda;
+pub mod board;

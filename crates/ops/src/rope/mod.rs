@@ -1,7 +1,7 @@
 //! Rotary position embedding.
 
+pub mod board;
 pub mod cpu;
-pub mod cuda;
 mod reference;
 mod table;
 

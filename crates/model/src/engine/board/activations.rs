@@ -1,10 +1,10 @@
 //! The buffers of a forward and a backward pass.
 
-use wattle_ops::attention::cuda as attention;
-use wattle_ops::board::{DevicePtr, Elem};
-use wattle_ops::layer_norm::cuda as layer_norm;
-use wattle_ops::linear::cuda as linear;
-use wattle_ops::rms_norm::cuda as rms_norm;
+use wattle_ops::attention::board as attention;
+use wattle_ops::board::{DevicePtr, DeviceTensor, Elem, Ptr};
+use wattle_ops::layer_norm::board as layer_norm;
+use wattle_ops::linear::board as linear;
+use wattle_ops::rms_norm::board as rms_norm;
 
 use super::DeviceEngineOptions;
 use super::cutter::Cutter;
@@ -20,25 +20,41 @@ const MIN_LOGITS_ROWS: usize = 64;
 #[derive(Debug)]
 pub(super) struct Activations {
     /// Each block's input, and the last one's output, (n, c).
-    pub(super) x: Vec<DevicePtr>,
+    pub(super) x: Vec<DeviceTensor>,
     pub(super) norms: PerLayer<BlockNorms>,
     pub(super) kept: PerLayer<Kept>,
     pub(super) hidden: PerLayer<Hidden>,
     pub(super) final_norm: Normed,
     pub(super) gradients: Gradients,
     /// What is about to be added to the residual stream; gradients of what was normalized and of heads, (n, c).
-    pub(super) branch: DevicePtr,
+    pub(super) branch: DeviceTensor,
     /// (rows, v), some rows at a time.
-    pub(super) logits: DevicePtr,
+    pub(super) logits: DeviceTensor,
     pub(super) logits_rows: usize,
     /// For sums over rows in a fixed order, `f32`.
-    pub(super) partials: DevicePtr,
-    /// For attention, unless it is fused.
-    pub(super) attention: DevicePtr,
-    /// Whether attention is the board's own.
-    pub(super) is_fused: bool,
+    pub(super) partials: Ptr<f32>,
+    pub(super) attention: Attention,
     /// Cosines and sines (t, d/2) `f32`, where positions are rotations.
-    pub(super) rotary: Option<[DevicePtr; 2]>,
+    pub(super) rotary: Option<[Ptr<f32>; 2]>,
+}
+
+/// How attention is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AttentionPlan {
+    /// By the board's own kernels.
+    Fused {
+        /// What each pass needs.
+        workspace_bytes: usize,
+    },
+    /// By products with a softmax between them.
+    Products,
+}
+
+/// How attention is computed, and with which memory.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Attention {
+    Fused { workspace: DevicePtr },
+    Products { scratch: DevicePtr },
 }
 
 /// Something of each layer, or one thing for all.
@@ -56,44 +72,44 @@ pub(super) struct BlockNorms {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Normed {
     /// (n, c)
-    pub(super) out: DevicePtr,
+    pub(super) out: DeviceTensor,
     /// (n), not used where rows are normalized to a root mean square.
-    pub(super) mean: DevicePtr,
+    pub(super) mean: Ptr<f32>,
     /// (n)
-    pub(super) rstd: DevicePtr,
+    pub(super) rstd: Ptr<f32>,
 }
 
 /// What a block keeps from the projection to query, key and value on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Kept {
-    pub(super) qkv: DevicePtr,
+    pub(super) qkv: DeviceTensor,
     /// (b, h, t), `f32`
-    pub(super) log_sum_exp: DevicePtr,
+    pub(super) log_sum_exp: Ptr<f32>,
     /// Heads side by side.
-    pub(super) attended: DevicePtr,
+    pub(super) attended: DeviceTensor,
     /// The residual stream between the block's halves, (n, c).
-    pub(super) middle: DevicePtr,
+    pub(super) middle: DeviceTensor,
 }
 
 /// What lies at feed-forward width.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Hidden {
     /// Before the activation, without the bias.
-    pub(super) before: DevicePtr,
-    pub(super) after: DevicePtr,
+    pub(super) before: DeviceTensor,
+    pub(super) after: DeviceTensor,
 }
 
 /// Gradients of activations.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Gradients {
     /// Of the residual stream.
-    pub(super) x: DevicePtr,
-    pub(super) qkv: DevicePtr,
+    pub(super) x: DeviceTensor,
+    pub(super) qkv: DeviceTensor,
     /// Of what a half adds to the residual stream, where elements are dropped from it; else that is `x`.
-    pub(super) addend: DevicePtr,
-    pub(super) hidden: DevicePtr,
+    pub(super) addend: DeviceTensor,
+    pub(super) hidden: DeviceTensor,
     /// Of `Hidden::before`, where that is not in the place of `hidden`.
-    pub(super) expanded: DevicePtr,
+    pub(super) expanded: DeviceTensor,
 }
 
 impl Activations {
@@ -102,7 +118,7 @@ impl Activations {
         cutter: &mut Cutter,
         network: &Network,
         options: &DeviceEngineOptions,
-        is_fused: bool,
+        attention: AttentionPlan,
     ) -> (Self, u64) {
         let (sizes, elem) = (&network.sizes, options.elem);
         let n = options.micro_batch * sizes.t;
@@ -131,16 +147,20 @@ impl Activations {
             branch: cutter.take(n * sizes.c.max(sizes.heads()), elem),
             logits: cutter.take(logits_rows * sizes.v_padded(), elem),
             logits_rows,
-            partials: cutter.take(partials_len(network, options), Elem::F32),
-            attention: match is_fused {
-                true => DevicePtr::NULL,
-                false => cutter.take_bytes(attention::scratch_bytes(&sizes.attention(1, elem))),
+            partials: cutter.take_of(partials_len(network, options)),
+            attention: match attention {
+                AttentionPlan::Fused { workspace_bytes } => {
+                    Attention::Fused { workspace: cutter.take_bytes(workspace_bytes) }
+                }
+                AttentionPlan::Products => {
+                    let bytes = attention::scratch_bytes(&sizes.attention(1, elem));
+                    Attention::Products { scratch: cutter.take_bytes(bytes) }
+                }
             },
-            is_fused,
             rotary: match network.positions {
                 Positions::Learned { .. } => None,
                 Positions::Rotary { .. } => {
-                    Some([(); 2].map(|()| cutter.take(sizes.t * sizes.head_width / 2, Elem::F32)))
+                    Some([(); 2].map(|()| cutter.take_of(sizes.t * sizes.head_width / 2)))
                 }
             },
         };
@@ -202,11 +222,7 @@ impl<T> PerLayer<T> {
 
 impl Normed {
     fn cut(cutter: &mut Cutter, n: usize, c: usize, elem: Elem) -> Self {
-        Self {
-            out: cutter.take(n * c, elem),
-            mean: cutter.take(n, Elem::F32),
-            rstd: cutter.take(n, Elem::F32),
-        }
+        Self { out: cutter.take(n * c, elem), mean: cutter.take_of(n), rstd: cutter.take_of(n) }
     }
 
     pub(super) fn layer(&self) -> layer_norm::Normed {
@@ -222,7 +238,7 @@ impl Kept {
     fn cut(cutter: &mut Cutter, n: usize, sizes: &Sizes, elem: Elem) -> Self {
         Self {
             qkv: cutter.take(n * sizes.qkv(), elem),
-            log_sum_exp: cutter.take(n * sizes.n_heads, Elem::F32),
+            log_sum_exp: cutter.take_of(n * sizes.n_heads),
             attended: cutter.take(n * sizes.heads(), elem),
             middle: cutter.take(n * sizes.c, elem),
         }

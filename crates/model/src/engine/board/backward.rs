@@ -1,16 +1,16 @@
 //! The backward pass of a micro-batch. Gradients of parameters are added to the flat buffer as they come.
 
-use wattle_ops::attention::cuda as attention;
-use wattle_ops::board::{AttentionBackward, BoardError, DevicePtr, Elem};
-use wattle_ops::dropout::cuda as dropout;
-use wattle_ops::embedding::cuda as embedding;
-use wattle_ops::layer_norm::cuda as layer_norm;
-use wattle_ops::linear::cuda as linear;
-use wattle_ops::rms_norm::cuda as rms_norm;
-use wattle_ops::rope::cuda as rope;
+use wattle_ops::attention::board as attention;
+use wattle_ops::board::{AttentionBackward, BoardError, DeviceTensor, Ptr};
+use wattle_ops::dropout::board as dropout;
+use wattle_ops::embedding::board as embedding;
+use wattle_ops::layer_norm::board as layer_norm;
+use wattle_ops::linear::board as linear;
+use wattle_ops::rms_norm::board as rms_norm;
+use wattle_ops::rope::board as rope;
 use wattle_ops::{activation, swiglu};
 
-use super::activations::{Activations, Normed};
+use super::activations::{Activations, Attention, Normed};
 use super::forward::{MicroBatch, Place};
 use crate::engine::Recompute;
 use crate::engine::network::{Linear, MlpKind, Network, Norm, NormKind};
@@ -64,12 +64,12 @@ impl MicroBatch<'_> {
         match self.sizes().mlp {
             MlpKind::Plain(kind) => {
                 let rows = self.hidden_rows(hidden, &block.mlp_in);
-                activation::cuda::bwd(self.board, kind, gradients.expanded, &rows)?;
+                activation::board::bwd(self.board, kind, gradients.expanded, &rows)?;
             }
             MlpKind::Gated => {
-                let (dims, elem) = ([self.n(), self.sizes().ff], self.options.elem);
+                let dims = [self.n(), self.sizes().ff];
                 let (grad_x, grad_out) = (gradients.expanded, gradients.hidden);
-                swiglu::cuda::bwd(self.board, grad_x, grad_out, hidden.before, dims, elem)?;
+                swiglu::board::bwd(self.board, grad_x, grad_out, hidden.before, dims)?;
             }
         }
         self.bias_backward(&block.mlp_in, gradients.expanded)?;
@@ -88,17 +88,19 @@ impl MicroBatch<'_> {
         products.bwd_weight(grad_out, kept.attended, &block.attention_out)?;
         products.bwd_x(*branch, grad_out, &block.attention_out)?;
 
-        if self.activations.is_fused {
-            let fused = self.board.fused_attention()?;
-            let [grad_q, grad_k, grad_v] = self.query_key_value(gradients.qkv);
-            let (forward, grad_out) = (self.fused_forward(kept), *branch);
-            let tensors = AttentionBackward { forward, grad_out, grad_q, grad_k, grad_v };
-            fused.backward(&self.sizes().fused_attention(self.b), &tensors)?;
-        } else {
-            let (shape, site) = (self.attention(), self.site(Place::Attention(layer_idx)));
-            let scratch = self.activations.attention;
-            let (grad_qkv, lse, qkv) = (gradients.qkv, kept.log_sum_exp, kept.qkv);
-            attention::bwd(self.board, grad_qkv, *branch, lse, qkv, &shape, DevicePtr::NULL, &site, scratch)?;
+        match self.activations.attention {
+            Attention::Fused { workspace } => {
+                let (fused, shape) = (self.board.fused_attention()?, self.sizes().fused_attention(self.b));
+                let [grad_q, grad_k, grad_v] = self.query_key_value(gradients.qkv);
+                let (forward, grad_out) = (self.fused_forward(kept), *branch);
+                let tensors = AttentionBackward { forward, grad_out, grad_q, grad_k, grad_v };
+                fused.backward(&shape, &tensors, workspace)?;
+            }
+            Attention::Products { scratch } => {
+                let (shape, site) = (self.attention(), self.site(Place::Attention(layer_idx)));
+                let (grad_qkv, lse, qkv) = (gradients.qkv, kept.log_sum_exp, kept.qkv);
+                attention::bwd(self.board, grad_qkv, *branch, lse, qkv, &shape, None, &site, scratch)?;
+            }
         }
         if let Some(heads) = self.rotary() {
             rope::bwd(self.board, gradients.qkv, &heads)?;
@@ -114,7 +116,7 @@ impl MicroBatch<'_> {
         if self.dropped_from.is_some() {
             let len = self.n() * self.sizes().c;
             let site = self.site(Place::Embedding);
-            dropout::fwd(self.board, grad_x, grad_x, len, self.options.elem, &site)?;
+            dropout::fwd(self.board, grad_x, grad_x, len, &site)?;
         }
         let positions = self.optional_gradient(self.network.position_table());
         let tokens = self.gradient(self.network.token_table);
@@ -122,11 +124,11 @@ impl MicroBatch<'_> {
     }
 
     /// The gradient of what was added to the residual stream, past its dropout.
-    fn addend_gradient(&self, place: Place) -> Result<DevicePtr, BoardError> {
+    fn addend_gradient(&self, place: Place) -> Result<DeviceTensor, BoardError> {
         let gradients = &self.activations.gradients;
         if self.dropped_from.is_some() {
-            let (len, elem) = (self.n() * self.sizes().c, self.options.elem);
-            dropout::fwd(self.board, gradients.addend, gradients.x, len, elem, &self.site(place))?;
+            let len = self.n() * self.sizes().c;
+            dropout::fwd(self.board, gradients.addend, gradients.x, len, &self.site(place))?;
         }
         Ok(gradients.addend)
     }
@@ -136,7 +138,7 @@ impl MicroBatch<'_> {
         &self,
         norm: &Norm,
         normed: &Normed,
-        x: DevicePtr,
+        x: DeviceTensor,
         accumulate: bool,
     ) -> Result<(), BoardError> {
         let Activations { gradients, branch: grad_out, partials, .. } = *self.activations;
@@ -156,17 +158,17 @@ impl MicroBatch<'_> {
         }
     }
 
-    fn bias_backward(&self, layer: &Linear, grad_out: DevicePtr) -> Result<(), BoardError> {
+    fn bias_backward(&self, layer: &Linear, grad_out: DeviceTensor) -> Result<(), BoardError> {
         let Some(bias) = layer.bias else { return Ok(()) };
-        let (dims, elem) = ([self.n(), layer.n_out], self.options.elem);
-        linear::bwd_bias(self.board, self.gradient(bias), grad_out, dims, elem, self.activations.partials)
+        let dims = [self.n(), layer.n_out];
+        linear::bwd_bias(self.board, self.gradient(bias), grad_out, dims, self.activations.partials)
     }
 
-    fn gradient(&self, start: usize) -> DevicePtr {
-        self.state.gradients.add(start, Elem::F32)
+    fn gradient(&self, start: usize) -> Ptr<f32> {
+        self.state.gradients.add(start)
     }
 
-    fn optional_gradient(&self, start: Option<usize>) -> DevicePtr {
-        start.map_or(DevicePtr::NULL, |start| self.gradient(start))
+    fn optional_gradient(&self, start: Option<usize>) -> Option<Ptr<f32>> {
+        start.map(|start| self.gradient(start))
     }
 }

@@ -1,6 +1,6 @@
 //! Cuts one allocation into buffers.
 
-use wattle_ops::board::{DevicePtr, Elem};
+use wattle_ops::board::{DevicePtr, DeviceTensor, Elem, Ptr};
 
 /// Every buffer starts at a multiple of this many bytes.
 const ALIGNMENT: u64 = 256;
@@ -19,8 +19,13 @@ impl Cutter {
     }
 
     /// Room for `n` elements.
-    pub(super) fn take(&mut self, n: usize, elem: Elem) -> DevicePtr {
-        self.take_bytes(n * elem.bytes())
+    pub(super) fn take(&mut self, n: usize, elem: Elem) -> DeviceTensor {
+        DeviceTensor::new(self.take_bytes(n * elem.bytes()), elem)
+    }
+
+    /// Room for `n` values of a type of its own.
+    pub(super) fn take_of<T>(&mut self, n: usize) -> Ptr<T> {
+        Ptr::new(self.take_bytes(n * size_of::<T>()))
     }
 
     /// Room for `bytes`.

@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use wattle_ops::adamw::Update;
 use wattle_ops::board::{Board, BoardError, DevicePtr, Elem, StepState};
 
-use super::activations::Activations;
+use super::activations::{Activations, Attention, AttentionPlan};
 use super::cutter::Cutter;
 use super::error::EngineError;
 use super::fit::{Fit, RESERVE};
@@ -86,9 +86,9 @@ impl BoardEngine {
         let fit = Fit { board: board.as_ref(), network: &network, layout: &layout, options: &options };
         let free = fit.free()?;
         fit.refuse_what_cannot_fit(free)?;
-        let is_fused = fit.is_fused(free)?;
-        let plan = fit.plan(options.micro_batch, is_fused);
-        // Attention may have taken a workspace.
+        let attention = fit.attention(free)?;
+        let is_fused = attention != AttentionPlan::Products;
+        let plan = fit.plan(options.micro_batch, attention);
         if plan.total() + RESERVE > fit.free()? {
             return Err(fit.refusal(is_fused, free));
         }
@@ -96,7 +96,7 @@ impl BoardEngine {
             BoardError::OutOfMemory { .. } => fit.refusal(is_fused, free),
             other => other.into(),
         })?;
-        let (memory, _) = Memory::cut(base, &network, &layout, &options, is_fused);
+        let (memory, _) = Memory::cut(base, &network, &layout, &options, attention);
         let mut engine = Self {
             board,
             network,
@@ -227,13 +227,7 @@ impl BoardEngine {
     fn refresh_working_copy(&self) -> Result<(), EngineError> {
         let State { weights, working, .. } = self.memory.state;
         if self.options.elem != Elem::F32 {
-            wattle_ops::cast::cuda::cast(
-                self.board.as_ref(),
-                working,
-                weights,
-                self.layout.len(),
-                self.options.elem,
-            )?;
+            wattle_ops::cast::board::cast(self.board.as_ref(), working, weights, self.layout.len())?;
         }
         Ok(())
     }
@@ -246,7 +240,7 @@ impl Memory {
         network: &Network,
         layout: &Layout,
         options: &DeviceEngineOptions,
-        is_fused: bool,
+        attention: AttentionPlan,
     ) -> (Self, MemoryPlan) {
         let mut cutter = Cutter::new(base);
         let t = network.sizes.t;
@@ -255,7 +249,7 @@ impl Memory {
         let slots = [(); N_SLOTS].map(|()| Slot::cut(&mut cutter, options.batch_size * t));
         let eval = Slot::cut(&mut cutter, options.micro_batch * t);
         let results = Results::cut(&mut cutter, options.batch_size * t);
-        let (activations, kept) = Activations::cut(&mut cutter, network, options, is_fused);
+        let (activations, kept) = Activations::cut(&mut cutter, network, options, attention);
         let floats = (layout.len() * Elem::F32.bytes()) as u64;
         let plan = MemoryPlan {
             weights: state_bytes - 3 * floats,
@@ -386,7 +380,10 @@ impl DeviceEngine for BoardEngine {
             [Recorded::Failed, _] | [_, Recorded::Failed] => "launched one by one",
             _ => "recorded and replayed",
         };
-        let attention = if self.memory.activations.is_fused { "fused" } else { "by products" };
+        let attention = match self.memory.activations.attention {
+            Attention::Fused { .. } => "fused",
+            Attention::Products { .. } => "by products",
+        };
         let elem = self.options.elem.suffix();
         format!("{} in {elem}, attention {attention}, steps {launched}", self.board.name())
     }

@@ -1,11 +1,15 @@
 //! Whether an engine fits a board's memory, and the largest micro-batch that does.
 //!
-//! All of this is arithmetic but for [`Fit::is_fused`]. A library's plan for attention takes up to seconds to make, so
-//! it is made once, for the size that was asked for, and only if that size may fit.
+//! All of this is arithmetic but for [`Fit::attention`]. A library's plan for attention takes up to seconds to make, so
+//! it is made once for each size that is used, and only if these may fit. What it decides is handed on: the plan of
+//! memory has room for attention's workspace, and the passes do as the plan says.
+
+use std::collections::BTreeSet;
 
 use wattle_ops::board::{Board, BoardError, DevicePtr, Elem};
 
 use super::DeviceEngineOptions;
+use super::activations::AttentionPlan;
 use super::engine::Memory;
 use super::error::EngineError;
 use crate::engine::MemoryPlan;
@@ -31,34 +35,42 @@ impl Fit<'_> {
     }
 
     /// What an engine with micro-batches of this size would take.
-    pub(super) fn plan(&self, micro_batch: usize, is_fused: bool) -> MemoryPlan {
+    pub(super) fn plan(&self, micro_batch: usize, attention: AttentionPlan) -> MemoryPlan {
         let options = DeviceEngineOptions { micro_batch, ..*self.options };
-        Memory::cut(DevicePtr::NULL, self.network, self.layout, &options, is_fused).1
+        Memory::cut(DevicePtr::new(0), self.network, self.layout, &options, attention).1
     }
 
     /// Refuses what is too large for `free` bytes. Attention is taken to be fused if it may be, which takes less.
     pub(super) fn refuse_what_cannot_fit(&self, free: u64) -> Result<(), EngineError> {
         let is_fused = self.may_be_fused();
-        match self.plan(self.options.micro_batch, is_fused).total() + RESERVE <= free {
+        match self.needed(self.options.micro_batch, is_fused) + RESERVE <= free {
             true => Ok(()),
             false => Err(self.refusal(is_fused, free)),
         }
     }
 
-    /// Whether the board's own attention is used: it is for bf16, and drops nothing. Makes it ready.
-    pub(super) fn is_fused(&self, free: u64) -> Result<bool, EngineError> {
+    /// How attention is computed: by the board's own in bf16, if it drops nothing. The library makes its plans here.
+    pub(super) fn attention(&self, free: u64) -> Result<AttentionPlan, EngineError> {
         if !self.asks_for_fused() {
-            return Ok(false);
+            return Ok(AttentionPlan::Products);
         }
-        let shape = self.network.sizes.fused_attention(self.options.micro_batch);
-        match self.board.fused_attention().and_then(|fused| fused.prepare(&shape)) {
-            Ok(()) => Ok(true),
+        match self.prepare() {
+            Ok(workspace_bytes) => Ok(AttentionPlan::Fused { workspace_bytes }),
             Err(BoardError::OutOfMemory { .. }) => Err(self.refusal(true, free)),
             Err(error) => {
                 tracing::warn!("attention is made of products and a softmax: {error}");
-                Ok(false)
+                Ok(AttentionPlan::Products)
             }
         }
+    }
+
+    /// Makes the board's own attention ready for every micro-batch; returns the largest workspace.
+    fn prepare(&self) -> Result<usize, BoardError> {
+        let fused = self.board.fused_attention()?;
+        let sizes: BTreeSet<usize> = self.options.micro_batches().map(|sequences| sequences.len()).collect();
+        sizes.into_iter().try_fold(0, |most: usize, b| {
+            Ok(most.max(fused.prepare(&self.network.sizes.fused_attention(b))?))
+        })
     }
 
     /// What there is to say if an engine does not fit into `free` bytes.
@@ -85,14 +97,16 @@ impl Fit<'_> {
         (fitting > 0).then_some(fitting)
     }
 
-    /// Bytes of an engine and of attention's workspace.
+    /// Bytes of an engine, attention's workspace by arithmetic among them.
     fn needed(&self, micro_batch: usize, is_fused: bool) -> u64 {
         let shape = self.network.sizes.fused_attention(micro_batch);
-        let workspace = match self.board.fused_attention() {
-            Ok(fused) if is_fused => fused.workspace_bytes(&shape),
-            _ => 0,
+        let attention = match self.board.fused_attention() {
+            Ok(fused) if is_fused => {
+                AttentionPlan::Fused { workspace_bytes: fused.workspace_bytes(&shape) as usize }
+            }
+            _ => AttentionPlan::Products,
         };
-        self.plan(micro_batch, is_fused).total() + workspace
+        self.plan(micro_batch, attention).total()
     }
 
     fn may_be_fused(&self) -> bool {

@@ -2,18 +2,18 @@
 
 use std::ops::Range;
 
-use wattle_ops::attention::cuda as attention;
-use wattle_ops::board::{AttentionForward, Board, BoardError, DevicePtr, Elem};
-use wattle_ops::classifier::cuda as classifier;
-use wattle_ops::dropout::cuda::Site;
-use wattle_ops::embedding::cuda as embedding;
-use wattle_ops::layer_norm::cuda as layer_norm;
-use wattle_ops::rms_norm::cuda as rms_norm;
-use wattle_ops::rope::cuda as rope;
+use wattle_ops::attention::board as attention;
+use wattle_ops::board::{AttentionForward, Board, BoardError, DeviceTensor};
+use wattle_ops::classifier::board as classifier;
+use wattle_ops::dropout::board::Site;
+use wattle_ops::embedding::board as embedding;
+use wattle_ops::layer_norm::board as layer_norm;
+use wattle_ops::rms_norm::board as rms_norm;
+use wattle_ops::rope::board as rope;
 use wattle_ops::{activation, swiglu};
 
 use super::DeviceEngineOptions;
-use super::activations::{Activations, Hidden, Kept, Normed};
+use super::activations::{Activations, Attention, Hidden, Kept, Normed};
 use super::inputs::Slot;
 use super::linear::Products;
 use super::results::RowResults;
@@ -95,7 +95,7 @@ impl<'a> MicroBatch<'a> {
         Ok(())
     }
 
-    fn embed(&self, x: DevicePtr) -> Result<(), BoardError> {
+    fn embed(&self, x: DeviceTensor) -> Result<(), BoardError> {
         let tokens = self.weight(self.network.token_table);
         let positions = self.optional_weight(self.network.position_table());
         let site = self.site(Place::Embedding);
@@ -106,7 +106,7 @@ impl<'a> MicroBatch<'a> {
     pub(super) fn attend(
         &self,
         layer_idx: usize,
-        x: DevicePtr,
+        x: DeviceTensor,
         normed: &Normed,
         kept: &Kept,
         mlp_normed: &Normed,
@@ -116,24 +116,16 @@ impl<'a> MicroBatch<'a> {
         if let Some(heads) = self.rotary() {
             rope::fwd(self.board, kept.qkv, &heads)?;
         }
-        if self.activations.is_fused {
-            let fused = self.board.fused_attention()?;
-            let shape = self.sizes().fused_attention(self.b);
-            fused.prepare(&shape)?;
-            fused.forward(&shape, &self.fused_forward(kept))?;
-        } else {
-            let (shape, site) = (self.attention(), self.site(Place::Attention(layer_idx)));
-            let scratch = self.activations.attention;
-            attention::fwd(
-                self.board,
-                kept.attended,
-                kept.log_sum_exp,
-                kept.qkv,
-                &shape,
-                DevicePtr::NULL,
-                &site,
-                scratch,
-            )?;
+        match self.activations.attention {
+            Attention::Fused { workspace } => {
+                let (fused, shape) = (self.board.fused_attention()?, self.sizes().fused_attention(self.b));
+                fused.forward(&shape, &self.fused_forward(kept), workspace)?;
+            }
+            Attention::Products { scratch } => {
+                let (shape, site) = (self.attention(), self.site(Place::Attention(layer_idx)));
+                let Kept { attended, log_sum_exp, qkv, .. } = *kept;
+                attention::fwd(self.board, attended, log_sum_exp, qkv, &shape, None, &site, scratch)?;
+            }
         }
         self.add(
             kept.middle,
@@ -156,12 +148,12 @@ impl<'a> MicroBatch<'a> {
         match self.sizes().mlp {
             MlpKind::Plain(kind) => {
                 self.products().fwd(hidden.before, normed.out, linear, false)?;
-                activation::cuda::fwd(self.board, kind, hidden.after, &self.hidden_rows(hidden, linear))
+                activation::board::fwd(self.board, kind, hidden.after, &self.hidden_rows(hidden, linear))
             }
             MlpKind::Gated => {
                 self.products().fwd(hidden.before, normed.out, linear, true)?;
                 let dims = [self.n(), self.sizes().ff];
-                swiglu::cuda::fwd(self.board, hidden.after, hidden.before, dims, self.options.elem)
+                swiglu::board::fwd(self.board, hidden.after, hidden.before, dims)
             }
         }
     }
@@ -169,9 +161,9 @@ impl<'a> MicroBatch<'a> {
     /// `sum = x + dropped(addend·W + bias)`, and that normalized.
     fn add(
         &self,
-        sum: DevicePtr,
-        x: DevicePtr,
-        addend: DevicePtr,
+        sum: DeviceTensor,
+        x: DeviceTensor,
+        addend: DeviceTensor,
         linear: &Linear,
         place: Place,
         (normed, norm): (&Normed, &Norm),
@@ -192,7 +184,7 @@ impl<'a> MicroBatch<'a> {
         }
     }
 
-    pub(super) fn norm(&self, normed: &Normed, x: DevicePtr, norm: &Norm) -> Result<(), BoardError> {
+    pub(super) fn norm(&self, normed: &Normed, x: DeviceTensor, norm: &Norm) -> Result<(), BoardError> {
         match self.sizes().norm {
             NormKind::Layer => layer_norm::fwd(self.board, &normed.layer(), x, &self.layer_norm(norm)),
             NormKind::Rms => rms_norm::fwd(self.board, &normed.rms(), x, &self.rms_norm(norm)),
@@ -215,7 +207,7 @@ impl<'a> MicroBatch<'a> {
             self.logits(&rows)?;
             classifier::fwd_bwd(self.board, &self.classifier_rows(&rows, results), scale)?;
             let products = Products { n: rows.len(), ..self.products() };
-            let at = |ptr: DevicePtr| ptr.add(rows.start * width, self.options.elem);
+            let at = |rows_of: DeviceTensor| rows_of.add(rows.start * width);
             products.bwd_x(at(branch), logits, &head)?;
             products.bwd_weight(logits, at(final_norm.out), &head)
         })
@@ -223,7 +215,7 @@ impl<'a> MicroBatch<'a> {
 
     fn logits(&self, rows: &Range<usize>) -> Result<(), BoardError> {
         let Activations { final_norm, logits, .. } = *self.activations;
-        let x = final_norm.out.add(rows.start * self.sizes().c, self.options.elem);
+        let x = final_norm.out.add(rows.start * self.sizes().c);
         Products { n: rows.len(), ..self.products() }.fwd(logits, x, &self.head(), false)
     }
 
@@ -243,14 +235,12 @@ impl<'a> MicroBatch<'a> {
         let RowResults { losses, correct } = results.from(rows.start);
         classifier::Rows {
             logits: self.activations.logits,
-            // Four bytes an element, as `f32`.
-            targets: self.slot.targets.add(rows.start, Elem::F32),
+            targets: self.slot.targets.add(rows.start),
             losses,
             correct,
             n: rows.len(),
             v: self.sizes().v,
             v_padded: self.sizes().v_padded(),
-            elem: self.options.elem,
         }
     }
 
@@ -264,28 +254,28 @@ impl<'a> MicroBatch<'a> {
     }
 
     /// The place in a flat buffer of weights that passes read.
-    pub(super) fn weight(&self, start: usize) -> DevicePtr {
-        self.state.working.add(start, self.options.elem)
+    pub(super) fn weight(&self, start: usize) -> DeviceTensor {
+        self.state.working.add(start)
     }
 
-    pub(super) fn optional_weight(&self, start: Option<usize>) -> DevicePtr {
-        start.map_or(DevicePtr::NULL, |start| self.weight(start))
+    pub(super) fn optional_weight(&self, start: Option<usize>) -> Option<DeviceTensor> {
+        start.map(|start| self.weight(start))
     }
 
     pub(super) fn products(&self) -> Products<'a> {
         let &Self { board, state, .. } = self;
         let (working, gradients) = (state.working, state.gradients);
-        Products { board, elem: self.options.elem, working, gradients, n: self.n() }
+        Products { board, working, gradients, n: self.n() }
     }
 
     pub(super) fn embedding_rows(&self) -> embedding::Rows {
         let &Sizes { t, c, .. } = self.sizes();
-        embedding::Rows { tokens: self.slot.tokens, n: self.n(), t, c, elem: self.options.elem }
+        embedding::Rows { tokens: self.slot.tokens, n: self.n(), t, c }
     }
 
-    pub(super) fn hidden_rows(&self, hidden: &Hidden, linear: &Linear) -> activation::cuda::Input {
-        let (n, c, elem) = (self.n(), linear.n_out, self.options.elem);
-        activation::cuda::Input { x: hidden.before, bias: self.optional_weight(linear.bias), n, c, elem }
+    pub(super) fn hidden_rows(&self, hidden: &Hidden, linear: &Linear) -> activation::board::Input {
+        let (n, c) = (self.n(), linear.n_out);
+        activation::board::Input { x: hidden.before, bias: self.optional_weight(linear.bias), n, c }
     }
 
     pub(super) fn attention(&self) -> attention::Shape {
@@ -298,9 +288,9 @@ impl<'a> MicroBatch<'a> {
     }
 
     /// Where queries, keys and values start in rows that have all three.
-    pub(super) fn query_key_value(&self, rows: DevicePtr) -> [DevicePtr; 3] {
+    pub(super) fn query_key_value(&self, rows: DeviceTensor) -> [DeviceTensor; 3] {
         let &Sizes { n_heads, n_kv_heads, head_width, .. } = self.sizes();
-        [0, n_heads, n_heads + n_kv_heads].map(|head| rows.add(head * head_width, self.options.elem))
+        [0, n_heads, n_heads + n_kv_heads].map(|head| rows.add(head * head_width))
     }
 
     /// Queries and keys as they are turned by their positions, where they are.
@@ -313,7 +303,6 @@ impl<'a> MicroBatch<'a> {
             n_heads: n_heads + n_kv_heads,
             d: head_width,
             t,
-            elem: self.options.elem,
             cos,
             sin,
         })
@@ -322,12 +311,12 @@ impl<'a> MicroBatch<'a> {
     pub(super) fn layer_norm(&self, norm: &Norm) -> layer_norm::Norm {
         let &Sizes { c, norm_eps: eps, .. } = self.sizes();
         let (weight, bias) = (self.weight(norm.weight), self.optional_weight(norm.bias));
-        layer_norm::Norm { n: self.n(), c, elem: self.options.elem, weight, bias, eps }
+        layer_norm::Norm { n: self.n(), c, weight, bias, eps }
     }
 
     pub(super) fn rms_norm(&self, norm: &Norm) -> rms_norm::Norm {
         let &Sizes { c, norm_eps: eps, .. } = self.sizes();
-        rms_norm::Norm { n: self.n(), c, elem: self.options.elem, weight: self.weight(norm.weight), eps }
+        rms_norm::Norm { n: self.n(), c, weight: self.weight(norm.weight), eps }
     }
 
     /// Where elements are dropped, for rows that start with this micro-batch's.

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use wattle_ops::board::{Board, DevicePtr};
+use wattle_ops::board::{Board, Ptr, StepState};
 
 use super::cutter::Cutter;
 use super::error::EngineError;
@@ -13,14 +13,14 @@ pub(super) const N_SLOTS: usize = 2;
 /// Where a step finds what it is told.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Slot {
-    /// What differs from step to step, see [`wattle_ops::board::StepState`].
-    pub(super) state: DevicePtr,
-    /// (b·t) `u32`
-    pub(super) tokens: DevicePtr,
-    /// (b·t) `u32`
-    pub(super) targets: DevicePtr,
-    /// (b·t) `u32`: each micro-batch's rows in the order of their tokens, counted within the micro-batch.
-    pub(super) order: DevicePtr,
+    /// What differs from step to step.
+    pub(super) state: Ptr<StepState>,
+    /// (b·t)
+    pub(super) tokens: Ptr<u32>,
+    /// (b·t)
+    pub(super) targets: Ptr<u32>,
+    /// (b·t): each micro-batch's rows in the order of their tokens, counted within the micro-batch.
+    pub(super) order: Ptr<u32>,
     /// Tokens that there is room for.
     len: usize,
 }
@@ -32,9 +32,9 @@ const WORD: usize = size_of::<u32>();
 impl Slot {
     /// Cuts room for `len` tokens.
     pub(super) fn cut(cutter: &mut Cutter, len: usize) -> Self {
-        let state = cutter.take_bytes(STATE_BYTES + 3 * len * WORD);
-        let words = |i: usize| DevicePtr::new(state.address() + (STATE_BYTES + i * len * WORD) as u64);
-        Self { state, tokens: words(0), targets: words(1), order: words(2), len }
+        let start = cutter.take_bytes(STATE_BYTES + 3 * len * WORD);
+        let words = |i: usize| Ptr::new(start.offset(STATE_BYTES + i * len * WORD));
+        Self { state: Ptr::new(start), tokens: words(0), targets: words(1), order: words(2), len }
     }
 
     /// Copies it all at once, for as many tokens as there is room for or fewer. The board may still be at work on
@@ -54,14 +54,14 @@ impl Slot {
             bytes.resize(STATE_BYTES + i * self.len * WORD, 0);
             bytes.extend(words.iter().flat_map(|word| word.to_ne_bytes()));
         }
-        Ok(board.write_ahead(self.state, &bytes)?)
+        Ok(board.write_ahead(self.state.bytes(), &bytes)?)
     }
 
     /// The same, from token `first` on.
     pub(super) fn from(&self, first: usize) -> Self {
-        let on = |ptr: DevicePtr| DevicePtr::new(ptr.address() + (first * WORD) as u64);
         let Self { state, tokens, targets, order, len } = *self;
-        Self { state, tokens: on(tokens), targets: on(targets), order: on(order), len: len - first }
+        let [tokens, targets, order] = [tokens, targets, order].map(|words| words.add(first));
+        Self { state, tokens, targets, order, len: len - first }
     }
 }
 

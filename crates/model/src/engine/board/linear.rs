@@ -1,6 +1,6 @@
 //! Linear layers as matrix products.
 
-use wattle_ops::board::{Board, BoardError, DevicePtr, Elem, Epilogue, Gemm, Matrix};
+use wattle_ops::board::{Board, BoardError, DeviceTensor, Epilogue, Gemm, Matrix, Ptr};
 
 use crate::engine::network::Linear;
 
@@ -8,12 +8,10 @@ use crate::engine::network::Linear;
 #[derive(Clone, Copy)]
 pub(super) struct Products<'a> {
     pub(super) board: &'a dyn Board,
-    /// Type of activations and working weights.
-    pub(super) elem: Elem,
     /// Weights as passes read them.
-    pub(super) working: DevicePtr,
-    /// Flat gradients, `f32`.
-    pub(super) gradients: DevicePtr,
+    pub(super) working: DeviceTensor,
+    /// Flat gradients.
+    pub(super) gradients: Ptr<f32>,
     /// Rows.
     pub(super) n: usize,
 }
@@ -25,8 +23,8 @@ impl Products<'_> {
     /// `x` (n, in) → `out` (n, out), overwritten.
     pub(super) fn fwd(
         &self,
-        out: DevicePtr,
-        x: DevicePtr,
+        out: DeviceTensor,
+        x: DeviceTensor,
         linear: &Linear,
         with_bias: bool,
     ) -> Result<(), BoardError> {
@@ -36,14 +34,14 @@ impl Products<'_> {
             m: self.n,
             n: n_out,
             k: n_in,
-            a: self.rows(x, n_in),
+            a: Matrix::new(x, n_in),
             b: if output_first { weight.transposed() } else { weight },
-            c: self.rows(out, n_out),
+            c: Matrix::new(out, n_out),
             alpha: 1.0,
             accumulate: false,
             batch: 1,
             epilogue: match bias {
-                Some(bias) if with_bias => Epilogue::Bias(self.working.add(bias, self.elem)),
+                Some(bias) if with_bias => Epilogue::Bias(self.working.add(bias)),
                 _ => Epilogue::None,
             },
         })
@@ -55,8 +53,8 @@ impl Products<'_> {
     /// `grad_out` (n, out) → `grad_x` (n, in), overwritten.
     pub(super) fn bwd_x(
         &self,
-        grad_x: DevicePtr,
-        grad_out: DevicePtr,
+        grad_x: DeviceTensor,
+        grad_out: DeviceTensor,
         linear: &Linear,
     ) -> Result<(), BoardError> {
         let &Linear { n_in, n_out, output_first, .. } = linear;
@@ -65,9 +63,9 @@ impl Products<'_> {
             m: self.n,
             n: n_in,
             k: n_out,
-            a: self.rows(grad_out, n_out),
+            a: Matrix::new(grad_out, n_out),
             b: if output_first { weight } else { weight.transposed() },
-            c: self.rows(grad_x, n_in),
+            c: Matrix::new(grad_x, n_in),
             alpha: 1.0,
             accumulate: false,
             batch: 1,
@@ -81,12 +79,12 @@ impl Products<'_> {
     /// `grad_out` (n, out), `x` (n, in).
     pub(super) fn bwd_weight(
         &self,
-        grad_out: DevicePtr,
-        x: DevicePtr,
+        grad_out: DeviceTensor,
+        x: DeviceTensor,
         linear: &Linear,
     ) -> Result<(), BoardError> {
         let &Linear { n_in, n_out, output_first, weight, .. } = linear;
-        let (x, grad_out) = (self.rows(x, n_in), self.rows(grad_out, n_out));
+        let (x, grad_out) = (Matrix::new(x, n_in), Matrix::new(grad_out, n_out));
         let (m, n, a, b) = if output_first { (n_out, n_in, grad_out, x) } else { (n_in, n_out, x, grad_out) };
         self.board.gemm(&Gemm {
             m,
@@ -94,7 +92,7 @@ impl Products<'_> {
             k: self.n,
             a: a.transposed(),
             b,
-            c: Matrix::new(self.gradients.add(weight, Elem::F32), Elem::F32, n),
+            c: Matrix::new(self.gradients.add(weight), n),
             alpha: 1.0,
             accumulate: true,
             batch: 1,
@@ -102,13 +100,9 @@ impl Products<'_> {
         })
     }
 
-    fn rows(&self, ptr: DevicePtr, width: usize) -> Matrix {
-        Matrix::new(ptr, self.elem, width)
-    }
-
     /// As it is stored.
     fn weight(&self, linear: &Linear) -> Matrix {
         let width = if linear.output_first { linear.n_in } else { linear.n_out };
-        Matrix::new(self.working.add(linear.weight, self.elem), self.elem, width)
+        Matrix::new(self.working.add(linear.weight), width)
     }
 }

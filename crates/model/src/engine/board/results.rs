@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use wattle_ops::board::{Board, BoardError, DevicePtr, Elem};
-use wattle_ops::grad_norm::cuda::{self as grad_norm, NORM_BYTES};
-use wattle_ops::results::cuda::{self as results, RESULT_BYTES};
+use wattle_ops::board::{Board, BoardError, DevicePtr, Ptr, StepState};
+use wattle_ops::grad_norm::board::{self as grad_norm, GradNorm};
+use wattle_ops::results::board as results;
 
 use super::cutter::Cutter;
 use super::error::EngineError;
@@ -62,42 +62,40 @@ pub(super) struct Results {
     /// Of a step's whole batch.
     n_rows: usize,
     /// The gradient's norm, and what follows from it.
-    pub(super) norm: DevicePtr,
-    norm_scratch: DevicePtr,
-    ring: DevicePtr,
+    pub(super) norm: Ptr<GradNorm>,
+    norm_scratch: Ptr<f64>,
+    ring: Ptr<results::StepResult>,
     /// Of an evaluation.
-    evaluated: DevicePtr,
+    evaluated: Ptr<results::StepResult>,
 }
 
 /// What each row said.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RowResults {
-    /// (n) `f32`
-    pub(super) losses: DevicePtr,
-    /// (n) `u32`
-    pub(super) correct: DevicePtr,
+    /// (n)
+    pub(super) losses: Ptr<f32>,
+    /// (n)
+    pub(super) correct: Ptr<u32>,
 }
 
 impl RowResults {
     /// The same, from row `first` on.
     pub(super) fn from(self, first: usize) -> Self {
-        // Both have four bytes an element.
-        Self { losses: self.losses.add(first, Elem::F32), correct: self.correct.add(first, Elem::F32) }
+        Self { losses: self.losses.add(first), correct: self.correct.add(first) }
     }
 }
 
 impl Results {
     /// Cuts room for a batch of `n_rows`.
     pub(super) fn cut(cutter: &mut Cutter, n_rows: usize) -> Self {
-        let rows =
-            RowResults { losses: cutter.take(n_rows, Elem::F32), correct: cutter.take(n_rows, Elem::F32) };
+        let rows = RowResults { losses: cutter.take_of(n_rows), correct: cutter.take_of(n_rows) };
         Self {
             rows,
             n_rows,
-            norm: cutter.take_bytes(NORM_BYTES),
-            norm_scratch: cutter.take_bytes(grad_norm::SCRATCH_BYTES),
-            ring: cutter.take_bytes(MAX_PENDING_STEPS * RESULT_BYTES),
-            evaluated: cutter.take_bytes(RESULT_BYTES),
+            norm: cutter.take_of(1),
+            norm_scratch: cutter.take_of(grad_norm::SCRATCH_LEN),
+            ring: cutter.take_of(MAX_PENDING_STEPS),
+            evaluated: cutter.take_of(1),
         }
     }
 
@@ -110,14 +108,14 @@ impl Results {
     pub(super) fn store(
         &self,
         board: &dyn Board,
-        gradients: DevicePtr,
+        gradients: Ptr<f32>,
         n: usize,
         clip_norm: f64,
-        state: DevicePtr,
+        state: Ptr<StepState>,
     ) -> Result<(), EngineError> {
         grad_norm::norm(board, self.norm, gradients, n, clip_norm, self.norm_scratch)?;
         let RowResults { losses, correct } = self.rows;
-        Ok(results::store(board, self.ring, self.norm, losses, correct, self.n_rows, state)?)
+        Ok(results::store(board, self.ring, Some(self.norm), losses, correct, self.n_rows, Some(state))?)
     }
 
     /// What the ring holds in `places`, read by `read`: [`Board::read`] waits for all work before,
@@ -127,12 +125,12 @@ impl Results {
         places: &[Range<usize>],
         mut read: impl ReadBytes,
     ) -> Result<Vec<StepResult>, EngineError> {
-        let mut bytes = vec![0; places.iter().map(ExactSizeIterator::len).sum::<usize>() * RESULT_BYTES];
+        let mut bytes =
+            vec![0; places.iter().map(ExactSizeIterator::len).sum::<usize>() * results::StepResult::BYTES];
         let mut rest = bytes.as_mut_slice();
         for places in places.iter().filter(|places| !places.is_empty()) {
-            let (part, after) = rest.split_at_mut(places.len() * RESULT_BYTES);
-            let first = self.ring.address() + (places.start * RESULT_BYTES) as u64;
-            read(DevicePtr::new(first), part)?;
+            let (part, after) = rest.split_at_mut(places.len() * results::StepResult::BYTES);
+            read(self.ring.add(places.start).bytes(), part)?;
             rest = after;
         }
         let mean = |sum: f64| (sum / self.n_rows as f64) as f32;
@@ -147,24 +145,23 @@ impl Results {
     /// The sum over the first `n` rows, once all work before is done.
     pub(super) fn sum_of_rows(&self, board: &dyn Board, n: usize) -> Result<LossSum, EngineError> {
         let RowResults { losses, correct } = self.rows;
-        let null = DevicePtr::NULL;
-        results::store(board, self.evaluated, null, losses, correct, n, null)?;
-        let mut place = [0; RESULT_BYTES];
-        board.read(self.evaluated, &mut place)?;
+        results::store(board, self.evaluated, None, losses, correct, n, None)?;
+        let mut place = [0; results::StepResult::BYTES];
+        board.read(self.evaluated.bytes(), &mut place)?;
         let results::StepResult { loss, n_correct, .. } = results::StepResult::from_bytes(&place);
         Ok(LossSum { loss, n_correct: n_correct as usize })
     }
 
     /// Whether the run is halted: a loss or a norm was not finite, and nothing was updated since.
     pub(super) fn is_halted(&self, board: &dyn Board) -> Result<bool, EngineError> {
-        let mut bytes = [0; NORM_BYTES];
-        board.read(self.norm, &mut bytes)?;
-        Ok(bytes[12..].iter().any(|&byte| byte != 0))
+        let mut bytes = [0; GradNorm::BYTES];
+        board.read(self.norm.bytes(), &mut bytes)?;
+        Ok(GradNorm::from_bytes(&bytes).halted != 0)
     }
 
     /// Lets updates be made again.
     pub(super) fn unhalt(&self, board: &dyn Board) -> Result<(), EngineError> {
-        Ok(board.zero(self.norm, NORM_BYTES)?)
+        Ok(board.zero(self.norm.bytes(), GradNorm::BYTES)?)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The sizes of a network as a board's operations take them.
 
-use wattle_ops::attention::cuda as attention;
+use wattle_ops::attention::board as attention;
 use wattle_ops::board::{AttentionShape, Elem};
 
 use crate::engine::layout::padded_vocabulary;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use candle_core::{Device, Tensor};
-use wattle_ops::board::{Board, DevicePtr, Elem};
+use wattle_ops::board::{Board, DeviceTensor, Elem, Ptr};
 
 use super::cutter::Cutter;
 use super::error::EngineError;
@@ -14,28 +14,25 @@ use crate::parameter::Parameter;
 /// Where the flat buffers lie. Each has the places of one [`Layout`].
 #[derive(Clone, Copy, Debug)]
 pub(super) struct State {
-    /// Master weights, `f32`.
-    pub(super) weights: DevicePtr,
+    /// Master weights.
+    pub(super) weights: Ptr<f32>,
     /// The weights as passes read them: the masters, or a copy in the type of activations.
-    pub(super) working: DevicePtr,
-    /// `f32`
-    pub(super) gradients: DevicePtr,
-    /// `f32`
-    pub(super) mean: DevicePtr,
-    /// `f32`
-    pub(super) mean_square: DevicePtr,
+    pub(super) working: DeviceTensor,
+    pub(super) gradients: Ptr<f32>,
+    pub(super) mean: Ptr<f32>,
+    pub(super) mean_square: Ptr<f32>,
 }
 
 impl State {
     /// Cuts buffers of `len` elements; passes read weights of type `elem`.
     pub(super) fn cut(cutter: &mut Cutter, len: usize, elem: Elem) -> Self {
-        let weights = cutter.take(len, Elem::F32);
+        let weights = cutter.take_of(len);
         Self {
             weights,
-            working: if elem == Elem::F32 { weights } else { cutter.take(len, elem) },
-            gradients: cutter.take(len, Elem::F32),
-            mean: cutter.take(len, Elem::F32),
-            mean_square: cutter.take(len, Elem::F32),
+            working: if elem == Elem::F32 { weights.into() } else { cutter.take(len, elem) },
+            gradients: cutter.take_of(len),
+            mean: cutter.take_of(len),
+            mean_square: cutter.take_of(len),
         }
     }
 }
@@ -55,7 +52,7 @@ pub(super) fn mark_gradients(board: &dyn Board, state: &State, len: usize) -> Re
     const BLOCK: usize = 1 << 20;
     let block = vec![-0.0; BLOCK.min(len)];
     for start in (0..len).step_by(BLOCK) {
-        write_f32(board, state.gradients.add(start, Elem::F32), &block[..BLOCK.min(len - start)])?;
+        write_f32(board, state.gradients.add(start), &block[..BLOCK.min(len - start)])?;
     }
     Ok(())
 }
@@ -69,7 +66,7 @@ pub(super) fn first_gradients(
     let is_marked = |g: &f32| g.to_bits() == (-0.0f32).to_bits();
     let mut found = FirstGradients::default();
     for place in layout.entries() {
-        let from = state.gradients.add(place.range.start, Elem::F32);
+        let from = state.gradients.add(place.range.start);
         let gradient = read_f32(board, from, place.range.len())?;
         if gradient.iter().all(is_marked) {
             found.unreached.push(place.name.clone());
@@ -84,7 +81,7 @@ pub(super) fn first_gradients(
 /// Copies the values of `parameters` to the flat buffer `to`.
 pub(super) fn write_parameters(
     board: &dyn Board,
-    to: DevicePtr,
+    to: Ptr<f32>,
     layout: &Layout,
     parameters: &[Parameter],
 ) -> Result<(), EngineError> {
@@ -95,7 +92,7 @@ pub(super) fn write_parameters(
 /// Gives `parameters` the values in the flat buffer `from`.
 pub(super) fn read_parameters(
     board: &dyn Board,
-    from: DevicePtr,
+    from: Ptr<f32>,
     layout: &Layout,
     parameters: &[Parameter],
 ) -> Result<(), EngineError> {
@@ -108,7 +105,7 @@ pub(super) fn read_parameters(
 /// The values in the flat buffer `from` as tensors on the CPU, in the model's order.
 pub(super) fn read_tensors(
     board: &dyn Board,
-    from: DevicePtr,
+    from: Ptr<f32>,
     layout: &Layout,
 ) -> Result<Vec<Tensor>, EngineError> {
     layout.entries().iter().map(|place| read(board, from, place, &Device::Cpu)).collect()
@@ -144,31 +141,31 @@ pub(super) fn write_moments(
     Ok(())
 }
 
-fn write(board: &dyn Board, to: DevicePtr, place: &Entry, tensor: &Tensor) -> Result<(), EngineError> {
+fn write(board: &dyn Board, to: Ptr<f32>, place: &Entry, tensor: &Tensor) -> Result<(), EngineError> {
     let values = tensor.flatten_all()?.to_vec1::<f32>()?;
     if values.len() != place.range.len() {
         let (name, got, expected) = (&place.name, values.len(), place.range.len());
         let fault = format!("{got} numbers for {name}, which has {expected}");
         return Err(candle_core::Error::Msg(fault).into());
     }
-    write_f32(board, to.add(place.range.start, Elem::F32), &values)
+    write_f32(board, to.add(place.range.start), &values)
 }
 
 /// Puts numbers at `to`.
-pub(super) fn write_f32(board: &dyn Board, to: DevicePtr, values: &[f32]) -> Result<(), EngineError> {
+pub(super) fn write_f32(board: &dyn Board, to: Ptr<f32>, values: &[f32]) -> Result<(), EngineError> {
     let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_ne_bytes()).collect();
-    Ok(board.write(to, &bytes)?)
+    Ok(board.write(to.bytes(), &bytes)?)
 }
 
-fn read(board: &dyn Board, from: DevicePtr, place: &Entry, device: &Device) -> Result<Tensor, EngineError> {
-    let values = read_f32(board, from.add(place.range.start, Elem::F32), place.range.len())?;
+fn read(board: &dyn Board, from: Ptr<f32>, place: &Entry, device: &Device) -> Result<Tensor, EngineError> {
+    let values = read_f32(board, from.add(place.range.start), place.range.len())?;
     Ok(Tensor::from_vec(values, place.dims.as_slice(), device)?)
 }
 
 /// `n` numbers at `from`, once all work before is done.
-pub(super) fn read_f32(board: &dyn Board, from: DevicePtr, n: usize) -> Result<Vec<f32>, EngineError> {
+pub(super) fn read_f32(board: &dyn Board, from: Ptr<f32>, n: usize) -> Result<Vec<f32>, EngineError> {
     let mut bytes = vec![0; n * Elem::F32.bytes()];
-    board.read(from, &mut bytes)?;
+    board.read(from.bytes(), &mut bytes)?;
     let word = |bytes: &[u8]| f32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
     Ok(bytes.chunks_exact(4).map(word).collect())
 }

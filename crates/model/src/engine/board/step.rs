@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use wattle_ops::adamw::cuda as adamw;
-use wattle_ops::board::{Board, DevicePtr, Elem};
+use wattle_ops::adamw::board as adamw;
+use wattle_ops::board::{Board, Elem};
 
 use super::DeviceEngineOptions;
 use super::activations::Activations;
@@ -33,7 +33,7 @@ impl StepLaunches<'_> {
     /// Launches it all.
     pub(super) fn issue(&self) -> Result<(), EngineError> {
         self.begin()?;
-        self.board.zero(self.state.gradients, self.layout.len() * Elem::F32.bytes())?;
+        self.board.zero(self.state.gradients.bytes(), self.layout.len() * Elem::F32.bytes())?;
         self.gradients()?;
         self.update()
     }
@@ -70,7 +70,7 @@ impl StepLaunches<'_> {
         let &State { weights, working, gradients, mean, mean_square } = self.state;
         let (n, n_decaying, state) = (self.layout.len(), self.layout.n_decaying(), self.slot.state);
         self.results.store(self.board, gradients, n, clip_norm, state)?;
-        let working = if elem == Elem::F32 { DevicePtr::NULL } else { working };
+        let working = (elem != Elem::F32).then_some(working);
         let norm = self.results.norm;
         let step = adamw::Step {
             weights,

@@ -6,7 +6,7 @@
 use crate::board::{BoardError, DevicePtr, Elem, Gemm, Matrix};
 
 /// Beyond this, no kernel asks for more.
-const MAX_ALIGNMENT: u32 = 256;
+pub(super) const MAX_ALIGNMENT: u32 = 256;
 
 /// `out (rows, columns) = op(left)·op(right)`, all column-major.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,8 +41,8 @@ impl ColumnMajor {
     /// The same product; what cuBLASLt has no kernel for is refused.
     pub(super) fn of(gemm: &Gemm) -> Result<Self, BoardError> {
         let Gemm { m, n, k, a, b, c, .. } = *gemm;
-        if a.elem != b.elem || (a.elem == Elem::F32 && c.elem != Elem::F32) {
-            let elems = [a, b, c].map(|matrix| matrix.elem.suffix());
+        if a.elem() != b.elem() || (a.elem() == Elem::F32 && c.elem() != Elem::F32) {
+            let elems = [a, b, c].map(|matrix| matrix.elem().suffix());
             return Err(refused(format!("{} by {} into {}", elems[0], elems[1], elems[2])));
         }
         if c.transposed {
@@ -70,7 +70,7 @@ fn layout(matrix: &Matrix, rows: usize, columns: usize) -> Result<Layout, BoardE
         return Err(refused(format!("rows of {stored_columns} at a distance of {}", matrix.row_stride)));
     }
     Ok(Layout {
-        elem: matrix.elem,
+        elem: matrix.elem(),
         rows: stored_columns,
         columns: stored_rows,
         leading: matrix.row_stride,
@@ -79,8 +79,8 @@ fn layout(matrix: &Matrix, rows: usize, columns: usize) -> Result<Layout, BoardE
 }
 
 fn alignment_of_batch(matrix: &Matrix, batch: usize) -> u32 {
-    let stride = if batch > 1 { matrix.batch_stride * matrix.elem.bytes() } else { 0 };
-    power_of_two(matrix.ptr.address() | stride as u64)
+    let stride = if batch > 1 { matrix.batch_stride * matrix.elem().bytes() } else { 0 };
+    power_of_two(matrix.bytes().address() | stride as u64)
 }
 
 fn power_of_two(number: u64) -> u32 {
@@ -94,7 +94,7 @@ fn refused(what: String) -> BoardError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::board::Epilogue;
+    use crate::board::{DeviceTensor, Epilogue, Ptr};
 
     /// Where the tests' matrices begin, in elements, of one buffer.
     const A: usize = 0;
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn alignment_is_that_of_every_matrix_of_a_batch() {
-        let matrix = Matrix::new(DevicePtr::new(4096), Elem::Bf16, 64).batched(24);
+        let matrix = Matrix::new(DeviceTensor::new(DevicePtr::new(4096), Elem::Bf16), 64).batched(24);
         assert_eq!(alignment_of_batch(&matrix, 1), 256);
         assert_eq!(alignment_of_batch(&matrix, 2), 16);
         assert_eq!(alignment(DevicePtr::new(4096 + 8)), 8);
@@ -142,9 +142,9 @@ mod tests {
             m: 2,
             n: 2,
             k: 2,
-            a: Matrix::new(DevicePtr::NULL, a, row_stride),
-            b: Matrix::new(DevicePtr::NULL, b, 2),
-            c: Matrix::new(DevicePtr::NULL, c, 2),
+            a: Matrix::new(DeviceTensor::new(DevicePtr::new(0), a), row_stride),
+            b: Matrix::new(DeviceTensor::new(DevicePtr::new(0), b), 2),
+            c: Matrix::new(DeviceTensor::new(DevicePtr::new(0), c), 2),
             alpha: 1.0,
             accumulate: false,
             batch: 1,
@@ -161,7 +161,7 @@ mod tests {
     fn matrix(first: usize, rows: usize, columns: usize, gap: usize, transposed: bool) -> Matrix {
         let (stored_rows, stored_columns) = if transposed { (columns, rows) } else { (rows, columns) };
         let row_stride = stored_columns + gap;
-        let matrix = Matrix::new(DevicePtr::NULL.add(first, Elem::F32), Elem::F32, row_stride);
+        let matrix = Matrix::new(Ptr::<f32>::new(DevicePtr::new(0)).add(first), row_stride);
         let matrix = matrix.batched(stored_rows * row_stride + 3);
         if transposed { matrix.transposed() } else { matrix }
     }
@@ -170,7 +170,7 @@ mod tests {
     fn by_rows(gemm: &Gemm, memory: &mut [f64]) {
         let place = |x: &Matrix, batch: usize, row: usize, column: usize| {
             let (row, column) = if x.transposed { (column, row) } else { (row, column) };
-            x.ptr.address() as usize / 4 + batch * x.batch_stride + row * x.row_stride + column
+            x.bytes().address() as usize / 4 + batch * x.batch_stride + row * x.row_stride + column
         };
         for batch in 0..gemm.batch {
             for (i, j) in (0..gemm.m).flat_map(|i| (0..gemm.n).map(move |j| (i, j))) {
@@ -195,10 +195,10 @@ mod tests {
         for batch in 0..product.batch {
             for (i, j) in (0..product.out.rows).flat_map(|i| (0..product.out.columns).map(move |j| (i, j))) {
                 let term = |l| {
-                    memory[of_factor(gemm.b.ptr, &product.left, batch, i, l)]
-                        * memory[of_factor(gemm.a.ptr, &product.right, batch, l, j)]
+                    memory[of_factor(gemm.b.bytes(), &product.left, batch, i, l)]
+                        * memory[of_factor(gemm.a.bytes(), &product.right, batch, l, j)]
                 };
-                memory[place(gemm.c.ptr, &product.out, batch, i, j)] = (0..inner).map(term).sum();
+                memory[place(gemm.c.bytes(), &product.out, batch, i, j)] = (0..inner).map(term).sum();
             }
         }
     }

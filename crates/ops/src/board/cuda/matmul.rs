@@ -5,7 +5,7 @@ use std::collections::hash_map::Entry;
 use std::ffi::c_int;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::column_major::{ColumnMajor, Layout, alignment};
+use super::column_major::{ColumnMajor, Layout, MAX_ALIGNMENT, alignment};
 use super::cublaslt::{self, CublasLt, Description, Heuristic};
 use super::driver::Handle;
 use super::stream::Stream;
@@ -80,7 +80,7 @@ impl Matmul {
 
     fn queue(&self, plan: &Plan, gemm: &Gemm, stream: &Stream) -> Result<(), BoardError> {
         let (alpha, beta) = (gemm.alpha, if gemm.accumulate { 1.0_f32 } else { 0.0 });
-        let (left, right, out) = (gemm.b.ptr.address(), gemm.a.ptr.address(), gemm.c.ptr.address());
+        let [left, right, out] = [gemm.b, gemm.a, gemm.c].map(|matrix| matrix.bytes().address());
         // SAFETY: the descriptions are the plan's and live; both factors are read during the call; the workspace has
         // the size that is said; that the addresses are of matrices as described is the caller's part.
         let status = unsafe {
@@ -187,10 +187,10 @@ impl Key {
     fn of(gemm: &Gemm) -> Result<Self, BoardError> {
         let product = ColumnMajor::of(gemm)?;
         let (epilogue, epilogue_alignment) = match gemm.epilogue {
-            Epilogue::None => (cublaslt::EPILOGUE_DEFAULT, alignment(DevicePtr::NULL)),
-            Epilogue::Bias(bias) => (cublaslt::EPILOGUE_BIAS, alignment(bias)),
+            Epilogue::None => (cublaslt::EPILOGUE_DEFAULT, MAX_ALIGNMENT),
+            Epilogue::Bias(bias) => (cublaslt::EPILOGUE_BIAS, alignment(bias.bytes())),
             Epilogue::GeluTanh { bias, before } => {
-                (cublaslt::EPILOGUE_GELU_AUX_BIAS, alignment(bias).min(alignment(before)))
+                (cublaslt::EPILOGUE_GELU_AUX_BIAS, alignment(bias.bytes()).min(alignment(before.bytes())))
             }
         };
         if gemm.epilogue != Epilogue::None && (gemm.accumulate || gemm.batch > 1) {
@@ -214,9 +214,9 @@ impl Plan {
             Epilogue::Bias(bias) => (bias, None),
             Epilogue::GeluTanh { bias, before } => (bias, Some(before)),
         };
-        self.product.set(cublaslt::DESC_BIAS_POINTER, bias.address())?;
+        self.product.set(cublaslt::DESC_BIAS_POINTER, bias.bytes().address())?;
         match before {
-            Some(before) => self.product.set(cublaslt::DESC_AUX_POINTER, before.address()),
+            Some(before) => self.product.set(cublaslt::DESC_AUX_POINTER, before.bytes().address()),
             None => Ok(()),
         }
     }
@@ -231,10 +231,14 @@ fn no_algorithm(key: &Key, why: &dyn std::fmt::Display) -> BoardError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::board::Matrix;
+    use crate::board::{DeviceTensor, Matrix};
+
+    fn bf16(address: u64) -> DeviceTensor {
+        DeviceTensor::new(DevicePtr::new(address), Elem::Bf16)
+    }
 
     fn gemm() -> Gemm {
-        let matrix = |address| Matrix::new(DevicePtr::new(address), Elem::Bf16, 64);
+        let matrix = |address| Matrix::new(bf16(address), 64);
         Gemm {
             m: 64,
             n: 64,
@@ -253,10 +257,10 @@ mod tests {
     fn a_plan_serves_other_addresses_of_the_same_alignment() {
         let key = Key::of(&gemm()).unwrap();
         let mut other = gemm();
-        other.a.ptr = DevicePtr::new(7 << 20);
+        other.a.tensor = bf16(7 << 20);
         other.alpha = 0.5;
         assert_eq!(Key::of(&other).unwrap(), key);
-        other.a.ptr = DevicePtr::new((7 << 20) + 16);
+        other.a.tensor = bf16((7 << 20) + 16);
         assert_ne!(Key::of(&other).unwrap(), key, "16 bytes are not 256");
     }
 
@@ -266,11 +270,11 @@ mod tests {
         let changes: [fn(&mut Gemm); 7] = [
             |g| g.m = 32,
             |g| g.accumulate = true,
-            |g| g.c.elem = Elem::F32,
+            |g| g.c.tensor = DeviceTensor::new(g.c.bytes(), Elem::F32),
             |g| g.a = g.a.transposed(),
             |g| g.b.row_stride = 128,
             |g| (g.batch, g.a.batch_stride) = (2, 4096),
-            |g| g.epilogue = Epilogue::Bias(DevicePtr::new(4 << 20)),
+            |g| g.epilogue = Epilogue::Bias(bf16(4 << 20)),
         ];
         for (i, change) in changes.into_iter().enumerate() {
             let mut other = gemm();
@@ -282,7 +286,7 @@ mod tests {
     #[test]
     fn an_epilogue_is_refused_where_it_is_not_defined() {
         let mut added = gemm();
-        added.epilogue = Epilogue::Bias(DevicePtr::new(4 << 20));
+        added.epilogue = Epilogue::Bias(bf16(4 << 20));
         added.accumulate = true;
         assert!(Key::of(&added).unwrap_err().to_string().contains("not added"));
     }

@@ -24,6 +24,7 @@ mod beside;
 mod column_major;
 mod context;
 mod cublaslt;
+mod cudnn;
 mod driver;
 mod entry;
 mod marks;
@@ -106,7 +107,7 @@ impl CudaBoard {
         let workspace = arenas.allocate(workspace_bytes, &stream)?;
         let matmul = Matmul::new(workspace, workspace_bytes, options.tf32)?;
         let arenas = Arc::new(Mutex::new(arenas));
-        let attention = CudaAttention::open(&stream, &arenas, !options.any_order);
+        let attention = CudaAttention::open(&stream, !options.any_order);
         Ok(Self {
             recordings: Mutex::default(),
             marks: Mutex::new(Marks::new(&context)),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::context::Context;
 use super::driver::{self, Handle};
 use super::stream::Stream;
-use crate::board::{Arg, BoardError, Launch};
+use crate::board::{BoardError, Launch};
 
 /// What a fat binary begins with.
 const FATBIN_MAGIC: u32 = 0xBA55_ED50;
@@ -157,5 +157,3 @@ fn prepare(context: &Context, function: Handle) -> Result<String, BoardError> {
     d.check("cuFuncSetAttribute", status)?;
     Ok(name)
 }
-
-const _: () = assert!(size_of::<Arg>() == 8, "an argument has eight bytes");

@@ -2,9 +2,9 @@
 
 use super::bench::Bench;
 use super::embedding::site;
-use crate::attention::{Kind, cpu, cuda};
-use crate::board::{BoardError, DevicePtr};
-use crate::dropout::cuda::Site;
+use crate::attention::{Kind, board, cpu};
+use crate::board::BoardError;
+use crate::dropout::board::Site;
 use crate::verify::Check;
 use crate::verify::cpu::attention::{documents, seen_words};
 
@@ -42,7 +42,7 @@ fn attend(
     drops: bool,
 ) -> Result<Vec<Check>, BoardError> {
     bench.clear();
-    let shape = cuda::Shape { b: B, t, n_heads, n_kv_heads, d, elem: bench.elem, kind };
+    let shape = board::Shape { b: B, t, n_heads, n_kv_heads, d, elem: bench.elem, kind };
     let of_cpu = cpu::Shape { t, n_heads, n_kv_heads, head_width: d, kind };
     let layout = cpu::QkvLayout::fused(&of_cpu);
     let (n, width) = (B * t, n_heads * d);
@@ -51,14 +51,11 @@ fn attend(
     let (site, dropout) = site(bench, n_heads * t * t)?;
     let (site, dropout) = if drops { (site, Some(&dropout)) } else { (Site::NONE, None) };
     let documents = has_documents.then(|| documents(t));
-    let documents_ptr = match &documents {
-        Some(documents) => bench.put_u32(documents)?,
-        None => DevicePtr::NULL,
-    };
+    let documents_ptr = documents.as_ref().map(|documents| bench.put_u32(documents)).transpose()?;
     let documents = documents.as_deref();
-    let scratch = bench.take(cuda::scratch_bytes(&shape))?;
-    let (out_ptr, lse_ptr) = (bench.room(n * width)?, bench.room_f32(B * n_heads * t)?);
-    cuda::fwd(bench.board, out_ptr, lse_ptr, qkv_ptr, &shape, documents_ptr, &site, scratch)?;
+    let scratch = bench.take(board::scratch_bytes(&shape))?;
+    let (out_ptr, lse_ptr) = (bench.room(n * width)?, bench.room_of(B * n_heads * t)?);
+    board::fwd(bench.board, out_ptr, lse_ptr, qkv_ptr, &shape, documents_ptr, &site, scratch)?;
     let (mut out, mut lse) = (vec![0.0; n * width], vec![0.0; B * n_heads * t]);
     let mut cpu_scratch = vec![0.0; of_cpu.fwd_scratch_len().max(of_cpu.bwd_scratch_len())];
     cpu::fwd(&mut out, &mut lse, &qkv, &layout, &of_cpu, documents, dropout, &mut cpu_scratch);
@@ -71,7 +68,7 @@ fn attend(
         bench.check_f32(&subject, "log_sum_exp", lse_ptr, &lse, 64 + t)?,
     ];
     let grad_qkv_ptr = bench.room(qkv.len())?;
-    cuda::bwd(
+    board::bwd(
         bench.board,
         grad_qkv_ptr,
         grad_out_ptr,

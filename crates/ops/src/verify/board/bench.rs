@@ -1,6 +1,6 @@
 //! What checks on a board share: memory, numbers that its type holds, and comparisons.
 
-use crate::board::{Board, BoardError, DevicePtr, Elem};
+use crate::board::{Board, BoardError, DevicePtr, DeviceTensor, Elem, Ptr};
 use crate::verify::numbers::normal;
 use crate::verify::{Check, Subject};
 
@@ -37,84 +37,84 @@ impl<'a> Bench<'a> {
     }
 
     /// Room for `n` elements of the type at hand.
-    pub(super) fn room(&mut self, n: usize) -> Result<DevicePtr, BoardError> {
-        self.take(n * self.elem.bytes())
+    pub(super) fn room(&mut self, n: usize) -> Result<DeviceTensor, BoardError> {
+        Ok(DeviceTensor::new(self.take(n * self.elem.bytes())?, self.elem))
     }
 
-    /// Room for `n` `f32`.
-    pub(super) fn room_f32(&mut self, n: usize) -> Result<DevicePtr, BoardError> {
-        self.take(n * 4)
+    /// Room for `n` values of a type of its own.
+    pub(super) fn room_of<T>(&mut self, n: usize) -> Result<Ptr<T>, BoardError> {
+        Ok(Ptr::new(self.take(n * size_of::<T>())?))
     }
 
     /// Standard normal numbers that the type at hand holds, and where they lie.
-    pub(super) fn normal(&mut self, idx: u32, n: usize) -> Result<(Vec<f32>, DevicePtr), BoardError> {
+    pub(super) fn normal(&mut self, idx: u32, n: usize) -> Result<(Vec<f32>, DeviceTensor), BoardError> {
         let values: Vec<f32> = normal(idx, n).into_iter().map(|x| round(x, self.elem)).collect();
         let ptr = self.put(&values)?;
         Ok((values, ptr))
     }
 
     /// Numbers that the type at hand holds.
-    pub(super) fn put(&mut self, values: &[f32]) -> Result<DevicePtr, BoardError> {
-        let ptr = self.room(values.len())?;
+    pub(super) fn put(&mut self, values: &[f32]) -> Result<DeviceTensor, BoardError> {
+        let tensor = self.room(values.len())?;
         let bytes: Vec<u8> = match self.elem {
             Elem::F32 => values.iter().flat_map(|x| x.to_ne_bytes()).collect(),
             Elem::Bf16 => values.iter().flat_map(|x| ((x.to_bits() >> 16) as u16).to_ne_bytes()).collect(),
         };
-        self.board.write(ptr, &bytes)?;
-        Ok(ptr)
+        self.board.write(tensor.bytes(), &bytes)?;
+        Ok(tensor)
     }
 
     /// Words.
-    pub(super) fn put_u32(&mut self, values: &[u32]) -> Result<DevicePtr, BoardError> {
-        let ptr = self.take(values.len() * 4)?;
-        self.board.write(ptr, &values.iter().flat_map(|x| x.to_ne_bytes()).collect::<Vec<_>>())?;
+    pub(super) fn put_u32(&mut self, values: &[u32]) -> Result<Ptr<u32>, BoardError> {
+        let ptr = self.room_of::<u32>(values.len())?;
+        self.board.write(ptr.bytes(), &values.iter().flat_map(|x| x.to_ne_bytes()).collect::<Vec<_>>())?;
         Ok(ptr)
     }
 
     /// `f32` whatever the type at hand.
-    pub(super) fn put_f32(&mut self, values: &[f32]) -> Result<DevicePtr, BoardError> {
-        self.put_u32(&values.iter().map(|x| x.to_bits()).collect::<Vec<_>>())
+    pub(super) fn put_f32(&mut self, values: &[f32]) -> Result<Ptr<f32>, BoardError> {
+        Ok(Ptr::new(self.put_u32(&values.iter().map(|x| x.to_bits()).collect::<Vec<_>>())?.bytes()))
     }
 
-    /// What lies at `ptr`, in the type at hand.
-    pub(super) fn get(&self, ptr: DevicePtr, n: usize) -> Result<Vec<f32>, BoardError> {
-        match self.elem {
-            Elem::F32 => self.get_f32(ptr, n),
+    /// The first `n` elements of a tensor.
+    pub(super) fn get(&self, tensor: DeviceTensor, n: usize) -> Result<Vec<f32>, BoardError> {
+        match tensor.elem() {
+            Elem::F32 => self.get_f32(Ptr::new(tensor.bytes()), n),
             Elem::Bf16 => {
                 let mut bytes = vec![0; n * 2];
-                self.board.read(ptr, &mut bytes)?;
+                self.board.read(tensor.bytes(), &mut bytes)?;
                 let half = |b: &[u8]| u32::from(u16::from_ne_bytes([b[0], b[1]]));
                 Ok(bytes.chunks_exact(2).map(|b| f32::from_bits(half(b) << 16)).collect())
             }
         }
     }
 
-    pub(super) fn get_u32(&self, ptr: DevicePtr, n: usize) -> Result<Vec<u32>, BoardError> {
+    pub(super) fn get_u32(&self, ptr: Ptr<u32>, n: usize) -> Result<Vec<u32>, BoardError> {
         let mut bytes = vec![0; n * 4];
-        self.board.read(ptr, &mut bytes)?;
+        self.board.read(ptr.bytes(), &mut bytes)?;
         Ok(bytes.chunks_exact(4).map(|b| u32::from_ne_bytes([b[0], b[1], b[2], b[3]])).collect())
     }
 
-    pub(super) fn get_f32(&self, ptr: DevicePtr, n: usize) -> Result<Vec<f32>, BoardError> {
-        Ok(self.get_u32(ptr, n)?.into_iter().map(f32::from_bits).collect())
+    pub(super) fn get_f32(&self, ptr: Ptr<f32>, n: usize) -> Result<Vec<f32>, BoardError> {
+        Ok(self.get_u32(Ptr::new(ptr.bytes()), n)?.into_iter().map(f32::from_bits).collect())
     }
 
     pub(super) fn subject(&self, op: &'static str, shape: impl Into<String>) -> Subject {
         Subject { op, elem: self.elem, shape: shape.into() }
     }
 
-    /// Holds `n` elements at `ptr` against the CPU's. Each was rounded `roundings` times to the type at hand, in
+    /// Holds a tensor against the CPU's. Each was rounded `roundings` times to the type at hand, in
     /// sums of `depth` terms in `f32`.
     pub(super) fn check(
         &self,
         subject: &Subject,
         output: &'static str,
-        ptr: DevicePtr,
+        tensor: DeviceTensor,
         expected: &[f32],
         roundings: f64,
         depth: usize,
     ) -> Result<Check, BoardError> {
-        let got = self.get(ptr, expected.len())?;
+        let got = self.get(tensor, expected.len())?;
         Ok(compare(subject, output, &got, expected, roundings * unit(self.elem), depth))
     }
 
@@ -123,7 +123,7 @@ impl<'a> Bench<'a> {
         &self,
         subject: &Subject,
         output: &'static str,
-        ptr: DevicePtr,
+        ptr: Ptr<f32>,
         expected: &[f32],
         depth: usize,
     ) -> Result<Check, BoardError> {

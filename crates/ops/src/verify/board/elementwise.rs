@@ -3,10 +3,10 @@
 use super::SHAPES;
 use super::bench::Bench;
 use crate::Activation;
-use crate::activation::{cpu, cuda};
-use crate::board::{BoardError, DevicePtr};
-use crate::classifier::cuda as classifier;
-use crate::swiglu::{cpu as swiglu, cuda as swiglu_board};
+use crate::activation::{board, cpu};
+use crate::board::BoardError;
+use crate::classifier::board as classifier;
+use crate::swiglu::{board as swiglu_board, cpu as swiglu};
 use crate::verify::Check;
 
 pub(super) fn checks(bench: &mut Bench<'_>) -> Result<Vec<Check>, BoardError> {
@@ -36,15 +36,9 @@ fn activate(
     let (bias, bias_ptr) = bench.normal(1, c)?;
     let (mut grad, grad_ptr) = bench.normal(2, n * c)?;
     let out_ptr = bench.room(n * c)?;
-    let input = cuda::Input {
-        x: x_ptr,
-        bias: if with_bias { bias_ptr } else { DevicePtr::NULL },
-        n,
-        c,
-        elem: bench.elem,
-    };
-    cuda::fwd(bench.board, activation, out_ptr, &input)?;
-    cuda::bwd(bench.board, activation, grad_ptr, &input)?;
+    let input = board::Input { x: x_ptr, bias: with_bias.then_some(bias_ptr), n, c };
+    board::fwd(bench.board, activation, out_ptr, &input)?;
+    board::bwd(bench.board, activation, grad_ptr, &input)?;
     let bias = if with_bias { bias } else { vec![0.0; c] };
     let mut out = vec![0.0; n * c];
     cpu::bias_fwd(activation, &mut out, &x, &bias);
@@ -61,8 +55,8 @@ fn gate(bench: &mut Bench<'_>, [n, ff]: [usize; 2]) -> Result<Vec<Check>, BoardE
     let (x, x_ptr) = bench.normal(0, n * 2 * ff)?;
     let (grad_out, grad_out_ptr) = bench.normal(2, n * ff)?;
     let (out_ptr, grad_x_ptr) = (bench.room(n * ff)?, bench.room(n * 2 * ff)?);
-    swiglu_board::fwd(bench.board, out_ptr, x_ptr, [n, ff], bench.elem)?;
-    swiglu_board::bwd(bench.board, grad_x_ptr, grad_out_ptr, x_ptr, [n, ff], bench.elem)?;
+    swiglu_board::fwd(bench.board, out_ptr, x_ptr, [n, ff])?;
+    swiglu_board::bwd(bench.board, grad_x_ptr, grad_out_ptr, x_ptr, [n, ff])?;
     let (mut out, mut grad_x) = (vec![0.0; n * ff], vec![0.0; n * 2 * ff]);
     for row in 0..n {
         let (gate, up) = x[row * 2 * ff..][..2 * ff].split_at(ff);
@@ -86,12 +80,11 @@ fn classify(bench: &mut Bench<'_>, [n, v]: [usize; 2]) -> Result<Vec<Check>, Boa
     let rows = classifier::Rows {
         logits: logits_ptr,
         targets: bench.put_u32(&targets)?,
-        losses: bench.room_f32(n)?,
-        correct: bench.room_f32(n)?,
+        losses: bench.room_of(n)?,
+        correct: bench.room_of(n)?,
         n,
         v,
         v_padded,
-        elem: bench.elem,
     };
     let (mut losses, mut correct, mut grads) = (vec![0.0; n], vec![0.0; n], vec![0.0; n * v_padded]);
     let scale = 0.125;

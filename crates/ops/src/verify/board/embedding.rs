@@ -3,10 +3,10 @@
 use wattle_random::{Purpose, Stream};
 
 use super::bench::Bench;
-use crate::board::{BoardError, DevicePtr, StepState};
-use crate::dropout::cuda::{self as dropout, Site};
+use crate::board::{BoardError, StepState};
+use crate::dropout::board::{self as dropout, Site};
+use crate::embedding::board::{Rows, bwd, fwd};
 use crate::embedding::cpu;
-use crate::embedding::cuda::{Rows, bwd, fwd};
 use crate::verify::Check;
 use crate::{Dropout, verify::Subject};
 
@@ -38,10 +38,9 @@ fn embed(
     let (table, table_ptr) = bench.normal(0, v * c)?;
     let (positions, positions_ptr) = bench.normal(1, t * c)?;
     let (grad_out, grad_out_ptr) = bench.normal(2, n * c)?;
-    let optional = |ptr| if with_positions { ptr } else { DevicePtr::NULL };
-    let rows = Rows { tokens: tokens_ptr, n, t, c, elem: bench.elem };
+    let rows = Rows { tokens: tokens_ptr, n, t, c };
     let out = bench.room(n * c)?;
-    fwd(bench.board, out, &rows, table_ptr, optional(positions_ptr), &Site::NONE)?;
+    fwd(bench.board, out, &rows, table_ptr, with_positions.then_some(positions_ptr), &Site::NONE)?;
     let mut expected = vec![0.0; n * c];
     cpu::fwd(&mut expected, &tokens, &table, with_positions.then_some(&positions), t, c);
     let shape = format!("({b}, {t}) of ({v}, {c}){}", if with_positions { " + positions" } else { "" });
@@ -51,7 +50,14 @@ fn embed(
     let (mut grad_table, mut grad_positions) = (vec![0.5; v * c], vec![0.25; t * c]);
     let grad_table_ptr = bench.put_f32(&grad_table)?;
     let grad_positions_ptr = bench.put_f32(&grad_positions)?;
-    bwd(bench.board, grad_table_ptr, optional(grad_positions_ptr), grad_out_ptr, &rows, order_ptr)?;
+    bwd(
+        bench.board,
+        grad_table_ptr,
+        with_positions.then_some(grad_positions_ptr),
+        grad_out_ptr,
+        &rows,
+        order_ptr,
+    )?;
     let positions = with_positions.then_some(&mut grad_positions[..]);
     cpu::bwd(&mut grad_table, positions, &grad_out, &tokens, t, c);
     checks.push(bench.check_f32(&subject, "grad_token_table", grad_table_ptr, &grad_table, n)?);
@@ -70,8 +76,8 @@ fn embed(
 /// A step's state on the board, and the same place of dropout for both sides. Rows start at sequence 3.
 pub(super) fn site(bench: &mut Bench<'_>, per_sequence: usize) -> Result<(Site, Dropout), BoardError> {
     let state = StepState { step: STEP, ..StepState::default() };
-    let state_ptr = bench.take(StepState::BYTES)?;
-    bench.board.write(state_ptr, &state.to_bytes())?;
+    let state_ptr = bench.room_of::<StepState>(1)?;
+    bench.board.write(state_ptr.bytes(), &state.to_bytes())?;
     let stream = Stream::new(SEED, Purpose::Dropout { site_idx: 6 }, u64::from(STEP));
     let site = Site::new(0.25, SEED, 6, (3 * per_sequence) as u64, state_ptr);
     Ok((site, Dropout { probability: 0.25, stream, first_sequence: 3 }))
@@ -82,7 +88,7 @@ fn drop_rows(bench: &mut Bench<'_>, b: usize, per_sequence: usize) -> Result<Che
     let (site, of_cpu) = site(bench, per_sequence)?;
     let (mut x, x_ptr) = bench.normal(4, b * per_sequence)?;
     let out = bench.room(x.len())?;
-    dropout::fwd(bench.board, out, x_ptr, x.len(), bench.elem, &site)?;
+    dropout::fwd(bench.board, out, x_ptr, x.len(), &site)?;
     crate::dropout::cpu::fwd(&mut x, per_sequence, &of_cpu);
     let subject: Subject = bench.subject("dropout", format!("({b}, {per_sequence})"));
     bench.check(&subject, "out", out, &x, 1.0, 1)

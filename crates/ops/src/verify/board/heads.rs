@@ -3,7 +3,7 @@
 use super::bench::Bench;
 use crate::HeadRows;
 use crate::board::BoardError;
-use crate::rope::cuda::{Heads, bwd, fwd};
+use crate::rope::board::{Heads, bwd, fwd};
 use crate::rope::{Rotary, Scaling, cpu};
 use crate::verify::Check;
 
@@ -23,7 +23,7 @@ fn turn(bench: &mut Bench<'_>, [b, t, n_heads, d]: [usize; 4]) -> Result<Vec<Che
     let (mut x, x_ptr) = bench.normal(0, n * row_stride)?;
     let (mut grad, grad_ptr) = bench.normal(1, n * row_stride)?;
     let (cos, sin) = (bench.put_f32(rotary.cos())?, bench.put_f32(rotary.sin())?);
-    let heads = Heads { n, row_stride, n_heads, d, t, elem: bench.elem, cos, sin };
+    let heads = Heads { n, row_stride, n_heads, d, t, cos, sin };
     fwd(bench.board, x_ptr, &heads)?;
     bwd(bench.board, grad_ptr, &heads)?;
     let rows = HeadRows { offset: 0, row_stride };

@@ -4,10 +4,10 @@ use super::SHAPES;
 use super::bench::Bench;
 use super::embedding::site;
 use crate::Store;
-use crate::board::{BoardError, DevicePtr};
+use crate::board::BoardError;
 use crate::dropout::cpu as dropout;
-use crate::layer_norm::{cpu as layer, cuda as layer_board};
-use crate::rms_norm::{cpu as rms, cuda as rms_board};
+use crate::layer_norm::{board as layer_board, cpu as layer};
+use crate::rms_norm::{board as rms_board, cpu as rms};
 use crate::verify::Check;
 
 const EPS: f32 = 1e-5;
@@ -31,11 +31,9 @@ fn layer_norm(bench: &mut Bench<'_>, [n, c]: [usize; 2], with_bias: bool) -> Res
     let (weight, weight_ptr) = bench.normal(1, c)?;
     let (bias, bias_ptr) = bench.normal(2, c)?;
     let (grad_out, grad_out_ptr) = bench.normal(3, n * c)?;
-    let optional = |ptr| if with_bias { ptr } else { DevicePtr::NULL };
     let normed =
-        layer_board::Normed { out: bench.room(n * c)?, mean: bench.room_f32(n)?, rstd: bench.room_f32(n)? };
-    let norm =
-        layer_board::Norm { n, c, elem: bench.elem, weight: weight_ptr, bias: optional(bias_ptr), eps: EPS };
+        layer_board::Normed { out: bench.room(n * c)?, mean: bench.room_of(n)?, rstd: bench.room_of(n)? };
+    let norm = layer_board::Norm { n, c, weight: weight_ptr, bias: with_bias.then_some(bias_ptr), eps: EPS };
     layer_board::fwd(bench.board, &normed, x_ptr, &norm)?;
     let (mut out, mut mean, mut rstd) = (vec![0.0; n * c], vec![0.0; n], vec![0.0; n]);
     let of_cpu = layer::Norm { weight: &weight, bias: with_bias.then_some(&bias), eps: EPS };
@@ -55,17 +53,17 @@ fn layer_norm(bench: &mut Bench<'_>, [n, c]: [usize; 2], with_bias: bool) -> Res
             x: grad_x_ptr,
             accumulate: store == Store::Accumulate,
             weight: bench.put_f32(&grad_weight)?,
-            bias: if with_bias { bench.put_f32(&grad_bias)? } else { DevicePtr::NULL },
+            bias: with_bias.then(|| bench.put_f32(&grad_bias)).transpose()?,
         };
-        let scratch = bench.room_f32(layer_board::bwd_scratch_len(n, c))?;
+        let scratch = bench.room_of(layer_board::bwd_scratch_len(n, c))?;
         layer_board::bwd(bench.board, &gradients, grad_out_ptr, x_ptr, &normed, &norm, scratch)?;
         let saved = layer::Saved { x: &x, mean: &mean, rstd: &rstd };
         let of_bias = with_bias.then_some(&mut grad_bias[..]);
         layer::bwd(&mut grad_x, store, &mut grad_weight, of_bias, &grad_out, saved, &weight);
         checks.push(bench.check(&subject, "grad_x", grad_x_ptr, &grad_x, 1.0, c)?);
         checks.push(bench.check_f32(&subject, "grad_weight", gradients.weight, &grad_weight, n)?);
-        if with_bias {
-            checks.push(bench.check_f32(&subject, "grad_bias", gradients.bias, &grad_bias, n)?);
+        if let Some(bias) = gradients.bias {
+            checks.push(bench.check_f32(&subject, "grad_bias", bias, &grad_bias, n)?);
         }
     }
     Ok(checks)
@@ -84,11 +82,10 @@ fn layer_norm_residual(
     let (addend, addend_ptr) = bench.normal(2, c)?;
     let (weight, weight_ptr) = bench.normal(3, c)?;
     let normed =
-        layer_board::Normed { out: bench.room(n * c)?, mean: bench.room_f32(n)?, rstd: bench.room_f32(n)? };
+        layer_board::Normed { out: bench.room(n * c)?, mean: bench.room_of(n)?, rstd: bench.room_of(n)? };
     let sum_ptr = bench.room(n * c)?;
-    let norm =
-        layer_board::Norm { n, c, elem: bench.elem, weight: weight_ptr, bias: DevicePtr::NULL, eps: EPS };
-    let bias = if with_bias { addend_ptr } else { DevicePtr::NULL };
+    let norm = layer_board::Norm { n, c, weight: weight_ptr, bias: None, eps: EPS };
+    let bias = with_bias.then_some(addend_ptr);
     let added = layer_board::Addend { rows: branch_ptr, bias, site: &site };
     layer_board::residual_fwd(bench.board, sum_ptr, &normed, x_ptr, &added, &norm)?;
     if with_bias {
@@ -114,8 +111,8 @@ fn rms_norm(bench: &mut Bench<'_>, [n, c]: [usize; 2]) -> Result<Vec<Check>, Boa
     let (x, x_ptr) = bench.normal(0, n * c)?;
     let (weight, weight_ptr) = bench.normal(1, c)?;
     let (grad_out, grad_out_ptr) = bench.normal(3, n * c)?;
-    let normed = rms_board::Normed { out: bench.room(n * c)?, rstd: bench.room_f32(n)? };
-    let norm = rms_board::Norm { n, c, elem: bench.elem, weight: weight_ptr, eps: EPS };
+    let normed = rms_board::Normed { out: bench.room(n * c)?, rstd: bench.room_of(n)? };
+    let norm = rms_board::Norm { n, c, weight: weight_ptr, eps: EPS };
     rms_board::fwd(bench.board, &normed, x_ptr, &norm)?;
     let (mut out, mut rstd) = (vec![0.0; n * c], vec![0.0; n]);
     rms::fwd(&mut out, &mut rstd, &x, &rms::Norm { weight: &weight, eps: EPS });
@@ -132,7 +129,7 @@ fn rms_norm(bench: &mut Bench<'_>, [n, c]: [usize; 2]) -> Result<Vec<Check>, Boa
             accumulate: store == Store::Accumulate,
             weight: bench.put_f32(&grad_weight)?,
         };
-        let scratch = bench.room_f32(rms_board::bwd_scratch_len(n, c))?;
+        let scratch = bench.room_of(rms_board::bwd_scratch_len(n, c))?;
         rms_board::bwd(bench.board, &gradients, grad_out_ptr, x_ptr, &normed, &norm, scratch)?;
         let saved = rms::Saved { x: &x, rstd: &rstd };
         rms::bwd(&mut grad_x, store, &mut grad_weight, &grad_out, saved, &weight);
@@ -148,9 +145,9 @@ fn rms_norm_residual(bench: &mut Bench<'_>, [n, c]: [usize; 2]) -> Result<Vec<Ch
     let (x, x_ptr) = bench.normal(0, n * c)?;
     let (mut branch, branch_ptr) = bench.normal(1, n * c)?;
     let (weight, weight_ptr) = bench.normal(3, c)?;
-    let normed = rms_board::Normed { out: bench.room(n * c)?, rstd: bench.room_f32(n)? };
-    let norm = rms_board::Norm { n, c, elem: bench.elem, weight: weight_ptr, eps: EPS };
-    let added = rms_board::Addend { rows: branch_ptr, bias: DevicePtr::NULL, site: &site };
+    let normed = rms_board::Normed { out: bench.room(n * c)?, rstd: bench.room_of(n)? };
+    let norm = rms_board::Norm { n, c, weight: weight_ptr, eps: EPS };
+    let added = rms_board::Addend { rows: branch_ptr, bias: None, site: &site };
     // In place: the residual stream goes on where it is.
     rms_board::residual_fwd(bench.board, x_ptr, &normed, x_ptr, &added, &norm)?;
     dropout::fwd(&mut branch, c, &of_cpu);

@@ -2,10 +2,11 @@
 
 use super::bench::{Bench, round};
 use crate::adamw::cpu::{ParameterRange, State, step};
-use crate::adamw::{Hyperparameters, Update, cuda as adamw};
-use crate::board::{BoardError, DevicePtr, Elem, StepState};
-use crate::grad_norm::{cpu, cuda as grad_norm};
-use crate::results::cuda::{self as results, RESULT_BYTES, StepResult};
+use crate::adamw::{Hyperparameters, Update, board as adamw};
+use crate::board::{BoardError, Elem, StepState};
+use crate::grad_norm::board::{self as grad_norm, GradNorm};
+use crate::grad_norm::cpu;
+use crate::results::board::{self as results, StepResult};
 use crate::verify::Check;
 use crate::verify::numbers::normal;
 
@@ -41,10 +42,10 @@ fn update(bench: &mut Bench<'_>, n: usize) -> Result<Vec<Check>, BoardError> {
     let (mut mean, mut mean_square) = (vec![0.0; n], vec![0.0; n]);
     let (w_ptr, m_ptr, v_ptr) =
         (bench.put_f32(&weights)?, bench.put_f32(&mean)?, bench.put_f32(&mean_square)?);
-    let working = if bench.elem == Elem::Bf16 { bench.room(n)? } else { DevicePtr::NULL };
-    let (norm_ptr, state_ptr) = (bench.take(grad_norm::NORM_BYTES)?, bench.take(StepState::BYTES)?);
-    bench.board.zero(norm_ptr, grad_norm::NORM_BYTES)?;
-    let scratch = bench.take(grad_norm::SCRATCH_BYTES)?;
+    let working = (bench.elem == Elem::Bf16).then(|| bench.room(n)).transpose()?;
+    let (norm_ptr, state_ptr) = (bench.room_of::<GradNorm>(1)?, bench.room_of::<StepState>(1)?);
+    bench.board.zero(norm_ptr.bytes(), GradNorm::BYTES)?;
+    let scratch = bench.room_of(grad_norm::SCRATCH_LEN)?;
     let subject = bench.subject("adamw", format!("({n})"));
     let mut checks = Vec::new();
     for update_idx in 1..=3 {
@@ -52,12 +53,11 @@ fn update(bench: &mut Bench<'_>, n: usize) -> Result<Vec<Check>, BoardError> {
         let g_ptr = bench.put_f32(&gradients)?;
         let norm = cpu::norm(&gradients);
         let update = numbers(update_idx, norm);
-        bench.board.write(state_ptr, &StepState::new(&update, 0).to_bytes())?;
+        bench.board.write(state_ptr.bytes(), &StepState::new(&update, 0).to_bytes())?;
         grad_norm::norm(bench.board, norm_ptr, g_ptr, n, CLIP_NORM, scratch)?;
-        let mut bytes = [0; grad_norm::NORM_BYTES];
-        bench.board.read(norm_ptr, &mut bytes)?;
-        let [a, b, c, d, e, f, g, h, ..] = bytes;
-        let got = f64::from_ne_bytes([a, b, c, d, e, f, g, h]);
+        let mut bytes = [0; GradNorm::BYTES];
+        bench.board.read(norm_ptr.bytes(), &mut bytes)?;
+        let got = GradNorm::from_bytes(&bytes).norm;
         let norm_subject = bench.subject("grad_norm", format!("({n})"));
         checks.push(norm_subject.compare("out", &[got as f32], &[norm], norm * 6e-8));
         adamw::step(
@@ -84,7 +84,7 @@ fn update(bench: &mut Bench<'_>, n: usize) -> Result<Vec<Check>, BoardError> {
     {
         checks.push(bench.check_f32(&subject, output, ptr, expected, 1)?);
     }
-    if working != DevicePtr::NULL {
+    if let Some(working) = working {
         let masters = bench.get_f32(w_ptr, n)?;
         let rounded: Vec<f32> = masters.iter().map(|&x| round(x, Elem::Bf16)).collect();
         checks.push(bench.check(&subject, "working", working, &rounded, 0.0, 0)?);
@@ -100,15 +100,15 @@ fn halt(bench: &mut Bench<'_>) -> Result<Vec<Check>, BoardError> {
     let hits: Vec<u32> = (0..n as u32).map(|i| u32::from(i % 3 == 0)).collect();
     let losses_ptr = bench.put_f32(&losses)?;
     let correct = bench.put_u32(&hits)?;
-    let ring = bench.take(4 * RESULT_BYTES)?;
-    let norm = bench.take(grad_norm::NORM_BYTES)?;
-    let state_ptr = bench.take(StepState::BYTES)?;
+    let ring = bench.room_of::<StepResult>(4)?;
+    let norm = bench.room_of::<GradNorm>(1)?;
+    let state_ptr = bench.room_of::<StepState>(1)?;
     let state = StepState { slot: 2, ..StepState::default() };
-    bench.board.write(state_ptr, &state.to_bytes())?;
-    bench.board.zero(norm, grad_norm::NORM_BYTES)?;
-    results::store(bench.board, ring, norm, losses_ptr, correct, n, state_ptr)?;
-    let mut place = [0; RESULT_BYTES];
-    bench.board.read(ring.add(2 * RESULT_BYTES / 4, Elem::F32), &mut place)?;
+    bench.board.write(state_ptr.bytes(), &state.to_bytes())?;
+    bench.board.zero(norm.bytes(), GradNorm::BYTES)?;
+    results::store(bench.board, ring, Some(norm), losses_ptr, correct, n, Some(state_ptr))?;
+    let mut place = [0; StepResult::BYTES];
+    bench.board.read(ring.add(2).bytes(), &mut place)?;
     let StepResult { loss, n_correct, .. } = StepResult::from_bytes(&place);
     let expected = [losses.iter().map(|&x| f64::from(x)).sum(), f64::from(hits.iter().sum::<u32>())];
     let subject = bench.subject("results", format!("({n})"));
@@ -118,8 +118,10 @@ fn halt(bench: &mut Bench<'_>) -> Result<Vec<Check>, BoardError> {
     ];
     losses[1234] = f32::NAN;
     let losses_ptr = bench.put_f32(&losses)?;
-    results::store(bench.board, ring, norm, losses_ptr, correct, n, state_ptr)?;
-    let halted = bench.get_u32(norm.add(3, Elem::F32), 1)?;
-    checks.push(subject.compare("halted", &[halted[0] as f32], &[1.0], 0.0));
+    results::store(bench.board, ring, Some(norm), losses_ptr, correct, n, Some(state_ptr))?;
+    let mut bytes = [0; GradNorm::BYTES];
+    bench.board.read(norm.bytes(), &mut bytes)?;
+    let halted = GradNorm::from_bytes(&bytes).halted;
+    checks.push(subject.compare("halted", &[halted as f32], &[1.0], 0.0));
     Ok(checks)
 }

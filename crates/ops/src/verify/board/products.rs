@@ -2,10 +2,10 @@
 
 use super::SHAPES;
 use super::bench::{Bench, round};
-use crate::board::{BoardError, Elem, Epilogue, Gemm, Matrix};
-use crate::cast::cuda as cast;
+use crate::board::{BoardError, DeviceTensor, Epilogue, Gemm, Matrix, Ptr};
+use crate::cast::board as cast;
+use crate::linear::board as linear;
 use crate::linear::cpu;
-use crate::linear::cuda as linear;
 use crate::verify::Check;
 
 pub(super) fn checks(bench: &mut Bench<'_>) -> Result<Vec<Check>, BoardError> {
@@ -35,11 +35,10 @@ fn product(
     let (a, a_ptr) = bench.normal(0, 2 * m * k)?;
     let (b, b_ptr) = bench.normal(1, 2 * k * n)?;
     let before = vec![0.5; 2 * m * n];
-    let c_elem = if accumulate { Elem::F32 } else { bench.elem };
-    let c_ptr = if accumulate { bench.put_f32(&before)? } else { bench.room(2 * m * n)? };
-    let factor = |ptr, [rows, columns]: [usize; 2], transposed: bool| {
+    let c = if accumulate { bench.put_f32(&before)?.into() } else { bench.room(2 * m * n)? };
+    let factor = |tensor: DeviceTensor, [rows, columns]: [usize; 2], transposed: bool| {
         let stored = if transposed { rows } else { columns };
-        let matrix = Matrix::new(ptr, bench.elem, stored).batched(rows * columns);
+        let matrix = Matrix::new(tensor, stored).batched(rows * columns);
         if transposed { matrix.transposed() } else { matrix }
     };
     let (a_matrix, b_matrix) = (factor(a_ptr, [m, k], a_transposed), factor(b_ptr, [k, n], b_transposed));
@@ -49,7 +48,7 @@ fn product(
         k,
         a: a_matrix,
         b: b_matrix,
-        c: Matrix::new(c_ptr, c_elem, n).batched(m * n),
+        c: Matrix::new(c, n).batched(m * n),
         alpha: 1.0,
         accumulate,
         batch: 2,
@@ -70,8 +69,8 @@ fn product(
     let [a, b] = [a_transposed, b_transposed].map(|transposed| if transposed { "ᵀ" } else { "" });
     let subject = bench.subject("gemm", format!("({m}, {k}){a}·({k}, {n}){b}"));
     match accumulate {
-        true => bench.check_f32(&subject, "grad_weight", c_ptr, &expected, k),
-        false => bench.check(&subject, "out", c_ptr, &expected, 1.0, k),
+        true => bench.check_f32(&subject, "grad_weight", Ptr::new(c.bytes()), &expected, k),
+        false => bench.check(&subject, "out", c, &expected, 1.0, k),
     }
 }
 
@@ -80,8 +79,8 @@ fn bias_gradient(bench: &mut Bench<'_>, [n, c]: [usize; 2]) -> Result<Check, Boa
     let (grad_out, grad_out_ptr) = bench.normal(0, n * c)?;
     let mut expected = vec![0.25; c];
     let grad_bias = bench.put_f32(&expected)?;
-    let scratch = bench.room_f32(linear::bias_scratch_len(n, c))?;
-    linear::bwd_bias(bench.board, grad_bias, grad_out_ptr, [n, c], bench.elem, scratch)?;
+    let scratch = bench.room_of(linear::bias_scratch_len(n, c))?;
+    linear::bwd_bias(bench.board, grad_bias, grad_out_ptr, [n, c], scratch)?;
     cpu::bwd_bias(&mut expected, &grad_out);
     bench.check_f32(&bench.subject("linear", format!("({n}, {c})")), "grad_bias", grad_bias, &expected, n)
 }
@@ -91,7 +90,7 @@ fn casts(bench: &mut Bench<'_>, n: usize) -> Result<Check, BoardError> {
     let x = crate::verify::numbers::normal(3, n);
     let x_ptr = bench.put_f32(&x)?;
     let out = bench.room(n)?;
-    cast::cast(bench.board, out, x_ptr, n, bench.elem)?;
+    cast::cast(bench.board, out, x_ptr, n)?;
     let expected: Vec<f32> = x.iter().map(|&x| round(x, bench.elem)).collect();
     bench.check(&bench.subject("cast", format!("({n})")), "out", out, &expected, 0.0, 0)
 }

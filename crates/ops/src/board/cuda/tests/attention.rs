@@ -1,8 +1,8 @@
 //! cuDNN's attention against the definition, in `f64`.
 
 use super::{
-    AttentionBackward, AttentionForward, AttentionShape, Board, BoardError, CudaBoard, DevicePtr, Elem,
-    board, decode, encode, read,
+    AttentionBackward, AttentionForward, AttentionShape, Board, BoardError, CudaBoard, DevicePtr,
+    DeviceTensor, Elem, Ptr, board, decode, encode, read,
 };
 use crate::attention::Kind;
 
@@ -147,24 +147,27 @@ impl OnDevice {
         let stats = board.allocate(n_stats * 4).unwrap();
         board.write(q, &encode(&qkv, Elem::Bf16)).unwrap();
         board.write(grad, &encode(&grad_out, Elem::Bf16)).unwrap();
+        let bf16 = |ptr| DeviceTensor::new(ptr, Elem::Bf16);
         let parts = |ptr: DevicePtr| {
+            let q = bf16(ptr);
             let (n_q, n_kv) = (shape.n_heads * shape.head_width, shape.n_kv_heads * shape.head_width);
-            [ptr, ptr.add(n_q, Elem::Bf16), ptr.add(n_q + n_kv, Elem::Bf16)]
+            [q, q.add(n_q), q.add(n_q + n_kv)]
         };
         let ([q, k, v], [grad_q, grad_k, grad_v]) = (parts(q), parts(grad_qkv));
-        let forward = AttentionForward { q, k, v, out, stats };
-        let tensors = AttentionBackward { forward, grad_out: grad, grad_q, grad_k, grad_v };
+        let forward = AttentionForward { q, k, v, out: bf16(out), stats: Ptr::new(stats) };
+        let tensors = AttentionBackward { forward, grad_out: bf16(grad), grad_q, grad_k, grad_v };
         Self { qkv, grad_out, tensors, grad_qkv, n_stats }
     }
 
     fn run(&self, board: &CudaBoard, shape: &AttentionShape) {
         let attention = board.fused_attention().unwrap_or_else(|why| panic!("no fused attention: {why}"));
-        attention.forward(shape, &self.tensors.forward).unwrap();
-        attention.backward(shape, &self.tensors).unwrap();
+        let workspace = board.allocate(attention.prepare(shape).unwrap().max(1)).unwrap();
+        attention.forward(shape, &self.tensors.forward, workspace).unwrap();
+        attention.backward(shape, &self.tensors, workspace).unwrap();
     }
 
     fn clear(&self, board: &CudaBoard) {
-        board.zero(self.tensors.forward.out, self.grad_out.len() * 2).unwrap();
+        board.zero(self.tensors.forward.out.bytes(), self.grad_out.len() * 2).unwrap();
         board.zero(self.grad_qkv, self.qkv.len() * 2).unwrap();
     }
 
@@ -172,8 +175,8 @@ impl OnDevice {
     fn results(&self, board: &CudaBoard) -> [Vec<f64>; 3] {
         let forward = &self.tensors.forward;
         [
-            decode(&read(board, forward.out, self.grad_out.len() * 2), Elem::Bf16),
-            decode(&read(board, forward.stats, self.n_stats * 4), Elem::F32),
+            decode(&read(board, forward.out.bytes(), self.grad_out.len() * 2), Elem::Bf16),
+            decode(&read(board, forward.stats.bytes(), self.n_stats * 4), Elem::F32),
             decode(&read(board, self.grad_qkv, self.qkv.len() * 2), Elem::Bf16),
         ]
     }

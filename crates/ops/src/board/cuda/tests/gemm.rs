@@ -1,7 +1,7 @@
 //! Products on a device against plain loops, to the bit: factors are multiples of 1/8, so that every sum is exact.
 
 use super::{
-    Board, CudaBoard, CudaOptions, DevicePtr, Elem, Epilogue, Gemm, Matrix, board, decode, encode, read,
+    Board, CudaBoard, CudaOptions, DeviceTensor, Elem, Epilogue, Gemm, Matrix, board, decode, encode, read,
 };
 
 /// A matrix, its values as stored, and how it is read.
@@ -73,10 +73,10 @@ fn epilogues_add_the_bias_and_keep_what_gelu_is_taken_of() {
     let sums = expected(&Gemm { c: f32_of(c.matrix), ..plain }, &a, &b, &c);
     let biased: Vec<f64> = sums.iter().enumerate().map(|(i, sum)| sum + bias.values[i % n]).collect();
 
-    board.gemm(&Gemm { epilogue: Epilogue::Bias(bias.matrix.ptr), ..plain }).unwrap();
+    board.gemm(&Gemm { epilogue: Epilogue::Bias(bias.matrix.tensor), ..plain }).unwrap();
     assert_eq!(values_at(&board, &c), rounded(&biased));
 
-    let epilogue = Epilogue::GeluTanh { bias: bias.matrix.ptr, before: before.matrix.ptr };
+    let epilogue = Epilogue::GeluTanh { bias: bias.matrix.tensor, before: before.matrix.tensor };
     board.gemm(&Gemm { epilogue, ..plain }).unwrap();
     assert_eq!(values_at(&board, &before), rounded(&biased));
     for (got, x) in values_at(&board, &c).into_iter().zip(biased) {
@@ -129,7 +129,7 @@ fn stored(
     let values: Vec<f64> = (0..batch * batch_stride).map(eighths).collect();
     let ptr = board.allocate(values.len() * elem.bytes()).unwrap();
     board.write(ptr, &encode(&values, elem)).unwrap();
-    let matrix = Matrix::new(ptr, elem, row_stride).batched(batch_stride);
+    let matrix = Matrix::new(DeviceTensor::new(ptr, elem), row_stride).batched(batch_stride);
     Stored { values, matrix: if transposed { matrix.transposed() } else { matrix } }
 }
 
@@ -149,7 +149,7 @@ fn expected(gemm: &Gemm, a: &Stored, b: &Stored, c: &Stored) -> Vec<f64> {
             out[place] = before + f64::from(gemm.alpha) * sum;
         }
     }
-    if gemm.c.elem == Elem::Bf16 { rounded(&out) } else { out }
+    if gemm.c.elem() == Elem::Bf16 { rounded(&out) } else { out }
 }
 
 fn rounded(values: &[f64]) -> Vec<f64> {
@@ -157,10 +157,10 @@ fn rounded(values: &[f64]) -> Vec<f64> {
 }
 
 fn f32_of(matrix: Matrix) -> Matrix {
-    Matrix { elem: Elem::F32, ..matrix }
+    Matrix { tensor: DeviceTensor::new(matrix.bytes(), Elem::F32), ..matrix }
 }
 
 fn values_at(board: &CudaBoard, x: &Stored) -> Vec<f64> {
-    let (ptr, elem): (DevicePtr, Elem) = (x.matrix.ptr, x.matrix.elem);
+    let (ptr, elem) = (x.matrix.bytes(), x.matrix.elem());
     decode(&read(board, ptr, x.values.len() * elem.bytes()), elem)
 }

@@ -10,7 +10,7 @@ use wattle_cuda::Nvidia;
 use super::{Board, CudaBoard, DevicePtr, Elem, Launch, board, decode, encode, read};
 use crate::board::cuda::lock;
 use crate::board::cuda::module::Kernels;
-use crate::board::{Arg, BoardError};
+use crate::board::{Arg, BoardError, Ptr};
 
 /// As a fat binary begins; the byte after says that the stand-in takes it.
 const FATBIN: [u8; 12] = [0x50, 0xED, 0x55, 0xBA, 1, 0, 0, 0, 0, 0, 0, 0];
@@ -37,7 +37,7 @@ fn a_kernel_gets_its_arguments_grid_and_shared_memory() {
     let kernels = Kernels::load(&board.context, &[("add", &FATBIN)]).unwrap();
     let at = board.allocate(1000 * 4).unwrap();
     board.write(at, &encode(&[1.5; 1000], Elem::F32)).unwrap();
-    let args = [at.into(), 1000_i32.into(), 2.25_f32.into()];
+    let args = [Ptr::<f32>::new(at).into(), 1000_i32.into(), 2.25_f32.into()];
     let launch = |shared_bytes| launch(&board, &kernels, at, &args, shared_bytes);
     assert_eq!(launch(64 << 10).unwrap(), [3.75; 1000]);
     let error = launch(232_448).unwrap_err();

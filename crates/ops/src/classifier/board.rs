@@ -1,27 +1,25 @@
 //! Softmax and cross-entropy over rows of logits on a board.
 
 use crate::board::args::{args, symbol};
-use crate::board::{Board, BoardError, DevicePtr, Elem, Launch};
+use crate::board::{Board, BoardError, DeviceTensor, Launch, Ptr};
 
 /// Some rows of logits, and what they are held against.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rows {
     /// (n, v_padded)
-    pub logits: DevicePtr,
+    pub logits: DeviceTensor,
     /// (n) `u32`, each below v.
-    pub targets: DevicePtr,
+    pub targets: Ptr<u32>,
     /// (n) `f32`, overwritten.
-    pub losses: DevicePtr,
+    pub losses: Ptr<f32>,
     /// (n) `u32`, overwritten: 1 where the target's is the first of the largest logits.
-    pub correct: DevicePtr,
+    pub correct: Ptr<u32>,
     /// Rows.
     pub n: usize,
     /// Tokens of the vocabulary.
     pub v: usize,
     /// Columns.
     pub v_padded: usize,
-    /// Type of the logits.
-    pub elem: Elem,
 }
 
 /// Losses and hits; the logits stay.
@@ -41,9 +39,9 @@ pub fn fwd_bwd(board: &dyn Board, rows: &Rows, scale: f32) -> Result<(), BoardEr
 }
 
 fn launch(board: &dyn Board, stem: &str, rows: &Rows, scale: f32) -> Result<(), BoardError> {
-    let &Rows { logits, targets, losses, correct, n, v, v_padded, elem } = rows;
+    let &Rows { logits, targets, losses, correct, n, v, v_padded } = rows;
     board.launch(&Launch {
-        kernel: &symbol(stem, elem),
+        kernel: &symbol(stem, logits.elem()),
         grid: [n as u32, 1, 1],
         block: [512, 1, 1],
         shared_bytes: 0,

@@ -3,7 +3,7 @@
 use wattle_random::Purpose;
 
 use crate::board::args::{args, pack_grid, symbol};
-use crate::board::{Arg, Board, BoardError, DevicePtr, Elem, Launch};
+use crate::board::{Arg, Board, BoardError, DeviceTensor, Launch, Ptr, StepState};
 
 /// One place in a model where elements are dropped. The step is read from the device.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -16,18 +16,29 @@ pub struct Site {
     pub purpose: u32,
     /// What the first element is, counted from the start of the step's whole batch.
     pub first_element: u64,
-    /// A [`StepState`](crate::board::StepState).
-    pub state: DevicePtr,
+    /// What differs from step to step; absent where nothing is dropped.
+    pub state: Option<Ptr<StepState>>,
 }
 
 impl Site {
     /// Nothing is dropped.
-    pub const NONE: Self =
-        Self { probability: 0.0, seed: 0, purpose: 0, first_element: 0, state: DevicePtr::NULL };
+    pub const NONE: Self = Self { probability: 0.0, seed: 0, purpose: 0, first_element: 0, state: None };
 
     /// The place with index `site_idx`, of rows that start at element `first_element`.
-    pub fn new(probability: f32, seed: u64, site_idx: u32, first_element: u64, state: DevicePtr) -> Self {
-        Self { probability, seed, purpose: Purpose::Dropout { site_idx }.word(), first_element, state }
+    pub fn new(
+        probability: f32,
+        seed: u64,
+        site_idx: u32,
+        first_element: u64,
+        state: Ptr<StepState>,
+    ) -> Self {
+        Self {
+            probability,
+            seed,
+            purpose: Purpose::Dropout { site_idx }.word(),
+            first_element,
+            state: Some(state),
+        }
     }
 
     /// The same place, `n` elements further on.
@@ -50,16 +61,15 @@ impl Site {
 /// If the launch fails.
 pub fn fwd(
     board: &dyn Board,
-    out: DevicePtr,
-    x: DevicePtr,
+    out: DeviceTensor,
+    x: DeviceTensor,
     n: usize,
-    elem: Elem,
     site: &Site,
 ) -> Result<(), BoardError> {
     let [probability, seed, purpose, first_element, state] = site.args();
     board.launch(&Launch {
-        kernel: &symbol("dropout_fwd", elem),
-        grid: [pack_grid(n, elem, 256), 1, 1],
+        kernel: &symbol("dropout_fwd", x.elem()),
+        grid: [pack_grid(n, x.elem(), 256), 1, 1],
         block: [256, 1, 1],
         shared_bytes: 0,
         args: &args![out, x, n as u64, probability, seed, purpose, first_element, state],

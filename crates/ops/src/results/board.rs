@@ -1,13 +1,12 @@
 //! Results of steps in a ring on a board.
 
 use crate::board::args::args;
-use crate::board::{Board, BoardError, DevicePtr, Launch};
-
-/// Bytes of one place in the ring.
-pub const RESULT_BYTES: usize = 16;
+use crate::board::{Board, BoardError, Launch, Ptr, StepState};
+use crate::grad_norm::board::GradNorm;
 
 /// What one step said.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(C)]
 pub struct StepResult {
     /// Sum of losses in nats.
     pub loss: f64,
@@ -18,8 +17,11 @@ pub struct StepResult {
 }
 
 impl StepResult {
+    /// Bytes that it takes.
+    pub const BYTES: usize = size_of::<Self>();
+
     /// As it lies in the ring.
-    pub fn from_bytes(bytes: &[u8; RESULT_BYTES]) -> Self {
+    pub fn from_bytes(bytes: &[u8; Self::BYTES]) -> Self {
         let word = |first: usize| [bytes[first], bytes[first + 1], bytes[first + 2], bytes[first + 3]];
         let [a, b, c, d] = word(0);
         let [e, f, g, h] = word(4);
@@ -34,19 +36,19 @@ impl StepResult {
 /// Sums losses and hits in a fixed order into the step's place in the ring. A sum that is not finite halts the run.
 ///
 /// # Shapes
-/// `losses` (n) `f32`, `correct` (n) `u32`; `norm` and `state` may be [`DevicePtr::NULL`]: then nothing is halted, and
+/// `losses` (n) `f32`, `correct` (n) `u32`; `norm` and `state` may be absent: then nothing is halted, and
 /// the place is the first.
 ///
 /// # Errors
 /// If the launch fails.
 pub fn store(
     board: &dyn Board,
-    ring: DevicePtr,
-    norm: DevicePtr,
-    losses: DevicePtr,
-    correct: DevicePtr,
+    ring: Ptr<StepResult>,
+    norm: Option<Ptr<GradNorm>>,
+    losses: Ptr<f32>,
+    correct: Ptr<u32>,
     n: usize,
-    state: DevicePtr,
+    state: Option<Ptr<StepState>>,
 ) -> Result<(), BoardError> {
     board.launch(&Launch {
         kernel: "results_f32",

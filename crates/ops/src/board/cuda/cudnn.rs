@@ -7,7 +7,7 @@ use std::ptr;
 
 use wattle_cuda::{Nvidia, open};
 
-use super::Kind;
+use crate::attention::Kind;
 use crate::board::{AttentionBackward, AttentionForward, AttentionShape, BoardError, DevicePtr};
 
 /// Room for a sentence of cuDNN's.
@@ -183,7 +183,8 @@ impl CShape {
 impl From<&AttentionForward> for CTensors {
     fn from(tensors: &AttentionForward) -> Self {
         let AttentionForward { q, k, v, out, stats } = tensors;
-        let [q, k, v, out, stats] = [q, k, v, out, stats].map(|ptr| ptr.address());
+        let [q, k, v, out] = [q, k, v, out].map(|tensor| tensor.bytes().address());
+        let stats = stats.bytes().address();
         Self { q, k, v, out, stats, grad_out: 0, grad_q: 0, grad_k: 0, grad_v: 0 }
     }
 }
@@ -191,7 +192,8 @@ impl From<&AttentionForward> for CTensors {
 impl From<&AttentionBackward> for CTensors {
     fn from(tensors: &AttentionBackward) -> Self {
         let AttentionBackward { forward, grad_out, grad_q, grad_k, grad_v } = tensors;
-        let [grad_out, grad_q, grad_k, grad_v] = [grad_out, grad_q, grad_k, grad_v].map(|ptr| ptr.address());
+        let [grad_out, grad_q, grad_k, grad_v] =
+            [grad_out, grad_q, grad_k, grad_v].map(|tensor| tensor.bytes().address());
         Self { grad_out, grad_q, grad_k, grad_v, ..Self::from(forward) }
     }
 }

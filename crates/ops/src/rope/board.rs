@@ -1,7 +1,7 @@
 //! Rotary position embedding on a board, in place.
 
 use crate::board::args::{args, symbol};
-use crate::board::{Board, BoardError, DevicePtr, Elem, Launch};
+use crate::board::{Board, BoardError, DeviceTensor, Launch, Ptr};
 
 /// Heads within rows, and the angles that they are turned by.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -16,19 +16,17 @@ pub struct Heads {
     pub d: usize,
     /// Rows of a sequence.
     pub t: usize,
-    /// Type of rows.
-    pub elem: Elem,
     /// (≥ t, d/2) `f32`
-    pub cos: DevicePtr,
+    pub cos: Ptr<f32>,
     /// (≥ t, d/2) `f32`
-    pub sin: DevicePtr,
+    pub sin: Ptr<f32>,
 }
 
 /// Turns the heads of `x`.
 ///
 /// # Errors
 /// If the launch fails.
-pub fn fwd(board: &dyn Board, x: DevicePtr, heads: &Heads) -> Result<(), BoardError> {
+pub fn fwd(board: &dyn Board, x: DeviceTensor, heads: &Heads) -> Result<(), BoardError> {
     launch(board, "rope_fwd", x, heads)
 }
 
@@ -36,14 +34,14 @@ pub fn fwd(board: &dyn Board, x: DevicePtr, heads: &Heads) -> Result<(), BoardEr
 ///
 /// # Errors
 /// If the launch fails.
-pub fn bwd(board: &dyn Board, grad: DevicePtr, heads: &Heads) -> Result<(), BoardError> {
+pub fn bwd(board: &dyn Board, grad: DeviceTensor, heads: &Heads) -> Result<(), BoardError> {
     launch(board, "rope_bwd", grad, heads)
 }
 
-fn launch(board: &dyn Board, stem: &str, x: DevicePtr, heads: &Heads) -> Result<(), BoardError> {
-    let &Heads { n, row_stride, n_heads, d, t, elem, cos, sin } = heads;
+fn launch(board: &dyn Board, stem: &str, x: DeviceTensor, heads: &Heads) -> Result<(), BoardError> {
+    let &Heads { n, row_stride, n_heads, d, t, cos, sin } = heads;
     board.launch(&Launch {
-        kernel: &symbol(stem, elem),
+        kernel: &symbol(stem, x.elem()),
         grid: [n as u32, 1, 1],
         block: [128, 1, 1],
         shared_bytes: 0,

@@ -1,7 +1,7 @@
 //! SwiGLU on a board, over rows that hold gate and up side by side.
 
 use crate::board::args::{args, pack_grid, symbol};
-use crate::board::{Board, BoardError, DevicePtr, Elem, Launch};
+use crate::board::{Board, BoardError, DeviceTensor, Launch};
 
 /// `out = silu(gate) · up`
 ///
@@ -12,11 +12,11 @@ use crate::board::{Board, BoardError, DevicePtr, Elem, Launch};
 /// If the launch fails.
 pub fn fwd(
     board: &dyn Board,
-    out: DevicePtr,
-    x: DevicePtr,
+    out: DeviceTensor,
+    x: DeviceTensor,
     [n, ff]: [usize; 2],
-    elem: Elem,
 ) -> Result<(), BoardError> {
+    let elem = x.elem();
     board.launch(&Launch {
         kernel: &symbol("swiglu_fwd", elem),
         grid: [pack_grid(ff, elem, 256), n as u32, 1],
@@ -35,12 +35,12 @@ pub fn fwd(
 /// If the launch fails.
 pub fn bwd(
     board: &dyn Board,
-    grad_x: DevicePtr,
-    grad_out: DevicePtr,
-    x: DevicePtr,
+    grad_x: DeviceTensor,
+    grad_out: DeviceTensor,
+    x: DeviceTensor,
     [n, ff]: [usize; 2],
-    elem: Elem,
 ) -> Result<(), BoardError> {
+    let elem = x.elem();
     board.launch(&Launch {
         kernel: &symbol("swiglu_bwd", elem),
         grid: [pack_grid(ff, elem, 256), n as u32, 1],

@@ -3,8 +3,10 @@
 
 use super::Kind;
 use crate::board::args::{args, symbol};
-use crate::board::{Board, BoardError, DevicePtr, Elem, Epilogue, Gemm, Launch, Matrix};
-use crate::dropout::cuda::Site;
+use crate::board::{
+    Arg, Board, BoardError, DevicePtr, DeviceTensor, Elem, Epilogue, Gemm, Launch, Matrix, Ptr,
+};
+use crate::dropout::board::Site;
 
 /// The sizes of an attention whose queries, keys and values lie side by side in rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +29,7 @@ pub struct Shape {
 
 /// Bytes of scratch that [`fwd`] and [`bwd`] want.
 pub fn scratch_bytes(shape: &Shape) -> usize {
-    Scratch::new(shape, DevicePtr::NULL).bytes
+    Scratch::new(shape, DevicePtr::new(0)).bytes
 }
 
 impl Shape {
@@ -44,10 +46,10 @@ impl Shape {
 /// Scores and probabilities of all heads of one sequence (h, t, t).
 #[derive(Clone, Copy)]
 struct Scratch {
-    scores: DevicePtr,
-    grad_probabilities: DevicePtr,
-    probabilities: DevicePtr,
-    grad_scores: DevicePtr,
+    scores: Ptr<f32>,
+    grad_probabilities: Ptr<f32>,
+    probabilities: DeviceTensor,
+    grad_scores: DeviceTensor,
     bytes: usize,
 }
 
@@ -56,12 +58,12 @@ impl Scratch {
         let n = shape.n_heads * shape.t * shape.t;
         let mut bytes = 0;
         let mut take = |elem: Elem| {
-            let ptr = DevicePtr::new(at.address() + bytes as u64);
+            let ptr = at.offset(bytes);
             bytes += (n * elem.bytes()).next_multiple_of(256);
             ptr
         };
-        let (scores, grad_probabilities) = (take(Elem::F32), take(Elem::F32));
-        let (probabilities, grad_scores) = (take(shape.elem), take(shape.elem));
+        let [scores, grad_probabilities] = [(); 2].map(|()| Ptr::new(take(Elem::F32)));
+        let [probabilities, grad_scores] = [(); 2].map(|()| DeviceTensor::new(take(shape.elem), shape.elem));
         Self { scores, grad_probabilities, probabilities, grad_scores, bytes }
     }
 }
@@ -73,37 +75,33 @@ struct Sequence<'a> {
     shape: &'a Shape,
     idx: usize,
     /// Where each row's document starts, of all sequences; null without documents.
-    documents: DevicePtr,
+    documents: Option<Ptr<u32>>,
 }
 
 impl Sequence<'_> {
     /// The queries, keys or values in `qkv` as one matrix (t, d) a head, from head `first` on.
-    fn heads(&self, qkv: DevicePtr, first: usize) -> Matrix {
-        let &Shape { t, d, elem, .. } = self.shape;
+    fn heads(&self, qkv: DeviceTensor, first: usize) -> Matrix {
+        let &Shape { t, d, .. } = self.shape;
         let width = self.shape.qkv();
-        Matrix::new(qkv.add(self.idx * t * width + first * d, elem), elem, width).batched(d)
+        Matrix::new(qkv.add(self.idx * t * width + first * d), width).batched(d)
     }
 
     /// The heads of an output, side by side in rows of their own.
-    fn out_heads(&self, out: DevicePtr, first: usize) -> Matrix {
-        let &Shape { t, n_heads, d, elem, .. } = self.shape;
+    fn out_heads(&self, out: DeviceTensor, first: usize) -> Matrix {
+        let &Shape { t, n_heads, d, .. } = self.shape;
         let width = n_heads * d;
-        Matrix::new(out.add(self.idx * t * width + first * d, elem), elem, width).batched(d)
+        Matrix::new(out.add(self.idx * t * width + first * d), width).batched(d)
     }
 
     /// The (t, t) matrices of heads from `first` on.
-    fn squares(&self, at: DevicePtr, elem: Elem, first: usize) -> Matrix {
+    fn squares(&self, at: impl Into<DeviceTensor>, first: usize) -> Matrix {
         let t = self.shape.t;
-        Matrix::new(at.add(first * t * t, elem), elem, t).batched(t * t)
+        Matrix::new(at.into().add(first * t * t), t).batched(t * t)
     }
 
-    /// Where the documents of this sequence start, (t) `u32`; null without documents.
-    fn documents(&self) -> DevicePtr {
-        let before = self.idx * self.shape.t * size_of::<u32>();
-        match self.documents {
-            DevicePtr::NULL => DevicePtr::NULL,
-            first => DevicePtr::new(first.address() + before as u64),
-        }
+    /// Where the documents of this sequence start, (t).
+    fn documents(&self) -> Option<Ptr<u32>> {
+        self.documents.map(|first| first.add(self.idx * self.shape.t))
     }
 
     /// For each head of keys, the first head of queries that reads it, and the places of its keys and values.
@@ -148,7 +146,7 @@ impl Sequence<'_> {
             return self.products([m, n, k], a, b, c);
         }
         (0..self.group_len()).try_for_each(|head| {
-            let of_head = |x: Matrix| Matrix { ptr: x.ptr.add(head * x.batch_stride, x.elem), ..x };
+            let of_head = |x: Matrix| Matrix { tensor: x.tensor.add(head * x.batch_stride), ..x };
             self.board.gemm(&Gemm {
                 m,
                 n,
@@ -164,11 +162,11 @@ impl Sequence<'_> {
         })
     }
 
-    fn softmax(&self, kernel: &str, buffers: &[DevicePtr], site: &Site) -> Result<(), BoardError> {
+    fn softmax(&self, kernel: &str, buffers: &[Arg], site: &Site) -> Result<(), BoardError> {
         let &Shape { t, n_heads, elem, kind, .. } = self.shape;
         let n_rows = n_heads * t;
         let site = site.starting_at((self.idx * n_rows * t) as u64);
-        let mut args: Vec<_> = buffers.iter().map(|&ptr| ptr.into()).collect();
+        let mut args = buffers.to_vec();
         let window = kind.window(t) as i32;
         args.extend(args![n_rows as i32, t as i32, window, self.documents(), self.shape.scale()]);
         args.extend(site.args());
@@ -181,11 +179,11 @@ impl Sequence<'_> {
         })
     }
 
-    fn scores(&self, scratch: &Scratch, qkv: DevicePtr) -> Result<(), BoardError> {
+    fn scores(&self, scratch: &Scratch, qkv: DeviceTensor) -> Result<(), BoardError> {
         let &Shape { t, d, .. } = self.shape;
         self.groups().try_for_each(|[q, k, _]| {
             let keys = self.shared(self.heads(qkv, k)).transposed();
-            self.products([t, t, d], self.heads(qkv, q), keys, self.squares(scratch.scores, Elem::F32, q))
+            self.products([t, t, d], self.heads(qkv, q), keys, self.squares(scratch.scores, q))
         })
     }
 }
@@ -193,7 +191,7 @@ impl Sequence<'_> {
 fn sequences<'a>(
     board: &'a dyn Board,
     shape: &'a Shape,
-    documents: DevicePtr,
+    documents: Option<Ptr<u32>>,
 ) -> impl Iterator<Item = Sequence<'a>> {
     (0..shape.b).map(move |idx| Sequence { board, shape, idx, documents })
 }
@@ -213,25 +211,25 @@ fn sequences<'a>(
 #[expect(clippy::too_many_arguments, reason = "what the passes of an operation share")]
 pub fn fwd(
     board: &dyn Board,
-    out: DevicePtr,
-    log_sum_exp: DevicePtr,
-    qkv: DevicePtr,
+    out: DeviceTensor,
+    log_sum_exp: Ptr<f32>,
+    qkv: DeviceTensor,
     shape: &Shape,
-    documents: DevicePtr,
+    documents: Option<Ptr<u32>>,
     site: &Site,
     scratch: DevicePtr,
 ) -> Result<(), BoardError> {
-    let &Shape { t, n_heads, d, elem, .. } = shape;
+    let &Shape { t, n_heads, d, .. } = shape;
     shape.kind.check(shape.b, t, None);
     let scratch = Scratch::new(shape, scratch);
     sequences(board, shape, documents).try_for_each(|sequence| {
         sequence.scores(&scratch, qkv)?;
-        let log_sum_exp = log_sum_exp.add(sequence.idx * n_heads * t, Elem::F32);
-        let buffers = [scratch.probabilities, log_sum_exp, scratch.scores];
+        let log_sum_exp = log_sum_exp.add(sequence.idx * n_heads * t);
+        let buffers = args![scratch.probabilities, log_sum_exp, scratch.scores];
         sequence.softmax("attention_fwd", &buffers, site)?;
         sequence.groups().try_for_each(|[q, _, v]| {
             let values = sequence.shared(sequence.heads(qkv, v));
-            let probabilities = sequence.squares(scratch.probabilities, elem, q);
+            let probabilities = sequence.squares(scratch.probabilities, q);
             sequence.products([t, d, t], probabilities, values, sequence.out_heads(out, q))
         })
     })
@@ -250,36 +248,36 @@ pub fn fwd(
 #[expect(clippy::too_many_arguments, reason = "what the passes of an operation share")]
 pub fn bwd(
     board: &dyn Board,
-    grad_qkv: DevicePtr,
-    grad_out: DevicePtr,
-    log_sum_exp: DevicePtr,
-    qkv: DevicePtr,
+    grad_qkv: DeviceTensor,
+    grad_out: DeviceTensor,
+    log_sum_exp: Ptr<f32>,
+    qkv: DeviceTensor,
     shape: &Shape,
-    documents: DevicePtr,
+    documents: Option<Ptr<u32>>,
     site: &Site,
     scratch: DevicePtr,
 ) -> Result<(), BoardError> {
-    let &Shape { t, n_heads, d, elem, .. } = shape;
+    let &Shape { t, n_heads, d, .. } = shape;
     shape.kind.check(shape.b, t, None);
     let scratch = Scratch::new(shape, scratch);
     sequences(board, shape, documents).try_for_each(|sequence| {
         sequence.scores(&scratch, qkv)?;
         sequence.groups().try_for_each(|[q, _, v]| {
             let values = sequence.shared(sequence.heads(qkv, v)).transposed();
-            let grad = sequence.squares(scratch.grad_probabilities, Elem::F32, q);
+            let grad = sequence.squares(scratch.grad_probabilities, q);
             sequence.products([t, t, d], sequence.out_heads(grad_out, q), values, grad)
         })?;
-        let log_sum_exp = log_sum_exp.add(sequence.idx * n_heads * t, Elem::F32);
+        let log_sum_exp = log_sum_exp.add(sequence.idx * n_heads * t);
         let Scratch { scores, grad_probabilities, probabilities, grad_scores, .. } = scratch;
-        let buffers = [probabilities, grad_scores, scores, grad_probabilities, log_sum_exp];
+        let buffers = args![probabilities, grad_scores, scores, grad_probabilities, log_sum_exp];
         sequence.softmax("attention_bwd", &buffers, site)?;
         sequence.groups().try_for_each(|[q, k, v]| {
-            let grad_scores = sequence.squares(grad_scores, elem, q);
+            let grad_scores = sequence.squares(grad_scores, q);
             let keys = sequence.shared(sequence.heads(qkv, k));
             sequence.products([t, d, t], grad_scores, keys, sequence.heads(grad_qkv, q))?;
             let queries = sequence.heads(qkv, q);
             sequence.sums([t, d, t], grad_scores.transposed(), queries, sequence.heads(grad_qkv, k))?;
-            let probabilities = sequence.squares(probabilities, elem, q).transposed();
+            let probabilities = sequence.squares(probabilities, q).transposed();
             let grad_out = sequence.out_heads(grad_out, q);
             sequence.sums([t, d, t], probabilities, grad_out, sequence.heads(grad_qkv, v))
         })

@@ -1,9 +1,9 @@
 //! LayerNorm on a board.
 
 use crate::board::args::{args, pack_grid, symbol};
-use crate::board::{Board, BoardError, DevicePtr, Elem, Launch};
-use crate::dropout::cuda::Site;
-use crate::linear::cuda::{Parts, column_sum};
+use crate::board::{Board, BoardError, DeviceTensor, Launch, Ptr};
+use crate::dropout::board::Site;
+use crate::linear::board::{Parts, column_sum};
 
 /// Rows of a block, a warp each.
 const ROWS_A_BLOCK: usize = 4;
@@ -15,12 +15,10 @@ pub struct Norm {
     pub n: usize,
     /// Width.
     pub c: usize,
-    /// Type of rows and parameters.
-    pub elem: Elem,
     /// (c)
-    pub weight: DevicePtr,
-    /// (c); [`DevicePtr::NULL`] for none.
-    pub bias: DevicePtr,
+    pub weight: DeviceTensor,
+    /// (c); absent for none.
+    pub bias: Option<DeviceTensor>,
     /// ε
     pub eps: f32,
 }
@@ -29,20 +27,20 @@ pub struct Norm {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Normed {
     /// (n, c)
-    pub out: DevicePtr,
+    pub out: DeviceTensor,
     /// Mean of each row (n), `f32`.
-    pub mean: DevicePtr,
+    pub mean: Ptr<f32>,
     /// One over the standard deviation of each row (n), `f32`.
-    pub rstd: DevicePtr,
+    pub rstd: Ptr<f32>,
 }
 
 /// What is added to the residual stream.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Addend<'a> {
     /// (n, c)
-    pub rows: DevicePtr,
-    /// (c), added to each row; [`DevicePtr::NULL`] for none.
-    pub bias: DevicePtr,
+    pub rows: DeviceTensor,
+    /// (c), added to each row; absent for none.
+    pub bias: Option<DeviceTensor>,
     /// Where elements of their sum are dropped.
     pub site: &'a Site,
 }
@@ -59,8 +57,9 @@ pub fn bwd_scratch_len(n: usize, c: usize) -> usize {
 ///
 /// # Errors
 /// If the launch fails.
-pub fn fwd(board: &dyn Board, normed: &Normed, x: DevicePtr, norm: &Norm) -> Result<(), BoardError> {
-    let &Norm { n, c, elem, weight, bias, eps } = norm;
+pub fn fwd(board: &dyn Board, normed: &Normed, x: DeviceTensor, norm: &Norm) -> Result<(), BoardError> {
+    let &Norm { n, c, weight, bias, eps } = norm;
+    let elem = weight.elem();
     board.launch(&Launch {
         kernel: &symbol("layer_norm_fwd", elem),
         grid: [n.div_ceil(ROWS_A_BLOCK) as u32, 1, 1],
@@ -79,13 +78,14 @@ pub fn fwd(board: &dyn Board, normed: &Normed, x: DevicePtr, norm: &Norm) -> Res
 /// If the launch fails.
 pub fn residual_fwd(
     board: &dyn Board,
-    sum: DevicePtr,
+    sum: DeviceTensor,
     normed: &Normed,
-    x: DevicePtr,
+    x: DeviceTensor,
     addend: &Addend<'_>,
     norm: &Norm,
 ) -> Result<(), BoardError> {
-    let &Norm { n, c, elem, weight, bias, eps } = norm;
+    let &Norm { n, c, weight, bias, eps } = norm;
+    let elem = weight.elem();
     let [probability, seed, purpose, first_element, state] = addend.site.args();
     board.launch(&Launch {
         kernel: &symbol("layer_norm_residual_fwd", elem),
@@ -118,13 +118,13 @@ pub fn residual_fwd(
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Gradients {
     /// (n, c), overwritten or, with `accumulate`, added to.
-    pub x: DevicePtr,
+    pub x: DeviceTensor,
     /// Whether the gradient of x is added to what is there.
     pub accumulate: bool,
     /// (c) `f32`, added to.
-    pub weight: DevicePtr,
-    /// (c) `f32`, added to; [`DevicePtr::NULL`] for none.
-    pub bias: DevicePtr,
+    pub weight: Ptr<f32>,
+    /// (c) `f32`, added to; absent for none.
+    pub bias: Option<Ptr<f32>>,
 }
 
 /// The gradients of [`fwd`]. Sums over rows are always made in the same order.
@@ -137,18 +137,16 @@ pub struct Gradients {
 pub fn bwd(
     board: &dyn Board,
     gradients: &Gradients,
-    grad_out: DevicePtr,
-    x: DevicePtr,
+    grad_out: DeviceTensor,
+    x: DeviceTensor,
     normed: &Normed,
     norm: &Norm,
-    scratch: DevicePtr,
+    scratch: Ptr<f32>,
 ) -> Result<(), BoardError> {
-    let &Norm { n, c, elem, weight, .. } = norm;
+    let &Norm { n, c, weight, .. } = norm;
+    let elem = weight.elem();
     let Parts { n_parts, rows_a_part } = Parts::of(n);
-    let partial_bias = match gradients.bias {
-        DevicePtr::NULL => DevicePtr::NULL,
-        _ => scratch.add(n_parts * c, Elem::F32),
-    };
+    let partial_bias = gradients.bias.map(|_| scratch.add(n_parts * c));
     board.launch(&Launch {
         kernel: &symbol("layer_norm_bwd_weight", elem),
         grid: [pack_grid(c, elem, 128), n_parts as u32, 1],
@@ -167,8 +165,8 @@ pub fn bwd(
         ],
     })?;
     column_sum(board, gradients.weight, scratch, n_parts, c)?;
-    if gradients.bias != DevicePtr::NULL {
-        column_sum(board, gradients.bias, partial_bias, n_parts, c)?;
+    if let (Some(bias), Some(partial)) = (gradients.bias, partial_bias) {
+        column_sum(board, bias, partial, n_parts, c)?;
     }
     board.launch(&Launch {
         kernel: &symbol("layer_norm_bwd_x", elem),

@@ -1,7 +1,7 @@
 //! What a linear layer needs on a board beside its products, which are [`Board::gemm`]'s.
 
 use crate::board::args::{args, pack_grid, symbol};
-use crate::board::{Board, BoardError, DevicePtr, Elem, Launch};
+use crate::board::{Board, BoardError, DeviceTensor, Launch, Ptr};
 
 /// Most parts that sums over rows are made in.
 const MAX_PARTS: usize = 512;
@@ -39,13 +39,12 @@ pub fn bias_scratch_len(n: usize, c: usize) -> usize {
 /// If a launch fails.
 pub fn bwd_bias(
     board: &dyn Board,
-    grad_bias: DevicePtr,
-    grad_out: DevicePtr,
+    grad_bias: Ptr<f32>,
+    grad_out: DeviceTensor,
     [n, c]: [usize; 2],
-    elem: Elem,
-    scratch: DevicePtr,
+    scratch: Ptr<f32>,
 ) -> Result<(), BoardError> {
-    let Parts { n_parts, rows_a_part } = Parts::of(n);
+    let (Parts { n_parts, rows_a_part }, elem) = (Parts::of(n), grad_out.elem());
     board.launch(&Launch {
         kernel: &symbol("linear_bias_bwd", elem),
         grid: [pack_grid(c, elem, 128), n_parts as u32, 1],
@@ -59,8 +58,8 @@ pub fn bwd_bias(
 /// `grad += Σ over parts of partial`.
 pub(crate) fn column_sum(
     board: &dyn Board,
-    grad: DevicePtr,
-    partial: DevicePtr,
+    grad: Ptr<f32>,
+    partial: Ptr<f32>,
     n_parts: usize,
     c: usize,
 ) -> Result<(), BoardError> {

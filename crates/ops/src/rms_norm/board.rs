@@ -1,9 +1,9 @@
 //! RMSNorm on a board.
 
 use crate::board::args::{args, pack_grid, symbol};
-use crate::board::{Board, BoardError, DevicePtr, Elem, Launch};
-use crate::dropout::cuda::Site;
-use crate::linear::cuda::{Parts, column_sum};
+use crate::board::{Board, BoardError, DeviceTensor, Launch, Ptr};
+use crate::dropout::board::Site;
+use crate::linear::board::{Parts, column_sum};
 
 /// Rows of a block, a warp each.
 const ROWS_A_BLOCK: usize = 4;
@@ -15,10 +15,8 @@ pub struct Norm {
     pub n: usize,
     /// Width.
     pub c: usize,
-    /// Type of rows and parameters.
-    pub elem: Elem,
     /// (c)
-    pub weight: DevicePtr,
+    pub weight: DeviceTensor,
     /// ε
     pub eps: f32,
 }
@@ -27,18 +25,18 @@ pub struct Norm {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Normed {
     /// (n, c)
-    pub out: DevicePtr,
+    pub out: DeviceTensor,
     /// One over the standard deviation of each row (n), `f32`.
-    pub rstd: DevicePtr,
+    pub rstd: Ptr<f32>,
 }
 
 /// What is added to the residual stream.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Addend<'a> {
     /// (n, c)
-    pub rows: DevicePtr,
-    /// (c), added to each row; [`DevicePtr::NULL`] for none.
-    pub bias: DevicePtr,
+    pub rows: DeviceTensor,
+    /// (c), added to each row; absent for none.
+    pub bias: Option<DeviceTensor>,
     /// Where elements of their sum are dropped.
     pub site: &'a Site,
 }
@@ -55,8 +53,9 @@ pub fn bwd_scratch_len(n: usize, c: usize) -> usize {
 ///
 /// # Errors
 /// If the launch fails.
-pub fn fwd(board: &dyn Board, normed: &Normed, x: DevicePtr, norm: &Norm) -> Result<(), BoardError> {
-    let &Norm { n, c, elem, weight, eps } = norm;
+pub fn fwd(board: &dyn Board, normed: &Normed, x: DeviceTensor, norm: &Norm) -> Result<(), BoardError> {
+    let &Norm { n, c, weight, eps } = norm;
+    let elem = weight.elem();
     board.launch(&Launch {
         kernel: &symbol("rms_norm_fwd", elem),
         grid: [n.div_ceil(ROWS_A_BLOCK) as u32, 1, 1],
@@ -75,13 +74,14 @@ pub fn fwd(board: &dyn Board, normed: &Normed, x: DevicePtr, norm: &Norm) -> Res
 /// If the launch fails.
 pub fn residual_fwd(
     board: &dyn Board,
-    sum: DevicePtr,
+    sum: DeviceTensor,
     normed: &Normed,
-    x: DevicePtr,
+    x: DeviceTensor,
     addend: &Addend<'_>,
     norm: &Norm,
 ) -> Result<(), BoardError> {
-    let &Norm { n, c, elem, weight, eps } = norm;
+    let &Norm { n, c, weight, eps } = norm;
+    let elem = weight.elem();
     let [probability, seed, purpose, first_element, state] = addend.site.args();
     board.launch(&Launch {
         kernel: &symbol("rms_norm_residual_fwd", elem),
@@ -112,11 +112,11 @@ pub fn residual_fwd(
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Gradients {
     /// (n, c), overwritten or, with `accumulate`, added to.
-    pub x: DevicePtr,
+    pub x: DeviceTensor,
     /// Whether the gradient of x is added to what is there.
     pub accumulate: bool,
     /// (c) `f32`, added to.
-    pub weight: DevicePtr,
+    pub weight: Ptr<f32>,
 }
 
 /// The gradients of [`fwd`]. Sums over rows are always made in the same order.
@@ -129,13 +129,14 @@ pub struct Gradients {
 pub fn bwd(
     board: &dyn Board,
     gradients: &Gradients,
-    grad_out: DevicePtr,
-    x: DevicePtr,
+    grad_out: DeviceTensor,
+    x: DeviceTensor,
     normed: &Normed,
     norm: &Norm,
-    scratch: DevicePtr,
+    scratch: Ptr<f32>,
 ) -> Result<(), BoardError> {
-    let &Norm { n, c, elem, weight, .. } = norm;
+    let &Norm { n, c, weight, .. } = norm;
+    let elem = weight.elem();
     let Parts { n_parts, rows_a_part } = Parts::of(n);
     board.launch(&Launch {
         kernel: &symbol("rms_norm_bwd_weight", elem),

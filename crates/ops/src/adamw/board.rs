@@ -2,31 +2,32 @@
 
 use super::Hyperparameters;
 use crate::board::args::args;
-use crate::board::{Board, BoardError, DevicePtr, Launch};
+use crate::board::{Board, BoardError, DeviceTensor, Launch, Ptr, StepState};
+use crate::grad_norm::board::GradNorm;
 
 /// One update of flat buffers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Step {
     /// Master weights (n), `f32`.
-    pub weights: DevicePtr,
+    pub weights: Ptr<f32>,
     /// m (n), `f32`
-    pub mean: DevicePtr,
+    pub mean: Ptr<f32>,
     /// v (n), `f32`
-    pub mean_square: DevicePtr,
-    /// The weights in bfloat16 (n), written beside the masters; [`DevicePtr::NULL`] if passes read the masters.
-    pub working: DevicePtr,
+    pub mean_square: Ptr<f32>,
+    /// The weights in bfloat16 (n), written beside the masters; absent if passes read the masters.
+    pub working: Option<DeviceTensor>,
     /// Gradients (n), `f32`.
-    pub gradients: DevicePtr,
+    pub gradients: Ptr<f32>,
     /// Elements.
     pub n: usize,
     /// How many of the first ones decay.
     pub n_decaying: usize,
     /// β₁, β₂ and ε. The decay λ is in the state.
     pub hyperparameters: Hyperparameters,
-    /// A [`StepState`](crate::board::StepState).
-    pub state: DevicePtr,
-    /// What [`grad_norm`](crate::grad_norm::cuda) left.
-    pub norm: DevicePtr,
+    /// What differs from step to step.
+    pub state: Ptr<StepState>,
+    /// What [`grad_norm`](crate::grad_norm::board) left.
+    pub norm: Ptr<GradNorm>,
 }
 
 /// Makes the update, unless the run is halted. The same bits as on the CPU.

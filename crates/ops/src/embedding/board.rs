@@ -1,26 +1,24 @@
 //! Rows of tables on a board.
 
 use crate::board::args::{args, pack_grid, symbol};
-use crate::board::{Board, BoardError, DevicePtr, Elem, Launch};
-use crate::dropout::cuda::Site;
+use crate::board::{Board, BoardError, DeviceTensor, Launch, Ptr};
+use crate::dropout::board::Site;
 
 /// The rows of one micro-batch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rows {
     /// (n) `u32`, each in the table.
-    pub tokens: DevicePtr,
+    pub tokens: Ptr<u32>,
     /// How many, n.
     pub n: usize,
     /// Rows of a sequence.
     pub t: usize,
     /// Width.
     pub c: usize,
-    /// Type of tables and rows.
-    pub elem: Elem,
 }
 
 /// `out[r] = dropped(token_table[tokens[r]] + position_table[r mod t])`; `position_table` may be
-/// [`DevicePtr::NULL`].
+/// absent.
 ///
 /// # Shapes
 /// `token_table` (v, c), `position_table` (≥ t, c) → `out` (n, c).
@@ -29,16 +27,16 @@ pub struct Rows {
 /// If the launch fails.
 pub fn fwd(
     board: &dyn Board,
-    out: DevicePtr,
+    out: DeviceTensor,
     rows: &Rows,
-    token_table: DevicePtr,
-    position_table: DevicePtr,
+    token_table: DeviceTensor,
+    position_table: Option<DeviceTensor>,
     site: &Site,
 ) -> Result<(), BoardError> {
-    let &Rows { tokens, n, t, c, elem } = rows;
+    let &Rows { tokens, n, t, c } = rows;
     let [probability, seed, purpose, first_element, state] = site.args();
     board.launch(&Launch {
-        kernel: &symbol("embedding_fwd", elem),
+        kernel: &symbol("embedding_fwd", out.elem()),
         grid: [n as u32, 1, 1],
         block: [128, 1, 1],
         shared_bytes: 0,
@@ -59,7 +57,7 @@ pub fn fwd(
 }
 
 /// Adds rows of `grad_out` to the rows of the tables' gradients that they came from, always in the same order;
-/// `grad_position_table` may be [`DevicePtr::NULL`].
+/// `grad_position_table` may be absent.
 ///
 /// # Shapes
 /// `grad_out` (n, c), `order` (n) `u32`: the rows sorted by token, equals in their order → `grad_token_table` (v, c),
@@ -69,13 +67,14 @@ pub fn fwd(
 /// If a launch fails.
 pub fn bwd(
     board: &dyn Board,
-    grad_token_table: DevicePtr,
-    grad_position_table: DevicePtr,
-    grad_out: DevicePtr,
+    grad_token_table: Ptr<f32>,
+    grad_position_table: Option<Ptr<f32>>,
+    grad_out: DeviceTensor,
     rows: &Rows,
-    order: DevicePtr,
+    order: Ptr<u32>,
 ) -> Result<(), BoardError> {
-    let &Rows { tokens, n, t, c, elem } = rows;
+    let &Rows { tokens, n, t, c } = rows;
+    let elem = grad_out.elem();
     board.launch(&Launch {
         kernel: &symbol("embedding_bwd", elem),
         grid: [n as u32, pack_grid(c, elem, 32), 1],
@@ -83,9 +82,7 @@ pub fn bwd(
         shared_bytes: 0,
         args: &args![grad_token_table, grad_out, tokens, order, n as i32, c as i32],
     })?;
-    if grad_position_table == DevicePtr::NULL {
-        return Ok(());
-    }
+    let Some(grad_position_table) = grad_position_table else { return Ok(()) };
     board.launch(&Launch {
         kernel: &symbol("embedding_position_bwd", elem),
         grid: [t as u32, pack_grid(c, elem, 128), 1],

@@ -1,7 +1,7 @@
 //! Numbers in another type, on a board.
 
 use crate::board::args::args;
-use crate::board::{Board, BoardError, DevicePtr, Elem, Launch};
+use crate::board::{Board, BoardError, DeviceTensor, Elem, Launch, Ptr};
 
 /// `out = x`, rounded to `elem`.
 ///
@@ -10,9 +10,9 @@ use crate::board::{Board, BoardError, DevicePtr, Elem, Launch};
 ///
 /// # Errors
 /// If the launch or copy fails.
-pub fn cast(board: &dyn Board, out: DevicePtr, x: DevicePtr, n: usize, elem: Elem) -> Result<(), BoardError> {
-    if elem == Elem::F32 {
-        return board.copy(out, x, n * Elem::F32.bytes());
+pub fn cast(board: &dyn Board, out: DeviceTensor, x: Ptr<f32>, n: usize) -> Result<(), BoardError> {
+    if out.elem() == Elem::F32 {
+        return board.copy(out.bytes(), x.bytes(), n * Elem::F32.bytes());
     }
     board.launch(&Launch {
         kernel: "cast_bf16",

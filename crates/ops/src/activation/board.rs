@@ -2,21 +2,19 @@
 
 use super::Activation;
 use crate::board::args::{args, pack_grid, symbol};
-use crate::board::{Board, BoardError, DevicePtr, Elem, Launch};
+use crate::board::{Board, BoardError, DeviceTensor, Launch};
 
 /// Rows of what goes in, and the bias that is still to be added to it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Input {
     /// (n, c)
-    pub x: DevicePtr,
-    /// (c); [`DevicePtr::NULL`] for none.
-    pub bias: DevicePtr,
+    pub x: DeviceTensor,
+    /// (c); absent for none.
+    pub bias: Option<DeviceTensor>,
     /// Rows.
     pub n: usize,
     /// Width.
     pub c: usize,
-    /// Type of both.
-    pub elem: Elem,
 }
 
 /// `out = f(x + bias)`
@@ -29,7 +27,7 @@ pub struct Input {
 pub fn fwd(
     board: &dyn Board,
     activation: Activation,
-    out: DevicePtr,
+    out: DeviceTensor,
     input: &Input,
 ) -> Result<(), BoardError> {
     launch(board, "activation_fwd", activation, out, input)
@@ -45,7 +43,7 @@ pub fn fwd(
 pub fn bwd(
     board: &dyn Board,
     activation: Activation,
-    grad: DevicePtr,
+    grad: DeviceTensor,
     input: &Input,
 ) -> Result<(), BoardError> {
     launch(board, "activation_bwd", activation, grad, input)
@@ -55,10 +53,11 @@ fn launch(
     board: &dyn Board,
     stem: &str,
     activation: Activation,
-    out: DevicePtr,
+    out: DeviceTensor,
     input: &Input,
 ) -> Result<(), BoardError> {
-    let &Input { x, bias, n, c, elem } = input;
+    let &Input { x, bias, n, c } = input;
+    let elem = x.elem();
     let kind: i32 = match activation {
         Activation::Gelu => 0,
         Activation::GeluTanh => 1,
