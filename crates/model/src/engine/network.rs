@@ -164,6 +164,11 @@ impl Network {
         self.blocks.len()
     }
 
+    /// The first block's norms of queries and keys, whose widths are those of all.
+    pub(crate) fn query_key_norms(&self) -> Option<&QueryKeyNorms> {
+        self.blocks.first()?.query_key_norms.as_ref()
+    }
+
     /// Where the table of positions starts, if they are learnt.
     pub(crate) fn position_table(&self) -> Option<usize> {
         match self.positions {

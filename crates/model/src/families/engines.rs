@@ -9,7 +9,7 @@ use crate::config::ModelConfig;
 use crate::engine::board::{BoardEngine, DeviceEngine, DeviceEngineOptions, EngineError};
 use crate::engine::cpu::CpuEngine;
 use crate::engine::layout::Layout;
-use crate::engine::network::{Network, NormPlace};
+use crate::engine::network::Network;
 use crate::engine::{Engine, EngineOptions};
 use crate::parameter::Parameter;
 
@@ -35,7 +35,6 @@ pub(crate) fn board_engine(
     options: DeviceEngineOptions,
 ) -> std::result::Result<Option<Box<dyn DeviceEngine>>, EngineError> {
     let (layout, network) = on_a_board(config, vocab_size, parameters);
-    refuse_what_a_board_cannot_do(config, &network)?;
     let options = droppable(&network, options);
     Ok(Some(Box::new(BoardEngine::new(board, network, layout, parameters, options)?)))
 }
@@ -57,22 +56,6 @@ fn on_a_board(config: &ModelConfig, vocab_size: usize, parameters: &[Parameter])
     let layout = Layout::of_parameters(parameters, &config.family.spec().placement());
     let network = config.network(vocab_size, &layout);
     (layout, network)
-}
-
-fn refuse_what_a_board_cannot_do(
-    config: &ModelConfig,
-    network: &Network,
-) -> std::result::Result<(), EngineError> {
-    let has_query_key_norms = network.blocks.iter().any(|block| block.query_key_norms.is_some());
-    if !has_query_key_norms && network.sizes.norm_place == NormPlace::Before {
-        return Ok(());
-    }
-    let reason = format!(
-        "model.family = \"{}\": the engine on a GPU has no norms of queries and keys, nor norms after a block's \
-         halves; set train.engine = \"autograd\"",
-        config.family.name()
-    );
-    Err(candle_core::Error::Msg(reason).into())
 }
 
 /// A network without dropout has none, whatever is asked for.

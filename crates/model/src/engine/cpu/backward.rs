@@ -1,7 +1,9 @@
 //! The backward pass: gradients of activations by slices of the batch, those of weights over all of it.
 
 use wattle_ops::linear::cpu as linear;
-use wattle_ops::{Dropout, Store, activation, attention, dropout, layer_norm, rms_norm, rope, swiglu};
+use wattle_ops::{
+    Dropout, Store, activation, attention, dropout, head_norm, layer_norm, rms_norm, rope, swiglu,
+};
 
 use super::arena::{Arena, Kept, Normed};
 use super::backward_slice::{BackwardSlice, FinalNormSlice, Partials, WeightGradient};
@@ -178,25 +180,16 @@ impl Passes<'_> {
         scratch: &mut [f32],
     ) {
         let sizes = &self.network.sizes;
-        let (t, q_width, width) = (sizes.t, sizes.heads(), sizes.heads() + sizes.kv());
-        let (n_q, n_k) = (q_width / norms.q.width, sizes.kv() / norms.k.width);
-        let [q_weight, k_weight] = [&norms.q, &norms.k].map(|norm| norm.of(self.weights).0);
-        let [q_local, k_local] = [&norms.q, &norms.k].map(|norm| partials.local(&norm.range()));
-        let grad_out = &mut scratch[..width];
-        let sequences = grad_qkv.chunks_exact_mut(t * sizes.qkv());
+        let t = sizes.t;
+        let heads = self.query_key_heads(norms, t);
+        let grad_weights = [&norms.q, &norms.k].map(|norm| partials.local(&norm.range()));
+        let [n_norms, width] = [heads[0].rstd.row_stride, heads[0].saved.row_stride];
         let saved = kept.query_key.chunks_exact(t * width);
-        let saved = saved.zip(kept.query_key_rstd.chunks_exact(t * (n_q + n_k)));
-        for ((grad, (x, rstd)), partial) in sequences.zip(saved).zip(partials.rows()) {
-            let rows = grad.chunks_exact_mut(sizes.qkv()).zip(x.chunks_exact(width));
-            for ((grad, x), rstd) in rows.zip(rstd.chunks_exact(n_q + n_k)) {
-                grad_out.copy_from_slice(&grad[..width]);
-                let (grad_q, grad_k) = grad[..width].split_at_mut(q_width);
-                let saved = rms_norm::cpu::Saved { x: &x[..q_width], rstd: &rstd[..n_q] };
-                let (store, grad_weight) = (Store::Overwrite, &mut partial[q_local.clone()]);
-                rms_norm::cpu::bwd(grad_q, store, grad_weight, &grad_out[..q_width], saved, q_weight);
-                let saved = rms_norm::cpu::Saved { x: &x[q_width..], rstd: &rstd[n_q..] };
-                let grad_weight = &mut partial[k_local.clone()];
-                rms_norm::cpu::bwd(grad_k, store, grad_weight, &grad_out[q_width..], saved, k_weight);
+        let saved = saved.zip(kept.query_key_rstd.chunks_exact(t * n_norms));
+        let sequences = grad_qkv.chunks_exact_mut(t * sizes.qkv()).zip(saved);
+        for ((grad, (saved, rstd)), partial) in sequences.zip(partials.rows()) {
+            for (heads, grad_weight) in heads.iter().zip(&grad_weights) {
+                head_norm::cpu::bwd(grad, &mut partial[grad_weight.clone()], saved, rstd, heads, scratch);
             }
         }
     }

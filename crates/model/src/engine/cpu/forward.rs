@@ -1,10 +1,11 @@
 //! The forward pass of a slice of the batch.
 
+use wattle_ops::head_norm::cpu::Heads;
 use wattle_ops::layer_norm::cpu::{self as layer_norm, Addend, Stats};
 use wattle_ops::linear::cpu as linear;
 use wattle_ops::rms_norm::cpu as rms_norm;
 use wattle_ops::rope::Rotary;
-use wattle_ops::{Dropout, activation, attention, dropout, embedding, rope, swiglu};
+use wattle_ops::{Dropout, HeadRows, activation, attention, dropout, embedding, head_norm, rope, swiglu};
 
 use super::arena::{Hidden, Kept, Normed};
 use super::forward_slice::ForwardSlice;
@@ -125,7 +126,9 @@ impl Passes<'_> {
         let (weight, bias) = block.attention_in.of(self.weights);
         linear::fwd(kept.qkv, x, weight, bias, &block.attention_in.shape());
         if let Some(norms) = &block.query_key_norms {
-            self.norm_queries_and_keys(norms, kept);
+            for heads in self.query_key_heads(norms, x.len() / sizes.c) {
+                head_norm::cpu::fwd(kept.qkv, kept.query_key, kept.query_key_rstd, &heads);
+            }
         }
         if let Some(rotary) = self.rotary {
             let (rows, n_heads) = sizes.turning();
@@ -138,20 +141,20 @@ impl Passes<'_> {
         self.project(branch, kept.attended, &block.attention_out, sites.attention_out)
     }
 
-    /// Keeps queries and keys as they are, and normalizes them.
-    fn norm_queries_and_keys(&self, norms: &QueryKeyNorms, kept: &mut Kept<&mut [f32]>) {
+    /// Queries, and keys, of `n` rows as they are normalized.
+    pub(super) fn query_key_heads<'b>(&'b self, norms: &QueryKeyNorms, n: usize) -> [Heads<'b>; 2] {
         let sizes = &self.network.sizes;
-        let (q_width, width) = (sizes.heads(), sizes.heads() + sizes.kv());
-        let [q_norm, k_norm] = [&norms.q, &norms.k]
-            .map(|norm| rms_norm::Norm { weight: norm.of(self.weights).0, eps: sizes.norm_eps });
-        let (n_q, n_k) = (q_width / norms.q.width, sizes.kv() / norms.k.width);
-        let rows = kept.qkv.chunks_exact_mut(sizes.qkv()).zip(kept.query_key.chunks_exact_mut(width));
-        for ((row, saved), rstd) in rows.zip(kept.query_key_rstd.chunks_exact_mut(n_q + n_k)) {
-            saved.copy_from_slice(&row[..width]);
-            let ((q, k), (q_rstd, k_rstd)) = (row[..width].split_at_mut(q_width), rstd.split_at_mut(n_q));
-            rms_norm::fwd(q, q_rstd, &saved[..q_width], &q_norm);
-            rms_norm::fwd(k, k_rstd, &saved[q_width..], &k_norm);
-        }
+        let (q_width, k_width) = (sizes.heads(), sizes.kv());
+        let (n_q, n_k) = (q_width / norms.q.width, k_width / norms.k.width);
+        let heads = |norm: &Norm, n_heads: usize, offset: usize, rstd_offset: usize| Heads {
+            n_rows: n,
+            n_heads,
+            rows: HeadRows { offset, row_stride: sizes.qkv() },
+            saved: HeadRows { offset, row_stride: q_width + k_width },
+            rstd: HeadRows { offset: rstd_offset, row_stride: n_q + n_k },
+            norm: rms_norm::Norm { weight: norm.of(self.weights).0, eps: sizes.norm_eps },
+        };
+        [heads(&norms.q, n_q, 0, 0), heads(&norms.k, n_k, q_width, n_q)]
     }
 
     /// The feed-forward half up to what stands between its products.

@@ -54,7 +54,7 @@ impl Network {
     /// Of the buffers of an engine for `n_layers` blocks like the first.
     pub(super) fn arena_sizes(&self, n_layers: usize, options: EngineOptions) -> ArenaSizes {
         let sizes = &self.sizes;
-        let query_key_norms = self.blocks.first().and_then(|block| block.query_key_norms.as_ref());
+        let query_key_norms = self.query_key_norms();
         let vectors = self.blocks.iter().map(Block::vectors).chain([self.final_norm.range()]);
         ArenaSizes {
             n_layers,
