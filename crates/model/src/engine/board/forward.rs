@@ -87,9 +87,9 @@ impl<'a> MicroBatch<'a> {
         let Activations { x, norms, kept, hidden, .. } = self.activations;
         self.embed(x[0])?;
         if self.sizes().norm_place == NormPlace::After {
-            for layer_idx in 0..blocks.len() {
+            for (layer_idx, &x) in x[..blocks.len()].iter().enumerate() {
                 let (kept, hidden, normed) = (kept.at(layer_idx), hidden.at(layer_idx), norms.at(layer_idx));
-                self.attend_then_norm(layer_idx, x[layer_idx], normed, kept)?;
+                self.attend_then_norm(layer_idx, x, normed, kept)?;
                 self.expand(layer_idx, kept.middle, hidden)?;
                 self.contract_then_norm(layer_idx, hidden, normed, kept)?;
             }

@@ -37,18 +37,16 @@ impl Passes<'_> {
         let block = &self.network.blocks[layer_idx];
         let BackwardSlice { first, x, attention_norm, mlp_norm, kept, hidden, branch, scratch, .. } = slice;
         if self.network.sizes.norm_place == NormPlace::After {
-            match recompute {
-                Recompute::Block => {
-                    self.attend_then_norm(layer_idx, *first, x, attention_norm, kept, scratch)
-                }
-                _ => self.norm(attention_norm, kept.attention_added, &block.attention_norm),
-            }
-            if recompute != Recompute::None {
+            if recompute == Recompute::Block {
+                self.attend_then_norm(layer_idx, *first, x, attention_norm, kept, scratch);
                 self.expand(layer_idx, kept.middle, hidden);
+                self.contract_then_norm(layer_idx, *first, hidden, mlp_norm, kept);
+                return;
             }
-            match recompute {
-                Recompute::Block => self.contract_then_norm(layer_idx, *first, hidden, mlp_norm, kept),
-                _ => self.norm(mlp_norm, kept.mlp_added, &block.mlp_norm),
+            self.norm(attention_norm, kept.attention_added, &block.attention_norm);
+            self.norm(mlp_norm, kept.mlp_added, &block.mlp_norm);
+            if recompute == Recompute::Mlp {
+                self.expand(layer_idx, kept.middle, hidden);
             }
             return;
         }
