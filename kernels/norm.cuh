@@ -96,19 +96,16 @@ __device__ __forceinline__ void norm_residual_fwd(T* sum, T* out, float* mean, f
   normalize_row<T, CENTERED>(out + at, mean + row, rstd + row, sum + at, weight, bias, c, eps);
 }
 
-// grad_x (+)= rstd * (g - mean(g) - xhat * mean(g * xhat)), g = grad_out * weight; without mean(g) for RMSNorm.
+// grad_x (+)= rstd * (g - mean(g) - xhat * mean(g * xhat)), g = grad_out * weight; without mean(g) for RMSNorm. One row;
+// grad_x may be grad_out, since each lane reads what it writes before it writes it.
 template <class T, bool CENTERED>
-__device__ __forceinline__ void norm_bwd_x(T* grad_x, const T* grad_out, const T* x, const float* mean,
-                                           const float* rstd, const T* weight, int n, int c, int accumulate) {
+__device__ __forceinline__ void norm_bwd_row(T* grad_x, const T* grad_out, const T* x, float row_mean, float row_rstd,
+                                             const T* weight, int c, int accumulate) {
   constexpr int N = Pack<T>::N;
-  const int row = blockIdx.x * ROWS_A_BLOCK + threadIdx.x / WARP;
-  if (row >= n) return;
-  const size_t at = (size_t)row * c;
-  const float row_mean = CENTERED ? mean[row] : 0.0f, row_rstd = rstd[row];
   const int first = threadIdx.x % WARP * N, step = WARP * N;
   float sum = 0.0f, dot = 0.0f;
   for (int i = first; i < c; i += step) {
-    const Pack<T> g = load(grad_out + at + i, c - i), w = load(weight + i, c - i), a = load(x + at + i, c - i);
+    const Pack<T> g = load(grad_out + i, c - i), w = load(weight + i, c - i), a = load(x + i, c - i);
 #pragma unroll
     for (int k = 0; k < N; k++) {
       // Beyond the row g is 0.
@@ -120,7 +117,7 @@ __device__ __forceinline__ void norm_bwd_x(T* grad_x, const T* grad_out, const T
   sum = CENTERED ? warp_sum(sum) / c : 0.0f;
   dot = warp_sum(dot) / c;
   for (int i = first; i < c; i += step) {
-    const Pack<T> g = load(grad_out + at + i, c - i), w = load(weight + i, c - i), a = load(x + at + i, c - i);
+    const Pack<T> g = load(grad_out + i, c - i), w = load(weight + i, c - i), a = load(x + i, c - i);
     Pack<T> out;
 #pragma unroll
     for (int k = 0; k < N; k++) {
@@ -128,12 +125,22 @@ __device__ __forceinline__ void norm_bwd_x(T* grad_x, const T* grad_out, const T
       out.values[k] = row_rstd * (g.values[k] * w.values[k] - sum - normed * dot);
     }
     if (accumulate) {
-      const Pack<T> before = load(grad_x + at + i, c - i);
+      const Pack<T> before = load(grad_x + i, c - i);
 #pragma unroll
       for (int k = 0; k < N; k++) out.values[k] += before.values[k];
     }
-    store(grad_x + at + i, out, c - i);
+    store(grad_x + i, out, c - i);
   }
+}
+
+template <class T, bool CENTERED>
+__device__ __forceinline__ void norm_bwd_x(T* grad_x, const T* grad_out, const T* x, const float* mean,
+                                           const float* rstd, const T* weight, int n, int c, int accumulate) {
+  const int row = blockIdx.x * ROWS_A_BLOCK + threadIdx.x / WARP;
+  if (row >= n) return;
+  const size_t at = (size_t)row * c;
+  const float row_mean = CENTERED ? mean[row] : 0.0f;
+  norm_bwd_row<T, CENTERED>(grad_x + at, grad_out + at, x + at, row_mean, rstd[row], weight, c, accumulate);
 }
 
 // Part of the rows: partial_weight[part] = sum of grad_out * xhat, partial_bias[part] = sum of grad_out. Each thread

@@ -2,11 +2,37 @@
 //
 //   fwd           out = x * rstd * weight, rstd = 1 / sqrt(mean(x^2) + eps)
 //   residual_fwd  sum = x + dropped(branch), out = RMSNorm(sum)
+//   add_fwd       sum = x + RMSNorm(added)
 //   bwd_x         grad_x = or += rstd * (g - xhat * mean(g * xhat)), g = grad_out * weight
 //   bwd_weight    partial sums over rows of grad_out * xhat; column_sum adds them up
 //
 // Shapes and launches are those of layer_norm.cu.
 #include "norm.cuh"
+
+template <class T>
+__device__ __forceinline__ void rms_norm_add(T* sum, float* rstd, const T* x, const T* added, const T* weight, int n,
+                                             int c, float eps) {
+  constexpr int N = Pack<T>::N;
+  const int row = blockIdx.x * ROWS_A_BLOCK + threadIdx.x / WARP;
+  if (row >= n) return;
+  const size_t at = (size_t)row * c;
+  const int first = threadIdx.x % WARP * N, step = WARP * N;
+  float square = 0.0f;
+  for (int i = first; i < c; i += step) {
+    const Pack<T> a = load(added + at + i, c - i);
+#pragma unroll
+    for (int k = 0; k < N; k++) square += a.values[k] * a.values[k];
+  }
+  const float row_rstd = 1.0f / sqrtf(warp_sum(square) / c + eps);
+  for (int i = first; i < c; i += step) {
+    const Pack<T> a = load(added + at + i, c - i), w = load(weight + i, c - i);
+    Pack<T> out = load(x + at + i, c - i);
+#pragma unroll
+    for (int k = 0; k < N; k++) out.values[k] += a.values[k] * row_rstd * w.values[k];
+    store(sum + at + i, out, c - i);
+  }
+  if (threadIdx.x % WARP == 0) rstd[row] = row_rstd;
+}
 
 #define RMS_NORM(dtype, T)                                                                                         \
   extern "C" __global__ void __launch_bounds__(128)                                                                \
@@ -21,6 +47,11 @@
                                 probability, seed, purpose, first_element, state);                                 \
   }                                                                                                                \
   extern "C" __global__ void __launch_bounds__(128)                                                                \
+      rms_norm_add_fwd_##dtype(T* sum, float* rstd, const T* x, const T* added, const T* weight, int n, int c,     \
+                               float eps) {                                                                        \
+    rms_norm_add(sum, rstd, x, added, weight, n, c, eps);                                                          \
+  }                                                                                                                \
+  extern "C" __global__ void __launch_bounds__(128)                                                                \
       rms_norm_bwd_x_##dtype(T* grad_x, const T* grad_out, const T* x, const float* rstd, const T* weight, int n,  \
                              int c, int accumulate) {                                                              \
     norm_bwd_x<T, false>(grad_x, grad_out, x, nullptr, rstd, weight, n, c, accumulate);                            \
@@ -32,6 +63,7 @@
   }                                                                                                                \
   EXPORT(rms_norm_fwd_##dtype)                                                                                     \
   EXPORT(rms_norm_residual_fwd_##dtype)                                                                            \
+  EXPORT(rms_norm_add_fwd_##dtype)                                                                                 \
   EXPORT(rms_norm_bwd_x_##dtype)                                                                                   \
   EXPORT(rms_norm_bwd_weight_##dtype)
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the golden files under tests/golden: what transformers and PyTorch say of a few tiny GPT-2s and Llamas.
+"""Makes the golden files under tests/golden: what transformers and PyTorch say of a few tiny models of each family.
 
     python -m venv /tmp/golden
     /tmp/golden/bin/pip install torch==2.11.0 transformers==5.23.0 safetensors==0.8.0 numpy==2.4.6
@@ -28,7 +28,8 @@ import safetensors
 import safetensors.numpy
 import torch
 import transformers
-from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2Model, LlamaConfig
+from transformers import MistralConfig, Olmo2Config, Qwen2Config, Qwen3Config
 from transformers.generation import logits_process
 
 PINNED = {"torch": "2.11.0", "transformers": "5.23.0", "safetensors": "0.8.0", "numpy": "2.4.6"}
@@ -36,7 +37,7 @@ STEPS = 10
 BATCH = 3
 OPTIMIZER = {"learning_rate": 4e-3, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.1}
 # Some of the gradients are longer, some shorter.
-CLIP_NORM = {"gpt2": 4.0, "llama": 7.0}
+CLIP_NORM = {"gpt2": 4.0, "llama": 7.0, "qwen2": 7.0, "qwen3": 5.7, "mistral": 7.0, "olmo2": 7.0}
 WARMUP_STEPS = 3
 MIN_LEARNING_RATE = 4e-4
 # Two logits closer than this could change places by rounding in f32.
@@ -72,6 +73,29 @@ LLAMAS = {
         ),
     ),
 }
+NO_TOKENS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+RELATIVES = {
+    "qwen2": Qwen2Config(
+        vocab_size=43, max_position_embeddings=14, hidden_size=24, intermediate_size=36, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, rms_norm_eps=1e-6, tie_word_embeddings=True, **NO_TOKENS,
+    ),
+    # All heads together are wider than the residual stream.
+    "qwen3": Qwen3Config(
+        vocab_size=41, max_position_embeddings=15, hidden_size=20, intermediate_size=36, num_hidden_layers=2,
+        num_attention_heads=3, num_key_value_heads=1, head_dim=8, rms_norm_eps=1e-6, tie_word_embeddings=False,
+        **NO_TOKENS,
+    ),
+    # All heads together are narrower than the residual stream, and windows are shorter than the context.
+    "mistral": MistralConfig(
+        vocab_size=45, max_position_embeddings=16, hidden_size=24, intermediate_size=40, num_hidden_layers=3,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=4, rms_norm_eps=1e-5, tie_word_embeddings=False,
+        sliding_window=5, **NO_TOKENS,
+    ),
+    "olmo2": Olmo2Config(
+        vocab_size=47, max_position_embeddings=13, hidden_size=24, intermediate_size=40, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, rms_norm_eps=1e-6, tie_word_embeddings=False, **NO_TOKENS,
+    ),
+}
 # Saved in half precision: read and evaluated, not trained.
 HALVES = ("sharded-bf16", "bare-f16")
 
@@ -93,6 +117,12 @@ def main():
         torch.manual_seed(seed)
         make_model(directory, name, LlamaConfig(bos_token_id=None, eos_token_id=None, **settings))
         print(f"{directory}: {sum(file.stat().st_size for file in directory.iterdir())} bytes")
+    for seed, (name, config) in enumerate(RELATIVES.items(), start=200):
+        directory = out / name
+        shutil.rmtree(directory, ignore_errors=True)
+        torch.manual_seed(seed)
+        make_model(directory, name, config)
+        print(f"{directory}: {sum(file.stat().st_size for file in directory.iterdir())} bytes")
     write_json(out / "sampling.json", {"made_with": PINNED, "cases": sampling_cases()})
 
 
@@ -105,8 +135,7 @@ def check_versions():
 
 
 def make_model(directory, name, config):
-    family = LlamaForCausalLM if config.model_type == "llama" else GPT2LMHeadModel
-    model = family(config)
+    model = AutoModelForCausalLM.from_config(config)
     randomize(model)
     if name == "sharded-bf16":
         model.to(torch.bfloat16).save_pretrained(directory, max_shard_size="6KB")
@@ -116,7 +145,7 @@ def make_model(directory, name, config):
         bare.to(torch.float16).save_pretrained(directory)
     else:
         model.save_pretrained(directory)
-    model = family.from_pretrained(directory, dtype=torch.float64, attn_implementation="eager").eval()
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float64, attn_implementation="eager").eval()
     tokens = torch.randint(0, config.vocab_size, (STEPS, BATCH, config.max_position_embeddings + 1))
     prompt, continuation = greedy(model, tokens[0, 0, :5])
     tensors = {"tokens": tokens, "prompt": prompt, "continuation": continuation}

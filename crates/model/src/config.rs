@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use wattle_ops::Activation;
+use wattle_ops::attention::Kind;
 use wattle_ops::rope::Scaling;
 
 pub use crate::families::Family;
@@ -14,6 +15,16 @@ pub(crate) const NORM_EPS: f64 = 1e-5;
 /// The largest count or width: products of two of them are counted in 64 bits with room to spare, so that sizes which
 /// no machine has memory for are refused by their size.
 pub(crate) const MAX_SIZE: usize = 1 << 28;
+
+/// The keys of rotary positions, ordered so that those without a meaning are always the last.
+pub(crate) const ROPE_KEYS: [&str; 6] = [
+    "rope_theta",
+    "rope_scaling",
+    "rope_factor",
+    "rope_low_freq_factor",
+    "rope_high_freq_factor",
+    "rope_original_context",
+];
 
 /// Which transformer to build.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,15 +39,19 @@ pub struct ModelConfig {
     /// Attention heads of a block.
     pub n_heads: usize,
     /// Heads of keys and values, each for `n_heads / n_kv_heads` heads of queries; 0 is as many as `n_heads`.
-    /// Fewer is Llama's alone.
+    /// Fewer is not for a GPT-2.
     pub n_kv_heads: usize,
+    /// Width of a head; 0 is `d_model / n_heads`. Another is not for a GPT-2.
+    pub head_width: usize,
     /// Width of the residual stream.
     pub d_model: usize,
-    /// Width of the feed-forward block; 0 is four times `d_model` for a GPT-2, and for a Llama two thirds of that,
+    /// Width of the feed-forward block; 0 is four times `d_model` for a GPT-2, and for the others two thirds of that,
     /// rounded up to a multiple of 256, or of 32 where `d_model` is below 1024.
     pub d_ff: usize,
     /// Most tokens that a prediction can look back on.
     pub context: usize,
+    /// Positions that a query sees in a Mistral, its own and those before it; 0 is the whole context.
+    pub window: usize,
     /// Share of elements dropped after the embedding, in attention and after each block's halves.
     pub dropout: f32,
     /// Whether linear and normalization layers have a bias.
@@ -45,11 +60,11 @@ pub struct ModelConfig {
     pub activation: ActivationKind,
     /// Whether the token table is also the output head, as in GPT-2.
     pub tie_embeddings: bool,
-    /// What normalization adds to a mean square or variance: 1e-5 in GPT-2 and in Llama 2 and 3.
+    /// What normalization adds to a mean square or variance: 1e-5 in GPT-2 and in Llama 2 and 3, 1e-6 in Qwen2 and 3.
     pub norm_eps: f64,
-    /// Base of the frequencies of a Llama's rotary positions: 10,000 in Llama 2, 500,000 in Llama 3.
+    /// Base of the frequencies of rotary positions: 10,000 in Llama 2, 500,000 in Llama 3.
     pub rope_theta: f64,
-    /// How a Llama's frequencies are changed to reach beyond the context that it was first trained with.
+    /// How frequencies are changed to reach beyond the context that it was first trained with.
     pub rope_scaling: RopeScaling,
     /// What frequencies are divided by: all of them (`linear`) or the low ones (`llama3`).
     pub rope_factor: f64,
@@ -87,7 +102,7 @@ pub enum ActivationKind {
     GeluTanh,
     /// ReLU.
     Relu,
-    /// The gated SiLU; Llama's, and no other's.
+    /// The gated SiLU; that of every family but GPT-2.
     Swiglu,
 }
 
@@ -100,9 +115,11 @@ impl Default for ModelConfig {
             n_layers: 4,
             n_heads: 4,
             n_kv_heads: 0,
+            head_width: 0,
             d_model: 128,
             d_ff: 0,
             context: 128,
+            window: 0,
             dropout: 0.0,
             bias: false,
             activation: ActivationKind::Gelu,
@@ -120,9 +137,8 @@ impl Default for ModelConfig {
 }
 
 impl ModelConfig {
-    /// Everything that is wrong with it, each a sentence that starts with the key. Keys that change nothing are
-    /// [`ModelConfig::idle_faults`]'s.
-    pub fn faults(&self) -> Vec<String> {
+    /// What is wrong with it whatever the family, each a sentence that starts with the key.
+    pub(crate) fn common_faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         let counts = [
             ("n_layers", self.n_layers),
@@ -135,13 +151,18 @@ impl ModelConfig {
                 faults.push(format!("model.{key} = 0: expected at least 1"));
             }
         }
-        let optional =
-            [("n_kv_heads", self.n_kv_heads), ("d_ff", self.d_ff), ("vocab_size", self.vocab_size)];
+        let optional = [
+            ("n_kv_heads", self.n_kv_heads),
+            ("head_width", self.head_width),
+            ("d_ff", self.d_ff),
+            ("vocab_size", self.vocab_size),
+        ];
         let too_large = counts.into_iter().chain(optional).filter(|(_, count)| *count > MAX_SIZE);
         faults.extend(
             too_large.map(|(key, count)| format!("model.{key} = {count}: expected at most {MAX_SIZE}")),
         );
-        if self.n_heads > 0 && self.d_model <= MAX_SIZE && !self.d_model.is_multiple_of(self.n_heads) {
+        let divides = self.n_heads == 0 || self.d_model.is_multiple_of(self.n_heads);
+        if self.head_width == 0 && self.d_model <= MAX_SIZE && !divides {
             faults.push(format!(
                 "model.n_heads = {}: does not divide model.d_model = {}; try {}",
                 self.n_heads,
@@ -152,22 +173,7 @@ impl ModelConfig {
         if !(0.0..1.0).contains(&self.dropout) {
             faults.push(format!("model.dropout = {}: expected at least 0 and below 1", self.dropout));
         }
-        (self.family.spec().faults)(self, &mut faults);
         faults
-    }
-
-    /// Gives keys whose default depends on the family that default, unless they are among `explicit_keys`, the keys
-    /// of the `model` section that the user has set.
-    pub fn settle(&mut self, explicit_keys: &[&str]) {
-        (self.family.spec().settle)(self, explicit_keys);
-    }
-
-    /// Width of the feed-forward block.
-    pub fn feed_forward_width(&self) -> usize {
-        match self.d_ff {
-            0 => (self.family.spec().default_d_ff)(self),
-            width => width,
-        }
     }
 
     /// Heads of keys and values.
@@ -177,7 +183,17 @@ impl ModelConfig {
 
     /// Width of a head.
     pub fn head_width(&self) -> usize {
-        self.d_model / self.n_heads
+        if self.head_width == 0 { self.d_model / self.n_heads } else { self.head_width }
+    }
+
+    /// Which keys a query sees.
+    pub(crate) fn attention_kind(&self) -> Kind {
+        match self.window {
+            0 => Kind::Causal,
+            // All of the context and more.
+            window if window >= self.context => Kind::Causal,
+            window => Kind::Window(window),
+        }
     }
 
     /// The scaling of rotary positions with its numbers.

@@ -19,7 +19,7 @@ pub struct FlopsPerToken {
 pub fn flops_per_token(config: &ModelConfig, n_parameters: u64) -> FlopsPerToken {
     let of = |n: usize| n as u128;
     let (c, t) = (of(config.d_model), of(config.context));
-    let attention = of(config.n_layers) * c * t;
+    let attention = of(config.n_layers) * of(config.n_heads * config.head_width()) * t;
     let n_positions = if config.family.has_rotary_positions() { 0 } else { c * t };
     let n = u128::from(n_parameters);
     let saturated = |flops: u128| u64::try_from(flops).unwrap_or(u64::MAX);

@@ -1,23 +1,12 @@
 //! Keys of a configuration that its other keys leave without a meaning.
 
-use crate::config::ModelConfig;
-use crate::families::IdleKey;
-
-/// The keys of rotary positions, ordered so that those without a meaning are always the last.
-pub(crate) const ROPE_KEYS: [&str; 6] = [
-    "rope_theta",
-    "rope_scaling",
-    "rope_factor",
-    "rope_low_freq_factor",
-    "rope_high_freq_factor",
-    "rope_original_context",
-];
+use crate::config::{ModelConfig, ROPE_KEYS};
 
 impl ModelConfig {
-    /// Keys that change nothing: those of rotary positions where a family has none, and those of a scaling that the
-    /// model does not have. A file of the configuration leaves them out.
+    /// Keys that change nothing: those of what a family does not have, as rotary positions or windows, and those of a
+    /// scaling that the model does not have. A file of the configuration leaves them out.
     pub fn idle_keys(&self) -> Vec<&'static str> {
-        self.reasons().into_iter().map(|(key, _)| key).collect()
+        self.idle_reasons().into_iter().map(|(key, _)| key).collect()
     }
 
     /// A sentence, starting with the key, for each idle key that is set: one that is among `explicit_keys`, the keys
@@ -27,15 +16,11 @@ impl ModelConfig {
         let is_default = |key: &str| own[key] == default[key];
         // Runs of versions that wrote every key have them all in their files, and nobody has asked for that.
         let is_whole = ROPE_KEYS.iter().all(|key| explicit_keys.contains(key));
-        self.reasons()
+        self.idle_reasons()
             .iter()
             .filter(|(key, _)| !is_default(key) || explicit_keys.contains(key) && !is_whole)
             .map(|(key, why)| format!("model.{key} = {}: {why}", own[*key]))
             .collect()
-    }
-
-    fn reasons(&self) -> Vec<IdleKey> {
-        (self.family.spec().idle_keys)(self)
     }
 
     fn values(&self) -> serde_json::Value {
@@ -55,7 +40,7 @@ mod tests {
     #[test]
     fn keys_of_rotary_positions_are_idle_in_a_gpt2() {
         let gpt2 = ModelConfig::default();
-        assert_eq!(gpt2.idle_keys(), ROPE_KEYS);
+        assert_eq!(gpt2.idle_keys(), [&["head_width", "window"], &ROPE_KEYS[..]].concat());
         assert_eq!(gpt2.idle_faults(&["n_layers"]), Vec::<String>::new());
         // Said with the value that it has anyway, it is still misunderstood.
         assert_eq!(
@@ -71,9 +56,12 @@ mod tests {
 
     #[test]
     fn keys_of_a_scaling_are_idle_without_it() {
-        assert_eq!(llama(RopeScaling::None).idle_keys(), &ROPE_KEYS[2..]);
-        assert_eq!(llama(RopeScaling::Linear).idle_keys(), &ROPE_KEYS[3..]);
-        assert!(llama(RopeScaling::Llama3).idle_keys().is_empty());
+        let idle = |n_used| [&["window"], &ROPE_KEYS[n_used..]].concat();
+        assert_eq!(llama(RopeScaling::None).idle_keys(), idle(2));
+        assert_eq!(llama(RopeScaling::Linear).idle_keys(), idle(3));
+        assert_eq!(llama(RopeScaling::Llama3).idle_keys(), ["window"]);
+        let mistral = ModelConfig { family: Family::Mistral, ..llama(RopeScaling::Llama3) };
+        assert!(mistral.idle_keys().is_empty());
         let keys = ["rope_theta", "rope_factor", "rope_original_context"];
         let faults = llama(RopeScaling::None).idle_faults(&keys);
         assert_eq!(faults.len(), 2, "{faults:?}");
@@ -87,6 +75,16 @@ mod tests {
             ]
         );
         assert!(llama(RopeScaling::Llama3).idle_faults(&keys).is_empty());
+    }
+
+    #[test]
+    fn widths_of_heads_and_windows_are_refused_where_a_family_has_none() {
+        let gpt2 = ModelConfig { head_width: 8, window: 5, ..ModelConfig::default() };
+        let faults = gpt2.idle_faults(&[]);
+        assert!(faults[0].starts_with("model.head_width = 8: a GPT-2's heads"), "{faults:?}");
+        assert!(faults[1].starts_with("model.window = 5: a GPT-2's attention"), "{faults:?}");
+        let faults = ModelConfig { window: 5, ..llama(RopeScaling::Llama3) }.idle_faults(&[]);
+        assert!(faults.len() == 1 && faults[0].contains("model.family = \"mistral\""), "{faults:?}");
     }
 
     #[test]

@@ -85,7 +85,7 @@ mod tests {
     use crate::config::Family;
     use crate::families::ALL;
 
-    fn configurations() -> [ModelConfig; 5] {
+    fn configurations() -> [ModelConfig; 9] {
         let gpt2 = ModelConfig { n_layers: 2, n_heads: 3, d_model: 21, context: 7, ..ModelConfig::default() };
         let mut llama =
             ModelConfig { family: Family::Llama, d_model: 24, n_heads: 4, n_kv_heads: 2, ..gpt2.clone() };
@@ -95,6 +95,10 @@ mod tests {
             ModelConfig { tie_embeddings: false, ..gpt2.clone() },
             gpt2,
             ModelConfig { tie_embeddings: false, ..llama.clone() },
+            ModelConfig { family: Family::Qwen2, ..llama.clone() },
+            ModelConfig { family: Family::Qwen3, head_width: 10, ..llama.clone() },
+            ModelConfig { family: Family::Mistral, head_width: 4, window: 3, ..llama.clone() },
+            ModelConfig { family: Family::Olmo2, ..llama.clone() },
             llama,
         ]
     }

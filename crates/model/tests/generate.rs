@@ -39,7 +39,24 @@ fn distinct(model: impl LanguageModel + 'static) -> Box<dyn LanguageModel> {
     Box::new(model)
 }
 
-const FAMILIES: [fn() -> Box<dyn LanguageModel>; 2] = [model, llama];
+/// Attention to a window shorter than the context, in heads of a width of their own.
+fn mistral() -> Box<dyn LanguageModel> {
+    let config = ModelConfig {
+        family: Family::Mistral,
+        activation: ActivationKind::Swiglu,
+        n_layers: 3,
+        n_heads: 4,
+        n_kv_heads: 2,
+        head_width: 8,
+        d_model: 24,
+        context: 8,
+        window: 3,
+        ..Default::default()
+    };
+    distinct(Llama::new(&config, VOCAB, 5, &CPU).unwrap())
+}
+
+const FAMILIES: [fn() -> Box<dyn LanguageModel>; 3] = [model, llama, mistral];
 
 /// The same model without a cache of its own, as a user would write it.
 struct Recomputed(Box<dyn LanguageModel>);

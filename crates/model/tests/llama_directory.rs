@@ -139,12 +139,11 @@ fn each_setting_that_would_change_predictions_is_refused_by_its_key() {
         ("/hidden_act", json!("gelu"), "hidden_act = \"gelu\" is not supported: expected \"silu\""),
         ("/quantization_config", json!({"bits": 4}), "quantization_config: quantized weights"),
         (
-            "/head_dim",
-            json!(8),
-            "head_dim = 8 is not supported: expected hidden_size / num_attention_heads, 6",
+            "/layer_types",
+            json!(["full_attention", "sliding_attention"]),
+            "layer_types has \"sliding_attention\"",
         ),
-        ("/num_attention_heads", json!(5), "num_attention_heads = 5 does not divide hidden_size = 24"),
-        ("/num_attention_heads", json!(8), "num_attention_heads = 8 leaves heads of an odd width, 3"),
+        ("/head_dim", json!(7), "num_attention_heads = 4 and head_dim leave heads of an odd width, 7"),
         ("/num_key_value_heads", json!(3), "num_key_value_heads = 3 does not divide num_attention_heads = 4"),
         ("/rms_norm_eps", json!(0.0), "rms_norm_eps = 0: expected above 0"),
         (
@@ -177,6 +176,20 @@ fn each_setting_that_would_change_predictions_is_refused_by_its_key() {
             "{at}: {expected:?} is not in: {error}"
         );
     }
+}
+
+#[test]
+fn heads_that_do_not_divide_the_width_have_a_width_of_their_own() {
+    let error = refusal(|config, _| {
+        config["num_attention_heads"] = json!(5);
+        config["head_dim"] = json!(null);
+    });
+    let expected = "num_attention_heads = 5 does not divide hidden_size = 24, and head_dim is not given";
+    assert!(error.contains(expected), "{error}");
+    let wide = ModelConfig { n_heads: 5, n_kv_heads: 1, head_width: 8, ..config() };
+    let (own, found) = read(&wide, |_, _| {});
+    assert_eq!((own.head_width, own.head_width()), (8, 8));
+    assert_eq!(found, logits(model(&wide).as_ref()));
 }
 
 #[test]

@@ -16,6 +16,7 @@
 //!
 //! - [`embedding`]: token and position vectors
 //! - [`layer_norm`], [`rms_norm`]: normalization of each row
+//! - [`head_norm`]: that of each head within rows, in place
 //! - [`linear`]: x·W + b
 //! - [`rope`]: rotary position embedding
 //! - [`attention`]: causal self-attention
@@ -57,6 +58,7 @@ pub mod simd;
 pub mod verify;
 
 mod gemm;
+pub mod head_norm;
 mod heads;
 mod lanes;
 mod math;

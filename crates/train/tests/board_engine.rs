@@ -57,7 +57,26 @@ fn wide_llama() -> ModelConfig {
     ModelConfig { d_model: 32, ..llama() }
 }
 
-/// Every way in which one GPT-2 differs from another, and one Llama from another.
+fn relative(family: Family) -> ModelConfig {
+    ModelConfig { family, ..llama() }
+}
+
+fn wide_relative(family: Family) -> ModelConfig {
+    ModelConfig { family, ..wide_llama() }
+}
+
+/// Relatives of Llama: biases of queries, keys and values; heads wider and narrower together than the residual stream;
+/// norms of each head of queries and keys, and of all of a row; norms after each half; windows.
+fn relatives() -> [ModelConfig; 4] {
+    [
+        relative(Family::Qwen2),
+        ModelConfig { head_width: 8, tie_embeddings: false, ..relative(Family::Qwen3) },
+        ModelConfig { head_width: 4, window: 3, ..relative(Family::Mistral) },
+        ModelConfig { d_ff: 27, context: 9, tie_embeddings: false, ..relative(Family::Olmo2) },
+    ]
+}
+
+/// Every way in which one GPT-2 differs from another, one Llama from another, and relatives of Llama from it.
 fn configurations() -> Vec<ModelConfig> {
     vec![
         even(),
@@ -75,6 +94,9 @@ fn configurations() -> Vec<ModelConfig> {
             ..llama()
         },
     ]
+    .into_iter()
+    .chain(relatives())
+    .collect()
 }
 
 /// Inputs and targets of a step.
@@ -287,6 +309,10 @@ fn neither_recomputation_nor_the_order_of_threads_changes_a_bit() {
         (ModelConfig { bias: true, dropout: 0.1, ..odd() }, Elem::Bf16, plain),
         (llama(), Elem::Bf16, plain),
         (wide_llama(), Elem::Bf16, fused),
+        (ModelConfig { head_width: 12, ..relative(Family::Qwen3) }, Elem::F32, plain),
+        (ModelConfig { head_width: 16, ..relative(Family::Qwen3) }, Elem::Bf16, fused),
+        (ModelConfig { n_layers: 3, ..relative(Family::Olmo2) }, Elem::F32, plain),
+        (relative(Family::Olmo2), Elem::Bf16, plain),
     ] {
         let options = |recompute| DeviceEngineOptions { elem, ..options(&config, 2, recompute) };
         let expected = train(&config, board(0), options(Recompute::None));
@@ -308,6 +334,9 @@ fn bf16_follows_f32() {
         (odd(), fused(), "by products"),
         (llama(), plain(), "by products"),
         (wide_llama(), fused(), "fused"),
+        (ModelConfig { head_width: 8, ..relative(Family::Qwen3) }, fused(), "fused"),
+        (ModelConfig { window: 3, ..wide_relative(Family::Mistral) }, fused(), "fused"),
+        (wide_relative(Family::Olmo2), plain(), "by products"),
     ] {
         let (model, options) = (model(&config), options(&config, 2, Recompute::None));
         let bf16 = DeviceEngineOptions { elem: Elem::Bf16, ..options };

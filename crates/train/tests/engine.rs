@@ -52,7 +52,20 @@ fn llama() -> ModelConfig {
     }
 }
 
-/// Every way in which one GPT-2 differs from another, and one Llama from another.
+/// Relatives of Llama: biases of queries, keys and values; heads wider and narrower together than the residual stream;
+/// norms of each head of queries and keys, and of all of a row; norms after each half; windows.
+fn relatives() -> [ModelConfig; 5] {
+    let relative = |family| ModelConfig { family, ..llama() };
+    [
+        relative(Family::Qwen2),
+        ModelConfig { head_width: 10, tie_embeddings: false, ..relative(Family::Qwen3) },
+        ModelConfig { head_width: 4, window: 5, ..relative(Family::Mistral) },
+        ModelConfig { n_kv_heads: 3, tie_embeddings: false, ..relative(Family::Olmo2) },
+        ModelConfig { n_layers: 1, head_width: 12, n_heads: 2, n_kv_heads: 1, ..relative(Family::Olmo2) },
+    ]
+}
+
+/// Every way in which one GPT-2 differs from another, one Llama from another, and relatives of Llama from it.
 fn configurations() -> Vec<ModelConfig> {
     vec![
         odd(),
@@ -75,6 +88,9 @@ fn configurations() -> Vec<ModelConfig> {
         },
         ModelConfig { n_heads: 4, d_model: 64, d_ff: 0, context: 32, n_layers: 2, ..llama() },
     ]
+    .into_iter()
+    .chain(relatives())
+    .collect()
 }
 
 fn batch(config: &ModelConfig, batch_size: usize, idx: u64) -> Batch {

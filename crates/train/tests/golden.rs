@@ -23,7 +23,17 @@ use wattle_train::{EngineChoice, StepEngine, TrainConfig, TrainerOptions};
 const CPU: Device = Device::Cpu;
 
 /// Models that come with gradients and training steps.
-const TRAINED: [&str; 5] = ["gelu-tanh-tied", "gelu-untied", "relu", "llama-tied", "llama-grouped-scaled"];
+const TRAINED: [&str; 9] = [
+    "gelu-tanh-tied",
+    "gelu-untied",
+    "relu",
+    "llama-tied",
+    "llama-grouped-scaled",
+    "qwen2",
+    "qwen3",
+    "mistral",
+    "olmo2",
+];
 /// Models that come with predictions alone: in shards of bf16, and in f16 under the bare transformer's names.
 const EVALUATED: [&str; 2] = ["sharded-bf16", "bare-f16"];
 

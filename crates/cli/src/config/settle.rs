@@ -58,7 +58,12 @@ fn settle_vocabulary(config: &mut Config, is_explicit: impl Fn(&str) -> bool) {
 fn settle_heads(config: &mut Config, is_explicit: impl Fn(&str) -> bool) -> Option<String> {
     let model = &mut config.model;
     let is_free = !is_explicit("model.n_heads") && !is_explicit("model.n_kv_heads");
-    if !is_free || !is_explicit("model.d_model") || model.n_heads == 0 || model.d_model == 0 {
+    if !is_free
+        || model.head_width != 0
+        || !is_explicit("model.d_model")
+        || model.n_heads == 0
+        || model.d_model == 0
+    {
         return None;
     }
     let (width, before) = (model.d_model, model.n_heads);

@@ -42,6 +42,7 @@ pub(crate) struct Sizes {
     pub(crate) attention: attention::Kind,
     pub(crate) norm_eps: f32,
     pub(crate) norm: NormKind,
+    pub(crate) norm_place: NormPlace,
     pub(crate) mlp: MlpKind,
 }
 
@@ -70,6 +71,18 @@ pub(crate) enum NormKind {
     Rms,
 }
 
+/// Where the norm of each half of a block is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NormPlace {
+    /// Before the half, which reads normalized rows: `x + f(norm(x))`.
+    Before,
+    /// After the half, whose result is normalized: `x + norm(f(x))`.
+    ///
+    /// # References
+    /// Liu et al., *Swin Transformer V2*, 2022, section 3.2.
+    After,
+}
+
 /// What stands between the two products of a feed-forward half.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MlpKind {
@@ -85,10 +98,20 @@ pub(crate) struct Block {
     pub(crate) attention_norm: Norm,
     /// To query, key and value, side by side.
     pub(crate) attention_in: Linear,
+    /// Of queries and keys, before positions turn them.
+    pub(crate) query_key_norms: Option<QueryKeyNorms>,
     pub(crate) attention_out: Linear,
     pub(crate) mlp_norm: Norm,
     pub(crate) mlp_in: Linear,
     pub(crate) mlp_out: Linear,
+}
+
+/// Where the norms of queries and keys lie. They normalize to root mean square 1, and their width says what: that of a
+/// head, or of all heads of a row.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct QueryKeyNorms {
+    pub(crate) q: Norm,
+    pub(crate) k: Norm,
 }
 
 /// Where a norm's parameters lie.
@@ -117,6 +140,11 @@ impl Sizes {
         (self.n_heads + 2 * self.n_kv_heads) * self.head_width
     }
 
+    /// Width of all keys, or of all values, side by side.
+    pub(crate) fn kv(&self) -> usize {
+        self.n_kv_heads * self.head_width
+    }
+
     /// Width of all heads side by side.
     pub(crate) fn heads(&self) -> usize {
         self.n_heads * self.head_width
@@ -134,6 +162,11 @@ impl Sizes {
 impl Network {
     pub(crate) fn n_layers(&self) -> usize {
         self.blocks.len()
+    }
+
+    /// The first block's norms of queries and keys, whose widths are those of all.
+    pub(crate) fn query_key_norms(&self) -> Option<&QueryKeyNorms> {
+        self.blocks.first()?.query_key_norms.as_ref()
     }
 
     /// Where the table of positions starts, if they are learnt.
@@ -162,7 +195,9 @@ impl Block {
     pub(crate) fn vectors(&self) -> Range<usize> {
         let linears = [&self.attention_in, &self.attention_out, &self.mlp_in, &self.mlp_out];
         let biases = linears.into_iter().filter_map(Linear::bias_range);
-        let norms = [&self.attention_norm, &self.mlp_norm].map(Norm::range);
+        let norms = [&self.attention_norm, &self.mlp_norm].into_iter();
+        let query_key_norms = self.query_key_norms.iter().flat_map(|norms| [&norms.q, &norms.k]);
+        let norms = norms.chain(query_key_norms).map(Norm::range);
         let (start, end, len) = biases.chain(norms).fold((usize::MAX, 0, 0), |(start, end, len), range| {
             (start.min(range.start), end.max(range.end), len + range.len())
         });

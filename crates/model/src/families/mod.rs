@@ -1,41 +1,37 @@
 //! The model families.
 //!
 //! Each is a folder: its configuration, the model itself in differentiable tensor operations (`autograd`), the
-//! description that engines execute (`network`), and its files (`hugging_face`, `gguf`). [`Family`] and `ALL` are
-//! the only places that list them.
+//! description that engines execute (`network`), and its files (`hugging_face`, `gguf`). A relative of another family
+//! says in what it differs. [`Family`] and `ALL` are the only places that list them.
 //!
 //! - [`gpt2`]: the GPT-2 family
-//! - [`llama`]: the Llama family
+//! - [`llama`]: the Llama family and, beside it, its relatives `qwen2`, `qwen3`, `mistral` and `olmo2`
 //! - `spec`: what a family brings
 //! - `engines`: engines for a model of any family
 
 mod engines;
+mod family;
 pub mod gpt2;
 pub mod llama;
+mod mistral;
+mod olmo2;
+mod qwen2;
+mod qwen3;
 mod spec;
 
 use candle_core::{Device, Result};
-use serde::{Deserialize, Serialize};
 
 pub(crate) use self::engines::{board_engine, cpu_engine, refuse_what_cannot_fit};
+pub use self::family::Family;
 pub(crate) use self::spec::{BoxedModel, FamilySpec, HEAD, HuggingFace, IdleKey, NamedShapes};
 use crate::config::ModelConfig;
 use crate::engine::layout::{Layout, Placement};
 use crate::engine::network::Network;
 use crate::parameter::ParameterBuilder;
 
-/// A model family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Family {
-    /// Learned positions, LayerNorm before each half of a block, GELU.
-    Gpt2,
-    /// Rotary positions, RMSNorm before each half of a block, SwiGLU, grouped-query heads.
-    Llama,
-}
-
 /// All families.
-pub(crate) static ALL: [&FamilySpec; 2] = [&gpt2::SPEC, &llama::SPEC];
+pub(crate) static ALL: [&FamilySpec; 6] =
+    [&gpt2::SPEC, &llama::SPEC, &qwen2::SPEC, &qwen3::SPEC, &mistral::SPEC, &olmo2::SPEC];
 
 impl Family {
     /// What it brings.
@@ -53,6 +49,13 @@ impl Family {
         self.spec().title
     }
 
+    /// Its name in a text, as in "a Llama".
+    pub(crate) fn with_article(self) -> String {
+        let title = self.title();
+        let article = if title.starts_with(['A', 'E', 'I', 'O', 'U']) { "an" } else { "a" };
+        format!("{article} {title}")
+    }
+
     /// Whether positions are rotations of queries and keys, which turn pairs of a head's numbers.
     pub fn has_rotary_positions(self) -> bool {
         self.spec().position_table.is_none()
@@ -60,6 +63,33 @@ impl Family {
 }
 
 impl ModelConfig {
+    /// Everything that is wrong with it, each a sentence that starts with the key. Keys that change nothing are
+    /// [`ModelConfig::idle_faults`]'s.
+    pub fn faults(&self) -> Vec<String> {
+        let mut faults = self.common_faults();
+        (self.family.spec().faults)(self, &mut faults);
+        faults
+    }
+
+    /// Gives keys whose default depends on the family that default, unless they are among `explicit_keys`, the keys
+    /// of the `model` section that the user has set.
+    pub fn settle(&mut self, explicit_keys: &[&str]) {
+        (self.family.spec().settle)(self, explicit_keys);
+    }
+
+    /// Width of the feed-forward block.
+    pub fn feed_forward_width(&self) -> usize {
+        match self.d_ff {
+            0 => (self.family.spec().default_d_ff)(self),
+            width => width,
+        }
+    }
+
+    /// Keys that change nothing, and why.
+    pub(crate) fn idle_reasons(&self) -> Vec<IdleKey> {
+        (self.family.spec().idle_keys)(self)
+    }
+
     /// The model, with initial values that are a function of `seed`.
     ///
     /// # Errors

@@ -2,7 +2,8 @@
 
 use candle_core::{Device, Result};
 
-use super::Family;
+use super::family::Family;
+use super::llama::Design;
 use crate::config::ModelConfig;
 use crate::engine::layout::Layout;
 use crate::engine::network::Network;
@@ -30,6 +31,9 @@ pub(crate) struct FamilySpec {
     pub(crate) name: &'static str,
     /// Its name in a text.
     pub(crate) title: &'static str,
+
+    /// In what it differs from a Llama, if it is one or a relative.
+    pub(crate) design: Option<&'static Design>,
 
     // Its configuration.
     /// What is wrong with one, beside what is wrong for every family: sentences that start with the key.

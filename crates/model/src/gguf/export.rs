@@ -7,7 +7,7 @@ use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
 
-use super::family::Mapping;
+use super::mapping::Mapping;
 use super::tensor::{Entry, Storage};
 use super::{ARCHITECTURE, TOKENIZER_JSON, family, tokenizer};
 use crate::error::ModelError;

@@ -15,12 +15,13 @@ pub mod export;
 mod family;
 mod header;
 mod keys;
+mod mapping;
 pub mod read;
 mod tensor;
 mod tokenizer;
 
-pub(crate) use family::Mapping;
 pub(crate) use keys::Keys;
+pub(crate) use mapping::Mapping;
 pub(crate) use tensor::{Constant, Entry, Storage};
 
 pub use export::{GgufExport, WeightType};

@@ -10,8 +10,8 @@ use candle_core::quantized::gguf_file::Content;
 use candle_core::{Device, Tensor};
 use wattle_guard::guard;
 
-use super::family::Mapping;
 use super::keys::Keys;
+use super::mapping::Mapping;
 use super::tensor::{Constant, Entry};
 use super::{ARCHITECTURE, TOKENIZER_JSON, family, header};
 use crate::config::ModelConfig;

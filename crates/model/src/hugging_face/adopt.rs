@@ -36,6 +36,8 @@ impl ModelConfig {
         ];
         counts.extend((self.vocab_size != 0).then_some(("vocab_size", self.vocab_size, own.vocab_size)));
         counts.extend((self.n_kv_heads != 0).then_some(("n_kv_heads", self.n_kv_heads, own.kv_heads())));
+        counts.extend((self.head_width != 0).then_some(("head_width", self.head_width, own.head_width())));
+        counts.extend((self.window != 0).then_some(("window", self.window, own.window)));
         counts.extend((self.d_ff != 0).then_some(("d_ff", self.d_ff, own.d_ff)));
         for (key, ours, theirs) in counts {
             must_agree(key, ours == theirs, ours.to_string(), theirs.to_string());

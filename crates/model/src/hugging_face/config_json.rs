@@ -80,6 +80,18 @@ impl ConfigJson {
         self.read_as(key, "a text", |value| value.as_str().map(str::to_owned))
     }
 
+    /// A list of texts; empty if there is none.
+    pub(crate) fn texts(&mut self, key: &str) -> Vec<String> {
+        let as_text = |value: &Value| value.as_str().map(str::to_owned);
+        let as_texts = |value: &Value| value.as_array()?.iter().map(as_text).collect();
+        self.read_as(key, "a list of texts", as_texts).unwrap_or_default()
+    }
+
+    /// Whether a key is there, be it without a value.
+    pub(crate) fn names(&self, key: &str) -> bool {
+        self.keys.contains_key(key)
+    }
+
     /// Whether a key has a value.
     pub(crate) fn has(&self, key: &str) -> bool {
         self.value(key).is_some()

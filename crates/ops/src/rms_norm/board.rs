@@ -108,6 +108,31 @@ pub fn residual_fwd(
     })
 }
 
+/// `sum = x + RMSNorm(added)`
+///
+/// # Shapes
+/// `x`, `added`, `sum` (n, c); `sum` may be `x`. `rstd` (n), of `added`. Overwritten.
+///
+/// # Errors
+/// If the launch fails.
+pub fn add_fwd(
+    board: &dyn Board,
+    sum: DeviceTensor,
+    rstd: Ptr<f32>,
+    x: DeviceTensor,
+    added: DeviceTensor,
+    norm: &Norm,
+) -> Result<(), BoardError> {
+    let &Norm { n, c, weight, eps } = norm;
+    board.launch(&Launch {
+        kernel: &symbol("rms_norm_add_fwd", weight.elem()),
+        grid: [n.div_ceil(ROWS_A_BLOCK) as u32, 1, 1],
+        block: [128, 1, 1],
+        shared_bytes: 0,
+        args: &args![sum, rstd, x, added, weight, n as i32, c as i32, eps],
+    })
+}
+
 /// Where gradients go.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Gradients {

@@ -1,6 +1,8 @@
+use wattle_ops::head_norm::cpu as head;
 use wattle_ops::layer_norm::cpu as layer;
 use wattle_ops::rms_norm::cpu as rms;
 use wattle_ops::verify::cpu::{layer_norm, rms_norm};
+use wattle_ops::{HeadRows, Store};
 
 use crate::harness::*;
 
@@ -63,5 +65,49 @@ fn a_residual_rms_norm_is_an_addition_and_a_norm() {
         assert_same_bits("sums", &sum, &added);
         assert_same_bits("norms", &fused, &out);
         assert_same_bits("deviations", &rstd, &rstd_2);
+    }
+}
+
+/// Each head is a row of its own to the norm of rows, and other columns are left alone.
+#[test]
+fn a_norm_of_heads_is_that_of_rows_of_their_width() {
+    const HEADS: usize = 3;
+    for c in WIDTHS {
+        let (offset, row_stride) = (2, HEADS * c + 5);
+        let (x, grad_out, weight) = (normal(0, N * row_stride), normal(4, N * row_stride), normal(1, c));
+        let gathered = |rows: &[f32]| -> Vec<f32> {
+            rows.chunks_exact(row_stride).flat_map(|row| row[offset..][..HEADS * c].to_vec()).collect()
+        };
+        let beside = |rows: &[f32]| -> Vec<f32> {
+            let ends = |row: &[f32]| [&row[..offset], &row[offset + HEADS * c..]].concat();
+            rows.chunks_exact(row_stride).flat_map(ends).collect()
+        };
+        let norm = rms::Norm { weight: &weight, eps: EPS };
+        let heads = head::Heads {
+            n_rows: N,
+            n_heads: HEADS,
+            rows: HeadRows { offset, row_stride },
+            saved: HeadRows { offset: 0, row_stride: HEADS * c },
+            rstd: HeadRows { offset: 0, row_stride: HEADS },
+            norm,
+        };
+        let (mut out, mut saved, mut rstd) = (x.clone(), vec![0.0; N * HEADS * c], vec![0.0; N * HEADS]);
+        head::fwd(&mut out, &mut saved, &mut rstd, &heads);
+        let (mut expected, mut rstd_2) = (vec![0.0; N * HEADS * c], vec![0.0; N * HEADS]);
+        rms::fwd(&mut expected, &mut rstd_2, &gathered(&x), &norm);
+        assert_same_bits("saved", &saved, &gathered(&x));
+        assert_same_bits("norms", &gathered(&out), &expected);
+        assert_same_bits("deviations", &rstd, &rstd_2);
+        assert_same_bits("columns beside", &beside(&out), &beside(&x));
+
+        let (mut grad, mut grad_weight) = (grad_out.clone(), vec![0.25; c]);
+        head::bwd(&mut grad, &mut grad_weight, &saved, &rstd, &heads, &mut vec![0.0; HEADS * c]);
+        let (mut expected, mut expected_weight) = (vec![0.0; N * HEADS * c], vec![0.25; c]);
+        let of_rows = rms::Saved { x: &saved, rstd: &rstd };
+        let (store, grads) = (Store::Overwrite, gathered(&grad_out));
+        rms::bwd(&mut expected, store, &mut expected_weight, &grads, of_rows, &weight);
+        assert_same_bits("gradients", &gathered(&grad), &expected);
+        assert_same_bits("gradients of the weight", &grad_weight, &expected_weight);
+        assert_same_bits("gradients beside", &beside(&grad), &beside(&grad_out));
     }
 }

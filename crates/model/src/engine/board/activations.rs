@@ -2,6 +2,7 @@
 
 use wattle_ops::attention::board as attention;
 use wattle_ops::board::{DevicePtr, DeviceTensor, Elem, Ptr};
+use wattle_ops::head_norm::board as head_norm;
 use wattle_ops::layer_norm::board as layer_norm;
 use wattle_ops::linear::board as linear;
 use wattle_ops::rms_norm::board as rms_norm;
@@ -9,7 +10,7 @@ use wattle_ops::rms_norm::board as rms_norm;
 use super::DeviceEngineOptions;
 use super::cutter::Cutter;
 use crate::engine::Recompute;
-use crate::engine::network::{Network, NormKind, Positions, Sizes};
+use crate::engine::network::{Network, Norm, NormKind, NormPlace, Positions, Sizes};
 
 /// Most bytes of logits that exist at once.
 const LOGITS_BYTES: usize = 1 << 30;
@@ -71,7 +72,7 @@ pub(super) struct BlockNorms {
 /// A normalization's result and statistics.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Normed {
-    /// (n, c)
+    /// (n, c); empty where what a half adds is normalized, which goes straight to the residual stream.
     pub(super) out: DeviceTensor,
     /// (n), not used where rows are normalized to a root mean square.
     pub(super) mean: Ptr<f32>,
@@ -89,6 +90,27 @@ pub(super) struct Kept {
     pub(super) attended: DeviceTensor,
     /// The residual stream between the block's halves, (n, c).
     pub(super) middle: DeviceTensor,
+    pub(super) query_key: Option<QueryKey>,
+    /// What each half adds to the residual stream before that is normalized, (n, c), where it is.
+    pub(super) added: Option<Added>,
+}
+
+/// Queries and keys before they are normalized.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct QueryKey {
+    /// Queries, and keys beside them, in one row.
+    pub(super) saved: DeviceTensor,
+    /// One a norm of queries.
+    pub(super) q_rstd: Ptr<f32>,
+    /// One a norm of keys.
+    pub(super) k_rstd: Ptr<f32>,
+}
+
+/// What the halves of a block add.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Added {
+    pub(super) attention: DeviceTensor,
+    pub(super) mlp: DeviceTensor,
 }
 
 /// What lies at feed-forward width.
@@ -105,7 +127,8 @@ pub(super) struct Gradients {
     /// Of the residual stream.
     pub(super) x: DeviceTensor,
     pub(super) qkv: DeviceTensor,
-    /// Of what a half adds to the residual stream, where elements are dropped from it; else that is `x`.
+    /// Of what a half adds to the residual stream, where elements are dropped from it or it is normalized; else that
+    /// is `x`.
     pub(super) addend: DeviceTensor,
     pub(super) hidden: DeviceTensor,
     /// Of `Hidden::before`, where that is not in the place of `hidden`.
@@ -123,13 +146,17 @@ impl Activations {
         let (sizes, elem) = (&network.sizes, options.elem);
         let n = options.micro_batch * sizes.t;
         let start = cutter.len_bytes();
+        let normed_width = match sizes.norm_place {
+            NormPlace::Before => sizes.c,
+            NormPlace::After => 0,
+        };
         let layers = Layers::new(network.n_layers(), options.recompute);
         let x = (0..=network.n_layers()).map(|_| cutter.take(n * sizes.c, elem)).collect();
         let norms = PerLayer::new(layers.n_norms, || BlockNorms {
-            attention: Normed::cut(cutter, n, sizes.c, elem),
-            mlp: Normed::cut(cutter, n, sizes.c, elem),
+            attention: Normed::cut(cutter, n, normed_width, elem),
+            mlp: Normed::cut(cutter, n, normed_width, elem),
         });
-        let kept = PerLayer::new(layers.n_blocks, || Kept::cut(cutter, n, sizes, elem));
+        let kept = PerLayer::new(layers.n_blocks, || Kept::cut(cutter, n, network, elem));
         let hidden = PerLayer::new(layers.n_hidden, || Hidden {
             before: cutter.take(n * sizes.expanded(), elem),
             after: cutter.take(n * sizes.ff, elem),
@@ -177,7 +204,8 @@ fn logits_rows(n: usize, sizes: &Sizes, elem: Elem) -> usize {
 
 /// Floats that sums over rows want, of a whole micro-batch or the last, shorter one.
 fn partials_len(network: &Network, options: &DeviceEngineOptions) -> usize {
-    let &Sizes { t, c, norm, .. } = &network.sizes;
+    let sizes = &network.sizes;
+    let &Sizes { t, c, norm, .. } = sizes;
     let biases = network.blocks.iter().flat_map(|block| {
         let linears = [&block.attention_in, &block.attention_out, &block.mlp_in, &block.mlp_out];
         linears.into_iter().filter(|linear| linear.bias.is_some()).map(|linear| linear.n_out)
@@ -188,7 +216,12 @@ fn partials_len(network: &Network, options: &DeviceEngineOptions) -> usize {
             NormKind::Layer => layer_norm::bwd_scratch_len(b * t, c),
             NormKind::Rms => rms_norm::bwd_scratch_len(b * t, c),
         };
-        norm.max(linear::bias_scratch_len(b * t, widest))
+        let head_norm =
+            |norm: &Norm, width: usize| head_norm::bwd_scratch_len(b * t, width / norm.width, norm.width);
+        let query_key = network
+            .query_key_norms()
+            .map_or(0, |norms| head_norm(&norms.q, sizes.heads()).max(head_norm(&norms.k, sizes.kv())));
+        norm.max(linear::bias_scratch_len(b * t, widest)).max(query_key)
     };
     options.micro_batches().map(|sequences| len(sequences.len())).max().unwrap_or(0)
 }
@@ -235,12 +268,25 @@ impl Normed {
 }
 
 impl Kept {
-    fn cut(cutter: &mut Cutter, n: usize, sizes: &Sizes, elem: Elem) -> Self {
+    fn cut(cutter: &mut Cutter, n: usize, network: &Network, elem: Elem) -> Self {
+        let sizes = &network.sizes;
         Self {
             qkv: cutter.take(n * sizes.qkv(), elem),
             log_sum_exp: cutter.take_of(n * sizes.n_heads),
             attended: cutter.take(n * sizes.heads(), elem),
             middle: cutter.take(n * sizes.c, elem),
+            query_key: network.query_key_norms().map(|norms| QueryKey {
+                saved: cutter.take(n * (sizes.heads() + sizes.kv()), elem),
+                q_rstd: cutter.take_of(n * sizes.heads() / norms.q.width),
+                k_rstd: cutter.take_of(n * sizes.kv() / norms.k.width),
+            }),
+            added: match sizes.norm_place {
+                NormPlace::Before => None,
+                NormPlace::After => Some(Added {
+                    attention: cutter.take(n * sizes.c, elem),
+                    mlp: cutter.take(n * sizes.c, elem),
+                }),
+            },
         }
     }
 }
@@ -253,7 +299,10 @@ impl Gradients {
         Self {
             x,
             qkv: cutter.take(n * sizes.qkv(), elem),
-            addend: if options.dropout > 0.0 { cutter.take(n * sizes.c, elem) } else { x },
+            addend: match sizes.norm_place {
+                NormPlace::Before if options.dropout <= 0.0 => x,
+                _ => cutter.take(n * sizes.c, elem),
+            },
             hidden,
             expanded: if sizes.expanded() == sizes.ff {
                 hidden

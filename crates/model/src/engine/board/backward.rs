@@ -4,23 +4,25 @@ use wattle_ops::attention::board as attention;
 use wattle_ops::board::{AttentionBackward, BoardError, DeviceTensor, Ptr};
 use wattle_ops::dropout::board as dropout;
 use wattle_ops::embedding::board as embedding;
+use wattle_ops::head_norm::board as head_norm;
 use wattle_ops::layer_norm::board as layer_norm;
 use wattle_ops::linear::board as linear;
 use wattle_ops::rms_norm::board as rms_norm;
 use wattle_ops::rope::board as rope;
-use wattle_ops::{activation, swiglu};
+use wattle_ops::{Store, activation, swiglu};
 
 use super::activations::{Activations, Attention, Normed};
-use super::forward::{MicroBatch, Place};
+use super::forward::{MicroBatch, Place, added_of};
 use crate::engine::Recompute;
-use crate::engine::network::{Linear, MlpKind, Network, Norm, NormKind};
+use crate::engine::network::{Linear, MlpKind, Network, Norm, NormKind, NormPlace};
 
 impl MicroBatch<'_> {
     /// From the gradient of the last normalized rows, in `branch`, to those of the tables.
     pub(super) fn backward(&self) -> Result<(), BoardError> {
         let Network { blocks, final_norm, .. } = self.network;
         let Activations { x, final_norm: normed, .. } = self.activations;
-        self.norm_backward(final_norm, normed, x[blocks.len()], false)?;
+        let Activations { gradients, branch, .. } = self.activations;
+        self.norm_backward(final_norm, normed, x[blocks.len()], *branch, gradients.x, Store::Overwrite)?;
         for layer_idx in (0..blocks.len()).rev() {
             // The last block's activations are all still there.
             if layer_idx + 1 < blocks.len() {
@@ -37,6 +39,25 @@ impl MicroBatch<'_> {
         let Activations { x, norms, kept, hidden, .. } = self.activations;
         let block = &self.network.blocks[layer_idx];
         let (normed, kept) = (norms.at(layer_idx), kept.at(layer_idx));
+        if self.sizes().norm_place == NormPlace::After {
+            // The norms' statistics come with the sums, which are the same again.
+            let (normed, hidden) = (norms.at(layer_idx), hidden.at(layer_idx));
+            match self.options.recompute {
+                Recompute::None => return Ok(()),
+                Recompute::Mlp => {
+                    let (added, norm) = (added_of(kept).attention, &block.attention_norm);
+                    self.add_normed(kept.middle, x[layer_idx], added, &normed.attention, norm)?;
+                    self.expand(layer_idx, kept.middle, hidden)?;
+                    let (added, sum) = (added_of(kept).mlp, x[layer_idx + 1]);
+                    return self.add_normed(sum, kept.middle, added, &normed.mlp, &block.mlp_norm);
+                }
+                Recompute::Block => {
+                    self.attend_then_norm(layer_idx, x[layer_idx], normed, kept)?;
+                    self.expand(layer_idx, kept.middle, hidden)?;
+                    return self.contract_then_norm(layer_idx, hidden, normed, kept);
+                }
+            }
+        }
         match self.options.recompute {
             Recompute::None => return Ok(()),
             Recompute::Mlp => {
@@ -48,18 +69,19 @@ impl MicroBatch<'_> {
                 self.attend(layer_idx, x[layer_idx], &normed.attention, kept, &normed.mlp)?;
             }
         }
-        self.expand(layer_idx, &normed.mlp, hidden.at(layer_idx))
+        self.expand(layer_idx, normed.mlp.out, hidden.at(layer_idx))
     }
 
     fn mlp_backward(&self, layer_idx: usize) -> Result<(), BoardError> {
         let Activations { norms, kept, hidden, gradients, branch, .. } = self.activations;
         let block = &self.network.blocks[layer_idx];
-        let (normed, hidden) = (norms.at(layer_idx), hidden.at(layer_idx));
+        let (normed, kept, hidden) = (norms.at(layer_idx), kept.at(layer_idx), hidden.at(layer_idx));
         let products = self.products();
-        let grad_out = self.addend_gradient(Place::MlpOut(layer_idx))?;
+        let after = kept.added.map(|added| (&block.mlp_norm, &normed.mlp, added.mlp));
+        let grad_out = self.addend_gradient(Place::MlpOut(layer_idx), after)?;
         self.bias_backward(&block.mlp_out, grad_out)?;
         products.bwd_weight(grad_out, hidden.after, &block.mlp_out)?;
-        products.bwd_x(gradients.hidden, grad_out, &block.mlp_out)?;
+        products.bwd_x(gradients.hidden, grad_out, &block.mlp_out, Store::Overwrite)?;
 
         match self.sizes().mlp {
             MlpKind::Plain(kind) => {
@@ -73,9 +95,18 @@ impl MicroBatch<'_> {
             }
         }
         self.bias_backward(&block.mlp_in, gradients.expanded)?;
-        products.bwd_weight(gradients.expanded, normed.mlp.out, &block.mlp_in)?;
-        products.bwd_x(*branch, gradients.expanded, &block.mlp_in)?;
-        self.norm_backward(&block.mlp_norm, &normed.mlp, kept.at(layer_idx).middle, true)
+        match self.sizes().norm_place {
+            NormPlace::Before => {
+                products.bwd_weight(gradients.expanded, normed.mlp.out, &block.mlp_in)?;
+                products.bwd_x(*branch, gradients.expanded, &block.mlp_in, Store::Overwrite)?;
+                let (grad_x, store) = (gradients.x, Store::Accumulate);
+                self.norm_backward(&block.mlp_norm, &normed.mlp, kept.middle, *branch, grad_x, store)
+            }
+            NormPlace::After => {
+                products.bwd_weight(gradients.expanded, kept.middle, &block.mlp_in)?;
+                products.bwd_x(gradients.x, gradients.expanded, &block.mlp_in, Store::Accumulate)
+            }
+        }
     }
 
     fn attention_backward(&self, layer_idx: usize) -> Result<(), BoardError> {
@@ -83,10 +114,11 @@ impl MicroBatch<'_> {
         let block = &self.network.blocks[layer_idx];
         let (normed, kept) = (norms.at(layer_idx), kept.at(layer_idx));
         let products = self.products();
-        let grad_out = self.addend_gradient(Place::AttentionOut(layer_idx))?;
+        let after = kept.added.map(|added| (&block.attention_norm, &normed.attention, added.attention));
+        let grad_out = self.addend_gradient(Place::AttentionOut(layer_idx), after)?;
         self.bias_backward(&block.attention_out, grad_out)?;
         products.bwd_weight(grad_out, kept.attended, &block.attention_out)?;
-        products.bwd_x(*branch, grad_out, &block.attention_out)?;
+        products.bwd_x(*branch, grad_out, &block.attention_out, Store::Overwrite)?;
 
         match self.activations.attention {
             Attention::Fused { workspace } => {
@@ -115,10 +147,24 @@ impl MicroBatch<'_> {
         if let Some(heads) = self.rotary() {
             rope::bwd(self.board, gradients.qkv, &heads)?;
         }
+        for norm in self.query_key_norms(block, kept, gradients.qkv) {
+            let (weight, partials) = (self.gradient(norm.weight), self.activations.partials);
+            head_norm::bwd(self.board, norm.rows, weight, norm.saved, norm.rstd, &norm.heads, partials)?;
+        }
         self.bias_backward(&block.attention_in, gradients.qkv)?;
-        products.bwd_weight(gradients.qkv, normed.attention.out, &block.attention_in)?;
-        products.bwd_x(*branch, gradients.qkv, &block.attention_in)?;
-        self.norm_backward(&block.attention_norm, &normed.attention, x[layer_idx], true)
+        match self.sizes().norm_place {
+            NormPlace::Before => {
+                products.bwd_weight(gradients.qkv, normed.attention.out, &block.attention_in)?;
+                products.bwd_x(*branch, gradients.qkv, &block.attention_in, Store::Overwrite)?;
+                let (x, store) = (x[layer_idx], Store::Accumulate);
+                let (norm, normed) = (&block.attention_norm, &normed.attention);
+                self.norm_backward(norm, normed, x, *branch, gradients.x, store)
+            }
+            NormPlace::After => {
+                products.bwd_weight(gradients.qkv, x[layer_idx], &block.attention_in)?;
+                products.bwd_x(gradients.x, gradients.qkv, &block.attention_in, Store::Accumulate)
+            }
+        }
     }
 
     fn embedding_backward(&self) -> Result<(), BoardError> {
@@ -133,35 +179,47 @@ impl MicroBatch<'_> {
         embedding::bwd(self.board, tokens, positions, grad_x, &self.embedding_rows(), self.slot.order)
     }
 
-    /// The gradient of what was added to the residual stream, past its dropout.
-    fn addend_gradient(&self, place: Place) -> Result<DeviceTensor, BoardError> {
+    /// The gradient of what a half adds to the residual stream, past its norm, where there is one `after` it, and past
+    /// its dropout.
+    fn addend_gradient(
+        &self,
+        place: Place,
+        after: Option<(&Norm, &Normed, DeviceTensor)>,
+    ) -> Result<DeviceTensor, BoardError> {
         let gradients = &self.activations.gradients;
+        let mut grad_out = gradients.x;
+        if let Some((norm, normed, added)) = after {
+            self.norm_backward(norm, normed, added, grad_out, gradients.addend, Store::Overwrite)?;
+            grad_out = gradients.addend;
+        }
         if self.dropped_from.is_some() {
             let len = self.n() * self.sizes().c;
-            dropout::fwd(self.board, gradients.addend, gradients.x, len, &self.site(place))?;
+            dropout::fwd(self.board, gradients.addend, grad_out, len, &self.site(place))?;
         }
         Ok(gradients.addend)
     }
 
-    /// From the gradient of a norm's result, in `branch`, to those of its parameters and of its rows.
+    /// From the gradient of a norm's result to those of its parameters and of its rows.
     fn norm_backward(
         &self,
         norm: &Norm,
         normed: &Normed,
         x: DeviceTensor,
-        accumulate: bool,
+        grad_out: DeviceTensor,
+        grad_x: DeviceTensor,
+        store: Store,
     ) -> Result<(), BoardError> {
-        let Activations { gradients, branch: grad_out, partials, .. } = *self.activations;
+        let (partials, accumulate) = (self.activations.partials, store == Store::Accumulate);
         let weight = self.gradient(norm.weight);
         match self.sizes().norm {
             NormKind::Layer => {
                 let bias = self.optional_gradient(norm.bias);
-                let gradients = layer_norm::Gradients { x: gradients.x, accumulate, weight, bias };
+                let gradients = layer_norm::Gradients { x: grad_x, accumulate, weight, bias };
                 let (normed, norm) = (normed.layer(), self.layer_norm(norm));
                 layer_norm::bwd(self.board, &gradients, grad_out, x, &normed, &norm, partials)
             }
             NormKind::Rms => {
-                let gradients = rms_norm::Gradients { x: gradients.x, accumulate, weight };
+                let gradients = rms_norm::Gradients { x: grad_x, accumulate, weight };
                 let (normed, norm) = (normed.rms(), self.rms_norm(norm));
                 rms_norm::bwd(self.board, &gradients, grad_out, x, &normed, &norm, partials)
             }

@@ -3,22 +3,23 @@
 use std::ops::Range;
 
 use wattle_ops::attention::board as attention;
-use wattle_ops::board::{AttentionForward, Board, BoardError, DeviceTensor};
+use wattle_ops::board::{AttentionForward, Board, BoardError, DeviceTensor, Ptr};
 use wattle_ops::classifier::board as classifier;
-use wattle_ops::dropout::board::Site;
+use wattle_ops::dropout::board::{self as dropout, Site};
 use wattle_ops::embedding::board as embedding;
+use wattle_ops::head_norm::board as head_norm;
 use wattle_ops::layer_norm::board as layer_norm;
 use wattle_ops::rms_norm::board as rms_norm;
 use wattle_ops::rope::board as rope;
-use wattle_ops::{activation, swiglu};
+use wattle_ops::{Store, activation, swiglu};
 
 use super::DeviceEngineOptions;
-use super::activations::{Activations, Attention, Hidden, Kept, Normed};
+use super::activations::{Activations, Added, Attention, BlockNorms, Hidden, Kept, Normed};
 use super::inputs::Slot;
 use super::linear::Products;
 use super::results::RowResults;
 use super::state::State;
-use crate::engine::network::{Linear, MlpKind, Network, Norm, NormKind, Sizes};
+use crate::engine::network::{Block, Linear, MlpKind, Network, Norm, NormKind, NormPlace, Sizes};
 
 /// A micro-batch on its way, and where everything is that it needs.
 #[derive(Clone, Copy)]
@@ -34,6 +35,17 @@ pub(super) struct MicroBatch<'a> {
     pub(super) dropped_from: Option<usize>,
     /// Sequences.
     pub(super) b: usize,
+}
+
+/// A norm of queries or of keys within rows that have queries, keys and values.
+pub(super) struct QueryKeyNorm {
+    /// Where its weight lies in a flat buffer.
+    pub(super) weight: usize,
+    /// Where its heads begin.
+    pub(super) rows: DeviceTensor,
+    pub(super) saved: DeviceTensor,
+    pub(super) rstd: Ptr<f32>,
+    pub(super) heads: head_norm::Heads,
 }
 
 /// A place where elements are dropped.
@@ -64,11 +76,20 @@ impl<'a> MicroBatch<'a> {
         let Network { blocks, final_norm, .. } = self.network;
         let Activations { x, norms, kept, hidden, .. } = self.activations;
         self.embed(x[0])?;
+        if self.sizes().norm_place == NormPlace::After {
+            for (layer_idx, &x) in x[..blocks.len()].iter().enumerate() {
+                let (kept, hidden, normed) = (kept.at(layer_idx), hidden.at(layer_idx), norms.at(layer_idx));
+                self.attend_then_norm(layer_idx, x, normed, kept)?;
+                self.expand(layer_idx, kept.middle, hidden)?;
+                self.contract_then_norm(layer_idx, hidden, normed, kept)?;
+            }
+            return self.norm(&self.activations.final_norm, x[blocks.len()], final_norm);
+        }
         self.norm(&norms.at(0).attention, x[0], &blocks[0].attention_norm)?;
         for (layer_idx, block) in blocks.iter().enumerate() {
             let (kept, hidden, normed) = (kept.at(layer_idx), hidden.at(layer_idx), norms.at(layer_idx));
             self.attend(layer_idx, x[layer_idx], &normed.attention, kept, &normed.mlp)?;
-            self.expand(layer_idx, &normed.mlp, hidden)?;
+            self.expand(layer_idx, normed.mlp.out, hidden)?;
             let (next, norm) = match blocks.get(layer_idx + 1) {
                 Some(block) => (&norms.at(layer_idx + 1).attention, &block.attention_norm),
                 None => (&self.activations.final_norm, final_norm),
@@ -102,7 +123,54 @@ impl<'a> MicroBatch<'a> {
         mlp_normed: &Normed,
     ) -> Result<(), BoardError> {
         let block = &self.network.blocks[layer_idx];
-        self.products().fwd(kept.qkv, normed.out, &block.attention_in, true)?;
+        self.attention_forward(layer_idx, normed.out, kept)?;
+        self.add(
+            kept.middle,
+            x,
+            kept.attended,
+            &block.attention_out,
+            Place::AttentionOut(layer_idx),
+            (mlp_normed, &block.mlp_norm),
+        )
+    }
+
+    /// The attention half where its result is normalized, from a block's input `x` to the residual stream between the
+    /// halves.
+    pub(super) fn attend_then_norm(
+        &self,
+        layer_idx: usize,
+        x: DeviceTensor,
+        normed: &BlockNorms,
+        kept: &Kept,
+    ) -> Result<(), BoardError> {
+        let block = &self.network.blocks[layer_idx];
+        let added = added_of(kept).attention;
+        self.attention_forward(layer_idx, x, kept)?;
+        self.project(added, kept.attended, &block.attention_out, Place::AttentionOut(layer_idx))?;
+        self.add_normed(kept.middle, x, added, &normed.attention, &block.attention_norm)
+    }
+
+    /// The rest of the feed-forward half where its result is normalized, to the next block's input.
+    pub(super) fn contract_then_norm(
+        &self,
+        layer_idx: usize,
+        hidden: &Hidden,
+        normed: &BlockNorms,
+        kept: &Kept,
+    ) -> Result<(), BoardError> {
+        let block = &self.network.blocks[layer_idx];
+        let (added, sum) = (added_of(kept).mlp, self.activations.x[layer_idx + 1]);
+        self.project(added, hidden.after, &block.mlp_out, Place::MlpOut(layer_idx))?;
+        self.add_normed(sum, kept.middle, added, &normed.mlp, &block.mlp_norm)
+    }
+
+    /// Heads side by side, from what the projections read.
+    fn attention_forward(&self, layer_idx: usize, x: DeviceTensor, kept: &Kept) -> Result<(), BoardError> {
+        let block = &self.network.blocks[layer_idx];
+        self.products().fwd(kept.qkv, x, &block.attention_in, true)?;
+        for norm in self.query_key_norms(block, kept, kept.qkv) {
+            head_norm::fwd(self.board, norm.rows, norm.saved, norm.rstd, &norm.heads)?;
+        }
         if let Some(heads) = self.rotary() {
             rope::fwd(self.board, kept.qkv, &heads)?;
         }
@@ -126,31 +194,87 @@ impl<'a> MicroBatch<'a> {
                 )?;
             }
         }
-        self.add(
-            kept.middle,
-            x,
-            kept.attended,
-            &block.attention_out,
-            Place::AttentionOut(layer_idx),
-            (mlp_normed, &block.mlp_norm),
-        )
+        Ok(())
+    }
+
+    /// The norms of queries and of keys in `rows` of all three, if a block has them.
+    pub(super) fn query_key_norms(
+        &self,
+        block: &Block,
+        kept: &Kept,
+        rows: DeviceTensor,
+    ) -> impl Iterator<Item = QueryKeyNorm> + use<> {
+        let sizes = self.sizes();
+        let (q_width, k_width) = (sizes.heads(), sizes.kv());
+        let norms = block.query_key_norms.as_ref().zip(kept.query_key).map(|(norms, query_key)| {
+            [
+                (norms.q, 0, q_width, query_key.q_rstd, query_key.saved),
+                (norms.k, q_width, k_width, query_key.k_rstd, query_key.saved),
+            ]
+        });
+        let heads = norms.into_iter().flatten().map(|(norm, offset, width, rstd, saved)| QueryKeyNorm {
+            weight: norm.weight,
+            rows: rows.add(offset),
+            saved: saved.add(offset),
+            rstd,
+            heads: head_norm::Heads {
+                n: self.n(),
+                n_heads: width / norm.width,
+                width: norm.width,
+                row_stride: sizes.qkv(),
+                saved_stride: q_width + k_width,
+                weight: self.weight(norm.weight),
+                eps: sizes.norm_eps,
+            },
+        });
+        heads.collect::<Vec<_>>().into_iter()
+    }
+
+    /// `out = dropped(x·W + bias)`
+    fn project(
+        &self,
+        out: DeviceTensor,
+        x: DeviceTensor,
+        linear: &Linear,
+        place: Place,
+    ) -> Result<(), BoardError> {
+        self.products().fwd(out, x, linear, true)?;
+        match self.dropped_from {
+            Some(_) => dropout::fwd(self.board, out, out, self.n() * linear.n_out, &self.site(place)),
+            None => Ok(()),
+        }
+    }
+
+    /// `sum = x + norm(added)`
+    pub(super) fn add_normed(
+        &self,
+        sum: DeviceTensor,
+        x: DeviceTensor,
+        added: DeviceTensor,
+        normed: &Normed,
+        norm: &Norm,
+    ) -> Result<(), BoardError> {
+        match self.sizes().norm {
+            NormKind::Rms => rms_norm::add_fwd(self.board, sum, normed.rstd, x, added, &self.rms_norm(norm)),
+            NormKind::Layer => unreachable!("no family normalizes what is added to mean 0"),
+        }
     }
 
     /// The feed-forward half up to what stands between its products.
     pub(super) fn expand(
         &self,
         layer_idx: usize,
-        normed: &Normed,
+        x: DeviceTensor,
         hidden: &Hidden,
     ) -> Result<(), BoardError> {
         let linear = &self.network.blocks[layer_idx].mlp_in;
         match self.sizes().mlp {
             MlpKind::Plain(kind) => {
-                self.products().fwd(hidden.before, normed.out, linear, false)?;
+                self.products().fwd(hidden.before, x, linear, false)?;
                 activation::board::fwd(self.board, kind, hidden.after, &self.hidden_rows(hidden, linear))
             }
             MlpKind::Gated => {
-                self.products().fwd(hidden.before, normed.out, linear, true)?;
+                self.products().fwd(hidden.before, x, linear, true)?;
                 let dims = [self.n(), self.sizes().ff];
                 swiglu::board::fwd(self.board, hidden.after, hidden.before, dims)
             }
@@ -207,7 +331,7 @@ impl<'a> MicroBatch<'a> {
             classifier::fwd_bwd(self.board, &self.classifier_rows(&rows, results), scale)?;
             let products = Products { n: rows.len(), ..self.products() };
             let at = |rows_of: DeviceTensor| rows_of.add(rows.start * width);
-            products.bwd_x(at(branch), logits, &head)?;
+            products.bwd_x(at(branch), logits, &head, Store::Overwrite)?;
             products.bwd_weight(logits, at(final_norm.out), &head)
         })
     }
@@ -331,4 +455,9 @@ impl<'a> MicroBatch<'a> {
         let first_element = (first_sequence * per_sequence) as u64;
         Site::new(dropout, seed, place.site_idx() as u32, first_element, self.slot.state)
     }
+}
+
+/// What a block's halves add, where that is normalized.
+pub(super) fn added_of(kept: &Kept) -> Added {
+    kept.added.expect("there is room for it where it is normalized")
 }

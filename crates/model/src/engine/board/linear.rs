@@ -1,5 +1,6 @@
 //! Linear layers as matrix products.
 
+use wattle_ops::Store;
 use wattle_ops::board::{Board, BoardError, DeviceTensor, Epilogue, Gemm, Matrix, Ptr};
 
 use crate::engine::network::Linear;
@@ -47,15 +48,16 @@ impl Products<'_> {
         })
     }
 
-    /// `grad_x = grad_out·Wᵀ`
+    /// `grad_x = grad_out·Wᵀ`, or added to what is there.
     ///
     /// # Shapes
-    /// `grad_out` (n, out) → `grad_x` (n, in), overwritten.
+    /// `grad_out` (n, out) → `grad_x` (n, in), as `store` says.
     pub(super) fn bwd_x(
         &self,
         grad_x: DeviceTensor,
         grad_out: DeviceTensor,
         linear: &Linear,
+        store: Store,
     ) -> Result<(), BoardError> {
         let &Linear { n_in, n_out, output_first, .. } = linear;
         let weight = self.weight(linear);
@@ -67,7 +69,7 @@ impl Products<'_> {
             b: if output_first { weight } else { weight.transposed() },
             c: Matrix::new(grad_x, n_in),
             alpha: 1.0,
-            accumulate: false,
+            accumulate: store == Store::Accumulate,
             batch: 1,
             epilogue: Epilogue::None,
         })

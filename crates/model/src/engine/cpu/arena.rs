@@ -17,6 +17,12 @@ pub(super) struct ArenaSizes {
     pub(super) classifier: classifier::Shape,
     /// Width of a norm's means: 1, or 0 where a norm takes none off.
     pub(super) mean: usize,
+    /// Width of queries and keys before they are normalized, 0 where they are not.
+    pub(super) query_key: usize,
+    /// Norms of queries and keys in a row.
+    pub(super) query_key_norms: usize,
+    /// Width of what a half of a block adds before that is normalized, 0 where it is not.
+    pub(super) added: usize,
     /// Width of what goes into the feed-forward activation.
     pub(super) before: usize,
     /// Width of what comes out of it.
@@ -68,6 +74,14 @@ pub(super) struct Kept<T> {
     pub(super) attended: T,
     /// The residual stream between the block's halves.
     pub(super) middle: T,
+    /// Queries and keys before they are normalized; empty where they are not.
+    pub(super) query_key: T,
+    /// Of the norms of queries and keys.
+    pub(super) query_key_rstd: T,
+    /// What attention adds to the residual stream, before it is normalized; empty where it is not.
+    pub(super) attention_added: T,
+    /// The same of the feed-forward half.
+    pub(super) mlp_added: T,
 }
 
 /// What lies at feed-forward width.
@@ -107,7 +121,7 @@ impl Arena {
             hidden: PerLayer::new(n_hidden, || Hidden::from(sizes.hidden().map(rows))),
             final_norm: normed(),
             gradients: Gradients::from(sizes.gradients().map(rows)),
-            branch: rows(c),
+            branch: rows(sizes.branch()),
             partials: Rows::new(b, sizes.most_vectors),
             losses: rows(1),
             logits: vec![0.0; sizes.logits_len()],
@@ -151,7 +165,7 @@ impl ArenaSizes {
         let sum = |widths: &[usize]| widths.iter().sum::<usize>();
         let blocks = n_blocks * sum(&self.kept()) + n_hidden * sum(&self.hidden());
         let kept = (self.n_layers + 1) * c + 3 * sum(&self.normed()) + blocks;
-        let gradients = sum(&self.gradients()) + c + 1;
+        let gradients = sum(&self.gradients()) + self.branch() + 1;
         let scratch = self.n_slices().saturating_mul(self.scratch_len());
         let others = (b * self.most_vectors + self.logits_len()).saturating_add(scratch);
         // What is asked for may be absurd, and is to be refused by its size.
@@ -195,9 +209,20 @@ impl ArenaSizes {
         self.classifier.scratch_len(b * t)
     }
 
-    /// Floats of scratch that attention wants for a slice.
+    /// Floats of scratch that attention, or the norms of one row of queries and keys, want for a slice.
     fn scratch_len(&self) -> usize {
-        self.attention.fwd_scratch_len().max(self.attention.bwd_scratch_len())
+        self.attention.fwd_scratch_len().max(self.attention.bwd_scratch_len()).max(self.query_key)
+    }
+
+    /// Of what is about to be added to the residual stream, or of the gradients of all heads.
+    fn branch(&self) -> usize {
+        let (_, _, c) = self.dims();
+        c.max(self.heads())
+    }
+
+    /// Of all heads side by side.
+    fn heads(&self) -> usize {
+        self.attention.n_heads * self.attention.head_width
     }
 
     /// Of query, key and value side by side.
@@ -211,9 +236,11 @@ impl ArenaSizes {
         [c, self.mean, 1]
     }
 
-    fn kept(&self) -> [usize; 4] {
+    fn kept(&self) -> [usize; 8] {
         let (_, _, c) = self.dims();
-        [self.qkv(), self.attention.n_heads, c, c]
+        let Self { query_key, query_key_norms, added, .. } = *self;
+        let (qkv, heads) = (self.qkv(), self.heads());
+        [qkv, self.attention.n_heads, heads, c, query_key, query_key_norms, added, added]
     }
 
     fn hidden(&self) -> [usize; 2] {
@@ -232,9 +259,11 @@ impl<T> From<[T; 3]> for Normed<T> {
     }
 }
 
-impl<T> From<[T; 4]> for Kept<T> {
-    fn from([qkv, log_sum_exp, attended, middle]: [T; 4]) -> Self {
-        Self { qkv, log_sum_exp, attended, middle }
+impl<T> From<[T; 8]> for Kept<T> {
+    fn from(parts: [T; 8]) -> Self {
+        let [qkv, log_sum_exp, attended, middle, query_key, query_key_rstd, attention_added, mlp_added] =
+            parts;
+        Self { qkv, log_sum_exp, attended, middle, query_key, query_key_rstd, attention_added, mlp_added }
     }
 }
 
@@ -261,12 +290,32 @@ impl<T> Normed<T> {
 }
 
 impl<T> Kept<T> {
-    fn each(&self) -> [&T; 4] {
-        [&self.qkv, &self.log_sum_exp, &self.attended, &self.middle]
+    fn each(&self) -> [&T; 8] {
+        let Self {
+            qkv,
+            log_sum_exp,
+            attended,
+            middle,
+            query_key,
+            query_key_rstd,
+            attention_added,
+            mlp_added,
+        } = self;
+        [qkv, log_sum_exp, attended, middle, query_key, query_key_rstd, attention_added, mlp_added]
     }
 
-    pub(super) fn each_mut(&mut self) -> [&mut T; 4] {
-        [&mut self.qkv, &mut self.log_sum_exp, &mut self.attended, &mut self.middle]
+    pub(super) fn each_mut(&mut self) -> [&mut T; 8] {
+        let Self {
+            qkv,
+            log_sum_exp,
+            attended,
+            middle,
+            query_key,
+            query_key_rstd,
+            attention_added,
+            mlp_added,
+        } = self;
+        [qkv, log_sum_exp, attended, middle, query_key, query_key_rstd, attention_added, mlp_added]
     }
 }
 

@@ -1,13 +1,15 @@
 //! The backward pass: gradients of activations by slices of the batch, those of weights over all of it.
 
 use wattle_ops::linear::cpu as linear;
-use wattle_ops::{Dropout, Store, activation, attention, dropout, layer_norm, rms_norm, rope, swiglu};
+use wattle_ops::{
+    Dropout, Store, activation, attention, dropout, head_norm, layer_norm, rms_norm, rope, swiglu,
+};
 
-use super::arena::{Arena, Normed};
+use super::arena::{Arena, Kept, Normed};
 use super::backward_slice::{BackwardSlice, FinalNormSlice, Partials, WeightGradient};
 use super::forward::Passes;
 use crate::engine::Recompute;
-use crate::engine::network::{Block, Linear, MlpKind, Norm, NormKind, Sizes};
+use crate::engine::network::{Block, Linear, MlpKind, Norm, NormKind, NormPlace, QueryKeyNorms, Sizes};
 
 /// The rows that a norm saw and what it found of them, of one sequence.
 #[derive(Clone, Copy)]
@@ -34,6 +36,20 @@ impl Passes<'_> {
     fn recompute(&self, layer_idx: usize, slice: &mut BackwardSlice<'_>, recompute: Recompute) {
         let block = &self.network.blocks[layer_idx];
         let BackwardSlice { first, x, attention_norm, mlp_norm, kept, hidden, branch, scratch, .. } = slice;
+        if self.network.sizes.norm_place == NormPlace::After {
+            if recompute == Recompute::Block {
+                self.attend_then_norm(layer_idx, *first, x, attention_norm, kept, scratch);
+                self.expand(layer_idx, kept.middle, hidden);
+                self.contract_then_norm(layer_idx, *first, hidden, mlp_norm, kept);
+                return;
+            }
+            self.norm(attention_norm, kept.attention_added, &block.attention_norm);
+            self.norm(mlp_norm, kept.mlp_added, &block.mlp_norm);
+            if recompute == Recompute::Mlp {
+                self.expand(layer_idx, kept.middle, hidden);
+            }
+            return;
+        }
         self.norm(attention_norm, x, &block.attention_norm);
         if recompute == Recompute::Block {
             let addend = self.attend(layer_idx, *first, attention_norm.out, kept, branch, scratch);
@@ -51,7 +67,15 @@ impl Passes<'_> {
         let &Sizes { t, c, ff, .. } = sizes;
         let BackwardSlice { first, mlp_norm, kept, hidden, gradients, branch, partials, .. } = slice;
         let site = self.sites.block(layer_idx, *first).mlp_out;
-        branch_gradient(gradients.mlp_out, gradients.x, t * c, site);
+        match sizes.norm_place {
+            NormPlace::Before => gradients.mlp_out.copy_from_slice(gradients.x),
+            NormPlace::After => {
+                let (grad, store) = (&mut *gradients.mlp_out, Store::Overwrite);
+                let x = &*kept.mlp_added;
+                self.norm_backward(&block.mlp_norm, grad, store, gradients.x, x, mlp_norm, partials);
+            }
+        }
+        drop_gradient(gradients.mlp_out, t * c, site);
         add_bias(partials, &block.mlp_out, gradients.mlp_out, t);
 
         let weight = block.mlp_out.of(self.weights).0;
@@ -74,9 +98,18 @@ impl Passes<'_> {
             }
         };
 
-        let weight = block.mlp_in.of(self.weights).0;
-        linear::bwd_x(branch, Store::Overwrite, grad_expanded, weight, &block.mlp_in.shape());
-        self.norm_backward(&block.mlp_norm, gradients.x, branch, kept.middle, mlp_norm, partials);
+        let (weight, shape) = (block.mlp_in.of(self.weights).0, block.mlp_in.shape());
+        match sizes.norm_place {
+            NormPlace::Before => {
+                let branch = &mut branch[..gradients.x.len()];
+                linear::bwd_x(branch, Store::Overwrite, grad_expanded, weight, &shape);
+                let (grad, store) = (&mut *gradients.x, Store::Accumulate);
+                self.norm_backward(&block.mlp_norm, grad, store, branch, kept.middle, mlp_norm, partials);
+            }
+            NormPlace::After => {
+                linear::bwd_x(gradients.x, Store::Accumulate, grad_expanded, weight, &shape);
+            }
+        }
     }
 
     fn attention_backward(&self, layer_idx: usize, slice: &mut BackwardSlice<'_>) {
@@ -85,28 +118,79 @@ impl Passes<'_> {
         let BackwardSlice { first, x, attention_norm, kept, gradients, branch, partials, scratch, .. } =
             slice;
         let sites = self.sites.block(layer_idx, *first);
-        branch_gradient(gradients.attention_out, gradients.x, t * c, sites.attention_out);
+        match sizes.norm_place {
+            NormPlace::Before => gradients.attention_out.copy_from_slice(gradients.x),
+            NormPlace::After => {
+                let (grad, store) = (&mut *gradients.attention_out, Store::Overwrite);
+                let x = &*kept.attention_added;
+                self.norm_backward(
+                    &block.attention_norm,
+                    grad,
+                    store,
+                    gradients.x,
+                    x,
+                    attention_norm,
+                    partials,
+                );
+            }
+        }
+        drop_gradient(gradients.attention_out, t * c, sites.attention_out);
         add_bias(partials, &block.attention_out, gradients.attention_out, t);
 
         let weight = block.attention_out.of(self.weights).0;
         let shape = block.attention_out.shape();
-        linear::bwd_x(branch, Store::Overwrite, gradients.attention_out, weight, &shape);
+        let grad_heads = &mut branch[..kept.attended.len()];
+        linear::bwd_x(grad_heads, Store::Overwrite, gradients.attention_out, weight, &shape);
         let shape = sizes.attention_shape();
         let layout = attention::cpu::QkvLayout::fused(&shape);
         let saved =
             attention::cpu::Saved { out: kept.attended, log_sum_exp: kept.log_sum_exp, qkv: kept.qkv };
         let site = sites.attention.as_ref();
         let documents = self.documents(*first, x.len() / c);
-        attention::cpu::bwd(gradients.qkv, branch, saved, &layout, &shape, documents, site, scratch);
+        attention::cpu::bwd(gradients.qkv, grad_heads, saved, &layout, &shape, documents, site, scratch);
         if let Some(rotary) = self.rotary {
             let (rows, n_heads) = sizes.turning();
             rope::cpu::bwd(gradients.qkv, rows, x.len() / c, n_heads, t, rotary);
         }
+        if let Some(norms) = &block.query_key_norms {
+            self.query_key_norms_backward(norms, gradients.qkv, kept, partials, scratch);
+        }
         add_bias(partials, &block.attention_in, gradients.qkv, t);
 
-        let weight = block.attention_in.of(self.weights).0;
-        linear::bwd_x(branch, Store::Overwrite, gradients.qkv, weight, &block.attention_in.shape());
-        self.norm_backward(&block.attention_norm, gradients.x, branch, x, attention_norm, partials);
+        let (weight, shape) = (block.attention_in.of(self.weights).0, block.attention_in.shape());
+        match sizes.norm_place {
+            NormPlace::Before => {
+                let branch = &mut branch[..gradients.x.len()];
+                linear::bwd_x(branch, Store::Overwrite, gradients.qkv, weight, &shape);
+                let (grad, store) = (&mut *gradients.x, Store::Accumulate);
+                self.norm_backward(&block.attention_norm, grad, store, branch, x, attention_norm, partials);
+            }
+            NormPlace::After => linear::bwd_x(gradients.x, Store::Accumulate, gradients.qkv, weight, &shape),
+        }
+    }
+
+    /// In place: the gradients of normalized queries and keys become those of what the projection gave.
+    fn query_key_norms_backward(
+        &self,
+        norms: &QueryKeyNorms,
+        grad_qkv: &mut [f32],
+        kept: &Kept<&mut [f32]>,
+        partials: &mut Partials<'_>,
+        scratch: &mut [f32],
+    ) {
+        let sizes = &self.network.sizes;
+        let t = sizes.t;
+        let heads = self.query_key_heads(norms, t);
+        let grad_weights = [&norms.q, &norms.k].map(|norm| partials.local(&norm.range()));
+        let [n_norms, width] = [heads[0].rstd.row_stride, heads[0].saved.row_stride];
+        let saved = kept.query_key.chunks_exact(t * width);
+        let saved = saved.zip(kept.query_key_rstd.chunks_exact(t * n_norms));
+        let sequences = grad_qkv.chunks_exact_mut(t * sizes.qkv()).zip(saved);
+        for ((grad, (saved, rstd)), partial) in sequences.zip(partials.rows()) {
+            for (heads, grad_weight) in heads.iter().zip(&grad_weights) {
+                head_norm::cpu::bwd(grad, &mut partial[grad_weight.clone()], saved, rstd, heads, scratch);
+            }
+        }
     }
 
     /// In place, sequence by sequence where there is a bias.
@@ -129,11 +213,13 @@ impl Passes<'_> {
         }
     }
 
-    /// Adds the gradient of a norm's input to that of the residual stream, sequence by sequence.
+    /// The gradients of a norm of rows of the residual stream's width, sequence by sequence.
+    #[expect(clippy::too_many_arguments, reason = "a norm's own, and where its gradients go")]
     fn norm_backward(
         &self,
         norm: &Norm,
         grad_x: &mut [f32],
+        store: Store,
         grad_out: &[f32],
         x: &[f32],
         normed: &Normed<&mut [f32]>,
@@ -145,7 +231,7 @@ impl Passes<'_> {
         let saved = self.saved(x, normed.mean, normed.rstd);
         for (((grad_x, grad_out), saved), partial) in rows.zip(saved).zip(partials.rows()) {
             let partial = &mut partial[local.clone()];
-            self.sequence_norm_backward(norm, grad_x, Store::Accumulate, partial, grad_out, saved);
+            self.sequence_norm_backward(norm, grad_x, store, partial, grad_out, saved);
         }
     }
 
@@ -204,9 +290,8 @@ impl Passes<'_> {
     }
 }
 
-/// The gradient of what was added to the residual stream, past its dropout.
-fn branch_gradient(grad: &mut [f32], grad_x: &[f32], per_sequence: usize, site: Option<Dropout>) {
-    grad.copy_from_slice(grad_x);
+/// The gradient of elements some of which were dropped, in place.
+fn drop_gradient(grad: &mut [f32], per_sequence: usize, site: Option<Dropout>) {
     if let Some(site) = site {
         dropout::cpu::bwd(grad, per_sequence, &site);
     }
@@ -226,18 +311,22 @@ pub(super) fn weight_gradients<'a>(
     arena: &'a Arena,
     layer_idx: usize,
     block: &Block,
-    mlp: MlpKind,
+    sizes: &Sizes,
 ) -> [WeightGradient<'a>; 4] {
     let (kept, hidden) = (arena.kept.at(layer_idx), arena.hidden.at(layer_idx));
     let grads = &arena.gradients;
-    let grad_expanded = match mlp {
+    let (attention_x, mlp_x) = match sizes.norm_place {
+        NormPlace::Before => (&arena.attention_norm.out, &arena.mlp_norm.out),
+        NormPlace::After => (&arena.x[layer_idx], &kept.middle),
+    };
+    let grad_expanded = match sizes.mlp {
         MlpKind::Plain(_) => &grads.after,
         MlpKind::Gated => &grads.before,
     };
     [
         WeightGradient::of(&block.mlp_out, &grads.mlp_out, &hidden.after),
-        WeightGradient::of(&block.mlp_in, grad_expanded, &arena.mlp_norm.out),
+        WeightGradient::of(&block.mlp_in, grad_expanded, mlp_x),
         WeightGradient::of(&block.attention_out, &grads.attention_out, &kept.attended),
-        WeightGradient::of(&block.attention_in, &grads.qkv, &arena.attention_norm.out),
+        WeightGradient::of(&block.attention_in, &grads.qkv, attention_x),
     ]
 }

@@ -117,7 +117,7 @@ impl<'a> FinalNormSlice<'a> {
         slices
             .ranges()
             .zip(saved)
-            .zip(arena.branch.cut(slices).zip(gradients))
+            .zip(arena.branch.cut_as(slices, x.per_sequence()).zip(gradients))
             .map(|((sequences, ((x, mean), rstd)), (grad_out, [grad_x]))| {
                 let (part, rest) = std::mem::take(&mut partials).split_at_mut(sequences.len() * n_vectors);
                 partials = rest;

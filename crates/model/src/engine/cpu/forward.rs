@@ -1,16 +1,17 @@
 //! The forward pass of a slice of the batch.
 
+use wattle_ops::head_norm::cpu::Heads;
 use wattle_ops::layer_norm::cpu::{self as layer_norm, Addend, Stats};
 use wattle_ops::linear::cpu as linear;
 use wattle_ops::rms_norm::cpu as rms_norm;
 use wattle_ops::rope::Rotary;
-use wattle_ops::{Dropout, activation, attention, dropout, embedding, rope, swiglu};
+use wattle_ops::{Dropout, HeadRows, activation, attention, dropout, embedding, head_norm, rope, swiglu};
 
 use super::arena::{Hidden, Kept, Normed};
 use super::forward_slice::ForwardSlice;
 use super::sites::Sites;
 use crate::engine::Sequences;
-use crate::engine::network::{Linear, MlpKind, Network, Norm, NormKind, Sizes};
+use crate::engine::network::{Linear, MlpKind, Network, Norm, NormKind, NormPlace, QueryKeyNorms, Sizes};
 
 /// What all slices of a pass share.
 #[derive(Clone, Copy)]
@@ -40,6 +41,18 @@ impl Passes<'_> {
         let Network { blocks, sizes, .. } = self.network;
         let first = sequences.start;
         self.embed(x[0], &self.sequences.inputs[first * sizes.t..sequences.end * sizes.t], first);
+        if sizes.norm_place == NormPlace::After {
+            for layer_idx in 0..blocks.len() {
+                let (before, after) = x.split_at_mut(layer_idx + 1);
+                let (kept, hidden) = (kept.at_mut(layer_idx), hidden.at_mut(layer_idx));
+                let x = &*before[layer_idx];
+                self.attend_then_norm(layer_idx, first, x, attention_norm, kept, scratch);
+                self.expand(layer_idx, kept.middle, hidden);
+                self.contract_then_norm(layer_idx, first, hidden, mlp_norm, kept);
+                add(after[0], kept.middle, mlp_norm.out);
+            }
+            return self.norm(final_norm, x[blocks.len()], &self.network.final_norm);
+        }
         self.norm(attention_norm, x[0], &blocks[0].attention_norm);
         for (layer_idx, block) in blocks.iter().enumerate() {
             let (before, after) = x.split_at_mut(layer_idx + 1);
@@ -57,6 +70,40 @@ impl Passes<'_> {
         }
     }
 
+    /// The attention half where its result is normalized, from a block's input to the residual stream between the
+    /// halves.
+    pub(super) fn attend_then_norm(
+        &self,
+        layer_idx: usize,
+        first: usize,
+        x: &[f32],
+        normed: &mut Normed<&mut [f32]>,
+        kept: &mut Kept<&mut [f32]>,
+        scratch: &mut [f32],
+    ) {
+        let block = &self.network.blocks[layer_idx];
+        let added = std::mem::take(&mut kept.attention_added);
+        self.attend(layer_idx, first, x, kept, added, scratch);
+        kept.attention_added = added;
+        self.norm(normed, kept.attention_added, &block.attention_norm);
+        add(kept.middle, x, normed.out);
+    }
+
+    /// The rest of the feed-forward half where its result is normalized: that, and it normalized.
+    pub(super) fn contract_then_norm(
+        &self,
+        layer_idx: usize,
+        first: usize,
+        hidden: &Hidden<&mut [f32]>,
+        normed: &mut Normed<&mut [f32]>,
+        kept: &mut Kept<&mut [f32]>,
+    ) {
+        let block = &self.network.blocks[layer_idx];
+        let site = self.sites.block(layer_idx, first).mlp_out;
+        self.project(kept.mlp_added, hidden.after, &block.mlp_out, site);
+        self.norm(normed, kept.mlp_added, &block.mlp_norm);
+    }
+
     fn embed(&self, x: &mut [f32], tokens: &[u32], first: usize) {
         let &Sizes { t, c, v, .. } = &self.network.sizes;
         let table = |start: usize, n_rows: usize| &self.weights[start..start + n_rows * c];
@@ -67,12 +114,12 @@ impl Passes<'_> {
         }
     }
 
-    /// Attention, from a block's normalized input to what is added to the residual stream.
+    /// Attention, from what its projections read to what is added to the residual stream.
     pub(super) fn attend<'b>(
         &'b self,
         layer_idx: usize,
         first: usize,
-        normed: &[f32],
+        x: &[f32],
         kept: &mut Kept<&mut [f32]>,
         branch: &'b mut [f32],
         scratch: &mut [f32],
@@ -80,15 +127,20 @@ impl Passes<'_> {
         let (block, sizes) = (&self.network.blocks[layer_idx], &self.network.sizes);
         let sites = self.sites.block(layer_idx, first);
         let (weight, bias) = block.attention_in.of(self.weights);
-        linear::fwd(kept.qkv, normed, weight, bias, &block.attention_in.shape());
+        linear::fwd(kept.qkv, x, weight, bias, &block.attention_in.shape());
+        if let Some(norms) = &block.query_key_norms {
+            for heads in self.query_key_heads(norms, x.len() / sizes.c) {
+                head_norm::cpu::fwd(kept.qkv, kept.query_key, kept.query_key_rstd, &heads);
+            }
+        }
         if let Some(rotary) = self.rotary {
             let (rows, n_heads) = sizes.turning();
-            rope::cpu::fwd(kept.qkv, rows, normed.len() / sizes.c, n_heads, sizes.t, rotary);
+            rope::cpu::fwd(kept.qkv, rows, x.len() / sizes.c, n_heads, sizes.t, rotary);
         }
         let shape = sizes.attention_shape();
         let layout = attention::cpu::QkvLayout::fused(&shape);
         let site = sites.attention.as_ref();
-        let documents = self.documents(first, normed.len() / sizes.c);
+        let documents = self.documents(first, x.len() / sizes.c);
         let (out, log_sum_exp) = (&mut *kept.attended, &mut *kept.log_sum_exp);
         attention::cpu::fwd(out, log_sum_exp, kept.qkv, &layout, &shape, documents, site, scratch);
         self.project(branch, kept.attended, &block.attention_out, sites.attention_out)
@@ -98,6 +150,22 @@ impl Passes<'_> {
     pub(super) fn documents(&self, first: usize, n: usize) -> Option<&[u32]> {
         let start = first * self.network.sizes.t;
         self.sequences.documents.map(|documents| &documents[start..start + n])
+    }
+
+    /// Queries, and keys, of `n` rows as they are normalized.
+    pub(super) fn query_key_heads<'b>(&'b self, norms: &QueryKeyNorms, n: usize) -> [Heads<'b>; 2] {
+        let sizes = &self.network.sizes;
+        let (q_width, k_width) = (sizes.heads(), sizes.kv());
+        let (n_q, n_k) = (q_width / norms.q.width, k_width / norms.k.width);
+        let heads = |norm: &Norm, n_heads: usize, offset: usize, rstd_offset: usize| Heads {
+            n_rows: n,
+            n_heads,
+            rows: HeadRows { offset, row_stride: sizes.qkv() },
+            saved: HeadRows { offset, row_stride: q_width + k_width },
+            rstd: HeadRows { offset: rstd_offset, row_stride: n_q + n_k },
+            norm: rms_norm::Norm { weight: norm.of(self.weights).0, eps: sizes.norm_eps },
+        };
+        [heads(&norms.q, n_q, 0, 0), heads(&norms.k, n_k, q_width, n_q)]
     }
 
     /// The feed-forward half up to what stands between its products.
@@ -134,9 +202,10 @@ impl Passes<'_> {
         linear: &Linear,
         site: Option<Dropout>,
     ) -> Addend<'b> {
-        let &Sizes { t, c, norm, .. } = &self.network.sizes;
+        let &Sizes { t, c, norm, norm_place, .. } = &self.network.sizes;
+        let branch = &mut branch[..x.len() / linear.n_in * c];
         let (weight, bias) = linear.of(self.weights);
-        if norm == NormKind::Layer && site.is_none() {
+        if norm == NormKind::Layer && norm_place == NormPlace::Before && site.is_none() {
             linear::fwd(branch, x, weight, None, &linear.shape());
             return Addend { rows: branch, bias };
         }
@@ -182,5 +251,12 @@ impl Passes<'_> {
                 rms_norm::residual_fwd(sum, normed.out, normed.rstd, x, addend.rows, &norm);
             }
         }
+    }
+}
+
+/// `sum = x + y`
+fn add(sum: &mut [f32], x: &[f32], y: &[f32]) {
+    for ((sum, &x), &y) in sum.iter_mut().zip(x).zip(y) {
+        *sum = x + y;
     }
 }

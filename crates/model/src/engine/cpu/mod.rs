@@ -136,7 +136,7 @@ impl CpuEngine {
         let slices = BackwardSlice::cut(arena, layer_idx, &vectors, slices);
         slices.into_par_iter().with_max_len(1).for_each(|slice| passes.backward(layer_idx, slice, recompute));
         let Network { blocks, sizes, .. } = passes.network;
-        let products = weight_gradients(arena, layer_idx, &blocks[layer_idx], sizes.mlp);
+        let products = weight_gradients(arena, layer_idx, &blocks[layer_idx], sizes);
         add_weight_gradients(gradients, products, n_sequences);
         add_vector_gradients(&mut gradients[vectors], arena, n_sequences);
     }

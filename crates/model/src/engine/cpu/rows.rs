@@ -30,9 +30,22 @@ impl Rows {
 
     /// The part of each slice.
     pub(super) fn cut<'a>(&'a self, slices: &Slices) -> impl Iterator<Item = &'a [f32]> + use<'a> {
-        slices
-            .ranges()
-            .map(|range| &self.values[range.start * self.per_sequence..range.end * self.per_sequence])
+        self.cut_as(slices, self.per_sequence)
+    }
+
+    /// The part of each slice, where there are `per_sequence` numbers of each sequence, at most as many as there is
+    /// room for.
+    pub(super) fn cut_as<'a>(
+        &'a self,
+        slices: &Slices,
+        per_sequence: usize,
+    ) -> impl Iterator<Item = &'a [f32]> + use<'a> {
+        slices.ranges().map(move |range| &self.values[range.start * per_sequence..range.end * per_sequence])
+    }
+
+    /// Room for each sequence.
+    pub(super) fn per_sequence(&self) -> usize {
+        self.per_sequence
     }
 
     /// Writes to all of it.

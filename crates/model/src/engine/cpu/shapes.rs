@@ -7,7 +7,7 @@ use wattle_ops::linear::cpu as linear;
 
 use super::arena::ArenaSizes;
 use crate::engine::EngineOptions;
-use crate::engine::network::{Block, Linear, MlpKind, Network, Norm, NormKind, Sizes};
+use crate::engine::network::{Block, Linear, MlpKind, Network, Norm, NormKind, NormPlace, Sizes};
 
 impl Sizes {
     /// Of attention.
@@ -54,6 +54,7 @@ impl Network {
     /// Of the buffers of an engine for `n_layers` blocks like the first.
     pub(super) fn arena_sizes(&self, n_layers: usize, options: EngineOptions) -> ArenaSizes {
         let sizes = &self.sizes;
+        let query_key_norms = self.query_key_norms();
         let vectors = self.blocks.iter().map(Block::vectors).chain([self.final_norm.range()]);
         ArenaSizes {
             n_layers,
@@ -63,6 +64,13 @@ impl Network {
             mean: match sizes.norm {
                 NormKind::Layer => 1,
                 NormKind::Rms => 0,
+            },
+            query_key: query_key_norms.map_or(0, |_| sizes.heads() + sizes.kv()),
+            query_key_norms: query_key_norms
+                .map_or(0, |norms| sizes.heads() / norms.q.width + sizes.kv() / norms.k.width),
+            added: match sizes.norm_place {
+                NormPlace::Before => 0,
+                NormPlace::After => sizes.c,
             },
             before: sizes.expanded(),
             after: sizes.ff,

@@ -1,11 +1,17 @@
 //! The configuration of a GPT-2.
 
-use crate::config::{ActivationKind, ModelConfig, NORM_EPS};
+use crate::config::{ActivationKind, ModelConfig, NORM_EPS, ROPE_KEYS};
 use crate::families::IdleKey;
-use crate::idle_keys::ROPE_KEYS;
 
 /// Why keys of rotary positions change nothing.
 const NOT_ROTARY: &str = "a GPT-2 has no rotary positions; leave it out or set model.family = \"llama\"";
+
+/// Why a width of heads changes nothing.
+const FIXED_WIDTH: &str =
+    "a GPT-2's heads have a width of d_model / n_heads; leave it out or set model.family = \"llama\"";
+/// Why a window changes nothing.
+const NO_WINDOW: &str =
+    "a GPT-2's attention sees the whole context; leave it out or set model.family = \"mistral\"";
 
 /// What a GPT-2 cannot be.
 pub(super) fn faults(config: &ModelConfig, faults: &mut Vec<String>) {
@@ -29,9 +35,10 @@ pub(super) fn faults(config: &ModelConfig, faults: &mut Vec<String>) {
     }
 }
 
-/// All keys of rotary positions.
+/// Widths of heads, windows, and all keys of rotary positions.
 pub(super) fn idle_keys(_config: &ModelConfig) -> Vec<IdleKey> {
-    ROPE_KEYS.map(|key| (key, NOT_ROTARY)).to_vec()
+    let others = [("head_width", FIXED_WIDTH), ("window", NO_WINDOW)];
+    others.into_iter().chain(ROPE_KEYS.map(|key| (key, NOT_ROTARY))).collect()
 }
 
 #[cfg(test)]

@@ -19,10 +19,11 @@ const POSITION_TABLE: &str = "transformer.wpe.weight";
 const TOKEN_TABLE: &str = "transformer.wte.weight";
 
 /// The family.
-pub(crate) static SPEC: FamilySpec = FamilySpec {
+pub(crate) const SPEC: FamilySpec = FamilySpec {
     family: Family::Gpt2,
     name: "gpt2",
     title: "GPT-2",
+    design: None,
     faults: config::faults,
     settle: |_, _| {},
     idle_keys: config::idle_keys,

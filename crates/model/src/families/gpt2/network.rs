@@ -5,7 +5,7 @@ use wattle_ops::attention::Kind;
 use super::{POSITION_TABLE, TOKEN_TABLE};
 use crate::config::{ModelConfig, NORM_EPS};
 use crate::engine::layout::Layout;
-use crate::engine::network::{Block, Linear, MlpKind, Network, Norm, NormKind, Positions, Sizes};
+use crate::engine::network::{Block, Linear, MlpKind, Network, Norm, NormKind, NormPlace, Positions, Sizes};
 use crate::families::{HEAD, NamedShapes};
 
 /// Every parameter of a GPT-2 of `config`, in the order in which it makes them.
@@ -40,6 +40,7 @@ pub(super) fn network(config: &ModelConfig, vocab_size: usize, layout: &Layout) 
         attention: Kind::Causal,
         norm_eps: NORM_EPS as f32,
         norm: NormKind::Layer,
+        norm_place: NormPlace::Before,
         mlp: MlpKind::Plain(config.activation.into()),
     };
     let token_table = find(layout, TOKEN_TABLE);
@@ -64,6 +65,7 @@ fn block(layout: &Layout, layer_idx: usize, sizes: &Sizes) -> Block {
     Block {
         attention_norm: norm(layout, &name("ln_1"), c),
         attention_in: linear("attn.c_attn", c, sizes.qkv()),
+        query_key_norms: None,
         attention_out: linear("attn.c_proj", sizes.heads(), c),
         mlp_norm: norm(layout, &name("ln_2"), c),
         mlp_in: linear("mlp.c_fc", c, sizes.expanded()),

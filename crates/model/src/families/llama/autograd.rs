@@ -1,20 +1,24 @@
-//! A Llama in differentiable tensor operations.
+//! A Llama or a relative in differentiable tensor operations.
 //!
 //! Weights of linear layers are stored output first, as Hugging Face's files have them.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Result, Tensor, Var};
-use wattle_ops::attention::{Kind, causal_attention};
+use candle_core::{DType, Device, Result, Tensor, Var, bail};
+use wattle_ops::attention::causal_attention;
 use wattle_ops::board::Board;
-use wattle_ops::linear::linear_transposed;
+use wattle_ops::linear::{linear, linear_transposed};
 use wattle_ops::rms_norm::rms_norm;
 use wattle_ops::rope::{Rotary, rope};
 use wattle_ops::swiglu::swiglu;
 
+use super::design::Design;
 use super::hugging_face;
+use super::network::{Start, parts};
 use crate::config::ModelConfig;
 use crate::engine::board::{DeviceEngine, DeviceEngineOptions, EngineError};
+use crate::engine::network::NormPlace;
 use crate::engine::{Engine, EngineOptions};
 use crate::families;
 use crate::kv_cache::KvCache;
@@ -25,7 +29,7 @@ use crate::pass::Pass;
 /// Standard deviation of initial weights (`initializer_range` of Hugging Face's Llama).
 const INIT_STD: f32 = 0.02;
 
-/// A Llama.
+/// A Llama, or a relative of that family: Qwen2, Qwen3, Mistral, OLMo 2.
 pub struct Llama {
     config: ModelConfig,
     vocab_size: usize,
@@ -38,14 +42,21 @@ pub struct Llama {
 
 struct Block {
     attention_norm: Var,
-    q: Var,
-    k: Var,
-    v: Var,
-    attention_out: Var,
+    q: Projection,
+    k: Projection,
+    v: Projection,
+    attention_out: Projection,
     mlp_norm: Var,
-    gate: Var,
-    up: Var,
-    down: Var,
+    gate: Projection,
+    up: Projection,
+    down: Projection,
+}
+
+/// A linear layer, and a norm behind it where there is one.
+struct Projection {
+    weight: Var,
+    bias: Option<Var>,
+    norm: Option<Var>,
 }
 
 impl Llama {
@@ -53,12 +64,15 @@ impl Llama {
     /// that of the projections into the residual stream divided by √(2·layers), as for our GPT-2; norms 1.
     ///
     /// # Errors
-    /// If a tensor operation fails.
+    /// If the family is not a relative of Llama, or a tensor operation fails.
     pub fn new(config: &ModelConfig, vocab_size: usize, seed: u64, device: &Device) -> Result<Self> {
         Self::build(config, vocab_size, ParameterBuilder::new(seed, device))
     }
 
     /// A model whose parameters are all zero, for weights that are about to be read, or to know its sizes.
+    ///
+    /// # Errors
+    /// If the family is not a relative of Llama, or a tensor operation fails.
     pub fn blank(config: &ModelConfig, vocab_size: usize, device: &Device) -> Result<Self> {
         Self::build(config, vocab_size, ParameterBuilder::blank(device))
     }
@@ -68,6 +82,9 @@ impl Llama {
         vocab_size: usize,
         mut builder: ParameterBuilder<'_>,
     ) -> Result<Self> {
+        if config.family.spec().design.is_none() {
+            bail!("model.family = \"{}\": neither Llama nor one of its relatives", config.family.name());
+        }
         let c = config.d_model;
         let token_table = builder.normal("model.embed_tokens.weight", &[vocab_size, c], INIT_STD)?;
         let blocks = (0..config.n_layers)
@@ -117,14 +134,32 @@ impl Llama {
         pass: &mut Pass<'_>,
     ) -> Result<Tensor> {
         let block = &self.blocks[layer_idx];
-        let normed = self.norm_rows(x, &block.attention_norm, pass)?;
-        let x = (x + self.attention(layer_idx, &normed, view, cache, pass)?)?;
+        let attended = self.half(x, &block.attention_norm, pass, |x, pass| {
+            self.attention(layer_idx, x, view, cache, pass)
+        })?;
+        let x = (x + attended)?;
         pass.see(|| format!("model.layers.{layer_idx}.self_attn output"), &x)?;
-        let normed = self.norm_rows(&x, &block.mlp_norm, pass)?;
-        let hidden = swiglu(&map_rows(&normed, &block.gate, pass)?, &map_rows(&normed, &block.up, pass)?)?;
-        let x = (&x + map_rows(&hidden, &block.down, pass)?)?;
+        let added = self.half(&x, &block.mlp_norm, pass, |x, pass| {
+            let hidden = swiglu(&self.map_rows(x, &block.gate, pass)?, &self.map_rows(x, &block.up, pass)?)?;
+            self.map_rows(&hidden, &block.down, pass)
+        })?;
+        let x = (&x + added)?;
         pass.see(|| format!("model.layers.{layer_idx}.mlp output"), &x)?;
         Ok(x)
+    }
+
+    /// What one half of a block, `f`, adds to the residual stream `x`.
+    fn half<'a>(
+        &self,
+        x: &Tensor,
+        norm: &Var,
+        pass: &mut Pass<'a>,
+        f: impl FnOnce(&Tensor, &mut Pass<'a>) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        match Design::of(&self.config).norm_place {
+            NormPlace::Before => f(&self.norm_rows(x, norm, pass)?, pass),
+            NormPlace::After => self.norm_rows(&f(x, pass)?, norm, pass),
+        }
     }
 
     fn attention(
@@ -136,9 +171,11 @@ impl Llama {
         pass: &mut Pass<'_>,
     ) -> Result<Tensor> {
         let block = &self.blocks[layer_idx];
-        let (b, t, c) = x.dims3()?;
+        let (b, t, _) = x.dims3()?;
         let d = self.config.head_width();
-        let heads = |weight: &Var| map_rows(x, weight, pass)?.reshape((b, t, (), d))?.transpose(1, 2);
+        let heads = |projection: &Projection| {
+            self.map_rows(x, projection, pass)?.reshape((b, t, (), d))?.transpose(1, 2)
+        };
         let q = rope(&heads(&block.q)?, &view.cos, &view.sin)?;
         let k = rope(&heads(&block.k)?, &view.cos, &view.sin)?;
         let v = heads(&block.v)?;
@@ -149,7 +186,16 @@ impl Llama {
         let group = self.config.n_heads / self.config.kv_heads();
         let (k, v) = (repeat_heads(&k, group)?, repeat_heads(&v, group)?);
         let out_bhtd = causal_attention(&q, &k, &v, &view.mask, None)?;
-        map_rows(&out_bhtd.transpose(1, 2)?.reshape((b, t, c))?, &block.attention_out, pass)
+        self.map_rows(&out_bhtd.transpose(1, 2)?.reshape((b, t, ()))?, &block.attention_out, pass)
+    }
+
+    fn map_rows(&self, x: &Tensor, projection: &Projection, pass: &Pass<'_>) -> Result<Tensor> {
+        let Projection { weight, bias, norm } = projection;
+        let bias = bias.as_ref().map(|bias| pass.value(bias));
+        let rows = linear(x, &pass.value(weight).t()?, bias.as_ref())?;
+        let Some(norm) = norm else { return Ok(rows) };
+        let (b, t, _) = rows.dims3()?;
+        self.norm_rows(&rows.reshape((b, t, (), norm.dim(0)?))?, norm, pass)?.reshape((b, t, ()))
     }
 
     fn norm_rows(&self, x: &Tensor, weight: &Var, pass: &Pass<'_>) -> Result<Tensor> {
@@ -158,7 +204,8 @@ impl Llama {
 
     /// Logits (b, t, v) in `f32` of rows (b, t, c).
     fn predict(&self, x: &Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
-        let logits = map_rows(x, self.head.as_ref().unwrap_or(&self.token_table), pass)?;
+        let head = pass.value(self.head.as_ref().unwrap_or(&self.token_table));
+        let logits = linear_transposed(x, &head)?;
         let logits = logits.to_dtype(DType::F32)?;
         pass.see(|| "logits".to_owned(), &logits)?;
         Ok(logits)
@@ -182,7 +229,7 @@ impl View {
         let rotary = Rotary::of(config.rope_theta, d, first..first + t, config.scaling());
         let table = |values: &[f32]| Tensor::from_slice(values, (t, d / 2), device)?.to_dtype(pass.dtype);
         Ok(Self {
-            mask: pass.attention_mask(Kind::Causal, first, t, device)?,
+            mask: pass.attention_mask(config.attention_kind(), first, t, device)?,
             cos: table(rotary.cos())?,
             sin: table(rotary.sin())?,
         })
@@ -243,26 +290,37 @@ impl LanguageModel for Llama {
 
 impl Block {
     fn new(builder: &mut ParameterBuilder<'_>, config: &ModelConfig, layer_idx: usize) -> Result<Self> {
-        let (c, ff, kv) =
-            (config.d_model, config.feed_forward_width(), config.kv_heads() * config.head_width());
-        let name = |part: &str| format!("model.layers.{layer_idx}.{part}.weight");
         let residual_std = INIT_STD / (2.0 * config.n_layers as f32).sqrt();
+        let mut made = HashMap::new();
+        for part in parts(config) {
+            let name = format!("model.layers.{layer_idx}.{}", part.name);
+            let var = match part.start {
+                Start::Ones => builder.ones(&name, &part.dims)?,
+                Start::Zeros => builder.zeros(&name, &part.dims)?,
+                Start::Normal => builder.normal(&name, &part.dims, INIT_STD)?,
+                Start::Residual => builder.normal(&name, &part.dims, residual_std)?,
+            };
+            made.insert(part.name, var);
+        }
+        let weight = |name: &str| made[&format!("{name}.weight")].clone();
+        let projection = |name: &str| Projection {
+            weight: weight(&format!("{name}_proj")),
+            bias: made.get(&format!("{name}_proj.bias")).cloned(),
+            norm: made.get(&format!("{name}_norm.weight")).cloned(),
+        };
+        let [attention_norm, mlp_norm] = Design::of(config).norm_names();
         Ok(Self {
-            attention_norm: builder.ones(&name("input_layernorm"), &[c])?,
-            q: builder.normal(&name("self_attn.q_proj"), &[c, c], INIT_STD)?,
-            k: builder.normal(&name("self_attn.k_proj"), &[kv, c], INIT_STD)?,
-            v: builder.normal(&name("self_attn.v_proj"), &[kv, c], INIT_STD)?,
-            attention_out: builder.normal(&name("self_attn.o_proj"), &[c, c], residual_std)?,
-            mlp_norm: builder.ones(&name("post_attention_layernorm"), &[c])?,
-            gate: builder.normal(&name("mlp.gate_proj"), &[ff, c], INIT_STD)?,
-            up: builder.normal(&name("mlp.up_proj"), &[ff, c], INIT_STD)?,
-            down: builder.normal(&name("mlp.down_proj"), &[c, ff], residual_std)?,
+            attention_norm: weight(attention_norm),
+            q: projection("self_attn.q"),
+            k: projection("self_attn.k"),
+            v: projection("self_attn.v"),
+            attention_out: projection("self_attn.o"),
+            mlp_norm: weight(mlp_norm),
+            gate: projection("mlp.gate"),
+            up: projection("mlp.up"),
+            down: projection("mlp.down"),
         })
     }
-}
-
-fn map_rows(x: &Tensor, weight: &Var, pass: &Pass<'_>) -> Result<Tensor> {
-    linear_transposed(x, &pass.value(weight))
 }
 
 /// Each head `group` times, side by side: (b, h, t, d) → (b, h·group, t, d).

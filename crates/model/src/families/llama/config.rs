@@ -1,10 +1,14 @@
-//! The configuration of a Llama.
+//! The configuration of a Llama or a relative.
 
-use crate::config::{ActivationKind, ModelConfig, RopeScaling, nearest_divisor};
+use super::design::Design;
+use crate::config::{ActivationKind, ModelConfig, ROPE_KEYS, RopeScaling, nearest_divisor};
 use crate::families::IdleKey;
-use crate::idle_keys::ROPE_KEYS;
 
-/// What a Llama cannot be.
+/// Why a window changes nothing.
+const NO_WINDOW: &str =
+    "attention sees the whole context in this family; leave it out or set model.family = \"mistral\"";
+
+/// What a Llama or a relative cannot be.
 pub(super) fn faults(config: &ModelConfig, faults: &mut Vec<String>) {
     let kv_heads = config.kv_heads();
     if kv_heads > 0 && !config.n_heads.is_multiple_of(kv_heads) {
@@ -14,10 +18,13 @@ pub(super) fn faults(config: &ModelConfig, faults: &mut Vec<String>) {
             nearest_divisor(config.n_heads, kv_heads)
         ));
     }
-    if config.n_heads > 0
-        && config.d_model.is_multiple_of(config.n_heads)
-        && !config.head_width().is_multiple_of(2)
-    {
+    let divides = config.n_heads > 0 && config.d_model.is_multiple_of(config.n_heads);
+    if !config.head_width.is_multiple_of(2) {
+        faults.push(format!(
+            "model.head_width = {}: expected an even number, since rotary positions turn pairs",
+            config.head_width
+        ));
+    } else if config.head_width == 0 && divides && !config.head_width().is_multiple_of(2) {
         faults.push(format!(
             "model.n_heads = {}: leaves heads of {} numbers, but rotary positions turn pairs; change it or \
              model.d_model",
@@ -25,15 +32,20 @@ pub(super) fn faults(config: &ModelConfig, faults: &mut Vec<String>) {
             config.head_width()
         ));
     }
+    let family = config.family.with_article();
     if config.activation != ActivationKind::Swiglu {
-        faults.push("model.activation: a Llama has \"swiglu\" and no other; leave it out".to_owned());
+        faults.push(format!("model.activation: {family} has \"swiglu\" and no other; leave it out"));
     }
     if config.bias {
-        faults.push("model.bias = true: a Llama has no biases; leave it out or set it to false".to_owned());
+        let biases = match Design::of(config).has_qkv_bias {
+            true => "biases of queries, keys and values, and no others",
+            false => "no biases",
+        };
+        faults.push(format!("model.bias = true: {family} has {biases}; leave it out or set it to false"));
     }
     if config.dropout != 0.0 {
         faults.push(format!(
-            "model.dropout = {}: a Llama has no dropout; set it to 0 or leave it out",
+            "model.dropout = {}: {family} has no dropout; set it to 0 or leave it out",
             config.dropout
         ));
     }
@@ -82,7 +94,7 @@ pub(super) fn settle(config: &mut ModelConfig, explicit_keys: &[&str]) {
     }
 }
 
-/// Keys of a scaling that it does not have.
+/// Keys of a window and of a scaling that it does not have.
 pub(super) fn idle_keys(config: &ModelConfig) -> Vec<IdleKey> {
     let n_used = match config.rope_scaling {
         RopeScaling::None => 2,
@@ -95,7 +107,8 @@ pub(super) fn idle_keys(config: &ModelConfig) -> Vec<IdleKey> {
         }
         _ => "is of another scaling; leave it out or set model.rope_scaling = \"llama3\"",
     };
-    ROPE_KEYS[n_used..].iter().map(|&key| (key, why(key))).collect()
+    let window = (!Design::of(config).has_window).then_some(("window", NO_WINDOW));
+    window.into_iter().chain(ROPE_KEYS[n_used..].iter().map(|&key| (key, why(key)))).collect()
 }
 
 /// Two thirds of four times the width, rounded up to a multiple of 256, or of 32 for narrow models.

@@ -29,6 +29,10 @@ pub(super) const MAPPING: Mapping = Mapping {
     read_config,
 };
 
+/// Width of a head's keys, where that is not the model's width divided by the number of heads.
+const KEY_LENGTH: &str = "attention.key_length";
+/// The same of its values.
+const VALUE_LENGTH: &str = "attention.value_length";
 /// Ours: the numbers of a `llama3` scaling, each after a dot.
 const LLAMA3: &str = "wattle.rope_llama3";
 
@@ -65,6 +69,9 @@ fn keys(config: &ModelConfig) -> Vec<(String, Value)> {
         ("rope.dimension_count", count(config.head_width())),
         ("rope.freq_base", number(config.rope_theta)),
     ];
+    if config.head_width != 0 {
+        own.extend([KEY_LENGTH, VALUE_LENGTH].map(|key| (key, count(config.head_width()))));
+    }
     let mut ours = Vec::new();
     match config.scaling() {
         Scaling::None => {}
@@ -101,6 +108,16 @@ fn read_config(keys: &mut Keys<'_>, vocab_size: usize, is_tied: bool) -> ModelCo
         rope_theta: keys.decimal(&format!("{ARCHITECTURE}.rope.freq_base")),
         ..ModelConfig::default()
     };
+    if keys.has(&format!("{ARCHITECTURE}.{KEY_LENGTH}")) {
+        let [key, value] = [KEY_LENGTH, VALUE_LENGTH].map(|key| keys.count(&format!("{ARCHITECTURE}.{key}")));
+        if value != key {
+            keys.fault(format!(
+                "{ARCHITECTURE}.{VALUE_LENGTH} = {value} is not supported: expected {key}, as of keys"
+            ));
+        }
+        // 0 where that is the same.
+        config.head_width = if key * config.n_heads == config.d_model { 0 } else { key };
+    }
     read_scaling(keys, &mut config);
     refuse_sizes(keys, &config);
     config
@@ -130,7 +147,7 @@ fn read_scaling(keys: &mut Keys<'_>, config: &mut ModelConfig) {
 fn refuse_sizes(keys: &mut Keys<'_>, config: &ModelConfig) {
     let &ModelConfig { n_heads, n_kv_heads, d_model, .. } = config;
     let head_width = config.head_width();
-    if !d_model.is_multiple_of(2 * n_heads) {
+    if config.head_width == 0 && !d_model.is_multiple_of(2 * n_heads) {
         keys.fault(format!("{n_heads} heads do not divide a width of {d_model} into even parts"));
     }
     if !n_heads.is_multiple_of(n_kv_heads) {

@@ -1,7 +1,8 @@
-//! Llama in Hugging Face's layout: what `config.json` says of it, and what its tensors are called.
+//! Llama and its relatives in Hugging Face's layout: what `config.json` says of it, and what its tensors are called.
 
 use serde_json::{Value, json};
 
+use super::design::Design;
 use crate::config::{ActivationKind, Family, ModelConfig, RopeScaling};
 use crate::hugging_face::ConfigJson;
 
@@ -10,27 +11,59 @@ const PARAMETERS: &str = "rope_parameters";
 /// Where older ones keep what concerns their scaling.
 const SCALING: &str = "rope_scaling";
 
-/// Reads the configuration. What this family here cannot do is a fault, unless
-/// it changes no prediction.
+/// What `transformers` takes for keys that are left out.
+#[derive(Clone, Copy)]
+pub(crate) struct Reading {
+    pub(crate) family: Family,
+    pub(crate) norm_eps: f64,
+    /// Width of a head; `None` is `hidden_size / num_attention_heads`.
+    pub(crate) head_width: Option<usize>,
+    /// Whether the heads of keys and values have to be given, since the default is a fixed number.
+    pub(crate) needs_kv_heads: bool,
+}
+
+/// Reads the configuration of a Llama. What this family here cannot do is a fault, unless it changes no prediction.
 ///
 /// Defaults are those of `transformers` 5.23 (`LlamaConfig`).
-pub(super) fn read_config(json: &mut ConfigJson) -> ModelConfig {
+pub(super) fn read_llama(json: &mut ConfigJson) -> ModelConfig {
+    refuse_windows(json);
+    if json.has("sliding_window") {
+        json.fault(
+            "sliding_window is not supported: expected null, attention to the whole context".to_owned(),
+        );
+    }
+    read_config(
+        json,
+        Reading { family: Family::Llama, norm_eps: 1e-6, head_width: None, needs_kv_heads: false },
+    )
+}
+
+/// Reads the configuration of a Llama or a relative, but for windows.
+pub(crate) fn read_config(json: &mut ConfigJson, reading: Reading) -> ModelConfig {
     refuse_unsupported(json);
     let n_heads = json.count("num_attention_heads");
+    let n_kv_heads = match reading.needs_kv_heads {
+        true => json.count("num_key_value_heads"),
+        false => json.optional_count("num_key_value_heads").unwrap_or(n_heads),
+    };
+    let d_model = json.count("hidden_size");
+    let head_width = json.optional_count("head_dim").or(reading.head_width);
     let mut config = ModelConfig {
-        family: Family::Llama,
+        family: reading.family,
         vocab_size: json.count("vocab_size"),
         n_layers: json.count("num_hidden_layers"),
         n_heads,
-        n_kv_heads: json.optional_count("num_key_value_heads").unwrap_or(n_heads),
-        d_model: json.count("hidden_size"),
+        n_kv_heads,
+        // 0 where that is the same.
+        head_width: head_width.filter(|width| width.checked_mul(n_heads) != Some(d_model)).unwrap_or(0),
+        d_model,
         d_ff: json.count("intermediate_size"),
         context: json.count("max_position_embeddings"),
         dropout: 0.0,
         bias: false,
         activation: ActivationKind::Swiglu,
         tie_embeddings: json.flag("tie_word_embeddings", false),
-        norm_eps: json.number("rms_norm_eps", 1e-6),
+        norm_eps: json.number("rms_norm_eps", reading.norm_eps),
         ..ModelConfig::default()
     };
     read_rope(json, &mut config);
@@ -38,17 +71,26 @@ pub(super) fn read_config(json: &mut ConfigJson) -> ModelConfig {
     config
 }
 
+/// Windows in some layers and none in others. `max_window_layers` and `sliding_window` say nothing without them.
+pub(crate) fn refuse_windows(json: &mut ConfigJson) {
+    if json.flag("use_sliding_window", false) {
+        json.fault("use_sliding_window = true is not supported: expected false".to_owned());
+    }
+    let others: Vec<String> =
+        json.texts("layer_types").into_iter().filter(|kind| kind != "full_attention").collect();
+    if let Some(kind) = others.first() {
+        json.fault(format!(
+            "layer_types has {kind:?}, which is not supported: expected \"full_attention\" in every layer"
+        ));
+    }
+}
+
 /// `attention_dropout` is not among these: it changes no prediction, and nothing is dropped here.
 fn refuse_unsupported(json: &mut ConfigJson) {
-    for key in ["attention_bias", "mlp_bias", "use_sliding_window"] {
+    for key in ["attention_bias", "mlp_bias"] {
         if json.flag(key, false) {
             json.fault(format!("{key} = true is not supported: expected false"));
         }
-    }
-    if json.has("sliding_window") {
-        json.fault(
-            "sliding_window is not supported: expected null, attention to the whole context".to_owned(),
-        );
     }
     match json.text("hidden_act").as_deref() {
         None | Some("silu" | "swish") => {}
@@ -63,18 +105,17 @@ fn refuse_unsupported(json: &mut ConfigJson) {
 
 fn refuse_sizes(json: &mut ConfigJson, config: &ModelConfig) {
     let &ModelConfig { n_heads, n_kv_heads, d_model, norm_eps, .. } = config;
-    if !d_model.is_multiple_of(n_heads) {
-        json.fault(format!("num_attention_heads = {n_heads} does not divide hidden_size = {d_model}"));
+    if config.head_width == 0 && !d_model.is_multiple_of(n_heads) {
+        json.fault(format!(
+            "num_attention_heads = {n_heads} does not divide hidden_size = {d_model}, and head_dim is not given"
+        ));
         return;
     }
     let head_width = config.head_width();
-    if let Some(head_dim) = json.optional_count("head_dim").filter(|&head_dim| head_dim != head_width) {
-        json.fault(format!(
-            "head_dim = {head_dim} is not supported: expected hidden_size / num_attention_heads, {head_width}"
-        ));
-    }
     if !head_width.is_multiple_of(2) {
-        json.fault(format!("num_attention_heads = {n_heads} leaves heads of an odd width, {head_width}"));
+        json.fault(format!(
+            "num_attention_heads = {n_heads} and head_dim leave heads of an odd width, {head_width}"
+        ));
     }
     if !n_heads.is_multiple_of(n_kv_heads) {
         json.fault(format!(
@@ -141,7 +182,7 @@ pub(super) fn parameter_name(name: &str) -> Option<String> {
     Some(if is_bare { format!("model.{name}") } else { name.to_owned() })
 }
 
-/// The content of `config.json` for a Llama, as `transformers` reads it: rotary positions both as version 5 writes
+/// The content of `config.json` for a Llama or a relative, as `transformers` reads it: rotary positions both as version 5 writes
 /// them and as version 4 does.
 pub(super) fn config_json(config: &ModelConfig, vocab_size: usize) -> Value {
     let scaling = match config.rope_scaling {
@@ -157,9 +198,10 @@ pub(super) fn config_json(config: &ModelConfig, vocab_size: usize) -> Value {
     };
     let mut parameters = scaling.clone().unwrap_or_else(|| json!({"rope_type": "default"}));
     parameters["rope_theta"] = json!(config.rope_theta);
-    json!({
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+    let design = Design::of(config);
+    let mut json = json!({
+        "architectures": [design.architecture],
+        "model_type": config.family.spec().hugging_face.model_type,
         "attention_bias": false,
         "attention_dropout": 0.0,
         "bos_token_id": null,
@@ -183,5 +225,9 @@ pub(super) fn config_json(config: &ModelConfig, vocab_size: usize) -> Value {
         "torch_dtype": "float32",
         "use_cache": true,
         "vocab_size": vocab_size,
-    })
+    });
+    if design.has_window {
+        json["sliding_window"] = (config.window > 0).then_some(config.window).into();
+    }
+    json
 }

@@ -1,26 +1,39 @@
 //! The Llama family: rotary positions, RMSNorm before each half of a block, SwiGLU, grouped-query heads.
 //!
+//! Its relatives are the same model with another [`Design`]; their folders say in what they differ.
+//!
 //! # References
 //! Touvron et al., *LLaMA*, 2023, section 2.2; grouped queries: Ainslie et al., *GQA*, 2023, section 2.2.
 
 mod autograd;
 mod config;
+mod design;
 mod gguf;
 mod hugging_face;
 mod network;
 
 use super::{Family, FamilySpec, HEAD, HuggingFace};
+use crate::engine::network::NormPlace;
 
 pub use autograd::Llama;
+pub(crate) use design::{Design, QueryKeyNorm};
+pub(crate) use hugging_face::{Reading, read_config, refuse_windows};
 
 /// The table of tokens.
 const TOKEN_TABLE: &str = "model.embed_tokens.weight";
 
 /// The family.
-pub(crate) static SPEC: FamilySpec = FamilySpec {
+pub(crate) const SPEC: FamilySpec = FamilySpec {
     family: Family::Llama,
     name: "llama",
     title: "Llama",
+    design: Some(&Design {
+        architecture: "LlamaForCausalLM",
+        has_qkv_bias: false,
+        query_key_norm: QueryKeyNorm::None,
+        norm_place: NormPlace::Before,
+        has_window: false,
+    }),
     faults: config::faults,
     settle: config::settle,
     idle_keys: config::idle_keys,
@@ -34,7 +47,7 @@ pub(crate) static SPEC: FamilySpec = FamilySpec {
     continued: &network::CONTINUED,
     hugging_face: HuggingFace {
         model_type: "llama",
-        read_config: hugging_face::read_config,
+        read_config: hugging_face::read_llama,
         parameter_name: hugging_face::parameter_name,
         n_layers: "num_hidden_layers",
         is_zero_bias: |_, _| false,

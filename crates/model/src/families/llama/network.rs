@@ -1,36 +1,89 @@
-//! A Llama as an engine sees it.
-
-use wattle_ops::attention::Kind;
+//! A Llama or a relative as an engine sees it.
 
 use super::TOKEN_TABLE;
+use super::design::Design;
 use crate::config::ModelConfig;
 use crate::engine::layout::Layout;
-use crate::engine::network::{Block, Linear, MlpKind, Network, Norm, NormKind, Positions, Sizes};
+use crate::engine::network::{
+    Block, Linear, MlpKind, Network, Norm, NormKind, NormPlace, Positions, QueryKeyNorms, Sizes,
+};
 use crate::families::{HEAD, NamedShapes};
 
-/// Projections that lie right behind the one before, and are one matrix with it.
-pub(super) const CONTINUED: [&str; 3] =
-    [".self_attn.k_proj.weight", ".self_attn.v_proj.weight", ".mlp.up_proj.weight"];
+/// Projections and their biases that lie right behind the one before, and are one matrix or vector with it.
+pub(crate) const CONTINUED: [&str; 5] = [
+    ".self_attn.k_proj.weight",
+    ".self_attn.v_proj.weight",
+    ".self_attn.k_proj.bias",
+    ".self_attn.v_proj.bias",
+    ".mlp.up_proj.weight",
+];
 
-/// Every parameter of a Llama of `config`, in the order in which it makes them.
-pub(super) fn parameter_shapes(config: &ModelConfig) -> NamedShapes {
-    let (c, ff, kv) = (config.d_model, config.feed_forward_width(), config.kv_heads() * config.head_width());
-    let parts = [
-        ("input_layernorm", vec![c]),
-        ("self_attn.q_proj", vec![c, c]),
-        ("self_attn.k_proj", vec![kv, c]),
-        ("self_attn.v_proj", vec![kv, c]),
-        ("self_attn.o_proj", vec![c, c]),
-        ("post_attention_layernorm", vec![c]),
-        ("mlp.gate_proj", vec![ff, c]),
-        ("mlp.up_proj", vec![ff, c]),
-        ("mlp.down_proj", vec![c, ff]),
-    ];
+/// A parameter of a block.
+pub(super) struct Part {
+    /// What it is called within the block.
+    pub(super) name: String,
+    pub(super) dims: Vec<usize>,
+    pub(super) start: Start,
+}
+
+/// What a parameter starts from.
+#[derive(Clone, Copy)]
+pub(super) enum Start {
+    Ones,
+    Zeros,
+    /// Normal numbers.
+    Normal,
+    /// Smaller ones: its result is added to the residual stream.
+    Residual,
+}
+
+/// The parameters of a block, in the order in which they are made.
+pub(super) fn parts(config: &ModelConfig) -> Vec<Part> {
+    let design = Design::of(config);
+    let (c, ff, d) = (config.d_model, config.feed_forward_width(), config.head_width());
+    let heads = [("q", config.n_heads), ("k", config.kv_heads()), ("v", config.kv_heads())];
+    let mut parts = Vec::new();
+    let mut add = |name: &str, dims: &[usize], start| {
+        parts.push(Part { name: name.to_owned(), dims: dims.to_vec(), start });
+    };
+    let norm = |add: &mut dyn FnMut(&str, &[usize], Start), name: &str| {
+        add(&format!("{name}.weight"), &[c], Start::Ones);
+    };
+    let [attention_norm, mlp_norm] = design.norm_names();
+    if design.norm_place == NormPlace::Before {
+        norm(&mut add, attention_norm);
+    }
+    for (name, n_heads) in heads {
+        add(&format!("self_attn.{name}_proj.weight"), &[n_heads * d, c], Start::Normal);
+        if design.has_qkv_bias {
+            add(&format!("self_attn.{name}_proj.bias"), &[n_heads * d], Start::Zeros);
+        }
+    }
+    add("self_attn.o_proj.weight", &[c, config.n_heads * d], Start::Residual);
+    for (name, n_heads) in &heads[..2] {
+        if let Some(width) = design.query_key_norm.width(*n_heads, d) {
+            add(&format!("self_attn.{name}_norm.weight"), &[width], Start::Ones);
+        }
+    }
+    if design.norm_place == NormPlace::Before {
+        norm(&mut add, mlp_norm);
+    }
+    add("mlp.gate_proj.weight", &[ff, c], Start::Normal);
+    add("mlp.up_proj.weight", &[ff, c], Start::Normal);
+    add("mlp.down_proj.weight", &[c, ff], Start::Residual);
+    if design.norm_place == NormPlace::After {
+        norm(&mut add, attention_norm);
+        norm(&mut add, mlp_norm);
+    }
+    parts
+}
+
+/// Every parameter of a model of `config`, in the order in which it makes them.
+pub(crate) fn parameter_shapes(config: &ModelConfig) -> NamedShapes {
+    let (c, parts) = (config.d_model, parts(config));
     let mut shapes = vec![(TOKEN_TABLE.to_owned(), vec![config.vocab_size, c])];
     for layer_idx in 0..config.n_layers {
-        let named = |(part, shape): &(&str, Vec<usize>)| {
-            (format!("model.layers.{layer_idx}.{part}.weight"), shape.clone())
-        };
+        let named = |part: &Part| (format!("model.layers.{layer_idx}.{}", part.name), part.dims.clone());
         shapes.extend(parts.iter().map(named));
     }
     shapes.push(("model.norm.weight".to_owned(), vec![c]));
@@ -40,8 +93,9 @@ pub(super) fn parameter_shapes(config: &ModelConfig) -> NamedShapes {
     shapes
 }
 
-/// Its network, with the parameters where `layout` has them.
-pub(super) fn network(config: &ModelConfig, vocab_size: usize, layout: &Layout) -> Network {
+/// The network, with the parameters where `layout` has them.
+pub(crate) fn network(config: &ModelConfig, vocab_size: usize, layout: &Layout) -> Network {
+    let design = Design::of(config);
     let sizes = Sizes {
         n_heads: config.n_heads,
         n_kv_heads: config.kv_heads(),
@@ -50,45 +104,55 @@ pub(super) fn network(config: &ModelConfig, vocab_size: usize, layout: &Layout) 
         ff: config.feed_forward_width(),
         t: config.context,
         v: vocab_size,
-        attention: Kind::Causal,
+        attention: config.attention_kind(),
         norm_eps: config.norm_eps as f32,
         norm: NormKind::Rms,
+        norm_place: design.norm_place,
         mlp: MlpKind::Gated,
     };
-    let token_table = find(layout, "model.embed_tokens");
+    let token_table = find(layout, TOKEN_TABLE);
     Network {
         token_table,
         positions: Positions::Rotary { theta: config.rope_theta, scaling: config.scaling() },
-        blocks: (0..config.n_layers).map(|layer_idx| block(layout, layer_idx, &sizes)).collect(),
-        final_norm: Norm { weight: find(layout, "model.norm"), bias: None, width: sizes.c },
+        blocks: (0..config.n_layers).map(|layer_idx| block(layout, layer_idx, &sizes, design)).collect(),
+        final_norm: Norm { weight: find(layout, "model.norm.weight"), bias: None, width: sizes.c },
         head: layout.find(HEAD).map_or(token_table, |range| range.start),
         drops: false,
         sizes,
     }
 }
 
-fn block(layout: &Layout, layer_idx: usize, sizes: &Sizes) -> Block {
+fn block(layout: &Layout, layer_idx: usize, sizes: &Sizes, design: &Design) -> Block {
     let place = |part: &str| find(layout, &format!("model.layers.{layer_idx}.{part}"));
-    let &Sizes { c, ff, .. } = sizes;
-    let norm = |part: &str| Norm { weight: place(part), bias: None, width: c };
+    let &Sizes { c, ff, n_heads, n_kv_heads, head_width, .. } = sizes;
+    let norm = |part: &str, width| Norm { weight: place(&format!("{part}.weight")), bias: None, width };
     let linear = |first: &str, n_in: usize, n_out: usize| Linear {
-        weight: place(first),
+        weight: place(&format!("{first}.weight")),
         bias: None,
         n_in,
         n_out,
         output_first: true,
     };
+    let query_key_norms = || {
+        let q = design.query_key_norm.width(n_heads, head_width)?;
+        let k = design.query_key_norm.width(n_kv_heads, head_width)?;
+        Some(QueryKeyNorms { q: norm("self_attn.q_norm", q), k: norm("self_attn.k_norm", k) })
+    };
+    let [attention_norm, mlp_norm] = design.norm_names();
     Block {
-        attention_norm: norm("input_layernorm"),
-        attention_in: linear("self_attn.q_proj", c, sizes.qkv()),
+        attention_norm: norm(attention_norm, c),
+        attention_in: Linear {
+            bias: design.has_qkv_bias.then(|| place("self_attn.q_proj.bias")),
+            ..linear("self_attn.q_proj", c, sizes.qkv())
+        },
+        query_key_norms: query_key_norms(),
         attention_out: linear("self_attn.o_proj", sizes.heads(), c),
-        mlp_norm: norm("post_attention_layernorm"),
+        mlp_norm: norm(mlp_norm, c),
         mlp_in: linear("mlp.gate_proj", c, sizes.expanded()),
         mlp_out: linear("mlp.down_proj", ff, c),
     }
 }
 
 fn find(layout: &Layout, name: &str) -> usize {
-    let name = format!("{name}.weight");
-    layout.find(&name).unwrap_or_else(|| panic!("a Llama has a parameter {name}")).start
+    layout.find(name).unwrap_or_else(|| panic!("the model has a parameter {name}")).start
 }

@@ -6,6 +6,8 @@ use super::embedding::site;
 use crate::Store;
 use crate::board::BoardError;
 use crate::dropout::cpu as dropout;
+use crate::head_norm::{board as head_board, cpu as head};
+use crate::heads::HeadRows;
 use crate::layer_norm::{board as layer_board, cpu as layer};
 use crate::rms_norm::{board as rms_board, cpu as rms};
 use crate::verify::Check;
@@ -21,6 +23,10 @@ pub(super) fn checks(bench: &mut Bench<'_>) -> Result<Vec<Check>, BoardError> {
         }
         all.extend(rms_norm(bench, shape)?);
         all.extend(rms_norm_residual(bench, shape)?);
+        all.extend(rms_norm_add(bench, shape)?);
+        for n_heads in [1, 3] {
+            all.extend(head_norm(bench, shape, n_heads)?);
+        }
     }
     Ok(all)
 }
@@ -160,4 +166,61 @@ fn rms_norm_residual(bench: &mut Bench<'_>, [n, c]: [usize; 2]) -> Result<Vec<Ch
         bench.check(&subject, "sum", x_ptr, &sum, 1.0, 4)?,
         bench.check(&subject, "out", normed.out, &out, 1.0, c)?,
     ])
+}
+
+fn rms_norm_add(bench: &mut Bench<'_>, [n, c]: [usize; 2]) -> Result<Vec<Check>, BoardError> {
+    bench.clear();
+    let (x, x_ptr) = bench.normal(0, n * c)?;
+    let (added, added_ptr) = bench.normal(1, n * c)?;
+    let (weight, weight_ptr) = bench.normal(3, c)?;
+    let rstd_ptr = bench.room_of(n)?;
+    let norm = rms_board::Norm { n, c, weight: weight_ptr, eps: EPS };
+    // In place: the residual stream goes on where it is.
+    rms_board::add_fwd(bench.board, x_ptr, rstd_ptr, x_ptr, added_ptr, &norm)?;
+    let (mut out, mut rstd) = (vec![0.0; n * c], vec![0.0; n]);
+    rms::fwd(&mut out, &mut rstd, &added, &rms::Norm { weight: &weight, eps: EPS });
+    let sum: Vec<f32> = x.iter().zip(&out).map(|(x, y)| x + y).collect();
+    let subject = bench.subject("rms_norm", format!("({n}, {c}) before a residual addition"));
+    Ok(vec![
+        bench.check(&subject, "sum", x_ptr, &sum, 1.0, c)?,
+        bench.check_f32(&subject, "rstd", rstd_ptr, &rstd, c)?,
+    ])
+}
+
+/// Heads of width `c` that begin after two columns of each row, and end before three others.
+fn head_norm(bench: &mut Bench<'_>, [n, c]: [usize; 2], n_heads: usize) -> Result<Vec<Check>, BoardError> {
+    bench.clear();
+    let width = n_heads * c;
+    let (row_stride, saved_stride) = (width + 5, width + 1);
+    let (mut x, x_ptr) = bench.normal(0, n * row_stride)?;
+    let (weight, weight_ptr) = bench.normal(1, c)?;
+    let (mut grad, grad_ptr) = bench.normal(3, n * row_stride)?;
+    let (saved_ptr, rstd_ptr) = (bench.room(n * saved_stride)?, bench.room_of(n * n_heads)?);
+    let heads =
+        head_board::Heads { n, n_heads, width: c, row_stride, saved_stride, weight: weight_ptr, eps: EPS };
+    head_board::fwd(bench.board, x_ptr.add(2), saved_ptr, rstd_ptr, &heads)?;
+    let of_cpu = head::Heads {
+        n_rows: n,
+        n_heads,
+        rows: HeadRows { offset: 2, row_stride },
+        saved: HeadRows { offset: 0, row_stride: width },
+        rstd: HeadRows { offset: 0, row_stride: n_heads },
+        norm: rms::Norm { weight: &weight, eps: EPS },
+    };
+    let (mut saved, mut rstd) = (vec![0.0; n * width], vec![0.0; n * n_heads]);
+    head::fwd(&mut x, &mut saved, &mut rstd, &of_cpu);
+    let subject = bench.subject("head_norm", format!("({n}, {n_heads}, {c})"));
+    let mut checks = vec![
+        // The columns beside the heads are as they were.
+        bench.check(&subject, "out", x_ptr, &x, 1.0, c)?,
+        bench.check_f32(&subject, "rstd", rstd_ptr, &rstd, c)?,
+    ];
+    let mut grad_weight = vec![0.5; c];
+    let (grad_weight_ptr, scratch) =
+        (bench.put_f32(&grad_weight)?, bench.room_of(head_board::bwd_scratch_len(n, n_heads, c))?);
+    head_board::bwd(bench.board, grad_ptr.add(2), grad_weight_ptr, saved_ptr, rstd_ptr, &heads, scratch)?;
+    head::bwd(&mut grad, &mut grad_weight, &saved, &rstd, &of_cpu, &mut vec![0.0; width]);
+    checks.push(bench.check(&subject, "grad_x", grad_ptr, &grad, 1.0, c)?);
+    checks.push(bench.check_f32(&subject, "grad_weight", grad_weight_ptr, &grad_weight, n * n_heads)?);
+    Ok(checks)
 }
