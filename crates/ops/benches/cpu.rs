@@ -169,7 +169,8 @@ fn attentions(model: &Model, table: &mut Table) {
         qkv.reshape((1, t, n_heads, c / n_heads)).unwrap().transpose(1, 2).unwrap()
     };
     let mask = attention::causal_mask(t, &Device::Cpu).unwrap();
-    let expected = attention::causal_attention(&heads(0), &heads(1), &heads(2), &mask, None).unwrap();
+    let expected =
+        attention::scaled_dot_product_attention(&heads(0), &heads(1), &heads(2), &mask, None).unwrap();
     check("attention", &out[..t * c], &expected.transpose(1, 2).unwrap().contiguous().unwrap());
 
     let stream = Stream::new(1, Purpose::Dropout { site_idx: 0 }, 1);

@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use candle_core::{DType, Device, Result, Tensor, Var};
-use wattle_ops::attention::{Kind, causal_attention, causal_mask, causal_mask_after, mask, mask_after};
+use wattle_ops::attention::{
+    Kind, causal_mask, causal_mask_after, mask, mask_after, scaled_dot_product_attention,
+};
 use wattle_ops::classifier::classifier_loss;
 use wattle_ops::cross_entropy::{
     cross_entropy_sum, n_correct, weighted_cross_entropy_sum, weighted_n_correct,
@@ -151,17 +153,17 @@ fn attention_is_causal_and_differentiates() {
         stream: Stream::new(3, Purpose::Dropout { site_idx: 0 }, 1),
         first_sequence: 0,
     };
-    check_gradients(&[&q, &k, &v], || causal_attention(&q, &k, &v, &mask, None));
-    check_gradients(&[&q, &k, &v], || causal_attention(&q, &k, &v, &mask, Some(&dropout)));
+    check_gradients(&[&q, &k, &v], || scaled_dot_product_attention(&q, &k, &v, &mask, None));
+    check_gradients(&[&q, &k, &v], || scaled_dot_product_attention(&q, &k, &v, &mask, Some(&dropout)));
 
     // The first position can look at itself alone.
-    let out = causal_attention(&q, &k, &v, &mask, None).unwrap();
+    let out = scaled_dot_product_attention(&q, &k, &v, &mask, None).unwrap();
     let gap = (out.narrow(2, 0, 1).unwrap() - v.narrow(2, 0, 1).unwrap()).unwrap();
     assert!(gap.abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap() < 1e-15);
     // A change of the last position changes no output before it.
     let last = v.narrow(2, 4, 1).unwrap();
     v.set(&Tensor::cat(&[v.narrow(2, 0, 4).unwrap(), (last + 1.0).unwrap()], 2).unwrap()).unwrap();
-    let changed = causal_attention(&q, &k, &v, &mask, None).unwrap();
+    let changed = scaled_dot_product_attention(&q, &k, &v, &mask, None).unwrap();
     let gap = (out.narrow(2, 0, 4).unwrap() - changed.narrow(2, 0, 4).unwrap()).unwrap();
     assert_eq!(gap.abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap(), 0.0);
 }
@@ -174,11 +176,11 @@ fn attention_of_every_kind_differentiates_and_leaves_other_documents_alone() {
     for kind in [Kind::Causal, Kind::Full, Kind::Window(2)] {
         for documents in [None, Some(&documents[..])] {
             let mask = mask(kind, 5, documents, &CPU).unwrap();
-            check_gradients(&[&q, &k, &v], || causal_attention(&q, &k, &v, &mask, None));
+            check_gradients(&[&q, &k, &v], || scaled_dot_product_attention(&q, &k, &v, &mask, None));
         }
         // The output of the second document of the first sequence depends on nothing in its first.
         let mask = mask(kind, 5, Some(&documents), &CPU).unwrap();
-        let out = causal_attention(&q, &k, &v, &mask, None).unwrap();
+        let out = scaled_dot_product_attention(&q, &k, &v, &mask, None).unwrap();
         let second = out.narrow(0, 0, 1).unwrap().narrow(2, 3, 2).unwrap().sum_all().unwrap();
         let gradients = second.backward().unwrap();
         for (name, input) in [("queries", &q), ("keys", &k), ("values", &v)] {

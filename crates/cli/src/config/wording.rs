@@ -97,7 +97,10 @@ mod tests {
             ("tokenizer.kind=words", "expected \"bytes\", \"chars\", \"bpe\" or \"file\""),
             ("precision.dtype=f16", "expected \"f32\" or \"bf16\""),
             ("precision.dtype=16", "expected \"f32\" or \"bf16\""),
-            ("model.family=[1]", "expected \"gpt2\" or \"llama\""),
+            (
+                "model.family=[1]",
+                "expected \"gpt2\", \"llama\", \"qwen2\", \"qwen3\", \"mistral\" or \"olmo2\"",
+            ),
             ("energy.interval_ms=often", "expected a whole number"),
             ("early_stop.target_loss=low", "expected a number"),
         ] {

@@ -15,7 +15,7 @@
 //!
 //! ```
 //! use candle_core::{Device, Tensor};
-//! use wattle_ops::attention::{causal_attention, causal_mask};
+//! use wattle_ops::attention::{scaled_dot_product_attention, causal_mask};
 //!
 //! let ln = |n: f32| 2.0 * n.ln();
 //! let q = [[ln(1.0), ln(1.0), ln(1.0), 0.0], [ln(1.0), ln(3.0), ln(4.0), 0.0], [ln(1.0), ln(2.0), ln(3.0), 0.0]];
@@ -27,7 +27,7 @@
 //! // (3, 4) times (3, 4) does not conform; (3, 4) times (4, 3) does.
 //! assert!(q.matmul(&k).is_err());
 //!
-//! let out = causal_attention(&q, &k, &v, &causal_mask(3, &Device::Cpu)?, None)?;
+//! let out = scaled_dot_product_attention(&q, &k, &v, &causal_mask(3, &Device::Cpu)?, None)?;
 //! let rows = out.reshape((3, 4))?.to_vec2::<f32>()?;
 //! for (row, by_hand) in rows.iter().zip([[12.0, 0.0], [3.0, 9.0], [5.0, 7.0]]) {
 //!     assert!((row[0] - by_hand[0]).abs() < 1e-5 && (row[1] - by_hand[1]).abs() < 1e-5, "{row:?}");
@@ -35,7 +35,7 @@
 //!
 //! // Without a mask, as the article prints it, the first position sees the two that it is to predict.
 //! let no_mask = Tensor::zeros((3, 3), candle_core::DType::F32, &Device::Cpu)?;
-//! let out = causal_attention(&q, &k, &v, &no_mask, None)?.reshape((3, 4))?.to_vec2::<f32>()?;
+//! let out = scaled_dot_product_attention(&q, &k, &v, &no_mask, None)?.reshape((3, 4))?.to_vec2::<f32>()?;
 //! assert!((out[0][0] - 6.0).abs() < 1e-5 && (out[0][1] - 6.0).abs() < 1e-5, "{:?}", out[0]);
 //! # Ok::<(), candle_core::Error>(())
 //! ```
@@ -46,7 +46,7 @@ mod kind;
 mod reference;
 
 pub use kind::Kind;
-pub use reference::{causal_attention, causal_mask, causal_mask_after, mask, mask_after};
+pub use reference::{causal_mask, causal_mask_after, mask, mask_after, scaled_dot_product_attention};
 
 /// Dropout of attention probabilities; see [`crate::Dropout`].
 pub type AttentionDropout = crate::Dropout;

@@ -12,7 +12,7 @@ use super::{AttentionDropout, Kind};
 ///
 /// # References
 /// Vaswani et al., *Attention Is All You Need*, 2017, equation 1.
-pub fn causal_attention(
+pub fn scaled_dot_product_attention(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use wattle_ops::Activation;
-use wattle_ops::attention::{Kind, causal_attention};
+use wattle_ops::attention::{Kind, scaled_dot_product_attention};
 use wattle_ops::board::Board;
 use wattle_ops::embedding::embedding;
 use wattle_ops::layer_norm::layer_norm;
@@ -151,7 +151,7 @@ impl Gpt2 {
             None => (k, v),
         };
         let dropout = pass.dropout_site();
-        let out_bhtd = causal_attention(&q, &k, &v, mask, dropout.as_ref())?;
+        let out_bhtd = scaled_dot_product_attention(&q, &k, &v, mask, dropout.as_ref())?;
         block.attention_out.map_rows(&out_bhtd.transpose(1, 2)?.reshape((b, t, c))?, pass)
     }
 

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor, Var, bail};
-use wattle_ops::attention::causal_attention;
+use wattle_ops::attention::scaled_dot_product_attention;
 use wattle_ops::board::Board;
 use wattle_ops::linear::{linear, linear_transposed};
 use wattle_ops::rms_norm::rms_norm;
@@ -185,7 +185,7 @@ impl Llama {
         };
         let group = self.config.n_heads / self.config.kv_heads();
         let (k, v) = (repeat_heads(&k, group)?, repeat_heads(&v, group)?);
-        let out_bhtd = causal_attention(&q, &k, &v, &view.mask, None)?;
+        let out_bhtd = scaled_dot_product_attention(&q, &k, &v, &view.mask, None)?;
         self.map_rows(&out_bhtd.transpose(1, 2)?.reshape((b, t, ()))?, &block.attention_out, pass)
     }
 

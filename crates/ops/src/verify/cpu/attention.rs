@@ -4,7 +4,7 @@ use candle_core::{Device, Result, Tensor, Var};
 use wattle_random::{Purpose, Stream};
 
 use crate::attention::cpu::{QkvLayout, Saved, Shape, bwd, fwd};
-use crate::attention::{Kind, causal_attention, mask};
+use crate::attention::{Kind, mask, scaled_dot_product_attention};
 use crate::verify::numbers::{gradients, normal, values, var};
 use crate::verify::{Check, Subject};
 use crate::{Dropout, HeadRows};
@@ -149,7 +149,7 @@ fn reference(
         heads_bhtd.broadcast_as((B, n_kv_heads, group, t, d))?.reshape((B, n_heads, t, d))
     };
     let mask = mask(kind, t, documents, &Device::Cpu)?;
-    let out = causal_attention(&q, &repeated(layout.k)?, &repeated(layout.v)?, &mask, dropout)?;
+    let out = scaled_dot_product_attention(&q, &repeated(layout.k)?, &repeated(layout.v)?, &mask, dropout)?;
     out.transpose(1, 2)?.contiguous()
 }
 
