@@ -8,12 +8,18 @@ use crate::error::DataError;
 use crate::store::TokenStore;
 
 /// Token ids of `batch_size` sequences of `context` tokens, row after row.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
     /// What the model reads, `[batch_size, context]`.
     pub inputs: Vec<u32>,
     /// What it is to predict, `[batch_size, context]`: the inputs shifted by one.
     pub targets: Vec<u32>,
+    /// How much each target counts, `[batch_size, context]`: finite and at least 0, where 0 leaves it out. Absent, each
+    /// counts once.
+    pub weights: Option<Vec<f32>>,
+    /// For each token the position in its sequence at which its document starts, `[batch_size, context]`. No token sees
+    /// one of another document. Absent, each sequence is one document.
+    pub documents: Option<Vec<u32>>,
     /// Number of sequences.
     pub batch_size: usize,
     /// Tokens of a sequence.
@@ -21,6 +27,23 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// A batch in which each target counts once and each sequence is one document.
+    pub fn plain(inputs: Vec<u32>, targets: Vec<u32>, batch_size: usize, context: usize) -> Self {
+        Self { inputs, targets, weights: None, documents: None, batch_size, context }
+    }
+
+    /// The first `n` sequences.
+    #[must_use]
+    pub fn first(mut self, n: usize) -> Self {
+        self.batch_size = self.batch_size.min(n);
+        let len = self.batch_size * self.context;
+        self.inputs.truncate(len);
+        self.targets.truncate(len);
+        self.weights.iter_mut().for_each(|weights| weights.truncate(len));
+        self.documents.iter_mut().for_each(|documents| documents.truncate(len));
+        self
+    }
+
     /// The batch of the windows with these indices.
     pub(crate) fn of_windows(
         store: &TokenStore,
@@ -36,7 +59,7 @@ impl Batch {
             inputs.extend_from_slice(&window[..context]);
             targets.extend_from_slice(&window[1..]);
         }
-        Ok(Self { inputs, targets, batch_size, context })
+        Ok(Self::plain(inputs, targets, batch_size, context))
     }
 
     /// Number of tokens to predict.

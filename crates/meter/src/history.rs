@@ -157,11 +157,6 @@ impl History {
         self.last_asked
     }
 
-    /// The last reading that held a value.
-    pub fn last_reading(&self) -> Option<MonotonicNs> {
-        self.points.back().map(|point| point.t)
-    }
-
     /// Adds a reading. One that is no later than the last is passed over.
     pub fn push(&mut self, reading: &Reading) {
         let t = reading.t;

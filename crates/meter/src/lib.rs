@@ -38,7 +38,7 @@
 //! // what is metered happens here
 //! let end = sampler.edge(EDGE_TIMEOUT);
 //! let window = sampler.window(&start, &end)?;
-//! assert!(window.energy.get() >= 0.0);
+//! println!("{:.1} J, {:.0} % measured", window.energy.get(), 100.0 * window.measured_fraction);
 //! # Ok::<(), wattle_meter::MeterError>(())
 //! ```
 

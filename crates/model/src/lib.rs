@@ -35,10 +35,10 @@ mod size;
 pub use config::{ActivationKind, Family, ModelConfig, RopeScaling};
 pub use differences::{abridged, moment_faults};
 pub use engine::board::{
-    DeviceEngine, DeviceEngineOptions, DeviceSpan, EngineError, FinishedSteps, StepInputs, StepPart,
+    DeviceEngine, DeviceEngineOptions, DeviceSpan, EngineError, FinishedSteps, Masks, StepInputs, StepPart,
     StepResult,
 };
-pub use engine::{Engine, EngineOptions, MemoryPlan, Recompute};
+pub use engine::{Engine, EngineOptions, MemoryPlan, Recompute, Sequences};
 pub use error::ModelError;
 pub use families::gpt2::Gpt2;
 pub use families::llama::Llama;

@@ -1,7 +1,8 @@
 //! One forward pass through a model.
 
-use candle_core::{DType, Result, Tensor, Var};
+use candle_core::{DType, Device, Result, Tensor, Var, bail};
 use wattle_ops::Dropout;
+use wattle_ops::attention::{self, Kind};
 use wattle_random::{Purpose, Stream};
 
 /// What a forward pass is for. A new one is made for each pass: it counts the dropout sites it comes by.
@@ -11,6 +12,7 @@ pub struct Pass<'a> {
     training: Option<TrainingPass>,
     next_site_idx: u32,
     watch: Option<&'a mut Watch<'a>>,
+    documents: Option<&'a [u32]>,
 }
 
 /// Looks at a named intermediate tensor.
@@ -32,12 +34,34 @@ pub struct TrainingPass {
 impl<'a> Pass<'a> {
     /// A pass that records a graph for gradients, and drops.
     pub fn training(dtype: DType, training: TrainingPass) -> Self {
-        Self { dtype, training: Some(training), next_site_idx: 0, watch: None }
+        Self { dtype, training: Some(training), next_site_idx: 0, watch: None, documents: None }
     }
 
     /// A pass that records nothing.
     pub fn evaluation(dtype: DType) -> Self {
-        Self { dtype, training: None, next_site_idx: 0, watch: None }
+        Self { dtype, training: None, next_site_idx: 0, watch: None, documents: None }
+    }
+
+    /// Keeps attention within documents: for each of the (b·t) tokens the position in its sequence at which its document
+    /// starts. Absent, each sequence is one document.
+    pub fn within(mut self, documents: Option<&'a [u32]>) -> Self {
+        self.documents = documents;
+        self
+    }
+
+    /// What is added to attention's scores of `t` positions that follow `n_before` others.
+    ///
+    /// # Shapes
+    /// → (t, n_before + t), or (b, 1, t, t) within documents; `f32`.
+    ///
+    /// # Errors
+    /// If a tensor operation fails, or there are documents and positions before.
+    pub fn attention_mask(&self, kind: Kind, n_before: usize, t: usize, device: &Device) -> Result<Tensor> {
+        match self.documents {
+            None => attention::mask_after(kind, n_before, t, device),
+            Some(_) if n_before > 0 => bail!("a cache of keys and values holds one document"),
+            documents => attention::mask(kind, t, documents, device),
+        }
     }
 
     /// Shows every named intermediate tensor to `watch`, in the order in which they are computed.

@@ -268,7 +268,7 @@ fn classifiers(model: &Model, table: &mut Table) {
         let shape = classifier::cpu::Shape { n_in: c, n_vocab: v };
         let (x, weight) = (normal(0, n * c), normal(1, v * c));
         let targets: Vec<u32> = (0..n).map(|row| (row * 7 % v) as u32).collect();
-        let input = Input { x: &x, weight: &weight, targets: &targets };
+        let input = Input { x: &x, weight: &weight, targets: &targets, target_weights: None };
         let mut scratch = vec![0.0; shape.scratch_len(n)];
         let (mut losses, mut grad_x, mut grad_weight) = (vec![0.0; n], vec![0.0; n * c], vec![0.0; v * c]);
         classifier::cpu::fwd(&mut losses, &input, &shape, &mut scratch);

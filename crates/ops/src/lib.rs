@@ -1,7 +1,7 @@
 //! The operations that a transformer is made of.
 //!
 //! One operation is one folder. `reference.rs` is the operation in plain, differentiable candle tensor
-//! operations: it is the specification that every faster form is held against, and what engine tier 0 trains
+//! operations: it is the specification that every faster form is held against, and what the autograd engine trains
 //! with. candle's own fused softmax, norms and rotary embedding have no backward and silently return no
 //! gradient; none of them is used here.
 //!

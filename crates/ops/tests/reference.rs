@@ -6,7 +6,9 @@
 use candle_core::{DType, Device, Result, Tensor, Var};
 use wattle_ops::attention::{Kind, causal_attention, causal_mask, causal_mask_after, mask, mask_after};
 use wattle_ops::classifier::classifier_loss;
-use wattle_ops::cross_entropy::{cross_entropy_sum, n_correct};
+use wattle_ops::cross_entropy::{
+    cross_entropy_sum, n_correct, weighted_cross_entropy_sum, weighted_n_correct,
+};
 use wattle_ops::embedding::embedding;
 use wattle_ops::layer_norm::layer_norm;
 use wattle_ops::linear::{linear, linear_transposed};
@@ -234,7 +236,11 @@ fn cross_entropy_is_that_of_the_definition_and_differentiates() {
     let logits = normal(0, &[9, 7]);
     let targets = Tensor::new(&[0u32, 6, 3, 3, 1, 2, 5, 4, 0], &CPU).unwrap();
     check_gradients(&[&logits], || cross_entropy_sum(&logits, &targets));
+    let weights = Tensor::new(&[1f32, 0.0, 2.0, 0.5, 1.0, 0.0, 0.25, 1.0, 3.0], &CPU).unwrap();
+    check_gradients(&[&logits], || weighted_cross_entropy_sum(&logits, &targets, &weights));
     let uniform = Tensor::zeros((9, 7), DType::F64, &CPU).unwrap();
+    let weighted = weighted_cross_entropy_sum(&uniform, &targets, &weights).unwrap();
+    assert!((weighted.to_scalar::<f64>().unwrap() - 8.75 * 7f64.ln()).abs() < 1e-12);
     let loss = cross_entropy_sum(&uniform, &targets).unwrap().to_scalar::<f64>().unwrap();
     assert!((loss - 9.0 * 7f64.ln()).abs() < 1e-12);
     // Large logits overflow neither way.
@@ -248,6 +254,9 @@ fn correct_rows_are_counted() {
     let logits = Tensor::new(&[[0f32, 1., 0.], [2., 1., 0.], [0., 0., 3.], [1., 0., 0.]], &CPU).unwrap();
     let targets = Tensor::new(&[1u32, 1, 2, 0], &CPU).unwrap();
     assert_eq!(n_correct(&logits, &targets).unwrap().to_scalar::<f32>().unwrap(), 3.0);
+    let weights = Tensor::new(&[0.25f32, 1.0, 0.0, 4.0], &CPU).unwrap();
+    let weighted = weighted_n_correct(&logits, &targets, &weights).unwrap();
+    assert_eq!(weighted.to_scalar::<f32>().unwrap(), 2.0, "a row counts whole or not at all");
 }
 
 #[test]

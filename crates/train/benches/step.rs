@@ -19,7 +19,7 @@ use wattle_runlog::MonotonicNs;
 use wattle_train::engine::{Step, choose};
 use wattle_train::{TrainConfig, TrainerOptions};
 
-/// As in the program: a step of tier 0 makes and drops hundreds of tensors.
+/// As in the program: a step of autograd makes and drops hundreds of tensors.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -122,12 +122,7 @@ fn random_batch(shape: &Shape, idx: u32) -> Batch {
     let stream = wattle_random::Stream::new(7, purpose, 0);
     let tokens: Vec<u32> = (0..2 * n as u64).map(|i| stream.word(i) % VOCAB_SIZE as u32).collect();
     let (inputs, targets) = tokens.split_at(n);
-    Batch {
-        inputs: inputs.to_vec(),
-        targets: targets.to_vec(),
-        batch_size: shape.batch_size,
-        context: shape.context,
-    }
+    Batch::plain(inputs.to_vec(), targets.to_vec(), shape.batch_size, shape.context)
 }
 
 /// Time that all threads have run: on a shared machine, the best there is to compare by.

@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use wattle_data::Batch;
 use wattle_model::{LanguageModel, Parameter, Pass, TrainingPass};
 
-use crate::gradients::{BatchOptions, micro_batches};
+use crate::gradients::{BatchOptions, MicroBatchTensors, micro_batches};
 
 /// Whether every element is a finite number. One number comes to the host.
 pub fn is_finite(x: &Tensor) -> Result<bool> {
@@ -31,7 +31,7 @@ pub fn first_not_finite(
     }
     let mut first = None;
     for micro_batch in micro_batches(batch, options.micro_batch) {
-        let (inputs, _) = micro_batch.tensors(device)?;
+        let MicroBatchTensors { inputs, .. } = micro_batch.tensors(device)?;
         let mut watch = |name: &str, x: &Tensor| {
             if first.is_none() && !is_finite(x)? {
                 first = Some(name.to_owned());
@@ -39,7 +39,8 @@ pub fn first_not_finite(
             Ok(())
         };
         let training = TrainingPass { first_sequence: micro_batch.first_sequence, ..options.pass };
-        model.logits(&inputs, &mut Pass::training(options.dtype, training).watched(&mut watch))?;
+        let pass = Pass::training(options.dtype, training).within(micro_batch.sequences.documents);
+        model.logits(&inputs, &mut pass.watched(&mut watch))?;
     }
     if let Some(name) = first {
         return Ok(name);

@@ -4,11 +4,10 @@ use candle_core::{DType, Device};
 use wattle_data::{Batch, EvalBatches, SplitManifest, TokenStore};
 use wattle_model::engine::LossSum;
 use wattle_model::{EngineOptions, LanguageModel, Pass, Recompute};
-use wattle_ops::cross_entropy::{cross_entropy_sum, n_correct};
 
 use crate::engine::StepEngine;
 use crate::error::TrainError;
-use crate::gradients::micro_batches;
+use crate::gradients::{micro_batches, sequences};
 
 /// What an evaluation found.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -82,10 +81,12 @@ pub(crate) fn losses(
 ) -> Result<LossSum, TrainError> {
     let mut sum = LossSum::default();
     for micro_batch in micro_batches(batch, batch.batch_size) {
-        let (inputs, targets) = micro_batch.tensors(device)?;
-        let logits = model.logits(&inputs, &mut Pass::evaluation(dtype))?.flatten_to(1)?;
-        let loss = f64::from(cross_entropy_sum(&logits, &targets)?.to_scalar::<f32>()?);
-        sum += LossSum { loss, n_correct: n_correct(&logits, &targets)?.to_scalar::<f32>()? as usize };
+        let mut pass = Pass::evaluation(dtype).within(micro_batch.sequences.documents);
+        let micro_batch = micro_batch.tensors(device)?;
+        let logits = model.logits(&micro_batch.inputs, &mut pass)?.flatten_to(1)?;
+        let loss = f64::from(micro_batch.loss(&logits)?.to_scalar::<f32>()?);
+        let n_correct = micro_batch.n_correct(&logits)?.to_scalar::<f32>()? as usize;
+        sum += LossSum { loss, n_correct };
     }
     Ok(sum)
 }
@@ -114,9 +115,9 @@ pub fn evaluate_by_best(
         false => None,
     };
     match engine {
-        Some(mut engine) => evaluate_batches(store, context, options, progress, |batch| {
-            Ok(engine.evaluate(&batch.inputs, &batch.targets))
-        }),
+        Some(mut engine) => {
+            evaluate_batches(store, context, options, progress, |batch| Ok(engine.evaluate(sequences(batch))))
+        }
         None => evaluate(model, store, options, device, progress),
     }
 }

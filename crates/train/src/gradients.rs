@@ -2,8 +2,11 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 use wattle_data::Batch;
+use wattle_model::engine::Sequences;
 use wattle_model::{LanguageModel, Pass, TrainingPass};
-use wattle_ops::cross_entropy::{cross_entropy_sum, n_correct};
+use wattle_ops::cross_entropy::{
+    cross_entropy_sum, n_correct, weighted_cross_entropy_sum, weighted_n_correct,
+};
 
 use crate::trainer::TrainerOptions;
 
@@ -41,37 +44,70 @@ impl BatchOptions {
 pub(crate) struct MicroBatch<'a> {
     /// Position of the first in the batch.
     pub(crate) first_sequence: usize,
-    /// (b·t)
-    pub(crate) inputs: &'a [u32],
-    /// (b·t)
-    pub(crate) targets: &'a [u32],
+    pub(crate) sequences: Sequences<'a>,
     context: usize,
+}
+
+/// A micro-batch as a model's own operations take it.
+pub(crate) struct MicroBatchTensors {
+    /// (b, t)
+    pub(crate) inputs: Tensor,
+    /// (b·t)
+    pub(crate) targets: Tensor,
+    /// (b·t)
+    pub(crate) weights: Option<Tensor>,
+}
+
+/// A batch's sequences.
+pub(crate) fn sequences(batch: &Batch) -> Sequences<'_> {
+    let Batch { inputs, targets, weights, documents, .. } = batch;
+    Sequences { inputs, targets, weights: weights.as_deref(), documents: documents.as_deref() }
 }
 
 /// Cuts a batch into micro-batches of `micro_batch` sequences; the last may have fewer.
 pub(crate) fn micro_batches(batch: &Batch, micro_batch: usize) -> impl Iterator<Item = MicroBatch<'_>> {
-    let len = micro_batch * batch.context;
-    let parts = batch.inputs.chunks(len).zip(batch.targets.chunks(len)).enumerate();
-    parts.map(move |(idx, (inputs, targets))| MicroBatch {
-        first_sequence: idx * micro_batch,
-        inputs,
-        targets,
-        context: batch.context,
+    let (all, context) = (sequences(batch), batch.context);
+    (0..batch.batch_size).step_by(micro_batch).map(move |first_sequence| {
+        let end = batch.batch_size.min(first_sequence + micro_batch);
+        let sequences = all.rows(first_sequence * context..end * context);
+        MicroBatch { first_sequence, sequences, context }
     })
 }
 
 impl MicroBatch<'_> {
-    /// Inputs (b, t) and targets (b·t).
-    pub(crate) fn tensors(&self, device: &Device) -> Result<(Tensor, Tensor)> {
-        let n = self.inputs.len();
-        let inputs = Tensor::from_slice(self.inputs, (n / self.context, self.context), device)?;
-        Ok((inputs, Tensor::from_slice(self.targets, n, device)?))
+    /// On `device`.
+    pub(crate) fn tensors(&self, device: &Device) -> Result<MicroBatchTensors> {
+        let Sequences { inputs, targets, weights, .. } = self.sequences;
+        let n = inputs.len();
+        Ok(MicroBatchTensors {
+            inputs: Tensor::from_slice(inputs, (n / self.context, self.context), device)?,
+            targets: Tensor::from_slice(targets, n, device)?,
+            weights: weights.map(|weights| Tensor::from_slice(weights, n, device)).transpose()?,
+        })
     }
 }
 
-/// The gradient of the mean loss over all tokens of `batch`.
+impl MicroBatchTensors {
+    /// The weighted sum of cross-entropies for logits (b·t, v), in nats.
+    pub(crate) fn loss(&self, logits: &Tensor) -> Result<Tensor> {
+        match &self.weights {
+            Some(weights) => weighted_cross_entropy_sum(logits, &self.targets, weights),
+            None => cross_entropy_sum(logits, &self.targets),
+        }
+    }
+
+    /// Targets that count and have the largest of the logits (b·t, v).
+    pub(crate) fn n_correct(&self, logits: &Tensor) -> Result<Tensor> {
+        match &self.weights {
+            Some(weights) => weighted_n_correct(logits, &self.targets, weights),
+            None => n_correct(logits, &self.targets),
+        }
+    }
+}
+
+/// The gradient of the mean loss over all targets of `batch` that count.
 ///
-/// Each micro-batch's summed loss is divided by the tokens of the whole batch, so that the sum of their
+/// Each micro-batch's summed loss is divided by the weight of the whole batch, so that the sum of their
 /// gradients is the whole batch's whatever their sizes, and draws the dropout masks of its place in the batch.
 pub fn batch_gradients(
     model: &dyn LanguageModel,
@@ -79,17 +115,18 @@ pub fn batch_gradients(
     options: BatchOptions,
     device: &Device,
 ) -> Result<BatchGradients> {
-    let n_tokens = batch.inputs.len() as f64;
+    let (weight, n_counted) = (sequences(batch).weight(), sequences(batch).n_counted() as f64);
     let mut gradients: Vec<Option<Tensor>> = vec![None; model.parameters().len()];
     let mut loss = Tensor::zeros((), DType::F32, device)?;
     let mut correct = Tensor::zeros((), DType::F32, device)?;
     for micro_batch in micro_batches(batch, options.micro_batch) {
-        let (inputs, targets) = micro_batch.tensors(device)?;
         let pass = TrainingPass { first_sequence: micro_batch.first_sequence, ..options.pass };
-        let logits = model.logits(&inputs, &mut Pass::training(options.dtype, pass))?.flatten_to(1)?;
-        let micro_loss = (cross_entropy_sum(&logits, &targets)? / n_tokens)?;
+        let mut pass = Pass::training(options.dtype, pass).within(micro_batch.sequences.documents);
+        let micro_batch = micro_batch.tensors(device)?;
+        let logits = model.logits(&micro_batch.inputs, &mut pass)?.flatten_to(1)?;
+        let micro_loss = (micro_batch.loss(&logits)? / weight)?;
         loss = (loss + micro_loss.detach())?;
-        correct = (correct + n_correct(&logits, &targets)?)?;
+        correct = (correct + micro_batch.n_correct(&logits)?)?;
         drop(logits);
         let store = micro_loss.backward()?;
         for (sum, parameter) in gradients.iter_mut().zip(model.parameters()) {
@@ -103,5 +140,5 @@ pub fn batch_gradients(
             }
         }
     }
-    Ok(BatchGradients { gradients, loss, accuracy: (correct / n_tokens)? })
+    Ok(BatchGradients { gradients, loss, accuracy: (correct / n_counted)? })
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device};
 use wattle_data::{Batch, Dataset, Loader};
-use wattle_model::{LanguageModel, MemoryPlan};
+use wattle_model::{LanguageModel, Masks, MemoryPlan};
 use wattle_ops::board::Board;
 use wattle_runlog::event::EvaluateEvent;
 use wattle_runlog::{EventBody, MonotonicNs, Phase, Span, SpanClock, StopReason};
@@ -44,6 +44,8 @@ pub struct TrainerOptions {
     pub dropout: f32,
     /// Type of activations.
     pub dtype: DType,
+    /// What batches may say beside their tokens; an engine on a board plans room for it.
+    pub masks: Masks,
     /// The `optimizer` section.
     pub optimizer: OptimizerConfig,
     /// The `schedule` section.
@@ -68,6 +70,7 @@ impl Default for TrainerOptions {
             segment: 0,
             dropout: 0.0,
             dtype: DType::F32,
+            masks: Masks::default(),
             optimizer: OptimizerConfig::default(),
             schedule: ScheduleConfig::default(),
             train: TrainConfig::default(),
@@ -188,11 +191,8 @@ impl<'a> Trainer<'a> {
         if !with_gradients {
             return self.engine.rehearse(None);
         }
-        let Batch { mut inputs, mut targets, batch_size, context } = self.loader.batch(0, 0)?;
-        let batch_size = batch_size.min(self.options.train.micro_batch());
-        inputs.truncate(batch_size * context);
-        targets.truncate(batch_size * context);
-        self.engine.rehearse(Some(&Batch { inputs, targets, batch_size, context }))
+        let micro_batch = self.loader.batch(0, 0)?.first(self.options.train.micro_batch());
+        self.engine.rehearse(Some(&micro_batch))
     }
 
     /// What is remembered.

@@ -10,8 +10,9 @@ use candle_core::Tensor;
 use kernel_shim::ShimBoard;
 use wattle_data::Batch;
 use wattle_model::{
-    ActivationKind, DeviceEngine, DeviceEngineOptions, EngineError, Family, LanguageModel, ModelConfig,
-    Parameter, Recompute, RopeScaling, StepInputs, StepPart, StepResult, moment_faults,
+    ActivationKind, DeviceEngine, DeviceEngineOptions, EngineError, Family, LanguageModel, Masks,
+    ModelConfig, Parameter, Recompute, RopeScaling, Sequences, StepInputs, StepPart, StepResult,
+    moment_faults,
 };
 use wattle_ops::adamw::Hyperparameters;
 use wattle_ops::board::{Board, BoardError, DevicePtr, Elem, Gemm, Launch, MemoryInfo};
@@ -99,12 +100,27 @@ fn configurations() -> Vec<ModelConfig> {
 }
 
 /// Inputs and targets of a step.
-fn batch(config: &ModelConfig, step: u64) -> (Vec<u32>, Vec<u32>) {
+fn batch(config: &ModelConfig, step: u64) -> Batch {
     let n = BATCH_SIZE * config.context;
     let stream = Stream::new(11, Purpose::Sampling, step);
     let mut tokens: Vec<u32> = (0..2 * n as u64).map(|i| stream.word(i) % VOCAB_SIZE as u32).collect();
     let targets = tokens.split_off(n);
-    (tokens, targets)
+    Batch::plain(tokens, targets, BATCH_SIZE, config.context)
+}
+
+/// The same with documents that end within sequences, and targets that count differently or not at all.
+fn masked_batch(config: &ModelConfig, step: u64) -> Batch {
+    let plain = batch(config, step);
+    let (n, t) = (plain.inputs.len(), plain.context);
+    let start = |row: usize| if row % t < 3 { 0 } else { 3 + (row % t - 3) / 4 * 4 };
+    let weight = |row: usize| if row < 4 || row % 3 == 0 { 0.0 } else { 0.5 + (row % 4) as f32 };
+    let documents = Some((0..n).map(|row| start(row) as u32).collect());
+    Batch { documents, weights: Some((0..n).map(weight).collect()), ..plain }
+}
+
+fn sequences(batch: &Batch) -> Sequences<'_> {
+    let Batch { inputs, targets, weights, documents, .. } = batch;
+    Sequences { inputs, targets, weights: weights.as_deref(), documents: documents.as_deref() }
 }
 
 fn options(config: &ModelConfig, micro_batch: usize, recompute: Recompute) -> DeviceEngineOptions {
@@ -119,6 +135,7 @@ fn options(config: &ModelConfig, micro_batch: usize, recompute: Recompute) -> De
         clip_norm: 0.5,
         // A large eps, so that rounding of a gradient that is zero but for rounding is no whole step.
         hyperparameters: Hyperparameters { beta1: 0.9, beta2: 0.99, eps: 1e-3, weight_decay: 0.1 },
+        masks: Masks::default(),
     }
 }
 
@@ -127,9 +144,12 @@ fn engine(model: &dyn LanguageModel, options: DeviceEngineOptions) -> Box<dyn De
 }
 
 fn step(engine: &mut dyn DeviceEngine, config: &ModelConfig, step: u64) {
-    let (inputs, targets) = batch(config, step);
+    step_with(engine, &batch(config, step), step);
+}
+
+fn step_with(engine: &mut dyn DeviceEngine, batch: &Batch, step: u64) {
     let learning_rate = LEARNING_RATE / step as f64;
-    engine.step(StepInputs { inputs: &inputs, targets: &targets, step, learning_rate }).unwrap();
+    engine.step(StepInputs { sequences: sequences(batch), step, learning_rate }).unwrap();
 }
 
 /// The engine on the CPU.
@@ -160,10 +180,12 @@ impl<'a> Reference<'a> {
     }
 
     fn step(&mut self, config: &ModelConfig, number: u64) -> StepResult {
-        let (inputs, targets) = batch(config, number);
-        let batch = Batch { inputs, targets, batch_size: BATCH_SIZE, context: config.context };
+        self.step_with(&batch(config, number), number)
+    }
+
+    fn step_with(&mut self, batch: &Batch, number: u64) -> StepResult {
         let learning_rate = LEARNING_RATE / number as f64;
-        self.engine.step(&Step { number, learning_rate, batch: &batch, began: MonotonicNs::now() }).unwrap();
+        self.engine.step(&Step { number, learning_rate, batch, began: MonotonicNs::now() }).unwrap();
         let result = self.engine.poll().unwrap().results[0];
         assert!(f64::from(result.grad_norm) > self.clip_norm, "{result:?} is not clipped");
         result
@@ -196,35 +218,71 @@ fn gap(got: &[f32], expected: &[f32]) -> f32 {
 #[test]
 fn losses_gradients_and_weights_are_those_of_the_cpu_engine() {
     for config in configurations() {
-        let model = model(&config);
         for micro_batch in [3, 2] {
-            let options = options(&config, micro_batch, Recompute::None);
-            let (mut engine, mut reference) =
-                (engine(model.as_ref(), options), Reference::new(model.as_ref(), options));
-            // The first is launched, the next two are recorded, the others replayed.
-            for number in 1..=5 {
-                step(engine.as_mut(), &config, number);
-                let expected = reference.step(&config, number);
-                let got = engine.drain().unwrap()[0];
-                let share = |got: f32, expected: f32| (got / expected - 1.0).abs();
-                assert!(share(got.loss, expected.loss) < 1e-5, "{config:?} {number}: {got:?}, {expected:?}");
-                assert!(share(got.grad_norm, expected.grad_norm) < 1e-5, "{got:?}, {expected:?}");
-                assert_eq!(got.accuracy, expected.accuracy);
-                let gradients = engine.gradient_tensors().unwrap();
-                let expected = reference.gradients();
-                for ((parameter, got), expected) in model.parameters().iter().zip(&gradients).zip(&expected) {
-                    let gap = gap(&values(got), &values(expected));
-                    assert!(gap < 1e-5, "{config:?} {number}: {} differs by {gap}", parameter.name);
-                }
-            }
-            assert!(engine.describe().ends_with("recorded and replayed"), "{}", engine.describe());
-            let got = weights(|parameters| engine.publish(parameters).unwrap(), &config);
-            let expected = reference.weights();
-            for ((parameter, got), expected) in model.parameters().iter().zip(&got).zip(&expected) {
-                let gap = gap(got, expected);
-                assert!(gap < 1e-5, "{config:?}: {} differs by {gap}", parameter.name);
-            }
+            compare_with_cpu(&config, options(&config, micro_batch, Recompute::None), batch);
         }
+    }
+}
+
+#[test]
+fn documents_and_weights_of_targets_are_those_of_the_cpu_engine() {
+    for config in configurations() {
+        let options = options(&config, 2, Recompute::None);
+        compare_with_cpu(
+            &config,
+            DeviceEngineOptions { masks: Masks { weights: true, documents: true }, ..options },
+            masked_batch,
+        );
+    }
+}
+
+/// Holds five steps against the engine on a CPU: the first is launched, the next two are recorded, the others replayed.
+fn compare_with_cpu(
+    config: &ModelConfig,
+    options: DeviceEngineOptions,
+    batch: fn(&ModelConfig, u64) -> Batch,
+) {
+    let (model, of_cpu) = (model(config), model(config));
+    let (mut engine, mut reference) =
+        (engine(model.as_ref(), options), Reference::new(of_cpu.as_ref(), options));
+    for number in 1..=5 {
+        let batch = batch(config, number);
+        step_with(engine.as_mut(), &batch, number);
+        let expected = reference.step_with(&batch, number);
+        let got = engine.drain().unwrap()[0];
+        let share = |got: f32, expected: f32| (got / expected - 1.0).abs();
+        assert!(share(got.loss, expected.loss) < 1e-5, "{config:?} {number}: {got:?}, {expected:?}");
+        assert!(share(got.grad_norm, expected.grad_norm) < 1e-5, "{got:?}, {expected:?}");
+        assert_eq!(got.accuracy, expected.accuracy);
+        let gradients = engine.gradient_tensors().unwrap();
+        let expected = reference.gradients();
+        for ((parameter, got), expected) in model.parameters().iter().zip(&gradients).zip(&expected) {
+            let gap = gap(&values(got), &values(expected));
+            assert!(gap < 1e-5, "{config:?} {number}: {} differs by {gap}", parameter.name);
+        }
+    }
+    assert!(engine.describe().ends_with("recorded and replayed"), "{}", engine.describe());
+    let got = weights(|parameters| engine.publish(parameters).unwrap(), config);
+    for ((parameter, got), expected) in model.parameters().iter().zip(&got).zip(&reference.weights()) {
+        let gap = gap(got, expected);
+        assert!(gap < 1e-5, "{config:?}: {} differs by {gap}", parameter.name);
+    }
+}
+
+#[test]
+fn what_an_engine_has_no_room_for_is_refused() {
+    let config = even();
+    let model = model(&config);
+    let mut engine = engine(model.as_ref(), options(&config, 2, Recompute::None));
+    let masked = masked_batch(&config, 1);
+    for (batch, what) in [
+        (Batch { documents: None, ..masked.clone() }, "weights of targets"),
+        (Batch { weights: None, ..masked }, "documents"),
+    ] {
+        let sequences = sequences(&batch);
+        let step = StepInputs { sequences, step: 1, learning_rate: 0.0 };
+        let error = engine.step(step).unwrap_err().to_string();
+        assert_eq!(error, format!("a batch with {what} came to an engine made without"));
     }
 }
 
@@ -314,8 +372,7 @@ fn evaluation_is_that_of_the_cpu_engine_and_changes_nothing() {
         for number in 1..=4 {
             step(engine.as_mut(), &config, number);
             if evaluates {
-                let (inputs, targets) = batch(&config, 100);
-                engine.evaluate(&inputs[..config.context], &targets[..config.context]).unwrap();
+                engine.evaluate(sequences(&batch(&config, 100).first(1))).unwrap();
             }
         }
         (engine.drain().unwrap(), bits(&weights(|p| engine.publish(p).unwrap(), &config).concat()))
@@ -324,21 +381,14 @@ fn evaluation_is_that_of_the_cpu_engine_and_changes_nothing() {
     step(engine.as_mut(), &config, 1);
     reference.step(&config, 1);
     for n_sequences in [2, 1] {
-        let (inputs, targets) = batch(&config, 50);
-        let rows = ..n_sequences * config.context;
-        let got = engine.evaluate(&inputs[rows], &targets[rows]).unwrap();
-        let part = Batch {
-            inputs: inputs[rows].to_vec(),
-            targets: targets[rows].to_vec(),
-            batch_size: n_sequences,
-            context: config.context,
-        };
+        let part = batch(&config, 50).first(n_sequences);
+        let got = engine.evaluate(sequences(&part)).unwrap();
         let expected = reference.engine.evaluate(&part).unwrap();
         assert!((got.loss / expected.loss - 1.0).abs() < 1e-5, "{got:?}, {expected:?}");
         assert_eq!(got.n_correct, expected.n_correct);
     }
-    let (inputs, targets) = batch(&config, 50);
-    assert!(matches!(engine.evaluate(&inputs, &targets), Err(EngineError::Batch { .. })));
+    let error = engine.evaluate(sequences(&batch(&config, 50))).unwrap_err();
+    assert!(matches!(error, EngineError::Batch { .. }), "{error}");
 }
 
 #[test]

@@ -87,12 +87,7 @@ impl Golden {
         let part = |rows: &[u32], from: usize| -> Vec<u32> {
             rows.chunks(t).flat_map(|row| row[from..from + t - 1].to_vec()).collect()
         };
-        let batch = |rows: &[u32]| Batch {
-            inputs: part(rows, 0),
-            targets: part(rows, 1),
-            batch_size: b,
-            context: t - 1,
-        };
+        let batch = |rows: &[u32]| Batch::plain(part(rows, 0), part(rows, 1), b, t - 1);
         self.tokens("tokens").chunks(b * t).map(batch).collect()
     }
 

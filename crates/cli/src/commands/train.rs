@@ -8,8 +8,8 @@ use indicatif::MultiProgress;
 use wattle_data::{Dataset, Loader, Origin, Verify};
 use wattle_meter::ResumePoint;
 use wattle_meter::discover::check_boards;
-use wattle_model::LanguageModel;
 use wattle_model::hugging_face::Directory;
+use wattle_model::{LanguageModel, Masks};
 use wattle_ops::board::Board;
 use wattle_report::page::page;
 use wattle_report::{Report, Run};
@@ -467,6 +467,7 @@ fn trainer_options(config: &Config, segment: u32) -> TrainerOptions {
         segment,
         dropout: config.model.dropout,
         dtype: config.precision.dtype.into(),
+        masks: Masks::default(),
         optimizer: config.optimizer.clone(),
         schedule: config.schedule.clone(),
         train: config.train.clone(),

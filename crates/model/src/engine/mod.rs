@@ -2,8 +2,8 @@
 //!
 //! - [`layout`]: where each parameter lies in a flat buffer
 //! - `network`: what a family's network consists of
-//! - [`cpu`]: executes a network in `f32` on a CPU (engine tier 2)
-//! - [`board`]: executes a network on a GPU (engine tier 3)
+//! - [`cpu`]: executes a network in `f32` on a CPU
+//! - [`board`]: executes a network on a GPU
 //! - [`flat_state`]: weights, gradients and moments on a CPU, and the update
 //! - [`memory`]: what an engine takes, before it takes it
 
@@ -13,6 +13,8 @@ pub mod flat_state;
 pub mod layout;
 pub mod memory;
 pub(crate) mod network;
+
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
@@ -30,20 +32,14 @@ pub trait Engine: Send {
     /// Weights, gradients and moments, to be changed.
     fn state_mut(&mut self) -> &mut FlatState;
 
-    /// Adds the gradients of `scale · Σ losses` of one micro-batch to those that are there.
+    /// Adds the gradients of `scale · Σ weighted losses` of one micro-batch to those that are there.
     ///
     /// # Shapes
-    /// `inputs`, `targets` (b·t), with at most as many sequences as the engine was made for.
+    /// At most as many sequences as the engine was made for.
     ///
     /// # Panics
     /// If there are more, or not whole ones, or a token is not in the vocabulary.
-    fn accumulate_gradients(
-        &mut self,
-        inputs: &[u32],
-        targets: &[u32],
-        pass: TrainingPass,
-        scale: f32,
-    ) -> LossSum;
+    fn accumulate_gradients(&mut self, sequences: Sequences<'_>, pass: TrainingPass, scale: f32) -> LossSum;
 
     /// The losses of some sequences, without dropout; the gradients stay as they are.
     ///
@@ -52,7 +48,7 @@ pub trait Engine: Send {
     ///
     /// # Panics
     /// As for [`Engine::accumulate_gradients`].
-    fn evaluate(&mut self, inputs: &[u32], targets: &[u32]) -> LossSum;
+    fn evaluate(&mut self, sequences: Sequences<'_>) -> LossSum;
 
     /// What it takes of memory.
     fn memory(&self) -> MemoryPlan;
@@ -65,12 +61,60 @@ pub trait Engine: Send {
     fn touch(&mut self);
 }
 
+/// Sequences of the same length that go through a network together.
+#[derive(Clone, Copy, Debug)]
+pub struct Sequences<'a> {
+    /// Tokens, (b·t).
+    pub inputs: &'a [u32],
+    /// The tokens to predict, (b·t).
+    pub targets: &'a [u32],
+    /// How much each target counts, (b·t): finite and at least 0, where 0 leaves it out. Absent, each counts once.
+    pub weights: Option<&'a [f32]>,
+    /// For each token the position in its sequence at which its document starts, (b·t). No token sees one of another
+    /// document. Absent, each sequence is one document.
+    pub documents: Option<&'a [u32]>,
+}
+
+impl<'a> Sequences<'a> {
+    /// Sequences of which every target counts once, and which are one document each.
+    pub fn plain(inputs: &'a [u32], targets: &'a [u32]) -> Self {
+        Self { inputs, targets, weights: None, documents: None }
+    }
+
+    /// Those that lie in `rows` of the tokens.
+    #[must_use]
+    pub fn rows(&self, rows: Range<usize>) -> Self {
+        Self {
+            inputs: &self.inputs[rows.clone()],
+            targets: &self.targets[rows.clone()],
+            weights: self.weights.map(|weights| &weights[rows.clone()]),
+            documents: self.documents.map(|documents| &documents[rows.clone()]),
+        }
+    }
+
+    /// The sum of the targets' weights: what a sum of losses is divided by for their mean.
+    pub fn weight(&self) -> f64 {
+        match self.weights {
+            Some(weights) => weights.iter().map(|&weight| f64::from(weight)).sum(),
+            None => self.targets.len() as f64,
+        }
+    }
+
+    /// Targets whose weight is above 0.
+    pub fn n_counted(&self) -> usize {
+        match self.weights {
+            Some(weights) => weights.iter().filter(|weight| **weight > 0.0).count(),
+            None => self.targets.len(),
+        }
+    }
+}
+
 /// What the predictions for some tokens were worth.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct LossSum {
-    /// Sum of cross-entropies, in nats.
+    /// Sum of cross-entropies times the targets' weights, in nats.
     pub loss: f64,
-    /// Tokens that were the model's first choice.
+    /// Targets that count and were the model's first choice.
     pub n_correct: usize,
 }
 

@@ -10,9 +10,11 @@ pub struct Rows {
     pub logits: DeviceTensor,
     /// (n) `u32`, each below v.
     pub targets: Ptr<u32>,
-    /// (n) `f32`, overwritten.
+    /// (n), at least 0: how much each row counts. Absent, each counts 1.
+    pub target_weights: Option<Ptr<f32>>,
+    /// (n), overwritten: 0 where the weight is.
     pub losses: Ptr<f32>,
-    /// (n) `u32`, overwritten: 1 where the target's is the first of the largest logits.
+    /// (n), overwritten: 1 where the weight is above 0 and the target's is the first of the largest logits.
     pub correct: Ptr<u32>,
     /// Rows.
     pub n: usize,
@@ -22,7 +24,7 @@ pub struct Rows {
     pub v_padded: usize,
 }
 
-/// Losses and hits; the logits stay.
+/// Weighted losses, and hits; the logits stay.
 ///
 /// # Errors
 /// If the launch fails.
@@ -30,7 +32,7 @@ pub fn fwd(board: &dyn Board, rows: &Rows) -> Result<(), BoardError> {
     launch(board, "classifier_fwd", rows, 0.0)
 }
 
-/// Losses and hits, and in place of the logits the gradients of `scale · Σ losses`, 0 in the columns of padding.
+/// Weighted losses, hits, and in place of the logits the gradients of `scale · Σ losses`, 0 in the columns of padding.
 ///
 /// # Errors
 /// If the launch fails.
@@ -39,12 +41,12 @@ pub fn fwd_bwd(board: &dyn Board, rows: &Rows, scale: f32) -> Result<(), BoardEr
 }
 
 fn launch(board: &dyn Board, stem: &str, rows: &Rows, scale: f32) -> Result<(), BoardError> {
-    let &Rows { logits, targets, losses, correct, n, v, v_padded } = rows;
+    let &Rows { logits, targets, target_weights, losses, correct, n, v, v_padded } = rows;
     board.launch(&Launch {
         kernel: &symbol(stem, logits.elem()),
         grid: [n as u32, 1, 1],
         block: [512, 1, 1],
         shared_bytes: 0,
-        args: &args![logits, losses, correct, targets, v as i32, v_padded as i32, scale],
+        args: &args![logits, losses, correct, targets, target_weights, v as i32, v_padded as i32, scale],
     })
 }

@@ -1,12 +1,13 @@
 //! Output head, softmax and cross-entropy on slices of `f32`, some rows at a time.
 //!
 //! ```text
-//! logits = x · Wᵀ          loss[r] = ln Σ exp(logits[r]) − logits[r, target[r]]
-//! grad_logits = scale · (softmax(logits) − onehot(target))
+//! logits = x · Wᵀ          loss[r] = w[r] · (ln Σ exp(logits[r]) − logits[r, target[r]])
+//! grad_logits[r] = scale · w[r] · (softmax(logits[r]) − onehot(target[r]))
 //! grad_x = grad_logits · W          grad_W += grad_logitsᵀ · x
 //! ```
 //! How many rows are taken at once depends on the vocabulary alone ([`Shape::chunk_rows`]), so the order in
-//! which `grad_W` is summed does too. Losses are given row by row: their sum is the caller's, in its order.
+//! which `grad_W` is summed does too. Losses are given row by row: their sum is the caller's, in its order. Weights w are
+//! 1 unless given. A row of weight 0 is not counted: its loss and gradient are 0, and it is no right guess.
 
 use rayon::prelude::*;
 
@@ -33,6 +34,8 @@ pub struct Input<'a> {
     pub weight: &'a [f32],
     /// (n), each below v.
     pub targets: &'a [u32],
+    /// (n), at least 0: how much each row counts; all 1 if there are none.
+    pub target_weights: Option<&'a [f32]>,
 }
 
 impl Shape {
@@ -57,26 +60,32 @@ impl Shape {
         assert_eq!(input.x.len(), n * self.n_in, "a row of {} for each target", self.n_in);
         assert_eq!(input.weight.len(), self.n_vocab * self.n_in, "elements of an output head");
         assert_eq!(losses.len(), n, "one loss a row");
+        if let Some(weights) = input.target_weights {
+            assert_eq!(weights.len(), n, "one weight a row");
+            let fault = weights.iter().find(|weight| !(weight.is_finite() && **weight >= 0.0));
+            assert!(fault.is_none(), "target weight {fault:?}: expected a finite number of at least 0");
+        }
         assert!(scratch.len() >= self.scratch_len(n), "scratch of {} floats", self.scratch_len(n));
         let outside = input.targets.iter().find(|&&target| target as usize >= self.n_vocab);
         assert!(outside.is_none(), "target {outside:?} of a vocabulary of {}", self.n_vocab);
     }
 }
 
-/// The loss of each row, and in how many rows the largest logit is the target's (the first, of equals).
+/// The weighted loss of each row, and in how many rows of a weight above 0 the largest logit is the target's (the first,
+/// of equals).
 ///
 /// # Shapes
 /// `input` as its fields say → `losses` (n), overwritten. `scratch` has [`Shape::scratch_len`] floats.
 ///
 /// # Panics
-/// If a slice has another length or a target is not in the vocabulary.
+/// If a slice has another length, a target is not in the vocabulary, or a weight is negative or not finite.
 pub fn fwd(losses: &mut [f32], input: &Input<'_>, shape: &Shape, scratch: &mut [f32]) -> usize {
     shape.check(losses, input, scratch);
     let mut n_correct = 0;
     for (losses, chunk) in losses.chunks_mut(shape.chunk_rows()).zip(chunks(input, shape)) {
         let logits = &mut scratch[..losses.len() * shape.n_vocab];
         linear::fwd(logits, chunk.x, chunk.weight, None, &shape.head());
-        n_correct += losses_of(losses, logits, chunk.targets, 0.0);
+        n_correct += losses_of(losses, logits, &chunk, 0.0);
     }
     n_correct
 }
@@ -105,7 +114,7 @@ pub fn fwd_bwd(
     for ((grad_x, losses), chunk) in outs.zip(chunks(input, shape)) {
         let logits = &mut scratch[..losses.len() * shape.n_vocab];
         linear::fwd(logits, chunk.x, chunk.weight, None, &head);
-        n_correct += losses_of(losses, logits, chunk.targets, scale);
+        n_correct += losses_of(losses, logits, &chunk, scale);
         linear::bwd_x(grad_x, Store::Overwrite, logits, chunk.weight, &head);
         linear::bwd_weight(grad_weight, logits, chunk.x, &head);
     }
@@ -141,11 +150,11 @@ pub fn fwd_bwd_par(
             .par_chunks_mut(part * shape.n_vocab)
             .zip(grad_x.par_chunks_mut(part * shape.n_in))
             .zip(losses.par_chunks_mut(part))
-            .zip(chunk.x.par_chunks(part * shape.n_in))
-            .zip(chunk.targets.par_chunks(part))
-            .map(|((((logits, grad_x), losses), x), targets)| {
-                linear::fwd(logits, x, chunk.weight, None, &head);
-                let n_correct = losses_of(losses, logits, targets, scale);
+            .enumerate()
+            .map(|(part_idx, ((logits, grad_x), losses))| {
+                let chunk = chunk.rows(part_idx * part, losses.len(), shape);
+                linear::fwd(logits, chunk.x, chunk.weight, None, &head);
+                let n_correct = losses_of(losses, logits, &chunk, scale);
                 linear::bwd_x(grad_x, Store::Overwrite, logits, chunk.weight, &head);
                 n_correct
             })
@@ -155,32 +164,61 @@ pub fn fwd_bwd_par(
     n_correct
 }
 
+impl<'a> Input<'a> {
+    /// Rows `first..first + n`.
+    pub fn rows(&self, first: usize, n: usize, shape: &Shape) -> Self {
+        Self {
+            x: &self.x[first * shape.n_in..][..n * shape.n_in],
+            targets: &self.targets[first..][..n],
+            target_weights: self.target_weights.map(|weights| &weights[first..][..n]),
+            ..*self
+        }
+    }
+}
+
 fn chunks<'a>(input: &Input<'a>, shape: &Shape) -> impl Iterator<Item = Input<'a>> {
-    let &Input { x, weight, targets } = input;
-    let rows = shape.chunk_rows();
-    x.chunks(rows * shape.n_in).zip(targets.chunks(rows)).map(move |(x, targets)| Input {
-        x,
-        weight,
-        targets,
-    })
+    let (rows, n) = (shape.chunk_rows(), input.targets.len());
+    (0..n).step_by(rows).map(move |first| input.rows(first, rows.min(n - first), shape))
 }
 
 /// The loss of each row of logits, which are replaced by their gradients.
-fn losses_of(losses: &mut [f32], logits: &mut [f32], targets: &[u32], scale: f32) -> usize {
-    dispatch!(losses_kernel(losses: &mut [f32], logits: &mut [f32], targets: &[u32], scale: f32) -> usize)
+fn losses_of(losses: &mut [f32], logits: &mut [f32], input: &Input<'_>, scale: f32) -> usize {
+    let &Input { targets, target_weights: weights, .. } = input;
+    dispatch!(losses_kernel(
+        losses: &mut [f32],
+        logits: &mut [f32],
+        targets: &[u32],
+        weights: Option<&[f32]>,
+        scale: f32,
+    ) -> usize)
 }
 
 #[inline(always)]
-fn losses_kernel<S: Simd>(losses: &mut [f32], logits: &mut [f32], targets: &[u32], scale: f32) -> usize {
+fn losses_kernel<S: Simd>(
+    losses: &mut [f32],
+    logits: &mut [f32],
+    targets: &[u32],
+    weights: Option<&[f32]>,
+    scale: f32,
+) -> usize {
     let v = logits.len() / losses.len();
     let mut n_correct = 0;
-    for ((loss, logits), &target) in losses.iter_mut().zip(logits.chunks_exact_mut(v)).zip(targets) {
+    let rows = losses.iter_mut().zip(logits.chunks_exact_mut(v)).zip(targets);
+    for (row, ((loss, logits), &target)) in rows.enumerate() {
         let target = target as usize;
+        let weight = weights.map_or(1.0, |weights| weights[row]);
+        if weight == 0.0 {
+            // Not even an infinite logit counts.
+            *loss = 0.0;
+            logits.fill(0.0);
+            continue;
+        }
         let max = lanes::max(logits);
         let of_target = logits[target];
         n_correct += usize::from(of_target == max && logits[..target].iter().all(|&logit| logit < max));
         let sum = lanes::exp_minus::<S>(logits, max);
-        *loss = sum.ln() + (max - of_target);
+        *loss = weight * (sum.ln() + (max - of_target));
+        let scale = weight * scale;
         let factor = scale / sum;
         for logit in &mut *logits {
             *logit *= factor;

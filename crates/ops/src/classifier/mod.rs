@@ -4,4 +4,4 @@ pub mod board;
 pub mod cpu;
 mod reference;
 
-pub use reference::classifier_loss;
+pub use reference::{classifier_loss, weighted_classifier_loss};

@@ -2,4 +2,4 @@
 
 mod reference;
 
-pub use reference::{cross_entropy_sum, n_correct};
+pub use reference::{cross_entropy_sum, n_correct, weighted_cross_entropy_sum, weighted_n_correct};

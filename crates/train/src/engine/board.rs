@@ -17,6 +17,7 @@ use wattle_runlog::{MonotonicNs, Phase, Span, SpanClock};
 
 use super::{Finished, Step, StepEngine, warn_of_zero_gradients};
 use crate::error::TrainError;
+use crate::gradients::sequences;
 use crate::trainer::TrainerOptions;
 
 /// All state lies on the board; the model's parameters may lie elsewhere.
@@ -62,8 +63,7 @@ impl StepEngine for OnBoard<'_> {
     fn step(&mut self, step: &Step<'_>) -> Result<(), TrainError> {
         self.is_exported = false;
         let &Step { number, learning_rate, batch, .. } = step;
-        let (inputs, targets) = (&batch.inputs, &batch.targets);
-        self.engine.step(StepInputs { inputs, targets, step: number, learning_rate })?;
+        self.engine.step(StepInputs { sequences: sequences(batch), step: number, learning_rate })?;
         if !self.is_certified {
             warn_of_zero_gradients(self.engine.zero_gradient_names());
             self.is_certified = true;
@@ -87,7 +87,7 @@ impl StepEngine for OnBoard<'_> {
     }
 
     fn evaluate(&mut self, batch: &Batch) -> Result<LossSum, TrainError> {
-        Ok(self.engine.evaluate(&batch.inputs, &batch.targets)?)
+        Ok(self.engine.evaluate(sequences(batch))?)
     }
 
     fn load(&mut self, moments: &HashMap<String, Tensor>) -> Result<(), TrainError> {
@@ -159,6 +159,7 @@ fn device_engine_options(options: &TrainerOptions) -> Option<DeviceEngineOptions
         dropout: *dropout,
         clip_norm: train.clip_norm,
         hyperparameters: optimizer.hyperparameters(),
+        masks: options.masks,
     })
 }
 

@@ -15,7 +15,7 @@ use super::host_clock::HostClock;
 use super::{Finished, Step, StepEngine, is_finite, warn_of_zero_gradients};
 use crate::certificate::refuse_unreached;
 use crate::error::TrainError;
-use crate::gradients::{BatchOptions, MicroBatch, micro_batches};
+use crate::gradients::{BatchOptions, MicroBatch, micro_batches, sequences};
 use crate::trainer::TrainerOptions;
 
 /// Weights, gradients and moments are the engine's flat buffers.
@@ -64,11 +64,11 @@ impl<'a> OnCpu<'a> {
 
     fn accumulate_gradients(&mut self, batch: &Batch, number: u64) -> LossSum {
         let BatchOptions { micro_batch, pass, .. } = BatchOptions::of_step(&self.options, number);
-        let scale = 1.0 / batch.targets.len() as f32;
+        let scale = 1.0 / sequences(batch).weight() as f32;
         let mut sum = LossSum::default();
-        for MicroBatch { first_sequence, inputs, targets, .. } in micro_batches(batch, micro_batch) {
+        for MicroBatch { first_sequence, sequences, .. } in micro_batches(batch, micro_batch) {
             let pass = TrainingPass { first_sequence, ..pass };
-            sum += self.engine.accumulate_gradients(inputs, targets, pass, scale);
+            sum += self.engine.accumulate_gradients(sequences, pass, scale);
         }
         sum
     }
@@ -93,9 +93,12 @@ impl StepEngine for OnCpu<'_> {
         clock.end(Phase::ForwardBackward);
 
         let norm = self.engine.state().grad_norm();
-        let mean = |sum: f64| (sum / step.batch.targets.len() as f64) as f32;
-        let result =
-            StepResult { loss: mean(sum.loss), accuracy: mean(sum.n_correct as f64), grad_norm: norm as f32 };
+        let sequences = sequences(step.batch);
+        let result = StepResult {
+            loss: (sum.loss / sequences.weight()) as f32,
+            accuracy: (sum.n_correct as f64 / sequences.n_counted() as f64) as f32,
+            grad_norm: norm as f32,
+        };
         if is_finite(&result) {
             self.update(norm, step);
             clock.end(Phase::Optimizer);
@@ -114,7 +117,7 @@ impl StepEngine for OnCpu<'_> {
     }
 
     fn evaluate(&mut self, batch: &Batch) -> Result<LossSum, TrainError> {
-        Ok(self.engine.evaluate(&batch.inputs, &batch.targets))
+        Ok(self.engine.evaluate(sequences(batch)))
     }
 
     fn load(&mut self, moments: &HashMap<String, Tensor>) -> Result<(), TrainError> {

@@ -131,7 +131,17 @@ impl MicroBatch<'_> {
             Attention::Products { scratch } => {
                 let (shape, site) = (self.attention(), self.site(Place::Attention(layer_idx)));
                 let (grad_qkv, lse, qkv) = (gradients.qkv, kept.log_sum_exp, kept.qkv);
-                attention::bwd(self.board, grad_qkv, *branch, lse, qkv, &shape, None, &site, scratch)?;
+                attention::bwd(
+                    self.board,
+                    grad_qkv,
+                    *branch,
+                    lse,
+                    qkv,
+                    &shape,
+                    self.slot.documents,
+                    &site,
+                    scratch,
+                )?;
             }
         }
         if let Some(heads) = self.rotary() {

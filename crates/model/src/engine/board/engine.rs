@@ -13,14 +13,14 @@ use super::error::EngineError;
 use super::fit::{Fit, RESERVE};
 use super::forward::MicroBatch;
 use super::inputs::{N_SLOTS, Slot, order_by_token};
-use super::results::{Pending, Results};
+use super::results::{Divisors, Pending, Results};
 use super::state::{self, FirstGradients, State};
 use super::step::StepLaunches;
 use super::timeline::{Anchor, Anchoring, DeviceSpan, EDGES, Timeline};
 use super::{DeviceEngine, DeviceEngineOptions, FinishedSteps, StepInputs, StepResult};
 use crate::engine::layout::Layout;
 use crate::engine::network::Network;
-use crate::engine::{LossSum, MemoryPlan};
+use crate::engine::{LossSum, MemoryPlan, Sequences};
 use crate::parameter::Parameter;
 
 /// Trains a network on a board.
@@ -216,6 +216,37 @@ impl BoardEngine {
         StepState::new(&update, place as u32)
     }
 
+    /// Refuses tokens that the model does not have, and masks that there is no room for.
+    fn check(&self, sequences: &Sequences<'_>) -> Result<(), EngineError> {
+        let (masks, v) = (self.options.masks, self.network.sizes.v);
+        if sequences.weights.is_some() && !masks.weights {
+            return Err(EngineError::Masks { what: "weights of targets" });
+        }
+        if sequences.documents.is_some() && !masks.documents {
+            return Err(EngineError::Masks { what: "documents" });
+        }
+        let mut tokens = sequences.inputs.iter().chain(sequences.targets);
+        match tokens.find(|&&token| token as usize >= v) {
+            Some(&token) => Err(EngineError::Token { token, n_vocab: v }),
+            None => Ok(()),
+        }
+    }
+
+    /// Each target's share of the batch's weight, where targets have weights, and what makes means of sums. A recorded
+    /// step has the same arguments each time, so it cannot be told the weight of its batch: with shares, sums are means.
+    fn shares(&self, sequences: &Sequences<'_>) -> (Option<Vec<f32>>, Divisors) {
+        let n_correct = sequences.n_counted() as f64;
+        if !self.options.masks.weights {
+            return (None, Divisors { loss: sequences.weight(), n_correct });
+        }
+        let share = |weight: f32| (f64::from(weight) / sequences.weight()) as f32;
+        let shares = match sequences.weights {
+            Some(weights) => weights.iter().map(|&weight| share(weight)).collect(),
+            None => vec![share(1.0); sequences.targets.len()],
+        };
+        (Some(shares), Divisors { loss: 1.0, n_correct })
+    }
+
     fn write_angles(&self) -> Result<(), EngineError> {
         if let (Some(rotary), Some([cos, sin])) = (self.network.rotary(), self.memory.activations.rotary) {
             state::write_f32(self.board.as_ref(), cos, rotary.cos())?;
@@ -246,8 +277,8 @@ impl Memory {
         let t = network.sizes.t;
         let state = State::cut(&mut cutter, layout.len(), options.elem);
         let state_bytes = cutter.len_bytes();
-        let slots = [(); N_SLOTS].map(|()| Slot::cut(&mut cutter, options.batch_size * t));
-        let eval = Slot::cut(&mut cutter, options.micro_batch * t);
+        let slots = [(); N_SLOTS].map(|()| Slot::cut(&mut cutter, options.batch_size * t, options.masks));
+        let eval = Slot::cut(&mut cutter, options.micro_batch * t, options.masks);
         let results = Results::cut(&mut cutter, options.batch_size * t);
         let (activations, kept) = Activations::cut(&mut cutter, network, options, attention);
         let floats = (layout.len() * Elem::F32.bytes()) as u64;
@@ -264,25 +295,27 @@ impl Memory {
 
 impl DeviceEngine for BoardEngine {
     fn step(&mut self, step: StepInputs<'_>) -> Result<(), EngineError> {
-        let StepInputs { inputs, targets, step, learning_rate } = step;
+        let StepInputs { sequences, step, learning_rate } = step;
         let (t, v) = (self.network.sizes.t, self.network.sizes.v);
         let expected = self.options.batch_size * t;
-        if inputs.len() != expected || targets.len() != expected {
-            return Err(EngineError::Batch { expected, got: inputs.len() });
+        if sequences.inputs.len() != expected || sequences.targets.len() != expected {
+            return Err(EngineError::Batch { expected, got: sequences.inputs.len() });
         }
-        check_tokens(inputs.iter().chain(targets), v)?;
+        self.check(&sequences)?;
         let place = self.pending.next()?;
         let slot_idx = (step % N_SLOTS as u64) as usize;
         let rows: Vec<_> = self.options.micro_batches().map(|b| b.start * t..b.end * t).collect();
-        let order = order_by_token(inputs, &rows, v);
+        let order = order_by_token(sequences.inputs, &rows, v);
+        let (shares, divisors) = self.shares(&sequences);
+        let sequences = Sequences { weights: shares.as_deref(), ..sequences };
         let state = self.step_state(step, learning_rate, place);
         self.reclaim(slot_idx)?;
         self.board.mark(slot_idx * EDGES)?;
-        self.memory.slots[slot_idx].write(self.board.as_ref(), &state.to_bytes(), inputs, targets, &order)?;
+        self.memory.slots[slot_idx].write(self.board.as_ref(), &state.to_bytes(), sequences, &order)?;
         self.launch(slot_idx)?;
         self.in_flight[slot_idx] = Some(InFlight { step, anchor: self.timeline.newest() });
         self.is_warm = true;
-        self.pending.push();
+        self.pending.push(divisors);
         Ok(())
     }
 
@@ -309,15 +342,16 @@ impl DeviceEngine for BoardEngine {
         self.memory.results.read(&places, |from, out| board.read(from, out))
     }
 
-    fn evaluate(&mut self, inputs: &[u32], targets: &[u32]) -> Result<LossSum, EngineError> {
+    fn evaluate(&mut self, sequences: Sequences<'_>) -> Result<LossSum, EngineError> {
+        let Sequences { inputs, targets, .. } = sequences;
         let most = self.options.micro_batch * self.network.sizes.t;
         if inputs.len() > most || inputs.len() != targets.len() {
             return Err(EngineError::Batch { expected: most, got: inputs.len() });
         }
-        check_tokens(inputs.iter().chain(targets), self.network.sizes.v)?;
+        self.check(&sequences)?;
         let Memory { state, eval, results, activations, .. } = &self.memory;
         let board = self.board.as_ref();
-        eval.write(board, &[], inputs, targets, inputs)?;
+        eval.write(board, &[], sequences, inputs)?;
         let micro_batch = MicroBatch {
             board,
             network: &self.network,
@@ -386,12 +420,5 @@ impl DeviceEngine for BoardEngine {
         };
         let elem = self.options.elem.suffix();
         format!("{} in {elem}, attention {attention}, steps {launched}", self.board.name())
-    }
-}
-
-fn check_tokens<'a>(mut tokens: impl Iterator<Item = &'a u32>, v: usize) -> Result<(), EngineError> {
-    match tokens.find(|&&token| token as usize >= v) {
-        Some(&token) => Err(EngineError::Token { token, n_vocab: v }),
-        None => Ok(()),
     }
 }

@@ -44,6 +44,12 @@ pub enum EngineError {
         /// Tokens.
         got: usize,
     },
+    /// A batch with weights or documents for an engine that was made without.
+    #[error("a batch with {what} came to an engine made without")]
+    Masks {
+        /// Weights of targets, or documents.
+        what: &'static str,
+    },
     /// A token that the model does not have.
     #[error("token {token} of a vocabulary of {n_vocab}")]
     Token {

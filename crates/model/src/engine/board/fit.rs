@@ -114,6 +114,6 @@ impl Fit<'_> {
     }
 
     fn asks_for_fused(&self) -> bool {
-        self.options.elem == Elem::Bf16 && self.options.dropout <= 0.0
+        self.options.elem == Elem::Bf16 && self.options.dropout <= 0.0 && !self.options.masks.documents
     }
 }

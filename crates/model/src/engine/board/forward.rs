@@ -192,7 +192,16 @@ impl<'a> MicroBatch<'a> {
             Attention::Products { scratch } => {
                 let (shape, site) = (self.attention(), self.site(Place::Attention(layer_idx)));
                 let Kept { attended, log_sum_exp, qkv, .. } = *kept;
-                attention::fwd(self.board, attended, log_sum_exp, qkv, &shape, None, &site, scratch)?;
+                attention::fwd(
+                    self.board,
+                    attended,
+                    log_sum_exp,
+                    qkv,
+                    &shape,
+                    self.slot.documents,
+                    &site,
+                    scratch,
+                )?;
             }
         }
         Ok(())
@@ -360,6 +369,7 @@ impl<'a> MicroBatch<'a> {
         classifier::Rows {
             logits: self.activations.logits,
             targets: self.slot.targets.add(rows.start),
+            target_weights: self.slot.weights.map(|weights| weights.add(rows.start)),
             losses,
             correct,
             n: rows.len(),

@@ -37,7 +37,7 @@ use candle_core::Tensor;
 use wattle_ops::adamw::Hyperparameters;
 use wattle_ops::board::Elem;
 
-use super::{LossSum, MemoryPlan, Recompute};
+use super::{LossSum, MemoryPlan, Recompute, Sequences};
 use crate::parameter::Parameter;
 
 pub use engine::BoardEngine;
@@ -57,7 +57,7 @@ pub trait DeviceEngine: Send {
     /// [`DeviceEngine::drain`] is to be called before there are more than [`MAX_PENDING_STEPS`].
     ///
     /// # Shapes
-    /// `inputs`, `targets` (b·t), with the number of sequences that the engine was made for.
+    /// As many sequences as the engine was made for.
     ///
     /// # Errors
     /// If the batch has another size, the device fails, or no gradient reached a parameter in the first step; no update
@@ -84,11 +84,11 @@ pub trait DeviceEngine: Send {
     /// The losses of some sequences, without dropout; gradients, weights and moments stay as they are.
     ///
     /// # Shapes
-    /// `inputs`, `targets` (b·t), at most a micro-batch's sequences.
+    /// At most a micro-batch's sequences.
     ///
     /// # Errors
     /// If there are more, or the device fails.
-    fn evaluate(&mut self, inputs: &[u32], targets: &[u32]) -> Result<LossSum, EngineError>;
+    fn evaluate(&mut self, sequences: Sequences<'_>) -> Result<LossSum, EngineError>;
 
     /// Waits for all work, ties the device's clock to the host's, which `host_ns` reads, and gives the spans of
     /// the steps since that was last done.
@@ -163,6 +163,17 @@ pub struct DeviceEngineOptions {
     pub clip_norm: f64,
     /// AdamW's.
     pub hyperparameters: Hyperparameters,
+    /// What batches may say beside their tokens.
+    pub masks: Masks,
+}
+
+/// What batches may say beside their tokens. Room for it is planned, so an engine is told before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Masks {
+    /// Weights of targets.
+    pub weights: bool,
+    /// Where documents start. Attention is then not the board's own.
+    pub documents: bool,
 }
 
 impl DeviceEngineOptions {
@@ -176,10 +187,8 @@ impl DeviceEngineOptions {
 /// What one step is told.
 #[derive(Clone, Copy, Debug)]
 pub struct StepInputs<'a> {
-    /// Tokens.
-    pub inputs: &'a [u32],
-    /// The tokens after them.
-    pub targets: &'a [u32],
+    /// The whole batch.
+    pub sequences: Sequences<'a>,
     /// Which update it is, counted from 1.
     pub step: u64,
     /// η

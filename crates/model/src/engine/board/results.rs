@@ -1,5 +1,6 @@
 //! What comes back from steps.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 
 use wattle_ops::board::{Board, BoardError, DevicePtr, Ptr, StepState};
@@ -17,41 +18,59 @@ pub(super) trait ReadBytes: FnMut(DevicePtr, &mut [u8]) -> Result<(), BoardError
 impl<F: FnMut(DevicePtr, &mut [u8]) -> Result<(), BoardError>> ReadBytes for F {}
 
 /// Which places of the ring hold results that nobody has asked for yet. The oldest are asked for first.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Pending {
     /// Where the oldest lies.
     first: usize,
-    len: usize,
+    /// What each result is divided by.
+    divisors: VecDeque<Divisors>,
+}
+
+/// What makes means of a step's sums.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Divisors {
+    /// Of the sum of losses.
+    pub(super) loss: f64,
+    /// Of the number of right guesses.
+    pub(super) n_correct: f64,
+}
+
+/// Results that are about to be read.
+#[derive(Debug)]
+pub(super) struct Places {
+    /// Where they lie: up to the ring's end, and from its start.
+    pub(super) ranges: [Range<usize>; 2],
+    divisors: Vec<Divisors>,
 }
 
 impl Pending {
     /// How many there are.
-    pub(super) fn len(self) -> usize {
-        self.len
+    pub(super) fn len(&self) -> usize {
+        self.divisors.len()
     }
 
     /// The place of a new one.
     ///
     /// # Errors
     /// If the ring is full.
-    pub(super) fn next(self) -> Result<usize, EngineError> {
-        if self.len == MAX_PENDING_STEPS {
+    pub(super) fn next(&self) -> Result<usize, EngineError> {
+        if self.len() == MAX_PENDING_STEPS {
             return Err(EngineError::Pending);
         }
-        Ok((self.first + self.len) % MAX_PENDING_STEPS)
+        Ok((self.first + self.len()) % MAX_PENDING_STEPS)
     }
 
     /// [`Pending::next`] is taken.
-    pub(super) fn push(&mut self) {
-        self.len += 1;
+    pub(super) fn push(&mut self, divisors: Divisors) {
+        self.divisors.push_back(divisors);
     }
 
-    /// Takes out the oldest `n`: up to the ring's end, and from its start.
-    pub(super) fn take(&mut self, n: usize) -> [Range<usize>; 2] {
+    /// Takes out the oldest `n`.
+    pub(super) fn take(&mut self, n: usize) -> Places {
         let to_end = n.min(MAX_PENDING_STEPS - self.first);
         let ranges = [self.first..self.first + to_end, 0..n - to_end];
-        *self = Self { first: (self.first + n) % MAX_PENDING_STEPS, len: self.len - n };
-        ranges
+        self.first = (self.first + n) % MAX_PENDING_STEPS;
+        Places { ranges, divisors: self.divisors.drain(..n).collect() }
     }
 }
 
@@ -122,24 +141,26 @@ impl Results {
     /// [`Board::read_beside`] is for finished steps.
     pub(super) fn read(
         &self,
-        places: &[Range<usize>],
+        places: &Places,
         mut read: impl ReadBytes,
     ) -> Result<Vec<StepResult>, EngineError> {
-        let mut bytes =
-            vec![0; places.iter().map(ExactSizeIterator::len).sum::<usize>() * results::StepResult::BYTES];
+        let mut bytes = vec![0; places.divisors.len() * results::StepResult::BYTES];
         let mut rest = bytes.as_mut_slice();
-        for places in places.iter().filter(|places| !places.is_empty()) {
-            let (part, after) = rest.split_at_mut(places.len() * results::StepResult::BYTES);
-            read(self.ring.add(places.start).bytes(), part)?;
+        for range in places.ranges.iter().filter(|range| !range.is_empty()) {
+            let (part, after) = rest.split_at_mut(range.len() * results::StepResult::BYTES);
+            read(self.ring.add(range.start).bytes(), part)?;
             rest = after;
         }
-        let mean = |sum: f64| (sum / self.n_rows as f64) as f32;
-        let (places, _) = bytes.as_chunks();
-        let result = |place| {
+        let (stored, _) = bytes.as_chunks();
+        let result = |(place, divisors): (_, &Divisors)| {
             let results::StepResult { loss, n_correct, grad_norm } = results::StepResult::from_bytes(place);
-            StepResult { loss: mean(loss), accuracy: mean(f64::from(n_correct)), grad_norm }
+            StepResult {
+                loss: (loss / divisors.loss) as f32,
+                accuracy: (f64::from(n_correct) / divisors.n_correct) as f32,
+                grad_norm,
+            }
         };
-        Ok(places.iter().map(result).collect())
+        Ok(stored.iter().zip(&places.divisors).map(result).collect())
     }
 
     /// The sum over the first `n` rows, once all work before is done.
@@ -176,16 +197,16 @@ mod tests {
             let places: Vec<_> = (0..n)
                 .map(|_| {
                     let place = pending.next().unwrap();
-                    pending.push();
+                    pending.push(Divisors { loss: 1.0, n_correct: 1.0 });
                     place
                 })
                 .collect();
             (places[0], places[n - 1])
         };
         assert_eq!(push(&mut pending, MAX_PENDING_STEPS - 1), (0, MAX_PENDING_STEPS - 2));
-        assert_eq!(pending.take(MAX_PENDING_STEPS - 3), [0..MAX_PENDING_STEPS - 3, 0..0]);
+        assert_eq!(pending.take(MAX_PENDING_STEPS - 3).ranges, [0..MAX_PENDING_STEPS - 3, 0..0]);
         assert_eq!(push(&mut pending, 4), (MAX_PENDING_STEPS - 1, 2));
-        assert_eq!(pending.take(5), [MAX_PENDING_STEPS - 3..MAX_PENDING_STEPS, 0..2]);
+        assert_eq!(pending.take(5).ranges, [MAX_PENDING_STEPS - 3..MAX_PENDING_STEPS, 0..2]);
         assert_eq!((pending.len(), pending.next().unwrap()), (1, 3));
         push(&mut pending, MAX_PENDING_STEPS - 1);
         assert!(matches!(pending.next(), Err(EngineError::Pending)));

@@ -58,7 +58,9 @@ impl StepLaunches<'_> {
     fn micro_batch(&self, sequences: Range<usize>) -> Result<(), EngineError> {
         let t = self.network.sizes.t;
         let results = self.results.rows().from(sequences.start * t);
-        let scale = 1.0 / (self.options.batch_size * t) as f32;
+        // With weights, each target has its share of the batch's.
+        let weight = if self.options.masks.weights { 1.0 } else { (self.options.batch_size * t) as f32 };
+        let scale = 1.0 / weight;
         let micro_batch = MicroBatch::of_step(self, sequences);
         micro_batch.forward()?;
         micro_batch.losses_and_gradients(results, scale)?;

@@ -146,7 +146,8 @@ impl Passes<'_> {
         let saved =
             attention::cpu::Saved { out: kept.attended, log_sum_exp: kept.log_sum_exp, qkv: kept.qkv };
         let site = sites.attention.as_ref();
-        attention::cpu::bwd(gradients.qkv, grad_heads, saved, &layout, &shape, None, site, scratch);
+        let documents = self.documents(*first, x.len() / c);
+        attention::cpu::bwd(gradients.qkv, grad_heads, saved, &layout, &shape, documents, site, scratch);
         if let Some(rotary) = self.rotary {
             let (rows, n_heads) = sizes.turning();
             rope::cpu::bwd(gradients.qkv, rows, x.len() / c, n_heads, t, rotary);

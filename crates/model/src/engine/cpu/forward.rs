@@ -10,6 +10,7 @@ use wattle_ops::{Dropout, HeadRows, activation, attention, dropout, embedding, h
 use super::arena::{Hidden, Kept, Normed};
 use super::forward_slice::ForwardSlice;
 use super::sites::Sites;
+use crate::engine::Sequences;
 use crate::engine::network::{Linear, MlpKind, Network, Norm, NormKind, NormPlace, QueryKeyNorms, Sizes};
 
 /// What all slices of a pass share.
@@ -19,11 +20,13 @@ pub(super) struct Passes<'a> {
     pub(super) weights: &'a [f32],
     pub(super) sites: &'a Sites,
     pub(super) rotary: Option<&'a Rotary>,
+    /// Those of the micro-batch.
+    pub(super) sequences: Sequences<'a>,
 }
 
 impl Passes<'_> {
-    /// The forward pass up to the normalized rows of the last block. `tokens` are those of the micro-batch.
-    pub(super) fn forward(&self, mut slice: ForwardSlice<'_>, tokens: &[u32]) {
+    /// The forward pass up to the normalized rows of the last block.
+    pub(super) fn forward(&self, mut slice: ForwardSlice<'_>) {
         let ForwardSlice {
             sequences,
             x,
@@ -37,7 +40,7 @@ impl Passes<'_> {
         } = &mut slice;
         let Network { blocks, sizes, .. } = self.network;
         let first = sequences.start;
-        self.embed(x[0], &tokens[first * sizes.t..sequences.end * sizes.t], first);
+        self.embed(x[0], &self.sequences.inputs[first * sizes.t..sequences.end * sizes.t], first);
         if sizes.norm_place == NormPlace::After {
             for layer_idx in 0..blocks.len() {
                 let (before, after) = x.split_at_mut(layer_idx + 1);
@@ -137,7 +140,9 @@ impl Passes<'_> {
         let shape = sizes.attention_shape();
         let layout = attention::cpu::QkvLayout::fused(&shape);
         let site = sites.attention.as_ref();
-        attention::cpu::fwd(kept.attended, kept.log_sum_exp, kept.qkv, &layout, &shape, None, site, scratch);
+        let documents = self.documents(first, x.len() / sizes.c);
+        let (out, log_sum_exp) = (&mut *kept.attended, &mut *kept.log_sum_exp);
+        attention::cpu::fwd(out, log_sum_exp, kept.qkv, &layout, &shape, documents, site, scratch);
         self.project(branch, kept.attended, &block.attention_out, sites.attention_out)
     }
 
@@ -155,6 +160,12 @@ impl Passes<'_> {
             norm: rms_norm::Norm { weight: norm.of(self.weights).0, eps: sizes.norm_eps },
         };
         [heads(&norms.q, n_q, 0, 0), heads(&norms.k, n_k, q_width, n_q)]
+    }
+
+    /// Where the documents start of `n` rows, which begin with the micro-batch's sequence `first`.
+    pub(super) fn documents(&self, first: usize, n: usize) -> Option<&[u32]> {
+        let start = first * self.network.sizes.t;
+        self.sequences.documents.map(|documents| &documents[start..start + n])
     }
 
     /// The feed-forward half up to what stands between its products.

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use wattle_ops::classifier::cpu::{self as classifier, Input, Shape};
 
 use super::arena::Arena;
-use crate::engine::{FlatState, LossSum};
+use crate::engine::{FlatState, LossSum, Sequences};
 
 /// The head's place in the flat buffers, and its sizes.
 pub(super) struct Head {
@@ -20,13 +20,14 @@ impl Head {
         &self,
         arena: &mut Arena,
         state: &mut FlatState,
-        targets: &[u32],
+        sequences: Sequences<'_>,
         scale: f32,
     ) -> LossSum {
         let Self { weight, shape } = self;
+        let Sequences { targets, weights: target_weights, .. } = sequences;
         let Arena { final_norm, branch, losses, logits, .. } = arena;
         let x = &final_norm.out.values()[..targets.len() * shape.n_in];
-        let input = Input { x, weight: &state.weights[weight.clone()], targets };
+        let input = Input { x, weight: &state.weights[weight.clone()], targets, target_weights };
         let grad_x = &mut branch.values_mut()[..x.len()];
         let losses = &mut losses.values_mut()[..targets.len()];
         let grad_weight = &mut state.gradients[weight.clone()];
@@ -35,26 +36,27 @@ impl Head {
     }
 
     /// Losses without gradients. As many rows at a time as in training, in fixed parts.
-    pub(super) fn evaluate(&self, arena: &mut Arena, state: &FlatState, targets: &[u32]) -> LossSum {
+    pub(super) fn evaluate(&self, arena: &mut Arena, state: &FlatState, sequences: Sequences<'_>) -> LossSum {
+        let Sequences { targets, weights: target_weights, .. } = sequences;
         let Self { weight, shape } = self;
         let weight = &state.weights[weight.clone()];
         let Arena { final_norm, losses, logits, .. } = arena;
         let losses = &mut losses.values_mut()[..targets.len()];
+        let x = &final_norm.out.values()[..targets.len() * shape.n_in];
+        let input = Input { x, weight, targets, target_weights };
         let rows = shape.chunk_rows();
         let part = rows / 4;
-        let x = final_norm.out.values()[..targets.len() * shape.n_in].chunks(rows * shape.n_in);
         let n_correct = losses
             .chunks_mut(rows)
-            .zip(x)
-            .zip(targets.chunks(rows))
-            .map(|((losses, x), targets)| {
+            .enumerate()
+            .map(|(chunk_idx, losses)| {
                 losses
                     .par_chunks_mut(part)
-                    .zip(x.par_chunks(part * shape.n_in))
-                    .zip(targets.par_chunks(part))
                     .zip(logits.par_chunks_mut(part * shape.n_vocab))
-                    .map(|(((losses, x), targets), logits)| {
-                        classifier::fwd(losses, &Input { x, weight, targets }, shape, logits)
+                    .enumerate()
+                    .map(|(part_idx, (losses, logits))| {
+                        let first = chunk_idx * rows + part_idx * part;
+                        classifier::fwd(losses, &input.rows(first, losses.len(), shape), shape, logits)
                     })
                     .sum::<usize>()
             })

@@ -45,7 +45,7 @@ use self::slices::Slices;
 use super::flat_state::FlatState;
 use super::layout::{Layout, Placement};
 use super::network::{Block, Network, Sizes};
-use super::{Engine, EngineOptions, LossSum, MemoryPlan};
+use super::{Engine, EngineOptions, LossSum, MemoryPlan, Sequences};
 use crate::config::ModelConfig;
 use crate::parameter::Parameter;
 use crate::pass::TrainingPass;
@@ -105,33 +105,34 @@ impl CpuEngine {
         })
     }
 
-    fn forward(&mut self, sites: &Sites, inputs: &[u32], slices: &Slices) {
-        let (passes, _, arena) = self.parts(sites);
+    fn forward(&mut self, sites: &Sites, sequences: Sequences<'_>, slices: &Slices) {
+        let (passes, _, arena) = self.parts(sites, sequences);
         let slices = ForwardSlice::cut(arena, slices);
-        slices.into_par_iter().with_max_len(1).for_each(|slice| passes.forward(slice, inputs));
+        slices.into_par_iter().with_max_len(1).for_each(|slice| passes.forward(slice));
     }
 
-    fn backward(&mut self, sites: &Sites, inputs: &[u32], slices: &Slices) {
-        let n_sequences = inputs.len() / self.network.sizes.t;
-        self.final_norm_backward(sites, n_sequences, slices);
+    fn backward(&mut self, sites: &Sites, sequences: Sequences<'_>, slices: &Slices) {
+        self.final_norm_backward(sites, sequences, slices);
         for layer_idx in (0..self.network.n_layers()).rev() {
-            self.block_backward(sites, layer_idx, n_sequences, slices);
+            self.block_backward(sites, layer_idx, sequences, slices);
         }
-        self.embedding_backward(sites, inputs, slices);
+        self.embedding_backward(sites, sequences.inputs, slices);
     }
 
-    fn final_norm_backward(&mut self, sites: &Sites, n_sequences: usize, slices: &Slices) {
+    fn final_norm_backward(&mut self, sites: &Sites, sequences: Sequences<'_>, slices: &Slices) {
+        let n_sequences = sequences.inputs.len() / self.network.sizes.t;
         let vectors = self.network.final_norm.range();
-        let (passes, gradients, arena) = self.parts(sites);
+        let (passes, gradients, arena) = self.parts(sites, sequences);
         let slices = FinalNormSlice::cut(arena, vectors.len(), slices);
         slices.into_par_iter().with_max_len(1).for_each(|slice| passes.final_norm_backward(slice));
         add_vector_gradients(&mut gradients[vectors], arena, n_sequences);
     }
 
-    fn block_backward(&mut self, sites: &Sites, layer_idx: usize, n_sequences: usize, slices: &Slices) {
+    fn block_backward(&mut self, sites: &Sites, layer_idx: usize, sequences: Sequences<'_>, slices: &Slices) {
+        let n_sequences = sequences.inputs.len() / self.network.sizes.t;
         let recompute = self.arena_sizes.options.recompute;
         let vectors = self.vectors[layer_idx].clone();
-        let (passes, gradients, arena) = self.parts(sites);
+        let (passes, gradients, arena) = self.parts(sites, sequences);
         let slices = BackwardSlice::cut(arena, layer_idx, &vectors, slices);
         slices.into_par_iter().with_max_len(1).for_each(|slice| passes.backward(layer_idx, slice, recompute));
         let Network { blocks, sizes, .. } = passes.network;
@@ -164,9 +165,13 @@ impl CpuEngine {
     }
 
     /// What passes read, and the gradients and the arena that they write.
-    fn parts<'a>(&'a mut self, sites: &'a Sites) -> (Passes<'a>, &'a mut [f32], &'a mut Arena) {
+    fn parts<'a>(
+        &'a mut self,
+        sites: &'a Sites,
+        sequences: Sequences<'a>,
+    ) -> (Passes<'a>, &'a mut [f32], &'a mut Arena) {
         let Self { network, rotary, state, arena, .. } = self;
-        let passes = Passes { network, weights: &state.weights, sites, rotary: rotary.as_ref() };
+        let passes = Passes { network, weights: &state.weights, sites, rotary: rotary.as_ref(), sequences };
         (passes, &mut state.gradients, arena)
     }
 }
@@ -180,30 +185,24 @@ impl Engine for CpuEngine {
         &mut self.state
     }
 
-    fn accumulate_gradients(
-        &mut self,
-        inputs: &[u32],
-        targets: &[u32],
-        pass: TrainingPass,
-        scale: f32,
-    ) -> LossSum {
-        let slices = self.arena_sizes.slices(inputs, targets);
+    fn accumulate_gradients(&mut self, sequences: Sequences<'_>, pass: TrainingPass, scale: f32) -> LossSum {
+        let slices = self.arena_sizes.slices(sequences.inputs, sequences.targets);
         let sites = Sites::training(pass, &self.network);
         // On one of rayon's threads, so that handing out work does not go through another.
         rayon::scope(|_| {
-            self.forward(&sites, inputs, &slices);
-            let sum = self.head.train(&mut self.arena, &mut self.state, targets, scale);
-            self.backward(&sites, inputs, &slices);
+            self.forward(&sites, sequences, &slices);
+            let sum = self.head.train(&mut self.arena, &mut self.state, sequences, scale);
+            self.backward(&sites, sequences, &slices);
             sum
         })
     }
 
-    fn evaluate(&mut self, inputs: &[u32], targets: &[u32]) -> LossSum {
-        let slices = self.arena_sizes.slices(inputs, targets);
+    fn evaluate(&mut self, sequences: Sequences<'_>) -> LossSum {
+        let slices = self.arena_sizes.slices(sequences.inputs, sequences.targets);
         let sites = Sites::evaluation(&self.network);
         rayon::scope(|_| {
-            self.forward(&sites, inputs, &slices);
-            self.head.evaluate(&mut self.arena, &self.state, targets)
+            self.forward(&sites, sequences, &slices);
+            self.head.evaluate(&mut self.arena, &self.state, sequences)
         })
     }
 

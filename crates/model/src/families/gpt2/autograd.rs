@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use wattle_ops::Activation;
-use wattle_ops::attention::{causal_attention, causal_mask_after};
+use wattle_ops::attention::{Kind, causal_attention};
 use wattle_ops::board::Board;
 use wattle_ops::embedding::embedding;
 use wattle_ops::layer_norm::layer_norm;
@@ -101,7 +101,7 @@ impl Gpt2 {
     ) -> Result<Tensor> {
         let first = cache.as_ref().map_or(0, |cache| cache.n_cached());
         let t = tokens.dim(1)?;
-        let mask = causal_mask_after(first, t, tokens.device())?;
+        let mask = pass.attention_mask(Kind::Causal, first, t, tokens.device())?;
         let positions = pass.value(&self.position_table).narrow(0, first, t)?;
         let embedded = embedding(tokens, &pass.value(&self.token_table), &positions)?;
         let mut x = pass.dropout(&embedded.to_dtype(pass.dtype)?)?;

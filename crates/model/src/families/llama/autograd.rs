@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor, Var, bail};
-use wattle_ops::attention::{causal_attention, mask_after};
+use wattle_ops::attention::causal_attention;
 use wattle_ops::board::Board;
 use wattle_ops::linear::{linear, linear_transposed};
 use wattle_ops::rms_norm::rms_norm;
@@ -118,7 +118,7 @@ impl Llama {
         let vectors = pass.value(&self.token_table).index_select(&tokens.flatten_all()?, 0)?;
         let mut x = vectors.reshape((b, t, self.config.d_model))?.to_dtype(pass.dtype)?;
         pass.see(|| "model.embed_tokens output".to_owned(), &x)?;
-        let view = View::of(&self.config, first, t, pass.dtype, tokens.device())?;
+        let view = View::of(&self.config, first, t, pass, tokens.device())?;
         for layer_idx in 0..self.blocks.len() {
             x = self.block(layer_idx, &x, &view, cache.as_deref_mut(), pass)?;
         }
@@ -224,12 +224,12 @@ struct View {
 
 impl View {
     /// Of `t` positions that follow `first` others.
-    fn of(config: &ModelConfig, first: usize, t: usize, dtype: DType, device: &Device) -> Result<Self> {
+    fn of(config: &ModelConfig, first: usize, t: usize, pass: &Pass<'_>, device: &Device) -> Result<Self> {
         let d = config.head_width();
         let rotary = Rotary::of(config.rope_theta, d, first..first + t, config.scaling());
-        let table = |values: &[f32]| Tensor::from_slice(values, (t, d / 2), device)?.to_dtype(dtype);
+        let table = |values: &[f32]| Tensor::from_slice(values, (t, d / 2), device)?.to_dtype(pass.dtype);
         Ok(Self {
-            mask: mask_after(config.attention_kind(), first, t, device)?,
+            mask: pass.attention_mask(config.attention_kind(), first, t, device)?,
             cos: table(rotary.cos())?,
             sin: table(rotary.sin())?,
         })

@@ -4,9 +4,10 @@ use std::ops::Range;
 
 use super::forward::{score, whole_panels};
 use super::pack::{self, Head};
+use super::seen::{Prefix, Ranges, Seen};
 use super::softmax::grad_row;
-use super::{BLOCK, QkvLayout, Saved, Shape, first_probability, seen};
-use crate::attention::AttentionDropout;
+use super::{BLOCK, QkvLayout, Saved, Shape, first_probability};
+use crate::attention::{AttentionDropout, Kind};
 use crate::heads::HeadRows;
 use crate::lanes;
 use crate::simd::{Simd, dispatch};
@@ -37,16 +38,34 @@ pub fn bwd(
     assert_eq!(grad_qkv.len(), saved.qkv.len(), "elements of the gradients of q, k and v");
     assert!(scratch.len() >= shape.bwd_scratch_len(), "scratch of {} floats", shape.bwd_scratch_len());
     let dropout = dropout.filter(|dropout| dropout.probability > 0.0);
-    dispatch!(kernel(
-        grad_qkv: &mut [f32],
-        grad_out: &[f32],
-        saved: Saved<'_>,
-        layout: &QkvLayout,
-        shape: &Shape,
-        documents: Option<&[u32]>,
-        dropout: Option<&AttentionDropout>,
-        scratch: &mut [f32],
-    ));
+    match (shape.kind, documents) {
+        (Kind::Causal, None) => {
+            let seen = Prefix;
+            dispatch!(kernel::<Prefix>(
+                grad_qkv: &mut [f32],
+                grad_out: &[f32],
+                saved: Saved<'_>,
+                layout: &QkvLayout,
+                shape: &Shape,
+                seen: Prefix,
+                dropout: Option<&AttentionDropout>,
+                scratch: &mut [f32],
+            ));
+        }
+        (kind, documents) => {
+            let seen = Ranges { kind, t: shape.t, documents };
+            dispatch!(kernel::<Ranges<'_>>(
+                grad_qkv: &mut [f32],
+                grad_out: &[f32],
+                saved: Saved<'_>,
+                layout: &QkvLayout,
+                shape: &Shape,
+                seen: Ranges<'_>,
+                dropout: Option<&AttentionDropout>,
+                scratch: &mut [f32],
+            ));
+        }
+    }
 }
 
 /// Scratch of one head of keys.
@@ -74,32 +93,30 @@ struct Block<'a> {
 
 /// Which block of rows of which head.
 #[derive(Clone, Copy)]
-struct Place<'a> {
+struct Place {
     sequence: usize,
     head: usize,
     first: usize,
     n: usize,
-    /// The keys that some row of each strip sees.
-    keys: &'a [Range<usize>; BLOCK / STRIP],
 }
 
-impl Place<'_> {
-    /// The strips that have rows.
+impl Place {
+    /// The keys that some row of the strip that begins with row `first` of the block sees.
     #[inline(always)]
-    fn strips(&self) -> &[Range<usize>] {
-        &self.keys[..self.n.div_ceil(STRIP)]
+    fn keys(&self, seen: impl Seen, first: usize) -> Range<usize> {
+        seen.keys_of_rows(self.sequence, self.first + first, STRIP)
     }
 }
 
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "those of the operation")]
-fn kernel<S: Simd>(
+fn kernel<S: Simd, K: Seen>(
     grad_qkv: &mut [f32],
     grad_out: &[f32],
     saved: Saved<'_>,
     layout: &QkvLayout,
     shape: &Shape,
-    documents: Option<&[u32]>,
+    seen: K,
     dropout: Option<&AttentionDropout>,
     scratch: &mut [f32],
 ) {
@@ -111,17 +128,11 @@ fn kernel<S: Simd>(
             kv.load(&saved, layout, shape, sequence, kv_head);
             for head in kv_head * group..(kv_head + 1) * group {
                 for first in (0..t).step_by(BLOCK) {
-                    let keys = |strip| {
-                        let row = first + strip * STRIP;
-                        let seen = |row| seen(shape, documents, sequence, row);
-                        seen(row).start..seen(row + STRIP - 1).end
-                    };
-                    let keys = std::array::from_fn(keys);
-                    let place = Place { sequence, head, first, n: BLOCK.min(t - first), keys: &keys };
+                    let place = Place { sequence, head, first, n: BLOCK.min(t - first) };
                     block.load(&saved, grad_out, layout, shape, place);
-                    block.grad_scores::<S>(&kv, &saved, shape, documents, dropout, place);
-                    block.store_grad_queries(grad_qkv, &kv, layout, shape, place);
-                    block.add_grad_keys_and_values(&mut kv, shape, place);
+                    block.grad_scores::<S, K>(&kv, &saved, shape, seen, dropout, place);
+                    block.store_grad_queries(grad_qkv, &kv, layout, shape, seen, place);
+                    block.add_grad_keys_and_values(&mut kv, shape, seen, place);
                 }
             }
             kv.store_grads(grad_qkv, layout, shape, sequence, kv_head);
@@ -190,14 +201,7 @@ impl KvHead<'_> {
 impl Block<'_> {
     /// Copies queries (times 1/√d) and the output's gradient.
     #[inline(always)]
-    fn load(
-        &mut self,
-        saved: &Saved<'_>,
-        grad_out: &[f32],
-        layout: &QkvLayout,
-        shape: &Shape,
-        place: Place<'_>,
-    ) {
+    fn load(&mut self, saved: &Saved<'_>, grad_out: &[f32], layout: &QkvLayout, shape: &Shape, place: Place) {
         let (d, d_padded) = (shape.head_width, shape.padded_width());
         let first = place.sequence * shape.t + place.first;
         let q = Head { values: saved.qkv, rows: layout.q, head: place.head, width: d };
@@ -209,19 +213,18 @@ impl Block<'_> {
 
     /// Probabilities times their mask, and the gradient of scores, of all rows of the block.
     #[inline(always)]
-    fn grad_scores<S: Simd>(
+    fn grad_scores<S: Simd, K: Seen>(
         &mut self,
         kv: &KvHead<'_>,
         saved: &Saved<'_>,
         shape: &Shape,
-        documents: Option<&[u32]>,
+        seen: K,
         dropout: Option<&AttentionDropout>,
-        place: Place<'_>,
+        place: Place,
     ) {
         let (d, d_padded, stride) = (shape.head_width, shape.padded_width(), shape.score_stride());
-        for (strip_idx, keys) in place.strips().iter().enumerate() {
-            let first = strip_idx * STRIP;
-            let panels = whole_panels(keys.clone());
+        for first in (0..place.n).step_by(STRIP) {
+            let panels = whole_panels(place.keys(seen, first));
             let (rows, vectors) = (first * stride.., first * d_padded..);
             let scores = &mut self.scores[rows.clone()];
             score(scores, stride, &self.queries[vectors.clone()], d_padded, kv.key_panels, d, panels.clone());
@@ -237,7 +240,7 @@ impl Block<'_> {
                     grads.fill(0.0);
                     continue;
                 }
-                let keys = seen(shape, documents, place.sequence, row);
+                let keys = seen.keys(place.sequence, row);
                 let seen = keys.start - panels.start..keys.end - panels.start;
                 let start = ((place.sequence * shape.t + row) * shape.n_heads + place.head) * d;
                 let grad_out = &self.grad_out[(first + i) * d_padded..][..d];
@@ -264,12 +267,13 @@ impl Block<'_> {
         kv: &KvHead<'_>,
         layout: &QkvLayout,
         shape: &Shape,
-        place: Place<'_>,
+        seen: impl Seen,
+        place: Place,
     ) {
         let (d, d_padded, stride) = (shape.head_width, shape.padded_width(), shape.score_stride());
         let scale = shape.scale();
-        for (strip_idx, keys) in place.strips().iter().enumerate() {
-            let first = strip_idx * STRIP;
+        for first in (0..place.n).step_by(STRIP) {
+            let keys = place.keys(seen, first);
             let grads = &self.grad_scores[first * stride + keys.start..];
             let left = Left { values: grads, row_stride: stride, column_stride: 1 };
             let right = Right { values: &kv.keys[keys.start * d_padded..], row_stride: d_padded };
@@ -287,22 +291,20 @@ impl Block<'_> {
 
     /// `grad_k += grad_sᵀ · q / √d` and `grad_v += (p ∘ mask)ᵀ · grad_out`, over the rows of the block.
     #[inline(always)]
-    fn add_grad_keys_and_values(&self, kv: &mut KvHead<'_>, shape: &Shape, place: Place<'_>) {
+    fn add_grad_keys_and_values(&self, kv: &mut KvHead<'_>, shape: &Shape, seen: impl Seen, place: Place) {
         let (d_padded, stride) = (shape.padded_width(), shape.score_stride());
-        let strips = place.strips();
-        let (Some(earliest), Some(latest)) = (strips.first(), strips.last()) else { return };
-        // What each strip sees begins and ends no earlier than for the strip before, so the strips that see a key follow
-        // one another.
-        let (mut first_strip, mut end_strip) = (0, 0);
-        for key in (earliest.start / STRIP * STRIP..latest.end).step_by(STRIP) {
-            while strips[first_strip].end <= key {
-                first_strip += 1;
+        let keys = place.keys(seen, 0).start..place.keys(seen, (place.n - 1) / STRIP * STRIP).end;
+        // The keys of a strip begin and end no earlier than those of the strip before, so the strips that see a key
+        // follow one another: those from row `first` to before row `end`.
+        let (mut first, mut end) = (0, 0);
+        for key in (keys.start / STRIP * STRIP..keys.end).step_by(STRIP) {
+            while place.keys(seen, first).end <= key {
+                first += STRIP;
             }
-            while strips.get(end_strip).is_some_and(|keys| keys.start < key + STRIP) {
-                end_strip += 1;
+            while end < place.n && place.keys(seen, end).start < key + STRIP {
+                end += STRIP;
             }
-            let first = first_strip * STRIP;
-            let depth = place.n.min(end_strip * STRIP).saturating_sub(first);
+            let depth = place.n.min(end) - first;
             let at = first * stride + key;
             let pairs = [
                 (&mut *kv.grad_values, &*self.scores, &*self.grad_out),

@@ -3,9 +3,10 @@
 use std::ops::Range;
 
 use super::pack::{self, Head};
+use super::seen::{Prefix, Ranges, Seen};
 use super::softmax::exp_row;
-use super::{PANEL, QkvLayout, Shape, first_probability, seen};
-use crate::attention::AttentionDropout;
+use super::{PANEL, QkvLayout, Shape, first_probability};
+use crate::attention::{AttentionDropout, Kind};
 use crate::simd::{Simd, dispatch};
 use crate::store::Store;
 use crate::tile::{Left, Right, STRIP, strip};
@@ -34,27 +35,45 @@ pub fn fwd(
     shape.n_sequences(out.len(), log_sum_exp.len(), qkv.len(), layout, documents);
     assert!(scratch.len() >= shape.fwd_scratch_len(), "scratch of {} floats", shape.fwd_scratch_len());
     let dropout = dropout.filter(|dropout| dropout.probability > 0.0);
-    dispatch!(kernel(
-        out: &mut [f32],
-        log_sum_exp: &mut [f32],
-        qkv: &[f32],
-        layout: &QkvLayout,
-        shape: &Shape,
-        documents: Option<&[u32]>,
-        dropout: Option<&AttentionDropout>,
-        scratch: &mut [f32],
-    ));
+    match (shape.kind, documents) {
+        (Kind::Causal, None) => {
+            let seen = Prefix;
+            dispatch!(kernel::<Prefix>(
+                out: &mut [f32],
+                log_sum_exp: &mut [f32],
+                qkv: &[f32],
+                layout: &QkvLayout,
+                shape: &Shape,
+                seen: Prefix,
+                dropout: Option<&AttentionDropout>,
+                scratch: &mut [f32],
+            ));
+        }
+        (kind, documents) => {
+            let seen = Ranges { kind, t: shape.t, documents };
+            dispatch!(kernel::<Ranges<'_>>(
+                out: &mut [f32],
+                log_sum_exp: &mut [f32],
+                qkv: &[f32],
+                layout: &QkvLayout,
+                shape: &Shape,
+                seen: Ranges<'_>,
+                dropout: Option<&AttentionDropout>,
+                scratch: &mut [f32],
+            ));
+        }
+    }
 }
 
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "those of the operation")]
-fn kernel<S: Simd>(
+fn kernel<S: Simd, K: Seen>(
     out: &mut [f32],
     log_sum_exp: &mut [f32],
     qkv: &[f32],
     layout: &QkvLayout,
     shape: &Shape,
-    documents: Option<&[u32]>,
+    seen: K,
     dropout: Option<&AttentionDropout>,
     scratch: &mut [f32],
 ) {
@@ -72,7 +91,7 @@ fn kernel<S: Simd>(
                 for first in (0..t).step_by(STRIP) {
                     let strip = Strip { first, n: STRIP.min(t - first), sequence, head };
                     let q = head_of(layout.q, head);
-                    strip.fwd::<S>(out, log_sum_exp, q, keys, values, shape, documents, dropout, scratch);
+                    strip.fwd::<S, K>(out, log_sum_exp, q, keys, values, shape, seen, dropout, scratch);
                 }
             }
         }
@@ -90,7 +109,7 @@ struct Strip {
 impl Strip {
     #[inline(always)]
     #[expect(clippy::too_many_arguments, reason = "the inner part of a kernel")]
-    fn fwd<S: Simd>(
+    fn fwd<S: Simd, K: Seen>(
         &self,
         out: &mut [f32],
         log_sum_exp: &mut [f32],
@@ -98,7 +117,7 @@ impl Strip {
         keys: &[f32],
         values: &[f32],
         shape: &Shape,
-        documents: Option<&[u32]>,
+        seen: K,
         dropout: Option<&AttentionDropout>,
         scratch: &mut [f32],
     ) {
@@ -107,14 +126,14 @@ impl Strip {
         let (sums, scratch) = scratch.split_at_mut(STRIP * d_padded);
         let scores = &mut scratch[..STRIP * stride];
         pack::rows(queries, q, self.sequence * shape.t + self.first, self.n, shape.scale(), d_padded);
-        let seen = |i| seen(shape, documents, self.sequence, self.first + i);
-        let keys_seen = seen(0).start..seen(STRIP - 1).end;
+        let keys_seen = seen.keys_of_rows(self.sequence, self.first, STRIP);
         let panels = whole_panels(keys_seen.clone());
         score(scores, stride, queries, d_padded, keys, d, panels.clone());
 
         let mut scales = [0f32; STRIP];
         for i in 0..self.n {
-            let (row, seen) = (self.first + i, seen(i));
+            let row = self.first + i;
+            let seen = seen.keys(self.sequence, row);
             let row_scores = &mut scores[i * stride..][panels.start..panels.end.next_multiple_of(16)];
             let (max, sum) = exp_row::<S>(row_scores, seen.start - panels.start..seen.end - panels.start);
             scales[i] = 1.0 / sum;

@@ -17,12 +17,11 @@
 mod backward;
 mod forward;
 mod pack;
+mod seen;
 mod softmax;
 
 pub use backward::bwd;
 pub use forward::fwd;
-
-use std::ops::Range;
 
 use super::{AttentionDropout, Kind};
 use crate::heads::HeadRows;
@@ -136,13 +135,6 @@ const PANEL: usize = 32;
 
 /// Rows of queries that the backward takes at once.
 const BLOCK: usize = 32;
-
-/// The keys that a row of a sequence sees, given where the documents of all sequences start.
-#[inline(always)]
-fn seen(shape: &Shape, documents: Option<&[u32]>, sequence: usize, row: usize) -> Range<usize> {
-    let documents = documents.map(|documents| &documents[sequence * shape.t..][..shape.t]);
-    shape.kind.keys(row, shape.t, documents)
-}
 
 /// The address of the first probability of a row, as dropout counts them: all heads of all sequences, (t, t)
 /// each.

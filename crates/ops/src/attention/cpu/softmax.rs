@@ -21,20 +21,25 @@ pub(super) fn exp_row<S: Simd>(scores: &mut [f32], seen: Range<usize>) -> (f32, 
 /// Sets what lies before and after the `seen` part of a row, which is whole vectors of 16. That part has an element.
 #[inline(always)]
 fn fill_unseen(row: &mut [f32], seen: &Range<usize>, value: f32) {
-    if seen.start > 0 {
-        row[..seen.start].fill(value);
+    let len = row.len();
+    // Neither is so with causal attention.
+    if seen.start > 0 || seen.end + 16 <= len {
+        return fill_far(row, seen, value);
     }
-    // With causal attention, what is seen ends in the last vector.
-    let (row, rest) = row.split_at_mut(seen.end.next_multiple_of(16));
-    if !rest.is_empty() {
-        rest.fill(value);
-    }
-    let n_in_last = (seen.end + 16 - row.len()) as u32;
+    let n_in_last = (seen.end + 16 - len) as u32;
     if let Some(last) = row.last_chunk_mut::<16>() {
         for (x, lane) in last.iter_mut().zip(0u32..) {
             *x = if lane >= n_in_last { value } else { *x };
         }
     }
+}
+
+/// The same where something lies before the part, or more than its last vector after it. A call, so that causal rows
+/// stay short.
+#[inline(never)]
+fn fill_far(row: &mut [f32], seen: &Range<usize>, value: f32) {
+    row[..seen.start].fill(value);
+    row[seen.end..].fill(value);
 }
 
 /// Replaces the scores that are `seen` by what multiplied the values, probabilities times dropout's `mask`, and

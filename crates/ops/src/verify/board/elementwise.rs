@@ -8,6 +8,7 @@ use crate::board::BoardError;
 use crate::classifier::board as classifier;
 use crate::swiglu::{board as swiglu_board, cpu as swiglu};
 use crate::verify::Check;
+use crate::verify::cpu::classifier::target_weights;
 
 pub(super) fn checks(bench: &mut Bench<'_>) -> Result<Vec<Check>, BoardError> {
     let mut all = Vec::new();
@@ -20,7 +21,8 @@ pub(super) fn checks(bench: &mut Bench<'_>) -> Result<Vec<Check>, BoardError> {
         all.extend(gate(bench, shape)?);
     }
     for [n, v] in [[9, 41], [7, 65], [3, 300], [2, 5001]] {
-        all.extend(classify(bench, [n, v])?);
+        all.extend(classify(bench, [n, v], false)?);
+        all.extend(classify(bench, [n, v], true)?);
     }
     Ok(all)
 }
@@ -72,14 +74,16 @@ fn gate(bench: &mut Bench<'_>, [n, ff]: [usize; 2]) -> Result<Vec<Check>, BoardE
 }
 
 /// With columns of padding, which hold what was there before.
-fn classify(bench: &mut Bench<'_>, [n, v]: [usize; 2]) -> Result<Vec<Check>, BoardError> {
+fn classify(bench: &mut Bench<'_>, [n, v]: [usize; 2], is_weighted: bool) -> Result<Vec<Check>, BoardError> {
     bench.clear();
     let v_padded = v.next_multiple_of(64);
     let (logits, logits_ptr) = bench.normal(0, n * v_padded)?;
     let targets: Vec<u32> = (0..n).map(|row| (row * 7 % v) as u32).collect();
+    let target_weights = if is_weighted { target_weights(n) } else { vec![1.0; n] };
     let rows = classifier::Rows {
         logits: logits_ptr,
         targets: bench.put_u32(&targets)?,
+        target_weights: is_weighted.then(|| bench.put_f32(&target_weights)).transpose()?,
         losses: bench.room_of(n)?,
         correct: bench.room_of(n)?,
         n,
@@ -88,19 +92,20 @@ fn classify(bench: &mut Bench<'_>, [n, v]: [usize; 2]) -> Result<Vec<Check>, Boa
     };
     let (mut losses, mut correct, mut grads) = (vec![0.0; n], vec![0.0; n], vec![0.0; n * v_padded]);
     let scale = 0.125;
+    let weighted = if is_weighted { ", weighted" } else { "" };
     for row in 0..n {
         let logits: Vec<f64> = logits[row * v_padded..][..v].iter().map(|&x| f64::from(x)).collect();
-        let target = targets[row] as usize;
+        let (target, weight) = (targets[row] as usize, f64::from(target_weights[row]));
         let sum: f64 = logits.iter().map(|x| x.exp()).sum();
-        losses[row] = (sum.ln() - logits[target]) as f32;
+        losses[row] = (weight * (sum.ln() - logits[target])) as f32;
         let first = (0..v).rev().max_by(|&i, &j| logits[i].total_cmp(&logits[j]));
-        correct[row] = f32::from(u8::from(first == Some(target)));
+        correct[row] = f32::from(u8::from(weight > 0.0 && first == Some(target)));
         for (column, x) in logits.iter().enumerate() {
             let hot = f64::from(u8::from(column == target));
-            grads[row * v_padded + column] = (scale * (x.exp() / sum - hot)) as f32;
+            grads[row * v_padded + column] = (scale * weight * (x.exp() / sum - hot)) as f32;
         }
     }
-    let subject = bench.subject("classifier", format!("({n}, {v})"));
+    let subject = bench.subject("classifier", format!("({n}, {v}){weighted}"));
     classifier::fwd(bench.board, &rows)?;
     let mut checks = vec![
         bench.check_f32(&subject, "loss", rows.losses, &losses, v)?,

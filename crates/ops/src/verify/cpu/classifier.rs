@@ -3,9 +3,9 @@
 use candle_core::{Device, Result, Tensor};
 
 use super::sum_tolerance;
-use crate::classifier::classifier_loss;
 use crate::classifier::cpu::{Input, Shape, fwd, fwd_bwd};
-use crate::cross_entropy::{cross_entropy_sum, n_correct};
+use crate::classifier::weighted_classifier_loss;
+use crate::cross_entropy::{weighted_cross_entropy_sum, weighted_n_correct};
 use crate::verify::numbers::{gradients, normal, values, var};
 use crate::verify::{Check, Subject};
 
@@ -24,7 +24,8 @@ pub const TABLE: [[usize; 3]; 8] = [
 pub(super) fn checks() -> Result<Vec<Check>> {
     let mut all = Vec::new();
     for shape in TABLE {
-        all.extend(check(shape)?);
+        all.extend(check(shape, false)?);
+        all.extend(check(shape, true)?);
     }
     Ok(all)
 }
@@ -34,29 +35,38 @@ pub fn targets(n: usize, v: usize) -> Vec<u32> {
     (0..n).map(|row| (row * row * 7 % v) as u32).collect()
 }
 
-/// Losses, right guesses and the gradients of the mean loss.
+/// Weights between 0 and 2; every third row is not counted.
+pub fn target_weights(n: usize) -> Vec<f32> {
+    (0..n).map(|row| if row % 3 == 1 { 0.0 } else { (row % 8 + 1) as f32 / 4.0 }).collect()
+}
+
+/// Losses, right guesses and the gradients of the sum of losses, with weights of the rows or without.
 ///
 /// # Errors
 /// If a tensor operation of the reference fails.
-pub fn check([n, c, v]: [usize; 3]) -> Result<Vec<Check>> {
-    let subject = Subject::f32("classifier", format!("({n}, {c}, {v})"));
+pub fn check([n, c, v]: [usize; 3], is_weighted: bool) -> Result<Vec<Check>> {
+    let weighted = if is_weighted { ", weighted" } else { "" };
+    let subject = Subject::f32("classifier", format!("({n}, {c}, {v}){weighted}"));
+    let target_weights = is_weighted.then(|| target_weights(n));
+    let weight_tensor = Tensor::new(target_weights.clone().unwrap_or_else(|| vec![1.0; n]), &Device::Cpu)?;
     let shape = Shape { n_in: c, n_vocab: v };
     let (x, weight, targets) = (normal(0, n * c), normal(1, v * c), targets(n, v));
     let (x_var, weight_var) = (var(&x, &[n, c])?, var(&weight, &[v, c])?);
     let target_tensor = Tensor::new(targets.clone(), &Device::Cpu)?;
-    let loss = classifier_loss(&x_var, &weight_var, &target_tensor)?;
+    let loss = weighted_classifier_loss(&x_var, &weight_var, &target_tensor, &weight_tensor)?;
     // Gradients of the sum, so that they are of size 1 whatever the number of rows.
     let [grad_x, grad_weight] = gradients(&loss, &[1.0], [&x_var, &weight_var])?;
     let logits = x_var.matmul(&weight_var.t()?)?;
-    let expected_correct = values(&n_correct(&logits, &target_tensor)?)?;
+    let expected_correct = values(&weighted_n_correct(&logits, &target_tensor, &weight_tensor)?)?;
     let expected_losses = (0..n)
         .map(|row| {
-            let one = cross_entropy_sum(&logits.narrow(0, row, 1)?, &target_tensor.narrow(0, row, 1)?)?;
-            one.to_scalar::<f64>()
+            let (target, weight) = (target_tensor.narrow(0, row, 1)?, weight_tensor.narrow(0, row, 1)?);
+            weighted_cross_entropy_sum(&logits.narrow(0, row, 1)?, &target, &weight)?.to_scalar::<f64>()
         })
         .collect::<Result<Vec<_>>>()?;
 
-    let input = Input { x: &x, weight: &weight, targets: &targets };
+    let target_weights = target_weights.as_deref();
+    let input = Input { x: &x, weight: &weight, targets: &targets, target_weights };
     let mut scratch = vec![f32::NAN; shape.scratch_len(n)];
     let mut losses = vec![f32::NAN; n];
     let (mut got_x, mut got_weight) = (vec![f32::NAN; n * c], vec![0.0; v * c]);
