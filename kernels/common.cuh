@@ -141,7 +141,7 @@ struct StepState {
   float decay;
 };
 
-// What is known of a step's gradient. crates/ops/src/grad_norm/board.rs reads the same layout.
+// What is known of a step's gradient. crates/ops/src/board/step_result.rs reads the same layout.
 struct GradNorm {
   double norm;
   // What clipping multiplies gradients by.

@@ -3,11 +3,11 @@
 use candle_core::{DType, Device};
 use wattle_data::{Batch, EvalBatches, SplitManifest, TokenStore};
 use wattle_model::engine::LossSum;
-use wattle_model::{EngineOptions, LanguageModel, Pass, Recompute};
+use wattle_model::{EngineOptions, LanguageModel, Recompute};
 
 use crate::engine::StepEngine;
 use crate::error::TrainError;
-use crate::gradients::{micro_batches, sequences};
+use crate::gradients::{losses, sequences};
 
 /// What an evaluation found.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -66,29 +66,9 @@ fn evaluate_within(
     device: &Device,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Evaluation, TrainError> {
-    evaluate_batches(store, context, options, progress, |batch| losses(model, batch, options.dtype, device))
-}
-
-/// The losses of a batch by the model's own operations, without dropout.
-///
-/// # Errors
-/// If a tensor operation fails.
-pub(crate) fn losses(
-    model: &dyn LanguageModel,
-    batch: &Batch,
-    dtype: DType,
-    device: &Device,
-) -> Result<LossSum, TrainError> {
-    let mut sum = LossSum::default();
-    for micro_batch in micro_batches(batch, batch.batch_size) {
-        let mut pass = Pass::evaluation(dtype).within(micro_batch.sequences.documents);
-        let micro_batch = micro_batch.tensors(device)?;
-        let logits = model.logits(&micro_batch.inputs, &mut pass)?.flatten_to(1)?;
-        let loss = f64::from(micro_batch.loss(&logits)?.to_scalar::<f32>()?);
-        let n_correct = micro_batch.n_correct(&logits)?.to_scalar::<f32>()? as usize;
-        sum += LossSum { loss, n_correct };
-    }
-    Ok(sum)
+    evaluate_batches(store, context, options, progress, |batch| {
+        Ok(losses(model, batch, options.dtype, device)?)
+    })
 }
 
 /// [`evaluate`] of a model that is not being trained: by its family's explicit engine where there is one, which

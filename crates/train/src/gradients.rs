@@ -2,13 +2,13 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 use wattle_data::Batch;
-use wattle_model::engine::Sequences;
+use wattle_model::engine::{LossSum, Sequences};
 use wattle_model::{LanguageModel, Pass, TrainingPass};
 use wattle_ops::cross_entropy::{
     cross_entropy_sum, n_correct, weighted_cross_entropy_sum, weighted_n_correct,
 };
 
-use crate::trainer::TrainerOptions;
+use crate::options::TrainerOptions;
 
 /// What one batch says. Scalars stay on the device until they are asked for.
 pub struct BatchGradients {
@@ -141,4 +141,26 @@ pub fn batch_gradients(
         }
     }
     Ok(BatchGradients { gradients, loss, accuracy: (correct / n_counted)? })
+}
+
+/// The losses of a batch by the model's own operations, without dropout.
+///
+/// # Errors
+/// If a tensor operation fails.
+pub(crate) fn losses(
+    model: &dyn LanguageModel,
+    batch: &Batch,
+    dtype: DType,
+    device: &Device,
+) -> Result<LossSum> {
+    let mut sum = LossSum::default();
+    for micro_batch in micro_batches(batch, batch.batch_size) {
+        let mut pass = Pass::evaluation(dtype).within(micro_batch.sequences.documents);
+        let micro_batch = micro_batch.tensors(device)?;
+        let logits = model.logits(&micro_batch.inputs, &mut pass)?.flatten_to(1)?;
+        let loss = f64::from(micro_batch.loss(&logits)?.to_scalar::<f32>()?);
+        let n_correct = micro_batch.n_correct(&logits)?.to_scalar::<f32>()? as usize;
+        sum += LossSum { loss, n_correct };
+    }
+    Ok(sum)
 }

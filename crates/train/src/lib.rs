@@ -4,6 +4,7 @@
 //! events, not of progress bars, not of watts.
 //!
 //! - [`config`]: the sections of a configuration that say how to train
+//! - [`options`]: what a run needs to know
 //! - [`plan`]: how many steps and epochs that makes
 //! - [`engine`]: what makes the steps: one interface, three engines
 //! - [`gradients`]: loss and gradients of a batch, in micro-batches
@@ -32,6 +33,7 @@ pub mod error;
 pub mod evaluate;
 pub mod gradients;
 pub mod observer;
+pub mod options;
 pub mod plan;
 pub mod schedule;
 pub mod trainer;
@@ -45,5 +47,6 @@ pub use config::{
 pub use engine::StepEngine;
 pub use error::TrainError;
 pub use observer::{Directive, Draft, Edge, ExtraFile, Observer, Progress};
+pub use options::TrainerOptions;
 pub use plan::Plan;
-pub use trainer::{Trainer, TrainerOptions};
+pub use trainer::Trainer;

@@ -9,16 +9,14 @@ use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device};
 use wattle_data::{Batch, Dataset, Loader};
-use wattle_model::{LanguageModel, Masks, MemoryPlan};
+use wattle_model::{LanguageModel, MemoryPlan};
 use wattle_ops::board::Board;
 use wattle_runlog::event::EvaluateEvent;
 use wattle_runlog::{EventBody, MonotonicNs, Phase, Span, SpanClock, StopReason};
 
 use crate::certificate::certify;
 use crate::checkpoint::{CheckpointContent, Checkpoints, TrainState};
-use crate::config::{
-    EarlyStopConfig, EngineChoice, EvaluateConfig, OptimizerConfig, ScheduleConfig, TrainConfig,
-};
+use crate::config::EngineChoice;
 use crate::device::open_board;
 use crate::diagnose::first_not_finite;
 use crate::engine::{self, Step, StepEngine};
@@ -26,61 +24,13 @@ use crate::error::TrainError;
 use crate::evaluate::{EvaluateOptions, evaluate_in_training};
 use crate::gradients::{BatchOptions, batch_gradients};
 use crate::observer::{Directive, Draft, Edge, Observer, Progress};
+use crate::options::TrainerOptions;
 use crate::plan::Plan;
 use crate::schedule::learning_rate;
 use crate::trainer::telling::PendingStep;
 
 /// How long a paused run waits before it asks again.
 const PAUSE: Duration = Duration::from_millis(50);
-
-/// What a run needs to know.
-#[derive(Clone, Debug)]
-pub struct TrainerOptions {
-    /// The run's seed.
-    pub seed: u64,
-    /// The run's segment.
-    pub segment: u32,
-    /// Share of elements that the model drops in training.
-    pub dropout: f32,
-    /// Type of activations.
-    pub dtype: DType,
-    /// What batches may say beside their tokens; an engine on a board plans room for it.
-    pub masks: Masks,
-    /// The `optimizer` section.
-    pub optimizer: OptimizerConfig,
-    /// The `schedule` section.
-    pub schedule: ScheduleConfig,
-    /// The `train` section.
-    pub train: TrainConfig,
-    /// The `evaluate` section.
-    pub evaluate: EvaluateConfig,
-    /// The `early_stop` section.
-    pub early_stop: EarlyStopConfig,
-    /// Epochs between checkpoints; 0 for never.
-    pub checkpoint_every_epochs: u64,
-    /// Steps between checkpoints; 0 for never.
-    pub checkpoint_every_steps: u64,
-}
-
-impl Default for TrainerOptions {
-    /// Each section's defaults, in `f32`, without dropout or checkpoints before the end.
-    fn default() -> Self {
-        Self {
-            seed: 0,
-            segment: 0,
-            dropout: 0.0,
-            dtype: DType::F32,
-            masks: Masks::default(),
-            optimizer: OptimizerConfig::default(),
-            schedule: ScheduleConfig::default(),
-            train: TrainConfig::default(),
-            evaluate: EvaluateConfig::default(),
-            early_stop: EarlyStopConfig::default(),
-            checkpoint_every_epochs: 0,
-            checkpoint_every_steps: 0,
-        }
-    }
-}
 
 /// Trains one model on one dataset.
 pub struct Trainer<'a> {

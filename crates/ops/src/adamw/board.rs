@@ -2,8 +2,7 @@
 
 use super::Hyperparameters;
 use crate::board::args::args;
-use crate::board::{Board, BoardError, DeviceTensor, Launch, Ptr, StepState};
-use crate::grad_norm::board::GradNorm;
+use crate::board::{Board, BoardError, DeviceTensor, GradNorm, Launch, Ptr, StepState};
 
 /// One update of flat buffers.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 /// Which positions of its sequence, or of its document within it, a query sees.
 ///
-/// A sequence may hold several documents one after the other. `documents` then gives, for each of its t rows, the row
-/// at which its document starts. No query sees a position of another document.
+/// A sequence may hold several documents one after the other. An operation is then given `documents`: for each of the t
+/// rows of a sequence, the row at which its document starts. No query sees a position of another document.
 ///
 /// # References
 /// Window: Beltagy et al., *Longformer*, 2020, section 3.1; as in Jiang et al., *Mistral 7B*, 2023, section 2.
@@ -17,14 +17,15 @@ pub enum Kind {
     Causal,
     /// All positions.
     Full,
-    /// Itself and the positions before it, so many in all, which is at least 1: `i − w < j ≤ i`.
+    /// The last w positions up to and including itself, w at least 1: `i − w < j ≤ i`.
     Window(usize),
 }
 
 impl Kind {
-    /// The keys that the query of a row sees: never none, and neither end ever falls from one row to the next.
+    /// The keys that the query of a row sees: at least one, in one range. Neither end of the range falls from one row to
+    /// the next.
     ///
-    /// A row beyond the last belongs to the document of the last. Kernels that take several rows at once ask for it.
+    /// `row` may be t or more, since kernels take several rows at once: such a row belongs to the last row's document.
     #[inline(always)]
     pub(crate) fn keys(self, row: usize, t: usize, documents: Option<&[u32]>) -> Range<usize> {
         let start = documents.map_or(0, |documents| documents[row.min(t - 1)] as usize);
@@ -38,7 +39,8 @@ impl Kind {
         }
     }
 
-    /// The window that does the same in a sequence of `t` positions: `t` for causal attention, 0 for full attention.
+    /// The kind as kernels of a board take it, for a sequence of `t` positions: a window, which is t for causal attention,
+    /// or 0 for full attention.
     pub(crate) fn window(self, t: usize) -> usize {
         match self {
             Self::Causal => t,
@@ -47,10 +49,10 @@ impl Kind {
         }
     }
 
-    /// Refuses a window that sees nothing, and documents that do not follow one another through whole sequences of `t`.
+    /// Checks that a window sees something, and that documents follow one another in `b` whole sequences of `t` rows.
     ///
     /// # Panics
-    /// If there is something to refuse.
+    /// If they do not.
     pub(crate) fn check(self, b: usize, t: usize, documents: Option<&[u32]>) {
         assert!(self != Self::Window(0), "a window of 0 positions sees nothing: expected at least 1");
         let Some(documents) = documents else { return };

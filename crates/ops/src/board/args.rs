@@ -1,9 +1,8 @@
 //! A launch and its arguments.
 
 use super::memory::{DevicePtr, DeviceTensor, Elem, Ptr};
+use super::step_result::{GradNorm, StepResult};
 use super::step_state::StepState;
-use crate::grad_norm::board::GradNorm;
-use crate::results::board::StepResult;
 
 /// One launch of a kernel.
 #[derive(Clone, Debug)]

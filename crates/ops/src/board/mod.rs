@@ -16,6 +16,7 @@ pub mod cuda;
 mod fatbins;
 pub mod gemm;
 pub mod memory;
+pub mod step_result;
 pub mod step_state;
 
 use thiserror::Error;
@@ -24,6 +25,7 @@ pub use args::{Arg, Launch};
 pub use attention::{AttentionBackward, AttentionForward, AttentionShape, FusedAttention};
 pub use gemm::{Epilogue, Gemm, Matrix};
 pub use memory::{DevicePtr, DeviceTensor, Elem, Ptr};
+pub use step_result::{GradNorm, StepResult};
 pub use step_state::StepState;
 
 /// A GPU, or what stands in for one.

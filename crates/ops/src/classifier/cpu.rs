@@ -208,7 +208,7 @@ fn losses_kernel<S: Simd>(
         let target = target as usize;
         let weight = weights.map_or(1.0, |weights| weights[row]);
         if weight == 0.0 {
-            // Not even an infinite logit counts.
+            // Written, not multiplied: 0 times an infinite logit would not be 0.
             *loss = 0.0;
             logits.fill(0.0);
             continue;

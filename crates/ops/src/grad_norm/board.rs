@@ -1,7 +1,7 @@
 //! The norm of a flat gradient on a board, where it stays.
 
 use crate::board::args::args;
-use crate::board::{Board, BoardError, Launch, Ptr};
+use crate::board::{Board, BoardError, GradNorm, Launch, Ptr};
 
 /// Most blocks of the first stage.
 const MAX_PARTS: usize = 512;
@@ -10,33 +10,6 @@ const PART: usize = 1 << 14;
 
 /// Numbers of scratch that [`norm`] wants.
 pub const SCRATCH_LEN: usize = MAX_PARTS;
-
-/// What is known of a step's gradient, as `kernels/common.cuh` has it.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[repr(C)]
-pub struct GradNorm {
-    /// Its norm, before clipping.
-    pub norm: f64,
-    /// What clipping multiplies it by.
-    pub factor: f32,
-    /// Whether the run is halted: 0 at first, and never again once it is not.
-    pub halted: u32,
-}
-
-impl GradNorm {
-    /// Bytes that it takes.
-    pub const BYTES: usize = size_of::<Self>();
-
-    /// From the device's memory.
-    pub fn from_bytes(bytes: &[u8; Self::BYTES]) -> Self {
-        let [a, b, c, d, e, f, g, h, factor @ .., i, j, k, l] = *bytes;
-        Self {
-            norm: f64::from_ne_bytes([a, b, c, d, e, f, g, h]),
-            factor: f32::from_ne_bytes(factor),
-            halted: u32::from_ne_bytes([i, j, k, l]),
-        }
-    }
-}
 
 /// `norm = √ Σ x²` and the factor that brings it to `clip_norm` at most, 1 if `clip_norm` is 0. A norm that is not
 /// finite halts the run.

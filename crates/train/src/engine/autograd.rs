@@ -16,9 +16,8 @@ use crate::adamw::AdamW;
 use crate::certificate::{all_zero, certify};
 use crate::clip::{clip_factor, global_norm};
 use crate::error::TrainError;
-use crate::evaluate::losses;
-use crate::gradients::{BatchOptions, batch_gradients};
-use crate::trainer::TrainerOptions;
+use crate::gradients::{BatchOptions, batch_gradients, losses};
+use crate::options::TrainerOptions;
 
 /// Any model, device and dtype. Weights are the model's own tensors.
 pub(super) struct Autograd<'a> {
@@ -98,7 +97,7 @@ impl StepEngine for Autograd<'_> {
     }
 
     fn evaluate(&mut self, batch: &Batch) -> Result<LossSum, TrainError> {
-        losses(self.model, batch, self.options.dtype, &self.device)
+        Ok(losses(self.model, batch, self.options.dtype, &self.device)?)
     }
 
     fn load(&mut self, moments: &HashMap<String, Tensor>) -> Result<(), TrainError> {

@@ -18,7 +18,7 @@ use wattle_runlog::{MonotonicNs, Phase, Span, SpanClock};
 use super::{Finished, Step, StepEngine, warn_of_zero_gradients};
 use crate::error::TrainError;
 use crate::gradients::sequences;
-use crate::trainer::TrainerOptions;
+use crate::options::TrainerOptions;
 
 /// All state lies on the board; the model's parameters may lie elsewhere.
 pub(super) struct OnBoard<'a> {

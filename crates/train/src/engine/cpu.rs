@@ -16,7 +16,7 @@ use super::{Finished, Step, StepEngine, is_finite, warn_of_zero_gradients};
 use crate::certificate::refuse_unreached;
 use crate::error::TrainError;
 use crate::gradients::{BatchOptions, MicroBatch, micro_batches, sequences};
-use crate::trainer::TrainerOptions;
+use crate::options::TrainerOptions;
 
 /// Weights, gradients and moments are the engine's flat buffers.
 pub(super) struct OnCpu<'a> {

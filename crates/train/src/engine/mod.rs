@@ -25,7 +25,7 @@ use wattle_runlog::{MonotonicNs, Span};
 
 use crate::config::EngineChoice;
 use crate::error::TrainError;
-use crate::trainer::TrainerOptions;
+use crate::options::TrainerOptions;
 
 pub use board::refuse_what_cannot_fit;
 

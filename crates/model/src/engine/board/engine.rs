@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use wattle_ops::adamw::Update;
-use wattle_ops::board::{Board, BoardError, DevicePtr, Elem, StepState};
+use wattle_ops::board::{Board, BoardError, Elem, StepState};
 
-use super::activations::{Activations, Attention, AttentionPlan};
-use super::cutter::Cutter;
+use super::activations::{Attention, AttentionPlan};
 use super::error::EngineError;
 use super::fit::{Fit, RESERVE};
 use super::forward::MicroBatch;
-use super::inputs::{N_SLOTS, Slot, order_by_token};
-use super::results::{Divisors, Pending, Results};
+use super::inputs::{N_SLOTS, order_by_token};
+use super::memory::Memory;
+use super::results::{Divisors, Pending};
 use super::state::{self, FirstGradients, State};
 use super::step::StepLaunches;
 use super::timeline::{Anchor, Anchoring, DeviceSpan, EDGES, Timeline};
@@ -49,16 +49,6 @@ struct InFlight {
     step: u64,
     /// What its marks count from.
     anchor: Option<Anchor>,
-}
-
-/// What all memory is cut into.
-pub(super) struct Memory {
-    state: State,
-    slots: [Slot; N_SLOTS],
-    /// For evaluations.
-    eval: Slot,
-    results: Results,
-    activations: Activations,
 }
 
 /// A step with one of the slots.
@@ -261,35 +251,6 @@ impl BoardEngine {
             wattle_ops::cast::board::cast(self.board.as_ref(), working, weights, self.layout.len())?;
         }
         Ok(())
-    }
-}
-
-impl Memory {
-    /// Cuts all memory from `base` on, and says how much that is of each kind.
-    pub(super) fn cut(
-        base: DevicePtr,
-        network: &Network,
-        layout: &Layout,
-        options: &DeviceEngineOptions,
-        attention: AttentionPlan,
-    ) -> (Self, MemoryPlan) {
-        let mut cutter = Cutter::new(base);
-        let t = network.sizes.t;
-        let state = State::cut(&mut cutter, layout.len(), options.elem);
-        let state_bytes = cutter.len_bytes();
-        let slots = [(); N_SLOTS].map(|()| Slot::cut(&mut cutter, options.batch_size * t, options.masks));
-        let eval = Slot::cut(&mut cutter, options.micro_batch * t, options.masks);
-        let results = Results::cut(&mut cutter, options.batch_size * t);
-        let (activations, kept) = Activations::cut(&mut cutter, network, options, attention);
-        let floats = (layout.len() * Elem::F32.bytes()) as u64;
-        let plan = MemoryPlan {
-            weights: state_bytes - 3 * floats,
-            gradients: floats,
-            moments: 2 * floats,
-            activations: kept,
-            scratch: cutter.len_bytes() - state_bytes - kept,
-        };
-        (Self { state, slots, eval, results, activations }, plan)
     }
 }
 

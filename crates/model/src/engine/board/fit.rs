@@ -10,8 +10,8 @@ use wattle_ops::board::{Board, BoardError, DevicePtr, Elem};
 
 use super::DeviceEngineOptions;
 use super::activations::AttentionPlan;
-use super::engine::Memory;
 use super::error::EngineError;
+use super::memory::Memory;
 use crate::engine::MemoryPlan;
 use crate::engine::layout::Layout;
 use crate::engine::network::Network;

@@ -19,7 +19,6 @@ use super::inputs::Slot;
 use super::linear::Products;
 use super::results::RowResults;
 use super::state::State;
-use super::step::StepLaunches;
 use crate::engine::network::{Block, Linear, MlpKind, Network, Norm, NormKind, NormPlace, Sizes};
 
 /// A micro-batch on its way, and where everything is that it needs.
@@ -72,15 +71,6 @@ impl Place {
 }
 
 impl<'a> MicroBatch<'a> {
-    /// One of a step's, which drops.
-    pub(super) fn of_step(step: &StepLaunches<'a>, sequences: Range<usize>) -> Self {
-        let &StepLaunches { board, network, options, state, slot, activations, .. } = step;
-        let slot = slot.from(sequences.start * network.sizes.t);
-        let dropped_from = (options.dropout > 0.0).then_some(sequences.start);
-        let b = sequences.len();
-        Self { board, network, options, state, slot, activations, dropped_from, b }
-    }
-
     /// The rows of the last block, normalized.
     pub(super) fn forward(&self) -> Result<(), BoardError> {
         let Network { blocks, final_norm, .. } = self.network;

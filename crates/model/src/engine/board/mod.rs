@@ -7,7 +7,7 @@
 //! longer than two steps, and the device always has a whole step ahead; what finished steps said is read beside the
 //! work under way, which does not stop for it.
 //!
-//! - `cutter`, `state`, `activations`: what lies where
+//! - `cutter`, `state`, `activations`, `memory`: what lies where
 //! - `shapes`: the network's sizes as the operations take them
 //! - `forward`, `backward`, `linear`: the passes of a micro-batch
 //! - `step`: all of one optimizer update
@@ -24,6 +24,7 @@ mod fit;
 mod forward;
 mod inputs;
 mod linear;
+mod memory;
 mod results;
 mod shapes;
 mod state;

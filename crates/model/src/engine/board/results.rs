@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use wattle_ops::board::{Board, BoardError, DevicePtr, Ptr, StepState};
-use wattle_ops::grad_norm::board::{self as grad_norm, GradNorm};
+use wattle_ops::board::{self as shared, Board, BoardError, DevicePtr, GradNorm, Ptr, StepState};
+use wattle_ops::grad_norm::board as grad_norm;
 use wattle_ops::results::board as results;
 
 use super::cutter::Cutter;
@@ -83,9 +83,9 @@ pub(super) struct Results {
     /// The gradient's norm, and what follows from it.
     pub(super) norm: Ptr<GradNorm>,
     norm_scratch: Ptr<f64>,
-    ring: Ptr<results::StepResult>,
+    ring: Ptr<shared::StepResult>,
     /// Of an evaluation.
-    evaluated: Ptr<results::StepResult>,
+    evaluated: Ptr<shared::StepResult>,
 }
 
 /// What each row said.
@@ -144,16 +144,16 @@ impl Results {
         places: &Places,
         mut read: impl ReadBytes,
     ) -> Result<Vec<StepResult>, EngineError> {
-        let mut bytes = vec![0; places.divisors.len() * results::StepResult::BYTES];
+        let mut bytes = vec![0; places.divisors.len() * shared::StepResult::BYTES];
         let mut rest = bytes.as_mut_slice();
         for range in places.ranges.iter().filter(|range| !range.is_empty()) {
-            let (part, after) = rest.split_at_mut(range.len() * results::StepResult::BYTES);
+            let (part, after) = rest.split_at_mut(range.len() * shared::StepResult::BYTES);
             read(self.ring.add(range.start).bytes(), part)?;
             rest = after;
         }
         let (stored, _) = bytes.as_chunks();
         let result = |(place, divisors): (_, &Divisors)| {
-            let results::StepResult { loss, n_correct, grad_norm } = results::StepResult::from_bytes(place);
+            let shared::StepResult { loss, n_correct, grad_norm } = shared::StepResult::from_bytes(place);
             StepResult {
                 loss: (loss / divisors.loss) as f32,
                 accuracy: (f64::from(n_correct) / divisors.n_correct) as f32,
@@ -167,9 +167,9 @@ impl Results {
     pub(super) fn sum_of_rows(&self, board: &dyn Board, n: usize) -> Result<LossSum, EngineError> {
         let RowResults { losses, correct } = self.rows;
         results::store(board, self.evaluated, None, losses, correct, n, None)?;
-        let mut place = [0; results::StepResult::BYTES];
+        let mut place = [0; shared::StepResult::BYTES];
         board.read(self.evaluated.bytes(), &mut place)?;
-        let results::StepResult { loss, n_correct, .. } = results::StepResult::from_bytes(&place);
+        let shared::StepResult { loss, n_correct, .. } = shared::StepResult::from_bytes(&place);
         Ok(LossSum { loss, n_correct: n_correct as usize })
     }
 

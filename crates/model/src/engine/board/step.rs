@@ -61,7 +61,17 @@ impl StepLaunches<'_> {
         // With weights, each target has its share of the batch's.
         let weight = if self.options.masks.weights { 1.0 } else { (self.options.batch_size * t) as f32 };
         let scale = 1.0 / weight;
-        let micro_batch = MicroBatch::of_step(self, sequences);
+        let &Self { board, network, options, state, slot, activations, .. } = self;
+        let micro_batch = MicroBatch {
+            board,
+            network,
+            options,
+            state,
+            slot: slot.from(sequences.start * t),
+            activations,
+            dropped_from: (options.dropout > 0.0).then_some(sequences.start),
+            b: sequences.len(),
+        };
         micro_batch.forward()?;
         micro_batch.losses_and_gradients(results, scale)?;
         Ok(micro_batch.backward()?)

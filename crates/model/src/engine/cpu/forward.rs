@@ -146,6 +146,12 @@ impl Passes<'_> {
         self.project(branch, kept.attended, &block.attention_out, sites.attention_out)
     }
 
+    /// Where the documents start of `n` rows, which begin with the micro-batch's sequence `first`.
+    pub(super) fn documents(&self, first: usize, n: usize) -> Option<&[u32]> {
+        let start = first * self.network.sizes.t;
+        self.sequences.documents.map(|documents| &documents[start..start + n])
+    }
+
     /// Queries, and keys, of `n` rows as they are normalized.
     pub(super) fn query_key_heads<'b>(&'b self, norms: &QueryKeyNorms, n: usize) -> [Heads<'b>; 2] {
         let sizes = &self.network.sizes;
@@ -160,12 +166,6 @@ impl Passes<'_> {
             norm: rms_norm::Norm { weight: norm.of(self.weights).0, eps: sizes.norm_eps },
         };
         [heads(&norms.q, n_q, 0, 0), heads(&norms.k, n_k, q_width, n_q)]
-    }
-
-    /// Where the documents start of `n` rows, which begin with the micro-batch's sequence `first`.
-    pub(super) fn documents(&self, first: usize, n: usize) -> Option<&[u32]> {
-        let start = first * self.network.sizes.t;
-        self.sequences.documents.map(|documents| &documents[start..start + n])
     }
 
     /// The feed-forward half up to what stands between its products.

@@ -157,7 +157,7 @@ impl Strip {
     }
 }
 
-/// The same keys, and those before them in the first's panel: from where scores of a strip are computed.
+/// `keys` from the beginning of the panel that holds the first of them: scores are computed by whole panels.
 #[inline(always)]
 pub(super) fn whole_panels(keys: Range<usize>) -> Range<usize> {
     keys.start / PANEL * PANEL..keys.end

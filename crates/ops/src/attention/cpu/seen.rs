@@ -4,12 +4,13 @@ use std::ops::Range;
 
 use crate::attention::Kind;
 
-/// Which keys a row sees. A kernel is compiled for each implementation, so causal attention pays nothing for the others.
+/// Which keys a row sees. Each implementation gets a kernel of its own, so causal attention does not slow down for the
+/// other kinds.
 pub(super) trait Seen: Copy {
     /// The keys of a row of a sequence, see [`Kind::keys`].
     fn keys(self, sequence: usize, row: usize) -> Range<usize>;
 
-    /// Those that some of `n` rows see.
+    /// The keys that at least one of `n` rows sees.
     #[inline(always)]
     fn keys_of_rows(self, sequence: usize, first: usize, n: usize) -> Range<usize> {
         self.keys(sequence, first).start..self.keys(sequence, first + n - 1).end

@@ -22,7 +22,7 @@ pub(super) fn exp_row<S: Simd>(scores: &mut [f32], seen: Range<usize>) -> (f32, 
 #[inline(always)]
 fn fill_unseen(row: &mut [f32], seen: &Range<usize>, value: f32) {
     let len = row.len();
-    // Neither is so with causal attention.
+    // Causal rows begin with the slice and end in its last vector.
     if seen.start > 0 || seen.end + 16 <= len {
         return fill_far(row, seen, value);
     }
@@ -34,8 +34,8 @@ fn fill_unseen(row: &mut [f32], seen: &Range<usize>, value: f32) {
     }
 }
 
-/// The same where something lies before the part, or more than its last vector after it. A call, so that causal rows
-/// stay short.
+/// [`fill_unseen`] where the part does not begin with the row or does not end in its last vector. It is a call so that the
+/// code for causal rows stays small.
 #[inline(never)]
 fn fill_far(row: &mut [f32], seen: &Range<usize>, value: f32) {
     row[..seen.start].fill(value);

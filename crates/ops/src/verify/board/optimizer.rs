@@ -3,10 +3,10 @@
 use super::bench::{Bench, round};
 use crate::adamw::cpu::{ParameterRange, State, step};
 use crate::adamw::{Hyperparameters, Update, board as adamw};
-use crate::board::{BoardError, Elem, StepState};
-use crate::grad_norm::board::{self as grad_norm, GradNorm};
+use crate::board::{BoardError, Elem, GradNorm, StepResult, StepState};
+use crate::grad_norm::board as grad_norm;
 use crate::grad_norm::cpu;
-use crate::results::board::{self as results, StepResult};
+use crate::results::board as results;
 use crate::verify::Check;
 use crate::verify::numbers::normal;
 

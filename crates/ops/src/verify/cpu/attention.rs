@@ -42,7 +42,7 @@ pub const MASKED: [[usize; 4]; 5] =
 pub const KINDS: [Kind; 6] =
     [Kind::Full, Kind::Window(1), Kind::Window(3), Kind::Window(32), Kind::Window(33), Kind::Window(100)];
 
-/// Where the documents of each row of [`B`] sequences start. Those of the first sequence have one row, then end and
+/// Where the documents of each row of two sequences start. Those of the first sequence have one row, then end and
 /// start around strips of 4, vectors of 16 and panels of 32; the second sequence ends with a document of one row, or is
 /// one document if it is a row alone.
 pub fn documents(t: usize) -> Vec<u32> {

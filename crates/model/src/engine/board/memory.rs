@@ -1,0 +1,52 @@
+//! All memory of an engine: one allocation, cut into buffers.
+
+use wattle_ops::board::{DevicePtr, Elem};
+
+use super::DeviceEngineOptions;
+use super::activations::{Activations, AttentionPlan};
+use super::cutter::Cutter;
+use super::inputs::{N_SLOTS, Slot};
+use super::results::Results;
+use super::state::State;
+use crate::engine::MemoryPlan;
+use crate::engine::layout::Layout;
+use crate::engine::network::Network;
+
+/// What all memory is cut into.
+pub(super) struct Memory {
+    pub(super) state: State,
+    pub(super) slots: [Slot; N_SLOTS],
+    /// For evaluations.
+    pub(super) eval: Slot,
+    pub(super) results: Results,
+    pub(super) activations: Activations,
+}
+
+impl Memory {
+    /// Cuts all memory from `base` on, and says how much that is of each kind.
+    pub(super) fn cut(
+        base: DevicePtr,
+        network: &Network,
+        layout: &Layout,
+        options: &DeviceEngineOptions,
+        attention: AttentionPlan,
+    ) -> (Self, MemoryPlan) {
+        let mut cutter = Cutter::new(base);
+        let t = network.sizes.t;
+        let state = State::cut(&mut cutter, layout.len(), options.elem);
+        let state_bytes = cutter.len_bytes();
+        let slots = [(); N_SLOTS].map(|()| Slot::cut(&mut cutter, options.batch_size * t, options.masks));
+        let eval = Slot::cut(&mut cutter, options.micro_batch * t, options.masks);
+        let results = Results::cut(&mut cutter, options.batch_size * t);
+        let (activations, kept) = Activations::cut(&mut cutter, network, options, attention);
+        let floats = (layout.len() * Elem::F32.bytes()) as u64;
+        let plan = MemoryPlan {
+            weights: state_bytes - 3 * floats,
+            gradients: floats,
+            moments: 2 * floats,
+            activations: kept,
+            scratch: cutter.len_bytes() - state_bytes - kept,
+        };
+        (Self { state, slots, eval, results, activations }, plan)
+    }
+}

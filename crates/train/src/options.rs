@@ -1,0 +1,55 @@
+//! What a run needs to know.
+
+use candle_core::DType;
+use wattle_model::Masks;
+
+use crate::config::{EarlyStopConfig, EvaluateConfig, OptimizerConfig, ScheduleConfig, TrainConfig};
+
+/// What a run needs to know.
+#[derive(Clone, Debug)]
+pub struct TrainerOptions {
+    /// The run's seed.
+    pub seed: u64,
+    /// The run's segment.
+    pub segment: u32,
+    /// Share of elements that the model drops in training.
+    pub dropout: f32,
+    /// Type of activations.
+    pub dtype: DType,
+    /// What batches may say beside their tokens; an engine on a board plans room for it.
+    pub masks: Masks,
+    /// The `optimizer` section.
+    pub optimizer: OptimizerConfig,
+    /// The `schedule` section.
+    pub schedule: ScheduleConfig,
+    /// The `train` section.
+    pub train: TrainConfig,
+    /// The `evaluate` section.
+    pub evaluate: EvaluateConfig,
+    /// The `early_stop` section.
+    pub early_stop: EarlyStopConfig,
+    /// Epochs between checkpoints; 0 for never.
+    pub checkpoint_every_epochs: u64,
+    /// Steps between checkpoints; 0 for never.
+    pub checkpoint_every_steps: u64,
+}
+
+impl Default for TrainerOptions {
+    /// Each section's defaults, in `f32`, without dropout or checkpoints before the end.
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            segment: 0,
+            dropout: 0.0,
+            dtype: DType::F32,
+            masks: Masks::default(),
+            optimizer: OptimizerConfig::default(),
+            schedule: ScheduleConfig::default(),
+            train: TrainConfig::default(),
+            evaluate: EvaluateConfig::default(),
+            early_stop: EarlyStopConfig::default(),
+            checkpoint_every_epochs: 0,
+            checkpoint_every_steps: 0,
+        }
+    }
+}
