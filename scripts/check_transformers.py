@@ -6,7 +6,7 @@
     cargo build --release
     /tmp/golden/bin/python scripts/check_transformers.py target/release/wattle
 
-It needs no network and some two minutes. What it does, for GPT-2 and for Llama:
+It needs no network and some two minutes. What it does, for each family:
   out  trains a little, in every variant of the family; opens each checkpoint with AutoModelForCausalLM and
        AutoTokenizer and compares logits, loss, token ids and greedy text
   in   makes directories as another program would, in shards of f16 and bf16 with a tokenizer of their own; compares
@@ -34,6 +34,7 @@ import transformers
 from tokenizers import decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaConfig, PreTrainedTokenizerFast
+from transformers import MistralConfig, Olmo2Config, Qwen2Config, Qwen3Config
 
 # Its bars and its advice on long texts say nothing here.
 transformers.logging.disable_progress_bar()
@@ -57,7 +58,14 @@ OURS = {
     "llama of one kv head, linear": {
         "model.family": "llama", "model.n_kv_heads": 1, "model.rope_scaling": "linear", "model.rope_factor": 2.0,
     },
+    "qwen2": {"model.family": "qwen2", "model.n_kv_heads": 2},
+    "qwen3, wide heads": {"model.family": "qwen3", "model.n_kv_heads": 1, "model.head_width": 24, "model.norm_eps": 1e-6},
+    "mistral, window": {"model.family": "mistral", "model.n_kv_heads": 2, "model.head_width": 8, "model.window": 20},
+    "olmo2": {"model.family": "olmo2", "model.tie_embeddings": False},
 }
+SIZES = dict(
+    hidden_size=60, intermediate_size=100, num_hidden_layers=3, num_attention_heads=6, max_position_embeddings=48
+)
 THEIRS = {
     "gpt2": lambda **rest: GPT2Config(n_positions=48, n_embd=60, n_layer=3, n_head=5, n_inner=100, **rest),
     "llama tied": lambda **rest: llama(tie_word_embeddings=True, **rest),
@@ -70,12 +78,15 @@ THEIRS = {
     "llama linear": lambda **rest: llama(
         rope_parameters=dict(rope_type="linear", rope_theta=10_000.0, factor=3.0), **rest
     ),
+    "qwen2": lambda **rest: Qwen2Config(num_key_value_heads=2, **SIZES, **rest),
+    "qwen3, wide heads": lambda **rest: Qwen3Config(num_key_value_heads=3, head_dim=16, **SIZES, **rest),
+    "mistral, window": lambda **rest: MistralConfig(num_key_value_heads=2, sliding_window=17, **SIZES, **rest),
+    "olmo2": lambda **rest: Olmo2Config(num_key_value_heads=3, pad_token_id=None, **SIZES, **rest),
 }
 
 
 def llama(**rest):
-    sizes = dict(hidden_size=60, intermediate_size=100, num_hidden_layers=3, num_attention_heads=6)
-    return LlamaConfig(max_position_embeddings=48, **sizes, **rest)
+    return LlamaConfig(**SIZES, **rest)
 
 
 def main():
@@ -114,7 +125,9 @@ class Checks:
         self.train(run, settings)
         checkpoint = run / "checkpoints" / "latest"
         model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+        # For a Qwen2, AutoTokenizer passes over tokenizer_config.json for a class that adds <|endoftext|> to any vocabulary.
+        auto = PreTrainedTokenizerFast if model.config.model_type == "qwen2" else AutoTokenizer
+        tokenizer = auto.from_pretrained(checkpoint)
 
         tokens = torch.randint(0, model.config.vocab_size, (3, model.config.max_position_embeddings))
         with torch.no_grad():
