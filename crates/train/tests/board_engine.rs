@@ -113,7 +113,7 @@ fn masked_batch(config: &ModelConfig, step: u64) -> Batch {
     let plain = batch(config, step);
     let (n, t) = (plain.inputs.len(), plain.context);
     let start = |row: usize| if row % t < 3 { 0 } else { 3 + (row % t - 3) / 4 * 4 };
-    let weight = |row: usize| if row < 4 || row % 3 == 0 { 0.0 } else { 0.5 + (row % 4) as f32 };
+    let weight = |row: usize| if row < 4 || row.is_multiple_of(3) { 0.0 } else { 0.5 + (row % 4) as f32 };
     let documents = Some((0..n).map(|row| start(row) as u32).collect());
     Batch { documents, weights: Some((0..n).map(weight).collect()), ..plain }
 }

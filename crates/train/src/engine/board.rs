@@ -31,7 +31,7 @@ pub(super) struct OnBoard<'a> {
 
 impl<'a> OnBoard<'a> {
     /// `None` if the model's family has no such engine for the type that is asked for.
-    pub(super) fn new(
+    pub(super) fn for_model(
         model: &'a dyn LanguageModel,
         board: Arc<dyn Board>,
         options: &TrainerOptions,

@@ -31,7 +31,7 @@ pub(super) struct OnCpu<'a> {
 
 impl<'a> OnCpu<'a> {
     /// `None` if the model's family has no such engine.
-    pub(super) fn new(
+    pub(super) fn for_model(
         model: &'a dyn LanguageModel,
         options: &TrainerOptions,
     ) -> Result<Option<Box<dyn StepEngine + 'a>>, TrainError> {

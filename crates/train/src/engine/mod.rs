@@ -161,8 +161,8 @@ fn explicit<'a>(
     options: &TrainerOptions,
 ) -> Result<Option<Box<dyn StepEngine + 'a>>, TrainError> {
     match board {
-        Some(board) => board::OnBoard::new(model, board, options),
-        None if model.device().is_cpu() && options.dtype == DType::F32 => cpu::OnCpu::new(model, options),
+        Some(board) => board::OnBoard::for_model(model, board, options),
+        None if model.device().is_cpu() && options.dtype == DType::F32 => cpu::OnCpu::for_model(model, options),
         None => Ok(None),
     }
 }

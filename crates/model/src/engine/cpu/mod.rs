@@ -1,4 +1,4 @@
-//! The explicit engine on a CPU: any [`Network`], in `f32`.
+//! The explicit engine on a CPU: any `Network`, in `f32`.
 //!
 //! Weights, gradients and moments lie in flat buffers; gradients are accumulated in place; activations lie in an
 //! arena that no step enlarges. Nothing here calls candle within a step, so its threads do not compete with rayon's.

@@ -1,6 +1,6 @@
 //! The Llama family: rotary positions, RMSNorm before each half of a block, SwiGLU, grouped-query heads.
 //!
-//! Its relatives are the same model with another [`Design`]; their folders say in what they differ.
+//! Its relatives are the same model with another `Design`; their folders say in what they differ.
 //!
 //! # References
 //! Touvron et al., *LLaMA*, 2023, section 2.2; grouped queries: Ainslie et al., *GQA*, 2023, section 2.2.
