@@ -172,8 +172,9 @@ fn masked(batch: Batch) -> Batch {
     let (n, t) = (batch.inputs.len(), batch.context);
     let starts = |row: usize| if row % t < 3 { 0 } else { 3 + (row % t - 3) / 4 * 4 };
     let documents = (0..n).map(|row| starts(row) as u32).collect();
-    let weights =
-        (0..n).map(|row| if row < t || row.is_multiple_of(3) { 0.0 } else { 0.5 + (row % 4) as f32 }).collect();
+    let weights = (0..n)
+        .map(|row| if row < t || row.is_multiple_of(3) { 0.0 } else { 0.5 + (row % 4) as f32 })
+        .collect();
     Batch { documents: Some(documents), weights: Some(weights), ..batch }
 }
 

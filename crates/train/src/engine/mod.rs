@@ -162,7 +162,9 @@ fn explicit<'a>(
 ) -> Result<Option<Box<dyn StepEngine + 'a>>, TrainError> {
     match board {
         Some(board) => board::OnBoard::for_model(model, board, options),
-        None if model.device().is_cpu() && options.dtype == DType::F32 => cpu::OnCpu::for_model(model, options),
+        None if model.device().is_cpu() && options.dtype == DType::F32 => {
+            cpu::OnCpu::for_model(model, options)
+        }
         None => Ok(None),
     }
 }
