@@ -162,7 +162,9 @@ impl<'a> Trainer<'a> {
     /// If a loss is not finite, a file cannot be written, or a tensor operation fails. Older checkpoints stand.
     pub fn run(&mut self, observer: &mut dyn Observer) -> Result<StopReason, TrainError> {
         let outcome = self.run_steps(observer);
-        let outcome = self.engine.export().and(outcome);
+        // The first error counts: where the device failed, so does this.
+        let exported = self.engine.export();
+        let outcome = outcome.and_then(|reason| exported.map(|()| reason));
         let reason = *outcome.as_ref().unwrap_or(&StopReason::Error);
         let step = self.state.step;
         observer.edge(Edge::Stop { step, tokens: self.state.tokens, reason });
