@@ -66,7 +66,12 @@ fn killed_at_random_points_every_loss_is_the_same_to_the_bit() {
 fn a_closed_terminal_stops_a_run_unless_it_was_told_to_ignore_that() {
     let bench = Workbench::new();
     let long = |run| bench.train(&["--out", run, "--set", "train.epochs=1000"]);
-    let mut child = Running::start(long("plain"));
+    // The tests themselves may have been started by nohup, whose children ignore the signal too.
+    let mut unless_ignored = Command::new("env");
+    let plain = long("plain");
+    unless_ignored.arg("--default-signal=HUP").arg(plain.get_program()).args(plain.get_args());
+    unless_ignored.current_dir(bench.path()).env("XDG_CACHE_HOME", bench.join("cache"));
+    let mut child = Running::start(unless_ignored);
     wait_for_step(&bench, "plain", 8, Duration::ZERO);
     child.signal(Signal::HUP);
     assert_eq!(child.0.wait().unwrap().code(), Some(75));
