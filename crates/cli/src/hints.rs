@@ -109,7 +109,7 @@ fn meant_in_training(flag: &str, value: Option<&str>) -> Option<String> {
         _ => {}
     }
     let setting = SETTINGS.iter().find(|(flags, _)| flags.contains(&flag)).map(|(_, key)| (*key).to_owned());
-    let key = setting.or_else(|| crate::config::key_called(&flag.replace('-', "_")))?;
+    let key = setting.or_else(|| wattle_session::config::key_called(&flag.replace('-', "_")))?;
     written(format!("--set {key}={}", or("VALUE")))
 }
 

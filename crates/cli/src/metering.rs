@@ -20,9 +20,9 @@ use wattle_runlog::{
     Span, StopReason, WallAnchor,
 };
 
-use crate::config::Config;
 use crate::describe::unmetered_warning;
 use crate::tally::{Pricing, Tally, Used};
+use wattle_session::Config;
 
 /// A run's meter, its books, and the files that they are written to.
 pub struct Metering {

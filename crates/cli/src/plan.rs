@@ -8,10 +8,10 @@ use wattle_model::flops::flops_per_token;
 use wattle_train::Plan;
 use wattle_train::schedule::learning_rate;
 
-use crate::config::Config;
 use crate::humanize::{count, si};
 use crate::memory::size;
 use crate::need::{BYTES_PER_PARAMETER, TrainingMemory};
+use wattle_session::Config;
 
 /// Bytes of a number.
 const BYTES_PER_F32: u64 = 4;

@@ -6,7 +6,10 @@ use wattle_runlog::clock::file_stamp;
 use wattle_runlog::{Event, EventBody, LineFile, Manifest, RunDir, RunlogError, StopReason};
 
 use crate::args::{Resume, TrainArgs};
-use crate::config::{Config, Layer, Preset, Sources, differences, resolve, resolve_quietly, similarity};
+use wattle_session::Config;
+use wattle_session::config::differences;
+
+use crate::config::{Layer, Preset, Sources, resolve, resolve_quietly, similarity};
 use crate::exit::{BadUsage, Exit};
 
 /// Where run directories are made.

@@ -13,7 +13,6 @@ use wattle_runlog::run_dir::write_atomic;
 use crate::args::SweepArgs;
 use crate::commands::compare::side_by_side;
 use crate::commands::train::forecast;
-use crate::config::Config;
 use crate::display::Display;
 use crate::exit::{BadUsage, Exit};
 use crate::humanize::{count, si};
@@ -23,6 +22,7 @@ use crate::sweep::{
     Ending, ExecuteOptions, PlannedRun, RunState, SweepFile, SweepFolder, SweepPlan, execute,
 };
 use crate::terminal::{is_drawn_on, print, print_line};
+use wattle_session::Config;
 
 /// Makes every run of a sweep that is not made yet, and compares them.
 pub fn run(args: &SweepArgs, bars: &MultiProgress, verbose: u8, quiet: bool) -> anyhow::Result<Exit> {

@@ -27,7 +27,6 @@ use crate::allocator::give_back;
 use crate::args::TrainArgs;
 use crate::budget::Budget;
 use crate::checkpoint::tokenizer_of;
-use crate::config::Config;
 use crate::data_notes;
 use crate::describe::{describe_energy, energy_warnings, estimate_warning};
 use crate::display::Display;
@@ -48,6 +47,7 @@ use crate::run::{Earlier, NewRun, Target, ended, target};
 use crate::signals::StopSignal;
 use crate::terminal::{is_drawn_on, print};
 use crate::threads::set_threads;
+use wattle_session::Config;
 
 /// candle's version, for the manifest.
 const CANDLE_VERSION: &str = "0.11.1";

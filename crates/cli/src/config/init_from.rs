@@ -5,8 +5,8 @@ use std::path::Path;
 use wattle_data::{TokenizerConfig, TokenizerKind};
 use wattle_model::hugging_face::Directory;
 
-use super::Config;
 use crate::checkpoint::{locate, tokenizer_of};
+use wattle_session::Config;
 
 /// The tokenizer's file in a Hugging Face directory.
 const TOKENIZER_FILE: &str = "tokenizer.json";

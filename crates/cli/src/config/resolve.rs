@@ -4,10 +4,13 @@ use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
-use super::keys::{Section, nearest, parse_toml};
+use wattle_session::config::{SECTIONS, flatten};
+use wattle_session::{Config, Section};
+
+use super::keys::{nearest, parse_toml};
 use super::settle::settle;
 use super::wording::mistake;
-use super::{Config, Preset, SECTIONS, init_from};
+use super::{Preset, init_from};
 
 /// Where settings come from, least binding first.
 #[derive(Clone, Debug, Default)]
@@ -187,44 +190,6 @@ pub fn resolve_quietly(base: Option<Layer>, sources: &Sources) -> Result<(Config
     Ok((config, notes))
 }
 
-/// Keys in which two configurations differ, each as `key: stored → given`, but for those that a resumed run may
-/// change.
-pub fn differences(stored: &Config, given: &Config) -> Vec<String> {
-    differences_but_for(stored, given, |key| {
-        // The number of threads changes no bit.
-        matches!(key, "train.max_steps" | "train.epochs" | "train.threads" | "train.log_every")
-            || ["budget.", "checkpoint.", "energy."].iter().any(|section| key.starts_with(section))
-    })
-}
-
-/// Every key in which two configurations differ.
-pub fn all_differences(stored: &Config, given: &Config) -> Vec<String> {
-    differences_but_for(stored, given, |_| false)
-}
-
-fn differences_but_for(stored: &Config, given: &Config, is_free: impl Fn(&str) -> bool) -> Vec<String> {
-    let (stored, given) = (flatten(&stored.to_table()), flatten(&given.to_table()));
-    let mut keys: Vec<&String> = stored.keys().chain(given.keys()).collect();
-    keys.sort();
-    keys.dedup();
-    let show = |value: Option<&Value>| value.map_or("not set".to_owned(), ToString::to_string);
-    keys.into_iter()
-        .filter(|key| !is_free(key) && stored.get(*key) != given.get(*key))
-        .map(|key| format!("{key}: {} in the run, {} now", show(stored.get(key)), show(given.get(key))))
-        .collect()
-}
-
-/// The keys of all sections, as `section.key`.
-fn flatten(sections: &Table) -> Table {
-    let mut flat = Table::new();
-    for (section, keys) in sections {
-        if let Value::Table(keys) = keys {
-            flat.extend(keys.iter().map(|(key, value)| (format!("{section}.{key}"), value.clone())));
-        }
-    }
-    flat
-}
-
 /// Takes unknown sections and keys, and values that do not fit, out of a layer and says what is wrong with them.
 fn take_faulty(layer: &mut Layer) -> Vec<String> {
     let origin = layer.origin.as_str();
@@ -308,6 +273,8 @@ fn make_absolute(config: &mut Config) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use wattle_session::config::differences;
+
     use super::*;
 
     fn set(pairs: &[&str]) -> Result<Config, Vec<String>> {

@@ -4,7 +4,7 @@
 use wattle_data::TokenizerKind;
 use wattle_train::config::OptimizerKind;
 
-use super::Config;
+use wattle_session::Config;
 
 /// What the vocabulary is padded to a multiple of, where a preset pads it.
 const PADDED_TO: usize = 64;

@@ -6,7 +6,9 @@ use clap::ValueEnum;
 use serde::Deserialize;
 use toml::Table;
 
-use crate::config::{Preset, check_value, field_names, mistake, nearest, parse_toml};
+use wattle_session::sections::{check_value, field_names};
+
+use crate::config::{Preset, mistake, nearest, parse_toml};
 
 /// The sweep that comes with the program, and what it is called on the command line.
 pub const READY: (&str, &str) = ("default", include_str!("../presets/sweep-default.toml"));

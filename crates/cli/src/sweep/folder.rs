@@ -18,7 +18,9 @@ use wattle_runlog::run_dir::write_atomic;
 use wattle_runlog::{Event, LineFile};
 
 use super::plan::PlannedRun;
-use crate::config::{Layer, Sources, all_differences, resolve};
+use wattle_session::config::all_differences;
+
+use crate::config::{Layer, Sources, resolve};
 use crate::exit::BadUsage;
 use crate::run::is_finished;
 

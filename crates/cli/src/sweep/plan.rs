@@ -7,7 +7,9 @@ use toml::{Table, Value};
 
 use super::file::SweepFile;
 use super::strategy::{Strategy, strategies};
-use crate::config::{Config, Layer, Sources, resolve};
+use wattle_session::Config;
+
+use crate::config::{Layer, Sources, resolve};
 
 /// Keys that a sweep gives itself.
 const ITS_OWN: [(&str, &str); 2] =

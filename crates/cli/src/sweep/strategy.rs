@@ -3,7 +3,9 @@
 use toml::{Table, Value};
 
 use super::file::SweepFile;
-use crate::config::{Layer, is_plain_name};
+use wattle_session::config::is_plain_name;
+
+use crate::config::Layer;
 
 /// Runs of one sweep; the lists of a matrix multiply to any number.
 const MOST_RUNS: usize = 10_000;
