@@ -1,6 +1,6 @@
 //! Whether a run is over its budget, and whether it will be.
 
-use wattle_meter::projection::{Fit, Projector};
+use wattle_meter::books::projection::{Fit, Projector};
 use wattle_runlog::Joules;
 
 use crate::config::BudgetConfig;

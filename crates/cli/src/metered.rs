@@ -1,8 +1,8 @@
 //! The energy of a piece of work within this process.
 
-use wattle_meter::sampler::EDGE_TIMEOUT;
-use wattle_meter::trained_on::unmetered;
-use wattle_meter::{Edge, EnergyConfig, Sampler, SamplerOptions, TrainedOn, WindowEnergy, discover};
+use wattle_meter::{
+    EDGE_TIMEOUT, Edge, EnergyConfig, Sampler, SamplerOptions, TrainedOn, WindowEnergy, discover, unmetered,
+};
 use wattle_runlog::ComputeDevice;
 
 use crate::describe::unmetered_warning;

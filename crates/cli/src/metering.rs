@@ -6,12 +6,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::json;
-use wattle_meter::codecarbon::{Row, RunFacts};
-use wattle_meter::ledger::Tariff;
-use wattle_meter::sampler::EDGE_TIMEOUT;
+use wattle_meter::books::{carbon, continuity};
+use wattle_meter::export::codecarbon::{Row, RunFacts};
 use wattle_meter::{
-    CarbonConfig, Entry, GpuSelection, IntensityTable, Ledger, LedgerOptions, Live, MeterError, ResumePoint,
-    Sampler, SamplerOptions, TraceTarget, TraceWriter, Watch, Workload, carbon, continuity, discover,
+    CarbonConfig, EDGE_TIMEOUT, Entry, GpuSelection, IntensityTable, Ledger, LedgerOptions, Live, MeterError,
+    ResumePoint, Sampler, SamplerOptions, Tariff, TraceTarget, TraceWriter, Watch, Workload, discover,
 };
 use wattle_runlog::manifest::{Drivers, Host, SensorInfo};
 use wattle_runlog::record::{EMISSIONS_SCHEMA, RecordKind, SensorKind};

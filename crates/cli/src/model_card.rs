@@ -1,6 +1,6 @@
 //! The README.md of a checkpoint: a Hugging Face model card.
 
-use wattle_meter::model_card::co2_eq_emissions;
+use wattle_meter::export::model_card::co2_eq_emissions;
 use wattle_runlog::Record;
 use wattle_runlog::event::EvaluateEvent;
 use wattle_train::Draft;

@@ -1,7 +1,6 @@
 //! What a segment has used so far, between two records: for the terminal and for budgets.
 
-use wattle_meter::IntensityTable;
-use wattle_meter::ledger::Tariff;
+use wattle_meter::{IntensityTable, Tariff};
 use wattle_runlog::record::Cumulative;
 use wattle_runlog::{GramsCo2e, GramsPerKwh, Joules, MonotonicNs, WallAnchor};
 

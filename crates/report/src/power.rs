@@ -6,9 +6,9 @@
 
 use std::path::Path;
 
-use wattle_meter::sensor::{Advance, CounterSpec, CounterUnit, CounterValue};
-use wattle_meter::trace::{Channel, Sample, SampleValue, SegmentHeader, TraceQuantity};
-use wattle_meter::trace_reader::{TraceItem, TraceReader};
+use wattle_meter::readings::trace::{Channel, Sample, SampleValue, SegmentHeader, TraceQuantity};
+use wattle_meter::readings::trace_reader::{TraceItem, TraceReader};
+use wattle_meter::sensors::sensor::{Advance, CounterSpec, CounterUnit, CounterValue};
 use wattle_runlog::manifest::SensorInfo;
 use wattle_runlog::{Celsius, Joules, MonotonicNs, Seconds, Watts};
 

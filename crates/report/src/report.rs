@@ -4,8 +4,7 @@
 //! Shares lie between 0 and 1. What a run does not hold is null or an empty list, never zero.
 
 use serde::Serialize;
-use wattle_meter::intensity_table::IntensityTable;
-use wattle_meter::ledger::{Ledger, LedgerOptions, Tariff};
+use wattle_meter::{IntensityTable, Ledger, LedgerOptions, Tariff};
 use wattle_runlog::manifest::{DataInfo, Drivers, Host, LossFloor, ModelInfo, Segment, SensorInfo, Versions};
 use wattle_runlog::record::{Carbon, Cost, PhasesMethod, RecordKind, SensorRecord};
 use wattle_runlog::{Celsius, ComputeDevice, GramsCo2e, Joules, Phase, Record, Seconds, WallAnchor};

@@ -1,8 +1,8 @@
 //! A run's emissions by another table of carbon intensities. Its joules, and its files, stay what they are.
 
 use serde::Serialize;
-use wattle_meter::intensity_table::IntensityTable;
-use wattle_meter::reprice::{RepricedPart, reprice};
+use wattle_meter::IntensityTable;
+use wattle_meter::books::reprice::{RepricedPart, reprice};
 use wattle_runlog::record::RecordKind;
 use wattle_runlog::{GramsCo2e, GramsPerKwh, Joules};
 

@@ -6,10 +6,11 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
-use wattle_meter::discover::discover_visible;
-use wattle_meter::sampler::EDGE_TIMEOUT;
+use wattle_meter::books::carbon;
+use wattle_meter::sensors::discover::discover_visible;
 use wattle_meter::{
-    CarbonConfig, EnergyConfig, Entry, Ledger, LedgerOptions, Live, Sampler, SamplerOptions, Workload, carbon,
+    CarbonConfig, EDGE_TIMEOUT, EnergyConfig, Entry, Ledger, LedgerOptions, Live, Sampler, SamplerOptions,
+    Workload,
 };
 use wattle_runlog::clock::file_stamp;
 use wattle_runlog::record::{MeteredCommand, RecordKind, Resources};

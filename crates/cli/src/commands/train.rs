@@ -7,7 +7,7 @@ use candle_core::Device;
 use indicatif::MultiProgress;
 use wattle_data::{Dataset, Loader, Origin, Verify};
 use wattle_meter::ResumePoint;
-use wattle_meter::discover::check_boards;
+use wattle_meter::sensors::discover::check_boards;
 use wattle_model::hugging_face::Directory;
 use wattle_model::{LanguageModel, Masks};
 use wattle_ops::board::Board;

@@ -11,7 +11,7 @@ pub mod published;
 mod text;
 
 use serde::Serialize;
-use wattle_meter::ledger::Tariff;
+use wattle_meter::Tariff;
 use wattle_runlog::record::Carbon;
 use wattle_runlog::{GramsCo2e, Joules, Seconds, Watts};
 

@@ -1,0 +1,13 @@
+//! Energy in grams and in money: prices, records, and what the records of a run add up to.
+
+pub mod carbon;
+pub mod continuity;
+pub mod intensity_table;
+pub mod interrupted;
+pub mod ledger;
+pub mod projection;
+pub mod region;
+pub mod reprice;
+
+mod pricing;
+mod totals;
