@@ -5,8 +5,8 @@ use wattle_runlog::GramsCo2e;
 use wattle_runlog::Joules;
 
 #[cfg(feature = "train")]
-pub use wattle_report::quantity::{count, three_digits};
-pub use wattle_report::quantity::{duration, joules, plus_minus, si, watts};
+pub use wattle_report::words::quantity::{count, three_digits};
+pub use wattle_report::words::quantity::{duration, joules, plus_minus, si, watts};
 
 /// `0.55 gCO2e`
 pub fn grams(emissions: GramsCo2e) -> String {

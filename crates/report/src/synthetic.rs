@@ -15,7 +15,7 @@ use wattle_runlog::{
     ComputeDevice, DeviceKind, Event, EventBody, LineFile, Manifest, MonotonicNs, Record, RunDir, StopReason,
 };
 
-use crate::run::Run;
+use crate::join::run::Run;
 
 const STEP_MS: u64 = 100;
 const TOKENS_PER_STEP: u64 = 512;

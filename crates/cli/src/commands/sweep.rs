@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use indicatif::MultiProgress;
 use wattle_model::flops::flops_per_token;
 use wattle_report::compare;
-use wattle_report::table::{self, Table};
+use wattle_report::words::table::{self, Table};
 use wattle_runlog::run_dir::write_atomic;
 
 use crate::args::SweepArgs;

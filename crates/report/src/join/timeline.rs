@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use wattle_runlog::{MonotonicNs, Seconds};
 
-use crate::run::Run;
+use crate::join::run::Run;
 
 /// Running time of a run.
 #[derive(Clone, Debug, Default)]

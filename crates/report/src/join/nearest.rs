@@ -49,7 +49,7 @@ fn runs(dir: &Path) -> Vec<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use crate::run::Run;
+    use crate::join::run::Run;
     use crate::synthetic::SyntheticRun;
 
     #[test]

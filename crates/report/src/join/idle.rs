@@ -4,7 +4,7 @@
 use wattle_runlog::EventBody;
 use wattle_runlog::record::RecordKind;
 
-use crate::run::Run;
+use crate::join::run::Run;
 
 /// Removes such segments from the end of a run, with the records made for them, and adds a note.
 pub(crate) fn leave_out(run: &mut Run) {

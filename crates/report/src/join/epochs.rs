@@ -4,9 +4,9 @@ use serde::Serialize;
 use wattle_runlog::record::RecordKind;
 use wattle_runlog::{GramsCo2e, Joules, Record, Seconds};
 
-use crate::energy_curve::is_part;
-use crate::learning::Learning;
-use crate::run::Run;
+use crate::join::energy_curve::is_part;
+use crate::join::learning::Learning;
+use crate::join::run::Run;
 
 /// One stretch of a run.
 #[derive(Clone, Debug, Serialize)]
@@ -54,6 +54,20 @@ pub enum RowKind {
     Stop,
     /// The same after the last epoch of the run.
     Rest,
+}
+
+impl EpochRow {
+    /// Its name: `3`, `3 (part)`, `3 (lost)`, `3 (stop)`, `after`.
+    pub(crate) fn name(&self) -> String {
+        let epoch = self.epoch.map_or(String::new(), |epoch| epoch.to_string());
+        match self.kind {
+            RowKind::Epoch if self.complete => epoch,
+            RowKind::Epoch => format!("{epoch} (part)"),
+            RowKind::Interrupted => format!("{epoch} (lost)"),
+            RowKind::Stop => format!("{epoch} (stop)"),
+            RowKind::Rest => "after".to_owned(),
+        }
+    }
 }
 
 /// A row for each part of a run, and one for the rest.

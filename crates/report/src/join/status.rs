@@ -3,7 +3,7 @@
 use serde::Serialize;
 use wattle_runlog::{EventBody, StopReason};
 
-use crate::run::Run;
+use crate::join::run::Run;
 
 /// How a run stands, or how it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -2,9 +2,9 @@
 
 use wattle_runlog::record::PhasesMethod;
 
-use crate::energy_words::energy_of;
-use crate::quantity::{joules, percent};
-use crate::report::{PhaseRow, Report};
+use crate::join::report::{PhaseRow, Report};
+use crate::words::bounds::energy_of;
+use crate::words::quantity::{joules, percent};
 
 /// A phase in words.
 pub(crate) fn phase_name(phase: wattle_runlog::Phase) -> String {

@@ -7,9 +7,9 @@ use serde::Serialize;
 use wattle_runlog::event::{EvaluateEvent, StepEvent};
 use wattle_runlog::{EventBody, GramsCo2e, Joules, Seconds};
 
-use crate::energy_curve::EnergyCurve;
-use crate::run::Run;
-use crate::timeline::Timeline;
+use crate::join::energy_curve::EnergyCurve;
+use crate::join::run::Run;
+use crate::join::timeline::Timeline;
 
 /// Steps and evaluations of a run, in order.
 #[derive(Clone, Debug, Default)]

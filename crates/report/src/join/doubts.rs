@@ -3,12 +3,11 @@
 use wattle_runlog::record::{RecordKind, SensorRecord};
 use wattle_runlog::{Joules, Record};
 
-use crate::energy_curve::is_part;
-use crate::epochs::EpochRow;
-use crate::quantity::{duration, joules, watts, whole_percent};
-use crate::run::Run;
-use crate::sensor_name::SensorNames;
-use crate::text::row_name;
+use crate::join::energy_curve::is_part;
+use crate::join::epochs::EpochRow;
+use crate::join::run::Run;
+use crate::words::quantity::{duration, joules, watts, whole_percent};
+use crate::words::sensor_name::SensorNames;
 
 /// A random error above this share of its figure is called wide. Our choice: typical savings are no larger.
 const WIDE: f64 = 0.15;
@@ -50,11 +49,11 @@ fn wide_epochs(epochs: &[EpochRow]) -> Option<String> {
     let (worst, share) = wide_rows.iter().max_by(|a, b| a.1.total_cmp(&b.1))?;
     let worst_words = format!("{} ± {}", joules(worst.energy_j), whole_percent(*share));
     Some(match wide_rows.len() {
-        1 => format!("epoch {}: its energy is uncertain, {worst_words}", row_name(worst)),
+        1 => format!("epoch {}: its energy is uncertain, {worst_words}", worst.name()),
         n => format!(
             "the energy of {n} epochs is uncertain by more than {}, the worst is epoch {}: {worst_words}",
             whole_percent(WIDE),
-            row_name(worst)
+            worst.name()
         ),
     })
 }

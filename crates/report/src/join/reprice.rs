@@ -7,7 +7,7 @@ use wattle_runlog::record::RecordKind;
 use wattle_runlog::{GramsCo2e, GramsPerKwh, Joules};
 
 use crate::error::ReportError;
-use crate::run::Run;
+use crate::join::run::Run;
 
 /// A run's emissions by another table.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -79,7 +79,7 @@ impl From<RepricedPart> for Part {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Report;
+    use crate::join::report::Report;
     use crate::synthetic::SyntheticRun;
 
     fn table(dir: &std::path::Path, rows: &str) -> IntensityTable {

@@ -108,7 +108,7 @@ impl PowerHistory {
     }
 
     /// The energy of all sensors of a segment up to a moment. Only differences of it mean something, and records
-    /// know better what they come to: see [`crate::energy_curve`].
+    /// know better what they come to: see [`crate::join::energy_curve`].
     pub fn energy_at(&self, segment: u32, t: MonotonicNs) -> Joules {
         self.sensors.iter().filter(|sensor| sensor.segment == segment).map(|sensor| sensor.energy_at(t)).sum()
     }

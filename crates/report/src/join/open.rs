@@ -4,36 +4,16 @@
 //! A torn last line or sample is what a run that goes on looks like; it is left for the next reading.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
 use wattle_runlog::manifest::MANIFEST_SCHEMA;
 use wattle_runlog::{Event, LineFile, Manifest, Record, RunlogError};
 
 use crate::error::ReportError;
-use crate::power::PowerHistory;
-use crate::{idle, step_times};
-
-/// A run directory's files.
-#[derive(Debug)]
-pub struct Run {
-    /// The directory.
-    pub path: PathBuf,
-    /// `manifest.json`
-    pub manifest: Manifest,
-    /// `config.toml`
-    pub config: toml::Table,
-    /// `events.jsonl`, empty before the first. Steps that were read together have been given their own times.
-    pub events: Vec<Event>,
-    /// `emissions.jsonl`, empty before the first.
-    pub records: Vec<Record>,
-    /// `power.trace`, down-sampled; without sensors where there is none.
-    pub power: PowerHistory,
-    /// Whether a process holds the run's lock.
-    pub is_locked: bool,
-    /// What was not as it should be, each a sentence.
-    pub notes: Vec<String>,
-}
+use crate::join::power::PowerHistory;
+use crate::join::run::Run;
+use crate::join::{idle, step_times};
 
 impl Run {
     /// Reads the run directory at `path`.

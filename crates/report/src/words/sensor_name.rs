@@ -2,11 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use wattle_runlog::ComputeDevice;
 use wattle_runlog::manifest::SensorInfo;
 use wattle_runlog::record::SensorKind;
-use wattle_runlog::{ComputeDevice, DeviceKind};
-
-use crate::report::Provenance;
 
 /// Display names of a run's sensors: a board's name, with its number if there are several.
 #[derive(Clone, Debug, Default)]
@@ -45,39 +43,15 @@ fn number_of(board: &SensorInfo, devices: &[ComputeDevice]) -> Option<u32> {
 }
 
 /// The meter describes a board as its name, its place, and what it can read of it.
-fn board_name(board: &SensorInfo) -> &str {
+pub(crate) fn board_name(board: &SensorInfo) -> &str {
     let description = board.description.as_str();
     description.split_once(" at ").map_or(description, |(name, _)| name)
-}
-
-/// What a run computed on: the names of its boards, or of the processor.
-pub fn compute(provenance: &Provenance) -> String {
-    let boards = boards(provenance);
-    let is_cuda = provenance.devices.iter().any(|device| device.kind == DeviceKind::Cuda);
-    match is_cuda {
-        true if boards.is_empty() => "a GPU that was not metered".to_owned(),
-        true => boards,
-        false => {
-            let host = &provenance.host;
-            format!("{}, {} CPUs", host.cpu_model.as_deref().unwrap_or("unknown processor"), host.cpus)
-        }
-    }
-}
-
-/// The metered boards by name: `2 × NVIDIA H200`.
-fn boards(provenance: &Provenance) -> String {
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for sensor in provenance.sensors.iter().filter(|sensor| sensor.kind == SensorKind::Gpu) {
-        *counts.entry(board_name(sensor)).or_default() += 1;
-    }
-    let names =
-        counts.into_iter().map(|(name, n)| if n > 1 { format!("{n} × {name}") } else { name.to_owned() });
-    names.collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use wattle_runlog::DeviceKind;
 
     fn board(id: &str) -> SensorInfo {
         let description = "NVIDIA H100 80GB HBM3 at 00000000:00:06.0: energy counter".to_owned();

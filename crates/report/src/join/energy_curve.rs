@@ -6,8 +6,8 @@
 use wattle_runlog::record::RecordKind;
 use wattle_runlog::{GramsCo2e, Joules, MonotonicNs, Record};
 
-use crate::run::Run;
-use crate::timeline::Timeline;
+use crate::join::run::Run;
+use crate::join::timeline::Timeline;
 
 /// Energy, emissions and cost together.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -1,19 +1,23 @@
 //! A run on a terminal.
 
+pub(crate) mod energy_words;
+pub(crate) mod phase_words;
+
 use wattle_runlog::Joules;
 use wattle_runlog::record::{Method, SensorRecord};
 
-use crate::energy_words::{energy_in, energy_of, energy_words};
-use crate::epochs::{EpochRow, RowKind};
-use crate::flags;
-use crate::phase_words::{phase_energy, phase_method, phase_name, phases_method};
-use crate::quantity::{
+use crate::join::epochs::EpochRow;
+use crate::join::provenance::Provenance;
+use crate::join::report::Report;
+use crate::text::energy_words::energy_words;
+use crate::text::phase_words::{phase_energy, phase_method, phase_name, phases_method};
+use crate::words::bounds::{energy_in, energy_of};
+use crate::words::flags;
+use crate::words::quantity::{
     count, duration, grams, joules, joules_per_ktoken, loss, money, percent, si, uncertain, wall_time, watts,
     whole_percent,
 };
-use crate::report::{Provenance, Report};
-use crate::sensor_name;
-use crate::table::{Table, WIDTH, hang, wrap};
+use crate::words::table::{Table, WIDTH, hang, wrap};
 
 /// Characters that bars are drawn with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +87,7 @@ pub(crate) fn what(report: &Report) -> String {
 pub(crate) fn device(report: &Report) -> String {
     let Provenance { host, devices, .. } = &report.provenance;
     let names: Vec<_> = devices.iter().map(ToString::to_string).collect();
-    format!("{} on {} ({})", names.join(", "), host.hostname, sensor_name::compute(&report.provenance))
+    format!("{} on {} ({})", names.join(", "), host.hostname, report.provenance.computed_on())
 }
 
 fn learning(report: &Report) -> Vec<String> {
@@ -189,23 +193,11 @@ fn epochs(report: &Report) -> Vec<String> {
     [vec!["epochs".to_owned()], table.lines()].concat()
 }
 
-/// A row's name: `3`, `3 (part)`, `3 (lost)`, `3 (stop)`, `after`.
-pub(crate) fn row_name(row: &EpochRow) -> String {
-    let epoch = row.epoch.map_or(String::new(), |epoch| epoch.to_string());
-    match row.kind {
-        RowKind::Epoch if row.complete => epoch,
-        RowKind::Epoch => format!("{epoch} (part)"),
-        RowKind::Interrupted => format!("{epoch} (lost)"),
-        RowKind::Stop => format!("{epoch} (stop)"),
-        RowKind::Rest => "after".to_owned(),
-    }
-}
-
 fn epoch_cells(row: &EpochRow, report: &Report) -> Vec<String> {
     let currency = report.totals.as_ref().and_then(|totals| totals.cost.as_ref()).map(|cost| &cost.currency);
     let number = |n: u64| if n == 0 { String::new() } else { si(n as f64, "") };
     vec![
-        row_name(row),
+        row.name(),
         if row.steps == 0 { String::new() } else { count(row.steps) },
         row.loss.map(loss).unwrap_or_default(),
         row.val_loss.map(loss).unwrap_or_default(),

@@ -5,22 +5,23 @@
 
 use serde::Serialize;
 use wattle_meter::{IntensityTable, Ledger, LedgerOptions, Tariff};
-use wattle_runlog::manifest::{DataInfo, Drivers, Host, LossFloor, ModelInfo, Segment, SensorInfo, Versions};
+use wattle_runlog::manifest::LossFloor;
 use wattle_runlog::record::{Carbon, Cost, PhasesMethod, RecordKind, SensorRecord};
-use wattle_runlog::{Celsius, ComputeDevice, GramsCo2e, Joules, Phase, Record, Seconds, WallAnchor};
+use wattle_runlog::{Celsius, GramsCo2e, Joules, Phase, Record, Seconds, WallAnchor};
 
-use crate::energy_curve::{EnergyCurve, final_record, is_part};
-use crate::energy_words::at_least;
-use crate::epochs::{self, EpochRow};
 use crate::error::ReportError;
-use crate::flags::{self, FlagNote};
-use crate::learning::{Evaluation, Learning};
-use crate::reprice::{self, Repriced};
-use crate::run::Run;
-use crate::sensor_name::SensorNames;
-use crate::status::Status;
-use crate::timeline::Timeline;
-use crate::{doubts, unmetered};
+use crate::join::energy_curve::{EnergyCurve, final_record, is_part};
+use crate::join::epochs::{self, EpochRow};
+use crate::join::learning::{Evaluation, Learning};
+use crate::join::provenance::Provenance;
+use crate::join::reprice::{self, Repriced};
+use crate::join::run::Run;
+use crate::join::status::Status;
+use crate::join::timeline::Timeline;
+use crate::join::{doubts, unmetered};
+use crate::words::bounds::at_least;
+use crate::words::flags::{self, FlagNote};
+use crate::words::sensor_name::SensorNames;
 
 /// Name and version of the format of a report.
 pub const REPORT_SCHEMA: &str = "wattle.report/1";
@@ -72,31 +73,6 @@ pub struct Report {
     pub repriced: Option<Repriced>,
     /// What was not as it should be, each a sentence.
     pub notes: Vec<String>,
-}
-
-/// Where a run came from.
-#[derive(Clone, Debug, Serialize)]
-pub struct Provenance {
-    /// Versions of what made it.
-    pub versions: Versions,
-    /// Driver versions.
-    pub drivers: Drivers,
-    /// The command line that started it.
-    pub command: Vec<String>,
-    /// `run.seed`
-    pub seed: u64,
-    /// What it computes on.
-    pub devices: Vec<ComputeDevice>,
-    /// The machine.
-    pub host: Host,
-    /// What was metered.
-    pub sensors: Vec<SensorInfo>,
-    /// The data trained on.
-    pub data: Option<DataInfo>,
-    /// The model's size.
-    pub model: Option<ModelInfo>,
-    /// One entry a process.
-    pub segments: Vec<Segment>,
 }
 
 /// Losses and accuracies.
@@ -259,24 +235,6 @@ impl Report {
     }
 }
 
-impl Provenance {
-    fn of(run: &Run) -> Self {
-        let manifest = run.manifest.clone();
-        Self {
-            versions: manifest.versions,
-            drivers: manifest.drivers,
-            command: manifest.command,
-            seed: manifest.seed,
-            devices: manifest.devices,
-            host: manifest.host,
-            sensors: manifest.sensors,
-            data: manifest.data,
-            model: manifest.model,
-            segments: manifest.segments,
-        }
-    }
-}
-
 impl Learnt {
     fn of(learning: &Learning) -> Self {
         let last = learning.steps.last().map_or(0, |(at, _)| at.step);
@@ -409,7 +367,7 @@ fn notes(run: &Run, learning: &Learning) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::epochs::RowKind;
+    use crate::join::epochs::RowKind;
     use crate::synthetic::SyntheticRun;
     use wattle_runlog::StopReason;
 

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use wattle_runlog::record::{RecordKind, SensorKind};
 use wattle_runlog::{ComputeDevice, DeviceKind};
 
-use crate::run::Run;
+use crate::join::run::Run;
 
 /// The names of a run's unmetered devices, such as `cuda:0`: those named in its records, and for older records every
 /// GPU without a sensor.

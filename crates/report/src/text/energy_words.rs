@@ -1,9 +1,7 @@
 //! A run's energy in words: how much of it was measured, and both parts of its error.
 
-use wattle_runlog::Joules;
-
-use crate::quantity::{joules, percent, uncertain, whole_percent};
-use crate::report::{Report, Totals};
+use crate::join::report::{Report, Totals};
+use crate::words::quantity::{joules, percent, whole_percent};
 
 /// `7.01 kJ · 97.7 % measured · ± 131 J random, ± 6 % systematic`
 pub(crate) fn energy_words(report: &Report, totals: &Totals) -> String {
@@ -32,22 +30,4 @@ pub(crate) fn random_words(totals: &Totals) -> String {
 /// `± 6 % systematic`
 pub(crate) fn systematic_words(totals: &Totals) -> String {
     format!("± {} systematic", whole_percent(totals.systematic_fraction))
-}
-
-/// Marks a figure as a lower bound unless everything was metered.
-pub(crate) fn at_least(is_metered: bool, figure: String) -> String {
-    if is_metered { figure } else { format!("≥ {figure}") }
-}
-
-/// An energy with its half-width, or as a lower bound if a device was unmetered.
-pub(crate) fn energy_in(is_metered: bool, energy: Joules, half_width: Option<Joules>) -> String {
-    match is_metered {
-        true => energy_of(energy, half_width),
-        false => at_least(is_metered, joules(energy)),
-    }
-}
-
-/// An energy with its half-width; `± ?` if the half-width is unknown.
-pub(crate) fn energy_of(energy: Joules, half_width: Option<Joules>) -> String {
-    uncertain(energy.get(), half_width.map(Joules::get), "J")
 }

@@ -1,0 +1,8 @@
+//! Quantities, sensors and flags in words, and tables of them. Nothing here knows a run.
+
+pub mod flags;
+pub mod quantity;
+pub mod sensor_name;
+pub mod table;
+
+pub(crate) mod bounds;
