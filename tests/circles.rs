@@ -80,7 +80,7 @@ fn folders_import_from_those_before_them_only() {
             assert!(is_there, "crates/{name}/src has no folder {folder}; correct FOLDERS");
         }
         for (from, named) in &arrows {
-            for to in named.iter().filter(|to| place(from).is_some() && place(to) > place(from)) {
+            if let Some(to) = named.iter().find(|to| place(from).is_some() && place(to) > place(from)) {
                 let (from, to) = (from.join("::"), to.join("::"));
                 panic!("crates/{name}: {from} imports from {to}, whose folder comes later");
             }

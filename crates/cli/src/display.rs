@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use wattle_data::{FetchProgress, Stage};
+use wattle_meter::Used;
 use wattle_runlog::Joules;
 use wattle_runlog::event::StepEvent;
 use wattle_train::Plan;
 
 use crate::humanize::{duration, grams, joules, joules_per_ktoken, si, watts};
 use crate::pace::{Pace, Rate};
-use crate::tally::Used;
 
 /// Without a terminal, the time between two lines about steps.
 const LINE_EVERY: Duration = Duration::from_secs(10);

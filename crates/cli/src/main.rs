@@ -48,8 +48,6 @@ mod signals;
 mod status_line;
 #[cfg(feature = "train")]
 mod sweep;
-#[cfg(feature = "train")]
-mod tally;
 mod terminal;
 #[cfg(feature = "train")]
 mod threads;

@@ -10,7 +10,8 @@ use wattle_meter::books::{carbon, continuity};
 use wattle_meter::export::codecarbon::{Row, RunFacts};
 use wattle_meter::{
     CarbonConfig, EDGE_TIMEOUT, Entry, GpuSelection, IntensityTable, Ledger, LedgerOptions, Live, MeterError,
-    ResumePoint, Sampler, SamplerOptions, Tariff, TraceTarget, TraceWriter, Watch, Workload, discover,
+    Pricing, ResumePoint, Sampler, SamplerOptions, Tally, Tariff, TraceTarget, TraceWriter, Used, Watch,
+    Workload, discover,
 };
 use wattle_runlog::manifest::{Drivers, Host, SensorInfo};
 use wattle_runlog::record::{EMISSIONS_SCHEMA, RecordKind, SensorKind};
@@ -21,7 +22,6 @@ use wattle_runlog::{
 
 use crate::config::Config;
 use crate::describe::unmetered_warning;
-use crate::tally::{Pricing, Tally, Used};
 
 /// A run's meter, its books, and the files that they are written to.
 pub struct Metering {

@@ -33,8 +33,10 @@
 //! - [`books`]: grams, money and records
 //!   - [`region`](books::region), [`carbon`](books::carbon), [`intensity_table`](books::intensity_table): countries;
 //!     carbon intensity of electricity by country and by hour
+//!   - [`pricing`](books::pricing): the one rule for the building's energy, emissions and cost
 //!   - [`ledger`](books::ledger), [`interrupted`](books::interrupted): records and running totals, also of segments
 //!     that were killed
+//!   - [`tally`](books::tally): what a segment has used so far, between two records
 //!   - [`projection`](books::projection): what a run that has begun will come to
 //!   - [`reprice`](mod@books::reprice): a finished run at other intensities
 //!   - [`continuity`](books::continuity): where segments do not follow on each other
@@ -65,8 +67,10 @@ pub mod windows;
 
 pub use books::intensity_table::IntensityTable;
 pub use books::interrupted::ResumePoint;
-pub use books::ledger::{Entry, Ledger, LedgerOptions, Tariff};
+pub use books::ledger::{Entry, Ledger, LedgerOptions};
+pub use books::pricing::{Pricing, Tariff};
 pub use books::reprice::reprice;
+pub use books::tally::{Tally, Used};
 pub use config::{CarbonConfig, CostConfig, EnergyConfig, GpuSelection};
 pub use error::MeterError;
 pub use readings::trace_writer::TraceWriter;

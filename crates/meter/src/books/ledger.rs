@@ -12,8 +12,8 @@ use wattle_runlog::record::{
 use wattle_runlog::{GramsCo2e, Joules, MonotonicNs, Record, Span, WallAnchor};
 
 use crate::books::intensity_table::IntensityTable;
+use crate::books::pricing::{Tariff, facility_kwh};
 use crate::books::totals::Totals;
-use crate::config::CostConfig;
 use crate::sensors::trained_on::TrainedOn;
 use crate::windows::phases;
 use crate::windows::unmetered::unmetered;
@@ -41,15 +41,6 @@ pub struct LedgerOptions {
     pub devices: u32,
     /// The boards computed on, and which sensor measures each: a record names those that none measured.
     pub trained_on: Vec<TrainedOn>,
-}
-
-/// The price of energy.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Tariff {
-    /// Price of a kilowatt-hour.
-    pub per_kwh: f64,
-    /// ISO 4217 code.
-    pub currency: String,
 }
 
 /// What a record is made from.
@@ -96,21 +87,6 @@ pub(crate) struct SegmentEnd {
     pub(crate) epoch: Option<u64>,
     /// Whether the tail that a kill left has been recorded.
     pub(crate) settled: bool,
-}
-
-impl Tariff {
-    /// The tariff of a configuration; `None` if it has no price.
-    pub fn from_config(config: &CostConfig) -> Option<Self> {
-        config.price_per_kwh.map(|per_kwh| Self { per_kwh, currency: config.currency.clone() })
-    }
-
-    fn cost(&self, facility_kwh: f64) -> Cost {
-        Cost {
-            value: facility_kwh * self.per_kwh,
-            currency: self.currency.clone(),
-            tariff_per_kwh: self.per_kwh,
-        }
-    }
 }
 
 impl Ledger {
@@ -213,7 +189,7 @@ impl Ledger {
         let attribution = phases::attribute(&window, segment, entry.spans);
         let unmetered_devices = unmetered(&options.trained_on, &window);
         let energy_kwh = window.energy.kwh();
-        let facility_kwh = energy_kwh * options.pue;
+        let facility_kwh = facility_kwh(window.energy, options.pue);
         let duration = window.duration();
         let device_hours = f64::from(options.devices) * duration.get() / 3600.0;
         let mut record = Record {
@@ -314,7 +290,7 @@ pub(crate) fn set_per_token(record: &mut Record) {
 pub(crate) mod tests {
     use super::*;
     use crate::books::carbon;
-    use crate::config::CarbonConfig;
+    use crate::config::{CarbonConfig, CostConfig};
     use proptest::prelude::*;
     use wattle_runlog::Seconds;
     use wattle_runlog::record::{Flag, Method, SensorKind, SensorRecord};

@@ -5,9 +5,11 @@ pub mod continuity;
 pub mod intensity_table;
 pub mod interrupted;
 pub mod ledger;
+pub mod pricing;
 pub mod projection;
 pub mod region;
 pub mod reprice;
+pub mod tally;
 
-mod pricing;
+mod priced;
 mod totals;

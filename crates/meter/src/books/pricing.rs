@@ -1,90 +1,122 @@
-//! Joules to grams: by one intensity for the whole run, or by a table at the moment of each joule's use.
+//! The one rule for what energy costs: the building's energy, its emissions, and its price.
+//!
+//! facility energy = energy × PUE; emissions = facility energy × intensity; cost = facility energy × tariff. The
+//! intensity is one mean, or a table's at the moment of each joule's use, with the mean for what the table does not
+//! cover. Records, running figures and repriced runs are all priced here.
 
-use wattle_runlog::record::{Carbon, Cumulative};
+use wattle_runlog::record::Cost;
 use wattle_runlog::{GramsCo2e, GramsPerKwh, Joules, MonotonicNs, WallAnchor};
 
-use crate::books::ledger::{Ledger, LedgerOptions};
-use crate::windows::window::{WindowEnergy, share};
+use crate::books::intensity_table::IntensityTable;
+use crate::config::CostConfig;
 
-impl Ledger {
-    /// Emissions of a window, and by which intensity.
-    pub(crate) fn price(&self, window: &WindowEnergy, anchor: WallAnchor) -> (GramsCo2e, Carbon) {
-        let LedgerOptions { pue, carbon, .. } = &self.options;
-        let by_mean = |energy: Joules| carbon.intensity_g_per_kwh * (energy * *pue);
-        let Some(table) = &self.table else {
-            return (by_mean(window.energy), carbon.clone());
-        };
-        let moment =
-            |wall_ns: i64| MonotonicNs((anchor.monotonic.0 as i64 + wall_ns - anchor.wall_ns) as u64);
-        let energy = |from: i64, to: i64| window.between(moment(from), moment(to));
-        let (from, to) = (anchor.wall_ns_at(window.start), anchor.wall_ns_at(window.end));
-        let priced = table.price(from, to, energy);
-        let rest = window.energy - priced.covered;
-        let rest = if priced.hole.is_some() && rest > Joules::ZERO { rest } else { Joules::ZERO };
-        let grams = priced.grams * *pue + by_mean(rest);
-        let fraction = 1.0 - share(rest, window.energy);
-        (grams, self.tabled(grams, window.energy, fraction))
+/// The price of energy.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tariff {
+    /// Price of a kilowatt-hour.
+    pub per_kwh: f64,
+    /// ISO 4217 code.
+    pub currency: String,
+}
+
+/// How the energy of one segment is priced.
+#[derive(Clone, Debug)]
+pub struct Pricing {
+    /// `energy.pue`
+    pub pue: f64,
+    /// The intensity where there is no table, or none of its rows fits.
+    pub intensity: GramsPerKwh,
+    /// `carbon.table`
+    pub table: Option<IntensityTable>,
+    /// The price of energy.
+    pub tariff: Option<Tariff>,
+    /// The segment's clock.
+    pub anchor: WallAnchor,
+}
+
+/// What emissions are reckoned by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rates<'a> {
+    pub(crate) pue: f64,
+    pub(crate) intensity: GramsPerKwh,
+    pub(crate) table: Option<&'a IntensityTable>,
+}
+
+/// The emissions of a stretch of time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Emissions {
+    /// All of them, the building's part included.
+    pub(crate) grams: GramsCo2e,
+    /// By the table, without the building's part.
+    pub(crate) by_table: GramsCo2e,
+    /// Energy that the mean intensity priced because the table does not cover it; zero without a table.
+    pub(crate) uncovered: Joules,
+    /// The first stretch of time that the table does not cover, wall clock in nanoseconds.
+    pub(crate) hole: Option<(i64, i64)>,
+}
+
+impl Tariff {
+    /// The tariff of a configuration; `None` if it has no price.
+    pub fn from_config(config: &CostConfig) -> Option<Self> {
+        config.price_per_kwh.map(|per_kwh| Self { per_kwh, currency: config.currency.clone() })
     }
 
-    /// What is said of a price by the table: the mean intensity that it came to, and how much it covered.
-    fn tabled(&self, grams: GramsCo2e, energy: Joules, fraction: f64) -> Carbon {
-        let carbon = &self.options.carbon;
-        let kwh = (energy * self.options.pue).kwh();
-        let mean = if kwh > 0.0 { GramsPerKwh(grams.get() / kwh) } else { carbon.intensity_g_per_kwh };
-        let table = self.table.as_ref().map_or(String::new(), |table| table.path().display().to_string());
-        let basis = match fraction {
-            _ if fraction >= 1.0 => "table by the moment of use".to_owned(),
-            _ => format!(
-                "table by the moment of use for {:.1} % of the energy; {} of {} ({}) for the rest",
-                fraction * 100.0,
-                carbon.basis,
-                carbon.region,
-                carbon.source
-            ),
-        };
-        Carbon {
-            intensity_g_per_kwh: mean,
-            region: carbon.region.clone(),
-            source: format!("carbon.table {table}"),
-            year: None,
-            basis,
-            table_fraction: Some(fraction),
-        }
-    }
-
-    /// By which intensity the whole run was priced.
-    pub(crate) fn whole_carbon(&self) -> Carbon {
-        let Cumulative { energy_j, emissions_g, .. } = self.totals.cumulative;
-        match self.table {
-            Some(_) => self.tabled(emissions_g, energy_j, share(self.totals.tabled, energy_j)),
-            None => self.options.carbon.clone(),
+    /// What the building's energy costs.
+    pub(crate) fn cost(&self, facility_kwh: f64) -> Cost {
+        Cost {
+            value: facility_kwh * self.per_kwh,
+            currency: self.currency.clone(),
+            tariff_per_kwh: self.per_kwh,
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::books::ledger::tests::{entry, options};
-    use wattle_runlog::record::{Overhead, RecordKind, Resources};
+impl Pricing {
+    pub(crate) fn rates(&self) -> Rates<'_> {
+        Rates { pue: self.pue, intensity: self.intensity, table: self.table.as_ref() }
+    }
+}
 
-    #[test]
-    fn with_a_table_each_joule_has_its_price_and_the_rest_is_said() {
-        // The anchor is 14:13:20; the table begins ten seconds after it and has ten-second intervals.
-        let text = "timestamp,g_per_kwh\n2026-09-21T14:13:30Z,100\n2026-09-21T14:13:40Z,300\n";
-        let table = crate::books::intensity_table::tests::table(text).unwrap();
-        let mut ledger = Ledger::new(options(0)).with_table(Some(table));
-        let hour = ledger.record(entry(RecordKind::Epoch, 10, 30, 3.6e6, 0));
-        // A kilowatt-hour evenly over both, times the PUE.
-        assert!((hour.emissions_g.get() - 200.0 * 1.5).abs() < 1e-6, "{hour:?}");
-        assert_eq!((hour.carbon.table_fraction, hour.carbon.year), (Some(1.0), None));
-        let half = ledger.record(entry(RecordKind::Epoch, 30, 50, 3.6e6, 0));
-        assert_eq!(half.carbon.table_fraction, Some(0.0));
-        assert!((half.emissions_g.get() - 400.0 * 1.5).abs() < 1e-6, "{half:?}");
-        assert!(half.carbon.basis.contains("0.0 % of the energy"), "{}", half.carbon.basis);
-        let run = ledger.whole_run(true, Resources::default(), Overhead::default());
-        assert_eq!(run.carbon.table_fraction, Some(0.5));
-        assert!((run.carbon.intensity_g_per_kwh.get() - 300.0).abs() < 1e-6);
-        assert_eq!(run.emissions_g, hour.emissions_g + half.emissions_g);
+/// What the building draws where the machine draws `energy`.
+pub(crate) fn facility(energy: Joules, pue: f64) -> Joules {
+    energy * pue
+}
+
+/// The same in kilowatt-hours. Records have always converted before they multiply, which differs from
+/// [`facility`] in the last bit; they stay comparable to the bit.
+pub(crate) fn facility_kwh(energy: Joules, pue: f64) -> f64 {
+    energy.kwh() * pue
+}
+
+impl Rates<'_> {
+    /// Emissions of `energy` by the mean intensity.
+    pub(crate) fn at_mean(&self, energy: Joules) -> GramsCo2e {
+        self.intensity * facility(energy, self.pue)
+    }
+
+    /// Emissions of the `energy` that was used from `start` to `end` on the clock of `anchor`; `between` says how
+    /// much of it was used from one moment to another.
+    pub(crate) fn emissions(
+        &self,
+        anchor: WallAnchor,
+        (start, end): (MonotonicNs, MonotonicNs),
+        energy: Joules,
+        between: impl Fn(MonotonicNs, MonotonicNs) -> Joules,
+    ) -> Emissions {
+        let Some(table) = self.table else {
+            let (by_table, uncovered) = (GramsCo2e::ZERO, Joules::ZERO);
+            return Emissions { grams: self.at_mean(energy), by_table, uncovered, hole: None };
+        };
+        let between = |from: i64, to: i64| between(anchor.monotonic_at(from), anchor.monotonic_at(to));
+        let priced = table.price(anchor.wall_ns_at(start), anchor.wall_ns_at(end), between);
+        let rest = energy - priced.covered;
+        // Without a hole, what is left over is rounding.
+        let uncovered = if priced.hole.is_some() && rest > Joules::ZERO { rest } else { Joules::ZERO };
+        Emissions {
+            grams: priced.grams * self.pue + self.at_mean(uncovered),
+            by_table: priced.grams,
+            uncovered,
+            hole: priced.hole,
+        }
     }
 }

@@ -12,6 +12,7 @@ use wattle_runlog::{GramsCo2e, GramsPerKwh, Joules, MonotonicNs, Record, Seconds
 use crate::books::intensity_table::IntensityTable;
 use crate::books::interrupted::Segment;
 use crate::books::ledger::advances;
+use crate::books::pricing::Rates;
 use crate::error::MeterError;
 use crate::readings::trace_reader::{TraceItem, TraceReader};
 
@@ -165,17 +166,16 @@ impl Stretch {
     ) -> Result<RepricedPart, MeterError> {
         let window = traced.map(|segment| segment.window(self.start, self.end));
         let window = window.filter(|window| window.energy > Joules::ZERO);
-        let moment =
-            |wall_ns: i64| MonotonicNs((anchor.monotonic.0 as i64 + wall_ns - anchor.wall_ns) as u64);
         let duration = self.end.since(self.start);
-        let energy = |from: i64, to: i64| match &window {
-            Some(window) => self.energy * (window.between(moment(from), moment(to)) / window.energy),
-            None if duration > Seconds::ZERO => self.energy * (moment(to).since(moment(from)) / duration),
+        let between = |from: MonotonicNs, to: MonotonicNs| match &window {
+            Some(window) => self.energy * (window.between(from, to) / window.energy),
+            None if duration > Seconds::ZERO => self.energy * (to.since(from) / duration),
             None => Joules::ZERO,
         };
-        let (from, to) = (anchor.wall_ns_at(self.start), anchor.wall_ns_at(self.end));
-        let priced = table.price(from, to, energy);
-        if let Some(hole) = priced.hole {
+        // A hole is an error, so no mean is needed.
+        let rates = Rates { pue: self.pue, intensity: GramsPerKwh::ZERO, table: Some(table) };
+        let emissions = rates.emissions(anchor, (self.start, self.end), self.energy, between);
+        if let Some(hole) = emissions.hole {
             return Err(table.outside(hole));
         }
         let kwh = self.energy.kwh();
@@ -185,8 +185,8 @@ impl Stretch {
             epoch: self.epoch,
             energy: self.energy,
             before: self.before,
-            after: priced.grams * self.pue,
-            intensity: GramsPerKwh(if kwh > 0.0 { priced.grams.get() / kwh } else { 0.0 }),
+            after: emissions.grams,
+            intensity: GramsPerKwh(if kwh > 0.0 { emissions.by_table.get() / kwh } else { 0.0 }),
             from_trace: window.is_some(),
         })
     }

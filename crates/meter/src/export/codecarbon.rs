@@ -16,6 +16,7 @@ use wattle_runlog::run_dir::write_atomic;
 use wattle_runlog::{Joules, Record, RunlogError, WallAnchor, Watts, clock};
 
 use crate::books::carbon;
+use crate::books::pricing::facility;
 
 /// The columns, in their order.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -155,7 +156,7 @@ struct Part {
 impl Part {
     fn of(record: &Record, kinds: &[SensorKind]) -> Self {
         let sensors: Vec<_> = record.sensors.iter().filter(|s| kinds.contains(&s.kind)).collect();
-        let energy = sensors.iter().map(|sensor| sensor.energy_j).sum::<Joules>() * record.pue;
+        let energy = facility(sensors.iter().map(|sensor| sensor.energy_j).sum(), record.pue);
         let exists = !sensors.is_empty();
         let known = exists && record.duration_s.get() > 0.0;
         let whole = sensors.iter().any(|sensor| sensor.method.is_measured());

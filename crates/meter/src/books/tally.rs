@@ -1,17 +1,15 @@
 //! What a segment has used so far, between two records: for the terminal and for budgets.
 
-use wattle_meter::{IntensityTable, Tariff};
 use wattle_runlog::record::Cumulative;
-use wattle_runlog::{GramsCo2e, GramsPerKwh, Joules, MonotonicNs, WallAnchor};
+use wattle_runlog::{GramsCo2e, Joules, MonotonicNs};
+
+use crate::books::pricing::{Pricing, Tariff, facility_kwh};
 
 /// A running sum of energy, emissions and cost. Each joule is priced when it is seen, some twenty times a second
 /// or once a step; the records price them again from the trace.
+#[derive(Clone, Debug)]
 pub struct Tally {
-    pue: f64,
-    intensity: GramsPerKwh,
-    table: Option<IntensityTable>,
-    tariff: Option<Tariff>,
-    anchor: WallAnchor,
+    pricing: Pricing,
     /// What earlier segments used.
     carried: Cumulative,
     energy: Joules,
@@ -32,27 +30,11 @@ pub struct Used {
     pub cost: Option<f64>,
 }
 
-/// How energy is priced.
-pub struct Pricing {
-    /// `energy.pue`
-    pub pue: f64,
-    /// The intensity where there is no table, or none of its rows fits.
-    pub intensity: GramsPerKwh,
-    /// `carbon.table`
-    pub table: Option<IntensityTable>,
-    /// The price of energy.
-    pub tariff: Option<Tariff>,
-    /// The segment's clock.
-    pub anchor: WallAnchor,
-}
-
 impl Tally {
     /// Nothing yet, after what earlier segments used.
     pub fn new(pricing: Pricing, carried: Cumulative) -> Self {
-        let Pricing { pue, intensity, table, tariff, anchor } = pricing;
-        let at = MonotonicNs::now();
-        let (energy, emissions) = (Joules::ZERO, GramsCo2e(0.0));
-        Self { pue, intensity, table, tariff, anchor, carried, energy, emissions, at }
+        let (energy, emissions) = (Joules::ZERO, GramsCo2e::ZERO);
+        Self { pricing, carried, energy, emissions, at: MonotonicNs::now() }
     }
 
     /// By `now` the segment has used `energy`.
@@ -64,31 +46,35 @@ impl Tally {
 
     /// The run so far.
     pub fn used(&self) -> Used {
+        let Pricing { pue, tariff, .. } = &self.pricing;
         let energy = self.carried.energy_j + self.energy;
         let cost = |tariff: &Tariff| {
-            self.carried.cost.unwrap_or(0.0) + (self.energy * self.pue).kwh() * tariff.per_kwh
+            self.carried.cost.unwrap_or(0.0) + tariff.cost(facility_kwh(self.energy, *pue)).value
         };
         Used {
             energy,
-            facility_kwh: (energy * self.pue).kwh(),
+            facility_kwh: facility_kwh(energy, *pue),
             emissions: self.carried.emissions_g + self.emissions,
-            cost: self.tariff.as_ref().map(cost),
+            cost: tariff.as_ref().map(cost),
         }
     }
 
+    /// Emissions of a part, taken to be used evenly.
     fn price(&self, from: MonotonicNs, to: MonotonicNs, part: Joules) -> GramsCo2e {
-        let at_mean = |part: Joules| self.intensity * (part * self.pue);
-        let (Some(table), true) = (&self.table, from < to) else { return at_mean(part) };
-        let (from, to) = (self.anchor.wall_ns_at(from), self.anchor.wall_ns_at(to));
-        let share = |begin: i64, end: i64| part * ((end - begin) as f64 / (to - from) as f64);
-        let priced = table.price(from, to, share);
-        priced.grams * self.pue + at_mean(part - priced.covered)
+        let rates = self.pricing.rates();
+        if from >= to {
+            return rates.at_mean(part);
+        }
+        let between = |begin: MonotonicNs, end: MonotonicNs| part * (end.since(begin) / to.since(from));
+        rates.emissions(self.pricing.anchor, (from, to), part, between).grams
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::books::intensity_table::IntensityTable;
+    use wattle_runlog::{GramsPerKwh, WallAnchor};
 
     fn tally(table: Option<&str>) -> Tally {
         let table = table.map(|text| {
