@@ -104,7 +104,7 @@ impl Ledger {
     /// The books of a run that goes on, from the records that it has written so far.
     pub fn resume(options: LedgerOptions, records: &[Record]) -> Self {
         let mut ledger = Self::new(options);
-        for record in records.iter().filter(|record| advances(record.kind)) {
+        for record in records.iter().filter(|record| record.kind.is_additive()) {
             ledger.absorb(record);
             ledger.totals.cumulative = record.cumulative;
         }
@@ -120,7 +120,7 @@ impl Ledger {
     pub fn record(&mut self, entry: Entry<'_>) -> Record {
         let (segment, anchor) = (self.options.segment, self.options.anchor);
         let (kind, record) = (entry.kind, self.build(entry, segment, anchor));
-        if advances(kind) { self.book(record, Joules::ZERO) } else { self.preview(record) }
+        if kind.is_additive() { self.book(record, Joules::ZERO) } else { self.preview(record) }
     }
 
     /// The record of the whole run. Its energy is the cumulative energy exactly.
@@ -266,14 +266,6 @@ impl Ledger {
         };
         self.ends.retain(|end| end.segment != record.segment);
         self.ends.push(entry);
-    }
-}
-
-/// Whether records of this kind add to the totals.
-pub(crate) fn advances(kind: RecordKind) -> bool {
-    match kind {
-        RecordKind::Epoch | RecordKind::Interrupted | RecordKind::Command => true,
-        RecordKind::Checkpoint | RecordKind::Final => false,
     }
 }
 
@@ -464,7 +456,7 @@ pub(crate) mod tests {
                 }
             }
             let last = ledger.whole_run(true, Resources::default(), Overhead::default());
-            let booked = || written.iter().filter(|record| record.kind != RecordKind::Checkpoint);
+            let booked = || written.iter().filter(|record| record.kind.is_additive());
             let energy: Joules = booked().map(|record| record.energy_j).sum();
             prop_assert_eq!(last.energy_j, energy);
             prop_assert_eq!(last.cumulative.energy_j, energy);

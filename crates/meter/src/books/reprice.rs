@@ -11,7 +11,6 @@ use wattle_runlog::{GramsCo2e, GramsPerKwh, Joules, MonotonicNs, Record, Seconds
 
 use crate::books::intensity_table::IntensityTable;
 use crate::books::interrupted::Segment;
-use crate::books::ledger::advances;
 use crate::books::pricing::Rates;
 use crate::error::MeterError;
 use crate::readings::trace_reader::{TraceItem, TraceReader};
@@ -94,7 +93,7 @@ pub fn reprice(
 
 /// What the run's total is made of.
 fn stretches(records: &[Record]) -> Vec<Stretch> {
-    let booked = || records.iter().filter(|record| advances(record.kind));
+    let booked = || records.iter().filter(|record| record.kind.is_additive());
     let stretch = |record: &Record| {
         Some(Stretch {
             kind: record.kind,
@@ -119,7 +118,7 @@ fn stretches(records: &[Record]) -> Vec<Stretch> {
 
 /// What the record of the whole run holds beyond the others: its last moments.
 fn tail(whole: &Record, records: &[Record]) -> Option<Stretch> {
-    let booked = || records.iter().filter(|record| advances(record.kind));
+    let booked = || records.iter().filter(|record| record.kind.is_additive());
     let energy = whole.energy_j - booked().map(|record| record.energy_j).sum();
     let seconds = whole.duration_s - booked().map(|record| record.duration_s).sum();
     let start = booked().rfind(|record| record.segment == whole.segment)?.end_ns?;

@@ -3,7 +3,6 @@
 use wattle_runlog::record::{RecordKind, SensorRecord};
 use wattle_runlog::{Joules, Record};
 
-use crate::join::energy_curve::is_part;
 use crate::join::epochs::EpochRow;
 use crate::join::run::Run;
 use crate::words::quantity::{duration, joules, watts, whole_percent};
@@ -70,7 +69,7 @@ fn wide_sensors(whole: &Record, names: &SensorNames) -> Vec<String> {
 
 /// Mean powers above the highest reading: the worst case of each sensor.
 fn means_above(run: &Run, whole: Option<&Record>, names: &SensorNames) -> Vec<String> {
-    let parts = run.records.iter().filter(|record| is_part(record.kind));
+    let parts = run.records.iter().filter(|record| record.kind.is_additive());
     let mut worst: Vec<(&Record, &SensorRecord, f64)> = Vec::new();
     for record in parts.chain(whole) {
         for sensor in &record.sensors {

@@ -37,14 +37,6 @@ struct Stretch {
     within: Spent,
 }
 
-/// Whether records of this kind are parts of a run that do not overlap.
-pub(crate) fn is_part(kind: RecordKind) -> bool {
-    match kind {
-        RecordKind::Epoch | RecordKind::Interrupted | RecordKind::Command => true,
-        RecordKind::Checkpoint | RecordKind::Final => false,
-    }
-}
-
 /// The record of the whole run, if it is the last that was written and no later segment has begun.
 pub(crate) fn final_record(run: &Run) -> Option<&Record> {
     let segment = run.manifest.segments.iter().map(|segment| segment.id).max();
@@ -59,7 +51,7 @@ impl<'a> EnergyCurve<'a> {
             let (segment, before, within) = (record.segment, Spent::default(), Spent::of(record));
             Some(Stretch { segment, start, end, before, within })
         };
-        let parts = run.records.iter().filter(|record| is_part(record.kind));
+        let parts = run.records.iter().filter(|record| record.kind.is_additive());
         let mut stretches: Vec<_> = parts.filter_map(part).collect();
         stretches.sort_by_key(|stretch| (stretch.segment, stretch.start));
         let mut before = Spent::default();
@@ -186,7 +178,7 @@ mod tests {
         let run = SyntheticRun::small().write(dir.path());
         let timeline = Timeline::of(&run);
         let curve = EnergyCurve::of(&run, &timeline);
-        for record in run.records.iter().filter(|record| is_part(record.kind)) {
+        for record in run.records.iter().filter(|record| record.kind.is_additive()) {
             let end = curve.at(record.segment, record.end_ns.unwrap());
             let expected = record.cumulative.energy_j.get();
             assert!((end.energy.get() - expected).abs() < 1e-9, "{end:?} {expected}");

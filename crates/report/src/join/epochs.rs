@@ -4,7 +4,6 @@ use serde::Serialize;
 use wattle_runlog::record::RecordKind;
 use wattle_runlog::{GramsCo2e, Joules, Record, Seconds};
 
-use crate::join::energy_curve::is_part;
 use crate::join::learning::Learning;
 use crate::join::run::Run;
 
@@ -72,7 +71,7 @@ impl EpochRow {
 
 /// A row for each part of a run, and one for the rest.
 pub(crate) fn rows(run: &Run, learning: &Learning, whole: Option<&Record>) -> Vec<EpochRow> {
-    let parts = run.records.iter().filter(|record| is_part(record.kind));
+    let parts = run.records.iter().filter(|record| record.kind.is_additive());
     let mut rows: Vec<_> = parts.map(|record| epoch_row(run, record, learning)).collect();
     let rest = whole.and_then(|whole| rest_row(whole, &rows));
     rows.extend(rest);

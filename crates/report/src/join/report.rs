@@ -10,7 +10,7 @@ use wattle_runlog::record::{Carbon, Cost, PhasesMethod, RecordKind, SensorRecord
 use wattle_runlog::{Celsius, GramsCo2e, Joules, Phase, Record, Seconds, WallAnchor};
 
 use crate::error::ReportError;
-use crate::join::energy_curve::{EnergyCurve, final_record, is_part};
+use crate::join::energy_curve::{EnergyCurve, final_record};
 use crate::join::epochs::{self, EpochRow};
 use crate::join::learning::{Evaluation, Learning};
 use crate::join::provenance::Provenance;
@@ -276,7 +276,7 @@ fn whole_run(run: &Run) -> Option<Record> {
     if let Some(whole) = final_record(run) {
         return Some(whole.clone());
     }
-    let last = run.records.iter().rfind(|record| is_part(record.kind))?;
+    let last = run.records.iter().rfind(|record| record.kind.is_additive())?;
     let options = LedgerOptions {
         run_id: last.run_id.clone(),
         segment: last.segment,
