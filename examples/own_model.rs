@@ -35,7 +35,7 @@ use serde_json::json;
 use wattle_data::TokenizerKind;
 use wattle_model::{LanguageModel, Parameter, Pass};
 use wattle_random::{Purpose, Stream};
-use wattle_report::describe::describe_energy;
+use wattle_report::words::describe::describe_energy;
 use wattle_session::{Config, Outcome, Resume, Session, SessionError};
 use wattle_train::device::DeviceChoice;
 

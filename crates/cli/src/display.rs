@@ -8,8 +8,8 @@ use wattle_runlog::Joules;
 use wattle_runlog::event::StepEvent;
 use wattle_train::Plan;
 
-use wattle_report::describe::per_ktoken;
-use wattle_report::quantity::{duration, grams, joules, si, watts};
+use wattle_report::words::describe::per_ktoken;
+use wattle_report::words::quantity::{duration, grams, joules, si, watts};
 use wattle_session::listener::EnergyView;
 use wattle_session::pace::{Pace, Rate};
 
@@ -232,8 +232,8 @@ mod tests {
     use wattle_runlog::{GramsCo2e, MonotonicNs, Seconds};
 
     use super::*;
+    use wattle_meter::Used;
     use wattle_session::pace::Point;
-    use wattle_session::tally::Used;
 
     /// A run of 1,000 steps of 4,096 tokens that goes on from step 500, which earlier processes took 50 kJ for.
     fn resumed() -> (Training, Pace) {

@@ -15,8 +15,8 @@ use std::time::Duration;
 use serde::de::{Error as _, SeqAccess, Visitor, value::SeqAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::carbon;
-use crate::intensity_table::IntensityTable;
+use crate::books::carbon;
+use crate::books::intensity_table::IntensityTable;
 
 /// Section `energy`: what is metered, and how often.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,7 +32,7 @@ pub struct EnergyConfig {
     /// Where the kernel shows RAPL. Default `/sys/class/powercap`.
     pub powercap_root: PathBuf,
     /// Thermal design power of the processor, for the estimate that is made where RAPL cannot be read.
-    /// Default: unknown, and guessed by the number of CPUs; see [`crate::estimate`].
+    /// Default: unknown, and guessed by the number of CPUs; see [`crate::sensors::estimate`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_tdp_w: Option<f64>,
     /// For how long the machine's idle power is measured before the run's load, in seconds. Default 0: not at
@@ -68,7 +68,7 @@ pub struct CarbonConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
     /// A CSV file `timestamp,g_per_kwh` by which each joule is priced at the moment of its use; the keys above
-    /// stand for what it does not cover. See [`crate::intensity_table`].
+    /// stand for what it does not cover. See [`crate::books::intensity_table`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub table: Option<PathBuf>,
 }

@@ -8,7 +8,7 @@ use wattle_runlog::event::{EvaluateEvent, StepEvent};
 use wattle_train::Plan;
 
 use crate::pace::Pace;
-use crate::tally::Used;
+use wattle_meter::Used;
 
 /// Follows a session. Every method does nothing unless it is implemented; none can end the run.
 pub trait Listener {

@@ -5,7 +5,7 @@ use wattle_model::{MemoryPlan, ModelConfig, WeightType};
 use wattle_train::config::{EngineChoice, Precision};
 
 use crate::memory::{Need, size};
-use wattle_report::quantity::count;
+use wattle_report::words::quantity::count;
 
 use crate::config::Config;
 

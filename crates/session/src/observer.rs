@@ -14,7 +14,7 @@ use crate::listener::{EnergyView, Listener};
 use crate::metering::Metering;
 use crate::model_card::ModelCard;
 use crate::pace::{Pace, Point};
-use wattle_report::describe::describe_energy;
+use wattle_report::words::describe::describe_energy;
 
 /// The longest time for which a power failure can take events away. A killed process loses none.
 const SYNC_EVERY: Duration = Duration::from_secs(5);

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use wattle_data::{Dataset, Verify};
 use wattle_meter::ResumePoint;
-use wattle_meter::discover::check_boards;
+use wattle_meter::sensors::discover::check_boards;
 use wattle_model::LanguageModel;
 use wattle_report::page::page;
-use wattle_report::quantity::count;
+use wattle_report::words::quantity::count;
 use wattle_report::{Report, Run};
 use wattle_runlog::event::EvaluateEvent;
 use wattle_runlog::run_dir::write_atomic;

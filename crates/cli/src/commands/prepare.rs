@@ -10,7 +10,7 @@ use crate::display::Display;
 use crate::exit::{BadUsage, Exit};
 use crate::terminal::is_drawn_on;
 use crate::threads::set_threads;
-use wattle_report::quantity::{count, si};
+use wattle_report::words::quantity::{count, si};
 use wattle_session::data_notes;
 
 /// Prepares a folder of tokens.

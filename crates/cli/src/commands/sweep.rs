@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use indicatif::MultiProgress;
 use wattle_model::flops::flops_per_token;
 use wattle_report::compare;
-use wattle_report::table::{self, Table};
+use wattle_report::words::table::{self, Table};
 use wattle_runlog::run_dir::write_atomic;
 
 use crate::args::SweepArgs;
@@ -20,7 +20,7 @@ use crate::sweep::{
     Ending, ExecuteOptions, PlannedRun, RunState, SweepFile, SweepFolder, SweepPlan, execute,
 };
 use crate::terminal::{is_drawn_on, print, print_line};
-use wattle_report::quantity::{count, si};
+use wattle_report::words::quantity::{count, si};
 use wattle_session::Config;
 use wattle_session::Forecast;
 

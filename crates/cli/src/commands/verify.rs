@@ -13,7 +13,7 @@ use wattle_train::device::{ChosenDevice, DeviceChoice};
 use crate::args::VerifyArgs;
 use crate::exit::Exit;
 use crate::terminal::{print, print_line};
-use wattle_report::quantity::duration;
+use wattle_report::words::quantity::duration;
 
 /// What was checked in one place.
 struct Place {
