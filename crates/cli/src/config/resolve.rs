@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
-
 use wattle_session::config::{SECTIONS, flatten};
 use wattle_session::{Config, Section};
 

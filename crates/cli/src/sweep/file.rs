@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use serde::Deserialize;
 use toml::Table;
-
 use wattle_session::sections::{check_value, field_names};
 
 use crate::config::{Preset, mistake, nearest, parse_toml};
