@@ -15,7 +15,7 @@ use wattle_runlog::{
     Event, LineFile, MonotonicNs, Phase, Record, RunDir, Seconds, Span, SpanClock, StopReason,
 };
 use wattle_train::device::{ChosenDevice, DeviceChoice};
-use wattle_train::{Checkpoints, Plan, TrainState, Trainer};
+use wattle_train::{Checkpoints, KERNELS_FILE, Plan, TrainState, Trainer};
 
 use crate::budget::Budget;
 use crate::build::{BuildModel, Materials, build, trainer_options};
@@ -24,6 +24,7 @@ use crate::data::{check_length, evaluation_tokens, plan_of, prepare, refuse_othe
 use crate::earlier::{Earlier, ended, is_run, was_finished_at};
 use crate::ending::{Ending, Sizes};
 use crate::error::SessionError;
+use crate::kernels;
 use crate::listener::{Listener, MeterStart, TrainingStart};
 use crate::manifest;
 use crate::metering::{Metering, MeteringOptions};
@@ -321,13 +322,21 @@ impl Attempt<'_> {
             listener.metering(&MeterStart { run_id: manifest.run_id.clone(), watch });
         }
 
-        let options = trainer_options(config, segment.id);
+        let mut options = trainer_options(config, segment.id);
         let built = build(config, own_model, dataset, device, &options)?;
+        if let Some(board) = &built.board {
+            options.kernels = kernels::to_start_from(latest.as_deref(), None, board.as_ref())?;
+            options.select = true;
+        }
         let model = built.model.as_ref();
         let mut trainer = match own_model {
             Some(_) => Trainer::new(model, dataset, &device.device, options, checkpoints)?,
             None => Trainer::on_board(model, dataset, built.board, options, checkpoints)?,
         };
+        let kernels = trainer.kernels().map(|kernels| kernels.to_json());
+        if let Some(kernels) = &kernels {
+            write_atomic(&dir.path().join(KERNELS_FILE), kernels.as_bytes())?;
+        }
         if let Some(latest) = &latest {
             trainer.resume(latest)?;
             tracing::info!("going on from {}", latest.display());
@@ -362,6 +371,7 @@ impl Attempt<'_> {
             ending: Ending::new(&self.sizes(model, plan)),
             pace: Pace::default(),
             started,
+            kernels,
             card: manifest::card(config, self.family(model), device, dataset, &manifest),
             validation: Validation {
                 split: dataset.manifest.split.val.clone(),

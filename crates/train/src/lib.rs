@@ -7,6 +7,7 @@
 //! - [`options`]: what a run needs to know
 //! - [`plan`]: how many steps and epochs that makes
 //! - [`engine`]: what makes the steps: one interface, three engines
+//! - [`kernels`]: which kernels a board's engine takes
 //! - [`gradients`]: loss and gradients of a batch, in micro-batches
 //! - [`certificate`]: proof that every parameter receives a gradient
 //! - [`clip`]: clipping by global norm
@@ -32,6 +33,7 @@ pub mod engine;
 pub mod error;
 pub mod evaluate;
 pub mod gradients;
+pub mod kernels;
 pub mod observer;
 pub mod options;
 pub mod plan;
@@ -46,6 +48,7 @@ pub use config::{
 };
 pub use engine::StepEngine;
 pub use error::TrainError;
+pub use kernels::{KERNELS_FILE, Kernels};
 pub use observer::{Directive, Draft, Edge, ExtraFile, Observer, Progress};
 pub use options::TrainerOptions;
 pub use plan::Plan;

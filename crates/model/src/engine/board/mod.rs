@@ -37,6 +37,7 @@ use std::ops::Range;
 use candle_core::Tensor;
 use wattle_ops::adamw::Hyperparameters;
 use wattle_ops::board::Elem;
+use wattle_ops::board::select::Measured;
 
 use super::{LossSum, MemoryPlan, Recompute, Sequences};
 use crate::parameter::Parameter;
@@ -64,6 +65,13 @@ pub trait DeviceEngine: Send {
     /// If the batch has another size, the device fails, or no gradient reached a parameter in the first step; no update
     /// is made then.
     fn step(&mut self, step: StepInputs<'_>) -> Result<(), EngineError>;
+
+    /// Chooses, by doing it, the fastest way for each job of a step for which the board has no choice yet. To be called
+    /// before the first step; weights and moments stay as they are.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn select(&mut self) -> Result<Vec<Measured>, EngineError>;
 
     /// Queued steps that are not known to be finished: two at most.
     fn n_in_flight(&self) -> usize;
