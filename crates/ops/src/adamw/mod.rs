@@ -11,8 +11,10 @@
 pub mod board;
 pub mod cpu;
 mod reference;
+mod tensors;
 
 pub use reference::adamw_update;
+pub use tensors::{AdamW, Moments};
 
 /// The numbers that all updates share.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -38,6 +40,11 @@ pub struct Update {
     pub step: u64,
     /// Multiplies every gradient first: what clipping found.
     pub gradient_factor: f32,
+}
+
+/// Whether weight decay applies to a tensor of this shape: to those of two or more dimensions, not to biases and norms.
+pub fn decays(dims: &[usize]) -> bool {
+    dims.len() >= 2
 }
 
 impl Update {
