@@ -5,6 +5,9 @@
 //! p ← p (1 − η λ) − η / (1 − β₁ᵗ) · m / (√(v / (1 − β₂ᵗ)) + ε)
 //! ```
 //!
+//! [`adamw_update`] is the reference, for one tensor; [`cpu`] makes the same update over flat buffers, [`board`] on a
+//! GPU, and [`AdamW`] over candle's variables.
+//!
 //! # References
 //! Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, 2019, algorithm 2.
 
