@@ -10,9 +10,7 @@
 //! - [`kernels`]: which kernels a board's engine takes
 //! - [`gradients`]: loss and gradients of a batch, in micro-batches
 //! - [`certificate`]: proof that every parameter receives a gradient
-//! - [`clip`]: clipping by global norm
 //! - [`schedule`]: the learning rate of a step
-//! - [`adamw`]: the optimizer
 //! - [`evaluate`]: loss on held-out data
 //! - [`early_stop`]: when to stop before the end
 //! - [`diagnose`]: which tensor was the first that is not finite
@@ -21,10 +19,8 @@
 //! - [`trainer`]: the loop
 //! - [`device`]: what to compute on
 
-pub mod adamw;
 pub mod certificate;
 pub mod checkpoint;
-pub mod clip;
 pub mod config;
 pub mod device;
 pub mod diagnose;
@@ -40,7 +36,6 @@ pub mod plan;
 pub mod schedule;
 pub mod trainer;
 
-pub use adamw::AdamW;
 pub use checkpoint::{Checkpoints, TrainState};
 pub use config::{
     CheckpointConfig, EarlyStopConfig, EngineChoice, EvaluateConfig, OptimizerConfig, PrecisionConfig,

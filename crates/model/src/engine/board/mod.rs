@@ -127,7 +127,7 @@ pub trait DeviceEngine: Send {
     /// Names of parameters whose gradient in the first step was zero in every element.
     fn zero_gradient_names(&self) -> &[String];
 
-    /// The moments as named tensors, `<parameter>.exp_avg` and `<parameter>.exp_avg_sq`, PyTorch's names.
+    /// The moments under their [`moment_names`](crate::moment_names).
     ///
     /// # Errors
     /// If the device or a tensor operation fails.
@@ -136,7 +136,8 @@ pub trait DeviceEngine: Send {
     /// Takes over moments as [`DeviceEngine::moments`] gives them: see [`moment_faults`](crate::moment_faults).
     ///
     /// # Errors
-    /// If one is missing or of another size, or the device or a tensor operation fails.
+    /// If one is missing, extra or of another shape, and nothing is changed then; or if the device or a tensor operation
+    /// fails.
     fn set_moments(&mut self, moments: &HashMap<String, Tensor>) -> Result<(), EngineError>;
 
     /// Whether a step's loss or gradient was not finite. From that step on no update is made: the weights are those
