@@ -41,7 +41,8 @@ impl Condition {
 
     /// Whether it holds where its key has the value `value`.
     pub fn holds(&self, value: Option<&Value>) -> bool {
-        let is_among = |names: &[&str]| value.and_then(Value::as_str).is_some_and(|name| names.contains(&name));
+        let is_among =
+            |names: &[&str]| value.and_then(Value::as_str).is_some_and(|name| names.contains(&name));
         match self.test {
             Test::Set => value.is_some(),
             Test::Unset => value.is_none(),

@@ -30,7 +30,7 @@ fn of_section(section: &SectionInfo, width: usize) -> String {
 }
 
 fn default(setting: &Setting) -> String {
-    setting.default.clone().unwrap_or_else(|| "-".to_owned())
+    setting.default_text().unwrap_or_else(|| "-".to_owned())
 }
 
 /// A summary as help texts have it: no code marks, no period at the end.

@@ -65,6 +65,6 @@ pub use doc::Doc;
 pub use kind::{Kind, SettingType};
 pub use range::Range;
 pub use rules::Rules;
-pub use schema::{Idle, Schema};
+pub use schema::{Idle, Schema, idle_of};
 pub use section::{Section, SectionInfo};
 pub use setting::{AtResume, Setting};

@@ -36,9 +36,8 @@ fn of_setting(setting: &Setting) -> String {
     };
     match setting.kind {
         Kind::Choice(choices) => {
-            let lines = choices.iter().map(|choice| {
-                format!("\n  - `{:?}`: {}", choice.name, choice.doc.summary())
-            });
+            let lines =
+                choices.iter().map(|choice| format!("\n  - `{:?}`: {}", choice.name, choice.doc.summary()));
             fact("Values", Some(lines.collect::<String>().trim_end_matches('.').to_owned()));
         }
         kind => fact("Type", Some(kind.name())),
@@ -54,7 +53,7 @@ fn of_setting(setting: &Setting) -> String {
 }
 
 fn default(setting: &Setting) -> String {
-    let value = match (&setting.default, setting.unset) {
+    let value = match (setting.default_text(), setting.unset) {
         (Some(default), _) => format!("`{default}`"),
         (None, Some(unset)) => format!("not set: {unset}"),
         (None, None) => "not set".to_owned(),

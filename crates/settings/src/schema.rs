@@ -4,7 +4,7 @@ use std::fmt;
 
 use toml::{Table, Value};
 
-use crate::section::SectionInfo;
+use crate::section::{Section, SectionInfo};
 use crate::setting::Setting;
 
 /// The sections of a configuration, in order.
@@ -20,6 +20,20 @@ pub struct Idle {
     pub value: Option<Value>,
     /// Why, and what to do.
     pub why: String,
+}
+
+/// The keys of `section` that its other keys leave without effect.
+pub fn idle_of<S: Section>(section: &S) -> Vec<Idle> {
+    let values = Value::try_from(section).expect("a section is plain data");
+    let sections = Table::from_iter([(S::NAME.to_owned(), values)]);
+    idle(S::settings().iter(), |path| S::settings().iter().find(|setting| setting.path() == path), &sections)
+}
+
+impl Idle {
+    /// Whether the key has its default value.
+    pub fn has_default(&self) -> bool {
+        self.value == self.setting.default
+    }
 }
 
 impl Schema {
@@ -41,12 +55,7 @@ impl Schema {
 
     /// The keys that have no effect in `sections`, which holds a value for every key that has one.
     pub fn idle(&self, sections: &Table) -> Vec<Idle> {
-        self.settings()
-            .filter_map(|setting| {
-                let value = value_of(sections, &setting.path()).cloned();
-                Some(Idle { setting, value, why: self.why_idle(setting, sections)? })
-            })
-            .collect()
+        idle(self.settings(), |path| self.setting(path), sections)
     }
 
     /// Takes the keys that have no effect out of `sections`.
@@ -68,16 +77,29 @@ impl Schema {
         };
         self.settings().filter_map(lacking).collect()
     }
+}
 
-    /// Why a key has no effect. A key that itself has none counts as one without a value.
-    fn why_idle(&self, setting: &Setting, sections: &Table) -> Option<String> {
-        setting.idle.iter().find_map(|condition| {
-            let other = self.setting(condition.key);
-            let is_idle = other.is_some_and(|other| self.why_idle(other, sections).is_some());
-            let value = if is_idle { None } else { value_of(sections, condition.key) };
-            condition.holds(value).then(|| condition.why(value))
-        })
-    }
+type Find<'a> = &'a dyn Fn(&str) -> Option<&'static Setting>;
+
+fn idle(
+    settings: impl Iterator<Item = &'static Setting>,
+    find: impl Fn(&str) -> Option<&'static Setting>,
+    sections: &Table,
+) -> Vec<Idle> {
+    let idle = |setting: &'static Setting| {
+        let why = why_idle(setting, &find, sections)?;
+        Some(Idle { setting, value: value_of(sections, &setting.path()).cloned(), why })
+    };
+    settings.filter_map(idle).collect()
+}
+
+/// Why a key has no effect. A key that itself has none counts as one without a value.
+fn why_idle(setting: &Setting, find: Find<'_>, sections: &Table) -> Option<String> {
+    setting.idle.iter().find_map(|condition| {
+        let is_idle = find(condition.key).is_some_and(|other| why_idle(other, find, sections).is_some());
+        let value = if is_idle { None } else { value_of(sections, condition.key) };
+        condition.holds(value).then(|| condition.why(value))
+    })
 }
 
 impl fmt::Display for Idle {

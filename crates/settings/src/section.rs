@@ -24,6 +24,9 @@ pub trait Section: Default + Serialize + DeserializeOwned + 'static {
     /// Everything that is wrong with it, each a sentence that starts with the key.
     fn faults(&self) -> Vec<String>;
 
+    /// What is wrong with those of its keys that `is_wanted` accepts.
+    fn faults_of(&self, is_wanted: &dyn Fn(&str) -> bool) -> Vec<String>;
+
     /// Its paths, each with its key as `section.key`.
     fn paths_mut(&mut self) -> Vec<(&'static str, &mut PathBuf)>;
 }
@@ -160,18 +163,26 @@ macro_rules! section {
             }
 
             fn faults(&self) -> ::std::vec::Vec<::std::string::String> {
+                #[allow(unused_mut)]
+                let mut faults = $crate::Section::faults_of(self, &|_| true);
+                $(faults.extend($check(self));)?
+                faults
+            }
+
+            fn faults_of(&self, is_wanted: &dyn Fn(&str) -> bool) -> ::std::vec::Vec<::std::string::String> {
                 #[allow(unused_imports)]
                 use $crate::rules::*;
                 let mut faults = ::std::vec::Vec::new();
                 $(
-                    $crate::Rules::<Self, $Type>::new()$(.$rule($($argument)*))*.faults(
-                        self,
-                        &self.$key,
-                        concat!(stringify!($name), ".", stringify!($key)),
-                        &mut faults,
-                    );
+                    if is_wanted(stringify!($key)) {
+                        $crate::Rules::<Self, $Type>::new()$(.$rule($($argument)*))*.faults(
+                            self,
+                            &self.$key,
+                            concat!(stringify!($name), ".", stringify!($key)),
+                            &mut faults,
+                        );
+                    }
                 )*
-                $(faults.extend($check(self));)?
                 faults
             }
 

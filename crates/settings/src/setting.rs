@@ -32,8 +32,8 @@ pub struct Setting {
     pub kind: Kind,
     /// The unit of its value.
     pub unit: Option<&'static str>,
-    /// Its default as TOML; `None` if it has no value by default.
-    pub default: Option<String>,
+    /// Its default; `None` if it has no value by default.
+    pub default: Option<Value>,
     /// What applies where it has no value.
     pub unset: Option<&'static str>,
     /// Where the default comes from.
@@ -63,10 +63,15 @@ impl Setting {
             doc,
             kind: T::KIND,
             unit: rules.unit,
-            default: if default.is_unset() { None } else { Value::try_from(default).ok().map(|v| text(&v)) },
+            default: if default.is_unset() { None } else { Value::try_from(default).ok() },
             unset: rules.unset,
             source: rules.source,
-            expected: rules.ranges.iter().map(|range| Range::expected(range).to_owned()).chain(words).collect(),
+            expected: rules
+                .ranges
+                .iter()
+                .map(|range| Range::expected(range).to_owned())
+                .chain(words)
+                .collect(),
             needs: rules.needs,
             idle: rules.idle,
             at_resume: rules.at_resume,
@@ -76,6 +81,11 @@ impl Setting {
     /// The key as `section.key`.
     pub fn path(&self) -> String {
         format!("{}.{}", self.section, self.key)
+    }
+
+    /// Its default as TOML, if it has one.
+    pub fn default_text(&self) -> Option<String> {
+        self.default.as_ref().map(text)
     }
 }
 
