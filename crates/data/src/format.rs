@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde::de::IgnoredAny;
+
 use crate::error::DataError;
 use crate::foreign;
 use crate::input::Input;
