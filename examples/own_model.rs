@@ -1,11 +1,12 @@
-//! Training a model of your own, written with candle-nn, and metering it.
+//! A model of your own, written with candle-nn, in a metered run.
 //!
 //! ```text
 //! cargo run --release --example own_model -- runs/own
 //! ```
 //!
-//! Whatever implements [`LanguageModel`] trains: the trainer, the meter, checkpoints and exact resume ask for
-//! nothing else. What it has to give:
+//! [`train`] below is all there is to it: the run directory has the events, energy records, checkpoints and report of any
+//! other run, `wattle report` and `wattle compare` read it, and started again it resumes to the bit. Any type that
+//! implements [`LanguageModel`] can be trained:
 //!
 //! - [`LanguageModel::parameters`]: every trainable `Var` with its name. A `VarMap` has them; they are sorted by
 //!   name here, since a hash map's order differs from run to run and moments belong to places in the list.
@@ -25,23 +26,18 @@
 //! The model below is a bag of the last few tokens' vectors under two layers, no transformer: about the smallest
 //! thing that learns to spell.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{Activation, Embedding, Linear, Module, VarBuilder, VarMap, ops};
 use serde_json::json;
-use wattle_data::{DataConfig, Dataset, TokenizerConfig, TokenizerKind, Verify};
-use wattle_meter::sampler::EDGE_TIMEOUT;
-use wattle_meter::{Edge as Reading, EnergyConfig, Sampler, SamplerOptions, discover};
+use wattle_data::TokenizerKind;
 use wattle_model::{LanguageModel, Parameter, Pass};
 use wattle_random::{Purpose, Stream};
-use wattle_runlog::{ComputeDevice, EventBody, MonotonicNs, Span};
-use wattle_train::error::ObserverError;
-use wattle_train::{
-    Checkpoints, Directive, Draft, Edge, ExtraFile, Observer, OptimizerConfig, Progress, ScheduleConfig,
-    TrainConfig, Trainer, TrainerOptions,
-};
+use wattle_report::describe::describe_energy;
+use wattle_session::{Config, Outcome, Resume, Session, SessionError};
+use wattle_train::device::DeviceChoice;
 
 /// Tokens that a prediction looks back on.
 const CONTEXT: usize = 16;
@@ -131,109 +127,42 @@ impl LanguageModel for Speller {
     }
 }
 
-/// Who listens: it keeps losses, and has the meter read at the start and the stop.
-struct Listener<'a> {
-    meter: &'a Sampler,
-    first: Option<Reading>,
-    last: Option<Reading>,
-    losses: Vec<f64>,
+/// The configuration of a run of `steps` steps on `text`.
+pub fn config(text: &Path, steps: u64) -> Config {
+    let mut config = Config::default();
+    config.run.name = "speller".to_owned();
+    config.data.input = vec![text.to_owned()];
+    config.tokenizer.kind = TokenizerKind::Chars;
+    (config.model.context, config.model.dropout) = (CONTEXT, 0.05);
+    (config.optimizer.learning_rate, config.schedule.warmup_steps) = (1e-2, 5);
+    (config.train.batch_size, config.train.max_steps, config.train.epochs) = (8, steps, 0);
+    config
 }
 
-impl Observer for Listener<'_> {
-    fn event(&mut self, _t: MonotonicNs, body: EventBody) -> Result<(), ObserverError> {
-        if let EventBody::Step(step) = body {
-            self.losses.push(f64::from(step.loss));
-        }
-        Ok(())
-    }
-
-    fn span(&mut self, _span: Span) {}
-
-    fn edge(&mut self, edge: Edge) {
-        match edge {
-            Edge::Start => self.first = Some(self.meter.edge(EDGE_TIMEOUT)),
-            Edge::Stop { .. } => self.last = Some(self.meter.edge(EDGE_TIMEOUT)),
-            _ => {}
-        }
-    }
-
-    fn progress(&mut self, _progress: Progress) {}
-
-    fn directive(&mut self) -> Directive {
-        Directive::Continue
-    }
-
-    fn before_commit(&mut self, _draft: &Draft) -> Vec<ExtraFile> {
-        Vec::new()
-    }
-}
-
-/// What a run came to.
-pub struct Outcome {
-    /// Loss of each step, in nats a token.
-    pub losses: Vec<f64>,
-    /// Energy, in joules.
-    pub energy_j: f64,
-    /// Which share of it was measured; the rest is estimated.
-    pub measured_fraction: f64,
-}
-
-/// Trains on `text` for `steps` steps, with checkpoints in `dir`, from the newest of them if there is one.
+/// Trains in the run directory `dir`, or resumes the run that is there.
 ///
 /// # Errors
-/// If the text cannot be prepared, a parameter gets no gradient, or a file cannot be written.
-pub fn train(text: &Path, dir: &Path, steps: u64) -> anyhow::Result<Outcome> {
-    let device = Device::Cpu;
-    let data = DataConfig {
-        input: vec![text.to_owned()],
-        cache_dir: Some(dir.join("cache")),
-        val_fraction: 0.1,
-        ..DataConfig::default()
-    };
-    let tokenizer = TokenizerConfig { kind: TokenizerKind::Chars, ..TokenizerConfig::default() };
-    let dataset: Dataset = wattle_data::prepare(&data, &tokenizer, Verify::FirstUse, &mut |_| {})?;
-    let model = Speller::new(dataset.vocab_size(), 1, &device)?;
-
-    let discovery = discover(&EnergyConfig::default(), &[ComputeDevice::cpu()]);
-    let meter = Sampler::start(discovery.sensors, SamplerOptions::default())?;
-    let checkpoints = Checkpoints::open(&dir.join("checkpoints"), 2)?;
-    let latest = checkpoints.latest()?;
-    let mut trainer = Trainer::new(&model, &dataset, &device, options(steps), checkpoints)?;
-    if let Some(latest) = latest {
-        trainer.resume(&latest)?;
-    }
-    let mut listener = Listener { meter: &meter, first: None, last: None, losses: Vec::new() };
-    trainer.run(&mut listener)?;
-
-    let Listener { first, last, losses, .. } = listener;
-    let window = meter.window(&first.context("training began")?, &last.context("training ended")?)?;
-    Ok(Outcome { losses, energy_j: window.energy.get(), measured_fraction: window.measured_fraction })
-}
-
-fn options(steps: u64) -> TrainerOptions {
-    TrainerOptions {
-        seed: 1,
-        dropout: 0.05,
-        optimizer: OptimizerConfig { learning_rate: 1e-2, ..OptimizerConfig::default() },
-        schedule: ScheduleConfig { warmup_steps: 5, ..ScheduleConfig::default() },
-        train: TrainConfig { batch_size: 8, max_steps: steps, epochs: 0, ..TrainConfig::default() },
-        checkpoint_every_epochs: 1,
-        ..TrainerOptions::default()
-    }
+/// If the text cannot be prepared, a parameter receives no gradient, or a file cannot be written.
+pub fn train(config: Config, dir: &Path) -> Result<Outcome, SessionError> {
+    Session::new(config, dir)
+        .device(DeviceChoice::Cpu)
+        .resume(Resume::Auto)
+        .model(|m| Speller::new(m.vocab_size, m.seed, m.device))
+        .train()
 }
 
 #[allow(clippy::print_stdout, dead_code, reason = "what it says is its result; a test calls train alone")]
 fn main() -> anyhow::Result<()> {
-    let dir = std::env::args().nth(1).unwrap_or_else(|| "runs/own".to_owned());
-    let dir = Path::new(&dir);
-    std::fs::create_dir_all(dir)?;
-    let text = dir.join("text.txt");
+    let dir = PathBuf::from(std::env::args().nth(1).unwrap_or_else(|| "runs/own".to_owned()));
+    let text = std::env::temp_dir().join("own_model.txt");
     std::fs::write(&text, "the cat sat on the mat and the dog sat on the log. ".repeat(200))?;
-    let Outcome { losses, energy_j, measured_fraction } = train(&text, dir, 200)?;
-    if let (Some(first), Some(last)) = (losses.first(), losses.last()) {
-        println!("loss {first:.3} → {last:.3} in {} steps", losses.len());
+    match train(config(&text, 200), &dir)? {
+        Outcome::WasFinished => println!("{} is finished: nothing to do", dir.display()),
+        Outcome::Trained(trained) => {
+            let record = trained.record.context("the run is over")?;
+            println!("{} steps, {}", trained.step, describe_energy(&record).join(" · "));
+            println!("wattle report {} shows the rest", dir.display());
+        }
     }
-    println!("{energy_j:.1} J, {:.0} % of it measured", measured_fraction * 100.0);
-    println!("checkpoints in {}", dir.join("checkpoints").display());
     Ok(())
 }

@@ -8,9 +8,10 @@ use wattle_runlog::Joules;
 use wattle_runlog::event::StepEvent;
 use wattle_train::Plan;
 
-use crate::humanize::{duration, grams, joules, joules_per_ktoken, si, watts};
-use crate::pace::{Pace, Rate};
-use crate::tally::Used;
+use wattle_report::describe::per_ktoken;
+use wattle_report::quantity::{duration, grams, joules, si, watts};
+use wattle_session::listener::EnergyView;
+use wattle_session::pace::{Pace, Rate};
 
 /// Without a terminal, the time between two lines about steps.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -35,15 +36,6 @@ struct Training {
     /// The newest step whose loss is known.
     latest: Option<StepEvent>,
     last_line: Instant,
-}
-
-/// What the meter says at some moment.
-#[derive(Clone, Copy, Debug)]
-pub struct EnergyView {
-    /// Whether less than half of this process's energy was measured.
-    pub is_estimated: bool,
-    /// What the run has used, earlier processes included.
-    pub used: Used,
 }
 
 impl Display {
@@ -219,7 +211,7 @@ fn speed_and_energy(
         parts.push(si(rate.steps_per_s() * tokens_per_step as f64, "tokens/s"));
         let estimated = if is_estimated { " est." } else { "" };
         parts.extend(rate.power().map(|power| format!("{}{estimated}", watts(power))));
-        parts.extend(rate.energy_per_step().map(|energy| joules_per_ktoken(energy, tokens_per_step)));
+        parts.extend(rate.energy_per_step().map(|energy| per_ktoken(energy, tokens_per_step)));
     }
     parts.extend(energy_left.map(|energy| format!("{} left", joules(energy))));
     parts.join(" · ")
@@ -240,7 +232,8 @@ mod tests {
     use wattle_runlog::{GramsCo2e, MonotonicNs, Seconds};
 
     use super::*;
-    use crate::pace::Point;
+    use wattle_session::pace::Point;
+    use wattle_session::tally::Used;
 
     /// A run of 1,000 steps of 4,096 tokens that goes on from step 500, which earlier processes took 50 kJ for.
     fn resumed() -> (Training, Pace) {

@@ -44,7 +44,7 @@ pub fn status(outcome: Result<Exit, anyhow::Error>) -> ExitCode {
 }
 
 fn failure(error: &anyhow::Error) -> ExitCode {
-    if let Some(BadUsage { faults }) = error.downcast_ref() {
+    if let Some(faults) = faults(error) {
         for fault in faults {
             tracing::error!("{fault}");
         }
@@ -59,4 +59,16 @@ fn failure(error: &anyhow::Error) -> ExitCode {
     }
     tracing::error!("{error:#}");
     ExitCode::FAILURE
+}
+
+/// What is wrong with the command line or the configuration, if that is what ended the process.
+fn faults(error: &anyhow::Error) -> Option<&[String]> {
+    if let Some(BadUsage { faults }) = error.downcast_ref() {
+        return Some(faults);
+    }
+    #[cfg(feature = "train")]
+    if let Some(wattle_session::SessionError::Config(faults)) = error.downcast_ref() {
+        return Some(faults);
+    }
+    None
 }

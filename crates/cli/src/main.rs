@@ -2,43 +2,19 @@
 
 mod allocator;
 mod args;
-#[cfg(feature = "train")]
-mod budget;
-#[cfg(feature = "train")]
-mod checkpoint;
 mod child;
 mod commands;
 #[cfg(feature = "train")]
 mod config;
 #[cfg(feature = "train")]
-mod data_notes;
-mod describe;
-#[cfg(feature = "train")]
 mod display;
-#[cfg(feature = "train")]
-mod ending;
 mod exit;
+#[cfg(feature = "train")]
+mod following;
 mod hints;
-mod humanize;
 mod logging;
-#[cfg(feature = "train")]
-mod memory;
-#[cfg(feature = "train")]
-mod metered;
-#[cfg(feature = "train")]
-mod metering;
 mod metrics;
-#[cfg(feature = "train")]
-mod model_card;
-#[cfg(feature = "train")]
-mod need;
-#[cfg(feature = "train")]
-mod observer;
 mod output_file;
-#[cfg(feature = "train")]
-mod pace;
-#[cfg(feature = "train")]
-mod peak;
 #[cfg(feature = "train")]
 mod plan;
 #[cfg(feature = "train")]
@@ -48,8 +24,6 @@ mod signals;
 mod status_line;
 #[cfg(feature = "train")]
 mod sweep;
-#[cfg(feature = "train")]
-mod tally;
 mod terminal;
 #[cfg(feature = "train")]
 mod threads;

@@ -5,42 +5,15 @@ use std::fmt::Write;
 use wattle_data::Dataset;
 use wattle_model::engine::MemoryPlan;
 use wattle_model::flops::flops_per_token;
-use wattle_train::Plan;
-use wattle_train::schedule::learning_rate;
 
-use crate::humanize::{count, si};
-use crate::memory::size;
-use crate::need::{BYTES_PER_PARAMETER, TrainingMemory};
+use wattle_report::quantity::{count, si, three_digits};
 use wattle_session::Config;
+use wattle_session::forecast::Forecast;
+use wattle_session::memory::size;
+use wattle_session::need::{BYTES_PER_PARAMETER, TrainingMemory};
 
 /// Bytes of a number.
 const BYTES_PER_F32: u64 = 4;
-
-/// What is known of a run before its first step.
-pub struct Forecast {
-    /// Trainable parameters.
-    pub n_parameters: u64,
-    /// Steps and tokens.
-    pub plan: Plan,
-    /// What trains, for a person.
-    pub engine: String,
-    /// What it takes of memory.
-    pub memory: TrainingMemory,
-    /// What the process will have of memory at most, if that is known.
-    pub peak: Option<u64>,
-    /// Why it does not fit, if it does not.
-    pub shortage: Option<String>,
-}
-
-/// Floating-point operations of a micro-batch that a dry run goes through: some seconds of one core.
-const QUICK_FLOPS: f64 = 2e11;
-
-/// Whether one micro-batch is soon computed. Of a long context it is not, and what a step takes beside the plan is
-/// little.
-pub fn is_quick(config: &Config, forecast: &Forecast) -> bool {
-    let tokens = config.train.micro_batch() as f64 * config.model.context as f64;
-    flops_per_token(&config.model, forecast.n_parameters).nanogpt as f64 * tokens <= QUICK_FLOPS
-}
 
 /// The plan as text.
 pub fn describe(config: &Config, dataset: &Dataset, forecast: &Forecast) -> String {
@@ -67,7 +40,7 @@ pub fn describe(config: &Config, dataset: &Dataset, forecast: &Forecast) -> Stri
             count(plan.total_steps),
             count(plan.tokens_per_step),
             count(plan.steps_per_epoch),
-            crate::humanize::three_digits(plan.total_steps as f64 / plan.steps_per_epoch as f64)
+            three_digits(plan.total_steps as f64 / plan.steps_per_epoch as f64)
         ),
     );
     line("tokens", count(tokens));
@@ -91,23 +64,6 @@ pub fn describe(config: &Config, dataset: &Dataset, forecast: &Forecast) -> Stri
     text
 }
 
-/// What there is to say if warm-up takes the whole run: the learning rate then never reaches its peak.
-pub fn warmup_warning(config: &Config, total_steps: u64) -> Option<String> {
-    let warmup = config.schedule.warmup_steps;
-    if warmup == 0 || warmup < total_steps {
-        return None;
-    }
-    let peak = config.optimizer.learning_rate;
-    let reached =
-        learning_rate(&config.schedule, &config.optimizer, total_steps.saturating_sub(1), total_steps);
-    Some(format!(
-        "schedule.warmup_steps = {}, but the run has {} steps: the learning rate ends at {reached:.2e} and never \
-         reaches optimizer.learning_rate = {peak:.2e}; set schedule.warmup_steps lower, or make the run longer",
-        count(warmup),
-        count(total_steps)
-    ))
-}
-
 /// What the explicit engine allocates, and the model's own tensors beside it.
 fn describe_memory(memory: &MemoryPlan, n_parameters: u64) -> String {
     let own = n_parameters.saturating_mul(BYTES_PER_F32);
@@ -129,22 +85,4 @@ fn describe_graph(activations: u64, n_parameters: u64) -> String {
         size(n_parameters.saturating_mul(BYTES_PER_PARAMETER)),
         size(activations)
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_warmup_as_long_as_the_run_is_told_with_both_numbers() {
-        let mut config = Config::default();
-        config.schedule.warmup_steps = 2000;
-        let warning = warmup_warning(&config, 1200).unwrap();
-        assert!(warning.contains("warmup_steps = 2,000") && warning.contains("1,200 steps"), "{warning}");
-        assert!(warning.contains("ends at 6.00e-4") && warning.contains("1.00e-3"), "{warning}");
-        assert!(warmup_warning(&config, 2000).is_some(), "the last step is one short of the peak");
-        assert_eq!(warmup_warning(&config, 2001), None);
-        config.schedule.warmup_steps = 0;
-        assert_eq!(warmup_warning(&config, 1), None);
-    }
 }

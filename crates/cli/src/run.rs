@@ -3,14 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use wattle_runlog::clock::file_stamp;
-use wattle_runlog::{Event, EventBody, LineFile, Manifest, RunDir, RunlogError, StopReason};
+use wattle_runlog::{Event, LineFile};
 
 use crate::args::{Resume, TrainArgs};
 use wattle_session::Config;
 use wattle_session::config::differences;
+use wattle_session::earlier::{Earlier, is_finished, is_run};
 
 use crate::config::{Layer, Preset, Sources, resolve, resolve_quietly, similarity};
-use crate::exit::{BadUsage, Exit};
+use crate::exit::BadUsage;
 
 /// Where run directories are made.
 const RUNS: &str = "runs";
@@ -46,14 +47,6 @@ pub enum FoundBy {
     Path,
     /// By the configuration's name: the newest run that is not finished, or else the newest.
     Name,
-}
-
-/// What an earlier segment left.
-pub struct Earlier {
-    /// The manifest; none if the run was killed before it had one.
-    pub manifest: Option<Manifest>,
-    /// All events.
-    pub events: Vec<Event>,
 }
 
 /// Finds out what `args` ask for. Nothing is changed.
@@ -135,11 +128,6 @@ fn anew(config: Config) -> Result<Target, BadUsage> {
     Ok(Target { config, path, found: None })
 }
 
-/// Whether there is a run in a directory, perhaps one that was killed before it had written anything.
-fn is_run(path: &Path) -> bool {
-    path.join(CONFIG).exists() || path.join("run.lock").exists()
-}
-
 /// The message for a run directory that does not exist, with similar names.
 fn no_run(out: &Path) -> String {
     let what = if out.exists() { "holds no run" } else { "does not exist" };
@@ -177,77 +165,9 @@ fn near(out: &Path) -> Vec<String> {
 }
 
 impl Target {
-    /// Whether nothing is left to do: the run that was found is finished, and the configuration asks for no more of it.
-    /// `None` if it is finished unless the data make more steps than it made.
-    pub fn is_finished(&self, earlier: &Earlier) -> Option<bool> {
-        let Some(Found { stored: Some(stored), .. }) = &self.found else { return Some(false) };
-        match ended(&earlier.events) {
-            Some((_, StopReason::EarlyStop)) => Some(true),
-            // A later process that was given more may have been killed before its first step.
-            Some((_, StopReason::Budget)) => {
-                Some(!earlier.was_opened_again() && !self.config.budget.allows_more_than(&stored.budget))
-            }
-            Some((step, StopReason::Done)) => {
-                let max_steps = self.config.train.max_steps;
-                (max_steps > 0 && step >= max_steps).then_some(true)
-            }
-            _ => Some(false),
-        }
-    }
-
-    /// Ends a process that has nothing to do: says so, and how to start another run.
-    pub fn leave_alone(&self) -> Exit {
-        let path = self.path.display();
-        tracing::info!("{path} is finished: nothing to do");
-        let by = self.found.as_ref().map(|found| found.by);
-        if by == Some(FoundBy::Name) {
-            tracing::info!("to train anew, leave out --resume");
-        }
-        Exit::Done
-    }
-}
-
-impl Earlier {
-    /// Reads what is in the run directory `run`, which is not opened for that.
-    ///
-    /// # Errors
-    /// If a file in it is damaged.
-    pub fn read(run: &Path) -> Result<Self, RunlogError> {
-        let (manifest, events) = (run.join("manifest.json"), run.join("events.jsonl"));
-        let manifest = if manifest.exists() { Some(Manifest::read(&manifest)?) } else { None };
-        let events = match events.exists() {
-            true => LineFile::read(&events, Event::from_json)?.entries,
-            false => Vec::new(),
-        };
-        Ok(Self { manifest, events })
-    }
-
-    /// Whether a process was started after the last event.
-    fn was_opened_again(&self) -> bool {
-        let last_event = self.events.last().map(|event| event.segment);
-        let last_segment = self.manifest.iter().flat_map(|manifest| &manifest.segments).map(|s| s.id).max();
-        last_segment > last_event
-    }
-
-    /// Nothing.
-    pub fn none() -> Self {
-        Self { manifest: None, events: Vec::new() }
-    }
-}
-
-/// Whether the events of a run end in its end.
-pub fn is_finished(events: &[Event]) -> bool {
-    ended(events).is_some()
-}
-
-/// The step and the reason with which the events of a run end, if that is its end.
-pub fn ended(events: &[Event]) -> Option<(u64, StopReason)> {
-    match events.last().map(|event| &event.body) {
-        Some(&EventBody::Stop { step, reason }) => match reason {
-            StopReason::Done | StopReason::EarlyStop | StopReason::Budget => Some((step, reason)),
-            StopReason::Signal | StopReason::Error => None,
-        },
-        _ => None,
+    /// Whether the run was found by its name.
+    pub fn is_found_by_name(&self) -> bool {
+        self.found.as_ref().is_some_and(|found| found.by == FoundBy::Name)
     }
 }
 
@@ -286,51 +206,4 @@ fn unused_path(name: &str) -> PathBuf {
     let plain = Path::new(RUNS).join(&base);
     let numbered = (2..).map(|n| Path::new(RUNS).join(format!("{base}-{n}")));
     std::iter::once(plain).chain(numbered).find(|path| !path.exists()).expect("some number is free")
-}
-
-/// A new run directory that is removed again unless it is kept: a run that cannot start leaves nothing.
-pub struct NewRun {
-    run: Option<RunDir>,
-    existed: bool,
-}
-
-impl NewRun {
-    /// Makes the directory.
-    ///
-    /// # Errors
-    /// If something is there already, or it cannot be made.
-    pub fn create(path: &Path) -> Result<Self, RunlogError> {
-        let existed = path.exists();
-        Ok(Self { run: Some(RunDir::create(path)?), existed })
-    }
-
-    /// The directory.
-    pub fn dir(&self) -> &RunDir {
-        self.run.as_ref().expect("it is taken out only by keep and drop")
-    }
-
-    /// Leaves the directory for good.
-    pub fn keep(mut self) -> RunDir {
-        self.run.take().expect("it is taken out only by keep and drop")
-    }
-}
-
-impl Drop for NewRun {
-    fn drop(&mut self) {
-        let Some(run) = self.run.take() else { return };
-        let path = run.path().to_owned();
-        // The error that kept the run from starting is the one to report.
-        let _ = match self.existed {
-            true => remove_content(&path),
-            false => std::fs::remove_dir_all(&path),
-        };
-    }
-}
-
-fn remove_content(dir: &Path) -> std::io::Result<()> {
-    for entry in std::fs::read_dir(dir)? {
-        let path = entry?.path();
-        if path.is_dir() { std::fs::remove_dir_all(path)? } else { std::fs::remove_file(path)? }
-    }
-    Ok(())
 }

@@ -7,6 +7,7 @@
 //! - [`learning`]: what it had learnt by then
 //! - [`report`](mod@report): all of it joined, `wattle.report/1`; [`epochs`] row by row, [`flags`] in words, [`reprice`] by another table
 //! - [`quantity`], [`sensor_name`], [`table`], [`mod@text`]: for a terminal
+//! - [`describe`]: a record in words, for a log line
 //! - [`mod@compare`]: runs side by side, `wattle.compare/1`
 //! - [`mod@estimate`]: runs that no machine here can do, `wattle.estimate/1`
 //! - [`decimate`](mod@decimate), [`page`](mod@page): for a browser
@@ -20,6 +21,7 @@ mod unmetered;
 
 pub mod compare;
 pub mod decimate;
+pub mod describe;
 pub mod energy_curve;
 pub mod epochs;
 pub mod error;

@@ -1,5 +1,7 @@
 //! The configuration of a run: its sections, what is wrong with them, and what may differ at a resume.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 use wattle_data::{DataConfig, TokenizerConfig};
@@ -114,6 +116,27 @@ impl Config {
     /// The configuration as a file that reproduces it.
     pub fn to_toml(&self) -> String {
         toml::to_string(&self.to_table()).expect("a configuration is plain data")
+    }
+
+    /// [`Config::to_toml`] for a model of the program's own, whose sizes no key states.
+    pub fn to_toml_of_own_model(&self) -> String {
+        let mut table = self.to_table();
+        if let Some(Value::Table(model)) = table.get_mut("model") {
+            model.retain(|key, _| matches!(key, "context" | "dropout"));
+        }
+        toml::to_string(&table).expect("a configuration is plain data")
+    }
+
+    /// Reads the configuration that a run directory keeps.
+    ///
+    /// # Errors
+    /// If it cannot be read, is not TOML, or has unknown keys.
+    pub fn read(path: &Path) -> Result<Self, Vec<String>> {
+        let cannot = |reason: String| vec![format!("{}: {reason}", path.display())];
+        let text = wattle_files::read_stream(path, wattle_files::SMALL).map_err(|e| cannot(e.to_string()))?;
+        let mut config: Self = toml::from_str(&text).map_err(|e| cannot(e.message().to_owned()))?;
+        config.schedule.settle(&config.optimizer);
+        Ok(config)
     }
 
     /// The sections, without keys that change nothing.

@@ -1,7 +1,55 @@
 //! A metered training run as a library.
+//!
+//! [`Session`] starts or resumes a run in its directory, trains, meters, keeps the budget and writes everything that the
+//! command line's `wattle train` writes: events, records of energy, checkpoints with their emissions and a model card,
+//! the report. Here the learning crates and the measuring crates meet.
+//!
+//! - [`config`], [`sections`]: the configuration of a run
+//! - [`session`]: from a configuration to the last checkpoint
+//! - [`listener`]: who follows it
+//! - [`earlier`], [`new_run`]: what is in a run directory already, or nothing yet
+//! - [`data`], [`data_notes`]: the data, and what a person should know of them
+//! - [`build`], [`checkpoint`]: the model, new or from a file
+//! - [`forecast`], [`need`], [`memory`]: what a run would be, and whether it fits
+//! - [`metering`], [`tally`], [`budget`], [`pace`], `ending`: what it uses, and when it has to end
+//! - `observer`: the trainer's observer
+//! - [`manifest`], [`model_card`]: what the run and its checkpoints say of themselves
+//! - [`metered`]: the energy of other work in this process
+//! - [`threads`]: how many threads compute
 
+mod budget;
+mod build;
+pub mod checkpoint;
 pub mod config;
+pub mod data;
+pub mod data_notes;
+pub mod earlier;
+mod ending;
+pub mod error;
+pub mod forecast;
+pub mod listener;
+mod manifest;
+pub mod memory;
+pub mod metered;
+mod metering;
+mod model_card;
+pub mod need;
+mod new_run;
+mod observer;
+pub mod pace;
+mod peak;
 pub mod sections;
+pub mod session;
+pub mod tally;
+pub mod threads;
+mod warmup;
 
+pub use build::Materials;
 pub use config::{BudgetConfig, Config, RunConfig};
+pub use error::SessionError;
+pub use forecast::Forecast;
+pub use listener::Listener;
 pub use sections::Section;
+pub use session::{Outcome, Resume, Session, Trained};
+pub use threads::set_threads;
+pub use warmup::warmup_warning;

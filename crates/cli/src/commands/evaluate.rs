@@ -15,15 +15,15 @@ use wattle_model::LanguageModel;
 use wattle_train::evaluate::{EvaluateOptions, Evaluation, evaluate_by_best};
 
 use crate::args::EvaluateArgs;
-use crate::checkpoint::OpenCheckpoint;
-use crate::data_notes;
-use crate::describe::describe_window;
 use crate::exit::Exit;
-use crate::humanize::count;
-use crate::metered::Metered;
-use crate::need;
 use crate::terminal::{print, print_line};
 use crate::threads::set_threads;
+use wattle_report::describe::describe_window;
+use wattle_report::quantity::count;
+use wattle_session::checkpoint::OpenCheckpoint;
+use wattle_session::data_notes;
+use wattle_session::metered::Metered;
+use wattle_session::need;
 
 /// A batch is as many windows as come to so many tokens. Without an explicit engine, it is also how many rows of
 /// logits are in memory at once.

@@ -9,14 +9,14 @@ use wattle_model::{GgufExport, abridged};
 use wattle_runlog::ComputeDevice;
 
 use crate::args::{ExportArgs, ExportFormat};
-use crate::checkpoint::{is_gguf, locate, tokenizer_of};
-use crate::describe::describe_work;
 use crate::exit::{BadUsage, Exit};
-use crate::humanize::si;
-use crate::metered::Metered;
-use crate::need;
 use crate::output_file::OutputFile;
 use crate::terminal::print;
+use wattle_report::describe::describe_work;
+use wattle_report::quantity::si;
+use wattle_session::checkpoint::{is_gguf, locate, tokenizer_of};
+use wattle_session::metered::Metered;
+use wattle_session::need;
 
 /// Exports a checkpoint.
 pub fn run(args: &ExportArgs) -> anyhow::Result<Exit> {

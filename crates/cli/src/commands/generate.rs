@@ -10,14 +10,14 @@ use wattle_model::generate::{GenerateOptions, Generator, Sampling, Step};
 use wattle_runlog::Seconds;
 
 use crate::args::GenerateArgs;
-use crate::checkpoint::OpenCheckpoint;
-use crate::describe::describe_window;
 use crate::exit::{BadUsage, Exit};
-use crate::humanize::{count, duration, si};
-use crate::metered::Metered;
-use crate::need;
 use crate::terminal::{print, print_line, print_raw};
 use crate::threads::set_threads;
+use wattle_report::describe::describe_window;
+use wattle_report::quantity::{count, duration, si};
+use wattle_session::checkpoint::OpenCheckpoint;
+use wattle_session::metered::Metered;
+use wattle_session::need;
 
 /// How many tokens `--explain` shows a step.
 const N_EXPLAINED: usize = 5;

@@ -17,12 +17,12 @@ use wattle_runlog::{MonotonicNs, Record, Seconds, WallAnchor};
 
 use crate::args::MeterArgs;
 use crate::child::{RunningCommand, exit_code};
-use crate::describe::{describe_energy, describe_sensor, energy_warnings};
 use crate::exit::{BadUsage, Exit};
-use crate::humanize::{duration, joules, watts};
 use crate::metrics::{MetricsServer, registry};
 use crate::output_file::OutputFile;
 use crate::status_line::StatusLine;
+use wattle_report::describe::{describe_energy, describe_sensor, energy_warnings};
+use wattle_report::quantity::{duration, joules, watts};
 
 /// Time between two looks at what the command's processes use.
 const LOOK_EVERY: Duration = Duration::from_millis(500);

@@ -6,12 +6,12 @@ use wattle_data::{
 };
 
 use crate::args::{PrepareArgs, TokenizerChoice};
-use crate::data_notes;
 use crate::display::Display;
 use crate::exit::{BadUsage, Exit};
-use crate::humanize::{count, si};
 use crate::terminal::is_drawn_on;
 use crate::threads::set_threads;
+use wattle_report::quantity::{count, si};
+use wattle_session::data_notes;
 
 /// Prepares a folder of tokens.
 pub fn run(args: &PrepareArgs, bars: &MultiProgress, quiet: bool) -> anyhow::Result<Exit> {

@@ -12,17 +12,17 @@ use wattle_runlog::run_dir::write_atomic;
 
 use crate::args::SweepArgs;
 use crate::commands::compare::side_by_side;
-use crate::commands::train::forecast;
 use crate::display::Display;
 use crate::exit::{BadUsage, Exit};
-use crate::humanize::{count, si};
-use crate::plan::Forecast;
+use crate::following::Following;
 use crate::signals::StopSignal;
 use crate::sweep::{
     Ending, ExecuteOptions, PlannedRun, RunState, SweepFile, SweepFolder, SweepPlan, execute,
 };
 use crate::terminal::{is_drawn_on, print, print_line};
+use wattle_report::quantity::{count, si};
 use wattle_session::Config;
+use wattle_session::Forecast;
 
 /// Makes every run of a sweep that is not made yet, and compares them.
 pub fn run(args: &SweepArgs, bars: &MultiProgress, verbose: u8, quiet: bool) -> anyhow::Result<Exit> {
@@ -30,15 +30,15 @@ pub fn run(args: &SweepArgs, bars: &MultiProgress, verbose: u8, quiet: bool) -> 
     let origin = args.sweep.display().to_string();
     let file = SweepFile::parse(&origin, &text).map_err(|faults| BadUsage { faults })?;
     let plan = SweepPlan::of(&origin, &file).map_err(|faults| BadUsage { faults })?;
-    let mut display = Display::new(bars.clone(), is_drawn_on() && !quiet);
+    let mut following = Following::without_run(Display::new(bars.clone(), is_drawn_on() && !quiet));
     if args.dry_run {
-        return dry_run(&plan, &mut display);
+        return dry_run(&plan, &mut following);
     }
     let signal = StopSignal::note().context("cannot listen for signals")?;
     let folder = SweepFolder::open(&args.out)?;
     folder.write(&text, &plan.runs)?;
     // Data are prepared here, once: their energy is no strategy's.
-    forecasts(&plan, &mut display)?;
+    forecasts(&plan, &mut following)?;
     let options = ExecuteOptions {
         global: global(verbose, quiet),
         train: vec!["--device".into(), args.device.clone().into()],
@@ -65,15 +65,15 @@ fn global(verbose: u8, quiet: bool) -> Vec<OsString> {
 }
 
 /// What each strategy would be: the same that a run finds out before it begins to train.
-fn forecasts(plan: &SweepPlan, display: &mut Display) -> anyhow::Result<Vec<Forecast>> {
+fn forecasts(plan: &SweepPlan, following: &mut Following<'_>) -> anyhow::Result<Vec<Forecast>> {
     let of = |config: &Config| {
-        forecast(config, display).with_context(|| format!("strategy {:?}", config.run.name))
+        Forecast::on_cpu(config, following).with_context(|| format!("strategy {:?}", config.run.name))
     };
     plan.strategies.iter().map(of).collect()
 }
 
-fn dry_run(plan: &SweepPlan, display: &mut Display) -> anyhow::Result<Exit> {
-    let forecasts = forecasts(plan, display)?;
+fn dry_run(plan: &SweepPlan, following: &mut Following<'_>) -> anyhow::Result<Exit> {
+    let forecasts = forecasts(plan, following)?;
     let mut table = Table::new(["strategy", "parameters", "steps", "tokens", "compute"], &[0]);
     for (config, forecast) in plan.strategies.iter().zip(&forecasts) {
         let flops = flops_per_token(&config.model, forecast.n_parameters).nanogpt;

@@ -12,8 +12,8 @@ use wattle_train::device::{ChosenDevice, DeviceChoice};
 
 use crate::args::VerifyArgs;
 use crate::exit::Exit;
-use crate::humanize::duration;
 use crate::terminal::{print, print_line};
+use wattle_report::quantity::duration;
 
 /// What was checked in one place.
 struct Place {

@@ -5,8 +5,8 @@ use std::path::Path;
 use wattle_data::{TokenizerConfig, TokenizerKind};
 use wattle_model::hugging_face::Directory;
 
-use crate::checkpoint::{locate, tokenizer_of};
 use wattle_session::Config;
+use wattle_session::checkpoint::{locate, tokenizer_of};
 
 /// The tokenizer's file in a Hugging Face directory.
 const TOKENIZER_FILE: &str = "tokenizer.json";

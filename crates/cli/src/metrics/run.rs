@@ -12,7 +12,7 @@ use prometheus_client::registry::Unit;
 use wattle_runlog::event::{EvaluateEvent, StepEvent};
 
 use super::gauges;
-use crate::tally::Used;
+use wattle_session::tally::Used;
 
 /// A run's progress, where the run writes it and a server reads it.
 #[derive(Clone, Debug)]

@@ -22,7 +22,7 @@ use wattle_session::config::all_differences;
 
 use crate::config::{Layer, Sources, resolve};
 use crate::exit::BadUsage;
-use crate::run::is_finished;
+use wattle_session::earlier::is_finished;
 
 /// How long a run is waited for that somebody else is at.
 const LEFT_BEHIND: Duration = Duration::from_secs(60);

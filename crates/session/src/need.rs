@@ -5,7 +5,9 @@ use wattle_model::{MemoryPlan, ModelConfig, WeightType};
 use wattle_train::config::{EngineChoice, Precision};
 
 use crate::memory::{Need, size};
-use wattle_session::Config;
+use wattle_report::quantity::count;
+
+use crate::config::Config;
 
 /// Bytes of one parameter with its gradient and two moments, all in `f32`.
 pub const BYTES_PER_PARAMETER: u64 = 16;
@@ -42,7 +44,7 @@ impl TrainingMemory {
     }
 
     /// For parameters and what belongs to them, and for the batch.
-    fn parts(&self, model_bytes: u64) -> [u64; 2] {
+    pub(crate) fn parts(&self, model_bytes: u64) -> [u64; 2] {
         match self {
             Self::Explicit(plan) => {
                 let batch = plan.activations.saturating_add(plan.scratch);
@@ -104,7 +106,7 @@ fn training_remedy(config: &Config, vocab_size: usize, is_model: bool, memory: &
 /// What reading a model needs on a CPU, `copies` times in `f32`.
 pub fn loading(name: &str, config: &ModelConfig, vocab_size: usize, copies: u64) -> Need {
     let bytes = config.model_bytes(vocab_size).saturating_mul(copies);
-    let n = crate::humanize::count(config.n_parameters(vocab_size));
+    let n = count(config.n_parameters(vocab_size));
     Need {
         what: format!("{name}: the model"),
         bytes,

@@ -5,7 +5,7 @@ use wattle_meter::trained_on::unmetered;
 use wattle_meter::{Edge, EnergyConfig, Sampler, SamplerOptions, TrainedOn, WindowEnergy, discover};
 use wattle_runlog::ComputeDevice;
 
-use crate::describe::unmetered_warning;
+use wattle_report::describe::unmetered_warning;
 
 /// A meter that is running. Where it cannot, the work goes on without.
 pub struct Metered {

@@ -5,8 +5,8 @@ use wattle_runlog::Record;
 use wattle_runlog::event::EvaluateEvent;
 use wattle_train::Draft;
 
-use crate::describe::describe_energy;
-use crate::humanize::{count, joules};
+use wattle_report::describe::describe_energy;
+use wattle_report::quantity::{count, joules};
 
 /// What a card says that does not change within a run.
 pub struct ModelCard {

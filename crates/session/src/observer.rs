@@ -1,4 +1,4 @@
-//! The command line's ear in the trainer: it writes events, draws bars, reads the meter and minds the budget.
+//! The trainer's observer: writes events, reads the meter, enforces the budget and tells the listener.
 
 use std::time::{Duration, Instant};
 
@@ -9,14 +9,12 @@ use wattle_train::error::ObserverError;
 use wattle_train::{Directive, Draft, Edge, ExtraFile, Observer, Plan, Progress};
 
 use crate::budget::Budget;
-use crate::describe::describe_energy;
-use crate::display::{Display, EnergyView};
 use crate::ending::Ending;
+use crate::listener::{EnergyView, Listener};
 use crate::metering::Metering;
-use crate::metrics::run::SharedProgress;
 use crate::model_card::ModelCard;
 use crate::pace::{Pace, Point};
-use crate::signals::StopSignal;
+use wattle_report::describe::describe_energy;
 
 /// The longest time for which a power failure can take events away. A killed process loses none.
 const SYNC_EVERY: Duration = Duration::from_secs(5);
@@ -31,12 +29,10 @@ pub struct RunObserver<'a> {
     pub events: LineFile,
     /// The meter.
     pub metering: Metering,
-    /// Bars or lines.
-    pub display: Display,
-    /// Where `energy.metrics_addr` is served from, if it is.
-    pub progress: Option<SharedProgress>,
-    /// SIGINT and SIGTERM.
-    pub signal: StopSignal,
+    /// Who follows the session.
+    pub listener: &'a mut dyn Listener,
+    /// Whether the run is asked to stop.
+    pub is_asked_to_stop: &'a dyn Fn() -> bool,
     /// The `budget` section.
     pub budget: Budget,
     /// What the run's end will take.
@@ -120,7 +116,7 @@ impl RunObserver<'_> {
             self.budget.note(step, &used);
         }
         let energy = live.map(|live| EnergyView { is_estimated: live.measured_fraction < 0.5, used });
-        self.display.told(&self.pace, energy);
+        self.listener.told(&self.pace, energy);
     }
 
     /// Steps go on after an evaluation or a checkpoint.
@@ -228,16 +224,11 @@ impl Observer for RunObserver<'_> {
         match &body {
             EventBody::Step(step) => {
                 self.seen.train_loss = Some(step.loss);
-                self.display.step(step);
-                if let Some(progress) = &self.progress {
-                    progress.step(step, self.metering.used());
-                }
+                self.listener.step(step, self.metering.used());
             }
             EventBody::Evaluate(evaluation) => {
                 self.seen.evaluation = Some(evaluation.clone());
-                if let Some(progress) = &self.progress {
-                    progress.evaluate(evaluation, self.metering.used());
-                }
+                self.listener.evaluated(evaluation, self.metering.used());
             }
             EventBody::Checkpoint { path, best, .. } => {
                 tracing::debug!("{path} is complete{}", if *best { ", the best so far" } else { "" });
@@ -263,7 +254,7 @@ impl Observer for RunObserver<'_> {
                 self.seen.record = self.metering.at_checkpoint(epoch, step, tokens);
             }
             Edge::Stop { step, tokens, reason } => {
-                self.display.finish();
+                self.listener.ended();
                 let is_over = matches!(reason, StopReason::Done | StopReason::EarlyStop | StopReason::Budget);
                 match self.metering.finish(is_over, step, tokens) {
                     Ok(whole) => self.seen.whole = whole,
@@ -285,16 +276,16 @@ impl Observer for RunObserver<'_> {
         match progress {
             Progress::Step { step, in_flight } => {
                 (self.seen.queued_step, self.seen.in_flight) = (step, in_flight);
-                self.display.at_step(step - in_flight);
+                self.listener.at_step(step - in_flight);
             }
             Progress::Told { step, t } => self.told(step, t),
-            Progress::Evaluate { done, total } => self.display.evaluate(done, total),
+            Progress::Evaluate { done, total } => self.listener.evaluating(done, total),
         }
     }
 
     fn directive(&mut self) -> Directive {
-        if self.signal.is_asked() {
-            tracing::info!("a signal asks for an end: leaving a checkpoint (a second signal ends at once)");
+        if (self.is_asked_to_stop)() {
+            self.listener.stopping();
             return Directive::Stop(StopReason::Signal);
         }
         if let Some(why) = self.over_budget() {

@@ -4,10 +4,11 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::bail;
 use rustix::process::{Resource, getrlimit};
 
-use crate::humanize::si;
+use wattle_report::quantity::si;
+
+use crate::error::SessionError;
 
 /// Memory that a command is about to take.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,11 +42,8 @@ impl Need {
     ///
     /// # Errors
     /// With the sizes, and what makes it less.
-    pub fn check(&self) -> anyhow::Result<()> {
-        match self.shortage() {
-            Some(shortage) => bail!("{shortage}"),
-            None => Ok(()),
-        }
+    pub fn check(&self) -> Result<(), SessionError> {
+        self.shortage().map_or(Ok(()), |shortage| Err(SessionError::Memory(shortage)))
     }
 
     fn shortage_of(&self, free: Free) -> Option<String> {

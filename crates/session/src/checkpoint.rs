@@ -1,14 +1,14 @@
-//! A checkpoint as the command line names one: a checkpoint, a run, any Hugging Face directory, or a GGUF file.
+//! A checkpoint by its path: a checkpoint, a run, any Hugging Face directory, or a GGUF file.
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
 use wattle_data::Tokenizer;
 use wattle_model::hugging_face::{Directory, stand_in};
 use wattle_model::{GgufFile, LanguageModel, ModelConfig};
 use wattle_train::device::ChosenDevice;
 
 use crate::data_notes;
+use crate::error::SessionError;
 use crate::need;
 
 /// A model and its tokenizer.
@@ -28,7 +28,7 @@ impl OpenCheckpoint {
     ///
     /// # Errors
     /// If there is no checkpoint, it is not whole, or its tokenizer is not the model's.
-    pub fn open(path: &Path, device: &ChosenDevice) -> anyhow::Result<Self> {
+    pub fn open(path: &Path, device: &ChosenDevice) -> Result<Self, SessionError> {
         if is_gguf(path) {
             return Self::open_gguf(path, device);
         }
@@ -40,7 +40,7 @@ impl OpenCheckpoint {
         Ok(Self { model: directory.load(&device.device)?, config, path: dir, tokenizer })
     }
 
-    fn open_gguf(path: &Path, device: &ChosenDevice) -> anyhow::Result<Self> {
+    fn open_gguf(path: &Path, device: &ChosenDevice) -> Result<Self, SessionError> {
         let file = GgufFile::open(path)?;
         let tokenizer = Tokenizer::from_json(file.tokenizer_json().to_owned(), path)?;
         let config = file.model_config().clone();
@@ -53,7 +53,12 @@ impl OpenCheckpoint {
 }
 
 /// Checks that `copies` of a model fit in the available memory.
-fn check_memory(path: &Path, config: &ModelConfig, device: &ChosenDevice, copies: u64) -> anyhow::Result<()> {
+fn check_memory(
+    path: &Path,
+    config: &ModelConfig,
+    device: &ChosenDevice,
+    copies: u64,
+) -> Result<(), SessionError> {
     match device.device.is_cpu() {
         true => need::loading(&path.display().to_string(), config, config.vocab_size, copies).check(),
         false => Ok(()),
@@ -64,12 +69,12 @@ fn check_memory(path: &Path, config: &ModelConfig, device: &ChosenDevice, copies
 ///
 /// # Errors
 /// If there is none, or it has tokens that the model does not know.
-pub fn tokenizer_of(directory: &Directory) -> anyhow::Result<Tokenizer> {
+pub fn tokenizer_of(directory: &Directory) -> Result<Tokenizer, SessionError> {
     let dir = directory.dir();
     for name in ["tokenizer.json", "vocab.json", "merges.txt"] {
         let file = dir.join(name);
         if let Some(reason) = stand_in(&file) {
-            bail!("{}: {reason}", file.display());
+            return Err(SessionError::Checkpoint { path: file, reason });
         }
     }
     let tokenizer = Tokenizer::load_from_dir(dir)?;
@@ -83,14 +88,16 @@ fn without_call_state(tokenizer: Tokenizer) -> Tokenizer {
     tokenizer.with_own_json()
 }
 
-fn check_vocabulary(path: &Path, tokenizer: &Tokenizer, knows: usize) -> anyhow::Result<()> {
+fn check_vocabulary(path: &Path, tokenizer: &Tokenizer, knows: usize) -> Result<(), SessionError> {
     let has = tokenizer.vocab_size();
     if has > knows {
-        bail!(
-            "{}: the tokenizer has {has} entries, but the model predicts {knows} (vocab_size in config.json): \
-             they do not belong together; put the model's own tokenizer.json there",
-            path.display()
-        );
+        return Err(no_checkpoint(
+            path,
+            format!(
+                "the tokenizer has {has} entries, but the model predicts {knows} (vocab_size in config.json): they do \
+                 not belong together; put the model's own tokenizer.json there"
+            ),
+        ));
     }
     Ok(())
 }
@@ -104,27 +111,29 @@ pub fn is_gguf(path: &Path) -> bool {
 ///
 /// # Errors
 /// If there is none.
-pub fn locate(path: &Path) -> anyhow::Result<PathBuf> {
+pub fn locate(path: &Path) -> Result<PathBuf, SessionError> {
     if path.join("config.json").is_file() {
         return Ok(path.to_owned());
     }
     let latest = path.join("checkpoints/latest");
     if path.join("config.toml").is_file() || latest.exists() {
-        let dir = latest.canonicalize().with_context(|| {
-            format!(
-                "{}: this run has no checkpoint yet; go on with it by wattle train --resume --out {}",
-                path.display(),
-                path.display()
-            )
-        })?;
-        return Ok(dir);
+        return latest.canonicalize().map_err(|source| {
+            let remedy = format!("go on with it by wattle train --resume --out {}", path.display());
+            no_checkpoint(path, format!("this run has no checkpoint yet; {remedy}: {source}"))
+        });
     }
-    match path.exists() {
-        true => bail!(
-            "{}: no checkpoint here; expected a run directory, a checkpoint of one, or a Hugging Face directory \
-             with config.json and model.safetensors",
-            path.display()
-        ),
-        false => bail!("{}: there is nothing here; name a run directory or a checkpoint", path.display()),
-    }
+    Err(no_checkpoint(
+        path,
+        match path.exists() {
+            true => {
+                "no checkpoint here; expected a run directory, a checkpoint of one, or a Hugging Face directory with \
+                 config.json and model.safetensors"
+            }
+            false => "there is nothing here; name a run directory or a checkpoint",
+        },
+    ))
+}
+
+fn no_checkpoint(path: &Path, reason: impl Into<String>) -> SessionError {
+    SessionError::Checkpoint { path: path.to_owned(), reason: reason.into() }
 }

@@ -1,13 +1,10 @@
 //! Records in words.
 
-#[cfg(feature = "train")]
 use wattle_meter::WindowEnergy;
 use wattle_runlog::record::{Flag, Method, SensorRecord};
 use wattle_runlog::{Joules, Record};
 
-#[cfg(feature = "train")]
-use crate::humanize::joules_per_ktoken;
-use crate::humanize::{grams, plus_minus, si, watts};
+use crate::quantity::{grams, plus_minus, si, watts};
 
 /// A half-width above this share of an energy is warned of.
 const WIDE: f64 = 0.2;
@@ -60,7 +57,6 @@ pub fn energy_warnings(record: &Record) -> Vec<String> {
 }
 
 /// That an energy is mostly estimated, with what the estimate takes for granted.
-#[cfg(feature = "train")]
 pub fn estimate_warning(record: &Record) -> Option<String> {
     let estimated = 1.0 - record.measured_fraction;
     let assumption = record.sensors.iter().find_map(|sensor| sensor.assumption.as_ref());
@@ -108,13 +104,16 @@ fn measured(fraction: f64) -> String {
 }
 
 /// The energy of work on `n_tokens` tokens, for a person.
-#[cfg(feature = "train")]
 pub fn describe_window(window: &WindowEnergy, n_tokens: u64) -> String {
-    format!("{} · {}", describe_work(window), joules_per_ktoken(window.energy, n_tokens))
+    format!("{} · {}", describe_work(window), per_ktoken(window.energy, n_tokens))
+}
+
+/// `1.43 J/ktoken`: the energy per thousand tokens of work on `n_tokens` tokens.
+pub fn per_ktoken(energy: Joules, n_tokens: u64) -> String {
+    si(energy.get() * 1e3 / n_tokens as f64, "J/ktoken")
 }
 
 /// The energy of a piece of work, for a person.
-#[cfg(feature = "train")]
 pub fn describe_work(window: &WindowEnergy) -> String {
     energy_of(window.energy, window.uncertainty, window.measured_fraction, &window.unmetered_devices)
 }
@@ -139,6 +138,12 @@ pub fn describe_sensor(sensor: &SensorRecord) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn energy_per_token_is_stated_for_a_thousand() {
+        assert_eq!(per_ktoken(Joules(46.9), 32_768), "1.43 J/ktoken");
+        assert_eq!(per_ktoken(Joules(0.5), 1_000_000), "500 µJ/ktoken");
+    }
 
     #[test]
     fn an_energy_says_how_well_and_how_it_is_known_and_what_it_lacks() {

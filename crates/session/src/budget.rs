@@ -3,9 +3,9 @@
 use wattle_meter::projection::{Fit, Projector};
 use wattle_runlog::Joules;
 
-use crate::humanize::{count, joules};
+use crate::config::BudgetConfig;
 use crate::tally::Used;
-use wattle_session::BudgetConfig;
+use wattle_report::quantity::{count, joules};
 
 /// Chunks of steps in an epoch whose energy is noted, so that the first epoch's end can tell.
 const CHUNKS_AN_EPOCH: u64 = 8;

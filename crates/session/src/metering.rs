@@ -20,9 +20,9 @@ use wattle_runlog::{
     Span, StopReason, WallAnchor,
 };
 
-use crate::describe::unmetered_warning;
+use crate::config::Config;
 use crate::tally::{Pricing, Tally, Used};
-use wattle_session::Config;
+use wattle_report::describe::unmetered_warning;
 
 /// A run's meter, its books, and the files that they are written to.
 pub struct Metering {
@@ -317,7 +317,7 @@ impl Metering {
                 tracing::warn!("energy.idle_baseline_s: no sensor here measures, so there is no baseline");
             }
             Ok(baselines) => baselines.iter().for_each(|(id, baseline)| {
-                tracing::info!("idle {id}: {}", crate::humanize::watts(baseline.power_w));
+                tracing::info!("idle {id}: {}", wattle_report::quantity::watts(baseline.power_w));
             }),
             Err(error) => {
                 tracing::warn!("energy.idle_baseline_s: {error}; the run goes on without a baseline");
@@ -382,7 +382,7 @@ fn book_tails(
                 true => "was stopped after its last record",
                 false => "was killed",
             };
-            let energy = crate::humanize::joules(record.energy_j);
+            let energy = wattle_report::quantity::joules(record.energy_j);
             tracing::info!("segment {} {how}: {energy} booked from its power trace", record.segment);
             append(emissions, record)
         }),
@@ -455,9 +455,9 @@ mod tests {
             assert_eq!(record.unmetered_devices, ["cuda:0"]);
             assert!(json.contains("\"unmetered_devices\":[\"cuda:0\"]"), "{json}");
             assert!(csv.contains("cuda:0 (not metered)"), "{csv}");
-            let said = crate::describe::describe_energy(&record).remove(0);
+            let said = wattle_report::describe::describe_energy(&record).remove(0);
             assert!(said.ends_with("without cuda:0 (not metered)"), "{said}");
-            let warnings = crate::describe::energy_warnings(&record);
+            let warnings = wattle_report::describe::energy_warnings(&record);
             assert!(warnings[0].starts_with("cuda:0 is not metered"), "{warnings:?}");
         }
     }

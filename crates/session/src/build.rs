@@ -1,0 +1,149 @@
+//! The model of a run, and where its parameters live.
+
+use std::sync::Arc;
+
+use candle_core::Device;
+use wattle_data::Dataset;
+use wattle_model::hugging_face::Directory;
+use wattle_model::{LanguageModel, Masks};
+use wattle_ops::board::Board;
+use wattle_train::device::ChosenDevice;
+use wattle_train::engine::{home_of_parameters, refuse_what_cannot_fit};
+use wattle_train::{EngineChoice, TrainerOptions};
+
+use crate::checkpoint::tokenizer_of;
+use crate::config::Config;
+use crate::error::SessionError;
+use crate::need;
+
+/// What a model of your own is built from.
+#[derive(Clone, Copy, Debug)]
+pub struct Materials<'a> {
+    /// Entries of the tokenizer: the least number of rows of a token table.
+    pub vocab_size: usize,
+    /// `model.context`
+    pub context: usize,
+    /// `run.seed`, of which initial values should be a function.
+    pub seed: u64,
+    /// Where parameters are to be made.
+    pub device: &'a Device,
+}
+
+/// Builds a model of your own.
+pub type BuildModel<'a> = dyn Fn(&Materials<'_>) -> candle_core::Result<Box<dyn LanguageModel>> + 'a;
+
+/// A model, and the board that its steps are made on, if there is one.
+pub(crate) struct Built {
+    pub model: Box<dyn LanguageModel>,
+    pub board: Option<Arc<dyn Board>>,
+}
+
+/// Builds the model of `config`, or that of the program.
+pub(crate) fn build(
+    config: &Config,
+    own: Option<&BuildModel<'_>>,
+    dataset: &Dataset,
+    device: &ChosenDevice,
+    options: &TrainerOptions,
+) -> Result<Built, SessionError> {
+    match own {
+        Some(build) => Ok(Built { model: own_model(config, build, dataset, device)?, board: None }),
+        None => {
+            let board = open_board(config, dataset, device, options)?;
+            Ok(Built { model: configured_model(config, dataset, device, board.as_ref())?, board })
+        }
+    }
+}
+
+fn own_model(
+    config: &Config,
+    build: &BuildModel<'_>,
+    dataset: &Dataset,
+    device: &ChosenDevice,
+) -> Result<Box<dyn LanguageModel>, SessionError> {
+    let context = config.model.context;
+    let materials = Materials {
+        vocab_size: dataset.vocab_size(),
+        context,
+        seed: config.run.seed,
+        device: &device.device,
+    };
+    let model = build(&materials).map_err(SessionError::Build)?;
+    if model.context() != context {
+        return Err(SessionError::config(format!(
+            "model.context = {context}: the model's own context is {}; set the key to that",
+            model.context()
+        )));
+    }
+    Ok(model)
+}
+
+/// The board that steps are made on, if there is one. What does not fit there is refused before the model is made,
+/// which takes long.
+fn open_board(
+    config: &Config,
+    dataset: &Dataset,
+    device: &ChosenDevice,
+    options: &TrainerOptions,
+) -> Result<Option<Arc<dyn Board>>, SessionError> {
+    if config.train.engine == EngineChoice::Autograd {
+        return Ok(None);
+    }
+    let Some(board) = device.board()? else { return Ok(None) };
+    let vocab_size = vocab_size(config, dataset)?;
+    let blank = config.model.build_blank(vocab_size, &Device::Cpu).map_err(SessionError::Build)?;
+    refuse_what_cannot_fit(blank.as_ref(), board.as_ref(), options)?;
+    Ok(Some(board))
+}
+
+/// The model at its start: with initial values, or with those of `model.init_from`.
+fn configured_model(
+    config: &Config,
+    dataset: &Dataset,
+    device: &ChosenDevice,
+    board: Option<&Arc<dyn Board>>,
+) -> Result<Box<dyn LanguageModel>, SessionError> {
+    let vocab_size = vocab_size(config, dataset)?;
+    let home = home_of_parameters(&device.device, board);
+    if device.device.is_cpu() {
+        need::training(config, vocab_size).check()?;
+    } else if home.is_cpu() {
+        need::loading("training", &config.model, vocab_size, 1).check()?;
+    }
+    if let Some(dir) = &config.model.init_from {
+        let directory = Directory::open(dir)?;
+        if !tokenizer_of(&directory)?.encodes_as(&dataset.tokenizer) {
+            return Err(SessionError::config(format!(
+                "data.dir = {}: was prepared with another tokenizer than that of model.init_from; \
+                 prepare it with wattle prepare --tokenizer {}",
+                dataset.dir.display(),
+                dir.join("tokenizer.json").display()
+            )));
+        }
+        return Ok(directory.load_as(&config.model, &home)?);
+    }
+    Ok(config.model.build(vocab_size, config.run.seed, &home).map_err(SessionError::Build)?)
+}
+
+/// Rows of the token table.
+pub(crate) fn vocab_size(config: &Config, dataset: &Dataset) -> Result<usize, SessionError> {
+    config.model.vocab_size_for(dataset.vocab_size()).map_err(SessionError::config)
+}
+
+/// What the trainer is told.
+pub(crate) fn trainer_options(config: &Config, segment: u32) -> TrainerOptions {
+    TrainerOptions {
+        seed: config.run.seed,
+        segment,
+        dropout: config.model.dropout,
+        dtype: config.precision.dtype.into(),
+        masks: Masks::default(),
+        optimizer: config.optimizer.clone(),
+        schedule: config.schedule.clone(),
+        train: config.train.clone(),
+        evaluate: config.evaluate.clone(),
+        early_stop: config.early_stop.clone(),
+        checkpoint_every_epochs: config.checkpoint.every_epochs,
+        checkpoint_every_steps: config.checkpoint.every_steps,
+    }
+}

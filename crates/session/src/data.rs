@@ -1,0 +1,77 @@
+//! The data of a run: prepared, looked at, and still the same at a resume.
+
+use wattle_data::{Dataset, Loader, Origin, Verify};
+use wattle_train::Plan;
+
+use crate::config::Config;
+use crate::data_notes;
+use crate::earlier::Earlier;
+use crate::error::SessionError;
+use crate::listener::Listener;
+
+/// Prepares the data of `config`, or finds them in the cache, and warns of what a person should know of them.
+///
+/// # Errors
+/// If they cannot be read or prepared.
+pub fn prepare(
+    config: &Config,
+    verify: Verify,
+    listener: &mut dyn Listener,
+) -> Result<Dataset, SessionError> {
+    let prepared =
+        wattle_data::prepare(&config.data, &config.tokenizer, verify, &mut |p| listener.preparing(p));
+    listener.prepared();
+    let dataset = prepared?;
+    match &dataset.origin {
+        Origin::Repaired { fault } => tracing::warn!("prepared anew, the cache was damaged: {fault}"),
+        origin => tracing::debug!("data in {} ({origin:?})", dataset.dir.display()),
+    }
+    if verify == Verify::Never {
+        tracing::warn!(
+            "--no-verify: the tokens are taken as they are; if a shard is damaged, the run learns from it and its \
+             manifest states the hash of the data as they should be"
+        );
+    }
+    data_notes::say(&dataset);
+    Ok(dataset)
+}
+
+/// The steps that a configuration makes of its data.
+///
+/// # Errors
+/// If the data are too short for a single step.
+pub fn plan_of(config: &Config, dataset: &Dataset) -> Result<Plan, SessionError> {
+    let (context, train) = (config.model.context, &config.train);
+    let loader = Loader::new(&dataset.train, context, train.batch_size, config.run.seed)?;
+    Ok(Plan::new(train, loader.steps_per_epoch(), context))
+}
+
+/// Checks that the data are enough for a step and, where some are held out, for an evaluation.
+pub(crate) fn check_length(config: &Config, dataset: &Dataset) -> Result<(), SessionError> {
+    plan_of(config, dataset)?;
+    dataset.val.as_ref().map(|val| val.windows(config.model.context)).transpose()?;
+    Ok(())
+}
+
+/// Tokens of one evaluation.
+pub(crate) fn evaluation_tokens(config: &Config, dataset: &Dataset) -> u64 {
+    let whole = dataset.manifest.split.val.as_ref().map_or(0, |val| val.tokens);
+    match config.evaluate.batches {
+        0 => whole,
+        n => {
+            let of_batch = (config.train.micro_batch() * config.model.context) as u64;
+            whole.min((n as u64).saturating_mul(of_batch))
+        }
+    }
+}
+
+/// A run goes on with the data that it began with, or not at all.
+pub(crate) fn refuse_other_data(earlier: &Earlier, dataset: &Dataset) -> Result<(), SessionError> {
+    let begun_with = earlier.manifest.as_ref().and_then(|manifest| manifest.data.as_ref());
+    match begun_with {
+        Some(data) if !dataset.has_content(&data.sha256) => {
+            Err(SessionError::OtherData { then: data.sha256.clone(), now: dataset.content_hash() })
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,112 @@
+//! What a run would be, before its first step.
+
+use wattle_data::{Dataset, Verify};
+use wattle_model::flops::flops_per_token;
+use wattle_train::device::{ChosenDevice, DeviceChoice};
+use wattle_train::{Checkpoints, Plan, Trainer};
+
+use crate::build::{build, trainer_options, vocab_size};
+use crate::config::Config;
+use crate::data::{plan_of, prepare};
+use crate::error::SessionError;
+use crate::listener::Listener;
+use crate::need::{self, TrainingMemory};
+use crate::peak::peak_of_training;
+
+/// What is known of a run before its first step.
+pub struct Forecast {
+    /// Trainable parameters.
+    pub n_parameters: u64,
+    /// Steps and tokens.
+    pub plan: Plan,
+    /// What trains, for a person.
+    pub engine: String,
+    /// What it takes of memory.
+    pub memory: TrainingMemory,
+    /// What the process will have of memory at most, if that is known.
+    pub peak: Option<u64>,
+    /// Why it does not fit, if it does not.
+    pub shortage: Option<String>,
+}
+
+/// Floating-point operations of a micro-batch that a rehearsal goes through: some seconds of one core.
+const QUICK_FLOPS: f64 = 2e11;
+
+impl Forecast {
+    /// What a run would be on a CPU. Everything is built as training would build it, and nothing of it is left.
+    ///
+    /// # Errors
+    /// If training could not begin.
+    pub fn on_cpu(config: &Config, listener: &mut dyn Listener) -> Result<Self, SessionError> {
+        let dataset = prepare(config, Verify::FirstUse, listener)?;
+        let device = DeviceChoice::Cpu.open()?;
+        on_trial(config, &dataset, &device, |_| Self::of(config, &dataset, &device))
+    }
+
+    /// What a run would be, by its configuration and its data alone: nothing is built.
+    ///
+    /// # Errors
+    /// If the configuration does not fit the data.
+    pub fn of(config: &Config, dataset: &Dataset, device: &ChosenDevice) -> Result<Self, SessionError> {
+        let vocab_size = vocab_size(config, dataset)?;
+        let memory = TrainingMemory::of(config, vocab_size);
+        let is_cpu = device.device.is_cpu();
+        Ok(Self {
+            n_parameters: config.model.n_parameters(vocab_size),
+            plan: plan_of(config, dataset)?,
+            engine: memory.engine().to_owned(),
+            memory,
+            peak: None,
+            shortage: if is_cpu { need::training(config, vocab_size).shortage() } else { None },
+        })
+    }
+
+    /// Builds everything, goes through one micro-batch where that is quick, and notes which engine trains and what
+    /// memory it takes. `is_built` is called in between, when nothing is needed any more that building needed.
+    ///
+    /// # Errors
+    /// If training could not begin.
+    pub fn rehearse(
+        &mut self,
+        config: &Config,
+        dataset: &Dataset,
+        device: &ChosenDevice,
+        is_built: impl FnOnce(),
+    ) -> Result<(), SessionError> {
+        on_trial(config, dataset, device, |trainer| {
+            is_built();
+            let is_here = trainer.rehearse(self.is_quick(config))?;
+            self.engine = trainer.engine();
+            self.peak = if is_here { peak_of_training() } else { None };
+            if let Some(memory) = trainer.memory() {
+                self.memory = TrainingMemory::Explicit(memory);
+            }
+            Ok(())
+        })
+    }
+
+    /// Whether one micro-batch is soon computed. Of a long context it is not, and what a step takes beside the plan
+    /// is little.
+    fn is_quick(&self, config: &Config) -> bool {
+        let tokens = config.train.micro_batch() as f64 * config.model.context as f64;
+        flops_per_token(&config.model, self.n_parameters).nanogpt as f64 * tokens <= QUICK_FLOPS
+    }
+}
+
+/// Everything up to the first step, and nothing left of it.
+fn on_trial<T>(
+    config: &Config,
+    dataset: &Dataset,
+    device: &ChosenDevice,
+    with: impl FnOnce(&mut Trainer<'_>) -> Result<T, SessionError>,
+) -> Result<T, SessionError> {
+    let options = trainer_options(config, 0);
+    let built = build(config, None, dataset, device, &options)?;
+    let scratch = tempfile::tempdir().map_err(|source| SessionError::Io {
+        what: "a temporary folder cannot be made; set TMPDIR to another place".to_owned(),
+        source,
+    })?;
+    let checkpoints = Checkpoints::open(scratch.path(), 0)?;
+    let mut trainer = Trainer::on_board(built.model.as_ref(), dataset, built.board, options, checkpoints)?;
+    with(&mut trainer)
+}

@@ -1,0 +1,45 @@
+//! How many threads compute, and how they wait.
+
+/// Sets how many threads candle and rayon start, and how they wait. Both read their environment at their first use, so
+/// a program calls this before anything else.
+///
+/// `threads` is `train.threads`: 0 takes every processor that the process may use, and leaves variables that are set
+/// already as they are.
+///
+/// candle's threads spin for 25,000 rounds before they sleep, which buys next to no speed and, between the small
+/// operations of a small model, costs some 40 % of the processor's energy; and where something else wants a
+/// core, they take the time that others need. 2,000 rounds keep the speed.
+///
+/// # Safety
+/// No other thread may be running: the environment is changed.
+pub unsafe fn set_threads(threads: usize) {
+    let n = match threads {
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        n => n,
+    };
+    let n = n.to_string();
+    let variables = [
+        ("RAYON_NUM_THREADS", n.as_str()),
+        ("CANDLE_NUM_THREADS", &n),
+        ("CANDLE_BARRIER_POOL_SPIN_LIMIT", "2000"),
+    ];
+    for (name, value) in variables {
+        let is_asked = threads > 0 && name.ends_with("NUM_THREADS");
+        if is_asked || std::env::var_os(name).is_none() {
+            // SAFETY: the caller has no other thread that could read the environment.
+            unsafe { std::env::set_var(name, value) };
+        }
+    }
+}
+
+/// What is wrong if `threads` (`train.threads`) asks for another number than this process computes with; it cannot be
+/// changed any more.
+pub(crate) fn mismatch(threads: usize) -> Option<String> {
+    let running = rayon::current_num_threads();
+    (threads != 0 && threads != running).then(|| {
+        format!(
+            "train.threads = {threads}, but this process computes with {running}: call set_threads({threads}) first of \
+             all, or set it to 0"
+        )
+    })
+}
