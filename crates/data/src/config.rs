@@ -148,7 +148,9 @@ section! {
             idle(when_set("data.dir")),
             idle(unless("tokenizer.kind", &["bpe"]));
         /// The `tokenizer.json` of kind `file`.
-        pub file: Option<PathBuf> = None, check(Self::file_and_kind), idle(when_set("data.dir"));
+        pub file: Option<PathBuf> = None,
+            unset("only `tokenizer.kind = \"file\"` has one"),
+            check(Self::file_and_kind), idle(when_set("data.dir"));
     }
 }
 

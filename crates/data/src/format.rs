@@ -37,7 +37,7 @@ wattle_settings::choices! {
         Jsonl = "jsonl",
         /// An array of JSON objects, or objects one after another.
         Json = "json",
-        /// Parquet, which is not read yet.
+        /// Not read yet.
         Parquet = "parquet",
     }
 }

@@ -32,9 +32,9 @@ section! {
                 "twice the update rate of a data-centre board's instant power, and the fastest at which Zeus saw no \
                  zeros"
             );
-        /// Power usage effectiveness of the building.
+        /// Power usage effectiveness.
         ///
-        /// 1 is the machine alone.
+        /// What the building draws for each joule of the machine; 1 is the machine alone.
         pub pue: f64 = 1.0, expects(at_least(1.0).number());
         /// Which GPU boards are metered.
         ///
@@ -43,9 +43,9 @@ section! {
         pub gpus: GpuSelection = GpuSelection::Used;
         /// Where the kernel shows RAPL.
         pub powercap_root: PathBuf = PathBuf::from("/sys/class/powercap");
-        /// Time to measure the idle machine before the run; 0: off.
+        /// Time to measure idle power for; 0: off.
         ///
-        /// The machine's idle power is stated beside the total and never subtracted from it.
+        /// Before the run's load. The machine's idle power is stated beside the total and never subtracted from it.
         pub idle_baseline_s: f64 = 0.0, unit("seconds"), expects(between(0.0, 3_600.0));
         /// Thermal design power of the processor.
         ///
@@ -54,9 +54,9 @@ section! {
             unit("watts"),
             unset("guessed by the number of CPUs"),
             expects(above(0.0).words("a number of watts above 0"));
-        /// Address to serve live figures at, for Prometheus.
+        /// Address to serve live figures at.
         ///
-        /// Over HTTP, in OpenMetrics' text.
+        /// For Prometheus: over HTTP, in OpenMetrics' text.
         pub metrics_addr: Option<SocketAddr> = None, unset("they are not served");
     }
 }

@@ -36,7 +36,7 @@ section! {
             expects(at_least(1.0)),
             expects(at_most(MAX_SIZE as f64)),
             check(Self::heads_do_not_divide);
-        /// Heads of keys and values; 0: as many as `n_heads`.
+        /// Heads of keys and values; 0: `n_heads`.
         ///
         /// Each serves `n_heads / n_kv_heads` heads of queries. A GPT-2 has as many as `n_heads`.
         pub n_kv_heads: usize = 0, expects(at_most(MAX_SIZE as f64));
@@ -46,7 +46,7 @@ section! {
             idle(when("model.family", &["gpt2"]).because(FIXED_WIDTH));
         /// Width of the residual stream.
         pub d_model: usize = 128, expects(at_least(1.0)), expects(at_most(MAX_SIZE as f64));
-        /// Width of the feed-forward block; 0: the family's.
+        /// Feed-forward width; 0: the family's.
         ///
         /// The family's is four times `d_model` for a GPT-2, and for the others two thirds of that, rounded up to a
         /// multiple of 256, or of 32 where `d_model` is below 1024.
@@ -56,7 +56,7 @@ section! {
             unit("tokens"),
             expects(at_least(1.0)),
             expects(at_most(MAX_SIZE as f64));
-        /// Positions that a query sees; 0: the whole context.
+        /// Positions a query sees; 0: the whole context.
         ///
         /// Its own position and those before it.
         pub window: usize = 0,
@@ -93,9 +93,9 @@ section! {
             checked_if(|model| model.family.has_rotary_positions()),
             idle(NOT_ROTARY),
             source("Llama 2");
-        /// How frequencies are scaled for a longer context.
+        /// Scaling of frequencies for a longer context.
         ///
-        /// That is, one longer than the model was first trained with.
+        /// Longer than the one that the model was first trained with.
         pub rope_scaling: RopeScaling = RopeScaling::None, idle(NOT_ROTARY);
         /// What frequencies are divided by.
         ///
@@ -129,9 +129,9 @@ section! {
             idle(NOT_ROTARY),
             idle(OTHER_SCALING),
             source("Llama 3.1");
-        /// Directory of the weights that training starts from.
+        /// Directory of weights to start training from.
         ///
-        /// A directory in Hugging Face's layout. Shape and tokenizer are then its own; only `dropout` and a smaller
+        /// It is in Hugging Face's layout. Shape and tokenizer are then its own; only `dropout` and a smaller
         /// `context` can be set beside it.
         pub init_from: Option<PathBuf> = None, unset("initial values are random");
     }

@@ -1,5 +1,6 @@
 //! The reference of all keys, in Markdown.
 
+use crate::choice::Choice;
 use crate::kind::Kind;
 use crate::schema::Schema;
 use crate::section::SectionInfo;
@@ -31,25 +32,25 @@ fn of_setting(setting: &Setting) -> String {
     text += "\n";
     let mut fact = |name: &str, what: Option<String>| {
         if let Some(what) = what {
-            text += &format!("- {name}: {what}\n");
+            text += &format!("- {name}:{what}\n");
         }
     };
     match setting.kind {
-        Kind::Choice(choices) => {
-            let lines =
-                choices.iter().map(|choice| format!("\n  - `{:?}`: {}", choice.name, choice.doc.summary()));
-            fact("Values", Some(lines.collect::<String>().trim_end_matches('.').to_owned()));
-        }
-        kind => fact("Type", Some(kind.name())),
+        Kind::Choice(choices) => fact("Values", Some(choices.iter().map(of_choice).collect())),
+        kind => fact("Type", Some(format!(" {}", kind.name()))),
     }
-    fact("Unit", setting.unit.map(str::to_owned));
-    fact("Default", Some(default(setting)));
-    fact("Expected", (!setting.expected.is_empty()).then(|| setting.expected.join("; ")));
-    fact("Needs", setting.needs.map(|(key, _)| format!("`{key}`")));
+    fact("Unit", setting.unit.map(|unit| format!(" {unit}")));
+    fact("Default", Some(format!(" {}", default(setting))));
+    fact("Expected", (!setting.expected.is_empty()).then(|| format!(" {}", setting.expected.join("; "))));
+    fact("Needs", setting.needs.map(|(key, _)| format!(" `{key}`")));
     let idle: Vec<String> = setting.idle.iter().map(|condition| condition.described()).collect();
-    fact("No effect", (!idle.is_empty()).then(|| idle.join("; ")));
-    fact("May change at a resume", Some(may_change(setting).to_owned()));
+    fact("No effect", (!idle.is_empty()).then(|| format!(" {}", idle.join("; "))));
+    fact("May change at a resume", Some(format!(" {}", may_change(setting))));
     text
+}
+
+fn of_choice(choice: &Choice) -> String {
+    format!("\n  - `{:?}`: {}", choice.name, choice.doc.summary())
 }
 
 fn default(setting: &Setting) -> String {

@@ -63,7 +63,7 @@ section! {
     pub struct ScheduleConfig {
         /// The curve after warmup.
         pub kind: ScheduleKind = ScheduleKind::Cosine, source("nanoGPT");
-        /// Steps over which the learning rate rises from zero.
+        /// Steps over which the learning rate rises.
         pub warmup_steps: u64 = 100, unit("steps"), source("nanoGPT for small models");
         /// Learning rate at the end of a decay.
         ///
@@ -104,9 +104,9 @@ section! {
             unit("sequences"),
             expects(at_least(1.0).and_at_most(MAX_BATCH_SIZE)),
             source("nanoGPT for small models on a CPU");
-        /// Sequences of one forward and backward pass; 0: the batch.
+        /// Sequences of one pass; 0: the whole batch.
         ///
-        /// A smaller micro-batch takes less memory. At most `train.batch_size`.
+        /// Of one forward and backward pass. A smaller micro-batch takes less memory. At most `train.batch_size`.
         pub micro_batch_size: usize = 0, unit("sequences"), check(Self::micro_batch_above_batch);
         /// Steps at most; 0: no limit.
         pub max_steps: u64 = 0, unit("steps"), free_at_resume(), check(Self::no_end);
