@@ -35,7 +35,7 @@ use serde_json::json;
 use wattle_data::TokenizerKind;
 use wattle_model::{LanguageModel, Parameter, Pass};
 use wattle_random::{Purpose, Stream};
-use wattle_report::describe::describe_energy;
+use wattle_report::words::describe::describe_energy;
 use wattle_session::{Config, Outcome, Resume, Session, SessionError};
 use wattle_train::device::DeviceChoice;
 
@@ -72,14 +72,17 @@ impl Speller {
             parameters: sorted_by_name(&variables),
             vocab_size,
         };
-        // Matrices are normal, vectors stay as they are: biases small, norms 1.
-        for (parameter_idx, Parameter { var, .. }) in model.parameters.iter().enumerate() {
-            let mut values = vec![0f32; var.elem_count()];
+        // Matrices are normal, norms 1, biases 0. Every parameter is set: candle-nn's own initial values differ from run
+        // to run.
+        for (parameter_idx, Parameter { name, var }) in model.parameters.iter().enumerate() {
             let purpose = Purpose::Init { parameter_idx: parameter_idx as u32 };
-            Stream::new(seed, purpose, 0).fill_normal(0, &mut values);
             match var.rank() {
-                2 => var.set(&(Tensor::from_vec(values, var.shape(), device)? * 0.1)?)?,
-                _ if var.dims() == [HIDDEN] => {}
+                2 => {
+                    let mut values = vec![0f32; var.elem_count()];
+                    Stream::new(seed, purpose, 0).fill_normal(0, &mut values);
+                    var.set(&(Tensor::from_vec(values, var.shape(), device)? * 0.1)?)?;
+                }
+                _ if name == "norm.weight" => var.set(&var.ones_like()?)?,
                 _ => var.set(&var.zeros_like()?)?,
             }
         }

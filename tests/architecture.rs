@@ -38,7 +38,7 @@ fn reach(all: &BTreeMap<String, BTreeSet<String>>, name: &str) -> BTreeSet<Strin
 }
 
 #[test]
-fn arrows_point_down_and_the_columns_meet_in_the_command_line_alone() {
+fn arrows_point_down_and_the_columns_meet_in_the_session_alone() {
     let all = dependencies();
     let reach = |name: &str| reach(&all, name);
     let learning = ["wattle-data", "wattle-ops", "wattle-model", "wattle-train"];
@@ -57,6 +57,9 @@ fn arrows_point_down_and_the_columns_meet_in_the_command_line_alone() {
     assert_eq!(of_ours, None, "what defines settings knows none");
     for (name, direct) in &all {
         assert!(!direct.contains("wattle"), "{name} depends on the command line");
+        let meets = ["wattle-meter", "wattle-train"].iter().all(|column| reach(name).contains(*column));
+        let may_meet = ["wattle", "wattle-session"].contains(&name.as_str());
+        assert!(!meets || may_meet, "{name} joins learning and measuring");
     }
 }
 

@@ -165,7 +165,7 @@ fn processor_time_is_the_same_on_the_screen_and_in_the_record() {
     let said = expect(0, bench.wattle(&["meter", "--json", "cost.json", "--", "sh", "-c", script]));
     let cpu_s = record(&bench, "cost.json").resources.cpu_s.unwrap();
     assert!(cpu_s.get() > 0.0, "a command shorter than the time between two looks");
-    let shown = wattle_report::quantity::duration(cpu_s);
+    let shown = wattle_report::words::quantity::duration(cpu_s);
     assert!(said.contains(&format!("CPU time {shown}")), "{shown}: {said}");
 }
 

@@ -4,14 +4,13 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use wattle_data::{FetchProgress, Stage};
+use wattle_report::words::describe::per_ktoken;
+use wattle_report::words::quantity::{duration, grams, joules, si, watts};
 use wattle_runlog::Joules;
 use wattle_runlog::event::StepEvent;
-use wattle_train::Plan;
-
-use wattle_report::describe::per_ktoken;
-use wattle_report::quantity::{duration, grams, joules, si, watts};
 use wattle_session::listener::EnergyView;
 use wattle_session::pace::{Pace, Rate};
+use wattle_train::Plan;
 
 /// Without a terminal, the time between two lines about steps.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -232,8 +231,8 @@ mod tests {
     use wattle_runlog::{GramsCo2e, MonotonicNs, Seconds};
 
     use super::*;
+    use wattle_meter::Used;
     use wattle_session::pace::Point;
-    use wattle_session::tally::Used;
 
     /// A run of 1,000 steps of 4,096 tokens that goes on from step 500, which earlier processes took 50 kJ for.
     fn resumed() -> (Training, Pace) {

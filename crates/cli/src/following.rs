@@ -4,11 +4,11 @@ use std::io;
 use std::net::SocketAddr;
 
 use wattle_data::Progress;
+use wattle_meter::Used;
 use wattle_runlog::RunDir;
 use wattle_runlog::event::{EvaluateEvent, StepEvent};
 use wattle_session::listener::{EnergyView, MeterStart, TrainingStart};
 use wattle_session::pace::Pace;
-use wattle_session::tally::Used;
 use wattle_session::{Config, Listener};
 
 use crate::allocator::give_back;

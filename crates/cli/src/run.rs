@@ -4,12 +4,11 @@ use std::path::{Path, PathBuf};
 
 use wattle_runlog::clock::file_stamp;
 use wattle_runlog::{Event, LineFile};
-
-use crate::args::{Resume, TrainArgs};
 use wattle_session::Config;
 use wattle_session::config::differences;
 use wattle_session::earlier::{Earlier, is_finished, is_run};
 
+use crate::args::{Resume, TrainArgs};
 use crate::config::{Layer, Preset, Sources, resolve, resolve_quietly, similarity};
 use crate::exit::BadUsage;
 

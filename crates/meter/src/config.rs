@@ -16,8 +16,8 @@ use serde::de::{SeqAccess, Visitor, value::SeqAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use wattle_settings::{Kind, SettingType, section};
 
-use crate::carbon;
-use crate::intensity_table::IntensityTable;
+use crate::books::carbon;
+use crate::books::intensity_table::IntensityTable;
 
 section! {
     /// What is metered, and how often.

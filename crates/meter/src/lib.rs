@@ -5,32 +5,46 @@
 //! grams and in money, and writes records. A figure that was not measured is called estimated, a reading that
 //! is missing is never zero, and a sensor that fails never fails the run that it watches.
 //!
-//! Modules in the order in which a joule passes them:
+//! Modules in the order in which a joule passes them. Each folder leans on those above it alone:
 //!
 //! - [`config`]: the sections `energy`, `carbon` and `cost` of a configuration
-//! - [`sensor`]: what a sensor is, and the three states of a quantity
-//! - [`nvml`], [`rapl`]: sensors that measure
-//! - [`workload`], [`share`], [`estimate`]: what the process uses of the machine, and sensors that model it
-//! - [`visible`]: which boards CUDA shows a program
-//! - [`mod@discover`]: the sensors of this machine, and what would mend those that cannot be read
-//! - [`trained_on`]: which sensor measures each device that is computed on, and which devices none measures
-//! - [`trace`], [`trace_reader`]: `power.trace`
-//! - [`history`]: readings as running sums
-//! - [`sampler`]: the thread
-//! - [`stretch`], [`figure`]: what they say of the time between two moments, and how far that may be off
-//! - [`window`]: the energy between two moments, with its uncertainty
-//! - [`profile`]: how it came together
-//! - [`phases`]: that energy by what the run was doing
-//! - [`region`], [`carbon`], [`intensity_table`]: countries; carbon intensity of electricity by country and by hour
-//! - [`ledger`], [`interrupted`]: records and running totals, also of segments that were killed
-//! - [`projection`]: what a run that has begun will come to
-//! - [`mod@reprice`]: a finished run at other intensities
-//! - [`continuity`]: where segments do not follow on each other
-//! - [`codecarbon`], [`model_card`]: the same figures as other tools read them
+//! - [`sensors`]: what can be asked for power or energy
+//!   - [`sensor`](sensors::sensor): what a sensor is, and the three states of a quantity
+//!   - [`nvml`](sensors::nvml), [`rapl`](sensors::rapl): sensors that measure
+//!   - [`workload`](sensors::workload), [`share`](sensors::share), [`estimate`](sensors::estimate): what the process
+//!     uses of the machine, and sensors that model it
+//!   - [`own_thread`](sensors::own_thread): a thread and deadlines for a driver that may hang
+//!   - [`visible`](sensors::visible): which boards CUDA shows a program
+//!   - [`discover`](mod@sensors::discover): the sensors of this machine, and how to mend those that cannot be read
+//!   - [`trained_on`](sensors::trained_on): which sensor measures each device that is computed on
+//! - [`readings`]: what they have said
+//!   - [`trace`](readings::trace), [`trace_reader`](readings::trace_reader),
+//!     [`trace_writer`](readings::trace_writer): `power.trace`
+//!   - [`history`](readings::history): readings as running sums
+//! - [`windows`]: the energy between two moments
+//!   - [`stretch`](windows::stretch), [`figure`](windows::figure): what one sensor says of it, and how far that may
+//!     be off
+//!   - [`window`](windows::window): all sensors together, with their uncertainty
+//!   - [`profile`](windows::profile): how it came together
+//!   - [`phases`](windows::phases): that energy by what the run was doing
+//!   - [`unmetered`](mod@windows::unmetered): devices that no sensor measured
+//! - [`sampling`]: the thread that reads ([`sampler`](sampling::sampler)), and what is drawn now
+//!   ([`live`](sampling::live))
+//! - [`books`]: grams, money and records
+//!   - [`region`](books::region), [`carbon`](books::carbon), [`intensity_table`](books::intensity_table): countries;
+//!     carbon intensity of electricity by country and by hour
+//!   - [`pricing`](books::pricing): the one rule for the building's energy, emissions and cost
+//!   - [`ledger`](books::ledger), [`interrupted`](books::interrupted): records and running totals, also of segments
+//!     that were killed
+//!   - [`tally`](books::tally): what a segment has used so far, between two records
+//!   - [`projection`](books::projection): what a run that has begun will come to
+//!   - [`reprice`](mod@books::reprice): a finished run at other intensities
+//!   - [`continuity`](books::continuity): where segments do not follow on each other
+//! - [`export`]: the same figures as other tools read them ([`codecarbon`](export::codecarbon),
+//!   [`model_card`](export::model_card))
 //!
 //! ```
-//! use wattle_meter::sampler::EDGE_TIMEOUT;
-//! use wattle_meter::{EnergyConfig, Sampler, SamplerOptions, discover};
+//! use wattle_meter::{EDGE_TIMEOUT, EnergyConfig, Sampler, SamplerOptions, discover};
 //!
 //! let found = discover(&EnergyConfig::default(), &[]);
 //! let sampler = Sampler::start(found.sensors, SamplerOptions::default())?;
@@ -42,59 +56,30 @@
 //! # Ok::<(), wattle_meter::MeterError>(())
 //! ```
 
-pub mod carbon;
-pub mod codecarbon;
+pub mod books;
 pub mod config;
-pub mod continuity;
-pub mod discover;
 pub mod error;
-pub mod estimate;
-pub mod figure;
-pub mod history;
-pub mod intensity_table;
-pub mod interrupted;
-pub mod ledger;
-pub mod live;
-pub mod model_card;
-pub mod nvml;
-pub mod own_thread;
-pub mod phases;
-pub mod profile;
-pub mod projection;
-pub mod rapl;
-pub mod region;
-pub mod reprice;
-pub mod sampler;
-pub mod sampler_options;
-pub mod sensor;
-pub mod share;
-pub mod stretch;
-pub mod trace;
-pub mod trace_reader;
-pub mod trained_on;
-pub mod visible;
-pub mod window;
-pub mod workload;
+pub mod export;
+pub mod readings;
+pub mod sampling;
+pub mod sensors;
+pub mod windows;
 
-mod activity;
-mod latency;
-mod pricing;
-mod regression;
-mod totals;
-mod worker;
-
+pub use books::intensity_table::IntensityTable;
+pub use books::interrupted::ResumePoint;
+pub use books::ledger::{Entry, Ledger, LedgerOptions};
+pub use books::pricing::{Pricing, Tariff};
+pub use books::reprice::reprice;
+pub use books::tally::{Tally, Used};
 pub use config::{CarbonConfig, CostConfig, EnergyConfig, GpuSelection};
-pub use discover::{Discovery, Finding, FindingState, discover};
 pub use error::MeterError;
-pub use intensity_table::IntensityTable;
-pub use interrupted::ResumePoint;
-pub use ledger::{Entry, Ledger, LedgerOptions};
-pub use live::{Live, LiveSensor};
-pub use reprice::reprice;
-pub use sampler::{Sampler, Watch};
-pub use sampler_options::{SamplerOptions, TraceTarget};
-pub use sensor::{Quantity, Reading, Sensor};
-pub use trace::TraceWriter;
-pub use trained_on::TrainedOn;
-pub use window::{Edge, WindowEnergy};
-pub use workload::Workload;
+pub use readings::trace_writer::TraceWriter;
+pub use sampling::live::{Live, LiveSensor};
+pub use sampling::sampler::{EDGE_TIMEOUT, Sampler, Watch};
+pub use sampling::sampler_options::{SamplerOptions, TraceTarget};
+pub use sensors::discover::{Discovery, Finding, FindingState, discover};
+pub use sensors::sensor::{Quantity, Reading, Sensor};
+pub use sensors::trained_on::TrainedOn;
+pub use sensors::workload::Workload;
+pub use windows::unmetered::unmetered;
+pub use windows::window::{Edge, WindowEnergy};

@@ -11,15 +11,14 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use nvml_standin::{library, mig, uuid};
-use wattle_meter::discover::{discover, visible_gpus};
-use wattle_meter::estimate;
-use wattle_meter::projection::{Fit, Projector};
-use wattle_meter::sampler::EDGE_TIMEOUT;
-use wattle_meter::trace::SegmentHeader;
-use wattle_meter::trace_reader::{TraceItem, TraceReader};
+use wattle_meter::books::projection::{Fit, Projector};
+use wattle_meter::readings::trace::SegmentHeader;
+use wattle_meter::readings::trace_reader::{TraceItem, TraceReader};
+use wattle_meter::sensors::discover::{discover, visible_gpus};
+use wattle_meter::sensors::estimate;
 use wattle_meter::{
-    Discovery, EnergyConfig, FindingState, GpuSelection, Sampler, SamplerOptions, Sensor, TraceWriter,
-    WindowEnergy, Workload,
+    Discovery, EDGE_TIMEOUT, EnergyConfig, FindingState, GpuSelection, Sampler, SamplerOptions, Sensor,
+    TraceWriter, WindowEnergy, Workload,
 };
 use wattle_runlog::manifest::{Host, Segment};
 use wattle_runlog::record::{Flag, Method, SensorKind, SensorRecord};
@@ -246,8 +245,10 @@ fn lacking_case() {
 /// ml-energy/zeus#181: the counter said 187 J, power 327 J over the same time, and nobody noticed.
 #[test]
 fn a_counter_that_power_contradicts_is_flagged_and_the_interval_holds_both() {
-    use wattle_meter::history::History;
-    use wattle_meter::sensor::{Channels, CounterSpec, CounterValue, PowerSource, Quantity, Reading};
+    use wattle_meter::readings::history::History;
+    use wattle_meter::sensors::sensor::{
+        Channels, CounterSpec, CounterValue, PowerSource, Quantity, Reading,
+    };
     let info = found(GpuSelection::None, &[]).sensor_infos().remove(0);
     let info = wattle_runlog::manifest::SensorInfo { method: Method::Counter, ..info };
     let channels = Channels {

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use nvml_standin::{Knobs, Power};
 use wattle_meter::WindowEnergy;
-use wattle_meter::history::History;
-use wattle_meter::sensor::{
+use wattle_meter::readings::history::History;
+use wattle_meter::sensors::sensor::{
     Channels, CounterSpec, CounterValue, Missing, PowerSource, Quantity, Reading, Survey,
 };
 use wattle_runlog::manifest::{PowerLimits, SensorInfo};

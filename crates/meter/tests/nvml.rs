@@ -11,13 +11,12 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use nvml_standin::{Power, library, pci, uuid};
-use wattle_meter::discover::{check_boards, discover, discover_with, visible_gpus};
-use wattle_meter::trace_reader::{TraceItem, TraceReader};
-use wattle_meter::trained_on::unmetered;
-use wattle_meter::visible::VisibleDevices;
+use wattle_meter::readings::trace_reader::{TraceItem, TraceReader};
+use wattle_meter::sensors::discover::{check_boards, discover, discover_with, visible_gpus};
+use wattle_meter::sensors::visible::VisibleDevices;
 use wattle_meter::{
     Discovery, EnergyConfig, FindingState, GpuSelection, Sampler, SamplerOptions, TraceTarget, TraceWriter,
-    WindowEnergy, Workload,
+    WindowEnergy, Workload, unmetered,
 };
 use wattle_runlog::manifest::PowerLimits;
 use wattle_runlog::record::{Flag, Method, SensorRecord};
@@ -182,7 +181,7 @@ fn a_slow_driver_costs_the_edge_and_not_the_run() {
 #[ignore = "run by a_slow_driver_costs_the_edge_and_not_the_run"]
 fn slow_case() {
     let sampler = Sampler::start(all_boards().sensors, SamplerOptions::default()).unwrap();
-    let start = sampler.edge(wattle_meter::sampler::EDGE_TIMEOUT);
+    let start = sampler.edge(wattle_meter::EDGE_TIMEOUT);
     assert!(start.missing, "two calls of 150 ms do not fit into 100 ms");
     sleep(Duration::from_millis(1_000));
     let end = sampler.edge(Duration::from_secs(10));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use wattle_meter::MeterError;
 use wattle_runlog::RunlogError;
 
-use crate::nearest::{self, listed};
+use crate::join::nearest::{self, listed};
 
 /// A fault in a run's files, or in a table given beside them.
 #[derive(Debug, thiserror::Error)]

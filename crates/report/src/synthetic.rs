@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde_json::json;
 use wattle_meter::TraceWriter;
-use wattle_meter::sensor::{Channels, PowerSource};
-use wattle_meter::trace::{Sample, SampleValue, SegmentHeader};
+use wattle_meter::readings::trace::{Sample, SampleValue, SegmentHeader};
+use wattle_meter::sensors::sensor::{Channels, PowerSource};
 use wattle_runlog::event::{EvaluateEvent, StepEvent};
 use wattle_runlog::manifest::{
     DataInfo, Drivers, Host, LossFloor, MANIFEST_SCHEMA, ModelInfo, Segment, SensorInfo, Versions,
@@ -15,7 +15,7 @@ use wattle_runlog::{
     ComputeDevice, DeviceKind, Event, EventBody, LineFile, Manifest, MonotonicNs, Record, RunDir, StopReason,
 };
 
-use crate::run::Run;
+use crate::join::run::Run;
 
 const STEP_MS: u64 = 100;
 const TOKENS_PER_STEP: u64 = 512;

@@ -67,6 +67,11 @@ impl WallAnchor {
         self.wall_ns + t.0 as i64 - self.monotonic.0 as i64
     }
 
+    /// The monotonic moment of a wall time of the same boot.
+    pub fn monotonic_at(&self, wall_ns: i64) -> MonotonicNs {
+        MonotonicNs((self.monotonic.0 as i64 + wall_ns - self.wall_ns) as u64)
+    }
+
     /// The wall time of a monotonic moment as RFC 3339 in UTC, to the millisecond.
     pub fn rfc3339_at(&self, t: MonotonicNs) -> String {
         rfc3339(self.wall_ns_at(t), Unit::Millisecond)

@@ -134,6 +134,18 @@ pub enum RecordKind {
     Command,
 }
 
+impl RecordKind {
+    /// Whether records of this kind add up to their run: they do not overlap, and together they are all of it but
+    /// what was drawn after the last of them. A checkpoint's record looks at a part of its epoch, the whole run's at
+    /// all of them.
+    pub fn is_additive(self) -> bool {
+        match self {
+            Self::Epoch | Self::Interrupted | Self::Command => true,
+            Self::Checkpoint | Self::Final => false,
+        }
+    }
+}
+
 /// Money, kept apart from emissions: the two have nothing to do with each other.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Cost {

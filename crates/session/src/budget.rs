@@ -1,11 +1,11 @@
 //! Whether a run is over its budget, and whether it will be.
 
-use wattle_meter::projection::{Fit, Projector};
+use wattle_meter::Used;
+use wattle_meter::books::projection::{Fit, Projector};
+use wattle_report::words::quantity::{count, joules};
 use wattle_runlog::Joules;
 
 use crate::config::BudgetConfig;
-use crate::tally::Used;
-use wattle_report::quantity::{count, joules};
 
 /// Chunks of steps in an epoch whose energy is noted, so that the first epoch's end can tell.
 const CHUNKS_AN_EPOCH: u64 = 8;

@@ -7,13 +7,13 @@
 //! - [`config`]: the configuration of a run; `reference`: its keys, as `docs/configuration.md` lists them
 //! - [`session`]: from a configuration to the last checkpoint
 //! - [`listener`]: who follows it
-//! - [`earlier`], [`new_run`]: what is in a run directory already, or nothing yet
+//! - [`earlier`], `new_run`: what is in a run directory already, or nothing yet
 //! - [`data`], [`data_notes`]: the data, and what a person should know of them
-//! - [`build`], [`checkpoint`]: the model, new or from a file
+//! - `build`, [`checkpoint`]: the model, new or from a file
 //! - [`forecast`], [`need`], [`memory`]: what a run would be, and whether it fits
-//! - [`metering`], [`tally`], [`budget`], [`pace`], `ending`: what it uses, and when it has to end
+//! - `metering`, `budget`, [`pace`], `ending`: what it uses, and when it has to end
 //! - `observer`: the trainer's observer
-//! - [`manifest`], [`model_card`]: what the run and its checkpoints say of themselves
+//! - `manifest`, `model_card`: what the run and its checkpoints say of themselves
 //! - [`metered`]: the energy of other work in this process
 //! - [`threads`]: how many threads compute
 
@@ -40,7 +40,6 @@ pub mod pace;
 mod peak;
 mod reference;
 pub mod session;
-pub mod tally;
 pub mod threads;
 mod warmup;
 

@@ -5,8 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use rustix::process::{Resource, getrlimit};
-
-use wattle_report::quantity::si;
+use wattle_report::words::quantity::si;
 
 use crate::error::SessionError;
 

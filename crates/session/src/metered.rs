@@ -1,11 +1,11 @@
 //! The energy of a piece of work within this process.
 
-use wattle_meter::sampler::EDGE_TIMEOUT;
-use wattle_meter::trained_on::unmetered;
-use wattle_meter::{Edge, EnergyConfig, Sampler, SamplerOptions, TrainedOn, WindowEnergy, discover};
+use wattle_meter::{
+    EDGE_TIMEOUT, Edge, EnergyConfig, Sampler, SamplerOptions, TrainedOn, WindowEnergy, discover, unmetered,
+};
 use wattle_runlog::ComputeDevice;
 
-use wattle_report::describe::unmetered_warning;
+use wattle_report::words::describe::unmetered_warning;
 
 /// A meter that is running. Where it cannot, the work goes on without.
 pub struct Metered {

@@ -6,13 +6,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::json;
-use wattle_meter::codecarbon::{Row, RunFacts};
-use wattle_meter::ledger::Tariff;
-use wattle_meter::sampler::EDGE_TIMEOUT;
+use wattle_meter::books::{carbon, continuity};
+use wattle_meter::export::codecarbon::{Row, RunFacts};
 use wattle_meter::{
-    CarbonConfig, Entry, GpuSelection, IntensityTable, Ledger, LedgerOptions, Live, MeterError, ResumePoint,
-    Sampler, SamplerOptions, TraceTarget, TraceWriter, Watch, Workload, carbon, continuity, discover,
+    CarbonConfig, EDGE_TIMEOUT, Entry, GpuSelection, IntensityTable, Ledger, LedgerOptions, Live, MeterError,
+    Pricing, ResumePoint, Sampler, SamplerOptions, Tally, Tariff, TraceTarget, TraceWriter, Used, Watch,
+    Workload, discover,
 };
+use wattle_report::words::describe::unmetered_warning;
 use wattle_runlog::manifest::{Drivers, Host, SensorInfo};
 use wattle_runlog::record::{EMISSIONS_SCHEMA, RecordKind, SensorKind};
 use wattle_runlog::{
@@ -21,8 +22,6 @@ use wattle_runlog::{
 };
 
 use crate::config::Config;
-use crate::tally::{Pricing, Tally, Used};
-use wattle_report::describe::unmetered_warning;
 
 /// A run's meter, its books, and the files that they are written to.
 pub struct Metering {
@@ -317,7 +316,7 @@ impl Metering {
                 tracing::warn!("energy.idle_baseline_s: no sensor here measures, so there is no baseline");
             }
             Ok(baselines) => baselines.iter().for_each(|(id, baseline)| {
-                tracing::info!("idle {id}: {}", wattle_report::quantity::watts(baseline.power_w));
+                tracing::info!("idle {id}: {}", wattle_report::words::quantity::watts(baseline.power_w));
             }),
             Err(error) => {
                 tracing::warn!("energy.idle_baseline_s: {error}; the run goes on without a baseline");
@@ -382,7 +381,7 @@ fn book_tails(
                 true => "was stopped after its last record",
                 false => "was killed",
             };
-            let energy = wattle_report::quantity::joules(record.energy_j);
+            let energy = wattle_report::words::quantity::joules(record.energy_j);
             tracing::info!("segment {} {how}: {energy} booked from its power trace", record.segment);
             append(emissions, record)
         }),
@@ -455,9 +454,9 @@ mod tests {
             assert_eq!(record.unmetered_devices, ["cuda:0"]);
             assert!(json.contains("\"unmetered_devices\":[\"cuda:0\"]"), "{json}");
             assert!(csv.contains("cuda:0 (not metered)"), "{csv}");
-            let said = wattle_report::describe::describe_energy(&record).remove(0);
+            let said = wattle_report::words::describe::describe_energy(&record).remove(0);
             assert!(said.ends_with("without cuda:0 (not metered)"), "{said}");
-            let warnings = wattle_report::describe::energy_warnings(&record);
+            let warnings = wattle_report::words::describe::energy_warnings(&record);
             assert!(warnings[0].starts_with("cuda:0 is not metered"), "{warnings:?}");
         }
     }

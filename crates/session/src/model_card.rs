@@ -1,12 +1,12 @@
 //! The README.md of a checkpoint: a Hugging Face model card.
 
-use wattle_meter::model_card::co2_eq_emissions;
+use wattle_meter::export::model_card::co2_eq_emissions;
 use wattle_runlog::Record;
 use wattle_runlog::event::EvaluateEvent;
 use wattle_train::Draft;
 
-use wattle_report::describe::describe_energy;
-use wattle_report::quantity::{count, joules};
+use wattle_report::words::describe::describe_energy;
+use wattle_report::words::quantity::{count, joules};
 
 /// What a card says that does not change within a run.
 pub struct ModelCard {

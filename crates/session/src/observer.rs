@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use wattle_data::{EntropyFloor, SplitManifest};
+use wattle_report::words::describe::describe_energy;
 use wattle_runlog::event::EvaluateEvent;
 use wattle_runlog::{Event, EventBody, LineFile, MonotonicNs, Record, RunDir, RunlogError, Span, StopReason};
 use wattle_train::error::ObserverError;
@@ -14,7 +15,6 @@ use crate::listener::{EnergyView, Listener};
 use crate::metering::Metering;
 use crate::model_card::ModelCard;
 use crate::pace::{Pace, Point};
-use wattle_report::describe::describe_energy;
 
 /// The longest time for which a power failure can take events away. A killed process loses none.
 const SYNC_EVERY: Duration = Duration::from_secs(5);

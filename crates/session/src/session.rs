@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use wattle_data::{Dataset, Verify};
 use wattle_meter::ResumePoint;
-use wattle_meter::discover::check_boards;
+use wattle_meter::sensors::discover::check_boards;
 use wattle_model::LanguageModel;
 use wattle_report::page::page;
-use wattle_report::quantity::count;
+use wattle_report::words::quantity::count;
 use wattle_report::{Report, Run};
 use wattle_runlog::event::EvaluateEvent;
 use wattle_runlog::run_dir::write_atomic;
@@ -159,9 +159,11 @@ impl<'a> Session<'a> {
     /// [`SessionError::Config`] with everything that is wrong with the configuration; other variants if data, model or
     /// device cannot be used, or a file cannot be written.
     pub fn train(self) -> Result<Outcome, SessionError> {
-        let Self { config, path, device, verify, resume, own_model, listener, is_asked_to_stop } = self;
+        let Self { mut config, path, device, verify, resume, own_model, listener, is_asked_to_stop } = self;
         let mut nobody = ();
         let listener = listener.unwrap_or(&mut nobody);
+        // What the command line has settled already stays as it is.
+        config.schedule.settle(&config.optimizer).iter().for_each(|note| tracing::warn!("{note}"));
         let faults: Vec<String> =
             config.faults().into_iter().chain(threads::mismatch(config.train.threads)).collect();
         if !faults.is_empty() {

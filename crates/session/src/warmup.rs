@@ -1,6 +1,6 @@
 //! Whether the learning rate ever reaches its peak.
 
-use wattle_report::quantity::count;
+use wattle_report::words::quantity::count;
 use wattle_train::schedule::learning_rate;
 
 use crate::config::Config;

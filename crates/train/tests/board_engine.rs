@@ -15,7 +15,7 @@ use wattle_model::{
     moment_faults,
 };
 use wattle_ops::adamw::Hyperparameters;
-use wattle_ops::board::{Board, BoardError, DevicePtr, Elem, Gemm, Launch, MemoryInfo};
+use wattle_ops::board::{Board, BoardError, Choices, DevicePtr, Elem, Gemm, Launch, MemoryInfo};
 use wattle_random::{Purpose, Stream};
 use wattle_runlog::MonotonicNs;
 use wattle_train::config::OptimizerConfig;
@@ -596,6 +596,10 @@ impl Board for Unrecorded {
 
     fn gemm(&self, gemm: &Gemm) -> Result<(), BoardError> {
         self.0.gemm(gemm)
+    }
+
+    fn choices(&self) -> &Choices {
+        self.0.choices()
     }
 
     fn mark(&self, edge: usize) -> Result<(), BoardError> {

@@ -15,8 +15,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use wattle_ops::board::{
-    Arg, AttentionBackward, AttentionForward, AttentionShape, Board, BoardError, DevicePtr, FusedAttention,
-    Gemm, Launch, MemoryInfo,
+    Arg, AttentionBackward, AttentionForward, AttentionShape, Board, BoardError, Choices, DevicePtr,
+    FusedAttention, Gemm, Launch, MemoryInfo,
 };
 
 use arena::Arena;
@@ -57,6 +57,7 @@ pub struct ShimBoard {
     has_fused_attention: bool,
     /// A kernel that does nothing.
     without: Option<&'static str>,
+    choices: Choices,
     inner: Mutex<Inner>,
 }
 
@@ -98,6 +99,7 @@ impl ShimBoard {
             total_bytes: 8 << 30,
             has_fused_attention: false,
             without: None,
+            choices: Choices::default(),
             inner: Mutex::default(),
         }
     }
@@ -118,6 +120,13 @@ impl ShimBoard {
     #[must_use]
     pub fn without(self, kernel: &'static str) -> Self {
         Self { without: Some(kernel), ..self }
+    }
+
+    /// A board that does every job in the way called `name`, where there is one.
+    #[must_use]
+    pub fn preferring(self, name: &str) -> Self {
+        self.choices.prefer(name);
+        self
     }
 
     /// Kernels that were launched so far, replays counted.
@@ -271,6 +280,10 @@ impl Board for ShimBoard {
 
     fn gemm(&self, gemm: &Gemm) -> Result<(), BoardError> {
         self.submit(Work::Gemm(*gemm))
+    }
+
+    fn choices(&self) -> &Choices {
+        &self.choices
     }
 
     fn fused_attention(&self) -> Result<&dyn FusedAttention, BoardError> {

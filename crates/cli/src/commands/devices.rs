@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use wattle_meter::{EnergyConfig, Finding, FindingState, GpuSelection, discover};
-use wattle_report::table::hang;
+use wattle_report::words::table::hang;
 
 use crate::args::DevicesArgs;
 use crate::exit::Exit;

@@ -1,7 +1,7 @@
 //! `wattle estimate`: what a run would cost that no machine here can do.
 
-use wattle_meter::ledger::Tariff;
-use wattle_meter::{CarbonConfig, carbon};
+use wattle_meter::books::carbon;
+use wattle_meter::{CarbonConfig, Tariff};
 use wattle_report::estimate::{self, Plan, amount, gpu};
 
 use crate::args::EstimateArgs;

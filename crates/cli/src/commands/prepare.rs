@@ -4,14 +4,14 @@ use indicatif::MultiProgress;
 use wattle_data::{
     DataConfig, DataError, Dataset, TokenizerConfig, TokenizerKind, catalog, fetch, prepare_into,
 };
+use wattle_report::words::quantity::{count, si};
+use wattle_session::data_notes;
 
 use crate::args::{PrepareArgs, TokenizerChoice};
 use crate::display::Display;
 use crate::exit::{BadUsage, Exit};
 use crate::terminal::is_drawn_on;
 use crate::threads::set_threads;
-use wattle_report::quantity::{count, si};
-use wattle_session::data_notes;
 
 /// Prepares a folder of tokens.
 pub fn run(args: &PrepareArgs, bars: &MultiProgress, quiet: bool) -> anyhow::Result<Exit> {

@@ -1,7 +1,7 @@
 //! `wattle report`: what a run learnt and what it cost, finished or not.
 
 use anyhow::Context;
-use wattle_meter::intensity_table::IntensityTable;
+use wattle_meter::IntensityTable;
 use wattle_report::text::Bars;
 use wattle_report::{Report, Run, page, text};
 

@@ -3,8 +3,8 @@
 use anyhow::Context;
 use indicatif::MultiProgress;
 use wattle_data::Verify;
-use wattle_report::describe::{describe_energy, energy_warnings, estimate_warning};
-use wattle_report::quantity::{count, duration};
+use wattle_report::words::describe::{describe_energy, energy_warnings, estimate_warning};
+use wattle_report::words::quantity::{count, duration};
 use wattle_runlog::StopReason;
 use wattle_session::data::prepare;
 use wattle_session::{Config, Forecast, Outcome, Resume, Session, Trained, warmup_warning};

@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue};
 use prometheus_client::registry::Unit;
+use wattle_meter::Used;
 use wattle_runlog::event::{EvaluateEvent, StepEvent};
 
 use super::gauges;
-use wattle_session::tally::Used;
 
 /// A run's progress, where the run writes it and a server reads it.
 #[derive(Clone, Debug)]

@@ -4,10 +4,10 @@
 //! temperature and whoever else uses it, meets all strategies alike.
 
 use toml::{Table, Value};
+use wattle_session::Config;
 
 use super::file::SweepFile;
 use super::strategy::{Strategy, strategies};
-use wattle_session::Config;
 
 use crate::config::{Layer, Sources, resolve_quietly};
 

@@ -18,6 +18,7 @@ pub mod gemm;
 pub mod memory;
 pub mod step_result;
 pub mod step_state;
+pub mod ways;
 
 use thiserror::Error;
 
@@ -27,6 +28,7 @@ pub use gemm::{Epilogue, Gemm, Matrix};
 pub use memory::{DevicePtr, DeviceTensor, Elem, Ptr};
 pub use step_result::{GradNorm, StepResult};
 pub use step_state::StepState;
+pub use ways::{Choices, Job, Way};
 
 /// A GPU, or what stands in for one.
 pub trait Board: Send + Sync {
@@ -73,6 +75,17 @@ pub trait Board: Send + Sync {
 
     /// Multiplies matrices.
     fn gemm(&self, gemm: &Gemm) -> Result<(), BoardError>;
+
+    /// Which way this board does each job.
+    fn choices(&self) -> &Choices;
+
+    /// Does a job in the way that was chosen for it, else in the first of `ways`.
+    ///
+    /// # Errors
+    /// If a way was chosen that is not among them, or it fails.
+    fn choose(&self, job: &Job, ways: &[Way<'_>]) -> Result<(), BoardError> {
+        (self.choices().pick(job, ways)?.run)()
+    }
 
     /// Attention by a library of the vendor's.
     ///
@@ -150,6 +163,16 @@ pub enum BoardError {
         source_name: String,
         /// What was said against them.
         why: String,
+    },
+    /// A way of doing a job that this program does not have.
+    #[error(
+        "{job}: there is no way {way:?} to do it; kernels.json is of another version: leave it out to choose anew"
+    )]
+    NoWay {
+        /// The job.
+        job: String,
+        /// The way that was chosen.
+        way: String,
     },
     /// A launch that was refused.
     #[error("kernel {kernel}: {why}")]

@@ -7,10 +7,9 @@ use wattle_runlog::Seconds;
 use wattle_runlog::record::Flag;
 
 use crate::compare::contender::Contender;
-use crate::quantity::{percent, watts};
-use crate::report::Report;
-use crate::sensor_name;
-use crate::status::Status;
+use crate::join::report::Report;
+use crate::join::status::Status;
+use crate::words::quantity::{percent, watts};
 
 /// Boards that differ by more degrees at the start are not equally warm. Ours, as is the next.
 const WARMER: f64 = 10.0;
@@ -48,7 +47,7 @@ pub fn conditions(reports: &[Report], contenders: &[Contender]) -> Vec<Condition
         }
     };
     let of = |value: &dyn Fn(&Report) -> String| -> Vec<String> { reports.iter().map(value).collect() };
-    differs(true, "they ran on different devices", of(&|report| sensor_name::compute(&report.provenance)));
+    differs(true, "they ran on different devices", of(&|report| report.provenance.computed_on()));
     differs(true, "boards were held to different power limits", of(&power_limits));
     differs(true, "clocks were held back in some of them", throttling(reports, |reason| reason != POWER_CAP));
     differs(

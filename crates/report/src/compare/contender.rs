@@ -7,10 +7,10 @@ use wattle_runlog::{GramsCo2e, Joules, Seconds};
 
 use crate::compare::measure::Measure;
 use crate::compare::target::{Reached, Target};
-use crate::energy_words::at_least;
-use crate::report::Report;
-use crate::run::Run;
-use crate::status::Status;
+use crate::join::report::Report;
+use crate::join::run::Run;
+use crate::join::status::Status;
+use crate::words::bounds::at_least;
 
 /// A run's figures for a comparison.
 #[derive(Clone, Debug, PartialEq, Serialize)]

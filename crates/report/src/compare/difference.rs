@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use crate::compare::group::{Group, NOT_COUNTED};
-use crate::report::Report;
+use crate::compare::group::Group;
+use crate::compare::keys::{NOT_COUNTED, flat};
+use crate::join::report::Report;
 
 /// A key of the configuration that is not the same in all runs.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -44,20 +45,4 @@ pub(crate) fn changes<'a>(differences: &'a [Difference], groups: &[Group]) -> Ve
         counted().filter_map(change).collect()
     };
     groups.iter().map(of_group).collect()
-}
-
-/// A configuration by its keys.
-pub(crate) fn flat(config: &toml::Table) -> BTreeMap<String, String> {
-    let mut keys = BTreeMap::new();
-    for (section, value) in config {
-        match value {
-            toml::Value::Table(table) => {
-                keys.extend(table.iter().map(|(key, value)| (format!("{section}.{key}"), value.to_string())));
-            }
-            value => {
-                keys.insert(section.clone(), value.to_string());
-            }
-        }
-    }
-    keys
 }

@@ -5,12 +5,9 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::compare::contender::Contender;
-use crate::compare::difference::flat;
-use crate::report::Report;
-use crate::sensor_name;
-
-/// Keys that make no other way of training.
-pub(crate) const NOT_COUNTED: [&str; 2] = ["run.seed", "run.name"];
+use crate::compare::keys::{NOT_COUNTED, flat};
+use crate::compare::spread::Spread;
+use crate::join::report::Report;
 
 /// One way of training.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -29,33 +26,6 @@ pub struct Group {
     pub energy_to_target_j: Option<Spread>,
     /// Emissions to the target in grams; null unless every run was metered and reached it.
     pub emissions_to_target_g: Option<Spread>,
-}
-
-/// What several runs say of the same figure.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Spread {
-    /// Mean.
-    pub mean: f64,
-    /// Lowest.
-    pub low: f64,
-    /// Highest.
-    pub high: f64,
-}
-
-impl Spread {
-    /// The spread of these figures; `None` if one is missing, or there is none.
-    pub fn of(figures: impl IntoIterator<Item = Option<f64>>) -> Option<Self> {
-        let figures: Vec<f64> = figures.into_iter().collect::<Option<_>>()?;
-        let mean = figures.iter().sum::<f64>() / figures.len() as f64;
-        let (low, high) =
-            figures.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), x| (l.min(*x), h.max(*x)));
-        (!figures.is_empty()).then_some(Self { mean, low, high })
-    }
-
-    /// Whether no figure of the one lies among the other's.
-    pub fn is_apart(&self, other: &Self) -> bool {
-        self.high < other.low || other.high < self.low
-    }
 }
 
 /// Runs by their configuration but for seed and name, and by what they ran on and with.
@@ -93,7 +63,7 @@ fn way(report: &Report) -> (BTreeMap<String, String>, Option<String>, String) {
         config.remove(*key);
     });
     let data = report.provenance.data.as_ref().map(|data| data.sha256.clone());
-    (config, data, sensor_name::compute(&report.provenance))
+    (config, data, report.provenance.computed_on())
 }
 
 impl Group {
@@ -162,14 +132,5 @@ mod tests {
             unmetered,
         ];
         assert_eq!(pareto_front(&groups), [1, 0]);
-    }
-
-    #[test]
-    fn a_spread_with_a_missing_figure_is_missing() {
-        assert_eq!(Spread::of([Some(1.0), None]), None);
-        let spread = Spread::of([Some(1.0), Some(3.0)]).unwrap();
-        assert_eq!((spread.mean, spread.low, spread.high), (2.0, 1.0, 3.0));
-        assert!(spread.is_apart(&Spread { mean: 4.0, low: 3.5, high: 5.0 }));
-        assert!(!spread.is_apart(&Spread { mean: 4.0, low: 2.5, high: 5.0 }));
     }
 }

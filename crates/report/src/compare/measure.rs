@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use crate::learning::Evaluation;
-use crate::report::Report;
+use crate::join::learning::Evaluation;
+use crate::join::report::Report;
 
 /// What a validation loss is stated in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -9,17 +9,19 @@ pub mod difference;
 pub mod group;
 pub mod measure;
 pub mod saving;
+pub mod spread;
 pub mod target;
 pub mod verdict;
 
+mod keys;
 mod page;
 mod text;
 mod unmeasured;
 
 use serde::Serialize;
 
-use crate::report::Report;
-use crate::run::Run;
+use crate::join::report::Report;
+use crate::join::run::Run;
 pub use conditions::Condition;
 pub use contender::Contender;
 use difference::Change;

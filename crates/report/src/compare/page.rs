@@ -2,17 +2,18 @@
 
 use maud::{Markup, html};
 
-use crate::compare::group::{Group, Spread};
-use crate::compare::text::{UNMETERED, energy, loss_spread, spread_words, target_words, to_target_words};
+use crate::compare::group::Group;
+use crate::compare::spread::Spread;
+use crate::compare::text::{UNMETERED, energy, target_words, to_target_words};
 use crate::compare::{Comparison, Contender, Measure, Saving};
-use crate::learning::Evaluation;
+use crate::join::learning::Evaluation;
+use crate::join::report::Report;
 use crate::page::against::{Against, JOULES, TIME, TOKENS, switcher};
 use crate::page::axis::{Axis, Unit};
 use crate::page::curves::SERIES;
 use crate::page::document;
 use crate::page::plot::Plot;
-use crate::quantity::{duration, joules, joules_per_ktoken, loss, si, whole_percent};
-use crate::report::Report;
+use crate::words::quantity::{duration, joules, joules_per_ktoken, loss, si, whole_percent};
 
 /// So many evaluations of a run are drawn as dots too.
 const FEW: usize = 60;
@@ -276,11 +277,11 @@ fn way_row(comparison: &Comparison, i: usize, group: &Group, most: f64) -> Marku
         tr {
             td { span class=(colour(i)) { "■ " } (legend(comparison, i)) }
             td { (group.runs.len()) }
-            td { (group.best_loss.map(loss_spread).unwrap_or_default()) }
-            td { (group.energy_j.map_or(UNMETERED.to_owned(), |spread| spread_words(spread, "J"))) }
+            td { (group.best_loss.map(Spread::loss_words).unwrap_or_default()) }
+            td { (group.energy_j.map_or(UNMETERED.to_owned(), |spread| spread.words("J"))) }
             @match group.energy_to_target_j {
                 Some(spread) => {
-                    td { (spread_words(spread, "J")) }
+                    td { (spread.words("J")) }
                     td.barcell { (spread_bar(spread, most, colour(i))) }
                 }
                 None => { td.soft { (to_target_words(group)) } td.barcell {} }
@@ -339,7 +340,7 @@ fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run::Run;
+    use crate::join::run::Run;
     use crate::synthetic::SyntheticRun;
 
     #[test]

@@ -4,8 +4,8 @@ use serde::Serialize;
 use wattle_runlog::{GramsCo2e, Joules, Seconds};
 
 use crate::compare::measure::Measure;
-use crate::learning::{Evaluation, Moment};
-use crate::report::Report;
+use crate::join::learning::{Evaluation, Moment};
+use crate::join::report::Report;
 
 /// The validation loss to which the way is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]

@@ -1,13 +1,12 @@
 //! A comparison on a terminal.
 
 use crate::compare::difference::Change;
-use crate::compare::group::{Group, Spread};
+use crate::compare::group::Group;
+use crate::compare::spread::Spread;
 use crate::compare::{Comparison, Contender, Reached, Saving};
-use crate::energy_words::energy_in;
-use crate::quantity::{
-    Scale, duration, joules, joules_per_ktoken, loss, mass, si, three_digits, whole_percent,
-};
-use crate::table::{Table, WIDTH, hang, wrap};
+use crate::words::bounds::energy_in;
+use crate::words::quantity::{duration, joules, joules_per_ktoken, loss, mass, si, whole_percent};
+use crate::words::table::{Table, WIDTH, hang, wrap};
 
 /// Shown in place of the energy of an unmetered run.
 pub(crate) const UNMETERED: &str = "unmetered";
@@ -112,8 +111,8 @@ fn groups(comparison: &Comparison) -> Vec<String> {
         table.row([
             group.label.clone(),
             group.runs.len().to_string(),
-            group.best_loss.map(loss_spread).unwrap_or_default(),
-            group.energy_j.map_or(UNMETERED.to_owned(), |spread| spread_words(spread, "J")),
+            group.best_loss.map(Spread::loss_words).unwrap_or_default(),
+            group.energy_j.map_or(UNMETERED.to_owned(), |spread| spread.words("J")),
             to_target_words(group),
             saving.map(Saving::words).unwrap_or_default(),
         ]);
@@ -127,33 +126,9 @@ fn groups(comparison: &Comparison) -> Vec<String> {
 /// A group's energy to the target, or why there is none.
 pub(crate) fn to_target_words(group: &Group) -> String {
     match (group.energy_to_target_j, group.energy_j) {
-        (Some(spread), _) => spread_words(spread, "J"),
+        (Some(spread), _) => spread.words("J"),
         (None, None) => UNMETERED.to_owned(),
         (None, Some(_)) => "not reached".to_owned(),
-    }
-}
-
-/// `606 (600–612) J`, or the one figure there is.
-pub(crate) fn spread_words(spread: Spread, unit: &str) -> String {
-    let scale = Scale::of(spread.mean);
-    let number = |value: f64| three_digits(value / scale.factor);
-    match spread.low < spread.high {
-        true => format!(
-            "{} ({}–{}) {}{unit}",
-            number(spread.mean),
-            number(spread.low),
-            number(spread.high),
-            scale.prefix
-        ),
-        false => si(spread.mean, unit),
-    }
-}
-
-/// `2.543 (2.542–2.544)`, or the one loss there is.
-pub(crate) fn loss_spread(spread: Spread) -> String {
-    match spread.low < spread.high {
-        true => format!("{} ({}–{})", loss(spread.mean), loss(spread.low), loss(spread.high)),
-        false => loss(spread.mean),
     }
 }
 
@@ -220,8 +195,8 @@ fn verdict(comparison: &Comparison) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Report;
-    use crate::run::Run;
+    use crate::join::report::Report;
+    use crate::join::run::Run;
     use crate::synthetic::SyntheticRun;
 
     fn lines(synthetic: &[SyntheticRun]) -> String {

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use wattle_runlog::record::{Flag, SensorKind};
 
-use crate::report::Report;
+use crate::join::report::Report;
 
 /// Joules of the difference between two groups that may be an artefact.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -10,13 +10,13 @@ use serde::Serialize;
 
 use crate::compare::conditions::{Condition, unmetered_words};
 use crate::compare::contender::Contender;
-use crate::compare::group::{Group, Spread};
+use crate::compare::group::Group;
 use crate::compare::measure::Measure;
+use crate::compare::spread::Spread;
 use crate::compare::target::Target;
-use crate::compare::text::spread_words;
 use crate::compare::unmeasured::{self, Unmeasured};
-use crate::quantity::{loss, percent, si};
-use crate::report::Report;
+use crate::join::report::Report;
+use crate::words::quantity::{loss, percent, si};
 
 /// The outcome of a comparison.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -127,7 +127,7 @@ impl Parties<'_> {
             return doubt("may be error", sentence);
         }
         if !energy_a.is_apart(&energy_b) {
-            let spread = |group: &Group, spread| format!("{} ({})", group.label, spread_words(spread, "J"));
+            let spread = |group: &Group, spread: Spread| format!("{} ({})", group.label, spread.words("J"));
             let sentence = format!("seeds of {} and {} overlap", spread(a, energy_a), spread(b, energy_b));
             return doubt("seeds overlap", sentence);
         }
@@ -258,8 +258,8 @@ type Sensors = BTreeMap<String, (f64, f64)>;
 #[cfg(test)]
 mod tests {
     use crate::compare::Comparison;
-    use crate::report::Report;
-    use crate::run::Run;
+    use crate::join::report::Report;
+    use crate::join::run::Run;
     use crate::synthetic::SyntheticRun;
 
     fn compare(synthetic: &[SyntheticRun]) -> Comparison {

@@ -11,7 +11,7 @@ pub mod published;
 mod text;
 
 use serde::Serialize;
-use wattle_meter::ledger::Tariff;
+use wattle_meter::Tariff;
 use wattle_runlog::record::Carbon;
 use wattle_runlog::{GramsCo2e, Joules, Seconds, Watts};
 
@@ -362,7 +362,7 @@ mod tests {
         let tariff = Some(Tariff { per_kwh: 1e9, currency: "A-CURRENCY-NOBODY-HAS".to_owned() });
         let estimate = Plan { gpus: 1, tariff, ..plan(1e15, 1e15, "V100", 3.0, 1e4) }.estimate();
         for line in text(&estimate).lines() {
-            assert!(line.chars().count() <= crate::table::WIDTH, "{line}");
+            assert!(line.chars().count() <= crate::words::table::WIDTH, "{line}");
         }
     }
 }

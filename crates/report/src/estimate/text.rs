@@ -3,8 +3,8 @@
 use wattle_runlog::{GramsCo2e, Joules, Seconds};
 
 use crate::estimate::{Estimate, Interval};
-use crate::quantity::{duration, grams, large, money, watt_hours};
-use crate::table::hang;
+use crate::words::quantity::{duration, grams, large, money, watt_hours};
+use crate::words::table::hang;
 
 /// An estimate as text, at most eighty columns wide.
 pub fn text(estimate: &Estimate) -> String {

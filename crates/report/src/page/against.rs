@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use crate::learning::Moment;
+use crate::join::learning::Moment;
 use crate::page::axis::Unit;
 
 /// A horizontal axis to choose.

@@ -1,6 +1,6 @@
 //! Axes: a range, round places on it, and what to write there.
 
-use crate::quantity::Scale;
+use crate::words::quantity::Scale;
 
 /// A range of numbers with ticks.
 #[derive(Clone, Debug)]

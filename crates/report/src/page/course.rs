@@ -6,9 +6,9 @@
 use wattle_runlog::event::StepEvent;
 use wattle_runlog::{EventBody, Phase};
 
+use crate::join::step_times::step_ns;
 use crate::page::Source;
 use crate::page::plot::Plot;
-use crate::step_times::step_ns;
 
 /// Phases that are shaded, with their class and their name.
 pub(crate) const SHADED: [(Phase, &str, &str); 3] = [
@@ -109,7 +109,7 @@ fn segment_start(source: &Source<'_>, segment: u32) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Report;
+    use crate::join::report::Report;
     use crate::synthetic::SyntheticRun;
 
     /// Where training begins, and when the first step ends.

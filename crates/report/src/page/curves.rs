@@ -3,14 +3,14 @@
 use maud::{Markup, html};
 use wattle_runlog::MonotonicNs;
 
-use crate::decimate::{Decimated, decimate};
-use crate::energy_curve::Spent;
+use crate::join::energy_curve::Spent;
+use crate::join::report::Totals;
 use crate::page::Source;
 use crate::page::against::{Against, JOULES, STEPS, TIME, TOKENS, switcher};
 use crate::page::axis::{Axis, Unit};
+use crate::page::decimate::{Decimated, decimate};
 use crate::page::plot::Plot;
-use crate::quantity::{joules, loss, mass, money, percent, si};
-use crate::report::Totals;
+use crate::words::quantity::{joules, loss, mass, money, percent, si};
 
 /// Points of a line at most: one every two or three pixels.
 pub(crate) const POINTS: usize = 360;

@@ -3,16 +3,17 @@
 use maud::{Markup, html};
 use wattle_runlog::record::SensorRecord;
 
-use crate::energy_words::{energy_in, energy_of, energy_words};
-use crate::epochs::{EpochRow, RowKind};
-use crate::flags;
+use crate::join::epochs::{EpochRow, RowKind};
+use crate::join::report::Report;
 use crate::page::curves::SERIES;
-use crate::phase_words::{phase_energy, phase_method, phase_name, phases_method};
-use crate::quantity::{
+use crate::text::energy_words::energy_words;
+use crate::text::phase_words::{phase_energy, phase_method, phase_name, phases_method};
+use crate::text::{about_sensors, method};
+use crate::words::bounds::{energy_in, energy_of};
+use crate::words::flags;
+use crate::words::quantity::{
     count, duration, grams, joules, loss, money, percent, si, wall_time, watts, whole_percent,
 };
-use crate::report::Report;
-use crate::text::{about_sensors, method, row_name};
 
 /// Rows of the table of epochs; of more, the first and the last.
 const MAX_EPOCHS: usize = 60;
@@ -167,7 +168,7 @@ fn epoch_row(report: &Report, row: &EpochRow) -> Markup {
     let currency = report.totals.as_ref().and_then(|totals| totals.cost.as_ref()).map(|cost| &cost.currency);
     html! {
         tr.lost[row.kind == RowKind::Interrupted] {
-            td { (row_name(row)) }
+            td { (row.name()) }
             td { @if row.steps > 0 { (count(row.steps)) } }
             td { (row.loss.map(loss).unwrap_or_default()) }
             td { (row.val_loss.map(loss).unwrap_or_default()) }

@@ -6,6 +6,7 @@
 
 pub(crate) mod against;
 pub mod axis;
+pub mod decimate;
 pub mod plot;
 
 mod course;
@@ -16,11 +17,11 @@ mod power;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use crate::energy_curve::EnergyCurve;
-use crate::learning::Learning;
-use crate::report::Report;
-use crate::run::Run;
-use crate::timeline::Timeline;
+use crate::join::energy_curve::EnergyCurve;
+use crate::join::learning::Learning;
+use crate::join::report::Report;
+use crate::join::run::Run;
+use crate::join::timeline::Timeline;
 
 static STYLE: &str = include_str!("style.css");
 

@@ -3,13 +3,13 @@
 use maud::{Markup, html};
 use wattle_runlog::Joules;
 
-use crate::energy_words::{measured_words, random_words, systematic_words};
-use crate::quantity::{
+use crate::join::report::{Report, Totals};
+use crate::join::status::Status;
+use crate::text::energy_words::{measured_words, random_words, systematic_words};
+use crate::text::{device, what};
+use crate::words::quantity::{
     count, duration, joules, joules_per_ktoken, loss, mass, money, percent, si, wall_time,
 };
-use crate::report::{Report, Totals};
-use crate::status::Status;
-use crate::text::{device, what};
 
 /// Name, status and what the run was.
 pub fn header(report: &Report) -> Markup {

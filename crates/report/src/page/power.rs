@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use maud::{Markup, html};
 use wattle_runlog::MonotonicNs;
 
-use crate::decimate::{Decimated, decimate};
+use crate::join::power::{Bucket, SensorPower};
+use crate::join::report::Report;
 use crate::page::Source;
 use crate::page::axis::{Axis, Unit};
 use crate::page::course::{Course, SHADED};
 use crate::page::curves::{POINTS, SERIES, draw_band};
+use crate::page::decimate::{Decimated, decimate};
 use crate::page::plot::Plot;
-use crate::power::{Bucket, SensorPower};
-use crate::quantity::watts;
-use crate::report::Report;
+use crate::words::quantity::watts;
 
 /// A sensor whose power stays below this share of another's maximum gets its own plot.
 const FLAT: f64 = 0.1;

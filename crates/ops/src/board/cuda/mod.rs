@@ -51,7 +51,7 @@ use self::recording::Recording;
 use self::staging::Staging;
 use self::stream::{Event, Stream};
 use super::fatbins;
-use super::{Board, BoardError, DevicePtr, FusedAttention, Gemm, Launch, MemoryInfo};
+use super::{Board, BoardError, Choices, DevicePtr, FusedAttention, Gemm, Launch, MemoryInfo};
 
 /// Bytes of page-locked memory through which [`Board::write`] goes.
 const STAGING_BYTES: usize = 16 << 20;
@@ -83,6 +83,7 @@ pub struct CudaBoard {
     /// Recorded and waited for where all work has to be done.
     end: Event,
     stream: Arc<Stream>,
+    choices: Choices,
     name: String,
     compute_capability: (i32, i32),
     context: Arc<Context>,
@@ -120,6 +121,7 @@ impl CudaBoard {
             arenas,
             end: Event::fence(&context)?,
             stream,
+            choices: Choices::default(),
             name,
             compute_capability,
             context,
@@ -217,6 +219,10 @@ impl Board for CudaBoard {
     fn gemm(&self, gemm: &Gemm) -> Result<(), BoardError> {
         self.for_work()?;
         self.matmul.run(gemm, &self.stream)
+    }
+
+    fn choices(&self) -> &Choices {
+        &self.choices
     }
 
     fn fused_attention(&self) -> Result<&dyn FusedAttention, BoardError> {

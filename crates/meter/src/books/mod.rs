@@ -1,0 +1,15 @@
+//! Energy in grams and in money: prices, records, and what the records of a run add up to.
+
+pub mod carbon;
+pub mod continuity;
+pub mod intensity_table;
+pub mod interrupted;
+pub mod ledger;
+pub mod pricing;
+pub mod projection;
+pub mod region;
+pub mod reprice;
+pub mod tally;
+
+mod priced;
+mod totals;

@@ -1,0 +1,122 @@
+//! The one rule for what energy costs: the building's energy, its emissions, and its price.
+//!
+//! facility energy = energy × PUE; emissions = facility energy × intensity; cost = facility energy × tariff. The
+//! intensity is one mean, or a table's at the moment of each joule's use, with the mean for what the table does not
+//! cover. Records, running figures and repriced runs are all priced here.
+
+use wattle_runlog::record::Cost;
+use wattle_runlog::{GramsCo2e, GramsPerKwh, Joules, MonotonicNs, WallAnchor};
+
+use crate::books::intensity_table::IntensityTable;
+use crate::config::CostConfig;
+
+/// The price of energy.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tariff {
+    /// Price of a kilowatt-hour.
+    pub per_kwh: f64,
+    /// ISO 4217 code.
+    pub currency: String,
+}
+
+/// How the energy of one segment is priced.
+#[derive(Clone, Debug)]
+pub struct Pricing {
+    /// `energy.pue`
+    pub pue: f64,
+    /// The intensity where there is no table, or none of its rows fits.
+    pub intensity: GramsPerKwh,
+    /// `carbon.table`
+    pub table: Option<IntensityTable>,
+    /// The price of energy.
+    pub tariff: Option<Tariff>,
+    /// The segment's clock.
+    pub anchor: WallAnchor,
+}
+
+/// What emissions are reckoned by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rates<'a> {
+    pub(crate) pue: f64,
+    pub(crate) intensity: GramsPerKwh,
+    pub(crate) table: Option<&'a IntensityTable>,
+}
+
+/// The emissions of a stretch of time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Emissions {
+    /// All of them, the building's part included.
+    pub(crate) grams: GramsCo2e,
+    /// By the table, without the building's part.
+    pub(crate) by_table: GramsCo2e,
+    /// Energy that the mean intensity priced because the table does not cover it; zero without a table.
+    pub(crate) uncovered: Joules,
+    /// The first stretch of time that the table does not cover, wall clock in nanoseconds.
+    pub(crate) hole: Option<(i64, i64)>,
+}
+
+impl Tariff {
+    /// The tariff of a configuration; `None` if it has no price.
+    pub fn from_config(config: &CostConfig) -> Option<Self> {
+        config.price_per_kwh.map(|per_kwh| Self { per_kwh, currency: config.currency.clone() })
+    }
+
+    /// What the building's energy costs.
+    pub(crate) fn cost(&self, facility_kwh: f64) -> Cost {
+        Cost {
+            value: facility_kwh * self.per_kwh,
+            currency: self.currency.clone(),
+            tariff_per_kwh: self.per_kwh,
+        }
+    }
+}
+
+impl Pricing {
+    pub(crate) fn rates(&self) -> Rates<'_> {
+        Rates { pue: self.pue, intensity: self.intensity, table: self.table.as_ref() }
+    }
+}
+
+/// What the building draws where the machine draws `energy`.
+pub(crate) fn facility(energy: Joules, pue: f64) -> Joules {
+    energy * pue
+}
+
+/// The same in kilowatt-hours. Records have always converted before they multiply, which differs from
+/// [`facility`] in the last bit; they stay comparable to the bit.
+pub(crate) fn facility_kwh(energy: Joules, pue: f64) -> f64 {
+    energy.kwh() * pue
+}
+
+impl Rates<'_> {
+    /// Emissions of `energy` by the mean intensity.
+    pub(crate) fn at_mean(&self, energy: Joules) -> GramsCo2e {
+        self.intensity * facility(energy, self.pue)
+    }
+
+    /// Emissions of the `energy` that was used from `start` to `end` on the clock of `anchor`; `between` says how
+    /// much of it was used from one moment to another.
+    pub(crate) fn emissions(
+        &self,
+        anchor: WallAnchor,
+        (start, end): (MonotonicNs, MonotonicNs),
+        energy: Joules,
+        between: impl Fn(MonotonicNs, MonotonicNs) -> Joules,
+    ) -> Emissions {
+        let Some(table) = self.table else {
+            let (by_table, uncovered) = (GramsCo2e::ZERO, Joules::ZERO);
+            return Emissions { grams: self.at_mean(energy), by_table, uncovered, hole: None };
+        };
+        let between = |from: i64, to: i64| between(anchor.monotonic_at(from), anchor.monotonic_at(to));
+        let priced = table.price(anchor.wall_ns_at(start), anchor.wall_ns_at(end), between);
+        let rest = energy - priced.covered;
+        // Without a hole, what is left over is rounding.
+        let uncovered = if priced.hole.is_some() && rest > Joules::ZERO { rest } else { Joules::ZERO };
+        Emissions {
+            grams: priced.grams * self.pue + self.at_mean(uncovered),
+            by_table: priced.grams,
+            uncovered,
+            hole: priced.hole,
+        }
+    }
+}

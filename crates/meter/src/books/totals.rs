@@ -1,0 +1,156 @@
+//! The run so far, as its records add up.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use wattle_runlog::record::{Cumulative, Flag, Method, PhaseJoules, PhasesMethod, SensorRecord};
+use wattle_runlog::{Joules, Phase, Record, Seconds};
+
+use crate::windows::figure::{known_quadrature, quadrature};
+use crate::windows::window::is_above;
+
+/// Everything so far.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Totals {
+    pub(crate) cumulative: Cumulative,
+    pub(crate) started_at: Option<String>,
+    pub(crate) step_start: u64,
+    pub(crate) step_end: u64,
+    pub(crate) duration: Seconds,
+    pub(crate) uncertainty: Option<Joules>,
+    pub(crate) measured: Joules,
+    /// What a table of intensities covered.
+    pub(crate) tabled: Joules,
+    pub(crate) facility_kwh: f64,
+    pub(crate) device_hours: f64,
+    /// Devices without a sensor in any record.
+    pub(crate) unmetered: BTreeSet<String>,
+    pub(crate) phases: PhaseJoules,
+    pub(crate) phases_method: Option<PhasesMethod>,
+    pub(crate) phases_uncertainty: Option<PhaseJoules>,
+    pub(crate) phases_methods: BTreeMap<Phase, PhasesMethod>,
+    /// What the sensors with a baseline would have drawn idle, in records that have one.
+    idle: Option<Joules>,
+    sensors: Vec<SensorTotal>,
+}
+
+/// A sensor over all records that name it, and how long those were.
+#[derive(Clone, Debug)]
+struct SensorTotal {
+    record: SensorRecord,
+    time: Seconds,
+}
+
+impl Totals {
+    /// Adds a record.
+    pub(crate) fn absorb(&mut self, record: &Record) {
+        let cumulative = &mut self.cumulative;
+        cumulative.energy_j += record.energy_j;
+        cumulative.emissions_g += record.emissions_g;
+        if let Some(cost) = &record.cost {
+            cumulative.cost = Some(cumulative.cost.unwrap_or(0.0) + cost.value);
+        }
+        cumulative.tokens += record.tokens;
+        if self.started_at.is_none() {
+            self.started_at = Some(record.started_at.clone());
+            self.step_start = record.step_start;
+        }
+        self.step_end = record.step_end;
+        self.duration += record.duration_s;
+        if let Some(above) = record.energy_above_idle_j {
+            let idle = record.energy_j - above;
+            self.idle = Some(self.idle.unwrap_or(Joules::ZERO) + idle);
+        }
+        self.uncertainty = known_quadrature([self.uncertainty, record.energy_uncertainty_j]);
+        self.measured += record.energy_j * record.measured_fraction;
+        self.tabled += record.energy_j * record.carbon.table_fraction.unwrap_or(0.0);
+        self.facility_kwh += record.facility_kwh;
+        self.device_hours += record.resources.device_hours;
+        self.unmetered.extend(record.unmetered_devices.iter().cloned());
+        let mut phases = record.phases;
+        for phase in Phase::ALL {
+            *self.phases.get_mut(phase) += *phases.get_mut(phase);
+        }
+        self.absorb_methods(record);
+        for sensor in &record.sensors {
+            self.absorb_sensor(sensor, record.duration_s);
+        }
+    }
+
+    /// Of a phase's methods, and of the record's, the weakest stands for the run.
+    fn absorb_methods(&mut self, record: &Record) {
+        self.phases_method = PhasesMethod::weakest(self.phases_method, record.phases_method);
+        for (phase, method) in &record.phases_methods {
+            let before = self.phases_methods.get(phase).copied();
+            self.phases_methods.extend(PhasesMethod::weakest(before, Some(*method)).map(|m| (*phase, m)));
+        }
+        if let Some(mut widths) = record.phases_uncertainty_j {
+            let total = self.phases_uncertainty.get_or_insert_default();
+            for phase in Phase::ALL {
+                let sum = total.get_mut(phase);
+                *sum = quadrature([*sum, *widths.get_mut(phase)]);
+            }
+        }
+    }
+
+    fn absorb_sensor(&mut self, sensor: &SensorRecord, time: Seconds) {
+        match self.sensors.iter_mut().find(|total| total.record.id == sensor.id) {
+            Some(total) => total.absorb(sensor, time),
+            None => self.sensors.push(SensorTotal { record: sensor.clone(), time }),
+        }
+    }
+
+    /// Energy less what the sensors would have drawn idle; `None` if no record tells that.
+    pub(crate) fn above_idle(&self) -> Option<Joules> {
+        self.idle.map(|idle| self.cumulative.energy_j - idle)
+    }
+
+    /// Each sensor over the whole run.
+    pub(crate) fn sensors(&self) -> Vec<SensorRecord> {
+        let mean = |total: &SensorTotal| {
+            let seen = total.record.samples > 0 && total.time > Seconds::ZERO;
+            seen.then(|| total.record.energy_j / total.time)
+        };
+        let whole = |total: &SensorTotal| {
+            let mut record = SensorRecord { mean_w: mean(total), ..total.record.clone() };
+            if is_above(record.mean_w, record.max_w) && !record.flags.contains(&Flag::MeanAboveMax) {
+                record.flags.push(Flag::MeanAboveMax);
+            }
+            record
+        };
+        self.sensors.iter().map(whole).collect()
+    }
+}
+
+impl SensorTotal {
+    fn absorb(&mut self, sensor: &SensorRecord, time: Seconds) {
+        // A sum of which a part is not known is not known.
+        let both = |a: Option<Joules>, b: Option<Joules>| Some(a? + b?);
+        let total = &mut self.record;
+        self.time += time;
+        total.energy_j += sensor.energy_j;
+        total.uncertainty_j = known_quadrature([total.uncertainty_j, sensor.uncertainty_j]);
+        total.counter_j = both(total.counter_j, sensor.counter_j);
+        total.integral_j = both(total.integral_j, sensor.integral_j);
+        total.average_j = both(total.average_j, sensor.average_j);
+        total.baseline = total.baseline.or(sensor.baseline);
+        total.throttle.extend(sensor.throttle.iter().cloned());
+        total.throttle.sort_unstable();
+        total.throttle.dedup();
+        total.process_share_j = both(total.process_share_j, sensor.process_share_j);
+        total.samples += sensor.samples;
+        total.max_gap_ms = total.max_gap_ms.max(sensor.max_gap_ms);
+        if sensor.max_w > total.max_w {
+            total.max_w = sensor.max_w;
+        }
+        if sensor.max_temperature_c > total.max_temperature_c {
+            total.max_temperature_c = sensor.max_temperature_c;
+        }
+        // One stretch without the counter, and the sum is no longer the counter's.
+        if total.method == Method::Counter {
+            total.method = sensor.method;
+        }
+        total.flags.extend(&sensor.flags);
+        total.flags.sort_unstable();
+        total.flags.dedup();
+    }
+}

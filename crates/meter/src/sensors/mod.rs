@@ -1,0 +1,12 @@
+//! What can be asked for power or energy, and which of it this machine has.
+
+pub mod discover;
+pub mod estimate;
+pub mod nvml;
+pub mod own_thread;
+pub mod rapl;
+pub mod sensor;
+pub mod share;
+pub mod trained_on;
+pub mod visible;
+pub mod workload;
