@@ -127,6 +127,17 @@ impl Config {
         Ok(config)
     }
 
+    /// Makes every path absolute: the stored configuration alone reproduces the run, wherever it is started from.
+    ///
+    /// # Errors
+    /// If a path is empty, or the working directory is gone.
+    pub fn make_absolute(&mut self) -> Result<(), String> {
+        for (key, path) in self.paths_mut() {
+            *path = std::path::absolute(&*path).map_err(|e| format!("{key} = {}: {e}", path.display()))?;
+        }
+        Ok(())
+    }
+
     /// The sections, without keys that have no effect.
     pub fn to_table(&self) -> Table {
         let mut table = self.to_whole_table();

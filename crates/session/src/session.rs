@@ -14,6 +14,7 @@ use wattle_runlog::run_dir::write_atomic;
 use wattle_runlog::{
     Event, LineFile, MonotonicNs, Phase, Record, RunDir, Seconds, Span, SpanClock, StopReason,
 };
+use wattle_train::config::KernelSelection;
 use wattle_train::device::{ChosenDevice, DeviceChoice};
 use wattle_train::{Checkpoints, KERNELS_FILE, Plan, TrainState, Trainer};
 
@@ -165,6 +166,7 @@ impl<'a> Session<'a> {
         let listener = listener.unwrap_or(&mut nobody);
         // What the command line has settled already stays as it is.
         config.schedule.settle(&config.optimizer).iter().for_each(|note| tracing::warn!("{note}"));
+        config.make_absolute().map_err(SessionError::config)?;
         let faults: Vec<String> =
             config.faults().into_iter().chain(threads::mismatch(config.train.threads)).collect();
         if !faults.is_empty() {
@@ -325,8 +327,9 @@ impl Attempt<'_> {
         let mut options = trainer_options(config, segment.id);
         let built = build(config, own_model, dataset, device, &options)?;
         if let Some(board) = &built.board {
-            options.kernels = kernels::to_start_from(latest.as_deref(), None, board.as_ref())?;
-            options.select = true;
+            let file = config.train.kernels.as_deref();
+            options.kernels = kernels::to_start_from(latest.as_deref(), file, board.as_ref())?;
+            options.select = config.train.select == KernelSelection::Measure;
         }
         let model = built.model.as_ref();
         let mut trainer = match own_model {

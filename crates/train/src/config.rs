@@ -1,5 +1,7 @@
 //! The sections of a configuration that say how to train.
 
+use std::path::PathBuf;
+
 use candle_core::DType;
 use wattle_model::Recompute;
 use wattle_ops::adamw::Hyperparameters;
@@ -129,6 +131,28 @@ section! {
         /// What the explicit engine does not keep for the backward pass but computes again. Results are the same to
         /// the bit.
         pub recompute: Recompute = Recompute::default(), idle(when("train.engine", &["autograd"]));
+        /// How kernels are chosen where a GPU has several.
+        ///
+        /// The choice is kept in `kernels.json`, in the run directory and in checkpoints. A resumed run takes that of
+        /// its checkpoint. Two runs are the same to the bit only with equal choices. On a CPU there is none to make.
+        pub select: KernelSelection = KernelSelection::default(), idle(when("train.engine", &["autograd"]));
+        /// A `kernels.json` whose choices to take.
+        ///
+        /// It must be from the same kind of GPU with the same versions of driver and libraries. What it does not name is
+        /// chosen as `train.select` says. Has no effect on a CPU.
+        pub kernels: Option<PathBuf> = None,
+            unset("kernels are chosen anew"),
+            idle(when("train.engine", &["autograd"]));
+    }
+}
+
+choices! {
+    /// How kernels are chosen.
+    pub enum KernelSelection (default Measure) {
+        /// Each shape's candidates are timed before the first step, and the fastest is taken.
+        Measure = "measure",
+        /// The first candidate is taken.
+        First = "first",
     }
 }
 
