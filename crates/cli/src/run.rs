@@ -7,7 +7,7 @@ use wattle_report::join::nearest::most_alike;
 use wattle_runlog::clock::file_stamp;
 use wattle_runlog::{Event, LineFile};
 use wattle_session::Config;
-use wattle_session::config::differences;
+use wattle_session::config::resume_faults;
 use wattle_session::earlier::{Earlier, is_finished, is_run};
 
 use crate::args::{Resume, TrainArgs};
@@ -96,7 +96,7 @@ pub fn target(args: &TrainArgs) -> Result<Target, BadUsage> {
         }
         false => resolve(Some(Layer::derived_of(&stored)), &sources).map_err(bad)?,
     };
-    let differences = differences(&stored, &config);
+    let differences = resume_faults(&path, &stored, &config);
     if !differences.is_empty() {
         if by == FoundBy::Name && Earlier::read(&path).is_ok_and(|run| is_finished(&run.events)) {
             let target = anew(given()?)?;

@@ -7,6 +7,7 @@ use toml::{Table, Value};
 use wattle_data::{DataConfig, TokenizerConfig};
 use wattle_meter::{CarbonConfig, CostConfig, EnergyConfig};
 use wattle_model::ModelConfig;
+use wattle_runlog::{LineFile, Record};
 use wattle_train::{
     CheckpointConfig, EarlyStopConfig, EvaluateConfig, OptimizerConfig, PrecisionConfig, ScheduleConfig,
     TrainConfig,
@@ -164,6 +165,33 @@ pub fn differences(stored: &Config, given: &Config) -> Vec<String> {
     differences_but_for(stored, given, |key| {
         SCHEMA.setting(key).is_some_and(|setting| setting.at_resume == AtResume::Free)
     })
+}
+
+/// What keeps the run in `path`, whose stored configuration is `stored`, from being resumed with `given`: the keys that
+/// may not differ, and a currency other than that of the costs booked so far. Each line starts with the key.
+pub fn resume_faults(path: &Path, stored: &Config, given: &Config) -> Vec<String> {
+    let mut faults = differences(stored, given);
+    faults.extend(other_currency(path, &stored.cost, &given.cost));
+    faults
+}
+
+fn other_currency(path: &Path, stored: &CostConfig, given: &CostConfig) -> Option<String> {
+    given.price_per_kwh?;
+    let of_stored = || stored.price_per_kwh.map(|_| stored.currency.clone());
+    let booked = booked_currency(path).or_else(of_stored)?;
+    (booked != given.currency).then(|| {
+        format!(
+            "cost.currency: {booked:?} in the run, {:?} now; its costs are in {booked}, and a sum of two currencies has \
+             no meaning",
+            given.currency
+        )
+    })
+}
+
+/// The currency of the costs that a run has booked, if it has.
+fn booked_currency(path: &Path) -> Option<String> {
+    let records = LineFile::read(&path.join("emissions.jsonl"), Record::from_json).ok()?.entries;
+    records.into_iter().rev().find_map(|record| record.cost).map(|cost| cost.currency)
 }
 
 /// Every key in which two configurations differ.

@@ -20,7 +20,7 @@ use wattle_train::{Checkpoints, KERNELS_FILE, Plan, TrainState, Trainer};
 
 use crate::budget::Budget;
 use crate::build::{BuildModel, Materials, build, trainer_options};
-use crate::config::{Config, differences};
+use crate::config::{Config, resume_faults};
 use crate::data::{check_length, evaluation_tokens, plan_of, prepare, refuse_other_data};
 use crate::earlier::{Earlier, ended, is_run, was_finished_at};
 use crate::ending::{Ending, Sizes};
@@ -255,7 +255,7 @@ fn find(path: &Path, config: &Config, resume: Resume) -> Result<Found, SessionEr
         return Ok(Found::Run(None));
     }
     let stored = Config::read(&file).map_err(SessionError::Config)?;
-    let differences = differences(&stored, config);
+    let differences = resume_faults(path, &stored, config);
     if !differences.is_empty() {
         return Err(SessionError::config(format!(
             "{} was begun with another configuration; leave these as they were, or start a new run in another \
