@@ -16,7 +16,7 @@ use wattle_runlog::{
 };
 use wattle_train::config::KernelSelection;
 use wattle_train::device::{ChosenDevice, DeviceChoice};
-use wattle_train::{Checkpoints, KERNELS_FILE, Plan, TrainState, Trainer};
+use wattle_train::{Checkpoints, Plan, TrainState, Trainer};
 
 use crate::budget::Budget;
 use crate::build::{BuildModel, Materials, build, trainer_options};
@@ -336,10 +336,7 @@ impl Attempt<'_> {
             Some(_) => Trainer::new(model, dataset, &device.device, options, checkpoints)?,
             None => Trainer::on_board(model, dataset, built.board, options, checkpoints)?,
         };
-        let kernels = trainer.kernels().map(|kernels| kernels.to_json());
-        if let Some(kernels) = &kernels {
-            write_atomic(&dir.path().join(KERNELS_FILE), kernels.as_bytes())?;
-        }
+        let kernels = kernels::keep(dir, &trainer)?;
         if let Some(latest) = &latest {
             trainer.resume(latest)?;
             tracing::info!("going on from {}", latest.display());

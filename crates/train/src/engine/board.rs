@@ -132,7 +132,7 @@ impl StepEngine for OnBoard<'_> {
     }
 
     fn kernels(&self) -> Option<Kernels> {
-        Some(Kernels::of(self.board.as_ref()))
+        Some(Kernels::of(self.board.as_ref(), &self.measured))
     }
 
     fn measured(&self) -> &[Measured] {
