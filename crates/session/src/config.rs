@@ -128,6 +128,17 @@ impl Config {
         Ok(config)
     }
 
+    /// Makes every path absolute: the stored configuration alone reproduces the run, wherever it is started from.
+    ///
+    /// # Errors
+    /// If a path is empty, or the working directory is gone.
+    pub fn make_absolute(&mut self) -> Result<(), String> {
+        for (key, path) in self.paths_mut() {
+            *path = std::path::absolute(&*path).map_err(|e| format!("{key} = {}: {e}", path.display()))?;
+        }
+        Ok(())
+    }
+
     /// The sections, without keys that have no effect.
     pub fn to_table(&self) -> Table {
         let mut table = self.to_whole_table();
@@ -297,7 +308,7 @@ mod tests {
         let path = || Some(PathBuf::from("a"));
         config.data.input = vec!["a".into(), "b".into()];
         (config.data.dir, config.data.cache_dir, config.tokenizer.file) = (path(), path(), path());
-        (config.carbon.table, config.model.init_from) = (path(), path());
+        (config.carbon.table, config.model.init_from, config.train.kernels) = (path(), path(), path());
         let keys: Vec<&str> = config.paths_mut().into_iter().map(|(key, _)| key).collect();
         let is_path = |kind| matches!(kind, Kind::Path | Kind::Paths);
         let mut expected: Vec<String> =

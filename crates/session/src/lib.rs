@@ -9,7 +9,7 @@
 //! - [`listener`]: who follows it
 //! - [`earlier`], `new_run`: what is in a run directory already, or nothing yet
 //! - [`data`], [`data_notes`]: the data, and what a person should know of them
-//! - `build`, [`checkpoint`]: the model, new or from a file
+//! - `build`, [`checkpoint`]: the model, new or from a file; `kernels`: which kernels train it on a board
 //! - [`forecast`], [`need`], [`memory`]: what a run would be, and whether it fits
 //! - `metering`, `budget`, [`pace`], `ending`: what it uses, and when it has to end
 //! - `observer`: the trainer's observer
@@ -27,6 +27,7 @@ pub mod earlier;
 mod ending;
 pub mod error;
 pub mod forecast;
+mod kernels;
 pub mod listener;
 mod manifest;
 pub mod memory;

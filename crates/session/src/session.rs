@@ -14,6 +14,7 @@ use wattle_runlog::run_dir::write_atomic;
 use wattle_runlog::{
     Event, LineFile, MonotonicNs, Phase, Record, RunDir, Seconds, Span, SpanClock, StopReason,
 };
+use wattle_train::config::KernelSelection;
 use wattle_train::device::{ChosenDevice, DeviceChoice};
 use wattle_train::{Checkpoints, Plan, TrainState, Trainer};
 
@@ -24,6 +25,7 @@ use crate::data::{check_length, evaluation_tokens, plan_of, prepare, refuse_othe
 use crate::earlier::{Earlier, ended, is_run, was_finished_at};
 use crate::ending::{Ending, Sizes};
 use crate::error::SessionError;
+use crate::kernels;
 use crate::listener::{Listener, MeterStart, TrainingStart};
 use crate::manifest;
 use crate::metering::{Metering, MeteringOptions};
@@ -164,6 +166,7 @@ impl<'a> Session<'a> {
         let listener = listener.unwrap_or(&mut nobody);
         // What the command line has settled already stays as it is.
         config.schedule.settle(&config.optimizer).iter().for_each(|note| tracing::warn!("{note}"));
+        config.make_absolute().map_err(SessionError::config)?;
         let faults: Vec<String> =
             config.faults().into_iter().chain(threads::mismatch(config.train.threads)).collect();
         if !faults.is_empty() {
@@ -321,13 +324,19 @@ impl Attempt<'_> {
             listener.metering(&MeterStart { run_id: manifest.run_id.clone(), watch });
         }
 
-        let options = trainer_options(config, segment.id);
+        let mut options = trainer_options(config, segment.id);
         let built = build(config, own_model, dataset, device, &options)?;
+        if let Some(board) = &built.board {
+            let file = config.train.kernels.as_deref();
+            options.kernels = kernels::to_start_from(latest.as_deref(), file, board.as_ref())?;
+            options.select = config.train.select == KernelSelection::Measure;
+        }
         let model = built.model.as_ref();
         let mut trainer = match own_model {
             Some(_) => Trainer::new(model, dataset, &device.device, options, checkpoints)?,
             None => Trainer::on_board(model, dataset, built.board, options, checkpoints)?,
         };
+        let kernels = kernels::keep(dir, &trainer)?;
         if let Some(latest) = &latest {
             trainer.resume(latest)?;
             tracing::info!("going on from {}", latest.display());
@@ -362,6 +371,7 @@ impl Attempt<'_> {
             ending: Ending::new(&self.sizes(model, plan)),
             pace: Pace::default(),
             started,
+            kernels,
             card: manifest::card(config, self.family(model), device, dataset, &manifest),
             validation: Validation {
                 split: dataset.manifest.split.val.clone(),

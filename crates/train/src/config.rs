@@ -1,5 +1,7 @@
 //! The sections of a configuration that say how to train.
 
+use std::path::PathBuf;
+
 use candle_core::DType;
 use wattle_model::Recompute;
 use wattle_ops::adamw::Hyperparameters;
@@ -110,9 +112,9 @@ section! {
         pub micro_batch_size: usize = 0, unit("sequences"), check(Self::micro_batch_above_batch);
         /// Steps at most; 0: no limit.
         pub max_steps: u64 = 0, unit("steps"), free_at_resume(), check(Self::no_end);
-        /// Passes over the training data at most; 0: no limit.
+        /// Passes over the data at most; 0: no limit.
         pub epochs: u64 = 3, free_at_resume();
-        /// Largest global norm of the gradients; 0: no clipping.
+        /// Largest global gradient norm; 0: no clipping.
         pub clip_norm: f64 = 1.0, expects(at_least(0.0).remark(" (0 clips nothing)")), source("nanoGPT");
         /// CPU threads to compute with; 0: all processors.
         ///
@@ -129,6 +131,28 @@ section! {
         /// What the explicit engine does not keep for the backward pass but computes again. Results are the same to
         /// the bit.
         pub recompute: Recompute = Recompute::default(), idle(when("train.engine", &["autograd"]));
+        /// How kernels are chosen where a GPU has several.
+        ///
+        /// The choice is kept in `kernels.json`, in the run directory and in checkpoints. A resumed run takes that of
+        /// its checkpoint. Two runs are the same to the bit only with equal choices. On a CPU there is none to make.
+        pub select: KernelSelection = KernelSelection::default(), idle(when("train.engine", &["autograd"]));
+        /// A `kernels.json` whose choices to take.
+        ///
+        /// It must be from the same kind of GPU with the same versions of driver and libraries. What it does not name is
+        /// chosen as `train.select` says. Has no effect on a CPU.
+        pub kernels: Option<PathBuf> = None,
+            unset("chosen anew"),
+            idle(when("train.engine", &["autograd"]));
+    }
+}
+
+choices! {
+    /// How kernels are chosen.
+    pub enum KernelSelection (default Measure) {
+        /// Each shape's candidates are timed before the first step, and the fastest is taken.
+        Measure = "measure",
+        /// The first candidate is taken.
+        First = "first",
     }
 }
 

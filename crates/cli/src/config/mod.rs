@@ -6,6 +6,6 @@ mod presets;
 mod resolve;
 mod settle;
 
-pub use keys::{nearest, parse_toml, similarity};
+pub use keys::{nearest, parse_toml};
 pub use presets::Preset;
 pub use resolve::{Layer, Sources, resolve, resolve_quietly};

@@ -185,7 +185,7 @@ pub fn resolve_quietly(base: Option<Layer>, sources: &Sources) -> Result<(Config
     let model_keys: Vec<&str> = explicit_keys.iter().filter_map(|key| key.strip_prefix("model.")).collect();
     config.model.settle(&model_keys);
     let mut notes = settle(&mut config, &explicit_keys);
-    if let Err(fault) = make_absolute(&mut config) {
+    if let Err(fault) = config.make_absolute() {
         faults.push(fault);
     } else if let Err(contradictions) = init_from::adopt(&mut config, &explicit_keys) {
         faults.extend(contradictions);
@@ -272,14 +272,6 @@ fn merge(base: &mut Table, over: Table) {
             }
         }
     }
-}
-
-/// The resolved file alone reproduces the run, wherever it is started from.
-fn make_absolute(config: &mut Config) -> Result<(), String> {
-    for (key, path) in config.paths_mut() {
-        *path = std::path::absolute(&*path).map_err(|e| format!("{key} = {}: {e}", path.display()))?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
