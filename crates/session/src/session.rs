@@ -420,6 +420,7 @@ fn setup_span(segment: u32, started: MonotonicNs) -> Span {
         end_ns: MonotonicNs::now(),
         clock: SpanClock::Host,
         error_ns: 0,
+        overlaps: false,
     }
 }
 

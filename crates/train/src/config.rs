@@ -206,11 +206,13 @@ pub struct CheckpointConfig {
     pub every_epochs: u64,
     /// How many of the newest stay, the best by validation loss besides; 0 keeps all.
     pub keep: usize,
+    /// Whether training goes on while a checkpoint is written, from a copy of weights and moments in the host's memory.
+    pub background: bool,
 }
 
 impl Default for CheckpointConfig {
     fn default() -> Self {
-        Self { every_steps: 0, every_epochs: 1, keep: 3 }
+        Self { every_steps: 0, every_epochs: 1, keep: 3, background: true }
     }
 }
 

@@ -308,6 +308,7 @@ mod tests {
             end_ns: ms(end),
             clock: SpanClock::Host,
             error_ns: 0,
+            overlaps: false,
         }
     }
 

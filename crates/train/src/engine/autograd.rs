@@ -8,9 +8,11 @@ use wattle_data::Batch;
 use wattle_model::engine::LossSum;
 use wattle_model::hugging_face::write_safetensors;
 use wattle_model::{LanguageModel, StepResult};
+use wattle_ops::board::HostMemory;
 use wattle_runlog::Phase;
 
 use super::host_clock::HostClock;
+use super::snapshot::{Moments, Snapshot, TakeMemory, ordinary};
 use super::{Finished, Step, StepEngine, is_finite, warn_of_zero_gradients};
 use crate::adamw::AdamW;
 use crate::certificate::{all_zero, certify};
@@ -18,6 +20,9 @@ use crate::clip::{clip_factor, global_norm};
 use crate::error::TrainError;
 use crate::gradients::{BatchOptions, batch_gradients, losses};
 use crate::options::TrainerOptions;
+
+/// Numbers of a parameter that a snapshot holds: its value and two moments.
+const N_COPIES: u64 = 3;
 
 /// Any model, device and dtype. Weights are the model's own tensors.
 pub(super) struct Autograd<'a> {
@@ -110,6 +115,29 @@ impl StepEngine for Autograd<'_> {
 
     fn write_moments(&self, path: &Path) -> Result<(), TrainError> {
         Ok(write_safetensors(path, &self.optimizer.moments(self.model.parameters()))?)
+    }
+
+    fn snapshot_bytes(&self) -> u64 {
+        N_COPIES * self.model.n_parameters() * size_of::<f32>() as u64
+    }
+
+    /// Tensors are copied to memory of their own.
+    fn snapshot_memory(&self) -> TakeMemory {
+        ordinary(0)
+    }
+
+    fn snapshot(&mut self, memory: HostMemory) -> Result<Snapshot, TrainError> {
+        // A step changes weights where they lie. It makes new moments, so the old ones stay as long as they are held, but
+        // elsewhere than on a CPU they would take the device's memory.
+        let copied = |(name, tensor): (String, Tensor)| {
+            let is_here = tensor.device().is_cpu();
+            Ok((name, if is_here { tensor.copy()? } else { tensor.to_device(&Device::Cpu)? }))
+        };
+        let moved = |(name, tensor): (String, Tensor)| Ok((name, tensor.to_device(&Device::Cpu)?));
+        let weights = self.model.weights()?.into_iter().map(copied).collect::<Result<_, TrainError>>()?;
+        let moments = self.optimizer.moments(self.model.parameters());
+        let moments = moments.into_iter().map(moved).collect::<Result<_, TrainError>>()?;
+        Ok(Snapshot { weights, moments: Moments::Tensors { moments, memory } })
     }
 
     fn gradients(&self) -> Result<Option<Vec<Tensor>>, TrainError> {

@@ -12,9 +12,10 @@ use wattle_model::{
     DeviceEngine, DeviceEngineOptions, DeviceSpan, FinishedSteps, LanguageModel, MemoryPlan, StepInputs,
     StepPart,
 };
-use wattle_ops::board::{Board, Elem};
+use wattle_ops::board::{Board, Elem, HostMemory};
 use wattle_runlog::{MonotonicNs, Phase, Span, SpanClock};
 
+use super::snapshot::{Moments, Snapshot, TakeMemory};
 use super::{Finished, Step, StepEngine, warn_of_zero_gradients};
 use crate::error::TrainError;
 use crate::gradients::sequences;
@@ -23,6 +24,7 @@ use crate::options::TrainerOptions;
 /// All state lies on the board; the model's parameters may lie elsewhere.
 pub(super) struct OnBoard<'a> {
     model: &'a dyn LanguageModel,
+    board: Arc<dyn Board>,
     engine: Box<dyn DeviceEngine>,
     segment: u32,
     is_exported: bool,
@@ -37,9 +39,9 @@ impl<'a> OnBoard<'a> {
         options: &TrainerOptions,
     ) -> Result<Option<Box<dyn StepEngine + 'a>>, TrainError> {
         let Some(engine_options) = device_engine_options(options) else { return Ok(None) };
-        let Some(engine) = model.device_engine(board, engine_options)? else { return Ok(None) };
+        let Some(engine) = model.device_engine(Arc::clone(&board), engine_options)? else { return Ok(None) };
         let segment = options.segment;
-        Ok(Some(Box::new(Self { model, engine, segment, is_exported: true, is_certified: false })))
+        Ok(Some(Box::new(Self { model, board, engine, segment, is_exported: true, is_certified: false })))
     }
 
     fn span(&self, span: DeviceSpan) -> Span {
@@ -55,6 +57,7 @@ impl<'a> OnBoard<'a> {
             end_ns: MonotonicNs(span.end_ns),
             clock: SpanClock::Device,
             error_ns: span.error_ns,
+            overlaps: false,
         }
     }
 }
@@ -107,6 +110,23 @@ impl StepEngine for OnBoard<'_> {
 
     fn write_moments(&self, path: &Path) -> Result<(), TrainError> {
         Ok(write_safetensors(path, &self.engine.moments()?)?)
+    }
+
+    fn snapshot_bytes(&self) -> u64 {
+        (self.engine.snapshot_len() * size_of::<f32>()) as u64
+    }
+
+    fn snapshot_memory(&self) -> TakeMemory {
+        let (board, len) = (Arc::clone(&self.board), self.engine.snapshot_len());
+        Box::new(move || board.host_memory(len))
+    }
+
+    fn snapshot(&mut self, memory: HostMemory) -> Result<Snapshot, TrainError> {
+        let state = self.engine.snapshot(memory)?;
+        // They get the snapshot's values before they are written.
+        let (weights, unpublished) = (self.model.weights()?, self.model.parameters().to_vec());
+        self.is_exported = true;
+        Ok(Snapshot { weights, moments: Moments::Flat { state, unpublished } })
     }
 
     fn gradients(&self) -> Result<Option<Vec<Tensor>>, TrainError> {
