@@ -5,7 +5,6 @@ use std::fmt::Write;
 use wattle_data::Dataset;
 use wattle_model::engine::MemoryPlan;
 use wattle_model::flops::flops_per_token;
-
 use wattle_report::words::quantity::{count, si, three_digits};
 use wattle_session::Config;
 use wattle_session::forecast::Forecast;

@@ -79,7 +79,8 @@ fn option<'a>(arguments: &'a [String], key: &str) -> Option<&'a str> {
 fn run(arguments: &[String], is_beside: bool) {
     let n_threads = option(arguments, "threads").map_or(2, |n| n.parse().unwrap());
     rayon::ThreadPoolBuilder::new().num_threads(n_threads).build_global().unwrap();
-    let is_asked = |(name, ..): &&(&str, usize, usize, usize)| arguments.iter().any(|argument| argument == name);
+    let is_asked =
+        |(name, ..): &&(&str, usize, usize, usize)| arguments.iter().any(|argument| argument == name);
     let &(name, n_layers, n_heads, d_model) = SIZES.iter().find(is_asked).unwrap_or(&SIZES[0]);
     let root = option(arguments, "dir").map_or_else(std::env::temp_dir, PathBuf::from);
     let dir = tempfile::tempdir_in(root).unwrap();

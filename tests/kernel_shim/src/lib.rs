@@ -15,8 +15,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use wattle_ops::board::{
-    Arg, AttentionBackward, AttentionForward, AttentionShape, Board, BoardError, DevicePtr, FusedAttention,
-    Gemm, Launch, MemoryInfo,
+    Arg, AttentionBackward, AttentionForward, AttentionShape, Board, BoardError, Choices, DevicePtr,
+    FusedAttention, Gemm, Job, Launch, MemoryInfo,
 };
 
 use arena::Arena;
@@ -57,6 +57,7 @@ pub struct ShimBoard {
     has_fused_attention: bool,
     /// A kernel that does nothing.
     without: Option<&'static str>,
+    choices: Choices,
     inner: Mutex<Inner>,
 }
 
@@ -76,7 +77,7 @@ struct Inner {
 #[derive(Clone, Debug)]
 enum Work {
     Launch { kernel: String, grid: [u32; 3], block: [u32; 3], args: Vec<Arg> },
-    Gemm(Gemm),
+    Gemm(Gemm, String),
     Attention(AttentionShape, AttentionForward, DevicePtr),
     AttentionBackward(AttentionShape, AttentionBackward, DevicePtr),
     Copy { to: DevicePtr, from: DevicePtr, bytes: usize },
@@ -98,6 +99,7 @@ impl ShimBoard {
             total_bytes: 8 << 30,
             has_fused_attention: false,
             without: None,
+            choices: Choices::default(),
             inner: Mutex::default(),
         }
     }
@@ -118,6 +120,13 @@ impl ShimBoard {
     #[must_use]
     pub fn without(self, kernel: &'static str) -> Self {
         Self { without: Some(kernel), ..self }
+    }
+
+    /// A board that does every job in the way called `name`, where there is one.
+    #[must_use]
+    pub fn preferring(self, name: &str) -> Self {
+        self.choices.prefer(name);
+        self
     }
 
     /// Kernels that were launched so far, replays counted.
@@ -161,7 +170,7 @@ impl Inner {
                 let seed = if seed == 0 { 0 } else { seed.wrapping_add(self.n_launches as u64) | 1 };
                 launch(kernel, *grid, *block, args, seed)?;
             }
-            Work::Gemm(gemm) => products::multiply(&self.arenas, gemm),
+            Work::Gemm(gemm, way) => products::multiply(&self.arenas, gemm, way),
             Work::Attention(shape, tensors, workspace) => {
                 fused::use_up(&mut self.arenas, shape, *workspace);
                 fused::forward(&self.arenas, shape, tensors);
@@ -270,7 +279,16 @@ impl Board for ShimBoard {
     }
 
     fn gemm(&self, gemm: &Gemm) -> Result<(), BoardError> {
-        self.submit(Work::Gemm(*gemm))
+        let chosen = self.choices.of(&products::job(gemm)).unwrap_or_else(|| products::WAYS[0].to_owned());
+        self.submit(Work::Gemm(*gemm, chosen))
+    }
+
+    fn product_ways(&self, gemm: &Gemm) -> Result<Option<(Job, Vec<String>)>, BoardError> {
+        Ok(Some((products::job(gemm), products::WAYS.map(str::to_owned).into())))
+    }
+
+    fn choices(&self) -> &Choices {
+        &self.choices
     }
 
     fn fused_attention(&self) -> Result<&dyn FusedAttention, BoardError> {

@@ -10,6 +10,7 @@ use safetensors::{Dtype, View};
 use super::layout::{Entry, Layout};
 use crate::error::ModelError;
 use crate::hugging_face::{bytes_of, write_views};
+use crate::moments::moment_names;
 use crate::parameter::Parameter;
 
 /// Elements that one thread copies at once.
@@ -33,8 +34,7 @@ pub(crate) fn publish(buffer: &[f32], layout: &Layout, parameters: &[Parameter])
     Ok(())
 }
 
-/// Writes moments to a safetensors file, `<parameter>.exp_avg` and `<parameter>.exp_avg_sq`, PyTorch's names. No more
-/// than one of them is copied at a time.
+/// Writes moments to a safetensors file under their [names](moment_names). No more than one of them is copied at a time.
 ///
 /// # Errors
 /// If the file cannot be written; what was written of it is left for the caller to remove.
@@ -47,8 +47,7 @@ pub(crate) fn write_moments(
     let mut moments = Vec::with_capacity(2 * layout.entries().len());
     for entry in layout.entries() {
         let part = |buffer| FlatView { values: slice(buffer, entry), dims: &entry.dims };
-        moments.push((format!("{}.exp_avg", entry.name), part(mean)));
-        moments.push((format!("{}.exp_avg_sq", entry.name), part(mean_square)));
+        moments.extend(moment_names(&entry.name).into_iter().zip([part(mean), part(mean_square)]));
     }
     write_views(path, &moments)
 }

@@ -17,8 +17,10 @@ mod fatbins;
 pub mod gemm;
 pub mod host_memory;
 pub mod memory;
+pub mod select;
 pub mod step_result;
 pub mod step_state;
+pub mod ways;
 
 use thiserror::Error;
 
@@ -29,6 +31,7 @@ pub use host_memory::HostMemory;
 pub use memory::{DevicePtr, DeviceTensor, Elem, Ptr};
 pub use step_result::{GradNorm, StepResult};
 pub use step_state::StepState;
+pub use ways::{Choices, Job, Way};
 
 /// A GPU, or what stands in for one.
 pub trait Board: Send + Sync {
@@ -87,6 +90,31 @@ pub trait Board: Send + Sync {
 
     /// Multiplies matrices.
     fn gemm(&self, gemm: &Gemm) -> Result<(), BoardError>;
+
+    /// The ways in which this board can compute a product, and the job that a choice among them is for. `None` where
+    /// there is one way.
+    ///
+    /// # Errors
+    /// If it cannot compute the product at all.
+    fn product_ways(&self, _gemm: &Gemm) -> Result<Option<(Job, Vec<String>)>, BoardError> {
+        Ok(None)
+    }
+
+    /// What choices depend on, by name: the device, and the versions of driver and libraries.
+    fn identity(&self) -> Vec<(String, String)> {
+        vec![("board".to_owned(), self.name())]
+    }
+
+    /// Which way this board does each job.
+    fn choices(&self) -> &Choices;
+
+    /// Does a job in the way that was chosen for it, else in the first of `ways`.
+    ///
+    /// # Errors
+    /// If a way was chosen that is not among them, or it fails.
+    fn choose(&self, job: &Job, ways: &[Way<'_>]) -> Result<(), BoardError> {
+        (self.choices().pick(job, ways)?.run)()
+    }
 
     /// Attention by a library of the vendor's.
     ///
@@ -172,6 +200,16 @@ pub enum BoardError {
         source_name: String,
         /// What was said against them.
         why: String,
+    },
+    /// A way of doing a job that this program does not have.
+    #[error(
+        "{job}: there is no way {way:?} to do it; kernels.json is of another version: leave it out to choose anew"
+    )]
+    NoWay {
+        /// The job.
+        job: String,
+        /// The way that was chosen.
+        way: String,
     },
     /// A launch that was refused.
     #[error("kernel {kernel}: {why}")]

@@ -13,7 +13,7 @@ use wattle_ops::grad_norm::cpu::clip_factor;
 use wattle_runlog::Phase;
 
 use super::host_clock::HostClock;
-use super::snapshot::{Moments, Snapshot, TakeMemory, ordinary};
+use super::snapshot::{Snapshot, SnapshotMoments, TakeMemory, ordinary};
 use super::{Finished, Step, StepEngine, is_finite, warn_of_zero_gradients};
 use crate::certificate::refuse_unreached;
 use crate::error::TrainError;
@@ -155,7 +155,7 @@ impl StepEngine for OnCpu<'_> {
         // Steps change the engine's weights; the parameters stay as they are.
         let weights = self.model.weights()?;
         let state = self.engine.state().snapshot(memory);
-        Ok(Snapshot { weights, moments: Moments::Flat { state, unpublished: Vec::new() } })
+        Ok(Snapshot { weights, moments: SnapshotMoments::Flat { state, unpublished: Vec::new() } })
     }
 
     fn gradients(&self) -> Result<Option<Vec<Tensor>>, TrainError> {

@@ -45,11 +45,11 @@ pub struct Snapshot {
     /// The tensors of `model.safetensors`. An engine with weights of its own leaves the model's parameters as they are
     /// until the snapshot is written, so these may be the parameters themselves.
     pub(super) weights: Vec<(String, Tensor)>,
-    pub(super) moments: Moments,
+    pub(super) moments: SnapshotMoments,
 }
 
 /// The moments of a snapshot.
-pub(super) enum Moments {
+pub(super) enum SnapshotMoments {
     /// Of an explicit engine.
     Flat {
         /// The moments and, from a board, the weights.
@@ -73,16 +73,16 @@ impl Snapshot {
     /// If a tensor operation fails.
     pub fn publish(&self) -> Result<(), TrainError> {
         match &self.moments {
-            Moments::Flat { state, unpublished } => Ok(state.publish(unpublished)?),
-            Moments::Tensors { .. } => Ok(()),
+            SnapshotMoments::Flat { state, unpublished } => Ok(state.publish(unpublished)?),
+            SnapshotMoments::Tensors { .. } => Ok(()),
         }
     }
 
     /// The memory, for the next one.
     pub fn into_memory(self) -> HostMemory {
         match self.moments {
-            Moments::Flat { state, .. } => state.into_memory(),
-            Moments::Tensors { memory, .. } => memory,
+            SnapshotMoments::Flat { state, .. } => state.into_memory(),
+            SnapshotMoments::Tensors { memory, .. } => memory,
         }
     }
 }
@@ -94,8 +94,8 @@ impl CheckpointTensors for Snapshot {
 
     fn write_moments(&self, path: &Path) -> Result<(), TrainError> {
         let written: Result<(), ModelError> = match &self.moments {
-            Moments::Flat { state, .. } => state.write_moments(path),
-            Moments::Tensors { moments, .. } => write_safetensors(path, moments),
+            SnapshotMoments::Flat { state, .. } => state.write_moments(path),
+            SnapshotMoments::Tensors { moments, .. } => write_safetensors(path, moments),
         };
         Ok(written?)
     }

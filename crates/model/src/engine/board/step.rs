@@ -48,6 +48,13 @@ impl StepLaunches<'_> {
         self.options.micro_batches().try_for_each(|sequences| self.micro_batch(sequences))
     }
 
+    /// The passes of the micro-batches that differ in shape: the first, and the last where it has fewer sequences.
+    pub(super) fn every_shape(&self) -> Result<(), EngineError> {
+        let all: Vec<_> = self.options.micro_batches().collect();
+        let last = all.last().filter(|last| last.len() < all[0].len());
+        all.first().into_iter().chain(last).try_for_each(|sequences| self.micro_batch(sequences.clone()))
+    }
+
     /// Clips and updates.
     pub(super) fn update(&self) -> Result<(), EngineError> {
         self.board.mark(self.first_edge + 2)?;
