@@ -263,6 +263,10 @@ section! {
         ///
         /// The best by validation loss is kept besides.
         pub keep: usize = 3, unit("checkpoints");
+        /// Whether training goes on while a checkpoint is written.
+        ///
+        /// It is then written from a copy of weights and moments in the host's memory.
+        pub background: bool = true;
     }
 }
 

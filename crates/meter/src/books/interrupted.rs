@@ -201,13 +201,20 @@ impl Ledger {
     }
 }
 
-/// The segment and moment at which the checkpoint of `point` stood: its event, or failing that the step's.
+/// The segment and moment at which the checkpoint of `point` stood: its event, or failing that the step's. Where steps
+/// were made while it was written, it stands for what was before the first of them.
 fn kept_at(events: &[Event], point: ResumePoint) -> Option<(u32, MonotonicNs)> {
     let checkpoint =
-        |event: &&Event| matches!(event.body, EventBody::Checkpoint { step, .. } if step == point.step);
-    let step = |event: &&Event| matches!(&event.body, EventBody::Step(step) if step.step <= point.step);
-    let found = events.iter().rev().find(checkpoint).or_else(|| events.iter().rev().find(step));
-    found.map(|event| (event.segment, event.t_ns))
+        |event: &Event| matches!(event.body, EventBody::Checkpoint { step, .. } if step == point.step);
+    let step = |event: &Event| matches!(&event.body, EventBody::Step(step) if step.step <= point.step);
+    let found = events.iter().rposition(checkpoint).or_else(|| events.iter().rposition(step))?;
+    let segment = events[found].segment;
+    let is_later = |event: &Event| {
+        event.segment == segment && matches!(&event.body, EventBody::Step(step) if step.step > point.step)
+    };
+    let meanwhile = events[..found].iter().position(is_later);
+    let last = meanwhile.filter(|at| *at > 0 && events[at - 1].segment == segment).map(|at| at - 1);
+    Some((segment, events[last.unwrap_or(found)].t_ns))
 }
 
 impl Segment {
@@ -391,6 +398,18 @@ pub(crate) mod tests {
 
     fn near(energy: Joules, expected: f64) -> bool {
         (energy.get() - expected).abs() < 1e-3
+    }
+
+    #[test]
+    fn steps_made_while_their_checkpoint_was_written_are_wasted_too() {
+        let point = ResumePoint { step: 10, tokens: 1_000 };
+        let late = [step(0, 110.0, 10), step(0, 110.5, 11), checkpoint(0, 111.0, 10), step(0, 119.5, 19)];
+        assert_eq!(kept_at(&late, point), Some((0, at(110.0))));
+        let waited = [step(0, 110.0, 10), checkpoint(0, 111.0, 10), step(0, 119.5, 19)];
+        assert_eq!(kept_at(&waited, point), Some((0, at(111.0))));
+        // Later steps of an earlier segment have nothing to do with it.
+        let resumed = [step(0, 105.0, 12), step(1, 110.0, 10), checkpoint(1, 111.0, 10)];
+        assert_eq!(kept_at(&resumed, point), Some((1, at(111.0))));
     }
 
     #[test]
