@@ -5,10 +5,13 @@
 #ifdef WATTLE_SHIM
 #include "shim.h"
 #define EXPORT(name) static const shim::Registration registration_##name{#name, shim::launcher(name)};
+#define DYNAMIC_SHARED(name) unsigned char* const name = shim::dynamic_shared()
 #else
 #include <cstdint>
 #include <cuda_bf16.h>
 #define EXPORT(name)
+// The shared memory that a launch asks for beside what is static, at a multiple of 16 bytes.
+#define DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 #endif
 
 typedef __nv_bfloat16 bf16;
@@ -84,6 +87,23 @@ template <class T> __device__ __forceinline__ void store_f32(float* p, const Pac
     for (int i = 0; i < 4; i++) four.values[i] = pack.values[first + i];
     store<float>(p + first, four, n_left - first);
   }
+}
+
+// Starts to copy 16 bytes to shared memory; both addresses are multiples of 16.
+__device__ __forceinline__ void copy_async(void* to, const void* from) {
+#ifdef WATTLE_SHIM
+  std::memcpy(to, from, 16);
+#else
+  const unsigned place = (unsigned)__cvta_generic_to_shared(to);
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(place), "l"(from) : "memory");
+#endif
+}
+
+// Waits for the copies that this thread started; it alone sees them until the block's next barrier.
+__device__ __forceinline__ void wait_for_copies() {
+#ifndef WATTLE_SHIM
+  asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
 }
 
 // The sum over a warp, in every lane. All lanes must take part.

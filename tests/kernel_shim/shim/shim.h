@@ -33,6 +33,9 @@ extern thread_local Index3 thread_idx, block_idx, block_dim, grid_dim;
 void block_barrier();
 void warp_barrier();
 
+// Where the shared memory lies that the launch asked for. It holds not-a-numbers when a block starts.
+unsigned char* dynamic_shared();
+
 // The eight bytes that lane `source` of the warp gives; all living lanes must take part.
 uint64_t exchange(uint64_t value, unsigned source);
 unsigned lane();
@@ -117,6 +120,9 @@ inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fdiv_rn(float a, float b) { return a / b; }
 inline float __fsqrt_rn(float a) { return sqrtf(a); }
+
+// On a device, off by 2 + |1.17 x| units in the last place.
+inline float __expf(float x) { return expf(x); }
 
 // bfloat16: the upper half of a float, rounded to the nearest, ties to even.
 struct __nv_bfloat16 {
