@@ -639,3 +639,83 @@ fn a_board_that_cannot_record_makes_the_same_steps_and_says_so() {
     assert!((engine.drain().unwrap(), weights) == train(&config, ShimBoard::default(), options));
     assert!(engine.describe().ends_with("launched one by one"), "{}", engine.describe());
 }
+
+/// Every way of a job that is not its first, a kernel that it alone launches, without the type's suffix, if there is one,
+/// and whether it gives the same bits as the first.
+const WAYS: [(&str, Option<&str>, bool); 8] = [
+    ("shared", Some("classifier_bwd_shared"), true),
+    ("shared_fast", Some("classifier_bwd_shared_fast"), false),
+    ("online", Some("classifier_bwd_online"), false),
+    ("online_fast", Some("classifier_bwd_online_fast"), false),
+    ("fused", Some("norm_bwd_fused"), false),
+    ("held", Some("norm_residual_fwd_held4"), true),
+    ("together", Some("column_sums"), true),
+    ("written", None, true),
+];
+
+/// Configurations in which every way is taken somewhere.
+fn configurations_of_ways() -> [ModelConfig; 6] {
+    [
+        ModelConfig { bias: true, activation: ActivationKind::GeluTanh, ..even() },
+        ModelConfig { bias: false, activation: ActivationKind::GeluTanh, dropout: 0.1, ..even() },
+        ModelConfig { bias: true, tie_embeddings: false, ..odd() },
+        ModelConfig { tie_embeddings: false, ..llama() },
+        ModelConfig { head_width: 8, ..relative(Family::Qwen3) },
+        relative(Family::Olmo2),
+    ]
+}
+
+#[test]
+fn every_way_makes_the_same_step_up_to_rounding_and_always_the_same_bits() {
+    let mut launched = std::collections::BTreeSet::new();
+    for (config, elem) in configurations_of_ways().iter().flat_map(|c| [(c, Elem::F32), (c, Elem::Bf16)]) {
+        let options = DeviceEngineOptions { elem, ..options(config, 2, Recompute::Mlp) };
+        let mut run = |board: ShimBoard| {
+            let board = Arc::new(board);
+            let mut engine = model(config).device_engine(board.clone(), options).unwrap().unwrap();
+            (1..=4).for_each(|number| step(engine.as_mut(), config, number));
+            let weights = weights(|parameters| engine.publish(parameters).unwrap(), config).concat();
+            launched.extend(board.launched());
+            (engine.drain().unwrap(), weights)
+        };
+        let (first, of_first) = run(ShimBoard::default());
+        for (way, _, is_exact) in WAYS {
+            let (results, weights) = run(ShimBoard::shuffled(1).preferring(way));
+            let again = run(ShimBoard::shuffled(2).preferring(way));
+            assert!((&results, bits(&weights)) == (&again.0, bits(&again.1)), "{way}: {config:?}");
+            if is_exact {
+                assert!((&results, bits(&weights)) == (&first, bits(&of_first)), "{way}: {config:?}");
+            }
+            // bf16 has 8 bits, and what was rounded otherwise in one step goes into the next.
+            let (of_loss, of_norm, of_weights) = match elem {
+                Elem::F32 => (1e-5, 1e-4, 1e-5),
+                Elem::Bf16 => (5e-3, 3e-2, 2e-2),
+            };
+            for (got, first) in results.iter().zip(&first) {
+                assert!((got.loss / first.loss - 1.0).abs() < of_loss, "{way}: {got:?}, {first:?}");
+                assert!((got.grad_norm / first.grad_norm - 1.0).abs() < of_norm, "{way}: {got:?}, {first:?}");
+            }
+            let gap = gap(&weights, &of_first);
+            assert!(gap < of_weights, "{way}, {elem:?}: weights differ by {gap}: {config:?}");
+        }
+    }
+    for (way, kernel, _) in WAYS {
+        let is_taken = kernel.is_none_or(|kernel| launched.iter().any(|name| name.contains(kernel)));
+        assert!(is_taken, "{way} was never taken");
+    }
+}
+
+#[test]
+fn a_gradient_that_never_comes_is_found_where_the_first_micro_batch_writes_gradients() {
+    let config = ModelConfig { bias: true, ..even() };
+    let model = model(&config);
+    for kernel in ["column_sum_f32", "embedding_position_bwd_f32"] {
+        let board = Arc::new(ShimBoard::default().preferring("written").without(kernel));
+        let mut engine = model.device_engine(board, options(&config, 2, Recompute::None)).unwrap().unwrap();
+        let batch = batch(&config, 1);
+        let step = StepInputs { sequences: sequences(&batch), step: 1, learning_rate: 0.0 };
+        let error = engine.step(step).unwrap_err();
+        let EngineError::Unreached { names } = &error else { panic!("{error}") };
+        assert!(!names.is_empty(), "{error}");
+    }
+}

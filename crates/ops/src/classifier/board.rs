@@ -1,6 +1,6 @@
 //! Softmax and cross-entropy over rows of logits on a board.
 
-use crate::board::args::{args, pack_len, symbol};
+use crate::board::args::{are_packs, args, symbol};
 use crate::board::{Board, BoardError, DeviceTensor, Job, Launch, Ptr, Way};
 
 /// Bytes of shared memory that a kernel has beside what its launch asks for.
@@ -31,12 +31,6 @@ impl Rows {
     fn row_bytes(&self) -> usize {
         self.v_padded * self.logits.elem().bytes()
     }
-
-    /// Whether every row is whole packs at a multiple of 16 bytes.
-    fn are_packs(&self) -> bool {
-        self.logits.bytes().address().is_multiple_of(16)
-            && self.v_padded.is_multiple_of(pack_len(self.logits.elem()))
-    }
 }
 
 /// Weighted losses, and hits; the logits stay.
@@ -64,7 +58,9 @@ pub fn fwd_bwd(board: &dyn Board, rows: &Rows, scale: f32) -> Result<(), BoardEr
         ["classifier_bwd_shared", "classifier_bwd_shared_fast"].map(|stem| by(stem, rows.row_bytes()));
     let mut ways =
         vec![Way::new("plain", &plain), Way::new("online", &online), Way::new("online_fast", &online_fast)];
-    if rows.are_packs() && rows.row_bytes() + STATIC_SHARED_BYTES <= board.max_shared_bytes() {
+    if are_packs(rows.v_padded, &[rows.logits])
+        && rows.row_bytes() + STATIC_SHARED_BYTES <= board.max_shared_bytes()
+    {
         ways.extend([Way::new("shared", &shared), Way::new("shared_fast", &shared_fast)]);
     }
     board.choose(&job, &ways)

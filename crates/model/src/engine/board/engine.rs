@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use candle_core::Tensor;
+use wattle_ops::Store;
 use wattle_ops::adamw::Update;
 use wattle_ops::board::{Board, BoardError, Elem, StepState};
 
@@ -137,7 +138,8 @@ impl BoardEngine {
         let launches = self.launches(slot_idx);
         launches.begin()?;
         state::mark_gradients(board, state, self.layout.len())?;
-        launches.gradients()?;
+        // Marks are zeros: what is added to needs no others.
+        launches.gradients(launches.first_store()?)?;
         let FirstGradients { unreached, zero } = state::first_gradients(board, state, &self.layout)?;
         if !unreached.is_empty() {
             return Err(EngineError::Unreached { names: unreached });
@@ -322,6 +324,7 @@ impl DeviceEngine for BoardEngine {
             activations,
             dropped_from: None,
             b: inputs.len() / self.network.sizes.t,
+            store: Store::Accumulate,
         };
         micro_batch.forward()?;
         micro_batch.losses(results.rows())?;

@@ -75,15 +75,16 @@ impl Products<'_> {
         })
     }
 
-    /// `grad_W += xᵀ·grad_out`
+    /// `grad_W = or += xᵀ·grad_out`
     ///
     /// # Shapes
-    /// `grad_out` (n, out), `x` (n, in).
+    /// `grad_out` (n, out), `x` (n, in), as `store` says.
     pub(super) fn bwd_weight(
         &self,
         grad_out: DeviceTensor,
         x: DeviceTensor,
         linear: &Linear,
+        store: Store,
     ) -> Result<(), BoardError> {
         let &Linear { n_in, n_out, output_first, weight, .. } = linear;
         let (x, grad_out) = (Matrix::new(x, n_in), Matrix::new(grad_out, n_out));
@@ -96,7 +97,7 @@ impl Products<'_> {
             b,
             c: Matrix::new(self.gradients.add(weight), n),
             alpha: 1.0,
-            accumulate: true,
+            accumulate: store == Store::Accumulate,
             batch: 1,
             epilogue: Epilogue::None,
         })

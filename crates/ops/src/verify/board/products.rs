@@ -2,6 +2,7 @@
 
 use super::SHAPES;
 use super::bench::{Bench, round};
+use crate::Store;
 use crate::board::{BoardError, DeviceTensor, Epilogue, Gemm, Matrix, Ptr};
 use crate::cast::board as cast;
 use crate::linear::board as linear;
@@ -17,10 +18,15 @@ pub(super) fn checks(bench: &mut Bench<'_>) -> Result<Vec<Check>, BoardError> {
         }
     }
     for shape in SHAPES {
-        all.push(bias_gradient(bench, shape)?);
+        all.extend(bias_gradients(bench, &[shape])?);
         all.push(casts(bench, shape[0] * shape[1])?);
     }
-    all.push(bias_gradient(bench, [1025, 24])?);
+    all.extend(bias_gradients(bench, &[[1025, 24]])?);
+    // More than one launch takes.
+    all.extend(bias_gradients(
+        bench,
+        &[[40, 24], [1, 8], [37, 130], [9, 7], [40, 1], [20, 96], [3, 5], [2, 2], [17, 33]],
+    )?);
     Ok(all)
 }
 
@@ -74,15 +80,35 @@ fn product(
     }
 }
 
-fn bias_gradient(bench: &mut Bench<'_>, [n, c]: [usize; 2]) -> Result<Check, BoardError> {
-    bench.clear();
-    let (grad_out, grad_out_ptr) = bench.normal(0, n * c)?;
-    let mut expected = vec![0.25; c];
-    let grad_bias = bench.put_f32(&expected)?;
-    let scratch = bench.room_of(linear::bias_scratch_len(n, c))?;
-    linear::bwd_bias(bench.board, grad_bias, grad_out_ptr, [n, c], scratch)?;
-    cpu::bwd_bias(&mut expected, &grad_out);
-    bench.check_f32(&bench.subject("linear", format!("({n}, {c})")), "grad_bias", grad_bias, &expected, n)
+/// The bias gradients of several layers, whose column sums are made together.
+fn bias_gradients(bench: &mut Bench<'_>, shapes: &[[usize; 2]]) -> Result<Vec<Check>, BoardError> {
+    let mut checks = Vec::new();
+    for (store, way) in [
+        (Store::Accumulate, "each"),
+        (Store::Accumulate, "together"),
+        (Store::Overwrite, "each"),
+        (Store::Overwrite, "together"),
+    ] {
+        bench.clear();
+        let len = shapes.iter().map(|&[n, c]| linear::scratch_len(n, c)).sum();
+        let mut sums = bench.sums(len, store)?;
+        let mut expected = Vec::new();
+        for (idx, &[n, c]) in shapes.iter().enumerate() {
+            let (grad_out, grad_out_ptr) = bench.normal(idx as u32, n * c)?;
+            let before = if store == Store::Accumulate { 0.25 } else { f32::NAN };
+            let grad_bias = bench.put_f32(&vec![before; c])?;
+            linear::bwd_bias(bench.board, grad_bias, grad_out_ptr, [n, c], &mut sums)?;
+            let mut of_cpu = vec![if store == Store::Accumulate { 0.25 } else { 0.0 }; c];
+            cpu::bwd_bias(&mut of_cpu, &grad_out);
+            expected.push((grad_bias, of_cpu));
+        }
+        bench.board.choices().trying(way, || sums.finish(bench.board))?;
+        for ((grad_bias, expected), [n, c]) in expected.into_iter().zip(shapes) {
+            let subject = bench.subject("linear", format!("({n}, {c}), {store:?}, {way}"));
+            checks.push(bench.check_f32(&subject, "grad_bias", grad_bias, &expected, *n)?);
+        }
+    }
+    Ok(checks)
 }
 
 fn casts(bench: &mut Bench<'_>, n: usize) -> Result<Check, BoardError> {
