@@ -268,6 +268,7 @@ mod tests {
             facility_kwh: 66_000.0 / 3.6e6,
             emissions: GramsCo2e(8.14),
             cost: None,
+            priced: Joules(66_000.0),
         };
         EnergyView { is_estimated, used }
     }

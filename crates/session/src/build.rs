@@ -138,6 +138,8 @@ pub(crate) fn trainer_options(config: &Config, segment: u32) -> TrainerOptions {
         dropout: config.model.dropout,
         dtype: config.precision.dtype.into(),
         masks: Masks::default(),
+        kernels: None,
+        select: false,
         optimizer: config.optimizer.clone(),
         schedule: config.schedule.clone(),
         train: config.train.clone(),

@@ -128,7 +128,7 @@ impl Metering {
         let mut metering = Self {
             run_id: (*run_id).to_owned(),
             sampler: None,
-            tally: Tally::new(pricing, ledger.cumulative()),
+            tally: Tally::new(pricing, ledger.used()),
             trace: resumed.is_some().then(|| run.power_trace()),
             ledger,
             emissions,

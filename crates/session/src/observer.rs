@@ -7,7 +7,7 @@ use wattle_report::words::describe::describe_energy;
 use wattle_runlog::event::EvaluateEvent;
 use wattle_runlog::{Event, EventBody, LineFile, MonotonicNs, Record, RunDir, RunlogError, Span, StopReason};
 use wattle_train::error::ObserverError;
-use wattle_train::{Directive, Draft, Edge, ExtraFile, Observer, Plan, Progress};
+use wattle_train::{Directive, Draft, Edge, ExtraFile, KERNELS_FILE, Observer, Plan, Progress};
 
 use crate::budget::Budget;
 use crate::ending::Ending;
@@ -43,6 +43,8 @@ pub struct RunObserver<'a> {
     pub started: MonotonicNs,
     /// What is written into a checkpoint's README.md besides figures.
     pub card: ModelCard,
+    /// `kernels.json` of the run, which its checkpoints keep.
+    pub kernels: Option<String>,
     /// What is known of the validation split.
     pub validation: Validation,
     /// What has been learnt of the run so far.
@@ -299,9 +301,10 @@ impl Observer for RunObserver<'_> {
         let record = self.seen.record.as_ref();
         let emissions = self.metering.emissions_json(record);
         let card = self.card.to_markdown(draft, self.seen.evaluation.as_ref(), record);
-        vec![
-            ExtraFile { name: "emissions.json".to_owned(), bytes: emissions.into_bytes() },
-            ExtraFile { name: "README.md".to_owned(), bytes: card.into_bytes() },
-        ]
+        let mut files = vec![("emissions.json", emissions), ("README.md", card)];
+        files.extend(self.kernels.clone().map(|kernels| (KERNELS_FILE, kernels)));
+        let file =
+            |(name, text): (&str, String)| ExtraFile { name: name.to_owned(), bytes: text.into_bytes() };
+        files.into_iter().map(file).collect()
     }
 }

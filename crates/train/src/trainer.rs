@@ -11,6 +11,7 @@ use candle_core::{DType, Device};
 use wattle_data::{Batch, Dataset, Loader};
 use wattle_model::{LanguageModel, MemoryPlan};
 use wattle_ops::board::Board;
+use wattle_ops::board::select::Measured;
 use wattle_runlog::event::EvaluateEvent;
 use wattle_runlog::{EventBody, MonotonicNs, Phase, Span, SpanClock, StopReason};
 
@@ -23,6 +24,7 @@ use crate::engine::{self, Step, StepEngine};
 use crate::error::TrainError;
 use crate::evaluate::{EvaluateOptions, evaluate_in_training};
 use crate::gradients::{BatchOptions, batch_gradients};
+use crate::kernels::Kernels;
 use crate::observer::{Directive, Draft, Edge, Observer, Progress};
 use crate::options::TrainerOptions;
 use crate::plan::Plan;
@@ -130,6 +132,16 @@ impl<'a> Trainer<'a> {
     /// What trains, for a person.
     pub fn engine(&self) -> String {
         self.engine.describe()
+    }
+
+    /// Which kernels a board's engine takes, where it has a choice.
+    pub fn kernels(&self) -> Option<Kernels> {
+        self.engine.kernels()
+    }
+
+    /// What was chosen by measuring before the first step.
+    pub fn measured(&self) -> &[Measured] {
+        self.engine.measured()
     }
 
     /// Takes now all memory of this process that training takes; `with_gradients`, the first micro-batch's gradients

@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use wattle_ops::board::{
     Arg, AttentionBackward, AttentionForward, AttentionShape, Board, BoardError, Choices, DevicePtr,
-    FusedAttention, Gemm, Launch, MemoryInfo,
+    FusedAttention, Gemm, Job, Launch, MemoryInfo,
 };
 
 use arena::Arena;
@@ -82,7 +82,7 @@ struct Inner {
 #[derive(Clone, Debug)]
 enum Work {
     Launch { kernel: String, grid: [u32; 3], block: [u32; 3], shared_bytes: u32, args: Vec<Arg> },
-    Gemm(Gemm),
+    Gemm(Gemm, String),
     Attention(AttentionShape, AttentionForward, DevicePtr),
     AttentionBackward(AttentionShape, AttentionBackward, DevicePtr),
     Copy { to: DevicePtr, from: DevicePtr, bytes: usize },
@@ -182,7 +182,7 @@ impl Inner {
                 let seed = if seed == 0 { 0 } else { seed.wrapping_add(self.n_launches as u64) | 1 };
                 launch(kernel, *grid, *block, *shared_bytes, args, seed)?;
             }
-            Work::Gemm(gemm) => products::multiply(&self.arenas, gemm),
+            Work::Gemm(gemm, way) => products::multiply(&self.arenas, gemm, way),
             Work::Attention(shape, tensors, workspace) => {
                 fused::use_up(&mut self.arenas, shape, *workspace);
                 fused::forward(&self.arenas, shape, tensors);
@@ -309,7 +309,12 @@ impl Board for ShimBoard {
     }
 
     fn gemm(&self, gemm: &Gemm) -> Result<(), BoardError> {
-        self.submit(Work::Gemm(*gemm))
+        let chosen = self.choices.of(&products::job(gemm)).unwrap_or_else(|| products::WAYS[0].to_owned());
+        self.submit(Work::Gemm(*gemm, chosen))
+    }
+
+    fn product_ways(&self, gemm: &Gemm) -> Result<Option<(Job, Vec<String>)>, BoardError> {
+        Ok(Some((products::job(gemm), products::WAYS.map(str::to_owned).into())))
     }
 
     fn choices(&self) -> &Choices {

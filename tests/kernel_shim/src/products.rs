@@ -1,11 +1,27 @@
-//! Matrix products in plain loops: sums in `f32` in the order of k, one rounding when stored.
+//! Matrix products in plain loops: sums in `f32` in the order of k, one rounding when stored. As a library has several
+//! algorithms, there are two ways: the whole sum in one order, or two halves of it that are added.
 
-use wattle_ops::board::{DevicePtr, Elem, Epilogue, Gemm, Matrix};
+use wattle_ops::board::{DevicePtr, Elem, Epilogue, Gemm, Job, Matrix};
 
 use crate::arena::{Arena, slice};
 
-/// Computes it.
-pub(crate) fn multiply(arenas: &[Arena], gemm: &Gemm) {
+/// The ways to compute a product.
+pub(crate) const WAYS: [&str; 2] = ["whole", "halves"];
+
+/// What a choice of a way is for.
+pub(crate) fn job(gemm: &Gemm) -> Job {
+    let Gemm { m, n, k, a, c, accumulate, batch, .. } = *gemm;
+    let to = c.elem().suffix();
+    Job::new(
+        &format!("product to {to}"),
+        a.elem(),
+        &[("m", m), ("n", n), ("k", k), ("batch", batch), ("add", usize::from(accumulate))],
+    )
+}
+
+/// Computes it, in one of [`WAYS`].
+pub(crate) fn multiply(arenas: &[Arena], gemm: &Gemm, way: &str) {
+    let half = if way == WAYS[1] { gemm.k / 2 } else { gemm.k };
     let &Gemm { m, n, k, c, batch, .. } = gemm;
     assert!(!c.transposed, "a result is not transposed");
     for index in 0..batch {
@@ -13,8 +29,13 @@ pub(crate) fn multiply(arenas: &[Arena], gemm: &Gemm) {
         let b = read(arenas, gemm.b, [k, n], index);
         let mut out = vec![0f32; m * n];
         for (row, a) in out.chunks_exact_mut(n).zip(a.chunks_exact(k)) {
-            for (&a, b) in a.iter().zip(b.chunks_exact(n)) {
-                row.iter_mut().zip(b).for_each(|(out, &b)| *out += a * b);
+            let mut rest = vec![0f32; n];
+            for (i, (&a, b)) in a.iter().zip(b.chunks_exact(n)).enumerate() {
+                let sums = if i < half { &mut *row } else { &mut rest };
+                sums.iter_mut().zip(b).for_each(|(out, &b)| *out += a * b);
+            }
+            if half < k {
+                row.iter_mut().zip(&rest).for_each(|(out, rest)| *out += rest);
             }
             row.iter_mut().for_each(|out| *out *= gemm.alpha);
         }

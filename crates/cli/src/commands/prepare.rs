@@ -88,8 +88,8 @@ fn data(args: &PrepareArgs, display: &mut Display) -> anyhow::Result<DataConfig>
         input: args.input.clone(),
         val_fraction: args.val_fraction,
         text_field: args.text_field.clone(),
-        format: args.format.into(),
-        bad_records: args.bad_records.into(),
+        format: args.format,
+        bad_records: args.bad_records,
         ..DataConfig::default()
     };
     let Some(name) = &args.dataset else { return Ok(given) };

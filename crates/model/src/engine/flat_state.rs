@@ -12,8 +12,10 @@ use wattle_ops::adamw::cpu::{self as adamw, State};
 use wattle_ops::grad_norm::cpu as grad_norm;
 
 use super::layout::{Entry, Layout};
+use crate::differences::shape_fault;
 use crate::error::ModelError;
 use crate::hugging_face::{bytes_of, write_views};
+use crate::moments::{check_moments_of, moment_names};
 use crate::parameter::Parameter;
 
 /// Elements that one thread sets to zero at once.
@@ -61,7 +63,7 @@ impl FlatState {
     /// If a tensor operation fails.
     pub fn take(&mut self, parameters: &[Parameter]) -> Result<()> {
         for (entry, parameter) in self.layout.entries().iter().zip(parameters) {
-            copy_to(&mut self.weights[entry.range.clone()], &parameter.var)?;
+            copy_to(&mut self.weights, entry, &parameter.var)?;
         }
         Ok(())
     }
@@ -133,8 +135,8 @@ impl FlatState {
         adamw::step_par(state, &self.gradients, &self.layout.ranges(), update);
     }
 
-    /// Writes the moments to a safetensors file, `<parameter>.exp_avg` and `<parameter>.exp_avg_sq`, PyTorch's
-    /// names. No more than one of them is copied at a time.
+    /// Writes the moments to a safetensors file, under their [`moment_names`]. No more than one of them is copied at
+    /// a time.
     ///
     /// # Errors
     /// If the file cannot be written; what was written of it is left for the caller to remove.
@@ -142,8 +144,9 @@ impl FlatState {
         let mut moments = Vec::with_capacity(2 * self.layout.entries().len());
         for entry in self.layout.entries() {
             let part = |buffer| FlatView { values: slice(buffer, entry), dims: &entry.dims };
-            moments.push((format!("{}.exp_avg", entry.name), part(&self.mean)));
-            moments.push((format!("{}.exp_avg_sq", entry.name), part(&self.mean_square)));
+            moments.extend(
+                moment_names(&entry.name).into_iter().zip([part(&self.mean), part(&self.mean_square)]),
+            );
         }
         write_views(path, &moments)
     }
@@ -152,11 +155,13 @@ impl FlatState {
     /// [`moment_faults`](crate::moment_faults).
     ///
     /// # Errors
-    /// If one is missing or of another size, or a tensor operation fails.
+    /// If one is missing, extra or of another shape, and nothing is changed then; or if a tensor operation fails.
     pub fn set_moments(&mut self, moments: &HashMap<String, Tensor>) -> Result<()> {
-        for Entry { name, range, .. } in self.layout.entries() {
-            copy_to(&mut self.mean[range.clone()], moment(moments, name, "exp_avg")?)?;
-            copy_to(&mut self.mean_square[range.clone()], moment(moments, name, "exp_avg_sq")?)?;
+        check_moments_of(self.layout.shapes(), moments)?;
+        for entry in self.layout.entries() {
+            let [mean, mean_square] = moment_names(&entry.name).map(|name| &moments[&name]);
+            copy_to(&mut self.mean, entry, mean)?;
+            copy_to(&mut self.mean_square, entry, mean_square)?;
         }
         Ok(())
     }
@@ -216,23 +221,11 @@ fn tensor(buffer: &[f32], entry: &Entry) -> Result<Tensor> {
     Tensor::from_slice(slice(buffer, entry), entry.dims.as_slice(), &Device::Cpu)
 }
 
-fn copy_to(out: &mut [f32], tensor: &Tensor) -> Result<()> {
-    let values = tensor.flatten_all()?.to_vec1::<f32>()?;
-    if values.len() != out.len() {
-        bail!("{} numbers for a parameter of {}", values.len(), out.len());
+/// Copies a tensor of the parameter of `entry` to its place in `buffer`.
+fn copy_to(buffer: &mut [f32], entry: &Entry, tensor: &Tensor) -> Result<()> {
+    if let Some(fault) = shape_fault(&entry.name, tensor.dims(), &entry.dims) {
+        bail!("{fault}");
     }
-    out.copy_from_slice(&values);
+    buffer[entry.range.clone()].copy_from_slice(&tensor.flatten_all()?.to_vec1::<f32>()?);
     Ok(())
-}
-
-/// One of the moments of the parameter `name`.
-pub(super) fn moment<'a>(
-    moments: &'a HashMap<String, Tensor>,
-    name: &str,
-    which: &str,
-) -> Result<&'a Tensor> {
-    match moments.get(&format!("{name}.{which}")) {
-        Some(tensor) => Ok(tensor),
-        None => bail!("{name}.{which} is not among the moments"),
-    }
 }

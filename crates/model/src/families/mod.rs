@@ -23,7 +23,7 @@ use candle_core::{Device, Result};
 
 pub(crate) use self::engines::{board_engine, cpu_engine, refuse_what_cannot_fit};
 pub use self::family::Family;
-pub(crate) use self::spec::{BoxedModel, FamilySpec, HEAD, HuggingFace, IdleKey, NamedShapes};
+pub(crate) use self::spec::{BoxedModel, FamilySpec, HEAD, HuggingFace, NamedShapes};
 use crate::config::ModelConfig;
 use crate::engine::layout::{Layout, Placement};
 use crate::engine::network::Network;
@@ -62,15 +62,15 @@ impl Family {
     }
 }
 
-impl ModelConfig {
-    /// Everything that is wrong with it, each a sentence that starts with the key. Keys that change nothing are
-    /// [`ModelConfig::idle_faults`]'s.
-    pub fn faults(&self) -> Vec<String> {
-        let mut faults = self.common_faults();
-        (self.family.spec().faults)(self, &mut faults);
-        faults
-    }
+/// What a model of the configuration's family cannot be, each a sentence that starts with the key. Keys that have no
+/// effect are [`ModelConfig::idle_faults`]'s.
+pub(crate) fn faults(config: &ModelConfig) -> Vec<String> {
+    let mut faults = Vec::new();
+    (config.family.spec().faults)(config, &mut faults);
+    faults
+}
 
+impl ModelConfig {
     /// Gives keys whose default depends on the family that default, unless they are among `explicit_keys`, the keys
     /// of the `model` section that the user has set.
     pub fn settle(&mut self, explicit_keys: &[&str]) {
@@ -83,11 +83,6 @@ impl ModelConfig {
             0 => (self.family.spec().default_d_ff)(self),
             width => width,
         }
-    }
-
-    /// Keys that change nothing, and why.
-    pub(crate) fn idle_reasons(&self) -> Vec<IdleKey> {
-        (self.family.spec().idle_keys)(self)
     }
 
     /// The model, with initial values that are a function of `seed`.

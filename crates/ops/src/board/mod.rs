@@ -16,6 +16,7 @@ pub mod cuda;
 mod fatbins;
 pub mod gemm;
 pub mod memory;
+pub mod select;
 pub mod step_result;
 pub mod step_state;
 pub mod ways;
@@ -80,6 +81,20 @@ pub trait Board: Send + Sync {
 
     /// Multiplies matrices.
     fn gemm(&self, gemm: &Gemm) -> Result<(), BoardError>;
+
+    /// The ways in which this board can compute a product, and the job that a choice among them is for. `None` where
+    /// there is one way.
+    ///
+    /// # Errors
+    /// If it cannot compute the product at all.
+    fn product_ways(&self, _gemm: &Gemm) -> Result<Option<(Job, Vec<String>)>, BoardError> {
+        Ok(None)
+    }
+
+    /// What choices depend on, by name: the device, and the versions of driver and libraries.
+    fn identity(&self) -> Vec<(String, String)> {
+        vec![("board".to_owned(), self.name())]
+    }
 
     /// Which way this board does each job.
     fn choices(&self) -> &Choices;

@@ -9,7 +9,7 @@ use wattle_runlog::record::Flag;
 use crate::compare::contender::Contender;
 use crate::join::report::Report;
 use crate::join::status::Status;
-use crate::words::quantity::{percent, watts};
+use crate::words::quantity::{factor, percent, watts};
 
 /// Boards that differ by more degrees at the start are not equally warm. Ours, as is the next.
 const WARMER: f64 = 10.0;
@@ -215,7 +215,7 @@ fn temperatures(reports: &[Report], contenders: &[Contender]) -> Option<Conditio
 fn intensity(report: &Report) -> String {
     report.totals.as_ref().map_or(String::new(), |totals| {
         let carbon = &totals.carbon;
-        format!("{} g/kWh ({}), PUE {}", carbon.intensity_g_per_kwh.get(), carbon.region, totals.pue)
+        format!("{} g/kWh ({}), PUE {}", carbon.intensity_g_per_kwh.get(), carbon.region, factor(totals.pue))
     })
 }
 

@@ -3,18 +3,18 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor, Var};
 use wattle_data::Batch;
 use wattle_model::engine::LossSum;
 use wattle_model::hugging_face::write_safetensors;
-use wattle_model::{LanguageModel, StepResult};
+use wattle_model::{LanguageModel, Parameter, StepResult, check_moments, moment_names};
+use wattle_ops::adamw::{AdamW, Moments};
+use wattle_ops::grad_norm::{clip_factor, global_norm};
 use wattle_runlog::Phase;
 
 use super::host_clock::HostClock;
 use super::{Finished, Step, StepEngine, is_finite, warn_of_zero_gradients};
-use crate::adamw::AdamW;
 use crate::certificate::{all_zero, certify};
-use crate::clip::{clip_factor, global_norm};
 use crate::error::TrainError;
 use crate::gradients::{BatchOptions, batch_gradients, losses};
 use crate::options::TrainerOptions;
@@ -37,7 +37,7 @@ impl<'a> Autograd<'a> {
             model,
             device: model.device(),
             options: options.clone(),
-            optimizer: AdamW::new(options.optimizer.hyperparameters(), model.parameters())?,
+            optimizer: AdamW::new(options.optimizer.hyperparameters(), variables(model))?,
             gradients: Vec::new(),
             is_certified: false,
             finished: Finished::default(),
@@ -58,6 +58,10 @@ impl<'a> Autograd<'a> {
     }
 }
 
+fn variables(model: &dyn LanguageModel) -> impl Iterator<Item = &Var> {
+    model.parameters().iter().map(|parameter| &parameter.var)
+}
+
 impl StepEngine for Autograd<'_> {
     fn step(&mut self, step: &Step<'_>) -> Result<(), TrainError> {
         let mut clock = HostClock::start(self.options.segment, step);
@@ -75,8 +79,8 @@ impl StepEngine for Autograd<'_> {
             let clip_norm = self.options.train.clip_norm;
             let factor = if clip_norm > 0.0 { Some(clip_factor(&norm, clip_norm)?) } else { None };
             let Step { number, learning_rate, .. } = *step;
-            let (parameters, gradients) = (self.model.parameters(), &self.gradients);
-            self.optimizer.step(parameters, gradients, factor.as_ref(), number, learning_rate)?;
+            let variables = variables(self.model);
+            self.optimizer.step(variables, &self.gradients, factor.as_ref(), number, learning_rate)?;
             clock.end(Phase::Optimizer);
         }
         self.finished.results.push(result);
@@ -101,7 +105,13 @@ impl StepEngine for Autograd<'_> {
     }
 
     fn load(&mut self, moments: &HashMap<String, Tensor>) -> Result<(), TrainError> {
-        Ok(self.optimizer.set_moments(self.model.parameters(), moments)?)
+        check_moments(self.model.parameters(), moments).map_err(candle_core::Error::Msg)?;
+        let of_parameter = |Parameter { name, .. }: &Parameter| {
+            let [mean, mean_square] = moment_names(name).map(|name| moments[&name].clone());
+            Moments { mean, mean_square }
+        };
+        self.optimizer.set_moments(self.model.parameters().iter().map(of_parameter).collect());
+        Ok(())
     }
 
     fn export(&mut self) -> Result<(), TrainError> {
@@ -109,7 +119,12 @@ impl StepEngine for Autograd<'_> {
     }
 
     fn write_moments(&self, path: &Path) -> Result<(), TrainError> {
-        Ok(write_safetensors(path, &self.optimizer.moments(self.model.parameters()))?)
+        let parameters = self.model.parameters().iter().zip(self.optimizer.moments());
+        let named = |(Parameter { name, .. }, moments): (&Parameter, &Moments)| {
+            let Moments { mean, mean_square } = moments.clone();
+            moment_names(name).into_iter().zip([mean, mean_square])
+        };
+        Ok(write_safetensors(path, &parameters.flat_map(named).collect::<Vec<_>>())?)
     }
 
     fn gradients(&self) -> Result<Option<Vec<Tensor>>, TrainError> {

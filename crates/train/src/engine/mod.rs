@@ -21,10 +21,12 @@ use wattle_data::Batch;
 use wattle_model::engine::LossSum;
 use wattle_model::{LanguageModel, MemoryPlan, StepResult, abridged};
 use wattle_ops::board::Board;
+use wattle_ops::board::select::Measured;
 use wattle_runlog::{MonotonicNs, Span};
 
 use crate::config::EngineChoice;
 use crate::error::TrainError;
+use crate::kernels::Kernels;
 use crate::options::TrainerOptions;
 
 pub use board::refuse_what_cannot_fit;
@@ -99,6 +101,16 @@ pub trait StepEngine {
     /// What it takes of memory, where that is planned.
     fn memory(&self) -> Option<MemoryPlan> {
         None
+    }
+
+    /// Which kernels it takes, where there is a choice.
+    fn kernels(&self) -> Option<Kernels> {
+        None
+    }
+
+    /// What was chosen by measuring when it was made.
+    fn measured(&self) -> &[Measured] {
+        &[]
     }
 
     /// Takes now all memory of this process that training takes; with a batch it also computes that batch's gradients,

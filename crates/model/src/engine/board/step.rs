@@ -83,6 +83,20 @@ impl StepLaunches<'_> {
         })
     }
 
+    /// The passes of the micro-batches that differ in shape or in how they store gradients: the first two, and the last
+    /// where it has fewer sequences.
+    pub(super) fn every_shape(&self) -> Result<(), EngineError> {
+        let (all, store): (Vec<_>, _) = (self.options.micro_batches().collect(), self.first_store()?);
+        let of_first_shape = all.iter().filter(|sequences| sequences.len() == all[0].len());
+        let last = all.last().filter(|last| last.len() < all[0].len());
+        // The second adds its gradients, whatever the first does.
+        let stores = [store, Store::Accumulate];
+        of_first_shape
+            .zip(stores)
+            .try_for_each(|(sequences, store)| self.micro_batch(sequences.clone(), store))?;
+        last.map_or(Ok(()), |sequences| self.micro_batch(sequences.clone(), Store::Accumulate))
+    }
+
     /// Clips and updates.
     pub(super) fn update(&self) -> Result<(), EngineError> {
         self.board.mark(self.first_edge + 2)?;

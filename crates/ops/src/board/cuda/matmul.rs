@@ -5,17 +5,17 @@ use std::collections::hash_map::Entry;
 use std::ffi::c_int;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::column_major::{ColumnMajor, Layout, MAX_ALIGNMENT, alignment};
+use super::column_major::{ColumnMajor, Factor, Layout, MAX_ALIGNMENT, alignment};
 use super::cublaslt::{self, CublasLt, Description, Heuristic};
 use super::driver::Handle;
 use super::stream::Stream;
-use crate::board::{BoardError, DevicePtr, Elem, Epilogue, Gemm};
+use crate::board::{BoardError, Choices, DevicePtr, Elem, Epilogue, Gemm, Job};
 
 /// Bytes of workspace from Hopper on, as NVIDIA advises for cuBLAS there.
 pub(super) const WORKSPACE_BYTES_HOPPER: usize = 32 << 20;
 /// Bytes of workspace before it.
 pub(super) const WORKSPACE_BYTES: usize = 8 << 20;
-/// How many algorithms are asked for; the first that can be had is taken.
+/// How many algorithms are asked for; the first that fits is taken unless another was chosen.
 const N_CANDIDATES: usize = 8;
 
 /// Multiplies matrices on one stream.
@@ -45,6 +45,8 @@ struct Plan {
     right: Description,
     out: Description,
     algorithm: [u64; 8],
+    /// [`Choices::generation`] when the algorithm was taken.
+    generation: u64,
 }
 
 impl Matmul {
@@ -64,7 +66,7 @@ impl Matmul {
     }
 
     /// Queues a product.
-    pub(super) fn run(&self, gemm: &Gemm, stream: &Stream) -> Result<(), BoardError> {
+    pub(super) fn run(&self, gemm: &Gemm, choices: &Choices, stream: &Stream) -> Result<(), BoardError> {
         if gemm.m == 0 || gemm.n == 0 || gemm.batch == 0 {
             return Ok(());
         }
@@ -72,8 +74,12 @@ impl Matmul {
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         let plan = match plans.entry(key) {
             Entry::Occupied(plan) => plan.into_mut(),
-            Entry::Vacant(place) => place.insert(self.plan(&key, gemm)?),
+            Entry::Vacant(place) => place.insert(self.plan(&key, gemm, choices)?),
         };
+        if plan.generation != choices.generation() {
+            plan.algorithm = self.algorithm(plan, &key, choices)?;
+            plan.generation = choices.generation();
+        }
         plan.point_epilogue(gemm)?;
         self.queue(plan, gemm, stream)
     }
@@ -106,7 +112,23 @@ impl Matmul {
         self.table.check("cublasLtMatmul", status)
     }
 
-    fn plan(&self, key: &Key, gemm: &Gemm) -> Result<Plan, BoardError> {
+    /// The algorithms for a product, each by its bits, and the job that they are ways of.
+    pub(super) fn ways(&self, gemm: &Gemm) -> Result<(Job, Vec<String>), BoardError> {
+        let key = Key::of(gemm)?;
+        let plan = self.describe(&key, gemm)?;
+        let found = self.algorithms(&plan, &key)?;
+        Ok((key.job(), found.iter().map(to_way).collect()))
+    }
+
+    fn plan(&self, key: &Key, gemm: &Gemm, choices: &Choices) -> Result<Plan, BoardError> {
+        let mut plan = self.describe(key, gemm)?;
+        plan.generation = choices.generation();
+        plan.algorithm = self.algorithm(&plan, key, choices)?;
+        Ok(plan)
+    }
+
+    /// A plan without an algorithm.
+    fn describe(&self, key: &Key, gemm: &Gemm) -> Result<Plan, BoardError> {
         let ColumnMajor { left, right, out, batch, .. } = key.product;
         let is_f32 = left.layout.elem == Elem::F32;
         let compute =
@@ -118,15 +140,15 @@ impl Matmul {
         if key.epilogue == cublaslt::EPILOGUE_GELU_AUX_BIAS {
             product.set(cublaslt::DESC_AUX_LD, out.leading as i64)?;
         }
-        let mut plan = Plan {
+        let plan = Plan {
             product,
             left: self.layout(&left.layout, batch)?,
             right: self.layout(&right.layout, batch)?,
             out: self.layout(&out, batch)?,
             algorithm: [0; 8],
+            generation: 0,
         };
         plan.point_epilogue(gemm)?;
-        plan.algorithm = self.algorithm(&plan, key)?;
         Ok(plan)
     }
 
@@ -141,7 +163,17 @@ impl Matmul {
         Ok(description)
     }
 
-    fn algorithm(&self, plan: &Plan, key: &Key) -> Result<[u64; 8], BoardError> {
+    /// The algorithm that was chosen for the product, else cuBLASLt's first.
+    fn algorithm(&self, plan: &Plan, key: &Key, choices: &Choices) -> Result<[u64; 8], BoardError> {
+        let job = key.job();
+        match choices.of(&job) {
+            Some(way) => of_way(&way).ok_or_else(|| BoardError::NoWay { job: job.as_str().to_owned(), way }),
+            None => Ok(self.algorithms(plan, key)?[0]),
+        }
+    }
+
+    /// The algorithms that cuBLASLt advises and that fit, at least one, its first choice first.
+    fn algorithms(&self, plan: &Plan, key: &Key) -> Result<Vec<[u64; 8]>, BoardError> {
         let preference = Description::of_preference(&self.table)?;
         preference.set(cublaslt::PREF_MAX_WORKSPACE_BYTES, self.workspace_bytes as u64)?;
         for (attribute, alignment) in cublaslt::PREF_MIN_ALIGNMENTS.into_iter().zip(key.alignments()) {
@@ -169,10 +201,11 @@ impl Matmul {
             .map_err(|error| no_algorithm(key, &error))?;
         let n_found = usize::try_from(n_found).unwrap_or(0);
         let fits = |answer: &&Heuristic| answer.state == 0 && answer.workspace_bytes <= self.workspace_bytes;
-        match found.iter().take(n_found).find(fits) {
-            Some(answer) => Ok(answer.algorithm),
-            None => Err(no_algorithm(key, &"none of its algorithms fits")),
+        let found: Vec<_> = found.iter().take(n_found).filter(fits).map(|answer| answer.algorithm).collect();
+        if found.is_empty() {
+            return Err(no_algorithm(key, &"none of its algorithms fits"));
         }
+        Ok(found)
     }
 }
 
@@ -199,6 +232,29 @@ impl Key {
         Ok(Self { product, epilogue, epilogue_alignment, accumulate: gemm.accumulate })
     }
 
+    /// What a choice of algorithm is for.
+    fn job(&self) -> Job {
+        let Self { product, epilogue, epilogue_alignment, accumulate } = self;
+        let ColumnMajor { left, right, out, batch, alignments } = product;
+        let factor = |factor: &Factor| {
+            let Layout { elem, rows, columns, leading, batch_stride } = factor.layout;
+            let transposed = if factor.transposed { "t" } else { "n" };
+            format!("{} {rows}x{columns}/{leading}+{batch_stride} {transposed}", elem.suffix())
+        };
+        Job::named(format!(
+            "product [{}] [{}] to {} {}x{}/{}+{} batch={batch} epilogue={epilogue} add={} align={alignments:?},{}",
+            factor(left),
+            factor(right),
+            out.elem.suffix(),
+            out.rows,
+            out.columns,
+            out.leading,
+            out.batch_stride,
+            u8::from(*accumulate),
+            epilogue_alignment,
+        ))
+    }
+
     /// Of left, right, what is added to, and result.
     fn alignments(&self) -> [u32; 4] {
         let [left, right, out] = self.product.alignments;
@@ -220,6 +276,22 @@ impl Plan {
             None => Ok(()),
         }
     }
+}
+
+/// An algorithm as a file keeps it: its words in hexadecimal digits. They mean the same to one version of cuBLASLt alone.
+fn to_way(algorithm: &[u64; 8]) -> String {
+    algorithm.map(|word| format!("{word:016x}")).concat()
+}
+
+fn of_way(way: &str) -> Option<[u64; 8]> {
+    let mut algorithm = [0; 8];
+    if way.len() != 16 * algorithm.len() || !way.is_ascii() {
+        return None;
+    }
+    for (word, digits) in algorithm.iter_mut().zip(way.as_bytes().chunks(16)) {
+        *word = u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+    }
+    Some(algorithm)
 }
 
 fn no_algorithm(key: &Key, why: &dyn std::fmt::Display) -> BoardError {
@@ -281,6 +353,24 @@ mod tests {
             change(&mut other);
             assert_ne!(Key::of(&other).unwrap(), key, "change {i}");
         }
+    }
+
+    #[test]
+    fn an_algorithm_is_read_as_it_is_written_and_its_job_tells_what_a_plan_depends_on() {
+        let algorithm = [1, 2, 3, u64::MAX, 5, 6, 0xdead_beef, 8];
+        assert_eq!(of_way(&to_way(&algorithm)), Some(algorithm));
+        for damaged in ["", "row", &to_way(&algorithm)[1..], &"g".repeat(128), &"é".repeat(64)] {
+            assert_eq!(of_way(damaged), None, "{damaged}");
+        }
+        let job = |gemm: &Gemm| Key::of(gemm).unwrap().job();
+        let changes: [fn(&mut Gemm); 4] =
+            [|g| g.m = 32, |g| g.accumulate = true, |g| g.a = g.a.transposed(), |g| g.a.row_stride = 128];
+        for change in changes {
+            let mut other = gemm();
+            change(&mut other);
+            assert_ne!(job(&other), job(&gemm()));
+        }
+        assert!(job(&gemm()).as_str().starts_with("product [bf16 64x64/64+0 n]"), "{}", job(&gemm()));
     }
 
     #[test]

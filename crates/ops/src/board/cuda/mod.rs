@@ -51,7 +51,7 @@ use self::recording::Recording;
 use self::staging::Staging;
 use self::stream::{Event, Stream};
 use super::fatbins;
-use super::{Board, BoardError, Choices, DevicePtr, FusedAttention, Gemm, Launch, MemoryInfo};
+use super::{Board, BoardError, Choices, DevicePtr, FusedAttention, Gemm, Job, Launch, MemoryInfo};
 
 /// Bytes of page-locked memory through which [`Board::write`] goes.
 const STAGING_BYTES: usize = 16 << 20;
@@ -224,7 +224,30 @@ impl Board for CudaBoard {
 
     fn gemm(&self, gemm: &Gemm) -> Result<(), BoardError> {
         self.for_work()?;
-        self.matmul.run(gemm, &self.stream)
+        self.matmul.run(gemm, &self.choices, &self.stream)
+    }
+
+    fn product_ways(&self, gemm: &Gemm) -> Result<Option<(Job, Vec<String>)>, BoardError> {
+        if gemm.m == 0 || gemm.n == 0 || gemm.batch == 0 {
+            return Ok(None);
+        }
+        self.context.bind()?;
+        self.matmul.ways(gemm).map(Some)
+    }
+
+    fn identity(&self) -> Vec<(String, String)> {
+        let (major, minor) = self.compute_capability;
+        let version = |version: Result<String, BoardError>| version.unwrap_or_else(|_| "unknown".to_owned());
+        [
+            ("board", self.name.clone()),
+            ("compute_capability", format!("{major}.{minor}")),
+            ("driver", version(self.context.driver_version())),
+            ("cublaslt", self.cublaslt_version().to_string()),
+            ("cudnn", self.attention().map_or("none".to_owned(), |version| version.to_string())),
+            ("wattle", env!("CARGO_PKG_VERSION").to_owned()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into()
     }
 
     fn choices(&self) -> &Choices {

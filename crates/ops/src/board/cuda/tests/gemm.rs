@@ -41,6 +41,13 @@ fn products_of_every_kind_are_exact() {
             let expected = expected(&gemm, &a, &b, &c);
             assert_eq!(values_at(&board, &c), expected, "{gemm:?}");
             n_products += 1;
+            // By every algorithm that cuBLASLt advises.
+            let (job, ways) = board.product_ways(&gemm).unwrap().unwrap();
+            for way in ways.iter().filter(|_| !gemm.accumulate) {
+                board.choices().set(&job, way);
+                board.gemm(&gemm).unwrap();
+                assert_eq!(values_at(&board, &c), expected, "{gemm:?} by {way}");
+            }
         }
     }
     assert_eq!(n_products, 192);
