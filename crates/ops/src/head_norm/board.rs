@@ -87,7 +87,7 @@ pub fn bwd(
     let &Heads { n, n_heads, width, row_stride, saved_stride, weight, .. } = heads;
     let elem = weight.elem();
     let Parts { n_parts, rows_a_part } = Parts::of(n * n_heads);
-    let partial = sums.add(grad_weight, n * n_heads, width);
+    let partial = sums.add(grad_weight, n * n_heads, width).at;
     board.launch(&Launch {
         kernel: &symbol("head_norm_bwd_weight", elem),
         grid: [pack_grid(width, elem, 128), n_parts as u32, 1],

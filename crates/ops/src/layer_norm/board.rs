@@ -183,8 +183,8 @@ pub fn bwd(
     let &Norm { n, c, weight, .. } = norm;
     let elem = weight.elem();
     let Parts { n_parts, rows_a_part } = Parts::of(n);
-    let partial_weight = sums.add(gradients.weight, n, c);
-    let partial_bias = gradients.bias.map(|bias| sums.add(bias, n, c));
+    let partial_weight = sums.add(gradients.weight, n, c).at;
+    let partial_bias = gradients.bias.map(|bias| sums.add(bias, n, c).at);
     let accumulate = i32::from(gradients.accumulate);
     let apart = || {
         board.launch(&Launch {

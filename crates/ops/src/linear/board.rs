@@ -1,5 +1,7 @@
 //! What a linear layer needs on a board beside its products, which are [`Board::gemm`]'s.
 
+use std::cell::Cell;
+
 use crate::Store;
 use crate::board::args::{args, pack_grid, symbol};
 use crate::board::{Arg, Board, BoardError, DeviceTensor, Elem, Job, Launch, Ptr, Way};
@@ -48,12 +50,23 @@ pub struct ColumnSums {
 }
 
 /// `grad = or += Σ over parts of partial`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct ColumnSum {
     grad: Ptr<f32>,
     partial: Ptr<f32>,
-    n_parts: usize,
+    n_parts: Cell<usize>,
     c: usize,
+}
+
+/// Where an operation leaves partial sums over `n` rows of width `c`.
+#[derive(Clone, Copy, Debug)]
+pub struct Partials {
+    /// (parts, c)
+    pub at: Ptr<f32>,
+    n: usize,
+    c: usize,
+    /// Which of the column sums that are pending.
+    idx: usize,
 }
 
 impl ColumnSums {
@@ -66,12 +79,17 @@ impl ColumnSums {
     ///
     /// # Panics
     /// If there is less scratch than [`scratch_len`] says for all of them together.
-    pub(crate) fn add(&mut self, grad: Ptr<f32>, n: usize, c: usize) -> Ptr<f32> {
+    pub fn add(&mut self, grad: Ptr<f32>, n: usize, c: usize) -> Partials {
         let partial = self.scratch.add(self.used);
         self.used += scratch_len(n, c);
         assert!(self.used <= self.len, "partial sums want {} floats of {}", self.used, self.len);
-        self.pending.push(ColumnSum { grad, partial, n_parts: Parts::of(n).n_parts, c });
-        partial
+        self.pending.push(ColumnSum { grad, partial, n_parts: Cell::new(Parts::of(n).n_parts), c });
+        Partials { at: partial, n, c, idx: self.pending.len() - 1 }
+    }
+
+    /// Says that `partials` are of so many parts, whatever was said before: 1 where they are whole sums.
+    pub fn has_parts(&self, partials: &Partials, n_parts: usize) {
+        self.pending[partials.idx].n_parts.set(n_parts);
     }
 
     /// Adds up the partial sums that were left since it was last called, always in the same order.
@@ -85,7 +103,7 @@ impl ColumnSums {
             return Ok(());
         }
         let columns = pending.iter().map(|sum| sum.c).sum();
-        let most_parts = pending.iter().map(|sum| sum.n_parts).max().unwrap_or(0);
+        let most_parts = pending.iter().map(|sum| sum.n_parts.get()).max().unwrap_or(0);
         let sizes = [("sums", pending.len()), ("columns", columns), ("parts", most_parts)];
         let each = || pending.iter().try_for_each(|sum| column_sum(board, sum, accumulate));
         let together =
@@ -95,22 +113,22 @@ impl ColumnSums {
     }
 }
 
-/// Leaves `grad_bias = or += Σ over rows of grad_out` to `sums`.
+/// Leaves the partial sums over rows of `grad_out` of which `sums` makes a bias's gradient.
 ///
 /// # Shapes
-/// `grad_out` (n, c) → `grad_bias` (c) `f32`.
+/// `grad_out` (n, c), as for `partials`, which `sums` gave.
 ///
 /// # Errors
 /// If the launch fails.
 pub fn bwd_bias(
     board: &dyn Board,
-    grad_bias: Ptr<f32>,
     grad_out: DeviceTensor,
-    [n, c]: [usize; 2],
-    sums: &mut ColumnSums,
+    partials: &Partials,
+    sums: &ColumnSums,
 ) -> Result<(), BoardError> {
+    let &Partials { at: partial, n, c, .. } = partials;
     let (Parts { n_parts, rows_a_part }, elem) = (Parts::of(n), grad_out.elem());
-    let partial = sums.add(grad_bias, n, c);
+    sums.has_parts(partials, n_parts);
     board.launch(&Launch {
         kernel: &symbol("linear_bias_bwd", elem),
         grid: [pack_grid(c, elem, 128), n_parts as u32, 1],
@@ -121,7 +139,7 @@ pub fn bwd_bias(
 }
 
 fn column_sum(board: &dyn Board, sum: &ColumnSum, accumulate: bool) -> Result<(), BoardError> {
-    let &ColumnSum { grad, partial, n_parts, c } = sum;
+    let (&ColumnSum { grad, partial, c, .. }, n_parts) = (sum, sum.n_parts.get());
     board.launch(&Launch {
         kernel: "column_sum_f32",
         grid: [sum.n_blocks(), 1, 1],
@@ -135,7 +153,7 @@ fn column_sums(board: &dyn Board, sums: &[ColumnSum], accumulate: bool) -> Resul
     let mut args: Vec<Arg> = Vec::with_capacity(4 * SUMS_A_LAUNCH + 1);
     for idx in 0..SUMS_A_LAUNCH {
         args.extend(match sums.get(idx) {
-            Some(sum) => args![sum.grad, sum.partial, sum.n_parts as i32, sum.c as i32],
+            Some(sum) => args![sum.grad, sum.partial, sum.n_parts.get() as i32, sum.c as i32],
             None => args![None::<Ptr<f32>>, None::<Ptr<f32>>, 0_i32, 0_i32],
         });
     }

@@ -198,7 +198,7 @@ pub fn bwd(
     let &Norm { n, c, weight, .. } = norm;
     let elem = weight.elem();
     let Parts { n_parts, rows_a_part } = Parts::of(n);
-    let partial = sums.add(gradients.weight, n, c);
+    let partial = sums.add(gradients.weight, n, c).at;
     let accumulate = i32::from(gradients.accumulate);
     let apart = || {
         board.launch(&Launch {

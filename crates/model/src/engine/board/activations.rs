@@ -117,7 +117,7 @@ pub(super) struct Added {
 /// What lies at feed-forward width.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Hidden {
-    /// Before the activation, without the bias.
+    /// Before the activation, without the bias, or with it where the product's epilogue made both: see `gelu`.
     pub(super) before: DeviceTensor,
     pub(super) after: DeviceTensor,
 }

@@ -6,15 +6,15 @@ use wattle_ops::dropout::board as dropout;
 use wattle_ops::embedding::board as embedding;
 use wattle_ops::head_norm::board as head_norm;
 use wattle_ops::layer_norm::board as layer_norm;
-use wattle_ops::linear::board::{self as linear, ColumnSums};
+use wattle_ops::linear::board::ColumnSums;
 use wattle_ops::rms_norm::board as rms_norm;
 use wattle_ops::rope::board as rope;
-use wattle_ops::{Store, activation, swiglu};
+use wattle_ops::{Store, swiglu};
 
 use super::activations::{Activations, Attention, Normed};
 use super::forward::{MicroBatch, Place, added_of};
 use crate::engine::Recompute;
-use crate::engine::network::{Linear, MlpKind, Network, Norm, NormKind, NormPlace};
+use crate::engine::network::{MlpKind, Network, Norm, NormKind, NormPlace};
 
 impl MicroBatch<'_> {
     /// From the gradient of the last normalized rows, in `branch`, to those of the tables.
@@ -83,31 +83,31 @@ impl MicroBatch<'_> {
         let products = self.products();
         let after = kept.added.map(|added| (&block.mlp_norm, &normed.mlp, added.mlp));
         let grad_out = self.addend_gradient(Place::MlpOut(layer_idx), after, sums)?;
-        self.bias_backward(&block.mlp_out, grad_out, sums)?;
-        products.bwd_weight(grad_out, hidden.after, &block.mlp_out, self.store)?;
-        products.bwd_x(gradients.hidden, grad_out, &block.mlp_out, Store::Overwrite)?;
-
+        products.bwd_weight_and_bias(grad_out, hidden.after, &block.mlp_out, self.store, sums)?;
         match self.sizes().mlp {
             MlpKind::Plain(kind) => {
-                let rows = self.hidden_rows(hidden, &block.mlp_in);
-                activation::board::bwd(self.board, kind, gradients.expanded, &rows)?;
+                let linears = [&block.mlp_in, &block.mlp_out];
+                self.activate_backward(kind, gradients.expanded, grad_out, hidden, linears)?;
             }
             MlpKind::Gated => {
+                products.bwd_x(gradients.hidden, grad_out, &block.mlp_out, Store::Overwrite)?;
                 let dims = [self.n(), self.sizes().ff];
                 let (grad_x, grad_out) = (gradients.expanded, gradients.hidden);
                 swiglu::board::bwd(self.board, grad_x, grad_out, hidden.before, dims)?;
             }
         }
-        self.bias_backward(&block.mlp_in, gradients.expanded, sums)?;
+        let x = match self.sizes().norm_place {
+            NormPlace::Before => normed.mlp.out,
+            NormPlace::After => kept.middle,
+        };
+        products.bwd_weight_and_bias(gradients.expanded, x, &block.mlp_in, self.store, sums)?;
         match self.sizes().norm_place {
             NormPlace::Before => {
-                products.bwd_weight(gradients.expanded, normed.mlp.out, &block.mlp_in, self.store)?;
                 products.bwd_x(*branch, gradients.expanded, &block.mlp_in, Store::Overwrite)?;
                 let (grad_x, store) = (gradients.x, Store::Accumulate);
                 self.norm_backward(&block.mlp_norm, &normed.mlp, kept.middle, *branch, grad_x, store, sums)
             }
             NormPlace::After => {
-                products.bwd_weight(gradients.expanded, kept.middle, &block.mlp_in, self.store)?;
                 products.bwd_x(gradients.x, gradients.expanded, &block.mlp_in, Store::Accumulate)
             }
         }
@@ -120,8 +120,7 @@ impl MicroBatch<'_> {
         let products = self.products();
         let after = kept.added.map(|added| (&block.attention_norm, &normed.attention, added.attention));
         let grad_out = self.addend_gradient(Place::AttentionOut(layer_idx), after, sums)?;
-        self.bias_backward(&block.attention_out, grad_out, sums)?;
-        products.bwd_weight(grad_out, kept.attended, &block.attention_out, self.store)?;
+        products.bwd_weight_and_bias(grad_out, kept.attended, &block.attention_out, self.store, sums)?;
         products.bwd_x(*branch, grad_out, &block.attention_out, Store::Overwrite)?;
 
         match self.activations.attention {
@@ -155,17 +154,19 @@ impl MicroBatch<'_> {
             let weight = self.gradient(norm.weight);
             head_norm::bwd(self.board, norm.rows, weight, norm.saved, norm.rstd, &norm.heads, sums)?;
         }
-        self.bias_backward(&block.attention_in, gradients.qkv, sums)?;
+        let read = match self.sizes().norm_place {
+            NormPlace::Before => normed.attention.out,
+            NormPlace::After => x[layer_idx],
+        };
+        products.bwd_weight_and_bias(gradients.qkv, read, &block.attention_in, self.store, sums)?;
         match self.sizes().norm_place {
             NormPlace::Before => {
-                products.bwd_weight(gradients.qkv, normed.attention.out, &block.attention_in, self.store)?;
                 products.bwd_x(*branch, gradients.qkv, &block.attention_in, Store::Overwrite)?;
                 let (x, store) = (x[layer_idx], Store::Accumulate);
                 let (norm, normed) = (&block.attention_norm, &normed.attention);
                 self.norm_backward(norm, normed, x, *branch, gradients.x, store, sums)
             }
             NormPlace::After => {
-                products.bwd_weight(gradients.qkv, x[layer_idx], &block.attention_in, self.store)?;
                 products.bwd_x(gradients.x, gradients.qkv, &block.attention_in, Store::Accumulate)
             }
         }
@@ -230,17 +231,6 @@ impl MicroBatch<'_> {
                 rms_norm::bwd(self.board, &gradients, grad_out, x, &normed, &norm, sums)
             }
         }
-    }
-
-    fn bias_backward(
-        &self,
-        layer: &Linear,
-        grad_out: DeviceTensor,
-        sums: &mut ColumnSums,
-    ) -> Result<(), BoardError> {
-        let Some(bias) = layer.bias else { return Ok(()) };
-        let dims = [self.n(), layer.n_out];
-        linear::bwd_bias(self.board, self.gradient(bias), grad_out, dims, sums)
     }
 
     fn gradient(&self, start: usize) -> Ptr<f32> {

@@ -271,10 +271,7 @@ impl<'a> MicroBatch<'a> {
     ) -> Result<(), BoardError> {
         let linear = &self.network.blocks[layer_idx].mlp_in;
         match self.sizes().mlp {
-            MlpKind::Plain(kind) => {
-                self.products().fwd(hidden.before, x, linear, false)?;
-                activation::board::fwd(self.board, kind, hidden.after, &self.hidden_rows(hidden, linear))
-            }
+            MlpKind::Plain(kind) => self.activate(kind, x, hidden, linear),
             MlpKind::Gated => {
                 self.products().fwd(hidden.before, x, linear, true)?;
                 let dims = [self.n(), self.sizes().ff];
