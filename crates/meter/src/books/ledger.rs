@@ -486,6 +486,8 @@ pub(crate) mod tests {
             counter_j: Some(Joules(energy)),
             integral_j: None,
             average_j: None,
+            samples_j: None,
+            edges: None,
             process_share_j: None,
             samples: 7,
             max_gap_ms: energy,
