@@ -195,7 +195,7 @@ impl Ledger {
         }
         IntensityTable::open(path)
             .inspect_err(|error| {
-                tracing::warn!("{error}; an earlier segment is priced by the mean intensity")
+                tracing::warn!("{error}; an earlier segment is priced by the mean intensity");
             })
             .ok()
     }
