@@ -46,7 +46,9 @@
 //! );
 //! ```
 
+mod at_resume;
 mod choice;
+mod choices;
 mod condition;
 mod doc;
 mod help;
@@ -59,7 +61,9 @@ mod schema;
 mod section;
 mod setting;
 
-pub use choice::{Choice, Choices};
+pub use at_resume::AtResume;
+pub use choice::Choice;
+pub use choices::Choices;
 pub use condition::{Condition, Test};
 pub use doc::Doc;
 pub use kind::{Kind, SettingType};
@@ -67,4 +71,4 @@ pub use range::Range;
 pub use rules::Rules;
 pub use schema::{Idle, Schema, idle_of};
 pub use section::{Section, SectionInfo};
-pub use setting::{AtResume, Setting};
+pub use setting::Setting;

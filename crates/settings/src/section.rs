@@ -6,8 +6,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
+use crate::at_resume::AtResume;
 use crate::doc::Doc;
-use crate::setting::{AtResume, Setting};
+use crate::setting::Setting;
 
 /// A section of a configuration, declared with [`section!`](crate::section).
 pub trait Section: Default + Serialize + DeserializeOwned + 'static {
@@ -153,10 +154,11 @@ macro_rules! section {
                     let default = Self::default();
                     vec![$(
                         $crate::Setting::new(
+                            stringify!($name),
                             stringify!($key),
                             $crate::Doc::new(&[$($doc),*]),
                             &default.$key,
-                            $crate::Rules::<Self, $Type>::new()$(.$rule($($argument)*))*,
+                            $crate::Rules::<Self, $Type>::new(<Self as $crate::Section>::AT_RESUME)$(.$rule($($argument)*))*,
                         ),
                     )*]
                 })
@@ -175,7 +177,7 @@ macro_rules! section {
                 let mut faults = ::std::vec::Vec::new();
                 $(
                     if is_wanted(stringify!($key)) {
-                        $crate::Rules::<Self, $Type>::new()$(.$rule($($argument)*))*.faults(
+                        $crate::Rules::<Self, $Type>::new(<Self as $crate::Section>::AT_RESUME)$(.$rule($($argument)*))*.faults(
                             self,
                             &self.$key,
                             concat!(stringify!($name), ".", stringify!($key)),

@@ -12,7 +12,6 @@ use wattle_guard::guard;
 
 use super::stand_in::{stand_in, text_instead};
 use crate::error::ModelError;
-use crate::language_model::LanguageModel;
 
 /// A tensor as a file wants it. A copy of the largest would be the most memory that many a run ever has, so that its
 /// bytes are taken where they lie, if they lie on the CPU and in order.
@@ -100,16 +99,6 @@ pub fn read_safetensors(path: &Path, device: &Device) -> Result<HashMap<String, 
 pub(super) fn read_guarded<T>(path: &Path, read: impl FnOnce() -> Result<T, Error>) -> Result<T, ModelError> {
     let outcome = guard(read).unwrap_or_else(|panic| Err(Error::Msg(panic)));
     outcome.map_err(|error| unreadable(path, &error))
-}
-
-/// Loads a model's weights from a safetensors file.
-///
-/// # Errors
-/// If the file is not whole or its tensors are not the model's: every difference is listed, and the model is
-/// left as it was.
-pub fn load_weights(model: &dyn LanguageModel, path: &Path, device: &Device) -> Result<(), ModelError> {
-    let weights = read_safetensors(path, device)?;
-    model.set_weights(&weights)?.map_err(|faults| ModelError::Mismatch { path: path.to_owned(), faults })
 }
 
 /// What is wrong with a file that is not of safetensors: what lies there instead, or else what the reader said.
