@@ -181,7 +181,8 @@ impl MicroBatch<'_> {
         }
         let positions = self.optional_gradient(self.network.position_table());
         let tokens = self.gradient(self.network.token_table);
-        embedding::bwd(self.board, tokens, positions, grad_x, &self.embedding_rows(), self.slot.order)
+        let (rows, scratch) = (self.embedding_rows(), self.activations.partials);
+        embedding::bwd(self.board, tokens, positions, grad_x, &rows, self.slot.order, scratch)
     }
 
     /// The gradient of what a half adds to the residual stream, past its norm, where there is one `after` it, and past
