@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use wattle_ops::board::Board;
-use wattle_train::{KERNELS_FILE, Kernels, TrainError};
+use wattle_runlog::RunDir;
+use wattle_runlog::run_dir::write_atomic;
+use wattle_train::{KERNELS_FILE, Kernels, TrainError, Trainer};
 
 use crate::error::SessionError;
 
@@ -44,4 +46,22 @@ pub(crate) fn to_start_from(
         }
         .into()),
     }
+}
+
+/// Writes `kernels.json` to the run directory, unless it is there already with the same choices. Returns its content.
+///
+/// # Errors
+/// If it cannot be written.
+pub(crate) fn keep(dir: &RunDir, trainer: &Trainer<'_>) -> Result<Option<String>, SessionError> {
+    let Some(kernels) = trainer.kernels() else { return Ok(None) };
+    let n_measured = trainer.measured().len();
+    if n_measured > 0 {
+        tracing::info!("kernels for {n_measured} jobs chosen by measuring");
+    }
+    let (path, text) = (dir.path().join(KERNELS_FILE), kernels.to_json());
+    let is_kept = Kernels::read(&path).is_ok_and(|kept| kept.are_those_of(&kernels));
+    if !is_kept {
+        write_atomic(&path, text.as_bytes())?;
+    }
+    Ok(Some(text))
 }

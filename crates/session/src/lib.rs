@@ -10,7 +10,7 @@
 //! - [`earlier`], `new_run`: what is in a run directory already, or nothing yet
 //! - [`data`], [`data_notes`]: the data, and what a person should know of them
 //! - `build`, [`checkpoint`]: the model, new or from a file; `kernels`: which kernels train it on a board
-//! - [`forecast`], [`need`], [`memory`]: what a run would be, and whether it fits
+//! - [`forecast`], [`need`], [`memory`], `snapshot`: what a run would be, and whether it fits
 //! - `metering`, `budget`, [`pace`], `ending`: what it uses, and when it has to end
 //! - `observer`: the trainer's observer
 //! - `manifest`, `model_card`: what the run and its checkpoints say of themselves
@@ -41,6 +41,7 @@ pub mod pace;
 mod peak;
 mod reference;
 pub mod session;
+mod snapshot;
 pub mod threads;
 mod warmup;
 

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use wattle_data::{EntropyFloor, SplitManifest};
 use wattle_report::words::describe::describe_energy;
 use wattle_runlog::event::EvaluateEvent;
-use wattle_runlog::{Event, EventBody, LineFile, MonotonicNs, Record, RunDir, RunlogError, Span, StopReason};
+use wattle_runlog::{
+    Event, EventBody, LineFile, MonotonicNs, Phase, Record, RunDir, RunlogError, Span, StopReason,
+};
 use wattle_train::error::ObserverError;
 use wattle_train::{Directive, Draft, Edge, ExtraFile, KERNELS_FILE, Observer, Plan, Progress};
 
@@ -238,7 +240,6 @@ impl Observer for RunObserver<'_> {
                     self.ending.after_checkpoint(live.energy);
                 }
                 self.keep_files()?;
-                self.resumed();
             }
             EventBody::Epoch { .. } | EventBody::Stop { .. } => {}
         }
@@ -246,6 +247,12 @@ impl Observer for RunObserver<'_> {
     }
 
     fn span(&mut self, span: Span) {
+        if span.phase == Phase::Checkpoint {
+            self.ending.wrote(span.end_ns.since(span.start_ns), span.overlaps);
+            if !span.overlaps {
+                self.resumed();
+            }
+        }
         self.metering.span(span);
     }
 

@@ -16,10 +16,10 @@ use wattle_runlog::{
 };
 use wattle_train::config::KernelSelection;
 use wattle_train::device::{ChosenDevice, DeviceChoice};
-use wattle_train::{Checkpoints, KERNELS_FILE, Plan, TrainState, Trainer};
+use wattle_train::{Checkpoints, Plan, TrainState, Trainer};
 
 use crate::budget::Budget;
-use crate::build::{BuildModel, Materials, build, trainer_options};
+use crate::build::{BuildModel, Materials, build, has_room_for_snapshot, trainer_options};
 use crate::config::{Config, resume_faults};
 use crate::data::{check_length, evaluation_tokens, plan_of, prepare, refuse_other_data};
 use crate::earlier::{Earlier, ended, is_run, was_finished_at};
@@ -32,6 +32,7 @@ use crate::metering::{Metering, MeteringOptions};
 use crate::new_run::NewRun;
 use crate::observer::{RunObserver, Seen, Validation};
 use crate::pace::Pace;
+use crate::snapshot;
 use crate::threads;
 use crate::warmup::warmup_warning;
 
@@ -325,6 +326,9 @@ impl Attempt<'_> {
         }
 
         let mut options = trainer_options(config, segment.id);
+        if own_model.is_none() {
+            options.checkpoint_in_background = has_room_for_snapshot(config, dataset, device)?;
+        }
         let built = build(config, own_model, dataset, device, &options)?;
         if let Some(board) = &built.board {
             let file = config.train.kernels.as_deref();
@@ -332,14 +336,15 @@ impl Attempt<'_> {
             options.select = config.train.select == KernelSelection::Measure;
         }
         let model = built.model.as_ref();
+        if own_model.is_some() {
+            let plan = plan_of(config, dataset)?;
+            options.checkpoint_in_background = snapshot::is_affordable_for(config, model, &plan);
+        }
         let mut trainer = match own_model {
             Some(_) => Trainer::new(model, dataset, &device.device, options, checkpoints)?,
             None => Trainer::on_board(model, dataset, built.board, options, checkpoints)?,
         };
-        let kernels = trainer.kernels().map(|kernels| kernels.to_json());
-        if let Some(kernels) = &kernels {
-            write_atomic(&dir.path().join(KERNELS_FILE), kernels.as_bytes())?;
-        }
+        let kernels = kernels::keep(dir, &trainer)?;
         if let Some(latest) = &latest {
             trainer.resume(latest)?;
             tracing::info!("going on from {}", latest.display());
@@ -433,6 +438,7 @@ fn setup_span(segment: u32, started: MonotonicNs) -> Span {
         end_ns: MonotonicNs::now(),
         clock: SpanClock::Host,
         error_ns: 0,
+        overlaps: false,
     }
 }
 

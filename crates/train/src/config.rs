@@ -112,9 +112,9 @@ section! {
         pub micro_batch_size: usize = 0, unit("sequences"), check(Self::micro_batch_above_batch);
         /// Steps at most; 0: no limit.
         pub max_steps: u64 = 0, unit("steps"), free_at_resume(), check(Self::no_end);
-        /// Passes over the training data at most; 0: no limit.
+        /// Passes over the data at most; 0: no limit.
         pub epochs: u64 = 3, free_at_resume();
-        /// Largest global norm of the gradients; 0: no clipping.
+        /// Largest global gradient norm; 0: no clipping.
         pub clip_norm: f64 = 1.0, expects(at_least(0.0).remark(" (0 clips nothing)")), source("nanoGPT");
         /// CPU threads to compute with; 0: all processors.
         ///
@@ -141,7 +141,7 @@ section! {
         /// It must be from the same kind of GPU with the same versions of driver and libraries. What it does not name is
         /// chosen as `train.select` says. Has no effect on a CPU.
         pub kernels: Option<PathBuf> = None,
-            unset("kernels are chosen anew"),
+            unset("chosen anew"),
             idle(when("train.engine", &["autograd"]));
     }
 }
@@ -263,6 +263,10 @@ section! {
         ///
         /// The best by validation loss is kept besides.
         pub keep: usize = 3, unit("checkpoints");
+        /// Whether training goes on while a checkpoint is written.
+        ///
+        /// It is then written from a copy of weights and moments in the host's memory.
+        pub background: bool = true;
     }
 }
 

@@ -4,7 +4,8 @@
 //! {
 //!   "schema": "wattle.kernels/1",
 //!   "made_on": {"board": "NVIDIA H100 80GB HBM3", "driver": "580.159.04", "cublaslt": "130100", …},
-//!   "choices": {"classifier_bwd bf16 n=8192 v=50257": "row_in_shared", …}
+//!   "choices": {"classifier_bwd bf16 n=8192 v=50257": "row_in_shared", …},
+//!   "measured": [{"job": "classifier_bwd bf16 n=8192 v=50257", "us": {"read_thrice": 1098.0, "row_in_shared": 604.2}}, …]
 //! }
 //! ```
 //!
@@ -14,6 +15,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use wattle_ops::board::select::Measured;
 use wattle_ops::board::{Board, Job};
 
 use crate::error::TrainError;
@@ -24,23 +26,41 @@ pub const KERNELS_FILE: &str = "kernels.json";
 const SCHEMA: &str = "wattle.kernels/1";
 
 /// Choices, and what they were made on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Kernels {
     schema: String,
     made_on: BTreeMap<String, String>,
     choices: BTreeMap<String, String>,
+    /// For people: what the choices were made by, where they were made by measuring.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    measured: Vec<MeasuredJob>,
+}
+
+/// How long each way of a job took.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MeasuredJob {
+    job: String,
+    /// Microseconds by way; `None` for a way that cannot be taken.
+    us: BTreeMap<String, Option<f32>>,
 }
 
 impl Kernels {
-    /// Those that `board` has now.
-    pub fn of(board: &dyn Board) -> Self {
+    /// Those that `board` has now, of which some were `measured`.
+    pub fn of(board: &dyn Board, measured: &[Measured]) -> Self {
         let choices = board.choices().all();
         Self {
             schema: SCHEMA.to_owned(),
             made_on: board.identity().into_iter().collect(),
             choices: choices.into_iter().map(|(job, way)| (job.as_str().to_owned(), way)).collect(),
+            measured: measured.iter().map(MeasuredJob::of).collect(),
         }
+    }
+
+    /// Whether they are the same choices, however they came about.
+    pub fn are_those_of(&self, other: &Self) -> bool {
+        self.choices == other.choices && self.made_on == other.made_on
     }
 
     /// Whether nothing was chosen.
@@ -86,5 +106,12 @@ impl Kernels {
             SCHEMA => Ok(kernels),
             other => Err(unreadable(format!("schema {other:?}, expected {SCHEMA:?}"))),
         }
+    }
+}
+
+impl MeasuredJob {
+    fn of(measured: &Measured) -> Self {
+        let ways = measured.ways.iter().map(|way| (way.name.clone(), way.time.as_ref().ok().copied()));
+        Self { job: measured.job.as_str().to_owned(), us: ways.collect() }
     }
 }

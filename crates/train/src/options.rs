@@ -37,10 +37,12 @@ pub struct TrainerOptions {
     pub checkpoint_every_epochs: u64,
     /// Steps between checkpoints; 0 for never.
     pub checkpoint_every_steps: u64,
+    /// Whether steps go on while a checkpoint is written.
+    pub checkpoint_in_background: bool,
 }
 
 impl Default for TrainerOptions {
-    /// Each section's defaults, in `f32`, without dropout or checkpoints before the end.
+    /// Each section's defaults, in `f32`, without dropout or checkpoints before the end, which are written while training waits.
     fn default() -> Self {
         Self {
             seed: 0,
@@ -57,6 +59,7 @@ impl Default for TrainerOptions {
             early_stop: EarlyStopConfig::default(),
             checkpoint_every_epochs: 0,
             checkpoint_every_steps: 0,
+            checkpoint_in_background: false,
         }
     }
 }

@@ -68,12 +68,13 @@ fn every_job_with_a_choice_is_measured_once_and_training_starts_as_if_it_had_not
     // The same choices without measuring: the same bits.
     let given = TrainerOptions { kernels: Some(chosen.clone()), ..options() };
     let (bits, taken, n_measured) = train(board(), &given);
-    assert_eq!((n_measured, &taken), (0, &chosen));
+    assert!(n_measured == 0 && taken.are_those_of(&chosen));
     assert_eq!(bits, chosen_bits);
     // A choice that is complete is not measured again.
     let both = TrainerOptions { select: true, ..given };
     let (bits, taken, n_measured) = train(board(), &both);
-    assert_eq!((n_measured, taken, bits), (0, chosen, chosen_bits));
+    assert!(n_measured == 0 && taken.are_those_of(&chosen));
+    assert_eq!(bits, chosen_bits);
 }
 
 #[test]
@@ -83,7 +84,7 @@ fn a_choice_changes_bits_and_so_is_kept_in_a_file() {
     let chosen = TrainerOptions { select: true, ..options() };
     let (_, kernels, _) = train(Arc::new(board), &chosen);
     // Every product by its second way.
-    let halves = kernels.to_json().replace("\"whole\"", "\"halves\"");
+    let halves = kernels.to_json().replace(": \"whole\"", ": \"halves\"");
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("kernels.json");
     std::fs::write(&path, halves).unwrap();
@@ -92,12 +93,12 @@ fn a_choice_changes_bits_and_so_is_kept_in_a_file() {
     let given = TrainerOptions { kernels: Some(halves.clone()), ..options() };
     let (second, taken, _) = train(Arc::new(ShimBoard::default()), &given);
     assert_ne!(first, second, "sums in another order are other bits");
-    assert_eq!(taken, halves);
+    assert!(taken.are_those_of(&halves));
 }
 
 #[test]
 fn a_file_of_another_board_or_schema_is_told_from_ones_own() {
-    let kernels = Kernels::of(&ShimBoard::default());
+    let kernels = Kernels::of(&ShimBoard::default(), &[]);
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("kernels.json");
     let write = |text: String| std::fs::write(&path, text).unwrap();

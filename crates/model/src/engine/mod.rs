@@ -5,14 +5,18 @@
 //! - [`cpu`]: executes a network in `f32` on a CPU
 //! - [`board`]: executes a network on a GPU
 //! - [`flat_state`]: weights, gradients and moments on a CPU, and the update
+//! - `flat_tensors`: a flat buffer as the tensors of its layout
+//! - [`snapshot`]: what training has learnt between two steps, in memory that training does not touch
 //! - [`memory`]: what an engine takes, before it takes it
 
 pub mod board;
 pub mod cpu;
 pub mod flat_state;
+mod flat_tensors;
 pub mod layout;
 pub mod memory;
 pub(crate) mod network;
+pub mod snapshot;
 
 use std::ops::Range;
 
@@ -21,6 +25,7 @@ use crate::pass::TrainingPass;
 pub use flat_state::FlatState;
 pub use layout::Layout;
 pub use memory::MemoryPlan;
+pub use snapshot::FlatSnapshot;
 
 /// Trains one model by explicit forward and backward passes.
 pub trait Engine: Send {

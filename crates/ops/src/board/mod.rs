@@ -15,6 +15,7 @@ pub mod cuda;
 #[cfg(any(feature = "cuda", test))]
 mod fatbins;
 pub mod gemm;
+pub mod host_memory;
 pub mod memory;
 pub mod select;
 pub mod step_result;
@@ -26,6 +27,7 @@ use thiserror::Error;
 pub use args::{Arg, Launch};
 pub use attention::{AttentionBackward, AttentionForward, AttentionShape, FusedAttention};
 pub use gemm::{Epilogue, Gemm, Matrix};
+pub use host_memory::HostMemory;
 pub use memory::{DevicePtr, DeviceTensor, Elem, Ptr};
 pub use step_result::{GradNorm, StepResult};
 pub use step_state::StepState;
@@ -45,6 +47,18 @@ pub trait Board: Send + Sync {
 
     /// Bytes that are free, and bytes that there are.
     fn memory(&self) -> Result<MemoryInfo, BoardError>;
+
+    /// Memory of the host for `len` numbers, into which [`Board::read`] copies as fast as the device can send. Taking much
+    /// of it takes seconds; another thread may do so while steps are made.
+    ///
+    /// # Errors
+    /// If there is not so much.
+    fn host_memory(&self, len: usize) -> Result<HostMemory, BoardError> {
+        HostMemory::ordinary(len).map_err(|error| BoardError::HostMemory {
+            asked: (len * size_of::<f32>()) as u64,
+            why: error.to_string(),
+        })
+    }
 
     /// Copies to the device. `bytes` may change as soon as this returns.
     fn write(&self, to: DevicePtr, bytes: &[u8]) -> Result<(), BoardError>;
@@ -164,6 +178,14 @@ pub enum BoardError {
         asked: u64,
         /// Bytes.
         free: u64,
+    },
+    /// The host has less memory than was asked for.
+    #[error("the host has no {asked} bytes of memory: {why}")]
+    HostMemory {
+        /// Bytes.
+        asked: u64,
+        /// What the allocator said.
+        why: String,
     },
     /// A kernel that no build of `kernels/` has.
     #[error("there is no kernel {0}; kernels/ and crates/ops do not belong together")]

@@ -1,6 +1,6 @@
 //! Several ways to compute one thing, and which of them a board takes.
 //!
-//! An operation that can be computed in more than one way names its job and its ways to [`Board::choose`]. The board
+//! An operation that can be computed in more than one way names its job and its ways to [`Board::choose`](super::Board::choose). The board
 //! takes the way that was chosen for the job, by a measurement ([`select`](super::select)) or by a file, else the first.
 //! All ways of a job compute the same up to rounding; a run is the same to the bit only with the same choices.
 

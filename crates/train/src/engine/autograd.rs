@@ -9,15 +9,20 @@ use wattle_model::engine::LossSum;
 use wattle_model::hugging_face::write_safetensors;
 use wattle_model::{LanguageModel, Parameter, StepResult, check_moments, moment_names};
 use wattle_ops::adamw::{AdamW, Moments};
+use wattle_ops::board::HostMemory;
 use wattle_ops::grad_norm::{clip_factor, global_norm};
 use wattle_runlog::Phase;
 
 use super::host_clock::HostClock;
+use super::snapshot::{Snapshot, SnapshotMoments, TakeMemory, ordinary};
 use super::{Finished, Step, StepEngine, is_finite, warn_of_zero_gradients};
 use crate::certificate::{all_zero, certify};
 use crate::error::TrainError;
 use crate::gradients::{BatchOptions, batch_gradients, losses};
 use crate::options::TrainerOptions;
+
+/// Numbers of a parameter that a snapshot holds: its value and two moments.
+const N_COPIES: u64 = 3;
 
 /// Any model, device and dtype. Weights are the model's own tensors.
 pub(super) struct Autograd<'a> {
@@ -42,6 +47,15 @@ impl<'a> Autograd<'a> {
             is_certified: false,
             finished: Finished::default(),
         })
+    }
+
+    fn named_moments(&self) -> Vec<(String, Tensor)> {
+        let parameters = self.model.parameters().iter().zip(self.optimizer.moments());
+        let named = |(Parameter { name, .. }, moments): (&Parameter, &Moments)| {
+            let Moments { mean, mean_square } = moments.clone();
+            moment_names(name).into_iter().zip([mean, mean_square])
+        };
+        parameters.flat_map(named).collect()
     }
 
     fn compute_gradients(&mut self, step: &Step<'_>) -> Result<(Tensor, Tensor), TrainError> {
@@ -119,12 +133,29 @@ impl StepEngine for Autograd<'_> {
     }
 
     fn write_moments(&self, path: &Path) -> Result<(), TrainError> {
-        let parameters = self.model.parameters().iter().zip(self.optimizer.moments());
-        let named = |(Parameter { name, .. }, moments): (&Parameter, &Moments)| {
-            let Moments { mean, mean_square } = moments.clone();
-            moment_names(name).into_iter().zip([mean, mean_square])
+        Ok(write_safetensors(path, &self.named_moments())?)
+    }
+
+    fn snapshot_bytes(&self) -> u64 {
+        N_COPIES * self.model.n_parameters() * size_of::<f32>() as u64
+    }
+
+    /// Tensors are copied to memory of their own.
+    fn snapshot_memory(&self) -> TakeMemory {
+        ordinary(0)
+    }
+
+    fn snapshot(&mut self, memory: HostMemory) -> Result<Snapshot, TrainError> {
+        // A step changes weights where they lie. It makes new moments, so the old ones stay as long as they are held, but
+        // elsewhere than on a CPU they would take the device's memory.
+        let copied = |(name, tensor): (String, Tensor)| {
+            let is_here = tensor.device().is_cpu();
+            Ok((name, if is_here { tensor.copy()? } else { tensor.to_device(&Device::Cpu)? }))
         };
-        Ok(write_safetensors(path, &parameters.flat_map(named).collect::<Vec<_>>())?)
+        let moved = |(name, tensor): (String, Tensor)| Ok((name, tensor.to_device(&Device::Cpu)?));
+        let weights = self.model.weights()?.into_iter().map(copied).collect::<Result<_, TrainError>>()?;
+        let moments = self.named_moments().into_iter().map(moved).collect::<Result<_, TrainError>>()?;
+        Ok(Snapshot { weights, moments: SnapshotMoments::Tensors { moments, memory } })
     }
 
     fn gradients(&self) -> Result<Option<Vec<Tensor>>, TrainError> {

@@ -13,9 +13,10 @@ use wattle_model::{
     StepPart,
 };
 use wattle_ops::board::select::Measured;
-use wattle_ops::board::{Board, Elem};
+use wattle_ops::board::{Board, Elem, HostMemory};
 use wattle_runlog::{MonotonicNs, Phase, Span, SpanClock};
 
+use super::snapshot::{Snapshot, SnapshotMoments, TakeMemory};
 use super::{Finished, Step, StepEngine, warn_of_zero_gradients};
 use crate::error::TrainError;
 use crate::gradients::sequences;
@@ -65,6 +66,7 @@ impl<'a> OnBoard<'a> {
             end_ns: MonotonicNs(span.end_ns),
             clock: SpanClock::Device,
             error_ns: span.error_ns,
+            overlaps: false,
         }
     }
 }
@@ -119,6 +121,23 @@ impl StepEngine for OnBoard<'_> {
         Ok(write_safetensors(path, &self.engine.moments()?)?)
     }
 
+    fn snapshot_bytes(&self) -> u64 {
+        (self.engine.snapshot_len() * size_of::<f32>()) as u64
+    }
+
+    fn snapshot_memory(&self) -> TakeMemory {
+        let (board, len) = (Arc::clone(&self.board), self.engine.snapshot_len());
+        Box::new(move || board.host_memory(len))
+    }
+
+    fn snapshot(&mut self, memory: HostMemory) -> Result<Snapshot, TrainError> {
+        let state = self.engine.snapshot(memory)?;
+        // They get the snapshot's values before they are written.
+        let (weights, unpublished) = (self.model.weights()?, self.model.parameters().to_vec());
+        self.is_exported = true;
+        Ok(Snapshot { weights, moments: SnapshotMoments::Flat { state, unpublished } })
+    }
+
     fn gradients(&self) -> Result<Option<Vec<Tensor>>, TrainError> {
         Ok(None)
     }
@@ -132,7 +151,7 @@ impl StepEngine for OnBoard<'_> {
     }
 
     fn kernels(&self) -> Option<Kernels> {
-        Some(Kernels::of(self.board.as_ref()))
+        Some(Kernels::of(self.board.as_ref(), &self.measured))
     }
 
     fn measured(&self) -> &[Measured] {

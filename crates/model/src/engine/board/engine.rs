@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use wattle_ops::Store;
 use wattle_ops::adamw::Update;
 use wattle_ops::board::select::{Measured, Selecting};
-use wattle_ops::board::{Board, BoardError, Elem, StepState};
+use wattle_ops::board::{Board, BoardError, Elem, HostMemory, StepState};
 use wattle_random::{Purpose, Stream};
 
 use super::activations::{Attention, AttentionPlan};
@@ -23,7 +23,7 @@ use super::timeline::{Anchor, Anchoring, DeviceSpan, EDGES, Timeline};
 use super::{DeviceEngine, DeviceEngineOptions, FinishedSteps, StepInputs, StepResult};
 use crate::engine::layout::Layout;
 use crate::engine::network::Network;
-use crate::engine::{LossSum, MemoryPlan, Sequences};
+use crate::engine::{FlatSnapshot, LossSum, MemoryPlan, Sequences};
 use crate::parameter::Parameter;
 
 /// Trains a network on a board.
@@ -392,6 +392,19 @@ impl DeviceEngine for BoardEngine {
 
     fn moments(&self) -> Result<Vec<(String, Tensor)>, EngineError> {
         state::read_moments(self.board.as_ref(), &self.memory.state, &self.layout)
+    }
+
+    fn snapshot_len(&self) -> usize {
+        FlatSnapshot::len_of_all(&self.layout)
+    }
+
+    fn snapshot(&self, mut memory: HostMemory) -> Result<FlatSnapshot, EngineError> {
+        let State { weights, mean, mean_square, .. } = self.memory.state;
+        let len = self.layout.len();
+        for (from, out) in [mean, mean_square, weights].into_iter().zip(memory.chunks_exact_mut(len)) {
+            self.board.read(from.bytes(), bytemuck::cast_slice_mut(out))?;
+        }
+        Ok(FlatSnapshot::new(&self.layout, memory))
     }
 
     fn set_moments(&mut self, moments: &HashMap<String, Tensor>) -> Result<(), EngineError> {

@@ -37,10 +37,10 @@ use std::ops::Range;
 
 use candle_core::Tensor;
 use wattle_ops::adamw::Hyperparameters;
-use wattle_ops::board::Elem;
 use wattle_ops::board::select::Measured;
+use wattle_ops::board::{Elem, HostMemory};
 
-use super::{LossSum, MemoryPlan, Recompute, Sequences};
+use super::{FlatSnapshot, LossSum, MemoryPlan, Recompute, Sequences};
 use crate::parameter::Parameter;
 
 pub use engine::BoardEngine;
@@ -133,6 +133,18 @@ pub trait DeviceEngine: Send {
     /// # Errors
     /// If the device or a tensor operation fails.
     fn moments(&self) -> Result<Vec<(String, Tensor)>, EngineError>;
+
+    /// Numbers of host memory that [`DeviceEngine::snapshot`] takes.
+    fn snapshot_len(&self) -> usize;
+
+    /// A copy of weights and moments in `memory`, once all work before is done.
+    ///
+    /// # Errors
+    /// If the device fails.
+    ///
+    /// # Panics
+    /// If `memory` has not room for [`DeviceEngine::snapshot_len`] numbers.
+    fn snapshot(&self, memory: HostMemory) -> Result<FlatSnapshot, EngineError>;
 
     /// Takes over moments as [`DeviceEngine::moments`] gives them: see [`moment_faults`](crate::moment_faults).
     ///

@@ -8,6 +8,7 @@
 //! - `context`: device and primary context
 //! - `stream`: streams and events
 //! - `module`: the kernels of `kernels/`
+//! - `pinned`: page-locked memory
 //! - `staging`, `ring`: copies from page-locked memory
 //! - `ahead`: copies to the device beside the work under way
 //! - `beside`: reads and marks that do not wait for the work under way
@@ -30,6 +31,7 @@ mod entry;
 mod marks;
 mod matmul;
 mod module;
+mod pinned;
 mod recording;
 mod ring;
 mod staging;
@@ -47,11 +49,14 @@ use self::context::Context;
 use self::marks::Marks;
 use self::matmul::Matmul;
 use self::module::Kernels;
+use self::pinned::Pinned;
 use self::recording::Recording;
 use self::staging::Staging;
 use self::stream::{Event, Stream};
 use super::fatbins;
-use super::{Board, BoardError, Choices, DevicePtr, FusedAttention, Gemm, Job, Launch, MemoryInfo};
+use super::{
+    Board, BoardError, Choices, DevicePtr, FusedAttention, Gemm, HostMemory, Job, Launch, MemoryInfo,
+};
 
 /// Bytes of page-locked memory through which [`Board::write`] goes.
 const STAGING_BYTES: usize = 16 << 20;
@@ -174,6 +179,11 @@ impl Board for CudaBoard {
 
     fn memory(&self) -> Result<MemoryInfo, BoardError> {
         self.context.memory()
+    }
+
+    /// Steps may be queued, recorded and replayed meanwhile.
+    fn host_memory(&self, len: usize) -> Result<HostMemory, BoardError> {
+        Ok(HostMemory::new(Pinned::new(&self.context, len * size_of::<f32>())?))
     }
 
     fn write(&self, to: DevicePtr, bytes: &[u8]) -> Result<(), BoardError> {
