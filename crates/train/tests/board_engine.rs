@@ -703,8 +703,8 @@ fn every_way_makes_the_same_step_up_to_rounding_and_always_the_same_bits() {
         };
         let (first, of_first) = run(ShimBoard::default(), &[]);
         for (ways, is_exact) in SETS_OF_WAYS {
-            let (results, weights) = run(ShimBoard::shuffled(1), ways);
-            let again = run(ShimBoard::shuffled(2), ways);
+            let (results, weights) = run(ShimBoard::default(), ways);
+            let again = run(ShimBoard::shuffled(1), ways);
             assert!((&results, bits(&weights)) == (&again.0, bits(&again.1)), "{ways:?}: {config:?}");
             if is_exact {
                 assert!((&results, bits(&weights)) == (&first, bits(&of_first)), "{ways:?}: {config:?}");
