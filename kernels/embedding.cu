@@ -2,12 +2,16 @@
 //
 //   fwd                out[r] = dropped(token_table[tokens[r]] + position_table[r mod t])
 //   bwd                grad_token_table[token] += sum of the token's rows of grad_out, in the order of `order`
+//   bwd_chunks, joins  the same of a token whose rows are many by many blocks: `order` is cut into chunks of 32. A run of
+//                      one token within a chunk is added to the table; what comes from the chunk before goes to partial
+//                      (chunk, 0), what starts here and goes on to (chunk, 1), and bwd_joins adds those up in order
 //   position_bwd       grad_position_table[p] += sum over sequences of grad_out[s * t + p], in their order
 //
 // tokens, order (n) u32: `order` has the rows sorted by token, equals in their order. out, grad_out (n, c); tables
 // (v, c) and (>= t, c); gradients f32, accumulated. No atomics: always the same bits.
 // Launch: fwd: grid (n), block 128. bwd: grid (n, c / (32 * pack)), block (32, 8): the block of a token's first row in
-// `order` sums all of them, the others end at once. position_bwd: grid (t, c / (128 * pack)), block 128.
+// `order` sums all of them, the others end at once. bwd_chunks, bwd_joins: grid (n / 32, c / (128 * pack)), block 128, of
+// rows that are whole packs at multiples of 16 bytes; partial (n / 32, 2, c) f32, overwritten. position_bwd: grid (t, c / (128 * pack)), block 128.
 #include "philox.cuh"
 
 template <class T>
@@ -61,6 +65,89 @@ __device__ __forceinline__ void bwd(float* grad_token_table, const T* grad_out, 
   store_f32<T>(to, total, c - column);
 }
 
+constexpr int CHUNK = 32;
+constexpr int ROWS_ON_THE_WAY = 8;
+constexpr uint32_t NO_TOKEN = 0xffffffffu;
+
+template <class T>
+__device__ __forceinline__ void bwd_chunks(float* grad_token_table, float* partial, const T* grad_out,
+                                           const uint32_t* tokens, const uint32_t* order, int n, int c) {
+  constexpr int N = Pack<T>::N;
+  // The chunk's tokens, and one before and one behind them.
+  __shared__ uint32_t rows[CHUNK], ids[CHUNK + 2];
+  const int start = blockIdx.x * CHUNK, len = min(n - start, CHUNK), thread = threadIdx.x;
+  if (thread < CHUNK) {
+    rows[thread] = thread < len ? order[start + thread] : 0;
+    if (thread < len) ids[thread + 1] = tokens[rows[thread]];
+  } else if (thread == CHUNK) {
+    ids[0] = start > 0 ? tokens[order[start - 1]] : NO_TOKEN;
+  } else if (thread == CHUNK + 1) {
+    ids[len + 1] = start + len < n ? tokens[order[start + len]] : NO_TOKEN;
+  }
+  __syncthreads();
+  const int column = (blockIdx.y * blockDim.x + thread) * N;
+  if (column >= c) return;
+  Pack<T> sum{};
+  int first_of_run = 0;
+  for (int first = 0; first < len; first += ROWS_ON_THE_WAY) {
+    Line lines[ROWS_ON_THE_WAY];
+#pragma unroll
+    for (int j = 0; j < ROWS_ON_THE_WAY; j++) {
+      lines[j] = load_line(grad_out + (size_t)rows[first + j] * c + column, first + j < len);
+    }
+#pragma unroll
+    for (int j = 0; j < ROWS_ON_THE_WAY; j++) {
+      const int i = first + j;
+      if (i >= len) continue;
+      const Pack<T> g = widen<T>(lines[j]);
+#pragma unroll
+      for (int k = 0; k < N; k++) sum.values[k] += g.values[k];
+      const uint32_t token = ids[i + 1];
+      const bool is_last = i == len - 1, goes_on = ids[i + 2] == token;
+      if (goes_on && !is_last) continue;
+      if (first_of_run == 0 && ids[0] == token) {
+        store_f32<T>(partial + (size_t)blockIdx.x * 2 * c + column, sum, N);
+      } else if (goes_on) {
+        store_f32<T>(partial + ((size_t)blockIdx.x * 2 + 1) * c + column, sum, N);
+      } else {
+        float* to = grad_token_table + (size_t)token * c + column;
+        Pack<T> total = load_f32<T>(to, N);
+#pragma unroll
+        for (int k = 0; k < N; k++) total.values[k] += sum.values[k];
+        store_f32<T>(to, total, N);
+      }
+      sum = Pack<T>{};
+      first_of_run = i + 1;
+    }
+  }
+}
+
+// The block of the chunk in which a run starts that does not end there.
+template <class T>
+__device__ __forceinline__ void bwd_joins(float* grad_token_table, const float* partial, const uint32_t* tokens,
+                                          const uint32_t* order, int n, int c) {
+  constexpr int N = Pack<T>::N;
+  const int start = blockIdx.x * CHUNK, end = start + CHUNK;
+  if (end >= n) return;
+  const uint32_t token = tokens[order[end - 1]];
+  if (tokens[order[end]] != token) return;
+  if (start > 0 && tokens[order[start - 1]] == token) return;
+  const int column = (blockIdx.y * blockDim.x + threadIdx.x) * N;
+  if (column >= c) return;
+  float* to = grad_token_table + (size_t)token * c + column;
+  Pack<T> total = load_f32<T>(to, N), part = load_f32<T>(partial + ((size_t)blockIdx.x * 2 + 1) * c + column, N);
+#pragma unroll
+  for (int k = 0; k < N; k++) total.values[k] += part.values[k];
+  for (int chunk = blockIdx.x + 1;; chunk++) {
+    part = load_f32<T>(partial + (size_t)chunk * 2 * c + column, N);
+#pragma unroll
+    for (int k = 0; k < N; k++) total.values[k] += part.values[k];
+    const int next = (chunk + 1) * CHUNK;
+    if (next >= n || tokens[order[next]] != token) break;
+  }
+  store_f32<T>(to, total, N);
+}
+
 template <class T>
 __device__ __forceinline__ void position_bwd(float* grad_position_table, const T* grad_out, int n, int t, int c) {
   constexpr int N = Pack<T>::N;
@@ -92,8 +179,20 @@ __device__ __forceinline__ void position_bwd(float* grad_position_table, const T
       embedding_position_bwd_##dtype(float* grad_position_table, const T* grad_out, int n, int t, int c) {         \
     position_bwd(grad_position_table, grad_out, n, t, c);                                                          \
   }                                                                                                                \
+  extern "C" __global__ void __launch_bounds__(128) embedding_bwd_chunks_##dtype(                                  \
+      float* grad_token_table, float* partial, const T* grad_out, const uint32_t* tokens, const uint32_t* order,   \
+      int n, int c) {                                                                                              \
+    bwd_chunks(grad_token_table, partial, grad_out, tokens, order, n, c);                                          \
+  }                                                                                                                \
+  extern "C" __global__ void __launch_bounds__(128)                                                                \
+      embedding_bwd_joins_##dtype(float* grad_token_table, const float* partial, const uint32_t* tokens,           \
+                                  const uint32_t* order, int n, int c) {                                           \
+    bwd_joins<T>(grad_token_table, partial, tokens, order, n, c);                                                  \
+  }                                                                                                                \
   EXPORT(embedding_fwd_##dtype)                                                                                    \
   EXPORT(embedding_bwd_##dtype)                                                                                    \
+  EXPORT(embedding_bwd_chunks_##dtype)                                                                             \
+  EXPORT(embedding_bwd_joins_##dtype)                                                                              \
   EXPORT(embedding_position_bwd_##dtype)
 
 EMBEDDING(f32, float)

@@ -4,6 +4,9 @@
 //
 // The gradient is turned back: direction -1. x: row r has its heads from r * row_stride on; row r stands at position
 // r mod t; cos, sin (>= t, d / 2) f32. Launch: grid (n), block 128. No shared memory.
+//
+// fwd_packs, bwd_packs: the same bits, where halves of heads are whole packs at multiples of 16 bytes: a thread turns two
+// packs. Launch: grid (n * n_heads * d / 2 / pack / 256), block 256.
 #include "common.cuh"
 
 template <class T>
@@ -22,6 +25,28 @@ __device__ __forceinline__ void turn(T* x, const float* cos, const float* sin, i
   }
 }
 
+template <class T>
+__device__ __forceinline__ void turn_packs(T* x, const float* cos, const float* sin, int n, int row_stride, int n_heads,
+                                           int d, int t, float direction) {
+  constexpr int N = Pack<T>::N;
+  const unsigned half = d / 2, packs = half / N, i = blockIdx.x * blockDim.x + threadIdx.x;
+  const unsigned row = i / (n_heads * packs), head = i / packs % n_heads, k = i % packs * N;
+  if (row >= (unsigned)n) return;
+  T* a = x + (size_t)row * row_stride + head * d + k;
+  const size_t angle = (size_t)(row % t) * half + k;
+  const Line first = load_line(a, true), second = load_line(a + half, true);
+  const Pack<T> c = load_f32<T>(cos + angle, N), s = load_f32<T>(sin + angle, N);
+  Pack<T> x1 = widen<T>(first), x2 = widen<T>(second);
+#pragma unroll
+  for (int j = 0; j < N; j++) {
+    const float turned = direction * s.values[j], before = x1.values[j];
+    x1.values[j] = before * c.values[j] - x2.values[j] * turned;
+    x2.values[j] = x2.values[j] * c.values[j] + before * turned;
+  }
+  store_line(a, narrow(x1), true);
+  store_line(a + half, narrow(x2), true);
+}
+
 #define ROPE(dtype, T)                                                                                             \
   extern "C" __global__ void __launch_bounds__(128)                                                                \
       rope_fwd_##dtype(T* x, const float* cos, const float* sin, int row_stride, int n_heads, int d, int t) {      \
@@ -31,8 +56,18 @@ __device__ __forceinline__ void turn(T* x, const float* cos, const float* sin, i
       rope_bwd_##dtype(T* grad, const float* cos, const float* sin, int row_stride, int n_heads, int d, int t) {   \
     turn(grad, cos, sin, row_stride, n_heads, d, t, -1.0f);                                                        \
   }                                                                                                                \
+  extern "C" __global__ void __launch_bounds__(256) rope_fwd_packs_##dtype(                                        \
+      T* x, const float* cos, const float* sin, int n, int row_stride, int n_heads, int d, int t) {                \
+    turn_packs(x, cos, sin, n, row_stride, n_heads, d, t, 1.0f);                                                   \
+  }                                                                                                                \
+  extern "C" __global__ void __launch_bounds__(256) rope_bwd_packs_##dtype(                                        \
+      T* grad, const float* cos, const float* sin, int n, int row_stride, int n_heads, int d, int t) {             \
+    turn_packs(grad, cos, sin, n, row_stride, n_heads, d, t, -1.0f);                                               \
+  }                                                                                                                \
   EXPORT(rope_fwd_##dtype)                                                                                         \
-  EXPORT(rope_bwd_##dtype)
+  EXPORT(rope_bwd_##dtype)                                                                                         \
+  EXPORT(rope_fwd_packs_##dtype)                                                                                   \
+  EXPORT(rope_bwd_packs_##dtype)
 
 ROPE(f32, float)
 ROPE(bf16, bf16)

@@ -75,14 +75,14 @@ fn a_block_that_asks_for_more_shared_memory_than_there_is_is_refused() {
 }
 
 /// Rows of logits on a board: what the classifier leaves there, by a way of doing it.
-fn classified(board: &ShimBoard, elem: Elem, way: &str) -> Vec<u8> {
+fn classified(board: &ShimBoard, elem: Elem, way: &str) -> Result<Vec<u8>, BoardError> {
     const N: usize = 3;
     const V_PADDED: usize = 512;
     let len = N * V_PADDED * elem.bytes();
-    let memory = board.allocate(2 * len + 256).unwrap();
+    let memory = board.allocate(2 * len + 256)?;
     let words = (0..len as u32 / 2).map(|i| 0x3c00 + (i.wrapping_mul(2_654_435_761) >> 23) as u16);
     let bytes: Vec<u8> = words.flat_map(u16::to_ne_bytes).collect();
-    board.write(memory, &bytes).unwrap();
+    board.write(memory, &bytes)?;
     let behind = memory.offset(len);
     let rows = classifier::Rows {
         logits: DeviceTensor::new(memory, elem),
@@ -94,17 +94,18 @@ fn classified(board: &ShimBoard, elem: Elem, way: &str) -> Vec<u8> {
         v: V_PADDED - 30,
         v_padded: V_PADDED,
     };
-    board.choices().trying(way, || classifier::fwd_bwd(board, &rows, 0.5)).unwrap();
+    board.choices().trying(way, || classifier::fwd_bwd(board, &rows, 0.5))?;
     let mut out = vec![0; len + 192];
-    board.read(memory, &mut out).unwrap();
-    out
+    board.read(memory, &mut out)?;
+    Ok(out)
 }
 
 #[test]
 fn a_classifier_that_holds_rows_in_shared_memory_gives_the_same_bits_as_one_that_reads_them_again() {
     for elem in [Elem::F32, Elem::Bf16] {
         let board = ShimBoard::default();
-        assert_eq!(classified(&board, elem, "shared"), classified(&board, elem, "plain"));
+        let [shared, plain] = ["shared", "plain"].map(|way| classified(&board, elem, way).unwrap());
+        assert_eq!(shared, plain);
         assert!(board.launched().contains(&format!("classifier_bwd_shared_{}", elem.suffix())));
     }
 }
@@ -112,6 +113,6 @@ fn a_classifier_that_holds_rows_in_shared_memory_gives_the_same_bits_as_one_that
 #[test]
 fn rows_that_do_not_fit_into_shared_memory_are_read_again() {
     let board = ShimBoard::default().with_shared_bytes(2 << 10);
-    classified(&board, Elem::F32, "shared");
+    classified(&board, Elem::F32, "shared").unwrap();
     assert_eq!(board.launched().into_iter().collect::<Vec<_>>(), ["classifier_bwd_f32"]);
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use kernel_shim::ShimBoard;
 use wattle_data::Batch;
-use wattle_model::ModelConfig;
+use wattle_model::{ActivationKind, ModelConfig};
 use wattle_ops::board::Board;
 use wattle_random::{Purpose, Stream};
 use wattle_runlog::MonotonicNs;
@@ -20,8 +20,18 @@ use common::{VOCAB_SIZE, model};
 
 const BATCH_SIZE: usize = 3;
 
+/// Where most kernels have several ways.
 fn config() -> ModelConfig {
-    ModelConfig { n_layers: 2, n_heads: 2, d_model: 16, d_ff: 32, context: 8, ..ModelConfig::default() }
+    ModelConfig {
+        n_layers: 2,
+        n_heads: 2,
+        d_model: 16,
+        d_ff: 32,
+        context: 8,
+        bias: true,
+        activation: ActivationKind::GeluTanh,
+        ..ModelConfig::default()
+    }
 }
 
 fn options() -> TrainerOptions {

@@ -1,7 +1,7 @@
 //! Rows of tables on a board.
 
-use crate::board::args::{args, pack_grid, symbol};
-use crate::board::{Board, BoardError, DeviceTensor, Launch, Ptr};
+use crate::board::args::{are_packs, args, pack_grid, symbol};
+use crate::board::{Board, BoardError, DeviceTensor, Job, Launch, Ptr, Way};
 use crate::dropout::board::Site;
 
 /// The rows of one micro-batch.
@@ -56,12 +56,20 @@ pub fn fwd(
     })
 }
 
+/// Rows of a chunk, as the kernel has them.
+const CHUNK: usize = 32;
+
+/// Floats of scratch that [`bwd`] wants.
+pub fn bwd_scratch_len(n: usize, c: usize) -> usize {
+    n.div_ceil(CHUNK) * 2 * c
+}
+
 /// Adds rows of `grad_out` to the rows of the tables' gradients that they came from, always in the same order;
 /// `grad_position_table` may be absent.
 ///
 /// # Shapes
 /// `grad_out` (n, c), `order` (n) `u32`: the rows sorted by token, equals in their order → `grad_token_table` (v, c),
-/// `grad_position_table` (≥ t, c), `f32`, accumulated.
+/// `grad_position_table` (≥ t, c), `f32`, accumulated; `scratch`, [`bwd_scratch_len`] floats.
 ///
 /// # Errors
 /// If a launch fails.
@@ -72,16 +80,41 @@ pub fn bwd(
     grad_out: DeviceTensor,
     rows: &Rows,
     order: Ptr<u32>,
+    scratch: Ptr<f32>,
 ) -> Result<(), BoardError> {
     let &Rows { tokens, n, t, c } = rows;
     let elem = grad_out.elem();
-    board.launch(&Launch {
-        kernel: &symbol("embedding_bwd", elem),
-        grid: [n as u32, pack_grid(c, elem, 32), 1],
-        block: [32, 8, 1],
-        shared_bytes: 0,
-        args: &args![grad_token_table, grad_out, tokens, order, n as i32, c as i32],
-    })?;
+    let by_token = || {
+        board.launch(&Launch {
+            kernel: &symbol("embedding_bwd", elem),
+            grid: [n as u32, pack_grid(c, elem, 32), 1],
+            block: [32, 8, 1],
+            shared_bytes: 0,
+            args: &args![grad_token_table, grad_out, tokens, order, n as i32, c as i32],
+        })
+    };
+    let chunks = || {
+        let grid = [n.div_ceil(CHUNK) as u32, pack_grid(c, elem, 128), 1];
+        board.launch(&Launch {
+            kernel: &symbol("embedding_bwd_chunks", elem),
+            grid,
+            block: [128, 1, 1],
+            shared_bytes: 0,
+            args: &args![grad_token_table, scratch, grad_out, tokens, order, n as i32, c as i32],
+        })?;
+        board.launch(&Launch {
+            kernel: &symbol("embedding_bwd_joins", elem),
+            grid,
+            block: [128, 1, 1],
+            shared_bytes: 0,
+            args: &args![grad_token_table, scratch, tokens, order, n as i32, c as i32],
+        })
+    };
+    let mut ways = vec![Way::new("by_token", &by_token)];
+    if are_packs(c, &[grad_out, grad_token_table.into(), scratch.into()]) {
+        ways.push(Way::new("chunks", &chunks));
+    }
+    board.choose(&Job::new("embedding_bwd", elem, &[("n", n), ("c", c)]), &ways)?;
     let Some(grad_position_table) = grad_position_table else { return Ok(()) };
     board.launch(&Launch {
         kernel: &symbol("embedding_position_bwd", elem),

@@ -2,6 +2,7 @@
 
 use wattle_ops::attention::board as attention;
 use wattle_ops::board::{DevicePtr, DeviceTensor, Elem, Ptr};
+use wattle_ops::embedding::board as embedding;
 use wattle_ops::head_norm::board as head_norm;
 use wattle_ops::layer_norm::board as layer_norm;
 use wattle_ops::linear::board as linear;
@@ -205,7 +206,7 @@ fn logits_rows(n: usize, sizes: &Sizes, elem: Elem) -> usize {
     rows.max(MIN_LOGITS_ROWS).min(n)
 }
 
-/// Floats that sums over rows want, those of a block together, of a whole micro-batch or the last, shorter one.
+/// Floats that sums over rows want, those of a block together or those of the tables, of a whole micro-batch or the last, shorter one.
 fn partials_len(network: &Network, options: &DeviceEngineOptions) -> usize {
     let sizes = &network.sizes;
     let &Sizes { t, c, norm, .. } = sizes;
@@ -225,7 +226,10 @@ fn partials_len(network: &Network, options: &DeviceEngineOptions) -> usize {
             .map_or(0, |norms| head_norm(&norms.q, sizes.heads()) + head_norm(&norms.k, sizes.kv()));
         biases + 2 * norm + query_key
     };
-    let len = |b: usize| network.blocks.iter().map(|block| of_block(block, b * t)).max().unwrap_or(0);
+    let len = |b: usize| {
+        let of_blocks = network.blocks.iter().map(|block| of_block(block, b * t));
+        of_blocks.max().unwrap_or(0).max(embedding::bwd_scratch_len(b * t, c))
+    };
     options.micro_batches().map(|sequences| len(sequences.len())).max().unwrap_or(0)
 }
 

@@ -24,7 +24,7 @@ impl MicroBatch<'_> {
         let Activations { gradients, branch, partials, partials_len, .. } = self.activations;
         let mut sums = ColumnSums::new(*partials, *partials_len, self.store);
         let (x, grad_x) = (x[blocks.len()], gradients.x);
-        self.norm_backward(final_norm, normed, x, *branch, grad_x, Store::Overwrite, &mut sums)?;
+        self.norm_backward(final_norm, normed, x, *branch, (grad_x, Store::Overwrite), &mut sums)?;
         sums.finish(self.board)?;
         for layer_idx in (0..blocks.len()).rev() {
             // The last block's activations are all still there.
@@ -105,7 +105,7 @@ impl MicroBatch<'_> {
             NormPlace::Before => {
                 products.bwd_x(*branch, gradients.expanded, &block.mlp_in, Store::Overwrite)?;
                 let (grad_x, store) = (gradients.x, Store::Accumulate);
-                self.norm_backward(&block.mlp_norm, &normed.mlp, kept.middle, *branch, grad_x, store, sums)
+                self.norm_backward(&block.mlp_norm, &normed.mlp, kept.middle, *branch, (grad_x, store), sums)
             }
             NormPlace::After => {
                 products.bwd_x(gradients.x, gradients.expanded, &block.mlp_in, Store::Accumulate)
@@ -164,7 +164,7 @@ impl MicroBatch<'_> {
                 products.bwd_x(*branch, gradients.qkv, &block.attention_in, Store::Overwrite)?;
                 let (x, store) = (x[layer_idx], Store::Accumulate);
                 let (norm, normed) = (&block.attention_norm, &normed.attention);
-                self.norm_backward(norm, normed, x, *branch, gradients.x, store, sums)
+                self.norm_backward(norm, normed, x, *branch, (gradients.x, store), sums)
             }
             NormPlace::After => {
                 products.bwd_x(gradients.x, gradients.qkv, &block.attention_in, Store::Accumulate)
@@ -181,7 +181,8 @@ impl MicroBatch<'_> {
         }
         let positions = self.optional_gradient(self.network.position_table());
         let tokens = self.gradient(self.network.token_table);
-        embedding::bwd(self.board, tokens, positions, grad_x, &self.embedding_rows(), self.slot.order)
+        let (rows, scratch) = (self.embedding_rows(), self.activations.partials);
+        embedding::bwd(self.board, tokens, positions, grad_x, &rows, self.slot.order, scratch)
     }
 
     /// The gradient of what a half adds to the residual stream, past its norm, where there is one `after` it, and past
@@ -195,7 +196,7 @@ impl MicroBatch<'_> {
         let gradients = &self.activations.gradients;
         let mut grad_out = gradients.x;
         if let Some((norm, normed, added)) = after {
-            self.norm_backward(norm, normed, added, grad_out, gradients.addend, Store::Overwrite, sums)?;
+            self.norm_backward(norm, normed, added, grad_out, (gradients.addend, Store::Overwrite), sums)?;
             grad_out = gradients.addend;
         }
         if self.dropped_from.is_some() {
@@ -212,8 +213,7 @@ impl MicroBatch<'_> {
         normed: &Normed,
         x: DeviceTensor,
         grad_out: DeviceTensor,
-        grad_x: DeviceTensor,
-        store: Store,
+        (grad_x, store): (DeviceTensor, Store),
         sums: &mut ColumnSums,
     ) -> Result<(), BoardError> {
         let accumulate = store == Store::Accumulate;

@@ -5,7 +5,7 @@ use wattle_random::{Purpose, Stream};
 use super::bench::Bench;
 use crate::board::{BoardError, StepState};
 use crate::dropout::board::{self as dropout, Site};
-use crate::embedding::board::{Rows, bwd, fwd};
+use crate::embedding::board::{Rows, bwd, bwd_scratch_len, fwd};
 use crate::embedding::cpu;
 use crate::verify::Check;
 use crate::{Dropout, verify::Subject};
@@ -15,9 +15,12 @@ const STEP: u32 = 8;
 
 pub(super) fn checks(bench: &mut Bench<'_>) -> Result<Vec<Check>, BoardError> {
     let mut all = Vec::new();
-    for [b, t, c, v] in [[9, 7, 41, 5], [2, 16, 64, 300], [3, 5, 8, 1]] {
-        all.extend(embed(bench, [b, t, c, v], true)?);
-        all.extend(embed(bench, [b, t, c, v], false)?);
+    // The last have tokens whose rows fill more than a chunk.
+    for [b, t, c, v] in [[9, 7, 41, 5], [2, 16, 64, 300], [3, 5, 8, 1], [4, 41, 64, 3], [5, 32, 1032, 2]] {
+        for way in ["by_token", "chunks"] {
+            all.extend(embed(bench, [b, t, c, v], true, way)?);
+            all.extend(embed(bench, [b, t, c, v], false, way)?);
+        }
         all.push(drop_rows(bench, b, t * c)?);
     }
     Ok(all)
@@ -27,6 +30,7 @@ fn embed(
     bench: &mut Bench<'_>,
     [b, t, c, v]: [usize; 4],
     with_positions: bool,
+    way: &str,
 ) -> Result<Vec<Check>, BoardError> {
     bench.clear();
     let n = b * t;
@@ -44,20 +48,18 @@ fn embed(
     let mut expected = vec![0.0; n * c];
     cpu::fwd(&mut expected, &tokens, &table, with_positions.then_some(&positions), t, c);
     let shape = format!("({b}, {t}) of ({v}, {c}){}", if with_positions { " + positions" } else { "" });
+    let shape = format!("{shape}, {way}");
     let subject = bench.subject("embedding", shape);
     let mut checks = vec![bench.check(&subject, "out", out, &expected, 1.0, 1)?];
 
     let (mut grad_table, mut grad_positions) = (vec![0.5; v * c], vec![0.25; t * c]);
     let grad_table_ptr = bench.put_f32(&grad_table)?;
     let grad_positions_ptr = bench.put_f32(&grad_positions)?;
-    bwd(
-        bench.board,
-        grad_table_ptr,
-        with_positions.then_some(grad_positions_ptr),
-        grad_out_ptr,
-        &rows,
-        order_ptr,
-    )?;
+    let (of_positions, scratch) =
+        (with_positions.then_some(grad_positions_ptr), bench.room_of(bwd_scratch_len(n, c))?);
+    bench.board.choices().trying(way, || {
+        bwd(bench.board, grad_table_ptr, of_positions, grad_out_ptr, &rows, order_ptr, scratch)
+    })?;
     let positions = with_positions.then_some(&mut grad_positions[..]);
     cpu::bwd(&mut grad_table, positions, &grad_out, &tokens, t, c);
     checks.push(bench.check_f32(&subject, "grad_token_table", grad_table_ptr, &grad_table, n)?);

@@ -10,26 +10,35 @@ use crate::verify::Check;
 pub(super) fn checks(bench: &mut Bench<'_>) -> Result<Vec<Check>, BoardError> {
     let mut all = Vec::new();
     for [b, t, n_heads, d] in [[2, 9, 3, 14], [1, 16, 4, 32], [3, 5, 1, 64]] {
-        all.extend(turn(bench, [b, t, n_heads, d])?);
+        for (gap, way) in [(6, "plain"), (8, "packs")] {
+            all.extend(turn(bench, [b, t, n_heads, d], gap, way)?);
+        }
     }
     Ok(all)
 }
 
-/// Heads of queries in rows that go on with other columns, which must stay.
-fn turn(bench: &mut Bench<'_>, [b, t, n_heads, d]: [usize; 4]) -> Result<Vec<Check>, BoardError> {
+/// Heads of queries in rows that go on with other columns, `gap` of them, which must stay.
+fn turn(
+    bench: &mut Bench<'_>,
+    [b, t, n_heads, d]: [usize; 4],
+    gap: usize,
+    way: &str,
+) -> Result<Vec<Check>, BoardError> {
     bench.clear();
-    let (n, row_stride) = (b * t, n_heads * d + 6);
+    let (n, row_stride) = (b * t, n_heads * d + gap);
     let rotary = Rotary::new(10_000.0, d, t + 3, Scaling::None);
     let (mut x, x_ptr) = bench.normal(0, n * row_stride)?;
     let (mut grad, grad_ptr) = bench.normal(1, n * row_stride)?;
     let (cos, sin) = (bench.put_f32(rotary.cos())?, bench.put_f32(rotary.sin())?);
     let heads = Heads { n, row_stride, n_heads, d, t, cos, sin };
-    fwd(bench.board, x_ptr, &heads)?;
-    bwd(bench.board, grad_ptr, &heads)?;
+    bench.board.choices().trying(way, || {
+        fwd(bench.board, x_ptr, &heads)?;
+        bwd(bench.board, grad_ptr, &heads)
+    })?;
     let rows = HeadRows { offset: 0, row_stride };
     cpu::fwd(&mut x, rows, n, n_heads, t, &rotary);
     cpu::bwd(&mut grad, rows, n, n_heads, t, &rotary);
-    let subject = bench.subject("rope", format!("({b}, {t}, {n_heads}, {d})"));
+    let subject = bench.subject("rope", format!("({b}, {t}, {n_heads}, {d}), {way}"));
     Ok(vec![
         bench.check(&subject, "out", x_ptr, &x, 1.0, 4)?,
         bench.check(&subject, "grad_x", grad_ptr, &grad, 1.0, 4)?,
