@@ -4,6 +4,8 @@
 //! of power. The energy between any two moments is then a difference, so adjacent stretches add up exactly, and
 //! old points can be thinned without changing any sum. Memory is bounded however long a run is.
 
+pub(crate) mod fused;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -11,7 +13,7 @@ use wattle_runlog::manifest::SensorInfo;
 use wattle_runlog::record::Baseline;
 use wattle_runlog::{Joules, MonotonicNs, Seconds, Watts};
 
-use crate::readings::fused::Fused;
+use crate::readings::history::fused::Fused;
 use crate::readings::order::max;
 use crate::sensors::sensor::{AVERAGE_DELAY, Advance, Channels, CounterValue, Reading, Survey};
 
