@@ -458,6 +458,10 @@ fn h100_case() {
     // A busy machine delays calls, which the half-width knows of.
     let allowed = record.uncertainty_j.unwrap().get() * 2.0;
     assert!((record.energy_j - exact).get().abs() <= allowed, "{record:?}, drawn {exact:?}");
+    let clocks = record.clocks.as_ref().unwrap();
+    let capped = clocks.held_back_s["sw_power_cap"].get() / whole.duration().get();
+    assert!((capped - 0.83).abs() < 0.1, "{capped}: {clocks:?}");
+    assert_eq!((clocks.sm_mean_mhz, clocks.sm_max_mhz), (Some(1_735.0), Some(1_980.0)));
     let sum = board(&parts[0], 0).energy_j + board(&parts[1], 0).energy_j;
     assert!((sum - record.energy_j).get().abs() < 1e-3, "{sum:?} and {record:?}");
 

@@ -195,6 +195,7 @@ fn sensor_record(
         baseline: history.baseline(),
         max_temperature_c: surveys().filter_map(|survey| survey.temperature).reduce(hotter),
         throttle: throttle(surveys()),
+        clocks: history.clocks(start, end),
         assumption: info.assumption.clone(),
         flags: flags(history, &stretch, &best, method, surveys().any(|s| s.contended == Some(true))),
     }
