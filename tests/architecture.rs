@@ -49,10 +49,12 @@ fn arrows_point_down_and_the_columns_meet_in_the_session_alone() {
             assert!(!reach(meter).contains(learner), "{meter} reaches {learner}");
         }
     }
-    for free in ["wattle-runlog", "wattle-meter", "wattle-data", "wattle-random"] {
+    for free in ["wattle-runlog", "wattle-meter", "wattle-data", "wattle-random", "wattle-settings"] {
         let candle = reach(free).into_iter().find(|name| name.starts_with("candle"));
         assert_eq!(candle, None, "{free} reaches candle");
     }
+    let of_ours = reach("wattle-settings").into_iter().find(|name| name.starts_with("wattle"));
+    assert_eq!(of_ours, None, "what defines settings knows none");
     for (name, direct) in &all {
         assert!(!direct.contains("wattle"), "{name} depends on the command line");
         let meets = ["wattle-meter", "wattle-train"].iter().all(|column| reach(name).contains(*column));

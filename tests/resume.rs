@@ -115,6 +115,70 @@ fn sigterm_leaves_a_checkpoint_and_asks_to_be_requeued() {
 }
 
 #[test]
+fn prices_may_change_at_a_resume_and_each_segment_keeps_its_own() {
+    let bench = Workbench::new();
+    let set = |pairs: &[&str]| {
+        let mut args = vec!["--out".to_owned(), "run".to_owned(), "--resume=auto".to_owned()];
+        pairs.iter().for_each(|pair| args.extend(["--set".to_owned(), (*pair).to_owned()]));
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        bench.train(&args)
+    };
+    let first =
+        ["train.epochs=1000", "carbon.intensity_g_per_kwh=400", "cost.price_per_kwh=0.2", "energy.pue=2.0"];
+    let mut child = Running::start(set(&first));
+    wait_for_step(&bench, "run", 20, Duration::from_millis(200));
+    child.signal(Signal::TERM);
+    assert_eq!(child.0.wait().unwrap().code(), Some(75));
+    let step = bench.steps("run").len();
+    let (more, last) = (format!("train.max_steps={}", step + 5), format!("train.max_steps={}", step + 10));
+
+    // Another currency is refused, and nothing is changed.
+    let dollars = [&more, "train.epochs=1000", "cost.price_per_kwh=0.3", "cost.currency=USD"];
+    let said = expect(2, set(&dollars));
+    assert!(said.contains("cost.currency: \"EUR\" in the run, \"USD\" now; its costs are in EUR"), "{said}");
+
+    let second = [&more, "energy.pue=1.0", "carbon.intensity_g_per_kwh=100", "cost.price_per_kwh=0.3"];
+    expect(0, set(&second));
+    // By the preset again, which has no price; the stored one goes on otherwise.
+    let mut third = set(&[&last, "train.epochs=1000", "carbon.intensity_g_per_kwh=100"]);
+    third.args(["--preset", "default"]);
+    expect(0, third);
+
+    let near = |a: f64, b: f64| (a - b).abs() <= 1e-9 * b.abs();
+    let records = bench.records("run");
+    let (grams, prices, pues) = ([400.0, 100.0, 100.0], [Some(0.2), Some(0.3), None], [2.0, 1.0, 1.0]);
+    let mut emissions = 0.0;
+    for record in records.iter().filter(|record| record.kind.is_additive()) {
+        let segment = record.segment as usize;
+        assert_eq!((record.pue, record.carbon.intensity_g_per_kwh.get()), (pues[segment], grams[segment]));
+        assert_eq!(record.cost.as_ref().map(|cost| cost.tariff_per_kwh), prices[segment]);
+        assert!(near(record.emissions_g.get(), record.facility_kwh * grams[segment]), "{record:?}");
+        emissions += record.emissions_g.get();
+        assert!(near(record.cumulative.emissions_g.get(), emissions), "{record:?}");
+    }
+    assert!(records.iter().any(|record| record.kind == RecordKind::Interrupted && record.segment == 0));
+    let whole: Vec<_> = records.iter().filter(|record| record.kind == RecordKind::Final).collect();
+    let [two, three] = whole[..] else { panic!("{whole:?}") };
+    let cost = two.cost.as_ref().unwrap();
+    assert!(cost.energy_fraction.is_none() && (0.2..0.3).contains(&cost.tariff_per_kwh), "{cost:?}");
+    assert!((1.0..2.0).contains(&two.pue) && two.carbon.basis.starts_with("the mean of segments"), "{two:?}");
+    let partial = three.cost.as_ref().unwrap();
+    let priced = records.iter().filter(|record| record.kind.is_additive());
+    let sum: f64 = priced.filter_map(|record| record.cost.as_ref()).map(|cost| cost.value).sum();
+    assert!(near(partial.value, sum), "a part without a price adds nothing: {partial:?}, {sum}");
+    let fraction = partial.energy_fraction.unwrap();
+    assert!(
+        fraction > 0.0 && fraction < 1.0 && three.cumulative.cost_fraction == Some(fraction),
+        "{three:?}"
+    );
+    let report = String::from_utf8(bench.wattle(&["report", "run"]).output().unwrap().stdout).unwrap();
+    let said = report.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(said.contains("of the energy") && said.contains("the mean of segments with 400 g/kWh"), "{said}");
+    // With the price gone, its currency is not asked for either.
+    assert!(!fs::read_to_string(bench.join("run/config.toml")).unwrap().contains("currency"));
+}
+
+#[test]
 fn a_finished_run_is_left_alone_unless_it_may_go_on_for_longer() {
     let bench = Workbench::new();
     expect(0, bench.train(&["--out", "run", "--set", "train.max_steps=10"]));

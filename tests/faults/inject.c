@@ -6,7 +6,8 @@
 //                 CALL:EFFECT+N  the Nth and all after it fail, as on a full disk
 //   FAULTS_LOG    a file for one line per call that counts: "CALL PATH", and " EFFECT" where it failed
 //
-// CALL is the first argument of `fails` below. EFFECT is the name of an error, or `short`: half of what was asked for.
+// CALL is the first argument of `fails` below. EFFECT is the name of an error, `short`: half of what was asked for, or
+// `slow`: all of it, a tenth of a second later.
 //
 // A call is seen where the program makes it by libc's function, as Rust's standard library does. rustix makes its own
 // system calls: the `flock` of locks and the `renameat` of finished output files are not seen.
@@ -27,11 +28,12 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { SHORT = -1 };
+enum { SHORT = -1, SLOW = -2 };
 
 static const struct { const char *name; int effect; } EFFECTS[] = {
     {"short", SHORT},   {"EIO", EIO},       {"ENOSPC", ENOSPC}, {"EINTR", EINTR},
     {"EMFILE", EMFILE}, {"EACCES", EACCES}, {"EROFS", EROFS},   {"ENOMEM", ENOMEM},
+    {"slow", SLOW},
 };
 
 // Appends a line to FAULTS_LOG. It uses system calls alone: the functions are those of this file.
@@ -64,7 +66,9 @@ static int plan(const char *call, const char *path) {
                 if (strcmp(EFFECTS[i].name, name) == 0) effect = EFFECTS[i].effect;
     }
     note(call, path, effect != 0 ? name : "");
-    return effect;
+    if (effect != SLOW) return effect;
+    usleep(100000);
+    return 0;
 }
 
 static int of_fd(const char *call, int fd) {

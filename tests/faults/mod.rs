@@ -16,3 +16,4 @@ mod damage;
 mod injector;
 mod readers;
 mod seal;
+mod slow;

@@ -4,9 +4,15 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+#[cfg(feature = "train")]
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
+#[cfg(feature = "train")]
+use wattle_data::{BadRecords, FormatChoice};
 use wattle_meter::GpuSelection;
 use wattle_meter::config::metrics_addr;
+#[cfg(feature = "train")]
+use wattle_settings::{Choice, Choices};
 
 /// Train transformer language models, and know what every step cost in energy, emissions and money.
 #[derive(Debug, Parser)]
@@ -72,21 +78,7 @@ pub enum Command {
 /// Arguments of `train`.
 #[cfg(feature = "train")]
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = "\
-Examples:
-  wattle train
-      the embedded default: corpus, tokenizer and model from nothing but this program
-  wattle train --preset shakespeare-char --set 'data.input=[\"input.txt\"]'
-      a text of your own, by characters
-  wattle train my.toml --set train.max_steps=500 --out runs/short
-      a file, with one setting changed
-  wattle train my.toml --resume
-      resume the newest run of that name; if that is finished, nothing happens
-  wattle train my.toml --out runs/long --resume=auto
-      start that run or resume it, as a job does that is requeued until it is done
-
-Every run directory holds a config.toml with all settings at their values: start from one of those.
-Exit status: 0 done, 1 failed, 2 bad usage or configuration, 75 stopped by a signal after a checkpoint.")]
+#[command(after_long_help = train_help())]
 pub struct TrainArgs {
     /// A configuration file (TOML)
     pub config: Option<PathBuf>,
@@ -114,6 +106,35 @@ pub struct TrainArgs {
     #[arg(long)]
     pub no_verify: bool,
 }
+
+/// What `train --help` ends with: examples, and every key of the configuration.
+#[cfg(feature = "train")]
+fn train_help() -> String {
+    const EXAMPLES: &str = "\
+Examples:
+  wattle train
+      the embedded default: corpus, tokenizer and model from nothing but this program
+  wattle train --preset shakespeare-char --set 'data.input=[\"input.txt\"]'
+      a text of your own, by characters
+  wattle train my.toml --set train.max_steps=500 --out runs/short
+      a file, with one setting changed
+  wattle train my.toml --resume
+      resume the newest run of that name; if that is finished, nothing happens
+  wattle train my.toml --out runs/long --resume=auto
+      start that run or resume it, as a job does that is requeued until it is done
+
+Every run directory holds a config.toml with all settings in effect: start from one of those.
+Exit status: 0 done, 1 failed, 2 bad usage or configuration, 75 stopped by a signal after a checkpoint.";
+    let keys = wattle_session::config::SCHEMA.help(HELP_WIDTH);
+    format!(
+        "{EXAMPLES}\n\nKeys of the configuration, with their defaults, for a file or --set \
+         (docs/configuration.md has more):\n\n{keys}"
+    )
+}
+
+/// Characters of a line that any terminal shows whole.
+#[cfg(feature = "train")]
+const HELP_WIDTH: usize = 80;
 
 /// What `--resume` does where `--out` holds no run.
 #[cfg(feature = "train")]
@@ -159,11 +180,12 @@ pub struct PrepareArgs {
     #[arg(long, value_name = "FIELD", default_value = "text")]
     pub text_field: String,
     /// What the files hold; auto tells by what they begin with, whatever they are called
-    #[arg(long, value_enum, default_value_t = InputFormat::Auto)]
-    pub format: InputFormat,
+    #[arg(long, value_parser = choices::<FormatChoice>(), default_value = FormatChoice::default().name())]
+    pub format: FormatChoice,
     /// What to do with a record that has no text that can be read: leave it out and count it, or refuse
-    #[arg(long, value_enum, value_name = "WHAT", default_value_t = BadRecordsChoice::Skip)]
-    pub bad_records: BadRecordsChoice,
+    #[arg(long, value_name = "WHAT", value_parser = choices::<BadRecords>())]
+    #[arg(default_value = BadRecords::default().name())]
+    pub bad_records: BadRecords,
 }
 
 /// A tokenizer as the command line names it.
@@ -277,53 +299,14 @@ pub struct EvaluateArgs {
     pub json: bool,
 }
 
-/// What input files hold, as the command line names it.
+/// The values of a setting, for an argument.
 #[cfg(feature = "train")]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum InputFormat {
-    /// What each file begins with tells
-    Auto,
-    /// Text, regardless of content
-    Text,
-    /// A JSON object a line
-    Jsonl,
-    /// An array of JSON objects, or objects one after another
-    Json,
-    /// Not read yet
-    Parquet,
-}
-
-#[cfg(feature = "train")]
-impl From<InputFormat> for wattle_data::FormatChoice {
-    fn from(format: InputFormat) -> Self {
-        match format {
-            InputFormat::Auto => Self::Auto,
-            InputFormat::Text => Self::Text,
-            InputFormat::Jsonl => Self::Jsonl,
-            InputFormat::Json => Self::Json,
-            InputFormat::Parquet => Self::Parquet,
-        }
-    }
-}
-
-/// What to do with a bad record, as the command line names it.
-#[cfg(feature = "train")]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum BadRecordsChoice {
-    /// Leave it out and count it
-    Skip,
-    /// Make it an error
-    Refuse,
-}
-
-#[cfg(feature = "train")]
-impl From<BadRecordsChoice> for wattle_data::BadRecords {
-    fn from(choice: BadRecordsChoice) -> Self {
-        match choice {
-            BadRecordsChoice::Skip => Self::Skip,
-            BadRecordsChoice::Refuse => Self::Refuse,
-        }
-    }
+fn choices<C: Choices>() -> impl TypedValueParser<Value = C> {
+    let value = |choice: &Choice| {
+        PossibleValue::new(choice.name).help(choice.doc.summary().trim_end_matches('.').to_owned())
+    };
+    let parser = PossibleValuesParser::new(C::CHOICES.iter().map(value));
+    parser.map(|name| C::named(&name).expect("the name is one of the choices"))
 }
 
 /// A part of a dataset, as the command line names it.

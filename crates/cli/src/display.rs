@@ -4,14 +4,13 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use wattle_data::{FetchProgress, Stage};
-use wattle_runlog::Joules;
-use wattle_runlog::event::StepEvent;
-use wattle_train::Plan;
-
 use wattle_report::words::describe::per_ktoken;
 use wattle_report::words::quantity::{duration, grams, joules, si, watts};
+use wattle_runlog::Joules;
+use wattle_runlog::event::StepEvent;
 use wattle_session::listener::EnergyView;
 use wattle_session::pace::{Pace, Rate};
+use wattle_train::Plan;
 
 /// Without a terminal, the time between two lines about steps.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -269,6 +268,7 @@ mod tests {
             facility_kwh: 66_000.0 / 3.6e6,
             emissions: GramsCo2e(8.14),
             cost: None,
+            priced: Joules(66_000.0),
         };
         EnergyView { is_estimated, used }
     }

@@ -5,7 +5,6 @@ use std::fmt::Write;
 use wattle_data::Dataset;
 use wattle_model::engine::MemoryPlan;
 use wattle_model::flops::flops_per_token;
-
 use wattle_report::words::quantity::{count, si, three_digits};
 use wattle_session::Config;
 use wattle_session::forecast::Forecast;
@@ -17,7 +16,7 @@ const BYTES_PER_F32: u64 = 4;
 
 /// The plan as text.
 pub fn describe(config: &Config, dataset: &Dataset, forecast: &Forecast) -> String {
-    let &Forecast { n_parameters, plan, peak, .. } = forecast;
+    let &Forecast { n_parameters, plan, peak, snapshot, .. } = forecast;
     let flops = flops_per_token(&config.model, n_parameters);
     let tokens = plan.total_tokens();
     let split = &dataset.manifest.split;
@@ -51,8 +50,10 @@ pub fn describe(config: &Config, dataset: &Dataset, forecast: &Forecast) -> Stri
     );
     line("engine", forecast.engine.clone());
     match &forecast.memory {
-        TrainingMemory::Explicit(memory) => line("memory", describe_memory(memory, n_parameters)),
-        TrainingMemory::Autograd(activations) => line("memory", describe_graph(*activations, n_parameters)),
+        TrainingMemory::Explicit(memory) => line("memory", describe_memory(memory, n_parameters, snapshot)),
+        TrainingMemory::Autograd(activations) => {
+            line("memory", describe_graph(*activations, n_parameters, snapshot));
+        }
     }
     // Where /proc does not tell, there is no such line.
     if let Some(peak) = peak {
@@ -64,25 +65,32 @@ pub fn describe(config: &Config, dataset: &Dataset, forecast: &Forecast) -> Stri
     text
 }
 
-/// What the explicit engine allocates, and the model's own tensors beside it.
-fn describe_memory(memory: &MemoryPlan, n_parameters: u64) -> String {
+/// What the explicit engine allocates, and beside it the model's own tensors and the copy for checkpoints.
+fn describe_memory(memory: &MemoryPlan, n_parameters: u64, snapshot: u64) -> String {
     let own = n_parameters.saturating_mul(BYTES_PER_F32);
     format!(
-        "{}: weights {}, gradients {}, moments {}, activations {}, scratch {}, the model's own tensors {}",
-        size(memory.total().saturating_add(own)),
+        "{}: weights {}, gradients {}, moments {}, activations {}, scratch {}, the model's own tensors {}{}",
+        size(memory.total().saturating_add(own).saturating_add(snapshot)),
         size(memory.weights),
         size(memory.gradients),
         size(memory.moments),
         size(memory.activations),
         size(memory.scratch),
-        size(own)
+        size(own),
+        describe_snapshot(snapshot)
     )
 }
 
-fn describe_graph(activations: u64, n_parameters: u64) -> String {
+fn describe_graph(activations: u64, n_parameters: u64, snapshot: u64) -> String {
     format!(
-        "{} for parameters, their gradients and moments; about {} for activations and theirs",
+        "{} for parameters, their gradients and moments; about {} for activations and theirs{}",
         size(n_parameters.saturating_mul(BYTES_PER_PARAMETER)),
-        size(activations)
+        size(activations),
+        describe_snapshot(snapshot)
     )
+}
+
+/// The copy that checkpoints are written from while training goes on.
+fn describe_snapshot(bytes: u64) -> String {
+    if bytes > 0 { format!(", a copy for checkpoints {}", size(bytes)) } else { String::new() }
 }

@@ -1,26 +1,23 @@
 //! Which run directory a command means, and what is already in it.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use wattle_report::join::nearest::most_alike;
 use wattle_runlog::clock::file_stamp;
 use wattle_runlog::{Event, LineFile};
-
-use crate::args::{Resume, TrainArgs};
 use wattle_session::Config;
-use wattle_session::config::differences;
+use wattle_session::config::resume_faults;
 use wattle_session::earlier::{Earlier, is_finished, is_run};
 
-use crate::config::{Layer, Preset, Sources, resolve, resolve_quietly, similarity};
+use crate::args::{Resume, TrainArgs};
+use crate::config::{Layer, Preset, Sources, resolve, resolve_quietly};
 use crate::exit::BadUsage;
 
 /// Where run directories are made.
 const RUNS: &str = "runs";
 /// A run's configuration.
 const CONFIG: &str = "config.toml";
-/// From this similarity of names on, one may have been meant where the other was written.
-const MIN_SIMILARITY: f64 = 0.75;
-/// Most names that a message lists.
-const MOST_NAMES: usize = 3;
 
 /// A configuration and the directory to run it in.
 pub struct Target {
@@ -99,7 +96,7 @@ pub fn target(args: &TrainArgs) -> Result<Target, BadUsage> {
         }
         false => resolve(Some(Layer::derived_of(&stored)), &sources).map_err(bad)?,
     };
-    let differences = differences(&stored, &config);
+    let differences = resume_faults(&path, &stored, &config);
     if !differences.is_empty() {
         if by == FoundBy::Name && Earlier::read(&path).is_ok_and(|run| is_finished(&run.events)) {
             let target = anew(given()?)?;
@@ -151,17 +148,10 @@ fn near(out: &Path) -> Vec<String> {
     let name = out.file_name().unwrap_or_default().to_string_lossy();
     let folders = [parent, Path::new(RUNS)].into_iter().filter_map(|folder| std::fs::read_dir(folder).ok());
     let runs = folders.flatten().filter_map(|entry| Some(entry.ok()?.path())).filter(|path| is_run(path));
-    let mut similar: Vec<(f64, String)> = runs
-        .map(|path| {
-            let other = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let path = path.strip_prefix(".").unwrap_or(&path).display().to_string();
-            (similarity(&name, &other), path)
-        })
-        .filter(|(similarity, _)| *similarity > MIN_SIMILARITY)
-        .collect();
-    similar.sort_by(|(a, a_path), (b, b_path)| b.total_cmp(a).then_with(|| b_path.cmp(a_path)));
-    similar.dedup();
-    similar.into_iter().take(MOST_NAMES).map(|(_, path)| path).collect()
+    // Of names that are equally similar, the latest first.
+    let runs: BTreeSet<PathBuf> =
+        runs.map(|path| path.strip_prefix(".").map(Path::to_owned).unwrap_or(path)).collect();
+    most_alike(&name, runs.into_iter().rev()).iter().map(|path| path.display().to_string()).collect()
 }
 
 impl Target {

@@ -34,11 +34,13 @@ fn key(data: &DataConfig, tokenizer: &TokenizerConfig) -> Result<String, DataErr
     let formats = data.input_formats()?;
     match formats.first() {
         None | Some(Format::Text) => {}
-        Some(Format::Jsonl | Format::Json) => key += &format!("documents json {:?}\n", data.text_field),
+        Some(Format::Jsonl | Format::Json) => {
+            key += &format!("documents json {:?}\n", data.text_field);
+            if data.bad_records == BadRecords::Refuse {
+                key += "bad records refused\n";
+            }
+        }
         Some(Format::Separated { line }) => key += &format!("documents separated {line:?}\n"),
-    }
-    if data.bad_records == BadRecords::Refuse {
-        key += "bad records refused\n";
     }
     for (path, format) in data.input.iter().zip(&formats) {
         let values = if *format == Format::Json { "values " } else { "" };

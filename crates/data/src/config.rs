@@ -2,94 +2,96 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use wattle_settings::section;
 
 use crate::error::DataError;
 use crate::format::{BadRecords, Format, FormatChoice};
 use crate::manifest;
 use crate::tokenizer_kind::TokenizerKind;
 
-/// Section `data`: where the text comes from and how it is split.
-///
-/// With neither `input` nor `dir`, the embedded corpus is used.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct DataConfig {
-    /// Text files in UTF-8, read one after another as one text, or files of documents in JSON; either may be gzip or zstd.
-    /// Prepared and cached on first use.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub input: Vec<PathBuf>,
-    /// Of documents: the field that holds the text. Default "text", as most corpora on Hugging Face.
-    pub text_field: String,
-    /// What `input` holds. Default `auto`: told by the first bytes of each file, not by its name.
-    pub format: FormatChoice,
-    /// What is done with a JSON record that has no text that can be read. Default `skip`: it is left out and counted.
-    pub bad_records: BadRecords,
-    /// What `input` is known to hold. No key: a fetched dataset sets it.
-    #[serde(skip)]
-    pub known_format: Option<Format>,
-    /// A folder that is already prepared. Excludes `input`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub dir: Option<PathBuf>,
-    /// The share of the text kept for validation, from its end; 0 means none. Default 0.1, as nanoGPT's
-    /// `data/shakespeare_char/prepare.py`.
-    pub val_fraction: f64,
-    /// Where prepared data are cached. Default `$XDG_CACHE_HOME/wattle`, else `~/.cache/wattle`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cache_dir: Option<PathBuf>,
-    /// Size of the embedded corpus in characters, rounded up to a whole tale. Default 2,000,000.
-    pub embedded_chars: u64,
-    /// Seed of the embedded corpus; not `run.seed`, so that runs of several seeds share their data. Default 1.
-    pub embedded_seed: u64,
-}
-
-impl Default for DataConfig {
-    fn default() -> Self {
-        Self {
-            input: Vec::new(),
-            text_field: "text".to_owned(),
-            format: FormatChoice::default(),
-            bad_records: BadRecords::default(),
-            known_format: None,
-            dir: None,
-            val_fraction: 0.1,
-            cache_dir: None,
-            embedded_chars: 2_000_000,
-            embedded_seed: 1,
-        }
+section! {
+    /// Where the text comes from and how it is split.
+    ///
+    /// With neither `data.input` nor `data.dir`, the embedded corpus is used.
+    #[section(data, check = DataConfig::foreign_faults)]
+    pub struct DataConfig {
+        /// Files of text or of documents, read one after another.
+        ///
+        /// Text is UTF-8, read as one text; documents are JSON. Either may be gzip or zstd. Prepared and cached on
+        /// first use.
+        pub input: Vec<PathBuf> = Vec::new(), unset("the embedded corpus"), check(Self::input_and_dir);
+        /// Field of a JSON document that holds its text.
+        pub text_field: String = "text".to_owned(),
+            check(Self::unnamed_field),
+            idle(when_set("data.dir")),
+            idle(without("data.input")),
+            idle(when("data.format", &["text"])),
+            source("most corpora on Hugging Face");
+        /// What the files of `data.input` hold.
+        pub format: FormatChoice = FormatChoice::default(),
+            idle(when_set("data.dir")),
+            idle(without("data.input"));
+        /// What is done with a JSON record without readable text.
+        pub bad_records: BadRecords = BadRecords::default(),
+            idle(when_set("data.dir")),
+            idle(without("data.input")),
+            idle(when("data.format", &["text"]));
+        /// A folder that `wattle prepare` made.
+        ///
+        /// It has its own tokenizer and split. Excludes `data.input`.
+        pub dir: Option<PathBuf> = None, unset("the data are prepared and cached");
+        /// Share of the text held out for validation; 0: none.
+        ///
+        /// It is taken from the end of the text.
+        pub val_fraction: f64 = 0.1,
+            expects(at_least(0.0).below(1.0)),
+            idle(when_set("data.dir")),
+            source("nanoGPT's `data/shakespeare_char/prepare.py`");
+        /// Where prepared data are cached.
+        pub cache_dir: Option<PathBuf> = None,
+            unset("`$XDG_CACHE_HOME/wattle`, else `~/.cache/wattle`"),
+            idle(when_set("data.dir"));
+        /// Size of the embedded corpus.
+        ///
+        /// Rounded up to a whole tale.
+        pub embedded_chars: u64 = 2_000_000,
+            unit("characters"),
+            expects(at_least(MIN_EMBEDDED_CHARS)),
+            idle(when_set("data.dir")),
+            idle(when_set("data.input"));
+        /// Seed of the embedded corpus.
+        ///
+        /// It is not `run.seed`, so that runs of several seeds share their data.
+        pub embedded_seed: u64 = 1, idle(when_set("data.dir")), idle(when_set("data.input"));
+    }
+    beside {
+        /// What `input` is known to hold. No key: a fetched dataset sets it.
+        pub known_format: Option<Format> = None;
     }
 }
 
 /// Fewest characters of an embedded corpus: a few tales, so that there is something to split.
-const MIN_EMBEDDED_CHARS: u64 = 10_000;
+const MIN_EMBEDDED_CHARS: f64 = 10_000.0;
 
 impl DataConfig {
-    /// Every fault of this section, as sentences that begin with the key; empty when there is none.
-    pub fn faults(&self) -> Vec<String> {
-        let mut faults = Vec::new();
-        if self.dir.is_some() && !self.input.is_empty() {
-            faults.push("data.dir and data.input are both set: expected one of them".to_owned());
-        }
-        if !(0.0..1.0).contains(&self.val_fraction) {
-            faults
-                .push(format!("data.val_fraction = {}: expected at least 0 and below 1", self.val_fraction));
-        }
-        if self.embedded_chars < MIN_EMBEDDED_CHARS {
-            faults.push(format!(
-                "data.embedded_chars = {}: expected at least {MIN_EMBEDDED_CHARS}",
-                self.embedded_chars
-            ));
-        }
-        if self.text_field.is_empty() {
-            faults
-                .push("data.text_field is empty: expected the name of a field, \"text\" for one".to_owned());
-        }
-        let unreadable: Vec<String> =
+    fn input_and_dir(&self) -> Option<String> {
+        (self.dir.is_some() && !self.input.is_empty())
+            .then(|| "data.dir and data.input are both set: expected one of them".to_owned())
+    }
+
+    fn unnamed_field(&self) -> Option<String> {
+        self.text_field
+            .is_empty()
+            .then(|| "data.text_field is empty: expected the name of a field, \"text\" for one".to_owned())
+    }
+
+    /// What is wrong with the files and the folder that it names.
+    fn foreign_faults(&self) -> Vec<String> {
+        let mut faults: Vec<String> =
             self.input.iter().filter_map(|path| file_fault("data.input", path)).collect();
-        if unreadable.is_empty() {
+        if faults.is_empty() {
             faults.extend(self.input_formats().err().map(|error| format!("data.input: {error}")));
         }
-        faults.extend(unreadable);
         faults.extend(self.dir.iter().filter_map(|dir| dir_fault(dir)));
         faults
     }
@@ -125,22 +127,30 @@ impl DataConfig {
     }
 }
 
-/// Section `tokenizer`. Not used with `data.dir`, whose folder has its own tokenizer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct TokenizerConfig {
-    /// How text becomes tokens. Default `bpe`.
-    pub kind: TokenizerKind,
-    /// Entries of a `bpe` vocabulary, its 256 bytes included; the other kinds have their own. Default 2048.
-    pub vocab_size: usize,
-    /// The `tokenizer.json` of kind `file`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub file: Option<PathBuf>,
-}
-
-impl Default for TokenizerConfig {
-    fn default() -> Self {
-        Self { kind: TokenizerKind::default(), vocab_size: 2048, file: None }
+section! {
+    /// How text becomes tokens.
+    ///
+    /// Without effect with `data.dir`, whose folder has its own tokenizer.
+    #[section(tokenizer)]
+    pub struct TokenizerConfig {
+        /// The kind of tokenizer.
+        pub kind: TokenizerKind = TokenizerKind::default(), idle(when_set("data.dir"));
+        /// Entries of a `bpe` vocabulary.
+        ///
+        /// Its 256 bytes are counted; the other kinds have their own number.
+        pub vocab_size: usize = 2048,
+            unit("entries"),
+            expects(
+                between(N_BYTES as f64, MAX_VOCAB_SIZE as f64)
+                    .words(format!("from {N_BYTES} (the bytes) to {MAX_VOCAB_SIZE}"))
+            ),
+            checked_if(|tokenizer| tokenizer.kind == TokenizerKind::Bpe),
+            idle(when_set("data.dir")),
+            idle(unless("tokenizer.kind", &["bpe"]));
+        /// The `tokenizer.json` of kind `file`.
+        pub file: Option<PathBuf> = None,
+            unset("only `tokenizer.kind = \"file\"` has one"),
+            check(Self::file_and_kind), idle(when_set("data.dir"));
     }
 }
 
@@ -151,27 +161,18 @@ pub(crate) const N_BYTES: usize = 256;
 const MAX_VOCAB_SIZE: usize = 1 << 20;
 
 impl TokenizerConfig {
-    /// Every fault of this section, as sentences that begin with the key; empty when there is none.
-    pub fn faults(&self) -> Vec<String> {
-        let mut faults = Vec::new();
-        if self.kind == TokenizerKind::Bpe && !(N_BYTES..=MAX_VOCAB_SIZE).contains(&self.vocab_size) {
-            faults.push(format!(
-                "tokenizer.vocab_size = {}: expected from {N_BYTES} (the bytes) to {MAX_VOCAB_SIZE}",
-                self.vocab_size
-            ));
-        }
+    fn file_and_kind(&self) -> Option<String> {
         match (&self.file, self.kind) {
-            (None, TokenizerKind::File) => faults.push(
+            (None, TokenizerKind::File) => Some(
                 "tokenizer.file is not set: expected the path of a tokenizer.json, as tokenizer.kind = \"file\""
                     .to_owned(),
             ),
-            (Some(path), TokenizerKind::File) => faults.extend(file_fault("tokenizer.file", path)),
-            (Some(path), _) => faults.push(format!(
+            (Some(path), TokenizerKind::File) => file_fault("tokenizer.file", path),
+            (Some(path), _) => Some(format!(
                 "tokenizer.file = {path:?}: expected tokenizer.kind = \"file\" beside it; set that or remove the file"
             )),
-            (None, _) => {}
+            (None, _) => None,
         }
-        faults
     }
 }
 

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use serde::de::IgnoredAny;
-use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
 use crate::foreign;
@@ -27,32 +26,30 @@ pub enum Format {
     },
 }
 
-/// What `data.format` says that input files hold.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum FormatChoice {
-    /// What each begins with tells.
-    #[default]
-    Auto,
-    /// Text, regardless of content.
-    Text,
-    /// A JSON object a line.
-    Jsonl,
-    /// An array of JSON objects, or objects one after another.
-    Json,
-    /// Parquet, which is not read yet.
-    Parquet,
+wattle_settings::choices! {
+    /// What `data.format` says that input files hold.
+    pub enum FormatChoice (default Auto) {
+        /// What each file begins with tells.
+        Auto = "auto",
+        /// Text, regardless of content.
+        Text = "text",
+        /// A JSON object a line.
+        Jsonl = "jsonl",
+        /// An array of JSON objects, or objects one after another.
+        Json = "json",
+        /// Not read yet.
+        Parquet = "parquet",
+    }
 }
 
-/// What is done with a record that has no text that can be read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum BadRecords {
-    /// It is left out and counted.
-    #[default]
-    Skip,
-    /// It is an error.
-    Refuse,
+wattle_settings::choices! {
+    /// What is done with a record that has no text that can be read.
+    pub enum BadRecords (default Skip) {
+        /// Leave it out and count it.
+        Skip = "skip",
+        /// Make it an error.
+        Refuse = "refuse",
+    }
 }
 
 /// Bytes of a file that tell what it holds.

@@ -1,18 +1,15 @@
 //! How text becomes tokens.
 
-use serde::{Deserialize, Serialize};
-
-/// How text becomes tokens.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum TokenizerKind {
-    /// One token a byte: 256 entries.
-    Bytes,
-    /// One token a character, for every character of the text.
-    Chars,
-    /// Byte-level byte-pair encoding, trained on the training split.
-    #[default]
-    Bpe,
-    /// A `tokenizer.json` made elsewhere.
-    File,
+wattle_settings::choices! {
+    /// How text becomes tokens.
+    pub enum TokenizerKind (default Bpe) {
+        /// One token a byte: 256 entries.
+        Bytes = "bytes",
+        /// One token a character, for every character of the text.
+        Chars = "chars",
+        /// Byte-level byte-pair encoding, trained on the training split.
+        Bpe = "bpe",
+        /// A `tokenizer.json` made elsewhere.
+        File = "file",
+    }
 }

@@ -12,35 +12,53 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::de::{Error as _, SeqAccess, Visitor, value::SeqAccessDeserializer};
+use serde::de::{SeqAccess, Visitor, value::SeqAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use wattle_settings::{Kind, SettingType, section};
 
 use crate::books::carbon;
 use crate::books::intensity_table::IntensityTable;
 
-/// Section `energy`: what is metered, and how often.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct EnergyConfig {
-    /// Time between two readings. Default 50: twice the update rate of a data-centre board's instant power,
-    /// and the fastest at which Zeus saw no zeros.
-    pub interval_ms: u64,
-    /// Power usage effectiveness of the building. Default 1: the machine alone.
-    pub pue: f64,
-    /// Which GPU boards are metered. Default: those that are computed on.
-    pub gpus: GpuSelection,
-    /// Where the kernel shows RAPL. Default `/sys/class/powercap`.
-    pub powercap_root: PathBuf,
-    /// Thermal design power of the processor, for the estimate that is made where RAPL cannot be read.
-    /// Default: unknown, and guessed by the number of CPUs; see [`crate::sensors::estimate`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cpu_tdp_w: Option<f64>,
-    /// For how long the machine's idle power is measured before the run's load, in seconds. Default 0: not at
-    /// all. It is stated beside the total and never subtracted from it.
-    pub idle_baseline_s: f64,
-    /// Where live figures are served over HTTP, in OpenMetrics' text, for Prometheus. Default: nowhere.
-    #[serde(deserialize_with = "deserialize_metrics_addr", skip_serializing_if = "Option::is_none")]
-    pub metrics_addr: Option<SocketAddr>,
+section! {
+    /// What is metered, and how often.
+    #[section(energy, at_resume = Free)]
+    pub struct EnergyConfig {
+        /// Time between two readings.
+        // Above ten seconds a 32-bit RAPL counter could wrap twice unseen.
+        pub interval_ms: u64 = 50,
+            unit("milliseconds"),
+            expects(between(10.0, 10_000.0)),
+            source(
+                "twice the update rate of a data-centre board's instant power, and the fastest at which Zeus saw no \
+                 zeros"
+            );
+        /// Power usage effectiveness.
+        ///
+        /// What the building draws for each joule of the machine; 1 is the machine alone.
+        pub pue: f64 = 1.0, expects(at_least(1.0).number());
+        /// Which GPU boards are metered.
+        ///
+        /// `"used"`: those that the run computes on. `"all"`: every board of the machine. `"none"`: none. A list:
+        /// these, by NVML's numbers, which `nvidia-smi` shows.
+        pub gpus: GpuSelection = GpuSelection::Used;
+        /// Where the kernel shows RAPL.
+        pub powercap_root: PathBuf = PathBuf::from("/sys/class/powercap");
+        /// Time to measure idle power for; 0: off.
+        ///
+        /// Before the run's load. The machine's idle power is stated beside the total and never subtracted from it.
+        pub idle_baseline_s: f64 = 0.0, unit("seconds"), expects(between(0.0, 3_600.0));
+        /// Thermal design power of the processor.
+        ///
+        /// For the estimate that is made where RAPL cannot be read.
+        pub cpu_tdp_w: Option<f64> = None,
+            unit("watts"),
+            unset("guessed by the number of CPUs"),
+            expects(above(0.0).words("a number of watts above 0"));
+        /// Address to serve live figures at.
+        ///
+        /// For Prometheus: over HTTP, in OpenMetrics' text.
+        pub metrics_addr: Option<SocketAddr> = None, unset("they are not served");
+    }
 }
 
 /// Which GPU boards are metered.
@@ -57,50 +75,45 @@ pub enum GpuSelection {
     Boards(Vec<u32>),
 }
 
-/// Section `carbon`: the carbon intensity of the electricity.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct CarbonConfig {
-    /// Your own figure; where it is given, the region is not looked up.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub intensity_g_per_kwh: Option<f64>,
-    /// A country by its ISO 3166-1 code (`DE`, `DEU`) or name. Default: the world's mean.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub region: Option<String>,
-    /// A CSV file `timestamp,g_per_kwh` by which each joule is priced at the moment of its use; the keys above
-    /// stand for what it does not cover. See [`crate::books::intensity_table`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub table: Option<PathBuf>,
-}
-
-/// Section `cost`: the price of the electricity.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct CostConfig {
-    /// Price of a kilowatt-hour. Default: none, and no cost is stated.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub price_per_kwh: Option<f64>,
-    /// ISO 4217 code of the currency. Default EUR.
-    pub currency: String,
-}
-
-impl Default for EnergyConfig {
-    fn default() -> Self {
-        Self {
-            interval_ms: 50,
-            pue: 1.0,
-            gpus: GpuSelection::Used,
-            powercap_root: PathBuf::from("/sys/class/powercap"),
-            cpu_tdp_w: None,
-            idle_baseline_s: 0.0,
-            metrics_addr: None,
-        }
+section! {
+    /// The carbon intensity of the electricity.
+    #[section(carbon, at_resume = Free)]
+    pub struct CarbonConfig {
+        /// Your own figure, instead of a region's.
+        pub intensity_g_per_kwh: Option<f64> = None,
+            unit("grams of CO₂-equivalent per kilowatt-hour"),
+            unset("that of `carbon.region`"),
+            expects(at_least(0.0).number());
+        /// A country by its code or name.
+        ///
+        /// An ISO 3166-1 code (`DE`, `DEU`) or an English name.
+        pub region: Option<String> = None,
+            unset("the world's mean"),
+            check(Self::no_intensity),
+            idle(when_set("carbon.intensity_g_per_kwh"));
+        /// Carbon intensities over time: a CSV file.
+        ///
+        /// Its columns are `timestamp,g_per_kwh`. Each joule is priced at the moment of its use; the other keys of
+        /// the section apply to what the table does not cover.
+        pub table: Option<PathBuf> = None, unset("one intensity throughout"), check(Self::unreadable_table);
     }
 }
 
-impl Default for CostConfig {
-    fn default() -> Self {
-        Self { price_per_kwh: None, currency: "EUR".to_owned() }
+section! {
+    /// The price of the electricity.
+    #[section(cost, at_resume = Free)]
+    pub struct CostConfig {
+        /// Price of a kilowatt-hour.
+        pub price_per_kwh: Option<f64> = None,
+            unit("`cost.currency` per kilowatt-hour"),
+            unset("no cost is stated"),
+            expects(at_least(0.0).number());
+        /// ISO 4217 code of the currency.
+        ///
+        /// It cannot change once costs are booked: sums of two currencies have no meaning.
+        pub currency: String = "EUR".to_owned(),
+            expects_that("an ISO 4217 code such as \"EUR\"", |code| is_currency(code)),
+            idle(without("cost.price_per_kwh"));
     }
 }
 
@@ -109,75 +122,36 @@ impl EnergyConfig {
     pub fn interval(&self) -> Duration {
         Duration::from_millis(self.interval_ms)
     }
-
-    /// Every fault of the section, each a sentence that begins with its key.
-    pub fn faults(&self) -> Vec<String> {
-        let mut faults = Vec::new();
-        // Above ten seconds a 32-bit RAPL counter could wrap twice unseen.
-        if !(10..=10_000).contains(&self.interval_ms) {
-            faults.push(format!("energy.interval_ms = {}: expected 10 to 10000", self.interval_ms));
-        }
-        if !self.pue.is_finite() || self.pue < 1.0 {
-            faults.push(format!("energy.pue = {}: expected a number of at least 1", self.pue));
-        }
-        let idle = self.idle_baseline_s;
-        if !(0.0..=3_600.0).contains(&idle) {
-            faults.push(format!("energy.idle_baseline_s = {idle}: expected 0 to 3600"));
-        }
-        if let Some(tdp) = self.cpu_tdp_w
-            && (!tdp.is_finite() || tdp <= 0.0)
-        {
-            faults.push(format!("energy.cpu_tdp_w = {tdp}: expected a number of watts above 0"));
-        }
-        faults
-    }
 }
 
 impl CarbonConfig {
-    /// Every fault of the section, each a sentence that begins with its key.
-    pub fn faults(&self) -> Vec<String> {
-        let mean = match self.intensity_g_per_kwh {
-            Some(grams) if !grams.is_finite() || grams < 0.0 => {
-                Some(format!("carbon.intensity_g_per_kwh = {grams}: expected a number of at least 0"))
-            }
-            Some(_) => None,
-            None => carbon::resolve(self).err().map(|error| error.to_string()),
-        };
-        let table = self.table.as_deref().and_then(|path| IntensityTable::open(path).err());
-        mean.into_iter().chain(table.map(|error| error.to_string())).collect()
+    fn no_intensity(&self) -> Option<String> {
+        let is_given = self.intensity_g_per_kwh.is_some();
+        (!is_given).then(|| carbon::resolve(self).err())?.map(|error| error.to_string())
+    }
+
+    fn unreadable_table(&self) -> Option<String> {
+        IntensityTable::open(self.table.as_deref()?).err().map(|error| error.to_string())
     }
 }
 
-impl CostConfig {
-    /// Every fault of the section, each a sentence that begins with its key.
-    pub fn faults(&self) -> Vec<String> {
-        let mut faults = Vec::new();
-        if let Some(price) = self.price_per_kwh
-            && (!price.is_finite() || price < 0.0)
-        {
-            faults.push(format!("cost.price_per_kwh = {price}: expected a number of at least 0"));
-        }
-        if self.currency.len() != 3 || !self.currency.bytes().all(|b| b.is_ascii_uppercase()) {
-            let currency = &self.currency;
-            faults.push(format!("cost.currency = {currency:?}: expected an ISO 4217 code such as \"EUR\""));
-        }
-        faults
-    }
+fn is_currency(code: &str) -> bool {
+    code.len() == 3 && code.bytes().all(|b| b.is_ascii_uppercase())
 }
 
 /// An address to serve live figures at.
 ///
 /// # Errors
-/// If it is none, with what was expected.
+/// If `text` is not an address, with what was expected.
 pub fn metrics_addr(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| "expected an IP address and a port, such as \"127.0.0.1:9184\"".to_owned())
+    text.parse().map_err(|_| format!("expected {}", SocketAddr::KIND.expected()))
 }
 
-fn deserialize_metrics_addr<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<SocketAddr>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    metrics_addr(&text).map(Some).map_err(D::Error::custom)
+/// What a message says of the boards that are metered.
+const SELECTION: &str = "\"used\", \"all\", \"none\", or a list of board numbers such as [0, 1]";
+
+impl SettingType for GpuSelection {
+    const KIND: Kind = Kind::Other(SELECTION);
 }
 
 impl Serialize for GpuSelection {
@@ -203,7 +177,7 @@ impl<'de> Visitor<'de> for SelectionVisitor {
     type Value = GpuSelection;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("\"used\", \"all\", \"none\", or a list of board numbers such as [0, 1]")
+        f.write_str(SELECTION)
     }
 
     fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<GpuSelection, E> {

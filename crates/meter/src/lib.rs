@@ -68,7 +68,7 @@ pub mod windows;
 pub use books::intensity_table::IntensityTable;
 pub use books::interrupted::ResumePoint;
 pub use books::ledger::{Entry, Ledger, LedgerOptions};
-pub use books::pricing::{Pricing, Tariff};
+pub use books::pricing::{Pricing, Tariff, segment_prices};
 pub use books::reprice::reprice;
 pub use books::tally::{Tally, Used};
 pub use config::{CarbonConfig, CostConfig, EnergyConfig, GpuSelection};

@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
 use wattle_ops::Activation;
 use wattle_ops::attention::Kind;
 use wattle_ops::rope::Scaling;
+use wattle_settings::rules::{unless, when};
+use wattle_settings::{Condition, choices, section};
 
 pub use crate::families::Family;
 
@@ -16,164 +17,196 @@ pub(crate) const NORM_EPS: f64 = 1e-5;
 /// no machine has memory for are refused by their size.
 pub(crate) const MAX_SIZE: usize = 1 << 28;
 
-/// The keys of rotary positions, ordered so that those without a meaning are always the last.
-pub(crate) const ROPE_KEYS: [&str; 6] = [
-    "rope_theta",
-    "rope_scaling",
-    "rope_factor",
-    "rope_low_freq_factor",
-    "rope_high_freq_factor",
-    "rope_original_context",
-];
-
-/// Which transformer to build.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ModelConfig {
-    /// The family.
-    pub family: Family,
-    /// Rows of the token table; 0 takes the tokenizer's vocabulary. Larger than that, it is padded.
-    pub vocab_size: usize,
-    /// Transformer blocks.
-    pub n_layers: usize,
-    /// Attention heads of a block.
-    pub n_heads: usize,
-    /// Heads of keys and values, each for `n_heads / n_kv_heads` heads of queries; 0 is as many as `n_heads`.
-    /// Fewer is not for a GPT-2.
-    pub n_kv_heads: usize,
-    /// Width of a head; 0 is `d_model / n_heads`. Another is not for a GPT-2.
-    pub head_width: usize,
-    /// Width of the residual stream.
-    pub d_model: usize,
-    /// Width of the feed-forward block; 0 is four times `d_model` for a GPT-2, and for the others two thirds of that,
-    /// rounded up to a multiple of 256, or of 32 where `d_model` is below 1024.
-    pub d_ff: usize,
-    /// Most tokens that a prediction can look back on.
-    pub context: usize,
-    /// Positions that a query sees in a Mistral, its own and those before it; 0 is the whole context.
-    pub window: usize,
-    /// Share of elements dropped after the embedding, in attention and after each block's halves.
-    pub dropout: f32,
-    /// Whether linear and normalization layers have a bias.
-    pub bias: bool,
-    /// The feed-forward block's nonlinearity.
-    pub activation: ActivationKind,
-    /// Whether the token table is also the output head, as in GPT-2.
-    pub tie_embeddings: bool,
-    /// What normalization adds to a mean square or variance: 1e-5 in GPT-2 and in Llama 2 and 3, 1e-6 in Qwen2 and 3.
-    pub norm_eps: f64,
-    /// Base of the frequencies of rotary positions: 10,000 in Llama 2, 500,000 in Llama 3.
-    pub rope_theta: f64,
-    /// How frequencies are changed to reach beyond the context that it was first trained with.
-    pub rope_scaling: RopeScaling,
-    /// What frequencies are divided by: all of them (`linear`) or the low ones (`llama3`).
-    pub rope_factor: f64,
-    /// `llama3`: waves longer than `rope_original_context` divided by this are low. Llama 3.1's.
-    pub rope_low_freq_factor: f64,
-    /// `llama3`: waves shorter than `rope_original_context` divided by this are high. Llama 3.1's.
-    pub rope_high_freq_factor: f64,
-    /// `llama3`: the context that the model was first trained with. Llama 3.1's.
-    pub rope_original_context: usize,
-    /// A directory in Hugging Face's layout whose weights training starts from. The other keys but `dropout` and
-    /// a smaller `context` are then its own; see [`ModelConfig::adopt`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub init_from: Option<PathBuf>,
+section! {
+    /// Which transformer to build.
+    ///
+    /// Defaults are those of the embedded run: a GPT-2 that a laptop's processor trains in minutes.
+    #[section(model, check = ModelConfig::family_faults)]
+    pub struct ModelConfig {
+        /// The family.
+        pub family: Family = Family::Gpt2;
+        /// Rows of the token table; 0: the tokenizer's.
+        ///
+        /// A table larger than the tokenizer's vocabulary is padded.
+        pub vocab_size: usize = 0, expects(at_most(MAX_SIZE as f64));
+        /// Transformer blocks.
+        pub n_layers: usize = 4, expects(at_least(1.0)), expects(at_most(MAX_SIZE as f64));
+        /// Attention heads of a block.
+        pub n_heads: usize = 4,
+            expects(at_least(1.0)),
+            expects(at_most(MAX_SIZE as f64)),
+            check(Self::heads_do_not_divide);
+        /// Heads of keys and values; 0: `n_heads`.
+        ///
+        /// Each serves `n_heads / n_kv_heads` heads of queries. A GPT-2 has as many as `n_heads`.
+        pub n_kv_heads: usize = 0, expects(at_most(MAX_SIZE as f64));
+        /// Width of a head; 0: `d_model / n_heads`.
+        pub head_width: usize = 0,
+            expects(at_most(MAX_SIZE as f64)),
+            idle(when("model.family", &["gpt2"]).because(FIXED_WIDTH));
+        /// Width of the residual stream.
+        pub d_model: usize = 128, expects(at_least(1.0)), expects(at_most(MAX_SIZE as f64));
+        /// Feed-forward width; 0: the family's.
+        ///
+        /// The family's is four times `d_model` for a GPT-2, and for the others two thirds of that, rounded up to a
+        /// multiple of 256, or of 32 where `d_model` is below 1024.
+        pub d_ff: usize = 0, expects(at_most(MAX_SIZE as f64));
+        /// Most tokens that a prediction can look back on.
+        pub context: usize = 128,
+            unit("tokens"),
+            expects(at_least(1.0)),
+            expects(at_most(MAX_SIZE as f64));
+        /// Positions a query sees; 0: the whole context.
+        ///
+        /// Its own position and those before it.
+        pub window: usize = 0,
+            unit("tokens"),
+            idle(when("model.family", &["gpt2"]).because(NO_WINDOW_IN_GPT2)),
+            idle(unless("model.family", &["mistral"]).because(NO_WINDOW));
+        /// Share of activations dropped in training.
+        ///
+        /// Applies after the embedding, in attention and after each half of a block. Only a GPT-2 has dropout.
+        pub dropout: f32 = 0.0, expects(at_least(0.0).below(1.0));
+        /// Whether linear layers and norms have a bias.
+        ///
+        /// Only a GPT-2 has the choice.
+        pub bias: bool = false;
+        /// The feed-forward block's nonlinearity.
+        ///
+        /// Every family but GPT-2 has `"swiglu"`, which is then the default.
+        pub activation: ActivationKind = ActivationKind::Gelu;
+        /// Whether the token table is the output head too.
+        pub tie_embeddings: bool = true, source("GPT-2");
+        /// Epsilon of the norms.
+        ///
+        /// What a norm adds to a mean square or variance: 1e-5 in GPT-2 and in Llama 2 and 3, 1e-6 in Qwen2 and
+        /// Qwen3. A GPT-2 has no other.
+        pub norm_eps: f64 = NORM_EPS,
+            expects(above(0.0).below(1.0).words("above 0 and below 1")),
+            checked_if(|model| model.family.has_rotary_positions()),
+            source("GPT-2's published code");
+        /// Base of the frequencies of rotary positions.
+        ///
+        /// 10,000 in Llama 2, 500,000 in Llama 3.
+        pub rope_theta: f64 = 10_000.0,
+            expects(above(1.0).words("above 1")),
+            checked_if(|model| model.family.has_rotary_positions()),
+            idle(NOT_ROTARY),
+            source("Llama 2");
+        /// Scaling of frequencies for a longer context.
+        ///
+        /// Longer than the one that the model was first trained with.
+        pub rope_scaling: RopeScaling = RopeScaling::None, idle(NOT_ROTARY);
+        /// What frequencies are divided by.
+        ///
+        /// All of them with `linear`, the low ones with `llama3`.
+        pub rope_factor: f64 = 8.0,
+            expects(at_least(1.0)),
+            checked_if(|model| model.is_scaled(&[RopeScaling::Linear, RopeScaling::Llama3])),
+            idle(NOT_ROTARY),
+            idle(NOT_SCALED),
+            source("Llama 3.1");
+        /// Bound of the low frequencies.
+        ///
+        /// Waves longer than `rope_original_context` divided by this are low. Below `rope_high_freq_factor`.
+        pub rope_low_freq_factor: f64 = 1.0,
+            check(Self::low_is_not_below_high),
+            idle(NOT_ROTARY),
+            idle(OTHER_SCALING),
+            source("Llama 3.1");
+        /// Bound of the high frequencies.
+        ///
+        /// Waves shorter than `rope_original_context` divided by this are high.
+        pub rope_high_freq_factor: f64 = 4.0,
+            idle(NOT_ROTARY),
+            idle(OTHER_SCALING),
+            source("Llama 3.1");
+        /// Context that the model was first trained with.
+        pub rope_original_context: usize = 8192,
+            unit("tokens"),
+            expects(at_least(1.0)),
+            checked_if(|model| model.is_scaled(&[RopeScaling::Llama3])),
+            idle(NOT_ROTARY),
+            idle(OTHER_SCALING),
+            source("Llama 3.1");
+        /// Directory of weights to start training from.
+        ///
+        /// It is in Hugging Face's layout. Shape and tokenizer are then its own; only `dropout` and a smaller
+        /// `context` can be set beside it.
+        pub init_from: Option<PathBuf> = None, unset("initial values are random");
+    }
 }
 
-/// A scaling of rotary positions by its name in a configuration; [`ModelConfig::scaling`] has its numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RopeScaling {
-    /// Not at all.
-    None,
-    /// All frequencies are divided.
-    Linear,
-    /// Low frequencies are divided, as in Llama 3.1.
-    Llama3,
+/// Why a width of heads has no effect in a GPT-2.
+const FIXED_WIDTH: &str =
+    "a GPT-2's heads have a width of d_model / n_heads; leave it out or set model.family = \"llama\"";
+/// Why a window has no effect in a GPT-2.
+const NO_WINDOW_IN_GPT2: &str =
+    "a GPT-2's attention sees the whole context; leave it out or set model.family = \"mistral\"";
+/// Why a window has no effect in most of the other families.
+const NO_WINDOW: &str =
+    "attention sees the whole context in this family; leave it out or set model.family = \"mistral\"";
+/// In which families keys of rotary positions have no effect, and why.
+const NOT_ROTARY: Condition = when("model.family", &["gpt2"])
+    .because("a GPT-2 has no rotary positions; leave it out or set model.family = \"llama\"");
+/// Where no scaling has a factor.
+const NOT_SCALED: Condition = when("model.rope_scaling", &["none"])
+    .because("nothing is scaled; leave it out or set model.rope_scaling to \"linear\" or \"llama3\"");
+/// Where the numbers of Llama 3.1's scaling have no effect.
+const OTHER_SCALING: Condition = unless("model.rope_scaling", &["llama3"])
+    .because("is of another scaling; leave it out or set model.rope_scaling = \"llama3\"");
+
+choices! {
+    /// A scaling of rotary positions by its name in a configuration; [`ModelConfig::scaling`] has its numbers.
+    pub enum RopeScaling {
+        /// Not at all.
+        None = "none",
+        /// All frequencies are divided.
+        Linear = "linear",
+        /// Low frequencies are divided, as in Llama 3.1.
+        Llama3 = "llama3",
+    }
 }
 
-/// A nonlinearity by its name in a configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ActivationKind {
-    /// GELU, exactly; nanoGPT's.
-    Gelu,
-    /// GELU by its tanh approximation; GPT-2's.
-    GeluTanh,
-    /// ReLU.
-    Relu,
-    /// The gated SiLU; that of every family but GPT-2.
-    Swiglu,
-}
-
-impl Default for ModelConfig {
-    /// The embedded default: a GPT-2 that a laptop's processor trains in minutes.
-    fn default() -> Self {
-        Self {
-            family: Family::Gpt2,
-            vocab_size: 0,
-            n_layers: 4,
-            n_heads: 4,
-            n_kv_heads: 0,
-            head_width: 0,
-            d_model: 128,
-            d_ff: 0,
-            context: 128,
-            window: 0,
-            dropout: 0.0,
-            bias: false,
-            activation: ActivationKind::Gelu,
-            tie_embeddings: true,
-            norm_eps: NORM_EPS,
-            rope_theta: 10_000.0,
-            rope_scaling: RopeScaling::None,
-            rope_factor: 8.0,
-            rope_low_freq_factor: 1.0,
-            rope_high_freq_factor: 4.0,
-            rope_original_context: 8192,
-            init_from: None,
-        }
+choices! {
+    /// A nonlinearity by its name in a configuration.
+    pub enum ActivationKind {
+        /// GELU, exactly; nanoGPT's.
+        Gelu = "gelu",
+        /// GELU by its tanh approximation; GPT-2's.
+        GeluTanh = "gelu_tanh",
+        /// ReLU.
+        Relu = "relu",
+        /// The gated SiLU; that of every family but GPT-2.
+        Swiglu = "swiglu",
     }
 }
 
 impl ModelConfig {
-    /// What is wrong with it whatever the family, each a sentence that starts with the key.
-    pub(crate) fn common_faults(&self) -> Vec<String> {
-        let mut faults = Vec::new();
-        let counts = [
-            ("n_layers", self.n_layers),
-            ("n_heads", self.n_heads),
-            ("d_model", self.d_model),
-            ("context", self.context),
-        ];
-        for (key, count) in counts {
-            if count == 0 {
-                faults.push(format!("model.{key} = 0: expected at least 1"));
-            }
-        }
-        let optional = [
-            ("n_kv_heads", self.n_kv_heads),
-            ("head_width", self.head_width),
-            ("d_ff", self.d_ff),
-            ("vocab_size", self.vocab_size),
-        ];
-        let too_large = counts.into_iter().chain(optional).filter(|(_, count)| *count > MAX_SIZE);
-        faults.extend(
-            too_large.map(|(key, count)| format!("model.{key} = {count}: expected at most {MAX_SIZE}")),
-        );
-        let divides = self.n_heads == 0 || self.d_model.is_multiple_of(self.n_heads);
-        if self.head_width == 0 && self.d_model <= MAX_SIZE && !divides {
-            faults.push(format!(
-                "model.n_heads = {}: does not divide model.d_model = {}; try {}",
-                self.n_heads,
-                self.d_model,
-                nearest_divisor(self.d_model, self.n_heads)
-            ));
-        }
-        if !(0.0..1.0).contains(&self.dropout) {
-            faults.push(format!("model.dropout = {}: expected at least 0 and below 1", self.dropout));
-        }
-        faults
+    fn heads_do_not_divide(&self) -> Option<String> {
+        let &Self { n_heads, d_model, head_width, .. } = self;
+        let divides = n_heads == 0 || d_model.is_multiple_of(n_heads);
+        (head_width == 0 && d_model <= MAX_SIZE && !divides).then(|| {
+            format!(
+                "model.n_heads = {n_heads}: does not divide model.d_model = {d_model}; try {}",
+                nearest_divisor(d_model, n_heads)
+            )
+        })
+    }
+
+    fn low_is_not_below_high(&self) -> Option<String> {
+        let (low, high) = (self.rope_low_freq_factor, self.rope_high_freq_factor);
+        let is_fine = low > 0.0 && high > low && high.is_finite();
+        (self.is_scaled(&[RopeScaling::Llama3]) && !is_fine).then(|| {
+            format!(
+                "model.rope_low_freq_factor = {low}: expected above 0 and below model.rope_high_freq_factor = {high}"
+            )
+        })
+    }
+
+    /// Whether there are rotary positions with one of these scalings.
+    fn is_scaled(&self, scalings: &[RopeScaling]) -> bool {
+        self.family.has_rotary_positions() && scalings.contains(&self.rope_scaling)
     }
 
     /// Heads of keys and values.

@@ -1,10 +1,6 @@
 //! How tensors that were read differ from those of a model, and long lists of names in messages.
 
-use std::collections::{HashMap, HashSet};
-
-use candle_core::Tensor;
-
-use crate::parameter::Parameter;
+use std::collections::BTreeMap;
 
 /// As many names as a list shows in full.
 const MOST_NAMES: usize = 4;
@@ -39,35 +35,31 @@ impl Differences {
     }
 }
 
-/// What is missing from `got`, extra in it, or of another shape than in `expected`, a clause each.
-pub(crate) fn differences<'a>(
-    expected: impl Iterator<Item = (String, &'a [usize])>,
-    got: &HashMap<String, Tensor>,
-) -> Vec<String> {
+/// How the tensors in `got` differ from the `expected` ones, both by name and shape. `other` is what else is wrong
+/// with a tensor of the right shape.
+pub(crate) fn differences<'a, N: Into<String> + AsRef<str>, D: AsRef<[usize]>>(
+    expected: impl IntoIterator<Item = (N, D)>,
+    got: impl IntoIterator<Item = (&'a str, &'a [usize])>,
+    other: impl Fn(&str) -> Option<String>,
+) -> Differences {
+    let mut got: BTreeMap<&str, &[usize]> = got.into_iter().collect();
     let mut differences = Differences::default();
-    let mut known = HashSet::new();
     for (name, dims) in expected {
-        match got.get(&name) {
-            None => differences.missing.push(name.clone()),
-            Some(tensor) if tensor.dims() != dims => {
-                differences.wrong.push(format!("{name} has shape {:?}, expected {dims:?}", tensor.dims()));
+        match got.remove(name.as_ref()) {
+            None => differences.missing.push(name.into()),
+            Some(there) => {
+                let fault = shape_fault(name.as_ref(), there, dims.as_ref()).or_else(|| other(name.as_ref()));
+                differences.wrong.extend(fault);
             }
-            Some(_) => {}
         }
-        known.insert(name);
     }
-    differences.extra = got.keys().filter(|name| !known.contains(*name)).cloned().collect();
-    differences.extra.sort();
-    differences.faults()
+    differences.extra = got.into_keys().map(str::to_owned).collect();
+    differences
 }
 
-/// What is wrong with the moments of an optimizer for `parameters`, a clause each: `<parameter>.exp_avg` and
-/// `<parameter>.exp_avg_sq` (PyTorch's names) have the parameter's shape.
-pub fn moment_faults(parameters: &[Parameter], moments: &HashMap<String, Tensor>) -> Vec<String> {
-    let expected = parameters.iter().flat_map(|Parameter { name, var }| {
-        ["exp_avg", "exp_avg_sq"].map(|moment| (format!("{name}.{moment}"), var.dims()))
-    });
-    differences(expected, moments)
+/// What is wrong with a tensor of shape `got`; `None` if that is what is `expected`.
+pub(crate) fn shape_fault(name: &str, got: &[usize], expected: &[usize]) -> Option<String> {
+    (got != expected).then(|| format!("{name} has shape {got:?}, expected {expected:?}"))
 }
 
 fn clauses(names: &[String], one: &str, many: &str) -> Vec<String> {

@@ -1,40 +1,62 @@
-//! Keys of a configuration that its other keys leave without a meaning.
+//! Keys of a configuration that its other keys leave without effect.
 
-use crate::config::{ModelConfig, ROPE_KEYS};
+use wattle_settings::{Idle, Section, Setting, idle_of};
+
+use crate::config::ModelConfig;
 
 impl ModelConfig {
-    /// Keys that change nothing: those of what a family does not have, as rotary positions or windows, and those of a
+    /// Keys that have no effect: those of what a family does not have, as rotary positions or windows, and those of a
     /// scaling that the model does not have. A file of the configuration leaves them out.
     pub fn idle_keys(&self) -> Vec<&'static str> {
-        self.idle_reasons().into_iter().map(|(key, _)| key).collect()
+        idle_of(self).iter().map(|idle| idle.setting.key).collect()
     }
 
     /// A sentence, starting with the key, for each idle key that is set: one that is among `explicit_keys`, the keys
     /// of the `model` section that the user has set, or has another value than its default.
     pub fn idle_faults(&self, explicit_keys: &[&str]) -> Vec<String> {
-        let (own, default) = (self.values(), Self::default().values());
-        let is_default = |key: &str| own[key] == default[key];
         // Runs of versions that wrote every key have them all in their files, and nobody has asked for that.
-        let is_whole = ROPE_KEYS.iter().all(|key| explicit_keys.contains(key));
-        self.idle_reasons()
-            .iter()
-            .filter(|(key, _)| !is_default(key) || explicit_keys.contains(key) && !is_whole)
-            .map(|(key, why)| format!("model.{key} = {}: {why}", own[*key]))
-            .collect()
+        let is_whole = rope_settings().all(|setting| explicit_keys.contains(&setting.key));
+        let is_set =
+            |idle: &&Idle| !idle.has_default() || explicit_keys.contains(&idle.setting.key) && !is_whole;
+        idle_of(self).iter().filter(is_set).map(ToString::to_string).collect()
     }
+}
 
-    fn values(&self) -> serde_json::Value {
-        serde_json::to_value(self).expect("a configuration is plain data")
-    }
+/// The keys of rotary positions.
+fn rope_settings() -> impl Iterator<Item = &'static Setting> {
+    ModelConfig::settings().iter().filter(|setting| setting.key.starts_with("rope_"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::{Family, RopeScaling};
+    use crate::families::ALL;
+
+    /// The keys of rotary positions, ordered so that those without an effect are always the last.
+    const ROPE_KEYS: [&str; 6] = [
+        "rope_theta",
+        "rope_scaling",
+        "rope_factor",
+        "rope_low_freq_factor",
+        "rope_high_freq_factor",
+        "rope_original_context",
+    ];
 
     fn llama(rope_scaling: RopeScaling) -> ModelConfig {
         ModelConfig { family: Family::Llama, rope_scaling, ..ModelConfig::default() }
+    }
+
+    #[test]
+    fn keys_are_idle_in_the_families_that_lack_what_they_set() {
+        for spec in ALL {
+            let config = ModelConfig { family: spec.family, ..ModelConfig::default() };
+            let is_idle = |key| config.idle_keys().contains(&key);
+            let has_window = spec.design.is_some_and(|design| design.has_window);
+            assert_eq!(is_idle("rope_theta"), !spec.family.has_rotary_positions(), "{}", spec.name);
+            assert_eq!(is_idle("head_width"), !spec.family.has_rotary_positions(), "{}", spec.name);
+            assert_eq!(is_idle("window"), !has_window, "{}", spec.name);
+        }
     }
 
     #[test]

@@ -114,8 +114,9 @@ pub(crate) fn set_parameters(
     parameters: &[Parameter],
     weights: &HashMap<String, Tensor>,
 ) -> Result<std::result::Result<(), Vec<String>>> {
-    let expected = parameters.iter().map(|Parameter { name, var }| (name.clone(), var.dims()));
-    let faults = differences(expected, weights);
+    let expected = parameters.iter().map(|Parameter { name, var }| (name.as_str(), var.dims()));
+    let got = weights.iter().map(|(name, tensor)| (name.as_str(), tensor.dims()));
+    let faults = differences(expected, got, |_| None).faults();
     if !faults.is_empty() {
         return Ok(Err(faults));
     }

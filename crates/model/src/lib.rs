@@ -28,12 +28,13 @@ pub mod hugging_face;
 mod idle_keys;
 pub mod kv_cache;
 pub mod language_model;
+mod moments;
 pub mod parameter;
 pub mod pass;
 mod size;
 
 pub use config::{ActivationKind, Family, ModelConfig, RopeScaling};
-pub use differences::{abridged, moment_faults};
+pub use differences::abridged;
 pub use engine::board::{
     DeviceEngine, DeviceEngineOptions, DeviceSpan, EngineError, FinishedSteps, Masks, StepInputs, StepPart,
     StepResult,
@@ -47,5 +48,6 @@ pub use gguf::{GgufExport, GgufFile, WeightType};
 pub use hugging_face::Directory;
 pub use kv_cache::KvCache;
 pub use language_model::LanguageModel;
+pub use moments::{check_moments, moment_faults, moment_names};
 pub use parameter::Parameter;
 pub use pass::{Pass, TrainingPass};

@@ -449,5 +449,6 @@ fn segment(id: u32, step_start: u64) -> Segment {
         wall_anchor: format!("2026-11-23T15:0{id}:00Z"),
         monotonic_anchor: MonotonicNs(0),
         step_start,
+        prices: None,
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::{MonotonicNs, WallAnchor, boot_id};
 use crate::device::ComputeDevice;
 use crate::error::RunlogError;
-use crate::record::{Flag, Method, SensorKind};
+use crate::record::{Carbon, Flag, Method, SensorKind};
 use crate::units::Watts;
 
 /// Name and version of the format of a manifest.
@@ -187,6 +187,32 @@ pub struct Segment {
     pub monotonic_anchor: MonotonicNs,
     /// Finished updates at its start.
     pub step_start: u64,
+    /// How its energy is priced; absent in older runs and where nothing is metered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prices: Option<SegmentPrices>,
+}
+
+/// How the energy of a segment is priced. Prices may change at a resume; a segment that ends without its last record is
+/// priced by what stands here.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SegmentPrices {
+    /// Power usage effectiveness of the building.
+    pub pue: f64,
+    /// The carbon intensity; with a table, that of what the table does not cover.
+    pub carbon: Carbon,
+    /// The table of intensities by the moment of use, `carbon.table`; null without one.
+    pub carbon_table: Option<String>,
+    /// The price of energy; null without one.
+    pub tariff: Option<SegmentTariff>,
+}
+
+/// The price of energy in a segment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SegmentTariff {
+    /// Price of a kilowatt-hour.
+    pub per_kwh: f64,
+    /// ISO 4217 code.
+    pub currency: String,
 }
 
 impl Segment {
@@ -200,6 +226,7 @@ impl Segment {
             wall_anchor: anchor.rfc3339(),
             monotonic_anchor: anchor.monotonic,
             step_start,
+            prices: None,
         }
     }
 

@@ -153,8 +153,12 @@ pub struct Cost {
     pub value: f64,
     /// ISO 4217 code.
     pub currency: String,
-    /// Price of a kilowatt-hour in `currency`.
+    /// Price of a kilowatt-hour in `currency`; the mean where it changed between segments.
     pub tariff_per_kwh: f64,
+    /// Share of the energy that `value` covers: of a run that had a tariff for a part of it. Absent where it covers
+    /// all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub energy_fraction: Option<f64>,
 }
 
 /// A carbon intensity and where it comes from.
@@ -453,6 +457,10 @@ pub struct Cumulative {
     pub emissions_g: GramsCo2e,
     /// Cost; null without a tariff.
     pub cost: Option<f64>,
+    /// Share of the energy that `cost` covers: of a run that had a tariff for a part of it. Absent where it covers
+    /// all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_fraction: Option<f64>,
     /// Tokens trained on, those of repeated steps counted once.
     pub tokens: u64,
     /// Energy that went into steps that had to be done again.

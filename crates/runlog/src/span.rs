@@ -47,7 +47,7 @@ pub enum SpanClock {
     Device,
 }
 
-/// One phase of one step. Spans of a segment do not overlap; device spans may be reported late.
+/// One phase of one step. Spans of a segment do not overlap unless they say so; device spans may be reported late.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Span {
     /// The run's segment.
@@ -64,4 +64,7 @@ pub struct Span {
     pub clock: SpanClock,
     /// Bound on the error of either end that mapping between clocks adds.
     pub error_ns: u64,
+    /// Whether other phases went on at the same time, as steps do while a checkpoint is written.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub overlaps: bool,
 }

@@ -1,11 +1,11 @@
 //! Whether a run is over its budget, and whether it will be.
 
+use wattle_meter::Used;
 use wattle_meter::books::projection::{Fit, Projector};
+use wattle_report::words::quantity::{count, joules};
 use wattle_runlog::Joules;
 
 use crate::config::BudgetConfig;
-use wattle_meter::Used;
-use wattle_report::words::quantity::{count, joules};
 
 /// Chunks of steps in an epoch whose energy is noted, so that the first epoch's end can tell.
 const CHUNKS_AN_EPOCH: u64 = 8;
@@ -86,12 +86,12 @@ impl Budget {
     fn shares(&self, used: &Used) -> Vec<Share> {
         let BudgetConfig { max_energy_kwh, max_emissions_g, max_cost } = self.limits;
         [
-            ("max_energy_kwh", max_energy_kwh, used.facility_kwh),
-            ("max_emissions_g", max_emissions_g, used.emissions.get()),
-            ("max_cost", max_cost, used.cost.unwrap_or(0.0)),
+            ("max_energy_kwh", max_energy_kwh, used.facility_kwh, used.energy),
+            ("max_emissions_g", max_emissions_g, used.emissions.get(), used.energy),
+            ("max_cost", max_cost, used.cost.unwrap_or(0.0), used.priced),
         ]
         .into_iter()
-        .filter_map(|(key, allowed, used)| Some(Share { key, allowed: allowed?, used }))
+        .filter_map(|(key, allowed, used, by)| Some(Share { key, allowed: allowed?, used, by }))
         .collect()
     }
 }
@@ -101,12 +101,18 @@ struct Share {
     key: &'static str,
     allowed: f64,
     used: f64,
+    /// The energy that used it.
+    by: Joules,
 }
 
 impl Share {
     /// The energy that would use it up at the rate so far.
     fn in_joules(&self, used: &Used) -> Joules {
-        if self.used > 0.0 { used.energy * (self.allowed / self.used) } else { Joules(f64::INFINITY) }
+        if self.used > 0.0 {
+            used.energy - self.by + self.by * (self.allowed / self.used)
+        } else {
+            Joules(f64::INFINITY)
+        }
     }
 }
 
@@ -123,6 +129,7 @@ mod tests {
             facility_kwh: kwh,
             emissions: GramsCo2e(kwh * 100.0),
             cost: Some(kwh * 0.5),
+            priced: Joules(joules),
         }
     }
 

@@ -13,8 +13,10 @@ use wattle_train::{EngineChoice, TrainerOptions};
 
 use crate::checkpoint::tokenizer_of;
 use crate::config::Config;
+use crate::data::plan_of;
 use crate::error::SessionError;
 use crate::need;
+use crate::snapshot;
 
 /// What a model of your own is built from.
 #[derive(Clone, Copy, Debug)]
@@ -130,6 +132,17 @@ pub(crate) fn vocab_size(config: &Config, dataset: &Dataset) -> Result<usize, Se
     config.model.vocab_size_for(dataset.vocab_size()).map_err(SessionError::config)
 }
 
+/// Whether checkpoints of one of wattle's families can be written while training goes on. To be asked before the model is
+/// built, which takes memory.
+pub(crate) fn has_room_for_snapshot(
+    config: &Config,
+    dataset: &Dataset,
+    device: &ChosenDevice,
+) -> Result<bool, SessionError> {
+    let plan = plan_of(config, dataset)?;
+    Ok(snapshot::is_affordable(config, vocab_size(config, dataset)?, &plan, device.device.is_cpu()))
+}
+
 /// What the trainer is told.
 pub(crate) fn trainer_options(config: &Config, segment: u32) -> TrainerOptions {
     TrainerOptions {
@@ -138,6 +151,8 @@ pub(crate) fn trainer_options(config: &Config, segment: u32) -> TrainerOptions {
         dropout: config.model.dropout,
         dtype: config.precision.dtype.into(),
         masks: Masks::default(),
+        kernels: None,
+        select: false,
         optimizer: config.optimizer.clone(),
         schedule: config.schedule.clone(),
         train: config.train.clone(),
@@ -145,5 +160,6 @@ pub(crate) fn trainer_options(config: &Config, segment: u32) -> TrainerOptions {
         early_stop: config.early_stop.clone(),
         checkpoint_every_epochs: config.checkpoint.every_epochs,
         checkpoint_every_steps: config.checkpoint.every_steps,
+        checkpoint_in_background: config.checkpoint.background,
     }
 }

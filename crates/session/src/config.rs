@@ -1,118 +1,107 @@
 //! The configuration of a run: its sections, what is wrong with them, and what may differ at a resume.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 use wattle_data::{DataConfig, TokenizerConfig};
 use wattle_meter::{CarbonConfig, CostConfig, EnergyConfig};
 use wattle_model::ModelConfig;
+use wattle_runlog::{LineFile, Record};
 use wattle_train::{
     CheckpointConfig, EarlyStopConfig, EvaluateConfig, OptimizerConfig, PrecisionConfig, ScheduleConfig,
     TrainConfig,
 };
 
-use crate::sections::{Section, check_value, field_names};
+use wattle_settings::{AtResume, Schema, Section, SectionInfo, section};
 
 macro_rules! sections {
-    ($($(#[$doc:meta])* $name:ident: $type:ty,)*) => {
+    ($($name:ident: $Config:ty,)*) => {
         /// A run's configuration. Each section belongs to the crate that acts on it.
         #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
         #[serde(default, deny_unknown_fields)]
         pub struct Config {
-            $($(#[$doc])* pub $name: $type,)*
+            $(#[allow(missing_docs, reason = "the section of its name")] pub $name: $Config,)*
         }
 
-        /// What each section may hold.
-        pub const SECTIONS: &[Section] = &[
-            $(Section {
-                name: stringify!($name),
-                keys: field_names::<$type>,
-                check: check_value::<$type>,
-            },)*
-        ];
+        /// Every key of every section.
+        pub const SCHEMA: Schema = Schema(&[$(SectionInfo::of::<$Config>()),*]);
+
+        impl Config {
+            /// Everything that is wrong with it, each a sentence that starts with the key.
+            pub fn faults(&self) -> Vec<String> {
+                let mut faults = Vec::new();
+                $(faults.extend(self.$name.faults());)*
+                faults.extend(SCHEMA.lacking(&self.to_whole_table()));
+                faults
+            }
+
+            /// Every path in it, with its key as `section.key`.
+            pub fn paths_mut(&mut self) -> Vec<(&'static str, &mut PathBuf)> {
+                let mut paths = Vec::new();
+                $(paths.extend(self.$name.paths_mut());)*
+                paths
+            }
+        }
     };
 }
 
 sections! {
-    /// Name and seed.
     run: RunConfig,
-    /// What to train on.
     data: DataConfig,
-    /// How text becomes tokens.
     tokenizer: TokenizerConfig,
-    /// What to train.
     model: ModelConfig,
-    /// How parameters move.
     optimizer: OptimizerConfig,
-    /// How fast.
     schedule: ScheduleConfig,
-    /// How much and how long.
     train: TrainConfig,
-    /// When to look at held-out data.
     evaluate: EvaluateConfig,
-    /// When to stop before the end.
     early_stop: EarlyStopConfig,
-    /// In which floating-point type.
     precision: PrecisionConfig,
-    /// What to keep.
     checkpoint: CheckpointConfig,
-    /// How to meter.
     energy: EnergyConfig,
-    /// What a kilowatt-hour emits.
     carbon: CarbonConfig,
-    /// What a kilowatt-hour costs.
     cost: CostConfig,
-    /// What a run may use.
     budget: BudgetConfig,
 }
 
-/// The `run` section.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct RunConfig {
-    /// The run's name: run directories begin with it.
-    pub name: String,
-    /// Initial values, data order and dropout are functions of it.
-    pub seed: u64,
-}
-
-impl Default for RunConfig {
-    fn default() -> Self {
-        Self { name: "default".to_owned(), seed: 1 }
+section! {
+    /// Name and seed.
+    #[section(run)]
+    pub struct RunConfig {
+        /// The run's name; run directories begin with it.
+        pub name: String = "default".to_owned(),
+            expects_that("letters, digits, '-', '_' and '.', since it names a directory", |name| is_plain_name(name));
+        /// Seed of initial values, data order and dropout.
+        pub seed: u64 = 1;
     }
 }
 
-/// The `budget` section: training ends with a checkpoint when the run has used as much.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct BudgetConfig {
-    /// Energy of the building (`energy.pue` included), in kilowatt-hours.
-    pub max_energy_kwh: Option<f64>,
-    /// Emissions, in grams of CO₂-equivalent.
-    pub max_emissions_g: Option<f64>,
-    /// Cost, in `cost.currency`.
-    pub max_cost: Option<f64>,
+section! {
+    /// What a run may use.
+    ///
+    /// Training ends with a checkpoint when the run has used as much.
+    #[section(budget, at_resume = Free)]
+    pub struct BudgetConfig {
+        /// Energy of the building (`energy.pue` included).
+        pub max_energy_kwh: Option<f64> = None,
+            unit("kilowatt-hours"),
+            unset("no limit"),
+            expects(above(0.0));
+        /// Emissions.
+        pub max_emissions_g: Option<f64> = None,
+            unit("grams of CO₂-equivalent"),
+            unset("no limit"),
+            expects(above(0.0));
+        /// Cost of the electricity.
+        pub max_cost: Option<f64> = None,
+            unit("`cost.currency`"),
+            unset("no limit"),
+            expects(above(0.0)),
+            needs("cost.price_per_kwh", "a price");
+    }
 }
 
 impl Config {
-    /// Everything that is wrong with it, each a sentence that starts with the key.
-    pub fn faults(&self) -> Vec<String> {
-        let mut faults = self.run.faults();
-        faults.extend(self.data.faults());
-        faults.extend(self.tokenizer.faults());
-        faults.extend(self.model.faults());
-        faults.extend(self.optimizer.faults());
-        faults.extend(self.schedule.faults());
-        faults.extend(self.train.faults());
-        faults.extend(self.early_stop.faults());
-        faults.extend(self.energy.faults());
-        faults.extend(self.carbon.faults());
-        faults.extend(self.cost.faults());
-        faults.extend(self.budget.faults(&self.cost));
-        faults
-    }
-
     /// The configuration as a file that reproduces it.
     pub fn to_toml(&self) -> String {
         toml::to_string(&self.to_table()).expect("a configuration is plain data")
@@ -139,13 +128,34 @@ impl Config {
         Ok(config)
     }
 
-    /// The sections, without keys that change nothing.
-    pub fn to_table(&self) -> Table {
-        let mut table = Table::try_from(self).expect("a configuration is plain data");
-        if let Some(Value::Table(model)) = table.get_mut("model") {
-            self.model.idle_keys().iter().for_each(|key| drop(model.remove(*key)));
+    /// Makes every path absolute: the stored configuration alone reproduces the run, wherever it is started from.
+    ///
+    /// # Errors
+    /// If a path is empty, or the working directory is gone.
+    pub fn make_absolute(&mut self) -> Result<(), String> {
+        for (key, path) in self.paths_mut() {
+            *path = std::path::absolute(&*path).map_err(|e| format!("{key} = {}: {e}", path.display()))?;
         }
+        Ok(())
+    }
+
+    /// The sections, without keys that have no effect.
+    pub fn to_table(&self) -> Table {
+        let mut table = self.to_whole_table();
+        SCHEMA.remove_idle(&mut table);
         table
+    }
+
+    /// The sections, with every key that has a value.
+    pub fn to_whole_table(&self) -> Table {
+        Table::try_from(self).expect("a configuration is plain data")
+    }
+
+    /// Gives every key that has no effect its default, as if it had not been set.
+    pub fn reset_idle(&mut self) {
+        let known_format = self.data.known_format.take();
+        *self = self.to_table().try_into().expect("a part of a configuration is one");
+        self.data.known_format = known_format;
     }
 }
 
@@ -153,10 +163,35 @@ impl Config {
 /// change.
 pub fn differences(stored: &Config, given: &Config) -> Vec<String> {
     differences_but_for(stored, given, |key| {
-        // The number of threads changes no bit.
-        matches!(key, "train.max_steps" | "train.epochs" | "train.threads" | "train.log_every")
-            || ["budget.", "checkpoint.", "energy."].iter().any(|section| key.starts_with(section))
+        SCHEMA.setting(key).is_some_and(|setting| setting.at_resume == AtResume::Free)
     })
+}
+
+/// What keeps the run in `path`, whose stored configuration is `stored`, from being resumed with `given`: the keys that
+/// may not differ, and a currency other than that of the costs booked so far. Each line starts with the key.
+pub fn resume_faults(path: &Path, stored: &Config, given: &Config) -> Vec<String> {
+    let mut faults = differences(stored, given);
+    faults.extend(other_currency(path, &stored.cost, &given.cost));
+    faults
+}
+
+fn other_currency(path: &Path, stored: &CostConfig, given: &CostConfig) -> Option<String> {
+    given.price_per_kwh?;
+    let of_stored = || stored.price_per_kwh.map(|_| stored.currency.clone());
+    let booked = booked_currency(path).or_else(of_stored)?;
+    (booked != given.currency).then(|| {
+        format!(
+            "cost.currency: {booked:?} in the run, {:?} now; its costs are in {booked}, and a sum of two currencies has \
+             no meaning",
+            given.currency
+        )
+    })
+}
+
+/// The currency of the costs that a run has booked, if it has.
+fn booked_currency(path: &Path) -> Option<String> {
+    let records = LineFile::read(&path.join("emissions.jsonl"), Record::from_json).ok()?.entries;
+    records.into_iter().rev().find_map(|record| record.cost).map(|cost| cost.currency)
 }
 
 /// Every key in which two configurations differ.
@@ -189,12 +224,9 @@ pub fn flatten(sections: &Table) -> Table {
 
 /// The one key of all sections that is called `name`, as `section.key`.
 pub fn key_called(name: &str) -> Option<String> {
-    let mut found = SECTIONS
-        .iter()
-        .filter(|section| (section.keys)().contains(&name))
-        .map(|section| format!("{}.{name}", section.name));
+    let mut found = SCHEMA.settings().filter(|setting| setting.key == name);
     match (found.next(), found.next()) {
-        (Some(key), None) => Some(key),
+        (Some(setting), None) => Some(setting.path()),
         _ => None,
     }
 }
@@ -205,18 +237,6 @@ pub fn is_plain_name(name: &str) -> bool {
     !name.is_empty() && !name.starts_with('.') && name.chars().all(is_plain)
 }
 
-impl RunConfig {
-    fn faults(&self) -> Vec<String> {
-        if !is_plain_name(&self.name) {
-            return vec![format!(
-                "run.name = {:?}: expected letters, digits, '-', '_' and '.', since it names a directory",
-                self.name
-            )];
-        }
-        Vec::new()
-    }
-}
-
 impl BudgetConfig {
     /// Whether some limit is higher than in `earlier`, or gone.
     pub fn allows_more_than(&self, earlier: &Self) -> bool {
@@ -224,22 +244,76 @@ impl BudgetConfig {
         let unlimited = |limit: Option<f64>| limit.unwrap_or(f64::INFINITY);
         limits(self).into_iter().zip(limits(earlier)).any(|(now, then)| unlimited(now) > unlimited(then))
     }
+}
 
-    fn faults(&self, cost: &CostConfig) -> Vec<String> {
-        let limits = [
-            ("max_energy_kwh", self.max_energy_kwh),
-            ("max_emissions_g", self.max_emissions_g),
-            ("max_cost", self.max_cost),
-        ];
-        let mut faults: Vec<String> = limits
-            .into_iter()
-            .filter_map(|(key, limit)| Some((key, limit?)))
-            .filter(|(_, limit)| !(limit.is_finite() && *limit > 0.0))
-            .map(|(key, limit)| format!("budget.{key} = {limit}: expected a number above 0"))
-            .collect();
-        if self.max_cost.is_some() && cost.price_per_kwh.is_none() {
-            faults.push("budget.max_cost: needs a price; set cost.price_per_kwh".to_owned());
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wattle_settings::{Kind, Test};
+
+    #[test]
+    fn sections_are_called_what_their_definitions_call_them() {
+        let table = Config::default().to_whole_table();
+        let mut names: Vec<&str> = SCHEMA.0.iter().map(|section| section.name).collect();
+        names.sort_unstable();
+        assert_eq!(names, table.keys().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn every_default_is_fine_and_every_key_is_documented() {
+        assert_eq!(Config::default().faults(), Vec::<String>::new());
+        for setting in SCHEMA.settings() {
+            let (path, summary) = (setting.path(), setting.doc.summary());
+            assert!(summary.ends_with('.') && !summary.contains(['[', ']']), "{path}: {summary}");
+            assert!(
+                setting.default.is_some() || setting.unset.is_some(),
+                "{path}: what applies without a value?"
+            );
         }
-        faults
+    }
+
+    #[test]
+    fn in_help_texts_each_key_has_a_line_of_an_ordinary_terminal() {
+        let help = SCHEMA.help(80);
+        assert_eq!(help.lines().count(), SCHEMA.settings().count() + 2 * SCHEMA.0.len() - 1, "{help}");
+        let too_long: Vec<&str> = help.lines().filter(|line| line.chars().count() > 80).collect();
+        assert!(too_long.is_empty(), "{too_long:#?}");
+    }
+
+    /// A key that another names is there, and can have the values that are named.
+    #[test]
+    fn conditions_name_keys_and_values_that_there_are() {
+        for setting in SCHEMA.settings() {
+            for condition in &setting.idle {
+                let path = setting.path();
+                let other = SCHEMA.setting(condition.key).unwrap_or_else(|| panic!("{path}: {condition:?}"));
+                match (condition.test, other.kind) {
+                    (Test::Set | Test::Unset, _) | (Test::Zero, Kind::Number | Kind::Whole) => {}
+                    (Test::OneOf(names) | Test::NoneOf(names), Kind::Choice(choices)) => {
+                        let is_choice = |name: &&str| choices.iter().any(|choice| choice.name == *name);
+                        assert!(names.iter().all(is_choice), "{path}: {names:?}");
+                    }
+                    (test, kind) => panic!("{path}: {test:?} of {kind:?}"),
+                }
+            }
+            if let Some((key, _)) = setting.needs {
+                assert!(SCHEMA.setting(key).is_some(), "{} needs {key}", setting.path());
+            }
+        }
+    }
+
+    #[test]
+    fn every_path_is_known() {
+        let mut config = Config::default();
+        let path = || Some(PathBuf::from("a"));
+        config.data.input = vec!["a".into(), "b".into()];
+        (config.data.dir, config.data.cache_dir, config.tokenizer.file) = (path(), path(), path());
+        (config.carbon.table, config.model.init_from, config.train.kernels) = (path(), path(), path());
+        let keys: Vec<&str> = config.paths_mut().into_iter().map(|(key, _)| key).collect();
+        let is_path = |kind| matches!(kind, Kind::Path | Kind::Paths);
+        let mut expected: Vec<String> =
+            SCHEMA.settings().filter(|setting| is_path(setting.kind)).map(|setting| setting.path()).collect();
+        expected.insert(0, "data.input".to_owned());
+        assert_eq!(keys, expected);
     }
 }

@@ -5,7 +5,6 @@ use std::sync::Once;
 
 use wattle_data::manifest::SourceManifest;
 use wattle_data::{BadRecordsManifest, Dataset, SplitManifest};
-
 use wattle_report::words::quantity::count;
 
 /// Warns of all that a person should know of `dataset` before trusting a figure.

@@ -28,7 +28,17 @@ pub struct Ending {
     /// Power while the device waits for the host.
     waiting: Option<Watts>,
     checkpoint: Measured,
+    /// The checkpoint under way.
+    writing: Writing,
     evaluation: Measured,
+}
+
+/// A checkpoint that is not complete yet, as far as its spans have been told.
+#[derive(Clone, Copy, Debug, Default)]
+struct Writing {
+    time: Seconds,
+    /// Whether steps were made meanwhile, so that the meter does not show what writing took.
+    overlaps: bool,
 }
 
 /// Sizes that tell in advance what a checkpoint and an evaluation take.
@@ -60,8 +70,13 @@ impl Measured {
     }
 
     fn end(&mut self, used: Joules) {
-        let Some(begun) = self.begun.take() else { return };
-        self.recent.push_back(used - begun);
+        if let Some(begun) = self.begun.take() {
+            self.remember(used - begun);
+        }
+    }
+
+    fn remember(&mut self, energy: Joules) {
+        self.recent.push_back(energy);
         if self.recent.len() > REMEMBERED {
             self.recent.pop_front();
         }
@@ -85,6 +100,7 @@ impl Ending {
             staleness: sizes.interval,
             waiting: None,
             checkpoint: Measured::default(),
+            writing: Writing::default(),
             evaluation: Measured::default(),
         }
     }
@@ -99,9 +115,21 @@ impl Ending {
         self.checkpoint.begin(used);
     }
 
-    /// A checkpoint stands.
+    /// A checkpoint took `time`: of training, or beside it.
+    pub fn wrote(&mut self, time: Seconds, overlaps: bool) {
+        self.writing.time += time;
+        self.writing.overlaps |= overlaps;
+    }
+
+    /// A checkpoint is complete. Where steps were made meanwhile, the last one, for which the device waits, takes as long
+    /// at the power of waiting.
     pub fn after_checkpoint(&mut self, used: Joules) {
-        self.checkpoint.end(used);
+        let Writing { time, overlaps } = std::mem::take(&mut self.writing);
+        if !overlaps {
+            self.checkpoint.end(used);
+        } else if let Some(waiting) = self.waiting {
+            self.checkpoint.remember(waiting * time);
+        }
     }
 
     /// An evaluation begins.
@@ -115,7 +143,7 @@ impl Ending {
     }
 
     /// What the run will have used beyond the meter's present figure, if it makes one more step and then ends: the
-    /// steps in flight, that step, the evaluation if one `follows` it, and the checkpoint.
+    /// steps in flight, that step, the evaluation if one `follows` it, the checkpoint, and one that is being written.
     pub fn after_one_more(&self, pace: &Pace, in_flight: u64, evaluation_follows: bool) -> Joules {
         let rate = pace.recent().or_else(|| pace.since_start());
         let step = rate.and_then(|rate| rate.energy_per_step()).unwrap_or_default();
@@ -127,7 +155,9 @@ impl Ending {
             true => self.evaluation.typical().unwrap_or(step * (self.evaluation_steps * EVALUATION_SHARE)),
             false => Joules::ZERO,
         };
-        unseen + step * (in_flight + 1) as f64 + evaluation + checkpoint
+        // The last checkpoint waits for one that is being written.
+        let n_checkpoints = if self.writing.time > Seconds::ZERO { 2.0 } else { 1.0 };
+        unseen + step * (in_flight + 1) as f64 + evaluation + checkpoint * n_checkpoints
     }
 }
 
@@ -184,6 +214,21 @@ mod tests {
         ending.before_checkpoint(Joules(9000.0));
         ending.after_checkpoint(Joules(9100.0));
         assert!(close(ending.after_one_more(&pace, 0, false), 45.5 + 35.0 + 100.0, 0.1));
+    }
+
+    #[test]
+    fn a_checkpoint_beside_training_is_reckoned_by_its_time_and_waited_for() {
+        let (mut ending, pace) = h100();
+        ending.before_checkpoint(Joules(1000.0));
+        ending.wrote(Seconds(0.1), false);
+        let one = 2.5 * 120.0;
+        let steps = 45.5 + 35.0;
+        let under_way = ending.after_one_more(&pace, 0, false);
+        assert!(close(under_way, steps + 2.0 * one, 3.0), "{under_way:?}");
+        ending.wrote(Seconds(1.9), true);
+        // Two seconds in which steps took 1,400 J.
+        ending.after_checkpoint(Joules(2400.0));
+        assert!(close(ending.after_one_more(&pace, 0, false), steps + 2.0 * 120.0, 0.1));
     }
 
     #[test]

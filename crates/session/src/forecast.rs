@@ -5,13 +5,14 @@ use wattle_model::flops::flops_per_token;
 use wattle_train::device::{ChosenDevice, DeviceChoice};
 use wattle_train::{Checkpoints, Plan, Trainer};
 
-use crate::build::{build, trainer_options, vocab_size};
+use crate::build::{build, has_room_for_snapshot, trainer_options, vocab_size};
 use crate::config::Config;
 use crate::data::{plan_of, prepare};
 use crate::error::SessionError;
 use crate::listener::Listener;
 use crate::need::{self, TrainingMemory};
 use crate::peak::peak_of_training;
+use crate::snapshot;
 
 /// What is known of a run before its first step.
 pub struct Forecast {
@@ -23,6 +24,8 @@ pub struct Forecast {
     pub engine: String,
     /// What it takes of memory.
     pub memory: TrainingMemory,
+    /// Bytes of the host's memory for the copy that checkpoints are written from while training goes on.
+    pub snapshot: u64,
     /// What the process will have of memory at most, if that is known.
     pub peak: Option<u64>,
     /// Why it does not fit, if it does not.
@@ -51,11 +54,13 @@ impl Forecast {
         let vocab_size = vocab_size(config, dataset)?;
         let memory = TrainingMemory::of(config, vocab_size);
         let is_cpu = device.device.is_cpu();
+        let plan = plan_of(config, dataset)?;
         Ok(Self {
             n_parameters: config.model.n_parameters(vocab_size),
-            plan: plan_of(config, dataset)?,
+            plan,
             engine: memory.engine().to_owned(),
             memory,
+            snapshot: snapshot::bytes(config, vocab_size, &plan, is_cpu),
             peak: None,
             shortage: if is_cpu { need::training(config, vocab_size).shortage() } else { None },
         })
@@ -77,6 +82,7 @@ impl Forecast {
             is_built();
             let is_here = trainer.rehearse(self.is_quick(config))?;
             self.engine = trainer.engine();
+            self.snapshot = trainer.snapshot_bytes();
             self.peak = if is_here { peak_of_training() } else { None };
             if let Some(memory) = trainer.memory() {
                 self.memory = TrainingMemory::Explicit(memory);
@@ -100,7 +106,8 @@ fn on_trial<T>(
     device: &ChosenDevice,
     with: impl FnOnce(&mut Trainer<'_>) -> Result<T, SessionError>,
 ) -> Result<T, SessionError> {
-    let options = trainer_options(config, 0);
+    let mut options = trainer_options(config, 0);
+    options.checkpoint_in_background = has_room_for_snapshot(config, dataset, device)?;
     let built = build(config, None, dataset, device, &options)?;
     let scratch = tempfile::tempdir().map_err(|source| SessionError::Io {
         what: "a temporary folder cannot be made; set TMPDIR to another place".to_owned(),

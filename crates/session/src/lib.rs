@@ -4,13 +4,13 @@
 //! command line's `wattle train` writes: events, records of energy, checkpoints with their emissions and a model card,
 //! the report. Here the learning crates and the measuring crates meet.
 //!
-//! - [`config`], [`sections`]: the configuration of a run
+//! - [`config`]: the configuration of a run; `reference`: its keys, as `docs/configuration.md` lists them
 //! - [`session`]: from a configuration to the last checkpoint
 //! - [`listener`]: who follows it
 //! - [`earlier`], `new_run`: what is in a run directory already, or nothing yet
 //! - [`data`], [`data_notes`]: the data, and what a person should know of them
-//! - `build`, [`checkpoint`]: the model, new or from a file
-//! - [`forecast`], [`need`], [`memory`]: what a run would be, and whether it fits
+//! - `build`, [`checkpoint`]: the model, new or from a file; `kernels`: which kernels train it on a board
+//! - [`forecast`], [`need`], [`memory`], `snapshot`: what a run would be, and whether it fits
 //! - `metering`, `budget`, [`pace`], `ending`: what it uses, and when it has to end
 //! - `observer`: the trainer's observer
 //! - `manifest`, `model_card`: what the run and its checkpoints say of themselves
@@ -27,6 +27,7 @@ pub mod earlier;
 mod ending;
 pub mod error;
 pub mod forecast;
+mod kernels;
 pub mod listener;
 mod manifest;
 pub mod memory;
@@ -38,8 +39,9 @@ mod new_run;
 mod observer;
 pub mod pace;
 mod peak;
-pub mod sections;
+mod reference;
 pub mod session;
+mod snapshot;
 pub mod threads;
 mod warmup;
 
@@ -48,7 +50,7 @@ pub use config::{BudgetConfig, Config, RunConfig};
 pub use error::SessionError;
 pub use forecast::Forecast;
 pub use listener::Listener;
-pub use sections::Section;
+pub use reference::reference;
 pub use session::{Outcome, Resume, Session, Trained};
 pub use threads::set_threads;
 pub use warmup::warmup_warning;

@@ -2,13 +2,13 @@
 
 use std::io;
 
+use wattle_meter::Used;
 use wattle_meter::Watch;
 use wattle_runlog::RunDir;
 use wattle_runlog::event::{EvaluateEvent, StepEvent};
 use wattle_train::Plan;
 
 use crate::pace::Pace;
-use wattle_meter::Used;
 
 /// Follows a session. Every method does nothing unless it is implemented; none can end the run.
 pub trait Listener {

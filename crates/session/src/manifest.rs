@@ -1,6 +1,7 @@
 //! The manifest of a run, and what its model cards say of it.
 
 use wattle_data::Dataset;
+use wattle_meter::segment_prices;
 use wattle_model::LanguageModel;
 use wattle_runlog::clock::file_stamp;
 use wattle_runlog::manifest::{DataInfo, Drivers, Host, LossFloor, MANIFEST_SCHEMA, ModelInfo, Versions};
@@ -43,7 +44,9 @@ pub(crate) fn with_segment(
     manifest.devices = vec![device.compute.clone()];
     manifest.host = Host::here();
     let id = manifest.segments.last().map_or(0, |last| last.id + 1);
-    manifest.segments.push(Segment::now(id, step_start));
+    // A region without an intensity is a fault of the configuration.
+    let prices = segment_prices(config.energy.pue, &config.carbon, &config.cost).ok();
+    manifest.segments.push(Segment { prices, ..Segment::now(id, step_start) });
     manifest
 }
 

@@ -5,7 +5,6 @@ use std::fs;
 use std::path::Path;
 
 use rustix::process::{Resource, getrlimit};
-
 use wattle_report::words::quantity::si;
 
 use crate::error::SessionError;

@@ -13,6 +13,7 @@ use wattle_meter::{
     Pricing, ResumePoint, Sampler, SamplerOptions, Tally, Tariff, TraceTarget, TraceWriter, Used, Watch,
     Workload, discover,
 };
+use wattle_report::words::describe::unmetered_warning;
 use wattle_runlog::manifest::{Drivers, Host, SensorInfo};
 use wattle_runlog::record::{EMISSIONS_SCHEMA, RecordKind, SensorKind};
 use wattle_runlog::{
@@ -21,7 +22,6 @@ use wattle_runlog::{
 };
 
 use crate::config::Config;
-use wattle_report::words::describe::unmetered_warning;
 
 /// A run's meter, its books, and the files that they are written to.
 pub struct Metering {
@@ -128,7 +128,7 @@ impl Metering {
         let mut metering = Self {
             run_id: (*run_id).to_owned(),
             sampler: None,
-            tally: Tally::new(pricing, ledger.cumulative()),
+            tally: Tally::new(pricing, ledger.used()),
             trace: resumed.is_some().then(|| run.power_trace()),
             ledger,
             emissions,

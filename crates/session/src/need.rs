@@ -2,12 +2,11 @@
 
 use wattle_model::engine::EngineOptions;
 use wattle_model::{MemoryPlan, ModelConfig, WeightType};
+use wattle_report::words::quantity::count;
 use wattle_train::config::{EngineChoice, Precision};
 
-use crate::memory::{Need, size};
-use wattle_report::words::quantity::count;
-
 use crate::config::Config;
+use crate::memory::{Need, size};
 
 /// Bytes of one parameter with its gradient and two moments, all in `f32`.
 pub const BYTES_PER_PARAMETER: u64 = 16;

@@ -3,10 +3,13 @@
 use std::time::{Duration, Instant};
 
 use wattle_data::{EntropyFloor, SplitManifest};
+use wattle_report::words::describe::describe_energy;
 use wattle_runlog::event::EvaluateEvent;
-use wattle_runlog::{Event, EventBody, LineFile, MonotonicNs, Record, RunDir, RunlogError, Span, StopReason};
+use wattle_runlog::{
+    Event, EventBody, LineFile, MonotonicNs, Phase, Record, RunDir, RunlogError, Span, StopReason,
+};
 use wattle_train::error::ObserverError;
-use wattle_train::{Directive, Draft, Edge, ExtraFile, Observer, Plan, Progress};
+use wattle_train::{Directive, Draft, Edge, ExtraFile, KERNELS_FILE, Observer, Plan, Progress};
 
 use crate::budget::Budget;
 use crate::ending::Ending;
@@ -14,7 +17,6 @@ use crate::listener::{EnergyView, Listener};
 use crate::metering::Metering;
 use crate::model_card::ModelCard;
 use crate::pace::{Pace, Point};
-use wattle_report::words::describe::describe_energy;
 
 /// The longest time for which a power failure can take events away. A killed process loses none.
 const SYNC_EVERY: Duration = Duration::from_secs(5);
@@ -43,6 +45,8 @@ pub struct RunObserver<'a> {
     pub started: MonotonicNs,
     /// What is written into a checkpoint's README.md besides figures.
     pub card: ModelCard,
+    /// `kernels.json` of the run, which its checkpoints keep.
+    pub kernels: Option<String>,
     /// What is known of the validation split.
     pub validation: Validation,
     /// What has been learnt of the run so far.
@@ -236,7 +240,6 @@ impl Observer for RunObserver<'_> {
                     self.ending.after_checkpoint(live.energy);
                 }
                 self.keep_files()?;
-                self.resumed();
             }
             EventBody::Epoch { .. } | EventBody::Stop { .. } => {}
         }
@@ -244,6 +247,12 @@ impl Observer for RunObserver<'_> {
     }
 
     fn span(&mut self, span: Span) {
+        if span.phase == Phase::Checkpoint {
+            self.ending.wrote(span.end_ns.since(span.start_ns), span.overlaps);
+            if !span.overlaps {
+                self.resumed();
+            }
+        }
         self.metering.span(span);
     }
 
@@ -299,9 +308,10 @@ impl Observer for RunObserver<'_> {
         let record = self.seen.record.as_ref();
         let emissions = self.metering.emissions_json(record);
         let card = self.card.to_markdown(draft, self.seen.evaluation.as_ref(), record);
-        vec![
-            ExtraFile { name: "emissions.json".to_owned(), bytes: emissions.into_bytes() },
-            ExtraFile { name: "README.md".to_owned(), bytes: card.into_bytes() },
-        ]
+        let mut files = vec![("emissions.json", emissions), ("README.md", card)];
+        files.extend(self.kernels.clone().map(|kernels| (KERNELS_FILE, kernels)));
+        let file =
+            |(name, text): (&str, String)| ExtraFile { name: name.to_owned(), bytes: text.into_bytes() };
+        files.into_iter().map(file).collect()
     }
 }

@@ -3,7 +3,7 @@
 //! A sum of buffers is not it: there are the program, its threads, the tokens that are mapped, and the huge pages
 //! by which the allocator rounds buffers up (2 MiB each). So the plan is made real: `--dry-run` builds all that
 //! training builds, writes to all of it and goes through one micro-batch, asks the system what the process has, and
-//! adds what comes later. A checkpoint copies nothing large.
+//! adds what comes later. A checkpoint copies nothing large but what is copied in the rehearsal too.
 
 use crate::memory::of_this_process;
 

@@ -14,22 +14,25 @@ use wattle_runlog::run_dir::write_atomic;
 use wattle_runlog::{
     Event, LineFile, MonotonicNs, Phase, Record, RunDir, Seconds, Span, SpanClock, StopReason,
 };
+use wattle_train::config::KernelSelection;
 use wattle_train::device::{ChosenDevice, DeviceChoice};
 use wattle_train::{Checkpoints, Plan, TrainState, Trainer};
 
 use crate::budget::Budget;
-use crate::build::{BuildModel, Materials, build, trainer_options};
-use crate::config::{Config, differences};
+use crate::build::{BuildModel, Materials, build, has_room_for_snapshot, trainer_options};
+use crate::config::{Config, resume_faults};
 use crate::data::{check_length, evaluation_tokens, plan_of, prepare, refuse_other_data};
 use crate::earlier::{Earlier, ended, is_run, was_finished_at};
 use crate::ending::{Ending, Sizes};
 use crate::error::SessionError;
+use crate::kernels;
 use crate::listener::{Listener, MeterStart, TrainingStart};
 use crate::manifest;
 use crate::metering::{Metering, MeteringOptions};
 use crate::new_run::NewRun;
 use crate::observer::{RunObserver, Seen, Validation};
 use crate::pace::Pace;
+use crate::snapshot;
 use crate::threads;
 use crate::warmup::warmup_warning;
 
@@ -164,6 +167,7 @@ impl<'a> Session<'a> {
         let listener = listener.unwrap_or(&mut nobody);
         // What the command line has settled already stays as it is.
         config.schedule.settle(&config.optimizer).iter().for_each(|note| tracing::warn!("{note}"));
+        config.make_absolute().map_err(SessionError::config)?;
         let faults: Vec<String> =
             config.faults().into_iter().chain(threads::mismatch(config.train.threads)).collect();
         if !faults.is_empty() {
@@ -252,7 +256,7 @@ fn find(path: &Path, config: &Config, resume: Resume) -> Result<Found, SessionEr
         return Ok(Found::Run(None));
     }
     let stored = Config::read(&file).map_err(SessionError::Config)?;
-    let differences = differences(&stored, config);
+    let differences = resume_faults(path, &stored, config);
     if !differences.is_empty() {
         return Err(SessionError::config(format!(
             "{} was begun with another configuration; leave these as they were, or start a new run in another \
@@ -321,13 +325,26 @@ impl Attempt<'_> {
             listener.metering(&MeterStart { run_id: manifest.run_id.clone(), watch });
         }
 
-        let options = trainer_options(config, segment.id);
+        let mut options = trainer_options(config, segment.id);
+        if own_model.is_none() {
+            options.checkpoint_in_background = has_room_for_snapshot(config, dataset, device)?;
+        }
         let built = build(config, own_model, dataset, device, &options)?;
+        if let Some(board) = &built.board {
+            let file = config.train.kernels.as_deref();
+            options.kernels = kernels::to_start_from(latest.as_deref(), file, board.as_ref())?;
+            options.select = config.train.select == KernelSelection::Measure;
+        }
         let model = built.model.as_ref();
+        if own_model.is_some() {
+            let plan = plan_of(config, dataset)?;
+            options.checkpoint_in_background = snapshot::is_affordable_for(config, model, &plan);
+        }
         let mut trainer = match own_model {
             Some(_) => Trainer::new(model, dataset, &device.device, options, checkpoints)?,
             None => Trainer::on_board(model, dataset, built.board, options, checkpoints)?,
         };
+        let kernels = kernels::keep(dir, &trainer)?;
         if let Some(latest) = &latest {
             trainer.resume(latest)?;
             tracing::info!("going on from {}", latest.display());
@@ -362,6 +379,7 @@ impl Attempt<'_> {
             ending: Ending::new(&self.sizes(model, plan)),
             pace: Pace::default(),
             started,
+            kernels,
             card: manifest::card(config, self.family(model), device, dataset, &manifest),
             validation: Validation {
                 split: dataset.manifest.split.val.clone(),
@@ -420,6 +438,7 @@ fn setup_span(segment: u32, started: MonotonicNs) -> Span {
         end_ns: MonotonicNs::now(),
         clock: SpanClock::Host,
         error_ns: 0,
+        overlaps: false,
     }
 }
 

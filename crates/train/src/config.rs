@@ -1,49 +1,44 @@
 //! The sections of a configuration that say how to train.
 
+use std::path::PathBuf;
+
 use candle_core::DType;
-use serde::{Deserialize, Serialize};
 use wattle_model::Recompute;
 use wattle_ops::adamw::Hyperparameters;
+use wattle_settings::{choices, section};
 
-/// The `optimizer` section.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct OptimizerConfig {
-    /// The algorithm.
-    pub kind: OptimizerKind,
-    /// Peak learning rate.
-    pub learning_rate: f64,
-    /// Decay of the mean of gradients.
-    pub beta1: f64,
-    /// Decay of the mean of squared gradients.
-    pub beta2: f64,
-    /// Added to the root of the mean of squares.
-    pub eps: f64,
-    /// Decoupled weight decay, on tensors of two or more dimensions alone.
-    pub weight_decay: f64,
+section! {
+    /// How parameters are updated.
+    #[section(optimizer)]
+    pub struct OptimizerConfig {
+        /// The algorithm.
+        pub kind: OptimizerKind = OptimizerKind::AdamW;
+        /// Peak learning rate.
+        pub learning_rate: f64 = 1e-3, expects(above(0.0)), source(NANOGPT);
+        /// Decay of the mean of gradients.
+        pub beta1: f64 = 0.9, expects(at_least(0.0).below(1.0)), source(NANOGPT);
+        /// Decay of the mean of squared gradients.
+        pub beta2: f64 = 0.99, expects(at_least(0.0).below(1.0)), source(NANOGPT);
+        /// Added to the root of the mean of squares.
+        pub eps: f64 = 1e-8, expects(above(0.0)), source("PyTorch's AdamW, as in nanoGPT");
+        /// Decoupled weight decay.
+        ///
+        /// Applies to tensors of two or more dimensions only. Plain Adam has none; with `optimizer.kind = "adam"` the
+        /// default is 0.
+        pub weight_decay: f64 = 0.1, expects(at_least(0.0)), check(Self::no_decay_in_adam), source(NANOGPT);
+    }
 }
 
-/// An optimizer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OptimizerKind {
-    /// Adam with decoupled weight decay.
-    AdamW,
-    /// Adam: as AdamW, with `weight_decay` 0.
-    Adam,
-}
+/// Where the defaults for small models come from.
+const NANOGPT: &str = "nanoGPT for small models on a CPU: its README and `train.py`";
 
-impl Default for OptimizerConfig {
-    /// nanoGPT's values for small models on a CPU (its README and `train.py`).
-    fn default() -> Self {
-        Self {
-            kind: OptimizerKind::AdamW,
-            learning_rate: 1e-3,
-            beta1: 0.9,
-            beta2: 0.99,
-            eps: 1e-8,
-            weight_decay: 0.1,
-        }
+choices! {
+    /// An optimizer.
+    pub enum OptimizerKind {
+        /// Adam with decoupled weight decay.
+        AdamW = "adamw",
+        /// Adam: as AdamW, with `weight_decay` 0.
+        Adam = "adam",
     }
 }
 
@@ -53,137 +48,195 @@ impl OptimizerConfig {
         let &Self { beta1, beta2, eps, weight_decay, .. } = self;
         Hyperparameters { beta1, beta2, eps, weight_decay }
     }
-}
 
-/// The `schedule` section.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ScheduleConfig {
-    /// The curve after warmup.
-    pub kind: ScheduleKind,
-    /// Steps over which the learning rate rises from zero.
-    pub warmup_steps: u64,
-    /// Learning rate at the end of a decay, the peak at most. Absent, it is the smaller of 1e-4 and a tenth of the
-    /// peak; see [`ScheduleConfig::settle`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub min_learning_rate: Option<f64>,
-    /// Share of all steps that `wsd` decays over.
-    pub decay_fraction: f64,
-}
-
-/// A learning-rate schedule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ScheduleKind {
-    /// The peak throughout.
-    Constant,
-    /// Half a cosine from the peak to the minimum.
-    Cosine,
-    /// Warmup, stable, decay: the peak, then a straight line to the minimum.
-    Wsd,
-}
-
-impl Default for ScheduleConfig {
-    /// nanoGPT's curve; `decay_fraction` from Hu et al., *MiniCPM*, 2024, section 4.
-    fn default() -> Self {
-        Self { kind: ScheduleKind::Cosine, warmup_steps: 100, min_learning_rate: None, decay_fraction: 0.1 }
+    fn no_decay_in_adam(&self) -> Option<String> {
+        let decay = self.weight_decay;
+        (self.kind == OptimizerKind::Adam && decay != 0.0).then(|| {
+            format!(
+                "optimizer.weight_decay = {decay}: plain Adam has none; set it to 0 or optimizer.kind to \"adamw\""
+            )
+        })
     }
 }
 
-/// The `train` section.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct TrainConfig {
-    /// Sequences of one step.
-    pub batch_size: usize,
-    /// Sequences of one forward and backward pass; 0 takes the whole batch at once.
-    pub micro_batch_size: usize,
-    /// Steps at most; 0 for no limit.
-    pub max_steps: u64,
-    /// Passes over the training data at most; 0 for no limit.
-    pub epochs: u64,
-    /// Largest global norm of a gradient; 0 clips nothing.
-    pub clip_norm: f64,
-    /// Threads for computation on a CPU; 0 takes every processor that the process may use.
-    pub threads: usize,
-    /// Every how many steps an event is written.
-    pub log_every: u64,
+section! {
+    /// How the learning rate changes over the run.
+    #[section(schedule)]
+    pub struct ScheduleConfig {
+        /// The curve after warmup.
+        pub kind: ScheduleKind = ScheduleKind::Cosine, source("nanoGPT");
+        /// Steps over which the learning rate rises.
+        pub warmup_steps: u64 = 100, unit("steps"), source("nanoGPT for small models");
+        /// Learning rate at the end of a decay.
+        ///
+        /// At most the peak, `optimizer.learning_rate`; a larger value is lowered to it.
+        pub min_learning_rate: Option<f64> = None,
+            unset("the smaller of 1e-4 and a tenth of the peak"),
+            expects(at_least(0.0).number()),
+            idle(when("schedule.kind", &["constant"]));
+        /// Share of all steps that `wsd` decays over.
+        pub decay_fraction: f64 = 0.1,
+            expects(at_least(0.0).and_at_most(1.0)),
+            checked_if(|schedule| schedule.kind == ScheduleKind::Wsd),
+            idle(unless("schedule.kind", &["wsd"])),
+            source("Hu et al., *MiniCPM*, 2024, section 4");
+    }
+}
+
+choices! {
+    /// A learning-rate schedule.
+    pub enum ScheduleKind {
+        /// The peak throughout.
+        Constant = "constant",
+        /// Half a cosine from the peak to the minimum.
+        Cosine = "cosine",
+        /// Warmup, stable, decay: the peak, then a straight line to the minimum.
+        Wsd = "wsd",
+    }
+}
+
+section! {
+    /// How much and how long to train.
+    ///
+    /// Training ends at `train.max_steps` or after `train.epochs`, whichever comes first.
+    #[section(train)]
+    pub struct TrainConfig {
+        /// Sequences of one step.
+        pub batch_size: usize = 12,
+            unit("sequences"),
+            expects(at_least(1.0).and_at_most(MAX_BATCH_SIZE)),
+            source("nanoGPT for small models on a CPU");
+        /// Sequences of one pass; 0: the whole batch.
+        ///
+        /// Of one forward and backward pass. A smaller micro-batch takes less memory. At most `train.batch_size`.
+        pub micro_batch_size: usize = 0, unit("sequences"), check(Self::micro_batch_above_batch);
+        /// Steps at most; 0: no limit.
+        pub max_steps: u64 = 0, unit("steps"), free_at_resume(), check(Self::no_end);
+        /// Passes over the data at most; 0: no limit.
+        pub epochs: u64 = 3, free_at_resume();
+        /// Largest global gradient norm; 0: no clipping.
+        pub clip_norm: f64 = 1.0, expects(at_least(0.0).remark(" (0 clips nothing)")), source("nanoGPT");
+        /// CPU threads to compute with; 0: all processors.
+        ///
+        /// All processors that the process may use. The number of threads changes no bit of the result.
+        pub threads: usize = 0,
+            expects(at_most(MAX_THREADS).remark(", or 0 for every processor")),
+            free_at_resume();
+        /// Steps from one logged step to the next.
+        pub log_every: u64 = 1, unit("steps"), expects(at_least(1.0)), free_at_resume();
+        /// What computes gradients and updates.
+        pub engine: EngineChoice = EngineChoice::default();
+        /// Activations to recompute: less memory, more time.
+        ///
+        /// What the explicit engine does not keep for the backward pass but computes again. Results are the same to
+        /// the bit.
+        pub recompute: Recompute = Recompute::default(), idle(when("train.engine", &["autograd"]));
+        /// How kernels are chosen where a GPU has several.
+        ///
+        /// The choice is kept in `kernels.json`, in the run directory and in checkpoints. A resumed run takes that of
+        /// its checkpoint. Two runs are the same to the bit only with equal choices. On a CPU there is none to make.
+        pub select: KernelSelection = KernelSelection::default(), idle(when("train.engine", &["autograd"]));
+        /// A `kernels.json` whose choices to take.
+        ///
+        /// It must be from the same kind of GPU with the same versions of driver and libraries. What it does not name is
+        /// chosen as `train.select` says. Has no effect on a CPU.
+        pub kernels: Option<PathBuf> = None,
+            unset("chosen anew"),
+            idle(when("train.engine", &["autograd"]));
+    }
+}
+
+choices! {
+    /// How kernels are chosen.
+    pub enum KernelSelection (default Measure) {
+        /// Each shape's candidates are timed before the first step, and the fastest is taken.
+        Measure = "measure",
+        /// The first candidate is taken.
+        First = "first",
+    }
+}
+
+/// More sequences than any step has; what a batch takes is counted in 64 bits.
+const MAX_BATCH_SIZE: f64 = (1 << 28) as f64;
+/// More threads than any machine runs at once; each of them takes a stack.
+const MAX_THREADS: f64 = 4096.0;
+
+choices! {
     /// What computes gradients and updates.
-    pub engine: EngineChoice,
-    /// What the explicit engine does not keep for the backward pass but computes again: memory for time.
-    pub recompute: Recompute,
-}
-
-/// What computes gradients and updates.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum EngineChoice {
-    /// The explicit engine where there is one, else candle's autograd.
-    #[default]
-    Auto,
-    /// candle's autograd: the reference, slower and larger.
-    Autograd,
-    /// Forward and backward written out, for wattle's own families: in `f32` on a CPU, in `f32` or bf16 on a GPU.
-    Explicit,
-}
-
-impl Default for TrainConfig {
-    fn default() -> Self {
-        Self {
-            batch_size: 12,
-            micro_batch_size: 0,
-            max_steps: 0,
-            epochs: 3,
-            clip_norm: 1.0,
-            threads: 0,
-            log_every: 1,
-            engine: EngineChoice::default(),
-            recompute: Recompute::default(),
-        }
+    pub enum EngineChoice (default Auto) {
+        /// The explicit engine where there is one, else candle's autograd.
+        Auto = "auto",
+        /// candle's autograd: the reference, slower and larger.
+        Autograd = "autograd",
+        /// Forward and backward written out, for wattle's own families: in `f32` on a CPU, in `f32` or bf16 on a GPU.
+        Explicit = "explicit",
     }
 }
 
-/// The `evaluate` section.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct EvaluateConfig {
-    /// Every how many steps, besides the end of each epoch; 0 for epochs alone.
-    pub every_steps: u64,
-    /// Batches of `train.batch_size` in an evaluation, spread over the split; 0 for the whole split.
-    pub batches: usize,
+impl TrainConfig {
+    /// Sequences of one forward and backward pass.
+    pub fn micro_batch(&self) -> usize {
+        if self.micro_batch_size == 0 { self.batch_size } else { self.micro_batch_size }
+    }
+
+    fn micro_batch_above_batch(&self) -> Option<String> {
+        let (micro, batch) = (self.micro_batch_size, self.batch_size);
+        (micro > batch)
+            .then(|| format!("train.micro_batch_size = {micro}: expected at most train.batch_size = {batch}"))
+    }
+
+    fn no_end(&self) -> Option<String> {
+        (self.max_steps == 0 && self.epochs == 0)
+            .then(|| "train.max_steps = 0 and train.epochs = 0: training would never end; set one".to_owned())
+    }
 }
 
-/// The `early_stop` section.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct EarlyStopConfig {
-    /// Evaluations without a new lowest loss after which training stops; 0 for never.
-    pub patience: u64,
-    /// Validation loss at which training stops.
-    pub target_loss: Option<f64>,
+section! {
+    /// When to evaluate on the held-out data, besides the end of each epoch.
+    #[section(evaluate)]
+    pub struct EvaluateConfig {
+        /// Steps from one evaluation to the next; 0: epochs only.
+        pub every_steps: u64 = 0, unit("steps"), idle(when_zero("data.val_fraction"));
+        /// Batches of an evaluation; 0: the whole split.
+        ///
+        /// Batches of `train.micro_batch_size` sequences, spread evenly over the split.
+        pub batches: usize = 0, unit("batches"), idle(when_zero("data.val_fraction"));
+    }
 }
 
-/// The `precision` section.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct PrecisionConfig {
-    /// Type of activations and matrix products. Parameters, their gradients' sums and moments stay in `f32`.
-    pub dtype: Precision,
+section! {
+    /// When to stop before the end.
+    #[section(early_stop)]
+    pub struct EarlyStopConfig {
+        /// Evaluations without a new lowest loss to stop after; 0: off.
+        pub patience: u64 = 0, unit("evaluations"), idle(when_zero("data.val_fraction"));
+        /// Validation loss to stop at.
+        pub target_loss: Option<f64> = None,
+            unit("nats per token"),
+            unset("no target"),
+            expects(above(0.0)),
+            idle(when_zero("data.val_fraction"));
+    }
 }
 
-/// A floating-point type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// 32 bits.
-    F32,
-    /// 16 bits with the exponent of `f32`.
-    Bf16,
+section! {
+    /// The floating-point type of the computation.
+    #[section(precision)]
+    pub struct PrecisionConfig {
+        /// Type of activations and matrix products.
+        ///
+        /// Parameters, their gradients' sums and moments stay in `f32`.
+        pub dtype: Precision = Precision::F32;
+    }
 }
 
-impl Default for PrecisionConfig {
-    fn default() -> Self {
-        Self { dtype: Precision::F32 }
+choices! {
+    /// A floating-point type.
+    pub enum Precision {
+        /// 32 bits.
+        F32 = "f32",
+        /// 16 bits with the exponent of `f32`.
+        Bf16 = "bf16",
     }
 }
 
@@ -196,46 +249,24 @@ impl From<Precision> for DType {
     }
 }
 
-/// The `checkpoint` section.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct CheckpointConfig {
-    /// Every how many steps; 0 for never.
-    pub every_steps: u64,
-    /// Every how many epochs; 0 for never. The end of training always leaves one.
-    pub every_epochs: u64,
-    /// How many of the newest stay, the best by validation loss besides; 0 keeps all.
-    pub keep: usize,
-}
-
-impl Default for CheckpointConfig {
-    fn default() -> Self {
-        Self { every_steps: 0, every_epochs: 1, keep: 3 }
-    }
-}
-
-impl OptimizerConfig {
-    /// Everything that is wrong with it, each a sentence that starts with the key.
-    pub fn faults(&self) -> Vec<String> {
-        let mut faults = Vec::new();
-        let mut expect = |fine: bool, key: &str, value: f64, expected: &str| {
-            if !fine {
-                faults.push(format!("optimizer.{key} = {value}: expected {expected}"));
-            }
-        };
-        let finite_positive = |x: f64| x.is_finite() && x > 0.0;
-        expect(finite_positive(self.learning_rate), "learning_rate", self.learning_rate, "a number above 0");
-        expect((0.0..1.0).contains(&self.beta1), "beta1", self.beta1, "at least 0 and below 1");
-        expect((0.0..1.0).contains(&self.beta2), "beta2", self.beta2, "at least 0 and below 1");
-        expect(finite_positive(self.eps), "eps", self.eps, "a number above 0");
-        let decay = self.weight_decay;
-        expect(decay.is_finite() && decay >= 0.0, "weight_decay", decay, "at least 0");
-        if self.kind == OptimizerKind::Adam && decay != 0.0 {
-            faults.push(format!(
-                "optimizer.weight_decay = {decay}: plain Adam has none; set it to 0 or optimizer.kind to \"adamw\""
-            ));
-        }
-        faults
+section! {
+    /// When to write a checkpoint, and how many to keep.
+    #[section(checkpoint, at_resume = Free)]
+    pub struct CheckpointConfig {
+        /// Steps from one checkpoint to the next; 0: none by steps.
+        pub every_steps: u64 = 0, unit("steps");
+        /// Epochs from one checkpoint to the next; 0: none by epochs.
+        ///
+        /// The end of training always leaves one.
+        pub every_epochs: u64 = 1, unit("epochs");
+        /// Newest checkpoints to keep; 0: all.
+        ///
+        /// The best by validation loss is kept besides.
+        pub keep: usize = 3, unit("checkpoints");
+        /// Whether training goes on while a checkpoint is written.
+        ///
+        /// It is then written from a copy of weights and moments in the host's memory.
+        pub background: bool = true;
     }
 }
 
@@ -263,80 +294,5 @@ impl ScheduleConfig {
         Some(format!(
             "schedule.min_learning_rate = {asked} is above optimizer.learning_rate = {peak}, so {peak} is used"
         ))
-    }
-
-    /// Everything that is wrong with it, each a sentence that starts with the key.
-    pub fn faults(&self) -> Vec<String> {
-        let mut faults = Vec::new();
-        if let Some(min) = self.min_learning_rate.filter(|min| !(min.is_finite() && *min >= 0.0)) {
-            faults.push(format!("schedule.min_learning_rate = {min}: expected a number of at least 0"));
-        }
-        if self.kind == ScheduleKind::Wsd && !(0.0..=1.0).contains(&self.decay_fraction) {
-            faults.push(format!(
-                "schedule.decay_fraction = {}: expected at least 0 and at most 1",
-                self.decay_fraction
-            ));
-        }
-        faults
-    }
-}
-
-/// More sequences than any step has; what a batch takes is counted in 64 bits.
-const MAX_BATCH_SIZE: usize = 1 << 28;
-/// More threads than any machine runs at once; each of them takes a stack.
-const MAX_THREADS: usize = 4096;
-
-impl TrainConfig {
-    /// Everything that is wrong with it, each a sentence that starts with the key.
-    pub fn faults(&self) -> Vec<String> {
-        let mut faults = Vec::new();
-        if !(1..=MAX_BATCH_SIZE).contains(&self.batch_size) {
-            faults.push(format!(
-                "train.batch_size = {}: expected at least 1 and at most {MAX_BATCH_SIZE}",
-                self.batch_size
-            ));
-        }
-        if self.micro_batch_size > self.batch_size {
-            faults.push(format!(
-                "train.micro_batch_size = {}: expected at most train.batch_size = {}",
-                self.micro_batch_size, self.batch_size
-            ));
-        }
-        if self.threads > MAX_THREADS {
-            faults.push(format!(
-                "train.threads = {}: expected at most {MAX_THREADS}, or 0 for every processor",
-                self.threads
-            ));
-        }
-        if self.max_steps == 0 && self.epochs == 0 {
-            faults.push(
-                "train.max_steps = 0 and train.epochs = 0: training would never end; set one".to_owned(),
-            );
-        }
-        if !(self.clip_norm.is_finite() && self.clip_norm >= 0.0) {
-            faults
-                .push(format!("train.clip_norm = {}: expected at least 0 (0 clips nothing)", self.clip_norm));
-        }
-        if self.log_every == 0 {
-            faults.push("train.log_every = 0: expected at least 1".to_owned());
-        }
-        faults
-    }
-
-    /// Sequences of one forward and backward pass.
-    pub fn micro_batch(&self) -> usize {
-        if self.micro_batch_size == 0 { self.batch_size } else { self.micro_batch_size }
-    }
-}
-
-impl EarlyStopConfig {
-    /// Everything that is wrong with it, each a sentence that starts with the key.
-    pub fn faults(&self) -> Vec<String> {
-        match self.target_loss {
-            Some(target) if !(target.is_finite() && target > 0.0) => {
-                vec![format!("early_stop.target_loss = {target}: expected a number above 0")]
-            }
-            _ => Vec::new(),
-        }
     }
 }

@@ -50,6 +50,14 @@ pub enum TrainError {
         /// What was expected, what came, and what to do.
         reason: String,
     },
+    /// A file of kernel choices cannot be used.
+    #[error("{}: {reason}; leave out train.kernels to choose anew", path.display())]
+    Kernels {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// A parameter would never learn.
     #[error(
         "{}: no gradient reaches {}: an operation on the way to the loss has no backward",

@@ -7,11 +7,10 @@
 //! - [`options`]: what a run needs to know
 //! - [`plan`]: how many steps and epochs that makes
 //! - [`engine`]: what makes the steps: one interface, three engines
+//! - [`kernels`]: which kernels a board's engine takes
 //! - [`gradients`]: loss and gradients of a batch, in micro-batches
 //! - [`certificate`]: proof that every parameter receives a gradient
-//! - [`clip`]: clipping by global norm
 //! - [`schedule`]: the learning rate of a step
-//! - [`adamw`]: the optimizer
 //! - [`evaluate`]: loss on held-out data
 //! - [`early_stop`]: when to stop before the end
 //! - [`diagnose`]: which tensor was the first that is not finite
@@ -20,10 +19,8 @@
 //! - [`trainer`]: the loop
 //! - [`device`]: what to compute on
 
-pub mod adamw;
 pub mod certificate;
 pub mod checkpoint;
-pub mod clip;
 pub mod config;
 pub mod device;
 pub mod diagnose;
@@ -32,13 +29,13 @@ pub mod engine;
 pub mod error;
 pub mod evaluate;
 pub mod gradients;
+pub mod kernels;
 pub mod observer;
 pub mod options;
 pub mod plan;
 pub mod schedule;
 pub mod trainer;
 
-pub use adamw::AdamW;
 pub use checkpoint::{Checkpoints, TrainState};
 pub use config::{
     CheckpointConfig, EarlyStopConfig, EngineChoice, EvaluateConfig, OptimizerConfig, PrecisionConfig,
@@ -46,6 +43,7 @@ pub use config::{
 };
 pub use engine::StepEngine;
 pub use error::TrainError;
+pub use kernels::{KERNELS_FILE, Kernels};
 pub use observer::{Directive, Draft, Edge, ExtraFile, Observer, Progress};
 pub use options::TrainerOptions;
 pub use plan::Plan;

@@ -27,7 +27,9 @@ pub trait Observer {
     /// Asked before each step.
     fn directive(&mut self) -> Directive;
 
-    /// A checkpoint's own files are written; what else belongs beside them before it becomes final?
+    /// A checkpoint is about to become final; what else belongs into it? Asked on the thread that trains, at the step of
+    /// the checkpoint: once its own files are written if training waits for it, before they are written if training
+    /// goes on.
     fn before_commit(&mut self, draft: &Draft) -> Vec<ExtraFile>;
 }
 
@@ -121,7 +123,7 @@ pub struct Draft {
     pub tokens: u64,
     /// The latest validation loss in nats a token.
     pub val_loss: Option<f64>,
-    /// Where its files are for now.
+    /// Where its files are until it is final.
     pub dir: PathBuf,
 }
 

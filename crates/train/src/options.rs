@@ -4,6 +4,7 @@ use candle_core::DType;
 use wattle_model::Masks;
 
 use crate::config::{EarlyStopConfig, EvaluateConfig, OptimizerConfig, ScheduleConfig, TrainConfig};
+use crate::kernels::Kernels;
 
 /// What a run needs to know.
 #[derive(Clone, Debug)]
@@ -18,6 +19,10 @@ pub struct TrainerOptions {
     pub dtype: DType,
     /// What batches may say beside their tokens; an engine on a board plans room for it.
     pub masks: Masks,
+    /// Which kernels an engine on a board takes; those that this does not name are chosen as `select` says.
+    pub kernels: Option<Kernels>,
+    /// Whether an engine on a board times the ways of a job for which nothing was chosen, or takes the first.
+    pub select: bool,
     /// The `optimizer` section.
     pub optimizer: OptimizerConfig,
     /// The `schedule` section.
@@ -32,10 +37,12 @@ pub struct TrainerOptions {
     pub checkpoint_every_epochs: u64,
     /// Steps between checkpoints; 0 for never.
     pub checkpoint_every_steps: u64,
+    /// Whether steps go on while a checkpoint is written.
+    pub checkpoint_in_background: bool,
 }
 
 impl Default for TrainerOptions {
-    /// Each section's defaults, in `f32`, without dropout or checkpoints before the end.
+    /// Each section's defaults, in `f32`, without dropout or checkpoints before the end, which are written while training waits.
     fn default() -> Self {
         Self {
             seed: 0,
@@ -43,6 +50,8 @@ impl Default for TrainerOptions {
             dropout: 0.0,
             dtype: DType::F32,
             masks: Masks::default(),
+            kernels: None,
+            select: false,
             optimizer: OptimizerConfig::default(),
             schedule: ScheduleConfig::default(),
             train: TrainConfig::default(),
@@ -50,6 +59,7 @@ impl Default for TrainerOptions {
             early_stop: EarlyStopConfig::default(),
             checkpoint_every_epochs: 0,
             checkpoint_every_steps: 0,
+            checkpoint_in_background: false,
         }
     }
 }

@@ -38,6 +38,13 @@ impl Plan {
         is_regular || self.ends_epoch(step) || step >= self.total_steps
     }
 
+    /// Whether a checkpoint falls due before the run's last step, if there is one every so many epochs and steps (0 for
+    /// never).
+    pub fn has_checkpoint_before_end(&self, every_epochs: u64, every_steps: u64) -> bool {
+        let every_epochs = every_epochs.saturating_mul(self.steps_per_epoch);
+        [every_epochs, every_steps].into_iter().any(|every| every > 0 && every < self.total_steps)
+    }
+
     /// Epochs that the run touches, the last perhaps in part.
     pub fn n_epochs(&self) -> u64 {
         self.total_steps.div_ceil(self.steps_per_epoch)
@@ -66,6 +73,14 @@ mod tests {
         assert_eq!(plan(25, 0).total_steps, 25);
         assert_eq!(plan(25, 0).n_epochs(), 3);
         assert_eq!(plan(25, 0).total_tokens(), 25 * 32);
+    }
+
+    #[test]
+    fn a_checkpoint_at_the_last_step_is_none_before_it() {
+        let plan = plan(25, 0);
+        let before = |every_epochs, every_steps| plan.has_checkpoint_before_end(every_epochs, every_steps);
+        assert!(before(1, 0) && before(0, 24) && before(2, 25) && before(3, 5));
+        assert!(!before(0, 0) && !before(3, 0) && !before(0, 25) && !before(u64::MAX, 0));
     }
 
     #[test]

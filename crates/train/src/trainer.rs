@@ -1,5 +1,6 @@
 //! The loop.
 
+mod checkpointing;
 mod telling;
 
 use std::collections::VecDeque;
@@ -11,11 +12,12 @@ use candle_core::{DType, Device};
 use wattle_data::{Batch, Dataset, Loader};
 use wattle_model::{LanguageModel, MemoryPlan};
 use wattle_ops::board::Board;
+use wattle_ops::board::select::Measured;
 use wattle_runlog::event::EvaluateEvent;
 use wattle_runlog::{EventBody, MonotonicNs, Phase, Span, SpanClock, StopReason};
 
 use crate::certificate::certify;
-use crate::checkpoint::{CheckpointContent, Checkpoints, TrainState};
+use crate::checkpoint::{Checkpoints, TrainState};
 use crate::config::EngineChoice;
 use crate::device::open_board;
 use crate::diagnose::first_not_finite;
@@ -23,10 +25,12 @@ use crate::engine::{self, Step, StepEngine};
 use crate::error::TrainError;
 use crate::evaluate::{EvaluateOptions, evaluate_in_training};
 use crate::gradients::{BatchOptions, batch_gradients};
-use crate::observer::{Directive, Draft, Edge, Observer, Progress};
+use crate::kernels::Kernels;
+use crate::observer::{Directive, Edge, Observer, Progress};
 use crate::options::TrainerOptions;
 use crate::plan::Plan;
 use crate::schedule::learning_rate;
+use crate::trainer::checkpointing::Writing;
 use crate::trainer::telling::PendingStep;
 
 /// How long a paused run waits before it asks again.
@@ -40,6 +44,7 @@ pub struct Trainer<'a> {
     plan: Plan,
     engine: Box<dyn StepEngine + 'a>,
     checkpoints: Checkpoints,
+    writing: Writing,
     state: TrainState,
     /// Steps made whose losses have not come to the host.
     pending: VecDeque<PendingStep>,
@@ -49,6 +54,8 @@ pub struct Trainer<'a> {
     told_until: MonotonicNs,
     /// Duration of the step that was told last.
     step_time: Duration,
+    /// Time of the last event of a checkpoint: no event after it is earlier, though steps may have ended earlier.
+    not_before: MonotonicNs,
     /// Whether steps were made since the last epoch's end or this segment's start.
     epoch_open: bool,
     /// Finished updates at the newest checkpoint.
@@ -97,10 +104,12 @@ impl<'a> Trainer<'a> {
             options,
             loader,
             checkpoints,
+            writing: Writing::default(),
             pending: VecDeque::new(),
             polled_at: None,
             told_until: MonotonicNs::now(),
             step_time: Duration::ZERO,
+            not_before: MonotonicNs::default(),
             epoch_open: false,
             checkpointed: None,
             evaluated: None,
@@ -132,12 +141,23 @@ impl<'a> Trainer<'a> {
         self.engine.describe()
     }
 
+    /// Which kernels a board's engine takes, where it has a choice.
+    pub fn kernels(&self) -> Option<Kernels> {
+        self.engine.kernels()
+    }
+
+    /// What was chosen by measuring before the first step.
+    pub fn measured(&self) -> &[Measured] {
+        self.engine.measured()
+    }
+
     /// Takes now all memory of this process that training takes; `with_gradients`, the first micro-batch's gradients
     /// are computed too, for the memory of threads. Returns whether the process then has what training takes.
     ///
     /// # Errors
     /// As a first step's: if the data cannot be read, or a parameter gets no gradient.
     pub fn rehearse(&mut self, with_gradients: bool) -> Result<bool, TrainError> {
+        let _snapshot = self.rehearse_snapshots();
         if !with_gradients {
             return self.engine.rehearse(None);
         }
@@ -162,9 +182,11 @@ impl<'a> Trainer<'a> {
     /// If a loss is not finite, a file cannot be written, or a tensor operation fails. Older checkpoints stand.
     pub fn run(&mut self, observer: &mut dyn Observer) -> Result<StopReason, TrainError> {
         let outcome = self.run_steps(observer);
+        // Whatever ended the steps, a checkpoint that is being written becomes complete.
+        let written = self.finish_writing(observer);
         // The first error counts: where the device failed, so does this.
         let exported = self.engine.export();
-        let outcome = outcome.and_then(|reason| exported.map(|()| reason));
+        let outcome = outcome.and_then(|reason| written.and(exported).map(|()| reason));
         let reason = *outcome.as_ref().unwrap_or(&StopReason::Error);
         let step = self.state.step;
         observer.edge(Edge::Stop { step, tokens: self.state.tokens, reason });
@@ -174,6 +196,7 @@ impl<'a> Trainer<'a> {
 
     fn run_steps(&mut self, observer: &mut dyn Observer) -> Result<StopReason, TrainError> {
         self.drain(observer)?;
+        self.prepare_snapshots();
         observer.edge(Edge::Start);
         self.told_until = MonotonicNs::now();
         while !self.is_finished() {
@@ -253,18 +276,7 @@ impl<'a> Trainer<'a> {
             || is_due(self.options.checkpoint_every_steps, step)
             || (ends_epoch && is_due(self.options.checkpoint_every_epochs, epochs_done))
         {
-            self.checkpoint(observer)?;
-        }
-        Ok(())
-    }
-
-    /// Leaves a checkpoint wherever training is, unless there is one.
-    fn leave_checkpoint(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
-        if self.epoch_open {
-            self.end_epoch(observer)?;
-        }
-        if self.checkpointed != Some(self.state.step) {
-            self.checkpoint(observer)?;
+            self.checkpoint(observer, is_over)?;
         }
         Ok(())
     }
@@ -309,42 +321,21 @@ impl<'a> Trainer<'a> {
         let complete = self.plan.ends_epoch(step);
         let epoch = self.plan.epoch_after(step - 1);
         self.epoch_open = false;
+        self.tell_writing_so_far(observer);
         observer.edge(Edge::Epoch { epoch, complete, step, tokens });
         self.tell(observer, EventBody::Epoch { epoch, step, complete })
     }
 
-    fn checkpoint(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
-        self.drain(observer)?;
-        let (step, tokens) = (self.state.step, self.state.tokens);
-        let epoch = if step == 0 { 1 } else { self.plan.epoch_after(step - 1) };
-        if self.epoch_open {
-            observer.edge(Edge::Checkpoint { epoch, step, tokens });
-        }
-        let start = MonotonicNs::now();
-        self.engine.export()?;
-        let best = self.state.early_stop.best.is_some_and(|best| best.step == step);
-        let val_loss = self.evaluated.filter(|(at, _)| *at == step).map(|(_, loss)| loss);
-        let tokenizer = &self.dataset.tokenizer;
-        let content = CheckpointContent {
-            engine: self.engine.as_ref(),
-            state: TrainState { segment: self.options.segment, t_ns: start, ..self.state.clone() },
-            tokenizer_json: tokenizer.to_json(),
-            tokenizer_config_json: &tokenizer.tokenizer_config_json(self.engine.model().context()),
-            end_of_text: tokenizer.end_of_text(),
-        };
-        let ends_epoch = !self.epoch_open;
-        let path = self.checkpoints.save(&content, best, |dir| {
-            observer.before_commit(&Draft { step, epoch, ends_epoch, tokens, val_loss, dir: dir.to_owned() })
-        })?;
-        self.checkpointed = Some(step);
-        self.span(observer, Phase::Checkpoint, start);
-        self.told_until = MonotonicNs::now();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        self.tell(observer, EventBody::Checkpoint { step, path: format!("checkpoints/{name}"), best })
-    }
-
     /// The error of a step whose loss or gradient was not finite. No update was made from it or after it.
-    fn not_finite(&mut self, step: u64, what: &'static str) -> Result<TrainError, TrainError> {
+    fn not_finite(
+        &mut self,
+        observer: &mut dyn Observer,
+        step: u64,
+        what: &'static str,
+    ) -> Result<TrainError, TrainError> {
+        if let Err(error) = self.finish_writing(observer) {
+            tracing::warn!("the last checkpoint was not written: {error}");
+        }
         self.engine.export()?;
         let first = self
             .first_not_finite(step)
@@ -367,20 +358,29 @@ impl<'a> Trainer<'a> {
         Ok(first_not_finite(model, &batch, options, &gradients, &device)?)
     }
 
-    fn tell(&self, observer: &mut dyn Observer, body: EventBody) -> Result<(), TrainError> {
-        observer.event(MonotonicNs::now(), body).map_err(TrainError::Observer)
+    fn tell(&mut self, observer: &mut dyn Observer, body: EventBody) -> Result<(), TrainError> {
+        let t = MonotonicNs::now();
+        if matches!(body, EventBody::Checkpoint { .. }) {
+            self.not_before = t;
+        }
+        observer.event(t, body).map_err(TrainError::Observer)
     }
 
     /// A phase between steps, from `start` until now.
     fn span(&self, observer: &mut dyn Observer, phase: Phase, start: MonotonicNs) {
-        observer.span(Span {
+        observer.span(self.host_span(phase, start, MonotonicNs::now()));
+    }
+
+    fn host_span(&self, phase: Phase, start_ns: MonotonicNs, end_ns: MonotonicNs) -> Span {
+        Span {
             segment: self.options.segment,
             step: self.state.step + 1,
             phase,
-            start_ns: start,
-            end_ns: MonotonicNs::now(),
+            start_ns,
+            end_ns,
             clock: SpanClock::Host,
             error_ns: 0,
-        });
+            overlaps: false,
+        }
     }
 }

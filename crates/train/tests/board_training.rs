@@ -230,6 +230,46 @@ fn a_run_goes_on_from_a_checkpoint_to_the_bit_and_engines_read_each_others() {
 }
 
 #[test]
+fn checkpoints_written_beside_steps_on_a_board_have_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = dataset(dir.path(), 60);
+    for dtype in [DType::F32, DType::BF16] {
+        let train_in = |name: &str, checkpoint_in_background: bool| {
+            let dir = dir.path().join(format!("{dtype:?}-{name}"));
+            let model = model(&dataset);
+            let checkpoints = Checkpoints::open(&dir.join("checkpoints"), 0).unwrap();
+            let options =
+                TrainerOptions { checkpoint_every_steps: 3, checkpoint_in_background, ..options(dtype) };
+            let mut trainer =
+                Trainer::on_board(&model, &dataset, shim(), options, checkpoints.clone()).unwrap();
+            // Both moments and the weights, with the gaps between them.
+            let least = if checkpoint_in_background { 12 * model.n_parameters() } else { 0 };
+            assert!((least..=4 * least).contains(&trainer.snapshot_bytes()));
+            let mut recorder = Recorder::default();
+            trainer.run(&mut recorder).unwrap();
+            drop(trainer);
+            (checkpoints, recorder, weights(&model))
+        };
+        let (waited_in, waited, expected) = train_in("waited", false);
+        let (beside_in, beside, got) = train_in("beside", true);
+        assert_eq!((bits(&beside.losses), got), (bits(&waited.losses), expected), "{dtype:?}");
+        for step in [3, 6, 9, 12, 15, 18, 20] {
+            for file in ["model.safetensors", "optimizer.safetensors", "config.json"] {
+                let read =
+                    |checkpoints: &Checkpoints| std::fs::read(checkpoints.path(step).join(file)).unwrap();
+                assert!(read(&beside_in) == read(&waited_in), "{dtype:?}: {file} of step {step}");
+            }
+        }
+        assert!(
+            beside.spans.iter().any(|span| span.overlaps) && !waited.spans.iter().any(|span| span.overlaps)
+        );
+        let dir = dir.path().join(format!("{dtype:?}-beside"));
+        let (after, _) = train(&dir, &dataset, shim(), dtype, None);
+        assert!(after.losses.is_empty(), "the last checkpoint is complete");
+    }
+}
+
+#[test]
 fn the_tensor_that_was_not_finite_first_is_named_steps_later() {
     let dir = tempfile::tempdir().unwrap();
     let dataset = dataset(dir.path(), 60);

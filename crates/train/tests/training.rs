@@ -4,14 +4,15 @@
 
 mod common;
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Tensor};
 use wattle_data::Dataset;
 use wattle_model::parameter::ParameterBuilder;
 use wattle_model::{Gpt2, LanguageModel, ModelConfig, Parameter, Pass, TrainingPass};
 use wattle_runlog::event::StepEvent;
-use wattle_runlog::{EventBody, MonotonicNs, Span, StopReason};
+use wattle_runlog::{EventBody, MonotonicNs, Phase, Span, StopReason};
 use wattle_train::config::{
     EarlyStopConfig, EngineChoice, EvaluateConfig, OptimizerConfig, ScheduleConfig, TrainConfig,
 };
@@ -19,8 +20,8 @@ use wattle_train::engine::choose;
 use wattle_train::error::ObserverError;
 use wattle_train::gradients::{BatchOptions, batch_gradients};
 use wattle_train::{
-    AdamW, Checkpoints, Directive, Draft, Edge, ExtraFile, Observer, Progress, TrainError, TrainState,
-    Trainer, TrainerOptions,
+    Checkpoints, Directive, Draft, Edge, ExtraFile, Observer, Progress, TrainError, TrainState, Trainer,
+    TrainerOptions,
 };
 
 use common::{CPU, dataset};
@@ -66,11 +67,21 @@ struct Recorder {
     events: Vec<EventBody>,
     edges: Vec<Edge>,
     spans: Vec<Span>,
+    /// When each event happened, in the order in which they came.
+    times: Vec<MonotonicNs>,
+    /// Steps that had been told when each checkpoint was.
+    told_at_checkpoint: Vec<(u64, u64)>,
     stop_after: Option<u64>,
+    /// Training goes on while checkpoints are written.
+    is_beside: bool,
 }
 
 impl Observer for Recorder {
-    fn event(&mut self, _t: MonotonicNs, body: EventBody) -> Result<(), ObserverError> {
+    fn event(&mut self, t: MonotonicNs, body: EventBody) -> Result<(), ObserverError> {
+        self.times.push(t);
+        if let EventBody::Checkpoint { step, .. } = body {
+            self.told_at_checkpoint.push((step, self.steps.last().map_or(0, |step| step.step)));
+        }
         match body {
             EventBody::Step(step) => self.steps.push(step),
             other => self.events.push(other),
@@ -97,7 +108,8 @@ impl Observer for Recorder {
     }
 
     fn before_commit(&mut self, draft: &Draft) -> Vec<ExtraFile> {
-        assert!(draft.dir.join("model.safetensors").exists() && !draft.dir.join("state.json").exists());
+        let is_written = draft.dir.join("model.safetensors").exists();
+        assert!(is_written != self.is_beside && !draft.dir.join("state.json").exists());
         vec![ExtraFile { name: "emissions.json".to_owned(), bytes: b"{}\n".to_vec() }]
     }
 }
@@ -116,7 +128,8 @@ fn train(
     if let Some(latest) = latest {
         trainer.resume(&latest).unwrap();
     }
-    let mut recorder = Recorder { stop_after, ..Recorder::default() };
+    let is_beside = trainer.snapshot_bytes() > 0;
+    let mut recorder = Recorder { stop_after, is_beside, ..Recorder::default() };
     let outcome = trainer.run(&mut recorder);
     (outcome, recorder, bits(&model))
 }
@@ -152,6 +165,85 @@ fn stopping_anywhere_and_resuming_changes_no_bit() {
             assert_eq!(resumed, weights, "{engine:?} stopped after {stop}");
         }
     }
+}
+
+/// The content of every checkpoint in `dir`, but for the state, which knows when it was written.
+fn checkpoint_files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let listed = |dir: &Path| std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let dirs: Vec<PathBuf> = listed(&dir.join("checkpoints"));
+    let files =
+        dirs.iter().filter(|path| !path.is_symlink()).flat_map(|path| -> Vec<PathBuf> { listed(path) });
+    let named = files.map(|path| (path.strip_prefix(dir).unwrap().to_owned(), std::fs::read(&path).unwrap()));
+    named.filter(|(path, _)| !path.ends_with("state.json")).collect()
+}
+
+#[test]
+fn checkpoints_written_beside_training_have_the_same_bytes_and_are_told_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = dataset(dir.path(), 120);
+    for engine in [EngineChoice::Autograd, EngineChoice::Explicit] {
+        // One after every step: each waits for the one before.
+        let train_in = |name: &str, checkpoint_in_background: bool, stop_after: Option<u64>| {
+            let dir = dir.path().join(format!("{engine:?}-{name}"));
+            let options = TrainerOptions {
+                train: TrainConfig { engine, max_steps: 16, ..options().train },
+                evaluate: EvaluateConfig { every_steps: 7, batches: 1 },
+                checkpoint_every_steps: 1,
+                checkpoint_in_background,
+                ..options()
+            };
+            let (outcome, recorder, weights) = train(&dir, &dataset, options, stop_after);
+            outcome.unwrap();
+            (dir, recorder, weights)
+        };
+        let (waited_in, waited, expected) = train_in("waited", false, None);
+        let (beside_in, beside, got) = train_in("beside", true, None);
+        assert_eq!((losses(&beside.steps), &got), (losses(&waited.steps), &expected), "{engine:?}");
+        let (files, written) = (checkpoint_files(&beside_in), checkpoint_files(&waited_in));
+        assert!(files.len() >= 3 * 7 && files == written, "{engine:?}: {:?}", files.keys());
+        for link in ["latest", "best"] {
+            let target = |dir: &Path| std::fs::read_link(dir.join("checkpoints").join(link)).unwrap();
+            assert_eq!(target(&beside_in), target(&waited_in));
+        }
+
+        let steps: Vec<u64> = beside.told_at_checkpoint.iter().map(|(step, _)| *step).collect();
+        assert_eq!(steps, (1..=16).collect::<Vec<_>>());
+        assert!(beside.times.is_sorted(), "events come in the order of their times");
+        assert!(beside.told_at_checkpoint.iter().any(|(step, told)| told > step), "steps went on meanwhile");
+        assert!(waited.told_at_checkpoint.iter().all(|(step, told)| told == step));
+        let (writing, others): (Vec<_>, Vec<_>) = beside.spans.iter().partition(|span| span.overlaps);
+        assert!(writing.len() >= 16 && writing.iter().all(|span| span.phase == Phase::Checkpoint));
+        for spans in [writing, others] {
+            assert!(spans.windows(2).all(|pair| pair[0].end_ns <= pair[1].start_ns));
+        }
+
+        // Stopped with a checkpoint on its way, and gone on with.
+        let (_, before, _) = train_in("stopped", true, Some(9));
+        let (_, after, resumed) = train_in("stopped", true, None);
+        assert_eq!([losses(&before.steps), losses(&after.steps)].concat(), losses(&waited.steps));
+        assert_eq!(resumed, expected, "{engine:?}");
+    }
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_written_beside_training_ends_it_and_the_one_before_is_good() {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = dataset(dir.path(), 120);
+    let model = model(&dataset);
+    let checkpoints = Checkpoints::open(&dir.path().join("checkpoints"), 0).unwrap();
+    let last_good = checkpoints.path(15);
+    // In the way of its temporary folder.
+    std::fs::write(dir.path().join("checkpoints/step-00000020.tmp"), "").unwrap();
+    let options = TrainerOptions { checkpoint_every_steps: 5, checkpoint_in_background: true, ..options() };
+    let mut trainer = Trainer::new(&model, &dataset, &CPU, options, checkpoints.clone()).unwrap();
+    let mut recorder = Recorder { is_beside: true, ..Recorder::default() };
+    let error = trainer.run(&mut recorder).unwrap_err();
+    assert!(matches!(&error, TrainError::Io { action: "create", .. }), "{error}");
+    assert!(error.to_string().contains("step-00000020"), "{error}");
+    assert!(matches!(recorder.events.last(), Some(EventBody::Stop { reason: StopReason::Error, .. })));
+    assert_eq!(checkpoints.latest().unwrap().as_ref(), Some(&last_good));
+    let mut engine = choose(&model, None, &self::options()).unwrap();
+    assert_eq!(TrainState::load(&last_good, engine.as_mut()).unwrap().step, 15);
 }
 
 #[test]
@@ -360,38 +452,4 @@ fn a_parameter_that_no_gradient_reaches_is_named_before_the_first_update() {
     let error = trainer.run(&mut Recorder::default()).unwrap_err().to_string();
     assert!(error.contains("table, norm") && !error.contains("head"), "{error}");
     assert_eq!(bits(&model), before);
-}
-
-#[test]
-fn adamw_follows_the_published_algorithm() {
-    let mut builder = ParameterBuilder::new(1, &CPU);
-    builder.normal("matrix", &[1, 1], 1.0).unwrap();
-    builder.normal("vector", &[1], 1.0).unwrap();
-    let parameters = builder.finish();
-    let value = |i: usize| f64::from(parameters[i].var.flatten_all().unwrap().to_vec1::<f32>().unwrap()[0]);
-    let config = OptimizerConfig { weight_decay: 0.5, ..OptimizerConfig::default() };
-    let mut optimizer = AdamW::new(config.hyperparameters(), &parameters).unwrap();
-    // The algorithm in f64, one number at a time; the vector does not decay.
-    let mut expected = [(value(0), 0f64, 0f64), (value(1), 0.0, 0.0)];
-    for step in 1..=20u64 {
-        let learning_rate = 0.1 / step as f64;
-        let gradient = |i: usize| (step as f64 * 0.7 + i as f64).sin();
-        let tensors = [
-            Tensor::new(&[[gradient(0) as f32]], &CPU).unwrap(),
-            Tensor::new(&[gradient(1) as f32], &CPU).unwrap(),
-        ];
-        let factor = Tensor::new(0.5f32, &CPU).unwrap();
-        optimizer.step(&parameters, &tensors, Some(&factor), step, learning_rate).unwrap();
-        for (i, (p, m, v)) in expected.iter_mut().enumerate() {
-            let g = gradient(i) * 0.5;
-            *m = config.beta1 * *m + (1.0 - config.beta1) * g;
-            *v = config.beta2 * *v + (1.0 - config.beta2) * g * g;
-            let m_hat = *m / (1.0 - config.beta1.powi(step as i32));
-            let v_hat = *v / (1.0 - config.beta2.powi(step as i32));
-            let decay = if i == 0 { learning_rate * config.weight_decay } else { 0.0 };
-            *p = *p * (1.0 - decay) - learning_rate * m_hat / (v_hat.sqrt() + config.eps);
-            // Twenty updates, each rounded to f32 some ten times.
-            assert!((*p - value(i)).abs() < 5e-6, "step {step} parameter {i}: {p}, got {}", value(i));
-        }
-    }
 }

@@ -1,11 +1,27 @@
-//! Matrix products in plain loops: sums in `f32` in the order of k, one rounding when stored.
+//! Matrix products in plain loops: sums in `f32` in the order of k, one rounding when stored. As a library has several
+//! algorithms, there are two ways: the whole sum in one order, or two halves of it that are added.
 
-use wattle_ops::board::{DevicePtr, Elem, Epilogue, Gemm, Matrix};
+use wattle_ops::board::{DevicePtr, DeviceTensor, Elem, Epilogue, Gemm, Job, Matrix};
 
 use crate::arena::{Arena, slice};
 
-/// Computes it.
-pub(crate) fn multiply(arenas: &[Arena], gemm: &Gemm) {
+/// The ways to compute a product.
+pub(crate) const WAYS: [&str; 2] = ["whole", "halves"];
+
+/// What a choice of a way is for.
+pub(crate) fn job(gemm: &Gemm) -> Job {
+    let Gemm { m, n, k, a, c, accumulate, batch, .. } = *gemm;
+    let to = c.elem().suffix();
+    Job::new(
+        &format!("product to {to}"),
+        a.elem(),
+        &[("m", m), ("n", n), ("k", k), ("batch", batch), ("add", usize::from(accumulate))],
+    )
+}
+
+/// Computes it, in one of [`WAYS`].
+pub(crate) fn multiply(arenas: &[Arena], gemm: &Gemm, way: &str) {
+    let half = if way == WAYS[1] { gemm.k / 2 } else { gemm.k };
     let &Gemm { m, n, k, c, batch, .. } = gemm;
     assert!(!c.transposed, "a result is not transposed");
     for index in 0..batch {
@@ -13,8 +29,13 @@ pub(crate) fn multiply(arenas: &[Arena], gemm: &Gemm) {
         let b = read(arenas, gemm.b, [k, n], index);
         let mut out = vec![0f32; m * n];
         for (row, a) in out.chunks_exact_mut(n).zip(a.chunks_exact(k)) {
-            for (&a, b) in a.iter().zip(b.chunks_exact(n)) {
-                row.iter_mut().zip(b).for_each(|(out, &b)| *out += a * b);
+            let mut rest = vec![0f32; n];
+            for (i, (&a, b)) in a.iter().zip(b.chunks_exact(n)).enumerate() {
+                let sums = if i < half { &mut *row } else { &mut rest };
+                sums.iter_mut().zip(b).for_each(|(out, &b)| *out += a * b);
+            }
+            if half < k {
+                row.iter_mut().zip(&rest).for_each(|(out, rest)| *out += rest);
             }
             row.iter_mut().for_each(|out| *out *= gemm.alpha);
         }
@@ -28,22 +49,68 @@ pub(crate) fn multiply(arenas: &[Arena], gemm: &Gemm) {
 }
 
 fn finish(arenas: &[Arena], gemm: &Gemm, out: &mut [f32]) {
-    let Gemm { m, n, c, .. } = *gemm;
-    let bias = match gemm.epilogue {
-        Epilogue::None => return,
-        Epilogue::Bias(bias) | Epilogue::GeluTanh { bias, .. } => bias,
-    };
-    assert!(gemm.batch == 1 && !gemm.accumulate, "an epilogue is for one product that is stored");
-    assert_eq!(bias.elem(), c.elem(), "a bias has the type of the result");
-    let bias = read(arenas, Matrix::new(bias, n), [1, n], 0);
-    out.chunks_exact_mut(n).for_each(|row| row.iter_mut().zip(&bias).for_each(|(out, bias)| *out += bias));
-    if let Epilogue::GeluTanh { before, .. } = gemm.epilogue {
-        write(arenas, Matrix { tensor: before, ..c }, [m, n], 0, out);
-        for x in out.iter_mut() {
-            let y = 1.595_769_2 * (*x + 0.044_715 * *x * *x * *x);
-            *x /= 1.0 + (-y).exp();
+    let Gemm { m, n, k, c, .. } = *gemm;
+    if gemm.epilogue == Epilogue::None {
+        return;
+    }
+    assert!(gemm.batch == 1, "an epilogue is for one product");
+    assert!(
+        !gemm.accumulate || gemm.epilogue.may_be_added(),
+        "this epilogue is for a product that is stored"
+    );
+    let beside = |tensor| Matrix { tensor, ..c };
+    match gemm.epilogue {
+        Epilogue::None => {}
+        Epilogue::Bias(bias) => add_bias(arenas, gemm, bias, out),
+        Epilogue::GeluTanh { bias, before } => {
+            if let Some(bias) = bias {
+                add_bias(arenas, gemm, bias, out);
+            }
+            assert!(before.elem() == c.elem() && c.row_stride.is_multiple_of(8), "as cuBLASLt has it");
+            write(arenas, beside(before), [m, n], 0, out);
+            out.iter_mut().for_each(|x| *x *= gate(*x));
+        }
+        Epilogue::GeluTanhSlope { before } => {
+            assert!(before.elem() == c.elem() && c.row_stride.is_multiple_of(8), "as cuBLASLt has it");
+            let before = read(arenas, beside(before), [m, n], 0);
+            out.iter_mut().zip(before).for_each(|(out, x)| *out *= slope(x));
+        }
+        Epilogue::SumsOfA(sums) => {
+            let a = read(arenas, gemm.a, [m, k], 0);
+            let of_rows: Vec<f32> = a.chunks_exact(k).map(|row| row.iter().sum()).collect();
+            write_sums(arenas, gemm, sums, &of_rows);
+        }
+        Epilogue::SumsOfB(sums) => {
+            let mut of_columns = vec![0f32; n];
+            for row in read(arenas, gemm.b, [k, n], 0).chunks_exact(n) {
+                of_columns.iter_mut().zip(row).for_each(|(sum, b)| *sum += b);
+            }
+            write_sums(arenas, gemm, sums, &of_columns);
         }
     }
+}
+
+fn add_bias(arenas: &[Arena], gemm: &Gemm, bias: DeviceTensor, out: &mut [f32]) {
+    let n = gemm.n;
+    assert_eq!(bias.elem(), gemm.c.elem(), "a bias has the type of the result");
+    let bias = read(arenas, Matrix::new(bias, n), [1, n], 0);
+    out.chunks_exact_mut(n).for_each(|row| row.iter_mut().zip(&bias).for_each(|(out, bias)| *out += bias));
+}
+
+fn write_sums(arenas: &[Arena], gemm: &Gemm, to: DeviceTensor, sums: &[f32]) {
+    assert_eq!(to.elem(), gemm.c.elem(), "sums have the type of the result");
+    write(arenas, Matrix::new(to, sums.len()), [1, sums.len()], 0, sums);
+}
+
+/// What GELU's tanh form multiplies its argument by.
+fn gate(x: f32) -> f32 {
+    1.0 / (1.0 + (-1.595_769_2 * (x + 0.044_715 * x * x * x)).exp())
+}
+
+/// The derivative of GELU's tanh form.
+fn slope(x: f32) -> f32 {
+    let gate = gate(x);
+    gate + x * gate * (1.0 - gate) * 1.595_769_2 * (1.0 + 3.0 * 0.044_715 * x * x)
 }
 
 /// A matrix of the batch as rows one after the other.

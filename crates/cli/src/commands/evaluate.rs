@@ -12,18 +12,18 @@ use wattle_data::{
 };
 use wattle_meter::WindowEnergy;
 use wattle_model::LanguageModel;
-use wattle_train::evaluate::{EvaluateOptions, Evaluation, evaluate_by_best};
-
-use crate::args::EvaluateArgs;
-use crate::exit::Exit;
-use crate::terminal::{print, print_line};
-use crate::threads::set_threads;
 use wattle_report::words::describe::describe_window;
 use wattle_report::words::quantity::count;
 use wattle_session::checkpoint::OpenCheckpoint;
 use wattle_session::data_notes;
 use wattle_session::metered::Metered;
 use wattle_session::need;
+use wattle_train::evaluate::{EvaluateOptions, Evaluation, evaluate_by_best};
+
+use crate::args::EvaluateArgs;
+use crate::exit::Exit;
+use crate::terminal::{print, print_line};
+use crate::threads::set_threads;
 
 /// A batch is as many windows as come to so many tokens. Without an explicit engine, it is also how many rows of
 /// logits are in memory at once.

@@ -6,17 +6,17 @@ use anyhow::Context;
 use wattle_meter::WindowEnergy;
 use wattle_model::hugging_face::Directory;
 use wattle_model::{GgufExport, abridged};
+use wattle_report::words::describe::describe_work;
+use wattle_report::words::quantity::si;
 use wattle_runlog::ComputeDevice;
+use wattle_session::checkpoint::{is_gguf, locate, tokenizer_of};
+use wattle_session::metered::Metered;
+use wattle_session::need;
 
 use crate::args::{ExportArgs, ExportFormat};
 use crate::exit::{BadUsage, Exit};
 use crate::output_file::OutputFile;
 use crate::terminal::print;
-use wattle_report::words::describe::describe_work;
-use wattle_report::words::quantity::si;
-use wattle_session::checkpoint::{is_gguf, locate, tokenizer_of};
-use wattle_session::metered::Metered;
-use wattle_session::need;
 
 /// Exports a checkpoint.
 pub fn run(args: &ExportArgs) -> anyhow::Result<Exit> {

@@ -7,17 +7,17 @@ use candle_core::DType;
 use wattle_data::Tokenizer;
 use wattle_model::ModelError;
 use wattle_model::generate::{GenerateOptions, Generator, Sampling, Step};
+use wattle_report::words::describe::describe_window;
+use wattle_report::words::quantity::{count, duration, si};
 use wattle_runlog::Seconds;
+use wattle_session::checkpoint::OpenCheckpoint;
+use wattle_session::metered::Metered;
+use wattle_session::need;
 
 use crate::args::GenerateArgs;
 use crate::exit::{BadUsage, Exit};
 use crate::terminal::{print, print_line, print_raw};
 use crate::threads::set_threads;
-use wattle_report::words::describe::describe_window;
-use wattle_report::words::quantity::{count, duration, si};
-use wattle_session::checkpoint::OpenCheckpoint;
-use wattle_session::metered::Metered;
-use wattle_session::need;
 
 /// How many tokens `--explain` shows a step.
 const N_EXPLAINED: usize = 5;

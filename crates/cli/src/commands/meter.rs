@@ -12,6 +12,8 @@ use wattle_meter::{
     CarbonConfig, EDGE_TIMEOUT, EnergyConfig, Entry, Ledger, LedgerOptions, Live, Sampler, SamplerOptions,
     Workload,
 };
+use wattle_report::words::describe::{describe_energy, describe_sensor, energy_warnings};
+use wattle_report::words::quantity::{duration, joules, watts};
 use wattle_runlog::clock::file_stamp;
 use wattle_runlog::record::{MeteredCommand, RecordKind, Resources};
 use wattle_runlog::{MonotonicNs, Record, Seconds, WallAnchor};
@@ -22,8 +24,6 @@ use crate::exit::{BadUsage, Exit};
 use crate::metrics::{MetricsServer, registry};
 use crate::output_file::OutputFile;
 use crate::status_line::StatusLine;
-use wattle_report::words::describe::{describe_energy, describe_sensor, energy_warnings};
-use wattle_report::words::quantity::{duration, joules, watts};
 
 /// Time between two looks at what the command's processes use.
 const LOOK_EVERY: Duration = Duration::from_millis(500);

@@ -4,14 +4,14 @@ use indicatif::MultiProgress;
 use wattle_data::{
     DataConfig, DataError, Dataset, TokenizerConfig, TokenizerKind, catalog, fetch, prepare_into,
 };
+use wattle_report::words::quantity::{count, si};
+use wattle_session::data_notes;
 
 use crate::args::{PrepareArgs, TokenizerChoice};
 use crate::display::Display;
 use crate::exit::{BadUsage, Exit};
 use crate::terminal::is_drawn_on;
 use crate::threads::set_threads;
-use wattle_report::words::quantity::{count, si};
-use wattle_session::data_notes;
 
 /// Prepares a folder of tokens.
 pub fn run(args: &PrepareArgs, bars: &MultiProgress, quiet: bool) -> anyhow::Result<Exit> {
@@ -88,8 +88,8 @@ fn data(args: &PrepareArgs, display: &mut Display) -> anyhow::Result<DataConfig>
         input: args.input.clone(),
         val_fraction: args.val_fraction,
         text_field: args.text_field.clone(),
-        format: args.format.into(),
-        bad_records: args.bad_records.into(),
+        format: args.format,
+        bad_records: args.bad_records,
         ..DataConfig::default()
     };
     let Some(name) = &args.dataset else { return Ok(given) };

@@ -7,8 +7,11 @@ use anyhow::{Context, bail};
 use indicatif::MultiProgress;
 use wattle_model::flops::flops_per_token;
 use wattle_report::compare;
+use wattle_report::words::quantity::{count, si};
 use wattle_report::words::table::{self, Table};
 use wattle_runlog::run_dir::write_atomic;
+use wattle_session::Config;
+use wattle_session::Forecast;
 
 use crate::args::SweepArgs;
 use crate::commands::compare::side_by_side;
@@ -20,9 +23,6 @@ use crate::sweep::{
     Ending, ExecuteOptions, PlannedRun, RunState, SweepFile, SweepFolder, SweepPlan, execute,
 };
 use crate::terminal::{is_drawn_on, print, print_line};
-use wattle_report::words::quantity::{count, si};
-use wattle_session::Config;
-use wattle_session::Forecast;
 
 /// Makes every run of a sweep that is not made yet, and compares them.
 pub fn run(args: &SweepArgs, bars: &MultiProgress, verbose: u8, quiet: bool) -> anyhow::Result<Exit> {

@@ -6,6 +6,7 @@ use anyhow::Context;
 use serde_json::{Value, json};
 use wattle_ops::simd;
 use wattle_ops::verify::{Check, board, cpu};
+use wattle_report::words::quantity::duration;
 use wattle_runlog::Seconds;
 use wattle_runlog::manifest::Host;
 use wattle_train::device::{ChosenDevice, DeviceChoice};
@@ -13,7 +14,6 @@ use wattle_train::device::{ChosenDevice, DeviceChoice};
 use crate::args::VerifyArgs;
 use crate::exit::Exit;
 use crate::terminal::{print, print_line};
-use wattle_report::words::quantity::duration;
 
 /// What was checked in one place.
 struct Place {

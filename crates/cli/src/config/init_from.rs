@@ -4,7 +4,6 @@ use std::path::Path;
 
 use wattle_data::{TokenizerConfig, TokenizerKind};
 use wattle_model::hugging_face::Directory;
-
 use wattle_session::Config;
 use wattle_session::checkpoint::{locate, tokenizer_of};
 

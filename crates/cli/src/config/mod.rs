@@ -5,9 +5,7 @@ mod keys;
 mod presets;
 mod resolve;
 mod settle;
-mod wording;
 
-pub use keys::{nearest, parse_toml, similarity};
+pub use keys::{nearest, parse_toml};
 pub use presets::Preset;
 pub use resolve::{Layer, Sources, resolve, resolve_quietly};
-pub use wording::mistake;

@@ -4,13 +4,16 @@ use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
-use wattle_session::config::{SECTIONS, flatten};
-use wattle_session::{Config, Section};
+use wattle_session::Config;
+use wattle_session::config::{SCHEMA, flatten};
+use wattle_settings::SectionInfo;
 
 use super::keys::{nearest, parse_toml};
 use super::settle::settle;
-use super::wording::mistake;
 use super::{Preset, init_from};
+
+/// How many sections the configuration of a run had in the first version; later versions have more.
+const SECTIONS_OF_A_RUN: usize = 15;
 
 /// Where settings come from, least binding first.
 #[derive(Clone, Debug, Default)]
@@ -64,6 +67,12 @@ impl Layer {
     /// What a message calls the place that it is from.
     pub fn origin(&self) -> &str {
         &self.origin
+    }
+
+    /// Whether a run wrote it: only runs write every section down. Those of earlier versions have keys that have no
+    /// effect, and nobody has asked for them.
+    fn is_of_a_run(&self) -> bool {
+        self.table.len() >= SECTIONS_OF_A_RUN
     }
 
     /// The settings of a preset.
@@ -155,11 +164,13 @@ pub fn resolve_quietly(base: Option<Layer>, sources: &Sources) -> Result<(Config
     layers.extend(sources.over.iter().cloned());
 
     let mut merged = Table::new();
-    let mut explicit_keys = Vec::new();
+    let (mut explicit_keys, mut asked_for) = (Vec::new(), Vec::new());
     for mut layer in layers {
         faults.extend(take_faulty(&mut layer));
         if layer.is_explicit {
-            explicit_keys.extend(flatten(&layer.table).into_iter().map(|(key, _)| key));
+            let keys: Vec<String> = flatten(&layer.table).into_iter().map(|(key, _)| key).collect();
+            asked_for.extend(keys.iter().filter(|_| !layer.is_of_a_run()).cloned());
+            explicit_keys.extend(keys);
         }
         merge(&mut merged, layer.table);
     }
@@ -173,8 +184,8 @@ pub fn resolve_quietly(base: Option<Layer>, sources: &Sources) -> Result<(Config
     };
     let model_keys: Vec<&str> = explicit_keys.iter().filter_map(|key| key.strip_prefix("model.")).collect();
     config.model.settle(&model_keys);
-    let notes = settle(&mut config, &explicit_keys);
-    if let Err(fault) = make_absolute(&mut config) {
+    let mut notes = settle(&mut config, &explicit_keys);
+    if let Err(fault) = config.make_absolute() {
         faults.push(fault);
     } else if let Err(contradictions) = init_from::adopt(&mut config, &explicit_keys) {
         faults.extend(contradictions);
@@ -187,7 +198,15 @@ pub fn resolve_quietly(base: Option<Layer>, sources: &Sources) -> Result<(Config
     if !faults.is_empty() {
         return Err(faults);
     }
+    notes.extend(idle_notes(&config, &asked_for));
+    config.reset_idle();
     Ok((config, notes))
+}
+
+/// A sentence for each key that the user asked for and that has no effect.
+fn idle_notes(config: &Config, asked_for: &[String]) -> Vec<String> {
+    let idle = SCHEMA.idle(&config.to_whole_table()).into_iter();
+    idle.filter(|idle| asked_for.contains(&idle.setting.path())).map(|idle| idle.to_string()).collect()
 }
 
 /// Takes unknown sections and keys, and values that do not fit, out of a layer and says what is wrong with them.
@@ -195,7 +214,7 @@ fn take_faulty(layer: &mut Layer) -> Vec<String> {
     let origin = layer.origin.as_str();
     let mut faults = Vec::new();
     layer.table.retain(|section_name, content| {
-        let Some(section) = SECTIONS.iter().find(|section| section.name == section_name) else {
+        let Some(section) = SCHEMA.section(section_name) else {
             faults.push(unknown_section(origin, section_name));
             return false;
         };
@@ -216,33 +235,31 @@ fn take_faulty(layer: &mut Layer) -> Vec<String> {
 }
 
 /// What is wrong with one setting by itself.
-fn fault(section: &Section, key: &str, value: &Value) -> Option<String> {
+fn fault(section: &SectionInfo, key: &str, value: &Value) -> Option<String> {
     let path = format!("{}.{key}", section.name);
-    if !(section.keys)().contains(&key) {
-        return Some(unknown_key(&path));
-    }
-    let mistake = mistake(&path, value, |value| (section.check)(key, value))?;
+    let Some(setting) = section.setting(key) else { return Some(unknown_key(&path)) };
+    let mistake = section.mistake(setting, &path, value)?;
     Some(format!("{path} = {value}: {mistake}"))
 }
 
 fn unknown_section(origin: &str, name: &str) -> String {
-    match nearest(name, SECTIONS.iter().map(|section| section.name)) {
+    let known = SCHEMA.0.iter().map(|section| section.name);
+    match nearest(name, known.clone()) {
         Some(near) => format!("{origin}: unknown section {name:?}; did you mean {near:?}?"),
         None => format!(
             "{origin}: unknown section {name:?}; expected one of {}",
-            SECTIONS.iter().map(|section| section.name).collect::<Vec<_>>().join(", ")
+            known.collect::<Vec<_>>().join(", ")
         ),
     }
 }
 
 fn unknown_key(path: &str) -> String {
-    let known: Vec<String> = SECTIONS
-        .iter()
-        .flat_map(|section| (section.keys)().iter().map(|key| format!("{}.{key}", section.name)))
-        .collect();
+    let known: Vec<String> = SCHEMA.settings().map(|setting| setting.path()).collect();
     match nearest(path, known.iter().map(String::as_str)) {
         Some(near) => format!("unknown key {path:?}; did you mean {near:?}?"),
-        None => format!("unknown key {path:?}; the README says where all keys are listed"),
+        None => format!(
+            "unknown key {path:?}; wattle train --help lists all keys, docs/configuration.md describes them"
+        ),
     }
 }
 
@@ -255,20 +272,6 @@ fn merge(base: &mut Table, over: Table) {
             }
         }
     }
-}
-
-/// The resolved file alone reproduces the run, wherever it is started from.
-fn make_absolute(config: &mut Config) -> Result<(), String> {
-    let paths = config.data.input.iter_mut().map(|path| ("data.input", path));
-    let paths = paths.chain(config.data.dir.iter_mut().map(|path| ("data.dir", path)));
-    let paths = paths.chain(config.data.cache_dir.iter_mut().map(|path| ("data.cache_dir", path)));
-    let paths = paths.chain(config.tokenizer.file.iter_mut().map(|path| ("tokenizer.file", path)));
-    let paths = paths.chain(config.carbon.table.iter_mut().map(|path| ("carbon.table", path)));
-    let paths = paths.chain(config.model.init_from.iter_mut().map(|path| ("model.init_from", path)));
-    for (key, path) in paths {
-        *path = std::path::absolute(&*path).map_err(|e| format!("{key} = {}: {e}", path.display()))?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -329,12 +332,84 @@ mod tests {
     #[test]
     fn a_file_that_an_earlier_version_wrote_with_every_key_is_read() {
         let config = set(&[]).unwrap();
-        let every = toml::to_string(&config).unwrap();
+        let every = toml::to_string(&config.to_whole_table()).unwrap();
         assert!(every.contains("rope_original_context"), "{every}");
-        let stored =
-            resolve(Some(Layer::parse("config.toml", &every).unwrap()), &Sources::default()).unwrap();
-        assert_eq!(stored, config);
+        let layer = || Some(Layer::parse("config.toml", &every).unwrap());
+        let (stored, notes) = resolve_quietly(layer(), &Sources::default()).unwrap();
+        assert_eq!((&stored, notes), (&config, Vec::<String>::new()));
+        // What the user sets over it is looked at.
+        let set = vec!["schedule.decay_fraction=0.1".to_owned()];
+        let (_, notes) = resolve_quietly(layer(), &Sources { set, ..Sources::default() }).unwrap();
+        assert!(notes.len() == 1 && notes[0].starts_with("schedule.decay_fraction = 0.1"), "{notes:?}");
         assert_eq!(differences(&stored, &config), Vec::<String>::new());
+    }
+
+    #[test]
+    fn keys_without_effect_are_warned_of_and_not_written() {
+        let noted = |pairs: &[&str]| {
+            let set = pairs.iter().map(|&pair| pair.to_owned()).collect();
+            resolve_quietly(None, &Sources { set, ..Sources::default() }).unwrap()
+        };
+        let (config, notes) = noted(&["schedule.decay_fraction=0.2", "cost.currency=USD"]);
+        assert_eq!(
+            notes,
+            [
+                "schedule.decay_fraction = 0.2: has no effect with schedule.kind = \"cosine\"; leave it out or set \
+                 schedule.kind = \"wsd\"",
+                "cost.currency = \"USD\": has no effect without cost.price_per_kwh; leave it out or set \
+                 cost.price_per_kwh",
+            ]
+        );
+        assert_eq!(config.cost.currency, "EUR", "a key that has no effect has its default");
+        for (pairs, idle) in [
+            (&[][..], &["decay_fraction", "text_field", "format", "bad_records", "currency"][..]),
+            (&["schedule.kind=constant"], &["min_learning_rate", "decay_fraction"]),
+            (&["schedule.kind=wsd", "cost.price_per_kwh=0.3"], &["text_field"]),
+            (&["tokenizer.kind=chars"], &["vocab_size = 2048"]),
+            (&["train.engine=autograd"], &["recompute"]),
+            (&["data.input=[\"Cargo.toml\"]"], &["embedded_chars", "embedded_seed"]),
+            (&["data.input=[\"Cargo.toml\"]", "data.format=text"], &["text_field", "bad_records"]),
+            (&["data.val_fraction=0"], &["batches", "patience"]),
+            (&["carbon.intensity_g_per_kwh=30"], &["region"]),
+        ] {
+            let (config, notes) = noted(pairs);
+            assert_eq!(notes, Vec::<String>::new());
+            let written = config.to_toml();
+            for key in idle {
+                assert!(!written.contains(key), "{pairs:?}: {key:?} is in\n{written}");
+            }
+            let layer = Layer::parse("config.toml", &written).unwrap();
+            assert_eq!(resolve_quietly(Some(layer), &Sources::default()).unwrap(), (config, notes));
+        }
+        let pairs = ["schedule.kind=wsd", "data.input=[\"Cargo.toml\"]", "cost.price_per_kwh=0.3"];
+        let written = noted(&pairs).0.to_toml();
+        for key in
+            ["decay_fraction", "min_learning_rate", "text_field", "vocab_size", "recompute", "currency"]
+        {
+            assert!(written.contains(key), "{key} is not in\n{written}");
+        }
+    }
+
+    #[test]
+    fn a_prepared_folder_leaves_the_keys_of_preparation_without_effect() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("dataset.json"), "{}").unwrap();
+        let folder = format!("data.dir={:?}", dir.path());
+        let pairs = [&folder, "data.val_fraction=0", "tokenizer.kind=chars", "early_stop.patience=3"];
+        let set = pairs.map(str::to_owned).to_vec();
+        let (config, notes) = resolve_quietly(None, &Sources { set, ..Sources::default() }).unwrap();
+        let starts = [
+            "data.val_fraction = 0.0: has no effect where data.dir is set",
+            "tokenizer.kind = \"chars\": has no",
+        ];
+        assert_eq!(notes.len(), starts.len(), "{notes:?}");
+        assert!(notes.iter().zip(starts).all(|(note, start)| note.starts_with(start)), "{notes:?}");
+        let written = config.to_toml();
+        // Whether the folder has text held out is its own affair.
+        assert!(written.contains("patience = 3"), "{written}");
+        for key in ["val_fraction", "kind = \"chars\"", "vocab_size = 2048", "embedded", "cache_dir"] {
+            assert!(!written.contains(key), "{key} is in\n{written}");
+        }
     }
 
     #[test]
@@ -373,6 +448,40 @@ mod tests {
         }
         let faults = set(&["model.n_heads=5", "optimizer.learning_rate=-1", "run.name=a/b"]).unwrap_err();
         assert_eq!(faults.len(), 3, "{faults:?}");
+    }
+
+    #[test]
+    fn no_type_of_the_language_is_named() {
+        for (pair, expected) in [
+            ("train.batch_size=many", "expected a whole number of at least 0"),
+            ("train.batch_size=-1", "expected a whole number of at least 0"),
+            ("train.max_steps=1e4", "expected a whole number of at least 0, such as 10000"),
+            ("train.max_steps=1.5", "expected a whole number of at least 0"),
+            ("run.seed=one", "expected a whole number"),
+            ("optimizer.learning_rate=fast", "expected a number"),
+            ("model.dropout=yes", "expected a number"),
+            ("model.bias=yes", "expected true or false"),
+            ("model.bias=1", "expected true or false"),
+            ("run.name=3", "expected a text in quotes"),
+            ("data.dir=3", "expected a text in quotes"),
+            ("data.input=mine.txt", "expected a list of files, such as --set 'data.input=[\"mine.txt\"]'"),
+            ("data.input=[1]", "expected a list of files"),
+            ("tokenizer.kind=words", "expected \"bytes\", \"chars\", \"bpe\" or \"file\""),
+            ("precision.dtype=f16", "expected \"f32\" or \"bf16\""),
+            ("precision.dtype=16", "expected \"f32\" or \"bf16\""),
+            (
+                "model.family=[1]",
+                "expected \"gpt2\", \"llama\", \"qwen2\", \"qwen3\", \"mistral\" or \"olmo2\"",
+            ),
+            ("energy.interval_ms=often", "expected a whole number"),
+            ("early_stop.target_loss=low", "expected a number"),
+        ] {
+            let said = set(&[pair]).unwrap_err().join("\n");
+            assert!(said.contains(expected), "{pair}: {said}");
+            for word in ["invalid type", "u64", "usize", "f64", "f32,", "string", "sequence", "variant"] {
+                assert!(!said.contains(word), "{pair}: {said}");
+            }
+        }
     }
 
     #[test]
@@ -428,14 +537,15 @@ mod tests {
     #[test]
     fn presets_keep_the_minimum_of_their_learning_rate() {
         for (preset, expected) in [
-            (Preset::Default, 1e-4),
-            (Preset::ShakespeareChar, 1e-4),
-            (Preset::Gpt2Small, 6e-5),
-            (Preset::Article, 1e-4),
+            (Preset::Default, Some(1e-4)),
+            (Preset::ShakespeareChar, Some(1e-4)),
+            (Preset::Gpt2Small, Some(6e-5)),
+            // Its learning rate is constant.
+            (Preset::Article, None),
         ] {
             let set = vec!["data.input=[\"Cargo.toml\"]".to_owned()];
             let sources = Sources { preset: Some(preset), set, ..Sources::default() };
-            assert_eq!(resolve(None, &sources).unwrap().schedule.min_learning_rate, Some(expected));
+            assert_eq!(resolve(None, &sources).unwrap().schedule.min_learning_rate, expected);
         }
     }
 
@@ -461,13 +571,26 @@ mod tests {
     #[test]
     fn a_resumed_run_may_change_how_long_and_how_metered_but_not_what() {
         let stored = set(&[]).unwrap();
-        let longer =
-            set(&["train.max_steps=9", "energy.interval_ms=100", "budget.max_energy_kwh=1.0"]).unwrap();
+        let longer = set(&[
+            "train.max_steps=9",
+            "train.epochs=2",
+            "train.threads=1",
+            "train.log_every=5",
+            "energy.interval_ms=100",
+            "budget.max_energy_kwh=1.0",
+            "checkpoint.keep=1",
+            "carbon.region=FRA",
+            "cost.price_per_kwh=0.3",
+        ])
+        .unwrap();
         assert_eq!(differences(&stored, &longer), Vec::<String>::new());
-        let other = set(&["model.n_layers=6", "carbon.region=FRA"]).unwrap();
+        let other = set(&["model.n_layers=6", "early_stop.target_loss=1.0"]).unwrap();
         assert_eq!(
             differences(&stored, &other),
-            ["carbon.region: not set in the run, \"FRA\" now", "model.n_layers: 4 in the run, 6 now"]
+            ["early_stop.target_loss: not set in the run, 1.0 now", "model.n_layers: 4 in the run, 6 now"]
         );
+        // A key that has no effect makes no difference.
+        let idle = set(&["schedule.decay_fraction=0.5"]).unwrap();
+        assert_eq!(differences(&stored, &idle), Vec::<String>::new());
     }
 }

@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue};
 use prometheus_client::registry::Unit;
+use wattle_meter::Used;
 use wattle_runlog::event::{EvaluateEvent, StepEvent};
 
 use super::gauges;
-use wattle_meter::Used;
 
 /// A run's progress, where the run writes it and a server reads it.
 #[derive(Clone, Debug)]
@@ -89,7 +89,10 @@ impl Collector for SharedProgress {
         one(encoder, emissions, used.map(|used| used.emissions.get()))?;
         let cost =
             used.and_then(|used| used.cost).map(|cost| (vec![("currency", self.currency.as_str())], cost));
-        gauges(encoder, ("run_cost", "Cost of the run's electricity", None), cost.into_iter())
+        gauges(encoder, ("run_cost", "Cost of the run's electricity", None), cost.into_iter())?;
+        let fraction = ("run_cost_energy_fraction", "Share of the run's energy that run_cost covers", None);
+        let covered = used.filter(|used| used.cost.is_some() && used.priced < used.energy);
+        one(encoder, fraction, covered.map(|used| used.priced / used.energy))
     }
 }
 

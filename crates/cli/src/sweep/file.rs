@@ -3,35 +3,37 @@
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
-use serde::Deserialize;
 use toml::Table;
+use wattle_settings::{SectionInfo, section};
 
-use wattle_session::sections::{check_value, field_names};
-
-use crate::config::{Preset, mistake, nearest, parse_toml};
+use crate::config::{Preset, nearest, parse_toml};
 
 /// The sweep that comes with the program, and what it is called on the command line.
 pub const READY: (&str, &str) = ("default", include_str!("../presets/sweep-default.toml"));
 
-/// A sweep as it is written down.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct SweepFile {
-    /// A ready configuration to stand on; `default` where there is neither this nor `config`.
-    pub preset: Option<String>,
-    /// A configuration file to stand on, over the preset.
-    pub config: Option<PathBuf>,
-    /// Each strategy is tried with each of them.
-    pub seeds: Vec<u64>,
-    /// The validation loss to compare the way to; without it, the best that all reach.
-    pub target_loss: Option<f64>,
-    /// Settings of all strategies, by section.
-    pub set: Table,
-    /// A name each, and settings by section.
-    pub strategy: Vec<Table>,
-    /// Lists of values, by section and key: every strategy with every combination.
-    pub matrix: Table,
+section! {
+    /// A sweep as it is written down.
+    #[section(sweep, check = SweepFile::own_faults)]
+    pub struct SweepFile {
+        /// A ready configuration to stand on; `default` where there is neither this nor `config`.
+        pub preset: Option<String> = None;
+        /// A configuration file to stand on, over the preset.
+        pub config: Option<PathBuf> = None;
+        /// Each strategy is tried with each of them.
+        pub seeds: Vec<u64> = Vec::new();
+        /// The validation loss to compare the way to; without it, the best that all reach.
+        pub target_loss: Option<f64> = None;
+        /// Settings of all strategies, by section.
+        pub set: Table = Table::new();
+        /// A name each, and settings by section.
+        pub strategy: Vec<Table> = Vec::new();
+        /// Lists of values, by section and key: every strategy with every combination.
+        pub matrix: Table = Table::new();
+    }
 }
+
+/// The keys of a sweep.
+const KEYS: SectionInfo = SectionInfo::of::<SweepFile>();
 
 impl SweepFile {
     /// The text of the sweep that is called `name`: a ready one, or a file.
@@ -56,10 +58,11 @@ impl SweepFile {
         let mut table = parse_toml(origin, text).map_err(|fault| vec![fault])?;
         let mut faults = Vec::new();
         table.retain(|key, value| {
-            let fault = match field_names::<Self>().contains(&key) {
-                true => mistake(key, value, |value| check_value::<Self>(key, value))
-                    .map(|mistake| format!("{key} = {value}: {mistake}")),
-                false => Some(unknown(key)),
+            let fault = match KEYS.setting(key) {
+                Some(setting) => {
+                    KEYS.mistake(setting, key, value).map(|mistake| format!("{key} = {value}: {mistake}"))
+                }
+                None => Some(unknown(key)),
             };
             faults.extend(fault.iter().map(|fault| format!("{origin}: {fault}")));
             fault.is_none()
@@ -77,7 +80,7 @@ impl SweepFile {
         }
     }
 
-    fn faults(&self) -> Vec<String> {
+    fn own_faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         if let Some(name) = self.preset.as_ref().filter(|name| Preset::from_str(name, false).is_err()) {
             let known: Vec<_> = Preset::value_variants().iter().map(|preset| preset.name()).collect();
@@ -100,7 +103,7 @@ impl SweepFile {
 }
 
 fn unknown(key: &str) -> String {
-    let known = field_names::<SweepFile>();
+    let known: Vec<&str> = KEYS.settings().iter().map(|setting| setting.key).collect();
     match nearest(key, known.iter().copied()) {
         Some(near) => format!("unknown key {key:?}; did you mean {near:?}?"),
         None => format!("unknown key {key:?}; expected one of {}", known.join(", ")),

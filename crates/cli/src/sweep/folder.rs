@@ -16,13 +16,13 @@ use anyhow::{Context, bail};
 use rustix::fs::{FlockOperation, flock};
 use wattle_runlog::run_dir::write_atomic;
 use wattle_runlog::{Event, LineFile};
+use wattle_session::config::all_differences;
+use wattle_session::earlier::is_finished;
 
 use super::plan::PlannedRun;
-use wattle_session::config::all_differences;
 
 use crate::config::{Layer, Sources, resolve};
 use crate::exit::BadUsage;
-use wattle_session::earlier::is_finished;
 
 /// How long a run is waited for that somebody else is at.
 const LEFT_BEHIND: Duration = Duration::from_secs(60);

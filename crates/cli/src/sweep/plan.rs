@@ -4,12 +4,12 @@
 //! temperature and whoever else uses it, meets all strategies alike.
 
 use toml::{Table, Value};
+use wattle_session::Config;
 
 use super::file::SweepFile;
 use super::strategy::{Strategy, strategies};
-use wattle_session::Config;
 
-use crate::config::{Layer, Sources, resolve};
+use crate::config::{Layer, Sources, resolve_quietly};
 
 /// Keys that a sweep gives itself.
 const ITS_OWN: [(&str, &str); 2] =
@@ -46,10 +46,13 @@ impl SweepPlan {
         let base = Base { origin, file };
         let of_base = base.resolve(None).err().unwrap_or_default();
         let mut faults = base.own_keys();
-        let mut resolved = Vec::new();
+        let (mut resolved, mut notes) = (Vec::new(), Vec::new());
         for strategy in &ways {
             match base.resolve(Some(strategy)) {
-                Ok(config) => resolved.push(config),
+                Ok((config, noted)) => {
+                    resolved.push(config);
+                    notes.extend(noted);
+                }
                 Err(wrong) => faults.extend(wrong.into_iter().map(|fault| {
                     let is_of = |layer: &Layer| fault.starts_with(layer.origin());
                     let says_where = of_base.contains(&fault) || strategy.settings.iter().any(is_of);
@@ -57,20 +60,26 @@ impl SweepPlan {
                 })),
             }
         }
-        // What all of them stand on is wrong in each of them.
-        let mut told = Vec::new();
-        faults.retain(|fault| {
-            !told.contains(fault) && {
-                told.push(fault.clone());
-                true
-            }
-        });
+        // What is said of all that they stand on is said of each of them.
+        let faults = each_once(faults);
         if !faults.is_empty() {
             return Err(faults);
         }
+        each_once(notes).iter().for_each(|note| tracing::warn!("{note}"));
         let runs = file.seeds.iter().flat_map(|seed| resolved.iter().map(|way| PlannedRun::new(way, *seed)));
         Ok(Self { runs: runs.collect(), strategies: resolved, target_loss: file.target_loss })
     }
+}
+
+/// The sentences, each where it first is.
+fn each_once(sentences: Vec<String>) -> Vec<String> {
+    let mut told: Vec<String> = Vec::new();
+    for sentence in sentences {
+        if !told.contains(&sentence) {
+            told.push(sentence);
+        }
+    }
+    told
 }
 
 impl PlannedRun {
@@ -88,8 +97,9 @@ struct Base<'a> {
 }
 
 impl Base<'_> {
-    /// The configuration of a strategy with the first seed; without one, what they stand on.
-    fn resolve(&self, strategy: Option<&Strategy>) -> Result<Config, Vec<String>> {
+    /// The configuration of a strategy with the first seed, and what was settled for the user; without one, of what they
+    /// stand on.
+    fn resolve(&self, strategy: Option<&Strategy>) -> Result<(Config, Vec<String>), Vec<String>> {
         let mut over = vec![Layer::of(format!("{}: [set]", self.origin), self.file.set.clone())];
         if let Some(strategy) = strategy {
             over.extend(strategy.settings.iter().cloned());
@@ -98,7 +108,7 @@ impl Base<'_> {
         }
         let sources =
             Sources { preset: self.file.base(), file: self.file.config.clone(), over, ..Sources::default() };
-        resolve(None, &sources)
+        resolve_quietly(None, &sources)
     }
 
     /// A fault for each place that sets what a sweep gives itself.

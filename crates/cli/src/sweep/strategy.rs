@@ -1,9 +1,9 @@
 //! Ways of training: those that are written down, and those that a matrix makes of them.
 
 use toml::{Table, Value};
+use wattle_session::config::is_plain_name;
 
 use super::file::SweepFile;
-use wattle_session::config::is_plain_name;
 
 use crate::config::Layer;
 

@@ -3,11 +3,13 @@
 use std::path::Path;
 use std::time::Duration;
 
-use wattle_runlog::manifest::SensorInfo;
+use wattle_runlog::manifest::{SegmentTariff, SensorInfo};
 use wattle_runlog::record::{Overhead, RecordKind, Resources};
 use wattle_runlog::{Event, EventBody, Joules, MonotonicNs, Record, Seconds, WallAnchor, Watts};
 
-use crate::books::ledger::{Entry, Ledger, set_per_token};
+use crate::books::intensity_table::IntensityTable;
+use crate::books::ledger::{Entry, Ledger, LedgerOptions, set_per_token};
+use crate::books::pricing::Tariff;
 use crate::error::MeterError;
 use crate::readings::history::History;
 use crate::readings::ticks::TickValue;
@@ -164,17 +166,59 @@ impl Ledger {
             resources: Resources::default(),
             overhead: Overhead::default(),
         };
-        Some((self.build(entry, id, segment.anchor), wasted))
+        Some((self.priced_as(segment).build(entry, id, segment.anchor), wasted))
+    }
+
+    /// These books with the prices that applied in `segment`: those that its trace states, else those of its last record.
+    fn priced_as(&self, segment: &Segment) -> Self {
+        let mut books = self.clone();
+        let LedgerOptions { pue, carbon, tariff, .. } = &mut books.options;
+        if let Some(prices) = &segment.header.segment.prices {
+            *pue = prices.pue;
+            *carbon = prices.carbon.clone();
+            *tariff = prices.tariff.as_ref().map(|SegmentTariff { per_kwh, currency }| Tariff {
+                per_kwh: *per_kwh,
+                currency: currency.clone(),
+            });
+            books.table = prices.carbon_table.as_ref().and_then(|path| self.table_at(Path::new(path)));
+        } else if let Some(end) = self.ends.iter().find(|end| end.segment == segment.header.segment.id) {
+            *pue = end.pue;
+            *tariff = end.tariff.clone();
+            if end.carbon.table_fraction.is_none() {
+                *carbon = end.carbon.clone();
+                books.table = None;
+            }
+        }
+        books
+    }
+
+    /// The table of intensities that a segment was priced by; without it, the mean stands for all.
+    fn table_at(&self, path: &Path) -> Option<IntensityTable> {
+        if let Some(table) = self.table.as_ref().filter(|table| table.path() == path) {
+            return Some(table.clone());
+        }
+        IntensityTable::open(path)
+            .inspect_err(|error| {
+                tracing::warn!("{error}; an earlier segment is priced by the mean intensity");
+            })
+            .ok()
     }
 }
 
-/// The segment and moment at which the checkpoint of `point` stood: its event, or failing that the step's.
+/// The segment and moment at which the checkpoint of `point` stood: its event, or failing that the step's. Where steps
+/// were made while it was written, it stands for what was before the first of them.
 fn kept_at(events: &[Event], point: ResumePoint) -> Option<(u32, MonotonicNs)> {
     let checkpoint =
-        |event: &&Event| matches!(event.body, EventBody::Checkpoint { step, .. } if step == point.step);
-    let step = |event: &&Event| matches!(&event.body, EventBody::Step(step) if step.step <= point.step);
-    let found = events.iter().rev().find(checkpoint).or_else(|| events.iter().rev().find(step));
-    found.map(|event| (event.segment, event.t_ns))
+        |event: &Event| matches!(event.body, EventBody::Checkpoint { step, .. } if step == point.step);
+    let step = |event: &Event| matches!(&event.body, EventBody::Step(step) if step.step <= point.step);
+    let found = events.iter().rposition(checkpoint).or_else(|| events.iter().rposition(step))?;
+    let segment = events[found].segment;
+    let is_later = |event: &Event| {
+        event.segment == segment && matches!(&event.body, EventBody::Step(step) if step.step > point.step)
+    };
+    let meanwhile = events[..found].iter().position(is_later);
+    let last = meanwhile.filter(|at| *at > 0 && events[at - 1].segment == segment).map(|at| at - 1);
+    Some((segment, events[last.unwrap_or(found)].t_ns))
 }
 
 impl Segment {
@@ -288,6 +332,8 @@ fn quantity_of<T>(value: SampleValue, measured: impl Fn(u64) -> T) -> Quantity<T
 pub(crate) mod tests {
     use super::*;
     use crate::books::ledger::tests::options;
+    use crate::books::pricing::segment_prices;
+    use crate::config::{CarbonConfig, CostConfig};
     use crate::readings::trace_writer::TraceWriter;
     use crate::sensors::sensor::tests::{BOARD, board_info};
     use wattle_runlog::event::StepEvent;
@@ -312,7 +358,17 @@ pub(crate) mod tests {
 
     /// The same at any power; its clock is anchored at its start.
     pub(crate) fn sampled_at(path: &Path, id: u32, start: f64, end: f64, watts: impl Fn(f64) -> f64) {
-        let segment = wattle_runlog::manifest::Segment { monotonic_anchor: at(start), ..segment_entry(id) };
+        sampled_as(path, segment_entry(id), start, end, watts);
+    }
+
+    fn sampled_as(
+        path: &Path,
+        segment: wattle_runlog::manifest::Segment,
+        start: f64,
+        end: f64,
+        watts: impl Fn(f64) -> f64,
+    ) {
+        let segment = wattle_runlog::manifest::Segment { monotonic_anchor: at(start), ..segment };
         let mut writer = TraceWriter::open(path).unwrap();
         writer.begin_segment(&SegmentHeader::new("run-1", segment, 100.0, [(&board_info(), BOARD)])).unwrap();
         let mut mj = 1e6;
@@ -369,6 +425,18 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn steps_made_while_their_checkpoint_was_written_are_wasted_too() {
+        let point = ResumePoint { step: 10, tokens: 1_000 };
+        let late = [step(0, 110.0, 10), step(0, 110.5, 11), checkpoint(0, 111.0, 10), step(0, 119.5, 19)];
+        assert_eq!(kept_at(&late, point), Some((0, at(110.0))));
+        let waited = [step(0, 110.0, 10), checkpoint(0, 111.0, 10), step(0, 119.5, 19)];
+        assert_eq!(kept_at(&waited, point), Some((0, at(111.0))));
+        // Later steps of an earlier segment have nothing to do with it.
+        let resumed = [step(0, 105.0, 12), step(1, 110.0, 10), checkpoint(1, 111.0, 10)];
+        assert_eq!(kept_at(&resumed, point), Some((1, at(111.0))));
+    }
+
+    #[test]
     fn a_killed_tail_is_booked_once_and_what_came_after_the_checkpoint_is_wasted() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("power.trace");
@@ -394,6 +462,39 @@ pub(crate) mod tests {
         let mut third = Ledger::resume(options(2), &records);
         assert!(third.settle(&path, &events, resumed).unwrap().is_empty());
         assert_eq!(third.cumulative(), records[1].cumulative);
+    }
+
+    #[test]
+    fn a_tail_has_the_prices_of_its_own_segment() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("power.trace");
+        let prices = |pue, grams, per_kwh: Option<f64>| {
+            let carbon = CarbonConfig { intensity_g_per_kwh: Some(grams), ..CarbonConfig::default() };
+            let cost = CostConfig { price_per_kwh: per_kwh, ..CostConfig::default() };
+            segment_prices(pue, &carbon, &cost).unwrap()
+        };
+        let stated = wattle_runlog::manifest::Segment {
+            prices: Some(prices(2.0, 50.0, Some(1.0))),
+            ..segment_entry(0)
+        };
+        // Segments of 300 W: the first states its prices, the second is of an earlier version.
+        sampled_as(&path, stated, 0.0, 20.0, |_| 300.0);
+        sampled(&path, 1, 100.0, 120.0);
+        let mut earlier = Ledger::new(LedgerOptions { pue: 3.0, tariff: None, ..options(1) });
+        let recorded = epoch(&mut earlier, 100.0, 110.0, (0, 10));
+        let mut ledger = Ledger::resume(options(2), std::slice::from_ref(&recorded));
+        let tails = ledger.settle(&path, &[], None).unwrap();
+        let [first, second] = &tails[..] else { panic!("{tails:?}") };
+        let kwh = 300.0 * 20.0 / 3.6e6;
+        assert_eq!((first.segment, first.pue), (0, 2.0));
+        assert!((first.emissions_g.get() - kwh * 2.0 * 50.0).abs() < 1e-9, "{first:?}");
+        let cost = first.cost.as_ref().unwrap();
+        assert!((cost.value - kwh * 2.0).abs() < 1e-9 && cost.tariff_per_kwh == 1.0, "{cost:?}");
+        // By the last record of its segment.
+        assert_eq!((second.segment, second.pue, &second.cost), (1, 3.0, &None));
+        assert_eq!(second.carbon, recorded.carbon);
+        assert_eq!(second.cumulative.cost, Some(cost.value));
+        assert!(second.cumulative.cost_fraction.is_some_and(|fraction| fraction < 0.6), "{second:?}");
     }
 
     #[test]

@@ -6,13 +6,12 @@
 //! they are the run. A record at a checkpoint looks at a part of its epoch and advances nothing. The whole run's
 //! record is the totals themselves.
 
-use wattle_runlog::record::{
-    Carbon, Cost, Cumulative, EMISSIONS_SCHEMA, Overhead, RecordKind, Resources, Sci,
-};
+use wattle_runlog::record::{Carbon, Cumulative, EMISSIONS_SCHEMA, Overhead, RecordKind, Resources, Sci};
 use wattle_runlog::{GramsCo2e, Joules, MonotonicNs, Record, Span, WallAnchor};
 
 use crate::books::intensity_table::IntensityTable;
 use crate::books::pricing::{Tariff, facility_kwh};
+use crate::books::tally::Used;
 use crate::books::totals::Totals;
 use crate::sensors::trained_on::TrainedOn;
 use crate::windows::phases;
@@ -87,6 +86,10 @@ pub(crate) struct SegmentEnd {
     pub(crate) epoch: Option<u64>,
     /// Whether the tail that a kill left has been recorded.
     pub(crate) settled: bool,
+    /// How the record was priced.
+    pub(crate) pue: f64,
+    pub(crate) carbon: Carbon,
+    pub(crate) tariff: Option<Tariff>,
 }
 
 impl Ledger {
@@ -116,6 +119,13 @@ impl Ledger {
         self.totals.cumulative
     }
 
+    /// What the run has used so far.
+    pub fn used(&self) -> Used {
+        let Cumulative { energy_j, emissions_g, cost, .. } = self.totals.cumulative;
+        let (facility_kwh, priced) = (self.totals.facility_kwh, self.totals.rates.priced);
+        Used { energy: energy_j, facility_kwh, emissions: emissions_g, cost, priced }
+    }
+
     /// Makes the record of an entry, and adds it to the totals unless it is a checkpoint's.
     pub fn record(&mut self, entry: Entry<'_>) -> Record {
         let (segment, anchor) = (self.options.segment, self.options.anchor);
@@ -127,11 +137,6 @@ impl Ledger {
     pub fn whole_run(&self, complete: bool, resources: Resources, overhead: Overhead) -> Record {
         let totals = &self.totals;
         let cumulative = totals.cumulative;
-        let cost = self
-            .options
-            .tariff
-            .as_ref()
-            .map(|tariff| Cost { value: cumulative.cost.unwrap_or(0.0), ..tariff.cost(totals.facility_kwh) });
         let mut record = Record {
             schema: EMISSIONS_SCHEMA.to_owned(),
             run_id: self.options.run_id.clone(),
@@ -151,9 +156,9 @@ impl Ledger {
             energy_above_idle_j: totals.above_idle(),
             energy_kwh: cumulative.energy_j.kwh(),
             facility_kwh: totals.facility_kwh,
-            pue: self.options.pue,
+            pue: self.whole_pue(),
             emissions_g: cumulative.emissions_g,
-            cost,
+            cost: self.whole_cost(),
             carbon: self.whole_carbon(),
             joules_per_token: None,
             sci: None,
@@ -263,6 +268,9 @@ impl Ledger {
             step: record.step_end,
             epoch: record.epoch,
             settled: record.kind == RecordKind::Interrupted,
+            pue: record.pue,
+            carbon: record.carbon.clone(),
+            tariff: record.cost.as_ref().map(Tariff::of),
         };
         self.ends.retain(|end| end.segment != record.segment);
         self.ends.push(entry);
@@ -353,6 +361,82 @@ pub(crate) mod tests {
         let record = ledger.record(entry(RecordKind::Epoch, 0, 1, 1.0, 0));
         assert_eq!((record.cost, record.cumulative.cost, record.sci), (None, None, None));
         assert_eq!(Tariff::from_config(&CostConfig::default()), None);
+    }
+
+    fn priced(segment: u32, pue: f64, grams: f64, tariff: Option<f64>) -> LedgerOptions {
+        let config = CarbonConfig { intensity_g_per_kwh: Some(grams), ..CarbonConfig::default() };
+        let tariff = tariff.map(|per_kwh| Tariff { per_kwh, currency: "EUR".to_owned() });
+        LedgerOptions { pue, carbon: carbon::resolve(&config).unwrap(), tariff, ..options(segment) }
+    }
+
+    #[test]
+    fn each_record_has_the_prices_of_its_segment_and_they_add_up() {
+        let hour = |kind, start| entry(kind, start, start + 3600, 3.6e6, 10);
+        let mut first = Ledger::new(priced(0, 1.5, 400.0, Some(0.2)));
+        let a = first.record(hour(RecordKind::Epoch, 0));
+        let alone = first.whole_run(false, Resources::default(), Overhead::default());
+        assert_eq!(
+            (alone.pue, alone.carbon, alone.cost.unwrap().tariff_per_kwh),
+            (1.5, a.carbon.clone(), 0.2)
+        );
+        let mut second = Ledger::resume(priced(1, 1.0, 100.0, Some(0.4)), std::slice::from_ref(&a));
+        let b = second.record(hour(RecordKind::Epoch, 3600));
+        assert_eq!((a.emissions_g, b.emissions_g), (GramsCo2e(600.0), GramsCo2e(100.0)));
+        let value = |record: &Record| record.cost.as_ref().unwrap().value;
+        assert!((value(&a) - 0.3).abs() < 1e-12 && (value(&b) - 0.4).abs() < 1e-12);
+        assert_eq!(b.cumulative.emissions_g, GramsCo2e(700.0));
+        assert_eq!((b.cumulative.cost, b.cumulative.cost_fraction), (Some(value(&a) + value(&b)), None));
+
+        let whole = second.whole_run(true, Resources::default(), Overhead::default());
+        let cost = whole.cost.clone().unwrap();
+        assert_eq!((whole.facility_kwh, whole.pue, cost.value), (2.5, 1.25, value(&a) + value(&b)));
+        assert!(
+            (cost.tariff_per_kwh - 0.7 / 2.5).abs() < 1e-12 && cost.energy_fraction.is_none(),
+            "{cost:?}"
+        );
+        assert_eq!(whole.carbon.intensity_g_per_kwh.get(), 280.0);
+        let basis = "the mean of segments with 400 g/kWh (custom) and 100 g/kWh (custom)";
+        assert_eq!((whole.carbon.basis.as_str(), whole.carbon.year), (basis, None));
+        let used = second.used();
+        assert_eq!((used.facility_kwh, used.priced, used.cost), (2.5, used.energy, b.cumulative.cost));
+    }
+
+    #[test]
+    fn a_tariff_for_a_part_of_the_run_says_for_how_much_of_it() {
+        let hour = |start| entry(RecordKind::Epoch, start, start + 3600, 3.6e6, 10);
+        let mut without = Ledger::new(priced(0, 1.0, 400.0, None));
+        let a = without.record(hour(0));
+        assert_eq!((&a.cost, a.cumulative.cost, a.cumulative.cost_fraction), (&None, None, None));
+        // It appears.
+        let mut with = Ledger::resume(priced(1, 1.0, 400.0, Some(0.2)), std::slice::from_ref(&a));
+        let nothing = with.whole_run(false, Resources::default(), Overhead::default()).cost.unwrap();
+        assert_eq!((nothing.value, nothing.energy_fraction), (0.0, Some(0.0)));
+        let b = with.record(hour(3600));
+        assert_eq!((b.cumulative.cost, b.cumulative.cost_fraction), (Some(0.2), Some(0.5)));
+        assert_eq!(b.cost.as_ref().unwrap().energy_fraction, None, "the record itself is priced whole");
+        // It goes away.
+        let records = [a, b];
+        let mut again = Ledger::resume(priced(2, 1.0, 400.0, None), &records);
+        let c = again.record(entry(RecordKind::Epoch, 7200, 10_800, 7.2e6, 10));
+        assert_eq!((&c.cost, c.cumulative.cost, c.cumulative.cost_fraction), (&None, Some(0.2), Some(0.25)));
+        let cost = again.whole_run(true, Resources::default(), Overhead::default()).cost.unwrap();
+        assert_eq!((cost.value, cost.tariff_per_kwh, cost.energy_fraction), (0.2, 0.2, Some(0.25)));
+        assert!(
+            c.to_json().contains("\"cost_fraction\":0.25")
+                && !records[0].to_json().contains("_fraction\":0.25")
+        );
+        assert_eq!(Record::from_json(&c.to_json()).unwrap(), c);
+    }
+
+    #[test]
+    fn costs_in_another_currency_are_not_added() {
+        let mut euros = Ledger::new(options(0));
+        let a = euros.record(entry(RecordKind::Epoch, 0, 3600, 3.6e6, 10));
+        let dollars = Tariff { per_kwh: 1.0, currency: "USD".to_owned() };
+        let mut other =
+            Ledger::resume(LedgerOptions { tariff: Some(dollars), ..options(1) }, std::slice::from_ref(&a));
+        let b = other.record(entry(RecordKind::Epoch, 3600, 7200, 3.6e6, 10));
+        assert_eq!((b.cumulative.cost, b.cumulative.cost_fraction), (a.cumulative.cost, Some(0.5)));
     }
 
     #[test]

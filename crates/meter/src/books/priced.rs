@@ -1,6 +1,6 @@
 //! Records' emissions, and what a record says of the intensity that they were priced by.
 
-use wattle_runlog::record::{Carbon, Cumulative};
+use wattle_runlog::record::{Carbon, Cost, Cumulative};
 use wattle_runlog::{GramsCo2e, GramsPerKwh, Joules, WallAnchor};
 
 use crate::books::ledger::Ledger;
@@ -57,10 +57,75 @@ impl Ledger {
     /// By which intensity the whole run was priced.
     pub(crate) fn whole_carbon(&self) -> Carbon {
         let Cumulative { energy_j, emissions_g, .. } = self.totals.cumulative;
-        match self.table {
-            Some(_) => self.tabled(emissions_g, energy_j, share(self.totals.tabled, energy_j)),
-            None => self.options.carbon.clone(),
+        match (self.totals.rates.carbons.as_slice(), &self.table) {
+            ([first, second, ..], _) => self.mixed(first, second),
+            ([one], _) if one.table_fraction.is_none() => one.clone(),
+            (_, Some(_)) => self.tabled(emissions_g, energy_j, share(self.totals.tabled, energy_j)),
+            (_, None) => self.options.carbon.clone(),
         }
+    }
+
+    /// What is said of a run whose segments were priced by several intensities: the mean that they came to.
+    fn mixed(&self, first: &Carbon, second: &Carbon) -> Carbon {
+        let Cumulative { energy_j, emissions_g, .. } = self.totals.cumulative;
+        let carbons = &self.totals.rates.carbons;
+        let kwh = self.totals.facility_kwh;
+        let region =
+            if carbons.iter().all(|carbon| carbon.region == first.region) { &first.region } else { MIXED };
+        let is_tabled = carbons.iter().any(|carbon| carbon.table_fraction.is_some());
+        let of_segments: Vec<String> = carbons.iter().map(described).collect();
+        Carbon {
+            intensity_g_per_kwh: match kwh > 0.0 {
+                true => GramsPerKwh(emissions_g.get() / kwh),
+                false => second.intensity_g_per_kwh,
+            },
+            region: region.to_owned(),
+            source: "each segment's own".to_owned(),
+            year: None,
+            basis: format!("the mean of segments with {}", of_segments.join(" and ")),
+            table_fraction: is_tabled.then(|| share(self.totals.tabled, energy_j)),
+        }
+    }
+
+    /// The building's factor over the whole run.
+    pub(crate) fn whole_pue(&self) -> f64 {
+        let (energy_kwh, facility_kwh) = (self.totals.cumulative.energy_j.kwh(), self.totals.facility_kwh);
+        match self.totals.rates.pues.as_slice() {
+            [] => self.options.pue,
+            [one] => *one,
+            [.., _] if energy_kwh > 0.0 => facility_kwh / energy_kwh,
+            [.., last] => *last,
+        }
+    }
+
+    /// The cost of the whole run, or of as much of it as had a tariff; `None` if no part had one.
+    pub(crate) fn whole_cost(&self) -> Option<Cost> {
+        let Cumulative { cost, cost_fraction, energy_j, .. } = self.totals.cumulative;
+        let rates = &self.totals.rates;
+        match (cost, &rates.currency) {
+            (Some(value), Some(currency)) => Some(Cost {
+                value,
+                currency: currency.clone(),
+                tariff_per_kwh: rates.tariff(value)?,
+                energy_fraction: cost_fraction,
+            }),
+            _ => {
+                let nothing_of = (energy_j > Joules::ZERO).then_some(0.0);
+                let cost = self.options.tariff.as_ref()?.cost(0.0);
+                Some(Cost { energy_fraction: nothing_of, ..cost })
+            }
+        }
+    }
+}
+
+/// The region of a run whose segments were priced by those of several.
+const MIXED: &str = "mixed";
+
+/// An intensity for a list of several.
+fn described(carbon: &Carbon) -> String {
+    match carbon.table_fraction {
+        Some(_) => carbon.source.clone(),
+        None => format!("{} g/kWh ({})", carbon.intensity_g_per_kwh.get(), carbon.region),
     }
 }
 

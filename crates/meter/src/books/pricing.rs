@@ -4,11 +4,14 @@
 //! intensity is one mean, or a table's at the moment of each joule's use, with the mean for what the table does not
 //! cover. Records, running figures and repriced runs are all priced here.
 
+use wattle_runlog::manifest::{SegmentPrices, SegmentTariff};
 use wattle_runlog::record::Cost;
 use wattle_runlog::{GramsCo2e, GramsPerKwh, Joules, MonotonicNs, WallAnchor};
 
+use crate::books::carbon;
 use crate::books::intensity_table::IntensityTable;
-use crate::config::CostConfig;
+use crate::config::{CarbonConfig, CostConfig};
+use crate::error::MeterError;
 
 /// The price of energy.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,14 +64,38 @@ impl Tariff {
         config.price_per_kwh.map(|per_kwh| Self { per_kwh, currency: config.currency.clone() })
     }
 
+    /// The tariff of a record's cost.
+    pub fn of(cost: &Cost) -> Self {
+        Self { per_kwh: cost.tariff_per_kwh, currency: cost.currency.clone() }
+    }
+
     /// What the building's energy costs.
     pub(crate) fn cost(&self, facility_kwh: f64) -> Cost {
         Cost {
             value: facility_kwh * self.per_kwh,
             currency: self.currency.clone(),
             tariff_per_kwh: self.per_kwh,
+            energy_fraction: None,
         }
     }
+}
+
+/// The prices of a segment, as its manifest and its trace state them.
+///
+/// # Errors
+/// If there is no carbon intensity for the region.
+pub fn segment_prices(
+    pue: f64,
+    carbon: &CarbonConfig,
+    cost: &CostConfig,
+) -> Result<SegmentPrices, MeterError> {
+    let tariff = Tariff::from_config(cost);
+    Ok(SegmentPrices {
+        pue,
+        carbon: carbon::resolve(carbon)?,
+        carbon_table: carbon.table.as_ref().map(|path| path.to_string_lossy().into_owned()),
+        tariff: tariff.map(|Tariff { per_kwh, currency }| SegmentTariff { per_kwh, currency }),
+    })
 }
 
 impl Pricing {

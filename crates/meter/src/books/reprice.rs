@@ -122,6 +122,13 @@ fn tail(whole: &Record, records: &[Record]) -> Option<Stretch> {
     let energy = whole.energy_j - booked().map(|record| record.energy_j).sum();
     let seconds = whole.duration_s - booked().map(|record| record.duration_s).sum();
     let start = booked().rfind(|record| record.segment == whole.segment)?.end_ns?;
+    // The tail has its segment's factor; the whole run has it too unless it changed.
+    let pue = match booked().all(|record| record.pue == whole.pue) {
+        true => whole.pue,
+        false => {
+            (whole.facility_kwh - booked().map(|record| record.facility_kwh).sum::<f64>()) / energy.kwh()
+        }
+    };
     (energy > Joules::ZERO && seconds > Seconds::ZERO).then(|| Stretch {
         kind: RecordKind::Final,
         segment: whole.segment,
@@ -130,7 +137,7 @@ fn tail(whole: &Record, records: &[Record]) -> Option<Stretch> {
         end: start.after(seconds),
         energy,
         before: whole.emissions_g - booked().map(|record| record.emissions_g).sum(),
-        pue: whole.pue,
+        pue,
     })
 }
 

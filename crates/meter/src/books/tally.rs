@@ -1,6 +1,5 @@
 //! What a segment has used so far, between two records: for the terminal and for budgets.
 
-use wattle_runlog::record::Cumulative;
 use wattle_runlog::{GramsCo2e, Joules, MonotonicNs};
 
 use crate::books::pricing::{Pricing, Tariff, facility_kwh};
@@ -11,14 +10,14 @@ use crate::books::pricing::{Pricing, Tariff, facility_kwh};
 pub struct Tally {
     pricing: Pricing,
     /// What earlier segments used.
-    carried: Cumulative,
+    carried: Used,
     energy: Joules,
     emissions: GramsCo2e,
     at: MonotonicNs,
 }
 
 /// What a run has used so far, over all its segments.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Used {
     /// Energy of all sensors.
     pub energy: Joules,
@@ -28,11 +27,13 @@ pub struct Used {
     pub emissions: GramsCo2e,
     /// Cost, if there is a tariff.
     pub cost: Option<f64>,
+    /// The energy that `cost` covers: all of it, unless the run had no tariff for a part.
+    pub priced: Joules,
 }
 
 impl Tally {
     /// Nothing yet, after what earlier segments used.
-    pub fn new(pricing: Pricing, carried: Cumulative) -> Self {
+    pub fn new(pricing: Pricing, carried: Used) -> Self {
         let (energy, emissions) = (Joules::ZERO, GramsCo2e::ZERO);
         Self { pricing, carried, energy, emissions, at: MonotonicNs::now() }
     }
@@ -47,15 +48,14 @@ impl Tally {
     /// The run so far.
     pub fn used(&self) -> Used {
         let Pricing { pue, tariff, .. } = &self.pricing;
-        let energy = self.carried.energy_j + self.energy;
-        let cost = |tariff: &Tariff| {
-            self.carried.cost.unwrap_or(0.0) + tariff.cost(facility_kwh(self.energy, *pue)).value
-        };
+        let kwh = facility_kwh(self.energy, *pue);
+        let cost = |tariff: &Tariff| self.carried.cost.unwrap_or(0.0) + tariff.cost(kwh).value;
         Used {
-            energy,
-            facility_kwh: facility_kwh(energy, *pue),
-            emissions: self.carried.emissions_g + self.emissions,
+            energy: self.carried.energy + self.energy,
+            facility_kwh: self.carried.facility_kwh + kwh,
+            emissions: self.carried.emissions + self.emissions,
             cost: tariff.as_ref().map(cost),
+            priced: self.carried.priced + self.energy,
         }
     }
 
@@ -85,7 +85,7 @@ mod tests {
         let anchor = WallAnchor { wall_ns: 0, monotonic: MonotonicNs(0) };
         let tariff = Some(Tariff { per_kwh: 0.5, currency: "EUR".to_owned() });
         let pricing = Pricing { pue: 2.0, intensity: GramsPerKwh(100.0), table, tariff, anchor };
-        let mut tally = Tally::new(pricing, Cumulative { cost: Some(1.0), ..Cumulative::default() });
+        let mut tally = Tally::new(pricing, Used { cost: Some(1.0), ..Used::default() });
         tally.at = MonotonicNs(0);
         tally
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use wattle_runlog::record::{
-    ClockRecord, Cumulative, Edges, Flag, Method, PhaseJoules, PhasesMethod, SensorRecord,
+    Carbon, ClockRecord, Cost, Cumulative, Edges, Flag, Method, PhaseJoules, PhasesMethod, SensorRecord,
 };
 use wattle_runlog::{Joules, MonotonicNs, Phase, Record, Seconds};
 
@@ -23,6 +23,7 @@ pub(crate) struct Totals {
     /// What a table of intensities covered.
     pub(crate) tabled: Joules,
     pub(crate) facility_kwh: f64,
+    pub(crate) rates: RecordedRates,
     pub(crate) device_hours: f64,
     /// Devices without a sensor in any record.
     pub(crate) unmetered: BTreeSet<String>,
@@ -33,6 +34,20 @@ pub(crate) struct Totals {
     /// What the sensors with a baseline would have drawn idle, in records that have one.
     idle: Option<Joules>,
     sensors: Vec<SensorTotal>,
+}
+
+/// By what the records were priced. Each list has one entry while nothing changes between segments.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RecordedRates {
+    pub(crate) pues: Vec<f64>,
+    pub(crate) carbons: Vec<Carbon>,
+    pub(crate) tariffs: Vec<f64>,
+    /// The currency of all costs.
+    pub(crate) currency: Option<String>,
+    /// Energy that has a cost.
+    pub(crate) priced: Joules,
+    /// The same at the building.
+    priced_kwh: f64,
 }
 
 /// A sensor over all records that name it, and how long those were.
@@ -94,9 +109,9 @@ impl Totals {
         let cumulative = &mut self.cumulative;
         cumulative.energy_j += record.energy_j;
         cumulative.emissions_g += record.emissions_g;
-        if let Some(cost) = &record.cost {
-            cumulative.cost = Some(cumulative.cost.unwrap_or(0.0) + cost.value);
-        }
+        let cost = self.rates.absorb(record);
+        cumulative.cost = cost.map(|cost| cumulative.cost.unwrap_or(0.0) + cost.value).or(cumulative.cost);
+        cumulative.cost_fraction = cumulative.cost.and_then(|_| self.rates.fraction(cumulative.energy_j));
         cumulative.tokens += record.tokens;
         if self.started_at.is_none() {
             self.started_at = Some(record.started_at.clone());
@@ -186,6 +201,55 @@ impl Totals {
         };
         self.sensors.iter().map(whole).collect()
     }
+}
+
+impl RecordedRates {
+    /// Adds a record, and returns its cost if that can be added to those before: a sum of two currencies has no
+    /// meaning.
+    fn absorb<'a>(&mut self, record: &'a Record) -> Option<&'a Cost> {
+        if !self.pues.contains(&record.pue) {
+            self.pues.push(record.pue);
+        }
+        if !self.carbons.iter().any(|carbon| is_same(carbon, &record.carbon)) {
+            self.carbons.push(record.carbon.clone());
+        }
+        let cost = record.cost.as_ref()?;
+        let currency = self.currency.get_or_insert_with(|| cost.currency.clone());
+        if *currency != cost.currency {
+            return None;
+        }
+        if !self.tariffs.contains(&cost.tariff_per_kwh) {
+            self.tariffs.push(cost.tariff_per_kwh);
+        }
+        self.priced += record.energy_j;
+        self.priced_kwh += record.facility_kwh;
+        Some(cost)
+    }
+
+    /// Share of `energy`, that of all records, that has a cost; `None` if all of it has.
+    fn fraction(&self, energy: Joules) -> Option<f64> {
+        // Both are sums of the same numbers in the same order where every record has a cost.
+        (self.priced < energy).then(|| self.priced / energy)
+    }
+
+    /// The tariff of all records together.
+    pub(crate) fn tariff(&self, value: f64) -> Option<f64> {
+        match self.tariffs.as_slice() {
+            [] => None,
+            [one] => Some(*one),
+            _ if self.priced_kwh > 0.0 => Some(value / self.priced_kwh),
+            [.., last] => Some(*last),
+        }
+    }
+}
+
+/// Whether two records were priced by the same intensity, or the same table of intensities.
+fn is_same(a: &Carbon, b: &Carbon) -> bool {
+    let is_tabled = a.table_fraction.is_some() && b.table_fraction.is_some();
+    let is_same_origin = (&a.region, &a.source) == (&b.region, &b.source);
+    is_same_origin
+        && (is_tabled
+            || (a.table_fraction, a.intensity_g_per_kwh) == (b.table_fraction, b.intensity_g_per_kwh))
 }
 
 impl SensorTotal {

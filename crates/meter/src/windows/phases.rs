@@ -15,6 +15,9 @@
 //! Phases that share what the measured ones leave of the window also share its error: the window's own, and those
 //! of what was taken off.
 //!
+//! Where a checkpoint is written while steps are made, spans overlap and say so: each has half of the time that they
+//! share. A phase with such spans has no readings of its own.
+//!
 //! What no span covers is other. The phases add up to the window's energy; the method of a record is the weakest
 //! of its phases'.
 
@@ -68,14 +71,15 @@ struct Part {
 
 /// Divides the window's energy among the phases of `spans`.
 ///
-/// Only spans of `segment` count, and of each the part that lies in the window. Where spans overlap, by the error
+/// Only spans of `segment` count, and of each the part that lies in the window. Where spans overlap by the error
 /// of device times, they are scaled to fit.
 pub fn attribute(window: &WindowEnergy, segment: u32, spans: &[Span]) -> Attribution {
-    let spans: Vec<Piece> = spans
-        .iter()
-        .filter(|span| span.segment == segment && span.phase != Phase::Other)
-        .filter_map(|span| Piece::inside(span, window))
-        .collect();
+    let of = |overlaps: bool| -> Vec<Piece> {
+        let counts =
+            |span: &&Span| span.segment == segment && span.phase != Phase::Other && span.overlaps == overlaps;
+        spans.iter().filter(counts).filter_map(|span| Piece::inside(span, window)).collect()
+    };
+    let spans = shared(of(false), of(true));
     let times = times(&spans, window.start, window.end, 0);
     let mut parts = measured(window, &spans, &times);
     let left: Vec<Phase> = Phase::ALL
@@ -128,12 +132,14 @@ struct Piece {
     phase: Phase,
     start: MonotonicNs,
     end: MonotonicNs,
+    /// How much of its time is its own.
+    share: f64,
 }
 
 impl Piece {
     fn inside(span: &Span, window: &WindowEnergy) -> Option<Self> {
         let (start, end) = (span.start_ns.max(window.start), span.end_ns.min(window.end));
-        (start < end).then_some(Self { phase: span.phase, start, end })
+        (start < end).then_some(Self { phase: span.phase, start, end, share: 1.0 })
     }
 
     /// Moved by `ns`.
@@ -141,6 +147,43 @@ impl Piece {
         let moved = |t: MonotonicNs| MonotonicNs(t.0.saturating_add_signed(ns));
         Self { start: moved(self.start), end: moved(self.end), ..*self }
     }
+}
+
+/// Spans of which `beside` were at the same time as others: each is cut where another begins or ends, and what two have
+/// together is half of each. Those `beside` do not overlap each other.
+fn shared(mut others: Vec<Piece>, mut beside: Vec<Piece>) -> Vec<Piece> {
+    if beside.is_empty() {
+        return others;
+    }
+    others.sort_by_key(|piece| piece.start);
+    beside.sort_by_key(|piece| piece.start);
+    let mut pieces = Vec::with_capacity(others.len() + 2 * beside.len());
+    let mut keep = |piece: &Piece, start, end, share| {
+        if start < end {
+            pieces.push(Piece { start, end, share, ..*piece });
+        }
+    };
+    // What is left of the spans beside: each loses what the others have in common with it.
+    let mut open = beside.into_iter().peekable();
+    for other in others {
+        let mut from = other.start;
+        while let Some(piece) = open.peek_mut().filter(|piece| piece.start < other.end) {
+            keep(piece, piece.start, piece.end.min(from), 1.0);
+            keep(&other, from, piece.start, 1.0);
+            let (start, end) = (piece.start.max(from), piece.end.min(other.end));
+            keep(piece, start, end, 0.5);
+            keep(&other, start, end, 0.5);
+            from = from.max(end);
+            piece.start = piece.start.max(end);
+            if piece.start < piece.end {
+                break;
+            }
+            open.next();
+        }
+        keep(&other, from, other.end, 1.0);
+    }
+    open.for_each(|piece| keep(&piece, piece.start, piece.end, 1.0));
+    pieces
 }
 
 fn index(phase: Phase) -> usize {
@@ -151,7 +194,7 @@ fn index(phase: Phase) -> usize {
 fn times(spans: &[Piece], start: MonotonicNs, end: MonotonicNs, ns: i64) -> [Seconds; Phase::ALL.len()] {
     let mut times = [Seconds::ZERO; Phase::ALL.len()];
     for span in spans.iter().map(|span| span.moved(ns)) {
-        times[index(span.phase)] += span.end.min(end).since(span.start.max(start));
+        times[index(span.phase)] += span.end.min(end).since(span.start.max(start)) * span.share;
     }
     let covered: Seconds = times.into_iter().sum();
     let duration = end.since(start);
@@ -174,7 +217,8 @@ fn measured(window: &WindowEnergy, spans: &[Piece], times: &[Seconds]) -> BTreeM
     }
     for phase in Phase::ALL.into_iter().filter(|phase| *phase != Phase::Other) {
         let own: Vec<_> = spans.iter().filter(|span| span.phase == phase).collect();
-        if own.is_empty() || own.iter().any(|span| span.end.since(span.start) < long) {
+        let is_own = |span: &&Piece| span.share >= 1.0 && span.end.since(span.start) >= long;
+        if own.is_empty() || !own.iter().all(is_own) {
             continue;
         }
         let energy = own.iter().map(|span| profile.between(span.start, span.end)).sum();
@@ -308,6 +352,7 @@ mod tests {
             end_ns: ms(end),
             clock: SpanClock::Host,
             error_ns: 0,
+            overlaps: false,
         }
     }
 
@@ -340,6 +385,40 @@ mod tests {
                 "{phase:?} {joules:?}"
             );
         }
+    }
+
+    fn beside(phase: Phase, start: u64, end: u64) -> Span {
+        Span { overlaps: true, ..span(0, phase, start, end) }
+    }
+
+    #[test]
+    fn a_checkpoint_beside_steps_has_half_of_the_time_that_they_share() {
+        let spans = [
+            span(0, Phase::ForwardBackward, 0, 10_000),
+            span(0, Phase::Checkpoint, 10_000, 10_500),
+            beside(Phase::Checkpoint, 10_500, 15_000),
+            span(0, Phase::ForwardBackward, 11_000, 13_000),
+            span(0, Phase::Evaluate, 13_000, 14_000),
+        ];
+        let joules = attribute(&window(0, 16_000, 16_000.0), 0, &spans).joules;
+        let close = |got: Joules, expected: f64| (got.get() - expected).abs() < 1e-6;
+        assert!(close(joules.forward_backward, 11_000.0) && close(joules.evaluate, 500.0), "{joules:?}");
+        assert!(close(joules.checkpoint, 500.0 + 500.0 + 1500.0 + 1000.0), "{joules:?}");
+        assert!(close(joules.other, 1000.0) && close(joules.total(), 16_000.0), "{joules:?}");
+    }
+
+    #[test]
+    fn steps_beside_a_checkpoint_still_have_most_of_what_they_drew() {
+        let (window, mut spans, drawn) = steps(50, |step| 90 + step * 31 % 180);
+        // Writing for three seconds takes no power of its own.
+        spans.push(beside(Phase::Checkpoint, 30_000, 33_000));
+        let got = attribute(&window, 0, &spans);
+        assert_ne!(got.methods[&Phase::Checkpoint], PhasesMethod::Measured);
+        assert!((got.joules.total() - window.energy).get().abs() < 1e-3);
+        let share = got.joules.checkpoint.get() / (window.energy * (1.5 / 60.0)).get();
+        assert!((0.5..1.5).contains(&share), "{share}: {got:?}");
+        let left = got.joules.forward_backward.get() / drawn.forward_backward.get();
+        assert!((0.95..1.0).contains(&left), "{left}: {got:?}");
     }
 
     #[test]
@@ -492,13 +571,46 @@ mod tests {
         fn phases_add_up_to_the_whole(
             energy in 0.0..1e9f64,
             spans in proptest::collection::vec((0usize..7, 0u64..2_000, 0u64..2_000), 0..50),
+            writing in proptest::collection::vec((0u64..300, 0u64..300), 0..8),
         ) {
-            let spans: Vec<_> =
+            let mut spans: Vec<_> =
                 spans.iter().map(|(phase, start, len)| span(0, Phase::ALL[*phase], *start, start + len)).collect();
+            let mut t = 0;
+            for (pause, len) in writing {
+                spans.push(beside(Phase::Checkpoint, t + pause, t + pause + len));
+                t += pause + len;
+            }
             let joules = attribute(&window(500, 1_500, energy), 0, &spans).joules;
             prop_assert!((joules.total().get() - energy).abs() < 1e-3 * (1.0 + energy * 1e-9));
             for phase in Phase::ALL {
                 prop_assert!(joules.clone().get_mut(phase).get() >= 0.0);
+            }
+        }
+
+        #[test]
+        fn shares_are_those_of_every_moment(
+            others in proptest::collection::vec((0u64..6, 1u64..6), 0..12),
+            writing in proptest::collection::vec((0u64..6, 1u64..12), 0..6),
+        ) {
+            let row = |lengths: &[(u64, u64)], phase| -> Vec<Piece> {
+                let mut t = 0;
+                lengths.iter().map(|(pause, len)| {
+                    let start = t + pause;
+                    t = start + len;
+                    Piece { phase, start: MonotonicNs(start), end: MonotonicNs(t), share: 1.0 }
+                }).collect()
+            };
+            let (others, writing) = (row(&others, Phase::Data), row(&writing, Phase::Checkpoint));
+            let pieces = shared(others.clone(), writing.clone());
+            let at = |pieces: &[Piece], phase, t: u64| -> f64 {
+                let covers = |piece: &&Piece| piece.phase == phase && piece.start.0 <= t && t < piece.end.0;
+                pieces.iter().filter(covers).map(|piece| piece.share).sum()
+            };
+            for t in 0..150 {
+                let there = [at(&others, Phase::Data, t), at(&writing, Phase::Checkpoint, t)];
+                let both = there[0] + there[1] > 1.0;
+                let expected = there.map(|share| if both { share / 2.0 } else { share });
+                prop_assert_eq!([at(&pieces, Phase::Data, t), at(&pieces, Phase::Checkpoint, t)], expected);
             }
         }
     }

@@ -1,19 +1,21 @@
 //! Weights, gradients and moments in flat buffers.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 
-use candle_core::{CpuStorage, Device, InplaceOp1, Layout as TensorLayout, Result, Tensor, bail};
+use candle_core::{Device, Result, Tensor, bail};
 use rayon::prelude::*;
-use safetensors::{Dtype, View};
 use wattle_ops::adamw::Update;
 use wattle_ops::adamw::cpu::{self as adamw, State};
+use wattle_ops::board::HostMemory;
 use wattle_ops::grad_norm::cpu as grad_norm;
 
+use super::flat_tensors::{self, slice};
 use super::layout::{Entry, Layout};
+use super::snapshot::FlatSnapshot;
+use crate::differences::shape_fault;
 use crate::error::ModelError;
-use crate::hugging_face::{bytes_of, write_views};
+use crate::moments::{check_moments_of, moment_names};
 use crate::parameter::Parameter;
 
 /// Elements that one thread sets to zero at once.
@@ -61,7 +63,7 @@ impl FlatState {
     /// If a tensor operation fails.
     pub fn take(&mut self, parameters: &[Parameter]) -> Result<()> {
         for (entry, parameter) in self.layout.entries().iter().zip(parameters) {
-            copy_to(&mut self.weights[entry.range.clone()], &parameter.var)?;
+            copy_to(&mut self.weights, entry, &parameter.var)?;
         }
         Ok(())
     }
@@ -71,10 +73,7 @@ impl FlatState {
     /// # Errors
     /// If a tensor operation fails.
     pub fn publish(&self, parameters: &[Parameter]) -> Result<()> {
-        for (entry, parameter) in self.layout.entries().iter().zip(parameters) {
-            parameter.var.inplace_op1(&Overwrite(slice(&self.weights, entry)))?;
-        }
-        Ok(())
+        flat_tensors::publish(&self.weights, &self.layout, parameters)
     }
 
     /// Sets all gradients to zero.
@@ -133,30 +132,43 @@ impl FlatState {
         adamw::step_par(state, &self.gradients, &self.layout.ranges(), update);
     }
 
-    /// Writes the moments to a safetensors file, `<parameter>.exp_avg` and `<parameter>.exp_avg_sq`, PyTorch's
-    /// names. No more than one of them is copied at a time.
+    /// Writes the moments to a safetensors file, under their [`moment_names`]. No more than one of them is copied at
+    /// a time.
     ///
     /// # Errors
     /// If the file cannot be written; what was written of it is left for the caller to remove.
     pub fn write_moments(&self, path: &Path) -> std::result::Result<(), ModelError> {
-        let mut moments = Vec::with_capacity(2 * self.layout.entries().len());
-        for entry in self.layout.entries() {
-            let part = |buffer| FlatView { values: slice(buffer, entry), dims: &entry.dims };
-            moments.push((format!("{}.exp_avg", entry.name), part(&self.mean)));
-            moments.push((format!("{}.exp_avg_sq", entry.name), part(&self.mean_square)));
-        }
-        write_views(path, &moments)
+        flat_tensors::write_moments(path, &self.layout, &self.mean, &self.mean_square)
+    }
+
+    /// Numbers of memory that [`FlatState::snapshot`] takes.
+    pub fn snapshot_len(&self) -> usize {
+        FlatSnapshot::len_of_moments(&self.layout)
+    }
+
+    /// A copy of the moments in `memory`. Together with the parameters, once the weights are
+    /// [published](FlatState::publish) to them, it is all that a run goes on from.
+    ///
+    /// # Panics
+    /// If `memory` has not room for [`FlatState::snapshot_len`] numbers.
+    pub fn snapshot(&self, mut memory: HostMemory) -> FlatSnapshot {
+        let (mean, mean_square) = memory.split_at_mut(self.layout.len());
+        flat_tensors::copy(mean, &self.mean);
+        flat_tensors::copy(mean_square, &self.mean_square);
+        FlatSnapshot::new(&self.layout, memory)
     }
 
     /// Takes over moments as [`FlatState::write_moments`] writes them: see
     /// [`moment_faults`](crate::moment_faults).
     ///
     /// # Errors
-    /// If one is missing or of another size, or a tensor operation fails.
+    /// If one is missing, extra or of another shape, and nothing is changed then; or if a tensor operation fails.
     pub fn set_moments(&mut self, moments: &HashMap<String, Tensor>) -> Result<()> {
-        for Entry { name, range, .. } in self.layout.entries() {
-            copy_to(&mut self.mean[range.clone()], moment(moments, name, "exp_avg")?)?;
-            copy_to(&mut self.mean_square[range.clone()], moment(moments, name, "exp_avg_sq")?)?;
+        check_moments_of(self.layout.shapes(), moments)?;
+        for entry in self.layout.entries() {
+            let [mean, mean_square] = moment_names(&entry.name).map(|name| &moments[&name]);
+            copy_to(&mut self.mean, entry, mean)?;
+            copy_to(&mut self.mean_square, entry, mean_square)?;
         }
         Ok(())
     }
@@ -168,71 +180,15 @@ impl FlatState {
     }
 }
 
-/// Gives a tensor other values where it lies.
-struct Overwrite<'a>(&'a [f32]);
-
-impl InplaceOp1 for Overwrite<'_> {
-    fn name(&self) -> &'static str {
-        "overwrite"
-    }
-
-    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &TensorLayout) -> Result<()> {
-        let CpuStorage::F32(values) = storage else { bail!("the engine's parameters are f32") };
-        let Some((start, end)) = layout.contiguous_offsets() else { bail!("a parameter lies in order") };
-        values[start..end].copy_from_slice(self.0);
-        Ok(())
-    }
-}
-
-/// Part of a buffer, as a file of tensors wants it.
-struct FlatView<'a> {
-    values: &'a [f32],
-    dims: &'a [usize],
-}
-
-impl View for &FlatView<'_> {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
-    }
-
-    fn shape(&self) -> &[usize] {
-        self.dims
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        bytes_of(self.values)
-    }
-
-    fn data_len(&self) -> usize {
-        size_of_val(self.values)
-    }
-}
-
-fn slice<'a>(buffer: &'a [f32], entry: &Entry) -> &'a [f32] {
-    &buffer[entry.range.clone()]
-}
-
 fn tensor(buffer: &[f32], entry: &Entry) -> Result<Tensor> {
     Tensor::from_slice(slice(buffer, entry), entry.dims.as_slice(), &Device::Cpu)
 }
 
-fn copy_to(out: &mut [f32], tensor: &Tensor) -> Result<()> {
-    let values = tensor.flatten_all()?.to_vec1::<f32>()?;
-    if values.len() != out.len() {
-        bail!("{} numbers for a parameter of {}", values.len(), out.len());
+/// Copies a tensor of the parameter of `entry` to its place in `buffer`.
+fn copy_to(buffer: &mut [f32], entry: &Entry, tensor: &Tensor) -> Result<()> {
+    if let Some(fault) = shape_fault(&entry.name, tensor.dims(), &entry.dims) {
+        bail!("{fault}");
     }
-    out.copy_from_slice(&values);
+    buffer[entry.range.clone()].copy_from_slice(&tensor.flatten_all()?.to_vec1::<f32>()?);
     Ok(())
-}
-
-/// One of the moments of the parameter `name`.
-pub(super) fn moment<'a>(
-    moments: &'a HashMap<String, Tensor>,
-    name: &str,
-    which: &str,
-) -> Result<&'a Tensor> {
-    match moments.get(&format!("{name}.{which}")) {
-        Some(tensor) => Ok(tensor),
-        None => bail!("{name}.{which} is not among the moments"),
-    }
 }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use wattle_ops::adamw::cpu::ParameterRange;
+use wattle_ops::adamw::decays;
 
 use crate::parameter::Parameter;
 
@@ -118,6 +119,11 @@ impl Layout {
         &self.entries
     }
 
+    /// Names and shapes of all parameters, in the model's order.
+    pub(crate) fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
+        self.entries.iter().map(|entry| (entry.name.as_str(), entry.dims.as_slice()))
+    }
+
     /// Where the parameter `name` lies, if there is one.
     pub fn find(&self, name: &str) -> Option<Range<usize>> {
         self.entries.iter().find(|entry| entry.name == name).map(|entry| entry.range.clone())
@@ -146,11 +152,6 @@ impl Layout {
 /// Rows on a board of a table with a row for each of `n` tokens.
 pub(crate) fn padded_vocabulary(n: usize) -> usize {
     n.next_multiple_of(BOARD_VOCABULARY_MULTIPLE)
-}
-
-/// Matrices decay; biases and norms do not.
-fn decays(dims: &[usize]) -> bool {
-    dims.len() >= 2
 }
 
 #[cfg(test)]

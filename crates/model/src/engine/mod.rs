@@ -5,24 +5,27 @@
 //! - [`cpu`]: executes a network in `f32` on a CPU
 //! - [`board`]: executes a network on a GPU
 //! - [`flat_state`]: weights, gradients and moments on a CPU, and the update
+//! - `flat_tensors`: a flat buffer as the tensors of its layout
+//! - [`snapshot`]: what training has learnt between two steps, in memory that training does not touch
 //! - [`memory`]: what an engine takes, before it takes it
 
 pub mod board;
 pub mod cpu;
 pub mod flat_state;
+mod flat_tensors;
 pub mod layout;
 pub mod memory;
 pub(crate) mod network;
+pub mod snapshot;
 
 use std::ops::Range;
-
-use serde::{Deserialize, Serialize};
 
 use crate::pass::TrainingPass;
 
 pub use flat_state::FlatState;
 pub use layout::Layout;
 pub use memory::MemoryPlan;
+pub use snapshot::FlatSnapshot;
 
 /// Trains one model by explicit forward and backward passes.
 pub trait Engine: Send {
@@ -134,19 +137,18 @@ pub struct EngineOptions {
     pub recompute: Recompute,
 }
 
-/// Which activations are not kept for the backward pass but computed again: memory for time. Results are the
-/// same to the bit.
-///
-/// # References
-/// Chen et al., *Training Deep Nets with Sublinear Memory Cost*, 2016, section 4.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Recompute {
-    /// All are kept, but for normalized rows, which are had again for next to nothing.
-    #[default]
-    None,
-    /// Those of feed-forward width: more than half of the memory, for one of a block's matrix products more.
-    Mlp,
-    /// All within a block: its input is what is kept, and most of its forward pass is made twice.
-    Block,
+wattle_settings::choices! {
+    /// Which activations are not kept for the backward pass but computed again: memory for time. Results are the
+    /// same to the bit.
+    ///
+    /// # References
+    /// Chen et al., *Training Deep Nets with Sublinear Memory Cost*, 2016, section 4.
+    pub enum Recompute (default None) {
+        /// All are kept, except normalized rows, which are cheap to recompute.
+        None = "none",
+        /// Those of feed-forward width: more than half of the memory, for one of a block's matrix products more.
+        Mlp = "mlp",
+        /// All within a block: its input is what is kept, and most of its forward pass is made twice.
+        Block = "block",
+    }
 }

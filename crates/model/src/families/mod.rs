@@ -23,7 +23,7 @@ use candle_core::{Device, Result};
 
 pub(crate) use self::engines::{board_engine, cpu_engine, refuse_what_cannot_fit};
 pub use self::family::Family;
-pub(crate) use self::spec::{BoxedModel, FamilySpec, HEAD, HuggingFace, IdleKey, NamedShapes};
+pub(crate) use self::spec::{BoxedModel, FamilySpec, HEAD, HuggingFace, NamedShapes};
 use crate::config::ModelConfig;
 use crate::engine::layout::{Layout, Placement};
 use crate::engine::network::Network;
@@ -63,10 +63,10 @@ impl Family {
 }
 
 impl ModelConfig {
-    /// Everything that is wrong with it, each a sentence that starts with the key. Keys that change nothing are
+    /// What a model of its family cannot be, each a sentence that starts with the key. Keys that have no effect are
     /// [`ModelConfig::idle_faults`]'s.
-    pub fn faults(&self) -> Vec<String> {
-        let mut faults = self.common_faults();
+    pub(crate) fn family_faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
         (self.family.spec().faults)(self, &mut faults);
         faults
     }
@@ -83,11 +83,6 @@ impl ModelConfig {
             0 => (self.family.spec().default_d_ff)(self),
             width => width,
         }
-    }
-
-    /// Keys that change nothing, and why.
-    pub(crate) fn idle_reasons(&self) -> Vec<IdleKey> {
-        (self.family.spec().idle_keys)(self)
     }
 
     /// The model, with initial values that are a function of `seed`.

@@ -18,9 +18,6 @@ pub(crate) type NamedShapes = Vec<(String, Vec<usize>)>;
 /// A model that any thread can use.
 pub(crate) type BoxedModel = Box<dyn LanguageModel + Send + Sync>;
 
-/// A key that changes nothing in a configuration, and why: the rest of a sentence that begins with key and value.
-pub(crate) type IdleKey = (&'static str, &'static str);
-
 /// The name of the output head, which no family calls otherwise.
 pub(crate) const HEAD: &str = "lm_head.weight";
 
@@ -40,8 +37,6 @@ pub(crate) struct FamilySpec {
     pub(crate) faults: fn(&ModelConfig, &mut Vec<String>),
     /// Gives keys their default in the family, unless they are among those that the user has set.
     pub(crate) settle: fn(&mut ModelConfig, &[&str]),
-    /// Keys that change nothing.
-    pub(crate) idle_keys: fn(&ModelConfig) -> Vec<IdleKey>,
     /// Width of the feed-forward block where none is given.
     pub(crate) default_d_ff: fn(&ModelConfig) -> usize,
 

@@ -15,7 +15,7 @@ use super::mapping::Mapping;
 use super::tensor::{Constant, Entry};
 use super::{ARCHITECTURE, TOKENIZER_JSON, family, header};
 use crate::config::ModelConfig;
-use crate::differences::Differences;
+use crate::differences::differences;
 use crate::error::ModelError;
 use crate::families::FamilySpec;
 use crate::hugging_face::refuse_stand_in;
@@ -154,23 +154,11 @@ impl GgufFile {
     /// What is missing, extra, or of another shape than expected, a clause each.
     fn mismatches(&self, entries: &[Entry], constants: &[Constant]) -> Vec<String> {
         let there = &self.content.tensor_infos;
-        let mut differences = Differences::default();
         let entries = entries.iter().map(|entry| (entry.theirs.as_str(), entry.stored_shape()));
         let constants = constants.iter().map(|(name, values)| (*name, vec![values.len()]));
         let expected: BTreeMap<&str, Vec<usize>> = entries.chain(constants).collect();
-        for (name, shape) in &expected {
-            match there.get(*name).map(|info| info.shape.dims()) {
-                None => differences.missing.push((*name).to_owned()),
-                Some(got) if got != shape => {
-                    differences.wrong.push(format!("{name} has shape {got:?}, expected {shape:?}"));
-                }
-                Some(_) => {}
-            }
-        }
-        let is_extra = |name: &&String| !expected.contains_key(name.as_str());
-        differences.extra = there.keys().filter(is_extra).cloned().collect();
-        differences.extra.sort();
-        differences.faults()
+        let got = there.iter().map(|(name, info)| (name.as_str(), info.shape.dims()));
+        differences(expected, got, |_| None).faults()
     }
 
     fn unreadable(&self, reason: String) -> ModelError {

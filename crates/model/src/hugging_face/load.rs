@@ -1,6 +1,6 @@
 //! From files of weights to a model.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::safetensors::Load;
@@ -9,7 +9,7 @@ use safetensors::tensor::{Dtype, TensorView};
 
 use super::weight_files::{Shard, WeightFiles};
 use crate::config::ModelConfig;
-use crate::differences::Differences;
+use crate::differences::differences;
 use crate::error::ModelError;
 use crate::families::{FamilySpec, HEAD};
 use crate::language_model::LanguageModel;
@@ -168,25 +168,14 @@ fn mismatches(own: &ModelConfig, spec: &FamilySpec, views: &Views<'_>) -> Vec<St
         )];
     }
     let expected = (spec.parameter_shapes)(own);
-    let mut differences = Differences::default();
-    let mut is_headless = false;
-    for (name, shape) in &expected {
-        match views.get(name) {
-            None if name == HEAD => is_headless = true,
-            None => differences.missing.push(name.clone()),
-            Some(view) if view.shape() != shape => {
-                let fault = format!("{name} has shape {:?}, expected {shape:?}", view.shape());
-                differences.wrong.push(fault);
-            }
-            Some(view) if !is_float(view) => {
-                let fault = format!("{name} has type {:?}, expected F32, F16 or BF16", view.dtype());
-                differences.wrong.push(fault);
-            }
-            Some(_) => {}
-        }
-    }
-    let known: HashSet<&str> = expected.iter().map(|(name, _)| name.as_str()).collect();
-    differences.extra = views.keys().filter(|name| !known.contains(name.as_str())).cloned().collect();
+    let got = views.iter().map(|(name, view)| (name.as_str(), view.shape()));
+    let type_fault = |name: &str| {
+        let view = &views[name];
+        (!is_float(view)).then(|| format!("{name} has type {:?}, expected F32, F16 or BF16", view.dtype()))
+    };
+    let mut differences = differences(expected, got, type_fault);
+    let is_headless = differences.missing.iter().any(|name| name == HEAD);
+    differences.missing.retain(|name| name != HEAD);
     let mut faults = differences.faults();
     if is_headless {
         faults.push(format!(

@@ -5,14 +5,19 @@
 //! p ← p (1 − η λ) − η / (1 − β₁ᵗ) · m / (√(v / (1 − β₂ᵗ)) + ε)
 //! ```
 //!
+//! [`adamw_update`] is the reference, for one tensor; [`cpu`] makes the same update over flat buffers, [`board`] on a
+//! GPU, and [`AdamW`] over candle's variables.
+//!
 //! # References
 //! Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, 2019, algorithm 2.
 
 pub mod board;
 pub mod cpu;
 mod reference;
+mod tensors;
 
 pub use reference::adamw_update;
+pub use tensors::{AdamW, Moments};
 
 /// The numbers that all updates share.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -38,6 +43,11 @@ pub struct Update {
     pub step: u64,
     /// Multiplies every gradient first: what clipping found.
     pub gradient_factor: f32,
+}
+
+/// Whether weight decay applies to a tensor of this shape: to those of two or more dimensions, not to biases and norms.
+pub fn decays(dims: &[usize]) -> bool {
+    dims.len() >= 2
 }
 
 impl Update {

@@ -6,6 +6,9 @@ use super::{Hyperparameters, Update};
 ///
 /// # Shapes
 /// Any, the same for all.
+///
+/// # Errors
+/// If a tensor operation fails.
 pub fn adamw_update(
     value: &Tensor,
     gradient: &Tensor,
@@ -14,9 +17,21 @@ pub fn adamw_update(
     decays: bool,
     update: &Update,
 ) -> Result<[Tensor; 3]> {
-    let &Update { hyperparameters: Hyperparameters { beta1, beta2, eps, .. }, learning_rate, .. } = update;
     let gradient = (gradient * f64::from(update.gradient_factor))?;
-    let mean = ((mean * beta1)? + (&gradient * (1.0 - beta1))?)?;
+    clipped_update(value, &gradient, mean, mean_square, decays, update)
+}
+
+/// [`adamw_update`] by a gradient that has been multiplied by its factor.
+pub(super) fn clipped_update(
+    value: &Tensor,
+    gradient: &Tensor,
+    mean: &Tensor,
+    mean_square: &Tensor,
+    decays: bool,
+    update: &Update,
+) -> Result<[Tensor; 3]> {
+    let &Update { hyperparameters: Hyperparameters { beta1, beta2, eps, .. }, learning_rate, .. } = update;
+    let mean = ((mean * beta1)? + (gradient * (1.0 - beta1))?)?;
     let mean_square = ((mean_square * beta2)? + (gradient.sqr()? * (1.0 - beta2))?)?;
     let root = ((&mean_square / update.square_correction())?.sqrt()? + eps)?;
     let step = ((&mean / &root)? * (learning_rate / update.mean_correction()))?;

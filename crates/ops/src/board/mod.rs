@@ -15,18 +15,23 @@ pub mod cuda;
 #[cfg(any(feature = "cuda", test))]
 mod fatbins;
 pub mod gemm;
+pub mod host_memory;
 pub mod memory;
+pub mod select;
 pub mod step_result;
 pub mod step_state;
+pub mod ways;
 
 use thiserror::Error;
 
 pub use args::{Arg, Launch};
 pub use attention::{AttentionBackward, AttentionForward, AttentionShape, FusedAttention};
 pub use gemm::{Epilogue, Gemm, Matrix};
+pub use host_memory::HostMemory;
 pub use memory::{DevicePtr, DeviceTensor, Elem, Ptr};
 pub use step_result::{GradNorm, StepResult};
 pub use step_state::StepState;
+pub use ways::{Choices, Job, Way};
 
 /// A GPU, or what stands in for one.
 pub trait Board: Send + Sync {
@@ -42,6 +47,18 @@ pub trait Board: Send + Sync {
 
     /// Bytes that are free, and bytes that there are.
     fn memory(&self) -> Result<MemoryInfo, BoardError>;
+
+    /// Memory of the host for `len` numbers, into which [`Board::read`] copies as fast as the device can send. Taking much
+    /// of it takes seconds; another thread may do so while steps are made.
+    ///
+    /// # Errors
+    /// If there is not so much.
+    fn host_memory(&self, len: usize) -> Result<HostMemory, BoardError> {
+        HostMemory::ordinary(len).map_err(|error| BoardError::HostMemory {
+            asked: (len * size_of::<f32>()) as u64,
+            why: error.to_string(),
+        })
+    }
 
     /// Copies to the device. `bytes` may change as soon as this returns.
     fn write(&self, to: DevicePtr, bytes: &[u8]) -> Result<(), BoardError>;
@@ -71,8 +88,38 @@ pub trait Board: Send + Sync {
     /// Launches a kernel of `kernels/`.
     fn launch(&self, launch: &Launch<'_>) -> Result<(), BoardError>;
 
+    /// Most bytes of shared memory that one block may have.
+    fn max_shared_bytes(&self) -> usize {
+        48 << 10
+    }
+
     /// Multiplies matrices.
     fn gemm(&self, gemm: &Gemm) -> Result<(), BoardError>;
+
+    /// The ways in which this board can compute a product, and the job that a choice among them is for. `None` where
+    /// there is one way.
+    ///
+    /// # Errors
+    /// If it cannot compute the product at all.
+    fn product_ways(&self, _gemm: &Gemm) -> Result<Option<(Job, Vec<String>)>, BoardError> {
+        Ok(None)
+    }
+
+    /// What choices depend on, by name: the device, and the versions of driver and libraries.
+    fn identity(&self) -> Vec<(String, String)> {
+        vec![("board".to_owned(), self.name())]
+    }
+
+    /// Which way this board does each job.
+    fn choices(&self) -> &Choices;
+
+    /// Does a job in the way that was chosen for it, else in the first of `ways`.
+    ///
+    /// # Errors
+    /// If a way was chosen that is not among them, or it fails.
+    fn choose(&self, job: &Job, ways: &[Way<'_>]) -> Result<(), BoardError> {
+        (self.choices().pick(job, ways)?.run)()
+    }
 
     /// Attention by a library of the vendor's.
     ///
@@ -132,6 +179,14 @@ pub enum BoardError {
         /// Bytes.
         free: u64,
     },
+    /// The host has less memory than was asked for.
+    #[error("the host has no {asked} bytes of memory: {why}")]
+    HostMemory {
+        /// Bytes.
+        asked: u64,
+        /// What the allocator said.
+        why: String,
+    },
     /// A kernel that no build of `kernels/` has.
     #[error("there is no kernel {0}; kernels/ and crates/ops do not belong together")]
     NoKernel(String),
@@ -150,6 +205,16 @@ pub enum BoardError {
         source_name: String,
         /// What was said against them.
         why: String,
+    },
+    /// A way of doing a job that this program does not have.
+    #[error(
+        "{job}: there is no way {way:?} to do it; kernels.json is of another version: leave it out to choose anew"
+    )]
+    NoWay {
+        /// The job.
+        job: String,
+        /// The way that was chosen.
+        way: String,
     },
     /// A launch that was refused.
     #[error("kernel {kernel}: {why}")]

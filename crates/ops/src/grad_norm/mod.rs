@@ -4,4 +4,4 @@ pub mod board;
 pub mod cpu;
 mod reference;
 
-pub use reference::global_norm;
+pub use reference::{clip_factor, global_norm};

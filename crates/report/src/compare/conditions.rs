@@ -10,7 +10,7 @@ use crate::compare::contender::Contender;
 use crate::join::report::Report;
 use crate::join::status::Status;
 use crate::words::clock::capped_share;
-use crate::words::quantity::{percent, watts, whole_percent};
+use crate::words::quantity::{factor, percent, watts, whole_percent};
 
 /// Boards that differ by more degrees at the start are not equally warm. Ours, as is the next.
 const WARMER: f64 = 10.0;
@@ -232,7 +232,7 @@ fn temperatures(reports: &[Report], contenders: &[Contender]) -> Option<Conditio
 fn intensity(report: &Report) -> String {
     report.totals.as_ref().map_or(String::new(), |totals| {
         let carbon = &totals.carbon;
-        format!("{} g/kWh ({}), PUE {}", carbon.intensity_g_per_kwh.get(), carbon.region, totals.pue)
+        format!("{} g/kWh ({}), PUE {}", carbon.intensity_g_per_kwh.get(), carbon.region, factor(totals.pue))
     })
 }
 

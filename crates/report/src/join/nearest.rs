@@ -12,16 +12,21 @@ const LISTED: usize = 3;
 /// Runs beside `path` with similar names, most similar first, as paths to type.
 pub fn nearest_runs(path: &Path) -> Vec<String> {
     let Some(name) = path.file_name().map(|name| name.to_string_lossy()) else { return Vec::new() };
-    let parent = path.parent().unwrap_or(Path::new(""));
+    let mut runs = runs(path.parent().unwrap_or(Path::new("")));
+    runs.sort();
+    most_alike(&name, runs).iter().map(|run| run.display().to_string()).collect()
+}
+
+/// The few of `runs` whose names are most similar to `name`, most similar first. Runs that are equally similar keep
+/// their order; those that are not similar are left out.
+pub fn most_alike(name: &str, runs: impl IntoIterator<Item = PathBuf>) -> Vec<PathBuf> {
     let alike = |run: PathBuf| {
-        let other = run.file_name()?.to_string_lossy().into_owned();
-        let likeness = strsim::jaro_winkler(&name, &other);
-        (likeness >= ALIKE).then(|| (likeness, run.display().to_string()))
+        let likeness = strsim::jaro_winkler(name, &run.file_name()?.to_string_lossy());
+        (likeness >= ALIKE).then_some((likeness, run))
     };
-    let mut runs: Vec<_> = runs(parent).into_iter().filter_map(alike).collect();
-    runs.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
-    runs.truncate(LISTED);
-    runs.into_iter().map(|(_, run)| run).collect()
+    let mut runs: Vec<_> = runs.into_iter().filter_map(alike).collect();
+    runs.sort_by(|a, b| b.0.total_cmp(&a.0));
+    runs.into_iter().take(LISTED).map(|(_, run)| run).collect()
 }
 
 /// Runs in the directory `path`, by name.
@@ -49,6 +54,7 @@ fn runs(dir: &Path) -> Vec<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::join::run::Run;
     use crate::synthetic::SyntheticRun;
 
@@ -76,5 +82,11 @@ mod tests {
         let said = Run::open(dir.path()).unwrap_err().to_string();
         let first = dir.path().join("a").display().to_string();
         assert!(said.contains(&format!("it holds {first}")) && said.contains("and 1 more"), "{said}");
+    }
+
+    #[test]
+    fn equally_similar_names_keep_their_order() {
+        let runs = ["r/small-2", "r/small-1", "r/other", "r/small"].map(PathBuf::from);
+        assert_eq!(most_alike("small", runs), ["r/small", "r/small-2", "r/small-1"].map(PathBuf::from));
     }
 }

@@ -283,10 +283,7 @@ fn whole_run(run: &Run) -> Option<Record> {
         anchor: WallAnchor { wall_ns: 0, monotonic: last.start_ns.unwrap_or_default() },
         pue: last.pue,
         carbon: last.carbon.clone(),
-        tariff: last
-            .cost
-            .as_ref()
-            .map(|cost| Tariff { per_kwh: cost.tariff_per_kwh, currency: cost.currency.clone() }),
+        tariff: last.cost.as_ref().map(Tariff::of),
         devices: run.manifest.devices.len().max(1) as u32,
         trained_on: Vec::new(),
     };

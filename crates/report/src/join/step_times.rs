@@ -104,6 +104,7 @@ mod tests {
             wall_anchor: String::new(),
             monotonic_anchor: MonotonicNs(anchor),
             step_start: 0,
+            prices: None,
         }
     }
 

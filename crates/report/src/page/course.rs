@@ -32,6 +32,7 @@ impl Course {
     pub(crate) fn of(source: &Source<'_>) -> Self {
         let (mut phases, mut epochs) = (Vec::new(), Vec::new());
         let mut before: Option<(u32, f64)> = None;
+        let mut last_step = 0;
         for event in &source.run.events {
             let t = source.timeline.at(event.segment, event.t_ns).get();
             let is_first = before.is_none_or(|(segment, _)| segment != event.segment);
@@ -41,12 +42,17 @@ impl Course {
             };
             match event.body {
                 EventBody::Evaluate(_) => phases.push((Phase::Evaluate, from, t)),
+                // One that was written while training went on has no time of its own.
+                EventBody::Checkpoint { step, .. } if step < last_step => {}
                 EventBody::Checkpoint { .. } => phases.push((Phase::Checkpoint, from, t)),
                 EventBody::Epoch { .. } => epochs.push(t),
                 EventBody::Step(ref step) if is_first => {
                     phases.push((Phase::Setup, from, began(source, event.segment, step, t).max(from)));
                 }
                 EventBody::Step(_) | EventBody::Stop { .. } => {}
+            }
+            if let EventBody::Step(ref step) = event.body {
+                last_step = step.step;
             }
             before = Some((event.segment, t));
         }

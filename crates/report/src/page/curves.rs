@@ -10,7 +10,7 @@ use crate::page::against::{Against, JOULES, STEPS, TIME, TOKENS, switcher};
 use crate::page::axis::{Axis, Unit};
 use crate::page::decimate::{Decimated, decimate};
 use crate::page::plot::Plot;
-use crate::words::quantity::{joules, loss, mass, money, percent, si};
+use crate::words::quantity::{factor, joules, loss, mass, money, percent, si, tariff};
 
 /// Points of a line at most: one every two or three pixels.
 pub(crate) const POINTS: usize = 360;
@@ -176,10 +176,10 @@ fn pricing(totals: &Totals) -> String {
         carbon.region, carbon.basis, carbon.source
     );
     if totals.pue > 1.0 {
-        text += &format!(" The building draws {} times what the machine draws.", totals.pue);
+        text += &format!(" The building draws {} times what the machine draws.", factor(totals.pue));
     }
     if let Some(cost) = &totals.cost {
-        text += &format!(" Cost at {} {} a kilowatt-hour.", cost.tariff_per_kwh, cost.currency);
+        text += &format!(" Cost at {}.", tariff(cost).replace("a kWh", "a kilowatt-hour"));
     }
     text
 }

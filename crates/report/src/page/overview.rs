@@ -8,7 +8,7 @@ use crate::join::status::Status;
 use crate::text::energy_words::{measured_words, random_words, systematic_words};
 use crate::text::{device, what};
 use crate::words::quantity::{
-    count, duration, joules, joules_per_ktoken, loss, mass, money, percent, si, wall_time,
+    count, duration, joules, joules_per_ktoken, loss, mass, money, percent, si, tariff, wall_time,
 };
 
 /// Name, status and what the run was.
@@ -123,7 +123,7 @@ fn spent(report: &Report, totals: &Totals) -> Vec<Tile> {
     tiles.extend(totals.cost.as_ref().map(|cost| Tile {
         name: "cost",
         value: least(money(cost.value, &cost.currency)),
-        under: format!("{} {} a kWh", cost.tariff_per_kwh, cost.currency),
+        under: tariff(cost),
     }));
     tiles.push(Tile {
         name: "tokens",

@@ -15,8 +15,8 @@ use crate::words::bounds::{energy_in, energy_of};
 use crate::words::clock::clock_words;
 use crate::words::flags;
 use crate::words::quantity::{
-    count, duration, grams, joules, joules_per_ktoken, loss, money, percent, si, uncertain, wall_time, watts,
-    whole_percent,
+    count, duration, factor, grams, joules, joules_per_ktoken, loss, money, percent, si, tariff, uncertain,
+    wall_time, watts, whole_percent,
 };
 use crate::words::table::{Table, WIDTH, hang, wrap};
 
@@ -134,7 +134,7 @@ fn cost(report: &Report) -> Vec<String> {
     line("energy", energy_words(report, totals));
     let carbon = &totals.carbon;
     let year = carbon.year.map_or(String::new(), |year| format!(" {year}"));
-    let pue = if totals.pue > 1.0 { format!(", PUE {}", totals.pue) } else { String::new() };
+    let pue = if totals.pue > 1.0 { format!(", PUE {}", factor(totals.pue)) } else { String::new() };
     line(
         "emissions",
         format!(
@@ -146,8 +146,7 @@ fn cost(report: &Report) -> Vec<String> {
         ),
     );
     if let Some(cost) = &totals.cost {
-        let tariff = format!("{} {} a kWh", cost.tariff_per_kwh, cost.currency);
-        line("cost", format!("{} · {tariff}", report.at_least(money(cost.value, &cost.currency))));
+        line("cost", format!("{} · {}", report.at_least(money(cost.value, &cost.currency)), tariff(cost)));
     }
     let per_token = totals
         .joules_per_token

@@ -4,7 +4,7 @@ use wattle_meter::WindowEnergy;
 use wattle_runlog::record::{Flag, Method, SensorRecord};
 use wattle_runlog::{Joules, Record};
 
-use crate::words::quantity::{grams, plus_minus, si, watts};
+use crate::words::quantity::{grams, percent, plus_minus, si, watts};
 
 /// A half-width above this share of an energy is warned of.
 const WIDE: f64 = 0.2;
@@ -21,7 +21,10 @@ pub fn describe_energy(record: &Record) -> Vec<String> {
         &record.unmetered_devices,
     );
     let mut parts = vec![energy, format!("{} ({region}{year})", grams(record.emissions_g))];
-    parts.extend(record.cost.as_ref().map(|cost| format!("{:.2e} {}", cost.value, cost.currency)));
+    parts.extend(record.cost.as_ref().map(|cost| {
+        let part = cost.energy_fraction.map(|f| format!(" for {} of the energy", percent(f)));
+        format!("{:.2e} {}{}", cost.value, cost.currency, part.unwrap_or_default())
+    }));
     parts.extend(record.joules_per_token.map(|joules| si(joules * 1000.0, "J/ktoken")));
     parts
 }

@@ -1,5 +1,6 @@
 //! Numbers as people read them.
 
+use wattle_runlog::record::Cost;
 use wattle_runlog::{GramsCo2e, Joules, Seconds, Watts};
 
 /// A power of a thousand and its SI prefix.
@@ -168,6 +169,21 @@ pub fn money(value: f64, currency: &str) -> String {
         size if size >= 0.01 || size == 0.0 => format!("{value:.2} {currency}"),
         _ => si(value, currency),
     }
+}
+
+/// The price that a cost comes from: `0.25 EUR a kWh`, and how much of the energy it covers if not all.
+pub fn tariff(cost: &Cost) -> String {
+    let price = format!("{} {} a kWh", factor(cost.tariff_per_kwh), cost.currency);
+    match cost.energy_fraction {
+        Some(fraction) => format!("{price}, for {} of the energy", percent(fraction)),
+        None => price,
+    }
+}
+
+/// A number that somebody gave, as it was given; a mean of several to four decimals.
+pub fn factor(value: f64) -> String {
+    let given = value.to_string();
+    if given.len() <= 8 { given } else { format!("{value:.4}") }
 }
 
 /// A share: `17.5 %`, `0.02 %`.

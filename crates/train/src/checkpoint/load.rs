@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
+use wattle_model::check_moments;
 use wattle_model::hugging_face::{load_weights, read_safetensors};
-use wattle_model::moment_faults;
 
 use super::{FileSum, TrainState};
 use crate::engine::StepEngine;
@@ -23,11 +23,8 @@ impl TrainState {
         let (model, path) = (engine.model(), dir.join("optimizer.safetensors"));
         let device = model.device();
         let moments = read_safetensors(&path, &device)?;
-        let faults = moment_faults(model.parameters(), &moments);
-        if !faults.is_empty() {
-            let reason = format!("these moments do not fit the model: {}", faults.join("; "));
-            return Err(TrainError::Checkpoint { path, reason });
-        }
+        check_moments(model.parameters(), &moments)
+            .map_err(|reason| TrainError::Checkpoint { path, reason })?;
         load_weights(model, &dir.join("model.safetensors"), &device)?;
         engine.load(&moments)?;
         Ok(state)

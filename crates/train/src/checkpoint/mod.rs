@@ -3,7 +3,12 @@
 //! A checkpoint is a directory in Hugging Face's layout with the optimizer's moments and the trainer's state
 //! beside the weights. It is written under a temporary name, every file made durable, and renamed; whatever
 //! happens before the rename leaves nothing but a temporary directory, which the next start removes.
+//!
+//! - `save`, `load`: writing one and going on from it
+//! - `background`: writing one while training goes on
+//! - `state`: what the trainer remembers beside weights and moments
 
+mod background;
 mod load;
 mod save;
 mod state;
@@ -15,6 +20,7 @@ use wattle_runlog::run_dir::sync_dir;
 
 use crate::error::TrainError;
 
+pub(crate) use background::{Background, Written};
 pub use save::CheckpointContent;
 pub use state::{FileSum, STATE_SCHEMA, TrainState};
 
@@ -65,6 +71,11 @@ impl Checkpoints {
     /// Where the checkpoint after `step` updates is or would be.
     pub fn path(&self, step: u64) -> PathBuf {
         self.dir.join(dir_name(step))
+    }
+
+    /// Where its files are until it is complete.
+    pub(crate) fn temporary_path(&self, step: u64) -> PathBuf {
+        self.dir.join(format!("{}{TEMPORARY}", dir_name(step)))
     }
 
     /// The steps that there are checkpoints of, in order.

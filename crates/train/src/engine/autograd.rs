@@ -3,21 +3,26 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor, Var};
 use wattle_data::Batch;
 use wattle_model::engine::LossSum;
 use wattle_model::hugging_face::write_safetensors;
-use wattle_model::{LanguageModel, StepResult};
+use wattle_model::{LanguageModel, Parameter, StepResult, check_moments, moment_names};
+use wattle_ops::adamw::{AdamW, Moments};
+use wattle_ops::board::HostMemory;
+use wattle_ops::grad_norm::{clip_factor, global_norm};
 use wattle_runlog::Phase;
 
 use super::host_clock::HostClock;
+use super::snapshot::{Snapshot, SnapshotMoments, TakeMemory, ordinary};
 use super::{Finished, Step, StepEngine, is_finite, warn_of_zero_gradients};
-use crate::adamw::AdamW;
 use crate::certificate::{all_zero, certify};
-use crate::clip::{clip_factor, global_norm};
 use crate::error::TrainError;
 use crate::gradients::{BatchOptions, batch_gradients, losses};
 use crate::options::TrainerOptions;
+
+/// Numbers of a parameter that a snapshot holds: its value and two moments.
+const N_COPIES: u64 = 3;
 
 /// Any model, device and dtype. Weights are the model's own tensors.
 pub(super) struct Autograd<'a> {
@@ -37,11 +42,20 @@ impl<'a> Autograd<'a> {
             model,
             device: model.device(),
             options: options.clone(),
-            optimizer: AdamW::new(options.optimizer.hyperparameters(), model.parameters())?,
+            optimizer: AdamW::new(options.optimizer.hyperparameters(), variables(model))?,
             gradients: Vec::new(),
             is_certified: false,
             finished: Finished::default(),
         })
+    }
+
+    fn named_moments(&self) -> Vec<(String, Tensor)> {
+        let parameters = self.model.parameters().iter().zip(self.optimizer.moments());
+        let named = |(Parameter { name, .. }, moments): (&Parameter, &Moments)| {
+            let Moments { mean, mean_square } = moments.clone();
+            moment_names(name).into_iter().zip([mean, mean_square])
+        };
+        parameters.flat_map(named).collect()
     }
 
     fn compute_gradients(&mut self, step: &Step<'_>) -> Result<(Tensor, Tensor), TrainError> {
@@ -56,6 +70,10 @@ impl<'a> Autograd<'a> {
         }
         Ok((result.loss, result.accuracy))
     }
+}
+
+fn variables(model: &dyn LanguageModel) -> impl Iterator<Item = &Var> {
+    model.parameters().iter().map(|parameter| &parameter.var)
 }
 
 impl StepEngine for Autograd<'_> {
@@ -75,8 +93,8 @@ impl StepEngine for Autograd<'_> {
             let clip_norm = self.options.train.clip_norm;
             let factor = if clip_norm > 0.0 { Some(clip_factor(&norm, clip_norm)?) } else { None };
             let Step { number, learning_rate, .. } = *step;
-            let (parameters, gradients) = (self.model.parameters(), &self.gradients);
-            self.optimizer.step(parameters, gradients, factor.as_ref(), number, learning_rate)?;
+            let variables = variables(self.model);
+            self.optimizer.step(variables, &self.gradients, factor.as_ref(), number, learning_rate)?;
             clock.end(Phase::Optimizer);
         }
         self.finished.results.push(result);
@@ -101,7 +119,13 @@ impl StepEngine for Autograd<'_> {
     }
 
     fn load(&mut self, moments: &HashMap<String, Tensor>) -> Result<(), TrainError> {
-        Ok(self.optimizer.set_moments(self.model.parameters(), moments)?)
+        check_moments(self.model.parameters(), moments).map_err(candle_core::Error::Msg)?;
+        let of_parameter = |Parameter { name, .. }: &Parameter| {
+            let [mean, mean_square] = moment_names(name).map(|name| moments[&name].clone());
+            Moments { mean, mean_square }
+        };
+        self.optimizer.set_moments(self.model.parameters().iter().map(of_parameter).collect());
+        Ok(())
     }
 
     fn export(&mut self) -> Result<(), TrainError> {
@@ -109,7 +133,29 @@ impl StepEngine for Autograd<'_> {
     }
 
     fn write_moments(&self, path: &Path) -> Result<(), TrainError> {
-        Ok(write_safetensors(path, &self.optimizer.moments(self.model.parameters()))?)
+        Ok(write_safetensors(path, &self.named_moments())?)
+    }
+
+    fn snapshot_bytes(&self) -> u64 {
+        N_COPIES * self.model.n_parameters() * size_of::<f32>() as u64
+    }
+
+    /// Tensors are copied to memory of their own.
+    fn snapshot_memory(&self) -> TakeMemory {
+        ordinary(0)
+    }
+
+    fn snapshot(&mut self, memory: HostMemory) -> Result<Snapshot, TrainError> {
+        // A step changes weights where they lie. It makes new moments, so the old ones stay as long as they are held, but
+        // elsewhere than on a CPU they would take the device's memory.
+        let copied = |(name, tensor): (String, Tensor)| {
+            let is_here = tensor.device().is_cpu();
+            Ok((name, if is_here { tensor.copy()? } else { tensor.to_device(&Device::Cpu)? }))
+        };
+        let moved = |(name, tensor): (String, Tensor)| Ok((name, tensor.to_device(&Device::Cpu)?));
+        let weights = self.model.weights()?.into_iter().map(copied).collect::<Result<_, TrainError>>()?;
+        let moments = self.named_moments().into_iter().map(moved).collect::<Result<_, TrainError>>()?;
+        Ok(Snapshot { weights, moments: SnapshotMoments::Tensors { moments, memory } })
     }
 
     fn gradients(&self) -> Result<Option<Vec<Tensor>>, TrainError> {

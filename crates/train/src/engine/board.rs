@@ -12,18 +12,23 @@ use wattle_model::{
     DeviceEngine, DeviceEngineOptions, DeviceSpan, FinishedSteps, LanguageModel, MemoryPlan, StepInputs,
     StepPart,
 };
-use wattle_ops::board::{Board, Elem};
+use wattle_ops::board::select::Measured;
+use wattle_ops::board::{Board, Elem, HostMemory};
 use wattle_runlog::{MonotonicNs, Phase, Span, SpanClock};
 
+use super::snapshot::{Snapshot, SnapshotMoments, TakeMemory};
 use super::{Finished, Step, StepEngine, warn_of_zero_gradients};
 use crate::error::TrainError;
 use crate::gradients::sequences;
+use crate::kernels::Kernels;
 use crate::options::TrainerOptions;
 
 /// All state lies on the board; the model's parameters may lie elsewhere.
 pub(super) struct OnBoard<'a> {
     model: &'a dyn LanguageModel,
     engine: Box<dyn DeviceEngine>,
+    board: Arc<dyn Board>,
+    measured: Vec<Measured>,
     segment: u32,
     is_exported: bool,
     is_certified: bool,
@@ -37,9 +42,15 @@ impl<'a> OnBoard<'a> {
         options: &TrainerOptions,
     ) -> Result<Option<Box<dyn StepEngine + 'a>>, TrainError> {
         let Some(engine_options) = device_engine_options(options) else { return Ok(None) };
-        let Some(engine) = model.device_engine(board, engine_options)? else { return Ok(None) };
+        if let Some(kernels) = &options.kernels {
+            kernels.apply(board.as_ref());
+        }
+        let engine = model.device_engine(Arc::clone(&board), engine_options)?;
+        let Some(mut engine) = engine else { return Ok(None) };
+        let measured = if options.select { engine.select()? } else { Vec::new() };
         let segment = options.segment;
-        Ok(Some(Box::new(Self { model, engine, segment, is_exported: true, is_certified: false })))
+        let (is_exported, is_certified) = (true, false);
+        Ok(Some(Box::new(Self { model, engine, board, measured, segment, is_exported, is_certified })))
     }
 
     fn span(&self, span: DeviceSpan) -> Span {
@@ -55,6 +66,7 @@ impl<'a> OnBoard<'a> {
             end_ns: MonotonicNs(span.end_ns),
             clock: SpanClock::Device,
             error_ns: span.error_ns,
+            overlaps: false,
         }
     }
 }
@@ -109,6 +121,23 @@ impl StepEngine for OnBoard<'_> {
         Ok(write_safetensors(path, &self.engine.moments()?)?)
     }
 
+    fn snapshot_bytes(&self) -> u64 {
+        (self.engine.snapshot_len() * size_of::<f32>()) as u64
+    }
+
+    fn snapshot_memory(&self) -> TakeMemory {
+        let (board, len) = (Arc::clone(&self.board), self.engine.snapshot_len());
+        Box::new(move || board.host_memory(len))
+    }
+
+    fn snapshot(&mut self, memory: HostMemory) -> Result<Snapshot, TrainError> {
+        let state = self.engine.snapshot(memory)?;
+        // They get the snapshot's values before they are written.
+        let (weights, unpublished) = (self.model.weights()?, self.model.parameters().to_vec());
+        self.is_exported = true;
+        Ok(Snapshot { weights, moments: SnapshotMoments::Flat { state, unpublished } })
+    }
+
     fn gradients(&self) -> Result<Option<Vec<Tensor>>, TrainError> {
         Ok(None)
     }
@@ -119,6 +148,14 @@ impl StepEngine for OnBoard<'_> {
 
     fn describe(&self) -> String {
         format!("explicit engine on {}", self.engine.describe())
+    }
+
+    fn kernels(&self) -> Option<Kernels> {
+        Some(Kernels::of(self.board.as_ref(), &self.measured))
+    }
+
+    fn measured(&self) -> &[Measured] {
+        &self.measured
     }
 
     fn memory(&self) -> Option<MemoryPlan> {

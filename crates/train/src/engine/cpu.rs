@@ -8,10 +8,12 @@ use wattle_data::Batch;
 use wattle_model::engine::{EngineOptions, LossSum};
 use wattle_model::{Engine, LanguageModel, MemoryPlan, StepResult, TrainingPass};
 use wattle_ops::adamw::{Hyperparameters, Update};
+use wattle_ops::board::HostMemory;
 use wattle_ops::grad_norm::cpu::clip_factor;
 use wattle_runlog::Phase;
 
 use super::host_clock::HostClock;
+use super::snapshot::{Snapshot, SnapshotMoments, TakeMemory, ordinary};
 use super::{Finished, Step, StepEngine, is_finite, warn_of_zero_gradients};
 use crate::certificate::refuse_unreached;
 use crate::error::TrainError;
@@ -138,6 +140,22 @@ impl StepEngine for OnCpu<'_> {
 
     fn write_moments(&self, path: &Path) -> Result<(), TrainError> {
         Ok(self.engine.state().write_moments(path)?)
+    }
+
+    fn snapshot_bytes(&self) -> u64 {
+        (self.engine.state().snapshot_len() * size_of::<f32>()) as u64
+    }
+
+    fn snapshot_memory(&self) -> TakeMemory {
+        ordinary(self.engine.state().snapshot_len())
+    }
+
+    fn snapshot(&mut self, memory: HostMemory) -> Result<Snapshot, TrainError> {
+        self.export()?;
+        // Steps change the engine's weights; the parameters stay as they are.
+        let weights = self.model.weights()?;
+        let state = self.engine.state().snapshot(memory);
+        Ok(Snapshot { weights, moments: SnapshotMoments::Flat { state, unpublished: Vec::new() } })
     }
 
     fn gradients(&self) -> Result<Option<Vec<Tensor>>, TrainError> {

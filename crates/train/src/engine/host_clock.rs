@@ -22,7 +22,7 @@ impl HostClock {
     pub(super) fn end(&mut self, phase: Phase) {
         let (start_ns, end_ns) = (self.since, MonotonicNs::now());
         let (segment, step, clock) = (self.segment, self.step, SpanClock::Host);
-        self.spans.push(Span { segment, step, phase, start_ns, end_ns, clock, error_ns: 0 });
+        self.spans.push(Span { segment, step, phase, start_ns, end_ns, clock, error_ns: 0, overlaps: false });
         self.since = end_ns;
     }
 

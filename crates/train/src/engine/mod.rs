@@ -3,6 +3,7 @@
 //! - `autograd`: candle's autograd and tensors: any model, any device, any dtype; the specification
 //! - `cpu`: explicit passes over flat buffers, in `f32` on a CPU
 //! - `board`: whole steps, queued on a board where all state lies
+//! - [`snapshot`]: a copy of weights and moments from which a checkpoint is written while training goes on
 //! - `host_clock`: when the parts of a step ended, for engines whose work the host waits for
 //!
 //! [`choose`] is the one place that decides between them.
@@ -11,6 +12,7 @@ mod autograd;
 mod board;
 mod cpu;
 mod host_clock;
+pub mod snapshot;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -20,11 +22,14 @@ use candle_core::{DType, Device, Tensor};
 use wattle_data::Batch;
 use wattle_model::engine::LossSum;
 use wattle_model::{LanguageModel, MemoryPlan, StepResult, abridged};
-use wattle_ops::board::Board;
+use wattle_ops::board::select::Measured;
+use wattle_ops::board::{Board, HostMemory};
 use wattle_runlog::{MonotonicNs, Span};
 
 use crate::config::EngineChoice;
+use crate::engine::snapshot::{Snapshot, TakeMemory};
 use crate::error::TrainError;
+use crate::kernels::Kernels;
 use crate::options::TrainerOptions;
 
 pub use board::refuse_what_cannot_fit;
@@ -83,6 +88,20 @@ pub trait StepEngine {
     /// If the file cannot be written; what was written of it is left for the caller to remove.
     fn write_moments(&self, path: &Path) -> Result<(), TrainError>;
 
+    /// Bytes of host memory that a snapshot takes.
+    fn snapshot_bytes(&self) -> u64;
+
+    /// What takes the memory for [`StepEngine::snapshot`].
+    fn snapshot_memory(&self) -> TakeMemory;
+
+    /// A copy of weights and moments as they are between two steps, in memory that [`StepEngine::snapshot_memory`] took.
+    /// Until it is written, neither [`StepEngine::export`] nor another snapshot may be asked for. Once it is, the model's
+    /// parameters have the values of its weights.
+    ///
+    /// # Errors
+    /// If the device or a tensor operation fails.
+    fn snapshot(&mut self, memory: HostMemory) -> Result<Snapshot, TrainError>;
+
     /// The gradients of the step that ended last, in the model's order, before clipping; `None` where a later step may
     /// have taken their place.
     ///
@@ -99,6 +118,16 @@ pub trait StepEngine {
     /// What it takes of memory, where that is planned.
     fn memory(&self) -> Option<MemoryPlan> {
         None
+    }
+
+    /// Which kernels it takes, where there is a choice.
+    fn kernels(&self) -> Option<Kernels> {
+        None
+    }
+
+    /// What was chosen by measuring when it was made.
+    fn measured(&self) -> &[Measured] {
+        &[]
     }
 
     /// Takes now all memory of this process that training takes; with a batch it also computes that batch's gradients,

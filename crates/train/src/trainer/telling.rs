@@ -31,17 +31,21 @@ impl Trainer<'_> {
     pub(super) fn poll(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
         // If the next chance came only after more than a second, it would be too late for the step that just ended.
         let is_due = self.polled_at.is_none_or(|at| at.elapsed() + self.step_time >= POLL_EVERY);
-        if self.engine.n_in_flight() > 0 && !is_due && self.pending.len() < MAX_PENDING_STEPS / 2 {
+        let is_written = self.writing.has_ended();
+        let is_late = self.pending.len() >= MAX_PENDING_STEPS / 2;
+        if self.engine.n_in_flight() > 0 && !is_due && !is_late && !is_written {
             return Ok(());
         }
         let finished = self.engine.poll()?;
-        self.tell_finished(observer, finished)
+        self.tell_finished(observer, finished)?;
+        if is_written { self.finish_writing(observer) } else { Ok(()) }
     }
 
     /// Waits for the engine, and tells of all steps.
     pub(super) fn drain(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
         let finished = self.engine.drain()?;
-        self.tell_finished(observer, finished)
+        self.tell_finished(observer, finished)?;
+        if self.writing.has_ended() { self.finish_writing(observer) } else { Ok(()) }
     }
 
     fn tell_finished(&mut self, observer: &mut dyn Observer, finished: Finished) -> Result<(), TrainError> {
@@ -94,14 +98,16 @@ impl Trainer<'_> {
         let is_finite = event.loss.is_finite() && event.grad_norm.is_finite();
         let is_last = step >= self.plan.total_steps;
         if step.is_multiple_of(self.options.train.log_every) || is_last || !is_finite {
-            observer.event(ended, EventBody::Step(event)).map_err(TrainError::Observer)?;
+            observer
+                .event(ended.max(self.not_before), EventBody::Step(event))
+                .map_err(TrainError::Observer)?;
         }
         if is_finite {
             return Ok(());
         }
         // The step made no update.
         (self.state.step, self.state.tokens) = (step - 1, tokens - self.plan.tokens_per_step);
-        Err(self.not_finite(step, if loss.is_finite() { "the gradient" } else { "the loss" })?)
+        Err(self.not_finite(observer, step, if loss.is_finite() { "the gradient" } else { "the loss" })?)
     }
 
     fn step_event(&self, pending: &PendingStep, result: StepResult) -> StepEvent {

@@ -4,8 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use candle_core::Tensor;
+use wattle_ops::Store;
 use wattle_ops::adamw::Update;
-use wattle_ops::board::{Board, BoardError, Elem, StepState};
+use wattle_ops::board::select::{Measured, Selecting};
+use wattle_ops::board::{Board, BoardError, Elem, HostMemory, StepState};
+use wattle_random::{Purpose, Stream};
 
 use super::activations::{Attention, AttentionPlan};
 use super::error::EngineError;
@@ -20,7 +23,7 @@ use super::timeline::{Anchor, Anchoring, DeviceSpan, EDGES, Timeline};
 use super::{DeviceEngine, DeviceEngineOptions, FinishedSteps, StepInputs, StepResult};
 use crate::engine::layout::Layout;
 use crate::engine::network::Network;
-use crate::engine::{LossSum, MemoryPlan, Sequences};
+use crate::engine::{FlatSnapshot, LossSum, MemoryPlan, Sequences};
 use crate::parameter::Parameter;
 
 /// Trains a network on a board.
@@ -41,6 +44,15 @@ pub struct BoardEngine {
     zero_at_first: Vec<String>,
     /// Steps whose results have not been read.
     pending: Pending,
+}
+
+/// The marks from here on are for choosing kernels.
+const SELECTING_MARK: usize = N_SLOTS * EDGES + 8;
+
+/// Tokens to choose kernels with: all of the vocabulary, in no order.
+fn some_tokens(n: usize, v: usize) -> Vec<u32> {
+    let stream = Stream::new(0, Purpose::Sampling, 0);
+    (0..n as u64).map(|i| stream.word(i) % v as u32).collect()
 }
 
 /// A step that was launched.
@@ -137,7 +149,8 @@ impl BoardEngine {
         let launches = self.launches(slot_idx);
         launches.begin()?;
         state::mark_gradients(board, state, self.layout.len())?;
-        launches.gradients()?;
+        // Marks are zeros: what is added to needs no others.
+        launches.gradients(launches.first_store()?)?;
         let FirstGradients { unreached, zero } = state::first_gradients(board, state, &self.layout)?;
         if !unreached.is_empty() {
             return Err(EngineError::Unreached { names: unreached });
@@ -204,6 +217,14 @@ impl BoardEngine {
         let DeviceEngineOptions { hyperparameters, .. } = self.options;
         let update = Update { hyperparameters, learning_rate, step, gradient_factor: 1.0 };
         StepState::new(&update, place as u32)
+    }
+
+    /// `b` sequences without dropout, with what the slot for evaluations holds.
+    fn evaluation<'a>(&'a self, board: &'a dyn Board, b: usize) -> MicroBatch<'a> {
+        let Memory { state, eval, activations, .. } = &self.memory;
+        let (network, options) = (&self.network, &self.options);
+        let (slot, store) = (*eval, Store::Accumulate);
+        MicroBatch { board, network, options, state, slot, activations, dropped_from: None, b, store }
     }
 
     /// Refuses tokens that the model does not have, and masks that there is no room for.
@@ -280,6 +301,30 @@ impl DeviceEngine for BoardEngine {
         Ok(())
     }
 
+    fn select(&mut self) -> Result<Vec<Measured>, EngineError> {
+        let board = Arc::clone(&self.board);
+        let selecting = Selecting::new(board.as_ref(), SELECTING_MARK);
+        let (t, v) = (self.network.sizes.t, self.network.sizes.v);
+        let tokens = some_tokens(self.options.batch_size * t, v);
+        let rows: Vec<_> = self.options.micro_batches().map(|b| b.start * t..b.end * t).collect();
+        let order = order_by_token(&tokens, &rows, v);
+        let state = self.step_state(1, 0.0, 0);
+        let sequences = Sequences { inputs: &tokens, targets: &tokens, weights: None, documents: None };
+        self.memory.slots[0].write(board.as_ref(), &state.to_bytes(), sequences, &order)?;
+        let gradients = self.memory.state.gradients.bytes();
+        board.zero(gradients, self.layout.len() * Elem::F32.bytes())?;
+        StepLaunches { board: &selecting, ..self.launches(0) }.every_shape()?;
+        // Without dropout, for kernels that evaluation alone takes.
+        let some = &tokens[..self.options.micro_batch.min(self.options.batch_size) * t];
+        let sequences = Sequences { inputs: some, targets: some, ..sequences };
+        self.memory.eval.write(board.as_ref(), &[], sequences, some)?;
+        let evaluation = self.evaluation(&selecting, some.len() / t);
+        evaluation.forward()?;
+        evaluation.losses(self.memory.results.rows())?;
+        board.synchronize()?;
+        Ok(selecting.into_measured())
+    }
+
     fn n_in_flight(&self) -> usize {
         self.in_flight.iter().flatten().count()
     }
@@ -310,19 +355,10 @@ impl DeviceEngine for BoardEngine {
             return Err(EngineError::Batch { expected: most, got: inputs.len() });
         }
         self.check(&sequences)?;
-        let Memory { state, eval, results, activations, .. } = &self.memory;
+        let Memory { eval, results, .. } = &self.memory;
         let board = self.board.as_ref();
         eval.write(board, &[], sequences, inputs)?;
-        let micro_batch = MicroBatch {
-            board,
-            network: &self.network,
-            options: &self.options,
-            state,
-            slot: *eval,
-            activations,
-            dropped_from: None,
-            b: inputs.len() / self.network.sizes.t,
-        };
+        let micro_batch = self.evaluation(board, inputs.len() / self.network.sizes.t);
         micro_batch.forward()?;
         micro_batch.losses(results.rows())?;
         results.sum_of_rows(board, targets.len())
@@ -356,6 +392,19 @@ impl DeviceEngine for BoardEngine {
 
     fn moments(&self) -> Result<Vec<(String, Tensor)>, EngineError> {
         state::read_moments(self.board.as_ref(), &self.memory.state, &self.layout)
+    }
+
+    fn snapshot_len(&self) -> usize {
+        FlatSnapshot::len_of_all(&self.layout)
+    }
+
+    fn snapshot(&self, mut memory: HostMemory) -> Result<FlatSnapshot, EngineError> {
+        let State { weights, mean, mean_square, .. } = self.memory.state;
+        let len = self.layout.len();
+        for (from, out) in [mean, mean_square, weights].into_iter().zip(memory.chunks_exact_mut(len)) {
+            self.board.read(from.bytes(), bytemuck::cast_slice_mut(out))?;
+        }
+        Ok(FlatSnapshot::new(&self.layout, memory))
     }
 
     fn set_moments(&mut self, moments: &HashMap<String, Tensor>) -> Result<(), EngineError> {

@@ -9,7 +9,7 @@
 //!
 //! - `cutter`, `state`, `activations`, `memory`: what lies where
 //! - `shapes`: the network's sizes as the operations take them
-//! - `forward`, `backward`, `linear`: the passes of a micro-batch
+//! - `forward`, `backward`, `linear`, `gelu`: the passes of a micro-batch
 //! - `step`: all of one optimizer update
 //! - `inputs`, `results`, `timeline`: what goes to the device, and what comes back
 //! - `fit`: whether it all fits
@@ -22,6 +22,7 @@ mod engine;
 mod error;
 mod fit;
 mod forward;
+mod gelu;
 mod inputs;
 mod linear;
 mod memory;
@@ -36,9 +37,10 @@ use std::ops::Range;
 
 use candle_core::Tensor;
 use wattle_ops::adamw::Hyperparameters;
-use wattle_ops::board::Elem;
+use wattle_ops::board::select::Measured;
+use wattle_ops::board::{Elem, HostMemory};
 
-use super::{LossSum, MemoryPlan, Recompute, Sequences};
+use super::{FlatSnapshot, LossSum, MemoryPlan, Recompute, Sequences};
 use crate::parameter::Parameter;
 
 pub use engine::BoardEngine;
@@ -64,6 +66,13 @@ pub trait DeviceEngine: Send {
     /// If the batch has another size, the device fails, or no gradient reached a parameter in the first step; no update
     /// is made then.
     fn step(&mut self, step: StepInputs<'_>) -> Result<(), EngineError>;
+
+    /// Chooses, by doing it, the fastest way for each job of a step for which the board has no choice yet. To be called
+    /// before the first step; weights and moments stay as they are.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn select(&mut self) -> Result<Vec<Measured>, EngineError>;
 
     /// Queued steps that are not known to be finished: two at most.
     fn n_in_flight(&self) -> usize;
@@ -119,16 +128,29 @@ pub trait DeviceEngine: Send {
     /// Names of parameters whose gradient in the first step was zero in every element.
     fn zero_gradient_names(&self) -> &[String];
 
-    /// The moments as named tensors, `<parameter>.exp_avg` and `<parameter>.exp_avg_sq`, PyTorch's names.
+    /// The moments under their [`moment_names`](crate::moment_names).
     ///
     /// # Errors
     /// If the device or a tensor operation fails.
     fn moments(&self) -> Result<Vec<(String, Tensor)>, EngineError>;
 
+    /// Numbers of host memory that [`DeviceEngine::snapshot`] takes.
+    fn snapshot_len(&self) -> usize;
+
+    /// A copy of weights and moments in `memory`, once all work before is done.
+    ///
+    /// # Errors
+    /// If the device fails.
+    ///
+    /// # Panics
+    /// If `memory` has not room for [`DeviceEngine::snapshot_len`] numbers.
+    fn snapshot(&self, memory: HostMemory) -> Result<FlatSnapshot, EngineError>;
+
     /// Takes over moments as [`DeviceEngine::moments`] gives them: see [`moment_faults`](crate::moment_faults).
     ///
     /// # Errors
-    /// If one is missing or of another size, or the device or a tensor operation fails.
+    /// If one is missing, extra or of another shape, and nothing is changed then; or if the device or a tensor operation
+    /// fails.
     fn set_moments(&mut self, moments: &HashMap<String, Tensor>) -> Result<(), EngineError>;
 
     /// Whether a step's loss or gradient was not finite. From that step on no update is made: the weights are those

@@ -7,8 +7,9 @@ use wattle_ops::board::{Board, DeviceTensor, Elem, Ptr};
 
 use super::cutter::Cutter;
 use super::error::EngineError;
-use crate::engine::flat_state::moment;
+use crate::differences::shape_fault;
 use crate::engine::layout::{Entry, Layout};
+use crate::moments::{check_moments_of, moment_names};
 use crate::parameter::Parameter;
 
 /// Where the flat buffers lie. Each has the places of one [`Layout`].
@@ -111,7 +112,7 @@ pub(super) fn read_tensors(
     layout.entries().iter().map(|place| read(board, from, place, &Device::Cpu)).collect()
 }
 
-/// The moments as named tensors, `<parameter>.exp_avg` and `<parameter>.exp_avg_sq`, PyTorch's names.
+/// The moments under their [`moment_names`].
 pub(super) fn read_moments(
     board: &dyn Board,
     state: &State,
@@ -119,8 +120,8 @@ pub(super) fn read_moments(
 ) -> Result<Vec<(String, Tensor)>, EngineError> {
     let mut moments = Vec::with_capacity(2 * layout.entries().len());
     for place in layout.entries() {
-        for (suffix, from) in [("exp_avg", state.mean), ("exp_avg_sq", state.mean_square)] {
-            moments.push((format!("{}.{suffix}", place.name), read(board, from, place, &Device::Cpu)?));
+        for (name, from) in moment_names(&place.name).into_iter().zip([state.mean, state.mean_square]) {
+            moments.push((name, read(board, from, place, &Device::Cpu)?));
         }
     }
     Ok(moments)
@@ -133,21 +134,20 @@ pub(super) fn write_moments(
     layout: &Layout,
     moments: &HashMap<String, Tensor>,
 ) -> Result<(), EngineError> {
+    check_moments_of(layout.shapes(), moments)?;
     for place in layout.entries() {
-        for (which, to) in [("exp_avg", state.mean), ("exp_avg_sq", state.mean_square)] {
-            write(board, to, place, moment(moments, &place.name, which)?)?;
+        for (name, to) in moment_names(&place.name).into_iter().zip([state.mean, state.mean_square]) {
+            write(board, to, place, &moments[&name])?;
         }
     }
     Ok(())
 }
 
 fn write(board: &dyn Board, to: Ptr<f32>, place: &Entry, tensor: &Tensor) -> Result<(), EngineError> {
-    let values = tensor.flatten_all()?.to_vec1::<f32>()?;
-    if values.len() != place.range.len() {
-        let (name, got, expected) = (&place.name, values.len(), place.range.len());
-        let fault = format!("{got} numbers for {name}, which has {expected}");
+    if let Some(fault) = shape_fault(&place.name, tensor.dims(), &place.dims) {
         return Err(candle_core::Error::Msg(fault).into());
     }
+    let values = tensor.flatten_all()?.to_vec1::<f32>()?;
     write_f32(board, to.add(place.range.start), &values)
 }
 

@@ -1,17 +1,6 @@
 //! The configuration of a GPT-2.
 
-use crate::config::{ActivationKind, ModelConfig, NORM_EPS, ROPE_KEYS};
-use crate::families::IdleKey;
-
-/// Why keys of rotary positions change nothing.
-const NOT_ROTARY: &str = "a GPT-2 has no rotary positions; leave it out or set model.family = \"llama\"";
-
-/// Why a width of heads changes nothing.
-const FIXED_WIDTH: &str =
-    "a GPT-2's heads have a width of d_model / n_heads; leave it out or set model.family = \"llama\"";
-/// Why a window changes nothing.
-const NO_WINDOW: &str =
-    "a GPT-2's attention sees the whole context; leave it out or set model.family = \"mistral\"";
+use crate::config::{ActivationKind, ModelConfig, NORM_EPS};
 
 /// What a GPT-2 cannot be.
 pub(super) fn faults(config: &ModelConfig, faults: &mut Vec<String>) {
@@ -33,12 +22,6 @@ pub(super) fn faults(config: &ModelConfig, faults: &mut Vec<String>) {
         faults
             .push(format!("model.norm_eps = {:e}: a GPT-2 has {NORM_EPS:e}; leave it out", config.norm_eps));
     }
-}
-
-/// Widths of heads, windows, and all keys of rotary positions.
-pub(super) fn idle_keys(_config: &ModelConfig) -> Vec<IdleKey> {
-    let others = [("head_width", FIXED_WIDTH), ("window", NO_WINDOW)];
-    others.into_iter().chain(ROPE_KEYS.map(|key| (key, NOT_ROTARY))).collect()
 }
 
 #[cfg(test)]

@@ -26,7 +26,6 @@ pub(crate) const SPEC: FamilySpec = FamilySpec {
     design: None,
     faults: config::faults,
     settle: |_, _| {},
-    idle_keys: config::idle_keys,
     default_d_ff: |config| 4 * config.d_model,
     build: |config, vocab_size, builder| Ok(Box::new(Gpt2::build(config, vocab_size, builder)?)),
     parameter_shapes: network::parameter_shapes,

@@ -1,12 +1,7 @@
 //! The configuration of a Llama or a relative.
 
 use super::design::Design;
-use crate::config::{ActivationKind, ModelConfig, ROPE_KEYS, RopeScaling, nearest_divisor};
-use crate::families::IdleKey;
-
-/// Why a window changes nothing.
-const NO_WINDOW: &str =
-    "attention sees the whole context in this family; leave it out or set model.family = \"mistral\"";
+use crate::config::{ActivationKind, ModelConfig, nearest_divisor};
 
 /// What a Llama or a relative cannot be.
 pub(super) fn faults(config: &ModelConfig, faults: &mut Vec<String>) {
@@ -49,35 +44,6 @@ pub(super) fn faults(config: &ModelConfig, faults: &mut Vec<String>) {
             config.dropout
         ));
     }
-    number_faults(config, faults);
-}
-
-/// Of the norm's epsilon and of rotary positions.
-pub(super) fn number_faults(config: &ModelConfig, faults: &mut Vec<String>) {
-    if !(config.norm_eps > 0.0 && config.norm_eps < 1.0) {
-        faults.push(format!("model.norm_eps = {}: expected above 0 and below 1", config.norm_eps));
-    }
-    if !(config.rope_theta > 1.0 && config.rope_theta.is_finite()) {
-        faults.push(format!("model.rope_theta = {}: expected above 1", config.rope_theta));
-    }
-    if config.rope_scaling == RopeScaling::None {
-        return;
-    }
-    if !(config.rope_factor >= 1.0 && config.rope_factor.is_finite()) {
-        faults.push(format!("model.rope_factor = {}: expected at least 1", config.rope_factor));
-    }
-    if config.rope_scaling == RopeScaling::Linear {
-        return;
-    }
-    let (low, high) = (config.rope_low_freq_factor, config.rope_high_freq_factor);
-    if !(low > 0.0 && high > low && high.is_finite()) {
-        faults.push(format!(
-            "model.rope_low_freq_factor = {low}: expected above 0 and below model.rope_high_freq_factor = {high}"
-        ));
-    }
-    if config.rope_original_context == 0 {
-        faults.push("model.rope_original_context = 0: expected at least 1".to_owned());
-    }
 }
 
 /// The only activation; neither biases nor dropout, which a preset may have.
@@ -94,23 +60,6 @@ pub(super) fn settle(config: &mut ModelConfig, explicit_keys: &[&str]) {
     }
 }
 
-/// Keys of a window and of a scaling that it does not have.
-pub(super) fn idle_keys(config: &ModelConfig) -> Vec<IdleKey> {
-    let n_used = match config.rope_scaling {
-        RopeScaling::None => 2,
-        RopeScaling::Linear => 3,
-        RopeScaling::Llama3 => ROPE_KEYS.len(),
-    };
-    let why = |key| match key {
-        "rope_factor" => {
-            "nothing is scaled; leave it out or set model.rope_scaling to \"linear\" or \"llama3\""
-        }
-        _ => "is of another scaling; leave it out or set model.rope_scaling = \"llama3\"",
-    };
-    let window = (!Design::of(config).has_window).then_some(("window", NO_WINDOW));
-    window.into_iter().chain(ROPE_KEYS[n_used..].iter().map(|&key| (key, why(key)))).collect()
-}
-
 /// Two thirds of four times the width, rounded up to a multiple of 256, or of 32 for narrow models.
 ///
 /// # References
@@ -123,7 +72,7 @@ pub(super) fn default_d_ff(config: &ModelConfig) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Family;
+    use crate::config::{Family, RopeScaling};
 
     #[test]
     fn a_llama_has_defaults_and_faults_of_its_own() {

@@ -6,9 +6,9 @@
 
 use candle_core::quantized::gguf_file::Value;
 use wattle_ops::rope::{Scaling, frequencies};
+use wattle_settings::Section;
 
 use super::TOKEN_TABLE;
-use super::config::number_faults;
 use super::network::parameter_shapes;
 use crate::config::{ActivationKind, Family, ModelConfig, RopeScaling};
 use crate::families::HEAD;
@@ -159,8 +159,7 @@ fn refuse_sizes(keys: &mut Keys<'_>, config: &ModelConfig) {
             "{ARCHITECTURE}.rope.dimension_count = {turned} is not supported: expected a head's width, {head_width}"
         ));
     }
-    let mut faults = Vec::new();
-    number_faults(config, &mut faults);
+    let faults = config.faults_of(&|key| key == "norm_eps" || key.starts_with("rope_"));
     faults.into_iter().for_each(|fault| keys.fault(fault));
 }
 

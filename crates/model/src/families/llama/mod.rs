@@ -36,7 +36,6 @@ pub(crate) const SPEC: FamilySpec = FamilySpec {
     }),
     faults: config::faults,
     settle: config::settle,
-    idle_keys: config::idle_keys,
     default_d_ff: config::default_d_ff,
     build: |config, vocab_size, builder| Ok(Box::new(Llama::build(config, vocab_size, builder)?)),
     parameter_shapes: network::parameter_shapes,

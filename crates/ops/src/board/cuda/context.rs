@@ -53,6 +53,18 @@ impl Context {
         Ok((major, self.attribute(driver::COMPUTE_CAPABILITY_MINOR)?))
     }
 
+    /// The driver's version as its module states it, or else that of the CUDA that it supports, as 13000.
+    pub(super) fn driver_version(&self) -> Result<String, BoardError> {
+        if let Ok(version) = std::fs::read_to_string("/sys/module/nvidia/version") {
+            return Ok(version.trim().to_owned());
+        }
+        let mut version = 0;
+        // SAFETY: the pointer is to an integer of this frame.
+        let status = unsafe { (self.driver.version)(&raw mut version) };
+        self.driver.check("cuDriverGetVersion", status)?;
+        Ok(version.to_string())
+    }
+
     /// A number that the driver knows of the device.
     pub(super) fn attribute(&self, attribute: c_int) -> Result<i32, BoardError> {
         let mut value = 0;

@@ -58,6 +58,7 @@ entry_points! {
     /// The part of the driver that a board needs.
     Driver of Nvidia::Driver;
     init = cuInit(c_uint) -> c_int;
+    version = cuDriverGetVersion(*mut c_int) -> c_int;
     error_name = cuGetErrorName(c_int, *mut *const c_char) -> c_int;
     error_text = cuGetErrorString(c_int, *mut *const c_char) -> c_int;
     device_get = cuDeviceGet(*mut c_int, c_int) -> c_int;

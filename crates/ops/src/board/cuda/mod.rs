@@ -8,6 +8,7 @@
 //! - `context`: device and primary context
 //! - `stream`: streams and events
 //! - `module`: the kernels of `kernels/`
+//! - `pinned`: page-locked memory
 //! - `staging`, `ring`: copies from page-locked memory
 //! - `ahead`: copies to the device beside the work under way
 //! - `beside`: reads and marks that do not wait for the work under way
@@ -30,6 +31,7 @@ mod entry;
 mod marks;
 mod matmul;
 mod module;
+mod pinned;
 mod recording;
 mod ring;
 mod staging;
@@ -47,11 +49,14 @@ use self::context::Context;
 use self::marks::Marks;
 use self::matmul::Matmul;
 use self::module::Kernels;
+use self::pinned::Pinned;
 use self::recording::Recording;
 use self::staging::Staging;
 use self::stream::{Event, Stream};
 use super::fatbins;
-use super::{Board, BoardError, DevicePtr, FusedAttention, Gemm, Launch, MemoryInfo};
+use super::{
+    Board, BoardError, Choices, DevicePtr, FusedAttention, Gemm, HostMemory, Job, Launch, MemoryInfo,
+};
 
 /// Bytes of page-locked memory through which [`Board::write`] goes.
 const STAGING_BYTES: usize = 16 << 20;
@@ -83,8 +88,10 @@ pub struct CudaBoard {
     /// Recorded and waited for where all work has to be done.
     end: Event,
     stream: Arc<Stream>,
+    choices: Choices,
     name: String,
     compute_capability: (i32, i32),
+    max_shared_bytes: usize,
     context: Arc<Context>,
 }
 
@@ -120,8 +127,10 @@ impl CudaBoard {
             arenas,
             end: Event::fence(&context)?,
             stream,
+            choices: Choices::default(),
             name,
             compute_capability,
+            max_shared_bytes: context.attribute(driver::MAX_SHARED_BYTES_OPTIN)?.max(0) as usize,
             context,
         })
     }
@@ -172,6 +181,11 @@ impl Board for CudaBoard {
         self.context.memory()
     }
 
+    /// Steps may be queued, recorded and replayed meanwhile.
+    fn host_memory(&self, len: usize) -> Result<HostMemory, BoardError> {
+        Ok(HostMemory::new(Pinned::new(&self.context, len * size_of::<f32>())?))
+    }
+
     fn write(&self, to: DevicePtr, bytes: &[u8]) -> Result<(), BoardError> {
         self.at_once("a write")?;
         self.for_work()?;
@@ -214,9 +228,40 @@ impl Board for CudaBoard {
         self.kernels.launch(&self.stream, launch)
     }
 
+    fn max_shared_bytes(&self) -> usize {
+        self.max_shared_bytes
+    }
+
     fn gemm(&self, gemm: &Gemm) -> Result<(), BoardError> {
         self.for_work()?;
-        self.matmul.run(gemm, &self.stream)
+        self.matmul.run(gemm, &self.choices, &self.stream)
+    }
+
+    fn product_ways(&self, gemm: &Gemm) -> Result<Option<(Job, Vec<String>)>, BoardError> {
+        if gemm.m == 0 || gemm.n == 0 || gemm.batch == 0 {
+            return Ok(None);
+        }
+        self.context.bind()?;
+        self.matmul.ways(gemm).map(Some)
+    }
+
+    fn identity(&self) -> Vec<(String, String)> {
+        let (major, minor) = self.compute_capability;
+        let version = |version: Result<String, BoardError>| version.unwrap_or_else(|_| "unknown".to_owned());
+        [
+            ("board", self.name.clone()),
+            ("compute_capability", format!("{major}.{minor}")),
+            ("driver", version(self.context.driver_version())),
+            ("cublaslt", self.cublaslt_version().to_string()),
+            ("cudnn", self.attention().map_or("none".to_owned(), |version| version.to_string())),
+            ("wattle", env!("CARGO_PKG_VERSION").to_owned()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into()
+    }
+
+    fn choices(&self) -> &Choices {
+        &self.choices
     }
 
     fn fused_attention(&self) -> Result<&dyn FusedAttention, BoardError> {

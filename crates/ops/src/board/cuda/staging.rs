@@ -1,11 +1,11 @@
 //! Copies to the device through memory that it reads by itself, so that a caller need not wait.
 
 use std::collections::VecDeque;
-use std::ffi::c_void;
 use std::ptr;
 use std::sync::Arc;
 
 use super::context::Context;
+use super::pinned::Pinned;
 use super::ring::Ring;
 use super::stream::{Event, Stream};
 use crate::board::{BoardError, DevicePtr};
@@ -13,7 +13,7 @@ use crate::board::{BoardError, DevicePtr};
 /// Page-locked memory that is used in turn.
 pub(super) struct Staging {
     context: Arc<Context>,
-    pinned: *mut c_void,
+    pinned: Pinned,
     piece_bytes: usize,
     ring: Ring,
     /// One for each region of the ring, in order: passed once the region has been copied.
@@ -21,20 +21,12 @@ pub(super) struct Staging {
     spare: Vec<Event>,
 }
 
-// SAFETY: the page-locked memory belongs to this value alone, and the driver takes calls from any thread.
-unsafe impl Send for Staging {}
-
 impl Staging {
     /// `capacity` bytes; what is longer than a quarter of them goes in pieces.
     pub(super) fn new(context: &Arc<Context>, capacity: usize) -> Result<Self, BoardError> {
-        context.bind()?;
-        let mut pinned = ptr::null_mut();
-        // SAFETY: the pointer is to a pointer of this frame, and a context is bound.
-        let status = unsafe { (context.driver.host_alloc)(&raw mut pinned, capacity, 0) };
-        context.driver.check("cuMemHostAlloc", status)?;
         Ok(Self {
             context: Arc::clone(context),
-            pinned,
+            pinned: Pinned::new(context, capacity)?,
             piece_bytes: capacity / 4,
             ring: Ring::new(capacity),
             fences: VecDeque::new(),
@@ -59,7 +51,7 @@ impl Staging {
         };
         let start = self.take(piece.len())?;
         // SAFETY: `start` and the piece's length lie within the memory, as the ring has its size.
-        let source = unsafe { self.pinned.cast::<u8>().add(start) };
+        let source = unsafe { self.pinned.as_ptr().cast::<u8>().add(start) };
         // SAFETY: no copy under way reads the region, which the ring gives out once only until its fence is passed.
         unsafe { ptr::copy_nonoverlapping(piece.as_ptr(), source, piece.len()) };
         // SAFETY: the source stays as it is until the fence is passed; the caller vouches for the address.
@@ -90,10 +82,6 @@ impl Drop for Staging {
     fn drop(&mut self) {
         for fence in &self.fences {
             let _ = fence.wait();
-        }
-        if self.context.bind().is_ok() {
-            // SAFETY: allocated by `new`; no copy reads it any more.
-            let _ = unsafe { (self.context.driver.host_free)(self.pinned) };
         }
     }
 }

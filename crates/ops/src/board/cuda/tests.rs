@@ -66,6 +66,21 @@ fn what_is_written_is_read_by_any_way() {
 
 #[test]
 #[ignore = "needs an NVIDIA GPU"]
+fn host_memory_from_another_thread_takes_what_is_read() {
+    let board = board();
+    let bytes: Vec<u8> = (0..1_000_003u32).flat_map(|i| (i as f32).to_ne_bytes()).collect();
+    let at = board.allocate(bytes.len()).unwrap();
+    board.write(at, &bytes).unwrap();
+    let take = || board.host_memory(bytes.len() / 4);
+    let mut memory = std::thread::scope(|scope| scope.spawn(take).join().unwrap()).unwrap();
+    // SAFETY: a number is four bytes, and any bytes are a number.
+    let out = unsafe { std::slice::from_raw_parts_mut(memory.as_mut_ptr().cast::<u8>(), bytes.len()) };
+    board.read(at, out).unwrap();
+    assert!(memory.iter().enumerate().all(|(i, number)| *number == i as f32));
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
 fn writes_ahead_in_turn_reach_the_step_that_they_are_for() {
     const STEPS: usize = 200;
     /// Elements of half a slot.

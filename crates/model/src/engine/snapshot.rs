@@ -1,0 +1,63 @@
+//! What training has learnt between two steps, in memory that training does not touch.
+
+use std::path::Path;
+
+use candle_core::Result;
+use wattle_ops::board::HostMemory;
+
+use super::flat_tensors;
+use super::layout::Layout;
+use crate::error::ModelError;
+use crate::parameter::Parameter;
+
+/// Moments and, from a board, weights: flat buffers one behind the other, each with the places of one [`Layout`].
+pub struct FlatSnapshot {
+    layout: Layout,
+    memory: HostMemory,
+}
+
+impl FlatSnapshot {
+    /// Numbers that a snapshot of a CPU's engine takes: both moments. The weights are in the model's parameters.
+    pub(crate) fn len_of_moments(layout: &Layout) -> usize {
+        2 * layout.len()
+    }
+
+    /// Numbers that a snapshot of a board's engine takes: both moments and the weights.
+    pub(crate) fn len_of_all(layout: &Layout) -> usize {
+        3 * layout.len()
+    }
+
+    /// A snapshot of parameters that lie as in `layout`. `memory` holds the mean of gradients, then the mean of their
+    /// squares, then the weights, if they are there.
+    pub(crate) fn new(layout: &Layout, memory: HostMemory) -> Self {
+        assert!(memory.len() >= Self::len_of_moments(layout), "memory for a snapshot has room for moments");
+        Self { layout: layout.clone(), memory }
+    }
+
+    /// Gives `parameters` the values of the weights, if the snapshot has them; else they have them already.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    pub fn publish(&self, parameters: &[Parameter]) -> Result<()> {
+        let weights = &self.memory[Self::len_of_moments(&self.layout)..];
+        match weights.is_empty() {
+            true => Ok(()),
+            false => flat_tensors::publish(weights, &self.layout, parameters),
+        }
+    }
+
+    /// Writes the moments to a safetensors file, `<parameter>.exp_avg` and `<parameter>.exp_avg_sq`, PyTorch's names.
+    ///
+    /// # Errors
+    /// If the file cannot be written; what was written of it is left for the caller to remove.
+    pub fn write_moments(&self, path: &Path) -> std::result::Result<(), ModelError> {
+        let len = self.layout.len();
+        let (mean, rest) = self.memory.split_at(len);
+        flat_tensors::write_moments(path, &self.layout, mean, &rest[..len])
+    }
+
+    /// The memory, for the next snapshot.
+    pub fn into_memory(self) -> HostMemory {
+        self.memory
+    }
+}

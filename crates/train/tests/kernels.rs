@@ -1,0 +1,117 @@
+//! Kernels that are chosen by measuring, over the stand-in: what a choice changes, and that it is kept.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod common;
+
+use std::sync::Arc;
+
+use kernel_shim::ShimBoard;
+use wattle_data::Batch;
+use wattle_model::ModelConfig;
+use wattle_ops::board::Board;
+use wattle_random::{Purpose, Stream};
+use wattle_runlog::MonotonicNs;
+use wattle_train::config::TrainConfig;
+use wattle_train::engine::{Step, choose};
+use wattle_train::{Kernels, TrainerOptions};
+
+use common::{VOCAB_SIZE, model};
+
+const BATCH_SIZE: usize = 3;
+
+fn config() -> ModelConfig {
+    ModelConfig { n_layers: 2, n_heads: 2, d_model: 16, d_ff: 32, context: 8, ..ModelConfig::default() }
+}
+
+fn options() -> TrainerOptions {
+    TrainerOptions {
+        seed: 3,
+        train: TrainConfig { batch_size: BATCH_SIZE, micro_batch_size: 2, ..TrainConfig::default() },
+        ..TrainerOptions::default()
+    }
+}
+
+fn batch(step: u64) -> Batch {
+    let n = BATCH_SIZE * config().context;
+    let stream = Stream::new(11, Purpose::Sampling, step);
+    let mut tokens: Vec<u32> = (0..2 * n as u64).map(|i| stream.word(i) % VOCAB_SIZE as u32).collect();
+    let targets = tokens.split_off(n);
+    Batch::plain(tokens, targets, BATCH_SIZE, config().context)
+}
+
+/// Losses and norms of some steps, as bits, and the kernels that were taken.
+fn train(board: Arc<dyn Board>, options: &TrainerOptions) -> (Vec<u32>, Kernels, usize) {
+    let model = model(&config());
+    let mut engine = choose(model.as_ref(), Some(board), options).unwrap();
+    for number in 1..=4 {
+        let began = MonotonicNs::now();
+        engine.step(&Step { number, learning_rate: 1e-2, batch: &batch(number), began }).unwrap();
+    }
+    let results = engine.drain().unwrap().results;
+    let bits = results.iter().flat_map(|r| [r.loss.to_bits(), r.grad_norm.to_bits()]).collect();
+    (bits, engine.kernels().unwrap(), engine.measured().len())
+}
+
+#[test]
+fn every_job_with_a_choice_is_measured_once_and_training_starts_as_if_it_had_not_been() {
+    let board = || Arc::new(ShimBoard::default());
+    let (_, none, n_measured) = train(board(), &options());
+    assert!(none.is_empty() && n_measured == 0);
+
+    let measuring = TrainerOptions { select: true, ..options() };
+    let (chosen_bits, chosen, n_measured) = train(board(), &measuring);
+    // Products of the block and the head: forward, for the inputs' gradients and for the weights', by two sizes of
+    // micro-batch.
+    assert!(n_measured >= 20 && !chosen.is_empty(), "{n_measured}");
+
+    // The same choices without measuring: the same bits.
+    let given = TrainerOptions { kernels: Some(chosen.clone()), ..options() };
+    let (bits, taken, n_measured) = train(board(), &given);
+    assert!(n_measured == 0 && taken.are_those_of(&chosen));
+    assert_eq!(bits, chosen_bits);
+    // A choice that is complete is not measured again.
+    let both = TrainerOptions { select: true, ..given };
+    let (bits, taken, n_measured) = train(board(), &both);
+    assert!(n_measured == 0 && taken.are_those_of(&chosen));
+    assert_eq!(bits, chosen_bits);
+}
+
+#[test]
+fn a_choice_changes_bits_and_so_is_kept_in_a_file() {
+    let (first, ..) = train(Arc::new(ShimBoard::default()), &options());
+    let board = ShimBoard::default();
+    let chosen = TrainerOptions { select: true, ..options() };
+    let (_, kernels, _) = train(Arc::new(board), &chosen);
+    // Every product by its second way.
+    let halves = kernels.to_json().replace(": \"whole\"", ": \"halves\"");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("kernels.json");
+    std::fs::write(&path, halves).unwrap();
+    let halves = Kernels::read(&path).unwrap();
+    assert_eq!(halves.differences(&ShimBoard::default()), [""; 0]);
+    let given = TrainerOptions { kernels: Some(halves.clone()), ..options() };
+    let (second, taken, _) = train(Arc::new(ShimBoard::default()), &given);
+    assert_ne!(first, second, "sums in another order are other bits");
+    assert!(taken.are_those_of(&halves));
+}
+
+#[test]
+fn a_file_of_another_board_or_schema_is_told_from_ones_own() {
+    let kernels = Kernels::of(&ShimBoard::default(), &[]);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("kernels.json");
+    let write = |text: String| std::fs::write(&path, text).unwrap();
+    write(kernels.to_json().replace("kernel shim", "NVIDIA H100"));
+    let differences = Kernels::read(&path).unwrap().differences(&ShimBoard::default());
+    assert_eq!(differences, ["board: NVIDIA H100 there, kernel shim here"]);
+    for (damage, expected) in [
+        (kernels.to_json().replace("wattle.kernels/1", "wattle.kernels/9"), "wattle.kernels/9"),
+        ("{".to_owned(), "EOF"),
+        (kernels.to_json().replace("\"choices\"", "\"choice\""), "choice"),
+    ] {
+        write(damage);
+        let said = Kernels::read(&path).unwrap_err().to_string();
+        assert!(said.contains(expected) && said.contains("kernels.json"), "{said}");
+    }
+}
