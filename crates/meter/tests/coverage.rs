@@ -97,6 +97,7 @@ const WHOLE: Channels = Channels {
     temperature: false,
     slow_counter: None,
     samples: false,
+    clocks: false,
 };
 const WITHOUT_COUNTER: Channels = Channels { counter: None, ..WHOLE };
 const AVERAGE_ALONE: Channels =

@@ -37,6 +37,7 @@ const H100: Channels = Channels {
     temperature: false,
     slow_counter: Some(CounterSpec::MILLIJOULES),
     samples: true,
+    clocks: false,
 };
 const WITHOUT_SAMPLES: Channels = Channels { samples: false, ..H100 };
 const SAMPLES_WITHOUT_COUNTER: Channels = Channels { slow_counter: None, ..H100 };

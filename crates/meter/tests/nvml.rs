@@ -11,6 +11,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use nvml_standin::{Power, library, pci, uuid};
+use wattle_meter::readings::trace::{Sample, SampleValue, TraceQuantity};
 use wattle_meter::readings::trace_reader::{TraceItem, TraceReader};
 use wattle_meter::sensors::discover::{check_boards, discover, discover_with, visible_gpus};
 use wattle_meter::sensors::visible::VisibleDevices;
@@ -335,14 +336,15 @@ fn killed_case() {
 }
 
 #[test]
-#[ignore = "prints what sampling costs on this machine: cargo test -p wattle-meter --test nvml cost -- --ignored --nocapture"]
+#[ignore = "prints what sampling costs on this machine, with NVML_STANDIN_PROFILE=h100 where calls cost as on an H100: cargo test -p wattle-meter --test nvml cost -- --ignored --nocapture"]
 #[allow(clippy::print_stdout, reason = "its output is what it is for")]
 fn cost() {
     // SAFETY: this test is run alone, and nothing reads the environment beside it.
     unsafe { std::env::set_var("NVML_LIBRARY", library()) };
     let sampler = Sampler::start(all_boards().sensors, SamplerOptions::default()).unwrap();
     let start = sampler.edge(Duration::from_secs(10));
-    sleep(Duration::from_secs(20));
+    let seconds = std::env::var("COST_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
+    sleep(Duration::from_secs(seconds.unwrap_or(20)));
     let end = sampler.edge(Duration::from_secs(10));
     let overhead = sampler.stop();
     let share = overhead.sampler_cpu_s / end.since(&start);
@@ -421,4 +423,69 @@ fn silent_case() {
     let discovery = discover(&config(GpuSelection::Used), &trained_on());
     assert!(discovery.unmetered().is_empty());
     assert_eq!(unmetered_in(discovery, 700), ["cuda:0"], "no reading of it since");
+}
+
+#[test]
+fn an_expensive_counter_is_read_at_its_ticks_and_the_drivers_samples_lie_in_the_trace() {
+    alone("h100_case", &[("NVML_STANDIN_PROFILE", "h100"), ("NVML_STANDIN_CLOCK_AHEAD_MS", "3600000")]);
+    alone("h100_case", &[("NVML_STANDIN_PROFILE", "h100"), ("NVML_STANDIN_POWER", "square:200:700:1000")]);
+}
+
+#[test]
+#[ignore = "run by an_expensive_counter_is_read_at_its_ticks_and_the_drivers_samples_lie_in_the_trace"]
+fn h100_case() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("power.trace");
+    let writer = TraceWriter::open(&path).unwrap();
+    let trace = Some(TraceTarget { writer, run_id: "run-1".to_owned(), segment: Segment::now(0, 0) });
+    let sampler =
+        Sampler::start(all_boards().sensors, SamplerOptions { trace, ..SamplerOptions::default() }).unwrap();
+    sleep(Duration::from_millis(2_000));
+    let edge = || sampler.edge(Duration::from_secs(10));
+    let edges = [
+        edge(),
+        (sleep(Duration::from_millis(700)), edge()).1,
+        (sleep(Duration::from_millis(400)), edge()).1,
+    ];
+    let parts = [0, 1].map(|i| sampler.window(&edges[i], &edges[i + 1]).unwrap());
+    let whole = sampler.window(&edges[0], &edges[2]).unwrap();
+    assert_eq!(sampler.health(), None);
+    drop(sampler);
+    let knob = std::env::var("NVML_STANDIN_POWER").unwrap_or_else(|_| "steady:690".to_owned());
+    let exact = knob.parse::<Power>().unwrap().between(whole.start, whole.end);
+    let record = board(&whole, 0);
+    assert_eq!(record.method, Method::Counter, "{record:?}");
+    // A busy machine delays calls, which the half-width knows of.
+    let allowed = record.uncertainty_j.unwrap().get() * 2.0;
+    assert!((record.energy_j - exact).get().abs() <= allowed, "{record:?}, drawn {exact:?}");
+    let clocks = record.clocks.as_ref().unwrap();
+    let capped = clocks.held_back_s["sw_power_cap"].get() / whole.duration().get();
+    assert!((capped - 0.83).abs() < 0.1, "{capped}: {clocks:?}");
+    assert_eq!((clocks.sm_mean_mhz, clocks.sm_max_mhz), (Some(1_735.0), Some(1_980.0)));
+    let sum = board(&parts[0], 0).energy_j + board(&parts[1], 0).energy_j;
+    assert!((sum - record.energy_j).get().abs() < 1e-3, "{sum:?} and {record:?}");
+
+    let items: Vec<_> = TraceReader::open(&path).unwrap().map(Result::unwrap).collect();
+    let TraceItem::Segment(header) = &items[0] else { panic!("{items:?}") };
+    let board =
+        |quantity| header.channels.iter().find(|c| c.quantity == quantity && c.sensor.id.starts_with("gpu:"));
+    let (counter, samples) =
+        (board(TraceQuantity::EnergyMj).unwrap(), board(TraceQuantity::SampleMw).unwrap());
+    assert!(counter.at_ticks);
+    let of = |channel: u8| -> Vec<Sample> {
+        let samples = items.iter().filter_map(|item| match item {
+            TraceItem::Sample(sample) if sample.channel == channel => Some(*sample),
+            _ => None,
+        });
+        samples.collect()
+    };
+    let (ticks, samples) = (of(counter.channel), of(samples.channel));
+    assert!(ticks.iter().chain(&samples).all(|sample| matches!(sample.value, SampleValue::Measured(_))));
+    assert!(
+        (5..60).contains(&ticks.len()) && samples.len() > 100,
+        "{} ticks, {} samples",
+        ticks.len(),
+        samples.len()
+    );
+    assert!(samples.is_sorted_by_key(|sample| sample.t) && ticks.is_sorted_by_key(|sample| sample.t));
 }

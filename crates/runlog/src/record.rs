@@ -275,12 +275,29 @@ pub struct SensorRecord {
     /// What held the device's clocks back within the record, by NVML's names in snake case.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub throttle: Vec<String>,
+    /// The device's clock, and for how long what held it back; absent where the device does not tell, and in older
+    /// records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clocks: Option<ClockRecord>,
     /// What a model takes for granted where nothing tells, such as the processor's thermal design power; absent
     /// where nothing was guessed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub assumption: Option<String>,
     /// What to know about the figure.
     pub flags: Vec<Flag>,
+}
+
+/// A device's clock within a record.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ClockRecord {
+    /// Mean clock of the multiprocessors; null where it was not read.
+    pub sm_mean_mhz: Option<f64>,
+    /// The highest that the device allows; null where it does not tell.
+    pub sm_max_mhz: Option<f64>,
+    /// For how long each reason held clocks back, as the driver counts it, by NVML's names in snake case. Reasons can
+    /// hold at the same time.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub held_back_s: BTreeMap<String, Seconds>,
 }
 
 /// What the ends of a stretch contribute to the error of its energy.

@@ -245,6 +245,7 @@ impl Segment {
                 temperature: all.temperature || supports.temperature,
                 slow_counter: all.slow_counter.or(supports.slow_counter),
                 samples: all.samples || supports.samples,
+                clocks: false,
             };
             channels.push((index, channel.quantity, channel.at_ticks));
         }

@@ -152,7 +152,7 @@ impl Ledger {
             end_ns: None,
             duration_s: totals.duration,
             energy_j: cumulative.energy_j,
-            energy_uncertainty_j: totals.uncertainty,
+            energy_uncertainty_j: totals.half_width(),
             energy_above_idle_j: totals.above_idle(),
             energy_kwh: cumulative.energy_j.kwh(),
             facility_kwh: totals.facility_kwh,
@@ -293,7 +293,7 @@ pub(crate) mod tests {
     use crate::config::{CarbonConfig, CostConfig};
     use proptest::prelude::*;
     use wattle_runlog::Seconds;
-    use wattle_runlog::record::{Flag, Method, SensorKind, SensorRecord};
+    use wattle_runlog::record::{EdgeError, Edges, Flag, Method, SensorKind, SensorRecord};
 
     pub(crate) fn options(segment: u32) -> LedgerOptions {
         LedgerOptions {
@@ -458,24 +458,8 @@ pub(crate) mod tests {
         assert_eq!((last.cumulative, last.duration_s), (ledger.cumulative(), Seconds(12.0)));
     }
 
-    #[test]
-    fn a_board_that_trained_unmetered_is_named_in_every_record_and_in_the_runs() {
-        let board = TrainedOn { device: "cuda:0".to_owned(), sensor: Some("gpu:x".to_owned()) };
-        let mut ledger = Ledger::new(LedgerOptions { trained_on: vec![board], ..options(0) });
-        let record = ledger.record(entry(RecordKind::Epoch, 0, 1, 1.0, 1));
-        assert_eq!(record.unmetered_devices, ["cuda:0"]);
-        assert!(record.to_json().contains("\"unmetered_devices\":[\"cuda:0\"]"));
-        // The next process meters it; the run as a whole still lacks what the first left out.
-        let mut resumed = Ledger::resume(options(1), &[record]);
-        let record = resumed.record(entry(RecordKind::Epoch, 1, 2, 1.0, 1));
-        assert!(record.unmetered_devices.is_empty() && !record.to_json().contains("unmetered_devices"));
-        let whole = resumed.whole_run(true, Resources::default(), Overhead::default());
-        assert_eq!(whole.unmetered_devices, ["cuda:0"]);
-    }
-
-    #[test]
-    fn the_whole_run_knows_each_sensor_over_all_records() {
-        let sensor = |energy: f64, flags: &[Flag]| SensorRecord {
+    fn sensor(energy: f64, flags: &[Flag]) -> SensorRecord {
+        SensorRecord {
             id: "gpu:x".to_owned(),
             kind: SensorKind::Gpu,
             method: Method::Counter,
@@ -496,9 +480,61 @@ pub(crate) mod tests {
             baseline: None,
             max_temperature_c: None,
             throttle: Vec::new(),
+            clocks: None,
             assumption: None,
             flags: flags.to_vec(),
+        }
+    }
+
+    #[test]
+    fn the_whole_run_has_the_error_of_its_outer_ends() {
+        let edge = |joules: f64| EdgeError { own_j: Joules(joules), shared_j: Joules::ZERO };
+        let part = |ledger: &mut Ledger, start: u64, end: u64, edges: Option<[f64; 2]>| {
+            let mut entry = entry(RecordKind::Epoch, start, end, 100.0, 10);
+            let edges = edges.map(|[start, end]| Edges { start: edge(start), end: edge(end) });
+            let half_width = edges.map_or(Joules(5.0), |edges| edges.half_width());
+            let board = sensor(100.0, &[]);
+            entry.window.sensors = vec![SensorRecord { uncertainty_j: Some(half_width), edges, ..board }];
+            entry.window.uncertainty = Some(half_width);
+            ledger.record(entry)
         };
+        let whole = |ledger: &Ledger| ledger.whole_run(true, Resources::default(), Overhead::default());
+        let mut ledger = Ledger::new(options(0));
+        part(&mut ledger, 0, 10, Some([3.0, 50.0]));
+        part(&mut ledger, 10, 20, Some([50.0, 70.0]));
+        part(&mut ledger, 20, 30, Some([70.0, 4.0]));
+        let record = whole(&ledger);
+        assert!((record.energy_uncertainty_j.unwrap() - Joules(5.0)).get().abs() < 1e-9, "{record:?}");
+        assert_eq!(record.sensors[0].uncertainty_j, record.energy_uncertainty_j);
+        // A part that does not follow has ends of its own.
+        part(&mut ledger, 40, 50, Some([3.0, 4.0]));
+        let apart = whole(&ledger).energy_uncertainty_j.unwrap();
+        assert!((apart.get() - 50f64.sqrt()).abs() < 1e-9, "{apart:?}");
+        // Records that do not tell their ends add up as they always did.
+        let mut old = Ledger::new(options(0));
+        part(&mut old, 0, 10, Some([3.0, 4.0]));
+        part(&mut old, 10, 20, None);
+        let together = whole(&old).energy_uncertainty_j.unwrap();
+        assert!((together.get() - 50f64.sqrt()).abs() < 1e-9, "{together:?}");
+    }
+
+    #[test]
+    fn a_board_that_trained_unmetered_is_named_in_every_record_and_in_the_runs() {
+        let board = TrainedOn { device: "cuda:0".to_owned(), sensor: Some("gpu:x".to_owned()) };
+        let mut ledger = Ledger::new(LedgerOptions { trained_on: vec![board], ..options(0) });
+        let record = ledger.record(entry(RecordKind::Epoch, 0, 1, 1.0, 1));
+        assert_eq!(record.unmetered_devices, ["cuda:0"]);
+        assert!(record.to_json().contains("\"unmetered_devices\":[\"cuda:0\"]"));
+        // The next process meters it; the run as a whole still lacks what the first left out.
+        let mut resumed = Ledger::resume(options(1), &[record]);
+        let record = resumed.record(entry(RecordKind::Epoch, 1, 2, 1.0, 1));
+        assert!(record.unmetered_devices.is_empty() && !record.to_json().contains("unmetered_devices"));
+        let whole = resumed.whole_run(true, Resources::default(), Overhead::default());
+        assert_eq!(whole.unmetered_devices, ["cuda:0"]);
+    }
+
+    #[test]
+    fn the_whole_run_knows_each_sensor_over_all_records() {
         let mut ledger = Ledger::new(options(0));
         for (energy, seconds, flags) in [(100.0, 1, [Flag::Agree]), (300.0, 3, [Flag::Gaps])] {
             let mut entry = entry(RecordKind::Epoch, 0, seconds, energy, 1);

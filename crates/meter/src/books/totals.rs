@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use wattle_runlog::record::{
-    Carbon, Cost, Cumulative, Flag, Method, PhaseJoules, PhasesMethod, SensorRecord,
+    Carbon, ClockRecord, Cost, Cumulative, Edges, Flag, Method, PhaseJoules, PhasesMethod, SensorRecord,
 };
-use wattle_runlog::{Joules, Phase, Record, Seconds};
+use wattle_runlog::{Joules, MonotonicNs, Phase, Record, Seconds};
 
 use crate::windows::figure::{known_quadrature, quadrature};
 use crate::windows::window::is_above;
@@ -55,6 +55,52 @@ pub(crate) struct RecordedRates {
 struct SensorTotal {
     record: SensorRecord,
     time: Seconds,
+    ends: Ends,
+}
+
+/// The error of a sensor's records together. Where one ends and the next begins, what the end of the first is off by is
+/// what the start of the second is off by, and cancels.
+#[derive(Clone, Debug, Default)]
+struct Ends {
+    /// Records that follow on each other: their outer ends, and the segment and moment at which the last of them ends.
+    chain: Option<(Edges, u32, MonotonicNs)>,
+    /// Squared half-widths of the outer ends of earlier chains.
+    earlier_j2: f64,
+    /// What lies between the ends of records, squared.
+    within_j2: f64,
+    /// Whether a record does not tell what its ends contribute.
+    is_unknown: bool,
+}
+
+impl Ends {
+    fn absorb(&mut self, sensor: &SensorRecord, record: &Record) {
+        let (Some(edges), Some(half_width), Some(start), Some(end)) =
+            (sensor.edges, sensor.uncertainty_j, record.start_ns, record.end_ns)
+        else {
+            self.is_unknown = true;
+            return;
+        };
+        self.within_j2 += (half_width.get().powi(2) - edges.half_width().get().powi(2)).max(0.0);
+        let before = self.chain.take();
+        let (follows, other) = match before {
+            Some((chain, segment, t)) if (segment, t) == (record.segment, start) => (Some(chain), None),
+            other => (None, other),
+        };
+        self.earlier_j2 += other.map_or(0.0, |(chain, ..)| chain.half_width().get().powi(2));
+        let start = follows.map_or(edges.start, |chain| chain.start);
+        self.chain = Some((Edges { start, end: edges.end }, record.segment, end));
+    }
+
+    /// The half-width of all records together; `None` where their ends are not known.
+    fn half_width(&self) -> Option<Joules> {
+        let (chain, ..) = self.chain.filter(|_| !self.is_unknown)?;
+        Some(Joules((self.within_j2 + self.earlier_j2 + chain.half_width().get().powi(2)).sqrt()))
+    }
+
+    /// The outer ends, where there are two.
+    fn outer(&self) -> Option<Edges> {
+        self.chain.filter(|_| !self.is_unknown && self.earlier_j2 == 0.0).map(|(chain, ..)| chain)
+    }
 }
 
 impl Totals {
@@ -89,7 +135,7 @@ impl Totals {
         }
         self.absorb_methods(record);
         for sensor in &record.sensors {
-            self.absorb_sensor(sensor, record.duration_s);
+            self.absorb_sensor(sensor, record);
         }
     }
 
@@ -109,11 +155,25 @@ impl Totals {
         }
     }
 
-    fn absorb_sensor(&mut self, sensor: &SensorRecord, time: Seconds) {
+    fn absorb_sensor(&mut self, sensor: &SensorRecord, record: &Record) {
+        let time = record.duration_s;
         match self.sensors.iter_mut().find(|total| total.record.id == sensor.id) {
-            Some(total) => total.absorb(sensor, time),
-            None => self.sensors.push(SensorTotal { record: sensor.clone(), time }),
+            Some(total) => total.absorb(sensor, record),
+            None => {
+                let mut ends = Ends::default();
+                ends.absorb(sensor, record);
+                self.sensors.push(SensorTotal { record: sensor.clone(), time, ends });
+            }
         }
+    }
+
+    /// The half-width of everything. Where a sensor tells what the ends of its records contribute, only the outer ones
+    /// count.
+    pub(crate) fn half_width(&self) -> Option<Joules> {
+        if self.sensors.iter().all(|total| total.ends.half_width().is_none()) {
+            return self.uncertainty;
+        }
+        known_quadrature(self.sensors.iter().map(SensorTotal::half_width))
     }
 
     /// Energy less what the sensors would have drawn idle; `None` if no record tells that.
@@ -128,7 +188,12 @@ impl Totals {
             seen.then(|| total.record.energy_j / total.time)
         };
         let whole = |total: &SensorTotal| {
-            let mut record = SensorRecord { mean_w: mean(total), ..total.record.clone() };
+            let mut record = SensorRecord {
+                mean_w: mean(total),
+                uncertainty_j: total.half_width(),
+                edges: total.ends.outer(),
+                ..total.record.clone()
+            };
             if is_above(record.mean_w, record.max_w) && !record.flags.contains(&Flag::MeanAboveMax) {
                 record.flags.push(Flag::MeanAboveMax);
             }
@@ -188,20 +253,29 @@ fn is_same(a: &Carbon, b: &Carbon) -> bool {
 }
 
 impl SensorTotal {
-    fn absorb(&mut self, sensor: &SensorRecord, time: Seconds) {
+    fn half_width(&self) -> Option<Joules> {
+        self.ends.half_width().or(self.record.uncertainty_j)
+    }
+
+    fn absorb(&mut self, sensor: &SensorRecord, record: &Record) {
+        let time = record.duration_s;
+        self.ends.absorb(sensor, record);
         // A sum of which a part is not known is not known.
         let both = |a: Option<Joules>, b: Option<Joules>| Some(a? + b?);
         let total = &mut self.record;
+        let before = self.time;
         self.time += time;
         total.energy_j += sensor.energy_j;
         total.uncertainty_j = known_quadrature([total.uncertainty_j, sensor.uncertainty_j]);
         total.counter_j = both(total.counter_j, sensor.counter_j);
         total.integral_j = both(total.integral_j, sensor.integral_j);
         total.average_j = both(total.average_j, sensor.average_j);
+        total.samples_j = both(total.samples_j, sensor.samples_j);
         total.baseline = total.baseline.or(sensor.baseline);
         total.throttle.extend(sensor.throttle.iter().cloned());
         total.throttle.sort_unstable();
         total.throttle.dedup();
+        total.clocks = add_clocks(total.clocks.take(), before, sensor.clocks.as_ref(), time);
         total.process_share_j = both(total.process_share_j, sensor.process_share_j);
         total.samples += sensor.samples;
         total.max_gap_ms = total.max_gap_ms.max(sensor.max_gap_ms);
@@ -219,4 +293,24 @@ impl SensorTotal {
         total.flags.sort_unstable();
         total.flags.dedup();
     }
+}
+
+/// Two stretches' clocks together: means by time, counts added.
+fn add_clocks(
+    a: Option<ClockRecord>,
+    a_time: Seconds,
+    b: Option<&ClockRecord>,
+    b_time: Seconds,
+) -> Option<ClockRecord> {
+    let (Some(mut a), Some(b)) = (a.clone(), b) else { return a.or_else(|| b.cloned()) };
+    let whole = (a_time + b_time).get();
+    a.sm_mean_mhz = match (a.sm_mean_mhz, b.sm_mean_mhz) {
+        (Some(a), Some(b)) if whole > 0.0 => Some((a * a_time.get() + b * b_time.get()) / whole),
+        (a, b) => a.or(b),
+    };
+    a.sm_max_mhz = a.sm_max_mhz.or(b.sm_max_mhz);
+    for (reason, time) in &b.held_back_s {
+        *a.held_back_s.entry(reason.clone()).or_default() += *time;
+    }
+    Some(a)
 }

@@ -209,6 +209,7 @@ pub(crate) mod tests {
             baseline: None,
             max_temperature_c: None,
             throttle: Vec::new(),
+            clocks: None,
             assumption: None,
             flags: vec![],
         };

@@ -4,16 +4,19 @@
 //! of power. The energy between any two moments is then a difference, so adjacent stretches add up exactly, and
 //! old points can be thinned without changing any sum. Memory is bounded however long a run is.
 
+pub(crate) mod fused;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use wattle_runlog::manifest::SensorInfo;
-use wattle_runlog::record::Baseline;
+use wattle_runlog::record::{Baseline, ClockRecord};
 use wattle_runlog::{Joules, MonotonicNs, Seconds, Watts};
 
-use crate::readings::fused::Fused;
+use crate::readings::clock_history::ClockHistory;
+use crate::readings::history::fused::Fused;
 use crate::readings::order::max;
-use crate::sensors::sensor::{AVERAGE_DELAY, Advance, Channels, CounterValue, Reading, Survey};
+use crate::sensors::sensor::{AVERAGE_DELAY, Advance, Channels, Clocks, CounterValue, Reading, Survey};
 
 /// Points kept at most. At 20 readings a second, the last six minutes at least are kept whole.
 const MAX_POINTS: usize = 16_384;
@@ -54,6 +57,7 @@ pub struct History {
     lost_since: Option<MonotonicNs>,
     /// An expensive counter and the driver's samples, of sensors that have either.
     pub(crate) fused: Option<Fused>,
+    clocks: ClockHistory,
 }
 
 /// The sums at one reading.
@@ -128,6 +132,7 @@ impl History {
             last_asked: None,
             lost_since: None,
             fused: Fused::new(channels),
+            clocks: ClockHistory::default(),
         }
     }
 
@@ -249,8 +254,8 @@ impl History {
 
     /// Energy since the first reading, by the counter where there is one that can be trusted.
     pub fn energy(&self) -> Joules {
-        let fused = self.last_asked.and_then(|last| self.estimate(last));
-        fused.map_or_else(|| self.best_of(&self.sums), |estimate| estimate.energy)
+        let fused = self.last_asked.and_then(|last| self.fused_energy(last));
+        fused.unwrap_or_else(|| self.best_of(&self.sums))
     }
 
     /// Energy up to `t` since the first reading.
@@ -289,6 +294,16 @@ impl History {
     /// Keeps what the sensor drew idle beside all that follows.
     pub fn set_baseline(&mut self, baseline: Baseline) {
         self.baseline = Some(baseline);
+    }
+
+    /// Notes the device's clock.
+    pub fn note_clocks(&mut self, clocks: Clocks) {
+        self.clocks.push(clocks);
+    }
+
+    /// The device's clock over a time; `None` where it does not tell.
+    pub(crate) fn clocks(&self, start: MonotonicNs, end: MonotonicNs) -> Option<ClockRecord> {
+        self.clocks.between(start, end)
     }
 
     /// Notes what a survey said.
@@ -348,6 +363,7 @@ impl History {
         if let Some(fused) = &mut self.fused {
             fused.forget_before(t);
         }
+        self.clocks.forget_before(t);
         let Some(last) = self.points.back() else { return };
         let t = t.min(last.t.before(RECENT));
         let keep_from = self.points.partition_point(|point| point.t <= t).saturating_sub(1);

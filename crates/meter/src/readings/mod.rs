@@ -6,6 +6,6 @@ pub mod trace;
 pub mod trace_reader;
 pub mod trace_writer;
 
-pub(crate) mod fused;
+pub(crate) mod clock_history;
 pub(crate) mod order;
 pub(crate) mod samples;

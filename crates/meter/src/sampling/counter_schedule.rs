@@ -1,7 +1,7 @@
 //! When to read a counter that is expensive to read.
 //!
 //! While its ticks are being learnt, about as often as everything else. Then in pairs that narrow the phase, and once that
-//! is as narrow as a call allows, just after a tick every [`READ_EVERY`]; each fourth time in a pair, which tells
+//! is as narrow as a call allows, just after a tick every [`READ_EVERY`]; each sixth time in a pair, which tells
 //! whether the tick still is where it is expected. At an edge at once, unless a tick may fall into the call: then just
 //! after it.
 
@@ -15,7 +15,7 @@ use crate::readings::ticks::Ticks;
 const READ_EVERY: Seconds = Seconds(5.0);
 
 /// So many readings make one a pair.
-const PAIR_EVERY: u32 = 4;
+const PAIR_EVERY: u32 = 6;
 
 /// A reading after a tick waits so much longer than the tick may take.
 const MARGIN: Seconds = Seconds(2e-4);
@@ -27,7 +27,7 @@ const MOST_UNCLEAR: u32 = 2;
 const UNEVEN: [f64; 5] = [0.7, 1.0, 0.55, 0.85, 1.15];
 
 /// A phase that is known to so many calls is known well enough.
-const NARROW: f64 = 1.8;
+const NARROW: f64 = 2.2;
 
 /// When a counter is due to be read.
 #[derive(Clone, Debug)]

@@ -23,7 +23,7 @@ use crate::sampling::counter_schedule::CounterSchedule;
 use crate::sampling::latency::Latency;
 use crate::sampling::live::{Live, LiveSensor};
 use crate::sampling::sampler_options::{SamplerOptions, TraceTarget};
-use crate::sensors::sensor::{Missing, PowerSample, Quantity, Reading, SURVEY_EVERY, Sensor};
+use crate::sensors::sensor::{Channels, Missing, PowerSample, Quantity, Reading, SURVEY_EVERY, Sensor};
 use crate::sensors::workload::thread_cpu_time;
 use crate::windows::window::{Edge, WindowEnergy, share};
 
@@ -36,8 +36,8 @@ const SLOWEST: Duration = Duration::from_secs(10);
 /// So many rounds in a row decide on the interval.
 const ROUNDS_TO_ADAPT: u32 = 8;
 
-/// Drivers keep their samples for some seconds (2.5 s on an H100).
-const SAMPLES_EVERY: Seconds = Seconds(1.0);
+/// What is read seldom is read this often: drivers keep their samples for some seconds (2.5 s on an H100).
+const SELDOM: Seconds = Seconds(1.0);
 
 /// A window waits no longer for a counter than this.
 const LONGEST_WAIT: Seconds = Seconds(0.05);
@@ -88,8 +88,8 @@ struct Metered {
     broken: bool,
     /// When to read its expensive counter.
     counter: Option<CounterSchedule>,
-    /// When to ask for its driver's samples.
-    samples_due: Option<MonotonicNs>,
+    /// When to ask for its driver's samples and its clock.
+    seldom_due: Option<MonotonicNs>,
 }
 
 /// How often is sampled: as asked for, or less often where readings are slow.
@@ -190,7 +190,7 @@ impl Worker {
                 history: History::new(sensor.info().clone(), sensor.channels(), options.interval),
                 quantities: sensor.channels().quantities().collect(),
                 counter: sensor.channels().slow_counter.map(|_| CounterSchedule::new(now, options.interval)),
-                samples_due: sensor.channels().samples.then_some(now),
+                seldom_due: (sensor.channels().samples || sensor.channels().clocks).then_some(now),
                 sensor,
                 broken: false,
             })
@@ -338,7 +338,7 @@ impl Worker {
             if let (Some(schedule), Some(ticks)) = (&mut metered.counter, metered.history.ticks()) {
                 schedule.ask(ticks, t);
             }
-            metered.samples_due = metered.samples_due.map(|due| due.min(t));
+            metered.seldom_due = metered.seldom_due.map(|due| due.min(t));
         }
     }
 
@@ -347,7 +347,7 @@ impl Worker {
         let mut sampled = Vec::new();
         for (place, metered) in self.metered.iter_mut().enumerate() {
             metered.read_counter(&self.shared);
-            sampled.extend(metered.read_samples(&self.shared).into_iter().map(|sample| (place, sample)));
+            sampled.extend(metered.read_seldom(&self.shared).into_iter().map(|sample| (place, sample)));
         }
         for (place, PowerSample { t, power }) in sampled {
             let value = SampleValue::from(&Quantity::Measured(power));
@@ -525,7 +525,7 @@ impl Metered {
     /// When something that is read seldom is due.
     fn due(&self) -> Option<MonotonicNs> {
         let counter = self.counter.as_ref().map(CounterSchedule::due);
-        counter.into_iter().chain(self.samples_due).min().filter(|_| !self.broken)
+        counter.into_iter().chain(self.seldom_due).min().filter(|_| !self.broken)
     }
 
     /// Reads its expensive counter, if that is due.
@@ -542,23 +542,26 @@ impl Metered {
         }
     }
 
-    /// Reads its driver's samples, if that is due.
-    fn read_samples(&mut self, shared: &Shared) -> Vec<PowerSample> {
+    /// Reads its clock and its driver's samples, which are returned, if that is due.
+    fn read_seldom(&mut self, shared: &Shared) -> Vec<PowerSample> {
         let now = MonotonicNs::now();
-        if self.broken || self.samples_due.is_none_or(|due| due > now) {
+        if self.broken || self.seldom_due.is_none_or(|due| due > now) {
             return Vec::new();
         }
-        self.samples_due = Some(now.after(SAMPLES_EVERY));
-        match catch_unwind(AssertUnwindSafe(|| self.sensor.read_samples())) {
-            Ok(samples) => {
-                self.history.push_samples(&samples);
-                samples
-            }
-            Err(_) => {
-                self.give_up(shared);
-                Vec::new()
-            }
-        }
+        self.seldom_due = Some(now.after(SELDOM));
+        let Channels { samples, clocks, .. } = self.history.channels();
+        let sensor = &mut self.sensor;
+        let read = catch_unwind(AssertUnwindSafe(|| {
+            let sampled = if samples { sensor.read_samples() } else { Vec::new() };
+            (sampled, if clocks { sensor.read_clocks() } else { None })
+        }));
+        let Ok((sampled, clocks)) = read else {
+            self.give_up(shared);
+            return Vec::new();
+        };
+        self.history.push_samples(&sampled);
+        clocks.into_iter().for_each(|clocks| self.history.note_clocks(clocks));
+        sampled
     }
 
     fn give_up(&mut self, shared: &Shared) {

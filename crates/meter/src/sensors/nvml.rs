@@ -28,9 +28,10 @@ use wattle_runlog::record::{Flag, Method, SensorKind};
 use wattle_runlog::{Celsius, MonotonicNs, Seconds, Watts};
 
 use crate::error::MeterError;
+use crate::sensors::clock_fields::ClockFields;
 use crate::sensors::driver_samples::DriverSamples;
 use crate::sensors::sensor::{
-    Channels, CounterReading, CounterSpec, CounterValue, Missing, PowerSample, PowerSource, Quantity,
+    Channels, Clocks, CounterReading, CounterSpec, CounterValue, Missing, PowerSample, PowerSource, Quantity,
     Reading, Sensor, Survey,
 };
 use crate::sensors::workload::{Workload, thread_cpu_time};
@@ -205,6 +206,8 @@ pub struct NvmlSensor {
     average: Option<PowerField>,
     /// The driver's own samples.
     samples: Option<DriverSamples>,
+    /// What the board tells of its clock.
+    clocks: Option<ClockFields>,
     temperature: bool,
     /// Whether an averaged field is a mean over a second.
     averages: bool,
@@ -227,6 +230,7 @@ impl NvmlSensor {
         let counter = is_supported(&device.total_energy_consumption());
         let is_slow = counter && is_slow(&device);
         let samples = DriverSamples::open(&library.nvml, &device);
+        let clocks = ClockFields::open(&device);
         let first = |fields: &[PowerField]| {
             fields.iter().copied().find(|field| is_supported(&field.read_mw(&device)))
         };
@@ -255,7 +259,19 @@ impl NvmlSensor {
             assumption: None,
             limits: limits(&device),
         };
-        Ok(Self { device, info, counter, is_slow, power, average, samples, temperature, averages, workload })
+        Ok(Self {
+            device,
+            info,
+            counter,
+            is_slow,
+            power,
+            average,
+            samples,
+            clocks,
+            temperature,
+            averages,
+            workload,
+        })
     }
 
     fn temperature(&self) -> Option<Celsius> {
@@ -285,6 +301,7 @@ impl Sensor for NvmlSensor {
             temperature: self.temperature,
             slow_counter: (self.counter && self.is_slow).then_some(CounterSpec::MILLIJOULES),
             samples: self.samples.is_some(),
+            clocks: self.clocks.is_some(),
         }
     }
 
@@ -311,6 +328,10 @@ impl Sensor for NvmlSensor {
 
     fn read_samples(&mut self) -> Vec<PowerSample> {
         self.samples.as_mut().map_or_else(Vec::new, |samples| samples.read(&self.device))
+    }
+
+    fn read_clocks(&mut self) -> Option<Clocks> {
+        self.clocks.as_ref().map(|clocks| clocks.read(&self.device))
     }
 
     fn survey(&mut self) -> Survey {

@@ -13,7 +13,7 @@ use wattle_runlog::{MonotonicNs, Seconds};
 
 use crate::error::MeterError;
 use crate::sensors::sensor::{
-    Channels, CounterReading, Missing, PowerSample, Quantity, Reading, Sensor, Survey,
+    Channels, Clocks, CounterReading, Missing, PowerSample, Quantity, Reading, Sensor, Survey,
 };
 use crate::sensors::workload::thread_cpu_time;
 
@@ -53,6 +53,7 @@ enum Ask {
     Reading,
     Counter,
     Samples,
+    Clocks,
     Survey,
 }
 
@@ -65,6 +66,7 @@ enum AnswerKind {
     Reading(Reading),
     Counter(CounterReading),
     Samples(Vec<PowerSample>),
+    Clocks(Option<Clocks>),
     Survey(Survey),
 }
 
@@ -97,6 +99,7 @@ impl OwnThread {
                         Ask::Reading => AnswerKind::Reading(sensor.read()),
                         Ask::Counter => AnswerKind::Counter(sensor.read_counter()),
                         Ask::Samples => AnswerKind::Samples(sensor.read_samples()),
+                        Ask::Clocks => AnswerKind::Clocks(sensor.read_clocks()),
                         Ask::Survey => AnswerKind::Survey(sensor.survey()),
                     };
                     if reply.send(Answer { kind, cpu_time: thread_cpu_time() }).is_err() {
@@ -209,6 +212,14 @@ impl Sensor for OwnThread {
             Ok(AnswerKind::Samples(samples)) => samples,
             Ok(_) => unreachable!("{IN_ORDER}"),
             Err(_) => Vec::new(),
+        }
+    }
+
+    fn read_clocks(&mut self) -> Option<Clocks> {
+        match self.ask(Ask::Clocks) {
+            Ok(AnswerKind::Clocks(clocks)) => clocks,
+            Ok(_) => unreachable!("{IN_ORDER}"),
+            Err(_) => None,
         }
     }
 

@@ -29,6 +29,11 @@ pub trait Sensor: Send {
         Vec::new()
     }
 
+    /// Reads the device's clock and what held it back; `None` where it does not tell.
+    fn read_clocks(&mut self) -> Option<Clocks> {
+        None
+    }
+
     /// Processor time of threads of its own so far; what it does on its caller's thread is the caller's.
     fn cpu_time(&self) -> Seconds {
         Seconds::ZERO
@@ -87,6 +92,19 @@ pub struct PowerSample {
     pub power: Watts,
 }
 
+/// A device's clock at one moment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Clocks {
+    /// When it was read.
+    pub t: MonotonicNs,
+    /// Clock of the multiprocessors.
+    pub sm_mhz: Option<f64>,
+    /// The highest that the device allows.
+    pub max_sm_mhz: Option<f64>,
+    /// For how long each reason has held clocks back so far, by NVML's names in snake case.
+    pub held_back: Vec<(&'static str, Seconds)>,
+}
+
 /// A quantity in one of its three states.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Quantity<T> {
@@ -138,6 +156,8 @@ pub struct Channels {
     pub slow_counter: Option<CounterSpec>,
     /// Whether the driver samples power by itself.
     pub samples: bool,
+    /// Whether it tells its clock, or what holds that back.
+    pub clocks: bool,
 }
 
 /// What a power reading stands for.
@@ -225,6 +245,7 @@ pub(crate) mod tests {
         temperature: false,
         slow_counter: None,
         samples: false,
+        clocks: false,
     };
 
     pub(crate) fn info(id: &str, kind: SensorKind, method: Method) -> SensorInfo {

@@ -6,7 +6,7 @@
 //! from power do not agree, the half-width reaches from the one to the other: nothing here tells which is right.
 //!
 //! A sensor with an expensive counter or samples of its driver has one estimate out of all of them instead
-//! ([`crate::readings::fused`]). It is held against what power says by itself in the same way.
+//! (`readings::history::fused`). It is held against what power says by itself in the same way.
 //!
 //! Gain and model errors are systematic and stated apart, in every sensor's record.
 
@@ -15,8 +15,8 @@ use std::collections::BTreeSet;
 use wattle_runlog::record::{EdgeError, Edges, Flag, Method, SensorKind, SensorRecord};
 use wattle_runlog::{Celsius, Joules, MonotonicNs, Seconds, Watts};
 
-use crate::readings::fused::{Between, Estimate};
 use crate::readings::history::History;
+use crate::readings::history::fused::{Between, Estimate};
 use crate::readings::order::max;
 use crate::sensors::sensor::{AVERAGE_SPAN, PowerSource, Survey};
 use crate::windows::figure::{Figure, Figures, known_quadrature, quadrature, together};
@@ -195,6 +195,7 @@ fn sensor_record(
         baseline: history.baseline(),
         max_temperature_c: surveys().filter_map(|survey| survey.temperature).reduce(hotter),
         throttle: throttle(surveys()),
+        clocks: history.clocks(start, end),
         assumption: info.assumption.clone(),
         flags: flags(history, &stretch, &best, method, surveys().any(|s| s.contended == Some(true))),
     }

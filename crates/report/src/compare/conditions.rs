@@ -9,7 +9,8 @@ use wattle_runlog::record::Flag;
 use crate::compare::contender::Contender;
 use crate::join::report::Report;
 use crate::join::status::Status;
-use crate::words::quantity::{factor, percent, watts};
+use crate::words::clock::capped_share;
+use crate::words::quantity::{factor, percent, watts, whole_percent};
 
 /// Boards that differ by more degrees at the start are not equally warm. Ours, as is the next.
 const WARMER: f64 = 10.0;
@@ -55,6 +56,7 @@ pub fn conditions(reports: &[Report], contenders: &[Contender]) -> Vec<Condition
         "the power limit held clocks back in some of them",
         throttling(reports, |r| r == POWER_CAP),
     );
+    differs(false, "the power limit held clocks back for different shares of the time", capped(reports));
     differs(true, "they were trained on different data", texts(reports));
     differs(false, "their tokenizers differ", of(&tokenizer));
     differs(true, "different things were metered", of(&scope));
@@ -121,6 +123,21 @@ fn scope(report: &Report) -> String {
 fn power_limits(report: &Report) -> String {
     let limits = report.provenance.sensors.iter().filter_map(|sensor| sensor.limits);
     limits.map(|limits| watts(limits.enforced_w)).collect::<Vec<_>>().join(", ")
+}
+
+/// The largest share of each run for which a board was held at its power limit, if the shares differ by more than five
+/// percentage points. Such a run would be faster with fewer bytes a token.
+fn capped(reports: &[Report]) -> Vec<String> {
+    let share = |report: &Report| {
+        let time = report.totals.as_ref()?.duration_s;
+        let shares = report.sensors.iter().filter_map(|sensor| capped_share(sensor, time));
+        shares.reduce(f64::max)
+    };
+    let shares: Vec<Option<f64>> = reports.iter().map(share).collect();
+    let known = || shares.iter().copied().flatten();
+    let is_alike = known().fold(0.0, f64::max) - known().fold(1.0, f64::min) <= 0.05;
+    let words = |share: &Option<f64>| share.map(whole_percent).unwrap_or_default();
+    if is_alike { vec![String::new(); shares.len()] } else { shares.iter().map(words).collect() }
 }
 
 /// NVML's name for a board at its power limit: the normal state of a busy board.

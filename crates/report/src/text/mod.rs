@@ -3,8 +3,8 @@
 pub(crate) mod energy_words;
 pub(crate) mod phase_words;
 
-use wattle_runlog::Joules;
 use wattle_runlog::record::{Method, SensorRecord};
+use wattle_runlog::{Joules, Seconds};
 
 use crate::join::epochs::EpochRow;
 use crate::join::provenance::Provenance;
@@ -12,6 +12,7 @@ use crate::join::report::Report;
 use crate::text::energy_words::energy_words;
 use crate::text::phase_words::{phase_energy, phase_method, phase_name, phases_method};
 use crate::words::bounds::{energy_in, energy_of};
+use crate::words::clock::clock_words;
 use crate::words::flags;
 use crate::words::quantity::{
     count, duration, factor, grams, joules, joules_per_ktoken, loss, money, percent, si, tariff, uncertain,
@@ -262,7 +263,7 @@ fn sensors(report: &Report) -> Vec<String> {
     lines
 }
 
-/// Assumptions behind estimates, and idle baselines.
+/// Assumptions behind estimates, idle baselines, and what held clocks back.
 pub(crate) fn about_sensors(report: &Report) -> Vec<String> {
     let names = report.sensor_names();
     let words = |sensor: &SensorRecord| {
@@ -272,7 +273,11 @@ pub(crate) fn about_sensors(report: &Report) -> Vec<String> {
             let power = uncertain(idle.power_w.get(), Some(idle.uncertainty_w.get()), "W");
             format!("{name} drew {power} idle, measured for {} before the load", duration(idle.seconds))
         });
-        assumption.into_iter().chain(baseline)
+        let own = report.provenance.sensors.iter().find(|info| info.id == sensor.id);
+        let limit = own.and_then(|info| info.limits).map(|limits| limits.enforced_w);
+        let time = report.totals.as_ref().map_or(Seconds::ZERO, |totals| totals.duration_s);
+        let clocks = clock_words(sensor, &name, limit, time);
+        assumption.into_iter().chain(baseline).chain(clocks)
     };
     report.sensors.iter().flat_map(words).collect()
 }

@@ -7,3 +7,4 @@ pub mod sensor_name;
 pub mod table;
 
 pub(crate) mod bounds;
+pub(crate) mod clock;

@@ -366,6 +366,13 @@ impl History {
         })
     }
 
+    /// The energy up to `t`, after the last tick that was read: cheap enough for every round.
+    pub(crate) fn fused_energy(&self, t: MonotonicNs) -> Option<Joules> {
+        let fused = self.fused.as_ref()?;
+        let shape = self.shape_at(t);
+        Some(fused.knots.back().map_or(shape, |knot| knot.sum + (shape - self.shape_at(knot.t))))
+    }
+
     /// The energy up to `t`; `None` for a sensor without an expensive counter and samples.
     pub(crate) fn estimate(&self, t: MonotonicNs) -> Option<Estimate> {
         let fused = self.fused.as_ref()?;
