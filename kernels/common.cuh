@@ -5,10 +5,13 @@
 #ifdef WATTLE_SHIM
 #include "shim.h"
 #define EXPORT(name) static const shim::Registration registration_##name{#name, shim::launcher(name)};
+#define DYNAMIC_SHARED(name) unsigned char* const name = shim::dynamic_shared()
 #else
 #include <cstdint>
 #include <cuda_bf16.h>
 #define EXPORT(name)
+// The shared memory that a launch asks for beside what is static, at a multiple of 16 bytes.
+#define DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 #endif
 
 typedef __nv_bfloat16 bf16;
@@ -64,6 +67,52 @@ template <class T> __device__ __forceinline__ void store(T* p, const Pack<T>& pa
   }
 }
 
+// A pack as it is stored. Held so, it takes four registers, and nothing waits for it until it is widened: loads of
+// several come before the first use of one.
+struct alignas(16) Line {
+  uint32_t words[4];
+};
+
+// The pack at `p`, a multiple of 16 bytes, or zeros where there is none.
+template <class T> __device__ __forceinline__ Line load_line(const T* p, bool is_there) {
+  Line line = {{0, 0, 0, 0}};
+  if (is_there) line = *reinterpret_cast<const Line*>(p);
+  return line;
+}
+
+template <class T> __device__ __forceinline__ void store_line(T* p, const Line& line, bool is_there) {
+  if (is_there) *reinterpret_cast<Line*>(p) = line;
+}
+
+template <class T> __device__ __forceinline__ Pack<T> widen(const Line& line);
+
+template <> __device__ __forceinline__ Pack<float> widen<float>(const Line& line) {
+  Pack<float> pack;
+#pragma unroll
+  for (int i = 0; i < 4; i++) pack.values[i] = __uint_as_float(line.words[i]);
+  return pack;
+}
+
+template <> __device__ __forceinline__ Pack<bf16> widen<bf16>(const Line& line) {
+  Pack<bf16> pack;
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    pack.values[2 * i] = __uint_as_float(line.words[i] << 16);
+    pack.values[2 * i + 1] = __uint_as_float(line.words[i] & 0xffff0000u);
+  }
+  return pack;
+}
+
+// Each element rounded to the nearest.
+template <class T> __device__ __forceinline__ Line narrow(const Pack<T>& pack) {
+  Raw<T> raw;
+#pragma unroll
+  for (int i = 0; i < Pack<T>::N; i++) raw.values[i] = from_f32<T>(pack.values[i]);
+  Line line;
+  memcpy(&line, &raw, sizeof(line));
+  return line;
+}
+
 // As many f32 as there are elements in a pack of T, from `p` on.
 template <class T> __device__ __forceinline__ Pack<T> load_f32(const float* p, int n_left) {
   Pack<T> pack;
@@ -84,6 +133,23 @@ template <class T> __device__ __forceinline__ void store_f32(float* p, const Pac
     for (int i = 0; i < 4; i++) four.values[i] = pack.values[first + i];
     store<float>(p + first, four, n_left - first);
   }
+}
+
+// Starts to copy 16 bytes to shared memory; both addresses are multiples of 16.
+__device__ __forceinline__ void copy_async(void* to, const void* from) {
+#ifdef WATTLE_SHIM
+  std::memcpy(to, from, 16);
+#else
+  const unsigned place = (unsigned)__cvta_generic_to_shared(to);
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(place), "l"(from) : "memory");
+#endif
+}
+
+// Waits for the copies that this thread started; it alone sees them until the block's next barrier.
+__device__ __forceinline__ void wait_for_copies() {
+#ifndef WATTLE_SHIM
+  asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
 }
 
 // The sum over a warp, in every lane. All lanes must take part.

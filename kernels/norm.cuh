@@ -168,3 +168,152 @@ __device__ __forceinline__ void norm_bwd_weight(float* partial_weight, float* pa
   store_f32<T>(partial_weight + to, weight_sum, c - column);
   if (CENTERED && partial_bias != nullptr) store_f32<T>(partial_bias + to, bias_sum, c - column);
 }
+
+// As norm_residual_fwd, where nothing is dropped and a row is whole packs, at most PACKS for each lane: they stay in
+// registers from the addition to the normalized row, so that x and branch are read once and nothing is read back. All
+// addresses are multiples of 16 bytes. The same bits.
+template <class T, bool CENTERED, int PACKS>
+__device__ __forceinline__ void norm_residual_held(T* sum, T* out, float* mean_out, float* rstd_out, const T* x,
+                                                   const T* branch, const T* addend, const T* weight, const T* bias,
+                                                   int n, int c, float eps) {
+  constexpr int N = Pack<T>::N;
+  const int row = blockIdx.x * ROWS_A_BLOCK + threadIdx.x / WARP;
+  if (row >= n) return;
+  const size_t at = (size_t)row * c;
+  const int first = threadIdx.x % WARP * N, step = WARP * N;
+  Line held[PACKS], added[PACKS];
+#pragma unroll
+  for (int j = 0; j < PACKS; j++) {
+    const int i = first + j * step;
+    held[j] = load_line(x + at + i, i < c);
+    added[j] = load_line(branch + at + i, i < c);
+  }
+  float mean = 0.0f;
+#pragma unroll
+  for (int j = 0; j < PACKS; j++) {
+    const int i = first + j * step;
+    Pack<T> a = widen<T>(held[j]), b = widen<T>(added[j]);
+    if (addend != nullptr) {
+      const Pack<T> of_all = widen<T>(load_line(addend + i, i < c));
+#pragma unroll
+      for (int k = 0; k < N; k++) b.values[k] += of_all.values[k];
+    }
+#pragma unroll
+    for (int k = 0; k < N; k++) a.values[k] += b.values[k];
+    held[j] = narrow(a);
+    store_line(sum + at + i, held[j], i < c);
+    // Statistics are of the values as they are stored.
+    a = widen<T>(held[j]);
+#pragma unroll
+    for (int k = 0; k < N; k++) mean += a.values[k];
+  }
+  mean = CENTERED ? warp_sum(mean) / c : 0.0f;
+  float square = 0.0f;
+#pragma unroll
+  for (int j = 0; j < PACKS; j++) {
+    const Pack<T> a = widen<T>(held[j]);
+#pragma unroll
+    for (int k = 0; k < N; k++) {
+      const float centered = first + j * step < c ? a.values[k] - mean : 0.0f;
+      square += centered * centered;
+    }
+  }
+  const float rstd = 1.0f / sqrtf(warp_sum(square) / c + eps);
+#pragma unroll
+  for (int j = 0; j < PACKS; j++) {
+    const int i = first + j * step;
+    Pack<T> a = widen<T>(held[j]);
+    const Pack<T> w = widen<T>(load_line(weight + i, i < c));
+#pragma unroll
+    for (int k = 0; k < N; k++) a.values[k] = (a.values[k] - mean) * rstd * w.values[k];
+    if (CENTERED && bias != nullptr) {
+      const Pack<T> b = widen<T>(load_line(bias + i, i < c));
+#pragma unroll
+      for (int k = 0; k < N; k++) a.values[k] += b.values[k];
+    }
+    store_line(out + at + i, narrow(a), i < c);
+  }
+  if (threadIdx.x % WARP == 0) {
+    if (CENTERED) mean_out[row] = mean;
+    rstd_out[row] = rstd;
+  }
+}
+
+// norm_bwd_x and norm_bwd_weight in one pass over grad_out and x, of rows of whole packs at multiples of 16 bytes. A block
+// has one part of the rows and a thread one pack of columns. ROWS_AT_ONCE rows are on their way at a time, and their two
+// sums over columns are made together, by warps and then over warps in their order. Partial sums are those of
+// norm_bwd_weight, to the bit.
+constexpr int ROWS_AT_ONCE = 2;
+constexpr int MOST_WARPS = 16;
+
+template <class T, bool CENTERED>
+__device__ __forceinline__ void norm_bwd_fused(T* grad_x, float* partial_weight, float* partial_bias,
+                                               const T* grad_out, const T* x, const float* mean, const float* rstd,
+                                               const T* weight, int n, int c, int rows_a_part, int accumulate) {
+  constexpr int N = Pack<T>::N;
+  // Two, so that one barrier is enough: nobody writes to the one that others still read.
+  __shared__ float sums[2][MOST_WARPS][2 * ROWS_AT_ONCE];
+  const int column = threadIdx.x * N;
+  const unsigned lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, n_warps = blockDim.x / WARP;
+  const int end = min(n, (int)(blockIdx.x + 1) * rows_a_part);
+  const Pack<T> w = widen<T>(load_line(weight + column, column < c));
+  Pack<T> weight_sum{}, bias_sum{};
+  int turn = 0;
+  for (int row = blockIdx.x * rows_a_part; row < end; row += ROWS_AT_ONCE, turn ^= 1) {
+    Line grads[ROWS_AT_ONCE], xs[ROWS_AT_ONCE], before[ROWS_AT_ONCE];
+    float means[ROWS_AT_ONCE], rstds[ROWS_AT_ONCE];
+#pragma unroll
+    for (int r = 0; r < ROWS_AT_ONCE; r++) {
+      const bool is_there = row + r < end;
+      const size_t at = (size_t)(row + r) * c + column;
+      grads[r] = load_line(grad_out + at, is_there && column < c);
+      xs[r] = load_line(x + at, is_there && column < c);
+      before[r] = load_line(grad_x + at, accumulate && is_there && column < c);
+      means[r] = CENTERED && is_there ? mean[row + r] : 0.0f;
+      rstds[r] = is_there ? rstd[row + r] : 0.0f;
+    }
+#pragma unroll
+    for (int r = 0; r < ROWS_AT_ONCE; r++) {
+      const Pack<T> g = widen<T>(grads[r]), a = widen<T>(xs[r]);
+      float sum = 0.0f, dot = 0.0f;
+#pragma unroll
+      for (int k = 0; k < N; k++) {
+        // Where there is no row or no column, g is 0.
+        const float weighted = g.values[k] * w.values[k];
+        sum += weighted;
+        dot += weighted * (a.values[k] - means[r]) * rstds[r];
+        weight_sum.values[k] += g.values[k] * (a.values[k] - means[r]) * rstds[r];
+        bias_sum.values[k] += g.values[k];
+      }
+      if (CENTERED) sum = warp_sum(sum);
+      dot = warp_sum(dot);
+      if (lane == 0) {
+        sums[turn][warp][2 * r] = sum;
+        sums[turn][warp][2 * r + 1] = dot;
+      }
+    }
+    __syncthreads();
+#pragma unroll
+    for (int r = 0; r < ROWS_AT_ONCE; r++) {
+      float sum = 0.0f, dot = 0.0f;
+      for (unsigned i = 0; i < n_warps; i++) {
+        sum += sums[turn][i][2 * r];
+        dot += sums[turn][i][2 * r + 1];
+      }
+      sum = CENTERED ? sum / c : 0.0f;
+      dot /= c;
+      const Pack<T> g = widen<T>(grads[r]), a = widen<T>(xs[r]), added = widen<T>(before[r]);
+      Pack<T> out;
+#pragma unroll
+      for (int k = 0; k < N; k++) {
+        const float normed = (a.values[k] - means[r]) * rstds[r];
+        out.values[k] = rstds[r] * (g.values[k] * w.values[k] - sum - normed * dot);
+        if (accumulate) out.values[k] += added.values[k];
+      }
+      store_line(grad_x + (size_t)(row + r) * c + column, narrow(out), row + r < end && column < c);
+    }
+  }
+  const size_t to = (size_t)blockIdx.x * c + column;
+  store_f32<T>(partial_weight + to, weight_sum, c - column);
+  if (CENTERED && partial_bias != nullptr) store_f32<T>(partial_bias + to, bias_sum, c - column);
+}

@@ -61,11 +61,30 @@ __device__ __forceinline__ void rms_norm_add(T* sum, float* rstd, const T* x, co
                                   int c, int rows_a_part) {                                                        \
     norm_bwd_weight<T, false>(partial_weight, nullptr, grad_out, x, nullptr, rstd, n, c, rows_a_part);             \
   }                                                                                                                \
+  extern "C" __global__ void __launch_bounds__(128) rms_norm_residual_fwd_held4_##dtype(                           \
+      T* sum, T* out, float* rstd, const T* x, const T* branch, const T* addend, const T* weight,                  \
+      int n, int c, float eps) {                                                                                   \
+    norm_residual_held<T, false, 4>(sum, out, nullptr, rstd, x, branch, addend, weight, nullptr, n, c, eps);       \
+  }                                                                                                                \
+  extern "C" __global__ void __launch_bounds__(128) rms_norm_residual_fwd_held8_##dtype(                           \
+      T* sum, T* out, float* rstd, const T* x, const T* branch, const T* addend, const T* weight,                  \
+      int n, int c, float eps) {                                                                                   \
+    norm_residual_held<T, false, 8>(sum, out, nullptr, rstd, x, branch, addend, weight, nullptr, n, c, eps);       \
+  }                                                                                                                \
+  extern "C" __global__ void __launch_bounds__(512) rms_norm_bwd_fused_##dtype(                                    \
+      T* grad_x, float* partial_weight, const T* grad_out, const T* x, const float* rstd, const T* weight, int n,  \
+      int c, int rows_a_part, int accumulate) {                                                                    \
+    norm_bwd_fused<T, false>(grad_x, partial_weight, nullptr, grad_out, x, nullptr, rstd, weight, n, c,            \
+                             rows_a_part, accumulate);                                                             \
+  }                                                                                                                \
   EXPORT(rms_norm_fwd_##dtype)                                                                                     \
   EXPORT(rms_norm_residual_fwd_##dtype)                                                                            \
   EXPORT(rms_norm_add_fwd_##dtype)                                                                                 \
   EXPORT(rms_norm_bwd_x_##dtype)                                                                                   \
-  EXPORT(rms_norm_bwd_weight_##dtype)
+  EXPORT(rms_norm_bwd_weight_##dtype)                                                                              \
+  EXPORT(rms_norm_residual_fwd_held4_##dtype)                                                                      \
+  EXPORT(rms_norm_residual_fwd_held8_##dtype)                                                                      \
+  EXPORT(rms_norm_bwd_fused_##dtype)
 
 RMS_NORM(f32, float)
 RMS_NORM(bf16, bf16)

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Proves and measures wattle on a bare machine with an NVIDIA GPU, with a binary that was built elsewhere.
 #
-#   scripts/gpu_acceptance.sh --stage verify|train|peers|nvml|all [--binary PATH] [--out DIR] [--work DIR]
+#   scripts/gpu_acceptance.sh --stage verify|kernels|train|peers|nvml|all [--binary PATH] [--out DIR] [--work DIR]
 #                             [--merge results.json] [--commit SHA] [--self-test]
 #
 # verify  every operation on the GPU against its f64 reference
+# kernels GPT-2 124M with the first kernels and with measured ones, in turns; every way of every job in microseconds
 # train   losses against the CPU's, resume to the bit, GPT-2 124M and 1.5B: tokens/s, memory, joules; cost of metering
 # peers   PyTorch on the same board in the same call, in turns, both under `wattle meter`
 # nvml    update periods of power and counter, and how well they agree, idle, under steady and square-wave load
@@ -37,9 +38,9 @@ while (($#)); do
   shift
 done
 case $stage in
-  verify | train | peers | nvml) stages=("$stage") ;;
-  all) stages=(verify train peers nvml) ;;
-  *) echo "--stage $stage: expected verify, train, peers, nvml or all" >&2; exit 2 ;;
+  verify | kernels | train | peers | nvml) stages=("$stage") ;;
+  all) stages=(verify kernels train peers nvml) ;;
+  *) echo "--stage $stage: expected verify, kernels, train, peers, nvml or all" >&2; exit 2 ;;
 esac
 [[ -x $binary ]] || { echo "--binary $binary: there is no such program; build it with --features cuda" >&2; exit 2; }
 binary=$(realpath "$binary")
@@ -149,6 +150,19 @@ stage_verify() {
   measure verify 400 "$binary" verify --device "$device" --json
 }
 
+# In turns. kernels.json has what each way took.
+stage_kernels() {
+  prepare_corpus
+  local round
+  for ((round = 1; round <= meter_rounds; round++)); do
+    gpt2 "kernels-first-$round" 90 "$steps_124m" "$every_124m" "${shape_124m[@]}" --set train.select=first
+    gpt2 "kernels-measured-$round" 90 "$steps_124m" "$every_124m" "${shape_124m[@]}"
+  done
+  for round in "$work"/kernels-measured-*/kernels.json; do
+    [[ ! -e $round ]] || cp "$round" "$out/$(basename "$(dirname "$round")").json"
+  done
+}
+
 stage_train() {
   prepare_corpus
   curve curve-cpu cpu "$curve_steps"
@@ -158,7 +172,9 @@ stage_train() {
   local dtype half=$((resume_steps / 2))
   for dtype in f32 bf16; do
     curve "straight-$dtype" "$device" "$resume_steps" --set schedule.kind=constant --set "precision.dtype=$dtype"
-    curve "halves-$dtype" "$device" "$half" --set schedule.kind=constant --set "precision.dtype=$dtype"
+    # The bits are the same with the same kernels only.
+    curve "halves-$dtype" "$device" "$half" --set schedule.kind=constant --set "precision.dtype=$dtype" \
+      --set "train.kernels=\"$work/straight-$dtype/kernels.json\""
     measure "resume-$dtype" 120 "$binary" train --resume --out "$work/halves-$dtype" --device "$device" \
       --set "train.max_steps=$resume_steps"
   done

@@ -236,6 +236,17 @@ class Results:
         said = self.take("verify", "report", lambda: work.json_of("verify")) if work.printed("verify") else None
         self.check("verify: every operation is within its tolerance", None if said is None else attempted == "0")
 
+    def kernels(self):
+        runs = {}
+        for kind in ("first", "measured"):
+            names = self.work.runs(f"kernels-{kind}-")
+            taken = [self.take("kernels", name, lambda: wattle_run(self.work, name, self.peak)) for name in names]
+            runs[kind] = [run for run in taken if run]
+        if all(runs.values()):
+            faster = [measured["tokens_per_s"] / first["tokens_per_s"]
+                      for first, measured in zip(runs["first"], runs["measured"])]
+            self.take("kernels", "measured_over_first", lambda: {"tokens_per_s": faster, "median": median(faster)})
+
     def train(self):
         work = self.work
         self.curves()
@@ -415,9 +426,9 @@ def table(results):
     lines = []
     if results["self_test"]:
         lines.append("SELF-TEST on a CPU: the figures mean nothing")
-    rows = {f"{stage} {name}": run for stage in ("train", "peers")
+    rows = {f"{stage} {name}": run for stage in ("kernels", "train", "peers")
             for name, run in results["stages"].get(stage, {}).items()
-            if isinstance(run, dict) and "tokens_per_s" in run}
+            if isinstance(run, dict) and "mfu" in run}
     if rows:
         lines.append(f"{'':34} {'tokens/s':>10} {'MFU nanoGPT':>12} {'MFU llm.c':>10} {'J/token':>10} {'memory GB':>10}")
     for name, run in rows.items():
@@ -444,7 +455,7 @@ def main():
     here = machine(work)
     peak = next((peak for name, peak in PEAKS.items() if here["gpus"] and name in here["gpus"][0]), None)
     found = Results(work, peak)
-    ran = [stage for stage in ("verify", "train", "peers", "nvml") if any(a["stage"] == stage for a in work.attempts)]
+    ran = [stage for stage in ("verify", "kernels", "train", "peers", "nvml") if any(a["stage"] == stage for a in work.attempts)]
     for stage in ran:
         getattr(found, stage)()
     failures = [{"stage": a["stage"], "name": a["name"], "fault": f"status {a['status']}", "tail": work.tail(a["name"])}

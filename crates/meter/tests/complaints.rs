@@ -255,7 +255,7 @@ fn a_counter_that_power_contradicts_is_flagged_and_the_interval_holds_both() {
         power: Some(PowerSource::Instant),
         average: false,
         counter: Some(CounterSpec::MILLIJOULES),
-        temperature: false,
+        ..Channels::default()
     };
     let mut history = History::new(info, channels, Duration::from_millis(50));
     let at = |i: u64| MonotonicNs(i * 50_000_000);

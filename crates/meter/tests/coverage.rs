@@ -95,14 +95,15 @@ const WHOLE: Channels = Channels {
     average: true,
     counter: Some(CounterSpec::MILLIJOULES),
     temperature: false,
+    slow_counter: None,
+    samples: false,
 };
 const WITHOUT_COUNTER: Channels = Channels { counter: None, ..WHOLE };
 const AVERAGE_ALONE: Channels =
-    Channels { power: Some(PowerSource::Average), average: false, counter: None, temperature: false };
+    Channels { power: Some(PowerSource::Average), average: false, counter: None, ..WHOLE };
 const INSTANT_ALONE: Channels =
-    Channels { power: Some(PowerSource::Instant), average: false, counter: None, temperature: false };
-const COUNTER_ALONE: Channels =
-    Channels { power: None, average: false, counter: Some(CounterSpec::MILLIJOULES), temperature: false };
+    Channels { power: Some(PowerSource::Instant), average: false, counter: None, ..WHOLE };
+const COUNTER_ALONE: Channels = Channels { power: None, average: false, ..WHOLE };
 
 fn after(t: MonotonicNs, seconds: f64) -> MonotonicNs {
     MonotonicNs(t.0 + (seconds * 1e9) as u64)

@@ -21,7 +21,7 @@ section! {
     /// Which transformer to build.
     ///
     /// Defaults are those of the embedded run: a GPT-2 that a laptop's processor trains in minutes.
-    #[section(model, check = crate::families::faults)]
+    #[section(model, check = ModelConfig::family_faults)]
     pub struct ModelConfig {
         /// The family.
         pub family: Family = Family::Gpt2;

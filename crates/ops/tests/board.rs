@@ -3,6 +3,7 @@
 use kernel_shim::{ShimBoard, kernels};
 use wattle_ops::attention::Kind;
 use wattle_ops::board::{Arg, AttentionShape, Board, BoardError, DeviceTensor, Elem, Launch, Ptr};
+use wattle_ops::classifier::board as classifier;
 use wattle_ops::verify::board::checks;
 
 #[test]
@@ -60,4 +61,57 @@ fn fused_attention_of_documents_is_refused_so_that_an_engine_takes_products() {
     assert!(fused.prepare(&shape).is_ok());
     let refused = fused.prepare(&AttentionShape { has_documents: true, ..shape });
     assert!(matches!(refused, Err(BoardError::NoAttention(_))), "{refused:?}");
+}
+
+#[test]
+fn a_block_that_asks_for_more_shared_memory_than_there_is_is_refused() {
+    let board = ShimBoard::default().with_shared_bytes(1024);
+    let launch = |shared_bytes| {
+        let (grid, block) = ([1; 3], [256, 1, 1]);
+        board.launch(&Launch { kernel: "cast_bf16", grid, block, shared_bytes, args: &[] })
+    };
+    let error = launch(1025).unwrap_err().to_string();
+    assert!(error.contains("1025 bytes of shared memory, of 1024"), "{error}");
+}
+
+/// Rows of logits on a board: what the classifier leaves there, by a way of doing it.
+fn classified(board: &ShimBoard, elem: Elem, way: &str) -> Vec<u8> {
+    const N: usize = 3;
+    const V_PADDED: usize = 512;
+    let len = N * V_PADDED * elem.bytes();
+    let memory = board.allocate(2 * len + 256).unwrap();
+    let words = (0..len as u32 / 2).map(|i| 0x3c00 + (i.wrapping_mul(2_654_435_761) >> 23) as u16);
+    let bytes: Vec<u8> = words.flat_map(u16::to_ne_bytes).collect();
+    board.write(memory, &bytes).unwrap();
+    let behind = memory.offset(len);
+    let rows = classifier::Rows {
+        logits: DeviceTensor::new(memory, elem),
+        targets: Ptr::new(behind),
+        target_weights: None,
+        losses: Ptr::new(behind.offset(64)),
+        correct: Ptr::new(behind.offset(128)),
+        n: N,
+        v: V_PADDED - 30,
+        v_padded: V_PADDED,
+    };
+    board.choices().trying(way, || classifier::fwd_bwd(board, &rows, 0.5)).unwrap();
+    let mut out = vec![0; len + 192];
+    board.read(memory, &mut out).unwrap();
+    out
+}
+
+#[test]
+fn a_classifier_that_holds_rows_in_shared_memory_gives_the_same_bits_as_one_that_reads_them_again() {
+    for elem in [Elem::F32, Elem::Bf16] {
+        let board = ShimBoard::default();
+        assert_eq!(classified(&board, elem, "shared"), classified(&board, elem, "plain"));
+        assert!(board.launched().contains(&format!("classifier_bwd_shared_{}", elem.suffix())));
+    }
+}
+
+#[test]
+fn rows_that_do_not_fit_into_shared_memory_are_read_again() {
+    let board = ShimBoard::default().with_shared_bytes(2 << 10);
+    classified(&board, Elem::F32, "shared");
+    assert_eq!(board.launched().into_iter().collect::<Vec<_>>(), ["classifier_bwd_f32"]);
 }

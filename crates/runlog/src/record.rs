@@ -207,8 +207,10 @@ pub enum SensorKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Method {
-    /// The difference of a hardware energy counter.
+    /// The difference of a hardware energy counter; where its ticks lie apart from the ends, completed by power.
     Counter,
+    /// The integral of the samples that the device's driver takes by itself.
+    DriverSamples,
     /// The integral of sampled power.
     PowerIntegral,
     /// A model of the load; nothing was measured.
@@ -247,6 +249,13 @@ pub struct SensorRecord {
     /// beside its power.
     #[serde(default)]
     pub average_j: Option<Joules>,
+    /// By the integral of the driver's own samples; absent where the driver takes none, and in older records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub samples_j: Option<Joules>,
+    /// What of `uncertainty_j` comes from the start and from the end; absent where it cannot be divided, and in older
+    /// records. Where one record ends and the next begins, the two errors are one, and cancel in their sum.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edges: Option<Edges>,
     /// The share of `energy_j` that this process's CPU time accounts for; null where it is not known.
     pub process_share_j: Option<Joules>,
     /// Readings within the record.
@@ -272,6 +281,32 @@ pub struct SensorRecord {
     pub assumption: Option<String>,
     /// What to know about the figure.
     pub flags: Vec<Flag>,
+}
+
+/// What the ends of a stretch contribute to the error of its energy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Edges {
+    /// The start.
+    pub start: EdgeError,
+    /// The end.
+    pub end: EdgeError,
+}
+
+/// What the energy up to a moment may be off by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct EdgeError {
+    /// 95 % half-width of what other moments do not share.
+    pub own_j: Joules,
+    /// What all moments are off by together per watt drawn: only differences of it count.
+    pub shared_j: Joules,
+}
+
+impl Edges {
+    /// The half-width of the energy between the two.
+    pub fn half_width(&self) -> Joules {
+        let shared = (self.end.shared_j - self.start.shared_j).get();
+        Joules(self.start.own_j.get().hypot(self.end.own_j.get()).hypot(shared))
+    }
 }
 
 /// What a sensor drew before the run's load, with nothing else on the device.

@@ -639,3 +639,126 @@ fn a_board_that_cannot_record_makes_the_same_steps_and_says_so() {
     assert!((engine.drain().unwrap(), weights) == train(&config, ShimBoard::default(), options));
     assert!(engine.describe().ends_with("launched one by one"), "{}", engine.describe());
 }
+
+/// Ways that are not the first of their jobs, together, and whether they give the same bits as the first.
+const SETS_OF_WAYS: [(&[&str], bool); 5] = [
+    (&["shared", "held", "together", "written"], true),
+    (&["online", "fused", "together"], false),
+    (&["shared_fast", "epilogue", "sums_epilogue"], false),
+    (&["online_fast", "epilogue", "slope_epilogue", "sums_epilogue", "together", "written"], false),
+    (
+        &[
+            "shared_fast",
+            "fused",
+            "held",
+            "epilogue",
+            "slope_epilogue",
+            "sums_epilogue",
+            "together",
+            "written",
+        ],
+        false,
+    ),
+];
+
+/// Parts of the names of kernels that only those ways launch.
+const KERNELS_OF_WAYS: [&str; 9] = [
+    "classifier_bwd_shared_bf16",
+    "classifier_bwd_shared_fast_f32",
+    "classifier_bwd_online_bf16",
+    "classifier_bwd_online_fast_f32",
+    "layer_norm_bwd_fused_bf16",
+    "rms_norm_bwd_fused_f32",
+    "layer_norm_residual_fwd_held4_bf16",
+    "rms_norm_residual_fwd_held4_f32",
+    "column_sums_f32",
+];
+
+/// Configurations in which every way is taken somewhere.
+fn configurations_of_ways() -> [ModelConfig; 5] {
+    [
+        ModelConfig { bias: true, activation: ActivationKind::GeluTanh, ..even() },
+        ModelConfig { activation: ActivationKind::GeluTanh, dropout: 0.1, tie_embeddings: false, ..even() },
+        ModelConfig { bias: true, ..odd() },
+        ModelConfig { tie_embeddings: false, ..relative(Family::Qwen2) },
+        ModelConfig { head_width: 8, ..relative(Family::Olmo2) },
+    ]
+}
+
+#[test]
+fn every_way_makes_the_same_step_up_to_rounding_and_always_the_same_bits() {
+    let mut launched = std::collections::BTreeSet::new();
+    for (config, elem) in configurations_of_ways().iter().flat_map(|c| [(c, Elem::F32), (c, Elem::Bf16)]) {
+        let options = DeviceEngineOptions { elem, ..options(config, 2, Recompute::Mlp) };
+        let mut run = |board: ShimBoard, ways: &[&str]| {
+            let board = Arc::new(ways.iter().fold(board, |board, way| board.preferring(way)));
+            let mut engine = model(config).device_engine(board.clone(), options).unwrap().unwrap();
+            (1..=4).for_each(|number| step(engine.as_mut(), config, number));
+            let weights = weights(|parameters| engine.publish(parameters).unwrap(), config).concat();
+            launched.extend(board.launched());
+            (engine.drain().unwrap(), weights)
+        };
+        let (first, of_first) = run(ShimBoard::default(), &[]);
+        for (ways, is_exact) in SETS_OF_WAYS {
+            let (results, weights) = run(ShimBoard::shuffled(1), ways);
+            let again = run(ShimBoard::shuffled(2), ways);
+            assert!((&results, bits(&weights)) == (&again.0, bits(&again.1)), "{ways:?}: {config:?}");
+            if is_exact {
+                assert!((&results, bits(&weights)) == (&first, bits(&of_first)), "{ways:?}: {config:?}");
+            }
+            // bf16 has 8 bits, and what was rounded otherwise in one step goes into the next.
+            let (of_loss, of_norm, of_weights) = match elem {
+                Elem::F32 => (1e-5, 1e-4, 1e-5),
+                Elem::Bf16 => (5e-3, 3e-2, 2e-2),
+            };
+            for (got, first) in results.iter().zip(&first) {
+                assert!((got.loss / first.loss - 1.0).abs() < of_loss, "{ways:?}: {got:?}, {first:?}");
+                assert!(
+                    (got.grad_norm / first.grad_norm - 1.0).abs() < of_norm,
+                    "{ways:?}: {got:?}, {first:?}"
+                );
+            }
+            let gap = gap(&weights, &of_first);
+            assert!(gap < of_weights, "{ways:?}, {elem:?}: weights differ by {gap}: {config:?}");
+        }
+    }
+    let never: Vec<_> = KERNELS_OF_WAYS.into_iter().filter(|&kernel| !launched.contains(kernel)).collect();
+    assert!(never.is_empty(), "{never:?} were never launched");
+}
+
+/// A GELU in products' epilogues leaves fewer launches.
+#[test]
+fn epilogues_take_the_place_of_kernels() {
+    let config = ModelConfig { bias: true, activation: ActivationKind::GeluTanh, ..even() };
+    let model = model(&config);
+    for (ways, without) in [
+        (&["epilogue"][..], &["activation_fwd_bf16"][..]),
+        (&["epilogue", "slope_epilogue"], &["activation_fwd_bf16", "activation_bwd_bf16"]),
+        (&["sums_epilogue"], &["linear_bias_bwd_bf16"]),
+        // It has nothing to work with.
+        (&["slope_epilogue"], &[]),
+    ] {
+        let board = Arc::new(ways.iter().fold(ShimBoard::default(), |board, way| board.preferring(way)));
+        let options = DeviceEngineOptions { elem: Elem::Bf16, ..options(&config, 2, Recompute::None) };
+        let mut engine = model.device_engine(board.clone(), options).unwrap().unwrap();
+        step(engine.as_mut(), &config, 1);
+        for kernel in ["activation_fwd_bf16", "activation_bwd_bf16", "linear_bias_bwd_bf16"] {
+            assert_eq!(board.launched().contains(kernel), !without.contains(&kernel), "{ways:?}: {kernel}");
+        }
+    }
+}
+
+#[test]
+fn a_gradient_that_never_comes_is_found_where_the_first_micro_batch_writes_gradients() {
+    let config = ModelConfig { bias: true, ..even() };
+    let model = model(&config);
+    for kernel in ["column_sum_f32", "embedding_position_bwd_f32"] {
+        let board = Arc::new(ShimBoard::default().preferring("written").without(kernel));
+        let mut engine = model.device_engine(board, options(&config, 2, Recompute::None)).unwrap().unwrap();
+        let batch = batch(&config, 1);
+        let step = StepInputs { sequences: sequences(&batch), step: 1, learning_rate: 0.0 };
+        let error = engine.step(step).unwrap_err();
+        let EngineError::Unreached { names } = &error else { panic!("{error}") };
+        assert!(!names.is_empty(), "{error}");
+    }
+}

@@ -1,6 +1,7 @@
 // Fibers, barriers and the schedule. See shim.h.
 #include "shim.h"
 
+#include <algorithm>
 #include <cctype>
 #include <iterator>
 #include <map>
@@ -93,6 +94,27 @@ thread_local Context scheduler;
 thread_local Call body;
 thread_local void* const* arguments;
 thread_local uint64_t slots[WARP_LANES][WARP_LANES];
+// What the launch asked for, with guards on both sides. All of it is not-a-numbers when a block starts.
+struct alignas(16) Line {
+  unsigned char bytes[16];
+};
+thread_local std::vector<Line> shared;
+thread_local size_t shared_bytes;
+constexpr size_t GUARD_LINES = 16;
+constexpr unsigned char NO_NUMBER = 0xff;
+
+void prepare_shared() {
+  shared.resize((shared_bytes + sizeof(Line) - 1) / sizeof(Line) + 2 * GUARD_LINES);
+  if (shared_bytes > 0) std::memset(static_cast<void*>(shared.data()), NO_NUMBER, shared.size() * sizeof(Line));
+}
+
+bool guards_are_whole() {
+  const auto* first = reinterpret_cast<const unsigned char*>(shared.data());
+  const auto* end = first + shared.size() * sizeof(Line);
+  const auto is_whole = [](unsigned char byte) { return byte == NO_NUMBER; };
+  return shared_bytes == 0 || (std::all_of(first, first + GUARD_LINES * sizeof(Line), is_whole) &&
+                               std::all_of(first + GUARD_LINES * sizeof(Line) + shared_bytes, end, is_whole));
+}
 
 void wait(State state) {
   Fiber* self = current;
@@ -196,6 +218,8 @@ void warp_barrier() { wait(State::AtWarpBarrier); }
 
 unsigned lane() { return current->position % WARP_LANES; }
 
+unsigned char* dynamic_shared() { return shared[GUARD_LINES].bytes; }
+
 uint64_t exchange(uint64_t value, unsigned source) {
   const unsigned warp = current->position / WARP_LANES;
   slots[warp][lane()] = value;
@@ -207,14 +231,16 @@ uint64_t exchange(uint64_t value, unsigned source) {
 
 }  // namespace shim
 
-// 0 done, 1 no such kernel, 2 wrong number of arguments, 3 threads wait for one another for ever, 4 too many threads.
+// 0 done, 1 no such kernel, 2 wrong number of arguments, 3 threads wait for one another for ever, 4 too many threads, 5 a
+// block wrote beside its shared memory.
 extern "C" const char* wattle_shim_kernel(size_t idx) {
   if (idx >= shim::kernels().size()) return nullptr;
   return std::next(shim::kernels().begin(), static_cast<std::ptrdiff_t>(idx))->first.c_str();
 }
 
 extern "C" int wattle_shim_launch(const char* name, const unsigned* grid, const unsigned* block, void* const* args,
-                                  const char* types, size_t n_args, uint64_t seed) {
+                                  const char* types, size_t n_args, size_t dynamic_shared_bytes,
+                                  uint64_t seed) {
   using namespace shim;
   const auto found = kernels().find(name);
   if (found == kernels().end()) return 1;
@@ -232,12 +258,15 @@ extern "C" int wattle_shim_launch(const char* name, const unsigned* grid, const 
   block_dim = {block[0], block[1], block[2]};
   body = found->second.call;
   arguments = args;
+  shared_bytes = dynamic_shared_bytes;
   Schedule schedule{seed};
   for (unsigned z = 0; z < grid[2]; z++) {
     for (unsigned y = 0; y < grid[1]; y++) {
       for (unsigned x = 0; x < grid[0]; x++) {
         block_idx = {x, y, z};
+        prepare_shared();
         if (!run_block(n, schedule)) return 3;
+        if (!guards_are_whole()) return 5;
       }
     }
   }

@@ -33,6 +33,9 @@ extern thread_local Index3 thread_idx, block_idx, block_dim, grid_dim;
 void block_barrier();
 void warp_barrier();
 
+// Where the shared memory lies that the launch asked for. It holds not-a-numbers when a block starts.
+unsigned char* dynamic_shared();
+
 // The eight bytes that lane `source` of the warp gives; all living lanes must take part.
 uint64_t exchange(uint64_t value, unsigned source);
 unsigned lane();
@@ -112,11 +115,20 @@ template <class T> T __shfl_xor_sync(unsigned, T value, int mask) {
 
 inline uint32_t __umulhi(uint32_t a, uint32_t b) { return (uint32_t)((uint64_t)a * b >> 32); }
 
+inline float __uint_as_float(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+
 // Compiled without contraction: each is rounded by itself.
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fdiv_rn(float a, float b) { return a / b; }
 inline float __fsqrt_rn(float a) { return sqrtf(a); }
+
+// On a device, off by 2 + |1.17 x| units in the last place.
+inline float __expf(float x) { return expf(x); }
 
 // bfloat16: the upper half of a float, rounded to the nearest, ties to even.
 struct __nv_bfloat16 {

@@ -29,6 +29,7 @@ unsafe extern "C" {
         args: *const *const std::ffi::c_void,
         types: *const u8,
         n_args: usize,
+        shared_bytes: usize,
         seed: u64,
     ) -> i32;
     fn wattle_shim_keep();
@@ -50,6 +51,9 @@ pub fn kernels() -> BTreeSet<String> {
         .collect()
 }
 
+/// What a block may have on Hopper.
+const HOPPER_SHARED_BYTES: usize = 227 << 10;
+
 /// The stand-in for a GPU.
 pub struct ShimBoard {
     seed: u64,
@@ -57,6 +61,7 @@ pub struct ShimBoard {
     has_fused_attention: bool,
     /// A kernel that does nothing.
     without: Option<&'static str>,
+    max_shared_bytes: usize,
     choices: Choices,
     inner: Mutex<Inner>,
 }
@@ -76,7 +81,7 @@ struct Inner {
 /// One thing that a board does.
 #[derive(Clone, Debug)]
 enum Work {
-    Launch { kernel: String, grid: [u32; 3], block: [u32; 3], args: Vec<Arg> },
+    Launch { kernel: String, grid: [u32; 3], block: [u32; 3], shared_bytes: u32, args: Vec<Arg> },
     Gemm(Gemm, String),
     Attention(AttentionShape, AttentionForward, DevicePtr),
     AttentionBackward(AttentionShape, AttentionBackward, DevicePtr),
@@ -99,6 +104,7 @@ impl ShimBoard {
             total_bytes: 8 << 30,
             has_fused_attention: false,
             without: None,
+            max_shared_bytes: HOPPER_SHARED_BYTES,
             choices: Choices::default(),
             inner: Mutex::default(),
         }
@@ -120,6 +126,12 @@ impl ShimBoard {
     #[must_use]
     pub fn without(self, kernel: &'static str) -> Self {
         Self { without: Some(kernel), ..self }
+    }
+
+    /// A board whose blocks may have so many bytes of shared memory.
+    #[must_use]
+    pub fn with_shared_bytes(self, max_shared_bytes: usize) -> Self {
+        Self { max_shared_bytes, ..self }
     }
 
     /// A board that does every job in the way called `name`, where there is one.
@@ -164,11 +176,11 @@ impl ShimBoard {
 impl Inner {
     fn run(&mut self, work: &Work, seed: u64) -> Result<(), BoardError> {
         match work {
-            Work::Launch { kernel, grid, block, args } => {
+            Work::Launch { kernel, grid, block, shared_bytes, args } => {
                 self.n_launches += 1;
                 self.launched.insert(kernel.clone());
                 let seed = if seed == 0 { 0 } else { seed.wrapping_add(self.n_launches as u64) | 1 };
-                launch(kernel, *grid, *block, args, seed)?;
+                launch(kernel, *grid, *block, *shared_bytes, args, seed)?;
             }
             Work::Gemm(gemm, way) => products::multiply(&self.arenas, gemm, way),
             Work::Attention(shape, tensors, workspace) => {
@@ -196,7 +208,14 @@ impl Inner {
     }
 }
 
-fn launch(kernel: &str, grid: [u32; 3], block: [u32; 3], args: &[Arg], seed: u64) -> Result<(), BoardError> {
+fn launch(
+    kernel: &str,
+    grid: [u32; 3],
+    block: [u32; 3],
+    shared_bytes: u32,
+    args: &[Arg],
+    seed: u64,
+) -> Result<(), BoardError> {
     let name = CString::new(kernel).map_err(|_| BoardError::NoKernel(kernel.to_owned()))?;
     let pointers: Vec<_> = args.iter().map(Arg::as_ptr).collect();
     let types: Vec<u8> = args.iter().map(Arg::code).collect();
@@ -211,6 +230,7 @@ fn launch(kernel: &str, grid: [u32; 3], block: [u32; 3], args: &[Arg], seed: u64
             pointers.as_ptr(),
             types.as_ptr(),
             pointers.len(),
+            shared_bytes as usize,
             seed,
         )
     };
@@ -222,6 +242,7 @@ fn launch(kernel: &str, grid: [u32; 3], block: [u32; 3], args: &[Arg], seed: u64
             format!("arguments of types {types:?} are not what it takes")
         }
         3 => "its threads wait for one another for ever".to_owned(),
+        5 => format!("a block wrote beside its {shared_bytes} bytes of shared memory"),
         _ => format!("a block of {block:?} threads"),
     };
     Err(BoardError::Call { call: "wattle_shim_launch", why: format!("{kernel}: {why}") })
@@ -271,11 +292,20 @@ impl Board for ShimBoard {
     }
 
     fn launch(&self, launch: &Launch<'_>) -> Result<(), BoardError> {
-        let Launch { kernel, grid, block, args, .. } = *launch;
+        let Launch { kernel, grid, block, shared_bytes, args } = *launch;
         if self.without == Some(kernel) {
             return Ok(());
         }
-        self.submit(Work::Launch { kernel: kernel.to_owned(), grid, block, args: args.to_vec() })
+        if shared_bytes as usize > self.max_shared_bytes {
+            let why = format!("{shared_bytes} bytes of shared memory, of {}", self.max_shared_bytes);
+            return Err(BoardError::Launch { kernel: kernel.to_owned(), why });
+        }
+        let (kernel, args) = (kernel.to_owned(), args.to_vec());
+        self.submit(Work::Launch { kernel, grid, block, shared_bytes, args })
+    }
+
+    fn max_shared_bytes(&self) -> usize {
+        self.max_shared_bytes
     }
 
     fn gemm(&self, gemm: &Gemm) -> Result<(), BoardError> {

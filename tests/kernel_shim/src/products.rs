@@ -1,7 +1,7 @@
 //! Matrix products in plain loops: sums in `f32` in the order of k, one rounding when stored. As a library has several
 //! algorithms, there are two ways: the whole sum in one order, or two halves of it that are added.
 
-use wattle_ops::board::{DevicePtr, Elem, Epilogue, Gemm, Job, Matrix};
+use wattle_ops::board::{DevicePtr, DeviceTensor, Elem, Epilogue, Gemm, Job, Matrix};
 
 use crate::arena::{Arena, slice};
 
@@ -49,22 +49,68 @@ pub(crate) fn multiply(arenas: &[Arena], gemm: &Gemm, way: &str) {
 }
 
 fn finish(arenas: &[Arena], gemm: &Gemm, out: &mut [f32]) {
-    let Gemm { m, n, c, .. } = *gemm;
-    let bias = match gemm.epilogue {
-        Epilogue::None => return,
-        Epilogue::Bias(bias) | Epilogue::GeluTanh { bias, .. } => bias,
-    };
-    assert!(gemm.batch == 1 && !gemm.accumulate, "an epilogue is for one product that is stored");
-    assert_eq!(bias.elem(), c.elem(), "a bias has the type of the result");
-    let bias = read(arenas, Matrix::new(bias, n), [1, n], 0);
-    out.chunks_exact_mut(n).for_each(|row| row.iter_mut().zip(&bias).for_each(|(out, bias)| *out += bias));
-    if let Epilogue::GeluTanh { before, .. } = gemm.epilogue {
-        write(arenas, Matrix { tensor: before, ..c }, [m, n], 0, out);
-        for x in out.iter_mut() {
-            let y = 1.595_769_2 * (*x + 0.044_715 * *x * *x * *x);
-            *x /= 1.0 + (-y).exp();
+    let Gemm { m, n, k, c, .. } = *gemm;
+    if gemm.epilogue == Epilogue::None {
+        return;
+    }
+    assert!(gemm.batch == 1, "an epilogue is for one product");
+    assert!(
+        !gemm.accumulate || gemm.epilogue.may_be_added(),
+        "this epilogue is for a product that is stored"
+    );
+    let beside = |tensor| Matrix { tensor, ..c };
+    match gemm.epilogue {
+        Epilogue::None => {}
+        Epilogue::Bias(bias) => add_bias(arenas, gemm, bias, out),
+        Epilogue::GeluTanh { bias, before } => {
+            if let Some(bias) = bias {
+                add_bias(arenas, gemm, bias, out);
+            }
+            assert!(before.elem() == c.elem() && c.row_stride.is_multiple_of(8), "as cuBLASLt has it");
+            write(arenas, beside(before), [m, n], 0, out);
+            out.iter_mut().for_each(|x| *x *= gate(*x));
+        }
+        Epilogue::GeluTanhSlope { before } => {
+            assert!(before.elem() == c.elem() && c.row_stride.is_multiple_of(8), "as cuBLASLt has it");
+            let before = read(arenas, beside(before), [m, n], 0);
+            out.iter_mut().zip(before).for_each(|(out, x)| *out *= slope(x));
+        }
+        Epilogue::SumsOfA(sums) => {
+            let a = read(arenas, gemm.a, [m, k], 0);
+            let of_rows: Vec<f32> = a.chunks_exact(k).map(|row| row.iter().sum()).collect();
+            write_sums(arenas, gemm, sums, &of_rows);
+        }
+        Epilogue::SumsOfB(sums) => {
+            let mut of_columns = vec![0f32; n];
+            for row in read(arenas, gemm.b, [k, n], 0).chunks_exact(n) {
+                of_columns.iter_mut().zip(row).for_each(|(sum, b)| *sum += b);
+            }
+            write_sums(arenas, gemm, sums, &of_columns);
         }
     }
+}
+
+fn add_bias(arenas: &[Arena], gemm: &Gemm, bias: DeviceTensor, out: &mut [f32]) {
+    let n = gemm.n;
+    assert_eq!(bias.elem(), gemm.c.elem(), "a bias has the type of the result");
+    let bias = read(arenas, Matrix::new(bias, n), [1, n], 0);
+    out.chunks_exact_mut(n).for_each(|row| row.iter_mut().zip(&bias).for_each(|(out, bias)| *out += bias));
+}
+
+fn write_sums(arenas: &[Arena], gemm: &Gemm, to: DeviceTensor, sums: &[f32]) {
+    assert_eq!(to.elem(), gemm.c.elem(), "sums have the type of the result");
+    write(arenas, Matrix::new(to, sums.len()), [1, sums.len()], 0, sums);
+}
+
+/// What GELU's tanh form multiplies its argument by.
+fn gate(x: f32) -> f32 {
+    1.0 / (1.0 + (-1.595_769_2 * (x + 0.044_715 * x * x * x)).exp())
+}
+
+/// The derivative of GELU's tanh form.
+fn slope(x: f32) -> f32 {
+    let gate = gate(x);
+    gate + x * gate * (1.0 - gate) * 1.595_769_2 * (1.0 + 3.0 * 0.044_715 * x * x)
 }
 
 /// A matrix of the batch as rows one after the other.

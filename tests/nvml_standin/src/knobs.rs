@@ -29,8 +29,26 @@ pub struct Knobs {
     pub stuck_at: Option<Seconds>,
     /// When the boards stop answering.
     pub lost_at: Option<Seconds>,
-    /// How long a reading takes.
+    /// How long a reading takes, asleep.
     pub latency: Duration,
+    /// By how much the counter's ticks come after whole steps.
+    pub counter_phase_us: u64,
+    /// Processor time of a reading of the counter; one in fifty takes five times as long.
+    pub counter_spin: Duration,
+    /// Processor time of a reading of power.
+    pub power_spin: Duration,
+    /// How often the driver samples power by itself; 0: it does not.
+    pub sample_us: u64,
+    /// How much of the time before a sample it sees.
+    pub sample_window_us: u64,
+    /// By how much the clock of the driver's samples is ahead of the wall clock.
+    pub clock_ahead_ms: i64,
+    /// The share of time for which the power limit holds clocks back; below 0: that is not counted.
+    pub capped: f64,
+    /// Clock of the multiprocessors, and the highest; 0: not told.
+    pub sm_mhz: u32,
+    /// The highest.
+    pub max_sm_mhz: u32,
     /// Whether the boards are divided (MIG), each into one instance.
     pub mig: bool,
     /// Processes that compute on each board.
@@ -67,6 +85,15 @@ impl Default for Knobs {
             stuck_at: None,
             lost_at: None,
             latency: Duration::ZERO,
+            counter_phase_us: 0,
+            counter_spin: Duration::ZERO,
+            power_spin: Duration::ZERO,
+            sample_us: 0,
+            sample_window_us: 10_000,
+            clock_ahead_ms: 0,
+            capped: -1.0,
+            sm_mhz: 0,
+            max_sm_mhz: 0,
             mig: false,
             processes: Vec::new(),
             throttle: 0,
@@ -92,12 +119,34 @@ impl From {
 }
 
 impl Knobs {
+    /// An H100 under load, as far as one was measured: a counter that moves every 100.0 ms and takes 3.3 ms to read,
+    /// power every 101 ms, the driver's samples every 21 ms.
+    pub fn h100() -> Self {
+        Self {
+            power: Power::Steady(Watts(690.0)),
+            counter_phase_us: 67_800,
+            update_ms: 101,
+            counter_spin: Duration::from_micros(3_300),
+            power_spin: Duration::from_micros(10),
+            sample_us: 21_000,
+            throttle: 4,
+            capped: 0.83,
+            sm_mhz: 1_735,
+            max_sm_mhz: 1_980,
+            ..Self::default()
+        }
+    }
+
     /// From this process's environment.
     ///
     /// # Errors
     /// If a variable is set to what it cannot be.
     pub fn from_env() -> Result<Self, String> {
-        let default = Self::default();
+        let default = match env::var("NVML_STANDIN_PROFILE").as_deref() {
+            Ok("h100") => Self::h100(),
+            Ok(other) => return Err(format!("NVML_STANDIN_PROFILE = {other:?}: expected h100")),
+            Err(_) => Self::default(),
+        };
         let list = env::var("NVML_STANDIN_NOT_SUPPORTED").unwrap_or_default();
         Ok(Self {
             boards: knob("BOARDS")?.unwrap_or(default.boards),
@@ -112,7 +161,16 @@ impl Knobs {
             latency: Duration::from_millis(knob("LATENCY_MS")?.unwrap_or(0)),
             mig: knob::<u8>("MIG")?.is_some_and(|mig| mig != 0),
             processes: processes(&env::var("NVML_STANDIN_PROCESSES").unwrap_or_default())?,
-            throttle: knob("THROTTLE")?.unwrap_or(0),
+            counter_phase_us: knob("COUNTER_PHASE_US")?.unwrap_or(default.counter_phase_us),
+            counter_spin: microseconds("COUNTER_SPIN_US")?.unwrap_or(default.counter_spin),
+            power_spin: microseconds("POWER_SPIN_US")?.unwrap_or(default.power_spin),
+            sample_us: knob("SAMPLE_US")?.unwrap_or(default.sample_us),
+            sample_window_us: knob("SAMPLE_WINDOW_US")?.unwrap_or(default.sample_window_us),
+            clock_ahead_ms: knob("CLOCK_AHEAD_MS")?.unwrap_or(default.clock_ahead_ms),
+            capped: knob("CAPPED")?.unwrap_or(default.capped),
+            sm_mhz: knob("SM_MHZ")?.unwrap_or(default.sm_mhz),
+            max_sm_mhz: knob("MAX_SM_MHZ")?.unwrap_or(default.max_sm_mhz),
+            throttle: knob("THROTTLE")?.unwrap_or(default.throttle),
             temperature_c: knob("TEMPERATURE_C")?.unwrap_or(default.temperature_c),
             not_supported: list.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect(),
             errors: From::list("ERROR")?,
@@ -133,10 +191,14 @@ impl Knobs {
     pub fn counter_mj(&self, loaded: MonotonicNs, t: MonotonicNs) -> u64 {
         let moment = |at: Seconds| MonotonicNs(loaded.0 + (at.get() * 1e9) as u64);
         let t = self.stuck_at.map_or(t, |at| t.min(moment(at)));
-        let energy = self.power.energy(held(t, self.counter_step_ms));
+        let counted = |t: MonotonicNs| {
+            let phase = self.counter_phase_us * 1_000;
+            let tick = held(MonotonicNs(t.0.saturating_sub(phase)), self.counter_step_ms);
+            self.power.energy(MonotonicNs(tick.0 + phase))
+        };
+        let energy = counted(t);
         let reset = self.reset_at.map(moment).filter(|reset| *reset <= t);
-        let since =
-            reset.map_or(energy, |reset| energy - self.power.energy(held(reset, self.counter_step_ms)));
+        let since = reset.map_or(energy, |reset| energy - counted(reset));
         (since.get() * 1e3).round() as u64
     }
 
@@ -148,6 +210,24 @@ impl Knobs {
     /// Averaged power in milliwatts at `t`: the mean over about a second before the last update.
     pub fn average_mw(&self, t: MonotonicNs) -> u32 {
         milliwatts(self.mean_before(held(t, self.update_ms), self.average_ms))
+    }
+
+    /// The driver's samples after one moment and up to another, each with its milliwatts.
+    pub fn samples(&self, after: MonotonicNs, until: MonotonicNs) -> Vec<(MonotonicNs, u32)> {
+        let period = self.sample_us * 1_000;
+        if period == 0 {
+            return Vec::new();
+        }
+        let span = self.sample_window_us * 1_000;
+        let sample = |n: u64| {
+            let t = MonotonicNs(n * period);
+            let power = match span {
+                0 => self.power.at(t),
+                _ => self.power.between(MonotonicNs(t.0 - span), t) / Seconds(span as f64 / 1e9),
+            };
+            (t, milliwatts(power))
+        };
+        (after.0 / period + 1..=until.0 / period).map(sample).collect()
     }
 
     fn mean_before(&self, t: MonotonicNs, span_ms: u64) -> Watts {
@@ -176,6 +256,10 @@ fn processes(list: &str) -> Result<Vec<u32>, String> {
         _ => name.parse().map_err(|error| format!("NVML_STANDIN_PROCESSES: {name:?}: {error}")),
     };
     list.split(',').filter(|name| !name.is_empty()).map(number).collect()
+}
+
+fn microseconds(name: &str) -> Result<Option<Duration>, String> {
+    Ok(knob(name)?.map(Duration::from_micros))
 }
 
 fn knob<T: FromStr<Err: std::fmt::Display>>(name: &str) -> Result<Option<T>, String> {

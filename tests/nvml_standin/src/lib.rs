@@ -17,6 +17,15 @@
 //! | `NVML_STANDIN_STUCK_AT_S` | seconds after loading at which the counter stops | never |
 //! | `NVML_STANDIN_LOST_AT_S` | seconds after loading at which the boards stop answering (code 15) | never |
 //! | `NVML_STANDIN_LATENCY_MS` | how long each reading takes | 0 |
+//! | `NVML_STANDIN_PROFILE` | `h100`: an H100 under load ([`Knobs::h100`]); the other variables change it | none |
+//! | `NVML_STANDIN_COUNTER_PHASE_US` | by how much the counter's ticks come after whole steps of the clock | 0 |
+//! | `NVML_STANDIN_COUNTER_SPIN_US` | processor time of a reading of the counter; one in fifty takes five times as long | 0 |
+//! | `NVML_STANDIN_POWER_SPIN_US` | processor time of a reading of power | 0 |
+//! | `NVML_STANDIN_SAMPLE_US` | how often the driver samples power by itself; 0: it does not | 0 |
+//! | `NVML_STANDIN_SAMPLE_WINDOW_US` | how much of the time before a sample it sees | 10000 |
+//! | `NVML_STANDIN_CLOCK_AHEAD_MS` | by how much the clock of those samples is ahead of the wall clock | 0 |
+//! | `NVML_STANDIN_CAPPED` | share of time for which the power limit holds clocks back, as counted; below 0: not counted | -1 |
+//! | `NVML_STANDIN_SM_MHZ`, `_MAX_SM_MHZ` | clock of the multiprocessors, and the highest; 0: not told | 0 |
 //! | `NVML_STANDIN_MIG` | 1: the boards are divided, each into one instance, named by [`mig`] | 0 |
 //! | `NVML_STANDIN_PROCESSES` | comma list of processes that compute on each board; `self` is the one that asks | none |
 //! | `NVML_STANDIN_THROTTLE` | what holds clocks back, in NVML's bits | 0 |

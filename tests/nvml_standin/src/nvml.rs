@@ -8,9 +8,11 @@
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int, c_longlong, c_uint, c_ulonglong, c_void};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
-use wattle_runlog::MonotonicNs;
+use wattle_runlog::{MonotonicNs, WallAnchor};
 
 use crate::knobs::{From, Knobs};
 use crate::nonsense::Nonsense;
@@ -75,6 +77,26 @@ pub struct ProcessInfo {
     compute_instance_id: c_uint,
 }
 
+/// `nvmlSample_t`
+#[repr(C)]
+pub struct Sample {
+    timestamp_us: c_ulonglong,
+    /// A union of eight bytes.
+    value: u64,
+}
+
+/// `NVML_TOTAL_POWER_SAMPLES`
+const TOTAL_POWER: c_uint = 0;
+/// Samples that the driver keeps.
+const KEPT_SAMPLES: u64 = 119;
+
+/// `NVML_CLOCK_SM`
+const CLOCK_SM: c_uint = 1;
+
+const FIELD_PERF_POLICY_POWER: c_uint = 74;
+const FIELD_PERF_POLICY_THERMAL: c_uint = 75;
+const FIELD_PERF_POLICY_SYNC_BOOST: c_uint = 76;
+
 /// Handles of instances are those of their boards and this.
 const INSTANCE: u32 = 1_000;
 
@@ -82,6 +104,9 @@ const INSTANCE: u32 = 1_000;
 struct State {
     knobs: Knobs,
     loaded: MonotonicNs,
+    /// What the wall clock was ahead of the monotonic one when the library was loaded, in nanoseconds.
+    wall_ns: i64,
+    counter_calls: AtomicU32,
 }
 
 static STATE: OnceLock<Result<State, ()>> = OnceLock::new();
@@ -142,6 +167,14 @@ fn read(board: Handle) -> Result<&'static State, Return> {
     match state.knobs.lost_at {
         Some(lost_at) if age >= lost_at => Err(GPU_IS_LOST),
         _ => Ok(state),
+    }
+}
+
+/// Takes processor time, as a call that polls the board does.
+fn spin(time: Duration) {
+    let begun = Instant::now();
+    while begun.elapsed() < time {
+        std::hint::spin_loop();
     }
 }
 
@@ -228,7 +261,11 @@ pub extern "C" fn nvmlInit_v2() -> Return {
         return code;
     }
     let loaded = MonotonicNs::now();
-    let read = || Knobs::from_env().map(|knobs| State { knobs, loaded }).map_err(|_| ());
+    let anchor = WallAnchor::now();
+    let wall_ns = anchor.wall_ns - anchor.monotonic.0 as i64;
+    let counter_calls = AtomicU32::new(0);
+    let read =
+        || Knobs::from_env().map(|knobs| State { knobs, loaded, wall_ns, counter_calls }).map_err(|_| ());
     code(STATE.get_or_init(read).as_ref().map(|_| ()).map_err(|()| UNKNOWN))
 }
 
@@ -429,7 +466,10 @@ pub unsafe extern "C" fn nvmlDeviceGetTotalEnergyConsumption(
     if let Some(code) = entered("nvmlDeviceGetTotalEnergyConsumption") {
         return code;
     }
-    let answer = read(device).and_then(|state| supported(state, "energy"));
+    let answer = read(device).and_then(|state| supported(state, "energy")).inspect(|state| {
+        let calls = state.counter_calls.fetch_add(1, Ordering::Relaxed);
+        spin(state.knobs.counter_spin * if calls % 50 == 49 { 5 } else { 1 });
+    });
     // SAFETY: the caller upholds NVML's contract, which is that of `put`.
     code(answer.and_then(|state| unsafe { put(energy, state.counter_mj()) }))
 }
@@ -457,6 +497,90 @@ pub unsafe extern "C" fn nvmlDeviceGetFieldValues(
         Ok(())
     });
     code(answer)
+}
+
+/// # Safety
+/// As NVML: `value_type` and `count` may be written; `samples` is null or points to `count` samples, which may be
+/// written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetSamples(
+    device: Handle,
+    kind: c_uint,
+    last_us: c_ulonglong,
+    value_type: *mut c_uint,
+    count: *mut c_uint,
+    samples: *mut Sample,
+) -> Return {
+    if let Some(code) = entered("nvmlDeviceGetSamples") {
+        return code;
+    }
+    let answer = read(device).and_then(|state| supported(state, "samples")).and_then(|state| {
+        let knobs = &state.knobs;
+        if kind != TOTAL_POWER || knobs.sample_us == 0 {
+            return Err(NOT_SUPPORTED);
+        }
+        if count.is_null() {
+            return Err(INVALID_ARGUMENT);
+        }
+        let now = MonotonicNs::now();
+        let wall_ns = state.wall_ns + knobs.clock_ahead_ms * 1_000_000;
+        let oldest = now.0.saturating_sub(KEPT_SAMPLES * knobs.sample_us * 1_000);
+        let stamp = |t: MonotonicNs| (t.0 as i64 + wall_ns) as u64 / 1_000;
+        let kept = knobs.samples(MonotonicNs(oldest), now);
+        let new: Vec<_> = kept.into_iter().filter(|(t, _)| stamp(*t) > last_us).collect();
+        // SAFETY: not null, and the caller vouches that it may be read.
+        let room = unsafe { count.read() } as usize;
+        // SAFETY: the caller vouches for both.
+        unsafe { put(value_type, VALUE_UNSIGNED_INT).and_then(|()| put(count, new.len() as c_uint)) }?;
+        if new.is_empty() {
+            return Err(NOT_FOUND);
+        }
+        if samples.is_null() {
+            return Ok(());
+        }
+        if room < new.len() {
+            return Err(INSUFFICIENT_SIZE);
+        }
+        for (i, (t, mw)) in new.into_iter().enumerate() {
+            let sample = Sample { timestamp_us: stamp(t), value: u64::from(mw) };
+            // SAFETY: `i` is below `room`, and the caller vouches for so many.
+            unsafe { put(samples.add(i), sample) }?;
+        }
+        Ok(())
+    });
+    code(answer)
+}
+
+/// # Safety
+/// As NVML: `clock` may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetClockInfo(device: Handle, kind: c_uint, clock: *mut c_uint) -> Return {
+    if let Some(code) = entered("nvmlDeviceGetClockInfo") {
+        return code;
+    }
+    let mhz = read(device).and_then(|state| clock_of(kind, state.knobs.sm_mhz));
+    // SAFETY: the caller upholds NVML's contract, which is that of `put`.
+    code(mhz.and_then(|mhz| unsafe { put(clock, mhz) }))
+}
+
+/// # Safety
+/// As NVML: `clock` may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetMaxClockInfo(
+    device: Handle,
+    kind: c_uint,
+    clock: *mut c_uint,
+) -> Return {
+    if let Some(code) = entered("nvmlDeviceGetMaxClockInfo") {
+        return code;
+    }
+    let mhz = read(device).and_then(|state| clock_of(kind, state.knobs.max_sm_mhz));
+    // SAFETY: the caller upholds NVML's contract, which is that of `put`.
+    code(mhz.and_then(|mhz| unsafe { put(clock, mhz) }))
+}
+
+fn clock_of(kind: c_uint, mhz: u32) -> Result<u32, Return> {
+    if kind == CLOCK_SM && mhz > 0 { Ok(mhz) } else { Err(NOT_SUPPORTED) }
 }
 
 /// # Safety
@@ -620,8 +744,18 @@ impl State {
             FIELD_POWER_INSTANT => ("instant", VALUE_UNSIGNED_INT, u64::from(self.knobs.instant_mw(now))),
             FIELD_POWER_AVERAGE => ("average", VALUE_UNSIGNED_INT, u64::from(self.knobs.average_mw(now))),
             FIELD_ENERGY => ("energy", VALUE_UNSIGNED_LONG_LONG, self.counter_mj()),
+            FIELD_PERF_POLICY_POWER if self.knobs.capped >= 0.0 => {
+                let capped = now.since(self.loaded) * self.knobs.capped;
+                ("capped", VALUE_UNSIGNED_LONG_LONG, capped.ns())
+            }
+            FIELD_PERF_POLICY_THERMAL | FIELD_PERF_POLICY_SYNC_BOOST if self.knobs.capped >= 0.0 => {
+                ("capped", VALUE_UNSIGNED_LONG_LONG, 0)
+            }
             _ => ("", 0, 0),
         };
+        if matches!(field.field_id, FIELD_POWER_INSTANT | FIELD_POWER_AVERAGE) {
+            spin(self.knobs.power_spin);
+        }
         let known = !quantity.is_empty() && self.knobs.supports(quantity);
         field.timestamp = (now.0 / 1_000) as c_longlong;
         field.latency_us = 0;

@@ -48,7 +48,9 @@ fn settle_data(config: &mut Config, is_explicit: impl Fn(&str) -> bool) {
 /// A token table that a preset states holds the vocabulary that was asked for.
 fn settle_vocabulary(config: &mut Config, is_explicit: impl Fn(&str) -> bool) {
     let (table, asked) = (config.model.vocab_size, config.tokenizer.vocab_size);
-    let is_asked = config.tokenizer.kind == TokenizerKind::Bpe && is_explicit("tokenizer.vocab_size");
+    // A prepared folder has a vocabulary of its own.
+    let is_made = config.data.dir.is_none() && config.tokenizer.kind == TokenizerKind::Bpe;
+    let is_asked = is_made && is_explicit("tokenizer.vocab_size");
     if is_asked && !is_explicit("model.vocab_size") && table != 0 && table < asked {
         config.model.vocab_size = asked.next_multiple_of(PADDED_TO);
     }

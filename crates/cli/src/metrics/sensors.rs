@@ -76,6 +76,7 @@ fn labels<'a>(sensor: &LiveSensor<'a>) -> Vec<(&'a str, &'a str)> {
     };
     let method = match sensor.info.method {
         Method::Counter => "counter",
+        Method::DriverSamples => "driver_samples",
         Method::PowerIntegral => "power_integral",
         Method::Estimated => "estimated",
     };

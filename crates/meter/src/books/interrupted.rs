@@ -5,17 +5,21 @@ use std::time::Duration;
 
 use wattle_runlog::manifest::{SegmentTariff, SensorInfo};
 use wattle_runlog::record::{Overhead, RecordKind, Resources};
-use wattle_runlog::{Event, EventBody, Joules, MonotonicNs, Record, WallAnchor, Watts};
+use wattle_runlog::{Event, EventBody, Joules, MonotonicNs, Record, Seconds, WallAnchor, Watts};
 
 use crate::books::intensity_table::IntensityTable;
 use crate::books::ledger::{Entry, Ledger, LedgerOptions, set_per_token};
 use crate::books::pricing::Tariff;
 use crate::error::MeterError;
 use crate::readings::history::History;
+use crate::readings::ticks::TickValue;
 use crate::readings::trace::{Sample, SampleValue, SegmentHeader, TraceQuantity};
 use crate::readings::trace_reader::{TraceItem, TraceReader};
-use crate::sensors::sensor::{Channels, CounterValue, Missing, Quantity, Reading};
+use crate::sensors::sensor::{Channels, CounterValue, Missing, PowerSample, Quantity, Reading};
 use crate::windows::window::WindowEnergy;
+
+/// Ticks in a trace are known to about the duration of a call.
+const TICK_ERROR: Seconds = Seconds(0.004);
 
 /// The checkpoint that a run goes on from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,8 +35,8 @@ pub(crate) struct Segment {
     pub(crate) header: SegmentHeader,
     pub(crate) anchor: WallAnchor,
     histories: Vec<History>,
-    /// The channel's sensor and quantity, by channel number.
-    channels: Vec<(usize, TraceQuantity)>,
+    /// The channel's sensor and quantity and whether it is a counter that is read at its ticks, by channel number.
+    channels: Vec<(usize, TraceQuantity, bool)>,
     pending: Option<(usize, Reading)>,
     first: Option<MonotonicNs>,
     last: Option<MonotonicNs>,
@@ -195,7 +199,7 @@ impl Ledger {
         }
         IntensityTable::open(path)
             .inspect_err(|error| {
-                tracing::warn!("{error}; an earlier segment is priced by the mean intensity")
+                tracing::warn!("{error}; an earlier segment is priced by the mean intensity");
             })
             .ok()
     }
@@ -239,8 +243,10 @@ impl Segment {
                 average: all.average || supports.average,
                 counter: all.counter.or(supports.counter),
                 temperature: all.temperature || supports.temperature,
+                slow_counter: all.slow_counter.or(supports.slow_counter),
+                samples: all.samples || supports.samples,
             };
-            channels.push((index, channel.quantity));
+            channels.push((index, channel.quantity, channel.at_ticks));
         }
         let histories =
             sensors.into_iter().map(|(info, channels)| History::new(info, channels, interval)).collect();
@@ -249,11 +255,17 @@ impl Segment {
 
     /// Adds a sample to its sensor's reading; samples of one reading have one time.
     pub(crate) fn add(&mut self, sample: Sample, edges: &[MonotonicNs]) {
-        let Some((sensor, quantity)) = self.channels.get(usize::from(sample.channel)).copied() else {
+        let Some((sensor, quantity, at_ticks)) = self.channels.get(usize::from(sample.channel)).copied()
+        else {
             return;
         };
         // It is asked for between readings, and is none.
         if quantity == TraceQuantity::TemperatureMc {
+            return;
+        }
+        if at_ticks || quantity == TraceQuantity::SampleMw {
+            self.flush(edges);
+            self.add_late(sensor, quantity, &sample);
             return;
         }
         if self.pending.as_ref().is_none_or(|(of, reading)| (*of, reading.t) != (sensor, sample.t)) {
@@ -277,8 +289,19 @@ impl Segment {
                 TraceQuantity::EnergyMj | TraceQuantity::EnergyUj => {
                     reading.counter = quantity_of(sample.value, CounterValue);
                 }
-                TraceQuantity::TemperatureMc => {}
+                TraceQuantity::TemperatureMc | TraceQuantity::SampleMw => {}
             }
+        }
+    }
+
+    /// Adds what is written some time after the moment that it stands for.
+    fn add_late(&mut self, sensor: usize, quantity: TraceQuantity, sample: &Sample) {
+        let SampleValue::Measured(value) = sample.value else { return };
+        let history = &mut self.histories[sensor];
+        if quantity == TraceQuantity::SampleMw {
+            history.push_samples(&[PowerSample { t: sample.t, power: Watts(value as f64 / 1e3) }]);
+        } else {
+            history.push_tick(TickValue { t: sample.t, error: TICK_ERROR, value });
         }
     }
 

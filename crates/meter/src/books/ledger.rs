@@ -433,7 +433,8 @@ pub(crate) mod tests {
         let mut euros = Ledger::new(options(0));
         let a = euros.record(entry(RecordKind::Epoch, 0, 3600, 3.6e6, 10));
         let dollars = Tariff { per_kwh: 1.0, currency: "USD".to_owned() };
-        let mut other = Ledger::resume(LedgerOptions { tariff: Some(dollars), ..options(1) }, &[a.clone()]);
+        let mut other =
+            Ledger::resume(LedgerOptions { tariff: Some(dollars), ..options(1) }, std::slice::from_ref(&a));
         let b = other.record(entry(RecordKind::Epoch, 3600, 7200, 3.6e6, 10));
         assert_eq!((b.cumulative.cost, b.cumulative.cost_fraction), (a.cumulative.cost, Some(0.5)));
     }
@@ -485,6 +486,8 @@ pub(crate) mod tests {
             counter_j: Some(Joules(energy)),
             integral_j: None,
             average_j: None,
+            samples_j: None,
+            edges: None,
             process_share_j: None,
             samples: 7,
             max_gap_ms: energy,

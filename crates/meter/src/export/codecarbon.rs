@@ -199,6 +199,8 @@ pub(crate) mod tests {
             counter_j: None,
             integral_j: None,
             average_j: None,
+            samples_j: None,
+            edges: None,
             process_share_j: None,
             samples: 1,
             max_gap_ms: 0.0,

@@ -11,6 +11,7 @@ use wattle_runlog::manifest::SensorInfo;
 use wattle_runlog::record::Baseline;
 use wattle_runlog::{Joules, MonotonicNs, Seconds, Watts};
 
+use crate::readings::fused::Fused;
 use crate::readings::order::max;
 use crate::sensors::sensor::{AVERAGE_DELAY, Advance, Channels, CounterValue, Reading, Survey};
 
@@ -51,6 +52,8 @@ pub struct History {
     power_changes: Changes,
     last_asked: Option<MonotonicNs>,
     lost_since: Option<MonotonicNs>,
+    /// An expensive counter and the driver's samples, of sensors that have either.
+    pub(crate) fused: Option<Fused>,
 }
 
 /// The sums at one reading.
@@ -124,6 +127,7 @@ impl History {
             power_changes: Changes::default(),
             last_asked: None,
             lost_since: None,
+            fused: Fused::new(channels),
         }
     }
 
@@ -245,7 +249,13 @@ impl History {
 
     /// Energy since the first reading, by the counter where there is one that can be trusted.
     pub fn energy(&self) -> Joules {
-        self.best_of(&self.sums)
+        let fused = self.last_asked.and_then(|last| self.estimate(last));
+        fused.map_or_else(|| self.best_of(&self.sums), |estimate| estimate.energy)
+    }
+
+    /// Energy up to `t` since the first reading.
+    pub(crate) fn energy_at(&self, t: MonotonicNs) -> Joules {
+        self.estimate(t).map_or_else(|| self.best_of(&self.sums_at(t)), |estimate| estimate.energy)
     }
 
     pub(crate) fn best_of(&self, sums: &Sums) -> Joules {
@@ -306,7 +316,7 @@ impl History {
     /// Time between two changes of the counter, as a moment picked at random meets it: the longer the time, the
     /// likelier that an edge falls into it.
     pub(crate) fn counter_step(&self) -> Option<Seconds> {
-        self.counter_changes.period()
+        self.counter_changes.period().or_else(|| self.ticks()?.period())
     }
 
     /// Time between two changes of the power reading.
@@ -335,6 +345,9 @@ impl History {
 
     /// Drops what neither a stretch from `t` on nor the power that is shown needs.
     pub fn forget_before(&mut self, t: MonotonicNs) {
+        if let Some(fused) = &mut self.fused {
+            fused.forget_before(t);
+        }
         let Some(last) = self.points.back() else { return };
         let t = t.min(last.t.before(RECENT));
         let keep_from = self.points.partition_point(|point| point.t <= t).saturating_sub(1);
@@ -344,6 +357,9 @@ impl History {
     /// Drops every second of the older half of the points once there are too many. Those next to a moment in
     /// `edges` stay, so that energies up to it stay what they were.
     pub fn thin(&mut self, edges: &[MonotonicNs]) {
+        if let Some(fused) = &mut self.fused {
+            fused.thin();
+        }
         if self.points.len() <= MAX_POINTS {
             return;
         }

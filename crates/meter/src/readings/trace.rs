@@ -25,7 +25,9 @@
 //! | 14–15 | CRC-16/IBM-3740 of bytes 0–13 |
 //!
 //! then the JSON, a [`SegmentHeader`], padded with newlines to a multiple of 16 bytes. Samples belong to the
-//! segment before them. The header names run, boot, clock and channels, so that energy can be computed again
+//! segment before them, mostly in the order of their times: the driver's samples (`sample_mw`) and a counter that is read
+//! at its ticks come some seconds late. Such a counter's time is that of its tick, the moment that its value stands for.
+//! The times of the driver's samples are the driver's, moved to the monotonic clock. The header names run, boot, clock and channels, so that energy can be computed again
 //! from this file alone.
 
 use serde::{Deserialize, Serialize};
@@ -72,8 +74,15 @@ pub struct Channel {
     pub power_source: Option<PowerSource>,
     /// Energy: the value after which the counter starts from zero again.
     pub counter_range: Option<u64>,
+    /// Energy: whether the counter is read seldom, and a sample's time is that of the counter's tick before the reading.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub at_ticks: bool,
     /// The sensor.
     pub sensor: SensorInfo,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// What a sample's value is.
@@ -90,6 +99,8 @@ pub enum TraceQuantity {
     EnergyUj,
     /// Temperature in thousandths of a degree Celsius. It is read every ten seconds, not with the others.
     TemperatureMc,
+    /// Power in milliwatts that the driver sampled by itself. Its samples are read about once a second.
+    SampleMw,
 }
 
 /// One reading of one quantity.
@@ -116,7 +127,7 @@ pub enum SampleValue {
 
 impl SegmentHeader {
     /// The header of a segment that samples these sensors; channels are numbered in their order, a sensor's
-    /// power before its counter and its temperature last. There are no more than 255; what would come after is not traced.
+    /// power before its counter, then its temperature and the driver's samples. There are no more than 255; what would come after is not traced.
     pub fn new<'a>(
         run_id: &str,
         segment: Segment,
@@ -130,12 +141,14 @@ impl SegmentHeader {
             .zip(quantities)
             .map(|(channel, (sensor, supported, quantity))| {
                 let is_power = quantity == TraceQuantity::PowerMw;
+                let counter = supported.counter.or(supported.slow_counter);
                 let is_counter = matches!(quantity, TraceQuantity::EnergyMj | TraceQuantity::EnergyUj);
                 Channel {
                     channel,
                     quantity,
                     power_source: supported.power.filter(|_| is_power),
-                    counter_range: supported.counter.and_then(|spec| spec.range).filter(|_| is_counter),
+                    counter_range: counter.and_then(|spec| spec.range).filter(|_| is_counter),
+                    at_ticks: supported.slow_counter.is_some() && is_counter,
                     sensor: sensor.clone(),
                 }
             })
@@ -149,26 +162,35 @@ impl Channels {
     pub(crate) fn quantities(self) -> impl Iterator<Item = TraceQuantity> {
         let power = self.power.map(|_| TraceQuantity::PowerMw);
         let average = self.average.then_some(TraceQuantity::AverageMw);
-        let counter = self.counter.map(|spec| match spec.unit {
+        let counter = self.counter.or(self.slow_counter).map(|spec| match spec.unit {
             CounterUnit::Millijoules => TraceQuantity::EnergyMj,
             CounterUnit::Microjoules => TraceQuantity::EnergyUj,
         });
         let temperature = self.temperature.then_some(TraceQuantity::TemperatureMc);
-        power.into_iter().chain(average).chain(counter).chain(temperature)
+        let samples = self.samples.then_some(TraceQuantity::SampleMw);
+        power.into_iter().chain(average).chain(counter).chain(temperature).chain(samples)
     }
 }
 
 impl Channel {
     /// What the sensor supports, as far as this channel tells.
     pub(crate) fn supports(&self) -> Channels {
-        let counter = |unit| Some(CounterSpec { unit, range: self.counter_range });
         let none = Channels::default();
+        let counter = |unit| {
+            let spec = Some(CounterSpec { unit, range: self.counter_range });
+            if self.at_ticks {
+                Channels { slow_counter: spec, ..none }
+            } else {
+                Channels { counter: spec, ..none }
+            }
+        };
         match self.quantity {
             TraceQuantity::PowerMw => Channels { power: self.power_source, ..none },
             TraceQuantity::AverageMw => Channels { average: true, ..none },
-            TraceQuantity::EnergyMj => Channels { counter: counter(CounterUnit::Millijoules), ..none },
-            TraceQuantity::EnergyUj => Channels { counter: counter(CounterUnit::Microjoules), ..none },
+            TraceQuantity::EnergyMj => counter(CounterUnit::Millijoules),
+            TraceQuantity::EnergyUj => counter(CounterUnit::Microjoules),
             TraceQuantity::TemperatureMc => Channels { temperature: true, ..none },
+            TraceQuantity::SampleMw => Channels { samples: true, ..none },
         }
     }
 }

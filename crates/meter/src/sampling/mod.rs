@@ -1,5 +1,6 @@
 //! The thread that reads the sensors, and what it shows of them while it runs.
 
+pub mod counter_schedule;
 pub mod live;
 pub mod sampler;
 pub mod sampler_options;

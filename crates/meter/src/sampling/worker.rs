@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, OnceLock};
+use std::thread;
 use std::time::Duration;
 
 use wattle_runlog::manifest::SensorInfo;
@@ -14,13 +15,15 @@ use wattle_runlog::{Celsius, Joules, MonotonicNs, Seconds, Watts};
 
 use crate::error::MeterError;
 use crate::readings::history::History;
+use crate::readings::ticks::TickValue;
 use crate::readings::trace::{SEGMENT_TAG, Sample, SampleValue, SegmentHeader, TraceQuantity};
 use crate::readings::trace_writer::TraceWriter;
 use crate::sampling::activity::Activity;
+use crate::sampling::counter_schedule::CounterSchedule;
 use crate::sampling::latency::Latency;
 use crate::sampling::live::{Live, LiveSensor};
 use crate::sampling::sampler_options::{SamplerOptions, TraceTarget};
-use crate::sensors::sensor::{Missing, Quantity, Reading, SURVEY_EVERY, Sensor};
+use crate::sensors::sensor::{Missing, PowerSample, Quantity, Reading, SURVEY_EVERY, Sensor};
 use crate::sensors::workload::thread_cpu_time;
 use crate::windows::window::{Edge, WindowEnergy, share};
 
@@ -32,6 +35,12 @@ const SLOWEST: Duration = Duration::from_secs(10);
 
 /// So many rounds in a row decide on the interval.
 const ROUNDS_TO_ADAPT: u32 = 8;
+
+/// Drivers keep their samples for some seconds (2.5 s on an H100).
+const SAMPLES_EVERY: Seconds = Seconds(1.0);
+
+/// A window waits no longer for a counter than this.
+const LONGEST_WAIT: Seconds = Seconds(0.05);
 
 /// What the thread is asked for.
 pub(crate) enum Request {
@@ -77,6 +86,10 @@ struct Metered {
     history: History,
     quantities: Vec<TraceQuantity>,
     broken: bool,
+    /// When to read its expensive counter.
+    counter: Option<CounterSchedule>,
+    /// When to ask for its driver's samples.
+    samples_due: Option<MonotonicNs>,
 }
 
 /// How often is sampled: as asked for, or less often where readings are slow.
@@ -170,11 +183,14 @@ impl Shared {
 
 impl Worker {
     pub(crate) fn new(sensors: Vec<Box<dyn Sensor>>, options: SamplerOptions, shared: Arc<Shared>) -> Self {
+        let now = MonotonicNs::now();
         let metered: Vec<_> = sensors
             .into_iter()
             .map(|sensor| Metered {
                 history: History::new(sensor.info().clone(), sensor.channels(), options.interval),
                 quantities: sensor.channels().quantities().collect(),
+                counter: sensor.channels().slow_counter.map(|_| CounterSchedule::new(now, options.interval)),
+                samples_due: sensor.channels().samples.then_some(now),
                 sensor,
                 broken: false,
             })
@@ -216,17 +232,21 @@ impl Worker {
         let mut next = MonotonicNs::now();
         loop {
             // Whoever asks comes first, also where readings take longer than the interval.
-            let wait = next.0.saturating_sub(MonotonicNs::now().0);
+            let due = self.metered.iter().filter_map(Metered::due).fold(next, MonotonicNs::min);
+            let wait = due.0.saturating_sub(MonotonicNs::now().0);
             match requests.recv_timeout(Duration::from_nanos(wait)) {
                 Ok(Request::Stop { reply }) => {
+                    self.trace_ticks(true);
                     self.sync_trace();
                     // Whoever asked may have stopped waiting.
                     let _ = reply.send(());
                     return;
                 }
                 Ok(request) => self.answer(request),
+                Err(RecvTimeoutError::Timeout) if MonotonicNs::now() < next => self.read_due(),
                 Err(RecvTimeoutError::Timeout) => {
                     self.read();
+                    self.read_due();
                     self.write();
                     self.survey();
                     let interval_ns = self.pace.interval.as_nanos().max(1) as u64;
@@ -245,6 +265,8 @@ impl Worker {
                 let t = self.read();
                 // The disk may take its time; whoever asked need not wait for it.
                 let _ = reply.send(t);
+                self.ask_late(t);
+                self.read_due();
                 self.write();
             }
             Request::Window { start, end, reply } => {
@@ -277,8 +299,15 @@ impl Worker {
     fn window(&mut self, start: Edge, end: Edge) -> WindowEnergy {
         // With a reading after its end, a window says the same whenever it is asked for.
         if self.metered.iter().any(|m| m.history.last_asked().is_none_or(|last| last < end.t)) {
-            self.read();
+            let t = self.read();
+            self.ask_late(t);
+            self.read_due();
             self.write();
+        }
+        self.await_late();
+        for metered in &mut self.metered {
+            metered.history.pin(start.t);
+            metered.history.pin(end.t);
         }
         self.edges.extend([start.t, end.t]);
         self.edges.sort_unstable();
@@ -301,6 +330,43 @@ impl Worker {
         self.latency.add(ended.since(begun));
         self.adapt(ended.since(begun));
         ended
+    }
+
+    /// Asks for what is read seldom: somebody wants to know of the time up to `t`.
+    fn ask_late(&mut self, t: MonotonicNs) {
+        for metered in &mut self.metered {
+            if let (Some(schedule), Some(ticks)) = (&mut metered.counter, metered.history.ticks()) {
+                schedule.ask(ticks, t);
+            }
+            metered.samples_due = metered.samples_due.map(|due| due.min(t));
+        }
+    }
+
+    /// Reads what is read seldom and is due.
+    fn read_due(&mut self) {
+        let mut sampled = Vec::new();
+        for (place, metered) in self.metered.iter_mut().enumerate() {
+            metered.read_counter(&self.shared);
+            sampled.extend(metered.read_samples(&self.shared).into_iter().map(|sample| (place, sample)));
+        }
+        for (place, PowerSample { t, power }) in sampled {
+            let value = SampleValue::from(&Quantity::Measured(power));
+            self.trace_of(place, TraceQuantity::SampleMw, t, value);
+        }
+    }
+
+    /// Waits for readings of counters that an edge asked for: some milliseconds, and seldom.
+    fn await_late(&mut self) {
+        for _ in 0..4 {
+            let asked = self.metered.iter().filter_map(|m| m.counter.as_ref()).filter(|s| s.is_asked());
+            let Some(due) = asked.map(CounterSchedule::due).min() else { return };
+            let wait = due.since(MonotonicNs::now());
+            if wait > LONGEST_WAIT {
+                return;
+            }
+            thread::sleep(Duration::from_nanos(wait.ns()));
+            self.read_due();
+        }
     }
 
     /// Reads less often where a round of readings takes long, and as asked for once it no longer does.
@@ -364,9 +430,35 @@ impl Worker {
         Some(first.sensor.info().id.clone())
     }
 
+    /// Writes a sample of one sensor, unless the trace has no channel for it.
+    fn trace_of(&mut self, place: usize, quantity: TraceQuantity, t: MonotonicNs, value: SampleValue) {
+        let before: usize = self.metered[..place].iter().map(|metered| metered.quantities.len()).sum();
+        let own = self.metered[place].quantities.iter().position(|own| *own == quantity);
+        let channel = own.and_then(|own| u8::try_from(before + own).ok()).filter(|c| *c < SEGMENT_TAG);
+        if let Some(channel) = channel {
+            self.append_to_trace(Sample { channel, t, value });
+        }
+    }
+
+    /// Writes expensive counters at their ticks; with `all` also those whose time may still become better known.
+    fn trace_ticks(&mut self, all: bool) {
+        let now = MonotonicNs::now();
+        for place in 0..self.metered.len() {
+            let metered = &mut self.metered[place];
+            let counters = [TraceQuantity::EnergyMj, TraceQuantity::EnergyUj];
+            let quantity = counters.into_iter().find(|counter| metered.quantities.contains(counter));
+            let values = metered.history.untraced(now, all);
+            for (TickValue { t, value, .. }, quantity) in values.into_iter().zip(quantity.into_iter().cycle())
+            {
+                self.trace_of(place, quantity, t, SampleValue::Measured(value));
+            }
+        }
+    }
+
     /// What a round leaves to do once its readings are taken.
     fn write(&mut self) {
         self.write_trace();
+        self.trace_ticks(false);
         for metered in &mut self.metered {
             metered.history.thin(&self.edges);
         }
@@ -379,14 +471,16 @@ impl Worker {
     /// Writes the round to the trace; channels are numbered as in the segment's header.
     fn write_trace(&mut self) {
         let quantities = self.metered.iter().zip(&self.round).flat_map(|(metered, reading)| {
-            metered.quantities.iter().map(move |quantity| (*quantity, reading))
+            let is_slow = metered.history.channels().slow_counter.is_some();
+            metered.quantities.iter().map(move |quantity| (*quantity, reading, is_slow))
         });
-        let sample = |(channel, (quantity, reading)): (u8, (TraceQuantity, &Reading))| {
+        let sample = |(channel, (quantity, reading, is_slow)): (u8, (TraceQuantity, &Reading, bool))| {
             let value = match quantity {
+                TraceQuantity::EnergyMj | TraceQuantity::EnergyUj if is_slow => return None,
                 TraceQuantity::PowerMw => SampleValue::from(&reading.power),
                 TraceQuantity::AverageMw => SampleValue::from(&reading.average),
                 TraceQuantity::EnergyMj | TraceQuantity::EnergyUj => SampleValue::from(&reading.counter),
-                TraceQuantity::TemperatureMc => return None,
+                TraceQuantity::TemperatureMc | TraceQuantity::SampleMw => return None,
             };
             Some(Sample { channel, t: reading.t, value })
         };
@@ -428,6 +522,45 @@ impl Worker {
 }
 
 impl Metered {
+    /// When something that is read seldom is due.
+    fn due(&self) -> Option<MonotonicNs> {
+        let counter = self.counter.as_ref().map(CounterSchedule::due);
+        counter.into_iter().chain(self.samples_due).min().filter(|_| !self.broken)
+    }
+
+    /// Reads its expensive counter, if that is due.
+    fn read_counter(&mut self, shared: &Shared) {
+        if self.broken || self.counter.as_ref().is_none_or(|counter| counter.due() > MonotonicNs::now()) {
+            return;
+        }
+        let Ok(reading) = catch_unwind(AssertUnwindSafe(|| self.sensor.read_counter())) else {
+            return self.give_up(shared);
+        };
+        let is_clear = self.history.push_counter(&reading);
+        if let (Some(schedule), Some(ticks)) = (&mut self.counter, self.history.ticks()) {
+            schedule.read(ticks, MonotonicNs::now(), is_clear);
+        }
+    }
+
+    /// Reads its driver's samples, if that is due.
+    fn read_samples(&mut self, shared: &Shared) -> Vec<PowerSample> {
+        let now = MonotonicNs::now();
+        if self.broken || self.samples_due.is_none_or(|due| due > now) {
+            return Vec::new();
+        }
+        self.samples_due = Some(now.after(SAMPLES_EVERY));
+        match catch_unwind(AssertUnwindSafe(|| self.sensor.read_samples())) {
+            Ok(samples) => {
+                self.history.push_samples(&samples);
+                samples
+            }
+            Err(_) => {
+                self.give_up(shared);
+                Vec::new()
+            }
+        }
+    }
+
     fn give_up(&mut self, shared: &Shared) {
         self.broken = true;
         let id = &self.sensor.info().id;

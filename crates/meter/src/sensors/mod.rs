@@ -1,6 +1,7 @@
 //! What can be asked for power or energy, and which of it this machine has.
 
 pub mod discover;
+pub(crate) mod driver_samples;
 pub mod estimate;
 pub mod nvml;
 pub mod own_thread;

@@ -25,13 +25,15 @@ use nvml_wrapper::structs::device::FieldId;
 use nvml_wrapper::{Device, Nvml};
 use wattle_runlog::manifest::{Drivers, PowerLimits, SensorInfo};
 use wattle_runlog::record::{Flag, Method, SensorKind};
-use wattle_runlog::{Celsius, MonotonicNs, Watts};
+use wattle_runlog::{Celsius, MonotonicNs, Seconds, Watts};
 
 use crate::error::MeterError;
+use crate::sensors::driver_samples::DriverSamples;
 use crate::sensors::sensor::{
-    Channels, CounterSpec, CounterValue, Missing, PowerSource, Quantity, Reading, Sensor, Survey,
+    Channels, CounterReading, CounterSpec, CounterValue, Missing, PowerSample, PowerSource, Quantity,
+    Reading, Sensor, Survey,
 };
-use crate::sensors::workload::Workload;
+use crate::sensors::workload::{Workload, thread_cpu_time};
 
 /// The environment variable that names another NVML library.
 pub const LIBRARY_VARIABLE: &str = "NVML_LIBRARY";
@@ -49,6 +51,10 @@ const FIELD_POWER_INSTANT: FieldId = FieldId(186);
 const MOST_BOARDS: u32 = 4096;
 /// Processes that may compute on one board; Linux has no more (`PID_MAX_LIMIT`).
 const MOST_PROCESSES: u32 = 1 << 22;
+
+/// Processor time of a call from which on a counter is read seldom: twenty calls of it a second are half a per cent of
+/// a core. On an H100 a call takes thirteen times that.
+const SLOW_CALL: Seconds = Seconds(250e-6);
 
 /// NVML, loaded and initialized.
 #[derive(Debug)]
@@ -193,8 +199,12 @@ pub struct NvmlSensor {
     device: Device<'static>,
     info: SensorInfo,
     counter: bool,
+    /// Whether the counter takes too much processor time to be read with everything else.
+    is_slow: bool,
     power: Option<PowerField>,
     average: Option<PowerField>,
+    /// The driver's own samples.
+    samples: Option<DriverSamples>,
     temperature: bool,
     /// Whether an averaged field is a mean over a second.
     averages: bool,
@@ -215,6 +225,8 @@ impl NvmlSensor {
         let error = |reason: String| library.error(format!("board {}: {reason}", board.index));
         let device = library.nvml.device_by_index(board.index).map_err(|e| error(e.to_string()))?;
         let counter = is_supported(&device.total_energy_consumption());
+        let is_slow = counter && is_slow(&device);
+        let samples = DriverSamples::open(&library.nvml, &device);
         let first = |fields: &[PowerField]| {
             fields.iter().copied().find(|field| is_supported(&field.read_mw(&device)))
         };
@@ -222,7 +234,7 @@ impl NvmlSensor {
         let averages = averages(&device, &board.name);
         let beside = power == Some(PowerField::Instant) && averages;
         let average = beside.then(|| first(&[PowerField::Average, PowerField::Usage])).flatten();
-        if !counter && power.is_none() {
+        if !counter && power.is_none() && samples.is_none() {
             return Err(error("it gives neither energy nor power".to_owned()));
         }
         let id = board.sensor_id();
@@ -230,8 +242,12 @@ impl NvmlSensor {
         let is_divided = device.mig_mode().is_ok_and(|mode| mode.current != 0);
         let info = SensorInfo {
             kind: SensorKind::Gpu,
-            method: if counter { Method::Counter } else { Method::PowerIntegral },
-            description: describe(board, counter, power, average, is_divided),
+            method: match (counter, samples.is_some()) {
+                (true, _) => Method::Counter,
+                (false, true) => Method::DriverSamples,
+                (false, false) => Method::PowerIntegral,
+            },
+            description: describe(board, counter, power, average, samples.is_some(), is_divided),
             systematic_fraction: SYSTEMATIC_FRACTION,
             systematic_id: format!("gain/{id}"),
             id,
@@ -239,7 +255,7 @@ impl NvmlSensor {
             assumption: None,
             limits: limits(&device),
         };
-        Ok(Self { device, info, counter, power, average, temperature, averages, workload })
+        Ok(Self { device, info, counter, is_slow, power, average, samples, temperature, averages, workload })
     }
 
     fn temperature(&self) -> Option<Celsius> {
@@ -265,14 +281,16 @@ impl Sensor for NvmlSensor {
                 PowerField::Instant | PowerField::Average | PowerField::Usage => PowerSource::Instant,
             }),
             average: self.average.is_some(),
-            counter: self.counter.then_some(CounterSpec::MILLIJOULES),
+            counter: (self.counter && !self.is_slow).then_some(CounterSpec::MILLIJOULES),
             temperature: self.temperature,
+            slow_counter: (self.counter && self.is_slow).then_some(CounterSpec::MILLIJOULES),
+            samples: self.samples.is_some(),
         }
     }
 
     fn read(&mut self) -> Reading {
         let before = MonotonicNs::now();
-        let counter = if self.counter {
+        let counter = if self.counter && !self.is_slow {
             quantity(self.device.total_energy_consumption().map(CounterValue))
         } else {
             Quantity::Unsupported
@@ -283,6 +301,16 @@ impl Sensor for NvmlSensor {
         };
         let (power, average) = (read(self.power), read(self.average));
         Reading { t: before.midpoint(MonotonicNs::now()), power, average, counter }
+    }
+
+    fn read_counter(&mut self) -> CounterReading {
+        let before = MonotonicNs::now();
+        let value = quantity(self.device.total_energy_consumption().map(CounterValue));
+        CounterReading { before, after: MonotonicNs::now(), value }
+    }
+
+    fn read_samples(&mut self) -> Vec<PowerSample> {
+        self.samples.as_mut().map_or_else(Vec::new, |samples| samples.read(&self.device))
     }
 
     fn survey(&mut self) -> Survey {
@@ -310,6 +338,23 @@ fn averages(device: &Device<'_>, name: &str) -> bool {
     });
     let older = matches!(device.architecture(), Ok(Kepler | Maxwell | Pascal | Volta | Turing));
     !ga100 && !older
+}
+
+/// Whether reading the counter costs more than [`SLOW_CALL`]: the median of some calls, of which the first may load
+/// something.
+fn is_slow(device: &Device<'_>) -> bool {
+    let cost = || {
+        let before = thread_cpu_time();
+        // What it says is of no interest here.
+        let _ = device.total_energy_consumption();
+        thread_cpu_time() - before
+    };
+    if cost() < SLOW_CALL {
+        return false;
+    }
+    let mut costs = [cost(), cost(), cost()].map(Seconds::get);
+    costs.sort_by(f64::total_cmp);
+    Seconds(costs[1]) >= SLOW_CALL
 }
 
 fn limits(device: &Device<'_>) -> Option<PowerLimits> {
@@ -389,6 +434,7 @@ fn describe(
     counter: bool,
     power: Option<PowerField>,
     average: Option<PowerField>,
+    has_samples: bool,
     is_divided: bool,
 ) -> String {
     let power = match power {
@@ -399,9 +445,10 @@ fn describe(
     };
     let counter = if counter { "energy counter" } else { "no energy counter" };
     let average = average.map_or("", |_| ", averaged power");
+    let samples = if has_samples { ", the driver's samples" } else { "" };
     let pci = board.pci.as_deref().map(|pci| format!(" at {pci}")).unwrap_or_default();
     let whole = if is_divided { "; divided (MIG), counted whole" } else { "" };
-    format!("{}{pci}: {counter}, {power}{average}{whole}", board.name)
+    format!("{}{pci}: {counter}, {power}{average}{samples}{whole}", board.name)
 }
 
 #[cfg(test)]

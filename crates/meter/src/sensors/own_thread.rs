@@ -12,7 +12,9 @@ use wattle_runlog::manifest::SensorInfo;
 use wattle_runlog::{MonotonicNs, Seconds};
 
 use crate::error::MeterError;
-use crate::sensors::sensor::{Channels, Missing, Quantity, Reading, Sensor, Survey};
+use crate::sensors::sensor::{
+    Channels, CounterReading, Missing, PowerSample, Quantity, Reading, Sensor, Survey,
+};
 use crate::sensors::workload::thread_cpu_time;
 
 /// How long finding and opening boards may take. Loading NVML takes tens of milliseconds, and up to some seconds where
@@ -46,8 +48,11 @@ pub struct OwnThread {
     cpu_time: Seconds,
 }
 
+#[derive(Clone, Copy)]
 enum Ask {
     Reading,
+    Counter,
+    Samples,
     Survey,
 }
 
@@ -58,6 +63,8 @@ struct Answer {
 
 enum AnswerKind {
     Reading(Reading),
+    Counter(CounterReading),
+    Samples(Vec<PowerSample>),
     Survey(Survey),
 }
 
@@ -88,6 +95,8 @@ impl OwnThread {
                 for ask in asked {
                     let kind = match ask {
                         Ask::Reading => AnswerKind::Reading(sensor.read()),
+                        Ask::Counter => AnswerKind::Counter(sensor.read_counter()),
+                        Ask::Samples => AnswerKind::Samples(sensor.read_samples()),
                         Ask::Survey => AnswerKind::Survey(sensor.survey()),
                     };
                     if reply.send(Answer { kind, cpu_time: thread_cpu_time() }).is_err() {
@@ -141,9 +150,6 @@ impl OwnThread {
 
     /// A reading that did not come.
     fn missing(&self, why: Missing) -> Reading {
-        fn quantity<T>(is_supported: bool, why: &Missing) -> Quantity<T> {
-            if is_supported { Quantity::Missing(why.clone()) } else { Quantity::Unsupported }
-        }
         let Channels { power, average, counter, .. } = self.channels;
         Reading {
             t: MonotonicNs::now(),
@@ -153,6 +159,21 @@ impl OwnThread {
         }
     }
 }
+
+/// A quantity that was not answered for.
+fn quantity<T>(is_supported: bool, why: &Missing) -> Quantity<T> {
+    if is_supported { Quantity::Missing(why.clone()) } else { Quantity::Unsupported }
+}
+
+/// Why a quantity is missing after a silence.
+fn reason(silence: Silence) -> Missing {
+    match silence {
+        Silence::Late => Missing::Refused("no answer".to_owned()),
+        Silence::Ended => Missing::DeviceLost,
+    }
+}
+
+const IN_ORDER: &str = "answers come in the order of what was asked";
 
 impl Sensor for OwnThread {
     fn info(&self) -> &SensorInfo {
@@ -166,16 +187,35 @@ impl Sensor for OwnThread {
     fn read(&mut self) -> Reading {
         match self.ask(Ask::Reading) {
             Ok(AnswerKind::Reading(reading)) => reading,
-            Ok(AnswerKind::Survey(_)) => unreachable!("answers come in the order of what was asked"),
-            Err(Silence::Late) => self.missing(Missing::Refused("no answer".to_owned())),
-            Err(Silence::Ended) => self.missing(Missing::DeviceLost),
+            Ok(_) => unreachable!("{IN_ORDER}"),
+            Err(silence) => self.missing(reason(silence)),
+        }
+    }
+
+    fn read_counter(&mut self) -> CounterReading {
+        let before = MonotonicNs::now();
+        match self.ask(Ask::Counter) {
+            Ok(AnswerKind::Counter(reading)) => reading,
+            Ok(_) => unreachable!("{IN_ORDER}"),
+            Err(silence) => {
+                let value = quantity(self.channels.slow_counter.is_some(), &reason(silence));
+                CounterReading { before, after: MonotonicNs::now(), value }
+            }
+        }
+    }
+
+    fn read_samples(&mut self) -> Vec<PowerSample> {
+        match self.ask(Ask::Samples) {
+            Ok(AnswerKind::Samples(samples)) => samples,
+            Ok(_) => unreachable!("{IN_ORDER}"),
+            Err(_) => Vec::new(),
         }
     }
 
     fn survey(&mut self) -> Survey {
         match self.ask(Ask::Survey) {
             Ok(AnswerKind::Survey(survey)) => survey,
-            Ok(AnswerKind::Reading(_)) => unreachable!("answers come in the order of what was asked"),
+            Ok(_) => unreachable!("{IN_ORDER}"),
             Err(_) => Survey::default(),
         }
     }

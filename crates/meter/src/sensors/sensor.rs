@@ -18,6 +18,17 @@ pub trait Sensor: Send {
     /// Takes a reading now. Never fails as a whole: what could not be read is missing.
     fn read(&mut self) -> Reading;
 
+    /// Reads a counter that is expensive to read: one that [`Channels::slow_counter`] names and [`Self::read`] leaves out.
+    fn read_counter(&mut self) -> CounterReading {
+        let now = MonotonicNs::now();
+        CounterReading { before: now, after: now, value: Quantity::Unsupported }
+    }
+
+    /// Returns the power samples that the driver took since the last call, in the order of their times.
+    fn read_samples(&mut self) -> Vec<PowerSample> {
+        Vec::new()
+    }
+
     /// Processor time of threads of its own so far; what it does on its caller's thread is the caller's.
     fn cpu_time(&self) -> Seconds {
         Seconds::ZERO
@@ -54,6 +65,26 @@ pub struct Reading {
     pub average: Quantity<Watts>,
     /// The energy counter.
     pub counter: Quantity<CounterValue>,
+}
+
+/// What an expensive counter said, and the moments around the call. The value is from some moment between the two.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CounterReading {
+    /// Just before the call.
+    pub before: MonotonicNs,
+    /// Just after it.
+    pub after: MonotonicNs,
+    /// The counter.
+    pub value: Quantity<CounterValue>,
+}
+
+/// A power sample that the driver took by itself.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PowerSample {
+    /// The driver's time of it, on the monotonic clock.
+    pub t: MonotonicNs,
+    /// Power.
+    pub power: Watts,
 }
 
 /// A quantity in one of its three states.
@@ -102,6 +133,11 @@ pub struct Channels {
     pub counter: Option<CounterSpec>,
     /// Whether its surveys tell a temperature.
     pub temperature: bool,
+    /// How a counter is to be understood that is too expensive to read with every reading. A sensor has this one or
+    /// `counter`, never both.
+    pub slow_counter: Option<CounterSpec>,
+    /// Whether the driver samples power by itself.
+    pub samples: bool,
 }
 
 /// What a power reading stands for.
@@ -187,6 +223,8 @@ pub(crate) mod tests {
         average: false,
         counter: Some(CounterSpec::MILLIJOULES),
         temperature: false,
+        slow_counter: None,
+        samples: false,
     };
 
     pub(crate) fn info(id: &str, kind: SensorKind, method: Method) -> SensorInfo {

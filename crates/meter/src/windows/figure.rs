@@ -41,6 +41,7 @@
 
 use wattle_runlog::{Joules, Seconds, Watts};
 
+use crate::readings::order::{max, min};
 use crate::sensors::sensor::{Channels, PowerSource};
 use crate::windows::stretch::{EdgePower, SLOWEST_UPDATE, Stretch};
 
@@ -100,6 +101,26 @@ impl Figures {
     pub fn by_power(&self) -> Option<Figure> {
         self.average.or(self.integral)
     }
+}
+
+/// What figures that all come from power say together, weighed by their errors; `None` where there is none. Of three, one
+/// that agrees with neither of the others is refused. They share their sensor, so together they are known no better
+/// than the best of them, and no better than they agree.
+pub(crate) fn together(
+    figures: [Option<Figure>; 3],
+    agree: impl Fn(&Figure, &Figure) -> bool,
+) -> Option<Figure> {
+    let known: Vec<Figure> = figures.into_iter().flatten().collect();
+    let supported =
+        |figure: &&Figure| known.len() < 3 || known.iter().filter(|other| agree(figure, other)).count() > 1;
+    let kept: Vec<&Figure> = known.iter().filter(supported).collect();
+    let kept = if kept.is_empty() { known.iter().collect() } else { kept };
+    let best = kept.iter().map(|figure| figure.half_width).reduce(min)?;
+    let weight = |figure: &Figure| 1.0 / figure.half_width.get().max(1e-6).powi(2);
+    let weights: f64 = kept.iter().map(|figure| weight(figure)).sum();
+    let energy = kept.iter().map(|figure| figure.energy.get() * weight(figure)).sum::<f64>() / weights;
+    let apart = kept.iter().map(|figure| Joules((figure.energy.get() - energy).abs())).reduce(max)?;
+    Some(Figure { energy: Joules(energy), half_width: max(best, apart) })
 }
 
 /// Those of independent errors that are known, together; `None` where none is.

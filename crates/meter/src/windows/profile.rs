@@ -5,6 +5,7 @@
 use wattle_runlog::{Joules, MonotonicNs, Seconds, Watts};
 
 use crate::readings::history::History;
+use crate::readings::order::max;
 use crate::windows::stretch::SLOWEST_UPDATE;
 
 /// Moments kept at most; a longer window has them further apart.
@@ -27,16 +28,13 @@ impl Profile {
         let resolutions = histories.iter().map(|history| resolution(history));
         let resolution = resolutions.fold(Seconds::ZERO, |a, b| if b > a { b } else { a });
         let highest = histories.iter().map(|history| highest(history, start, end)).sum();
-        let Some(finest) = histories.iter().max_by_key(|history| history.points().len()) else {
+        let all_times = histories.iter().map(|history| history.times(start, end));
+        let Some(times) = all_times.max_by_key(Vec::len) else {
             return Self { moments: Vec::new(), resolution, highest };
         };
-        let within = finest.points().iter().map(|point| point.t).filter(|t| (start..=end).contains(t));
-        let times: Vec<_> = within.collect();
         let every = times.len().div_ceil(MAX_MOMENTS).max(1);
         let energy = |t: MonotonicNs| {
-            let since = |history: &&History| {
-                history.best_of(&history.sums_at(t)) - history.best_of(&history.sums_at(start))
-            };
+            let since = |history: &&History| history.energy_at(t) - history.energy_at(start);
             histories.iter().map(since).sum::<Joules>()
         };
         let moments = times.into_iter().step_by(every).map(|t| (t, energy(t))).collect();
@@ -60,6 +58,10 @@ impl Profile {
 }
 
 fn resolution(history: &History) -> Seconds {
+    // Samples tell when what a counter counts was drawn.
+    if let Some(samples) = history.samples() {
+        return samples.period() * 2.0;
+    }
     let step = history.counter_step().unwrap_or(SLOWEST_UPDATE);
     if step > history.interval() { step } else { history.interval() }
 }
@@ -67,9 +69,10 @@ fn resolution(history: &History) -> Seconds {
 /// A sensor's highest power: as read, or twice its mean where it tells none.
 fn highest(history: &History, start: MonotonicNs, end: MonotonicNs) -> Watts {
     let within = history.points().iter().filter(|point| (start..=end).contains(&point.t));
-    let read = within.filter_map(|point| point.max_power).reduce(|a, b| if b > a { b } else { a });
+    let sampled = history.samples().and_then(|samples| samples.highest(start, end));
+    let read = within.filter_map(|point| point.max_power).chain(sampled).reduce(max);
     read.unwrap_or_else(|| {
-        let energy = history.best_of(&history.sums_at(end)) - history.best_of(&history.sums_at(start));
+        let energy = history.energy_at(end) - history.energy_at(start);
         let time = end.since(start);
         if time > Seconds::ZERO { energy * 2.0 / time } else { Watts::ZERO }
     })

@@ -268,7 +268,7 @@ impl History {
     fn usual_power(&self) -> Option<Watts> {
         let (first, last) = (self.points().front()?, self.points().back()?);
         let observed = last.t.since(first.t);
-        (observed > Seconds::ZERO).then(|| (self.best_of(&last.sums) - self.best_of(&first.sums)) / observed)
+        (observed > Seconds::ZERO).then(|| (self.energy_at(last.t) - self.energy_at(first.t)) / observed)
     }
 }
 

@@ -5,17 +5,21 @@
 //! derives what each may be off by. The other figures stand beside the best one, and where the counter and those
 //! from power do not agree, the half-width reaches from the one to the other: nothing here tells which is right.
 //!
+//! A sensor with an expensive counter or samples of its driver has one estimate out of all of them instead
+//! ([`crate::readings::fused`]). It is held against what power says by itself in the same way.
+//!
 //! Gain and model errors are systematic and stated apart, in every sensor's record.
 
 use std::collections::BTreeSet;
 
-use wattle_runlog::record::{Flag, Method, SensorKind, SensorRecord};
+use wattle_runlog::record::{EdgeError, Edges, Flag, Method, SensorKind, SensorRecord};
 use wattle_runlog::{Celsius, Joules, MonotonicNs, Seconds, Watts};
 
+use crate::readings::fused::{Between, Estimate};
 use crate::readings::history::History;
 use crate::readings::order::max;
 use crate::sensors::sensor::{AVERAGE_SPAN, PowerSource, Survey};
-use crate::windows::figure::{Figure, Figures, known_quadrature, quadrature};
+use crate::windows::figure::{Figure, Figures, known_quadrature, quadrature, together};
 use crate::windows::profile::Profile;
 use crate::windows::stretch::{SLOWEST_UPDATE, Stretch};
 
@@ -156,7 +160,12 @@ fn sensor_record(
     let info = history.info();
     let stretch = history.stretch(start, end);
     let figures = Figures::of(&stretch, history.channels());
-    let best = Best::of(&stretch, &figures);
+    let fused = history.between(start, end).filter(|fused| fused.is_known);
+    let stretch = fused.as_ref().map_or(stretch.clone(), |fused| with_samples(&stretch, fused));
+    let best = match &fused {
+        Some(fused) => Best::fused(&stretch, &figures, fused),
+        None => Best::of(&stretch, &figures),
+    };
     let estimated = !info.method.is_measured();
     let method = if estimated { Method::Estimated } else { best.method.unwrap_or(info.method) };
     let energy = best.figure.energy;
@@ -171,9 +180,11 @@ fn sensor_record(
         uncertainty_j: (!estimated).then(|| uncertainty(history, &stretch, &best)),
         systematic_fraction: info.systematic_fraction,
         systematic_id: info.systematic_id.clone(),
-        counter_j: measured(figures.counter),
+        counter_j: measured(figures.counter.or(best.counter)),
         integral_j: measured(figures.integral),
         average_j: measured(figures.average),
+        samples_j: fused.as_ref().and_then(|fused| fused.samples).map(|(energy, _)| energy),
+        edges: fused.as_ref().filter(|fused| fused.by_counter).map(edges),
         process_share_j: process_share
             .filter(|_| info.kind == SensorKind::Cpu && !estimated)
             .map(|share| energy * share),
@@ -189,9 +200,28 @@ fn sensor_record(
     }
 }
 
+/// The stretch with what the driver's samples and the ticks of an expensive counter say of it.
+fn with_samples(stretch: &Stretch, fused: &Between) -> Stretch {
+    Stretch {
+        max_power: stretch.max_power.into_iter().chain(fused.highest).reduce(max),
+        counter: fused.by_counter.then_some(fused.energy),
+        reset: fused.reset,
+        stuck: fused.stuck,
+        update: fused.update,
+        ..stretch.clone()
+    }
+}
+
+fn edges(fused: &Between) -> Edges {
+    let error = |estimate: &Estimate| EdgeError { own_j: estimate.spread, shared_j: estimate.lag };
+    Edges { start: error(&fused.start), end: error(&fused.end) }
+}
+
 /// The figure that a record states.
 struct Best {
     figure: Figure,
+    /// The counter's own, of one that is read at its ticks.
+    counter: Option<Figure>,
     /// How it was measured; `None` if there is no figure at all.
     method: Option<Method>,
     /// Whether counter and power agree, where both can be believed.
@@ -221,7 +251,31 @@ impl Best {
             }
             _ => figure.half_width,
         };
-        Self { figure: Figure { half_width, ..figure }, method, agreement }
+        Self { figure: Figure { half_width, ..figure }, counter: None, method, agreement }
+    }
+
+    /// The one estimate out of all readings, held against what power says by itself.
+    fn fused(stretch: &Stretch, figures: &Figures, fused: &Between) -> Self {
+        let mut figure = Figure { energy: fused.energy, half_width: fused.half_width };
+        let counter = fused.by_counter.then_some(figure);
+        let samples = fused.samples.map(|(energy, half_width)| Figure { energy, half_width });
+        let by_power = together([samples, figures.average, figures.integral], agree);
+        let agreement = counter.zip(by_power).map(|(counter, power)| agree(&counter, &power));
+        if let (Some(false), Some(power)) = (agreement, by_power) {
+            let apart = Joules((figure.energy - power.energy).get().abs());
+            figure.half_width = apart + max(figure.half_width, power.half_width);
+        }
+        // Readings that missed the peaks and a counter that is right look the same as a counter that is wrong.
+        if let Some(highest) = stretch.max_power {
+            let below = figure.energy - highest * stretch.duration;
+            figure.half_width = max(figure.half_width, below);
+        }
+        let method = match (counter, samples) {
+            (Some(_), _) => Method::Counter,
+            (None, Some(_)) => Method::DriverSamples,
+            (None, None) => Method::PowerIntegral,
+        };
+        Self { figure, counter, method: Some(method), agreement }
     }
 
     /// Mean power; `None` within no time.
@@ -259,12 +313,16 @@ fn flags(history: &History, stretch: &Stretch, best: &Best, method: Method, cont
     let nothing = stretch.readings == 0 && !stretch.lost;
     let gaps = stretch.max_gap.get() > longest_gap || silent.get() > longest_gap || nothing;
     let period = match method {
+        // Power completes a counter that is read at its ticks.
+        Method::Counter if best.counter.is_some() => stretch.update,
         Method::Counter => stretch.counter_step.unwrap_or(SLOWEST_UPDATE),
         Method::PowerIntegral if averaged(history) => AVERAGE_SPAN,
-        Method::PowerIntegral => stretch.update,
+        Method::PowerIntegral | Method::DriverSamples => stretch.update,
         Method::Estimated => Seconds::ZERO,
     };
-    let counter_missing = history.channels().counter.is_some() && stretch.counter.is_none();
+    let channels = history.channels();
+    let unread = channels.slow_counter.is_some() && !stretch.reset && !stretch.stuck;
+    let counter_missing = (channels.counter.is_some() || unread) && stretch.counter.is_none();
     let known = [
         (Flag::Agree, best.agreement == Some(true) && stretch.readings > 1),
         (Flag::Disagree, best.agreement == Some(false)),

@@ -62,15 +62,15 @@ impl Family {
     }
 }
 
-/// What a model of the configuration's family cannot be, each a sentence that starts with the key. Keys that have no
-/// effect are [`ModelConfig::idle_faults`]'s.
-pub(crate) fn faults(config: &ModelConfig) -> Vec<String> {
-    let mut faults = Vec::new();
-    (config.family.spec().faults)(config, &mut faults);
-    faults
-}
-
 impl ModelConfig {
+    /// What a model of its family cannot be, each a sentence that starts with the key. Keys that have no effect are
+    /// [`ModelConfig::idle_faults`]'s.
+    pub(crate) fn family_faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        (self.family.spec().faults)(self, &mut faults);
+        faults
+    }
+
     /// Gives keys whose default depends on the family that default, unless they are among `explicit_keys`, the keys
     /// of the `model` section that the user has set.
     pub fn settle(&mut self, explicit_keys: &[&str]) {

@@ -96,6 +96,14 @@ pub(crate) const fn pack_len(elem: Elem) -> usize {
     16 / elem.bytes()
 }
 
+/// Whether rows of `c` elements are whole packs at multiples of 16 bytes in each of `tensors`.
+pub(crate) fn are_packs(c: usize, tensors: &[DeviceTensor]) -> bool {
+    let is_whole = |tensor: &DeviceTensor| {
+        c.is_multiple_of(pack_len(tensor.elem())) && tensor.bytes().address().is_multiple_of(16)
+    };
+    tensors.iter().all(is_whole)
+}
+
 /// Blocks of `threads` threads, a pack of 16 bytes each, over `n` elements.
 pub(crate) fn pack_grid(n: usize, elem: Elem, threads: usize) -> u32 {
     n.div_ceil(pack_len(elem) * threads) as u32

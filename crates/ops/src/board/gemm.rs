@@ -31,7 +31,7 @@ pub struct Gemm {
 }
 
 /// What is done with a product, in `f32`, before it is stored. Only for one product (`batch` 1), stored and not
-/// added.
+/// added, but for the sums of factors.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Epilogue {
     /// Nothing.
@@ -41,11 +41,27 @@ pub enum Epilogue {
     Bias(DeviceTensor),
     /// `before = a·b + bias`, `c = gelu_tanh(before)`; `before` lies as `c` does, and is of its type.
     GeluTanh {
-        /// As in [`Epilogue::Bias`].
-        bias: DeviceTensor,
+        /// As in [`Epilogue::Bias`]; absent for none.
+        bias: Option<DeviceTensor>,
         /// What GELU is taken of, kept for the way back.
         before: DeviceTensor,
     },
+    /// `c = a·b · gelu_tanh′(before)`; `before` lies as `c` does, and is of its type.
+    GeluTanhSlope {
+        /// What GELU was taken of.
+        before: DeviceTensor,
+    },
+    /// Besides the product, `sums[i] = Σ_k a[i, k]` (m), of the type of `c`.
+    SumsOfA(DeviceTensor),
+    /// Besides the product, `sums[j] = Σ_k b[k, j]` (n), of the type of `c`.
+    SumsOfB(DeviceTensor),
+}
+
+impl Epilogue {
+    /// Whether the product may be added to what is there.
+    pub fn may_be_added(&self) -> bool {
+        matches!(self, Self::None | Self::SumsOfA(_) | Self::SumsOfB(_))
+    }
 }
 
 /// Where a matrix lies.

@@ -88,6 +88,11 @@ pub trait Board: Send + Sync {
     /// Launches a kernel of `kernels/`.
     fn launch(&self, launch: &Launch<'_>) -> Result<(), BoardError>;
 
+    /// Most bytes of shared memory that one block may have.
+    fn max_shared_bytes(&self) -> usize {
+        48 << 10
+    }
+
     /// Multiplies matrices.
     fn gemm(&self, gemm: &Gemm) -> Result<(), BoardError>;
 

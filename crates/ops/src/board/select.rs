@@ -187,6 +187,10 @@ impl Board for Selecting<'_> {
         self.board.launch(launch)
     }
 
+    fn max_shared_bytes(&self) -> usize {
+        self.board.max_shared_bytes()
+    }
+
     fn fused_attention(&self) -> Result<&dyn FusedAttention, BoardError> {
         self.board.fused_attention()
     }

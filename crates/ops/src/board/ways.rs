@@ -1,6 +1,6 @@
 //! Several ways to compute one thing, and which of them a board takes.
 //!
-//! An operation that can be computed in more than one way names its job and its ways to [`Board::choose`]. The board
+//! An operation that can be computed in more than one way names its job and its ways to [`Board::choose`](super::Board::choose). The board
 //! takes the way that was chosen for the job, by a measurement ([`select`](super::select)) or by a file, else the first.
 //! All ways of a job compute the same up to rounding; a run is the same to the bit only with the same choices.
 
@@ -67,6 +67,8 @@ pub struct Choices {
     chosen: RwLock<BTreeMap<Job, String>>,
     /// Ways that are taken wherever there is one of that name and nothing else was chosen.
     preferred: RwLock<Vec<String>>,
+    /// The way that is being tried, wherever there is one of that name.
+    tried: RwLock<Option<String>>,
     /// Counts changes, for whoever keeps what it made of a choice.
     generation: AtomicU64,
 }
@@ -89,6 +91,18 @@ impl Choices {
         self.generation.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// What `f` gives while every job that has a way called `name` is done in it, even where another was chosen.
+    pub fn trying<R>(&self, name: &str, f: impl FnOnce() -> R) -> R {
+        let set = |name: Option<String>| {
+            *self.tried.write().unwrap_or_else(PoisonError::into_inner) = name;
+            self.generation.fetch_add(1, Ordering::Relaxed);
+        };
+        set(Some(name.to_owned()));
+        let result = f();
+        set(None);
+        result
+    }
+
     /// All that was chosen.
     pub fn all(&self) -> BTreeMap<Job, String> {
         self.chosen.read().unwrap_or_else(PoisonError::into_inner).clone()
@@ -99,12 +113,16 @@ impl Choices {
         self.generation.load(Ordering::Relaxed)
     }
 
-    /// The way to do `job`: the chosen one, else a preferred one, else the first.
+    /// The way to do `job`: the one that is tried, else the chosen one, else a preferred one, else the first.
     ///
     /// # Errors
     /// [`BoardError::NoWay`] if one was chosen that is not among `ways`.
     pub fn pick<'w, 'a>(&self, job: &Job, ways: &'w [Way<'a>]) -> Result<&'w Way<'a>, BoardError> {
         let called = |name: &str| ways.iter().find(|way| way.name == name);
+        let tried = self.tried.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(way) = tried.as_ref().and_then(|name| called(name)) {
+            return Ok(way);
+        }
         if let Some(chosen) = self.of(job) {
             return called(&chosen)
                 .ok_or_else(|| BoardError::NoWay { job: job.as_str().to_owned(), way: chosen });
@@ -134,6 +152,9 @@ mod tests {
         choices.set(&job, "shared");
         assert_eq!(picked(&choices).unwrap(), "shared");
         assert_ne!(choices.generation(), before);
+        choices.trying("other", || assert_eq!(picked(&choices).unwrap(), "other"));
+        choices.trying("of another job", || assert_eq!(picked(&choices).unwrap(), "shared"));
+        assert_eq!(picked(&choices).unwrap(), "shared");
         choices.set(&job, "gone");
         assert!(picked(&choices).unwrap_err().to_string().contains("gone"));
     }

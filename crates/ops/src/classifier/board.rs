@@ -1,7 +1,10 @@
 //! Softmax and cross-entropy over rows of logits on a board.
 
-use crate::board::args::{args, symbol};
-use crate::board::{Board, BoardError, DeviceTensor, Launch, Ptr};
+use crate::board::args::{are_packs, args, symbol};
+use crate::board::{Board, BoardError, DeviceTensor, Job, Launch, Ptr, Way};
+
+/// Bytes of shared memory that a kernel has beside what its launch asks for.
+const STATIC_SHARED_BYTES: usize = 1 << 10;
 
 /// Some rows of logits, and what they are held against.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -24,29 +27,58 @@ pub struct Rows {
     pub v_padded: usize,
 }
 
+impl Rows {
+    fn row_bytes(&self) -> usize {
+        self.v_padded * self.logits.elem().bytes()
+    }
+}
+
 /// Weighted losses, and hits; the logits stay.
 ///
 /// # Errors
 /// If the launch fails.
 pub fn fwd(board: &dyn Board, rows: &Rows) -> Result<(), BoardError> {
-    launch(board, "classifier_fwd", rows, 0.0)
+    launch(board, "classifier_fwd", rows, 0.0, 0)
 }
 
 /// Weighted losses, hits, and in place of the logits the gradients of `scale · Σ losses`, 0 in the columns of padding.
 ///
+/// The ways differ in how often they read a row: `plain` three times, `shared` once, if it fits into a block's shared
+/// memory, `online` twice. `_fast` has exponentials that are off by a few units in the last place of `f32`.
+///
 /// # Errors
 /// If the launch fails.
 pub fn fwd_bwd(board: &dyn Board, rows: &Rows, scale: f32) -> Result<(), BoardError> {
-    launch(board, "classifier_bwd", rows, scale)
+    let job = Job::new("classifier_bwd", rows.logits.elem(), &[("n", rows.n), ("v", rows.v)]);
+    let by = |stem: &'static str, shared_bytes: usize| move || launch(board, stem, rows, scale, shared_bytes);
+    let plain = by("classifier_bwd", 0);
+    let [online, online_fast] =
+        ["classifier_bwd_online", "classifier_bwd_online_fast"].map(|stem| by(stem, 0));
+    let [shared, shared_fast] =
+        ["classifier_bwd_shared", "classifier_bwd_shared_fast"].map(|stem| by(stem, rows.row_bytes()));
+    let mut ways =
+        vec![Way::new("plain", &plain), Way::new("online", &online), Way::new("online_fast", &online_fast)];
+    if are_packs(rows.v_padded, &[rows.logits])
+        && rows.row_bytes() + STATIC_SHARED_BYTES <= board.max_shared_bytes()
+    {
+        ways.extend([Way::new("shared", &shared), Way::new("shared_fast", &shared_fast)]);
+    }
+    board.choose(&job, &ways)
 }
 
-fn launch(board: &dyn Board, stem: &str, rows: &Rows, scale: f32) -> Result<(), BoardError> {
+fn launch(
+    board: &dyn Board,
+    stem: &str,
+    rows: &Rows,
+    scale: f32,
+    shared_bytes: usize,
+) -> Result<(), BoardError> {
     let &Rows { logits, targets, target_weights, losses, correct, n, v, v_padded } = rows;
     board.launch(&Launch {
         kernel: &symbol(stem, logits.elem()),
         grid: [n as u32, 1, 1],
         block: [512, 1, 1],
-        shared_bytes: 0,
+        shared_bytes: shared_bytes as u32,
         args: &args![logits, losses, correct, targets, target_weights, v as i32, v_padded as i32, scale],
     })
 }

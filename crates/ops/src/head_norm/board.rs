@@ -2,7 +2,7 @@
 
 use crate::board::args::{args, pack_grid, symbol};
 use crate::board::{Board, BoardError, DeviceTensor, Launch, Ptr};
-use crate::linear::board::{Parts, column_sum};
+use crate::linear::board::{ColumnSums, Parts, scratch_len};
 
 /// Heads of a block, a warp each.
 const HEADS_A_BLOCK: usize = 4;
@@ -28,7 +28,7 @@ pub struct Heads {
 
 /// Floats of scratch that [`bwd`] wants.
 pub fn bwd_scratch_len(n: usize, n_heads: usize, width: usize) -> usize {
-    Parts::of(n * n_heads).n_parts * width
+    scratch_len(n * n_heads, width)
 }
 
 /// Saves the heads of `x`, and normalizes them.
@@ -70,7 +70,8 @@ pub fn fwd(
 /// in the same order.
 ///
 /// # Shapes
-/// `grad`, `saved` and `rstd` as for [`fwd`]; `grad_weight` (width), added to; `scratch`, [`bwd_scratch_len`] floats.
+/// `grad`, `saved` and `rstd` as for [`fwd`]; `grad_weight` (width), left to `sums`, which wants
+/// [`bwd_scratch_len`] floats for it.
 ///
 /// # Errors
 /// If a launch fails.
@@ -81,18 +82,19 @@ pub fn bwd(
     saved: DeviceTensor,
     rstd: Ptr<f32>,
     heads: &Heads,
-    scratch: Ptr<f32>,
+    sums: &mut ColumnSums,
 ) -> Result<(), BoardError> {
     let &Heads { n, n_heads, width, row_stride, saved_stride, weight, .. } = heads;
     let elem = weight.elem();
     let Parts { n_parts, rows_a_part } = Parts::of(n * n_heads);
+    let partial = sums.add(grad_weight, n * n_heads, width).at;
     board.launch(&Launch {
         kernel: &symbol("head_norm_bwd_weight", elem),
         grid: [pack_grid(width, elem, 128), n_parts as u32, 1],
         block: [128, 1, 1],
         shared_bytes: 0,
         args: &args![
-            scratch,
+            partial,
             grad,
             saved,
             rstd,
@@ -104,7 +106,6 @@ pub fn bwd(
             rows_a_part as i32,
         ],
     })?;
-    column_sum(board, grad_weight, scratch, n_parts, width)?;
     board.launch(&Launch {
         kernel: &symbol("head_norm_bwd_x", elem),
         grid: [(n * n_heads).div_ceil(HEADS_A_BLOCK) as u32, 1, 1],

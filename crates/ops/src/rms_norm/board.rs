@@ -1,12 +1,16 @@
 //! RMSNorm on a board.
 
-use crate::board::args::{args, pack_grid, symbol};
-use crate::board::{Board, BoardError, DeviceTensor, Launch, Ptr};
+use crate::board::args::{are_packs, args, pack_grid, pack_len, symbol};
+use crate::board::{Board, BoardError, DeviceTensor, Job, Launch, Ptr, Way};
 use crate::dropout::board::Site;
-use crate::linear::board::{Parts, column_sum};
+use crate::linear::board::{ColumnSums, Parts, scratch_len};
 
 /// Rows of a block, a warp each.
 const ROWS_A_BLOCK: usize = 4;
+/// Packs of a row that a lane may hold: there is a kernel for each.
+const HELD_PACKS: [usize; 2] = [4, 8];
+/// Most threads of a block that has a thread for each pack of a row.
+const MOST_THREADS: usize = 512;
 
 /// The rows, and what they are normalized with.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -43,7 +47,7 @@ pub struct Addend<'a> {
 
 /// Floats of scratch that [`bwd`] wants.
 pub fn bwd_scratch_len(n: usize, c: usize) -> usize {
-    Parts::of(n).n_parts * c
+    scratch_len(n, c)
 }
 
 /// `normed = RMSNorm(x)`
@@ -83,29 +87,60 @@ pub fn residual_fwd(
     let &Norm { n, c, weight, eps } = norm;
     let elem = weight.elem();
     let [probability, seed, purpose, first_element, state] = addend.site.args();
-    board.launch(&Launch {
-        kernel: &symbol("rms_norm_residual_fwd", elem),
-        grid: [n.div_ceil(ROWS_A_BLOCK) as u32, 1, 1],
-        block: [128, 1, 1],
-        shared_bytes: 0,
-        args: &args![
-            sum,
-            normed.out,
-            normed.rstd,
-            x,
-            addend.rows,
-            addend.bias,
-            weight,
-            n as i32,
-            c as i32,
-            eps,
-            probability,
-            seed,
-            purpose,
-            first_element,
-            state,
-        ],
-    })
+    let plain = || {
+        board.launch(&Launch {
+            kernel: &symbol("rms_norm_residual_fwd", elem),
+            grid: [n.div_ceil(ROWS_A_BLOCK) as u32, 1, 1],
+            block: [128, 1, 1],
+            shared_bytes: 0,
+            args: &args![
+                sum,
+                normed.out,
+                normed.rstd,
+                x,
+                addend.rows,
+                addend.bias,
+                weight,
+                n as i32,
+                c as i32,
+                eps,
+                probability,
+                seed,
+                purpose,
+                first_element,
+                state,
+            ],
+        })
+    };
+    let held = || {
+        let packs = HELD_PACKS.into_iter().find(|packs| c <= packs * 32 * pack_len(elem)).unwrap_or_default();
+        board.launch(&Launch {
+            kernel: &symbol(&format!("rms_norm_residual_fwd_held{packs}"), elem),
+            grid: [n.div_ceil(ROWS_A_BLOCK) as u32, 1, 1],
+            block: [128, 1, 1],
+            shared_bytes: 0,
+            args: &args![
+                sum,
+                normed.out,
+                normed.rstd,
+                x,
+                addend.rows,
+                addend.bias,
+                weight,
+                n as i32,
+                c as i32,
+                eps,
+            ],
+        })
+    };
+    let mut ways = vec![Way::new("plain", &plain)];
+    let mut rows = vec![sum, normed.out, x, addend.rows, weight];
+    rows.extend(addend.bias);
+    let fits = c <= HELD_PACKS[1] * 32 * pack_len(elem);
+    if fits && addend.site.probability == 0.0 && are_packs(c, &rows) {
+        ways.push(Way::new("held", &held));
+    }
+    board.choose(&Job::new("rms_norm_residual_fwd", elem, &[("n", n), ("c", c)]), &ways)
 }
 
 /// `sum = x + RMSNorm(added)`
@@ -140,14 +175,14 @@ pub struct Gradients {
     pub x: DeviceTensor,
     /// Whether the gradient of x is added to what is there.
     pub accumulate: bool,
-    /// (c) `f32`, added to.
+    /// (c) `f32`, left to column sums.
     pub weight: Ptr<f32>,
 }
 
 /// The gradients of [`fwd`]. Sums over rows are always made in the same order.
 ///
 /// # Shapes
-/// `grad_out`, `x` (n, c); `scratch`, [`bwd_scratch_len`] floats.
+/// `grad_out`, `x` (n, c). Gradients of parameters are left to `sums`, which wants [`bwd_scratch_len`] floats for them.
 ///
 /// # Errors
 /// If a launch fails.
@@ -158,33 +193,54 @@ pub fn bwd(
     x: DeviceTensor,
     normed: &Normed,
     norm: &Norm,
-    scratch: Ptr<f32>,
+    sums: &mut ColumnSums,
 ) -> Result<(), BoardError> {
     let &Norm { n, c, weight, .. } = norm;
     let elem = weight.elem();
     let Parts { n_parts, rows_a_part } = Parts::of(n);
-    board.launch(&Launch {
-        kernel: &symbol("rms_norm_bwd_weight", elem),
-        grid: [pack_grid(c, elem, 128), n_parts as u32, 1],
-        block: [128, 1, 1],
-        shared_bytes: 0,
-        args: &args![scratch, grad_out, x, normed.rstd, n as i32, c as i32, rows_a_part as i32,],
-    })?;
-    column_sum(board, gradients.weight, scratch, n_parts, c)?;
-    board.launch(&Launch {
-        kernel: &symbol("rms_norm_bwd_x", elem),
-        grid: [n.div_ceil(ROWS_A_BLOCK) as u32, 1, 1],
-        block: [128, 1, 1],
-        shared_bytes: 0,
-        args: &args![
-            gradients.x,
-            grad_out,
-            x,
-            normed.rstd,
-            weight,
-            n as i32,
-            c as i32,
-            i32::from(gradients.accumulate),
-        ],
-    })
+    let partial = sums.add(gradients.weight, n, c).at;
+    let accumulate = i32::from(gradients.accumulate);
+    let apart = || {
+        board.launch(&Launch {
+            kernel: &symbol("rms_norm_bwd_weight", elem),
+            grid: [pack_grid(c, elem, 128), n_parts as u32, 1],
+            block: [128, 1, 1],
+            shared_bytes: 0,
+            args: &args![partial, grad_out, x, normed.rstd, n as i32, c as i32, rows_a_part as i32],
+        })?;
+        board.launch(&Launch {
+            kernel: &symbol("rms_norm_bwd_x", elem),
+            grid: [n.div_ceil(ROWS_A_BLOCK) as u32, 1, 1],
+            block: [128, 1, 1],
+            shared_bytes: 0,
+            args: &args![gradients.x, grad_out, x, normed.rstd, weight, n as i32, c as i32, accumulate],
+        })
+    };
+    let threads = c.div_ceil(pack_len(elem)).next_multiple_of(32);
+    let fused = || {
+        board.launch(&Launch {
+            kernel: &symbol("rms_norm_bwd_fused", elem),
+            grid: [n_parts as u32, 1, 1],
+            block: [threads as u32, 1, 1],
+            shared_bytes: 0,
+            args: &args![
+                gradients.x,
+                partial,
+                grad_out,
+                x,
+                normed.rstd,
+                weight,
+                n as i32,
+                c as i32,
+                rows_a_part as i32,
+                accumulate,
+            ],
+        })
+    };
+    let mut ways = vec![Way::new("apart", &apart)];
+    if threads <= MOST_THREADS && are_packs(c, &[gradients.x, grad_out, x, weight]) {
+        ways.push(Way::new("fused", &fused));
+    }
+    let sizes = [("n", n), ("c", c), ("accumulate", usize::from(gradients.accumulate))];
+    board.choose(&Job::new("rms_norm_bwd", elem, &sizes), &ways)
 }

@@ -41,6 +41,8 @@ pub struct SensorPower {
     pub segment: u32,
     /// The sensor.
     pub info: SensorInfo,
+    /// Whether these are the samples that the driver took by itself.
+    is_sampled: bool,
     start: Option<MonotonicNs>,
     end: MonotonicNs,
     width_ns: u64,
@@ -102,6 +104,10 @@ impl PowerHistory {
         }
         history.damaged_bytes = trace.damaged_bytes();
         history.sensors.retain(|sensor| !sensor.buckets.is_empty());
+        // The driver's samples see peaks that readings miss.
+        let of = |sensor: &SensorPower| (sensor.segment, sensor.info.id.clone());
+        let sampled: Vec<_> = history.sensors.iter().filter(|s| s.is_sampled).map(of).collect();
+        history.sensors.retain(|sensor| sensor.is_sampled || !sampled.contains(&of(sensor)));
         history.temperatures.retain(|sensor| !sensor.readings.is_empty());
         history.sensors.iter_mut().for_each(SensorPower::sum_up);
         Ok(history)
@@ -113,7 +119,8 @@ impl PowerHistory {
         self.sensors.iter().filter(|sensor| sensor.segment == segment).map(|sensor| sensor.energy_at(t)).sum()
     }
 
-    /// One channel for each sensor is read, its power, else its counter; and its temperature.
+    /// One channel for each sensor is read, its power, else its counter; its driver's samples of power beside it, and
+    /// its temperature.
     fn begin(&mut self, header: &SegmentHeader) -> Vec<Option<ChannelState>> {
         let has_power = |id: &str| {
             let is_power = |c: &Channel| c.sensor.id == id && c.quantity == TraceQuantity::PowerMw;
@@ -124,7 +131,7 @@ impl PowerHistory {
             .iter()
             .map(|channel| {
                 let value = match channel.quantity {
-                    TraceQuantity::PowerMw => ChannelValue::Power(None),
+                    TraceQuantity::PowerMw | TraceQuantity::SampleMw => ChannelValue::Power(None),
                     TraceQuantity::EnergyMj | TraceQuantity::EnergyUj if has_power(&channel.sensor.id) => {
                         return None;
                     }
@@ -139,7 +146,9 @@ impl PowerHistory {
                         return Some(ChannelState { sensor, value: ChannelValue::Temperature });
                     }
                 };
-                self.sensors.push(SensorPower::new(header.segment.id, channel.sensor.clone()));
+                let is_sampled = channel.quantity == TraceQuantity::SampleMw;
+                let sensor = SensorPower::new(header.segment.id, channel.sensor.clone());
+                self.sensors.push(SensorPower { is_sampled, ..sensor });
                 Some(ChannelState { sensor: self.sensors.len() - 1, value })
             })
             .collect()
@@ -211,7 +220,16 @@ impl SensorTemperature {
 impl SensorPower {
     fn new(segment: u32, info: SensorInfo) -> Self {
         let (start, end) = (None, MonotonicNs(0));
-        Self { segment, info, start, end, width_ns: FIRST_WIDTH_NS, buckets: Vec::new(), sums: Vec::new() }
+        Self {
+            segment,
+            info,
+            is_sampled: false,
+            start,
+            end,
+            width_ns: FIRST_WIDTH_NS,
+            buckets: Vec::new(),
+            sums: Vec::new(),
+        }
     }
 
     /// From the first reading to the last.

@@ -294,6 +294,7 @@ fn sensor_cells(sensor: &SensorRecord, name: String) -> [String; 8] {
 pub(crate) fn method(method: Method) -> &'static str {
     match method {
         Method::Counter => "counter",
+        Method::DriverSamples => "samples",
         Method::PowerIntegral => "integral",
         Method::Estimated => "estimate",
     }

@@ -125,6 +125,7 @@ pub fn describe_work(window: &WindowEnergy) -> String {
 pub fn describe_sensor(sensor: &SensorRecord) -> Vec<String> {
     let method = match sensor.method {
         Method::Counter => "energy counter",
+        Method::DriverSamples => "the driver's samples",
         Method::PowerIntegral => "integral of power",
         Method::Estimated => "estimated",
     };

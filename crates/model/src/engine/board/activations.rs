@@ -10,7 +10,7 @@ use wattle_ops::rms_norm::board as rms_norm;
 use super::DeviceEngineOptions;
 use super::cutter::Cutter;
 use crate::engine::Recompute;
-use crate::engine::network::{Network, Norm, NormKind, NormPlace, Positions, Sizes};
+use crate::engine::network::{Block, Network, Norm, NormKind, NormPlace, Positions, Sizes};
 
 /// Most bytes of logits that exist at once.
 const LOGITS_BYTES: usize = 1 << 30;
@@ -34,6 +34,7 @@ pub(super) struct Activations {
     pub(super) logits_rows: usize,
     /// For sums over rows in a fixed order, `f32`.
     pub(super) partials: Ptr<f32>,
+    pub(super) partials_len: usize,
     pub(super) attention: Attention,
     /// Cosines and sines (t, d/2) `f32`, where positions are rotations.
     pub(super) rotary: Option<[Ptr<f32>; 2]>,
@@ -116,7 +117,7 @@ pub(super) struct Added {
 /// What lies at feed-forward width.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Hidden {
-    /// Before the activation, without the bias.
+    /// Before the activation, without the bias, or with it where the product's epilogue made both: see `gelu`.
     pub(super) before: DeviceTensor,
     pub(super) after: DeviceTensor,
 }
@@ -164,6 +165,7 @@ impl Activations {
         let final_norm = Normed::cut(cutter, n, sizes.c, elem);
         let kept_bytes = cutter.len_bytes() - start;
         let logits_rows = logits_rows(n, sizes, elem);
+        let partials_len = partials_len(network, options);
         let activations = Self {
             x,
             norms,
@@ -174,7 +176,8 @@ impl Activations {
             branch: cutter.take(n * sizes.c.max(sizes.heads()), elem),
             logits: cutter.take(logits_rows * sizes.v_padded(), elem),
             logits_rows,
-            partials: cutter.take_of(partials_len(network, options)),
+            partials: cutter.take_of(partials_len),
+            partials_len,
             attention: match attention {
                 AttentionPlan::Fused { workspace_bytes } => {
                     Attention::Fused { workspace: cutter.take_bytes(workspace_bytes) }
@@ -202,27 +205,27 @@ fn logits_rows(n: usize, sizes: &Sizes, elem: Elem) -> usize {
     rows.max(MIN_LOGITS_ROWS).min(n)
 }
 
-/// Floats that sums over rows want, of a whole micro-batch or the last, shorter one.
+/// Floats that sums over rows want, those of a block together, of a whole micro-batch or the last, shorter one.
 fn partials_len(network: &Network, options: &DeviceEngineOptions) -> usize {
     let sizes = &network.sizes;
     let &Sizes { t, c, norm, .. } = sizes;
-    let biases = network.blocks.iter().flat_map(|block| {
+    let of_block = |block: &Block, n: usize| {
         let linears = [&block.attention_in, &block.attention_out, &block.mlp_in, &block.mlp_out];
-        linears.into_iter().filter(|linear| linear.bias.is_some()).map(|linear| linear.n_out)
-    });
-    let widest = biases.max().unwrap_or(0);
-    let len = |b: usize| {
+        let biased = linears.into_iter().filter(|linear| linear.bias.is_some());
+        let biases: usize = biased.map(|linear| linear::scratch_len(n, linear.n_out)).sum();
         let norm = match norm {
-            NormKind::Layer => layer_norm::bwd_scratch_len(b * t, c),
-            NormKind::Rms => rms_norm::bwd_scratch_len(b * t, c),
+            NormKind::Layer => layer_norm::bwd_scratch_len(n, c),
+            NormKind::Rms => rms_norm::bwd_scratch_len(n, c),
         };
         let head_norm =
-            |norm: &Norm, width: usize| head_norm::bwd_scratch_len(b * t, width / norm.width, norm.width);
-        let query_key = network
-            .query_key_norms()
-            .map_or(0, |norms| head_norm(&norms.q, sizes.heads()).max(head_norm(&norms.k, sizes.kv())));
-        norm.max(linear::bias_scratch_len(b * t, widest)).max(query_key)
+            |norm: &Norm, width: usize| head_norm::bwd_scratch_len(n, width / norm.width, norm.width);
+        let query_key = block
+            .query_key_norms
+            .as_ref()
+            .map_or(0, |norms| head_norm(&norms.q, sizes.heads()) + head_norm(&norms.k, sizes.kv()));
+        biases + 2 * norm + query_key
     };
+    let len = |b: usize| network.blocks.iter().map(|block| of_block(block, b * t)).max().unwrap_or(0);
     options.micro_batches().map(|sequences| len(sequences.len())).max().unwrap_or(0)
 }
 

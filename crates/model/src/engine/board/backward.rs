@@ -6,30 +6,34 @@ use wattle_ops::dropout::board as dropout;
 use wattle_ops::embedding::board as embedding;
 use wattle_ops::head_norm::board as head_norm;
 use wattle_ops::layer_norm::board as layer_norm;
-use wattle_ops::linear::board as linear;
+use wattle_ops::linear::board::ColumnSums;
 use wattle_ops::rms_norm::board as rms_norm;
 use wattle_ops::rope::board as rope;
-use wattle_ops::{Store, activation, swiglu};
+use wattle_ops::{Store, swiglu};
 
 use super::activations::{Activations, Attention, Normed};
 use super::forward::{MicroBatch, Place, added_of};
 use crate::engine::Recompute;
-use crate::engine::network::{Linear, MlpKind, Network, Norm, NormKind, NormPlace};
+use crate::engine::network::{MlpKind, Network, Norm, NormKind, NormPlace};
 
 impl MicroBatch<'_> {
     /// From the gradient of the last normalized rows, in `branch`, to those of the tables.
     pub(super) fn backward(&self) -> Result<(), BoardError> {
         let Network { blocks, final_norm, .. } = self.network;
         let Activations { x, final_norm: normed, .. } = self.activations;
-        let Activations { gradients, branch, .. } = self.activations;
-        self.norm_backward(final_norm, normed, x[blocks.len()], *branch, gradients.x, Store::Overwrite)?;
+        let Activations { gradients, branch, partials, partials_len, .. } = self.activations;
+        let mut sums = ColumnSums::new(*partials, *partials_len, self.store);
+        let (x, grad_x) = (x[blocks.len()], gradients.x);
+        self.norm_backward(final_norm, normed, x, *branch, grad_x, Store::Overwrite, &mut sums)?;
+        sums.finish(self.board)?;
         for layer_idx in (0..blocks.len()).rev() {
             // The last block's activations are all still there.
             if layer_idx + 1 < blocks.len() {
                 self.recompute(layer_idx)?;
             }
-            self.mlp_backward(layer_idx)?;
-            self.attention_backward(layer_idx)?;
+            self.mlp_backward(layer_idx, &mut sums)?;
+            self.attention_backward(layer_idx, &mut sums)?;
+            sums.finish(self.board)?;
         }
         self.embedding_backward()
     }
@@ -72,52 +76,51 @@ impl MicroBatch<'_> {
         self.expand(layer_idx, normed.mlp.out, hidden.at(layer_idx))
     }
 
-    fn mlp_backward(&self, layer_idx: usize) -> Result<(), BoardError> {
+    fn mlp_backward(&self, layer_idx: usize, sums: &mut ColumnSums) -> Result<(), BoardError> {
         let Activations { norms, kept, hidden, gradients, branch, .. } = self.activations;
         let block = &self.network.blocks[layer_idx];
         let (normed, kept, hidden) = (norms.at(layer_idx), kept.at(layer_idx), hidden.at(layer_idx));
         let products = self.products();
         let after = kept.added.map(|added| (&block.mlp_norm, &normed.mlp, added.mlp));
-        let grad_out = self.addend_gradient(Place::MlpOut(layer_idx), after)?;
-        self.bias_backward(&block.mlp_out, grad_out)?;
-        products.bwd_weight(grad_out, hidden.after, &block.mlp_out)?;
-        products.bwd_x(gradients.hidden, grad_out, &block.mlp_out, Store::Overwrite)?;
-
+        let grad_out = self.addend_gradient(Place::MlpOut(layer_idx), after, sums)?;
+        products.bwd_weight_and_bias(grad_out, hidden.after, &block.mlp_out, self.store, sums)?;
         match self.sizes().mlp {
             MlpKind::Plain(kind) => {
-                let rows = self.hidden_rows(hidden, &block.mlp_in);
-                activation::board::bwd(self.board, kind, gradients.expanded, &rows)?;
+                let linears = [&block.mlp_in, &block.mlp_out];
+                self.activate_backward(kind, gradients.expanded, grad_out, hidden, linears)?;
             }
             MlpKind::Gated => {
+                products.bwd_x(gradients.hidden, grad_out, &block.mlp_out, Store::Overwrite)?;
                 let dims = [self.n(), self.sizes().ff];
                 let (grad_x, grad_out) = (gradients.expanded, gradients.hidden);
                 swiglu::board::bwd(self.board, grad_x, grad_out, hidden.before, dims)?;
             }
         }
-        self.bias_backward(&block.mlp_in, gradients.expanded)?;
+        let x = match self.sizes().norm_place {
+            NormPlace::Before => normed.mlp.out,
+            NormPlace::After => kept.middle,
+        };
+        products.bwd_weight_and_bias(gradients.expanded, x, &block.mlp_in, self.store, sums)?;
         match self.sizes().norm_place {
             NormPlace::Before => {
-                products.bwd_weight(gradients.expanded, normed.mlp.out, &block.mlp_in)?;
                 products.bwd_x(*branch, gradients.expanded, &block.mlp_in, Store::Overwrite)?;
                 let (grad_x, store) = (gradients.x, Store::Accumulate);
-                self.norm_backward(&block.mlp_norm, &normed.mlp, kept.middle, *branch, grad_x, store)
+                self.norm_backward(&block.mlp_norm, &normed.mlp, kept.middle, *branch, grad_x, store, sums)
             }
             NormPlace::After => {
-                products.bwd_weight(gradients.expanded, kept.middle, &block.mlp_in)?;
                 products.bwd_x(gradients.x, gradients.expanded, &block.mlp_in, Store::Accumulate)
             }
         }
     }
 
-    fn attention_backward(&self, layer_idx: usize) -> Result<(), BoardError> {
+    fn attention_backward(&self, layer_idx: usize, sums: &mut ColumnSums) -> Result<(), BoardError> {
         let Activations { x, norms, kept, gradients, branch, .. } = self.activations;
         let block = &self.network.blocks[layer_idx];
         let (normed, kept) = (norms.at(layer_idx), kept.at(layer_idx));
         let products = self.products();
         let after = kept.added.map(|added| (&block.attention_norm, &normed.attention, added.attention));
-        let grad_out = self.addend_gradient(Place::AttentionOut(layer_idx), after)?;
-        self.bias_backward(&block.attention_out, grad_out)?;
-        products.bwd_weight(grad_out, kept.attended, &block.attention_out)?;
+        let grad_out = self.addend_gradient(Place::AttentionOut(layer_idx), after, sums)?;
+        products.bwd_weight_and_bias(grad_out, kept.attended, &block.attention_out, self.store, sums)?;
         products.bwd_x(*branch, grad_out, &block.attention_out, Store::Overwrite)?;
 
         match self.activations.attention {
@@ -148,20 +151,22 @@ impl MicroBatch<'_> {
             rope::bwd(self.board, gradients.qkv, &heads)?;
         }
         for norm in self.query_key_norms(block, kept, gradients.qkv) {
-            let (weight, partials) = (self.gradient(norm.weight), self.activations.partials);
-            head_norm::bwd(self.board, norm.rows, weight, norm.saved, norm.rstd, &norm.heads, partials)?;
+            let weight = self.gradient(norm.weight);
+            head_norm::bwd(self.board, norm.rows, weight, norm.saved, norm.rstd, &norm.heads, sums)?;
         }
-        self.bias_backward(&block.attention_in, gradients.qkv)?;
+        let read = match self.sizes().norm_place {
+            NormPlace::Before => normed.attention.out,
+            NormPlace::After => x[layer_idx],
+        };
+        products.bwd_weight_and_bias(gradients.qkv, read, &block.attention_in, self.store, sums)?;
         match self.sizes().norm_place {
             NormPlace::Before => {
-                products.bwd_weight(gradients.qkv, normed.attention.out, &block.attention_in)?;
                 products.bwd_x(*branch, gradients.qkv, &block.attention_in, Store::Overwrite)?;
                 let (x, store) = (x[layer_idx], Store::Accumulate);
                 let (norm, normed) = (&block.attention_norm, &normed.attention);
-                self.norm_backward(norm, normed, x, *branch, gradients.x, store)
+                self.norm_backward(norm, normed, x, *branch, gradients.x, store, sums)
             }
             NormPlace::After => {
-                products.bwd_weight(gradients.qkv, x[layer_idx], &block.attention_in)?;
                 products.bwd_x(gradients.x, gradients.qkv, &block.attention_in, Store::Accumulate)
             }
         }
@@ -185,11 +190,12 @@ impl MicroBatch<'_> {
         &self,
         place: Place,
         after: Option<(&Norm, &Normed, DeviceTensor)>,
+        sums: &mut ColumnSums,
     ) -> Result<DeviceTensor, BoardError> {
         let gradients = &self.activations.gradients;
         let mut grad_out = gradients.x;
         if let Some((norm, normed, added)) = after {
-            self.norm_backward(norm, normed, added, grad_out, gradients.addend, Store::Overwrite)?;
+            self.norm_backward(norm, normed, added, grad_out, gradients.addend, Store::Overwrite, sums)?;
             grad_out = gradients.addend;
         }
         if self.dropped_from.is_some() {
@@ -208,28 +214,23 @@ impl MicroBatch<'_> {
         grad_out: DeviceTensor,
         grad_x: DeviceTensor,
         store: Store,
+        sums: &mut ColumnSums,
     ) -> Result<(), BoardError> {
-        let (partials, accumulate) = (self.activations.partials, store == Store::Accumulate);
+        let accumulate = store == Store::Accumulate;
         let weight = self.gradient(norm.weight);
         match self.sizes().norm {
             NormKind::Layer => {
                 let bias = self.optional_gradient(norm.bias);
                 let gradients = layer_norm::Gradients { x: grad_x, accumulate, weight, bias };
                 let (normed, norm) = (normed.layer(), self.layer_norm(norm));
-                layer_norm::bwd(self.board, &gradients, grad_out, x, &normed, &norm, partials)
+                layer_norm::bwd(self.board, &gradients, grad_out, x, &normed, &norm, sums)
             }
             NormKind::Rms => {
                 let gradients = rms_norm::Gradients { x: grad_x, accumulate, weight };
                 let (normed, norm) = (normed.rms(), self.rms_norm(norm));
-                rms_norm::bwd(self.board, &gradients, grad_out, x, &normed, &norm, partials)
+                rms_norm::bwd(self.board, &gradients, grad_out, x, &normed, &norm, sums)
             }
         }
-    }
-
-    fn bias_backward(&self, layer: &Linear, grad_out: DeviceTensor) -> Result<(), BoardError> {
-        let Some(bias) = layer.bias else { return Ok(()) };
-        let dims = [self.n(), layer.n_out];
-        linear::bwd_bias(self.board, self.gradient(bias), grad_out, dims, self.activations.partials)
     }
 
     fn gradient(&self, start: usize) -> Ptr<f32> {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use candle_core::Tensor;
+use wattle_ops::Store;
 use wattle_ops::adamw::Update;
 use wattle_ops::board::select::{Measured, Selecting};
 use wattle_ops::board::{Board, BoardError, Elem, HostMemory, StepState};
@@ -148,7 +149,8 @@ impl BoardEngine {
         let launches = self.launches(slot_idx);
         launches.begin()?;
         state::mark_gradients(board, state, self.layout.len())?;
-        launches.gradients()?;
+        // Marks are zeros: what is added to needs no others.
+        launches.gradients(launches.first_store()?)?;
         let FirstGradients { unreached, zero } = state::first_gradients(board, state, &self.layout)?;
         if !unreached.is_empty() {
             return Err(EngineError::Unreached { names: unreached });
@@ -221,7 +223,8 @@ impl BoardEngine {
     fn evaluation<'a>(&'a self, board: &'a dyn Board, b: usize) -> MicroBatch<'a> {
         let Memory { state, eval, activations, .. } = &self.memory;
         let (network, options) = (&self.network, &self.options);
-        MicroBatch { board, network, options, state, slot: *eval, activations, dropped_from: None, b }
+        let (slot, store) = (*eval, Store::Accumulate);
+        MicroBatch { board, network, options, state, slot, activations, dropped_from: None, b, store }
     }
 
     /// Refuses tokens that the model does not have, and masks that there is no room for.

@@ -35,6 +35,8 @@ pub(super) struct MicroBatch<'a> {
     pub(super) dropped_from: Option<usize>,
     /// Sequences.
     pub(super) b: usize,
+    /// Whether gradients of parameters are added to what is there. Those of tables are in any case.
+    pub(super) store: Store,
 }
 
 /// A norm of queries or of keys within rows that have queries, keys and values.
@@ -269,10 +271,7 @@ impl<'a> MicroBatch<'a> {
     ) -> Result<(), BoardError> {
         let linear = &self.network.blocks[layer_idx].mlp_in;
         match self.sizes().mlp {
-            MlpKind::Plain(kind) => {
-                self.products().fwd(hidden.before, x, linear, false)?;
-                activation::board::fwd(self.board, kind, hidden.after, &self.hidden_rows(hidden, linear))
-            }
+            MlpKind::Plain(kind) => self.activate(kind, x, hidden, linear),
             MlpKind::Gated => {
                 self.products().fwd(hidden.before, x, linear, true)?;
                 let dims = [self.n(), self.sizes().ff];
@@ -332,7 +331,9 @@ impl<'a> MicroBatch<'a> {
             let products = Products { n: rows.len(), ..self.products() };
             let at = |rows_of: DeviceTensor| rows_of.add(rows.start * width);
             products.bwd_x(at(branch), logits, &head, Store::Overwrite)?;
-            products.bwd_weight(logits, at(final_norm.out), &head)
+            // Later rows add to what the first have written.
+            let store = if rows.start == 0 { self.store } else { Store::Accumulate };
+            products.bwd_weight(logits, at(final_norm.out), &head, store)
         })
     }
 

@@ -1,7 +1,8 @@
 //! Linear layers as matrix products.
 
 use wattle_ops::Store;
-use wattle_ops::board::{Board, BoardError, DeviceTensor, Epilogue, Gemm, Matrix, Ptr};
+use wattle_ops::board::{Board, BoardError, DeviceTensor, Epilogue, Gemm, Job, Matrix, Ptr, Way};
+use wattle_ops::linear::board::{self as linear, ColumnSums};
 
 use crate::engine::network::Linear;
 
@@ -29,23 +30,27 @@ impl Products<'_> {
         linear: &Linear,
         with_bias: bool,
     ) -> Result<(), BoardError> {
-        let &Linear { n_in, n_out, output_first, bias, .. } = linear;
-        let weight = self.weight(linear);
-        self.board.gemm(&Gemm {
-            m: self.n,
-            n: n_out,
-            k: n_in,
-            a: Matrix::new(x, n_in),
-            b: if output_first { weight.transposed() } else { weight },
-            c: Matrix::new(out, n_out),
-            alpha: 1.0,
-            accumulate: false,
-            batch: 1,
-            epilogue: match bias {
-                Some(bias) if with_bias => Epilogue::Bias(self.working.add(bias)),
-                _ => Epilogue::None,
-            },
-        })
+        let epilogue = match linear.bias {
+            Some(bias) if with_bias => Epilogue::Bias(self.working.add(bias)),
+            _ => Epilogue::None,
+        };
+        self.board.gemm(&Gemm { epilogue, ..self.product(out, x, linear) })
+    }
+
+    /// `before = x·W + bias`, `out = gelu_tanh(before)`
+    ///
+    /// # Shapes
+    /// `x` (n, in) → `before`, `out` (n, out), overwritten.
+    pub(super) fn fwd_gelu(
+        &self,
+        out: DeviceTensor,
+        before: DeviceTensor,
+        x: DeviceTensor,
+        linear: &Linear,
+    ) -> Result<(), BoardError> {
+        let bias = linear.bias.map(|bias| self.working.add(bias));
+        let epilogue = Epilogue::GeluTanh { bias, before };
+        self.board.gemm(&Gemm { epilogue, ..self.product(out, x, linear) })
     }
 
     /// `grad_x = grad_out·Wᵀ`, or added to what is there.
@@ -59,9 +64,93 @@ impl Products<'_> {
         linear: &Linear,
         store: Store,
     ) -> Result<(), BoardError> {
+        let accumulate = store == Store::Accumulate;
+        self.board.gemm(&Gemm { accumulate, ..self.product_x(grad_x, grad_out, linear) })
+    }
+
+    /// `grad_before = grad_out·Wᵀ · gelu_tanh′(before)`
+    ///
+    /// # Shapes
+    /// `grad_out` (n, out), `before` (n, in) → `grad_before` (n, in), overwritten.
+    pub(super) fn bwd_x_gelu(
+        &self,
+        grad_before: DeviceTensor,
+        grad_out: DeviceTensor,
+        linear: &Linear,
+        before: DeviceTensor,
+    ) -> Result<(), BoardError> {
+        let epilogue = Epilogue::GeluTanhSlope { before };
+        self.board.gemm(&Gemm { epilogue, ..self.product_x(grad_before, grad_out, linear) })
+    }
+
+    /// `grad_W = or += xᵀ·grad_out`
+    ///
+    /// # Shapes
+    /// `grad_out` (n, out), `x` (n, in), as `store` says.
+    pub(super) fn bwd_weight(
+        &self,
+        grad_out: DeviceTensor,
+        x: DeviceTensor,
+        linear: &Linear,
+        store: Store,
+    ) -> Result<(), BoardError> {
+        self.board.gemm(&self.product_weight(grad_out, x, linear, store))
+    }
+
+    /// The same, and the gradient of the bias, which is left to `sums`. It is summed by a kernel of its own, or in the
+    /// product's epilogue, which reads `grad_out` anyway.
+    pub(super) fn bwd_weight_and_bias(
+        &self,
+        grad_out: DeviceTensor,
+        x: DeviceTensor,
+        linear: &Linear,
+        store: Store,
+        sums: &mut ColumnSums,
+    ) -> Result<(), BoardError> {
+        let &Linear { n_in, n_out, output_first, bias, .. } = linear;
+        let product = self.product_weight(grad_out, x, linear, store);
+        let Some(bias) = bias else { return self.board.gemm(&product) };
+        let partials = sums.add(self.gradients.add(bias), self.n, n_out);
+        let sums = &*sums;
+        let apart = || {
+            linear::bwd_bias(self.board, grad_out, &partials, sums)?;
+            self.board.gemm(&product)
+        };
+        let whole = partials.at.into();
+        let of_grad_out = if output_first { Epilogue::SumsOfA(whole) } else { Epilogue::SumsOfB(whole) };
+        let epilogue = || {
+            sums.has_parts(&partials, 1);
+            self.board.gemm(&Gemm { epilogue: of_grad_out, ..product })
+        };
+        let is_added = usize::from(store == Store::Accumulate);
+        let sizes = [("n", self.n), ("in", n_in), ("out", n_out), ("add", is_added)];
+        let job = Job::new("linear_bwd_weight", grad_out.elem(), &sizes);
+        self.board.choose(&job, &[Way::new("apart", &apart), Way::new("sums_epilogue", &epilogue)])
+    }
+
+    /// `out = x·W`
+    fn product(&self, out: DeviceTensor, x: DeviceTensor, linear: &Linear) -> Gemm {
         let &Linear { n_in, n_out, output_first, .. } = linear;
         let weight = self.weight(linear);
-        self.board.gemm(&Gemm {
+        Gemm {
+            m: self.n,
+            n: n_out,
+            k: n_in,
+            a: Matrix::new(x, n_in),
+            b: if output_first { weight.transposed() } else { weight },
+            c: Matrix::new(out, n_out),
+            alpha: 1.0,
+            accumulate: false,
+            batch: 1,
+            epilogue: Epilogue::None,
+        }
+    }
+
+    /// `grad_x = grad_out·Wᵀ`
+    fn product_x(&self, grad_x: DeviceTensor, grad_out: DeviceTensor, linear: &Linear) -> Gemm {
+        let &Linear { n_in, n_out, output_first, .. } = linear;
+        let weight = self.weight(linear);
+        Gemm {
             m: self.n,
             n: n_in,
             k: n_out,
@@ -69,26 +158,18 @@ impl Products<'_> {
             b: if output_first { weight } else { weight.transposed() },
             c: Matrix::new(grad_x, n_in),
             alpha: 1.0,
-            accumulate: store == Store::Accumulate,
+            accumulate: false,
             batch: 1,
             epilogue: Epilogue::None,
-        })
+        }
     }
 
-    /// `grad_W += xᵀ·grad_out`
-    ///
-    /// # Shapes
-    /// `grad_out` (n, out), `x` (n, in).
-    pub(super) fn bwd_weight(
-        &self,
-        grad_out: DeviceTensor,
-        x: DeviceTensor,
-        linear: &Linear,
-    ) -> Result<(), BoardError> {
+    /// `grad_W = or += xᵀ·grad_out`
+    fn product_weight(&self, grad_out: DeviceTensor, x: DeviceTensor, linear: &Linear, store: Store) -> Gemm {
         let &Linear { n_in, n_out, output_first, weight, .. } = linear;
         let (x, grad_out) = (Matrix::new(x, n_in), Matrix::new(grad_out, n_out));
         let (m, n, a, b) = if output_first { (n_out, n_in, grad_out, x) } else { (n_in, n_out, x, grad_out) };
-        self.board.gemm(&Gemm {
+        Gemm {
             m,
             n,
             k: self.n,
@@ -96,10 +177,10 @@ impl Products<'_> {
             b,
             c: Matrix::new(self.gradients.add(weight), n),
             alpha: 1.0,
-            accumulate: true,
+            accumulate: store == Store::Accumulate,
             batch: 1,
             epilogue: Epilogue::None,
-        })
+        }
     }
 
     /// As it is stored.

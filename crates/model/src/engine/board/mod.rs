@@ -9,7 +9,7 @@
 //!
 //! - `cutter`, `state`, `activations`, `memory`: what lies where
 //! - `shapes`: the network's sizes as the operations take them
-//! - `forward`, `backward`, `linear`: the passes of a micro-batch
+//! - `forward`, `backward`, `linear`, `gelu`: the passes of a micro-batch
 //! - `step`: all of one optimizer update
 //! - `inputs`, `results`, `timeline`: what goes to the device, and what comes back
 //! - `fit`: whether it all fits
@@ -22,6 +22,7 @@ mod engine;
 mod error;
 mod fit;
 mod forward;
+mod gelu;
 mod inputs;
 mod linear;
 mod memory;

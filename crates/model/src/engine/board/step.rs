@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
+use wattle_ops::Store;
 use wattle_ops::adamw::board as adamw;
-use wattle_ops::board::{Board, Elem};
+use wattle_ops::board::{Board, Elem, Job, Way};
 
 use super::DeviceEngineOptions;
 use super::activations::Activations;
@@ -33,9 +34,40 @@ impl StepLaunches<'_> {
     /// Launches it all.
     pub(super) fn issue(&self) -> Result<(), EngineError> {
         self.begin()?;
-        self.board.zero(self.state.gradients.bytes(), self.layout.len() * Elem::F32.bytes())?;
-        self.gradients()?;
+        let first = self.first_store()?;
+        self.zero_gradients(first)?;
+        self.gradients(first)?;
         self.update()
+    }
+
+    /// Whether the first micro-batch adds its gradients to zeros, or writes them. It is one choice for all of them, since
+    /// what is not written has to be zeroed before: `added` zeroes all, `written` the tables alone.
+    pub(super) fn first_store(&self) -> Result<Store, EngineError> {
+        let nothing = || Ok(());
+        let ways = ["added", "written"].map(|name| Way::new(name, &nothing));
+        let job = Job::new("gradients", self.options.elem, &[("n", self.layout.len())]);
+        let is_written = self.board.choices().pick(&job, &ways)?.name == "written";
+        Ok(if is_written { Store::Overwrite } else { Store::Accumulate })
+    }
+
+    /// Zeroes what the first micro-batch adds to: all, or the tables of which it reaches some rows only. The output head
+    /// is written; if it is the token table too, that is added to after.
+    fn zero_gradients(&self, first: Store) -> Result<(), EngineError> {
+        let &Network { token_table, head, .. } = self.network;
+        let zero = |start: usize, len: usize| {
+            let at = self.state.gradients.add(start).bytes();
+            self.board.zero(at, len * Elem::F32.bytes())
+        };
+        if first == Store::Accumulate {
+            return Ok(zero(0, self.layout.len())?);
+        }
+        let tables = [(token_table != head).then_some(token_table), self.network.position_table()];
+        let entries = self.layout.entries();
+        tables.into_iter().flatten().try_for_each(|start| {
+            let entry = entries.iter().find(|entry| entry.range.start == start);
+            let range = &entry.expect("a table is a parameter").range;
+            Ok(zero(range.start, range.len())?)
+        })
     }
 
     /// The batch is there.
@@ -43,16 +75,26 @@ impl StepLaunches<'_> {
         Ok(self.board.mark(self.first_edge + 1)?)
     }
 
-    /// Adds the batch's gradients to those that are there.
-    pub(super) fn gradients(&self) -> Result<(), EngineError> {
-        self.options.micro_batches().try_for_each(|sequences| self.micro_batch(sequences))
+    /// The batch's gradients: the first micro-batch stores them as `first` says, the others add theirs.
+    pub(super) fn gradients(&self, first: Store) -> Result<(), EngineError> {
+        self.options.micro_batches().try_for_each(|sequences| {
+            let store = if sequences.start == 0 { first } else { Store::Accumulate };
+            self.micro_batch(sequences, store)
+        })
     }
 
-    /// The passes of the micro-batches that differ in shape: the first, and the last where it has fewer sequences.
+    /// The passes of the micro-batches that differ in shape or in how they store gradients: the first two, and the last
+    /// where it has fewer sequences.
     pub(super) fn every_shape(&self) -> Result<(), EngineError> {
-        let all: Vec<_> = self.options.micro_batches().collect();
+        let (all, store): (Vec<_>, _) = (self.options.micro_batches().collect(), self.first_store()?);
+        let of_first_shape = all.iter().filter(|sequences| sequences.len() == all[0].len());
         let last = all.last().filter(|last| last.len() < all[0].len());
-        all.first().into_iter().chain(last).try_for_each(|sequences| self.micro_batch(sequences.clone()))
+        // The second adds its gradients, whatever the first does.
+        let stores = [store, Store::Accumulate];
+        of_first_shape
+            .zip(stores)
+            .try_for_each(|(sequences, store)| self.micro_batch(sequences.clone(), store))?;
+        last.map_or(Ok(()), |sequences| self.micro_batch(sequences.clone(), Store::Accumulate))
     }
 
     /// Clips and updates.
@@ -62,7 +104,7 @@ impl StepLaunches<'_> {
         Ok(self.board.mark(self.first_edge + 3)?)
     }
 
-    fn micro_batch(&self, sequences: Range<usize>) -> Result<(), EngineError> {
+    fn micro_batch(&self, sequences: Range<usize>, store: Store) -> Result<(), EngineError> {
         let t = self.network.sizes.t;
         let results = self.results.rows().from(sequences.start * t);
         // With weights, each target has its share of the batch's.
@@ -78,6 +120,7 @@ impl StepLaunches<'_> {
             activations,
             dropped_from: (options.dropout > 0.0).then_some(sequences.start),
             b: sequences.len(),
+            store,
         };
         micro_batch.forward()?;
         micro_batch.losses_and_gradients(results, scale)?;

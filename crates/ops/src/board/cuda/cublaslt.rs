@@ -38,7 +38,15 @@ pub(super) const EPILOGUE_DEFAULT: u32 = 1;
 /// `CUBLASLT_EPILOGUE_BIAS`.
 pub(super) const EPILOGUE_BIAS: u32 = 4;
 /// `CUBLASLT_EPILOGUE_GELU_AUX_BIAS`, whose GELU is the one with tanh.
-pub(super) const EPILOGUE_GELU_AUX_BIAS: u32 = 32 | 128 | 4;
+pub(super) const EPILOGUE_GELU_AUX_BIAS: u32 = EPILOGUE_GELU_AUX | 4;
+/// `CUBLASLT_EPILOGUE_GELU_AUX`.
+pub(super) const EPILOGUE_GELU_AUX: u32 = 32 | 128;
+/// `CUBLASLT_EPILOGUE_DGELU`.
+pub(super) const EPILOGUE_DGELU: u32 = 64 | 128;
+/// `CUBLASLT_EPILOGUE_BGRADA`: sums of the left factor over the inner size, of the type of the result unless said.
+pub(super) const EPILOGUE_BGRADA: u32 = 256;
+/// `CUBLASLT_EPILOGUE_BGRADB`: the same of the right factor.
+pub(super) const EPILOGUE_BGRADB: u32 = 512;
 
 /// `cudaDataType` of an element.
 pub(super) const fn data_type(elem: Elem) -> c_int {

@@ -9,7 +9,7 @@ use super::column_major::{ColumnMajor, Factor, Layout, MAX_ALIGNMENT, alignment}
 use super::cublaslt::{self, CublasLt, Description, Heuristic};
 use super::driver::Handle;
 use super::stream::Stream;
-use crate::board::{BoardError, Choices, DevicePtr, Elem, Epilogue, Gemm, Job};
+use crate::board::{BoardError, Choices, DevicePtr, DeviceTensor, Elem, Epilogue, Gemm, Job};
 
 /// Bytes of workspace from Hopper on, as NVIDIA advises for cuBLAS there.
 pub(super) const WORKSPACE_BYTES_HOPPER: usize = 32 << 20;
@@ -33,7 +33,7 @@ pub(super) struct Matmul {
 struct Key {
     product: ColumnMajor,
     epilogue: u32,
-    /// Smaller of those of bias and of what is kept; the largest where there are none.
+    /// Smallest of those of what an epilogue reads and writes; the largest where there is nothing.
     epilogue_alignment: u32,
     accumulate: bool,
 }
@@ -137,7 +137,7 @@ impl Matmul {
         product.set(cublaslt::DESC_TRANSA, i32::from(left.transposed))?;
         product.set(cublaslt::DESC_TRANSB, i32::from(right.transposed))?;
         product.set(cublaslt::DESC_EPILOGUE, key.epilogue)?;
-        if key.epilogue == cublaslt::EPILOGUE_GELU_AUX_BIAS {
+        if pointers(&gemm.epilogue)[1].is_some() {
             product.set(cublaslt::DESC_AUX_LD, out.leading as i64)?;
         }
         let plan = Plan {
@@ -219,14 +219,20 @@ impl Drop for Matmul {
 impl Key {
     fn of(gemm: &Gemm) -> Result<Self, BoardError> {
         let product = ColumnMajor::of(gemm)?;
-        let (epilogue, epilogue_alignment) = match gemm.epilogue {
-            Epilogue::None => (cublaslt::EPILOGUE_DEFAULT, MAX_ALIGNMENT),
-            Epilogue::Bias(bias) => (cublaslt::EPILOGUE_BIAS, alignment(bias.bytes())),
-            Epilogue::GeluTanh { bias, before } => {
-                (cublaslt::EPILOGUE_GELU_AUX_BIAS, alignment(bias.bytes()).min(alignment(before.bytes())))
-            }
+        let epilogue = match gemm.epilogue {
+            Epilogue::None => cublaslt::EPILOGUE_DEFAULT,
+            Epilogue::Bias(_) => cublaslt::EPILOGUE_BIAS,
+            Epilogue::GeluTanh { bias: Some(_), .. } => cublaslt::EPILOGUE_GELU_AUX_BIAS,
+            Epilogue::GeluTanh { bias: None, .. } => cublaslt::EPILOGUE_GELU_AUX,
+            Epilogue::GeluTanhSlope { .. } => cublaslt::EPILOGUE_DGELU,
+            // The factors change places.
+            Epilogue::SumsOfA(_) => cublaslt::EPILOGUE_BGRADB,
+            Epilogue::SumsOfB(_) => cublaslt::EPILOGUE_BGRADA,
         };
-        if gemm.epilogue != Epilogue::None && (gemm.accumulate || gemm.batch > 1) {
+        let alignments = pointers(&gemm.epilogue).into_iter().flatten().map(|at| alignment(at.bytes()));
+        let epilogue_alignment = alignments.min().unwrap_or(MAX_ALIGNMENT);
+        let is_added = gemm.accumulate && !gemm.epilogue.may_be_added();
+        if is_added || (gemm.epilogue != Epilogue::None && gemm.batch > 1) {
             return Err(BoardError::Product("an epilogue is for one product that is not added".to_owned()));
         }
         Ok(Self { product, epilogue, epilogue_alignment, accumulate: gemm.accumulate })
@@ -265,16 +271,22 @@ impl Key {
 impl Plan {
     /// The addresses of an epilogue are part of cuBLASLt's description, not of its call.
     fn point_epilogue(&self, gemm: &Gemm) -> Result<(), BoardError> {
-        let (bias, before) = match gemm.epilogue {
-            Epilogue::None => return Ok(()),
-            Epilogue::Bias(bias) => (bias, None),
-            Epilogue::GeluTanh { bias, before } => (bias, Some(before)),
-        };
-        self.product.set(cublaslt::DESC_BIAS_POINTER, bias.bytes().address())?;
-        match before {
-            Some(before) => self.product.set(cublaslt::DESC_AUX_POINTER, before.bytes().address()),
+        let attributes = [cublaslt::DESC_BIAS_POINTER, cublaslt::DESC_AUX_POINTER];
+        let mut set = attributes.into_iter().zip(pointers(&gemm.epilogue));
+        set.try_for_each(|(attribute, at)| match at {
+            Some(at) => self.product.set(attribute, at.bytes().address()),
             None => Ok(()),
-        }
+        })
+    }
+}
+
+/// What an epilogue reads or writes as cuBLASLt's bias, and as its auxiliary matrix.
+fn pointers(epilogue: &Epilogue) -> [Option<DeviceTensor>; 2] {
+    match *epilogue {
+        Epilogue::None => [None, None],
+        Epilogue::Bias(at) | Epilogue::SumsOfA(at) | Epilogue::SumsOfB(at) => [Some(at), None],
+        Epilogue::GeluTanh { bias, before } => [bias, Some(before)],
+        Epilogue::GeluTanhSlope { before } => [None, Some(before)],
     }
 }
 
@@ -303,7 +315,7 @@ fn no_algorithm(key: &Key, why: &dyn std::fmt::Display) -> BoardError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::board::{DeviceTensor, Matrix};
+    use crate::board::Matrix;
 
     fn bf16(address: u64) -> DeviceTensor {
         DeviceTensor::new(DevicePtr::new(address), Elem::Bf16)
@@ -339,7 +351,7 @@ mod tests {
     #[test]
     fn a_plan_serves_nothing_that_is_computed_otherwise() {
         let key = Key::of(&gemm()).unwrap();
-        let changes: [fn(&mut Gemm); 7] = [
+        let changes: [fn(&mut Gemm); 11] = [
             |g| g.m = 32,
             |g| g.accumulate = true,
             |g| g.c.tensor = DeviceTensor::new(g.c.bytes(), Elem::F32),
@@ -347,6 +359,10 @@ mod tests {
             |g| g.b.row_stride = 128,
             |g| (g.batch, g.a.batch_stride) = (2, 4096),
             |g| g.epilogue = Epilogue::Bias(bf16(4 << 20)),
+            |g| g.epilogue = Epilogue::GeluTanh { bias: None, before: bf16(4 << 20) },
+            |g| g.epilogue = Epilogue::GeluTanhSlope { before: bf16(4 << 20) },
+            |g| g.epilogue = Epilogue::SumsOfA(bf16(4 << 20)),
+            |g| g.epilogue = Epilogue::SumsOfB(bf16(4 << 20)),
         ];
         for (i, change) in changes.into_iter().enumerate() {
             let mut other = gemm();
@@ -379,5 +395,13 @@ mod tests {
         added.epilogue = Epilogue::Bias(bf16(4 << 20));
         added.accumulate = true;
         assert!(Key::of(&added).unwrap_err().to_string().contains("not added"));
+        added.epilogue = Epilogue::SumsOfB(bf16(4 << 20));
+        assert_eq!(
+            Key::of(&added).unwrap().epilogue,
+            cublaslt::EPILOGUE_BGRADA,
+            "cuBLASLt's left is our right"
+        );
+        added.batch = 2;
+        assert!(Key::of(&added).is_err());
     }
 }

@@ -91,6 +91,7 @@ pub struct CudaBoard {
     choices: Choices,
     name: String,
     compute_capability: (i32, i32),
+    max_shared_bytes: usize,
     context: Arc<Context>,
 }
 
@@ -129,6 +130,7 @@ impl CudaBoard {
             choices: Choices::default(),
             name,
             compute_capability,
+            max_shared_bytes: context.attribute(driver::MAX_SHARED_BYTES_OPTIN)?.max(0) as usize,
             context,
         })
     }
@@ -224,6 +226,10 @@ impl Board for CudaBoard {
     fn launch(&self, launch: &Launch<'_>) -> Result<(), BoardError> {
         self.for_work()?;
         self.kernels.launch(&self.stream, launch)
+    }
+
+    fn max_shared_bytes(&self) -> usize {
+        self.max_shared_bytes
     }
 
     fn gemm(&self, gemm: &Gemm) -> Result<(), BoardError> {

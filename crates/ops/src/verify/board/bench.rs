@@ -1,6 +1,8 @@
 //! What checks on a board share: memory, numbers that its type holds, and comparisons.
 
+use crate::Store;
 use crate::board::{Board, BoardError, DevicePtr, DeviceTensor, Elem, Ptr};
+use crate::linear::board::ColumnSums;
 use crate::verify::numbers::normal;
 use crate::verify::{Check, Subject};
 
@@ -74,6 +76,11 @@ impl<'a> Bench<'a> {
     /// `f32` whatever the type at hand.
     pub(super) fn put_f32(&mut self, values: &[f32]) -> Result<Ptr<f32>, BoardError> {
         Ok(Ptr::new(self.put_u32(&values.iter().map(|x| x.to_bits()).collect::<Vec<_>>())?.bytes()))
+    }
+
+    /// Column sums with room for `len` floats of partial sums.
+    pub(super) fn sums(&mut self, len: usize, store: Store) -> Result<ColumnSums, BoardError> {
+        Ok(ColumnSums::new(self.room_of(len)?, len, store))
     }
 
     /// The first `n` elements of a tensor.

@@ -21,8 +21,10 @@ pub(super) fn checks(bench: &mut Bench<'_>) -> Result<Vec<Check>, BoardError> {
         all.extend(gate(bench, shape)?);
     }
     for [n, v] in [[9, 41], [7, 65], [3, 300], [2, 5001]] {
-        all.extend(classify(bench, [n, v], false)?);
-        all.extend(classify(bench, [n, v], true)?);
+        for way in ["plain", "online", "online_fast", "shared", "shared_fast"] {
+            all.extend(classify(bench, [n, v], false, way)?);
+            all.extend(classify(bench, [n, v], true, way)?);
+        }
     }
     Ok(all)
 }
@@ -74,7 +76,12 @@ fn gate(bench: &mut Bench<'_>, [n, ff]: [usize; 2]) -> Result<Vec<Check>, BoardE
 }
 
 /// With columns of padding, which hold what was there before.
-fn classify(bench: &mut Bench<'_>, [n, v]: [usize; 2], is_weighted: bool) -> Result<Vec<Check>, BoardError> {
+fn classify(
+    bench: &mut Bench<'_>,
+    [n, v]: [usize; 2],
+    is_weighted: bool,
+    way: &str,
+) -> Result<Vec<Check>, BoardError> {
     bench.clear();
     let v_padded = v.next_multiple_of(64);
     let (logits, logits_ptr) = bench.normal(0, n * v_padded)?;
@@ -105,13 +112,14 @@ fn classify(bench: &mut Bench<'_>, [n, v]: [usize; 2], is_weighted: bool) -> Res
             grads[row * v_padded + column] = (scale * weight * (x.exp() / sum - hot)) as f32;
         }
     }
-    let subject = bench.subject("classifier", format!("({n}, {v}){weighted}"));
+    let subject = bench.subject("classifier", format!("({n}, {v}){weighted}, {way}"));
     classifier::fwd(bench.board, &rows)?;
     let mut checks = vec![
         bench.check_f32(&subject, "loss", rows.losses, &losses, v)?,
         bench.check(&subject, "logits", logits_ptr, &logits, 0.0, 0)?,
     ];
-    classifier::fwd_bwd(bench.board, &rows, scale as f32)?;
+    let choices = bench.board.choices();
+    choices.trying(way, || classifier::fwd_bwd(bench.board, &rows, scale as f32))?;
     let hits: Vec<f32> = bench.get_u32(rows.correct, n)?.into_iter().map(|hit| hit as f32).collect();
     let correct: Vec<f64> = correct.into_iter().map(f64::from).collect();
     checks.push(bench.check_f32(&subject, "loss", rows.losses, &losses, v)?);

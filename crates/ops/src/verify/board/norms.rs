@@ -5,6 +5,7 @@ use super::bench::Bench;
 use super::embedding::site;
 use crate::Store;
 use crate::board::BoardError;
+use crate::dropout::board::Site;
 use crate::dropout::cpu as dropout;
 use crate::head_norm::{board as head_board, cpu as head};
 use crate::heads::HeadRows;
@@ -13,22 +14,36 @@ use crate::rms_norm::{board as rms_board, cpu as rms};
 use crate::verify::Check;
 
 const EPS: f32 = 1e-5;
+/// Rows of more than four packs a lane in bfloat16.
+const WIDE: [usize; 2] = [3, 1536];
+/// `held` is only for what drops nothing.
+const RESIDUAL_WAYS: [&str; 2] = ["plain", "held"];
 
 pub(super) fn checks(bench: &mut Bench<'_>) -> Result<Vec<Check>, BoardError> {
     let mut all = Vec::new();
-    for shape in SHAPES {
+    for shape in SHAPES.into_iter().chain([WIDE]) {
         for with_bias in [true, false] {
             all.extend(layer_norm(bench, shape, with_bias)?);
-            all.extend(layer_norm_residual(bench, shape, with_bias)?);
+            for way in RESIDUAL_WAYS {
+                all.extend(layer_norm_residual(bench, shape, with_bias, way)?);
+            }
         }
         all.extend(rms_norm(bench, shape)?);
-        all.extend(rms_norm_residual(bench, shape)?);
+        for way in RESIDUAL_WAYS {
+            all.extend(rms_norm_residual(bench, shape, way)?);
+        }
         all.extend(rms_norm_add(bench, shape)?);
         for n_heads in [1, 3] {
             all.extend(head_norm(bench, shape, n_heads)?);
         }
     }
     Ok(all)
+}
+
+/// How gradients of rows are stored, and made.
+fn stores_and_ways() -> impl Iterator<Item = (Store, &'static str)> {
+    let stores = [Store::Overwrite, Store::Accumulate];
+    stores.into_iter().flat_map(|store| ["apart", "fused"].map(|way| (store, way)))
 }
 
 fn layer_norm(bench: &mut Bench<'_>, [n, c]: [usize; 2], with_bias: bool) -> Result<Vec<Check>, BoardError> {
@@ -52,7 +67,8 @@ fn layer_norm(bench: &mut Bench<'_>, [n, c]: [usize; 2], with_bias: bool) -> Res
         bench.check_f32(&subject, "rstd", normed.rstd, &rstd, c)?,
     ];
 
-    for store in [Store::Overwrite, Store::Accumulate] {
+    for (store, way) in stores_and_ways() {
+        let subject = bench.subject(subject.op, format!("{}, gradients {way}", subject.shape));
         let (mut grad_x, grad_x_ptr) = bench.normal(5, n * c)?;
         let (mut grad_weight, mut grad_bias) = (vec![0.5; c], vec![0.25; c]);
         let gradients = layer_board::Gradients {
@@ -61,8 +77,11 @@ fn layer_norm(bench: &mut Bench<'_>, [n, c]: [usize; 2], with_bias: bool) -> Res
             weight: bench.put_f32(&grad_weight)?,
             bias: with_bias.then(|| bench.put_f32(&grad_bias)).transpose()?,
         };
-        let scratch = bench.room_of(layer_board::bwd_scratch_len(n, c))?;
-        layer_board::bwd(bench.board, &gradients, grad_out_ptr, x_ptr, &normed, &norm, scratch)?;
+        let mut sums = bench.sums(layer_board::bwd_scratch_len(n, c), Store::Accumulate)?;
+        bench.board.choices().trying(way, || {
+            layer_board::bwd(bench.board, &gradients, grad_out_ptr, x_ptr, &normed, &norm, &mut sums)
+        })?;
+        sums.finish(bench.board)?;
         let saved = layer::Saved { x: &x, mean: &mean, rstd: &rstd };
         let of_bias = with_bias.then_some(&mut grad_bias[..]);
         layer::bwd(&mut grad_x, store, &mut grad_weight, of_bias, &grad_out, saved, &weight);
@@ -80,9 +99,11 @@ fn layer_norm_residual(
     bench: &mut Bench<'_>,
     [n, c]: [usize; 2],
     with_bias: bool,
+    way: &str,
 ) -> Result<Vec<Check>, BoardError> {
     bench.clear();
     let (site, of_cpu) = site(bench, c)?;
+    let site = if way == "held" { Site::NONE } else { site };
     let (x, x_ptr) = bench.normal(0, n * c)?;
     let (mut branch, branch_ptr) = bench.normal(1, n * c)?;
     let (addend, addend_ptr) = bench.normal(2, c)?;
@@ -93,18 +114,21 @@ fn layer_norm_residual(
     let norm = layer_board::Norm { n, c, weight: weight_ptr, bias: None, eps: EPS };
     let bias = with_bias.then_some(addend_ptr);
     let added = layer_board::Addend { rows: branch_ptr, bias, site: &site };
-    layer_board::residual_fwd(bench.board, sum_ptr, &normed, x_ptr, &added, &norm)?;
+    let choices = bench.board.choices();
+    choices.trying(way, || layer_board::residual_fwd(bench.board, sum_ptr, &normed, x_ptr, &added, &norm))?;
     if with_bias {
         branch.chunks_exact_mut(c).for_each(|row| row.iter_mut().zip(&addend).for_each(|(x, y)| *x += y));
     }
-    dropout::fwd(&mut branch, c, &of_cpu);
+    if way != "held" {
+        dropout::fwd(&mut branch, c, &of_cpu);
+    }
     let sum: Vec<f32> = x.iter().zip(&branch).map(|(x, y)| x + y).collect();
     // Rows are normalized as they are stored.
     let stored = bench.get(sum_ptr, n * c)?;
     let (mut out, mut mean, mut rstd) = (vec![0.0; n * c], vec![0.0; n], vec![0.0; n]);
     let of_cpu = layer::Norm { weight: &weight, bias: None, eps: EPS };
     layer::fwd(&mut out, layer::Stats { mean: &mut mean, rstd: &mut rstd }, &stored, &of_cpu);
-    let subject = bench.subject("layer_norm", format!("({n}, {c}) behind a residual addition"));
+    let subject = bench.subject("layer_norm", format!("({n}, {c}) behind a residual addition, {way}"));
     Ok(vec![
         bench.check(&subject, "sum", sum_ptr, &sum, 1.0, 4)?,
         bench.check(&subject, "out", normed.out, &out, 1.0, c)?,
@@ -127,7 +151,8 @@ fn rms_norm(bench: &mut Bench<'_>, [n, c]: [usize; 2]) -> Result<Vec<Check>, Boa
         bench.check(&subject, "out", normed.out, &out, 1.0, c)?,
         bench.check_f32(&subject, "rstd", normed.rstd, &rstd, c)?,
     ];
-    for store in [Store::Overwrite, Store::Accumulate] {
+    for (store, way) in stores_and_ways() {
+        let subject = bench.subject(subject.op, format!("{}, gradients {way}", subject.shape));
         let (mut grad_x, grad_x_ptr) = bench.normal(5, n * c)?;
         let mut grad_weight = vec![0.5; c];
         let gradients = rms_board::Gradients {
@@ -135,8 +160,11 @@ fn rms_norm(bench: &mut Bench<'_>, [n, c]: [usize; 2]) -> Result<Vec<Check>, Boa
             accumulate: store == Store::Accumulate,
             weight: bench.put_f32(&grad_weight)?,
         };
-        let scratch = bench.room_of(rms_board::bwd_scratch_len(n, c))?;
-        rms_board::bwd(bench.board, &gradients, grad_out_ptr, x_ptr, &normed, &norm, scratch)?;
+        let mut sums = bench.sums(rms_board::bwd_scratch_len(n, c), Store::Accumulate)?;
+        bench.board.choices().trying(way, || {
+            rms_board::bwd(bench.board, &gradients, grad_out_ptr, x_ptr, &normed, &norm, &mut sums)
+        })?;
+        sums.finish(bench.board)?;
         let saved = rms::Saved { x: &x, rstd: &rstd };
         rms::bwd(&mut grad_x, store, &mut grad_weight, &grad_out, saved, &weight);
         checks.push(bench.check(&subject, "grad_x", grad_x_ptr, &grad_x, 1.0, c)?);
@@ -145,9 +173,10 @@ fn rms_norm(bench: &mut Bench<'_>, [n, c]: [usize; 2]) -> Result<Vec<Check>, Boa
     Ok(checks)
 }
 
-fn rms_norm_residual(bench: &mut Bench<'_>, [n, c]: [usize; 2]) -> Result<Vec<Check>, BoardError> {
+fn rms_norm_residual(bench: &mut Bench<'_>, [n, c]: [usize; 2], way: &str) -> Result<Vec<Check>, BoardError> {
     bench.clear();
     let (site, of_cpu) = site(bench, c)?;
+    let site = if way == "held" { Site::NONE } else { site };
     let (x, x_ptr) = bench.normal(0, n * c)?;
     let (mut branch, branch_ptr) = bench.normal(1, n * c)?;
     let (weight, weight_ptr) = bench.normal(3, c)?;
@@ -155,13 +184,16 @@ fn rms_norm_residual(bench: &mut Bench<'_>, [n, c]: [usize; 2]) -> Result<Vec<Ch
     let norm = rms_board::Norm { n, c, weight: weight_ptr, eps: EPS };
     let added = rms_board::Addend { rows: branch_ptr, bias: None, site: &site };
     // In place: the residual stream goes on where it is.
-    rms_board::residual_fwd(bench.board, x_ptr, &normed, x_ptr, &added, &norm)?;
-    dropout::fwd(&mut branch, c, &of_cpu);
+    let choices = bench.board.choices();
+    choices.trying(way, || rms_board::residual_fwd(bench.board, x_ptr, &normed, x_ptr, &added, &norm))?;
+    if way != "held" {
+        dropout::fwd(&mut branch, c, &of_cpu);
+    }
     let sum: Vec<f32> = x.iter().zip(&branch).map(|(x, y)| x + y).collect();
     let stored = bench.get(x_ptr, n * c)?;
     let (mut out, mut rstd) = (vec![0.0; n * c], vec![0.0; n]);
     rms::fwd(&mut out, &mut rstd, &stored, &rms::Norm { weight: &weight, eps: EPS });
-    let subject = bench.subject("rms_norm", format!("({n}, {c}) behind a residual addition"));
+    let subject = bench.subject("rms_norm", format!("({n}, {c}) behind a residual addition, {way}"));
     Ok(vec![
         bench.check(&subject, "sum", x_ptr, &sum, 1.0, 4)?,
         bench.check(&subject, "out", normed.out, &out, 1.0, c)?,
@@ -216,9 +248,10 @@ fn head_norm(bench: &mut Bench<'_>, [n, c]: [usize; 2], n_heads: usize) -> Resul
         bench.check_f32(&subject, "rstd", rstd_ptr, &rstd, c)?,
     ];
     let mut grad_weight = vec![0.5; c];
-    let (grad_weight_ptr, scratch) =
-        (bench.put_f32(&grad_weight)?, bench.room_of(head_board::bwd_scratch_len(n, n_heads, c))?);
-    head_board::bwd(bench.board, grad_ptr.add(2), grad_weight_ptr, saved_ptr, rstd_ptr, &heads, scratch)?;
+    let grad_weight_ptr = bench.put_f32(&grad_weight)?;
+    let mut sums = bench.sums(head_board::bwd_scratch_len(n, n_heads, c), Store::Accumulate)?;
+    head_board::bwd(bench.board, grad_ptr.add(2), grad_weight_ptr, saved_ptr, rstd_ptr, &heads, &mut sums)?;
+    sums.finish(bench.board)?;
     head::bwd(&mut grad, &mut grad_weight, &saved, &rstd, &of_cpu, &mut vec![0.0; width]);
     checks.push(bench.check(&subject, "grad_x", grad_ptr, &grad, 1.0, c)?);
     checks.push(bench.check_f32(&subject, "grad_weight", grad_weight_ptr, &grad_weight, n * n_heads)?);

@@ -83,7 +83,7 @@ fn epilogues_add_the_bias_and_keep_what_gelu_is_taken_of() {
     board.gemm(&Gemm { epilogue: Epilogue::Bias(bias.matrix.tensor), ..plain }).unwrap();
     assert_eq!(values_at(&board, &c), rounded(&biased));
 
-    let epilogue = Epilogue::GeluTanh { bias: bias.matrix.tensor, before: before.matrix.tensor };
+    let epilogue = Epilogue::GeluTanh { bias: Some(bias.matrix.tensor), before: before.matrix.tensor };
     board.gemm(&Gemm { epilogue, ..plain }).unwrap();
     assert_eq!(values_at(&board, &before), rounded(&biased));
     for (got, x) in values_at(&board, &c).into_iter().zip(biased) {
