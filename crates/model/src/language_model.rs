@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use wattle_ops::board::Board;
 
+use crate::copies::{overwrite, with_values};
 use crate::differences::differences;
 use crate::engine::board::{DeviceEngine, DeviceEngineOptions, EngineError};
 use crate::engine::{Engine, EngineOptions};
@@ -121,7 +122,19 @@ pub(crate) fn set_parameters(
         return Ok(Err(faults));
     }
     for parameter in parameters {
-        parameter.var.set(&weights[&parameter.name].to_dtype(parameter.var.dtype())?)?;
+        let (var, weight) = (&parameter.var, &weights[&parameter.name]);
+        match (var.dtype(), weight.dtype()) {
+            (DType::F32, DType::F32) if !is_same(var, weight) => {
+                with_values(weight, |values| overwrite(var, values))??
+            }
+            (own, _) => var.set(&weight.to_dtype(own)?)?,
+        }
     }
     Ok(Ok(()))
+}
+
+/// Whether two tensors lie in the same memory: one cannot be read while the other is written.
+fn is_same(a: &Tensor, b: &Tensor) -> bool {
+    let (a, b) = (a.storage_and_layout().0, b.storage_and_layout().0);
+    std::ptr::eq(&raw const *a, &raw const *b)
 }

@@ -13,10 +13,12 @@
 //! - [`hugging_face`]: weights and configuration in Hugging Face's layout
 //! - [`gguf`]: a model in one file, in half precision or quantized, for llama.cpp and back
 //! - [`generate`]: text, one token after the other
+//! - `copies`: numbers in and out of tensors, on all threads
 //! - `size`: what a model takes of memory, before anything is built
 //! - [`flops`]: floating-point operations a token, by the field's two conventions
 
 pub mod config;
+mod copies;
 mod differences;
 pub mod engine;
 pub mod error;

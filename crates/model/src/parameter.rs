@@ -1,6 +1,7 @@
 //! Named parameters and their initial values.
 
-use candle_core::{DType, Device, Result, Tensor, Var};
+use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Result, Tensor, Var, bail};
+use rayon::prelude::*;
 use wattle_random::{Purpose, Stream};
 
 /// A trainable tensor and its name, which is also its name in a file of weights.
@@ -10,6 +11,38 @@ pub struct Parameter {
     pub name: String,
     /// Its value, in `f32`.
     pub var: Var,
+}
+
+/// Elements that one thread draws at once; a multiple of the four that one block of random words makes.
+const BLOCK: usize = 1 << 14;
+
+/// Normal numbers: each is a function of its place, so threads share them out.
+struct Draw {
+    stream: Stream,
+    standard_deviation: f32,
+}
+
+impl Draw {
+    fn fill(&self, values: &mut [f32]) {
+        values.par_chunks_mut(BLOCK).enumerate().for_each(|(block_idx, block)| {
+            self.stream.fill_normal((block_idx * BLOCK) as u64, block);
+            block.iter_mut().for_each(|value| *value *= self.standard_deviation);
+        });
+    }
+}
+
+/// Draws a parameter where it lies. Its memory is zeros that nothing has touched yet, so threads take its pages too.
+impl InplaceOp1 for Draw {
+    fn name(&self) -> &'static str {
+        "draw"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let CpuStorage::F32(values) = storage else { bail!("parameters are f32") };
+        let Some((start, end)) = layout.contiguous_offsets() else { bail!("a parameter lies in order") };
+        self.fill(&mut values[start..end]);
+        Ok(())
+    }
 }
 
 /// Makes a model's parameters one after the other, each from its own stream of random numbers.
@@ -40,9 +73,14 @@ impl<'a> ParameterBuilder<'a> {
     pub fn normal(&mut self, name: &str, shape: &[usize], standard_deviation: f32) -> Result<Var> {
         let Some(seed) = self.seed else { return self.zeros(name, shape) };
         let purpose = Purpose::Init { parameter_idx: self.parameters.len() as u32 };
+        let draw = Draw { stream: Stream::new(seed, purpose, 0), standard_deviation };
+        if self.device.is_cpu() {
+            let var = self.zeros(name, shape)?;
+            var.inplace_op1(&draw)?;
+            return Ok(var);
+        }
         let mut values = vec![0f32; shape.iter().product()];
-        Stream::new(seed, purpose, 0).fill_normal(0, &mut values);
-        values.iter_mut().for_each(|value| *value *= standard_deviation);
+        draw.fill(&mut values);
         self.push(name, Tensor::from_vec(values, shape, self.device)?)
     }
 

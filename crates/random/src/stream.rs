@@ -92,16 +92,20 @@ impl Stream {
     }
 
     fn fill(&self, first: u64, out: &mut [f32], draw: impl Fn([u32; 4]) -> [f32; 4]) {
-        let mut element = first;
-        let mut rest = out;
-        while !rest.is_empty() {
-            let skip = (element % 4) as usize;
-            let numbers = draw(self.block(element / 4));
-            let len = rest.len().min(4 - skip);
-            let (head, tail) = rest.split_at_mut(len);
-            head.copy_from_slice(&numbers[skip..skip + len]);
-            element += len as u64;
-            rest = tail;
+        let skip = (first % 4) as usize;
+        let (head, whole) = out.split_at_mut(if skip == 0 { 0 } else { out.len().min(4 - skip) });
+        if !head.is_empty() {
+            head.copy_from_slice(&draw(self.block(first / 4))[skip..skip + head.len()]);
+        }
+        let mut blocks = whole.chunks_exact_mut(4);
+        let mut block = first.div_ceil(4);
+        for four in &mut blocks {
+            four.copy_from_slice(&draw(self.block(block)));
+            block += 1;
+        }
+        let tail = blocks.into_remainder();
+        if !tail.is_empty() {
+            tail.copy_from_slice(&draw(self.block(block))[..tail.len()]);
         }
     }
 

@@ -1,6 +1,7 @@
 //! The model of a run, and where its parameters live.
 
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use candle_core::Device;
 use wattle_data::Dataset;
@@ -40,6 +41,15 @@ pub(crate) struct Built {
     pub board: Option<Arc<dyn Board>>,
 }
 
+/// Where a model's values come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Values {
+    /// From the seed, or from `model.init_from`.
+    Initial,
+    /// From a checkpoint that is read afterwards: until then they may be anything.
+    Checkpoint,
+}
+
 /// Builds the model of `config`, or that of the program.
 pub(crate) fn build(
     config: &Config,
@@ -47,14 +57,46 @@ pub(crate) fn build(
     dataset: &Dataset,
     device: &ChosenDevice,
     options: &TrainerOptions,
+    values: Values,
 ) -> Result<Built, SessionError> {
-    match own {
-        Some(build) => Ok(Built { model: own_model(config, build, dataset, device)?, board: None }),
-        None => {
-            let board = open_board(config, dataset, device, options)?;
-            Ok(Built { model: configured_model(config, dataset, device, board.as_ref())?, board })
-        }
+    if let Some(build) = own {
+        return Ok(Built { model: own_model(config, build, dataset, device)?, board: None });
     }
+    let drawn = draw_ahead(config, dataset, device, values)?;
+    let board = open_board(config, dataset, device, options)?;
+    let model = match drawn.filter(|_| board.is_some()) {
+        Some(drawn) => drawn.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+        None => {
+            return Ok(Built {
+                model: configured_model(config, dataset, device, board.as_ref(), values)?,
+                board,
+            });
+        }
+    };
+    Ok(Built { model: model.map_err(SessionError::Build)?, board })
+}
+
+/// A model that is being drawn.
+type Drawn = JoinHandle<candle_core::Result<Box<dyn LanguageModel + Send + Sync>>>;
+
+/// Begins to draw the model of a board, on a thread of its own: meanwhile the board and its libraries are opened. Where
+/// that fails the thread ends by itself.
+fn draw_ahead(
+    config: &Config,
+    dataset: &Dataset,
+    device: &ChosenDevice,
+    values: Values,
+) -> Result<Option<Drawn>, SessionError> {
+    let has_board = !device.device.is_cpu() && config.train.engine != EngineChoice::Autograd;
+    if !has_board || values == Values::Checkpoint || config.model.init_from.is_some() {
+        return Ok(None);
+    }
+    let vocab_size = vocab_size(config, dataset)?;
+    need::loading("training", &config.model, vocab_size, 1).check()?;
+    let (model, seed) = (config.model.clone(), config.run.seed);
+    let draw = move || model.build(vocab_size, seed, &Device::Cpu);
+    // Without another thread it is drawn later.
+    Ok(std::thread::Builder::new().name("initial values".to_owned()).spawn(draw).ok())
 }
 
 fn own_model(
@@ -98,12 +140,13 @@ fn open_board(
     Ok(Some(board))
 }
 
-/// The model at its start: with initial values, or with those of `model.init_from`.
+/// The model at its start: with initial values, with those of `model.init_from`, or blank for those of a checkpoint.
 fn configured_model(
     config: &Config,
     dataset: &Dataset,
     device: &ChosenDevice,
     board: Option<&Arc<dyn Board>>,
+    values: Values,
 ) -> Result<Box<dyn LanguageModel>, SessionError> {
     let vocab_size = vocab_size(config, dataset)?;
     let home = home_of_parameters(&device.device, board);
@@ -124,7 +167,11 @@ fn configured_model(
         }
         return Ok(directory.load_as(&config.model, &home)?);
     }
-    Ok(config.model.build(vocab_size, config.run.seed, &home).map_err(SessionError::Build)?)
+    let built = match values {
+        Values::Initial => config.model.build(vocab_size, config.run.seed, &home),
+        Values::Checkpoint => config.model.build_blank(vocab_size, &home),
+    };
+    Ok(built.map_err(SessionError::Build)?)
 }
 
 /// Rows of the token table.

@@ -5,7 +5,7 @@ use wattle_model::flops::flops_per_token;
 use wattle_train::device::{ChosenDevice, DeviceChoice};
 use wattle_train::{Checkpoints, Plan, Trainer};
 
-use crate::build::{build, has_room_for_snapshot, trainer_options, vocab_size};
+use crate::build::{Values, build, has_room_for_snapshot, trainer_options, vocab_size};
 use crate::config::Config;
 use crate::data::{plan_of, prepare};
 use crate::error::SessionError;
@@ -108,7 +108,7 @@ fn on_trial<T>(
 ) -> Result<T, SessionError> {
     let mut options = trainer_options(config, 0);
     options.checkpoint_in_background = has_room_for_snapshot(config, dataset, device)?;
-    let built = build(config, None, dataset, device, &options)?;
+    let built = build(config, None, dataset, device, &options, Values::Initial)?;
     let scratch = tempfile::tempdir().map_err(|source| SessionError::Io {
         what: "a temporary folder cannot be made; set TMPDIR to another place".to_owned(),
         source,

@@ -19,7 +19,7 @@ use wattle_train::device::{ChosenDevice, DeviceChoice};
 use wattle_train::{Checkpoints, Plan, TrainState, Trainer};
 
 use crate::budget::Budget;
-use crate::build::{BuildModel, Materials, build, has_room_for_snapshot, trainer_options};
+use crate::build::{BuildModel, Materials, Values, build, has_room_for_snapshot, trainer_options};
 use crate::config::{Config, resume_faults};
 use crate::data::{check_length, evaluation_tokens, plan_of, prepare, refuse_other_data};
 use crate::earlier::{Earlier, ended, is_run, was_finished_at};
@@ -329,7 +329,8 @@ impl Attempt<'_> {
         if own_model.is_none() {
             options.checkpoint_in_background = has_room_for_snapshot(config, dataset, device)?;
         }
-        let built = build(config, own_model, dataset, device, &options)?;
+        let values = if latest.is_some() { Values::Checkpoint } else { Values::Initial };
+        let built = build(config, own_model, dataset, device, &options, values)?;
         if let Some(board) = &built.board {
             let file = config.train.kernels.as_deref();
             options.kernels = kernels::to_start_from(latest.as_deref(), file, board.as_ref())?;

@@ -13,6 +13,7 @@ use wattle_ops::grad_norm::cpu as grad_norm;
 use super::flat_tensors::{self, slice};
 use super::layout::{Entry, Layout};
 use super::snapshot::FlatSnapshot;
+use crate::copies::{copy, with_values};
 use crate::differences::shape_fault;
 use crate::error::ModelError;
 use crate::moments::{check_moments_of, moment_names};
@@ -153,8 +154,8 @@ impl FlatState {
     /// If `memory` has not room for [`FlatState::snapshot_len`] numbers.
     pub fn snapshot(&self, mut memory: HostMemory) -> FlatSnapshot {
         let (mean, mean_square) = memory.split_at_mut(self.layout.len());
-        flat_tensors::copy(mean, &self.mean);
-        flat_tensors::copy(mean_square, &self.mean_square);
+        copy(mean, &self.mean);
+        copy(mean_square, &self.mean_square);
         FlatSnapshot::new(&self.layout, memory)
     }
 
@@ -189,6 +190,5 @@ fn copy_to(buffer: &mut [f32], entry: &Entry, tensor: &Tensor) -> Result<()> {
     if let Some(fault) = shape_fault(&entry.name, tensor.dims(), &entry.dims) {
         bail!("{fault}");
     }
-    buffer[entry.range.clone()].copy_from_slice(&tensor.flatten_all()?.to_vec1::<f32>()?);
-    Ok(())
+    with_values(tensor, |values| copy(&mut buffer[entry.range.clone()], values))
 }

@@ -3,33 +3,20 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-use candle_core::{CpuStorage, InplaceOp1, Layout as TensorLayout, Result, Tensor, bail};
-use rayon::prelude::*;
+use candle_core::Result;
 use safetensors::{Dtype, View};
 
 use super::layout::{Entry, Layout};
+use crate::copies::overwrite;
 use crate::error::ModelError;
 use crate::hugging_face::{bytes_of, write_views};
 use crate::moments::moment_names;
 use crate::parameter::Parameter;
 
-/// Elements that one thread copies at once.
-const BLOCK: usize = 1 << 18;
-
-/// Copies on all threads.
-pub(crate) fn copy(out: &mut [f32], from: &[f32]) {
-    assert_eq!(out.len(), from.len(), "a copy is as long as what is copied");
-    out.par_chunks_mut(BLOCK).zip(from.par_chunks(BLOCK)).for_each(|(out, from)| out.copy_from_slice(from));
-}
-
 /// Gives `parameters` the values in `buffer`.
 pub(crate) fn publish(buffer: &[f32], layout: &Layout, parameters: &[Parameter]) -> Result<()> {
     for (entry, Parameter { var, .. }) in layout.entries().iter().zip(parameters) {
-        let values = slice(buffer, entry);
-        match var.device().is_cpu() {
-            true => var.inplace_op1(&Overwrite(values))?,
-            false => var.set(&Tensor::from_slice(values, entry.dims.as_slice(), var.device())?)?,
-        }
+        overwrite(var, slice(buffer, entry))?;
     }
     Ok(())
 }
@@ -55,22 +42,6 @@ pub(crate) fn write_moments(
 /// The numbers of one parameter.
 pub(crate) fn slice<'a>(buffer: &'a [f32], entry: &Entry) -> &'a [f32] {
     &buffer[entry.range.clone()]
-}
-
-/// Gives a tensor other values where it lies.
-struct Overwrite<'a>(&'a [f32]);
-
-impl InplaceOp1 for Overwrite<'_> {
-    fn name(&self) -> &'static str {
-        "overwrite"
-    }
-
-    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &TensorLayout) -> Result<()> {
-        let CpuStorage::F32(values) = storage else { bail!("the engine's parameters are f32") };
-        let Some((start, end)) = layout.contiguous_offsets() else { bail!("a parameter lies in order") };
-        copy(&mut values[start..end], self.0);
-        Ok(())
-    }
 }
 
 /// Part of a buffer, as a file of tensors wants it.

@@ -5,10 +5,13 @@ use std::path::Path;
 
 use candle_core::safetensors::Load;
 use candle_core::{DType, Device, Result as TensorResult, Tensor};
+use rayon::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
 
+use super::safetensors::numbers;
 use super::weight_files::{Shard, WeightFiles};
 use crate::config::ModelConfig;
+use crate::copies::{overwrite, with_values};
 use crate::differences::differences;
 use crate::error::ModelError;
 use crate::families::{FamilySpec, HEAD};
@@ -19,7 +22,8 @@ type Views<'a> = BTreeMap<String, TensorView<'a>>;
 
 /// Builds a model of `config` from files of one of `own`. They differ in dropout and, at most, in context.
 ///
-/// The files are mapped and copied tensor by tensor: beside the model, one tensor at a time is in memory.
+/// The files are mapped, and all threads copy from them: beside the model, tensors of another type than `f32` are in
+/// memory for as long as a thread converts them.
 pub(super) fn load(
     files: &WeightFiles,
     own: &ModelConfig,
@@ -45,12 +49,17 @@ pub(super) fn load(
         return Err(ModelError::Mismatch { path: files.head().to_owned(), faults });
     }
     let model = spec.blank(config, own.vocab_size, device)?;
-    for parameter in model.parameters() {
-        let value = read(&views[&parameter.name], device)?;
-        let is_position_table = Some(parameter.name.as_str()) == spec.position_table;
-        let value = if is_position_table { value.narrow(0, 0, config.context)? } else { value };
-        parameter.var.set(&value)?;
-    }
+    model.parameters().par_iter().try_for_each(|parameter| {
+        let view = &views[&parameter.name];
+        // Fewer positions than the file has are its first rows.
+        let n = parameter.var.elem_count();
+        match numbers(view) {
+            Some(values) => overwrite(&parameter.var, &values[..n]),
+            None => {
+                with_values(&read(view, &Device::Cpu)?, |values| overwrite(&parameter.var, &values[..n]))?
+            }
+        }
+    })?;
     Ok(model)
 }
 

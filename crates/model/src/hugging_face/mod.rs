@@ -9,14 +9,14 @@ mod config_json;
 mod directory;
 mod json_file;
 mod load;
-mod own_weights;
+mod load_weights;
 mod safetensors;
 mod stand_in;
 mod weight_files;
 
 pub(crate) use config_json::ConfigJson;
 pub use directory::Directory;
-pub use own_weights::load_weights;
+pub use load_weights::load_weights;
 pub(crate) use safetensors::{bytes_of, write_views};
 pub use safetensors::{read_safetensors, write_safetensors};
 pub(crate) use stand_in::refuse_stand_in;

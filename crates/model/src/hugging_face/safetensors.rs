@@ -6,11 +6,15 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use candle_core::safetensors::{Load, MmapedSafetensors};
 use candle_core::{CpuStorage, Device, Error, Layout, Storage, StorageRef, Tensor};
+use rayon::prelude::*;
+use safetensors::tensor::TensorView;
 use safetensors::{Dtype, View};
 use wattle_guard::guard;
 
 use super::stand_in::{stand_in, text_instead};
+use crate::copies::copy;
 use crate::error::ModelError;
 
 /// A tensor as a file wants it. A copy of the largest would be the most memory that many a run ever has, so that its
@@ -87,12 +91,52 @@ fn new_file_mode() -> Option<u32> {
     Some(0o666 & !u32::from_str_radix(umask.trim(), 8).ok()?)
 }
 
-/// Reads every tensor of a safetensors file.
+/// Reads every tensor of a safetensors file. It is mapped, and all threads copy from it.
 ///
 /// # Errors
 /// If it cannot be read or is not whole.
 pub fn read_safetensors(path: &Path, device: &Device) -> Result<HashMap<String, Tensor>, ModelError> {
-    read_guarded(path, || candle_core::safetensors::load(path, device))
+    let mapped = map(path)?;
+    read_guarded(path, || {
+        let tensors = mapped.tensors();
+        tensors.into_par_iter().map(|(name, view)| Ok((name, read_view(&view, device)?))).collect()
+    })
+}
+
+/// Maps a safetensors file into memory.
+pub(super) fn map(path: &Path) -> Result<MmapedSafetensors, ModelError> {
+    read_guarded(path, || {
+        // The library opens it by its name again, and would wait for a pipe.
+        wattle_files::open(path)?;
+        // SAFETY: a mapped file must not change while it is read. Programs that save weights write a new file
+        // and rename it; whoever writes into one that is being loaded has to wait until it is.
+        let tensors = unsafe { MmapedSafetensors::new(path) }?;
+        // Whether each tensor lies in the file shows when it is looked at.
+        tensors.tensors();
+        Ok(tensors)
+    })
+}
+
+/// A tensor of a mapped file.
+fn read_view(view: &TensorView<'_>, device: &Device) -> Result<Tensor, Error> {
+    match numbers(view) {
+        Some(from) if device.is_cpu() => {
+            // Zeros take no memory until they are written over, on all threads.
+            let mut values = vec![0f32; from.len()];
+            copy(&mut values, from);
+            Tensor::from_vec(values, view.shape(), device)
+        }
+        _ => Load::load(view, device),
+    }
+}
+
+/// The numbers of a tensor of `f32`, where they lie in order of their size.
+pub(super) fn numbers<'a>(view: &TensorView<'a>) -> Option<&'a [f32]> {
+    const { assert!(cfg!(target_endian = "little"), "safetensors files are little-endian") };
+    if view.dtype() != Dtype::F32 {
+        return None;
+    }
+    bytemuck::try_cast_slice(view.data()).ok()
 }
 
 /// What `read` reads of the safetensors file at `path`. Its offsets are sums that its reader does not check.

@@ -7,7 +7,7 @@ use candle_core::safetensors::MmapedSafetensors;
 use serde::Deserialize;
 
 use super::json_file::read_json_text;
-use super::safetensors::read_guarded;
+use super::safetensors::map;
 use crate::error::ModelError;
 
 const SINGLE: &str = "model.safetensors";
@@ -119,18 +119,7 @@ impl WeightFiles {
 
 impl Shard {
     fn open(path: &Path) -> Result<Self, ModelError> {
-        let open = || {
-            // The library opens it by its name again, and would wait for a pipe.
-            wattle_files::open(path)?;
-            // SAFETY: a mapped file must not change while it is read. Programs that save weights write a new file
-            // and rename it; whoever writes into one that is being loaded has to wait until it is.
-            let tensors = unsafe { MmapedSafetensors::new(path) }?;
-            // Whether each tensor lies in the file shows when it is looked at.
-            tensors.tensors();
-            Ok(tensors)
-        };
-        let tensors = read_guarded(path, open)?;
-        Ok(Self { path: path.to_owned(), tensors })
+        Ok(Self { path: path.to_owned(), tensors: map(path)? })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use rayon::prelude::*;
 use wattle_model::check_moments;
 use wattle_model::hugging_face::{load_weights, read_safetensors};
 
@@ -17,9 +18,9 @@ impl TrainState {
     /// were.
     pub fn load(dir: &Path, engine: &mut dyn StepEngine) -> Result<Self, TrainError> {
         let state = Self::read(dir)?;
-        for expected in &state.files {
-            check(dir, expected)?;
-        }
+        // The first that is damaged is told of, however many are.
+        let checked: Vec<_> = state.files.par_iter().map(|expected| check(dir, expected)).collect();
+        checked.into_iter().collect::<Result<(), _>>()?;
         let (model, path) = (engine.model(), dir.join("optimizer.safetensors"));
         let device = model.device();
         let moments = read_safetensors(&path, &device)?;

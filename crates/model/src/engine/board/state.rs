@@ -7,6 +7,7 @@ use wattle_ops::board::{Board, DeviceTensor, Elem, Ptr};
 
 use super::cutter::Cutter;
 use super::error::EngineError;
+use crate::copies::with_values;
 use crate::differences::shape_fault;
 use crate::engine::layout::{Entry, Layout};
 use crate::moments::{check_moments_of, moment_names};
@@ -147,14 +148,13 @@ fn write(board: &dyn Board, to: Ptr<f32>, place: &Entry, tensor: &Tensor) -> Res
     if let Some(fault) = shape_fault(&place.name, tensor.dims(), &place.dims) {
         return Err(candle_core::Error::Msg(fault).into());
     }
-    let values = tensor.flatten_all()?.to_vec1::<f32>()?;
-    write_f32(board, to.add(place.range.start), &values)
+    let at = to.add(place.range.start);
+    with_values(tensor, |values| write_f32(board, at, values))?
 }
 
 /// Puts numbers at `to`.
 pub(super) fn write_f32(board: &dyn Board, to: Ptr<f32>, values: &[f32]) -> Result<(), EngineError> {
-    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_ne_bytes()).collect();
-    Ok(board.write(to.bytes(), &bytes)?)
+    Ok(board.write(to.bytes(), bytemuck::cast_slice(values))?)
 }
 
 fn read(board: &dyn Board, from: Ptr<f32>, place: &Entry, device: &Device) -> Result<Tensor, EngineError> {
@@ -164,8 +164,7 @@ fn read(board: &dyn Board, from: Ptr<f32>, place: &Entry, device: &Device) -> Re
 
 /// `n` numbers at `from`, once all work before is done.
 pub(super) fn read_f32(board: &dyn Board, from: Ptr<f32>, n: usize) -> Result<Vec<f32>, EngineError> {
-    let mut bytes = vec![0; n * Elem::F32.bytes()];
-    board.read(from.bytes(), &mut bytes)?;
-    let word = |bytes: &[u8]| f32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-    Ok(bytes.chunks_exact(4).map(word).collect())
+    let mut values = vec![0f32; n];
+    board.read(from.bytes(), bytemuck::cast_slice_mut(&mut values))?;
+    Ok(values)
 }

@@ -1,4 +1,4 @@
-//! The weights of a model in a single file of our own.
+//! A file of weights into a model that is there.
 
 use std::path::Path;
 
