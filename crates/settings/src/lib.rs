@@ -46,8 +46,10 @@
 //! );
 //! ```
 
+mod at_resume;
 mod choice;
 mod condition;
+mod declare;
 mod doc;
 mod help;
 mod kind;
@@ -59,6 +61,7 @@ mod schema;
 mod section;
 mod setting;
 
+pub use at_resume::AtResume;
 pub use choice::{Choice, Choices};
 pub use condition::{Condition, Test};
 pub use doc::Doc;
@@ -67,4 +70,4 @@ pub use range::Range;
 pub use rules::Rules;
 pub use schema::{Idle, Schema, idle_of};
 pub use section::{Section, SectionInfo};
-pub use setting::{AtResume, Setting};
+pub use setting::Setting;

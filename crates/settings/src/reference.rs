@@ -1,10 +1,11 @@
 //! The reference of all keys, in Markdown.
 
+use crate::at_resume::AtResume;
 use crate::choice::Choice;
 use crate::kind::Kind;
 use crate::schema::Schema;
 use crate::section::SectionInfo;
-use crate::setting::{AtResume, Setting};
+use crate::setting::Setting;
 
 impl Schema {
     /// Every key with all that its definition says, section by section.

@@ -1,11 +1,10 @@
 //! What a declaration says of a key besides its type and default: the words that [`section!`](crate::section) takes
 //! after the default.
 
+use crate::at_resume::AtResume;
 use crate::condition::{Condition, Test};
 use crate::kind::SettingType;
 use crate::range::Range;
-use crate::section::Section;
-use crate::setting::AtResume;
 
 /// What is said of a key of type `T` in the section `S`.
 #[derive(Clone, Debug)]
@@ -29,14 +28,14 @@ pub(crate) struct Property<T> {
     holds: fn(&T) -> bool,
 }
 
-impl<S: Section, T: SettingType> Rules<S, T> {
-    /// Nothing is said yet.
-    pub fn new() -> Self {
+impl<S, T: SettingType> Rules<S, T> {
+    /// Nothing but what its section says of a resume.
+    pub fn new(at_resume: AtResume) -> Self {
         Self {
             unit: None,
             unset: None,
             source: None,
-            at_resume: S::AT_RESUME,
+            at_resume,
             idle: Vec::new(),
             needs: None,
             ranges: Vec::new(),
@@ -120,12 +119,6 @@ impl<S: Section, T: SettingType> Rules<S, T> {
             faults.extend(expected.map(|words| format!("{path} = {}: expected {words}", value.shown())));
         }
         faults.extend(self.checks.iter().filter_map(|check| check(section)));
-    }
-}
-
-impl<S: Section, T: SettingType> Default for Rules<S, T> {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

@@ -3,21 +3,12 @@
 use serde::Serialize;
 use toml::Value;
 
+use crate::at_resume::AtResume;
 use crate::condition::Condition;
 use crate::doc::Doc;
 use crate::kind::{Kind, SettingType};
 use crate::range::Range;
 use crate::rules::Rules;
-use crate::section::Section;
-
-/// Whether a key may change when a run is resumed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AtResume {
-    /// It must be what it was.
-    Fixed,
-    /// It may be another.
-    Free,
-}
 
 /// A key of a configuration.
 #[derive(Clone, Debug)]
@@ -50,7 +41,8 @@ pub struct Setting {
 
 impl Setting {
     /// A key from what its declaration says.
-    pub fn new<S: Section, T: SettingType + Serialize>(
+    pub fn new<S, T: SettingType + Serialize>(
+        section: &'static str,
         key: &'static str,
         doc: Doc,
         default: &T,
@@ -58,7 +50,7 @@ impl Setting {
     ) -> Self {
         let words = rules.properties.iter().map(|property| property.words.to_owned());
         Self {
-            section: S::NAME,
+            section,
             key,
             doc,
             kind: T::KIND,
