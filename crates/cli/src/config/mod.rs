@@ -2,10 +2,12 @@
 
 mod init_from;
 mod keys;
+mod layer;
 mod presets;
 mod resolve;
 mod settle;
 
 pub use keys::{nearest, parse_toml};
+pub use layer::Layer;
 pub use presets::Preset;
-pub use resolve::{Layer, Sources, resolve, resolve_quietly};
+pub use resolve::{Sources, resolve, resolve_quietly};
