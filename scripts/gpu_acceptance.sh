@@ -8,7 +8,9 @@
 # kernels GPT-2 124M with the first kernels and with measured ones, in turns; every way of every job in microseconds
 # train   losses against the CPU's, resume to the bit, GPT-2 124M and 1.5B: tokens/s, memory, joules; cost of metering
 # peers   PyTorch on the same board in the same call, in turns, both under `wattle meter`
-# nvml    update periods of power and counter, and how well they agree, idle, under steady and square-wave load
+# nvml    update periods of power and counter, and how well they agree, idle, under steady and square-wave load; the
+#         driver's own power samples: their period, cost, agreement with the counter, and their clock's offset; then
+#         what the meter itself costs beside an idle board
 #
 # A stage takes less than eight minutes; what does not fit any more is recorded as skipped. A measurement that fails is
 # recorded with the end of its log, and the others go on. DIR (default gpu-acceptance) gets results.json, with every
@@ -56,7 +58,7 @@ export XDG_CACHE_HOME=$work/cache TORCHINDUCTOR_CACHE_DIR=$work/inductor PYTHONU
 : >"$work/attempts.jsonl"
 
 # Sizes. 124M and 1.5B are GPT-2's; a step is one micro-batch, so that both sides do the same.
-stage_seconds=450 curve_steps=100 resume_steps=60 meter_rounds=3 peer_rounds=3 probe_seconds=30
+stage_seconds=450 curve_steps=100 resume_steps=60 meter_rounds=3 peer_rounds=3 probe_seconds=30 meter_seconds=60
 device=cuda:0 torch_device=cuda
 steps_124m=200 every_124m=50 steps_meter=60 every_meter=20 steps_15b=40 every_15b=10
 corpus=(--vocab 50257 --tokens 3000000)
@@ -67,7 +69,7 @@ shape_15b=(--set model.n_layers=48 --set model.n_heads=25 --set model.d_model=16
 torch_124m=(--layers 12 --heads 12 --width 768 --context 1024 --vocab 50304 --batch 32 --seconds 10)
 torch_15b=(--layers 48 --heads 25 --width 1600 --context 1024 --vocab 50304 --batch 8 --seconds 10)
 if $self_test; then
-  stage_seconds=400 curve_steps=6 resume_steps=6 meter_rounds=1 peer_rounds=1 probe_seconds=1
+  stage_seconds=400 curve_steps=6 resume_steps=6 meter_rounds=1 peer_rounds=1 probe_seconds=1 meter_seconds=1
   device=cpu torch_device=cpu
   steps_124m=8 every_124m=2 steps_meter=6 every_meter=2 steps_15b=6 every_15b=2
   corpus=(--vocab 500 --tokens 60000)
@@ -206,7 +208,9 @@ stage_peers() {
 }
 
 stage_nvml() {
-  measure nvml 440 "$python" "$here/nvml_probe.py" --seconds "$probe_seconds"
+  measure nvml 380 "$python" "$here/nvml_probe.py" --seconds "$probe_seconds"
+  # A minute, so that learning the counter's ticks counts for little.
+  measure meter-cost 90 "$binary" meter --json "$work/meter-cost.json" -- sleep "$meter_seconds"
 }
 
 "$binary" devices --json >"$work/devices.json" 2>"$work/devices.log" || true

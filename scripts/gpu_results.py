@@ -317,6 +317,22 @@ class Results:
     def nvml(self):
         said = self.take("nvml", "probe", lambda: self.work.json_of("nvml")) if self.work.ok("nvml") else None
         self.check("nvml: a board answers", None if said is None else bool(said["boards"]))
+        cost = self.take("nvml", "meter-cost", lambda: meter_cost(self.work)) if self.work.ok("meter-cost") else None
+        share = cost["share_of_a_core"] if cost else None
+        # In a second or so the meter does little but begin.
+        share = share if cost and cost["seconds"] >= 30 else None
+        self.check("nvml: the meter takes at most 0.5 % of a core", None if share is None else share <= 0.005)
+
+
+def meter_cost(work):
+    """The processor time of the meter's threads over that of the command which it metered."""
+    record = json.loads((work.path / "meter-cost.json").read_text())
+    overhead = record["overhead"]
+    return {
+        "seconds": record["duration_s"],
+        "sampler_cpu_s": overhead["sampler_cpu_s"],
+        "share_of_a_core": overhead["sampler_cpu_s"] / record["duration_s"],
+    }
 
 
 def gaps_of(work, cpu, gpu):

@@ -2,7 +2,9 @@
 """Measures how NVML behaves on the boards of this machine, and prints one JSON object.
 
 For each board: which quantities it has, how often power and the energy counter change, how long a call takes, and
-how far the counter and the integral of power agree, idle and under load. Reads through libnvidia-ml itself
+how far the counter and the integral of power agree, idle and under load. The samples that the driver takes by itself are
+read once a second beside that: how far they are apart, what a call costs, their highest value and mean beside the
+counter's, and how old the newest one is by the wall clock (negative: the driver's clock is ahead). Reads through libnvidia-ml itself
 (NVML_LIBRARY names another), so nothing needs to be installed. The load is PyTorch's, if that is there: without
 it the board is only watched as it is.
 """
@@ -36,6 +38,19 @@ class FieldValue(ctypes.Structure):
         ("status", ctypes.c_uint),
         ("value", Value),
     ]
+
+
+class Sample(ctypes.Structure):
+    _fields_ = [("timestamp_us", ctypes.c_ulonglong), ("value", Value)]
+
+
+# NVML_TOTAL_POWER_SAMPLES, and what a call that finds nothing new returns.
+TOTAL_POWER = 0
+NOT_FOUND = 6
+MOST_SAMPLES = 4096
+
+# Time that the power limit and others held clocks back, in nanoseconds.
+HELD_BACK = {"sw_power_cap": 74, "sync_boost": 76}
 
 
 class Board:
@@ -77,6 +92,29 @@ class Board:
         return None if status else value.value / 1e3
 
 
+    def samples(self, last_us):
+        """The driver's samples after `last_us`, as (microseconds, watts); None where it takes none."""
+        kind, count, buffer = ctypes.c_uint(), ctypes.c_uint(MOST_SAMPLES), (Sample * MOST_SAMPLES)()
+        status = self.nvml.nvmlDeviceGetSamples(
+            self.handle, TOTAL_POWER, ctypes.c_ulonglong(last_us), ctypes.byref(kind), ctypes.byref(count), buffer
+        )
+        if status == NOT_FOUND:
+            return []
+        if status:
+            return None
+        watts = lambda value: (value.uint if kind.value == UINT else value.ull) / 1e3
+        new = [(s.timestamp_us, watts(s.value)) for s in buffer[: count.value] if s.timestamp_us > last_us]
+        return sorted(new)
+
+    def held_back_s(self):
+        counts = {}
+        for name, field in HELD_BACK.items():
+            value = FieldValue(field=field)
+            if not self.nvml.nvmlDeviceGetFieldValues(self.handle, 1, ctypes.byref(value)) and not value.status:
+                counts[name] = value.value.ull / 1e9
+        return counts
+
+
 QUANTITIES = {
     "instant_w": Board.instant_w,
     "average_w": Board.average_w,
@@ -93,19 +131,67 @@ def check(status, what):
 def watch(board, seconds):
     """Reads every quantity as fast as it answers, each with its own times."""
     samples = {name: [] for name in QUANTITIES}
-    end = time.monotonic() + seconds
+    taken = {"samples": [], "calls_s": [], "cpu_s": [], "ages_s": [], "supported": True}
+    before = board.samples(0)
+    last_us, due = (before[-1][0] if before else 0), time.monotonic() + 1
+    began, held_before = time.monotonic(), board.held_back_s()
+    end = began + seconds
     while time.monotonic() < end:
+        if time.monotonic() >= due:
+            due += 1
+            last_us = take_samples(board, last_us, taken)
         for name, read in QUANTITIES.items():
             before = time.monotonic()
             value = read(board)
             after = time.monotonic()
             samples[name].append(((before + after) / 2, value, after - before))
-    return samples
+    took = time.monotonic() - began
+    held = {name: (count - held_before.get(name, count)) / took for name, count in board.held_back_s().items()}
+    return samples, taken, held
 
 
-def describe(samples):
+def take_samples(board, last_us, taken):
+    """One call for the driver's samples, with its cost and the age of the newest by the wall clock."""
+    before, cpu_before = time.monotonic(), time.thread_time()
+    new = board.samples(last_us)
+    now_us = time.time() * 1e6
+    taken["calls_s"].append(time.monotonic() - before)
+    taken["cpu_s"].append(time.thread_time() - cpu_before)
+    taken["supported"] &= new is not None
+    if not new:
+        return last_us
+    taken["samples"] += new
+    taken["ages_s"].append((now_us - new[-1][0]) / 1e6)
+    return new[-1][0]
+
+
+def describe_samples(taken):
+    """Their period, cost, power, and how the driver's clock is set."""
+    if not taken["supported"] or len(taken["samples"]) < 2:
+        return "not supported"
+    times = [us / 1e6 for us, _ in taken["samples"]]
+    powers = [watts for _, watts in taken["samples"]]
+    apart = [b - a for a, b in zip(times, times[1:])]
+    integral = sum((a + b) / 2 * step for a, b, step in zip(powers, powers[1:], apart))
+    return {
+        "samples": len(powers),
+        "period_ms": 1e3 * statistics.median(apart),
+        "period_max_ms": 1e3 * max(apart),
+        "call_p50_us": 1e6 * statistics.median(taken["calls_s"]),
+        "call_max_us": 1e6 * max(taken["calls_s"]),
+        "call_cpu_p50_us": 1e6 * statistics.median(taken["cpu_s"]),
+        "max_w": max(powers),
+        "mean_w": integral / (times[-1] - times[0]),
+        # The least age says how late samples are shown, or how far the driver's clock is from the wall clock.
+        "newest_age_min_ms": 1e3 * min(taken["ages_s"]),
+        "newest_age_max_ms": 1e3 * max(taken["ages_s"]),
+    }
+
+
+def describe(watched):
     """Update period, call latency and energy of one stretch."""
-    described = {}
+    samples, taken, held = watched
+    described = {"driver_samples": describe_samples(taken), "held_back_fraction": held}
     for name, readings in samples.items():
         known = [(t, value) for t, value, _ in readings if value is not None]
         if not known:
@@ -133,7 +219,17 @@ def describe(samples):
         for name in ("instant_w", "average_w", "usage_w"):
             if isinstance(described[name], dict):
                 described[name]["integral_over_counter"] = described[name]["integral_j"] / counter["difference_j"]
+        sampled = described["driver_samples"]
+        seconds = known_span(samples["counter_j"])
+        if isinstance(sampled, dict) and seconds:
+            sampled["mean_over_counter"] = sampled["mean_w"] / (counter["difference_j"] / seconds)
     return described
+
+
+def known_span(readings):
+    """From the first reading that has a value to the last."""
+    times = [t for t, value, _ in readings if value is not None]
+    return times[-1] - times[0] if times else 0
 
 
 def load(period_s, ready, stop):

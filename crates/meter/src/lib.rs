@@ -20,7 +20,8 @@
 //! - [`readings`]: what they have said
 //!   - [`trace`](readings::trace), [`trace_reader`](readings::trace_reader),
 //!     [`trace_writer`](readings::trace_writer): `power.trace`
-//!   - [`history`](readings::history): readings as running sums
+//!   - [`ticks`](readings::ticks): when a counter that is expensive to read moves
+//!   - [`history`](readings::history): readings as running sums, and one estimate out of all of them
 //! - [`windows`]: the energy between two moments
 //!   - [`stretch`](windows::stretch), [`figure`](windows::figure): what one sensor says of it, and how far that may
 //!     be off
@@ -28,8 +29,8 @@
 //!   - [`profile`](windows::profile): how it came together
 //!   - [`phases`](windows::phases): that energy by what the run was doing
 //!   - [`unmetered`](mod@windows::unmetered): devices that no sensor measured
-//! - [`sampling`]: the thread that reads ([`sampler`](sampling::sampler)), and what is drawn now
-//!   ([`live`](sampling::live))
+//! - [`sampling`]: the thread that reads ([`sampler`](sampling::sampler)), when it reads what is expensive
+//!   ([`counter_schedule`](sampling::counter_schedule)), and what is drawn now ([`live`](sampling::live))
 //! - [`books`]: grams, money and records
 //!   - [`region`](books::region), [`carbon`](books::carbon), [`intensity_table`](books::intensity_table): countries;
 //!     carbon intensity of electricity by country and by hour

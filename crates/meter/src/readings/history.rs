@@ -260,7 +260,7 @@ impl History {
 
     /// Energy up to `t` since the first reading.
     pub(crate) fn energy_at(&self, t: MonotonicNs) -> Joules {
-        self.estimate(t).map_or_else(|| self.best_of(&self.sums_at(t)), |estimate| estimate.energy)
+        self.fused_energy(t).unwrap_or_else(|| self.best_of(&self.sums_at(t)))
     }
 
     pub(crate) fn best_of(&self, sums: &Sums) -> Joules {

@@ -75,6 +75,10 @@ impl Samples {
         if self.count == 0 { USUAL_PERIOD } else { Seconds(self.apart.get() / self.count as f64) }
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.samples.len()
+    }
+
     pub(crate) fn first(&self) -> Option<&SampleSum> {
         self.samples.front()
     }

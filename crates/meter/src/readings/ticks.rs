@@ -7,7 +7,7 @@
 //! Ticks are learnt in two steps. Readings in short succession, some of which repeat the value before, tell the period
 //! and the phase to the distance between two readings. Then pairs of readings narrow the phase: one before the time in
 //! which the tick lies, one in its middle. The value is from some moment of the call, so the phase is known to about
-//! the duration of a call and no better. Between two pairs the phase is taken to drift by [`DRIFT`] at most.
+//! the duration of a call and no better. Between two pairs the phase is taken to drift by 0.005 % of the time at most.
 
 use wattle_runlog::{MonotonicNs, Seconds};
 

@@ -1,7 +1,7 @@
 //! When to read a counter that is expensive to read.
 //!
 //! While its ticks are being learnt, about as often as everything else. Then in pairs that narrow the phase, and once that
-//! is as narrow as a call allows, just after a tick every [`READ_EVERY`]; each sixth time in a pair, which tells
+//! is as narrow as a call allows, just after a tick every five seconds; each sixth time in a pair, which tells
 //! whether the tick still is where it is expected. At an edge at once, unless a tick may fall into the call: then just
 //! after it.
 

@@ -28,10 +28,10 @@ impl Profile {
         let resolutions = histories.iter().map(|history| resolution(history));
         let resolution = resolutions.fold(Seconds::ZERO, |a, b| if b > a { b } else { a });
         let highest = histories.iter().map(|history| highest(history, start, end)).sum();
-        let all_times = histories.iter().map(|history| history.times(start, end));
-        let Some(times) = all_times.max_by_key(Vec::len) else {
+        let Some(finest) = histories.iter().max_by_key(|history| history.kept()) else {
             return Self { moments: Vec::new(), resolution, highest };
         };
+        let times = finest.times(start, end);
         let every = times.len().div_ceil(MAX_MOMENTS).max(1);
         let energy = |t: MonotonicNs| {
             let since = |history: &&History| history.energy_at(t) - history.energy_at(start);
