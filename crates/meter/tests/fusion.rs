@@ -162,6 +162,9 @@ impl Board {
     }
 }
 
+/// What a counter says instead of its value, and whether it has begun to.
+type Bend = fn(u64, bool) -> Option<u64>;
+
 /// The sampling thread, in simulated time.
 struct Thread {
     board: Board,
@@ -171,7 +174,7 @@ struct Thread {
     next_round: MonotonicNs,
     next_samples: MonotonicNs,
     /// From some moment on the counter says something else, or nothing.
-    bend: Option<(MonotonicNs, fn(u64, bool) -> Option<u64>)>,
+    bend: Option<(MonotonicNs, Bend)>,
 }
 
 impl Thread {
@@ -391,7 +394,6 @@ fn parts_add_up_to_the_whole_whatever_is_read_between_them() {
 
 #[test]
 fn a_counter_that_fails_starts_again_or_stands_still_gives_way_to_the_samples() {
-    type Bend = fn(u64, bool) -> Option<u64>;
     let cases: [(Flag, Bend); 3] = [
         (Flag::CounterMissing, |value, is_late| (!is_late).then_some(value)),
         (Flag::CounterReset, |value, is_late| Some(if is_late { value - 3_000_000 } else { value })),

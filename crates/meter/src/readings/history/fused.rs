@@ -40,6 +40,9 @@ const HALF_WIDTH: f64 = 1.96;
 /// and power without memory (1/2).
 const KAPPA: f64 = 0.25;
 
+/// Power that is polled shows a quarter of the time: steps of training are drawn anew at each update.
+const KAPPA_POLLED: f64 = 0.5;
+
 /// The counter and the integral of power differ by no more than this on steady loads (0.2 % on an H100).
 const GAIN: f64 = 0.01;
 
@@ -333,8 +336,8 @@ impl History {
         let energy = max(to.energy - from.energy, Joules::ZERO);
         let bridged = to.bridged_j2 - from.bridged_j2;
         let square = |energy: Joules| energy.get().powi(2);
-        // Ticks drift by what the two clocks differ in, but are never further off than they are known to be.
-        let drift = min(energy * DRIFT, from.lag + to.lag);
+        // Ticks drift either way by what the two clocks differ in, but are never further off than they are known to be.
+        let drift = min(energy * (2.0 * DRIFT), from.lag + to.lag);
         let squares = [from.spread, to.spread, to.lag - from.lag, drift].map(square);
         let whole = (squares.into_iter().sum::<f64>() + bridged.max(0.0)).sqrt();
         let by_counter = from.by_counter && to.by_counter && bridged <= 0.0;
@@ -541,7 +544,8 @@ impl History {
             self.polled_within(from.before(RECENT), to.after(RECENT)).for_each(|power| wide.add(power));
             local.widen(&wide);
         }
-        let between = HALF_WIDTH * update.get() * (KAPPA * local.steps_w2).sqrt();
+        let kappa = if samples.is_some() { KAPPA } else { KAPPA_POLLED };
+        let between = HALF_WIDTH * update.get() * (kappa * local.steps_w2).sqrt();
         let times = local.range().get() * (update * 0.5 + CLOCK_ERROR).get();
         let resolution = POWER_RESOLUTION.get() * length.get();
         let squares = [between, times, unread.get(), resolution].map(|error| error.powi(2));
