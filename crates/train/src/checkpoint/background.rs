@@ -42,8 +42,11 @@ pub(crate) struct Written {
 }
 
 impl Background {
-    /// Takes memory for snapshots on a thread of its own.
+    /// Takes memory for snapshots on a thread of its own, unless it is there.
     pub(crate) fn prepare(&mut self, take: TakeMemory) {
+        if self.memory.is_some() || self.writing.is_some() {
+            return;
+        }
         match std::thread::Builder::new().name("snapshot memory".to_owned()).spawn(take) {
             Ok(thread) => self.memory = Some(Memory::Taking(thread)),
             Err(error) => say_foreground(&error.to_string()),
