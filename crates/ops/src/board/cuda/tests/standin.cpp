@@ -135,7 +135,6 @@ int cuInit(unsigned) { return 0; }
 int cuDriverGetVersion(int* version) { return *version = 13000, 0; }
 int cuGetErrorName(int, const char** text) { return *text = "CUDA_ERROR", 0; }
 int cuGetErrorString(int, const char** text) { return *text = "of the stand-in", 0; }
-int cuDriverGetVersion(int* version) { return *version = 13000, 0; }
 int cuDeviceGet(int* device, int ordinal) { return *device = ordinal, 0; }
 int cuDeviceGetCount(int* count) { return *count = 1, 0; }
 int cuDeviceGetName(char* name, int size, int) { return std::snprintf(name, size, "stand-in"), 0; }
