@@ -154,17 +154,21 @@ fn reads_and_marks_beside_the_work_do_not_wait_for_it() {
     board.mark(0).unwrap();
     board.write(finished, &vec![7; bytes]).unwrap();
     board.mark(1).unwrap();
-    board.elapsed_ms(0, 1).unwrap();
-    // A queue that takes a GPU milliseconds, much longer than a small read.
-    (0..120).for_each(|_| board.copy(busy, finished, large).unwrap());
-    board.mark(2).unwrap();
+    let finished_ms = board.elapsed_ms(0, 1).unwrap();
     let mut out = vec![0; bytes];
-    board.read_beside(finished, &mut out).unwrap();
-    board.mark_beside(3).unwrap();
-    assert!(out.iter().all(|byte| *byte == 7));
-    let (finished_ms, beside_ms) = (board.elapsed_ms(0, 1).unwrap(), board.elapsed_ms(0, 3).unwrap());
-    assert!(finished_ms <= beside_ms, "{finished_ms} {beside_ms}");
-    assert!(beside_ms < board.elapsed_ms(0, 2).unwrap(), "the mark was taken before the queue's end");
+    let mut is_before_the_end = || {
+        // A queue that takes a GPU milliseconds, much longer than a small read.
+        (0..120).for_each(|_| board.copy(busy, finished, large).unwrap());
+        board.mark(2).unwrap();
+        board.read_beside(finished, &mut out).unwrap();
+        board.mark_beside(3).unwrap();
+        assert!(out.iter().all(|byte| *byte == 7));
+        let beside_ms = board.elapsed_ms(0, 3).unwrap();
+        assert!(finished_ms <= beside_ms, "{finished_ms} {beside_ms}");
+        beside_ms < board.elapsed_ms(0, 2).unwrap()
+    };
+    // The stand-in does what is queued in an order drawn at random, so there the queue may have ended by chance.
+    assert!((0..20).any(|_| is_before_the_end()), "no mark was taken before the queue's end");
     board.begin_record().unwrap();
     assert!(matches!(board.read_beside(finished, &mut out), Err(BoardError::NotRecordable(_))));
     assert!(matches!(board.mark_beside(3), Err(BoardError::NotRecordable(_))));
