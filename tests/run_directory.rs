@@ -179,8 +179,8 @@ fn a_budget_holds_with_the_last_checkpoint_reckoned_in() {
     assert!(said.contains("another step with the last checkpoint takes about"), "{said}");
     let whole = bench.records("run").pop().unwrap();
     assert_eq!(whole.kind, RecordKind::Final);
-    // Steps and checkpoints of milliseconds, and readings 50 ms old at most; but a busy disk may hold up the checkpoint
-    // by which the last is reckoned, or the last.
+    // Steps and checkpoints of milliseconds, and readings 50 ms old at most; but a busy disk may hold up the last
+    // checkpoint, or those by which it is predicted. Twice that prediction is kept free while one is being written.
     let share = whole.facility_kwh / budget_kwh;
-    assert!(share > 0.5 && share < 1.5, "{share} of the budget");
+    assert!(share > 0.2 && share < 1.5, "{share} of the budget");
 }
