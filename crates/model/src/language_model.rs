@@ -125,7 +125,7 @@ pub(crate) fn set_parameters(
         let (var, weight) = (&parameter.var, &weights[&parameter.name]);
         match (var.dtype(), weight.dtype()) {
             (DType::F32, DType::F32) if !is_same(var, weight) => {
-                with_values(weight, |values| overwrite(var, values))??
+                with_values(weight, |values| overwrite(var, values))??;
             }
             (own, _) => var.set(&weight.to_dtype(own)?)?,
         }
