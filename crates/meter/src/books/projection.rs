@@ -95,7 +95,9 @@ impl Projection {
     }
 }
 
-fn student(freedom: usize) -> f64 {
+/// The 97.5 % quantile of the t distribution with so many degrees of freedom: what a standard error of a mean is multiplied by
+/// for a 95 % half-width.
+pub fn student(freedom: usize) -> f64 {
     freedom.checked_sub(1).and_then(|i| STUDENT.get(i)).copied().unwrap_or(1.96)
 }
 
