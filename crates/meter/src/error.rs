@@ -38,6 +38,12 @@ pub enum MeterError {
         /// What it said.
         reason: String,
     },
+    /// A board's limits cannot be told or set.
+    #[error("{reason}")]
+    Limit {
+        /// What is refused, by which board, and the remedy.
+        reason: String,
+    },
     /// `carbon.region` is not in the table.
     #[error(
         "carbon.region = {got:?}: expected a country by its ISO 3166-1 code (DE, DEU) or name, perhaps {nearest}"

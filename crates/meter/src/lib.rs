@@ -78,6 +78,7 @@ pub use readings::trace_writer::TraceWriter;
 pub use sampling::live::{Live, LiveSensor};
 pub use sampling::sampler::{EDGE_TIMEOUT, Sampler, Watch};
 pub use sampling::sampler_options::{SamplerOptions, TraceTarget};
+pub use sensors::board_limits::BoardLimits;
 pub use sensors::discover::{Discovery, Finding, FindingState, discover};
 pub use sensors::sensor::{Quantity, Reading, Sensor};
 pub use sensors::trained_on::TrainedOn;

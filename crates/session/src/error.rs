@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use wattle_data::DataError;
+use wattle_meter::MeterError;
 use wattle_model::ModelError;
 use wattle_report::ReportError;
 use wattle_runlog::RunlogError;
@@ -60,6 +61,9 @@ pub enum SessionError {
     /// The run directory cannot be read or written.
     #[error(transparent)]
     Runlog(#[from] RunlogError),
+    /// Nothing can be metered. A run goes on without figures; what is there for them alone does not.
+    #[error("metering: {0}")]
+    Meter(#[from] MeterError),
     /// The report cannot be made.
     #[error(transparent)]
     Report(#[from] ReportError),

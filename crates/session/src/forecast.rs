@@ -3,7 +3,7 @@
 use wattle_data::{Dataset, Verify};
 use wattle_model::flops::flops_per_token;
 use wattle_train::device::{ChosenDevice, DeviceChoice};
-use wattle_train::{Checkpoints, Plan, Trainer};
+use wattle_train::{Checkpoints, Plan, Trainer, TrainerOptions};
 
 use crate::build::{Values, build, has_room_for_snapshot, trainer_options, vocab_size};
 use crate::config::Config;
@@ -43,7 +43,7 @@ impl Forecast {
     pub fn on_cpu(config: &Config, listener: &mut dyn Listener) -> Result<Self, SessionError> {
         let dataset = prepare(config, Verify::FirstUse, listener)?;
         let device = DeviceChoice::Cpu.open()?;
-        on_trial(config, &dataset, &device, |_| Self::of(config, &dataset, &device))
+        on_trial(config, &dataset, &device, |_| (), |_| Self::of(config, &dataset, &device))
     }
 
     /// What a run would be, by its configuration and its data alone: nothing is built.
@@ -78,17 +78,23 @@ impl Forecast {
         device: &ChosenDevice,
         is_built: impl FnOnce(),
     ) -> Result<(), SessionError> {
-        on_trial(config, dataset, device, |trainer| {
-            is_built();
-            let is_here = trainer.rehearse(self.is_quick(config))?;
-            self.engine = trainer.engine();
-            self.snapshot = trainer.snapshot_bytes();
-            self.peak = if is_here { peak_of_training() } else { None };
-            if let Some(memory) = trainer.memory() {
-                self.memory = TrainingMemory::Explicit(memory);
-            }
-            Ok(())
-        })
+        on_trial(
+            config,
+            dataset,
+            device,
+            |_| (),
+            |trainer| {
+                is_built();
+                let is_here = trainer.rehearse(self.is_quick(config))?;
+                self.engine = trainer.engine();
+                self.snapshot = trainer.snapshot_bytes();
+                self.peak = if is_here { peak_of_training() } else { None };
+                if let Some(memory) = trainer.memory() {
+                    self.memory = TrainingMemory::Explicit(memory);
+                }
+                Ok(())
+            },
+        )
     }
 
     /// Whether one micro-batch is soon computed. Of a long context it is not, and what a step takes beside the plan
@@ -99,15 +105,17 @@ impl Forecast {
     }
 }
 
-/// Everything up to the first step, and nothing left of it.
-fn on_trial<T>(
+/// Everything up to the first step, by options that may differ from the configuration's, and nothing left of it.
+pub(crate) fn on_trial<T>(
     config: &Config,
     dataset: &Dataset,
     device: &ChosenDevice,
+    differ: impl FnOnce(&mut TrainerOptions),
     with: impl FnOnce(&mut Trainer<'_>) -> Result<T, SessionError>,
 ) -> Result<T, SessionError> {
     let mut options = trainer_options(config, 0);
     options.checkpoint_in_background = has_room_for_snapshot(config, dataset, device)?;
+    differ(&mut options);
     let built = build(config, None, dataset, device, &options, Values::Initial)?;
     let scratch = tempfile::tempdir().map_err(|source| SessionError::Io {
         what: "a temporary folder cannot be made; set TMPDIR to another place".to_owned(),

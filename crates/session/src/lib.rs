@@ -15,6 +15,7 @@
 //! - `observer`: the trainer's observer
 //! - `manifest`, `model_card`: what the run and its checkpoints say of themselves
 //! - [`metered`]: the energy of other work in this process
+//! - [`trial`]: some seconds of a configuration's training, metered and thrown away
 //! - [`threads`]: how many threads compute
 
 mod budget;
@@ -43,6 +44,7 @@ mod reference;
 pub mod session;
 mod snapshot;
 pub mod threads;
+pub mod trial;
 mod warmup;
 
 pub use build::Materials;

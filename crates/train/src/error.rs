@@ -87,6 +87,15 @@ pub enum TrainError {
         /// The newest complete checkpoint.
         last_good: Option<PathBuf>,
     },
+    /// Steps that are tried went to a loss or gradient that is not finite.
+    #[error(
+        "within {step} steps the loss or its gradient is not finite; wattle train says which tensor was first, and a lower \
+         optimizer.learning_rate may mend it"
+    )]
+    Diverged {
+        /// Steps that were tried.
+        step: u64,
+    },
     /// The explicit engine was asked for where there is none.
     #[error(
         "train.engine = \"explicit\": wattle's own families have one, in f32 on a CPU and in f32 or bf16 on a GPU; set \

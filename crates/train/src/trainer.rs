@@ -165,6 +165,27 @@ impl<'a> Trainer<'a> {
         self.engine.rehearse(Some(&micro_batch))
     }
 
+    /// Makes steps until `is_enough`, which is told how many were made, and waits for them. Nothing is evaluated, told or
+    /// kept. Returns their tokens.
+    ///
+    /// # Errors
+    /// As a step's; also if a loss is not finite, from which on no engine makes updates.
+    pub fn try_steps(&mut self, mut is_enough: impl FnMut(u64) -> bool) -> Result<u64, TrainError> {
+        let (mut n_steps, mut tokens) = (0, 0);
+        while !is_enough(n_steps) {
+            let began = MonotonicNs::now();
+            let batch = self.batch_of(self.state.step + 1)?;
+            self.queue_step(&batch, began)?;
+            n_steps += 1;
+            tokens += batch.tokens();
+        }
+        let results = self.engine.drain()?.results;
+        match results.iter().find(|result| !result.loss.is_finite() || !result.grad_norm.is_finite()) {
+            Some(_) => Err(TrainError::Diverged { step: self.state.step }),
+            None => Ok(tokens),
+        }
+    }
+
     /// What is remembered.
     pub fn state(&self) -> &TrainState {
         &self.state
@@ -221,24 +242,9 @@ impl<'a> Trainer<'a> {
 
     /// One optimizer update.
     fn step(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
-        let finished = self.state.step;
         let began = MonotonicNs::now();
-        let batch = self.batch_of(finished + 1)?;
-        let step = Step {
-            number: finished + 1,
-            learning_rate: learning_rate(
-                &self.options.schedule,
-                &self.options.optimizer,
-                finished,
-                self.plan.total_steps,
-            ),
-            batch: &batch,
-            began,
-        };
-        self.engine.step(&step)?;
-
-        self.state.step = step.number;
-        self.state.tokens += batch.tokens();
+        let batch = self.batch_of(self.state.step + 1)?;
+        let step = self.queue_step(&batch, began)?;
         self.epoch_open = true;
         self.pending.push_back(PendingStep {
             step: step.number,
@@ -249,6 +255,26 @@ impl<'a> Trainer<'a> {
         let in_flight = self.engine.n_in_flight() as u64;
         observer.progress(Progress::Step { step: step.number, in_flight });
         self.poll(observer)
+    }
+
+    /// Gives the engine the next step, of a batch that the host began to read at `began`.
+    fn queue_step<'b>(&mut self, batch: &'b Batch, began: MonotonicNs) -> Result<Step<'b>, TrainError> {
+        let finished = self.state.step;
+        let step = Step {
+            number: finished + 1,
+            learning_rate: learning_rate(
+                &self.options.schedule,
+                &self.options.optimizer,
+                finished,
+                self.plan.total_steps,
+            ),
+            batch,
+            began,
+        };
+        self.engine.step(&step)?;
+        self.state.step = step.number;
+        self.state.tokens += batch.tokens();
+        Ok(step)
     }
 
     fn batch_of(&self, step: u64) -> Result<Batch, TrainError> {

@@ -18,6 +18,6 @@ pub mod window;
 
 pub use goal::Goal;
 pub use race::{Contender, Dropped, Failure, Finish, Race, Rules};
-pub use search::{Axis, Search, Tuned};
+pub use search::{Axis, Saving, Search, Settings, Tuned};
 pub use way::Way;
 pub use window::Window;

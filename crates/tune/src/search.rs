@@ -4,22 +4,20 @@
 //! sum of the possibilities and not their product. A power limit or a clock is a quantity: after the race of its first
 //! values the middles beside the best are tried, until they lie close together.
 
-use serde::Serialize;
-
 use crate::goal::Goal;
 use crate::race::{Failure, Gap, Race, Rules};
 use crate::way::Way;
 use crate::window::Window;
 
 /// A thing that may be changed, and to what.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Axis {
-    /// A key of the configuration; its own value is the first.
-    Setting {
-        /// `train.micro_batch_size`
-        key: String,
-        /// As `--set` takes them.
-        values: Vec<String>,
+    /// Keys of the configuration.
+    Settings {
+        /// What is changed, for a person.
+        name: String,
+        /// The configuration's own values come first.
+        values: Vec<Settings>,
     },
     /// The board's power limit.
     PowerLimit {
@@ -33,20 +31,54 @@ pub enum Axis {
     },
 }
 
+/// Values of some keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// For a person.
+    pub label: String,
+    /// What differs from the configuration: keys with values as `--set` takes them. Nothing for its own values.
+    pub set: Vec<(String, String)>,
+}
+
 impl Axis {
     /// What is changed, for a person.
     pub fn name(&self) -> &str {
         match self {
-            Self::Setting { key, .. } => key,
+            Self::Settings { name, .. } => name,
             Self::PowerLimit { .. } => "power limit",
             Self::Clock { .. } => "clock",
+        }
+    }
+
+    /// What a way of this axis is called in its race.
+    pub fn label(&self, way: &Way) -> String {
+        match self {
+            Self::Settings { values, .. } => {
+                let holds = |(key, value): &(String, String)| way.settings.get(key) == Some(value);
+                let all = |settings: &&Settings| !settings.set.is_empty() && settings.set.iter().all(holds);
+                // The configuration's own values are named by no key.
+                let own = values.first().filter(|own| own.set.is_empty());
+                values
+                    .iter()
+                    .filter(all)
+                    .max_by_key(|s| s.set.len())
+                    .or(own)
+                    .map_or_else(String::new, |s| s.label.clone())
+            }
+            Self::PowerLimit { .. } => {
+                way.power_limit_mw.map_or_else(String::new, |mw| format!("{} W", f64::from(mw) / 1e3))
+            }
+            Self::Clock { .. } => way.clock_mhz.map_or_else(String::new, |mhz| format!("{mhz} MHz")),
         }
     }
 
     /// `way` with each of the values.
     fn ways(&self, way: &Way) -> Vec<Way> {
         match self {
-            Self::Setting { key, values } => values.iter().map(|value| way.with(key, value)).collect(),
+            Self::Settings { values, .. } => {
+                let with = |way: Way, (key, value): &(String, String)| way.with(key, value);
+                values.iter().map(|settings| settings.set.iter().fold(way.clone(), with)).collect()
+            }
             Self::PowerLimit { values_mw: values } | Self::Clock { values_mhz: values } => {
                 values.iter().map(|&value| self.at(way, value)).collect()
             }
@@ -56,7 +88,7 @@ impl Axis {
     /// `way` with a value of a quantity.
     fn at(&self, way: &Way, value: u32) -> Way {
         match self {
-            Self::Setting { .. } => way.clone(),
+            Self::Settings { .. } => way.clone(),
             Self::PowerLimit { .. } => Way { power_limit_mw: Some(value), ..way.clone() },
             Self::Clock { .. } => Way { clock_mhz: Some(value), ..way.clone() },
         }
@@ -65,7 +97,7 @@ impl Axis {
     /// The value of a quantity in `way`.
     fn value_of(&self, way: &Way) -> Option<u32> {
         match self {
-            Self::Setting { .. } => None,
+            Self::Settings { .. } => None,
             Self::PowerLimit { .. } => way.power_limit_mw,
             Self::Clock { .. } => way.clock_mhz,
         }
@@ -74,7 +106,7 @@ impl Axis {
     /// Values of a quantity that lie closer together than this are not told apart.
     fn resolution(&self) -> u32 {
         match self {
-            Self::Setting { .. } => 0,
+            Self::Settings { .. } => 0,
             Self::PowerLimit { values_mw: values } | Self::Clock { values_mhz: values } => {
                 values.last().map_or(1, |last| last / RESOLUTION)
             }
@@ -260,13 +292,17 @@ mod tests {
 
     #[test]
     fn each_axis_is_tried_with_the_best_of_those_before_it() {
-        let axis = |key: &str, values: &[&str]| Axis::Setting {
-            key: key.to_owned(),
-            values: values.iter().map(|&value| value.to_owned()).collect(),
+        let axis = |key: &str, values: &[&str]| {
+            let set = |value: &str| {
+                (value != "own").then(|| (key.to_owned(), value.to_owned())).into_iter().collect()
+            };
+            let values =
+                values.iter().map(|value| Settings { label: (*value).to_owned(), set: set(value) }).collect();
+            Axis::Settings { name: key.to_owned(), values }
         };
         let search = Search {
             goal: Goal::Time,
-            axes: vec![axis("train.micro_batch_size", &["8", "4"]), axis("train.threads", &["1", "2"])],
+            axes: vec![axis("train.micro_batch_size", &["own", "4"]), axis("train.threads", &["own", "2"])],
             rules: Rules::default(),
         };
         let mut measure = |way: &Way| {
@@ -279,6 +315,9 @@ mod tests {
         };
         let found = search.run(&Way::default(), &mut measure, &mut |_, _| ()).unwrap();
         assert_eq!(found.best.to_string(), "micro_batch_size 4, threads 2");
+        let labels: Vec<_> =
+            found.races[0].1.contenders.iter().map(|c| found.races[0].0.label(&c.way)).collect();
+        assert_eq!(labels, ["own", "4"]);
         assert!((found.saving.unwrap().of_best.share - (0.48 - 1.0)).abs() < 1e-9);
     }
 }

@@ -4,8 +4,9 @@ use std::env;
 use std::str::FromStr;
 use std::time::Duration;
 
-use wattle_runlog::{MonotonicNs, Seconds, Watts};
+use wattle_runlog::{Joules, MonotonicNs, Seconds, Watts};
 
+use crate::limits::Limits;
 use crate::power::Power;
 
 /// How the boards behave.
@@ -15,6 +16,8 @@ pub struct Knobs {
     pub boards: u32,
     /// What each of them draws.
     pub power: Power,
+    /// Where limits that are set are kept; without it nobody may set any.
+    pub limits: Option<Limits>,
     /// How often the counter moves.
     pub counter_step_ms: u64,
     /// How often power readings move.
@@ -77,6 +80,7 @@ impl Default for Knobs {
         Self {
             boards: 1,
             power: Power::Steady(Watts(300.0)),
+            limits: None,
             counter_step_ms: 100,
             update_ms: 100,
             window_ms: 25,
@@ -151,6 +155,9 @@ impl Knobs {
         Ok(Self {
             boards: knob("BOARDS")?.unwrap_or(default.boards),
             power: knob("POWER")?.unwrap_or(default.power),
+            limits: knob("LIMITS")?
+                .map(|path| Ok::<_, String>(Limits::new(path, knob("WORK")?)))
+                .transpose()?,
             counter_step_ms: knob("COUNTER_STEP_MS")?.unwrap_or(default.counter_step_ms),
             update_ms: knob("UPDATE_MS")?.unwrap_or(default.update_ms),
             window_ms: knob("WINDOW_MS")?.unwrap_or(default.window_ms),
@@ -194,7 +201,7 @@ impl Knobs {
         let counted = |t: MonotonicNs| {
             let phase = self.counter_phase_us * 1_000;
             let tick = held(MonotonicNs(t.0.saturating_sub(phase)), self.counter_step_ms);
-            self.power.energy(MonotonicNs(tick.0 + phase))
+            self.energy(MonotonicNs(tick.0 + phase))
         };
         let energy = counted(t);
         let reset = self.reset_at.map(moment).filter(|reset| *reset <= t);
@@ -222,20 +229,35 @@ impl Knobs {
         let sample = |n: u64| {
             let t = MonotonicNs(n * period);
             let power = match span {
-                0 => self.power.at(t),
-                _ => self.power.between(MonotonicNs(t.0 - span), t) / Seconds(span as f64 / 1e9),
+                0 => self.power_at(t),
+                _ => self.between(MonotonicNs(t.0 - span), t) / Seconds(span as f64 / 1e9),
             };
             (t, milliwatts(power))
         };
         (after.0 / period + 1..=until.0 / period).map(sample).collect()
     }
 
+    /// Energy since boot.
+    fn energy(&self, t: MonotonicNs) -> Joules {
+        let limited = self.limits.as_ref().and_then(|limits| limits.energy(t));
+        limited.unwrap_or_else(|| self.power.energy(t))
+    }
+
+    fn between(&self, start: MonotonicNs, end: MonotonicNs) -> Joules {
+        self.energy(end) - self.energy(start)
+    }
+
+    fn power_at(&self, t: MonotonicNs) -> Watts {
+        let limited = self.limits.as_ref().and_then(|limits| limits.power(t));
+        limited.unwrap_or_else(|| self.power.at(t))
+    }
+
     fn mean_before(&self, t: MonotonicNs, span_ms: u64) -> Watts {
         if span_ms == 0 {
-            return self.power.at(t);
+            return self.power_at(t);
         }
         let before = MonotonicNs(t.0.saturating_sub(span_ms * 1_000_000));
-        self.power.between(before, t) / Seconds(span_ms as f64 / 1e3)
+        self.between(before, t) / Seconds(span_ms as f64 / 1e3)
     }
 }
 

@@ -9,6 +9,8 @@
 //! |---|---|---|
 //! | `NVML_STANDIN_BOARDS` | how many boards there are | 1 |
 //! | `NVML_STANDIN_POWER` | what each draws: `steady:W`, `square:W:W:period_ms` (low first), `ramp:W:W:period_ms`, `burst:W:W:period_ms:width_ms` (high last) | `steady:300` |
+//! | `NVML_STANDIN_LIMITS` | a file that keeps limits and clocks that are set; without it nobody may set any | none |
+//! | `NVML_STANDIN_WORK` | `idle_watts:memory_share`: boards draw by their limits ([`limits::Work`]) | they do not |
 //! | `NVML_STANDIN_COUNTER_STEP_MS` | how often the energy counter moves | 100 |
 //! | `NVML_STANDIN_UPDATE_MS` | how often power readings move | 100 |
 //! | `NVML_STANDIN_WINDOW_MS` | how much of the time before an update instant power sees; 0: the moment alone | 25 |
@@ -43,6 +45,7 @@
 
 mod knobs;
 mod library;
+pub mod limits;
 mod nonsense;
 pub mod nvml;
 mod power;

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use wattle_runlog::{MonotonicNs, WallAnchor};
 
 use crate::knobs::{From, Knobs};
+use crate::limits::{Limit, MAX_MW, MIN_MW};
 use crate::nonsense::Nonsense;
 use crate::{mig, pci, uuid};
 
@@ -25,6 +26,7 @@ const SUCCESS: Return = 0;
 const UNINITIALIZED: Return = 1;
 const INVALID_ARGUMENT: Return = 2;
 const NOT_SUPPORTED: Return = 3;
+const NO_PERMISSION: Return = 4;
 const NOT_FOUND: Return = 6;
 const INSUFFICIENT_SIZE: Return = 7;
 const GPU_IS_LOST: Return = 15;
@@ -36,9 +38,6 @@ const FIELD_POWER_INSTANT: c_uint = 186;
 
 const VALUE_UNSIGNED_INT: c_uint = 1;
 const VALUE_UNSIGNED_LONG_LONG: c_uint = 3;
-
-const LIMIT_MW: c_uint = 700_000;
-const LIMIT_MIN_MW: c_uint = 200_000;
 
 /// A board's handle: its number and one, so that it is never null.
 type Handle = *mut c_void;
@@ -592,7 +591,7 @@ pub unsafe extern "C" fn nvmlDeviceGetPowerManagementLimit(device: Handle, limit
     }
     let answer = read(device).and_then(|state| supported(state, "limit"));
     // SAFETY: the caller upholds NVML's contract, which is that of `put`.
-    code(answer.and_then(|_| unsafe { put(limit, LIMIT_MW) }))
+    code(answer.and_then(|state| unsafe { put(limit, limits(state).limit_mw) }))
 }
 
 /// # Safety
@@ -619,7 +618,47 @@ pub unsafe extern "C" fn nvmlDeviceGetPowerManagementLimitConstraints(
     }
     let answer = read(device).and_then(|state| supported(state, "limit"));
     // SAFETY: the caller upholds NVML's contract, which is that of `put`, for both.
-    code(answer.and_then(|_| unsafe { put(min, LIMIT_MIN_MW).and_then(|()| put(max, LIMIT_MW)) }))
+    code(answer.and_then(|_| unsafe { put(min, MIN_MW).and_then(|()| put(max, MAX_MW)) }))
+}
+
+fn limits(state: &State) -> Limit {
+    state.knobs.limits.as_ref().map_or_else(Limit::default, |limits| limits.now())
+}
+
+/// Changes what holds of the board; not allowed where nothing would keep it.
+fn change(device: Handle, change: impl FnOnce(Limit) -> Limit) -> Return {
+    code(read(device).and_then(|state| supported(state, "limit")).and_then(|state| {
+        let limits = state.knobs.limits.as_ref().ok_or(NO_PERMISSION)?;
+        limits.set(change(limits.now())).map_err(|_| UNKNOWN)
+    }))
+}
+
+/// As NVML's.
+#[unsafe(no_mangle)]
+pub extern "C" fn nvmlDeviceSetPowerManagementLimit(device: Handle, limit_mw: c_uint) -> Return {
+    match entered("nvmlDeviceSetPowerManagementLimit") {
+        Some(code) => code,
+        None if !(MIN_MW..=MAX_MW).contains(&limit_mw) => INVALID_ARGUMENT,
+        None => change(device, |now| Limit { limit_mw, ..now }),
+    }
+}
+
+/// As NVML's.
+#[unsafe(no_mangle)]
+pub extern "C" fn nvmlDeviceSetGpuLockedClocks(device: Handle, _min_mhz: c_uint, max_mhz: c_uint) -> Return {
+    match entered("nvmlDeviceSetGpuLockedClocks") {
+        Some(code) => code,
+        None => change(device, |now| Limit { clock_mhz: max_mhz, ..now }),
+    }
+}
+
+/// As NVML's.
+#[unsafe(no_mangle)]
+pub extern "C" fn nvmlDeviceResetGpuLockedClocks(device: Handle) -> Return {
+    match entered("nvmlDeviceResetGpuLockedClocks") {
+        Some(code) => code,
+        None => change(device, |now| Limit { clock_mhz: 0, ..now }),
+    }
 }
 
 /// # Safety

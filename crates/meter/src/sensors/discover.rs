@@ -490,7 +490,8 @@ fn shown_board(board: &Board) -> TrainedOn {
     TrainedOn { device: board.sensor_id(), sensor: Some(board.sensor_id()) }
 }
 
-fn library() -> Option<PathBuf> {
+/// The library that the environment names.
+pub(crate) fn library() -> Option<PathBuf> {
     std::env::var_os(LIBRARY_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 

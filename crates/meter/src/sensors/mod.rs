@@ -1,5 +1,6 @@
 //! What can be asked for power or energy, and which of it this machine has.
 
+pub mod board_limits;
 pub(crate) mod clock_fields;
 pub mod discover;
 pub(crate) mod driver_samples;

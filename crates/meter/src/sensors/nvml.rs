@@ -128,6 +128,11 @@ impl NvmlLibrary {
         self.nvml.device_by_uuid(uuid).ok()?.mig_parent_device().ok()?.uuid().ok()
     }
 
+    /// The board with this UUID.
+    pub(crate) fn device(&self, uuid: &str) -> Result<Device<'_>, MeterError> {
+        self.nvml.device_by_uuid(uuid).map_err(|error| self.error(format!("board {uuid}: {error}")))
+    }
+
     fn board(&self, index: u32) -> Result<Board, MeterError> {
         let device = self
             .nvml
@@ -335,17 +340,22 @@ impl Sensor for NvmlSensor {
     }
 
     fn survey(&mut self) -> Survey {
-        // The wrapper takes memory for as many as the library counts.
-        let is_sane = |count: &u32| *count <= MOST_PROCESSES;
-        let count = self.device.running_compute_processes_count().ok().filter(is_sane);
-        let computing = count.and_then(|_| self.device.running_compute_processes().ok());
-        let pids: Option<Vec<u32>> = computing.map(|all| all.iter().map(|process| process.pid).collect());
+        let pids = computing(&self.device).ok();
         Survey {
             contended: pids.map(|pids| self.workload.shares_with(&pids)),
             throttle: self.device.current_throttle_reasons().map(throttle_names).unwrap_or_default(),
             temperature: if self.temperature { self.temperature() } else { None },
         }
     }
+}
+
+/// Numbers of the processes that compute on a board.
+pub(crate) fn computing(device: &Device<'_>) -> Result<Vec<u32>, NvmlError> {
+    // The wrapper takes memory for as many as the library counts.
+    if device.running_compute_processes_count()? > MOST_PROCESSES {
+        return Err(NvmlError::UnexpectedVariant(MOST_PROCESSES));
+    }
+    Ok(device.running_compute_processes()?.into_iter().map(|process| process.pid).collect())
 }
 
 /// Whether what this board calls an average is one over a second.
