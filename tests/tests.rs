@@ -29,5 +29,6 @@ mod report;
 mod resume;
 mod run_directory;
 mod sweep;
+mod tune;
 mod verify;
 mod workbench;

@@ -69,6 +69,17 @@ pub enum Command {
     /// Try several ways of training, each with several seeds, and compare what they cost
     #[cfg(feature = "train")]
     Sweep(SweepArgs),
+    /// Find the way of training that costs least here: micro-batch, threads, power limit, kernels
+    #[cfg(feature = "train")]
+    Tune(Box<TuneArgs>),
+    /// Train for `tune`, window by window
+    #[cfg(feature = "train")]
+    #[command(hide = true)]
+    TuneTrial(TuneTrialArgs),
+    /// Put a board back that `tune` left behind
+    #[cfg(feature = "train")]
+    #[command(hide = true)]
+    TuneRestore(TuneRestoreArgs),
     /// Estimate the energy of a training run that no machine here can do
     Estimate(EstimateArgs),
     /// Show every sensor and compute device, and what mends those that cannot be read
@@ -80,14 +91,9 @@ pub enum Command {
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = train_help())]
 pub struct TrainArgs {
-    /// A configuration file (TOML)
-    pub config: Option<PathBuf>,
-    /// A ready configuration; file and --set go over it
-    #[arg(long, value_enum)]
-    pub preset: Option<crate::config::Preset>,
-    /// Change one setting; a value that is not TOML is taken as text
-    #[arg(long, value_name = "SECTION.KEY=VALUE")]
-    pub set: Vec<String>,
+    /// The configuration.
+    #[command(flatten)]
+    pub source: ConfigArgs,
     /// The run directory; default runs/NAME-TIME
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
@@ -105,6 +111,38 @@ pub struct TrainArgs {
     /// Do not compare the tokens with their hashes; a damaged shard is then trained on unnoticed
     #[arg(long)]
     pub no_verify: bool,
+}
+
+/// Where a configuration comes from.
+#[cfg(feature = "train")]
+#[derive(Debug, clap::Args)]
+pub struct ConfigArgs {
+    /// A configuration file (TOML)
+    pub config: Option<PathBuf>,
+    /// A ready configuration; file and --set go over it
+    #[arg(long, value_enum)]
+    pub preset: Option<crate::config::Preset>,
+    /// Change one setting; a value that is not TOML is taken as text
+    #[arg(long, value_name = "SECTION.KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+#[cfg(feature = "train")]
+impl ConfigArgs {
+    /// Whether neither a file nor a preset is named.
+    pub fn is_bare(&self) -> bool {
+        self.config.is_none() && self.preset.is_none()
+    }
+
+    /// These, and the default configuration if none is named.
+    pub fn sources(&self) -> crate::config::Sources {
+        crate::config::Sources {
+            preset: self.preset.or(self.is_bare().then_some(crate::config::Preset::Default)),
+            file: self.config.clone(),
+            set: self.set.clone(),
+            over: Vec::new(),
+        }
+    }
 }
 
 /// What `train --help` ends with: examples, and every key of the configuration.
@@ -216,6 +254,140 @@ impl std::str::FromStr for TokenizerChoice {
             }),
             (file, None) => Ok(Self::File(file.into())),
         }
+    }
+}
+
+/// Arguments of `tune`.
+#[cfg(feature = "train")]
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  wattle tune my.toml
+      micro-batch, recomputation and (on a CPU) threads with the fewest joules a token; leaves tuned.toml
+  wattle tune my.toml --power --out frugal.toml
+      the power limit too; it is put back at the end, also after kill -9. Needs root
+  wattle tune my.toml --power=400,550,700 --for time --joules 9e6
+      the fastest of these that trains all tokens with nine megajoules
+  wattle tune my.toml --target-loss 3.2 --like runs/first
+      what it takes to come to that loss, by the tokens that an earlier run took
+  wattle tune my.toml --kernels
+      every kernel that a GPU can choose between: how long, how much of what the board can do
+
+Ways train some seconds at a time and in turns; what is behind by more than its error drops out. A setting
+that changes what is learnt (batch size, learning rate) is not tried: see wattle sweep.")]
+pub struct TuneArgs {
+    /// The configuration.
+    #[command(flatten)]
+    pub source: ConfigArgs,
+    /// What to compute on: auto, cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: wattle_train::device::DeviceChoice,
+    /// What is sought
+    #[arg(long = "for", value_enum, value_name = "WHAT", default_value_t = Sought::Energy)]
+    pub sought: Sought,
+    /// With --for time: joules that training may take in all
+    #[arg(long, value_name = "J")]
+    pub joules: Option<f64>,
+    /// A validation loss to come to, instead of all tokens of the configuration
+    #[arg(long, value_name = "LOSS", requires = "like")]
+    pub target_loss: Option<f64>,
+    /// A run of the same model and data that came to --target-loss
+    #[arg(long, value_name = "RUN", requires = "target_loss")]
+    pub like: Option<PathBuf>,
+    /// Try power limits of the board too: these watts, or six from the least to today's
+    #[arg(long, value_name = "W", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "")]
+    pub power: Option<NumberList>,
+    /// Try highest clocks of the board too: these MHz, or six up to the highest
+    #[arg(long, value_name = "MHZ", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "")]
+    pub clock: Option<NumberList>,
+    /// Try types too: these, or all; they change what is learnt, a little
+    #[arg(long, value_name = "DTYPE", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "")]
+    pub precision: Option<PrecisionList>,
+    /// Seconds that a way trains at a time
+    #[arg(long, value_name = "S", default_value_t = 2.0)]
+    pub window: f64,
+    /// Show the kernels that the GPU can choose between, and nothing else
+    #[arg(long)]
+    pub kernels: bool,
+    /// The configuration to leave; it must not exist
+    #[arg(long, value_name = "FILE", default_value = "tuned.toml")]
+    pub out: PathBuf,
+}
+
+/// Arguments of `tune-trial`.
+#[cfg(feature = "train")]
+#[derive(Debug, clap::Args)]
+pub struct TuneTrialArgs {
+    /// The configuration.
+    pub config: PathBuf,
+    /// What to compute on.
+    #[arg(long)]
+    pub device: wattle_train::device::DeviceChoice,
+    /// Where choices of kernels are kept.
+    #[arg(long)]
+    pub kernels: PathBuf,
+}
+
+/// Arguments of `tune-restore`.
+#[cfg(feature = "train")]
+#[derive(Debug, clap::Args)]
+pub struct TuneRestoreArgs {
+    /// The board.
+    pub uuid: String,
+    /// Its power limit in milliwatts.
+    pub limit_mw: u32,
+    /// Whether its clock is to be given free.
+    #[arg(long)]
+    pub unlock_clock: bool,
+}
+
+/// What `tune` looks for.
+#[cfg(feature = "train")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Sought {
+    /// The fewest joules a token
+    Energy,
+    /// The least time a token
+    Time,
+}
+
+/// Numbers between commas; nothing for those that suggest themselves.
+#[cfg(feature = "train")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NumberList(pub Vec<u32>);
+
+#[cfg(feature = "train")]
+impl std::str::FromStr for NumberList {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |text: &str| match text.trim().parse() {
+            Ok(0) | Err(_) => Err(format!("expected whole numbers above 0 between commas, got {text:?}")),
+            Ok(number) => Ok(number),
+        };
+        text.split(',').filter(|_| !text.is_empty()).map(number).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+/// Types between commas; nothing for all.
+#[cfg(feature = "train")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrecisionList(pub Vec<wattle_train::config::Precision>);
+
+#[cfg(feature = "train")]
+impl std::str::FromStr for PrecisionList {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        use wattle_train::config::Precision;
+        let names = || Precision::CHOICES.iter().map(|choice| choice.name).collect::<Vec<_>>().join(", ");
+        let named = |name: &str| {
+            Precision::named(name.trim()).ok_or_else(|| format!("expected some of {}, got {name:?}", names()))
+        };
+        text.split(',').filter(|_| !text.is_empty()).map(named).collect::<Result<_, _>>().map(Self)
     }
 }
 

@@ -22,6 +22,10 @@ use signal_hook::iterator::SignalsInfo;
 use signal_hook::iterator::exfiltrator::origin::WithOrigin;
 use signal_hook::low_level::siginfo::Cause;
 
+/// The binary that runs now, also where another has taken its place since.
+#[cfg(feature = "train")]
+pub const THIS_BINARY: &str = "/proc/self/exe";
+
 /// Signals that are passed on.
 const PASSED_ON: [i32; 6] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2];
 

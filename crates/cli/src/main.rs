@@ -27,6 +27,8 @@ mod sweep;
 mod terminal;
 #[cfg(feature = "train")]
 mod threads;
+#[cfg(feature = "train")]
+mod tune;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -60,6 +62,12 @@ fn main() -> ExitCode {
         Command::Compare(compare) => commands::compare::run(compare),
         #[cfg(feature = "train")]
         Command::Sweep(sweep) => commands::sweep::run(sweep, &bars, args.verbose, args.quiet),
+        #[cfg(feature = "train")]
+        Command::Tune(tune) => commands::tune::run(tune, &bars, args.quiet),
+        #[cfg(feature = "train")]
+        Command::TuneTrial(trial) => tune::trials::run_trial(trial),
+        #[cfg(feature = "train")]
+        Command::TuneRestore(restore) => tune::board::run_restore(restore),
         Command::Estimate(estimate) => commands::estimate::run(estimate),
         Command::Devices(devices) => commands::devices::run(devices),
     };

@@ -11,7 +11,7 @@ use wattle_session::config::resume_faults;
 use wattle_session::earlier::{Earlier, is_finished, is_run};
 
 use crate::args::{Resume, TrainArgs};
-use crate::config::{Layer, Preset, Sources, resolve, resolve_quietly};
+use crate::config::{Layer, Sources, resolve, resolve_quietly};
 use crate::exit::BadUsage;
 
 /// Where run directories are made.
@@ -51,13 +51,8 @@ pub enum FoundBy {
 /// # Errors
 /// If the configuration is wrong, or is not that of the run to go on with, or that run is not there.
 pub fn target(args: &TrainArgs) -> Result<Target, BadUsage> {
-    let is_bare = args.config.is_none() && args.preset.is_none();
-    let sources = Sources {
-        preset: args.preset.or(is_bare.then_some(Preset::Default)),
-        file: args.config.clone(),
-        set: args.set.clone(),
-        over: Vec::new(),
-    };
+    let is_bare = args.source.is_bare();
+    let sources = args.source.sources();
     let bad = |faults| BadUsage { faults };
     let given = || resolve(None, &sources).map_err(bad);
     let (path, by) = match (&args.out, args.resume) {
@@ -91,9 +86,8 @@ pub fn target(args: &TrainArgs) -> Result<Target, BadUsage> {
     let layer = Layer::read(&path.join(CONFIG)).map_err(BadUsage::new)?;
     let stored = resolve(Some(layer.clone()), &Sources::default()).map_err(bad)?;
     let config = match is_bare {
-        true => {
-            resolve(Some(layer), &Sources { set: args.set.clone(), ..Sources::default() }).map_err(bad)?
-        }
+        true => resolve(Some(layer), &Sources { set: args.source.set.clone(), ..Sources::default() })
+            .map_err(bad)?,
         false => resolve(Some(Layer::derived_of(&stored)), &sources).map_err(bad)?,
     };
     let differences = resume_faults(&path, &stored, &config);

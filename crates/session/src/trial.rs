@@ -52,7 +52,7 @@ pub fn trial(
         if let (Some(path), Some(chosen)) = (kernels, trainer.kernels()) {
             write_atomic(path, chosen.to_json().as_bytes())?;
         }
-        make_steps(trainer, WARM_UP, WARM_UP_STEPS)?;
+        make_steps(trainer, Duration::ZERO, WARM_UP_STEPS)?;
         while let Some(length) = next() {
             told(window(trainer, &sampler, length)?)?;
         }
@@ -63,7 +63,7 @@ pub fn trial(
 /// One window.
 fn window(trainer: &mut Trainer<'_>, sampler: &Sampler, length: Duration) -> Result<Window, SessionError> {
     // Whatever was changed in between takes a moment to show.
-    make_steps(trainer, WARM_UP, 1)?;
+    make_steps(trainer, WARM_UP.min(length / 2), 1)?;
     let start = sampler.edge(EDGE_TIMEOUT);
     let tokens = make_steps(trainer, length, MIN_STEPS)?;
     let end = sampler.edge(EDGE_TIMEOUT);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use kernel_shim::ShimBoard;
 use wattle_data::Batch;
 use wattle_model::{ActivationKind, ModelConfig, Parameter};
-use wattle_ops::board::Board;
+use wattle_ops::board::{Board, roof};
 use wattle_random::{Purpose, Stream};
 use wattle_runlog::MonotonicNs;
 use wattle_train::config::TrainConfig;
@@ -90,6 +90,23 @@ fn every_job_with_a_choice_is_measured_once_and_training_starts_as_if_it_had_not
     let (bits, taken, n_measured) = train(board(), &both);
     assert!(n_measured == 0 && taken.are_those_of(&chosen));
     assert!(bits == chosen_bits);
+}
+
+#[test]
+fn every_choice_can_be_held_against_what_the_board_can_do() {
+    let model = model(&config());
+    let measuring = TrainerOptions { select: true, ..options() };
+    let engine = choose(model.as_ref(), Some(Arc::new(ShimBoard::default())), &measuring).unwrap();
+    let roof = roof::measure(&ShimBoard::default()).unwrap();
+    assert!(roof.bytes_per_s > 1e6 && roof.flops_per_s > 1e6, "{roof:?}");
+    for measured in engine.measured() {
+        let work = measured.job.work();
+        assert!(work.bytes > 0, "{}", measured.job);
+        assert_eq!(
+            work.flops > 0,
+            ["product", "linear", "gelu"].iter().any(|op| measured.job.as_str().starts_with(op))
+        );
+    }
 }
 
 #[test]

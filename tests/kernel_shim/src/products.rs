@@ -17,6 +17,8 @@ pub(crate) fn job(gemm: &Gemm) -> Job {
         a.elem(),
         &[("m", m), ("n", n), ("k", k), ("batch", batch), ("add", usize::from(accumulate))],
     )
+    .moving(gemm.bytes())
+    .computing(gemm.flops())
 }
 
 /// Computes it, in one of [`WAYS`].

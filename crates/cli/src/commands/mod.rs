@@ -19,4 +19,6 @@ pub mod sweep;
 #[cfg(feature = "train")]
 pub mod train;
 #[cfg(feature = "train")]
+pub mod tune;
+#[cfg(feature = "train")]
 pub mod verify;

@@ -12,12 +12,9 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 
 use super::folder::{RunState, SweepFolder};
 use super::plan::PlannedRun;
-use crate::child::{RunningCommand, exit_code};
+use crate::child::{RunningCommand, THIS_BINARY, exit_code};
 use crate::exit::Exit;
 use crate::signals::StopSignal;
-
-/// The binary that runs now, also where another has taken its place since.
-const THIS_BINARY: &str = "/proc/self/exe";
 
 /// The exit status of a run that a signal stopped after a checkpoint.
 const REQUEUE: u8 = 75;

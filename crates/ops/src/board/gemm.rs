@@ -30,6 +30,20 @@ pub struct Gemm {
     pub epilogue: Epilogue,
 }
 
+impl Gemm {
+    /// Bytes of both factors and the result, once each; of a result that is added to, twice.
+    pub fn bytes(&self) -> usize {
+        let &Self { m, n, k, a, b, c, accumulate, batch, .. } = self;
+        let of_result = m * n * c.elem().bytes() * (1 + usize::from(accumulate));
+        batch * (m * k * a.elem().bytes() + k * n * b.elem().bytes() + of_result)
+    }
+
+    /// Multiplications and additions.
+    pub fn flops(&self) -> usize {
+        2 * self.batch * self.m * self.n * self.k
+    }
+}
+
 /// What is done with a product, in `f32`, before it is stored. Only for one product (`batch` 1), stored and not
 /// added, but for the sums of factors.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

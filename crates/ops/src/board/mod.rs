@@ -17,6 +17,7 @@ mod fatbins;
 pub mod gemm;
 pub mod host_memory;
 pub mod memory;
+pub mod roof;
 pub mod select;
 pub mod step_result;
 pub mod step_state;
@@ -31,7 +32,7 @@ pub use host_memory::HostMemory;
 pub use memory::{DevicePtr, DeviceTensor, Elem, Ptr};
 pub use step_result::{GradNorm, StepResult};
 pub use step_state::StepState;
-pub use ways::{Choices, Job, Way};
+pub use ways::{Choices, Job, Way, Work};
 
 /// A GPU, or what stands in for one.
 pub trait Board: Send + Sync {

@@ -12,30 +12,81 @@ use std::sync::{PoisonError, RwLock};
 use super::{BoardError, Elem};
 
 /// What is computed: an operation, the type of its elements, and the sizes that its speed depends on.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Job(String);
+///
+/// Jobs are the same by their text; how much work one is serves to say how well a way does it.
+#[derive(Clone, Debug)]
+pub struct Job {
+    text: String,
+    work: Work,
+}
+
+/// How much work a job is, however it is done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Bytes that have to be read and written once each; what lies in a cache from before counts too.
+    pub bytes: u64,
+    /// Floating-point operations of matrix products; 0 for a job that is bound by memory.
+    pub flops: u64,
+}
 
 impl Job {
     /// The job of `op` at these sizes, each with its name.
     pub fn new(op: &str, elem: Elem, sizes: &[(&str, usize)]) -> Self {
         let sizes: String = sizes.iter().map(|(name, size)| format!(" {name}={size}")).collect();
-        Self(format!("{op} {}{sizes}", elem.suffix()))
+        Self::named(format!("{op} {}{sizes}", elem.suffix()))
     }
 
     /// A job by its text.
     pub fn named(text: impl Into<String>) -> Self {
-        Self(text.into())
+        Self { text: text.into(), work: Work::default() }
+    }
+
+    /// The same, which moves so many bytes at least.
+    pub fn moving(mut self, bytes: usize) -> Self {
+        self.work.bytes = bytes as u64;
+        self
+    }
+
+    /// The same, with so many floating-point operations.
+    pub fn computing(mut self, flops: usize) -> Self {
+        self.work.flops = flops as u64;
+        self
     }
 
     /// Its text, as files and tables show it.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
+    }
+
+    /// How much work it is; zeros where that was not stated.
+    pub fn work(&self) -> Work {
+        self.work
+    }
+}
+
+impl PartialEq for Job {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Job {}
+
+impl PartialOrd for Job {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Job {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.text.cmp(&other.text)
     }
 }
 
 impl fmt::Display for Job {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 

@@ -49,7 +49,8 @@ pub fn fwd(board: &dyn Board, rows: &Rows) -> Result<(), BoardError> {
 /// # Errors
 /// If the launch fails.
 pub fn fwd_bwd(board: &dyn Board, rows: &Rows, scale: f32) -> Result<(), BoardError> {
-    let job = Job::new("classifier_bwd", rows.logits.elem(), &[("n", rows.n), ("v", rows.v)]);
+    let bytes = 2 * rows.n * rows.v * rows.logits.elem().bytes();
+    let job = Job::new("classifier_bwd", rows.logits.elem(), &[("n", rows.n), ("v", rows.v)]).moving(bytes);
     let by = |stem: &'static str, shared_bytes: usize| move || launch(board, stem, rows, scale, shared_bytes);
     let plain = by("classifier_bwd", 0);
     let [online, online_fast] =

@@ -1,7 +1,7 @@
 //! Rows of tables on a board.
 
 use crate::board::args::{are_packs, args, pack_grid, symbol};
-use crate::board::{Board, BoardError, DeviceTensor, Job, Launch, Ptr, Way};
+use crate::board::{Board, BoardError, DeviceTensor, Elem, Job, Launch, Ptr, Way};
 use crate::dropout::board::Site;
 
 /// The rows of one micro-batch.
@@ -114,7 +114,9 @@ pub fn bwd(
     if are_packs(c, &[grad_out, grad_token_table.into(), scratch.into()]) {
         ways.push(Way::new("chunks", &chunks));
     }
-    board.choose(&Job::new("embedding_bwd", elem, &[("n", n), ("c", c)]), &ways)?;
+    // A row of the gradient is read, and a row of the table is read and written.
+    let bytes = n * c * (elem.bytes() + 2 * Elem::F32.bytes());
+    board.choose(&Job::new("embedding_bwd", elem, &[("n", n), ("c", c)]).moving(bytes), &ways)?;
     let Some(grad_position_table) = grad_position_table else { return Ok(()) };
     board.launch(&Launch {
         kernel: &symbol("embedding_position_bwd", elem),

@@ -148,7 +148,9 @@ pub fn residual_fwd(
     if fits && addend.site.probability == 0.0 && are_packs(c, &rows) {
         ways.push(Way::new("held", &held));
     }
-    board.choose(&Job::new("layer_norm_residual_fwd", elem, &[("n", n), ("c", c)]), &ways)
+    let job =
+        Job::new("layer_norm_residual_fwd", elem, &[("n", n), ("c", c)]).moving(4 * n * c * elem.bytes());
+    board.choose(&job, &ways)
 }
 
 /// Where gradients go.
@@ -250,5 +252,7 @@ pub fn bwd(
         ways.push(Way::new("fused", &fused));
     }
     let sizes = [("n", n), ("c", c), ("accumulate", usize::from(gradients.accumulate))];
-    board.choose(&Job::new("layer_norm_bwd", elem, &sizes), &ways)
+    let n_tensors = 3 + usize::from(gradients.accumulate);
+    let job = Job::new("layer_norm_bwd", elem, &sizes).moving(n_tensors * n * c * elem.bytes());
+    board.choose(&job, &ways)
 }

@@ -109,7 +109,9 @@ impl ColumnSums {
         let together =
             || pending.chunks(SUMS_A_LAUNCH).try_for_each(|sums| column_sums(board, sums, accumulate));
         let ways = [Way::new("each", &each), Way::new("together", &together)];
-        board.choose(&Job::new("column_sums", Elem::F32, &sizes), &ways)
+        let parts: usize = pending.iter().map(|sum| sum.c * sum.n_parts.get()).sum();
+        let bytes = (parts + 2 * columns) * Elem::F32.bytes();
+        board.choose(&Job::new("column_sums", Elem::F32, &sizes).moving(bytes), &ways)
     }
 }
 

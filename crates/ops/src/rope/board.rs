@@ -64,5 +64,5 @@ fn launch(board: &dyn Board, stem: &str, x: DeviceTensor, heads: &Heads) -> Resu
         ways.push(Way::new("packs", &packs));
     }
     let sizes = [("n", n), ("stride", row_stride), ("heads", n_heads), ("d", d)];
-    board.choose(&Job::new(stem, elem, &sizes), &ways)
+    board.choose(&Job::new(stem, elem, &sizes).moving(2 * n * n_heads * d * elem.bytes()), &ways)
 }

@@ -75,7 +75,10 @@ impl MicroBatch<'_> {
     fn gelu_job(&self, op: &str, mlp_in: &Linear) -> Job {
         let &Linear { n_in, n_out, bias, .. } = mlp_in;
         let sizes = [("n", self.n()), ("in", n_in), ("out", n_out), ("bias", usize::from(bias.is_some()))];
-        Job::new(op, self.options.elem, &sizes)
+        let elem = self.options.elem;
+        // The product reads one side and the weights, and two tensors of the other side are written or read.
+        let bytes = (self.n() * (n_in + 2 * n_out) + n_in * n_out) * elem.bytes();
+        Job::new(op, elem, &sizes).moving(bytes).computing(2 * self.n() * n_in * n_out)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Linear layers as matrix products.
 
 use wattle_ops::Store;
-use wattle_ops::board::{Board, BoardError, DeviceTensor, Epilogue, Gemm, Job, Matrix, Ptr, Way};
+use wattle_ops::board::{Board, BoardError, DeviceTensor, Elem, Epilogue, Gemm, Job, Matrix, Ptr, Way};
 use wattle_ops::linear::board::{self as linear, ColumnSums};
 
 use crate::engine::network::Linear;
@@ -124,7 +124,11 @@ impl Products<'_> {
         };
         let is_added = usize::from(store == Store::Accumulate);
         let sizes = [("n", self.n), ("in", n_in), ("out", n_out), ("add", is_added)];
-        let job = Job::new("linear_bwd_weight", grad_out.elem(), &sizes);
+        let bytes = self.n * (n_in + n_out) * grad_out.elem().bytes()
+            + n_in * n_out * Elem::F32.bytes() * (1 + is_added);
+        let job = Job::new("linear_bwd_weight", grad_out.elem(), &sizes)
+            .moving(bytes)
+            .computing(2 * self.n * n_in * n_out);
         self.board.choose(&job, &[Way::new("apart", &apart), Way::new("sums_epilogue", &epilogue)])
     }
 

@@ -242,7 +242,8 @@ impl Board for CudaBoard {
             return Ok(None);
         }
         self.context.bind()?;
-        self.matmul.ways(gemm).map(Some)
+        let with_work = |(job, names): (Job, _)| (job.moving(gemm.bytes()).computing(gemm.flops()), names);
+        self.matmul.ways(gemm).map(|ways| Some(with_work(ways)))
     }
 
     fn identity(&self) -> Vec<(String, String)> {
