@@ -16,7 +16,7 @@ const WORK: &str = "110:0.3";
 
 /// `wattle tune` of a tiny model on a CPU, with a board whose limits can be set.
 fn tune(bench: &Workbench, args: &[&str]) -> Command {
-    let mut command = bench.wattle(&["tune", "--device", "cpu", "--window", "0.1"]);
+    let mut command = bench.wattle(&["tune", "--device", "cpu", "--window", "0.1", "--rounds", "3"]);
     for pair in [
         "data.input=[\"text.txt\"]",
         "data.val_fraction=0.2",
@@ -133,6 +133,7 @@ fn what_is_asked_for_wrongly_is_refused_before_anything_starts() {
     let bench = Workbench::new();
     for (args, words) in [
         (&["--window", "0"][..], "--window 0"),
+        (&["--rounds", "1"], "--rounds 1"),
         (&["--joules", "5"], "--for time"),
         (&["--for", "time", "--joules", "-1"], "--joules -1"),
         (&["--power=many"], "whole numbers"),

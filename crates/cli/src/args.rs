@@ -309,6 +309,9 @@ pub struct TuneArgs {
     /// Seconds that a way trains at a time
     #[arg(long, value_name = "S", default_value_t = 2.0)]
     pub window: f64,
+    /// Turns of each way at most; fewer are enough where the difference is clear
+    #[arg(long, value_name = "N", default_value_t = 9)]
+    pub rounds: usize,
     /// Show the kernels that the GPU can choose between, and nothing else
     #[arg(long)]
     pub kernels: bool,

@@ -78,7 +78,8 @@ pub fn run(args: &TuneArgs, bars: &MultiProgress, quiet: bool) -> anyhow::Result
     };
     let window = Duration::from_secs_f64(args.window);
     let mut trials = Trials::new(&config, name, window, &signal, board, need.as_ref(), told)?;
-    let search = Search { goal, axes, rules: Rules::default() };
+    let rules = Rules { max_rounds: args.rounds, min_rounds: args.rounds.min(3), ..Rules::default() };
+    let search = Search { goal, axes, rules };
     let mut told_race = |axis: &wattle_tune::Axis, race: &wattle_tune::Race| {
         text::race(axis, race, goal).iter().for_each(|line| tracing::info!("{line}"));
     };
@@ -109,6 +110,9 @@ fn faults(args: &TuneArgs) -> Vec<String> {
     let mut faults = Vec::new();
     if !(args.window.is_finite() && (0.1..=3600.0).contains(&args.window)) {
         faults.push(format!("--window {}: expected a number of seconds from 0.1 to 3600", args.window));
+    }
+    if !(2..=1000).contains(&args.rounds) {
+        faults.push(format!("--rounds {}: expected 2 to 1000; of one turn nothing can be said", args.rounds));
     }
     if let Some(joules) = args.joules {
         if !(joules.is_finite() && joules > 0.0) {
