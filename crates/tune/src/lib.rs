@@ -17,7 +17,7 @@ pub mod way;
 pub mod window;
 
 pub use goal::Goal;
-pub use race::{Contender, Dropped, Failure, Finish, Race, Rules};
+pub use race::{Contender, Dropped, Entrant, Failure, Finish, Race, Rules};
 pub use search::{Axis, Saving, Search, Settings, Tuned};
 pub use way::Way;
 pub use window::Window;

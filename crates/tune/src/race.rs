@@ -21,8 +21,10 @@ pub struct Rules {
     pub level: f64,
 }
 
-/// A way that took so many times as much as the best of the same round drops out at once.
-const HOPELESS: f64 = 2.0;
+/// A way that took so many times as much as the best so far, in each of the first rounds, drops out early.
+const HOPELESS: f64 = 1.5;
+/// So many rounds: one alone may have met a hiccup of the machine.
+const HOPELESS_ROUNDS: usize = 2;
 
 impl Default for Rules {
     fn default() -> Self {
@@ -50,6 +52,23 @@ pub enum Dropped {
     Behind,
     /// It takes more energy than is allowed.
     OverLimit,
+    /// It is for the case that another cannot be taken, and that can.
+    NotNeeded,
+}
+
+/// Who starts in a race.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entrant {
+    /// The way.
+    pub way: Way,
+    /// An earlier entrant: only if that one cannot be taken, this one takes part.
+    pub instead_of: Option<usize>,
+}
+
+impl From<Way> for Entrant {
+    fn from(way: Way) -> Self {
+        Self { way, instead_of: None }
+    }
 }
 
 /// A way in a race.
@@ -61,6 +80,7 @@ pub struct Contender {
     pub windows: Vec<Window>,
     /// Why it is out, if it is.
     pub dropped: Option<Dropped>,
+    instead_of: Option<usize>,
 }
 
 /// How a race ended.
@@ -99,8 +119,9 @@ pub struct Gap {
 }
 
 impl Contender {
-    fn new(way: Way) -> Self {
-        Self { way, windows: Vec::new(), dropped: None }
+    fn new(entrant: Entrant) -> Self {
+        let Entrant { way, instead_of } = entrant;
+        Self { way, windows: Vec::new(), dropped: None, instead_of }
     }
 
     /// Whether it is still in the race.
@@ -139,6 +160,12 @@ impl Contender {
         })
     }
 
+    /// Whether it took far more than `other` in every round.
+    fn is_always_above(&self, other: &Self, goal: Goal) -> bool {
+        let mut rounds = self.windows.iter().zip(&other.windows);
+        rounds.all(|(own, its)| goal.value(own) > HOPELESS * goal.value(its))
+    }
+
     /// Whether it takes more energy than `limit` by more than its error.
     fn exceeds(&self, limit: f64) -> bool {
         self.total().is_some_and(|total| {
@@ -154,12 +181,12 @@ impl Race {
     /// # Errors
     /// If `measure` was stopped or is broken.
     pub fn run(
-        ways: impl IntoIterator<Item = Way>,
+        ways: impl IntoIterator<Item = impl Into<Entrant>>,
         goal: Goal,
         rules: &Rules,
         measure: &mut dyn FnMut(&Way) -> Result<Window, Failure>,
     ) -> Result<Self, Failure> {
-        let contenders = ways.into_iter().map(Contender::new).collect();
+        let contenders = ways.into_iter().map(|way| Contender::new(way.into())).collect();
         let mut race = Self { contenders, best: None, finish: Finish::Nobody };
         for round in 1..=rules.max_rounds.max(1) {
             race.round(round, measure)?;
@@ -179,7 +206,7 @@ impl Race {
         n_rounds: usize,
         measure: &mut dyn FnMut(&Way) -> Result<Window, Failure>,
     ) -> Result<Vec<Contender>, Failure> {
-        let contenders = ways.into_iter().map(Contender::new).collect();
+        let contenders = ways.into_iter().map(|way| Contender::new(way.into())).collect();
         let mut race = Self { contenders, best: None, finish: Finish::Nobody };
         (1..=n_rounds).try_for_each(|round| race.round(round, measure))?;
         Ok(race.contenders)
@@ -194,6 +221,12 @@ impl Race {
         (0..self.contenders.len()).filter(|&idx| self.contenders[idx].is_left()).collect()
     }
 
+    /// Whether the one that it stands in for cannot be taken.
+    fn is_needed(&self, idx: usize) -> bool {
+        let other = self.contenders[idx].instead_of.map(|other| &self.contenders[other].dropped);
+        other.is_none_or(|dropped| matches!(dropped, Some(Dropped::Impossible(_))))
+    }
+
     fn round(
         &mut self,
         round: usize,
@@ -204,6 +237,10 @@ impl Race {
             order.reverse();
         }
         for idx in order {
+            if round == 1 && !self.is_needed(idx) {
+                self.contenders[idx].dropped = Some(Dropped::NotNeeded);
+                continue;
+            }
             let contender = &mut self.contenders[idx];
             match measure(&contender.way) {
                 Ok(window) => contender.windows.push(window),
@@ -223,16 +260,14 @@ impl Race {
             self.finish = Finish::Nobody;
             return true;
         };
-        let last = |contender: &Contender| contender.windows.last().map(|window| goal.value(window));
-        let best_of_round =
-            self.left().iter().filter_map(|&idx| last(&self.contenders[idx])).fold(f64::MAX, f64::min);
         let is_early = round < rules.min_rounds;
         let mut level = vec![best];
         let mut is_decided = true;
         for idx in self.left() {
             let contender = &self.contenders[idx];
             let gap = contender.above(&self.contenders[best], goal);
-            let is_hopeless = last(contender).is_some_and(|value| value > HOPELESS * best_of_round);
+            let is_hopeless =
+                round >= HOPELESS_ROUNDS && contender.is_always_above(&self.contenders[best], goal);
             let is_behind = gap.is_some_and(|gap| gap.share - gap.half_width > 0.0);
             if idx == best {
             } else if gap.is_some_and(|gap| gap.share.abs() + gap.half_width <= rules.level) {
@@ -334,10 +369,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_far_behind_drops_out_at_once_and_what_is_level_is_called_so() {
+    fn what_is_far_behind_drops_out_early_and_what_is_level_is_called_so() {
         let race = race(&[(100.0, 1.0), (300.0, 1.0), (100.1, 1.0)], 1e-4, 0.0, 1, Goal::Energy);
         assert_eq!((race.best, race.finish), (Some(0), Finish::Level));
-        assert_eq!(race.contenders[1].windows.len(), 1);
+        assert_eq!(race.contenders[1].windows.len(), HOPELESS_ROUNDS);
         assert_eq!(race.contenders[1].dropped, Some(Dropped::Behind));
         assert_eq!(race.contenders[0].windows.len(), 3);
     }
@@ -378,6 +413,15 @@ mod tests {
         };
         let race = Race::run(ways.clone(), Goal::Time, &Rules::default(), measure).unwrap();
         assert_eq!((race.best, race.finish), (Some(1), Finish::Ahead));
+        // One that stands in for another takes part where that is out.
+        let stands_in_for = |idx: usize| {
+            let way = Way::default().with("train.recompute", "block");
+            ways.iter().cloned().map(Entrant::from).chain([Entrant { way, instead_of: Some(idx) }])
+        };
+        let race = Race::run(stands_in_for(0), Goal::Time, &Rules::default(), measure).unwrap();
+        assert_eq!(race.contenders[2].dropped, None);
+        let race = Race::run(stands_in_for(1), Goal::Time, &Rules::default(), measure).unwrap();
+        assert_eq!(race.contenders[2].dropped, Some(Dropped::NotNeeded));
         let nobody = &mut |_: &Way| Err(Failure::Impossible("no memory".to_owned()));
         let race = Race::run(ways.clone(), Goal::Time, &Rules::default(), nobody).unwrap();
         assert_eq!((race.best, race.finish), (None, Finish::Nobody));

@@ -5,7 +5,7 @@
 //! values the middles beside the best are tried, until they lie close together.
 
 use crate::goal::Goal;
-use crate::race::{Failure, Gap, Race, Rules};
+use crate::race::{Entrant, Failure, Gap, Race, Rules};
 use crate::way::Way;
 use crate::window::Window;
 
@@ -38,6 +38,8 @@ pub struct Settings {
     pub label: String,
     /// What differs from the configuration: keys with values as `--set` takes them. Nothing for its own values.
     pub set: Vec<(String, String)>,
+    /// Earlier values of the axis: only if those cannot be taken, these are tried.
+    pub instead_of: Option<usize>,
 }
 
 impl Axis {
@@ -73,14 +75,18 @@ impl Axis {
     }
 
     /// `way` with each of the values.
-    fn ways(&self, way: &Way) -> Vec<Way> {
+    fn entrants(&self, way: &Way) -> Vec<Entrant> {
         match self {
             Self::Settings { values, .. } => {
                 let with = |way: Way, (key, value): &(String, String)| way.with(key, value);
-                values.iter().map(|settings| settings.set.iter().fold(way.clone(), with)).collect()
+                let entrant = |settings: &Settings| Entrant {
+                    way: settings.set.iter().fold(way.clone(), with),
+                    instead_of: settings.instead_of,
+                };
+                values.iter().map(entrant).collect()
             }
             Self::PowerLimit { values_mw: values } | Self::Clock { values_mhz: values } => {
-                values.iter().map(|&value| self.at(way, value)).collect()
+                values.iter().map(|&value| self.at(way, value).into()).collect()
             }
         }
     }
@@ -165,10 +171,11 @@ impl Search {
     ) -> Result<Tuned, Failure> {
         let mut tuned = Tuned { races: Vec::new(), best: start.clone(), window: None, saving: None };
         for axis in &self.axes {
-            let mut race = self.race(axis.ways(&tuned.best), measure)?;
+            let entrants = axis.entrants(&tuned.best);
+            let mut known: Vec<u32> =
+                entrants.iter().filter_map(|entrant| axis.value_of(&entrant.way)).collect();
+            let mut race = self.race(entrants, measure)?;
             told(axis, &race);
-            let mut known =
-                axis.ways(&tuned.best).iter().filter_map(|way| axis.value_of(way)).collect::<Vec<_>>();
             loop {
                 let Some(winner) = race.winner() else { break };
                 (tuned.best, tuned.window) = (winner.way.clone(), winner.total());
@@ -180,7 +187,7 @@ impl Search {
                 // The best so far comes first: what is level does not take its place.
                 let ways = std::iter::once(tuned.best.clone())
                     .chain(between.into_iter().map(|value| axis.at(&tuned.best, value)));
-                race = self.race(ways.collect(), measure)?;
+                race = self.race(ways.map(Entrant::from).collect(), measure)?;
                 told(axis, &race);
             }
             if race.winner().is_none() {
@@ -193,7 +200,7 @@ impl Search {
 
     fn race(
         &self,
-        ways: Vec<Way>,
+        ways: Vec<Entrant>,
         measure: &mut dyn FnMut(&Way) -> Result<Window, Failure>,
     ) -> Result<Race, Failure> {
         Race::run(ways, self.goal, &self.rules, measure)
@@ -296,8 +303,10 @@ mod tests {
             let set = |value: &str| {
                 (value != "own").then(|| (key.to_owned(), value.to_owned())).into_iter().collect()
             };
-            let values =
-                values.iter().map(|value| Settings { label: (*value).to_owned(), set: set(value) }).collect();
+            let values = values
+                .iter()
+                .map(|value| Settings { label: (*value).to_owned(), set: set(value), instead_of: None })
+                .collect();
             Axis::Settings { name: key.to_owned(), values }
         };
         let search = Search {

@@ -13,7 +13,7 @@ use crate::args::TuneArgs;
 const N_VALUES: u32 = 6;
 /// Micro-batches that are tried: the whole batch, its half, and so on.
 const N_MICRO_BATCHES: u32 = 5;
-/// So many of the largest micro-batches are tried with recomputation too: it is what makes room for them.
+/// So many of the largest micro-batches are tried with recomputation where they do not fit without.
 const N_RECOMPUTED: usize = 2;
 
 /// What `args` ask to be tried, besides what is always tried.
@@ -54,9 +54,12 @@ fn sorted(mut values: Vec<u32>) -> Vec<u32> {
 
 /// Values of a key, the configuration's own first.
 fn settings<'a>(key: &str, own: &str, others: impl Iterator<Item = &'a str>) -> Vec<Settings> {
-    let set =
-        |value: &str| Settings { label: value.to_owned(), set: vec![(key.to_owned(), value.to_owned())] };
-    let own_values = Settings { label: own.to_owned(), set: Vec::new() };
+    let set = |value: &str| Settings {
+        label: value.to_owned(),
+        set: vec![(key.to_owned(), value.to_owned())],
+        instead_of: None,
+    };
+    let own_values = Settings { label: own.to_owned(), ..Settings::default() };
     std::iter::once(own_values).chain(others.filter(|value| *value != own).map(set)).collect()
 }
 
@@ -78,7 +81,7 @@ fn threads(config: &Config, n_processors: usize) -> Axis {
     Axis::Settings { name: "threads".to_owned(), values }
 }
 
-/// Micro-batches; recomputation, which costs time, is tried where it may make room for a large one.
+/// Micro-batches; recomputation, which costs time, is tried for large ones that do not fit without.
 fn micro_batch(config: &Config) -> Axis {
     let (batch, own) = (config.train.batch_size, config.train.micro_batch());
     let own_recompute = config.train.recompute;
@@ -86,7 +89,7 @@ fn micro_batch(config: &Config) -> Axis {
         Recompute::None => micro.to_string(),
         recompute => format!("{micro}, recomputing {}", recompute.name()),
     };
-    let mut values = vec![Settings { label: label(own, own_recompute), set: Vec::new() }];
+    let mut values = vec![Settings { label: label(own, own_recompute), ..Settings::default() }];
     let sizes = (0..N_MICRO_BATCHES).map(|halvings| batch.div_ceil(1 << halvings));
     let mut sizes: Vec<usize> = sizes.collect();
     sizes.dedup();
@@ -94,10 +97,16 @@ fn micro_batch(config: &Config) -> Axis {
         && config.precision.dtype != Precision::Bf16
         || config.train.engine == EngineChoice::Explicit;
     for (idx, &micro) in sizes.iter().enumerate() {
+        // The one with less recomputation, if it is tried.
+        let mut lighter = None;
         for recompute in [Recompute::None, Recompute::Mlp, Recompute::Block] {
             let is_tried = recompute == own_recompute
                 || (is_explicit && (recompute == Recompute::None || idx < N_RECOMPUTED));
-            if !is_tried || (micro, recompute) == (own, own_recompute) {
+            if (micro, recompute) == (own, own_recompute) {
+                lighter = Some(0);
+                continue;
+            }
+            if !is_tried {
                 continue;
             }
             let size = if micro == batch { 0 } else { micro };
@@ -105,7 +114,8 @@ fn micro_batch(config: &Config) -> Axis {
             if recompute != own_recompute {
                 set.push(("train.recompute".to_owned(), format!("{:?}", recompute.name())));
             }
-            values.push(Settings { label: label(micro, recompute), set });
+            values.push(Settings { label: label(micro, recompute), set, instead_of: lighter });
+            lighter = Some(values.len() - 1);
         }
     }
     Axis::Settings { name: "micro-batch".to_owned(), values }
@@ -137,6 +147,9 @@ mod tests {
             "1",
         ];
         assert_eq!(labels(&axis), expected);
+        let Axis::Settings { values, .. } = &axis else { panic!("{axis:?}") };
+        let instead_of: Vec<_> = values.iter().map(|value| value.instead_of).collect();
+        assert_eq!(instead_of, [None, None, Some(1), Some(2), None, Some(4), Some(5), None, None]);
         config.train.engine = EngineChoice::Autograd;
         assert_eq!(labels(&micro_batch(&config)), ["3", "12", "6", "2", "1"]);
         config.train.batch_size = 1;

@@ -10,7 +10,8 @@ use wattle_tune::{Axis, Contender, Dropped, Finish, Goal, Race, Tuned, Window};
 pub fn race(axis: &Axis, race: &Race, goal: Goal) -> Vec<String> {
     let headings = [axis.name(), "tokens/s", "J/ktoken", "power", "windows", "above the best"];
     let mut table = Table::new(headings, &[0]);
-    for (idx, contender) in race.contenders.iter().enumerate() {
+    let is_told = |contender: &Contender| contender.dropped != Some(Dropped::NotNeeded);
+    for (idx, contender) in race.contenders.iter().enumerate().filter(|(_, contender)| is_told(contender)) {
         table.row(row(axis, race, idx, contender, goal));
     }
     let mut lines = table.lines();
@@ -38,11 +39,11 @@ fn row(axis: &Axis, race: &Race, idx: usize, contender: &Contender, goal: Goal) 
             _ if is_best => "taken".to_owned(),
             (Some(Dropped::Impossible(_)), _) => "cannot be taken".to_owned(),
             (Some(Dropped::OverLimit), _) => "over --joules".to_owned(),
-            (Some(Dropped::Behind) | None, Some(gap)) => {
+            (Some(Dropped::Behind | Dropped::NotNeeded) | None, Some(gap)) => {
                 format!("{:+.1} ± {:.1} %", gap.share * 100.0, gap.half_width * 100.0)
             }
             // Of one window there is no error.
-            (Some(Dropped::Behind) | None, None) => "far behind".to_owned(),
+            (Some(Dropped::Behind | Dropped::NotNeeded) | None, None) => "far behind".to_owned(),
         },
     ]
 }

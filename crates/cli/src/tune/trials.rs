@@ -125,7 +125,8 @@ impl<'a> Trials<'a> {
     pub fn config_of(&self, way: &Way) -> Result<Config, Failure> {
         let set = way.settings.iter().map(|(key, value)| format!("{key}={value}")).collect();
         let sources = Sources { set, ..Sources::default() };
-        let resolved = resolve_quietly(Some(Layer::derived_of(self.config)), &sources);
+        let resolved =
+            resolve_quietly(Some(Layer::of("the configuration", self.config.to_table())), &sources);
         resolved.map(|(config, _)| config).map_err(|faults| Failure::Impossible(faults.join("; ")))
     }
 
