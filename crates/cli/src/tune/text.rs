@@ -104,8 +104,13 @@ pub fn summary(tuned: &Tuned, goal: Goal, tokens: u64, target_loss: Option<f64>)
                 saving.of_best.share * 100.0,
                 saving.of_best.half_width * 100.0
             ));
+            if saving.of_best.share + saving.of_best.half_width >= 0.0 {
+                lines.push(
+                    "That is within the error: it may be no better. Longer --window tells more".to_owned(),
+                );
+            }
             lines.push(format!(
-                "  energy {}, time {}, power {} → {}",
+                "energy {}, time {}, power {} → {}",
                 change(start.joules_per_token(), best.joules_per_token()),
                 change(start.seconds_per_token(), best.seconds_per_token()),
                 watts(start.power()),
