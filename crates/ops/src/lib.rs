@@ -29,6 +29,7 @@
 //! - [`adamw`]: the update
 //! - [`results`]: what a step says, kept on a board
 //! - [`cast`]: numbers in another type, on a board
+//! - [`fp8`]: numbers of eight bits, and their scales
 //! - [`board`]: what an engine asks of a GPU
 //! - [`verify`]: every operation against its reference on the machine at hand
 
@@ -52,6 +53,7 @@ pub mod grad_norm;
 pub mod results;
 
 pub mod cast;
+pub mod fp8;
 
 pub mod board;
 pub mod simd;

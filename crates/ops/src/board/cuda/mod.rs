@@ -95,6 +95,9 @@ pub struct CudaBoard {
     context: Arc<Context>,
 }
 
+/// The first compute capability whose tensor cores multiply numbers of eight bits: Ada's.
+const FP8_SINCE: (i32, i32) = (8, 9);
+
 impl CudaBoard {
     /// Opens device `ordinal`, counted as the driver does, and loads the kernels of `kernels/` into it.
     ///
@@ -243,6 +246,17 @@ impl Board for CudaBoard {
         }
         self.context.bind()?;
         self.matmul.ways(gemm).map(Some)
+    }
+
+    fn fp8(&self) -> Result<(), BoardError> {
+        let (major, minor) = self.compute_capability;
+        match (major, minor) >= FP8_SINCE {
+            true => Ok(()),
+            false => Err(BoardError::NoFp8(format!(
+                "{} has compute capability {major}.{minor}, and they take 8.9 (Ada) or above",
+                self.name
+            ))),
+        }
     }
 
     fn identity(&self) -> Vec<(String, String)> {
