@@ -67,7 +67,7 @@ fn run(arguments: &[String], n_threads: usize) {
     if is_asked("draw") {
         return println!("{{{head}}}");
     }
-    let options = EngineOptions { micro_batch: 1, recompute: Recompute::Block };
+    let options = EngineOptions { micro_batch: 1, recompute: Recompute::Block, fp8: None };
     let (engine, take_s) = timed(|| model.engine(options).unwrap());
     drop(engine);
     let root = option(arguments, "dir").map_or_else(std::env::temp_dir, PathBuf::from);

@@ -106,7 +106,7 @@ fn pass(config: &ModelConfig, step: u64) -> TrainingPass {
 }
 
 fn engine(model: &dyn LanguageModel, micro_batch: usize, recompute: Recompute) -> Box<dyn Engine> {
-    model.engine(EngineOptions { micro_batch, recompute }).unwrap().unwrap()
+    model.engine(EngineOptions { micro_batch, recompute, fp8: None }).unwrap().unwrap()
 }
 
 /// What trains `model` in micro-batches, with one engine or another.

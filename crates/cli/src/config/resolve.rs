@@ -362,8 +362,8 @@ mod tests {
             ("data.input=mine.txt", "expected a list of files, such as --set 'data.input=[\"mine.txt\"]'"),
             ("data.input=[1]", "expected a list of files"),
             ("tokenizer.kind=words", "expected \"bytes\", \"chars\", \"bpe\" or \"file\""),
-            ("precision.dtype=f16", "expected \"f32\" or \"bf16\""),
-            ("precision.dtype=16", "expected \"f32\" or \"bf16\""),
+            ("precision.dtype=f16", "expected \"f32\", \"bf16\" or \"fp8\""),
+            ("precision.dtype=16", "expected \"f32\", \"bf16\" or \"fp8\""),
             (
                 "model.family=[1]",
                 "expected \"gpt2\", \"llama\", \"qwen2\", \"qwen3\", \"mistral\" or \"olmo2\"",

@@ -5,6 +5,7 @@
 //! - [`cpu`]: executes a network in `f32` on a CPU
 //! - [`board`]: executes a network on a GPU
 //! - [`flat_state`]: weights, gradients and moments on a CPU, and the update
+//! - `fp8`: which products are in eight bits
 //! - `flat_tensors`: a flat buffer as the tensors of its layout
 //! - [`snapshot`]: what training has learnt between two steps, in memory that training does not touch
 //! - [`memory`]: what an engine takes, before it takes it
@@ -13,6 +14,7 @@ pub mod board;
 pub mod cpu;
 pub mod flat_state;
 mod flat_tensors;
+mod fp8;
 pub mod layout;
 pub mod memory;
 pub(crate) mod network;
@@ -23,6 +25,7 @@ use std::ops::Range;
 use crate::pass::TrainingPass;
 
 pub use flat_state::FlatState;
+pub use fp8::{Fp8Options, Fp8SizeError};
 pub use layout::Layout;
 pub use memory::MemoryPlan;
 pub use snapshot::FlatSnapshot;
@@ -135,6 +138,8 @@ pub struct EngineOptions {
     pub micro_batch: usize,
     /// What the backward pass computes again.
     pub recompute: Recompute,
+    /// Which products are made of numbers that were rounded to eight bits, as a board makes them.
+    pub fp8: Option<Fp8Options>,
 }
 
 wattle_settings::choices! {
