@@ -24,7 +24,7 @@ pub mod engine;
 pub mod error;
 pub mod families;
 pub mod flops;
-mod fp8_balance;
+mod fp8;
 pub mod generate;
 pub mod gguf;
 pub mod hugging_face;
@@ -46,7 +46,7 @@ pub use engine::{Engine, EngineOptions, Fp8Options, Fp8SizeError, MemoryPlan, Re
 pub use error::ModelError;
 pub use families::gpt2::Gpt2;
 pub use families::llama::Llama;
-pub use fp8_balance::Fp8Balance;
+pub use fp8::Fp8Balance;
 pub use generate::{GenerateOptions, Generator, Sampling, Step};
 pub use gguf::{GgufExport, GgufFile, WeightType};
 pub use hugging_face::Directory;

@@ -8,9 +8,10 @@ use wattle_data::{DataConfig, TokenizerConfig};
 use wattle_meter::{CarbonConfig, CostConfig, EnergyConfig};
 use wattle_model::ModelConfig;
 use wattle_runlog::{LineFile, Record};
+use wattle_train::config::EngineChoice;
 use wattle_train::{
     CheckpointConfig, EarlyStopConfig, EvaluateConfig, OptimizerConfig, PrecisionConfig, ScheduleConfig,
-    TrainConfig,
+    TrainConfig, TrainError,
 };
 
 use wattle_settings::{AtResume, Schema, Section, SectionInfo, section};
@@ -149,6 +150,16 @@ impl Config {
     /// The sections, with every key that has a value.
     pub fn to_whole_table(&self) -> Table {
         Table::try_from(self).expect("a configuration is plain data")
+    }
+
+    /// What is wrong between sections, each of which is right by itself.
+    pub fn contradictions(&self) -> Vec<String> {
+        if self.precision.fp8().is_none() {
+            return Vec::new();
+        }
+        let sizes = self.model.refuse_fp8_sizes().err().map(|error| error.to_string());
+        let is_autograd = self.train.engine == EngineChoice::Autograd;
+        sizes.into_iter().chain(is_autograd.then(|| TrainError::NoFp8.to_string())).collect()
     }
 
     /// Gives every key that has no effect its default, as if it had not been set.

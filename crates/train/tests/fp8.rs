@@ -176,9 +176,7 @@ fn neither_recomputation_nor_the_order_of_threads_changes_a_bit() {
         let bf16 = |recompute| TrainerOptions { dtype: DType::BF16, ..options(&config, fp8, recompute) };
         let on_board = train(&config, shim(0), &bf16(Recompute::None));
         let on_cpu = train(&config, None, &bf16(Recompute::None));
-        for (seed, recompute) in
-            [Recompute::None, Recompute::Mlp, Recompute::Block].into_iter().enumerate()
-        {
+        for (seed, recompute) in [Recompute::None, Recompute::Mlp, Recompute::Block].into_iter().enumerate() {
             let got = train(&config, shim(seed as u64 + 1), &bf16(recompute));
             assert!(got == on_board, "{config:?}: {recompute:?} on a board");
             let pool = rayon::ThreadPoolBuilder::new().num_threads(seed + 1).build().unwrap();

@@ -93,7 +93,7 @@ impl CpuEngine {
         let state = FlatState::new(parameters)?;
         let network = config.network(vocab_size, state.layout());
         if options.fp8.is_some() {
-            network.refuse_fp8_sizes().map_err(candle_core::Error::wrap)?;
+            network.refuse_fp8_sizes().map_err(|error| candle_core::Error::Msg(error.to_string()))?;
         }
         let arena_sizes = network.arena_sizes(network.n_layers(), options);
         let Sizes { v, c, .. } = network.sizes;

@@ -1,8 +1,9 @@
-//! Whether products in eight bits pay: what they save against what rounding to them costs, by counting.
+//! What products in eight bits ask of a model's sizes, and whether they pay: what they save against what rounding to them costs, by counting.
 
 use crate::config::ModelConfig;
-use crate::engine::Fp8Options;
 use crate::engine::layout::{Layout, Placement};
+use crate::engine::network::Network;
+use crate::engine::{Fp8Options, Fp8SizeError};
 
 /// Of an H100 in training, by `crates/ops/benches/results/h100-2026-11-27`: products in bf16, operations a second.
 const BF16_RATE: f64 = 720e12;
@@ -39,9 +40,7 @@ impl Fp8Balance {
 impl ModelConfig {
     /// What products in eight bits bring in steps of so many tokens, with a token table of `vocab_size` rows.
     pub fn fp8_balance(&self, vocab_size: usize, options: Fp8Options, tokens_per_step: u64) -> Fp8Balance {
-        let one_block = Self { n_layers: 1, ..self.clone() };
-        let layout = Layout::of_shapes(one_block.parameter_shapes(vocab_size), &Placement::FLAT);
-        let network = one_block.network(vocab_size, &layout);
+        let network = self.one_block(vocab_size);
         let of_block = network.blocks.iter().flat_map(|block| block.linears());
         let of_block = of_block.map(|linear| (linear.n_in, linear.n_out, self.n_layers));
         let head = options.head.then_some((self.d_model, vocab_size, 1));
@@ -54,6 +53,22 @@ impl ModelConfig {
             balance.rounding_ns += 1e9 * count * bytes / BANDWIDTH;
         }
         balance
+    }
+
+    /// Refuses widths and a context that products in eight bits do not have.
+    ///
+    /// # Errors
+    /// The first that is not a multiple of 16.
+    pub fn refuse_fp8_sizes(&self) -> Result<(), Fp8SizeError> {
+        // The vocabulary is padded.
+        self.one_block(1).refuse_fp8_sizes()
+    }
+
+    /// All blocks are alike.
+    fn one_block(&self, vocab_size: usize) -> Network {
+        let one_block = Self { n_layers: 1, ..self.clone() };
+        let layout = Layout::of_shapes(one_block.parameter_shapes(vocab_size), &Placement::FLAT);
+        one_block.network(vocab_size, &layout)
     }
 }
 
