@@ -42,7 +42,9 @@ pub use engine::board::{
     DeviceEngine, DeviceEngineOptions, DeviceSpan, EngineError, FinishedSteps, Masks, StepInputs, StepPart,
     StepResult,
 };
-pub use engine::{Engine, EngineOptions, Fp8Options, Fp8SizeError, MemoryPlan, Recompute, Sequences};
+pub use engine::{
+    Engine, EngineOptions, Fp8Options, Fp8SizeError, MemoryPlan, Moments, Recompute, Sequences,
+};
 pub use error::ModelError;
 pub use families::gpt2::Gpt2;
 pub use families::llama::Llama;

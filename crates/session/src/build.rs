@@ -198,6 +198,7 @@ pub(crate) fn trainer_options(config: &Config, segment: u32) -> TrainerOptions {
         dropout: config.model.dropout,
         dtype: config.precision.dtype.into(),
         fp8: config.precision.fp8(),
+        moments: config.precision.moments(config.run.seed),
         masks: Masks::default(),
         kernels: None,
         select: false,

@@ -8,7 +8,7 @@ use wattle_data::{DataConfig, TokenizerConfig};
 use wattle_meter::{CarbonConfig, CostConfig, EnergyConfig};
 use wattle_model::ModelConfig;
 use wattle_runlog::{LineFile, Record};
-use wattle_train::config::EngineChoice;
+use wattle_train::config::{EngineChoice, MomentType};
 use wattle_train::{
     CheckpointConfig, EarlyStopConfig, EvaluateConfig, OptimizerConfig, PrecisionConfig, ScheduleConfig,
     TrainConfig, TrainError,
@@ -154,12 +154,16 @@ impl Config {
 
     /// What is wrong between sections, each of which is right by itself.
     pub fn contradictions(&self) -> Vec<String> {
-        if self.precision.fp8().is_none() {
-            return Vec::new();
-        }
-        let sizes = self.model.refuse_fp8_sizes().err().map(|error| error.to_string());
+        let mut faults = Vec::new();
         let is_autograd = self.train.engine == EngineChoice::Autograd;
-        sizes.into_iter().chain(is_autograd.then(|| TrainError::NoFp8.to_string())).collect()
+        if self.precision.fp8().is_some() {
+            faults.extend(self.model.refuse_fp8_sizes().err().map(|error| error.to_string()));
+            faults.extend(is_autograd.then(|| TrainError::NoFp8.to_string()));
+        }
+        if self.precision.moments != MomentType::F32 && is_autograd {
+            faults.push(TrainError::NoBf16Moments.to_string());
+        }
+        faults
     }
 
     /// Gives every key that has no effect its default, as if it had not been set.

@@ -33,6 +33,7 @@ impl TrainingMemory {
             micro_batch: config.train.micro_batch(),
             recompute: config.train.recompute,
             fp8: config.precision.fp8(),
+            moments: config.precision.moments(config.run.seed),
         };
         Self::Explicit(config.model.training_memory(vocab_size, options))
     }

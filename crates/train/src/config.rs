@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use candle_core::DType;
-use wattle_model::{Fp8Options, Recompute};
+use wattle_model::{Fp8Options, Moments, Recompute};
 use wattle_ops::adamw::Hyperparameters;
 use wattle_settings::{choices, section};
 
@@ -226,10 +226,23 @@ section! {
     pub struct PrecisionConfig {
         /// Type of activations and matrix products.
         ///
-        /// Parameters, their gradients' sums and moments stay in `f32`.
+        /// Parameters and their gradients' sums stay in `f32`.
         pub dtype: Precision = Precision::F32;
         /// Whether the output head's products are in fp8 too.
         pub fp8_head: bool = false, idle(unless("precision.dtype", &["fp8"]));
+        /// Type in which the optimizer's moments are kept.
+        pub moments: MomentType = MomentType::F32;
+    }
+}
+
+choices! {
+    /// A type of moments.
+    pub enum MomentType {
+        /// 32 bits.
+        F32 = "f32",
+        /// 16 bits with the exponent of `f32`: half the memory. Updates are made in `f32`; what they leave is rounded at random
+        /// by `run.seed`, the step and an element's place, so a resume is exact.
+        Bf16 = "bf16",
     }
 }
 
@@ -257,6 +270,14 @@ impl From<Precision> for DType {
 }
 
 impl PrecisionConfig {
+    /// In which type moments are kept, in a run of this seed.
+    pub fn moments(&self, seed: u64) -> Moments {
+        match self.moments {
+            MomentType::F32 => Moments::F32,
+            MomentType::Bf16 => Moments::Bf16 { seed },
+        }
+    }
+
     /// Which products are in eight bits.
     pub fn fp8(&self) -> Option<Fp8Options> {
         (self.dtype == Precision::Fp8).then_some(Fp8Options { head: self.fp8_head })

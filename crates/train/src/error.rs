@@ -99,6 +99,12 @@ pub enum TrainError {
          \"auto\", or precision.dtype to \"bf16\""
     )]
     NoFp8,
+    /// Moments in bfloat16 were asked for where no engine has them.
+    #[error(
+        "precision.moments = \"bf16\": the explicit engines of wattle's own families keep such moments; set train.engine to \
+         \"auto\", or precision.moments to \"f32\""
+    )]
+    NoBf16Moments,
     /// The device that was asked for cannot be had.
     #[error("{0}")]
     Device(String),

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device};
 use wattle_data::{Batch, EvalBatches, SplitManifest, TokenStore};
 use wattle_model::engine::LossSum;
-use wattle_model::{EngineOptions, LanguageModel, Recompute};
+use wattle_model::{EngineOptions, LanguageModel, Moments, Recompute};
 
 use crate::engine::StepEngine;
 use crate::error::TrainError;
@@ -91,7 +91,7 @@ pub fn evaluate_by_best(
         // Nothing is kept for a backward pass.
         true => {
             let (micro_batch, recompute) = (options.batch_size, Recompute::Block);
-            model.engine(EngineOptions { micro_batch, recompute, fp8: None })?
+            model.engine(EngineOptions { micro_batch, recompute, fp8: None, moments: Moments::F32 })?
         }
         false => None,
     };

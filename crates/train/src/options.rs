@@ -1,7 +1,7 @@
 //! What a run needs to know.
 
 use candle_core::DType;
-use wattle_model::{Fp8Options, Masks};
+use wattle_model::{Fp8Options, Masks, Moments};
 
 use crate::config::{EarlyStopConfig, EvaluateConfig, OptimizerConfig, ScheduleConfig, TrainConfig};
 use crate::kernels::Kernels;
@@ -20,6 +20,8 @@ pub struct TrainerOptions {
     /// Which products are in eight bits; only explicit engines have any. On a CPU all else is in `f32` then, whatever
     /// `dtype`.
     pub fp8: Option<Fp8Options>,
+    /// In which type moments are kept; explicit engines alone keep them in another than `f32`.
+    pub moments: Moments,
     /// What batches may say beside their tokens; an engine on a board plans room for it.
     pub masks: Masks,
     /// Which kernels an engine on a board takes; those that this does not name are chosen as `select` says.
@@ -53,6 +55,7 @@ impl Default for TrainerOptions {
             dropout: 0.0,
             dtype: DType::F32,
             fp8: None,
+            moments: Moments::F32,
             masks: Masks::default(),
             kernels: None,
             select: false,

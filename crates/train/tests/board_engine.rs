@@ -11,7 +11,7 @@ use kernel_shim::ShimBoard;
 use wattle_data::Batch;
 use wattle_model::{
     ActivationKind, DeviceEngine, DeviceEngineOptions, EngineError, Family, LanguageModel, Masks,
-    ModelConfig, Parameter, Recompute, RopeScaling, Sequences, StepInputs, StepPart, StepResult,
+    ModelConfig, Moments, Parameter, Recompute, RopeScaling, Sequences, StepInputs, StepPart, StepResult,
     moment_faults,
 };
 use wattle_ops::adamw::Hyperparameters;
@@ -130,6 +130,7 @@ fn options(config: &ModelConfig, micro_batch: usize, recompute: Recompute) -> De
         recompute,
         elem: Elem::F32,
         fp8: None,
+        moments: Moments::F32,
         seed: SEED,
         dropout: config.dropout,
         // Below the norms that are met, so that it clips.
@@ -167,6 +168,7 @@ impl<'a> Reference<'a> {
             seed: options.seed,
             dropout: options.dropout,
             fp8: options.fp8,
+            moments: options.moments,
             optimizer: OptimizerConfig { beta1, beta2, eps, weight_decay, ..OptimizerConfig::default() },
             train: TrainConfig {
                 batch_size,

@@ -193,6 +193,7 @@ fn device_engine_options(options: &TrainerOptions) -> Option<DeviceEngineOptions
         recompute: train.recompute,
         elem,
         fp8: options.fp8,
+        moments: options.moments,
         seed: *seed,
         dropout: *dropout,
         clip_norm: train.clip_norm,

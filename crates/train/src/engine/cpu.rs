@@ -38,7 +38,8 @@ impl<'a> OnCpu<'a> {
         options: &TrainerOptions,
     ) -> Result<Option<Box<dyn StepEngine + 'a>>, TrainError> {
         let (micro_batch, recompute) = (options.train.micro_batch(), options.train.recompute);
-        let engine_options = EngineOptions { micro_batch, recompute, fp8: options.fp8 };
+        let engine_options =
+            EngineOptions { micro_batch, recompute, fp8: options.fp8, moments: options.moments };
         let Some(engine) = model.engine(engine_options)? else { return Ok(None) };
         Ok(Some(Box::new(Self {
             model,

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use wattle_data::Batch;
 use wattle_model::engine::LossSum;
-use wattle_model::{LanguageModel, MemoryPlan, StepResult, abridged};
+use wattle_model::{LanguageModel, MemoryPlan, Moments, StepResult, abridged};
 use wattle_ops::board::select::Measured;
 use wattle_ops::board::{Board, HostMemory};
 use wattle_runlog::{MonotonicNs, Span};
@@ -180,6 +180,7 @@ pub fn choose<'a>(
     match explicit {
         Some(engine) => Ok(engine),
         None if options.fp8.is_some() => Err(TrainError::NoFp8),
+        None if options.moments != Moments::F32 => Err(TrainError::NoBf16Moments),
         None if options.train.engine == EngineChoice::Explicit => Err(TrainError::NoEngine),
         None => Ok(Box::new(autograd::Autograd::new(model, options)?)),
     }

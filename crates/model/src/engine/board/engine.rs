@@ -409,8 +409,9 @@ impl DeviceEngine for BoardEngine {
     fn snapshot(&self, mut memory: HostMemory) -> Result<FlatSnapshot, EngineError> {
         let State { weights, mean, mean_square, .. } = self.memory.state;
         let len = self.layout.len();
-        for (from, out) in [mean, mean_square, weights].into_iter().zip(memory.chunks_exact_mut(len)) {
-            self.board.read(from.bytes(), bytemuck::cast_slice_mut(out))?;
+        let buffers = [mean, mean_square, weights.into()];
+        for (from, out) in buffers.into_iter().zip(memory.chunks_exact_mut(len)) {
+            state::read_wide_to(self.board.as_ref(), from, out)?;
         }
         Ok(FlatSnapshot::new(&self.layout, memory))
     }

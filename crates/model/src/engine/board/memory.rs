@@ -35,7 +35,7 @@ impl Memory {
     ) -> (Self, MemoryPlan) {
         let mut cutter = Cutter::new(base);
         let t = network.sizes.t;
-        let state = State::cut(&mut cutter, layout.len(), options.elem);
+        let state = State::cut(&mut cutter, layout.len(), options.elem, options.moments);
         let mut fp8 = Fp8::cut_weights(&mut cutter, network, options);
         let state_bytes = cutter.len_bytes();
         let slots = [(); N_SLOTS].map(|()| Slot::cut(&mut cutter, options.batch_size * t, options.masks));
@@ -46,10 +46,11 @@ impl Memory {
             fp8.cut_scratch(&mut cutter, network, [options.micro_batch * t, activations.logits_rows]);
         }
         let floats = (layout.len() * Elem::F32.bytes()) as u64;
+        let moments = options.moments.bytes(layout.len() as u64);
         let plan = MemoryPlan {
-            weights: state_bytes - 3 * floats,
+            weights: state_bytes - floats - moments,
             gradients: floats,
-            moments: 2 * floats,
+            moments,
             activations: kept,
             scratch: cutter.len_bytes() - state_bytes - kept,
         };

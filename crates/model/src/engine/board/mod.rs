@@ -41,7 +41,7 @@ use wattle_ops::adamw::Hyperparameters;
 use wattle_ops::board::select::Measured;
 use wattle_ops::board::{Elem, HostMemory};
 
-use super::{FlatSnapshot, Fp8Options, LossSum, MemoryPlan, Recompute, Sequences};
+use super::{FlatSnapshot, Fp8Options, LossSum, MemoryPlan, Moments, Recompute, Sequences};
 use crate::parameter::Parameter;
 
 pub use engine::BoardEngine;
@@ -181,6 +181,8 @@ pub struct DeviceEngineOptions {
     pub elem: Elem,
     /// Which products are in eight bits, their arguments rounded from `elem`, their weights from the masters.
     pub fp8: Option<Fp8Options>,
+    /// In which type moments are kept.
+    pub moments: Moments,
     /// The run's seed.
     pub seed: u64,
     /// Share of elements that are dropped in training.

@@ -131,7 +131,7 @@ impl StepLaunches<'_> {
     }
 
     fn adamw(&self) -> Result<(), EngineError> {
-        let DeviceEngineOptions { clip_norm, hyperparameters, elem, .. } = *self.options;
+        let DeviceEngineOptions { clip_norm, hyperparameters, elem, moments, .. } = *self.options;
         let &State { weights, working, gradients, mean, mean_square } = self.state;
         let (n, n_decaying, state) = (self.layout.len(), self.layout.n_decaying(), self.slot.state);
         self.results.store(self.board, gradients, n, clip_norm, state)?;
@@ -141,6 +141,7 @@ impl StepLaunches<'_> {
             weights,
             mean,
             mean_square,
+            seed: moments.seed(),
             working,
             gradients,
             n,

@@ -66,7 +66,7 @@ fn codes(
     let exact = |output, tensor, expected: &[f32]| {
         let values = bench.get(tensor, expected.len())?;
         let expected: Vec<f64> = expected.iter().map(|&x| f64::from(x)).collect();
-        Ok(subject.compare(output, &values, &expected, 0.0))
+        Ok::<_, BoardError>(subject.compare(output, &values, &expected, 0.0))
     };
     let scale = bench.get_f32(got.scale, 1)?;
     Ok(vec![

@@ -1,4 +1,5 @@
-//! Products in eight bits: the engine on a board, over the kernels as the shim runs them, and the one on a CPU.
+//! Products in eight bits and moments in bfloat16: the engine on a board, over the kernels as the shim runs them, and the
+//! one on a CPU.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -11,7 +12,8 @@ use candle_core::{DType, Tensor};
 use kernel_shim::ShimBoard;
 use wattle_data::{Batch, Dataset};
 use wattle_model::{
-    ActivationKind, Family, Fp8Options, Gpt2, LanguageModel, ModelConfig, Recompute, StepResult,
+    ActivationKind, EngineOptions, Family, Fp8Options, Gpt2, LanguageModel, ModelConfig, Moments, Recompute,
+    StepResult,
 };
 use wattle_ops::board::Board;
 use wattle_random::{Purpose, Stream};
@@ -162,8 +164,8 @@ fn gradients_in_eight_bits_point_the_same_way() {
             let (got, expected) = (gradients(Some(fp8)), gradients(None));
             let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
             let cosine = dot(&got, &expected) / (dot(&got, &got) * dot(&expected, &expected)).sqrt();
-            // Two bits of mantissa are off by up to an eighth, and ReLU's slope is 0 or 1.
-            assert!(cosine > 0.98, "{config:?} {fp8:?}: {cosine}");
+            // Two bits of mantissa are off by up to an eighth, in each of eight products on the way back.
+            assert!(cosine > 0.96, "{config:?} {fp8:?}: {cosine}");
         }
     }
 }
@@ -279,20 +281,41 @@ impl Observer for Recorder {
     }
 }
 
+/// What a run differs in.
+#[derive(Clone, Copy, Debug, Default)]
+struct Precision {
+    fp8: Option<Fp8Options>,
+    moments: Moments,
+    checkpoint_every_steps: u64,
+}
+
+impl Precision {
+    fn fp8(fp8: Fp8Options) -> Self {
+        Self { fp8: Some(fp8), ..Self::default() }
+    }
+
+    fn bf16_moments() -> Self {
+        Self { moments: Moments::Bf16 { seed: 3 }, ..Self::default() }
+    }
+}
+
 /// A run of so many steps in `dir` from where it was left: its losses, and the weights.
 fn run(
     dir: &Path,
     dataset: &Dataset,
     board: Option<Arc<dyn Board>>,
-    fp8: Option<Fp8Options>,
+    precision: Precision,
     [max_steps, stop_after]: [u64; 2],
 ) -> (Vec<f32>, Vec<f32>) {
     let config = ModelConfig { d_model: 32, context: 16, n_heads: 2, n_layers: 2, ..ModelConfig::default() };
     let model = Gpt2::new(&config, dataset.vocab_size(), 3, &CPU).unwrap();
     let checkpoints = Checkpoints::open(&dir.join("checkpoints"), 0).unwrap();
     let latest = checkpoints.latest().unwrap();
-    let mut options = options(&config, fp8, Recompute::None);
-    options.dtype = if fp8.is_some() { DType::BF16 } else { DType::F32 };
+    let mut options = options(&config, precision.fp8, Recompute::None);
+    options.dtype = if precision.fp8.is_some() { DType::BF16 } else { DType::F32 };
+    options.moments = precision.moments;
+    options.checkpoint_every_steps = precision.checkpoint_every_steps;
+    options.checkpoint_in_background = true;
     options.dropout = 0.1;
     options.train = TrainConfig { max_steps, epochs: 0, ..options.train };
     options.optimizer = OptimizerConfig { learning_rate: 1e-2, ..OptimizerConfig::default() };
@@ -307,36 +330,135 @@ fn run(
     (recorder.losses, weights(&model))
 }
 
-/// Scales are those of the numbers at hand, so a checkpoint needs no history of them.
+/// Scales are those of the numbers at hand, and what moments are rounded by is a function of the step: a checkpoint needs
+/// no history of either.
 #[test]
 fn a_run_goes_on_from_a_checkpoint_to_the_bit() {
     let dir = tempfile::tempdir().unwrap();
     let dataset = dataset(dir.path(), 60);
+    let [blocks, head] = both().map(Precision::fp8);
+    let all = Precision { fp8: head.fp8, ..Precision::bf16_moments() };
     for (name, board) in [("cpu", None), ("board", shim(0))] {
-        for (fp8, stop) in both().into_iter().zip([1, 7]) {
-            let dir = |part: &str| dir.path().join(format!("{name}-{stop}-{part}"));
-            let run = |part: &str, stop: u64| run(&dir(part), &dataset, board.clone(), Some(fp8), [12, stop]);
+        for (idx, (precision, stop)) in
+            [(blocks, 1), (head, 7), (Precision::bf16_moments(), 7), (all, 5)].into_iter().enumerate()
+        {
+            let dir = |part: &str| dir.path().join(format!("{name}-{idx}-{part}"));
+            let run = |part: &str, stop| run(&dir(part), &dataset, board.clone(), precision, [12, stop]);
             let (whole, weights) = run("whole", 12);
             let (before, _) = run("parts", stop);
             let (after, resumed) = run("parts", 12);
             assert!(!before.is_empty() && !after.is_empty());
-            assert_eq!(bits(&[before, after].concat()), bits(&whole), "{name}, stopped after {stop}");
-            assert_eq!(bits(&resumed), bits(&weights), "{name}, stopped after {stop}");
+            assert_eq!(bits(&[before, after].concat()), bits(&whole), "{name}, {precision:?} after {stop}");
+            assert_eq!(bits(&resumed), bits(&weights), "{name}, {precision:?} after {stop}");
+        }
+    }
+}
+
+/// The mean of the last 20 of 100 losses on a CPU.
+fn learnt(dir: &Path, dataset: &Dataset, precision: Precision) -> f32 {
+    let (losses, _) = run(dir, dataset, None, precision, [100, 100]);
+    let mean = losses[80..].iter().sum::<f32>() / 20.0;
+    assert!(losses[0] - mean > 1.0, "nothing is learnt");
+    mean
+}
+
+#[test]
+fn training_in_fewer_bits_follows_training_in_f32() {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = dataset(dir.path(), 60);
+    let expected = learnt(&dir.path().join("f32"), &dataset, Precision::default());
+    let [blocks, head] = both().map(Precision::fp8);
+    for (idx, precision) in [blocks, head, Precision::bf16_moments()].into_iter().enumerate() {
+        let got = learnt(&dir.path().join(idx.to_string()), &dataset, precision);
+        assert!((got - expected).abs() < 0.03, "{precision:?}: {got} where f32 has {expected}");
+    }
+}
+
+#[test]
+fn moments_in_bf16_do_not_depend_on_the_number_of_threads() {
+    let config = gpt2();
+    let options = |recompute| TrainerOptions {
+        moments: Moments::Bf16 { seed: 5 },
+        ..options(&config, None, recompute)
+    };
+    let expected = train(&config, None, &options(Recompute::None));
+    let wide = train(&config, None, &TrainerOptions { moments: Moments::F32, ..options(Recompute::None) });
+    let other = train(
+        &config,
+        None,
+        &TrainerOptions { moments: Moments::Bf16 { seed: 6 }, ..options(Recompute::None) },
+    );
+    assert!(expected.1 != wide.1 && expected.1 != other.1, "nothing is rounded at random");
+    for n_threads in 1..=3 {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().unwrap();
+        let got = pool.install(|| train(&config, None, &options(Recompute::Block)));
+        assert!(got == expected, "{n_threads} threads");
+    }
+}
+
+/// Each is a number of bfloat16, whichever way the file was written.
+#[test]
+fn a_checkpoint_has_the_moments_as_they_were() {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = dataset(dir.path(), 60);
+    let precision = Precision { checkpoint_every_steps: 4, ..Precision::bf16_moments() };
+    for (name, board) in [("cpu", None), ("board", shim(0))] {
+        let dir = dir.path().join(name);
+        run(&dir, &dataset, board.clone(), precision, [9, 9]);
+        let stopped = dir.join("stopped");
+        run(&stopped, &dataset, board, Precision { checkpoint_every_steps: 0, ..precision }, [9, 4]);
+        let read = |dir: &Path, step: u64| {
+            let checkpoints = Checkpoints::open(&dir.join("checkpoints"), 0).unwrap();
+            let path = checkpoints.path(step).join("optimizer.safetensors");
+            candle_core::safetensors::load(path, &CPU).unwrap()
+        };
+        let (beside, waited) = (read(&dir, 4), read(&stopped, 4));
+        assert!(beside.values().any(|moment| values(moment).iter().any(|&x| x != 0.0)));
+        for (name, moment) in &beside {
+            let moment = values(moment);
+            assert!(moment.iter().all(|x| x.to_bits() & 0xffff == 0), "{name} has more than 16 bits");
+            assert_eq!(bits(&moment), bits(&values(&waited[name])), "{name}");
         }
     }
 }
 
 #[test]
-fn training_in_eight_bits_follows_training_in_f32() {
-    let dir = tempfile::tempdir().unwrap();
-    let dataset = dataset(dir.path(), 60);
-    let losses = |name: &str, fp8| run(&dir.path().join(name), &dataset, None, fp8, [100, 100]).0;
-    let expected = losses("f32", None);
-    let mean_of_last = |losses: &[f32]| losses[80..].iter().sum::<f32>() / 20.0;
-    for (fp8, name) in both().into_iter().zip(["blocks", "head"]) {
-        let got = losses(name, Some(fp8));
-        let gap = mean_of_last(&got) - mean_of_last(&expected);
-        assert!(gap.abs() < 0.03, "{fp8:?}: {} after {}", mean_of_last(&got), mean_of_last(&expected));
+fn fewer_bits_are_in_the_plan_of_memory() {
+    let config = gpt2();
+    let plan = |fp8, moments| {
+        let model = fresh(&config, 1);
+        let (micro_batch, recompute) = (2, Recompute::None);
+        let on_cpu = EngineOptions { micro_batch, recompute, fp8, moments };
+        let engine = model.engine(on_cpu).unwrap().unwrap();
+        let planned = config.training_memory(VOCAB_SIZE, on_cpu);
+        assert_eq!(engine.memory(), planned);
+        // What is rounded for one product is allocated with it.
+        let for_products = if fp8.is_some() { planned.scratch } else { 0 };
+        assert!((planned.total() - for_products..=planned.total()).contains(&engine.allocated_bytes()));
+        let options = TrainerOptions { moments, ..options(&config, fp8, recompute) };
+        let on_board = choose(model.as_ref(), shim(0), &options).unwrap().memory().unwrap();
+        [planned, on_board]
+    };
+    let plain = plan(None, Moments::F32);
+    let narrow = plan(None, Moments::Bf16 { seed: 1 });
+    let fp8 = plan(Some(Fp8Options::default()), Moments::F32);
+    let with_head = plan(Some(Fp8Options { head: true }), Moments::F32);
+    for place in 0..2 {
+        assert_eq!(2 * narrow[place].moments, plain[place].moments);
+        assert_eq!(narrow[place].activations, plain[place].activations);
+        assert!(fp8[place].weights > plain[place].weights);
+        assert!(with_head[place].total() > fp8[place].total());
     }
-    assert!(expected[0] - mean_of_last(&expected) > 1.0, "nothing is learnt");
+    // On a CPU a micro-batch is one slice then, so attention takes less.
+    assert!(fp8[1].scratch > plain[1].scratch);
+}
+
+#[test]
+fn moments_in_bf16_are_refused_where_no_engine_has_them() {
+    let config = gpt2();
+    let mut options =
+        TrainerOptions { moments: Moments::Bf16 { seed: 1 }, ..options(&config, None, Recompute::None) };
+    options.train.engine = EngineChoice::Autograd;
+    let error = choose(fresh(&config, 1).as_ref(), None, &options).err().unwrap().to_string();
+    assert!(error.contains("precision.moments to \"f32\""), "{error}");
 }
