@@ -22,6 +22,7 @@ fn every_code_is_the_number_that_its_fields_say() {
 
 /// Tables 1 and 2 of Micikevicius et al., 2022.
 #[test]
+#[expect(clippy::unusual_byte_groupings, reason = "sign, exponent and mantissa")]
 fn the_formats_have_the_numbers_of_the_paper() {
     use Format::{E4m3, E5m2};
     for (format, code, expected) in [
