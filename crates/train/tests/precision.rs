@@ -188,6 +188,19 @@ fn neither_recomputation_nor_the_order_of_threads_changes_a_bit() {
     }
 }
 
+/// More rows than one thread takes at once.
+#[test]
+fn a_product_that_several_threads_share_has_the_same_bits() {
+    let config = ModelConfig { context: 192, n_layers: 1, ..gpt2() };
+    let options = options(&config, Some(Fp8Options { head: true }), Recompute::None);
+    let with_threads = |n_threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().unwrap();
+        pool.install(|| train(&config, None, &options))
+    };
+    let expected = with_threads(1);
+    assert!(with_threads(2) == expected && with_threads(5) == expected);
+}
+
 #[test]
 fn losses_of_an_evaluation_are_those_of_a_step() {
     let config = gpt2();
@@ -218,7 +231,7 @@ fn what_has_no_products_in_eight_bits_is_refused_with_its_remedy() {
     };
     let old: Option<Arc<dyn Board>> = Some(Arc::new(ShimBoard::default().without_fp8()));
     let error = refused(&gpt2(), old, EngineChoice::Auto);
-    assert!(error.contains("no products in eight bits: the kernel shim was made without it"), "{error}");
+    assert!(error.contains("no FP8 products: the kernel shim was made without it"), "{error}");
     assert!(error.ends_with("set precision.dtype = \"bf16\""), "{error}");
     let odd = ModelConfig { d_ff: 72, ..gpt2() };
     for board in [None, shim(0)] {

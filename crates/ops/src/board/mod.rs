@@ -239,7 +239,7 @@ pub enum BoardError {
     #[error("no fused attention: {0}")]
     NoAttention(String),
     /// The board does not multiply numbers of eight bits.
-    #[error("no products in eight bits: {0}")]
+    #[error("no FP8 products: {0}")]
     NoFp8(String),
     /// What cannot be part of a recorded step.
     #[error("{0} cannot be recorded: end the recording first")]

@@ -12,8 +12,9 @@ use wattle_ops::linear::cpu as linear;
 use super::forward::Passes;
 use crate::engine::network::{Linear, Network};
 
-/// Rows that one thread takes at once: a product of fewer than 16 is summed in another order.
-const ROWS: usize = 64;
+/// Rows that one thread takes at once: each such product packs the whole weight. One of fewer than 16 is summed in another
+/// order.
+const ROWS: usize = 256;
 
 impl Passes<'_> {
     /// `out = x·W + bias`, with the bias only if `with_bias`.

@@ -253,7 +253,7 @@ impl Board for CudaBoard {
         match (major, minor) >= FP8_SINCE {
             true => Ok(()),
             false => Err(BoardError::NoFp8(format!(
-                "{} has compute capability {major}.{minor}, and they take 8.9 (Ada) or above",
+                "{} has compute capability {major}.{minor}, and they need 8.9 (Ada) or above",
                 self.name
             ))),
         }
