@@ -11,7 +11,7 @@
 //! Rounding is to the nearest, ties to even. A tensor with an infinity or a not-a-number has a not-a-number as its scale,
 //! and so has every product made with it.
 //!
-//! [`reference`] is the formats by search through their 256 codes; [`cpu`] rounds slices of `f32`; [`board`] writes codes,
+//! [`mod@reference`] is the formats by search through their 256 codes; [`cpu`] rounds slices of `f32`; [`board`] writes codes,
 //! and transposed ones, on a GPU.
 //!
 //! # References
