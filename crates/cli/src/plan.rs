@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use wattle_data::Dataset;
+use wattle_model::Fp8Balance;
 use wattle_model::engine::MemoryPlan;
 use wattle_model::flops::flops_per_token;
 use wattle_report::words::quantity::{count, si, three_digits};
@@ -55,6 +56,9 @@ pub fn describe(config: &Config, dataset: &Dataset, forecast: &Forecast) -> Stri
             line("memory", describe_graph(*activations, n_parameters, snapshot));
         }
     }
+    if let Some(balance) = &forecast.fp8 {
+        line("fp8", describe_fp8(balance));
+    }
     // Where /proc does not tell, there is no such line.
     if let Some(peak) = peak {
         line("peak", format!("{} of the whole process, program and data among it", size(peak)));
@@ -79,6 +83,18 @@ fn describe_memory(memory: &MemoryPlan, n_parameters: u64, snapshot: u64) -> Str
         size(own),
         describe_snapshot(snapshot)
     )
+}
+
+/// Whether eight bits pay on a GPU that has them.
+fn describe_fp8(balance: &Fp8Balance) -> String {
+    let Fp8Balance { saved_ns, rounding_ns } = *balance;
+    let [saved, rounding] = [saved_ns, rounding_ns].map(three_digits);
+    let counted =
+        format!("by counting, on an H100 products save {saved} ns a token and rounding takes {rounding} ns");
+    match balance.pays() {
+        true => format!("pays: {counted}"),
+        false => format!("does not pay at these widths: {counted}; set precision.dtype = \"bf16\""),
+    }
 }
 
 fn describe_graph(activations: u64, n_parameters: u64, snapshot: u64) -> String {

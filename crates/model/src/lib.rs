@@ -24,6 +24,7 @@ pub mod engine;
 pub mod error;
 pub mod families;
 pub mod flops;
+mod fp8;
 pub mod generate;
 pub mod gguf;
 pub mod hugging_face;
@@ -41,10 +42,13 @@ pub use engine::board::{
     DeviceEngine, DeviceEngineOptions, DeviceSpan, EngineError, FinishedSteps, Masks, StepInputs, StepPart,
     StepResult,
 };
-pub use engine::{Engine, EngineOptions, MemoryPlan, Recompute, Sequences};
+pub use engine::{
+    Engine, EngineOptions, Fp8Options, Fp8SizeError, MemoryPlan, Moments, Recompute, Sequences,
+};
 pub use error::ModelError;
 pub use families::gpt2::Gpt2;
 pub use families::llama::Llama;
+pub use fp8::Fp8Balance;
 pub use generate::{GenerateOptions, Generator, Sampling, Step};
 pub use gguf::{GgufExport, GgufFile, WeightType};
 pub use hugging_face::Directory;

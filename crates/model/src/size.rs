@@ -1,7 +1,7 @@
 //! What a model takes, by its configuration alone: known before anything is built.
 
 use crate::config::ModelConfig;
-use crate::engine::EngineOptions;
+use crate::engine::{EngineOptions, Moments};
 use crate::engine::{MemoryPlan, Recompute, cpu};
 use crate::kv_cache::KvShape;
 
@@ -28,14 +28,21 @@ impl ModelConfig {
     /// What the explicit engine for a CPU takes to train, beside the model's own tensors.
     pub fn training_memory(&self, vocab_size: usize, options: EngineOptions) -> MemoryPlan {
         let bytes = self.model_bytes(vocab_size);
-        let moments = bytes.saturating_mul(2);
-        MemoryPlan { weights: bytes, gradients: bytes, moments, ..self.arena(vocab_size, options) }
+        let moments = options.moments.bytes(self.n_parameters(vocab_size));
+        // In eight bits there is a rounded copy.
+        let weights = if options.fp8.is_some() { bytes.saturating_mul(2) } else { bytes };
+        MemoryPlan { weights, gradients: bytes, moments, ..self.arena(vocab_size, options) }
     }
 
     /// What the explicit engine for a CPU writes to in an evaluation of `batch_size` sequences at a time, beside the
     /// model's own tensors: neither gradients nor moments.
     pub fn evaluation_memory(&self, vocab_size: usize, batch_size: usize) -> MemoryPlan {
-        let options = EngineOptions { micro_batch: batch_size, recompute: Recompute::Block };
+        let options = EngineOptions {
+            micro_batch: batch_size,
+            recompute: Recompute::Block,
+            fp8: None,
+            moments: Moments::F32,
+        };
         let activations = self.arena(vocab_size, options).activations;
         MemoryPlan { weights: self.model_bytes(vocab_size), activations, ..MemoryPlan::default() }
     }
@@ -109,7 +116,7 @@ mod tests {
             let model = config.build(11, 1, &Device::Cpu).unwrap();
             assert_eq!(config.n_parameters(11), model.n_parameters(), "{config:?}");
             for recompute in [Recompute::None, Recompute::Mlp, Recompute::Block] {
-                let options = EngineOptions { micro_batch: 3, recompute };
+                let options = EngineOptions { micro_batch: 3, recompute, fp8: None, moments: Moments::F32 };
                 let engine = model.engine(options).unwrap().unwrap();
                 assert_eq!(config.training_memory(11, options), engine.memory(), "{config:?}");
             }
@@ -130,7 +137,12 @@ mod tests {
                 ..ModelConfig::default()
             };
             config.settle(&[]);
-            let options = EngineOptions { micro_batch: most, recompute: Recompute::None };
+            let options = EngineOptions {
+                micro_batch: most,
+                recompute: Recompute::None,
+                fp8: None,
+                moments: Moments::F32,
+            };
             assert_eq!(config.training_memory(most, options).total(), u64::MAX);
             assert!(config.generation_bytes(most, usize::MAX) > 1 << 50);
         }

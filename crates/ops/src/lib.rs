@@ -28,7 +28,9 @@
 //! - [`grad_norm`]: the gradient's length, and clipping
 //! - [`adamw`]: the update
 //! - [`results`]: what a step says, kept on a board
+//! - [`bf16`]: numbers of 16 bits on a CPU, rounded to the nearest or at random
 //! - [`cast`]: numbers in another type, on a board
+//! - [`fp8`]: numbers of eight bits, and their scales
 //! - [`board`]: what an engine asks of a GPU
 //! - [`verify`]: every operation against its reference on the machine at hand
 
@@ -51,7 +53,9 @@ pub mod adamw;
 pub mod grad_norm;
 pub mod results;
 
+pub mod bf16;
 pub mod cast;
+pub mod fp8;
 
 pub mod board;
 pub mod simd;

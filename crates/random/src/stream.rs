@@ -21,6 +21,8 @@ pub enum Purpose {
     Corpus,
     /// Sampling of tokens from a model's predictions.
     Sampling,
+    /// Rounding of an optimizer's moments.
+    Rounding,
 }
 
 impl Purpose {
@@ -35,6 +37,7 @@ impl Purpose {
             Purpose::Order => (3, 0),
             Purpose::Corpus => (4, 0),
             Purpose::Sampling => (5, 0),
+            Purpose::Rounding => (6, 0),
         };
         assert!(index < 1 << 24, "at most 2^24 parameters or dropout sites, got index {index}");
         kind << 24 | index
@@ -67,6 +70,12 @@ impl Stream {
     #[inline]
     pub fn word(&self, element: u64) -> u32 {
         self.block(element / 4)[(element % 4) as usize]
+    }
+
+    /// The random words of elements `4 · block` to `4 · block + 3`.
+    #[inline]
+    pub fn words(&self, block: u64) -> [u32; 4] {
+        self.block(block)
     }
 
     /// A number in `[0, 1)` on a grid of 2⁻²⁴, exact in `f32`.

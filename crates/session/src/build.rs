@@ -197,6 +197,8 @@ pub(crate) fn trainer_options(config: &Config, segment: u32) -> TrainerOptions {
         segment,
         dropout: config.model.dropout,
         dtype: config.precision.dtype.into(),
+        fp8: config.precision.fp8(),
+        moments: config.precision.moments(config.run.seed),
         masks: Masks::default(),
         kernels: None,
         select: false,

@@ -8,9 +8,10 @@ use wattle_data::{DataConfig, TokenizerConfig};
 use wattle_meter::{CarbonConfig, CostConfig, EnergyConfig};
 use wattle_model::ModelConfig;
 use wattle_runlog::{LineFile, Record};
+use wattle_train::config::{EngineChoice, MomentType};
 use wattle_train::{
     CheckpointConfig, EarlyStopConfig, EvaluateConfig, OptimizerConfig, PrecisionConfig, ScheduleConfig,
-    TrainConfig,
+    TrainConfig, TrainError,
 };
 
 use wattle_settings::{AtResume, Schema, Section, SectionInfo, section};
@@ -149,6 +150,20 @@ impl Config {
     /// The sections, with every key that has a value.
     pub fn to_whole_table(&self) -> Table {
         Table::try_from(self).expect("a configuration is plain data")
+    }
+
+    /// What is wrong between sections, each of which is right by itself.
+    pub fn contradictions(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        let is_autograd = self.train.engine == EngineChoice::Autograd;
+        if self.precision.fp8().is_some() {
+            faults.extend(self.model.refuse_fp8_sizes().err().map(|error| error.to_string()));
+            faults.extend(is_autograd.then(|| TrainError::NoFp8.to_string()));
+        }
+        if self.precision.moments != MomentType::F32 && is_autograd {
+            faults.push(TrainError::NoBf16Moments.to_string());
+        }
+        faults
     }
 
     /// Gives every key that has no effect its default, as if it had not been set.

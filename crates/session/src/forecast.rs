@@ -1,6 +1,7 @@
 //! What a run would be, before its first step.
 
 use wattle_data::{Dataset, Verify};
+use wattle_model::Fp8Balance;
 use wattle_model::flops::flops_per_token;
 use wattle_train::device::{ChosenDevice, DeviceChoice};
 use wattle_train::{Checkpoints, Plan, Trainer, TrainerOptions};
@@ -28,6 +29,8 @@ pub struct Forecast {
     pub snapshot: u64,
     /// What the process will have of memory at most, if that is known.
     pub peak: Option<u64>,
+    /// What products in eight bits bring, where they are asked for.
+    pub fp8: Option<Fp8Balance>,
     /// Why it does not fit, if it does not.
     pub shortage: Option<String>,
 }
@@ -62,6 +65,10 @@ impl Forecast {
             memory,
             snapshot: snapshot::bytes(config, vocab_size, &plan, is_cpu),
             peak: None,
+            fp8: config
+                .precision
+                .fp8()
+                .map(|fp8| config.model.fp8_balance(vocab_size, fp8, plan.tokens_per_step)),
             shortage: if is_cpu { need::training(config, vocab_size).shortage() } else { None },
         })
     }

@@ -24,13 +24,17 @@ pub enum TrainingMemory {
 impl TrainingMemory {
     /// What `config` takes with a token table of `vocab_size` rows.
     pub fn of(config: &Config, vocab_size: usize) -> Self {
-        let is_explicit =
-            config.precision.dtype == Precision::F32 && config.train.engine != EngineChoice::Autograd;
+        let has_engine = matches!(config.precision.dtype, Precision::F32 | Precision::Fp8);
+        let is_explicit = has_engine && config.train.engine != EngineChoice::Autograd;
         if !is_explicit {
             return Self::Autograd(activation_bytes(config, vocab_size));
         }
-        let options =
-            EngineOptions { micro_batch: config.train.micro_batch(), recompute: config.train.recompute };
+        let options = EngineOptions {
+            micro_batch: config.train.micro_batch(),
+            recompute: config.train.recompute,
+            fp8: config.precision.fp8(),
+            moments: config.precision.moments(config.run.seed),
+        };
         Self::Explicit(config.model.training_memory(vocab_size, options))
     }
 
@@ -176,7 +180,7 @@ fn activation_bytes(config: &Config, vocab_size: usize) -> u64 {
     let block = 36 * c + 7 * ff + 6 * scores;
     let width = match config.precision.dtype {
         Precision::F32 => 4,
-        Precision::Bf16 => 2,
+        Precision::Bf16 | Precision::Fp8 => 2,
     };
     let row = 2 * (width * of(model.n_layers) * block + 4 * 5 * of(vocab_size));
     u64::try_from(rows.saturating_mul(row)).unwrap_or(u64::MAX)

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use candle_core::DType;
-use wattle_model::Recompute;
+use wattle_model::{Fp8Options, Moments, Recompute};
 use wattle_ops::adamw::Hyperparameters;
 use wattle_settings::{choices, section};
 
@@ -168,7 +168,8 @@ choices! {
         Auto = "auto",
         /// candle's autograd: the reference, slower and larger.
         Autograd = "autograd",
-        /// Forward and backward written out, for wattle's own families: in `f32` on a CPU, in `f32` or bf16 on a GPU.
+        /// Forward and backward written out, for wattle's own families: in `f32` on a CPU, in `f32` or bf16 on a GPU,
+        /// either with products in fp8.
         Explicit = "explicit",
     }
 }
@@ -225,8 +226,23 @@ section! {
     pub struct PrecisionConfig {
         /// Type of activations and matrix products.
         ///
-        /// Parameters, their gradients' sums and moments stay in `f32`.
+        /// Parameters and their gradients' sums stay in `f32`.
         pub dtype: Precision = Precision::F32;
+        /// Whether the output head's products are in fp8 too.
+        pub fp8_head: bool = false, idle(unless("precision.dtype", &["fp8"]));
+        /// Type in which the optimizer's moments are kept.
+        pub moments: MomentType = MomentType::F32;
+    }
+}
+
+choices! {
+    /// A type of moments.
+    pub enum MomentType {
+        /// 32 bits.
+        F32 = "f32",
+        /// 16 bits with the exponent of `f32`: half the memory. Updates are made in `f32`; what they leave is rounded at random
+        /// by `run.seed`, the step and an element's place, so a resume is exact.
+        Bf16 = "bf16",
     }
 }
 
@@ -237,6 +253,10 @@ choices! {
         F32 = "f32",
         /// 16 bits with the exponent of `f32`.
         Bf16 = "bf16",
+        /// bf16, with the products of blocks in 8 bits: activations and weights in e4m3, gradients in e5m2, each tensor with
+        /// a scale of its own. Widths and `model.context` are multiples of 16. On a GPU of compute capability 8.9 (Ada,
+        /// Hopper) or above; on a CPU the same numbers are rounded, and all else is in `f32`: slow, for comparisons.
+        Fp8 = "fp8",
     }
 }
 
@@ -244,8 +264,23 @@ impl From<Precision> for DType {
     fn from(precision: Precision) -> Self {
         match precision {
             Precision::F32 => DType::F32,
-            Precision::Bf16 => DType::BF16,
+            Precision::Bf16 | Precision::Fp8 => DType::BF16,
         }
+    }
+}
+
+impl PrecisionConfig {
+    /// In which type moments are kept, in a run of this seed.
+    pub fn moments(&self, seed: u64) -> Moments {
+        match self.moments {
+            MomentType::F32 => Moments::F32,
+            MomentType::Bf16 => Moments::Bf16 { seed },
+        }
+    }
+
+    /// Which products are in eight bits.
+    pub fn fp8(&self) -> Option<Fp8Options> {
+        (self.dtype == Precision::Fp8).then_some(Fp8Options { head: self.fp8_head })
     }
 }
 

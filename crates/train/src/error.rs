@@ -98,10 +98,22 @@ pub enum TrainError {
     },
     /// The explicit engine was asked for where there is none.
     #[error(
-        "train.engine = \"explicit\": wattle's own families have one, in f32 on a CPU and in f32 or bf16 on a GPU; set \
-         train.engine to \"auto\", or precision.dtype to \"f32\""
+        "train.engine = \"explicit\": wattle's own families have one, in f32 or fp8 on a CPU and in f32, bf16 or fp8 on a GPU; \
+         set train.engine to \"auto\", or precision.dtype to \"f32\""
     )]
     NoEngine,
+    /// Products in eight bits were asked for where no engine has them.
+    #[error(
+        "precision.dtype = \"fp8\": the explicit engines of wattle's own families have such products; set train.engine to \
+         \"auto\", or precision.dtype to \"bf16\""
+    )]
+    NoFp8,
+    /// Moments in bfloat16 were asked for where no engine has them.
+    #[error(
+        "precision.moments = \"bf16\": the explicit engines of wattle's own families keep such moments; set train.engine to \
+         \"auto\", or precision.moments to \"f32\""
+    )]
+    NoBf16Moments,
     /// The device that was asked for cannot be had.
     #[error("{0}")]
     Device(String),

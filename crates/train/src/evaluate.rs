@@ -3,7 +3,7 @@
 use candle_core::{DType, Device};
 use wattle_data::{Batch, EvalBatches, SplitManifest, TokenStore};
 use wattle_model::engine::LossSum;
-use wattle_model::{EngineOptions, LanguageModel, Recompute};
+use wattle_model::{EngineOptions, LanguageModel, Moments, Recompute};
 
 use crate::engine::StepEngine;
 use crate::error::TrainError;
@@ -90,7 +90,8 @@ pub fn evaluate_by_best(
     let engine = match device.is_cpu() && options.dtype == DType::F32 {
         // Nothing is kept for a backward pass.
         true => {
-            model.engine(EngineOptions { micro_batch: options.batch_size, recompute: Recompute::Block })?
+            let (micro_batch, recompute) = (options.batch_size, Recompute::Block);
+            model.engine(EngineOptions { micro_batch, recompute, fp8: None, moments: Moments::F32 })?
         }
         false => None,
     };

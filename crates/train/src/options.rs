@@ -1,7 +1,7 @@
 //! What a run needs to know.
 
 use candle_core::DType;
-use wattle_model::Masks;
+use wattle_model::{Fp8Options, Masks, Moments};
 
 use crate::config::{EarlyStopConfig, EvaluateConfig, OptimizerConfig, ScheduleConfig, TrainConfig};
 use crate::kernels::Kernels;
@@ -17,6 +17,11 @@ pub struct TrainerOptions {
     pub dropout: f32,
     /// Type of activations.
     pub dtype: DType,
+    /// Which products are in eight bits; only explicit engines have any. On a CPU all else is in `f32` then, whatever
+    /// `dtype`.
+    pub fp8: Option<Fp8Options>,
+    /// In which type moments are kept; explicit engines alone keep them in another than `f32`.
+    pub moments: Moments,
     /// What batches may say beside their tokens; an engine on a board plans room for it.
     pub masks: Masks,
     /// Which kernels an engine on a board takes; those that this does not name are chosen as `select` says.
@@ -49,6 +54,8 @@ impl Default for TrainerOptions {
             segment: 0,
             dropout: 0.0,
             dtype: DType::F32,
+            fp8: None,
+            moments: Moments::F32,
             masks: Masks::default(),
             kernels: None,
             select: false,

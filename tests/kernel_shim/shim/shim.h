@@ -55,6 +55,7 @@ template <class T> constexpr char code_of() {
     if constexpr (std::is_same_v<To, float>) return 'F';
     else if constexpr (std::is_same_v<To, double>) return 'D';
     else if constexpr (std::is_same_v<To, uint32_t>) return 'U';
+    else if constexpr (std::is_same_v<To, uint8_t>) return 'B';
     else if constexpr (requires(To x) { x.bits; }) return 'H';
     else if constexpr (requires(To x) { x.slot; }) return 'S';
     else if constexpr (requires(To x) { x.halted; }) return 'N';
@@ -119,6 +120,12 @@ inline float __uint_as_float(uint32_t bits) {
   float value;
   std::memcpy(&value, &bits, 4);
   return value;
+}
+
+inline uint32_t __float_as_uint(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  return bits;
 }
 
 // Compiled without contraction: each is rounded by itself.

@@ -62,6 +62,7 @@ pub struct ShimBoard {
     /// A kernel that does nothing.
     without: Option<&'static str>,
     max_shared_bytes: usize,
+    has_fp8: bool,
     choices: Choices,
     inner: Mutex<Inner>,
 }
@@ -105,6 +106,7 @@ impl ShimBoard {
             has_fused_attention: false,
             without: None,
             max_shared_bytes: HOPPER_SHARED_BYTES,
+            has_fp8: true,
             choices: Choices::default(),
             inner: Mutex::default(),
         }
@@ -132,6 +134,12 @@ impl ShimBoard {
     #[must_use]
     pub fn with_shared_bytes(self, max_shared_bytes: usize) -> Self {
         Self { max_shared_bytes, ..self }
+    }
+
+    /// A board that multiplies no numbers of eight bits, as one before Ada.
+    #[must_use]
+    pub fn without_fp8(self) -> Self {
+        Self { has_fp8: false, ..self }
     }
 
     /// A board that does every job in the way called `name`, where there is one.
@@ -315,6 +323,13 @@ impl Board for ShimBoard {
 
     fn product_ways(&self, gemm: &Gemm) -> Result<Option<(Job, Vec<String>)>, BoardError> {
         Ok(Some((products::job(gemm), products::WAYS.map(str::to_owned).into())))
+    }
+
+    fn fp8(&self) -> Result<(), BoardError> {
+        match self.has_fp8 {
+            true => Ok(()),
+            false => Err(BoardError::NoFp8("the kernel shim was made without it".to_owned())),
+        }
     }
 
     fn choices(&self) -> &Choices {

@@ -2,6 +2,7 @@
 //! algorithms, there are two ways: the whole sum in one order, or two halves of it that are added.
 
 use wattle_ops::board::{DevicePtr, DeviceTensor, Elem, Epilogue, Gemm, Job, Matrix};
+use wattle_ops::fp8;
 
 use crate::arena::{Arena, slice};
 
@@ -23,9 +24,11 @@ pub(crate) fn job(gemm: &Gemm) -> Job {
 
 /// Computes it, in one of [`WAYS`].
 pub(crate) fn multiply(arenas: &[Arena], gemm: &Gemm, way: &str) {
+    refuse_odd_fp8(gemm);
     let half = if way == WAYS[1] { gemm.k / 2 } else { gemm.k };
     let &Gemm { m, n, k, c, batch, .. } = gemm;
     assert!(!c.transposed, "a result is not transposed");
+    let scale = scale(arenas, &gemm.a) * scale(arenas, &gemm.b);
     for index in 0..batch {
         let a = read(arenas, gemm.a, [m, k], index);
         let b = read(arenas, gemm.b, [k, n], index);
@@ -39,7 +42,7 @@ pub(crate) fn multiply(arenas: &[Arena], gemm: &Gemm, way: &str) {
             if half < k {
                 row.iter_mut().zip(&rest).for_each(|(out, rest)| *out += rest);
             }
-            row.iter_mut().for_each(|out| *out *= gemm.alpha);
+            row.iter_mut().for_each(|out| *out *= gemm.alpha * scale);
         }
         if gemm.accumulate {
             let before = read(arenas, c, [m, n], index);
@@ -127,7 +130,9 @@ pub(crate) fn read(
     let mut out = vec![0f32; n_rows * n_columns];
     for row in 0..stored_rows {
         let bytes = slice(arenas, start(matrix, index, row), stored_columns * matrix.elem().bytes());
-        for (column, value) in bytes.chunks_exact(matrix.elem().bytes()).map(decode).enumerate() {
+        for (column, value) in
+            bytes.chunks_exact(matrix.elem().bytes()).map(|bytes| decode(bytes, matrix.elem())).enumerate()
+        {
             let at = if matrix.transposed { column * n_columns + row } else { row * n_columns + column };
             out[at] = value;
         }
@@ -158,11 +163,37 @@ fn start(matrix: Matrix, index: usize, row: usize) -> DevicePtr {
     matrix.tensor.add(index * matrix.batch_stride + row * matrix.row_stride).bytes()
 }
 
-fn decode(bytes: &[u8]) -> f32 {
-    match *bytes {
-        [a, b, c, d] => f32::from_ne_bytes([a, b, c, d]),
-        [a, b] => f32::from_bits(u32::from(u16::from_ne_bytes([a, b])) << 16),
-        _ => unreachable!("elements have two bytes or four"),
+/// What a matrix's elements are multiplied by.
+fn scale(arenas: &[Arena], matrix: &Matrix) -> f32 {
+    matrix.scale.map_or(1.0, |at| decode(slice(arenas, at.bytes(), 4), Elem::F32))
+}
+
+/// As strict as cuBLASLt is of factors in eight bits.
+fn refuse_odd_fp8(gemm: &Gemm) {
+    let Gemm { m, n, k, a, b, c, .. } = *gemm;
+    assert!(!c.elem().is_fp8(), "results have more than eight bits");
+    let fp8 = [a, b].map(|factor| factor.elem().is_fp8());
+    if fp8 == [false; 2] {
+        return assert!(a.scale.or(b.scale).is_none(), "scales are for eight bits");
+    }
+    assert_eq!(fp8, [true; 2], "both factors have eight bits, or none");
+    assert!(!a.transposed && b.transposed, "factors in eight bits lie along the inner size");
+    assert!([a.elem(), b.elem()] != [Elem::E5m2; 2], "e5m2 goes with e4m3 alone");
+    assert!(fp8::fits(&[m, n, k, a.row_stride, b.row_stride]), "sizes in eight bits: {gemm:?}");
+    assert!(
+        [a, b].iter().all(|x| x.bytes().address().is_multiple_of(16)),
+        "addresses of factors in eight bits"
+    );
+    assert!(a.scale.and(b.scale).is_some(), "factors in eight bits have scales");
+}
+
+fn decode(bytes: &[u8], elem: Elem) -> f32 {
+    match (elem, bytes) {
+        (Elem::F32, &[a, b, c, d]) => f32::from_ne_bytes([a, b, c, d]),
+        (Elem::Bf16, &[a, b]) => f32::from_bits(u32::from(u16::from_ne_bytes([a, b])) << 16),
+        (Elem::E4m3, &[code]) => fp8::Format::E4m3.decode(code),
+        (Elem::E5m2, &[code]) => fp8::Format::E5m2.decode(code),
+        _ => unreachable!("an element of {elem:?} has not {} bytes", bytes.len()),
     }
 }
 
@@ -170,6 +201,7 @@ fn encode(value: f32, elem: Elem) -> Vec<u8> {
     match elem {
         Elem::F32 => value.to_ne_bytes().to_vec(),
         Elem::Bf16 => to_bf16(value).to_ne_bytes().to_vec(),
+        Elem::E4m3 | Elem::E5m2 => unreachable!("no product stores eight bits"),
     }
 }
 

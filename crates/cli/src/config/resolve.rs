@@ -88,6 +88,9 @@ pub fn resolve_quietly(base: Option<Layer>, sources: &Sources) -> Result<(Config
     }
     faults.extend(config.model.idle_faults(&model_keys));
     faults.extend(config.faults());
+    if faults.is_empty() {
+        faults.extend(config.contradictions());
+    }
     if !faults.is_empty() {
         return Err(faults);
     }
@@ -362,8 +365,8 @@ mod tests {
             ("data.input=mine.txt", "expected a list of files, such as --set 'data.input=[\"mine.txt\"]'"),
             ("data.input=[1]", "expected a list of files"),
             ("tokenizer.kind=words", "expected \"bytes\", \"chars\", \"bpe\" or \"file\""),
-            ("precision.dtype=f16", "expected \"f32\" or \"bf16\""),
-            ("precision.dtype=16", "expected \"f32\" or \"bf16\""),
+            ("precision.dtype=f16", "expected \"f32\", \"bf16\" or \"fp8\""),
+            ("precision.dtype=16", "expected \"f32\", \"bf16\" or \"fp8\""),
             (
                 "model.family=[1]",
                 "expected \"gpt2\", \"llama\", \"qwen2\", \"qwen3\", \"mistral\" or \"olmo2\"",
@@ -396,6 +399,16 @@ mod tests {
         let clipped = set(&["optimizer.learning_rate=3e-5", "schedule.min_learning_rate=1e-4"]).unwrap();
         assert_eq!(clipped.schedule.min_learning_rate, Some(3e-5));
         assert_eq!(set(&["optimizer.kind=adam"]).unwrap().optimizer.weight_decay, 0.0);
+        let fp8 = |key: &str| set(&["precision.dtype=fp8", key]);
+        assert!(fp8("model.d_model=128").is_ok());
+        for (key, remedy) in [
+            ("model.d_model=120", "change model.d_model, or set precision.dtype = \"bf16\""),
+            ("model.context=100", "change model.context"),
+            ("train.engine=autograd", "set train.engine to \"auto\""),
+        ] {
+            let faults = fp8(key).unwrap_err();
+            assert!(faults.len() == 1 && faults[0].contains(remedy), "{faults:?}");
+        }
         // What is asked for is not changed in silence.
         let faults = set(&["optimizer.kind=adam", "optimizer.weight_decay=0.1"]).unwrap_err();
         assert!(faults.len() == 1 && faults[0].contains("plain Adam has none"), "{faults:?}");

@@ -6,12 +6,12 @@ use std::path::Path;
 use candle_core::{Device, Result, Tensor, bail};
 use rayon::prelude::*;
 use wattle_ops::adamw::Update;
-use wattle_ops::adamw::cpu::{self as adamw, State};
 use wattle_ops::board::HostMemory;
 use wattle_ops::grad_norm::cpu as grad_norm;
 
 use super::flat_tensors::{self, slice};
 use super::layout::{Entry, Layout};
+use super::moments::{FlatMoments, Moments};
 use super::snapshot::FlatSnapshot;
 use crate::copies::{copy, with_values};
 use crate::differences::shape_fault;
@@ -30,8 +30,7 @@ pub struct FlatState {
     layout: Layout,
     pub(super) weights: Vec<f32>,
     pub(super) gradients: Vec<f32>,
-    mean: Vec<f32>,
-    mean_square: Vec<f32>,
+    moments: FlatMoments,
 }
 
 impl FlatState {
@@ -39,11 +38,12 @@ impl FlatState {
     ///
     /// # Errors
     /// If a tensor operation fails.
-    pub fn new(parameters: &[Parameter]) -> Result<Self> {
+    pub fn new(parameters: &[Parameter], moments: Moments) -> Result<Self> {
         let layout = Layout::new(parameters);
         let zeros = || vec![0f32; layout.len()];
-        let (weights, gradients, mean, mean_square) = (zeros(), zeros(), zeros(), zeros());
-        let mut state = Self { layout, weights, gradients, mean, mean_square };
+        let (weights, gradients) = (zeros(), zeros());
+        let moments = FlatMoments::zeros(moments, layout.len());
+        let mut state = Self { layout, weights, gradients, moments };
         state.take(parameters)?;
         Ok(state)
     }
@@ -102,9 +102,7 @@ impl FlatState {
     /// Writes to all memory of moments, whose values stay, and of gradients, which are zero then.
     pub fn touch(&mut self) {
         self.zero_gradients();
-        // Adding +0 changes no moment: their first values are +0, and a mean of −0 stands for the same number.
-        let buffers = [&mut self.mean, &mut self.mean_square];
-        buffers.into_iter().flatten().for_each(|value| *value += 0.0);
+        self.moments.touch();
     }
 
     /// The Euclidean norm of all gradients together.
@@ -128,9 +126,7 @@ impl FlatState {
 
     /// Makes one update.
     pub fn update(&mut self, update: &Update) {
-        let state =
-            State { parameters: &mut self.weights, mean: &mut self.mean, mean_square: &mut self.mean_square };
-        adamw::step_par(state, &self.gradients, &self.layout.ranges(), update);
+        self.moments.update(&mut self.weights, &self.gradients, &self.layout.ranges(), update);
     }
 
     /// Writes the moments to a safetensors file, under their [`moment_names`]. No more than one of them is copied at
@@ -139,7 +135,7 @@ impl FlatState {
     /// # Errors
     /// If the file cannot be written; what was written of it is left for the caller to remove.
     pub fn write_moments(&self, path: &Path) -> std::result::Result<(), ModelError> {
-        flat_tensors::write_moments(path, &self.layout, &self.mean, &self.mean_square)
+        flat_tensors::write_moments(path, &self.layout, |range| self.moments.of(range))
     }
 
     /// Numbers of memory that [`FlatState::snapshot`] takes.
@@ -153,9 +149,7 @@ impl FlatState {
     /// # Panics
     /// If `memory` has not room for [`FlatState::snapshot_len`] numbers.
     pub fn snapshot(&self, mut memory: HostMemory) -> FlatSnapshot {
-        let (mean, mean_square) = memory.split_at_mut(self.layout.len());
-        copy(mean, &self.mean);
-        copy(mean_square, &self.mean_square);
+        self.moments.copy_to(&mut memory[..FlatSnapshot::len_of_moments(&self.layout)]);
         FlatSnapshot::new(&self.layout, memory)
     }
 
@@ -167,17 +161,19 @@ impl FlatState {
     pub fn set_moments(&mut self, moments: &HashMap<String, Tensor>) -> Result<()> {
         check_moments_of(self.layout.shapes(), moments)?;
         for entry in self.layout.entries() {
-            let [mean, mean_square] = moment_names(&entry.name).map(|name| &moments[&name]);
-            copy_to(&mut self.mean, entry, mean)?;
-            copy_to(&mut self.mean_square, entry, mean_square)?;
+            for (which, name) in moment_names(&entry.name).into_iter().enumerate() {
+                let tensor = checked(entry, &moments[&name])?;
+                with_values(tensor, |values| self.moments.set(which, &entry.range, values))?;
+            }
         }
         Ok(())
     }
 
     /// Bytes that were allocated.
     pub(super) fn bytes(&self) -> u64 {
-        let buffers = [&self.weights, &self.gradients, &self.mean, &self.mean_square];
-        buffers.iter().map(|buffer| (buffer.capacity() * size_of::<f32>()) as u64).sum()
+        let buffers = [&self.weights, &self.gradients];
+        let floats: u64 = buffers.iter().map(|buffer| (buffer.capacity() * size_of::<f32>()) as u64).sum();
+        floats + self.moments.bytes()
     }
 }
 
@@ -187,8 +183,13 @@ fn tensor(buffer: &[f32], entry: &Entry) -> Result<Tensor> {
 
 /// Copies a tensor of the parameter of `entry` to its place in `buffer`.
 fn copy_to(buffer: &mut [f32], entry: &Entry, tensor: &Tensor) -> Result<()> {
-    if let Some(fault) = shape_fault(&entry.name, tensor.dims(), &entry.dims) {
-        bail!("{fault}");
+    with_values(checked(entry, tensor)?, |values| copy(&mut buffer[entry.range.clone()], values))
+}
+
+/// A tensor of the shape of the parameter of `entry`.
+fn checked<'a>(entry: &Entry, tensor: &'a Tensor) -> Result<&'a Tensor> {
+    match shape_fault(&entry.name, tensor.dims(), &entry.dims) {
+        Some(fault) => bail!("{fault}"),
+        None => Ok(tensor),
     }
-    with_values(tensor, |values| copy(&mut buffer[entry.range.clone()], values))
 }

@@ -1,12 +1,14 @@
 //! A flat buffer as the tensors of its layout.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::path::Path;
 
 use candle_core::Result;
 use safetensors::{Dtype, View};
 
 use super::layout::{Entry, Layout};
+use super::moments::MomentSlice;
 use crate::copies::overwrite;
 use crate::error::ModelError;
 use crate::hugging_face::{bytes_of, write_views};
@@ -21,20 +23,19 @@ pub(crate) fn publish(buffer: &[f32], layout: &Layout, parameters: &[Parameter])
     Ok(())
 }
 
-/// Writes moments to a safetensors file under their [names](moment_names). No more than one of them is copied at a time.
+/// Writes moments, the two of each range of a flat buffer, to a safetensors file under their [names](moment_names). No more than one of them is copied at a time.
 ///
 /// # Errors
 /// If the file cannot be written; what was written of it is left for the caller to remove.
-pub(crate) fn write_moments(
+pub(crate) fn write_moments<'a>(
     path: &Path,
-    layout: &Layout,
-    mean: &[f32],
-    mean_square: &[f32],
+    layout: &'a Layout,
+    moments_of: impl Fn(&Range<usize>) -> [MomentSlice<'a>; 2],
 ) -> std::result::Result<(), ModelError> {
     let mut moments = Vec::with_capacity(2 * layout.entries().len());
     for entry in layout.entries() {
-        let part = |buffer| FlatView { values: slice(buffer, entry), dims: &entry.dims };
-        moments.extend(moment_names(&entry.name).into_iter().zip([part(mean), part(mean_square)]));
+        let views = moments_of(&entry.range).map(|values| FlatView { values, dims: &entry.dims });
+        moments.extend(moment_names(&entry.name).into_iter().zip(views));
     }
     write_views(path, &moments)
 }
@@ -46,7 +47,7 @@ pub(crate) fn slice<'a>(buffer: &'a [f32], entry: &Entry) -> &'a [f32] {
 
 /// Part of a buffer, as a file of tensors wants it.
 struct FlatView<'a> {
-    values: &'a [f32],
+    values: MomentSlice<'a>,
     dims: &'a [usize],
 }
 
@@ -60,10 +61,13 @@ impl View for &FlatView<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        bytes_of(self.values)
+        match self.values {
+            MomentSlice::F32(values) => bytes_of(values),
+            MomentSlice::Bf16(_) => bytes_of(&self.values.values()).into_owned().into(),
+        }
     }
 
     fn data_len(&self) -> usize {
-        size_of_val(self.values)
+        self.values.len() * size_of::<f32>()
     }
 }

@@ -5,7 +5,9 @@
 //! - [`cpu`]: executes a network in `f32` on a CPU
 //! - [`board`]: executes a network on a GPU
 //! - [`flat_state`]: weights, gradients and moments on a CPU, and the update
+//! - `fp8`: which products are in eight bits
 //! - `flat_tensors`: a flat buffer as the tensors of its layout
+//! - `moments`: the optimizer's moments, and their type
 //! - [`snapshot`]: what training has learnt between two steps, in memory that training does not touch
 //! - [`memory`]: what an engine takes, before it takes it
 
@@ -13,8 +15,10 @@ pub mod board;
 pub mod cpu;
 pub mod flat_state;
 mod flat_tensors;
+mod fp8;
 pub mod layout;
 pub mod memory;
+mod moments;
 pub(crate) mod network;
 pub mod snapshot;
 
@@ -23,8 +27,10 @@ use std::ops::Range;
 use crate::pass::TrainingPass;
 
 pub use flat_state::FlatState;
+pub use fp8::{Fp8Options, Fp8SizeError};
 pub use layout::Layout;
 pub use memory::MemoryPlan;
+pub use moments::Moments;
 pub use snapshot::FlatSnapshot;
 
 /// Trains one model by explicit forward and backward passes.
@@ -135,6 +141,10 @@ pub struct EngineOptions {
     pub micro_batch: usize,
     /// What the backward pass computes again.
     pub recompute: Recompute,
+    /// Which products are made of numbers that were rounded to eight bits, as a board makes them.
+    pub fp8: Option<Fp8Options>,
+    /// In which type moments are kept.
+    pub moments: Moments,
 }
 
 wattle_settings::choices! {

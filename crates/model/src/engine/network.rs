@@ -193,8 +193,7 @@ impl Block {
     /// # Panics
     /// If they are not neighbours.
     pub(crate) fn vectors(&self) -> Range<usize> {
-        let linears = [&self.attention_in, &self.attention_out, &self.mlp_in, &self.mlp_out];
-        let biases = linears.into_iter().filter_map(Linear::bias_range);
+        let biases = self.linears().into_iter().filter_map(Linear::bias_range);
         let norms = [&self.attention_norm, &self.mlp_norm].into_iter();
         let query_key_norms = self.query_key_norms.iter().flat_map(|norms| [&norms.q, &norms.k]);
         let norms = norms.chain(query_key_norms).map(Norm::range);

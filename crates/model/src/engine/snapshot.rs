@@ -7,6 +7,7 @@ use wattle_ops::board::HostMemory;
 
 use super::flat_tensors;
 use super::layout::Layout;
+use super::moments::MomentSlice;
 use crate::error::ModelError;
 use crate::parameter::Parameter;
 
@@ -53,7 +54,9 @@ impl FlatSnapshot {
     pub fn write_moments(&self, path: &Path) -> std::result::Result<(), ModelError> {
         let len = self.layout.len();
         let (mean, rest) = self.memory.split_at(len);
-        flat_tensors::write_moments(path, &self.layout, mean, &rest[..len])
+        flat_tensors::write_moments(path, &self.layout, |range| {
+            [mean, &rest[..len]].map(|moment| MomentSlice::F32(&moment[range.clone()]))
+        })
     }
 
     /// The memory, for the next snapshot.

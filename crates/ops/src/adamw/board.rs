@@ -1,7 +1,8 @@
 //! AdamW on a board: one launch for all parameters.
 
 use super::Hyperparameters;
-use crate::board::args::args;
+use crate::bf16::Noise;
+use crate::board::args::{args, symbol};
 use crate::board::{Board, BoardError, DeviceTensor, GradNorm, Launch, Ptr, StepState};
 
 /// One update of flat buffers.
@@ -9,10 +10,12 @@ use crate::board::{Board, BoardError, DeviceTensor, GradNorm, Launch, Ptr, StepS
 pub struct Step {
     /// Master weights (n), `f32`.
     pub weights: Ptr<f32>,
-    /// m (n), `f32`
-    pub mean: Ptr<f32>,
-    /// v (n), `f32`
-    pub mean_square: Ptr<f32>,
+    /// m (n), `f32` or bfloat16.
+    pub mean: DeviceTensor,
+    /// v (n), of the type of m.
+    pub mean_square: DeviceTensor,
+    /// The run's seed, for moments in bfloat16, which are rounded at random.
+    pub seed: u64,
     /// The weights in bfloat16 (n), written beside the masters; absent if passes read the masters.
     pub working: Option<DeviceTensor>,
     /// Gradients (n), `f32`.
@@ -36,7 +39,7 @@ pub struct Step {
 pub fn step(board: &dyn Board, step: &Step) -> Result<(), BoardError> {
     let Hyperparameters { beta1, beta2, eps, .. } = step.hyperparameters;
     board.launch(&Launch {
-        kernel: "adamw_f32",
+        kernel: &symbol("adamw", step.mean.elem()),
         grid: [step.n.div_ceil(4 * 256) as u32, 1, 1],
         block: [256, 1, 1],
         shared_bytes: 0,
@@ -55,6 +58,8 @@ pub fn step(board: &dyn Board, step: &Step) -> Result<(), BoardError> {
             eps as f32,
             step.state,
             step.norm,
+            step.seed,
+            Noise::purpose(),
         ],
     })
 }

@@ -8,6 +8,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::{Hyperparameters, Update};
+use crate::bf16::{self, Noise};
 use crate::simd::{Simd, dispatch};
 
 /// Elements that one thread takes at once.
@@ -76,6 +77,72 @@ pub fn step_par(state: State<'_>, gradients: &[f32], ranges: &[ParameterRange], 
     }
 }
 
+/// Parameters, and moments in bfloat16, all of one length and in one order.
+#[derive(Debug)]
+pub struct Bf16State<'a> {
+    /// The values.
+    pub parameters: &'a mut [f32],
+    /// m
+    pub mean: &'a mut [u16],
+    /// v
+    pub mean_square: &'a mut [u16],
+}
+
+/// Elements whose moments are widened at once.
+const WIDENED: usize = 1 << 10;
+
+/// [`step_par`] with moments in bfloat16: the update is made in `f32`, and the moments that it leaves are rounded at random
+/// by `noise`, a function of the update and of an element's place.
+///
+/// # Shapes
+/// As for [`step`].
+///
+/// # Panics
+/// As for [`step`].
+pub fn step_bf16_par(
+    state: Bf16State<'_>,
+    gradients: &[f32],
+    ranges: &[ParameterRange],
+    update: &Update,
+    noise: Noise,
+) {
+    let Bf16State { parameters, mean, mean_square } = state;
+    let factors = Factors::new(update);
+    let lens = [parameters.len(), mean.len(), mean_square.len()];
+    assert_eq!(lens, [gradients.len(); 3], "parameters and moments of {} gradients", gradients.len());
+    for ParameterRange { range, decays } in ranges {
+        let factors = factors.with_decay(update, *decays);
+        parameters[range.clone()]
+            .par_chunks_mut(WIDENED)
+            .zip(mean[range.clone()].par_chunks_mut(WIDENED))
+            .zip(mean_square[range.clone()].par_chunks_mut(WIDENED))
+            .zip(gradients[range.clone()].par_chunks(WIDENED))
+            .enumerate()
+            .for_each(|(idx, (((parameters, mean), mean_square), gradients))| {
+                let first = range.start + idx * WIDENED;
+                let state = Bf16State { parameters, mean, mean_square };
+                step_bf16_block(state, gradients, &factors, noise, first);
+            });
+    }
+}
+
+fn step_bf16_block(state: Bf16State<'_>, gradients: &[f32], factors: &Factors, noise: Noise, first: usize) {
+    let Bf16State { parameters, mean, mean_square } = state;
+    let n = gradients.len();
+    let (mut wide_mean, mut wide_mean_square) = ([0.0; WIDENED], [0.0; WIDENED]);
+    for (wide, narrow) in [(&mut wide_mean, &*mean), (&mut wide_mean_square, &*mean_square)] {
+        wide.iter_mut().zip(narrow).for_each(|(wide, &narrow)| *wide = bf16::widen(narrow));
+    }
+    let state = State { parameters, mean: &mut wide_mean[..n], mean_square: &mut wide_mean_square[..n] };
+    step_block(state, gradients, factors);
+    let narrow = mean.iter_mut().zip(mean_square);
+    let wide = wide_mean.iter().zip(&wide_mean_square).zip(noise.words(first..first + n));
+    for ((mean, mean_square), ((&wide_mean, &wide_mean_square), word)) in narrow.zip(wide) {
+        *mean = bf16::at_random(wide_mean, word as u16);
+        *mean_square = bf16::at_random(wide_mean_square, (word >> 16) as u16);
+    }
+}
+
 /// What the update multiplies by, each rounded once.
 #[derive(Clone, Copy)]
 struct Factors {
@@ -93,6 +160,10 @@ impl Factors {
         let n = gradients.len();
         let lens = [state.parameters.len(), state.mean.len(), state.mean_square.len()];
         assert_eq!(lens, [n; 3], "parameters and moments of {n} gradients");
+        Self::new(update)
+    }
+
+    fn new(update: &Update) -> Self {
         let Hyperparameters { beta1, beta2, eps, .. } = update.hyperparameters;
         Self {
             gradient: update.gradient_factor,

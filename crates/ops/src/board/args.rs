@@ -79,6 +79,7 @@ impl From<DeviceTensor> for Arg {
         let code = match tensor.elem() {
             Elem::F32 => b'F',
             Elem::Bf16 => b'H',
+            Elem::E4m3 | Elem::E5m2 => b'B',
         };
         Self::pointer(tensor.bytes(), code)
     }

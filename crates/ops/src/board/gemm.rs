@@ -1,8 +1,11 @@
 //! Matrix products on a board.
 
-use super::memory::{DevicePtr, DeviceTensor, Elem};
+use super::memory::{DevicePtr, DeviceTensor, Elem, Ptr};
 
 /// `c = a·b`, or `c += a·b`, for one pair of matrices or many at equal distances. Sums are in `f32`.
+///
+/// Factors in eight bits are stored with the k elements of a row of `a` and of a column of `b` side by side, sizes are
+/// multiples of 16, and e5m2 goes with e4m3 alone.
 ///
 /// # Shapes
 /// `a` (m, k), `b` (k, n), `c` (m, n), row-major.
@@ -89,12 +92,14 @@ pub struct Matrix {
     pub transposed: bool,
     /// Elements from one matrix of the batch to the next.
     pub batch_stride: usize,
+    /// What its elements are multiplied by, on the board; for elements of eight bits alone.
+    pub scale: Option<Ptr<f32>>,
 }
 
 impl Matrix {
     /// Rows side by side, one matrix.
     pub fn new(tensor: impl Into<DeviceTensor>, row_stride: usize) -> Self {
-        Self { tensor: tensor.into(), row_stride, transposed: false, batch_stride: 0 }
+        Self { tensor: tensor.into(), row_stride, transposed: false, batch_stride: 0, scale: None }
     }
 
     /// Where it lies.
@@ -111,6 +116,12 @@ impl Matrix {
     #[must_use]
     pub fn transposed(self) -> Self {
         Self { transposed: !self.transposed, ..self }
+    }
+
+    /// The same, whose elements are multiplied by what lies at `scale`.
+    #[must_use]
+    pub fn scaled(self, scale: Ptr<f32>) -> Self {
+        Self { scale: Some(scale), ..self }
     }
 
     /// The same, one of a batch.

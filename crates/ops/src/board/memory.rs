@@ -116,6 +116,10 @@ pub enum Elem {
     F32,
     /// bfloat16.
     Bf16,
+    /// Eight bits, four of them exponent: see [`fp8`](crate::fp8).
+    E4m3,
+    /// Eight bits, five of them exponent.
+    E5m2,
 }
 
 impl Elem {
@@ -124,6 +128,7 @@ impl Elem {
         match self {
             Self::F32 => 4,
             Self::Bf16 => 2,
+            Self::E4m3 | Self::E5m2 => 1,
         }
     }
 
@@ -132,6 +137,13 @@ impl Elem {
         match self {
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
+            Self::E4m3 => "e4m3",
+            Self::E5m2 => "e5m2",
         }
+    }
+
+    /// Whether it has eight bits.
+    pub const fn is_fp8(self) -> bool {
+        matches!(self, Self::E4m3 | Self::E5m2)
     }
 }

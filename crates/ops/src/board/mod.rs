@@ -106,6 +106,14 @@ pub trait Board: Send + Sync {
         Ok(None)
     }
 
+    /// Whether it multiplies numbers of eight bits.
+    ///
+    /// # Errors
+    /// [`BoardError::NoFp8`]: why not.
+    fn fp8(&self) -> Result<(), BoardError> {
+        Err(BoardError::NoFp8(format!("{} has none", self.name())))
+    }
+
     /// What choices depend on, by name: the device, and the versions of driver and libraries.
     fn identity(&self) -> Vec<(String, String)> {
         vec![("board".to_owned(), self.name())]
@@ -231,6 +239,9 @@ pub enum BoardError {
     /// There is no attention by a library of the vendor's.
     #[error("no fused attention: {0}")]
     NoAttention(String),
+    /// The board does not multiply numbers of eight bits.
+    #[error("no FP8 products: {0}")]
+    NoFp8(String),
     /// What cannot be part of a recorded step.
     #[error("{0} cannot be recorded: end the recording first")]
     NotRecordable(&'static str),

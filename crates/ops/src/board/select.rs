@@ -143,6 +143,10 @@ impl Board for Selecting<'_> {
         self.board.choices()
     }
 
+    fn fp8(&self) -> Result<(), BoardError> {
+        self.board.fp8()
+    }
+
     fn identity(&self) -> Vec<(String, String)> {
         self.board.identity()
     }

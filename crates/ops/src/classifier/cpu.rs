@@ -51,11 +51,11 @@ impl Shape {
         n.min(self.chunk_rows()) * self.n_vocab
     }
 
-    fn head(&self) -> linear::Shape {
+    pub(super) fn head(&self) -> linear::Shape {
         linear::Shape { n_in: self.n_in, n_out: self.n_vocab, layout: linear::Layout::OutputFirst }
     }
 
-    fn check(&self, losses: &[f32], input: &Input<'_>, scratch: &[f32]) {
+    pub(super) fn check(&self, losses: &[f32], input: &Input<'_>, scratch: &[f32]) {
         let n = input.targets.len();
         assert_eq!(input.x.len(), n * self.n_in, "a row of {} for each target", self.n_in);
         assert_eq!(input.weight.len(), self.n_vocab * self.n_in, "elements of an output head");
@@ -176,13 +176,13 @@ impl<'a> Input<'a> {
     }
 }
 
-fn chunks<'a>(input: &Input<'a>, shape: &Shape) -> impl Iterator<Item = Input<'a>> {
+pub(super) fn chunks<'a>(input: &Input<'a>, shape: &Shape) -> impl Iterator<Item = Input<'a>> {
     let (rows, n) = (shape.chunk_rows(), input.targets.len());
     (0..n).step_by(rows).map(move |first| input.rows(first, rows.min(n - first), shape))
 }
 
 /// The loss of each row of logits, which are replaced by their gradients.
-fn losses_of(losses: &mut [f32], logits: &mut [f32], input: &Input<'_>, scale: f32) -> usize {
+pub(super) fn losses_of(losses: &mut [f32], logits: &mut [f32], input: &Input<'_>, scale: f32) -> usize {
     let &Input { targets, target_weights: weights, .. } = input;
     dispatch!(losses_kernel(
         losses: &mut [f32],

@@ -2,6 +2,7 @@
 
 pub mod board;
 pub mod cpu;
+pub mod fp8;
 mod reference;
 
 pub use reference::{classifier_loss, weighted_classifier_loss};

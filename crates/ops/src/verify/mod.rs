@@ -89,6 +89,8 @@ fn unit(elem: Elem, x: f64) -> f64 {
     let epsilon = match elem {
         Elem::F32 => f64::from(f32::EPSILON),
         Elem::Bf16 => 2f64.powi(-7),
+        Elem::E4m3 => 2f64.powi(-3),
+        Elem::E5m2 => 2f64.powi(-2),
     };
     let size = x.max(f64::from(f32::MIN_POSITIVE));
     size.log2().floor().exp2() * epsilon

@@ -192,6 +192,8 @@ fn device_engine_options(options: &TrainerOptions) -> Option<DeviceEngineOptions
         micro_batch: train.micro_batch(),
         recompute: train.recompute,
         elem,
+        fp8: options.fp8,
+        moments: options.moments,
         seed: *seed,
         dropout: *dropout,
         clip_norm: train.clip_norm,

@@ -6,7 +6,7 @@ use std::path::Path;
 use candle_core::Tensor;
 use wattle_data::Batch;
 use wattle_model::engine::{EngineOptions, LossSum};
-use wattle_model::{Engine, LanguageModel, MemoryPlan, StepResult, TrainingPass};
+use wattle_model::{Engine, Fp8Options, LanguageModel, MemoryPlan, StepResult, TrainingPass};
 use wattle_ops::adamw::{Hyperparameters, Update};
 use wattle_ops::board::HostMemory;
 use wattle_ops::grad_norm::cpu::clip_factor;
@@ -38,7 +38,9 @@ impl<'a> OnCpu<'a> {
         options: &TrainerOptions,
     ) -> Result<Option<Box<dyn StepEngine + 'a>>, TrainError> {
         let (micro_batch, recompute) = (options.train.micro_batch(), options.train.recompute);
-        let Some(engine) = model.engine(EngineOptions { micro_batch, recompute })? else { return Ok(None) };
+        let engine_options =
+            EngineOptions { micro_batch, recompute, fp8: options.fp8, moments: options.moments };
+        let Some(engine) = model.engine(engine_options)? else { return Ok(None) };
         Ok(Some(Box::new(Self {
             model,
             engine,
@@ -167,7 +169,12 @@ impl StepEngine for OnCpu<'_> {
     }
 
     fn describe(&self) -> String {
-        "explicit engine on the CPU".to_owned()
+        let products = match self.options.fp8 {
+            Some(Fp8Options { head: true }) => ", products and head of numbers rounded to fp8",
+            Some(Fp8Options { head: false }) => ", products of blocks of numbers rounded to fp8",
+            None => "",
+        };
+        format!("explicit engine on the CPU{products}")
     }
 
     fn memory(&self) -> Option<MemoryPlan> {

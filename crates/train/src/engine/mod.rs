@@ -21,7 +21,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use wattle_data::Batch;
 use wattle_model::engine::LossSum;
-use wattle_model::{LanguageModel, MemoryPlan, StepResult, abridged};
+use wattle_model::{LanguageModel, MemoryPlan, Moments, StepResult, abridged};
 use wattle_ops::board::select::Measured;
 use wattle_ops::board::{Board, HostMemory};
 use wattle_runlog::{MonotonicNs, Span};
@@ -163,7 +163,7 @@ pub struct Finished {
 }
 
 /// The engine for `model`. With [`EngineChoice::Auto`] it is the explicit one where the model's family has one for the
-/// device and type: on a board, or in `f32` on a CPU.
+/// device and type: on a board, or in `f32` on a CPU. Products in eight bits are for explicit engines alone.
 ///
 /// # Errors
 /// If the explicit engine is asked for and there is none, it does not fit the board's memory, or a tensor operation
@@ -179,6 +179,8 @@ pub fn choose<'a>(
     };
     match explicit {
         Some(engine) => Ok(engine),
+        None if options.fp8.is_some() => Err(TrainError::NoFp8),
+        None if options.moments != Moments::F32 => Err(TrainError::NoBf16Moments),
         None if options.train.engine == EngineChoice::Explicit => Err(TrainError::NoEngine),
         None => Ok(Box::new(autograd::Autograd::new(model, options)?)),
     }
@@ -191,7 +193,7 @@ fn explicit<'a>(
 ) -> Result<Option<Box<dyn StepEngine + 'a>>, TrainError> {
     match board {
         Some(board) => board::OnBoard::for_model(model, board, options),
-        None if model.device().is_cpu() && options.dtype == DType::F32 => {
+        None if model.device().is_cpu() && (options.dtype == DType::F32 || options.fp8.is_some()) => {
             cpu::OnCpu::for_model(model, options)
         }
         None => Ok(None),

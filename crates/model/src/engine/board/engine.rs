@@ -14,6 +14,7 @@ use super::activations::{Attention, AttentionPlan};
 use super::error::EngineError;
 use super::fit::{Fit, RESERVE};
 use super::forward::MicroBatch;
+use super::fp8;
 use super::inputs::{N_SLOTS, order_by_token};
 use super::memory::Memory;
 use super::results::{Divisors, Pending};
@@ -23,7 +24,7 @@ use super::timeline::{Anchor, Anchoring, DeviceSpan, EDGES, Timeline};
 use super::{DeviceEngine, DeviceEngineOptions, FinishedSteps, StepInputs, StepResult};
 use crate::engine::layout::Layout;
 use crate::engine::network::Network;
-use crate::engine::{FlatSnapshot, LossSum, MemoryPlan, Sequences};
+use crate::engine::{FlatSnapshot, Fp8Options, LossSum, MemoryPlan, Sequences};
 use crate::parameter::Parameter;
 
 /// Trains a network on a board.
@@ -85,6 +86,7 @@ impl BoardEngine {
         parameters: &[Parameter],
         options: DeviceEngineOptions,
     ) -> Result<Self, EngineError> {
+        fp8::refuse_what_has_none(board.as_ref(), &network, &options)?;
         let fit = Fit { board: board.as_ref(), network: &network, layout: &layout, options: &options };
         let free = fit.free()?;
         fit.refuse_what_cannot_fit(free)?;
@@ -128,6 +130,7 @@ impl BoardEngine {
         layout: &Layout,
         options: &DeviceEngineOptions,
     ) -> Result<(), EngineError> {
+        fp8::refuse_what_has_none(board, network, options)?;
         let fit = Fit { board, network, layout, options };
         fit.refuse_what_cannot_fit(fit.free()?)
     }
@@ -183,13 +186,14 @@ impl BoardEngine {
     }
 
     fn launches(&self, slot_idx: usize) -> StepLaunches<'_> {
-        let Memory { state, slots, results, activations, .. } = &self.memory;
+        let Memory { state, fp8, slots, results, activations, .. } = &self.memory;
         StepLaunches {
             board: self.board.as_ref(),
             network: &self.network,
             layout: &self.layout,
             options: &self.options,
             state,
+            fp8: fp8.as_ref(),
             slot: &slots[slot_idx],
             results,
             activations,
@@ -221,10 +225,11 @@ impl BoardEngine {
 
     /// `b` sequences without dropout, with what the slot for evaluations holds.
     fn evaluation<'a>(&'a self, board: &'a dyn Board, b: usize) -> MicroBatch<'a> {
-        let Memory { state, eval, activations, .. } = &self.memory;
+        let Memory { state, fp8, eval, activations, .. } = &self.memory;
         let (network, options) = (&self.network, &self.options);
         let (slot, store) = (*eval, Store::Accumulate);
-        MicroBatch { board, network, options, state, slot, activations, dropped_from: None, b, store }
+        let (fp8, dropped_from) = (fp8.as_ref(), None);
+        MicroBatch { board, network, options, state, fp8, slot, activations, dropped_from, b, store }
     }
 
     /// Refuses tokens that the model does not have, and masks that there is no room for.
@@ -270,6 +275,9 @@ impl BoardEngine {
         let State { weights, working, .. } = self.memory.state;
         if self.options.elem != Elem::F32 {
             wattle_ops::cast::board::cast(self.board.as_ref(), working, weights, self.layout.len())?;
+        }
+        if let Some(fp8) = &self.memory.fp8 {
+            fp8.quantize_weights(self.board.as_ref(), weights)?;
         }
         Ok(())
     }
@@ -401,8 +409,9 @@ impl DeviceEngine for BoardEngine {
     fn snapshot(&self, mut memory: HostMemory) -> Result<FlatSnapshot, EngineError> {
         let State { weights, mean, mean_square, .. } = self.memory.state;
         let len = self.layout.len();
-        for (from, out) in [mean, mean_square, weights].into_iter().zip(memory.chunks_exact_mut(len)) {
-            self.board.read(from.bytes(), bytemuck::cast_slice_mut(out))?;
+        let buffers = [mean, mean_square, weights.into()];
+        for (from, out) in buffers.into_iter().zip(memory.chunks_exact_mut(len)) {
+            state::read_wide_to(self.board.as_ref(), from, out)?;
         }
         Ok(FlatSnapshot::new(&self.layout, memory))
     }
@@ -429,6 +438,11 @@ impl DeviceEngine for BoardEngine {
             Attention::Products { .. } => "by products",
         };
         let elem = self.options.elem.suffix();
-        format!("{} in {elem}, attention {attention}, steps {launched}", self.board.name())
+        let products = match self.options.fp8 {
+            Some(Fp8Options { head: true }) => ", products and head in fp8",
+            Some(Fp8Options { head: false }) => ", products of blocks in fp8",
+            None => "",
+        };
+        format!("{} in {elem}{products}, attention {attention}, steps {launched}", self.board.name())
     }
 }

@@ -4,7 +4,7 @@ use wattle_ops::board::BoardError;
 
 use super::MAX_PENDING_STEPS;
 use crate::differences::abridged;
-use crate::engine::Recompute;
+use crate::engine::{Fp8SizeError, Recompute};
 
 /// A fault of an engine on a board.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +36,15 @@ pub enum EngineError {
         /// What is computed again, as asked for.
         recompute: Recompute,
     },
+    /// The board does not multiply numbers of eight bits.
+    #[error("precision.dtype = \"fp8\": {why}; set precision.dtype = \"bf16\"")]
+    NoFp8 {
+        /// What the board said.
+        why: String,
+    },
+    /// A size that products in eight bits do not have.
+    #[error(transparent)]
+    Fp8Size(#[from] Fp8SizeError),
     /// A batch of another size than the engine was made for.
     #[error("a batch of {got} tokens came to an engine made for {expected}")]
     Batch {

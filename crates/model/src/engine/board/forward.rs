@@ -15,6 +15,7 @@ use wattle_ops::{Store, activation, swiglu};
 
 use super::DeviceEngineOptions;
 use super::activations::{Activations, Added, Attention, BlockNorms, Hidden, Kept, Normed};
+use super::fp8::Fp8;
 use super::inputs::Slot;
 use super::linear::Products;
 use super::results::RowResults;
@@ -28,6 +29,7 @@ pub(super) struct MicroBatch<'a> {
     pub(super) network: &'a Network,
     pub(super) options: &'a DeviceEngineOptions,
     pub(super) state: &'a State,
+    pub(super) fp8: Option<&'a Fp8>,
     /// With the micro-batch's own tokens.
     pub(super) slot: Slot,
     pub(super) activations: &'a Activations,
@@ -324,35 +326,29 @@ impl<'a> MicroBatch<'a> {
     /// The loss of each row, the gradient of the output head, and that of the normalized rows in `branch`.
     pub(super) fn losses_and_gradients(&self, results: RowResults, scale: f32) -> Result<(), BoardError> {
         let Activations { final_norm, branch, logits, .. } = *self.activations;
-        let (head, width) = (self.head(), self.sizes().c);
+        let (head, width) = (self.network.board_head(), self.sizes().c);
         self.chunks().try_for_each(|rows| {
             self.logits(&rows)?;
             classifier::fwd_bwd(self.board, &self.classifier_rows(&rows, results), scale)?;
             let products = Products { n: rows.len(), ..self.products() };
             let at = |rows_of: DeviceTensor| rows_of.add(rows.start * width);
-            products.bwd_x(at(branch), logits, &head, Store::Overwrite)?;
             // Later rows add to what the first have written.
             let store = if rows.start == 0 { self.store } else { Store::Accumulate };
-            products.bwd_weight(logits, at(final_norm.out), &head, store)
+            products.bwd_weight(logits, at(final_norm.out), &head, store)?;
+            products.bwd_x(at(branch), logits, &head, Store::Overwrite)
         })
     }
 
     fn logits(&self, rows: &Range<usize>) -> Result<(), BoardError> {
         let Activations { final_norm, logits, .. } = *self.activations;
         let x = final_norm.out.add(rows.start * self.sizes().c);
-        Products { n: rows.len(), ..self.products() }.fwd(logits, x, &self.head(), false)
+        Products { n: rows.len(), ..self.products() }.fwd(logits, x, &self.network.board_head(), false)
     }
 
     /// Rows whose logits exist at once.
     fn chunks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
         let (n, most) = (self.n(), self.activations.logits_rows);
         (0..n).step_by(most).map(move |first| first..n.min(first + most))
-    }
-
-    fn head(&self) -> Linear {
-        let sizes = self.sizes();
-        let (n_in, n_out) = (sizes.c, sizes.v_padded());
-        Linear { weight: self.network.head, bias: None, n_in, n_out, output_first: true }
     }
 
     fn classifier_rows(&self, rows: &Range<usize>, results: RowResults) -> classifier::Rows {
@@ -388,9 +384,9 @@ impl<'a> MicroBatch<'a> {
     }
 
     pub(super) fn products(&self) -> Products<'a> {
-        let &Self { board, state, .. } = self;
+        let &Self { board, state, fp8, .. } = self;
         let (working, gradients) = (state.working, state.gradients);
-        Products { board, working, gradients, n: self.n() }
+        Products { board, working, gradients, fp8, n: self.n() }
     }
 
     pub(super) fn embedding_rows(&self) -> embedding::Rows {

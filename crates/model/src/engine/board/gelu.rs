@@ -30,7 +30,7 @@ impl MicroBatch<'_> {
             products.fwd(hidden.before, x, linear, false)?;
             activation::fwd(self.board, kind, hidden.after, &self.hidden_rows(hidden, linear))
         };
-        if !has_epilogue(kind, linear) {
+        if !self.has_epilogue(kind, linear) {
             return plain();
         }
         let epilogue = || products.fwd_gelu(hidden.after, hidden.before, x, linear);
@@ -55,7 +55,7 @@ impl MicroBatch<'_> {
             activation::bwd(self.board, kind, grad_before, input)
         };
         let rows = self.hidden_rows(hidden, mlp_in);
-        if !has_epilogue(kind, mlp_in) || !self.keeps_biased(mlp_in)? {
+        if !self.has_epilogue(kind, mlp_in) || !self.keeps_biased(mlp_in)? {
             return apart(&rows);
         }
         let plain = || apart(&Input { bias: None, ..rows });
@@ -80,8 +80,10 @@ impl MicroBatch<'_> {
         let bytes = (self.n() * (n_in + 2 * n_out) + n_in * n_out) * elem.bytes();
         Job::new(op, elem, &sizes).moving(bytes).computing(2 * self.n() * n_in * n_out)
     }
-}
 
-fn has_epilogue(kind: Activation, mlp_in: &Linear) -> bool {
-    kind == Activation::GeluTanh && mlp_in.n_out.is_multiple_of(EPILOGUE_MULTIPLE)
+    /// Products in eight bits have none.
+    fn has_epilogue(&self, kind: Activation, mlp_in: &Linear) -> bool {
+        let is_wide = self.fp8.is_none();
+        is_wide && kind == Activation::GeluTanh && mlp_in.n_out.is_multiple_of(EPILOGUE_MULTIPLE)
+    }
 }

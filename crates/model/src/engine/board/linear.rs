@@ -4,6 +4,7 @@ use wattle_ops::Store;
 use wattle_ops::board::{Board, BoardError, DeviceTensor, Elem, Epilogue, Gemm, Job, Matrix, Ptr, Way};
 use wattle_ops::linear::board::{self as linear, ColumnSums};
 
+use super::fp8::{Fp8, Layer8};
 use crate::engine::network::Linear;
 
 /// What products are made with.
@@ -14,6 +15,8 @@ pub(super) struct Products<'a> {
     pub(super) working: DeviceTensor,
     /// Flat gradients.
     pub(super) gradients: Ptr<f32>,
+    /// Where some are in eight bits.
+    pub(super) fp8: Option<&'a Fp8>,
     /// Rows.
     pub(super) n: usize,
 }
@@ -34,7 +37,10 @@ impl Products<'_> {
             Some(bias) if with_bias => Epilogue::Bias(self.working.add(bias)),
             _ => Epilogue::None,
         };
-        self.board.gemm(&Gemm { epilogue, ..self.product(out, x, linear) })
+        match self.in_fp8(linear) {
+            Some(layer) => layer.fwd(out, x, epilogue),
+            None => self.board.gemm(&Gemm { epilogue, ..self.product(out, x, linear) }),
+        }
     }
 
     /// `before = x·W + bias`, `out = gelu_tanh(before)`
@@ -53,7 +59,8 @@ impl Products<'_> {
         self.board.gemm(&Gemm { epilogue, ..self.product(out, x, linear) })
     }
 
-    /// `grad_x = grad_out·Wᵀ`, or added to what is there.
+    /// `grad_x = grad_out·Wᵀ`, or added to what is there. To be called after [`Products::bwd_weight`] with the same
+    /// gradient, whose codes in eight bits it reads.
     ///
     /// # Shapes
     /// `grad_out` (n, out) → `grad_x` (n, in), as `store` says.
@@ -64,6 +71,9 @@ impl Products<'_> {
         linear: &Linear,
         store: Store,
     ) -> Result<(), BoardError> {
+        if let Some(layer) = self.in_fp8(linear) {
+            return layer.bwd_x(grad_x, store);
+        }
         let accumulate = store == Store::Accumulate;
         self.board.gemm(&Gemm { accumulate, ..self.product_x(grad_x, grad_out, linear) })
     }
@@ -94,7 +104,10 @@ impl Products<'_> {
         linear: &Linear,
         store: Store,
     ) -> Result<(), BoardError> {
-        self.board.gemm(&self.product_weight(grad_out, x, linear, store))
+        match self.in_fp8(linear) {
+            Some(layer) => layer.bwd_weight(self.gradients.add(linear.weight), grad_out, x, store),
+            None => self.board.gemm(&self.product_weight(grad_out, x, linear, store)),
+        }
     }
 
     /// The same, and the gradient of the bias, which is left to `sums`. It is summed by a kernel of its own, or in the
@@ -108,18 +121,21 @@ impl Products<'_> {
         sums: &mut ColumnSums,
     ) -> Result<(), BoardError> {
         let &Linear { n_in, n_out, output_first, bias, .. } = linear;
-        let product = self.product_weight(grad_out, x, linear, store);
-        let Some(bias) = bias else { return self.board.gemm(&product) };
+        let Some(bias) = bias else { return self.bwd_weight(grad_out, x, linear, store) };
         let partials = sums.add(self.gradients.add(bias), self.n, n_out);
         let sums = &*sums;
         let apart = || {
             linear::bwd_bias(self.board, grad_out, &partials, sums)?;
-            self.board.gemm(&product)
+            self.bwd_weight(grad_out, x, linear, store)
         };
+        if self.in_fp8(linear).is_some() {
+            return apart();
+        }
         let whole = partials.at.into();
         let of_grad_out = if output_first { Epilogue::SumsOfA(whole) } else { Epilogue::SumsOfB(whole) };
         let epilogue = || {
             sums.has_parts(&partials, 1);
+            let product = self.product_weight(grad_out, x, linear, store);
             self.board.gemm(&Gemm { epilogue: of_grad_out, ..product })
         };
         let is_added = usize::from(store == Store::Accumulate);
@@ -130,6 +146,11 @@ impl Products<'_> {
             .moving(bytes)
             .computing(2 * self.n * n_in * n_out);
         self.board.choose(&job, &[Way::new("apart", &apart), Way::new("sums_epilogue", &epilogue)])
+    }
+
+    /// The products of `linear`, where they are in eight bits.
+    fn in_fp8(&self, linear: &Linear) -> Option<Layer8<'_>> {
+        self.fp8.and_then(|fp8| fp8.of(self.board, linear, self.n))
     }
 
     /// `out = x·W`

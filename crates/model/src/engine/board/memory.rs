@@ -5,6 +5,7 @@ use wattle_ops::board::{DevicePtr, Elem};
 use super::DeviceEngineOptions;
 use super::activations::{Activations, AttentionPlan};
 use super::cutter::Cutter;
+use super::fp8::Fp8;
 use super::inputs::{N_SLOTS, Slot};
 use super::results::Results;
 use super::state::State;
@@ -15,6 +16,7 @@ use crate::engine::network::Network;
 /// What all memory is cut into.
 pub(super) struct Memory {
     pub(super) state: State,
+    pub(super) fp8: Option<Fp8>,
     pub(super) slots: [Slot; N_SLOTS],
     /// For evaluations.
     pub(super) eval: Slot,
@@ -33,20 +35,25 @@ impl Memory {
     ) -> (Self, MemoryPlan) {
         let mut cutter = Cutter::new(base);
         let t = network.sizes.t;
-        let state = State::cut(&mut cutter, layout.len(), options.elem);
+        let state = State::cut(&mut cutter, layout.len(), options.elem, options.moments);
+        let mut fp8 = Fp8::cut_weights(&mut cutter, network, options);
         let state_bytes = cutter.len_bytes();
         let slots = [(); N_SLOTS].map(|()| Slot::cut(&mut cutter, options.batch_size * t, options.masks));
         let eval = Slot::cut(&mut cutter, options.micro_batch * t, options.masks);
         let results = Results::cut(&mut cutter, options.batch_size * t);
         let (activations, kept) = Activations::cut(&mut cutter, network, options, attention);
+        if let Some(fp8) = &mut fp8 {
+            fp8.cut_scratch(&mut cutter, network, [options.micro_batch * t, activations.logits_rows]);
+        }
         let floats = (layout.len() * Elem::F32.bytes()) as u64;
+        let moments = options.moments.bytes(layout.len() as u64);
         let plan = MemoryPlan {
-            weights: state_bytes - 3 * floats,
+            weights: state_bytes - floats - moments,
             gradients: floats,
-            moments: 2 * floats,
+            moments,
             activations: kept,
             scratch: cutter.len_bytes() - state_bytes - kept,
         };
-        (Self { state, slots, eval, results, activations }, plan)
+        (Self { state, fp8, slots, eval, results, activations }, plan)
     }
 }

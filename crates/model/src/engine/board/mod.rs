@@ -9,7 +9,7 @@
 //!
 //! - `cutter`, `state`, `activations`, `memory`: what lies where
 //! - `shapes`: the network's sizes as the operations take them
-//! - `forward`, `backward`, `linear`, `gelu`: the passes of a micro-batch
+//! - `forward`, `backward`, `linear`, `gelu`, `fp8`: the passes of a micro-batch
 //! - `step`: all of one optimizer update
 //! - `inputs`, `results`, `timeline`: what goes to the device, and what comes back
 //! - `fit`: whether it all fits
@@ -22,6 +22,7 @@ mod engine;
 mod error;
 mod fit;
 mod forward;
+mod fp8;
 mod gelu;
 mod inputs;
 mod linear;
@@ -40,7 +41,7 @@ use wattle_ops::adamw::Hyperparameters;
 use wattle_ops::board::select::Measured;
 use wattle_ops::board::{Elem, HostMemory};
 
-use super::{FlatSnapshot, LossSum, MemoryPlan, Recompute, Sequences};
+use super::{FlatSnapshot, Fp8Options, LossSum, MemoryPlan, Moments, Recompute, Sequences};
 use crate::parameter::Parameter;
 
 pub use engine::BoardEngine;
@@ -178,6 +179,10 @@ pub struct DeviceEngineOptions {
     pub recompute: Recompute,
     /// Type of activations and of the weights that passes read.
     pub elem: Elem,
+    /// Which products are in eight bits, their arguments rounded from `elem`, their weights from the masters.
+    pub fp8: Option<Fp8Options>,
+    /// In which type moments are kept.
+    pub moments: Moments,
     /// The run's seed.
     pub seed: u64,
     /// Share of elements that are dropped in training.

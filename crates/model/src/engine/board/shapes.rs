@@ -4,7 +4,15 @@ use wattle_ops::attention::board as attention;
 use wattle_ops::board::{AttentionShape, Elem};
 
 use crate::engine::layout::padded_vocabulary;
-use crate::engine::network::Sizes;
+use crate::engine::network::{Linear, Network, Sizes};
+
+impl Network {
+    /// The output head with the rows that are added.
+    pub(super) fn board_head(&self) -> Linear {
+        let (n_in, n_out) = (self.sizes.c, self.sizes.v_padded());
+        Linear { weight: self.head, bias: None, n_in, n_out, output_first: true }
+    }
+}
 
 impl Sizes {
     /// Rows of a table of the vocabulary.

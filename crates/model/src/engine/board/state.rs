@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 
 use candle_core::{Device, Tensor};
+use wattle_ops::bf16;
 use wattle_ops::board::{Board, DeviceTensor, Elem, Ptr};
 
 use super::cutter::Cutter;
 use super::error::EngineError;
 use crate::copies::with_values;
 use crate::differences::shape_fault;
+use crate::engine::Moments;
 use crate::engine::layout::{Entry, Layout};
 use crate::moments::{check_moments_of, moment_names};
 use crate::parameter::Parameter;
@@ -21,20 +23,21 @@ pub(super) struct State {
     /// The weights as passes read them: the masters, or a copy in the type of activations.
     pub(super) working: DeviceTensor,
     pub(super) gradients: Ptr<f32>,
-    pub(super) mean: Ptr<f32>,
-    pub(super) mean_square: Ptr<f32>,
+    /// In `f32` or bfloat16.
+    pub(super) mean: DeviceTensor,
+    pub(super) mean_square: DeviceTensor,
 }
 
 impl State {
     /// Cuts buffers of `len` elements; passes read weights of type `elem`.
-    pub(super) fn cut(cutter: &mut Cutter, len: usize, elem: Elem) -> Self {
+    pub(super) fn cut(cutter: &mut Cutter, len: usize, elem: Elem, moments: Moments) -> Self {
         let weights = cutter.take_of(len);
         Self {
             weights,
             working: if elem == Elem::F32 { weights.into() } else { cutter.take(len, elem) },
             gradients: cutter.take_of(len),
-            mean: cutter.take_of(len),
-            mean_square: cutter.take_of(len),
+            mean: cutter.take(len, moments.elem()),
+            mean_square: cutter.take(len, moments.elem()),
         }
     }
 }
@@ -122,7 +125,8 @@ pub(super) fn read_moments(
     let mut moments = Vec::with_capacity(2 * layout.entries().len());
     for place in layout.entries() {
         for (name, from) in moment_names(&place.name).into_iter().zip([state.mean, state.mean_square]) {
-            moments.push((name, read(board, from, place, &Device::Cpu)?));
+            let values = read_wide(board, from.add(place.range.start), place.range.len())?;
+            moments.push((name, Tensor::from_vec(values, place.dims.as_slice(), &Device::Cpu)?));
         }
     }
     Ok(moments)
@@ -138,18 +142,62 @@ pub(super) fn write_moments(
     check_moments_of(layout.shapes(), moments)?;
     for place in layout.entries() {
         for (name, to) in moment_names(&place.name).into_iter().zip([state.mean, state.mean_square]) {
-            write(board, to, place, &moments[&name])?;
+            let tensor = checked(place, &moments[&name])?;
+            let at = to.add(place.range.start);
+            with_values(tensor, |values| write_narrow(board, at, values))??;
         }
     }
     Ok(())
 }
 
-fn write(board: &dyn Board, to: Ptr<f32>, place: &Entry, tensor: &Tensor) -> Result<(), EngineError> {
-    if let Some(fault) = shape_fault(&place.name, tensor.dims(), &place.dims) {
-        return Err(candle_core::Error::Msg(fault).into());
+/// Puts numbers at `to`, each the nearest of its type.
+fn write_narrow(board: &dyn Board, to: DeviceTensor, values: &[f32]) -> Result<(), EngineError> {
+    if to.elem() == Elem::F32 {
+        return write_f32(board, Ptr::new(to.bytes()), values);
     }
+    let narrow: Vec<u16> = values.iter().map(|&value| bf16::nearest(value)).collect();
+    Ok(board.write(to.bytes(), bytemuck::cast_slice(&narrow))?)
+}
+
+/// `n` numbers at `from` in `f32`, once all work before is done.
+fn read_wide(board: &dyn Board, from: DeviceTensor, n: usize) -> Result<Vec<f32>, EngineError> {
+    let mut values = vec![0f32; n];
+    read_wide_to(board, from, &mut values)?;
+    Ok(values)
+}
+
+/// Fills `out` with the numbers at `from`, once all work before is done.
+pub(super) fn read_wide_to(
+    board: &dyn Board,
+    from: DeviceTensor,
+    out: &mut [f32],
+) -> Result<(), EngineError> {
+    let n = out.len();
+    let halves = bytemuck::cast_slice_mut::<f32, u16>(out);
+    if from.elem() == Elem::F32 {
+        return Ok(board.read(from.bytes(), bytemuck::cast_slice_mut(halves))?);
+    }
+    // They come behind their places, and are widened from the first on, so that none is lost.
+    board.read(from.bytes(), bytemuck::cast_slice_mut(&mut halves[n..]))?;
+    for i in 0..n {
+        let bits = bf16::widen(halves[n + i]).to_bits();
+        let place = bytemuck::cast::<u32, [u16; 2]>(bits);
+        halves[2 * i..2 * i + 2].copy_from_slice(&place);
+    }
+    Ok(())
+}
+
+fn write(board: &dyn Board, to: Ptr<f32>, place: &Entry, tensor: &Tensor) -> Result<(), EngineError> {
     let at = to.add(place.range.start);
-    with_values(tensor, |values| write_f32(board, at, values))?
+    with_values(checked(place, tensor)?, |values| write_f32(board, at, values))?
+}
+
+/// A tensor of the shape of its parameter.
+fn checked<'a>(place: &Entry, tensor: &'a Tensor) -> Result<&'a Tensor, EngineError> {
+    match shape_fault(&place.name, tensor.dims(), &place.dims) {
+        Some(fault) => Err(candle_core::Error::Msg(fault).into()),
+        None => Ok(tensor),
+    }
 }
 
 /// Puts numbers at `to`.

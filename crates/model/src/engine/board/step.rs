@@ -10,6 +10,7 @@ use super::DeviceEngineOptions;
 use super::activations::Activations;
 use super::error::EngineError;
 use super::forward::MicroBatch;
+use super::fp8::Fp8;
 use super::inputs::Slot;
 use super::results::Results;
 use super::state::State;
@@ -23,6 +24,7 @@ pub(super) struct StepLaunches<'a> {
     pub(super) layout: &'a Layout,
     pub(super) options: &'a DeviceEngineOptions,
     pub(super) state: &'a State,
+    pub(super) fp8: Option<&'a Fp8>,
     pub(super) slot: &'a Slot,
     pub(super) results: &'a Results,
     pub(super) activations: &'a Activations,
@@ -110,12 +112,13 @@ impl StepLaunches<'_> {
         // With weights, each target has its share of the batch's.
         let weight = if self.options.masks.weights { 1.0 } else { (self.options.batch_size * t) as f32 };
         let scale = 1.0 / weight;
-        let &Self { board, network, options, state, slot, activations, .. } = self;
+        let &Self { board, network, options, state, fp8, slot, activations, .. } = self;
         let micro_batch = MicroBatch {
             board,
             network,
             options,
             state,
+            fp8,
             slot: slot.from(sequences.start * t),
             activations,
             dropped_from: (options.dropout > 0.0).then_some(sequences.start),
@@ -128,7 +131,7 @@ impl StepLaunches<'_> {
     }
 
     fn adamw(&self) -> Result<(), EngineError> {
-        let DeviceEngineOptions { clip_norm, hyperparameters, elem, .. } = *self.options;
+        let DeviceEngineOptions { clip_norm, hyperparameters, elem, moments, .. } = *self.options;
         let &State { weights, working, gradients, mean, mean_square } = self.state;
         let (n, n_decaying, state) = (self.layout.len(), self.layout.n_decaying(), self.slot.state);
         self.results.store(self.board, gradients, n, clip_norm, state)?;
@@ -138,6 +141,7 @@ impl StepLaunches<'_> {
             weights,
             mean,
             mean_square,
+            seed: moments.seed(),
             working,
             gradients,
             n,
@@ -146,6 +150,10 @@ impl StepLaunches<'_> {
             state,
             norm,
         };
-        Ok(adamw::step(self.board, &step)?)
+        adamw::step(self.board, &step)?;
+        match self.fp8 {
+            Some(fp8) => Ok(fp8.quantize_weights(self.board, weights)?),
+            None => Ok(()),
+        }
     }
 }

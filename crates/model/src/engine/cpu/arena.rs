@@ -165,9 +165,10 @@ impl ArenaSizes {
         let sum = |widths: &[usize]| widths.iter().sum::<usize>();
         let blocks = n_blocks * sum(&self.kept()) + n_hidden * sum(&self.hidden());
         let kept = (self.n_layers + 1) * c + 3 * sum(&self.normed()) + blocks;
-        let gradients = sum(&self.gradients()) + self.branch() + 1;
+        let gradients = sum(&self.gradients()) + self.branch() + 1 + self.rounded();
         let scratch = self.n_slices().saturating_mul(self.scratch_len());
-        let others = (b * self.most_vectors + self.logits_len()).saturating_add(scratch);
+        let others =
+            (b * self.most_vectors + self.logits_len() + self.rounded_head()).saturating_add(scratch);
         // What is asked for may be absurd, and is to be refused by its size.
         let bytes = |rows: usize, width: usize, others: usize| {
             let floats = (b as u128) * (rows as u128) * (width as u128) + others as u128;
@@ -190,12 +191,37 @@ impl ArenaSizes {
             "sequences of {t} tokens"
         );
         assert!((1..=b).contains(&n_sequences), "{n_sequences} sequences for an engine of 1 to {b}");
-        Slices::new(n_sequences, t, self.n_threads)
+        self.cut(n_sequences)
     }
 
     fn n_slices(&self) -> usize {
-        let (b, t, _) = self.dims();
-        Slices::new(b, t, self.n_threads).len()
+        let (b, _, _) = self.dims();
+        self.cut(b).len()
+    }
+
+    /// In eight bits a tensor has one scale, so it is not cut.
+    fn cut(&self, n_sequences: usize) -> Slices {
+        match self.options.fp8 {
+            Some(_) => Slices::whole(n_sequences),
+            None => Slices::new(n_sequences, self.dims().1, self.n_threads),
+        }
+    }
+
+    /// Numbers a row of what is rounded to eight bits at once: a layer's argument and the gradient of its result.
+    fn rounded(&self) -> usize {
+        let attention::Shape { n_heads, n_kv_heads, head_width, .. } = self.attention;
+        let (heads, qkv) = (n_heads * head_width, (n_heads + 2 * n_kv_heads) * head_width);
+        let (_, _, c) = self.dims();
+        let most = [qkv, heads, self.before, self.after].into_iter().max().unwrap_or(0);
+        self.options.fp8.map_or(0, |_| c + most)
+    }
+
+    /// Numbers of what the output head rounds at once.
+    fn rounded_head(&self) -> usize {
+        let has_head = self.options.fp8.is_some_and(|fp8| fp8.head);
+        let (b, t, c) = self.dims();
+        let rows = (b * t).min(self.classifier.chunk_rows());
+        if has_head { self.classifier.n_vocab * c + rows * (c + self.classifier.n_vocab) } else { 0 }
     }
 
     /// Sequences of a micro-batch, rows of each, and the width of the residual stream.

@@ -78,9 +78,7 @@ impl Passes<'_> {
         drop_gradient(gradients.mlp_out, t * c, site);
         add_bias(partials, &block.mlp_out, gradients.mlp_out, t);
 
-        let weight = block.mlp_out.of(self.weights).0;
-        let shape = block.mlp_out.shape();
-        linear::bwd_x(gradients.after, Store::Overwrite, gradients.mlp_out, weight, &shape);
+        self.linear_bwd_x(gradients.after, Store::Overwrite, gradients.mlp_out, &block.mlp_out);
         let grad_expanded: &[f32] = match sizes.mlp {
             MlpKind::Plain(kind) => {
                 let linear = &block.mlp_in;
@@ -98,16 +96,15 @@ impl Passes<'_> {
             }
         };
 
-        let (weight, shape) = (block.mlp_in.of(self.weights).0, block.mlp_in.shape());
         match sizes.norm_place {
             NormPlace::Before => {
                 let branch = &mut branch[..gradients.x.len()];
-                linear::bwd_x(branch, Store::Overwrite, grad_expanded, weight, &shape);
+                self.linear_bwd_x(branch, Store::Overwrite, grad_expanded, &block.mlp_in);
                 let (grad, store) = (&mut *gradients.x, Store::Accumulate);
                 self.norm_backward(&block.mlp_norm, grad, store, branch, kept.middle, mlp_norm, partials);
             }
             NormPlace::After => {
-                linear::bwd_x(gradients.x, Store::Accumulate, grad_expanded, weight, &shape);
+                self.linear_bwd_x(gradients.x, Store::Accumulate, grad_expanded, &block.mlp_in);
             }
         }
     }
@@ -137,10 +134,8 @@ impl Passes<'_> {
         drop_gradient(gradients.attention_out, t * c, sites.attention_out);
         add_bias(partials, &block.attention_out, gradients.attention_out, t);
 
-        let weight = block.attention_out.of(self.weights).0;
-        let shape = block.attention_out.shape();
         let grad_heads = &mut branch[..kept.attended.len()];
-        linear::bwd_x(grad_heads, Store::Overwrite, gradients.attention_out, weight, &shape);
+        self.linear_bwd_x(grad_heads, Store::Overwrite, gradients.attention_out, &block.attention_out);
         let shape = sizes.attention_shape();
         let layout = attention::cpu::QkvLayout::fused(&shape);
         let saved =
@@ -157,15 +152,16 @@ impl Passes<'_> {
         }
         add_bias(partials, &block.attention_in, gradients.qkv, t);
 
-        let (weight, shape) = (block.attention_in.of(self.weights).0, block.attention_in.shape());
         match sizes.norm_place {
             NormPlace::Before => {
                 let branch = &mut branch[..gradients.x.len()];
-                linear::bwd_x(branch, Store::Overwrite, gradients.qkv, weight, &shape);
+                self.linear_bwd_x(branch, Store::Overwrite, gradients.qkv, &block.attention_in);
                 let (grad, store) = (&mut *gradients.x, Store::Accumulate);
                 self.norm_backward(&block.attention_norm, grad, store, branch, x, attention_norm, partials);
             }
-            NormPlace::After => linear::bwd_x(gradients.x, Store::Accumulate, gradients.qkv, weight, &shape),
+            NormPlace::After => {
+                self.linear_bwd_x(gradients.x, Store::Accumulate, gradients.qkv, &block.attention_in);
+            }
         }
     }
 

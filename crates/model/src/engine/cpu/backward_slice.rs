@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use wattle_ops::linear::cpu as linear;
 
 use super::arena::{Arena, Gradients, Hidden, Kept, Normed};
+use super::products::fp8_weight_gradient;
 use super::rows::{Rows, cut_mut};
 use super::slices::Slices;
 use crate::engine::network::Linear;
@@ -148,10 +149,18 @@ pub(super) fn add_weight_gradients<const N: usize>(
     gradients: &mut [f32],
     products: [WeightGradient<'_>; N],
     n_sequences: usize,
+    is_fp8: bool,
 ) {
     let places = products.each_ref().map(|product| product.place.clone());
     let weights = gradients.get_disjoint_mut(places).expect("weights do not overlap");
     let products: Vec<_> = weights.into_iter().zip(products).collect();
+    if is_fp8 {
+        // One after the other, since each rounds its factors into memory of its own.
+        return products.into_iter().for_each(|(grad_weight, product)| {
+            let WeightGradient { grad_out, x, shape, .. } = product;
+            fp8_weight_gradient(grad_weight, grad_out.of(n_sequences), x.of(n_sequences), &shape);
+        });
+    }
     products.into_par_iter().with_max_len(1).for_each(|(grad_weight, product)| {
         let WeightGradient { grad_out, x, shape, .. } = product;
         linear::bwd_weight_par(grad_weight, grad_out.of(n_sequences), x.of(n_sequences), &shape);

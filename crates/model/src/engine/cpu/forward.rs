@@ -2,7 +2,6 @@
 
 use wattle_ops::head_norm::cpu::Heads;
 use wattle_ops::layer_norm::cpu::{self as layer_norm, Addend, Stats};
-use wattle_ops::linear::cpu as linear;
 use wattle_ops::rms_norm::cpu as rms_norm;
 use wattle_ops::rope::Rotary;
 use wattle_ops::{Dropout, HeadRows, activation, attention, dropout, embedding, head_norm, rope, swiglu};
@@ -17,7 +16,10 @@ use crate::engine::network::{Linear, MlpKind, Network, Norm, NormKind, NormPlace
 #[derive(Clone, Copy)]
 pub(super) struct Passes<'a> {
     pub(super) network: &'a Network,
+    /// Those of products in eight bits are rounded.
     pub(super) weights: &'a [f32],
+    /// Whether the blocks' products are in eight bits.
+    pub(super) is_fp8: bool,
     pub(super) sites: &'a Sites,
     pub(super) rotary: Option<&'a Rotary>,
     /// Those of the micro-batch.
@@ -126,8 +128,7 @@ impl Passes<'_> {
     ) -> Addend<'b> {
         let (block, sizes) = (&self.network.blocks[layer_idx], &self.network.sizes);
         let sites = self.sites.block(layer_idx, first);
-        let (weight, bias) = block.attention_in.of(self.weights);
-        linear::fwd(kept.qkv, x, weight, bias, &block.attention_in.shape());
+        self.linear_fwd(kept.qkv, x, &block.attention_in, true);
         if let Some(norms) = &block.query_key_norms {
             for heads in self.query_key_heads(norms, x.len() / sizes.c) {
                 head_norm::cpu::fwd(kept.qkv, kept.query_key, kept.query_key_rstd, &heads);
@@ -171,18 +172,16 @@ impl Passes<'_> {
     /// The feed-forward half up to what stands between its products.
     pub(super) fn expand(&self, layer_idx: usize, normed: &[f32], hidden: &mut Hidden<&mut [f32]>) {
         let mlp_in = &self.network.blocks[layer_idx].mlp_in;
-        let (weight, bias) = mlp_in.of(self.weights);
-        let shape = mlp_in.shape();
         match self.network.sizes.mlp {
             MlpKind::Plain(kind) => {
-                linear::fwd(hidden.before, normed, weight, None, &shape);
-                match bias {
+                self.linear_fwd(hidden.before, normed, mlp_in, false);
+                match mlp_in.of(self.weights).1 {
                     Some(bias) => activation::cpu::bias_fwd(kind, hidden.after, hidden.before, bias),
                     None => activation::cpu::fwd(kind, hidden.after, hidden.before),
                 }
             }
             MlpKind::Gated => {
-                linear::fwd(hidden.before, normed, weight, bias, &shape);
+                self.linear_fwd(hidden.before, normed, mlp_in, true);
                 let ff = self.network.sizes.ff;
                 let rows = hidden.after.chunks_exact_mut(ff).zip(hidden.before.chunks_exact(2 * ff));
                 for (out, row) in rows {
@@ -204,12 +203,11 @@ impl Passes<'_> {
     ) -> Addend<'b> {
         let &Sizes { t, c, norm, norm_place, .. } = &self.network.sizes;
         let branch = &mut branch[..x.len() / linear.n_in * c];
-        let (weight, bias) = linear.of(self.weights);
         if norm == NormKind::Layer && norm_place == NormPlace::Before && site.is_none() {
-            linear::fwd(branch, x, weight, None, &linear.shape());
-            return Addend { rows: branch, bias };
+            self.linear_fwd(branch, x, linear, false);
+            return Addend { rows: branch, bias: linear.of(self.weights).1 };
         }
-        linear::fwd(branch, x, weight, bias, &linear.shape());
+        self.linear_fwd(branch, x, linear, true);
         if let Some(site) = site {
             dropout::cpu::fwd(branch, t * c, &site);
         }

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 use wattle_ops::classifier::cpu::{self as classifier, Input, Shape};
+use wattle_ops::classifier::fp8;
 
 use super::arena::Arena;
 use crate::engine::{FlatState, LossSum, Sequences};
@@ -12,6 +13,8 @@ use crate::engine::{FlatState, LossSum, Sequences};
 pub(super) struct Head {
     pub(super) weight: Range<usize>,
     pub(super) shape: Shape,
+    /// Whether its products are in eight bits.
+    pub(super) is_fp8: bool,
 }
 
 impl Head {
@@ -23,7 +26,7 @@ impl Head {
         sequences: Sequences<'_>,
         scale: f32,
     ) -> LossSum {
-        let Self { weight, shape } = self;
+        let Self { weight, shape, is_fp8 } = self;
         let Sequences { targets, weights: target_weights, .. } = sequences;
         let Arena { final_norm, branch, losses, logits, .. } = arena;
         let x = &final_norm.out.values()[..targets.len() * shape.n_in];
@@ -31,19 +34,24 @@ impl Head {
         let grad_x = &mut branch.values_mut()[..x.len()];
         let losses = &mut losses.values_mut()[..targets.len()];
         let grad_weight = &mut state.gradients[weight.clone()];
-        let n_correct = classifier::fwd_bwd_par(grad_x, grad_weight, losses, &input, scale, shape, logits);
+        let fwd_bwd = if *is_fp8 { fp8::fwd_bwd_par } else { classifier::fwd_bwd_par };
+        let n_correct = fwd_bwd(grad_x, grad_weight, losses, &input, scale, shape, logits);
         LossSum { loss: sum(losses), n_correct }
     }
 
     /// Losses without gradients. As many rows at a time as in training, in fixed parts.
     pub(super) fn evaluate(&self, arena: &mut Arena, state: &FlatState, sequences: Sequences<'_>) -> LossSum {
         let Sequences { targets, weights: target_weights, .. } = sequences;
-        let Self { weight, shape } = self;
+        let Self { weight, shape, is_fp8 } = self;
         let weight = &state.weights[weight.clone()];
         let Arena { final_norm, losses, logits, .. } = arena;
         let losses = &mut losses.values_mut()[..targets.len()];
         let x = &final_norm.out.values()[..targets.len() * shape.n_in];
         let input = Input { x, weight, targets, target_weights };
+        if *is_fp8 {
+            let n_correct = fp8::fwd_par(losses, &input, shape, logits);
+            return LossSum { loss: sum(losses), n_correct };
+        }
         let rows = shape.chunk_rows();
         let part = rows / 4;
         let n_correct = losses

@@ -11,7 +11,7 @@
 //! - `sites`: where elements are dropped
 //! - `arena`, `rows`, `per_layer`: the buffers
 //! - `slices`, `forward_slice`, `backward_slice`: what one thread works on
-//! - `forward`, `backward`, `head`: the passes
+//! - `forward`, `backward`, `head`, `products`: the passes
 
 mod arena;
 mod backward;
@@ -20,6 +20,7 @@ mod forward;
 mod forward_slice;
 mod head;
 mod per_layer;
+mod products;
 mod rows;
 mod shapes;
 mod sites;
@@ -69,6 +70,8 @@ pub struct CpuEngine {
     arena_sizes: ArenaSizes,
     head: Head,
     state: FlatState,
+    /// The weights with those of products rounded to eight bits; empty where none are.
+    rounded: Vec<f32>,
     arena: Arena,
 }
 
@@ -87,8 +90,11 @@ impl CpuEngine {
         parameters: &[Parameter],
         options: EngineOptions,
     ) -> Result<Self> {
-        let state = FlatState::new(parameters)?;
+        let state = FlatState::new(parameters, options.moments)?;
         let network = config.network(vocab_size, state.layout());
+        if options.fp8.is_some() {
+            network.refuse_fp8_sizes().map_err(|error| candle_core::Error::Msg(error.to_string()))?;
+        }
         let arena_sizes = network.arena_sizes(network.n_layers(), options);
         let Sizes { v, c, .. } = network.sizes;
         Ok(Self {
@@ -97,7 +103,9 @@ impl CpuEngine {
             head: Head {
                 weight: network.head..network.head + v * c,
                 shape: network.sizes.classifier_shape(),
+                is_fp8: options.fp8.is_some_and(|fp8| fp8.head),
             },
+            rounded: if options.fp8.is_some() { state.weights.clone() } else { Vec::new() },
             arena: Arena::new(&arena_sizes),
             network,
             arena_sizes,
@@ -135,9 +143,9 @@ impl CpuEngine {
         let (passes, gradients, arena) = self.parts(sites, sequences);
         let slices = BackwardSlice::cut(arena, layer_idx, &vectors, slices);
         slices.into_par_iter().with_max_len(1).for_each(|slice| passes.backward(layer_idx, slice, recompute));
-        let Network { blocks, sizes, .. } = passes.network;
+        let (Network { blocks, sizes, .. }, is_fp8) = (passes.network, passes.is_fp8);
         let products = weight_gradients(arena, layer_idx, &blocks[layer_idx], sizes);
-        add_weight_gradients(gradients, products, n_sequences);
+        add_weight_gradients(gradients, products, n_sequences, is_fp8);
         add_vector_gradients(&mut gradients[vectors], arena, n_sequences);
     }
 
@@ -164,14 +172,23 @@ impl CpuEngine {
         }
     }
 
+    /// The weights are anybody's to change between two passes.
+    fn round_weights(&mut self) {
+        if self.arena_sizes.options.fp8.is_some() {
+            products::round_weights(&mut self.rounded, &self.state.weights, &self.network);
+        }
+    }
+
     /// What passes read, and the gradients and the arena that they write.
     fn parts<'a>(
         &'a mut self,
         sites: &'a Sites,
         sequences: Sequences<'a>,
     ) -> (Passes<'a>, &'a mut [f32], &'a mut Arena) {
-        let Self { network, rotary, state, arena, .. } = self;
-        let passes = Passes { network, weights: &state.weights, sites, rotary: rotary.as_ref(), sequences };
+        let Self { network, rotary, state, rounded, arena, arena_sizes, .. } = self;
+        let is_fp8 = arena_sizes.options.fp8.is_some();
+        let weights = if is_fp8 { rounded } else { &state.weights };
+        let passes = Passes { network, weights, is_fp8, sites, rotary: rotary.as_ref(), sequences };
         (passes, &mut state.gradients, arena)
     }
 }
@@ -188,6 +205,7 @@ impl Engine for CpuEngine {
     fn accumulate_gradients(&mut self, sequences: Sequences<'_>, pass: TrainingPass, scale: f32) -> LossSum {
         let slices = self.arena_sizes.slices(sequences.inputs, sequences.targets);
         let sites = Sites::training(pass, &self.network);
+        self.round_weights();
         // On one of rayon's threads, so that handing out work does not go through another.
         rayon::scope(|_| {
             self.forward(&sites, sequences, &slices);
@@ -200,6 +218,7 @@ impl Engine for CpuEngine {
     fn evaluate(&mut self, sequences: Sequences<'_>) -> LossSum {
         let slices = self.arena_sizes.slices(sequences.inputs, sequences.targets);
         let sites = Sites::evaluation(&self.network);
+        self.round_weights();
         rayon::scope(|_| {
             self.forward(&sites, sequences, &slices);
             self.head.evaluate(&mut self.arena, &self.state, sequences)
@@ -208,11 +227,14 @@ impl Engine for CpuEngine {
 
     fn memory(&self) -> MemoryPlan {
         let bytes = (self.state.layout().len() * size_of::<f32>()) as u64;
-        MemoryPlan { weights: bytes, gradients: bytes, moments: 2 * bytes, ..self.arena_sizes.plan() }
+        let weights = if self.rounded.is_empty() { bytes } else { 2 * bytes };
+        let moments = self.arena_sizes.options.moments.bytes(self.state.layout().len() as u64);
+        MemoryPlan { weights, gradients: bytes, moments, ..self.arena_sizes.plan() }
     }
 
     fn allocated_bytes(&self) -> u64 {
-        self.state.bytes() + self.arena.bytes()
+        let rounded = (self.rounded.capacity() * size_of::<f32>()) as u64;
+        self.state.bytes() + rounded + self.arena.bytes()
     }
 
     fn touch(&mut self) {

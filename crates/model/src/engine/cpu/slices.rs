@@ -24,6 +24,11 @@ impl Slices {
         Self { n_sequences, len: (n_threads * per_thread).min(most).max(1) }
     }
 
+    /// All sequences in one.
+    pub(super) fn whole(n_sequences: usize) -> Self {
+        Self { n_sequences, len: 1 }
+    }
+
     /// How many.
     pub(super) fn len(&self) -> usize {
         self.len

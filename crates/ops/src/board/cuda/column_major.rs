@@ -41,12 +41,18 @@ impl ColumnMajor {
     /// The same product; what cuBLASLt has no kernel for is refused.
     pub(super) fn of(gemm: &Gemm) -> Result<Self, BoardError> {
         let Gemm { m, n, k, a, b, c, .. } = *gemm;
-        if a.elem() != b.elem() || (a.elem() == Elem::F32 && c.elem() != Elem::F32) {
+        let are_fp8 = a.elem().is_fp8() && b.elem().is_fp8();
+        let are_e5m2 = a.elem() == Elem::E5m2 && b.elem() == Elem::E5m2;
+        let is_widened = a.elem() == Elem::F32 && c.elem() != Elem::F32;
+        if (a.elem() != b.elem() && !are_fp8) || are_e5m2 || is_widened || c.elem().is_fp8() {
             let elems = [a, b, c].map(|matrix| matrix.elem().suffix());
             return Err(refused(format!("{} by {} into {}", elems[0], elems[1], elems[2])));
         }
         if c.transposed {
             return Err(refused("into a transpose".to_owned()));
+        }
+        if are_fp8 {
+            refuse_odd_fp8(gemm)?;
         }
         Ok(Self {
             left: Factor { layout: layout(&b, k, n)?, transposed: b.transposed },
@@ -55,6 +61,24 @@ impl ColumnMajor {
             batch: gemm.batch,
             alignments: [b, a, c].map(|matrix| alignment_of_batch(&matrix, gemm.batch)),
         })
+    }
+}
+
+/// What cuBLASLt has FP8 kernels for, on every board that has any.
+fn refuse_odd_fp8(gemm: &Gemm) -> Result<(), BoardError> {
+    let Gemm { m, n, k, a, b, batch, .. } = *gemm;
+    if a.transposed || !b.transposed {
+        return Err(refused("in eight bits, of factors that do not lie along the inner size".to_owned()));
+    }
+    if batch != 1 || !crate::fp8::fits(&[m, n, k, a.row_stride, b.row_stride]) {
+        return Err(refused(format!(
+            "in eight bits, ({m}, {k}) by ({k}, {n}): sizes are to be multiples of {}",
+            crate::fp8::MULTIPLE
+        )));
+    }
+    match a.scale.and(b.scale) {
+        Some(_) => Ok(()),
+        None => Err(refused("in eight bits without scales".to_owned())),
     }
 }
 
@@ -156,6 +180,19 @@ mod tests {
         assert!(said(gemm(F32, F32, Bf16, 2)).contains("f32 by f32 into bf16"));
         assert!(said(gemm(F32, F32, F32, 1)).contains("rows of 2 at a distance of 1"));
         assert!(ColumnMajor::of(&gemm(Bf16, Bf16, F32, 2)).is_ok());
+        use Elem::{E4m3, E5m2};
+        assert!(said(gemm(E5m2, E5m2, F32, 2)).contains("e5m2 by e5m2 into f32"));
+        assert!(said(gemm(E4m3, Bf16, F32, 2)).contains("e4m3 by bf16 into f32"));
+        assert!(said(gemm(E4m3, E4m3, E4m3, 2)).contains("e4m3 by e4m3 into e4m3"));
+        assert!(said(gemm(E4m3, E4m3, F32, 2)).contains("do not lie along the inner size"));
+        let mut fp8 = gemm(E4m3, E5m2, F32, 32);
+        fp8.b = fp8.b.transposed();
+        assert!(said(fp8).contains("multiples of 16"));
+        (fp8.m, fp8.n, fp8.k, fp8.b.row_stride, fp8.c.row_stride) = (16, 48, 32, 32, 48);
+        assert!(said(fp8).contains("without scales"));
+        let scale = Ptr::new(DevicePtr::new(4));
+        (fp8.a, fp8.b) = (fp8.a.scaled(scale), fp8.b.scaled(scale));
+        assert!(ColumnMajor::of(&fp8).is_ok());
     }
 
     fn matrix(first: usize, rows: usize, columns: usize, gap: usize, transposed: bool) -> Matrix {

@@ -25,6 +25,10 @@ pub(super) const DESC_BIAS_POINTER: c_int = 8;
 pub(super) const DESC_AUX_POINTER: c_int = 11;
 /// `CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD`, an `int64_t`.
 pub(super) const DESC_AUX_LD: c_int = 12;
+/// `CUBLASLT_MATMUL_DESC_A_SCALE_POINTER`, a device address of one `f32`.
+pub(super) const DESC_A_SCALE_POINTER: c_int = 17;
+/// `CUBLASLT_MATMUL_DESC_B_SCALE_POINTER`, a device address of one `f32`.
+pub(super) const DESC_B_SCALE_POINTER: c_int = 18;
 /// `CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT`, an `int32_t`.
 pub(super) const LAYOUT_BATCH_COUNT: c_int = 5;
 /// `CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET`, an `int64_t`.
@@ -53,6 +57,8 @@ pub(super) const fn data_type(elem: Elem) -> c_int {
     match elem {
         Elem::F32 => 0,
         Elem::Bf16 => 14,
+        Elem::E4m3 => 28,
+        Elem::E5m2 => 29,
     }
 }
 

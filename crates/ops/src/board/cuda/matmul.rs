@@ -80,7 +80,7 @@ impl Matmul {
             plan.algorithm = self.algorithm(plan, &key, choices)?;
             plan.generation = choices.generation();
         }
-        plan.point_epilogue(gemm)?;
+        plan.point(gemm)?;
         self.queue(plan, gemm, stream)
     }
 
@@ -148,7 +148,7 @@ impl Matmul {
             algorithm: [0; 8],
             generation: 0,
         };
-        plan.point_epilogue(gemm)?;
+        plan.point(gemm)?;
         Ok(plan)
     }
 
@@ -269,11 +269,18 @@ impl Key {
 }
 
 impl Plan {
-    /// The addresses of an epilogue are part of cuBLASLt's description, not of its call.
-    fn point_epilogue(&self, gemm: &Gemm) -> Result<(), BoardError> {
+    /// The addresses of an epilogue and of scales are part of cuBLASLt's description, not of its call.
+    fn point(&self, gemm: &Gemm) -> Result<(), BoardError> {
         let attributes = [cublaslt::DESC_BIAS_POINTER, cublaslt::DESC_AUX_POINTER];
         let mut set = attributes.into_iter().zip(pointers(&gemm.epilogue));
         set.try_for_each(|(attribute, at)| match at {
+            Some(at) => self.product.set(attribute, at.bytes().address()),
+            None => Ok(()),
+        })?;
+        // The factors change places.
+        let attributes = [cublaslt::DESC_A_SCALE_POINTER, cublaslt::DESC_B_SCALE_POINTER];
+        let mut scales = attributes.into_iter().zip([gemm.b.scale, gemm.a.scale]);
+        scales.try_for_each(|(attribute, at)| match at {
             Some(at) => self.product.set(attribute, at.bytes().address()),
             None => Ok(()),
         })

@@ -95,6 +95,9 @@ pub struct CudaBoard {
     context: Arc<Context>,
 }
 
+/// The first compute capability whose tensor cores multiply numbers of eight bits: Ada's.
+const FP8_SINCE: (i32, i32) = (8, 9);
+
 impl CudaBoard {
     /// Opens device `ordinal`, counted as the driver does, and loads the kernels of `kernels/` into it.
     ///
@@ -244,6 +247,17 @@ impl Board for CudaBoard {
         self.context.bind()?;
         let with_work = |(job, names): (Job, _)| (job.moving(gemm.bytes()).computing(gemm.flops()), names);
         self.matmul.ways(gemm).map(|ways| Some(with_work(ways)))
+    }
+
+    fn fp8(&self) -> Result<(), BoardError> {
+        let (major, minor) = self.compute_capability;
+        match (major, minor) >= FP8_SINCE {
+            true => Ok(()),
+            false => Err(BoardError::NoFp8(format!(
+                "{} has compute capability {major}.{minor}, and they need 8.9 (Ada) or above",
+                self.name
+            ))),
+        }
     }
 
     fn identity(&self) -> Vec<(String, String)> {

@@ -9,6 +9,7 @@ use crate::board::{
     AttentionBackward, AttentionForward, AttentionShape, Board, BoardError, DevicePtr, DeviceTensor, Elem,
     Epilogue, Gemm, Launch, Matrix, Ptr,
 };
+use crate::fp8::Format;
 
 mod attention;
 mod gemm;
@@ -199,6 +200,7 @@ fn encode(values: &[f64], elem: Elem) -> Vec<u8> {
     match elem {
         Elem::F32 => values.iter().flat_map(|value| (*value as f32).to_ne_bytes()).collect(),
         Elem::Bf16 => values.iter().flat_map(|value| bf16_bits(*value as f32).to_ne_bytes()).collect(),
+        Elem::E4m3 | Elem::E5m2 => values.iter().map(|value| format(elem).encode(*value as f32)).collect(),
     }
 }
 
@@ -208,7 +210,12 @@ fn decode(bytes: &[u8], elem: Elem) -> Vec<f64> {
     match elem {
         Elem::F32 => bytes.chunks(4).map(of_f32).collect(),
         Elem::Bf16 => bytes.chunks(2).map(of_bf16).collect(),
+        Elem::E4m3 | Elem::E5m2 => bytes.iter().map(|&code| format(elem).decode(code).into()).collect(),
     }
+}
+
+fn format(elem: Elem) -> Format {
+    if elem == Elem::E4m3 { Format::E4m3 } else { Format::E5m2 }
 }
 
 fn bf16_bits(value: f32) -> u16 {

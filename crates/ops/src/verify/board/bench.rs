@@ -2,6 +2,7 @@
 
 use crate::Store;
 use crate::board::{Board, BoardError, DevicePtr, DeviceTensor, Elem, Ptr};
+use crate::fp8::Format;
 use crate::linear::board::ColumnSums;
 use crate::verify::numbers::normal;
 use crate::verify::{Check, Subject};
@@ -61,6 +62,7 @@ impl<'a> Bench<'a> {
         let bytes: Vec<u8> = match self.elem {
             Elem::F32 => values.iter().flat_map(|x| x.to_ne_bytes()).collect(),
             Elem::Bf16 => values.iter().flat_map(|x| ((x.to_bits() >> 16) as u16).to_ne_bytes()).collect(),
+            Elem::E4m3 | Elem::E5m2 => unreachable!("operations compute in f32 or bfloat16"),
         };
         self.board.write(tensor.bytes(), &bytes)?;
         Ok(tensor)
@@ -92,6 +94,12 @@ impl<'a> Bench<'a> {
                 self.board.read(tensor.bytes(), &mut bytes)?;
                 let half = |b: &[u8]| u32::from(u16::from_ne_bytes([b[0], b[1]]));
                 Ok(bytes.chunks_exact(2).map(|b| f32::from_bits(half(b) << 16)).collect())
+            }
+            Elem::E4m3 | Elem::E5m2 => {
+                let format = if tensor.elem() == Elem::E4m3 { Format::E4m3 } else { Format::E5m2 };
+                let mut codes = vec![0; n];
+                self.board.read(tensor.bytes(), &mut codes)?;
+                Ok(codes.into_iter().map(|code| format.decode(code)).collect())
             }
         }
     }
@@ -144,6 +152,8 @@ fn unit(elem: Elem) -> f64 {
     match elem {
         Elem::F32 => 2f64.powi(-24),
         Elem::Bf16 => 2f64.powi(-8),
+        Elem::E4m3 => 2f64.powi(-4),
+        Elem::E5m2 => 2f64.powi(-3),
     }
 }
 
@@ -171,5 +181,7 @@ pub(super) fn round(x: f32, elem: Elem) -> f32 {
             let bits = x.to_bits();
             f32::from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000)
         }
+        Elem::E4m3 => Format::E4m3.decode(Format::E4m3.encode(x)),
+        Elem::E5m2 => Format::E5m2.decode(Format::E5m2.encode(x)),
     }
 }

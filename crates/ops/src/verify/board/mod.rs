@@ -7,6 +7,7 @@ mod attention;
 mod bench;
 mod elementwise;
 mod embedding;
+mod fp8;
 mod heads;
 mod norms;
 mod optimizer;
@@ -31,7 +32,7 @@ pub fn checks(board: &dyn Board) -> Result<Vec<Check>, BoardError> {
     let mut bench = Bench::new(board, ARENA_BYTES)?;
     let mut all = Vec::new();
     for elem in [Elem::F32, Elem::Bf16] {
-        let ops: [Checks; 7] = [
+        let ops: [Checks; 8] = [
             products::checks,
             embedding::checks,
             norms::checks,
@@ -39,6 +40,7 @@ pub fn checks(board: &dyn Board) -> Result<Vec<Check>, BoardError> {
             heads::checks,
             attention::checks,
             optimizer::checks,
+            fp8::checks,
         ];
         bench.elem = elem;
         for op in ops {

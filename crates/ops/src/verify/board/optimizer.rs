@@ -1,9 +1,10 @@
 //! The gradient's norm, AdamW, and results. They are in `f32` whatever the type at hand, but for the working copy.
 
 use super::bench::{Bench, round};
-use crate::adamw::cpu::{ParameterRange, State, step};
+use crate::adamw::cpu::{Bf16State, ParameterRange, State, step, step_bf16_par};
 use crate::adamw::{Hyperparameters, Update, board as adamw};
-use crate::board::{BoardError, Elem, GradNorm, StepResult, StepState};
+use crate::bf16::{Noise, widen};
+use crate::board::{BoardError, DeviceTensor, Elem, GradNorm, StepResult, StepState};
 use crate::grad_norm::board as grad_norm;
 use crate::grad_norm::cpu;
 use crate::results::board as results;
@@ -16,6 +17,7 @@ pub(super) fn checks(bench: &mut Bench<'_>) -> Result<Vec<Check>, BoardError> {
     let mut all = Vec::new();
     for n in [1, 31, 9 * 7 * 41, 70_001] {
         all.extend(update(bench, n)?);
+        all.extend(bf16_moments(bench, n)?);
     }
     all.extend(halt(bench)?);
     Ok(all)
@@ -64,8 +66,9 @@ fn update(bench: &mut Bench<'_>, n: usize) -> Result<Vec<Check>, BoardError> {
             bench.board,
             &adamw::Step {
                 weights: w_ptr,
-                mean: m_ptr,
-                mean_square: v_ptr,
+                mean: m_ptr.into(),
+                mean_square: v_ptr.into(),
+                seed: 0,
                 working,
                 gradients: g_ptr,
                 n,
@@ -90,6 +93,61 @@ fn update(bench: &mut Bench<'_>, n: usize) -> Result<Vec<Check>, BoardError> {
         checks.push(bench.check(&subject, "working", working, &rounded, 0.0, 0)?);
     }
     Ok(checks)
+}
+
+/// Three updates with moments in bfloat16: the same bits as on the CPU, where nothing is clipped.
+fn bf16_moments(bench: &mut Bench<'_>, n: usize) -> Result<Vec<Check>, BoardError> {
+    const SEED: u64 = 0x1234_5678_9abc;
+    bench.clear();
+    let n_decaying = n * 2 / 3;
+    let ranges = [
+        ParameterRange { range: 0..n_decaying, decays: true },
+        ParameterRange { range: n_decaying..n, decays: false },
+    ];
+    let mut weights = normal(0, n);
+    let (mut mean, mut mean_square) = (vec![0u16; n], vec![0u16; n]);
+    let w_ptr = bench.put_f32(&weights)?;
+    let [m_ptr, v_ptr] = [bench.room_of::<u16>(n)?, bench.room_of::<u16>(n)?].map(|at| at.bytes());
+    bench.board.zero(m_ptr, 2 * n)?;
+    bench.board.zero(v_ptr, 2 * n)?;
+    let [m_ptr, v_ptr] = [m_ptr, v_ptr].map(|at| DeviceTensor::new(at, Elem::Bf16));
+    let (norm_ptr, state_ptr) = (bench.room_of::<GradNorm>(1)?, bench.room_of::<StepState>(1)?);
+    bench.board.zero(norm_ptr.bytes(), GradNorm::BYTES)?;
+    let scratch = bench.room_of(grad_norm::SCRATCH_LEN)?;
+    for update_idx in 1..=3 {
+        let gradients = normal(update_idx, n);
+        let g_ptr = bench.put_f32(&gradients)?;
+        let update = Update { gradient_factor: 1.0, ..numbers(update_idx, 0.0) };
+        bench.board.write(state_ptr.bytes(), &StepState::new(&update, 0).to_bytes())?;
+        grad_norm::norm(bench.board, norm_ptr, g_ptr, n, 0.0, scratch)?;
+        adamw::step(
+            bench.board,
+            &adamw::Step {
+                weights: w_ptr,
+                mean: m_ptr,
+                mean_square: v_ptr,
+                seed: SEED,
+                working: None,
+                gradients: g_ptr,
+                n,
+                n_decaying,
+                hyperparameters: update.hyperparameters,
+                state: state_ptr,
+                norm: norm_ptr,
+            },
+        )?;
+        let (parameters, mean, mean_square) = (&mut weights[..], &mut mean[..], &mut mean_square[..]);
+        let noise = Noise::of_moments(SEED, u64::from(update_idx));
+        step_bf16_par(Bf16State { parameters, mean, mean_square }, &gradients, &ranges, &update, noise);
+    }
+    let subject = bench.subject("adamw", format!("({n}), moments in bf16"));
+    let exact = |output, got: Vec<f32>, expected: Vec<f64>| subject.compare(output, &got, &expected, 0.0);
+    let wide = |narrow: &[u16]| narrow.iter().map(|&x| f64::from(widen(x))).collect();
+    Ok(vec![
+        exact("weights", bench.get_f32(w_ptr, n)?, weights.iter().map(|&x| f64::from(x)).collect()),
+        exact("mean", bench.get(m_ptr, n)?, wide(&mean)),
+        exact("mean_square", bench.get(v_ptr, n)?, wide(&mean_square)),
+    ])
 }
 
 /// Sums of losses in the ring; one that is not finite halts the run, and weights then stay.

@@ -1,0 +1,167 @@
+//! The optimizer's moments: in which type they are kept, and that of a CPU's engine.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use wattle_ops::adamw::Update;
+use wattle_ops::adamw::cpu::{self as adamw, Bf16State, ParameterRange, State};
+use wattle_ops::bf16::{self, Noise};
+use wattle_ops::board::Elem;
+
+use crate::copies::copy;
+
+/// In which type moments are kept between two updates, which are made in `f32`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Moments {
+    /// `f32`.
+    #[default]
+    F32,
+    /// bfloat16, rounded at random: a function of the seed, the update and an element's place.
+    Bf16 {
+        /// The run's seed.
+        seed: u64,
+    },
+}
+
+impl Moments {
+    /// Type of a moment.
+    pub fn elem(self) -> Elem {
+        match self {
+            Self::F32 => Elem::F32,
+            Self::Bf16 { .. } => Elem::Bf16,
+        }
+    }
+
+    /// The seed that they are rounded by; 0 where they are not.
+    pub(super) fn seed(self) -> u64 {
+        match self {
+            Self::F32 => 0,
+            Self::Bf16 { seed } => seed,
+        }
+    }
+
+    /// Bytes of both moments of `len` elements.
+    pub(crate) fn bytes(self, len: u64) -> u64 {
+        len.saturating_mul(2 * self.elem().bytes() as u64)
+    }
+}
+
+/// Both moments of all elements.
+pub(super) enum FlatMoments {
+    F32([Vec<f32>; 2]),
+    Bf16([Vec<u16>; 2], u64),
+}
+
+/// One moment of one parameter.
+#[derive(Clone, Copy)]
+pub(super) enum MomentSlice<'a> {
+    F32(&'a [f32]),
+    Bf16(&'a [u16]),
+}
+
+impl FlatMoments {
+    pub(super) fn zeros(moments: Moments, len: usize) -> Self {
+        match moments {
+            Moments::F32 => Self::F32([(); 2].map(|()| vec![0.0; len])),
+            Moments::Bf16 { seed } => Self::Bf16([(); 2].map(|()| vec![0; len]), seed),
+        }
+    }
+
+    /// Makes one update.
+    pub(super) fn update(
+        &mut self,
+        parameters: &mut [f32],
+        gradients: &[f32],
+        ranges: &[ParameterRange],
+        update: &Update,
+    ) {
+        match self {
+            Self::F32([mean, mean_square]) => {
+                adamw::step_par(State { parameters, mean, mean_square }, gradients, ranges, update);
+            }
+            Self::Bf16([mean, mean_square], seed) => {
+                let noise = Noise::of_moments(*seed, update.step);
+                let state = Bf16State { parameters, mean, mean_square };
+                adamw::step_bf16_par(state, gradients, ranges, update, noise);
+            }
+        }
+    }
+
+    /// The mean's, and the mean of squares', of the elements in `range`.
+    pub(super) fn of(&self, range: &Range<usize>) -> [MomentSlice<'_>; 2] {
+        match self {
+            Self::F32(moments) => moments.each_ref().map(|moment| MomentSlice::F32(&moment[range.clone()])),
+            Self::Bf16(moments, _) => {
+                moments.each_ref().map(|moment| MomentSlice::Bf16(&moment[range.clone()]))
+            }
+        }
+    }
+
+    /// Takes over one of them, rounded to the nearest.
+    pub(super) fn set(&mut self, which: usize, range: &Range<usize>, values: &[f32]) {
+        match self {
+            Self::F32(moments) => copy(&mut moments[which][range.clone()], values),
+            Self::Bf16(moments, _) => {
+                let places = moments[which][range.clone()].iter_mut();
+                places.zip(values).for_each(|(place, &value)| *place = bf16::nearest(value));
+            }
+        }
+    }
+
+    /// Copies both, widened, one behind the other.
+    pub(super) fn copy_to(&self, out: &mut [f32]) {
+        let half = out.len() / 2;
+        let whole = self.of(&(0..half));
+        for (out, moment) in out.chunks_exact_mut(half.max(1)).zip(whole) {
+            match moment {
+                MomentSlice::F32(values) => copy(out, values),
+                MomentSlice::Bf16(values) => widen_to(out, values),
+            }
+        }
+    }
+
+    /// Writes to all of it; values stay.
+    pub(super) fn touch(&mut self) {
+        match self {
+            // Adding +0 changes no moment: their first values are +0, and a mean of −0 stands for the same number.
+            Self::F32(moments) => moments.iter_mut().flatten().for_each(|value| *value += 0.0),
+            Self::Bf16(moments, _) => {
+                moments.iter_mut().flatten().for_each(|value| *value = std::hint::black_box(*value));
+            }
+        }
+    }
+
+    /// Bytes that were allocated.
+    pub(super) fn bytes(&self) -> u64 {
+        let bytes: usize = match self {
+            Self::F32(moments) => moments.iter().map(|moment| moment.capacity() * size_of::<f32>()).sum(),
+            Self::Bf16(moments, _) => moments.iter().map(|moment| moment.capacity() * size_of::<u16>()).sum(),
+        };
+        bytes as u64
+    }
+}
+
+impl<'a> MomentSlice<'a> {
+    /// In `f32`.
+    pub(super) fn values(self) -> Cow<'a, [f32]> {
+        match self {
+            Self::F32(values) => values.into(),
+            Self::Bf16(values) => {
+                let mut out = vec![0.0; values.len()];
+                widen_to(&mut out, values);
+                out.into()
+            }
+        }
+    }
+
+    pub(super) fn len(self) -> usize {
+        match self {
+            Self::F32(values) => values.len(),
+            Self::Bf16(values) => values.len(),
+        }
+    }
+}
+
+fn widen_to(out: &mut [f32], values: &[u16]) {
+    out.iter_mut().zip(values).for_each(|(out, &value)| *out = bf16::widen(value));
+}
