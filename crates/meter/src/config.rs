@@ -14,6 +14,8 @@ use std::time::Duration;
 
 use serde::de::{SeqAccess, Visitor, value::SeqAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use wattle_runlog::beside::{EmbodiedRate, Machine};
+use wattle_runlog::{GramsCo2e, Watts};
 use wattle_settings::{Kind, SettingType, section};
 
 use crate::books::carbon;
@@ -53,6 +55,14 @@ section! {
         pub cpu_tdp_w: Option<f64> = None,
             unit("watts"),
             unset("guessed by the number of CPUs"),
+            expects(above(0.0).words("a number of watts above 0"));
+        /// Idle power of the whole machine.
+        ///
+        /// By a measurement of yours. Its joules are stated beside a record's energy and never added to it: sensors
+        /// measure a part of them.
+        pub machine_idle_w: Option<f64> = None,
+            unit("watts"),
+            unset("not stated"),
             expects(above(0.0).words("a number of watts above 0"));
         /// Address to serve live figures at.
         ///
@@ -96,6 +106,23 @@ section! {
         /// Its columns are `timestamp,g_per_kwh`. Each joule is priced at the moment of its use; the other keys of
         /// the section apply to what the table does not cover.
         pub table: Option<PathBuf> = None, unset("one intensity throughout"), check(Self::unreadable_table);
+        /// Emissions of making the machine.
+        ///
+        /// Of all of it that the run keeps others from using. A record's share is its duration over
+        /// `carbon.lifetime_h`: M of the software carbon intensity, stated beside the emissions of the energy.
+        pub embodied_g: Option<f64> = None,
+            unit("grams of CO₂-equivalent"),
+            unset("not stated"),
+            expects(at_least(0.0).number()),
+            check(Self::no_lifetime);
+        /// Working hours of the machine in its life.
+        ///
+        /// Hours in which it computes for somebody. Its emissions are spread over these alone.
+        pub lifetime_h: Option<f64> = None,
+            unit("hours"),
+            unset("needed with `carbon.embodied_g`"),
+            expects(above(0.0).words("a number of hours above 0")),
+            idle(without("carbon.embodied_g"));
     }
 }
 
@@ -130,8 +157,24 @@ impl CarbonConfig {
         (!is_given).then(|| carbon::resolve(self).err())?.map(|error| error.to_string())
     }
 
+    fn no_lifetime(&self) -> Option<String> {
+        let is_missing = self.embodied_g.is_some() && self.lifetime_h.is_none();
+        is_missing.then(|| {
+            "carbon.embodied_g needs carbon.lifetime_h, the hours that the machine is used for".to_owned()
+        })
+    }
+
     fn unreadable_table(&self) -> Option<String> {
         IntensityTable::open(self.table.as_deref()?).err().map(|error| error.to_string())
+    }
+}
+
+/// What a configuration states of the machine besides its prices.
+pub fn stated_machine(energy: &EnergyConfig, carbon: &CarbonConfig) -> Machine {
+    let rate = |(machine_g, lifetime_h)| EmbodiedRate { machine_g: GramsCo2e(machine_g), lifetime_h };
+    Machine {
+        embodied: carbon.embodied_g.zip(carbon.lifetime_h).map(rate),
+        idle_w: energy.machine_idle_w.map(Watts),
     }
 }
 
@@ -216,6 +259,19 @@ mod tests {
         assert!(toml::from_str::<EnergyConfig>("intervall_ms = 50").is_err());
         let error = toml::from_str::<EnergyConfig>("gpus = \"some\"").unwrap_err().to_string();
         assert!(error.contains("\"used\", \"all\", \"none\""), "{error}");
+    }
+
+    #[test]
+    fn embodied_emissions_need_a_lifetime() {
+        let alone = CarbonConfig { embodied_g: Some(1e6), ..CarbonConfig::default() };
+        assert_eq!(
+            alone.faults(),
+            ["carbon.embodied_g needs carbon.lifetime_h, the hours that the machine is used for"]
+        );
+        let both = CarbonConfig { lifetime_h: Some(35_000.0), ..alone };
+        assert!(both.faults().is_empty());
+        let never = CarbonConfig { lifetime_h: Some(0.0), ..both };
+        assert!(never.faults()[0].starts_with("carbon.lifetime_h = 0"), "{:?}", never.faults());
     }
 
     #[test]

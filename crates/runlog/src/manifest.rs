@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::beside::Machine;
 use crate::clock::{MonotonicNs, WallAnchor, boot_id};
 use crate::device::ComputeDevice;
 use crate::error::RunlogError;
@@ -204,6 +205,9 @@ pub struct SegmentPrices {
     pub carbon_table: Option<String>,
     /// The price of energy; null without one.
     pub tariff: Option<SegmentTariff>,
+    /// What is stated of the machine; absent where nothing is.
+    #[serde(default, skip_serializing_if = "Machine::is_empty")]
+    pub machine: Machine,
 }
 
 /// The price of energy in a segment.

@@ -180,6 +180,7 @@ impl Ledger {
                 per_kwh: *per_kwh,
                 currency: currency.clone(),
             });
+            books.machine = prices.machine;
             books.table = prices.carbon_table.as_ref().and_then(|path| self.table_at(Path::new(path)));
         } else if let Some(end) = self.ends.iter().find(|end| end.segment == segment.header.segment.id) {
             *pue = end.pue;
