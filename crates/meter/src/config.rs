@@ -20,6 +20,7 @@ use wattle_settings::{Kind, SettingType, section};
 
 use crate::books::carbon;
 use crate::books::intensity_table::IntensityTable;
+use crate::sensors::calibrations::Calibrations;
 
 section! {
     /// What is metered, and how often.
@@ -38,6 +39,14 @@ section! {
         ///
         /// What the building draws for each joule of the machine; 1 is the machine alone.
         pub pue: f64 = 1.0, expects(at_least(1.0).number());
+        /// A file of calibrations.
+        ///
+        /// Made by `wattle calibrate`. What a sensor says is multiplied by its calibration's gain, and records name it.
+        pub calibration: Option<PathBuf> = None,
+            unset("the file of `wattle calibrate`"),
+            check(Self::unreadable_calibration);
+        /// Whether calibrations are applied.
+        pub calibrated: bool = true;
         /// Which GPU boards are metered.
         ///
         /// `"used"`: those that the run computes on. `"all"`: every board of the machine. `"none"`: none. A list:
@@ -148,6 +157,13 @@ impl EnergyConfig {
     /// Time between two readings.
     pub fn interval(&self) -> Duration {
         Duration::from_millis(self.interval_ms)
+    }
+}
+
+impl EnergyConfig {
+    fn unreadable_calibration(&self) -> Option<String> {
+        let path = self.calibration.as_deref().filter(|_| self.calibrated)?;
+        Calibrations::read(path).err().map(|error| format!("energy.calibration: {error}"))
     }
 }
 

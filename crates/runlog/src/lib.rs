@@ -17,6 +17,7 @@
 //! - [`run_dir`]: the run directory, its lock, and atomic writes
 
 pub mod beside;
+pub mod calibration;
 pub mod clock;
 pub mod device;
 pub mod error;

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::beside::{Embodied, MachineIdle, Projected};
+use crate::calibration::AppliedCalibration;
 use crate::clock::MonotonicNs;
 use crate::span::Phase;
 use crate::units::{Celsius, GramsCo2e, GramsPerKwh, Joules, Seconds, Watts};
@@ -293,6 +294,10 @@ pub struct SensorRecord {
     /// where nothing was guessed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub assumption: Option<String>,
+    /// By what its readings were corrected; absent where they stand as the sensor gave them, and where that changed
+    /// within the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<AppliedCalibration>,
     /// What to know about the figure.
     pub flags: Vec<Flag>,
 }

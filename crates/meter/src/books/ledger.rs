@@ -538,6 +538,7 @@ pub(crate) mod tests {
             throttle: Vec::new(),
             clocks: None,
             assumption: None,
+            calibration: None,
             flags: flags.to_vec(),
         }
     }

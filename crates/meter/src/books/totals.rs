@@ -314,6 +314,12 @@ impl SensorTotal {
         if sensor.max_temperature_c > total.max_temperature_c {
             total.max_temperature_c = sensor.max_temperature_c;
         }
+        if total.systematic_id != sensor.systematic_id {
+            // Neither error is that of the sum: no other run shares it.
+            total.systematic_fraction = total.systematic_fraction.max(sensor.systematic_fraction);
+            total.systematic_id = format!("{}+{}", total.systematic_id, sensor.systematic_id);
+            total.calibration = None;
+        }
         // One stretch without the counter, and the sum is no longer the counter's.
         if total.method == Method::Counter {
             total.method = sensor.method;

@@ -257,6 +257,7 @@ impl NvmlSensor {
             id,
             flags: if is_divided { vec![Flag::WholeDevice] } else { Vec::new() },
             assumption: None,
+            calibration: None,
             limits: limits(&device),
         };
         Ok(Self {
