@@ -58,6 +58,7 @@
 //! ```
 
 pub mod books;
+pub mod calibrate;
 pub mod config;
 pub mod error;
 pub mod export;

@@ -1,0 +1,3 @@
+//! Sensors held against a wall meter.
+
+pub mod log;
