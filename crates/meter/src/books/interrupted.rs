@@ -296,6 +296,19 @@ impl Segment {
         }
     }
 
+    pub(crate) fn forget_before(&mut self, t: MonotonicNs) {
+        self.histories.iter_mut().for_each(|history| history.forget_before(t));
+    }
+
+    pub(crate) fn histories(&self) -> &[History] {
+        &self.histories
+    }
+
+    /// Its first and its last reading.
+    pub(crate) fn span(&self) -> (Option<MonotonicNs>, Option<MonotonicNs>) {
+        (self.first, self.last)
+    }
+
     /// Adds what is written some time after the moment that it stands for.
     fn add_late(&mut self, sensor: usize, quantity: TraceQuantity, sample: &Sample) {
         let SampleValue::Measured(value) = sample.value else { return };

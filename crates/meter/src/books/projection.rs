@@ -95,7 +95,7 @@ impl Projection {
     }
 }
 
-fn student(freedom: usize) -> f64 {
+pub(crate) fn student(freedom: usize) -> f64 {
     freedom.checked_sub(1).and_then(|i| STUDENT.get(i)).copied().unwrap_or(1.96)
 }
 

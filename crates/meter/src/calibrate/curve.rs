@@ -1,0 +1,189 @@
+//! What each measured sensor of a run said, as energy over the wall clock.
+
+use std::path::Path;
+
+use wattle_runlog::manifest::SensorInfo;
+use wattle_runlog::{MonotonicNs, Seconds, WallAnchor};
+
+use crate::books::interrupted::Segment;
+use crate::error::MeterError;
+use crate::readings::trace_reader::{TraceItem, TraceReader};
+
+/// Time between two moments of a curve.
+const STEP: Seconds = Seconds(0.1);
+/// By so much the moments that are taken stay behind the readings: what comes late has come by then.
+const BEHIND: Seconds = Seconds(30.0);
+/// Readings between two looks at them.
+const CHUNK: usize = 4_096;
+/// No sensor draws more within a step; what seems to has a counter that started again.
+const HIGHEST_W: f64 = 1e5;
+
+/// The energy of one sensor at moments that lie evenly apart, in the run's seconds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Curve {
+    /// Of the first moment.
+    pub start_s: f64,
+    /// Between two of them.
+    pub step_s: f64,
+    /// Joules up to each.
+    pub energy: Vec<f64>,
+}
+
+/// The curves of a part of a run that one process made.
+#[derive(Clone, Debug)]
+pub struct RunCurves {
+    /// The run's id.
+    pub run_id: String,
+    /// The segment.
+    pub segment: u32,
+    /// How many segments there are.
+    pub n_segments: usize,
+    /// The wall clock, in nanoseconds since 1970 UTC, where the run's seconds begin.
+    pub origin_ns: i64,
+    /// Each measured sensor as it is without a calibration, and its curve.
+    pub sensors: Vec<(SensorInfo, Curve)>,
+}
+
+impl Curve {
+    /// Whether all of a stretch lies within it.
+    pub fn covers(&self, from: f64, to: f64) -> bool {
+        from >= self.start_s && to <= self.end_s()
+    }
+
+    /// Its last moment.
+    pub fn end_s(&self) -> f64 {
+        self.start_s + self.step_s * self.energy.len().saturating_sub(1) as f64
+    }
+
+    /// Mean power over a stretch, in watts.
+    pub fn mean(&self, from: f64, to: f64) -> f64 {
+        (self.at(to) - self.at(from)) / (to - from)
+    }
+
+    fn at(&self, t: f64) -> f64 {
+        let last = self.energy.len() - 1;
+        let place = ((t - self.start_s) / self.step_s).clamp(0.0, last as f64);
+        let i = (place as usize).min(last.saturating_sub(1));
+        let next = self.energy[(i + 1).min(last)];
+        self.energy[i] + (next - self.energy[i]) * (place - i as f64)
+    }
+}
+
+impl RunCurves {
+    /// Reads the trace at `path`, and of its segments the longest.
+    ///
+    /// # Errors
+    /// If it cannot be read, or nothing in it was measured.
+    pub fn read(path: &Path) -> Result<Self, MeterError> {
+        let mut longest: Option<(f64, Self)> = None;
+        let mut n_segments = 0;
+        let mut current: Option<Reader> = None;
+        let mut take = |reader: Option<Reader>| {
+            let Some((seconds, curves)) = reader.and_then(Reader::finish) else { return };
+            if longest.as_ref().is_none_or(|(most, _)| seconds > *most) {
+                longest = Some((seconds, curves));
+            }
+        };
+        for item in TraceReader::open(path)? {
+            match item? {
+                TraceItem::Segment(header) => {
+                    take(current.take());
+                    n_segments += 1;
+                    current = Some(Reader::new(Segment::new(*header, path)?));
+                }
+                TraceItem::Sample(sample) => {
+                    if let Some(reader) = &mut current {
+                        reader.segment.add(sample, &[]);
+                        reader.n += 1;
+                        if reader.n.is_multiple_of(CHUNK) {
+                            reader.advance(BEHIND);
+                        }
+                    }
+                }
+            }
+        }
+        take(current);
+        let fault = |reason: &str| MeterError::NotATrace { path: path.to_owned(), reason: reason.to_owned() };
+        let (_, curves) = longest.ok_or_else(|| fault("it holds no readings"))?;
+        if curves.sensors.is_empty() {
+            return Err(fault(
+                "no sensor in it measures, so there is nothing to calibrate; estimates have no gain",
+            ));
+        }
+        for (info, curve) in &curves.sensors {
+            let jumps = |pair: &[f64]| {
+                let watts = (pair[1] - pair[0]) / curve.step_s;
+                !(-1.0..HIGHEST_W).contains(&watts)
+            };
+            if curve.energy.windows(2).any(jumps) {
+                return Err(fault(&format!(
+                    "the counter of {} started again within the run; calibrate by another run",
+                    info.id
+                )));
+            }
+        }
+        Ok(Self { n_segments, ..curves })
+    }
+}
+
+/// A segment while it is read.
+struct Reader {
+    segment: Segment,
+    n: usize,
+    next: Option<MonotonicNs>,
+    start: Option<MonotonicNs>,
+    energies: Vec<Vec<f64>>,
+}
+
+impl Reader {
+    fn new(segment: Segment) -> Self {
+        let energies = vec![Vec::new(); segment.histories().len()];
+        Self { segment, n: 0, next: None, start: None, energies }
+    }
+
+    /// Takes the energies at the moments that lie so far behind the last reading, and forgets what is before them.
+    fn advance(&mut self, behind: Seconds) {
+        self.segment.flush(&[]);
+        let (Some(first), Some(last)) = self.segment.span() else { return };
+        let mut next = self.next.unwrap_or(first);
+        self.start.get_or_insert(next);
+        while next.after(behind) <= last {
+            for (energies, history) in self.energies.iter_mut().zip(self.segment.histories()) {
+                energies.push(history.energy_at(next).get());
+            }
+            next = next.after(STEP);
+        }
+        self.next = Some(next);
+        self.segment.forget_before(next.before(BEHIND));
+    }
+
+    /// Its length in seconds, and its curves.
+    fn finish(mut self) -> Option<(f64, RunCurves)> {
+        self.advance(Seconds::ZERO);
+        let start = self.start?;
+        let (_, end) = self.segment.span();
+        let anchor: WallAnchor = self.segment.anchor;
+        let sensors = self.segment.histories().iter().zip(self.energies).filter_map(|(history, energy)| {
+            let info = history.info();
+            let applied = info.calibration.as_ref();
+            let gain = applied.map_or(1.0, |applied| applied.gain);
+            let info = SensorInfo {
+                systematic_id: applied
+                    .map_or_else(|| info.systematic_id.clone(), |a| a.systematic_id.clone()),
+                calibration: None,
+                ..info.clone()
+            };
+            let energy: Vec<f64> = energy.into_iter().map(|joules| joules / gain).collect();
+            let curve = Curve { start_s: 0.0, step_s: STEP.get(), energy };
+            (info.method.is_measured() && curve.energy.len() > 1).then_some((info, curve))
+        });
+        let curves = RunCurves {
+            run_id: self.segment.header.run_id.clone(),
+            segment: self.segment.header.segment.id,
+            n_segments: 1,
+            origin_ns: anchor.wall_ns_at(start),
+            sensors: sensors.collect(),
+        };
+        Some((end?.since(start).get(), curves))
+    }
+}
