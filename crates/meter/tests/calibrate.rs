@@ -205,7 +205,7 @@ fn log(meter: &Meter, curves: &[(&Curve, f64)], random: &mut Random) -> WallLog 
 const GIVEN: Given = Given {
     psu_efficiency: Some(Interval { value: 0.92, half_width: 0.0 }),
     meter_accuracy: 0.0,
-    max_lag_s: 30.0,
+    max_lag_s: 20.0,
 };
 
 fn compared(meter: &Meter, seed: u64, seconds: f64) -> Result<Comparison, MeterError> {
@@ -227,6 +227,8 @@ fn holds(interval: &Interval, truth: f64) -> bool {
 #[derive(Clone, Copy, Default)]
 struct Tally {
     n: u32,
+    /// Refused because the rest of the machine changed too slowly.
+    refused: u32,
     gain: u32,
     base: u32,
     lag: u32,
@@ -246,9 +248,19 @@ fn over_a_thousand_meters_the_truth_is_inside_the_interval_in_ninety_five_of_a_h
                     let kind = (seed % 5) as usize;
                     let meter = family(kind, &mut random);
                     let seconds = [900.0, 2_400.0, 5_400.0, 1_500.0, 900.0][kind];
-                    let found = compared(&meter, seed, seconds);
-                    let found = found.unwrap_or_else(|error| panic!("seed {seed}, {meter:?}: {error}"));
                     let tally = &mut tallies[kind];
+                    let found = match compared(&meter, seed, seconds) {
+                        Ok(found) => found,
+                        Err(error) => {
+                            let error = error.to_string();
+                            assert!(
+                                error.contains("too little in common"),
+                                "seed {seed}, {meter:?}: {error}"
+                            );
+                            tally.refused += 1;
+                            continue;
+                        }
+                    };
                     let gain = found.sensors[0].gain.unwrap();
                     // The base is that of the middle of the readings, which is that of the run.
                     let base = meter.base_w + meter.drift_w_per_h * seconds / 2.0 / 3600.0;
@@ -271,7 +283,8 @@ fn over_a_thousand_meters_the_truth_is_inside_the_interval_in_ninety_five_of_a_h
         let n = of(|t| f64::from(t.n));
         let share = |f: fn(&Tally) -> f64| 100.0 * of(f) / n;
         println!(
-            "kind {kind}: gain {:.1} %, base {:.1} %, lag {:.1} %; half-widths {:.2} % and {:.2} s",
+            "kind {kind}: {} refused, gain {:.1} %, base {:.1} %, lag {:.1} %; half-widths {:.2} % and {:.2} s",
+            of(|t| f64::from(t.refused)),
             share(|t| f64::from(t.gain)),
             share(|t| f64::from(t.base)),
             share(|t| f64::from(t.lag)),
@@ -284,8 +297,8 @@ fn over_a_thousand_meters_the_truth_is_inside_the_interval_in_ninety_five_of_a_h
         whole.lag += of(|t| f64::from(t.lag)) as u32;
     }
     println!("all: gain {}, base {}, lag {} of {}", whole.gain, whole.base, whole.lag, whole.n);
-    assert_eq!(whole.n, 1_000);
+    assert!(whole.n >= 980, "{} refused", 1_000 - whole.n);
     for held in [whole.gain, whole.base, whole.lag] {
-        assert!((950..1_000).contains(&held), "{held} of 1000");
+        assert!(f64::from(held) >= 0.95 * f64::from(whole.n), "{held} of {}", whole.n);
     }
 }

@@ -113,7 +113,8 @@ fn no_drift(problem: &Problem<'_>, found: &Found) -> Result<(), String> {
     let middle = f64::midpoint(from, to);
     let halves = [(from, middle), (middle, to)];
     let lags = halves.map(|(from, to)| {
-        problem.between(from, to).search(found.lag_s - HALF_S, found.lag_s + HALF_S).map(|half| half.lag_s)
+        let half = problem.between(from, to);
+        half.search_with(found.lag_s - HALF_S, found.lag_s + HALF_S, found.response).map(|half| half.lag_s)
     });
     let [Some(early), Some(late)] = lags else { return Ok(()) };
     let allowed = DRIFT_S.max(problem.cadence_s());

@@ -15,6 +15,8 @@ const STEP: Seconds = Seconds(0.1);
 const BEHIND: Seconds = Seconds(30.0);
 /// Readings between two looks at them.
 const CHUNK: usize = 4_096;
+/// After so many time constants a smoothing has forgotten.
+const SETTLED: f64 = 6.0;
 /// No sensor draws more within a step; what seems to has a counter that started again.
 const HIGHEST_W: f64 = 1e5;
 
@@ -60,12 +62,33 @@ impl Curve {
         (self.at(to) - self.at(from)) / (to - from)
     }
 
+    /// The curve as something shows it that smooths power with a time constant. Its first moments are cut, which what came
+    /// before would have shaped.
+    pub fn smoothed(&self, constant_s: f64) -> Self {
+        let keeps = (-self.step_s / constant_s).exp();
+        let mut powers = self.energy.windows(2).map(|pair| (pair[1] - pair[0]) / self.step_s);
+        let mut smooth = powers.next().unwrap_or(0.0);
+        let mut sum = 0.0;
+        let energy = std::iter::once(0.0).chain(powers.map(|power| {
+            let before = smooth;
+            smooth = power + (smooth - power) * keeps;
+            sum += f64::midpoint(before, smooth) * self.step_s;
+            sum
+        }));
+        let energy: Vec<f64> = energy.collect();
+        let cut = ((SETTLED * constant_s / self.step_s) as usize).min(energy.len().saturating_sub(2));
+        // Half a step of the mean above, and half of the power that it smooths.
+        let start_s = self.start_s + self.step_s * (cut as f64 + 0.5);
+        Self { start_s, step_s: self.step_s, energy: energy[cut..].to_vec() }
+    }
+
     fn at(&self, t: f64) -> f64 {
-        let last = self.energy.len() - 1;
-        let place = ((t - self.start_s) / self.step_s).clamp(0.0, last as f64);
-        let i = (place as usize).min(last.saturating_sub(1));
-        let next = self.energy[(i + 1).min(last)];
-        self.energy[i] + (next - self.energy[i]) * (place - i as f64)
+        let place = ((t - self.start_s) / self.step_s).max(0.0);
+        let i = place as usize;
+        match self.energy.get(i..i + 2) {
+            Some([at, next]) => at + (next - at) * (place - i as f64),
+            _ => self.energy.last().copied().unwrap_or(0.0),
+        }
     }
 }
 

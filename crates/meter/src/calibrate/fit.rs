@@ -7,7 +7,7 @@
 //! What the rest of the machine draws comes and goes slowly, so residuals resemble their neighbours and ordinary errors
 //! would be far too small. The readings are cut into blocks that are long against the residuals' correlation time, and
 //! the fit is repeated without each of them (delete-a-block jackknife): (g − 1)/g·Σ(θ₋ᵢ − θ)² is the variance, and
-//! Student's t for g − 1 degrees of freedom gives the half-width. The lag takes part in it by its linear term.
+//! Student's t for g − 1 degrees of freedom gives the half-width. Lag and response take part in it by their linear terms.
 //!
 //! # References
 //! Künsch, *The Jackknife and the Bootstrap for General Stationary Observations*, Annals of Statistics 17 (1989);
@@ -18,12 +18,22 @@ use crate::calibrate::curve::Curve;
 use crate::windows::regression::inverse;
 
 /// Blocks at least and at most.
-const MIN_BLOCKS: usize = 6;
+const MIN_BLOCKS: usize = 5;
 const MAX_BLOCKS: usize = 16;
 /// A block lasts so many correlation times at least.
-const BLOCK_TIMES: f64 = 6.0;
-/// Averaging times that are tried.
+const BLOCK_TIMES: f64 = 10.0;
+/// Blocks of this length still share a little, and a response is not quite that of any model: without this, 93 intervals
+/// in 100 held.
+const WIDEN: f64 = 1.2;
+/// Averaging times that are tried first.
 const AVERAGING_S: [f64; 11] = [0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0];
+/// Time constants of a smoothing that are tried first.
+const SMOOTHING_S: [f64; 6] = [0.5, 1.0, 2.0, 4.0, 8.0, 16.0];
+/// What a smoothed power is averaged over besides.
+const MOMENT_S: f64 = 0.1;
+/// A lag is known no better than a curve's step, and this share of the time between two readings.
+const LAG_STEP_S: f64 = 0.1;
+const LAG_CADENCE: f64 = 0.05;
 /// Of lags that fit equally well but for so much, the smallest is taken: a load that repeats itself fits at many.
 const ALIKE: f64 = 1.1;
 
@@ -45,8 +55,8 @@ pub struct Fitted {
     pub base_w: Interval,
     /// By how many seconds the middle of what a reading stands for lies before the reading.
     pub lag_s: Interval,
-    /// The time that a reading seems to stand for.
-    pub averaging_s: f64,
+    /// What a reading seems to stand for.
+    pub response: Response,
     /// Share of the readings' variance that the sensors explain.
     pub explained: f64,
     /// Standard deviation of what they leave.
@@ -55,6 +65,15 @@ pub struct Fitted {
     pub correlation_s: f64,
     /// Readings that were used.
     pub readings: usize,
+}
+
+/// What a reading of a wall meter stands for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Response {
+    /// The mean over so many seconds.
+    Mean(f64),
+    /// Power that is smoothed with a time constant of so many seconds.
+    Smooth(f64),
 }
 
 /// Why no fit can be made.
@@ -80,7 +99,7 @@ pub(crate) struct Problem<'a> {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Found {
     pub(crate) lag_s: f64,
-    pub(crate) averaging_s: f64,
+    pub(crate) response: Response,
     /// Share of the variance that is left.
     pub(crate) unexplained: f64,
 }
@@ -120,11 +139,17 @@ impl Problem<'_> {
         if readings.len() < 4 * (columns + 1) {
             return None;
         }
+        let half = averaging / 2.0;
+        if let [curve] = self.curves[..] {
+            return one_unexplained(
+                readings.iter().map(|(t, y)| (curve.mean(t - lag - half, t - lag + half), *y)),
+            );
+        }
         let mut normal = Normal::new(columns);
         let mut row = vec![1.0; columns];
         for (t, watts) in readings {
             for (x, curve) in row[1..].iter_mut().zip(&self.curves) {
-                *x = curve.mean(t - lag - averaging / 2.0, t - lag + averaging / 2.0);
+                *x = curve.mean(t - lag - half, t - lag + half);
             }
             normal.add(&row, *watts);
         }
@@ -137,6 +162,18 @@ impl Problem<'_> {
 
     /// The lag from `low` to `high` that fits best; `None` where none can be tried.
     pub(crate) fn search(&self, low: f64, high: f64) -> Option<Found> {
+        let (lag, step) = self.coarse(low, high)?;
+        self.refine(lag, 1.5 * step)
+    }
+
+    /// The same for a meter that is known to respond so.
+    pub(crate) fn search_with(&self, low: f64, high: f64, response: Response) -> Option<Found> {
+        let (lag, step) = self.coarse(low, high)?;
+        self.with_response(lag, 1.5 * step, response, 0.02)
+    }
+
+    /// A lag near the best one, and how near.
+    fn coarse(&self, low: f64, high: f64) -> Option<(f64, f64)> {
         let cadence = self.cadence_s();
         let step = (cadence / 2.0).clamp(0.25, 1.0).min((high - low) / 8.0);
         let n = ((high - low) / step).round() as usize;
@@ -149,32 +186,47 @@ impl Problem<'_> {
             at(*i) <= before && at(*i) <= at(i + 1) && at(*i) <= ALIKE * least
         };
         let dip = (0..=n).filter(is_dip).min_by(|i, j| lags[*i].abs().total_cmp(&lags[*j].abs()))?;
-        let candidates = AVERAGING_S.into_iter().filter(|seconds| *seconds <= 4.0 * cadence.max(1.0));
-        let refined = candidates.filter_map(|averaging| self.refine(lags[dip], step, averaging));
-        refined.min_by(|a, b| a.unexplained.total_cmp(&b.unexplained))
+        Some((lags[dip], step))
     }
 
-    /// The best lag within a step of one, by golden sections.
-    fn refine(&self, lag: f64, step: f64, averaging_s: f64) -> Option<Found> {
-        const GOLDEN: f64 = 0.618_033_988_749_894_9;
-        let at = |lag: f64| self.unexplained(lag, averaging_s).unwrap_or(f64::INFINITY);
-        let (mut low, mut high) = (lag - 1.5 * step, lag + 1.5 * step);
-        let (mut a, mut b) = (high - GOLDEN * (high - low), low + GOLDEN * (high - low));
-        let (mut at_a, mut at_b) = (at(a), at(b));
-        while high - low > 0.005 {
-            if at_a <= at_b {
-                (high, b, at_b) = (b, a, at_a);
-                a = high - GOLDEN * (high - low);
-                at_a = at(a);
-            } else {
-                (low, a, at_a) = (a, b, at_b);
-                b = low + GOLDEN * (high - low);
-                at_b = at(b);
+    /// The best lag and response near a lag.
+    fn refine(&self, lag: f64, step: f64) -> Option<Found> {
+        let most = 4.0 * self.cadence_s().max(1.0);
+        let means = AVERAGING_S.into_iter().map(Response::Mean);
+        let responses = means.chain(SMOOTHING_S.into_iter().map(Response::Smooth));
+        let tried = responses.filter(|response| response.seconds() <= most);
+        let found = tried.filter_map(|response| self.with_response(lag, step, response, 0.1));
+        let best = found.min_by(|a, b| a.unexplained.total_cmp(&b.unexplained))?;
+        let around = |seconds: f64| {
+            let response = best.response.of(seconds);
+            self.with_response(best.lag_s, 0.3 * step, response, 0.01)
+        };
+        let unexplained = |seconds: f64| around(seconds).map_or(f64::INFINITY, |found| found.unexplained);
+        let seconds = best.response.seconds();
+        let seconds = golden(0.5 * seconds, 2.0 * seconds, 0.05 * seconds, unexplained);
+        around(seconds).filter(|found| found.unexplained <= best.unexplained).or(Some(best))
+    }
+
+    /// The best lag near one, of a meter that responds so.
+    fn with_response(&self, lag: f64, step: f64, response: Response, tolerance: f64) -> Option<Found> {
+        let (shaped, averaging, shift) = self.shaped(response);
+        let problem = Problem { curves: shaped.iter().collect(), readings: self.readings };
+        let problem = if shaped.is_empty() { self } else { &problem };
+        let unexplained = |lag: f64| problem.unexplained(lag - shift, averaging);
+        let lag_s =
+            golden(lag - step, lag + step, tolerance, |lag| unexplained(lag).unwrap_or(f64::INFINITY));
+        Some(Found { lag_s, response, unexplained: unexplained(lag_s)? })
+    }
+
+    /// What the curves are replaced by for a response (nothing where they stay), what they are then averaged over, and by
+    /// how much that shifts the lag.
+    fn shaped(&self, response: Response) -> (Vec<Curve>, f64, f64) {
+        match response {
+            Response::Mean(seconds) => (Vec::new(), seconds, 0.0),
+            Response::Smooth(seconds) => {
+                (self.curves.iter().map(|curve| curve.smoothed(seconds)).collect(), MOMENT_S, seconds)
             }
         }
-        let lag_s = f64::midpoint(low, high);
-        let unexplained = self.unexplained(lag_s, averaging_s)?;
-        Some(Found { lag_s, averaging_s, unexplained })
     }
 
     /// The fit at a lag, with intervals.
@@ -182,14 +234,22 @@ impl Problem<'_> {
     /// # Errors
     /// If the readings do not allow one.
     pub(crate) fn fit(&self, found: &Found) -> Result<Fitted, NoFit> {
-        let Found { lag_s, averaging_s, unexplained } = *found;
+        let (shaped, averaging_s, shift) = self.shaped(found.response);
+        let problem = Problem { curves: shaped.iter().collect(), readings: self.readings };
+        let problem = if shaped.is_empty() { self } else { &problem };
+        problem.fit_mean(found, averaging_s, shift)
+    }
+
+    fn fit_mean(&self, found: &Found, averaging_s: f64, shift: f64) -> Result<Fitted, NoFit> {
+        let lag_s = found.lag_s - shift;
         let half = averaging_s / 2.0;
         let h = (averaging_s / 4.0).max(0.1);
-        // The lag's column needs powers a little before and after.
-        let margin = averaging_s + 2.0 * h;
+        // The columns of lag and response need powers a little before and after.
+        let wider = (0.25 * found.response.seconds()).max(0.1);
+        let margin = averaging_s + 2.0 * h.max(wider);
         let readings = self.within(lag_s, margin);
         let k = self.curves.len();
-        let columns = k + 3;
+        let columns = k + 4;
         let cadence = self.cadence_s();
         let too_short = |seconds: f64| NoFit::TooShort { needed_s: seconds };
         if readings.len() < 4 * MIN_BLOCKS * columns {
@@ -205,18 +265,31 @@ impl Problem<'_> {
         };
         let plain_rows: Vec<(Vec<f64>, f64)> =
             readings.iter().map(|(t, watts)| (plain(*t), *watts)).collect();
-        let beta = Normal::of(columns - 1, &plain_rows).solve().ok_or(NoFit::Alike)?;
+        let beta = Normal::of(k + 2, &plain_rows).solve().ok_or(NoFit::Alike)?;
         // What a second more of lag would change.
         let by_lag = |t: f64| -> f64 {
             let slope =
                 |curve: &&Curve| (mean(curve, t - lag_s - h) - mean(curve, t - lag_s + h)) / (2.0 * h);
             self.curves.iter().zip(&beta[2..]).map(|(curve, k)| k * slope(curve)).sum()
         };
+        // What an averaging that is longer by so much would change. The response of a meter is not known; with this column,
+        // what is wrong with it at first order does not lean on the gains.
+        let by_width = |t: f64| -> f64 {
+            let change = |curve: &&Curve| {
+                curve.mean(t - lag_s - half - wider, t - lag_s + half + wider) - mean(curve, t - lag_s)
+            };
+            self.curves.iter().zip(&beta[2..]).map(|(curve, k)| k * change(curve)).sum()
+        };
         let mut rows = plain_rows;
         for ((row, _), (t, _)) in rows.iter_mut().zip(readings) {
-            row.push(by_lag(*t));
+            row.extend([by_lag(*t), by_width(*t)]);
         }
-        let whole = Normal::of(columns, &rows);
+        let (lag_column, width_column) = (k + 2, k + 3);
+        let mut whole = Normal::of(columns, &rows);
+        // Without a reading near a change, nothing tells the two.
+        for column in [lag_column, width_column] {
+            whole.matrix[column][column] += 1e-3;
+        }
         let beta = whole.solve().ok_or(NoFit::Alike)?;
         let dot = |row: &[f64]| row.iter().zip(&beta).map(|(x, b)| x * b).sum::<f64>();
         let residuals: Vec<f64> = rows.iter().map(|(row, watts)| watts - dot(row)).collect();
@@ -238,20 +311,73 @@ impl Problem<'_> {
         let t = student(blocks - 1);
         let interval = |column: usize, value: f64| Interval {
             value,
-            half_width: t * ((g - 1.0) / g * squares[column]).sqrt(),
+            half_width: WIDEN * t * ((g - 1.0) / g * squares[column]).sqrt(),
         };
+        let lag = interval(lag_column, found.lag_s + beta[lag_column]);
+        let least = LAG_STEP_S + LAG_CADENCE * cadence;
         let variance = residuals.iter().map(|r| r * r).sum::<f64>() / (rows.len() - columns) as f64;
         Ok(Fitted {
             per_sensor: (0..k).map(|i| interval(i + 2, beta[i + 2])).collect(),
             base_w: interval(0, beta[0]),
-            lag_s: interval(columns - 1, lag_s + beta[columns - 1]),
-            averaging_s,
-            explained: 1.0 - unexplained,
+            lag_s: Interval { half_width: lag.half_width.hypot(least), ..lag },
+            response: found.response,
+            explained: 1.0 - found.unexplained,
             residual_w: variance.sqrt(),
             correlation_s: correlation * cadence,
             readings: rows.len(),
         })
     }
+}
+
+impl Response {
+    /// Its one number.
+    pub fn seconds(self) -> f64 {
+        match self {
+            Self::Mean(seconds) | Self::Smooth(seconds) => seconds,
+        }
+    }
+
+    /// The same with another number.
+    fn of(self, seconds: f64) -> Self {
+        match self {
+            Self::Mean(_) => Self::Mean(seconds),
+            Self::Smooth(_) => Self::Smooth(seconds),
+        }
+    }
+}
+
+/// Where a function is least between two places, by golden sections.
+fn golden(mut low: f64, mut high: f64, tolerance: f64, at: impl Fn(f64) -> f64) -> f64 {
+    const GOLDEN: f64 = 0.618_033_988_749_894_9;
+    let (mut a, mut b) = (high - GOLDEN * (high - low), low + GOLDEN * (high - low));
+    let (mut at_a, mut at_b) = (at(a), at(b));
+    while high - low > tolerance {
+        if at_a <= at_b {
+            (high, b, at_b) = (b, a, at_a);
+            a = high - GOLDEN * (high - low);
+            at_a = at(a);
+        } else {
+            (low, a, at_a) = (a, b, at_b);
+            b = low + GOLDEN * (high - low);
+            at_b = at(b);
+        }
+    }
+    f64::midpoint(low, high)
+}
+
+/// The share of the variance that one column leaves.
+fn one_unexplained(pairs: impl Iterator<Item = (f64, f64)>) -> Option<f64> {
+    let (mut n, mut x, mut y, mut xx, mut xy, mut yy) = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0);
+    for (a, b) in pairs {
+        n += 1.0;
+        x += a;
+        y += b;
+        xx += a * a;
+        xy += a * b;
+        yy += b * b;
+    }
+    let (xx, xy, yy) = (xx - x * x / n, xy - x * y / n, yy - y * y / n);
+    (xx > 1e-9 && yy > 0.0).then(|| (1.0 - xy * xy / (xx * yy)).clamp(0.0, 1.0))
 }
 
 /// The sums that a least-squares fit needs.
