@@ -302,3 +302,120 @@ fn over_a_thousand_meters_the_truth_is_inside_the_interval_in_ninety_five_of_a_h
         assert!(f64::from(held) >= 0.95 * f64::from(whole.n), "{held} of {}", whole.n);
     }
 }
+
+#[test]
+fn a_lag_out_of_range_is_named_with_the_flag_that_corrects_it() {
+    for (delay_s, word, offset) in
+        [(90.0, "ahead of", "--clock-offset=90"), (-240.0, "behind", "--clock-offset=-239")]
+    {
+        let said = refused(&Meter { delay_s, ..STEADY }, 1);
+        assert!(said.contains(word) && said.contains(offset) && said.contains("NTP"), "{said}");
+    }
+}
+
+#[test]
+fn a_clock_of_another_zone_is_told_from_one_that_is_merely_off() {
+    let mut random = Random(2);
+    let curve = curve(&load(&mut random, 900.0));
+    for hours in [-5.0, 2.0, 5.75] {
+        let mut log = log(&STEADY, &[(&curve, 1.0)], &mut random);
+        log.readings.iter_mut().for_each(|(ns, _)| *ns += (hours * 3600.0 * 1e9) as i64);
+        let said = compare(&run(vec![curve.clone()]), &log, &GIVEN).unwrap_err().to_string();
+        let sign = if hours > 0.0 { "ahead of" } else { "behind" };
+        assert!(
+            said.contains(sign) && said.contains("another zone") && said.contains("--utc-offset"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn a_clock_that_drifts_is_noticed_and_a_good_one_is_not() {
+    // Three seconds in fifteen minutes.
+    let said = refused(&Meter { clock_rate: 3.0 / 900.0, ..STEADY }, 3);
+    assert!(said.contains("gains about") && said.contains("s an hour") && said.contains("NTP"), "{said}");
+    let said = refused(&Meter { clock_rate: -4.0 / 900.0, ..STEADY }, 3);
+    assert!(said.contains("loses about"), "{said}");
+    compared(&Meter { clock_rate: 0.2 / 900.0, ..STEADY }, 3, 900.0).unwrap();
+}
+
+#[test]
+fn a_log_of_another_time_or_another_machine_is_refused() {
+    let mut random = Random(4);
+    let curve = curve(&load(&mut random, 900.0));
+    let run = run(vec![curve.clone()]);
+    let mut late = log(&STEADY, &[(&curve, 1.0)], &mut random);
+    late.readings.iter_mut().for_each(|(ns, _)| *ns += 86_400 * 1_000_000_000);
+    let said = compare(&run, &late, &GIVEN).unwrap_err().to_string();
+    assert!(said.contains("begins") && said.contains("after the run ends"), "{said}");
+    let mut other = log(&STEADY, &[(&curve, 1.0)], &mut random);
+    other.readings.iter_mut().for_each(|(_, watts)| *watts = 200.0 + 30.0 * random.normal());
+    let said = compare(&run, &other, &GIVEN).unwrap_err().to_string();
+    assert!(said.contains("does not follow the run"), "{said}");
+}
+
+#[test]
+fn a_steady_load_is_refused_with_a_command_that_makes_another() {
+    let mut random = Random(5);
+    let flat = curve(&vec![300.0; 9_000]);
+    let step: Vec<f64> = (0..9_000).map(|i| if i < 3_000 { 70.0 } else { 650.0 }).collect();
+    for (curve, word) in [(flat, "300 to 300 W"), (curve(&step), "70 to 650 W, 1 changes")] {
+        let log = log(&STEADY, &[(&curve, 1.0)], &mut random);
+        let said = compare(&run(vec![curve]), &log, &GIVEN).unwrap_err().to_string();
+        assert!(said.contains(word) && said.contains("wattle meter --trace"), "{said}");
+    }
+}
+
+#[test]
+fn two_boards_are_told_apart_where_their_loads_differ_and_refused_where_they_do_not() {
+    let mut random = Random(6);
+    let (one, other) = (curve(&load(&mut random, 1_800.0)), curve(&load(&mut random, 1_800.0)));
+    let log_of_both = log(&STEADY, &[(&one, 1.0), (&other, 0.9)], &mut random);
+    let n = one.energy.len().min(other.energy.len());
+    let cut = |curve: &Curve| Curve { energy: curve.energy[..n].to_vec(), ..curve.clone() };
+    let found = compare(&run(vec![cut(&one), cut(&other)]), &log_of_both, &GIVEN).unwrap();
+    for (sensor, k) in found.sensors.iter().zip([1.12, 0.9 * 1.12]) {
+        let per_sensor = sensor.wall_per_sensor.unwrap();
+        assert!((per_sensor.value - k).abs() < 2.0 * per_sensor.half_width && per_sensor.half_width < 0.01);
+        assert_eq!(sensor.why_not, None);
+    }
+    let together = log(&STEADY, &[(&one, 1.0), (&one, 0.9)], &mut random);
+    let said = compare(&run(vec![one.clone(), one]), &together, &GIVEN).unwrap_err().to_string();
+    assert!(said.contains("rise and fall together"), "{said}");
+}
+
+#[test]
+fn what_is_not_given_or_not_credible_keeps_a_sensor_from_being_calibrated() {
+    let mut random = Random(7);
+    let curve = curve(&load(&mut random, 900.0));
+    let log = log(&STEADY, &[(&curve, 1.0)], &mut random);
+    let with = |given: Given, change: &dyn Fn(&mut RunCurves)| {
+        let mut run = run(vec![curve.clone()]);
+        change(&mut run);
+        let found = compare(&run, &log, &given).unwrap();
+        let kept = found.calibrations(&run, "plug.csv", &given);
+        (found.sensors[0].clone(), kept)
+    };
+    let same = |_: &mut RunCurves| {};
+    let (sensor, kept) = with(Given { psu_efficiency: None, ..GIVEN }, &same);
+    assert!(sensor.wall_per_sensor.is_some() && sensor.gain.is_none() && kept.is_empty());
+    assert!(sensor.why_not.unwrap().contains("--psu-efficiency"));
+
+    let psu = Interval { value: 0.92, half_width: 0.01 };
+    let given = Given { psu_efficiency: Some(psu), meter_accuracy: 0.005, ..GIVEN };
+    let (sensor, kept) = with(given, &same);
+    let gain = sensor.gain.unwrap();
+    // The supply's share and the meter's together, and next to nothing of the fit's.
+    let share = (0.01f64 / 0.92).hypot(0.005);
+    assert!((gain.half_width / gain.value - share).abs() < 1e-3, "{gain:?}");
+    let [kept] = &kept[..] else { panic!("{kept:?}") };
+    assert_eq!((kept.sensor.as_str(), kept.systematic_id.as_str()), ("gpu:GPU-0", "gain/gpu:GPU-0"));
+    assert!((kept.gain - 1.12 * 0.92).abs() < 0.005 && kept.gain_uncertainty == gain.half_width / gain.value);
+
+    let wide = Given { psu_efficiency: Some(Interval { value: 0.85, half_width: 0.1 }), ..GIVEN };
+    assert!(with(wide, &same).0.why_not.unwrap().contains("too wide"));
+    let kilowatts = Given { psu_efficiency: Some(Interval { value: 0.1, half_width: 0.0 }), ..GIVEN };
+    assert!(with(kilowatts, &same).0.why_not.unwrap().contains("no sensor's"));
+    let nameless = |run: &mut RunCurves| run.sensors[0].0.id = "gpu:0".to_owned();
+    assert!(with(given, &nameless).0.why_not.unwrap().contains("UUID"));
+}

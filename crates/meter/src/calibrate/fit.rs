@@ -127,6 +127,23 @@ impl Problem<'_> {
         &self.readings[at(from)..at(to).max(at(from))]
     }
 
+    /// Whether the curves cannot be told apart, whatever the readings.
+    pub(crate) fn are_alike(&self) -> bool {
+        let columns = self.curves.len() + 1;
+        let mut normal = Normal::new(columns);
+        let mut row = vec![1.0; columns];
+        let from = self.curves.iter().map(|curve| curve.start_s).fold(f64::MIN, f64::max);
+        let to = self.curves.iter().map(|curve| curve.end_s()).fold(f64::MAX, f64::min);
+        for second in 0..(to - from).max(0.0) as usize {
+            let t = from + second as f64;
+            for (x, curve) in row[1..].iter_mut().zip(&self.curves) {
+                *x = curve.mean(t, t + 1.0);
+            }
+            normal.add(&row, 0.0);
+        }
+        normal.solve().is_none()
+    }
+
     /// How many readings there are for a lag.
     pub(crate) fn n_within(&self, lag: f64) -> usize {
         self.within(lag, self.cadence_s()).len()

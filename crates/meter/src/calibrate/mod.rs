@@ -81,6 +81,9 @@ pub fn compare(run: &RunCurves, log: &WallLog, given: &Given) -> Result<Comparis
     let varying: Vec<usize> = (0..loads.len()).filter(|i| loads[*i].varies()).collect();
     let curves = varying.iter().map(|i| &run.sensors[*i].1).collect();
     let problem = Problem { curves, readings: &readings };
+    if problem.are_alike() {
+        return Err(refuse(no_fit(NoFit::Alike)));
+    }
     let found = clock::lag(&problem, given.max_lag_s)?;
     let fitted = problem.fit(&found).map_err(|error| refuse(no_fit(error)))?;
     let mut sensors: Vec<Compared> = run
