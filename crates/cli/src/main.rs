@@ -61,6 +61,7 @@ fn main() -> ExitCode {
         #[cfg(feature = "train")]
         Command::Sweep(sweep) => commands::sweep::run(sweep, &bars, args.verbose, args.quiet),
         Command::Estimate(estimate) => commands::estimate::run(estimate),
+        Command::Calibrate(calibrate) => commands::calibrate::run(calibrate),
         Command::Devices(devices) => commands::devices::run(devices),
     };
     drop(log_file);

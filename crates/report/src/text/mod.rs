@@ -15,6 +15,7 @@ use crate::text::energy_words::energy_words;
 use crate::text::phase_words::{phase_energy, phase_method, phase_name, phases_method};
 use crate::words::bounds::{energy_in, energy_of};
 use crate::words::clock::clock_words;
+use crate::words::describe::calibration_words;
 use crate::words::flags;
 use crate::words::quantity::{
     count, duration, factor, grams, joules, joules_per_ktoken, loss, money, percent, si, tariff, uncertain,
@@ -280,6 +281,8 @@ pub(crate) fn about_sensors(report: &Report) -> Vec<String> {
     let words = |sensor: &SensorRecord| {
         let name = names.name(&sensor.id);
         let assumption = sensor.assumption.as_ref().map(|assumption| format!("{name} assumes {assumption}"));
+        let calibration = sensor.calibration.as_ref();
+        let calibration = calibration.map(|applied| format!("{name} is {}", calibration_words(applied)));
         let baseline = sensor.baseline.map(|idle| {
             let power = uncertain(idle.power_w.get(), Some(idle.uncertainty_w.get()), "W");
             format!("{name} drew {power} idle, measured for {} before the load", duration(idle.seconds))
@@ -288,7 +291,7 @@ pub(crate) fn about_sensors(report: &Report) -> Vec<String> {
         let limit = own.and_then(|info| info.limits).map(|limits| limits.enforced_w);
         let time = report.totals.as_ref().map_or(Seconds::ZERO, |totals| totals.duration_s);
         let clocks = clock_words(sensor, &name, limit, time);
-        assumption.into_iter().chain(baseline).chain(clocks)
+        assumption.into_iter().chain(calibration).chain(baseline).chain(clocks)
     };
     report.sensors.iter().flat_map(words).collect()
 }
