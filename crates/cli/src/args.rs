@@ -605,8 +605,8 @@ pub struct EstimateArgs {
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
-  wattle meter --trace steps.trace -- sh -c 'for i in 1 2 3 4 5 6; do timeout 60 ./load; sleep 60; done'
-      a load with steps, while a wall meter is logged
+  wattle meter --trace steps.trace -- ./steps.sh
+      minutes of load and rest in turn, while a wall meter is logged
   wattle calibrate steps.trace plug.log --psu-efficiency 0.92
       each board's gain with its interval, kept and applied from now on
   wattle calibrate runs/mine pdu.json --column 'outlet=\"3\"' --watts-per-unit 10 --dry-run

@@ -367,6 +367,18 @@ fn a_steady_load_is_refused_with_a_command_that_makes_another() {
 }
 
 #[test]
+fn a_load_that_repeats_itself_fits_at_many_lags_and_the_smallest_is_taken() {
+    let mut random = Random(8);
+    let steps: Vec<f64> = (0..1_200).map(|i| if i / 16 % 2 == 0 { 100.0 } else { 400.0 }).collect();
+    let curve = curve(&steps);
+    let meter = Meter { cadence_s: 0.1, noise_w: 0.1, delay_s: 0.3, response: Response::Mean(0.4), ..STEADY };
+    let log = log(&meter, &[(&curve, 1.0)], &mut random);
+    let found = compare(&run(vec![curve]), &log, &GIVEN).unwrap();
+    assert!((found.fitted.lag_s.value - 0.5).abs() < 0.15, "{:?}", found.fitted);
+    assert!((found.fitted.per_sensor[0].value - 1.12).abs() < 0.01, "{:?}", found.fitted);
+}
+
+#[test]
 fn two_boards_are_told_apart_where_their_loads_differ_and_refused_where_they_do_not() {
     let mut random = Random(6);
     let (one, other) = (curve(&load(&mut random, 1_800.0)), curve(&load(&mut random, 1_800.0)));

@@ -33,7 +33,7 @@ pub(crate) fn lag(problem: &Problem<'_>, max_lag_s: f64) -> Result<Found, MeterE
         let at = problem.search(-BEYOND_S, BEYOND_S).filter(is_good).unwrap_or(found);
         return Err(refuse(off_by(at.lag_s)));
     }
-    no_drift(problem, &found).map_err(refuse)?;
+    no_drift(problem, &found, max_lag_s).map_err(refuse)?;
     Ok(found)
 }
 
@@ -104,7 +104,7 @@ fn nowhere(problem: &Problem<'_>, found: Option<&Found>) -> String {
 }
 
 /// Refuses a log whose clock goes faster or slower than the run's.
-fn no_drift(problem: &Problem<'_>, found: &Found) -> Result<(), String> {
+fn no_drift(problem: &Problem<'_>, found: &Found, max_lag_s: f64) -> Result<(), String> {
     let (Some(first), Some(last)) = (problem.readings.first(), problem.readings.last()) else {
         return Ok(());
     };
@@ -114,7 +114,7 @@ fn no_drift(problem: &Problem<'_>, found: &Found) -> Result<(), String> {
     let halves = [(from, middle), (middle, to)];
     let lags = halves.map(|(from, to)| {
         let half = problem.between(from, to);
-        half.search_with(found.lag_s - HALF_S, found.lag_s + HALF_S, found.response).map(|half| half.lag_s)
+        half.search_near(found, HALF_S.min(max_lag_s)).map(|half| half.lag_s)
     });
     let [Some(early), Some(late)] = lags else { return Ok(()) };
     let allowed = DRIFT_S.max(problem.cadence_s());

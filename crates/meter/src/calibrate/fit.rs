@@ -36,6 +36,9 @@ const LAG_STEP_S: f64 = 0.1;
 const LAG_CADENCE: f64 = 0.05;
 /// Of lags that fit equally well but for so much, the smallest is taken: a load that repeats itself fits at many.
 const ALIKE: f64 = 1.1;
+/// What a dip can be deeper than the lags that were tried show, and what two dips may differ by in any case.
+const BETWEEN_STEPS: f64 = 0.05;
+const ROUNDING: f64 = 1e-4;
 
 /// A value and the half-width of its 95 % interval.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -179,18 +182,18 @@ impl Problem<'_> {
 
     /// The lag from `low` to `high` that fits best; `None` where none can be tried.
     pub(crate) fn search(&self, low: f64, high: f64) -> Option<Found> {
-        let (lag, step) = self.coarse(low, high)?;
+        let (lag, step) = self.coarse(low, high, 0.0)?;
         self.refine(lag, 1.5 * step)
     }
 
-    /// The same for a meter that is known to respond so.
-    pub(crate) fn search_with(&self, low: f64, high: f64, response: Response) -> Option<Found> {
-        let (lag, step) = self.coarse(low, high)?;
-        self.with_response(lag, 1.5 * step, response, 0.02)
+    /// The lag no further than `width` from one that was found, for a meter that responds as was found.
+    pub(crate) fn search_near(&self, found: &Found, width: f64) -> Option<Found> {
+        let (lag, step) = self.coarse(found.lag_s - width, found.lag_s + width, found.lag_s)?;
+        self.with_response(lag, 1.5 * step, found.response, 0.02)
     }
 
-    /// A lag near the best one, and how near.
-    fn coarse(&self, low: f64, high: f64) -> Option<(f64, f64)> {
+    /// A lag near the best one, and how near. Of several that fit alike it is the one nearest to `expected`.
+    fn coarse(&self, low: f64, high: f64, expected: f64) -> Option<(f64, f64)> {
         let cadence = self.cadence_s();
         let step = (cadence / 2.0).clamp(0.25, 1.0).min((high - low) / 8.0);
         let n = ((high - low) / step).round() as usize;
@@ -200,10 +203,18 @@ impl Problem<'_> {
         let at = |i: usize| tried.get(i).copied().flatten().unwrap_or(f64::INFINITY);
         let is_dip = |i: &usize| {
             let before = if *i == 0 { f64::INFINITY } else { at(i - 1) };
-            at(*i) <= before && at(*i) <= at(i + 1) && at(*i) <= ALIKE * least
+            at(*i) <= before && at(*i) <= at(i + 1) && at(*i) <= ALIKE * least + BETWEEN_STEPS
         };
-        let dip = (0..=n).filter(is_dip).min_by(|i, j| lags[*i].abs().total_cmp(&lags[*j].abs()))?;
-        Some((lags[dip], step))
+        // A dip may lie between two of the lags that were tried.
+        let response = Response::Mean(cadence);
+        let dips = (0..=n).filter(is_dip);
+        let refined: Vec<Found> =
+            dips.filter_map(|i| self.with_response(lags[i], step, response, 0.02)).collect();
+        let least = refined.iter().map(|found| found.unexplained).fold(f64::INFINITY, f64::min);
+        let alike = refined.iter().filter(|found| found.unexplained <= ALIKE * least + ROUNDING);
+        let apart = |found: &Found| (found.lag_s - expected).abs();
+        let nearest = alike.min_by(|a, b| apart(a).total_cmp(&apart(b)))?;
+        Some((nearest.lag_s, step))
     }
 
     /// The best lag and response near a lag.
