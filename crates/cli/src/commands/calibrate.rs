@@ -56,11 +56,16 @@ pub fn run(args: &CalibrateArgs) -> anyhow::Result<Exit> {
         file: &file,
     };
     print_line(&if args.json { told.json(writes) } else { told.text(writes).join("\n") })?;
-    match kept.is_empty() {
-        // Its reasons have been printed, each beside its sensor.
-        true => Err(MeterError::NotCalibrated { reason: "no sensor could be calibrated".to_owned() }.into()),
-        false => Ok(Exit::Done),
+    if kept.is_empty() && !args.dry_run {
+        return Err(nothing_kept(&found).into());
     }
+    Ok(Exit::Done)
+}
+
+fn nothing_kept(found: &Comparison) -> MeterError {
+    let reason = |sensor: &Compared| Some(format!("{}: {}", sensor.info.id, sensor.why_not.as_ref()?));
+    let reasons: Vec<String> = found.sensors.iter().filter_map(reason).collect();
+    MeterError::NotCalibrated { reason: format!("no sensor could be calibrated. {}", reasons.join("; ")) }
 }
 
 fn faults(args: &CalibrateArgs) -> Vec<String> {

@@ -114,7 +114,7 @@ fn no_drift(problem: &Problem<'_>, found: &Found, max_lag_s: f64) -> Result<(), 
     let halves = [(from, middle), (middle, to)];
     let lags = halves.map(|(from, to)| {
         let half = problem.between(from, to);
-        half.search_near(found, HALF_S.min(max_lag_s)).map(|half| half.lag_s)
+        half.drifted(found, HALF_S.min(max_lag_s)).map(|half| half.lag_s)
     });
     let [Some(early), Some(late)] = lags else { return Ok(()) };
     let allowed = DRIFT_S.max(problem.cadence_s());

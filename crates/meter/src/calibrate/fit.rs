@@ -39,6 +39,8 @@ const ALIKE: f64 = 1.1;
 /// What a dip can be deeper than the lags that were tried show, and what two dips may differ by in any case.
 const BETWEEN_STEPS: f64 = 0.05;
 const ROUNDING: f64 = 1e-4;
+/// By so much more than [`ALIKE`] another lag has to leave less of a part of the readings.
+const CLEARLY: f64 = 2e-3;
 
 /// A value and the half-width of its 95 % interval.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -186,10 +188,14 @@ impl Problem<'_> {
         self.refine(lag, 1.5 * step)
     }
 
-    /// The lag no further than `width` from one that was found, for a meter that responds as was found.
-    pub(crate) fn search_near(&self, found: &Found, width: f64) -> Option<Found> {
+    /// The lag no further than `width` from one that was found for more readings than these, for a meter that responds as
+    /// was found. It is that one where no other fits these readings clearly better.
+    pub(crate) fn drifted(&self, found: &Found, width: f64) -> Option<Found> {
         let (lag, step) = self.coarse(found.lag_s - width, found.lag_s + width, found.lag_s)?;
-        self.with_response(lag, 1.5 * step, found.response, 0.02)
+        let other = self.with_response(lag, 1.5 * step, found.response, 0.02)?;
+        let same = self.with_response(found.lag_s, 0.05, found.response, 0.05)?;
+        let is_better = same.unexplained > ALIKE * other.unexplained + CLEARLY;
+        Some(if is_better { other } else { same })
     }
 
     /// A lag near the best one, and how near. Of several that fit alike it is the one nearest to `expected`.
