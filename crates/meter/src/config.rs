@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_configuration_reads_back() {
-        let text = "interval_ms = 100\npue = 1.2\ngpus = [0, 3]\npowercap_root = \"/tmp/powercap\"\nidle_baseline_s = 0.0\n";
+        let text = "interval_ms = 100\npue = 1.2\ncalibrated = true\ngpus = [0, 3]\npowercap_root = \"/tmp/powercap\"\nidle_baseline_s = 0.0\n";
         let energy: EnergyConfig = toml::from_str(text).unwrap();
         assert_eq!(energy.gpus, GpuSelection::Boards(vec![0, 3]));
         assert_eq!(toml::to_string(&energy).unwrap(), text);

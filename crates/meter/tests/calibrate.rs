@@ -359,7 +359,7 @@ fn a_steady_load_is_refused_with_a_command_that_makes_another() {
     let mut random = Random(5);
     let flat = curve(&vec![300.0; 9_000]);
     let step: Vec<f64> = (0..9_000).map(|i| if i < 3_000 { 70.0 } else { 650.0 }).collect();
-    for (curve, word) in [(flat, "300 to 300 W"), (curve(&step), "70 to 650 W, 1 changes")] {
+    for (curve, word) in [(flat, "300 to 300 W"), (curve(&step), "70 to 650 W, changes: 1")] {
         let log = log(&STEADY, &[(&curve, 1.0)], &mut random);
         let said = compare(&run(vec![curve]), &log, &GIVEN).unwrap_err().to_string();
         assert!(said.contains(word) && said.contains("wattle meter --trace"), "{said}");

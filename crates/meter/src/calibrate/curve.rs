@@ -210,3 +210,75 @@ impl Reader {
         Some((end?.since(start).get(), curves))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::readings::trace::{Sample, SampleValue, SegmentHeader};
+    use crate::readings::trace_writer::TraceWriter;
+    use crate::sensors::calibrations::tests::calibration;
+    use crate::sensors::sensor::tests::{BOARD, board_info, info};
+    use wattle_runlog::manifest::Segment as RunSegment;
+    use wattle_runlog::record::{Method, SensorKind};
+
+    /// 100 W, and 300 W in every second ten seconds, as a sensor says it whose readings are multiplied by a gain.
+    fn write(path: &Path, id: u32, sensor: &SensorInfo, gain: f64, seconds: u64) {
+        let mut writer = TraceWriter::open(path).unwrap();
+        let mut segment = RunSegment::now(id, 0);
+        segment.wall_anchor = "2026-09-21T14:13:20Z".to_owned();
+        segment.monotonic_anchor = MonotonicNs(1_000_000_000);
+        writer.begin_segment(&SegmentHeader::new("run-1", segment, 50.0, [(sensor, BOARD)])).unwrap();
+        let mut counter_mj = 5_000.0;
+        for i in 0..seconds * 20 {
+            let watts = if i / 200 % 2 == 1 { 300.0 } else { 100.0 };
+            let t = MonotonicNs(3_000_000_000 + i * 50_000_000);
+            let value = |value: f64| SampleValue::Measured((value * gain).round() as u64);
+            writer.append(Sample { channel: 0, t, value: value(watts * 1e3) }).unwrap();
+            writer.append(Sample { channel: 1, t, value: value(counter_mj) }).unwrap();
+            counter_mj += watts * 50.0;
+        }
+        writer.sync().unwrap();
+    }
+
+    #[test]
+    fn the_longest_segment_is_read_with_the_gain_of_its_calibration_taken_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("power.trace");
+        write(&path, 0, &board_info(), 1.0, 20);
+        let calibrated = calibration(1.25).applied_to(&board_info(), Path::new("calibrations.json"));
+        write(&path, 1, &calibrated, 1.25, 400);
+        let run = RunCurves::read(&path).unwrap();
+        assert_eq!((run.run_id.as_str(), run.segment, run.n_segments), ("run-1", 1, 2));
+        assert_eq!(run.origin_ns, 1_790_000_002_000_000_000, "two seconds after the anchor");
+        let [(info, curve)] = &run.sensors[..] else { panic!("{:?}", run.sensors) };
+        assert_eq!((info.systematic_id.as_str(), info.calibration.clone()), ("gain/gpu:x", None));
+        assert!(curve.covers(0.0, 399.8) && !curve.covers(0.0, 401.0));
+        for (from, to, watts) in
+            [(1.0, 9.0, 100.0), (11.0, 19.0, 300.0), (371.0, 379.0, 300.0), (0.0, 400.0, 200.0)]
+        {
+            assert!((curve.mean(from, to) - watts).abs() < 0.3, "{from} to {to}: {}", curve.mean(from, to));
+        }
+    }
+
+    #[test]
+    fn a_trace_of_estimates_has_nothing_to_calibrate() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("power.trace");
+        write(&path, 0, &info("cpu:estimate", SensorKind::Cpu, Method::Estimated), 1.0, 5);
+        let error = RunCurves::read(&path).unwrap_err().to_string();
+        assert!(error.contains("power.trace") && error.contains("estimates have no gain"), "{error}");
+    }
+
+    #[test]
+    fn a_smoothed_step_rises_as_an_exponential_does_and_loses_no_energy() {
+        let watts = |i: usize| if i < 300 { 100.0 } else { 200.0 };
+        let energy = (0..=1_000).map(|i| (0..i).map(watts).sum::<f64>() * 0.1).collect();
+        let smooth = Curve { start_s: 0.0, step_s: 0.1, energy }.smoothed(2.0);
+        assert!(!smooth.covers(11.0, 20.0) && smooth.covers(12.2, 90.0), "what came before 0 s is not known");
+        for (after_s, share) in [(1.0f64, 0.393), (2.0, 0.632), (6.0, 0.950)] {
+            let shown = smooth.mean(29.95 + after_s, 30.05 + after_s);
+            assert!((shown - 100.0 - 100.0 * share).abs() < 3.0, "{after_s} s: {shown}");
+        }
+        assert!((smooth.mean(60.0, 90.0) - 200.0).abs() < 1e-3);
+    }
+}

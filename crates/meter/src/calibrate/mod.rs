@@ -209,7 +209,7 @@ fn steady(run: &RunCurves, loads: &[Load]) -> String {
         .iter()
         .zip(loads)
         .map(|((info, _), load)| {
-            format!("{} {:.0} to {:.0} W, {} changes", info.id, load.low, load.high, load.changes)
+            format!("{} {:.0} to {:.0} W, changes: {}", info.id, load.low, load.high, load.changes)
         })
         .collect();
     format!(
