@@ -1,5 +1,7 @@
 //! Synthetic wall meters beside synthetic loads, with the truth known.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use wattle_meter::MeterError;
 use wattle_meter::calibrate::curve::{Curve, RunCurves};
 use wattle_meter::calibrate::fit::Interval;

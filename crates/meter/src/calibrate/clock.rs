@@ -57,14 +57,14 @@ fn elsewhere(problem: &Problem<'_>, max_lag_s: f64) -> Option<Found> {
 fn off_by(lag_s: f64) -> String {
     let (ahead, seconds) = (if lag_s > 0.0 { "ahead of" } else { "behind" }, lag_s.abs());
     let quarters = (seconds / QUARTER_S).round() * QUARTER_S;
-    let zone = if quarters > 0.0 && (seconds - quarters).abs() < 60.0 {
+    let remedy = if quarters > 0.0 && (seconds - quarters).abs() < 60.0 {
         "; so round a time is one of another zone: give the log's by --utc-offset, or"
     } else {
         "; set both clocks by NTP, or give"
     };
-    let offset = format!("--clock-offset={lag_s:.1}");
-    let what = if zone.ends_with("or") { format!("{zone} {offset}") } else { format!("{zone} {offset}") };
-    format!("the log fits the run where its clock is {seconds:.1} s {ahead} the run's{what}")
+    format!(
+        "the log fits the run where its clock is {seconds:.1} s {ahead} the run's{remedy} --clock-offset={lag_s:.1}"
+    )
 }
 
 /// What is said where the log fits nowhere.
