@@ -20,6 +20,9 @@ use crate::terminal::print_line;
 /// A run's trace within its directory.
 const TRACE: &str = "power.trace";
 
+/// Lags beyond an hour are a wrong clock's.
+const LONGEST_LAG_S: f64 = 3600.0;
+
 /// Holds a run against a log and keeps what came of it.
 pub fn run(args: &CalibrateArgs) -> anyhow::Result<Exit> {
     let faults = faults(args);
@@ -83,6 +86,12 @@ fn faults(args: &CalibrateArgs) -> Vec<String> {
         share("--meter-accuracy", args.meter_accuracy, 0.0),
         args.watts_per_unit.and_then(|value| positive("--watts-per-unit", value)),
         positive("--max-lag", args.max_lag),
+        (args.max_lag > LONGEST_LAG_S).then(|| {
+            format!(
+                "--max-lag {}: expected at most {LONGEST_LAG_S}; --clock-offset moves the range",
+                args.max_lag
+            )
+        }),
         (!args.clock_offset.is_finite()).then(|| "--clock-offset: expected a number of seconds".to_owned()),
     ]
     .into_iter()

@@ -17,6 +17,8 @@ const BEHIND: Seconds = Seconds(30.0);
 const CHUNK: usize = 4_096;
 /// After so many time constants a smoothing has forgotten.
 const SETTLED: f64 = 6.0;
+/// A run that lasts longer is not read: its curves would fill the memory.
+const LONGEST: Seconds = Seconds(7.0 * 86_400.0);
 /// No sensor draws more within a step; what seems to has a counter that started again.
 const HIGHEST_W: f64 = 1e5;
 
@@ -101,16 +103,22 @@ impl RunCurves {
         let mut longest: Option<(f64, Self)> = None;
         let mut n_segments = 0;
         let mut current: Option<Reader> = None;
-        let mut take = |reader: Option<Reader>| {
-            let Some((seconds, curves)) = reader.and_then(Reader::finish) else { return };
+        let fault = |reason: &str| MeterError::NotATrace { path: path.to_owned(), reason: reason.to_owned() };
+        let mut take = |reader: Option<Reader>| -> Result<(), MeterError> {
+            let Some(reader) = reader else { return Ok(()) };
+            let too_long = "a segment of it lasts longer than a week; calibrate by a shorter run";
+            let Some((seconds, curves)) = reader.finish().map_err(|TooLong| fault(too_long))? else {
+                return Ok(());
+            };
             if longest.as_ref().is_none_or(|(most, _)| seconds > *most) {
                 longest = Some((seconds, curves));
             }
+            Ok(())
         };
         for item in TraceReader::open(path)? {
             match item? {
                 TraceItem::Segment(header) => {
-                    take(current.take());
+                    take(current.take())?;
                     n_segments += 1;
                     current = Some(Reader::new(Segment::new(*header, path)?));
                 }
@@ -125,8 +133,7 @@ impl RunCurves {
                 }
             }
         }
-        take(current);
-        let fault = |reason: &str| MeterError::NotATrace { path: path.to_owned(), reason: reason.to_owned() };
+        take(current)?;
         let (_, curves) = longest.ok_or_else(|| fault("it holds no readings"))?;
         if curves.sensors.is_empty() {
             return Err(fault(
@@ -149,6 +156,9 @@ impl RunCurves {
     }
 }
 
+/// A segment lasts longer than [`LONGEST`], or its times say so.
+struct TooLong;
+
 /// A segment while it is read.
 struct Reader {
     segment: Segment,
@@ -156,18 +166,23 @@ struct Reader {
     next: Option<MonotonicNs>,
     start: Option<MonotonicNs>,
     energies: Vec<Vec<f64>>,
+    is_too_long: bool,
 }
 
 impl Reader {
     fn new(segment: Segment) -> Self {
         let energies = vec![Vec::new(); segment.histories().len()];
-        Self { segment, n: 0, next: None, start: None, energies }
+        Self { segment, n: 0, next: None, start: None, energies, is_too_long: false }
     }
 
     /// Takes the energies at the moments that lie so far behind the last reading, and forgets what is before them.
     fn advance(&mut self, behind: Seconds) {
         self.segment.flush(&[]);
         let (Some(first), Some(last)) = self.segment.span() else { return };
+        if last.since(first) > LONGEST {
+            self.is_too_long = true;
+            return;
+        }
         let mut next = self.next.unwrap_or(first);
         self.start.get_or_insert(next);
         while next.after(behind) <= last {
@@ -181,9 +196,12 @@ impl Reader {
     }
 
     /// Its length in seconds, and its curves.
-    fn finish(mut self) -> Option<(f64, RunCurves)> {
+    fn finish(mut self) -> Result<Option<(f64, RunCurves)>, TooLong> {
         self.advance(Seconds::ZERO);
-        let start = self.start?;
+        if self.is_too_long {
+            return Err(TooLong);
+        }
+        let Some(start) = self.start else { return Ok(None) };
         let (_, end) = self.segment.span();
         let anchor: WallAnchor = self.segment.anchor;
         let sensors = self.segment.histories().iter().zip(self.energies).filter_map(|(history, energy)| {
@@ -207,7 +225,7 @@ impl Reader {
             origin_ns: anchor.wall_ns_at(start),
             sensors: sensors.collect(),
         };
-        Some((end?.since(start).get(), curves))
+        Ok(end.map(|end| (end.since(start).get(), curves)))
     }
 }
 
@@ -258,6 +276,19 @@ mod tests {
         {
             assert!((curve.mean(from, to) - watts).abs() < 0.3, "{from} to {to}: {}", curve.mean(from, to));
         }
+    }
+
+    #[test]
+    fn a_time_that_damage_put_years_ahead_does_not_fill_the_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("power.trace");
+        write(&path, 0, &board_info(), 1.0, 5);
+        let mut writer = TraceWriter::open(&path).unwrap();
+        let sample = Sample { channel: 0, t: MonotonicNs(1 << 55), value: SampleValue::Measured(5) };
+        writer.append(sample).unwrap();
+        writer.sync().unwrap();
+        let error = RunCurves::read(&path).unwrap_err().to_string();
+        assert!(error.contains("power.trace") && error.contains("longer than a week"), "{error}");
     }
 
     #[test]

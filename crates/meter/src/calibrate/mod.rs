@@ -72,8 +72,11 @@ pub struct Compared {
 /// If the load was steady, the clock is wrong, or the log does not follow the run. The message says what to do.
 pub fn compare(run: &RunCurves, log: &WallLog, given: &Given) -> Result<Comparison, MeterError> {
     let refuse = |reason: String| MeterError::NotCalibrated { reason };
-    let readings: Vec<(f64, f64)> =
-        log.readings.iter().map(|(ns, watts)| ((ns - run.origin_ns) as f64 / 1e9, *watts)).collect();
+    let readings: Vec<(f64, f64)> = log
+        .readings
+        .iter()
+        .map(|(ns, watts)| (ns.saturating_sub(run.origin_ns) as f64 / 1e9, *watts))
+        .collect();
     let loads: Vec<Load> = run.sensors.iter().map(|(_, curve)| Load::of(curve)).collect();
     if !loads.iter().any(|load| load.changes >= CHANGES) {
         return Err(refuse(steady(run, &loads)));

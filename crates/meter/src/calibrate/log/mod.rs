@@ -131,7 +131,7 @@ impl Raw {
             if let Some(last) = last.filter(|last| reading.wall_ns < last.wall_ns) {
                 let time =
                     |wall_ns| WallAnchor { wall_ns, monotonic: MonotonicNs(0) }.rfc3339_at(MonotonicNs(0));
-                let back = (last.wall_ns - reading.wall_ns) as f64 / 1e9;
+                let back = last.wall_ns.saturating_sub(reading.wall_ns) as f64 / 1e9;
                 return Err((
                     Some(reading.line),
                     format!(
@@ -142,7 +142,7 @@ impl Raw {
                     ),
                 ));
             }
-            let (wall_ns, watts) = (reading.wall_ns - ahead_ns, reading.watts);
+            let (wall_ns, watts) = (reading.wall_ns.saturating_sub(ahead_ns), reading.watts);
             match readings.last_mut() {
                 // Polled more often than the meter makes readings.
                 Some(same) if same.0 == wall_ns => same.1 = watts,
@@ -324,6 +324,29 @@ mod tests {
         assert!(error.starts_with(", line 1") && error.contains("ENERGY.Power.0"), "{error}");
         let one = with(|o| o.column = Some("ENERGY.Power.0".to_owned()));
         assert_eq!(read(channels, &one).unwrap().readings, [(T0, 231.0)]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_stands_in_a_log_it_is_read_or_refused(
+            which in 0usize..4,
+            at in 0usize..200,
+            put in "[-0-9eE.,:;{}\\[\\]\"TZ+ \n\u{0}\u{fffd}]{0,12}",
+            cut in 0usize..8,
+        ) {
+            let samples = [
+                "time,power\n2026-09-21T14:13:20Z,231.5\n1790000001,402\n1790000002000,5\n",
+                "{\"params\":{\"ts\":1790000000.5,\"switch:0\":{\"apower\":231.5}}}\n{\"apower\":4,\"unixtime\":1790000001}\n",
+                "tele/plug/SENSOR {\"Time\":\"2026-09-21T14:13:20\",\"ENERGY\":{\"Power\":231.5}}\n",
+                "{\"status\":\"success\",\"data\":{\"resultType\":\"matrix\",\"result\":[{\"metric\":{\"outlet\":\"3\"},\"values\":[[1790000000,\"231.5\"]]}]}}",
+            ];
+            let sample = samples[which];
+            let at = at.min(sample.len());
+            let text = format!("{}{put}{}", &sample[..at], &sample[(at + cut).min(sample.len())..]);
+            if let Ok(raw) = Raw::parse(&text, &LogOptions::default()) {
+                let _ = raw.in_order(&with(|o| o.clock_ahead_s = 1e300));
+            }
+        }
     }
 
     #[test]

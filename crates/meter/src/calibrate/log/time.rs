@@ -2,8 +2,8 @@
 
 use wattle_runlog::clock::parse_wall;
 
-/// 2001 and 2286: a number of seconds before the one or after the other is no time of a log.
-const SECONDS: std::ops::Range<f64> = 1e9..1e10;
+/// 2001 and 2261: a number of seconds before the one or after the other is no time of a log, nor of 64-bit nanoseconds.
+const SECONDS: std::ops::Range<f64> = 1e9..9.2e9;
 
 /// A time in nanoseconds since 1970 UTC, and whether its zone is known: RFC 3339, a date and a time without a zone, or
 /// Unix time in seconds, milliseconds, microseconds or nanoseconds.
@@ -64,7 +64,7 @@ mod tests {
         {
             assert!((unix_ns(number).unwrap() - ns).abs() < 1_000, "{number}");
         }
-        for number in [0.0, 17.0, -1.79e9, 9e8, 1e19, f64::NAN, f64::INFINITY] {
+        for number in [0.0, 17.0, -1.79e9, 9e8, 9.5e9, 9.5e18, 1e19, f64::NAN, f64::INFINITY] {
             assert_eq!(unix_ns(number), None, "{number}");
         }
     }
