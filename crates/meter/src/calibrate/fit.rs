@@ -39,6 +39,8 @@ const ALIKE: f64 = 1.1;
 /// What a dip can be deeper than the lags that were tried show, and what two dips may differ by in any case.
 const BETWEEN_STEPS: f64 = 0.05;
 const ROUNDING: f64 = 1e-4;
+/// A lag is tried where it leaves so much of the most readings that any lag does.
+const OVERLAP: f64 = 0.6;
 /// By so much more than [`ALIKE`] another lag has to leave less of a part of the readings.
 const CLEARLY: f64 = 2e-3;
 
@@ -204,7 +206,11 @@ impl Problem<'_> {
         let step = (cadence / 2.0).clamp(0.25, 1.0).min((high - low) / 8.0);
         let n = ((high - low) / step).round() as usize;
         let lags: Vec<f64> = (0..=n).map(|i| low + (high - low) * i as f64 / n as f64).collect();
-        let tried: Vec<Option<f64>> = lags.iter().map(|lag| self.unexplained(*lag, cadence)).collect();
+        // Where few readings are left, anything fits them.
+        let most = lags.iter().map(|lag| self.n_within(*lag)).max()?;
+        let is_tried = |lag: f64| self.n_within(lag) as f64 >= OVERLAP * most as f64;
+        let tried: Vec<Option<f64>> =
+            lags.iter().map(|lag| self.unexplained(*lag, cadence).filter(|_| is_tried(*lag))).collect();
         let least = tried.iter().flatten().copied().fold(f64::INFINITY, f64::min);
         let at = |i: usize| tried.get(i).copied().flatten().unwrap_or(f64::INFINITY);
         let is_dip = |i: &usize| {
