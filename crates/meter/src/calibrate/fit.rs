@@ -232,11 +232,16 @@ impl Problem<'_> {
     /// The best lag and response near a lag.
     fn refine(&self, lag: f64, step: f64) -> Option<Found> {
         let most = 4.0 * self.cadence_s().max(1.0);
-        let means = AVERAGING_S.into_iter().map(Response::Mean);
-        let responses = means.chain(SMOOTHING_S.into_iter().map(Response::Smooth));
-        let tried = responses.filter(|response| response.seconds() <= most);
-        let found = tried.filter_map(|response| self.with_response(lag, step, response, 0.1));
-        let best = found.min_by(|a, b| a.unexplained.total_cmp(&b.unexplained))?;
+        let tried = |responses: &mut dyn Iterator<Item = Response>| -> Vec<Found> {
+            let responses = responses.filter(|response| response.seconds() <= most);
+            responses.filter_map(|response| self.with_response(lag, step, response, 0.1)).collect()
+        };
+        let means = tried(&mut AVERAGING_S.into_iter().map(Response::Mean));
+        let smooths = tried(&mut SMOOTHING_S.into_iter().map(Response::Smooth));
+        let all = means.iter().chain(&smooths);
+        let least = all.map(|found| found.unexplained).fold(f64::INFINITY, f64::min);
+        let dips = [first_dip(&means, least), first_dip(&smooths, least)].into_iter().flatten();
+        let best = dips.min_by(|a, b| a.unexplained.total_cmp(&b.unexplained))?;
         let around = |seconds: f64| {
             let response = best.response.of(seconds);
             self.with_response(best.lag_s, 0.3 * step, response, 0.01)
@@ -384,6 +389,17 @@ impl Response {
             Self::Smooth(_) => Self::Smooth(seconds),
         }
     }
+}
+
+/// The shortest of responses that fits better than its neighbours and nearly as well as any. A load that repeats itself
+/// looks alike over a response and over one that is longer by its period.
+fn first_dip(tried: &[Found], least: f64) -> Option<Found> {
+    let at = |i: usize| tried.get(i).map_or(f64::INFINITY, |found| found.unexplained);
+    let is_dip = |i: &usize| {
+        let before = if *i == 0 { f64::INFINITY } else { at(i - 1) };
+        at(*i) <= before && at(*i) <= at(i + 1) && at(*i) <= 2.0 * least + CLEARLY
+    };
+    (0..tried.len()).find(is_dip).map(|i| tried[i])
 }
 
 /// Where a function is least between two places, by golden sections.
