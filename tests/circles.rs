@@ -21,9 +21,9 @@ const EXCEPTIONS: [(&str, &str, &str); 3] = [
 
 /// The folders of a crate's sources in order: each imports from itself, from those before it, and from the files
 /// beside the folders.
-const FOLDERS: [(&str, [&str; 6]); 2] = [
-    ("meter", ["sensors", "readings", "windows", "sampling", "books", "export"]),
-    ("report", ["words", "join", "text", "page", "compare", "estimate"]),
+const FOLDERS: [(&str, &[&str]); 2] = [
+    ("meter", &["sensors", "readings", "windows", "sampling", "books", "export", "calibrate"]),
+    ("report", &["words", "join", "text", "page", "compare", "estimate"]),
 ];
 
 /// The path of a module within its crate; the root is empty.

@@ -5,6 +5,7 @@
 mod architecture;
 mod article;
 mod bad_input;
+mod calibrate;
 mod checkpoints;
 mod circles;
 mod complaints;

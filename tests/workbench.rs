@@ -73,6 +73,7 @@ impl Workbench {
         let mut command = Command::new(env!("CARGO_BIN_EXE_wattle"));
         command.current_dir(self.path()).args(args).stdin(Stdio::null());
         command.env("XDG_CACHE_HOME", self.join("cache"));
+        command.env("XDG_DATA_HOME", self.join("data"));
         for name in ["RUST_LOG", "NVML_LIBRARY", "CUDA_VISIBLE_DEVICES"] {
             command.env_remove(name);
         }

@@ -35,7 +35,7 @@ const REPORT: &[&str] = &["report", "run"];
 const PAGE: &[&str] = &["report", "run", "--html", "page.html"];
 const COMPARE: &[&str] = &["compare", "run", "other", "--html", "compare.html"];
 
-const READERS: [Reader; 24] = [
+const READERS: [Reader; 25] = [
     reader(
         "config",
         "run/config.toml",
@@ -61,6 +61,19 @@ const READERS: [Reader; 24] = [
                 "train.max_steps=1",
             ],
         ],
+    ),
+    reader(
+        "calibrations",
+        "calibrations.json",
+        &[&[
+            "train",
+            "--out",
+            "calibrated",
+            "--set",
+            "energy.calibration=\"calibrations.json\"",
+            "--set",
+            "train.max_steps=1",
+        ]],
     ),
     reader("text", "text.txt", &[&["prepare", "text.txt", "--tokenizer", "bpe:300", "--out", "made"]]),
     reader("documents", "docs.jsonl", &[&["prepare", "docs.jsonl", "--tokenizer", "bytes", "--out", "made"]]),
@@ -103,6 +116,12 @@ const READERS: [Reader; 24] = [
     ),
 ];
 
+/// A file of one calibration.
+const CALIBRATIONS: &str = r#"{"schema":"wattle.calibrations/1","calibrations":[{"id":"20261128-061500/gpu:GPU-1a2b",
+"sensor":"gpu:GPU-1a2b","systematic_id":"gain/gpu:GPU-1a2b","made_at":"2026-11-28T06:15:00.000Z","gain":1.043,
+"gain_uncertainty":0.012,"from":{"run_id":"run-1","log":"plug.csv","readings":600,"wall_per_sensor":1.134,
+"wall_per_sensor_uncertainty":0.002,"psu_efficiency":0.92,"psu_uncertainty":0.01,"meter_accuracy":0.005}}]}"#;
+
 fn command(bench: &Workbench, args: &[&str]) -> Command {
     match args {
         ["train", rest @ ..] if !rest.iter().any(|arg| arg.ends_with(".toml")) => {
@@ -128,6 +147,7 @@ fn whole() -> Workbench {
                  [[strategy]]\nname = \"base\"\n[[strategy]]\nname = \"small\"\nmodel.d_model = 8\n\
                  [matrix]\ntrain.batch_size = [4, 8]\n";
     fs::write(bench.join("sweep.toml"), sweep).unwrap();
+    fs::write(bench.join("calibrations.json"), CALIBRATIONS).unwrap();
     let steps = ["--set", "train.max_steps=6"];
     for out in ["run", "other"] {
         expect(0, command(&bench, &[&["train", "--out", out], &steps[..]].concat()));

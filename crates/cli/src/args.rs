@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 #[cfg(feature = "train")]
 use wattle_data::{BadRecords, FormatChoice};
 use wattle_meter::GpuSelection;
+use wattle_meter::calibrate::log::utc_offset;
 use wattle_meter::config::metrics_addr;
 #[cfg(feature = "train")]
 use wattle_settings::{Choice, Choices};
@@ -82,6 +83,8 @@ pub enum Command {
     TuneRestore(TuneRestoreArgs),
     /// Estimate the energy of a training run that no machine here can do
     Estimate(EstimateArgs),
+    /// Find the gain of this machine's sensors by the log of a wall meter
+    Calibrate(CalibrateArgs),
     /// Show every sensor and compute device, and what mends those that cannot be read
     Devices(DevicesArgs),
 }
@@ -617,6 +620,9 @@ pub struct MeterArgs {
     /// Where to serve live figures to Prometheus, such as 127.0.0.1:9184
     #[arg(long, value_name = "ADDR:PORT", value_parser = metrics_addr)]
     pub metrics_addr: Option<SocketAddr>,
+    /// Where to write every reading, for wattle calibrate; a new file
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
     /// The command and its arguments; what follows its name is its own
     #[arg(trailing_var_arg = true, required = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
@@ -765,6 +771,60 @@ pub struct EstimateArgs {
     /// Its currency
     #[arg(long, value_name = "XXX", default_value = "EUR")]
     pub currency: String,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `calibrate`.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  wattle meter --trace steps.trace -- ./steps.sh
+      minutes of load and rest in turn, while a wall meter is logged
+  wattle calibrate steps.trace plug.log --psu-efficiency 0.92
+      each board's gain with its interval, kept and applied from now on
+  wattle calibrate runs/mine pdu.json --column 'outlet=\"3\"' --watts-per-unit 10 --dry-run
+      a PDU's outlet from Prometheus, in hundredths of a kilowatt; nothing is kept
+
+A log is CSV with a heading, lines of JSON of a Shelly or a Tasmota plug, or Prometheus's answer to
+query_range. The meter sees the whole machine behind its power supply: a gain needs load steps, and
+the share of a watt more at the wall that the supply passes on. docs/calibrate.md has more.")]
+pub struct CalibrateArgs {
+    /// A run directory, or a trace of wattle meter --trace
+    pub run: PathBuf,
+    /// The wall meter's log of that time
+    pub log: PathBuf,
+    /// Share of a watt more at the wall that the power supply passes on; without it nothing is kept
+    #[arg(long, value_name = "F")]
+    pub psu_efficiency: Option<f64>,
+    /// 95 % half-width of that
+    #[arg(long, value_name = "F", default_value_t = 0.02)]
+    pub psu_uncertainty: f64,
+    /// Bound on the wall meter's own error, as a share
+    #[arg(long, value_name = "F", default_value_t = 0.02)]
+    pub meter_accuracy: f64,
+    /// The column, JSON key or series that holds the machine's power
+    #[arg(long, value_name = "NAME")]
+    pub column: Option<String>,
+    /// What a value of the log is multiplied by to be watts
+    #[arg(long, value_name = "F")]
+    pub watts_per_unit: Option<f64>,
+    /// How far times without a zone are ahead of UTC, such as +02:00
+    #[arg(long, value_name = "HH:MM", value_parser = utc_offset, allow_hyphen_values = true)]
+    pub utc_offset: Option<i32>,
+    /// Seconds by which the log's clock is ahead of this machine's
+    #[arg(long, value_name = "S", default_value_t = 0.0, allow_hyphen_values = true)]
+    pub clock_offset: f64,
+    /// Lags are looked for up to so many seconds
+    #[arg(long, value_name = "S", default_value_t = 30.0)]
+    pub max_lag: f64,
+    /// Where calibrations are kept; default $XDG_DATA_HOME/wattle/calibrations.json
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Keep nothing
+    #[arg(long)]
+    pub dry_run: bool,
     /// As JSON
     #[arg(long)]
     pub json: bool,

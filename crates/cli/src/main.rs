@@ -69,6 +69,7 @@ fn main() -> ExitCode {
         #[cfg(feature = "train")]
         Command::TuneRestore(restore) => tune::board::run_restore(restore),
         Command::Estimate(estimate) => commands::estimate::run(estimate),
+        Command::Calibrate(calibrate) => commands::calibrate::run(calibrate),
         Command::Devices(devices) => commands::devices::run(devices),
     };
     drop(log_file);

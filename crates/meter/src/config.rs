@@ -14,10 +14,13 @@ use std::time::Duration;
 
 use serde::de::{SeqAccess, Visitor, value::SeqAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use wattle_runlog::beside::{EmbodiedRate, Machine};
+use wattle_runlog::{GramsCo2e, Watts};
 use wattle_settings::{Kind, SettingType, section};
 
 use crate::books::carbon;
 use crate::books::intensity_table::IntensityTable;
+use crate::sensors::calibrations::Calibrations;
 
 section! {
     /// What is metered, and how often.
@@ -36,6 +39,14 @@ section! {
         ///
         /// What the building draws for each joule of the machine; 1 is the machine alone.
         pub pue: f64 = 1.0, expects(at_least(1.0).number());
+        /// A file of calibrations.
+        ///
+        /// Made by `wattle calibrate`. What a sensor says is multiplied by its calibration's gain, and records name it.
+        pub calibration: Option<PathBuf> = None,
+            unset("the file of `wattle calibrate`"),
+            check(Self::unreadable_calibration);
+        /// Whether calibrations are applied.
+        pub calibrated: bool = true;
         /// Which GPU boards are metered.
         ///
         /// `"used"`: those that the run computes on. `"all"`: every board of the machine. `"none"`: none. A list:
@@ -53,6 +64,14 @@ section! {
         pub cpu_tdp_w: Option<f64> = None,
             unit("watts"),
             unset("guessed by the number of CPUs"),
+            expects(above(0.0).words("a number of watts above 0"));
+        /// Idle power of the whole machine.
+        ///
+        /// By a measurement of yours. Its joules are stated beside a record's energy and never added to it: sensors
+        /// measure a part of them.
+        pub machine_idle_w: Option<f64> = None,
+            unit("watts"),
+            unset("not stated"),
             expects(above(0.0).words("a number of watts above 0"));
         /// Address to serve live figures at.
         ///
@@ -96,6 +115,23 @@ section! {
         /// Its columns are `timestamp,g_per_kwh`. Each joule is priced at the moment of its use; the other keys of
         /// the section apply to what the table does not cover.
         pub table: Option<PathBuf> = None, unset("one intensity throughout"), check(Self::unreadable_table);
+        /// Emissions of making the machine.
+        ///
+        /// Of all of it that the run keeps others from using. A record's share is its duration over
+        /// `carbon.lifetime_h`: M of the software carbon intensity, stated beside the emissions of the energy.
+        pub embodied_g: Option<f64> = None,
+            unit("grams of CO₂-equivalent"),
+            unset("not stated"),
+            expects(at_least(0.0).number()),
+            check(Self::no_lifetime);
+        /// Working hours of the machine in its life.
+        ///
+        /// Hours in which it computes for somebody. Its emissions are spread over these alone.
+        pub lifetime_h: Option<f64> = None,
+            unit("hours"),
+            unset("needed with `carbon.embodied_g`"),
+            expects(above(0.0).words("a number of hours above 0")),
+            idle(without("carbon.embodied_g"));
     }
 }
 
@@ -124,14 +160,37 @@ impl EnergyConfig {
     }
 }
 
+impl EnergyConfig {
+    fn unreadable_calibration(&self) -> Option<String> {
+        let path = self.calibration.as_deref().filter(|_| self.calibrated)?;
+        Calibrations::read(path).err().map(|error| format!("energy.calibration: {error}"))
+    }
+}
+
 impl CarbonConfig {
     fn no_intensity(&self) -> Option<String> {
         let is_given = self.intensity_g_per_kwh.is_some();
         (!is_given).then(|| carbon::resolve(self).err())?.map(|error| error.to_string())
     }
 
+    fn no_lifetime(&self) -> Option<String> {
+        let is_missing = self.embodied_g.is_some() && self.lifetime_h.is_none();
+        is_missing.then(|| {
+            "carbon.embodied_g needs carbon.lifetime_h, the hours that the machine is used for".to_owned()
+        })
+    }
+
     fn unreadable_table(&self) -> Option<String> {
         IntensityTable::open(self.table.as_deref()?).err().map(|error| error.to_string())
+    }
+}
+
+/// What a configuration states of the machine besides its prices.
+pub fn stated_machine(energy: &EnergyConfig, carbon: &CarbonConfig) -> Machine {
+    let rate = |(machine_g, lifetime_h)| EmbodiedRate { machine_g: GramsCo2e(machine_g), lifetime_h };
+    Machine {
+        embodied: carbon.embodied_g.zip(carbon.lifetime_h).map(rate),
+        idle_w: energy.machine_idle_w.map(Watts),
     }
 }
 
@@ -200,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_configuration_reads_back() {
-        let text = "interval_ms = 100\npue = 1.2\ngpus = [0, 3]\npowercap_root = \"/tmp/powercap\"\nidle_baseline_s = 0.0\n";
+        let text = "interval_ms = 100\npue = 1.2\ncalibrated = true\ngpus = [0, 3]\npowercap_root = \"/tmp/powercap\"\nidle_baseline_s = 0.0\n";
         let energy: EnergyConfig = toml::from_str(text).unwrap();
         assert_eq!(energy.gpus, GpuSelection::Boards(vec![0, 3]));
         assert_eq!(toml::to_string(&energy).unwrap(), text);
@@ -216,6 +275,19 @@ mod tests {
         assert!(toml::from_str::<EnergyConfig>("intervall_ms = 50").is_err());
         let error = toml::from_str::<EnergyConfig>("gpus = \"some\"").unwrap_err().to_string();
         assert!(error.contains("\"used\", \"all\", \"none\""), "{error}");
+    }
+
+    #[test]
+    fn embodied_emissions_need_a_lifetime() {
+        let alone = CarbonConfig { embodied_g: Some(1e6), ..CarbonConfig::default() };
+        assert_eq!(
+            alone.faults(),
+            ["carbon.embodied_g needs carbon.lifetime_h, the hours that the machine is used for"]
+        );
+        let both = CarbonConfig { lifetime_h: Some(35_000.0), ..alone };
+        assert!(both.faults().is_empty());
+        let never = CarbonConfig { lifetime_h: Some(0.0), ..both };
+        assert!(never.faults()[0].starts_with("carbon.lifetime_h = 0"), "{:?}", never.faults());
     }
 
     #[test]

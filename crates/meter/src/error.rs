@@ -97,6 +97,30 @@ pub enum MeterError {
         /// The segment.
         segment: u32,
     },
+    /// A file of calibrations cannot be read or written.
+    #[error("calibrations {}: {reason}", path.display())]
+    Calibrations {
+        /// The file.
+        path: PathBuf,
+        /// What was expected and what came.
+        reason: String,
+    },
+    /// A wall meter's log is not understood.
+    #[error("{}{}: {reason}", path.display(), line.map_or(String::new(), |line| format!(", line {line}")))]
+    WallLog {
+        /// The file.
+        path: PathBuf,
+        /// Where in it, counted from 1; `None` where it is about the whole.
+        line: Option<usize>,
+        /// What was expected and what came.
+        reason: String,
+    },
+    /// A run and a log from which no calibration can be made.
+    #[error("{reason}")]
+    NotCalibrated {
+        /// Why not, and what to do.
+        reason: String,
+    },
     /// A baseline was asked for while something else ran on a device.
     #[error(
         "{sensor}: another process computes on it, so what it draws is not its idle power; end that process, or set energy.idle_baseline_s = 0"

@@ -13,6 +13,7 @@
 //!   - [`nvml`](sensors::nvml), [`rapl`](sensors::rapl): sensors that measure
 //!   - [`workload`](sensors::workload), [`share`](sensors::share), [`estimate`](sensors::estimate): what the process
 //!     uses of the machine, and sensors that model it
+//!   - [`calibrations`](sensors::calibrations): what a wall meter told of them, by which readings are corrected
 //!   - [`own_thread`](sensors::own_thread): a thread and deadlines for a driver that may hang
 //!   - [`visible`](sensors::visible): which boards CUDA shows a program
 //!   - [`discover`](mod@sensors::discover): the sensors of this machine, and how to mend those that cannot be read
@@ -43,6 +44,8 @@
 //!   - [`continuity`](books::continuity): where segments do not follow on each other
 //! - [`export`]: the same figures as other tools read them ([`codecarbon`](export::codecarbon),
 //!   [`model_card`](export::model_card))
+//! - [`calibrate`]: sensors held against a wall meter's [`log`](calibrate::log); [`sensors::calibrations`] keeps and
+//!   applies what comes of it
 //!
 //! ```
 //! use wattle_meter::{EDGE_TIMEOUT, EnergyConfig, Sampler, SamplerOptions, discover};
@@ -58,6 +61,7 @@
 //! ```
 
 pub mod books;
+pub mod calibrate;
 pub mod config;
 pub mod error;
 pub mod export;

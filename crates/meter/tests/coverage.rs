@@ -154,6 +154,7 @@ fn measure(case: &Case, seeded: &mut Seeded) -> (SensorRecord, f64) {
         systematic_id: "gain/simulated".to_owned(),
         flags: Vec::new(),
         assumption: None,
+        calibration: None,
         limits: Some(PowerLimits { enforced_w: Watts(700.0), min_w: None, max_w: None }),
     };
     let mut history = History::new(info, case.channels, INTERVAL);

@@ -188,6 +188,7 @@ impl Thread {
             systematic_id: "gain/simulated".to_owned(),
             flags: Vec::new(),
             assumption: None,
+            calibration: None,
             limits: Some(PowerLimits { enforced_w: Watts(700.0), min_w: None, max_w: None }),
         };
         let history = History::new(info, board.channels, INTERVAL);

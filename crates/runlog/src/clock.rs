@@ -99,6 +99,20 @@ pub fn zoneless(wall_ns: i64) -> String {
     timestamp(wall_ns).strftime("%Y-%m-%dT%H:%M:%S").to_string()
 }
 
+/// A wall time that another program wrote, in nanoseconds since 1970 UTC, and whether its text named a zone: RFC 3339, or
+/// without a zone, with `T` or a space between date and time, which is then `utc_offset_s` ahead of UTC. `None` if it is
+/// neither.
+pub fn parse_wall(text: &str, utc_offset_s: i32) -> Option<(i64, bool)> {
+    let text = text.trim();
+    let ns = |timestamp: Timestamp| timestamp.as_nanosecond().try_into().ok();
+    if let Ok(timestamp) = text.parse::<Timestamp>() {
+        return Some((ns(timestamp)?, true));
+    }
+    let civil: jiff::civil::DateTime = text.parse().ok()?;
+    let utc = jiff::tz::Offset::UTC.to_timestamp(civil).ok()?;
+    Some((ns(utc)?.checked_sub(i64::from(utc_offset_s) * 1_000_000_000)?, false))
+}
+
 /// The kernel's id of this boot, or "unknown" where it has none.
 pub fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
@@ -124,6 +138,23 @@ mod tests {
         assert_eq!(WallAnchor::parse(&anchor.rfc3339(), anchor.monotonic), Some(anchor));
         assert_eq!(anchor.rfc3339_at(MonotonicNs(6_000_000_000)), "2026-09-21T14:13:21.123Z");
         assert_eq!(zoneless(anchor.wall_ns), "2026-09-21T14:13:20");
+    }
+
+    #[test]
+    fn a_wall_time_of_others_is_read_with_and_without_its_zone() {
+        let utc = 1_790_000_000_000_000_000;
+        for (text, offset, zoned) in [
+            ("2026-09-21T14:13:20Z", 0, true),
+            ("2026-09-21T16:13:20+02:00", 0, true),
+            ("2026-09-21T16:13:20+02:00", 3600, true),
+            ("2026-09-21 14:13:20", 0, false),
+            ("2026-09-21T16:13:20.000", 7200, false),
+        ] {
+            assert_eq!(parse_wall(text, offset), Some((utc, zoned)), "{text}");
+        }
+        for text in ["", "14:13:20", "2026-13-21T14:13:20", "yesterday", "1790000000"] {
+            assert_eq!(parse_wall(text, 0), None, "{text}");
+        }
     }
 
     #[test]

@@ -16,6 +16,8 @@
 //! - [`manifest`]: where, on what and from what the run was made (`manifest.json`)
 //! - [`run_dir`]: the run directory, its lock, and atomic writes
 
+pub mod beside;
+pub mod calibration;
 pub mod clock;
 pub mod device;
 pub mod error;

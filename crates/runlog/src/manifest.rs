@@ -4,6 +4,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::beside::Machine;
+use crate::calibration::AppliedCalibration;
 use crate::clock::{MonotonicNs, WallAnchor, boot_id};
 use crate::device::ComputeDevice;
 use crate::error::RunlogError;
@@ -115,6 +117,9 @@ pub struct SensorInfo {
     /// What a model takes for granted where nothing tells; absent where nothing was guessed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub assumption: Option<String>,
+    /// By what its readings were corrected; absent where they stand as the sensor gave them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<AppliedCalibration>,
     /// Its power limits, where the device has some.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<PowerLimits>,
@@ -204,6 +209,9 @@ pub struct SegmentPrices {
     pub carbon_table: Option<String>,
     /// The price of energy; null without one.
     pub tariff: Option<SegmentTariff>,
+    /// What is stated of the machine; absent where nothing is.
+    #[serde(default, skip_serializing_if = "Machine::is_empty")]
+    pub machine: Machine,
 }
 
 /// The price of energy in a segment.

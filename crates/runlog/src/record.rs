@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::beside::{Embodied, MachineIdle, Projected};
+use crate::calibration::AppliedCalibration;
 use crate::clock::MonotonicNs;
 use crate::span::Phase;
 use crate::units::{Celsius, GramsCo2e, GramsPerKwh, Joules, Seconds, Watts};
@@ -67,8 +69,17 @@ pub struct Record {
     pub carbon: Carbon,
     /// `energy_j` over `tokens`; null without tokens.
     pub joules_per_token: Option<f64>,
-    /// Software carbon intensity (ISO/IEC 21031), without embodied emissions; null without tokens.
+    /// Software carbon intensity (ISO/IEC 21031), with `embodied` where that is given; null without tokens.
     pub sci: Option<Sci>,
+    /// Share of the emissions of making the machine; absent where they were not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embodied: Option<Embodied>,
+    /// What the whole machine would have drawn idle; absent where no constant is stated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine_idle: Option<MachineIdle>,
+    /// What the whole run was expected to use; absent where nothing told it yet, of a whole run, and in older records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub projection: Option<Projected>,
     /// Share of `energy_j` that was measured and not estimated.
     pub measured_fraction: f64,
     /// What each sensor saw.
@@ -283,6 +294,10 @@ pub struct SensorRecord {
     /// where nothing was guessed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub assumption: Option<String>,
+    /// By what its readings were corrected; absent where they stand as the sensor gave them, and where that changed
+    /// within the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<AppliedCalibration>,
     /// What to know about the figure.
     pub flags: Vec<Flag>,
 }
@@ -583,6 +598,9 @@ mod tests {
             },
             joules_per_token: Some(850.0 / 76_800.0),
             sci: None,
+            embodied: None,
+            machine_idle: None,
+            projection: None,
             measured_fraction: 0.0,
             sensors: vec![],
             unmetered_devices: vec![],

@@ -1,9 +1,10 @@
 //! Whether a run is over its budget, and whether it will be.
 
 use wattle_meter::Used;
-use wattle_meter::books::projection::{Fit, Projector};
+use wattle_meter::books::projection::{Fit, Projection, Projector};
 use wattle_report::words::quantity::{count, joules};
 use wattle_runlog::Joules;
+use wattle_runlog::beside::{Fits, Projected};
 
 use crate::config::BudgetConfig;
 
@@ -61,9 +62,37 @@ impl Budget {
         }
     }
 
-    /// What there is to say, once, if the run will not fit. From the first epoch's end on.
-    pub fn warning(&mut self, step: u64, used: &Used) -> Option<String> {
-        let projection = self.projector.project().filter(|_| !self.is_told)?;
+    /// What the run will come to after `step` steps, with what comes after its last step; `None` until its steps tell.
+    fn project(&self, step: u64, ending: Joules) -> Option<Projection> {
+        let projection = self.projector.project().filter(|_| step < self.total_steps)?;
+        Some(Projection { energy: projection.energy + ending, ..projection })
+    }
+
+    /// The same for a record, held against the tightest limit.
+    pub fn projected(&self, step: u64, used: &Used, ending: Joules) -> Option<Projected> {
+        let projection = self.project(step, ending)?;
+        let limits = self.shares(used).into_iter().map(|limit| limit.in_joules(used));
+        let budget =
+            limits.filter(|joules| joules.get().is_finite()).reduce(|a, b| if b < a { b } else { a });
+        let fits = |limit| match projection.against(limit) {
+            Fit::Fits => Fits::Yes,
+            Fit::Unsure => Fits::Unsure,
+            Fit::DoesNot => Fits::No,
+        };
+        Some(Projected {
+            step,
+            total_steps: self.total_steps,
+            energy_j: projection.energy,
+            uncertainty_j: projection.half_width,
+            budget_j: budget,
+            fits: budget.map(fits),
+        })
+    }
+
+    /// What there is to say, once, if the run will not fit. From the first epoch's end on. `ending` is what comes after
+    /// the last step.
+    pub fn warning(&mut self, step: u64, used: &Used, ending: Joules) -> Option<String> {
+        let projection = self.project(step, ending).filter(|_| !self.is_told)?;
         let shares = self.shares(used);
         let limit = shares.iter().find(|limit| projection.against(limit.in_joules(used)) == Fit::DoesNot)?;
         self.is_told = true;
@@ -71,7 +100,7 @@ impl Budget {
         let last_step = step as f64
             + (self.total_steps - step) as f64 * ((allowed - used.energy) / (energy - used.energy)).max(0.0);
         Some(format!(
-            "the run will not fit into budget.{} = {}: all its steps come to {} ± {}, {} are allowed; \
+            "the run will not fit into budget.{} = {}: its steps and its end come to {} ± {}, {} are allowed; \
              it will end with a checkpoint near step {} of {}",
             limit.key,
             limit.allowed,
@@ -146,13 +175,31 @@ mod tests {
         let mut budget = after_an_epoch(limits);
         assert_eq!(budget.end(&used(40_000.0), Joules(1000.0)), None);
         // 2 g at 100 g/kWh are 72 kJ: step 72.
-        let told = budget.warning(40, &used(40_000.0)).unwrap();
+        let told = budget.warning(40, &used(40_000.0), Joules::ZERO).unwrap();
         assert!(
             told.contains("budget.max_emissions_g = 2") && told.contains("near step 72 of 100"),
             "{told}"
         );
-        assert_eq!(budget.warning(40, &used(40_000.0)), None);
+        assert_eq!(budget.warning(40, &used(40_000.0), Joules::ZERO), None);
         assert!(budget.end(&used(72_000.1), Joules::ZERO).is_some());
+    }
+
+    #[test]
+    fn a_record_keeps_what_the_run_will_come_to_with_its_end_and_the_tightest_limit() {
+        let limits =
+            BudgetConfig { max_emissions_g: Some(2.8), max_cost: Some(1.0), ..BudgetConfig::default() };
+        let budget = after_an_epoch(limits);
+        let (used, ending) = (used(40_000.0), Joules(900.0));
+        let projected = budget.projected(40, &used, ending).unwrap();
+        assert_eq!((projected.step, projected.total_steps), (40, 100));
+        assert!((projected.energy_j.get() - 100_900.0).abs() < 1e-3, "{projected:?}");
+        // 2.8 g at 100 g/kWh are 100.8 kJ: without its end the run would fit.
+        assert!((projected.budget_j.unwrap().get() - 100_800.0).abs() < 1e-3, "{projected:?}");
+        assert_eq!(projected.fits, Some(Fits::No));
+        assert_eq!(budget.projected(40, &used, Joules::ZERO).unwrap().fits, Some(Fits::Yes));
+        assert_eq!(budget.projected(100, &used, ending), None, "it is over");
+        let without = after_an_epoch(BudgetConfig::default()).projected(40, &used, ending).unwrap();
+        assert_eq!((without.budget_j, without.fits), (None, None));
     }
 
     #[test]
@@ -174,14 +221,14 @@ mod tests {
         [1, 7, 13, 19, 25, 31, 37, 40].into_iter().for_each(|step| {
             budget.note(step, &used(step as f64 * 1000.0));
         });
-        assert!(budget.warning(40, &used(40_000.0)).is_some());
+        assert!(budget.warning(40, &used(40_000.0), Joules::ZERO).is_some());
     }
 
     #[test]
     fn a_run_that_fits_is_left_in_peace() {
         let limits =
             BudgetConfig { max_energy_kwh: Some(1.0), max_cost: Some(1.0), ..BudgetConfig::default() };
-        assert_eq!(after_an_epoch(limits).warning(40, &used(40_000.0)), None);
+        assert_eq!(after_an_epoch(limits).warning(40, &used(40_000.0), Joules::ZERO), None);
         assert!(!Budget::new(BudgetConfig::default(), 10, 5).is_set());
     }
 }

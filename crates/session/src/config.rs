@@ -324,6 +324,7 @@ mod tests {
         config.data.input = vec!["a".into(), "b".into()];
         (config.data.dir, config.data.cache_dir, config.tokenizer.file) = (path(), path(), path());
         (config.carbon.table, config.model.init_from, config.train.kernels) = (path(), path(), path());
+        config.energy.calibration = path();
         let keys: Vec<&str> = config.paths_mut().into_iter().map(|(key, _)| key).collect();
         let is_path = |kind| matches!(kind, Kind::Path | Kind::Paths);
         let mut expected: Vec<String> =

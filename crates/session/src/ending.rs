@@ -149,15 +149,27 @@ impl Ending {
         let step = rate.and_then(|rate| rate.energy_per_step()).unwrap_or_default();
         let power = rate.and_then(|rate| rate.power());
         let unseen = power.unwrap_or_default() * self.staleness;
-        let waiting = self.waiting.or(power).unwrap_or_default();
+        let [evaluation, checkpoint] = self.last(pace, evaluation_follows);
+        // The last checkpoint waits for one that is being written.
+        let n_checkpoints = if self.writing.time > Seconds::ZERO { 2.0 } else { 1.0 };
+        unseen + step * (in_flight + 1) as f64 + evaluation + checkpoint * n_checkpoints
+    }
+
+    /// What comes after the last step: an evaluation, if one `follows` it, and a checkpoint.
+    pub fn after_last(&self, pace: &Pace, evaluation_follows: bool) -> Joules {
+        self.last(pace, evaluation_follows).into_iter().sum()
+    }
+
+    fn last(&self, pace: &Pace, evaluation_follows: bool) -> [Joules; 2] {
+        let rate = pace.recent().or_else(|| pace.since_start());
+        let step = rate.and_then(|rate| rate.energy_per_step()).unwrap_or_default();
+        let waiting = self.waiting.or(rate.and_then(|rate| rate.power())).unwrap_or_default();
         let checkpoint = self.checkpoint.typical().unwrap_or(waiting * self.checkpoint_time);
         let evaluation = match evaluation_follows {
             true => self.evaluation.typical().unwrap_or(step * (self.evaluation_steps * EVALUATION_SHARE)),
             false => Joules::ZERO,
         };
-        // The last checkpoint waits for one that is being written.
-        let n_checkpoints = if self.writing.time > Seconds::ZERO { 2.0 } else { 1.0 };
-        unseen + step * (in_flight + 1) as f64 + evaluation + checkpoint * n_checkpoints
+        [evaluation, checkpoint]
     }
 }
 

@@ -1,10 +1,13 @@
 //! The manifest of a run, and what its model cards say of it.
 
 use wattle_data::Dataset;
+use wattle_meter::config::stated_machine;
 use wattle_meter::segment_prices;
 use wattle_model::LanguageModel;
 use wattle_runlog::clock::file_stamp;
-use wattle_runlog::manifest::{DataInfo, Drivers, Host, LossFloor, MANIFEST_SCHEMA, ModelInfo, Versions};
+use wattle_runlog::manifest::{
+    DataInfo, Drivers, Host, LossFloor, MANIFEST_SCHEMA, ModelInfo, SegmentPrices, Versions,
+};
 use wattle_runlog::{Manifest, Segment};
 use wattle_train::device::ChosenDevice;
 
@@ -45,7 +48,9 @@ pub(crate) fn with_segment(
     manifest.host = Host::here();
     let id = manifest.segments.last().map_or(0, |last| last.id + 1);
     // A region without an intensity is a fault of the configuration.
-    let prices = segment_prices(config.energy.pue, &config.carbon, &config.cost).ok();
+    let prices = segment_prices(config.energy.pue, &config.carbon, &config.cost)
+        .ok()
+        .map(|prices| SegmentPrices { machine: stated_machine(&config.energy, &config.carbon), ..prices });
     manifest.segments.push(Segment { prices, ..Segment::now(id, step_start) });
     manifest
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use wattle_meter::books::{carbon, continuity};
+use wattle_meter::config::stated_machine;
 use wattle_meter::export::codecarbon::{Row, RunFacts};
 use wattle_meter::{
     CarbonConfig, EDGE_TIMEOUT, Entry, GpuSelection, IntensityTable, Ledger, LedgerOptions, Live, MeterError,
@@ -14,6 +15,7 @@ use wattle_meter::{
     Workload, discover,
 };
 use wattle_report::words::describe::unmetered_warning;
+use wattle_runlog::beside::Projected;
 use wattle_runlog::manifest::{Drivers, Host, SensorInfo};
 use wattle_runlog::record::{EMISSIONS_SCHEMA, RecordKind, SensorKind};
 use wattle_runlog::{
@@ -117,7 +119,9 @@ impl Metering {
             devices: 1,
             trained_on: discovery.trained_on.clone(),
         };
-        let mut ledger = Ledger::resume(ledger_options, &recovered.entries).with_table(pricing.table.clone());
+        let mut ledger = Ledger::resume(ledger_options, &recovered.entries)
+            .with_table(pricing.table.clone())
+            .with_machine(stated_machine(&config.energy, &config.carbon));
         book_tails(&mut ledger, &mut emissions, options)?;
         for finding in discovery.findings.iter().filter(|finding| finding.remedy.is_some()) {
             let remedy = finding.remedy.as_deref().unwrap_or_default();
@@ -182,7 +186,8 @@ impl Metering {
         self.sampler.as_ref().map_or_else(now_missing, |sampler| sampler.edge(EDGE_TIMEOUT))
     }
 
-    /// Ends the record of an epoch, or of the part of it that this segment made, and writes it.
+    /// Ends the record of an epoch, or of the part of it that this segment made, and writes it, with what the whole run
+    /// is expected to use.
     ///
     /// # Errors
     /// If `emissions.jsonl` cannot be written.
@@ -192,11 +197,13 @@ impl Metering {
         complete: bool,
         step: u64,
         tokens: u64,
+        projection: Option<Projected>,
     ) -> Result<Option<Record>, RunlogError> {
         let end = Mark { edge: self.edge(), step, tokens };
         let Some(record) = self.record(RecordKind::Epoch, Some(epoch), complete, end) else {
             return Ok(None);
         };
+        let record = Record { projection, ..record };
         append(&mut self.emissions, &record)?;
         self.write_csv(&record);
         if let Some(sampler) = &self.sampler {
@@ -209,9 +216,16 @@ impl Metering {
     }
 
     /// The record of an epoch so far, for a checkpoint in its midst.
-    pub fn at_checkpoint(&mut self, epoch: u64, step: u64, tokens: u64) -> Option<Record> {
+    pub fn at_checkpoint(
+        &mut self,
+        epoch: u64,
+        step: u64,
+        tokens: u64,
+        projection: Option<Projected>,
+    ) -> Option<Record> {
         let end = Mark { edge: self.edge(), step, tokens };
-        self.record(RecordKind::Checkpoint, Some(epoch), false, end)
+        let record = self.record(RecordKind::Checkpoint, Some(epoch), false, end)?;
+        Some(Record { projection, ..record })
     }
 
     /// Ends metering. A run that is over gets the record of the whole; the energy of one that is to go on is
@@ -440,7 +454,7 @@ mod tests {
         };
         let (mut metering, _) = Metering::start(&options).unwrap();
         std::thread::sleep(Duration::from_millis(100));
-        let epoch = metering.end_epoch(1, true, 10, 1_000).unwrap().unwrap();
+        let epoch = metering.end_epoch(1, true, 10, 1_000, None).unwrap().unwrap();
         let json = metering.emissions_json(Some(&epoch));
         let whole = metering.finish(true, 10, 1_000).unwrap().unwrap();
         assert_eq!(whole.unmetered_devices, epoch.unmetered_devices);

@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use wattle_data::{EntropyFloor, SplitManifest};
 use wattle_report::words::describe::describe_energy;
+use wattle_runlog::beside::Projected;
 use wattle_runlog::event::EvaluateEvent;
 use wattle_runlog::{
-    Event, EventBody, LineFile, MonotonicNs, Phase, Record, RunDir, RunlogError, Span, StopReason,
+    Event, EventBody, Joules, LineFile, MonotonicNs, Phase, Record, RunDir, RunlogError, Span, StopReason,
 };
 use wattle_train::error::ObserverError;
 use wattle_train::{Directive, Draft, Edge, ExtraFile, KERNELS_FILE, Observer, Plan, Progress};
@@ -116,9 +117,7 @@ impl RunObserver<'_> {
         let live = self.metering.live();
         let used = self.metering.used_by(live);
         self.pace.note(Point { t, step, energy: live.map(|live| live.energy) });
-        if self.budget.is_set() {
-            self.budget.note(step, &used);
-        }
+        self.budget.note(step, &used);
         let energy = live.map(|live| EnergyView { is_estimated: live.measured_fraction < 0.5, used });
         self.listener.told(&self.pace, energy);
     }
@@ -150,9 +149,23 @@ impl RunObserver<'_> {
         if !self.budget.is_set() {
             return;
         }
-        if let Some(warning) = self.budget.warning(step, &self.metering.used()) {
+        let ending = self.after_last_step();
+        if let Some(warning) = self.budget.warning(step, &self.metering.used(), ending) {
             tracing::warn!("{warning}");
         }
+    }
+
+    /// What the whole run is expected to use, for a record that ends after `step`; `None` without a meter.
+    fn projected(&mut self, step: u64) -> Option<Projected> {
+        self.metering.live()?;
+        let (used, ending) = (self.metering.used(), self.after_last_step());
+        self.budget.projected(step, &used, ending)
+    }
+
+    /// What comes after the run's last step.
+    fn after_last_step(&self) -> Joules {
+        let last = self.validation.plan.total_steps;
+        self.ending.after_last(&self.pace, self.validation.is_due_after(last))
     }
 
     fn write(&mut self, t: MonotonicNs, body: EventBody) -> Result<(), ObserverError> {
@@ -182,7 +195,8 @@ impl RunObserver<'_> {
 
     fn end_epoch(&mut self, epoch: u64, complete: bool, step: u64, tokens: u64) {
         self.warn_of_budget(step);
-        match self.metering.end_epoch(epoch, complete, step, tokens) {
+        let projection = self.projected(step);
+        match self.metering.end_epoch(epoch, complete, step, tokens, projection) {
             Ok(record) => {
                 self.say_epoch(epoch, complete, record.as_ref());
                 self.seen.record = record;
@@ -260,7 +274,8 @@ impl Observer for RunObserver<'_> {
         match edge {
             Edge::Epoch { epoch, complete, step, tokens } => self.end_epoch(epoch, complete, step, tokens),
             Edge::Checkpoint { epoch, step, tokens } => {
-                self.seen.record = self.metering.at_checkpoint(epoch, step, tokens);
+                let projection = self.projected(step);
+                self.seen.record = self.metering.at_checkpoint(epoch, step, tokens, projection);
             }
             Edge::Stop { step, tokens, reason } => {
                 self.listener.ended();

@@ -1,5 +1,6 @@
 //! `wattle meter`: what any command cost.
 
+use std::path::Path;
 use std::process::ExitStatus;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
@@ -10,13 +11,13 @@ use wattle_meter::books::carbon;
 use wattle_meter::sensors::discover::discover_visible;
 use wattle_meter::{
     CarbonConfig, EDGE_TIMEOUT, EnergyConfig, Entry, Ledger, LedgerOptions, Live, Sampler, SamplerOptions,
-    Workload,
+    TraceTarget, TraceWriter, Workload,
 };
 use wattle_report::words::describe::{describe_energy, describe_sensor, energy_warnings};
 use wattle_report::words::quantity::{duration, joules, watts};
 use wattle_runlog::clock::file_stamp;
 use wattle_runlog::record::{MeteredCommand, RecordKind, Resources};
-use wattle_runlog::{MonotonicNs, Record, Seconds, WallAnchor};
+use wattle_runlog::{MonotonicNs, Record, Seconds, Segment, WallAnchor};
 
 use crate::args::MeterArgs;
 use crate::child::{RunningCommand, exit_code};
@@ -45,9 +46,10 @@ pub fn run(args: &MeterArgs, quiet: bool) -> anyhow::Result<Exit> {
         tracing::debug!("{}: {}; wattle devices says how to fix it", finding.what, finding.detail);
     }
     let unmetered_boards = discovery.unmet.iter().map(|unmet| unmet.board).collect();
-    let options = SamplerOptions { interval: energy.interval(), workload: Workload::Children, trace: None };
-    let sampler = Sampler::start(discovery.sensors, options)?;
     let run_id = format!("command-{}-{:x}", file_stamp(), std::process::id());
+    let trace = args.trace.as_deref().map(|path| trace_target(path, &run_id)).transpose()?;
+    let options = SamplerOptions { interval: energy.interval(), workload: Workload::Children, trace };
+    let sampler = Sampler::start(discovery.sensors, options)?;
     let _server = args
         .metrics_addr
         .and_then(|addr| MetricsServer::start("--metrics-addr", addr, registry(&run_id, sampler.watch())));
@@ -100,6 +102,15 @@ pub fn run(args: &MeterArgs, quiet: bool) -> anyhow::Result<Exit> {
         tracing::error!("{error:#}");
     }
     Ok(Exit::Child(exit_code(status)))
+}
+
+/// A new trace: what is there already is not written over, and a second command is no segment of the first.
+fn trace_target(path: &Path, run_id: &str) -> anyhow::Result<TraceTarget> {
+    if path.exists() {
+        anyhow::bail!("--trace {}: the file is there already; choose another path", path.display());
+    }
+    let writer = TraceWriter::open(path).context("--trace")?;
+    Ok(TraceTarget { writer, run_id: run_id.to_owned(), segment: Segment::now(0, 0) })
 }
 
 fn configuration(args: &MeterArgs) -> Result<(EnergyConfig, CarbonConfig), BadUsage> {

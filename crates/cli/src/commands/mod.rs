@@ -1,5 +1,6 @@
 //! One file a command.
 
+pub mod calibrate;
 pub mod compare;
 pub mod devices;
 pub mod estimate;

@@ -180,6 +180,7 @@ impl Ledger {
                 per_kwh: *per_kwh,
                 currency: currency.clone(),
             });
+            books.machine = prices.machine;
             books.table = prices.carbon_table.as_ref().and_then(|path| self.table_at(Path::new(path)));
         } else if let Some(end) = self.ends.iter().find(|end| end.segment == segment.header.segment.id) {
             *pue = end.pue;
@@ -293,6 +294,19 @@ impl Segment {
                 TraceQuantity::TemperatureMc | TraceQuantity::SampleMw => {}
             }
         }
+    }
+
+    pub(crate) fn forget_before(&mut self, t: MonotonicNs) {
+        self.histories.iter_mut().for_each(|history| history.forget_before(t));
+    }
+
+    pub(crate) fn histories(&self) -> &[History] {
+        &self.histories
+    }
+
+    /// Its first and its last reading.
+    pub(crate) fn span(&self) -> (Option<MonotonicNs>, Option<MonotonicNs>) {
+        (self.first, self.last)
     }
 
     /// Adds what is written some time after the moment that it stands for.

@@ -6,11 +6,12 @@
 //! they are the run. A record at a checkpoint looks at a part of its epoch and advances nothing. The whole run's
 //! record is the totals themselves.
 
+use wattle_runlog::beside::{Machine, MachineIdle};
 use wattle_runlog::record::{Carbon, Cumulative, EMISSIONS_SCHEMA, Overhead, RecordKind, Resources, Sci};
 use wattle_runlog::{GramsCo2e, Joules, MonotonicNs, Record, Span, WallAnchor};
 
 use crate::books::intensity_table::IntensityTable;
-use crate::books::pricing::{Tariff, facility_kwh};
+use crate::books::pricing::{Tariff, facility, facility_kwh};
 use crate::books::tally::Used;
 use crate::books::totals::Totals;
 use crate::sensors::trained_on::TrainedOn;
@@ -72,6 +73,7 @@ pub struct Entry<'a> {
 pub struct Ledger {
     pub(crate) options: LedgerOptions,
     pub(crate) table: Option<IntensityTable>,
+    pub(crate) machine: Machine,
     pub(crate) totals: Totals,
     /// Each segment's last record: where the next of that segment begins.
     pub(crate) ends: Vec<SegmentEnd>,
@@ -95,13 +97,24 @@ pub(crate) struct SegmentEnd {
 impl Ledger {
     /// The books of a run that begins.
     pub fn new(options: LedgerOptions) -> Self {
-        Self { options, table: None, totals: Totals::default(), ends: Vec::new() }
+        Self {
+            options,
+            table: None,
+            machine: Machine::default(),
+            totals: Totals::default(),
+            ends: Vec::new(),
+        }
     }
 
     /// The books with a table of intensities (`carbon.table`), by which each joule is priced at the moment of its
     /// use. What the table does not cover is priced by the intensity of the options, and the record tells so.
     pub fn with_table(self, table: Option<IntensityTable>) -> Self {
         Self { table, ..self }
+    }
+
+    /// The books with what is stated of the machine: its embodied emissions and its idle power.
+    pub fn with_machine(self, machine: Machine) -> Self {
+        Self { machine, ..self }
     }
 
     /// The books of a run that goes on, from the records that it has written so far.
@@ -162,6 +175,9 @@ impl Ledger {
             carbon: self.whole_carbon(),
             joules_per_token: None,
             sci: None,
+            embodied: totals.embodied,
+            machine_idle: totals.machine_idle(),
+            projection: None,
             measured_fraction: share(totals.measured, cumulative.energy_j),
             sensors: totals.sensors(),
             unmetered_devices: totals.unmetered.iter().cloned().collect(),
@@ -196,6 +212,12 @@ impl Ledger {
         let energy_kwh = window.energy.kwh();
         let facility_kwh = facility_kwh(window.energy, options.pue);
         let duration = window.duration();
+        let machine_idle = self.machine.idle_w.map(|power_w| {
+            let energy_j = power_w * duration;
+            // By the mean of the record: no reading tells when an idle machine would have drawn more.
+            let emissions_g = carbon.intensity_g_per_kwh * facility(energy_j, options.pue);
+            MachineIdle { power_w, energy_j, emissions_g }
+        });
         let device_hours = f64::from(options.devices) * duration.get() / 3600.0;
         let mut record = Record {
             schema: EMISSIONS_SCHEMA.to_owned(),
@@ -222,6 +244,9 @@ impl Ledger {
             carbon,
             joules_per_token: None,
             sci: None,
+            embodied: self.machine.embodied.map(|rate| rate.over(duration)),
+            machine_idle,
+            projection: None,
             measured_fraction: window.measured_fraction,
             sensors: window.sensors,
             unmetered_devices,
@@ -281,7 +306,8 @@ pub(crate) fn set_per_token(record: &mut Record) {
     if record.tokens > 0 {
         let tokens = record.tokens as f64;
         record.joules_per_token = Some(record.energy_j.get() / tokens);
-        let GramsCo2e(grams) = record.emissions_g;
+        let embodied = record.embodied.map_or(GramsCo2e::ZERO, |embodied| embodied.emissions_g);
+        let GramsCo2e(grams) = record.emissions_g + embodied;
         record.sci = Some(Sci { value: grams / tokens * SCI_TOKENS, per: format!("{SCI_TOKENS} tokens") });
     }
 }
@@ -292,8 +318,9 @@ pub(crate) mod tests {
     use crate::books::carbon;
     use crate::config::{CarbonConfig, CostConfig};
     use proptest::prelude::*;
-    use wattle_runlog::Seconds;
+    use wattle_runlog::beside::EmbodiedRate;
     use wattle_runlog::record::{EdgeError, Edges, Flag, Method, SensorKind, SensorRecord};
+    use wattle_runlog::{Seconds, Watts};
 
     pub(crate) fn options(segment: u32) -> LedgerOptions {
         LedgerOptions {
@@ -353,6 +380,35 @@ pub(crate) mod tests {
         assert_eq!(record.started_at, "2026-09-21T14:13:20Z");
         assert_eq!(record.phases.total(), record.energy_j);
         assert_eq!(Record::from_json(&record.to_json()).unwrap(), record);
+    }
+
+    #[test]
+    fn what_is_stated_of_the_machine_stands_beside_the_energy_and_never_in_it() {
+        let rate = EmbodiedRate { machine_g: GramsCo2e(40_000.0), lifetime_h: 1_000.0 };
+        let machine = Machine { embodied: Some(rate), idle_w: Some(Watts(100.0)) };
+        let plain = Ledger::new(options(0)).record(entry(RecordKind::Epoch, 0, 3600, 3.6e6, 2_000));
+        let mut ledger = Ledger::new(options(0)).with_machine(machine);
+        let record = ledger.record(entry(RecordKind::Epoch, 0, 3600, 3.6e6, 2_000));
+        let idle = record.machine_idle.unwrap();
+        assert_eq!((idle.energy_j, idle.emissions_g), (Joules(360_000.0), GramsCo2e(60.0)));
+        assert_eq!(record.embodied.unwrap().emissions_g, GramsCo2e(40.0));
+        // 600 g of the energy and 40 g of the machine, over two thousand tokens.
+        assert_eq!(record.sci.as_ref().unwrap().value, 320.0);
+        let without = Record { sci: plain.sci.clone(), embodied: None, machine_idle: None, ..record.clone() };
+        assert_eq!(without, plain, "energy, emissions and cost are the same to the bit");
+
+        // A second segment is stated to draw 250 W idle.
+        let records = [record, ledger.record(entry(RecordKind::Epoch, 3600, 7200, 3.6e6, 2_000))];
+        let machine = Machine { idle_w: Some(Watts(250.0)), ..machine };
+        let mut later = Ledger::resume(options(1), &records).with_machine(machine);
+        later.record(entry(RecordKind::Epoch, 0, 3600, 3.6e6, 2_000));
+        let whole = later.whole_run(true, Resources::default(), Overhead::default());
+        let idle = whole.machine_idle.unwrap();
+        assert_eq!((idle.power_w, idle.energy_j), (Watts(150.0), Joules(1_620_000.0)));
+        assert_eq!(whole.embodied.unwrap().emissions_g, GramsCo2e(120.0));
+        assert_eq!(whole.energy_j, Joules(10.8e6));
+        assert_eq!(whole.sci.unwrap().value, 320.0);
+        assert_eq!(Record::from_json(&records[0].to_json()).unwrap(), records[0]);
     }
 
     #[test]
@@ -482,6 +538,7 @@ pub(crate) mod tests {
             throttle: Vec::new(),
             clocks: None,
             assumption: None,
+            calibration: None,
             flags: flags.to_vec(),
         }
     }

@@ -4,6 +4,7 @@
 //! intensity is one mean, or a table's at the moment of each joule's use, with the mean for what the table does not
 //! cover. Records, running figures and repriced runs are all priced here.
 
+use wattle_runlog::beside::Machine;
 use wattle_runlog::manifest::{SegmentPrices, SegmentTariff};
 use wattle_runlog::record::Cost;
 use wattle_runlog::{GramsCo2e, GramsPerKwh, Joules, MonotonicNs, WallAnchor};
@@ -95,6 +96,7 @@ pub fn segment_prices(
         carbon: carbon::resolve(carbon)?,
         carbon_table: carbon.table.as_ref().map(|path| path.to_string_lossy().into_owned()),
         tariff: tariff.map(|Tariff { per_kwh, currency }| SegmentTariff { per_kwh, currency }),
+        machine: Machine::default(),
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use wattle_runlog::beside::{Embodied, MachineIdle};
 use wattle_runlog::record::{
     Carbon, ClockRecord, Cost, Cumulative, Edges, Flag, Method, PhaseJoules, PhasesMethod, SensorRecord,
 };
@@ -25,6 +26,10 @@ pub(crate) struct Totals {
     pub(crate) facility_kwh: f64,
     pub(crate) rates: RecordedRates,
     pub(crate) device_hours: f64,
+    /// Of the records that have a share of it.
+    pub(crate) embodied: Option<Embodied>,
+    /// Of the records that state it, and how long those are.
+    machine_idle: Option<(MachineIdle, Seconds)>,
     /// Devices without a sensor in any record.
     pub(crate) unmetered: BTreeSet<String>,
     pub(crate) phases: PhaseJoules,
@@ -128,6 +133,7 @@ impl Totals {
         self.tabled += record.energy_j * record.carbon.table_fraction.unwrap_or(0.0);
         self.facility_kwh += record.facility_kwh;
         self.device_hours += record.resources.device_hours;
+        self.absorb_beside(record);
         self.unmetered.extend(record.unmetered_devices.iter().cloned());
         let mut phases = record.phases;
         for phase in Phase::ALL {
@@ -137,6 +143,29 @@ impl Totals {
         for sensor in &record.sensors {
             self.absorb_sensor(sensor, record);
         }
+    }
+
+    /// Adds what stands beside the energy.
+    fn absorb_beside(&mut self, record: &Record) {
+        if let Some(part) = record.embodied {
+            self.embodied = Some(self.embodied.map_or(part, |sum| sum.and(part)));
+        }
+        if let Some(part) = record.machine_idle {
+            let (mut sum, mut time) = self.machine_idle.unwrap_or((part, Seconds::ZERO));
+            if time > Seconds::ZERO {
+                sum.energy_j += part.energy_j;
+                sum.emissions_g += part.emissions_g;
+            }
+            time += record.duration_s;
+            self.machine_idle = Some((sum, time));
+        }
+    }
+
+    /// The idle machine over the records that state it.
+    pub(crate) fn machine_idle(&self) -> Option<MachineIdle> {
+        let (sum, time) = self.machine_idle?;
+        let power_w = if time > Seconds::ZERO { sum.energy_j / time } else { sum.power_w };
+        Some(MachineIdle { power_w, ..sum })
     }
 
     /// Of a phase's methods, and of the record's, the weakest stands for the run.
@@ -284,6 +313,12 @@ impl SensorTotal {
         }
         if sensor.max_temperature_c > total.max_temperature_c {
             total.max_temperature_c = sensor.max_temperature_c;
+        }
+        if total.systematic_id != sensor.systematic_id {
+            // Neither error is that of the sum: no other run shares it.
+            total.systematic_fraction = total.systematic_fraction.max(sensor.systematic_fraction);
+            total.systematic_id = format!("{}+{}", total.systematic_id, sensor.systematic_id);
+            total.calibration = None;
         }
         // One stretch without the counter, and the sum is no longer the counter's.
         if total.method == Method::Counter {

@@ -211,6 +211,7 @@ pub(crate) mod tests {
             throttle: Vec::new(),
             clocks: None,
             assumption: None,
+            calibration: None,
             flags: vec![],
         };
         let mut ledger = Ledger::new(options(0));

@@ -11,6 +11,8 @@ use wattle_runlog::{ComputeDevice, DeviceKind, Watts};
 
 use crate::config::{EnergyConfig, GpuSelection};
 use crate::error::MeterError;
+use crate::sensors::calibrated::Calibrated;
+use crate::sensors::calibrations::{Calibration, Calibrations};
 use crate::sensors::estimate;
 use crate::sensors::nvml::{Board, LIBRARY_VARIABLE, NvmlLibrary, NvmlSensor, library_name};
 use crate::sensors::own_thread::{DISCOVERY_TIME, OwnThread, in_time};
@@ -77,12 +79,14 @@ pub enum FindingState {
 
 /// Finds the sensors for a run of this process on `devices`.
 pub fn discover(config: &EnergyConfig, devices: &[ComputeDevice]) -> Discovery {
-    discover_with(config, devices, Workload::ThisProcess, library().as_deref(), &VisibleDevices::from_env())
+    let visible = VisibleDevices::from_env();
+    discover_with(config, devices, Workload::ThisProcess, library().as_deref(), &visible).calibrated(config)
 }
 
 /// Finds the sensors for `workload` on the boards that CUDA would show a program started from here.
 pub fn discover_visible(config: &EnergyConfig, workload: Workload) -> Discovery {
-    discover_on(config, Wanted::Shown, workload, library().as_deref(), &VisibleDevices::from_env())
+    let visible = VisibleDevices::from_env();
+    discover_on(config, Wanted::Shown, workload, library().as_deref(), &visible).calibrated(config)
 }
 
 /// The boards that CUDA would show a program started from here, as devices. One that is known by its number
@@ -224,6 +228,13 @@ fn no_answer(library: Option<&Path>) -> MeterError {
     }
 }
 
+/// `calibrated on 2026-11-28: times 1.043 ± 1.2 %`
+fn calibration_words(calibration: &Calibration) -> String {
+    let date = calibration.made_at.split('T').next().unwrap_or_default();
+    let (gain, half_width) = (calibration.gain, calibration.gain_uncertainty * 100.0);
+    format!("calibrated on {date}: times {gain:.4} ± {half_width:.1} %")
+}
+
 /// A board to be metered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Selected {
@@ -236,6 +247,39 @@ impl Discovery {
     /// What the manifest says of the sensors.
     pub fn sensor_infos(&self) -> Vec<SensorInfo> {
         self.sensors.iter().map(|sensor| sensor.info().clone()).collect()
+    }
+
+    /// The same with each sensor corrected for which `energy.calibration`, or the file of this user, has a calibration.
+    fn calibrated(self, config: &EnergyConfig) -> Self {
+        let path = config.calibration.clone().or_else(Calibrations::default_path);
+        match path.filter(|path| config.calibrated && path.exists()) {
+            Some(path) => self.calibrated_by(&path),
+            None => self,
+        }
+    }
+
+    fn calibrated_by(mut self, path: &Path) -> Self {
+        let calibrations = match Calibrations::read(path) {
+            Ok(calibrations) => calibrations,
+            Err(error) => {
+                tracing::warn!("{error}; sensors are not calibrated");
+                let remedy = "make it again by wattle calibrate, or set energy.calibrated = false".to_owned();
+                self.find("calibration", FindingState::Unreadable, error.to_string(), Some(remedy));
+                return self;
+            }
+        };
+        let mut found = Vec::new();
+        let calibrate = |sensor: Box<dyn Sensor>| -> Box<dyn Sensor> {
+            let Some(calibration) = calibrations.of(sensor.info()) else { return sensor };
+            let info = calibration.applied_to(sensor.info(), path);
+            found.push((info.id.clone(), calibration_words(calibration)));
+            Box::new(Calibrated::new(sensor, info, calibration.gain))
+        };
+        self.sensors = self.sensors.into_iter().map(calibrate).collect();
+        for (id, words) in found {
+            self.find(&id, FindingState::Found, words, None);
+        }
+        self
     }
 
     /// The devices that are computed on and that no sensor will measure.
@@ -498,6 +542,7 @@ pub(crate) fn library() -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sensors::calibrations::tests::calibration;
 
     fn boards() -> Vec<Board> {
         (0..3)
@@ -620,6 +665,42 @@ mod tests {
             finding.remedy.as_deref(),
             Some("sudo chmod a+r /sys/class/powercap/intel-rapl:0/energy_uj")
         );
+    }
+
+    #[test]
+    fn a_sensor_that_has_a_calibration_is_corrected_and_names_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let zone = dir.path().join("intel-rapl:0");
+        std::fs::create_dir(&zone).unwrap();
+        std::fs::write(zone.join("name"), "package-0\n").unwrap();
+        std::fs::write(zone.join("energy_uj"), "5000000\n").unwrap();
+        let path = dir.path().join("calibrations.json");
+        let config = EnergyConfig {
+            powercap_root: dir.path().to_owned(),
+            calibration: Some(path.clone()),
+            ..EnergyConfig::default()
+        };
+        let nowhere = dir.path().join("libnvidia-ml.so");
+        let find =
+            || discover_with(&config, &[], Workload::ThisProcess, Some(&nowhere), &VisibleDevices::default());
+        let plain = find().sensor_infos()[0].clone();
+        let mut file = Calibrations::read_or_none(&path).unwrap();
+        let systematic_id = plain.systematic_id.clone();
+        file.replace(&[Calibration { systematic_id, ..calibration(1.1) }]);
+        file.write(&path).unwrap();
+        let mut discovery = find().calibrated(&config);
+        let info = discovery.sensor_infos()[0].clone();
+        assert_eq!((info.systematic_fraction, info.calibration.unwrap().gain), (0.012, 1.1));
+        let counter = discovery.sensors[0].read().counter;
+        assert_eq!(counter.measured().map(|value| value.0), Some(5_500_000));
+        let said = &discovery.findings.last().unwrap().detail;
+        assert_eq!(said, "calibrated on 2026-11-28: times 1.1000 ± 1.2 %");
+        let off = EnergyConfig { calibrated: false, ..config.clone() };
+        assert_eq!(find().calibrated(&off).sensor_infos()[0], plain);
+        std::fs::write(&path, "{}").unwrap();
+        let spoilt = find().calibrated(&config);
+        assert_eq!(spoilt.sensor_infos()[0], plain);
+        assert_eq!(spoilt.findings.last().unwrap().state, FindingState::Unreadable);
     }
 
     #[test]

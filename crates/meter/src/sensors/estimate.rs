@@ -195,6 +195,7 @@ fn info(id: &str, kind: SensorKind, description: String, systematic_id: String) 
         systematic_id,
         flags: Vec::new(),
         assumption: None,
+        calibration: None,
         limits: None,
     }
 }

@@ -1,6 +1,8 @@
 //! What can be asked for power or energy, and which of it this machine has.
 
 pub mod board_limits;
+pub(crate) mod calibrated;
+pub mod calibrations;
 pub(crate) mod clock_fields;
 pub mod discover;
 pub(crate) mod driver_samples;

@@ -262,6 +262,7 @@ impl NvmlSensor {
             id,
             flags: if is_divided { vec![Flag::WholeDevice] } else { Vec::new() },
             assumption: None,
+            calibration: None,
             limits: limits(&device),
         };
         Ok(Self {

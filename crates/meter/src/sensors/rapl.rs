@@ -120,6 +120,7 @@ impl Domain {
             id,
             flags: Vec::new(),
             assumption: None,
+            calibration: None,
             limits: None,
         };
         Ok(RaplSensor { file, info, spec: CounterSpec { unit: CounterUnit::Microjoules, range } })

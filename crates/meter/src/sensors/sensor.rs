@@ -134,6 +134,15 @@ impl<T> Quantity<T> {
         }
     }
 
+    /// The same with the value changed by `change`.
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Quantity<U> {
+        match self {
+            Self::Measured(value) => Quantity::Measured(change(value)),
+            Self::Unsupported => Quantity::Unsupported,
+            Self::Missing(why) => Quantity::Missing(why),
+        }
+    }
+
     /// Whether the device that should have given it stopped answering.
     pub fn is_lost(&self) -> bool {
         matches!(self, Self::Missing(Missing::DeviceLost))
@@ -258,6 +267,7 @@ pub(crate) mod tests {
             systematic_id: format!("gain/{id}"),
             flags: Vec::new(),
             assumption: None,
+            calibration: None,
             limits: None,
         }
     }

@@ -7,4 +7,4 @@ pub mod stretch;
 pub mod unmetered;
 pub mod window;
 
-mod regression;
+pub(crate) mod regression;

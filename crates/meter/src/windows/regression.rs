@@ -38,7 +38,7 @@ pub(crate) fn fit(rows: &[(Vec<f64>, f64)]) -> Option<Fit> {
 
 /// The inverse of a symmetric positive matrix, by Gauss and Jordan with the largest pivot; `None` if a pivot is
 /// nothing beside the matrix.
-fn inverse(mut a: Vec<Vec<f64>>) -> Option<Vec<Vec<f64>>> {
+pub(crate) fn inverse(mut a: Vec<Vec<f64>>) -> Option<Vec<Vec<f64>>> {
     let n = a.len();
     let scale = (0..n).map(|i| a[i][i]).fold(0.0, f64::max);
     for (i, row) in a.iter_mut().enumerate() {

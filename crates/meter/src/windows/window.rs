@@ -197,6 +197,7 @@ fn sensor_record(
         throttle: throttle(surveys()),
         clocks: history.clocks(start, end),
         assumption: info.assumption.clone(),
+        calibration: info.calibration.clone(),
         flags: flags(history, &stretch, &best, method, surveys().any(|s| s.contended == Some(true))),
     }
 }

@@ -5,8 +5,9 @@
 
 use serde::Serialize;
 use wattle_meter::{IntensityTable, Ledger, LedgerOptions, Tariff};
+use wattle_runlog::beside::{Embodied, MachineIdle, Projected};
 use wattle_runlog::manifest::LossFloor;
-use wattle_runlog::record::{Carbon, Cost, PhasesMethod, RecordKind, SensorRecord};
+use wattle_runlog::record::{Carbon, Cost, PhasesMethod, RecordKind, Sci, SensorRecord};
 use wattle_runlog::{Celsius, GramsCo2e, Joules, Phase, Record, Seconds, WallAnchor};
 
 use crate::error::ReportError;
@@ -115,6 +116,14 @@ pub struct Totals {
     pub cost: Option<Cost>,
     /// Energy over tokens.
     pub joules_per_token: Option<f64>,
+    /// Software carbon intensity; null without tokens.
+    pub sci: Option<Sci>,
+    /// Share of the emissions of making the machine, not in `emissions_g`; null where they were not given.
+    pub embodied: Option<Embodied>,
+    /// What the whole machine would have drawn idle, not in `energy_j`; null where no constant is stated.
+    pub machine_idle: Option<MachineIdle>,
+    /// What a run that has not ended was expected to use, by its last record; null where that does not tell.
+    pub projection: Option<Projected>,
     /// Energy that went into steps that had to be done again.
     pub wasted_j: Joules,
     /// Energy that the trace saw after the last record of a run that has not ended; not in `energy_j`.
@@ -183,7 +192,11 @@ impl Report {
             provenance: Provenance::of(run),
             config: run.config.clone(),
             learning: Learnt::of(&learning),
-            totals: whole.as_ref().map(|whole| Totals { cpu_s: cpu_time(run), ..Totals::of(whole, &curve) }),
+            totals: whole.as_ref().map(|whole| Totals {
+                cpu_s: cpu_time(run),
+                projection: projection(run),
+                ..Totals::of(whole, &curve)
+            }),
             doubts: doubts::of(run, whole.as_ref(), &epochs, &names),
             epochs,
             phases: whole.as_ref().map_or_else(Vec::new, phase_rows),
@@ -263,6 +276,10 @@ impl Totals {
             carbon: whole.carbon.clone(),
             cost: whole.cost.clone(),
             joules_per_token: whole.joules_per_token,
+            sci: whole.sci.clone(),
+            embodied: whole.embodied,
+            machine_idle: whole.machine_idle,
+            projection: None,
             wasted_j: whole.cumulative.wasted_j,
             unrecorded_j: curve.unrecorded().energy,
             peak_memory_bytes: whole.resources.peak_memory_bytes,
@@ -288,6 +305,12 @@ fn whole_run(run: &Run) -> Option<Record> {
         trained_on: Vec::new(),
     };
     Some(Ledger::resume(options, &run.records).whole_run(false, last.resources, last.overhead))
+}
+
+/// What a run that has not ended was expected to use.
+fn projection(run: &Run) -> Option<Projected> {
+    let last = run.records.iter().rfind(|record| record.kind.is_additive())?;
+    last.projection.filter(|_| final_record(run).is_none())
 }
 
 fn phase_rows(whole: &Record) -> Vec<PhaseRow> {

@@ -1,5 +1,6 @@
 //! A run on a terminal.
 
+pub(crate) mod beside_words;
 pub(crate) mod energy_words;
 pub(crate) mod phase_words;
 
@@ -9,10 +10,12 @@ use wattle_runlog::{Joules, Seconds};
 use crate::join::epochs::EpochRow;
 use crate::join::provenance::Provenance;
 use crate::join::report::Report;
+use crate::text::beside_words::{embodied_words, idle_words, projection_words};
 use crate::text::energy_words::energy_words;
 use crate::text::phase_words::{phase_energy, phase_method, phase_name, phases_method};
 use crate::words::bounds::{energy_in, energy_of};
 use crate::words::clock::clock_words;
+use crate::words::describe::calibration_words;
 use crate::words::flags;
 use crate::words::quantity::{
     count, duration, factor, grams, joules, joules_per_ktoken, loss, money, percent, si, tariff, uncertain,
@@ -148,6 +151,12 @@ fn cost(report: &Report) -> Vec<String> {
     if let Some(cost) = &totals.cost {
         line("cost", format!("{} · {}", report.at_least(money(cost.value, &cost.currency)), tariff(cost)));
     }
+    if let Some(embodied) = &totals.embodied {
+        line("embodied", embodied_words(embodied, totals.sci.as_ref()));
+    }
+    if let Some(idle) = &totals.machine_idle {
+        line("idle", idle_words(idle));
+    }
     let per_token = totals
         .joules_per_token
         .map(|j| format!(" · {}", report.at_least(format!("{} J/ktoken", joules_per_ktoken(j)))));
@@ -161,6 +170,9 @@ fn cost(report: &Report) -> Vec<String> {
             "unrecorded",
             format!("{} since the last record, by the power trace", joules(totals.unrecorded_j)),
         );
+    }
+    if let Some(projection) = &totals.projection {
+        line("projected", projection_words(projection));
     }
     if let Some(overhead) = &report.overhead {
         let time = duration(overhead.sampler_cpu_s);
@@ -269,6 +281,8 @@ pub(crate) fn about_sensors(report: &Report) -> Vec<String> {
     let words = |sensor: &SensorRecord| {
         let name = names.name(&sensor.id);
         let assumption = sensor.assumption.as_ref().map(|assumption| format!("{name} assumes {assumption}"));
+        let calibration = sensor.calibration.as_ref();
+        let calibration = calibration.map(|applied| format!("{name} is {}", calibration_words(applied)));
         let baseline = sensor.baseline.map(|idle| {
             let power = uncertain(idle.power_w.get(), Some(idle.uncertainty_w.get()), "W");
             format!("{name} drew {power} idle, measured for {} before the load", duration(idle.seconds))
@@ -277,7 +291,7 @@ pub(crate) fn about_sensors(report: &Report) -> Vec<String> {
         let limit = own.and_then(|info| info.limits).map(|limits| limits.enforced_w);
         let time = report.totals.as_ref().map_or(Seconds::ZERO, |totals| totals.duration_s);
         let clocks = clock_words(sensor, &name, limit, time);
-        assumption.into_iter().chain(baseline).chain(clocks)
+        assumption.into_iter().chain(calibration).chain(baseline).chain(clocks)
     };
     report.sensors.iter().flat_map(words).collect()
 }
@@ -343,7 +357,10 @@ fn bits_per_byte(bits: f64) -> String {
 mod tests {
     use super::*;
     use crate::synthetic::SyntheticRun;
+    use wattle_runlog::beside::{EmbodiedRate, Fits, MachineIdle, Projected};
     use wattle_runlog::record::PhasesMethod;
+    use wattle_runlog::record::Sci;
+    use wattle_runlog::{GramsCo2e, Watts};
 
     fn lines(synthetic: &SyntheticRun) -> String {
         let dir = tempfile::tempdir().unwrap();
@@ -375,6 +392,34 @@ mod tests {
     #[test]
     fn a_run_whose_board_was_not_metered() {
         insta::assert_snapshot!(lines(&SyntheticRun::unmetered()));
+    }
+
+    #[test]
+    fn what_stands_beside_the_energy_is_told_with_what_it_is_no_part_of() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = SyntheticRun::small().write(dir.path());
+        let mut report = Report::of(&run, None).unwrap();
+        let totals = report.totals.as_mut().unwrap();
+        let rate = EmbodiedRate { machine_g: GramsCo2e(1.5e6), lifetime_h: 40_000.0 };
+        totals.embodied = Some(rate.over(Seconds(7_200.0)));
+        totals.sci = Some(Sci { value: 1.25, per: "1000 tokens".to_owned() });
+        let (power_w, energy_j) = (Watts(180.0), Joules(1.296e6));
+        totals.machine_idle = Some(MachineIdle { power_w, energy_j, emissions_g: GramsCo2e(144.0) });
+        totals.projection = Some(Projected {
+            step: 40,
+            total_steps: 100,
+            energy_j: Joules(100_900.0),
+            uncertainty_j: Joules(2_000.0),
+            budget_j: Some(Joules(98_000.0)),
+            fits: Some(Fits::No),
+        });
+        let text = text(&report, Bars::Blocks);
+        let told: Vec<&str> = text
+            .lines()
+            .skip_while(|line| !line.contains("embodied"))
+            .take_while(|l| !l.contains("metering"))
+            .collect();
+        insta::assert_snapshot!(told.join("\n"));
     }
 
     #[test]

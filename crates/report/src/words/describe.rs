@@ -1,6 +1,7 @@
 //! Records in words.
 
 use wattle_meter::WindowEnergy;
+use wattle_runlog::calibration::AppliedCalibration;
 use wattle_runlog::record::{Flag, Method, SensorRecord};
 use wattle_runlog::{Joules, Record};
 
@@ -136,7 +137,16 @@ pub fn describe_sensor(sensor: &SensorRecord) -> Vec<String> {
     parts.push(format!("{method}, systematic ± {:.0} %", sensor.systematic_fraction * 100.0));
     let figures = format!("{:<12} {}", sensor.id, parts.join(" · "));
     let assumption = sensor.assumption.as_ref().map(|assumption| format!("{:<12} assumes {assumption}", ""));
-    [figures].into_iter().chain(assumption).collect()
+    let calibration = sensor.calibration.as_ref();
+    let calibration = calibration.map(|calibration| format!("{:<12} {}", "", calibration_words(calibration)));
+    [figures].into_iter().chain(assumption).chain(calibration).collect()
+}
+
+/// `calibrated on 2026-11-28 (20261128-061500/gpu:GPU-1a2b): its readings are multiplied by 1.0430`
+pub fn calibration_words(calibration: &AppliedCalibration) -> String {
+    let AppliedCalibration { id, made_at, gain, .. } = calibration;
+    let date = made_at.split('T').next().unwrap_or_default();
+    format!("calibrated on {date} ({id}): its readings are multiplied by {gain:.4}")
 }
 
 #[cfg(test)]
