@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::{MonotonicNs, WallAnchor, boot_id};
 use crate::device::ComputeDevice;
 use crate::error::RunlogError;
+use crate::grid::GridOrigin;
 use crate::record::{Carbon, Flag, Method, SensorKind};
 use crate::units::Watts;
 
@@ -204,6 +205,9 @@ pub struct SegmentPrices {
     pub carbon_table: Option<String>,
     /// The price of energy; null without one.
     pub tariff: Option<SegmentTariff>,
+    /// Who is asked for the grid's intensity at the moment of use; absent where nobody is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grid: Option<GridOrigin>,
 }
 
 /// The price of energy in a segment.

@@ -6,6 +6,9 @@
 //! they are the run. A record at a checkpoint looks at a part of its epoch and advances nothing. The whole run's
 //! record is the totals themselves.
 
+use std::collections::BTreeMap;
+
+use wattle_runlog::grid::Intensities;
 use wattle_runlog::record::{Carbon, Cumulative, EMISSIONS_SCHEMA, Overhead, RecordKind, Resources, Sci};
 use wattle_runlog::{GramsCo2e, Joules, MonotonicNs, Record, Span, WallAnchor};
 
@@ -72,6 +75,8 @@ pub struct Entry<'a> {
 pub struct Ledger {
     pub(crate) options: LedgerOptions,
     pub(crate) table: Option<IntensityTable>,
+    /// What the grid said in each segment that asked.
+    pub(crate) grids: BTreeMap<u32, Intensities>,
     pub(crate) totals: Totals,
     /// Each segment's last record: where the next of that segment begins.
     pub(crate) ends: Vec<SegmentEnd>,
@@ -95,13 +100,19 @@ pub(crate) struct SegmentEnd {
 impl Ledger {
     /// The books of a run that begins.
     pub fn new(options: LedgerOptions) -> Self {
-        Self { options, table: None, totals: Totals::default(), ends: Vec::new() }
+        Self { options, table: None, grids: BTreeMap::new(), totals: Totals::default(), ends: Vec::new() }
     }
 
     /// The books with a table of intensities (`carbon.table`), by which each joule is priced at the moment of its
     /// use. What the table does not cover is priced by the intensity of the options, and the record tells so.
     pub fn with_table(self, table: Option<IntensityTable>) -> Self {
         Self { table, ..self }
+    }
+
+    /// What the grid said in `segment`: by that, each joule of it is priced at the moment of its use. What it does not
+    /// cover is priced by the table and the intensity of the options, and the record tells so.
+    pub fn set_grid(&mut self, segment: u32, grid: Intensities) {
+        self.grids.insert(segment, grid);
     }
 
     /// The books of a run that goes on, from the records that it has written so far.
@@ -190,7 +201,7 @@ impl Ledger {
     pub(crate) fn build(&self, entry: Entry<'_>, segment: u32, anchor: WallAnchor) -> Record {
         let options = &self.options;
         let window = entry.window;
-        let (emissions_g, carbon) = self.price(&window, anchor);
+        let (emissions_g, carbon) = self.price(&window, segment, anchor);
         let attribution = phases::attribute(&window, segment, entry.spans);
         let unmetered_devices = unmetered(&options.trained_on, &window);
         let energy_kwh = window.energy.kwh();
