@@ -101,14 +101,6 @@ impl Deadline {
         let duration: SignedDuration = text.parse().ok()?;
         (duration > SignedDuration::ZERO).then(|| Self::After(Seconds(duration.as_secs_f64())))
     }
-
-    /// The wall time, in nanoseconds since 1970, for a run that was first started at `started_ns`.
-    pub fn wall_ns(self, started_ns: i64) -> i64 {
-        match self {
-            Self::At(wall_ns) => wall_ns,
-            Self::After(time) => started_ns.saturating_add_unsigned(time.ns()),
-        }
-    }
 }
 
 impl GridConfig {
@@ -185,7 +177,6 @@ mod tests {
         assert_eq!(Deadline::parse("1970-01-01T01:00:00+01:00"), Some(Deadline::At(0)));
         assert_eq!(Deadline::parse("8h"), Some(Deadline::After(Seconds(28_800.0))));
         assert_eq!(Deadline::parse("1h30m"), Some(Deadline::After(Seconds(5_400.0))));
-        assert_eq!(Deadline::parse("1h").map(|deadline| deadline.wall_ns(5)), Some(3_600_000_000_005));
         for none in ["", "tomorrow", "8", "-3h", "0s"] {
             assert_eq!(Deadline::parse(none), None, "{none}");
         }

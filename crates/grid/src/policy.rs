@@ -5,7 +5,7 @@ use wattle_runlog::grid::Intensities;
 use wattle_runlog::{GramsPerKwh, MonotonicNs, Seconds, WallAnchor, Watts};
 
 use crate::cleanest::{Load, cleanest};
-use crate::config::{GridConfig, StartKind};
+use crate::config::{Deadline, GridConfig, StartKind};
 
 /// Decides between two steps. It changes no step: a run that waits makes the same ones later.
 #[derive(Clone, Debug)]
@@ -52,15 +52,16 @@ pub struct Wait {
 }
 
 impl Policy {
-    /// The policy of a configuration, for a run that was first started at the wall time `started_ns`, now being `clock`.
-    pub fn new(config: &GridConfig, started_ns: i64, clock: WallAnchor) -> Self {
-        let deadline = config.deadline().map(|deadline| deadline.wall_ns(started_ns));
-        let monotonic = |wall_ns: i64| {
-            clock.monotonic.after(Seconds::from_ns(wall_ns.saturating_sub(clock.wall_ns).max(0) as u64))
+    /// The policy of a configuration, for a run that was first started `since_start` ago, now being `clock`.
+    pub fn new(config: &GridConfig, clock: WallAnchor, since_start: Seconds) -> Self {
+        let in_time = |seconds: f64| clock.monotonic.after(Seconds(seconds.max(0.0)));
+        let moment = |deadline| match deadline {
+            Deadline::At(wall_ns) => in_time((wall_ns - clock.wall_ns) as f64 / 1e9),
+            Deadline::After(time) => in_time((time - since_start).get()),
         };
         Self {
             is_to_start: config.is_on() && config.start == StartKind::Cleanest,
-            deadline: deadline.map(monotonic),
+            deadline: config.deadline().map(moment),
             pause_above: config.pause_above_g.map(GramsPerKwh),
             is_deadline_told: false,
         }
@@ -213,7 +214,7 @@ mod tests {
     fn policy(toml: &str) -> Policy {
         let config: GridConfig = toml::from_str(&format!("provider = \"uk\"\n{toml}")).unwrap();
         assert_eq!(config.faults(), Vec::<String>::new());
-        Policy::new(&config, CLOCK.wall_ns, CLOCK)
+        Policy::new(&config, CLOCK, Seconds::ZERO)
     }
 
     fn wait(decision: Decision) -> Wait {

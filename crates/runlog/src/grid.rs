@@ -260,12 +260,6 @@ impl Intensities {
         left
     }
 
-    /// Forgets what ended before `t`, but for the last such row, which may still be held.
-    pub fn forget_before(&mut self, t: MonotonicNs) {
-        let n_ended = self.rows.iter().filter(|row| row.to <= t).count();
-        self.rows.drain(..n_ended.saturating_sub(1));
-    }
-
     /// What is known of one moment. A figure holds for its interval and, until a newer one begins, for another of its
     /// length.
     pub fn at(&self, t: MonotonicNs) -> Option<(GramsPerKwh, GridUse)> {
@@ -365,10 +359,6 @@ mod tests {
             known(&intensities, 0, 20),
             [(0, 10, Some((5.0, GridUse::Live))), (10, 20, Some((3.0, GridUse::Forecast)))]
         );
-        intensities.forget_before(MonotonicNs(12));
-        assert_eq!(intensities.rows().len(), 2);
-        intensities.forget_before(MonotonicNs(30));
-        assert_eq!(intensities.rows().len(), 1, "the last one may be held");
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub struct Budget {
     /// The step from which on energy is noted next.
     next_note: u64,
     is_told: bool,
+    /// What pauses used: no step's energy.
+    paused: Joules,
 }
 
 impl Budget {
@@ -26,7 +28,15 @@ impl Budget {
     pub fn new(limits: BudgetConfig, total_steps: u64, steps_per_epoch: u64) -> Self {
         let chunk_steps = (steps_per_epoch.min(total_steps) / CHUNKS_AN_EPOCH).max(1);
         let projector = Projector::new(total_steps);
-        Self { limits, projector, total_steps, chunk_steps, next_note: 0, is_told: false }
+        Self {
+            limits,
+            projector,
+            total_steps,
+            chunk_steps,
+            next_note: 0,
+            is_told: false,
+            paused: Joules::ZERO,
+        }
     }
 
     /// Whether there is any limit.
@@ -56,18 +66,25 @@ impl Budget {
     /// After `step` steps the run has used `used`.
     pub fn note(&mut self, step: u64, used: &Used) {
         if step >= self.next_note {
-            self.projector.note(step, used.energy);
+            self.projector.note(step, used.energy - self.paused);
             self.next_note = (step / self.chunk_steps + 1) * self.chunk_steps;
         }
+    }
+
+    /// A pause used `energy`.
+    pub fn pause(&mut self, energy: Joules) {
+        self.paused += energy;
     }
 
     /// What there is to say, once, if the run will not fit. From the first epoch's end on.
     pub fn warning(&mut self, step: u64, used: &Used) -> Option<String> {
         let projection = self.projector.project().filter(|_| !self.is_told)?;
         let shares = self.shares(used);
-        let limit = shares.iter().find(|limit| projection.against(limit.in_joules(used)) == Fit::DoesNot)?;
+        let limit = shares
+            .iter()
+            .find(|limit| projection.against(limit.in_joules(used) - self.paused) == Fit::DoesNot)?;
         self.is_told = true;
-        let (allowed, energy) = (limit.in_joules(used), projection.energy);
+        let (allowed, energy) = (limit.in_joules(used), projection.energy + self.paused);
         let last_step = step as f64
             + (self.total_steps - step) as f64 * ((allowed - used.energy) / (energy - used.energy)).max(0.0);
         Some(format!(
