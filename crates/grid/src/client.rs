@@ -20,7 +20,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A longer answer is none of a provider's.
 const MAX_BYTES: u64 = 4 << 20;
 /// A date in a header has whole seconds, and an answer takes a moment: clocks that agree to this are the same.
-const SAME_CLOCK_NS: i64 = 2_000_000_000;
+pub(crate) const SAME_CLOCK_NS: u64 = 2_000_000_000;
 /// The longest that a provider is left alone because it asked for it.
 const MAX_RETRY: Seconds = Seconds(86_400.0);
 
@@ -161,7 +161,7 @@ fn clock(response: &Response<Body>, sent: MonotonicNs) -> (WallAnchor, Option<f6
     let there =
         WallAnchor { wall_ns: there.saturating_add(500_000_000), monotonic: sent.midpoint(here.monotonic) };
     let ahead_ns = here.wall_ns.saturating_sub(there.wall_ns_at(here.monotonic));
-    match ahead_ns.abs() <= SAME_CLOCK_NS {
+    match ahead_ns.unsigned_abs() <= SAME_CLOCK_NS {
         true => (here, None),
         false => (there, Some(ahead_ns as f64 / 1e9)),
     }

@@ -9,7 +9,7 @@ use wattle_runlog::grid::{GRID_SCHEMA, GridEntry, Intensities, Row};
 use wattle_runlog::{MonotonicNs, Seconds, WallAnchor};
 
 use crate::cache::{Cache, Kept, Round};
-use crate::client::{Client, Failure};
+use crate::client::{Client, Failure, SAME_CLOCK_NS};
 use crate::config::{GridConfig, StartKind};
 use crate::error::GridError;
 use crate::provider::{Interval, Provider, Unreadable};
@@ -350,6 +350,9 @@ impl Asker {
     /// Adds what was learnt; returns until when the newest figure stands.
     fn learn(&mut self, round: &Round, clock: WallAnchor) -> MonotonicNs {
         let mut state = lock(&self.shared);
+        // Two readings of one clock differ by a little: intervals then stay where they are.
+        let differs = clock.wall_ns.abs_diff(state.clock.wall_ns_at(clock.monotonic)) > SAME_CLOCK_NS;
+        let clock = if differs { clock } else { state.clock };
         let mut known = (*state.known).clone();
         // Figures come last: a forecast of the same time does not replace them.
         for interval in round.forecast.iter().flatten().chain(&round.current) {

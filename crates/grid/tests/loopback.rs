@@ -308,6 +308,28 @@ fn a_redirect_is_not_followed_and_nonsense_is_no_figure() {
 }
 
 #[test]
+fn a_forecast_that_says_the_same_again_is_no_news() {
+    const LEN_MS: i64 = 200;
+    let server = Server::start(|_, path| {
+        let first = now_ms() / LEN_MS;
+        let n = if path.ends_with("fw48h") { 50 } else { 1 };
+        let intervals: Vec<String> = (first..first + n)
+            .map(|i| {
+                let (from, to) = (time(i * LEN_MS), time((i + 1) * LEN_MS));
+                format!(r#"{{"from":"{from}","to":"{to}","intensity":{{"forecast":{}}}}}"#, i % 500)
+            })
+            .collect();
+        ok(format!(r#"{{"data":[{}]}}"#, intervals.join(",")))
+    });
+    let cache = dir();
+    let grid = start(&server.config("uk", &cache, "pause_above_g = 1000.0"));
+    assert_eq!(grid.news(0).len(), 50);
+    server.wait_for(8);
+    let news = grid.news(0);
+    assert!(!news.is_empty() && news.len() < 50, "one an interval: {}", news.len());
+}
+
+#[test]
 fn nobody_is_asked_unless_that_is_wanted() {
     assert!(Grid::start(&GridConfig::default()).unwrap().is_none());
 }
