@@ -362,7 +362,7 @@ fn a_dry_run_says_what_would_be_asked_and_asks_nobody() {
     let url = format!("grid.url={}", provider.url);
     let settings = [
         "grid.provider=uk",
-        "grid.zone=\"13\"",
+        "grid.zone=GB-13",
         &url,
         "grid.start=cleanest",
         "grid.deadline=8h",

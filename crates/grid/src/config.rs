@@ -23,7 +23,8 @@ section! {
         pub provider: ProviderKind = ProviderKind::None;
         /// The zone of the grid that the machine draws from.
         ///
-        /// `electricity_maps`: a zone key such as `DE`. `uk`: `GB`, or the number of a region, from 1 to 17.
+        /// `electricity_maps`: a zone key such as `DE`. `uk`: `GB`, or a region by its number, from
+        /// `GB-1` to `GB-17`.
         pub zone: Option<String> = None,
             unset("`GB` for `uk`; `electricity_maps` needs one"),
             idle(when("grid.provider", &["none"]));
@@ -143,7 +144,7 @@ impl GridConfig {
         let mut faults = Vec::new();
         if self.is_on() && self.provider().is_none() {
             let (got, expected) = match (self.provider, self.zone.as_deref()) {
-                (ProviderKind::Uk, zone) => (zone, "expected \"GB\", or the number of a region from 1 to 17"),
+                (ProviderKind::Uk, zone) => (zone, "expected \"GB\", or a region from \"GB-1\" to \"GB-17\""),
                 (_, zone) => (zone, "expected a zone key of Electricity Maps, such as \"DE\""),
             };
             let got = got.map_or("is not set".to_owned(), |zone| format!("= {zone:?}"));
@@ -186,9 +187,9 @@ mod tests {
     fn what_does_not_go_together_is_named_with_what_to_do() {
         assert_eq!(faults(""), Vec::<String>::new());
         assert_eq!(faults("provider = \"uk\""), Vec::<String>::new());
-        assert_eq!(faults("provider = \"uk\"\nzone = \"13\""), Vec::<String>::new());
+        assert_eq!(faults("provider = \"uk\"\nzone = \"GB-13\""), Vec::<String>::new());
         for (toml, key, words) in [
-            ("provider = \"uk\"\nzone = \"18\"", "grid.zone", "from 1 to 17"),
+            ("provider = \"uk\"\nzone = \"GB-18\"", "grid.zone", "to \"GB-17\""),
             ("provider = \"uk\"\nzone = \"DE\"", "grid.zone", "\"GB\""),
             ("provider = \"electricity_maps\"", "grid.zone", "such as \"DE\""),
             ("provider = \"electricity_maps\"\nzone = \"a b\"", "grid.zone", "such as \"DE\""),

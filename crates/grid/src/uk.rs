@@ -58,11 +58,13 @@ struct Figures {
 }
 
 impl Uk {
-    /// The zone "GB", or a region by its number; `None` for another.
+    /// The zone "GB", or a region by its number, such as "GB-13"; `None` for another.
     pub fn new(zone: &str) -> Option<Self> {
         let region = match zone {
             "GB" => None,
-            _ => Some(zone.parse().ok().filter(|region| (1..=LAST_REGION).contains(region))?),
+            _ => Some(
+                zone.strip_prefix("GB-")?.parse().ok().filter(|region| (1..=LAST_REGION).contains(region))?,
+            ),
         };
         Some(Self { zone: zone.to_owned(), region })
     }
@@ -125,7 +127,7 @@ impl Provider for Uk {
     }
 
     fn zones(&self) -> &'static str {
-        "expected \"GB\", or the number of a region from 1 to 17"
+        "expected \"GB\", or a region from \"GB-1\" to \"GB-17\""
     }
 
     fn current(&self) -> Query {
@@ -176,11 +178,11 @@ mod tests {
     #[test]
     fn a_region_is_read_from_a_list_and_alone_and_another_region_is_refused() {
         let alone = r#"{"regionid":13,"shortname":"London","data":[{"from":"2026-11-28T05:30Z","to":"2026-11-28T06:00Z","intensity":{"forecast":100,"index":"low"}}]}"#;
-        let uk = Uk::new("13").unwrap();
+        let uk = Uk::new("GB-13").unwrap();
         for body in [format!("{{\"data\":{alone}}}"), format!("{{\"data\":[{alone}]}}")] {
             let read = uk.read_forecast(body.as_bytes()).unwrap();
             assert_eq!((read[0].intensity, read[0].basis), (GramsPerKwh(100.0), GridBasis::Forecast));
-            let other = Uk::new("12").unwrap().read_current(body.as_bytes());
+            let other = Uk::new("GB-12").unwrap().read_current(body.as_bytes());
             assert_eq!(other, Err(Unreadable::OtherZone("13".to_owned())));
         }
     }
@@ -188,7 +190,7 @@ mod tests {
     #[test]
     fn questions_are_those_of_the_api() {
         let now = time_ns("2026-11-28T05:54:48Z").unwrap();
-        let (national, london) = (Uk::new("GB").unwrap(), Uk::new("13").unwrap());
+        let (national, london) = (Uk::new("GB").unwrap(), Uk::new("GB-13").unwrap());
         assert_eq!(national.current().0, "/intensity");
         assert_eq!(national.forecast(now).0, "/intensity/2026-11-28T05:54Z/fw48h");
         assert_eq!(london.current().0, "/regional/regionid/13");
