@@ -318,6 +318,30 @@ mod tests {
     }
 
     #[test]
+    fn a_pause_is_shown_with_its_reason_and_goes_away_again() {
+        let (training, _) = resumed();
+        let mut display = Display::new(MultiProgress::new(), true);
+        display.training = Some(training);
+        let shown = |display: &Display| {
+            let bar = &display.training.as_ref().unwrap().bar;
+            (bar.prefix(), bar.message())
+        };
+        display.pause("paused at 500 g/kWh, above grid.pause_above_g = 200; 90 are forecast for 06:49 UTC");
+        let (prefix, message) = shown(&display);
+        assert_eq!(prefix, "paused");
+        assert!(
+            message
+                .split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" ")
+                .contains("90 are forecast for 06:49 UTC")
+        );
+        assert!(message.lines().all(|line| line.chars().count() <= 80), "{message}");
+        display.unpause();
+        assert_eq!(shown(&display), (String::new(), String::new()));
+    }
+
+    #[test]
     fn nothing_is_forecast_from_one_step_or_without_a_meter() {
         let (training, _) = resumed();
         let mut pace = Pace::default();

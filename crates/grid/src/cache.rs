@@ -159,3 +159,54 @@ impl KeptInterval {
         Interval { from_ns, to_ns, intensity: g_per_kwh, basis }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const URL: &str = "https://example.com";
+
+    /// An hour of 250 g/kWh around now.
+    fn hour(clock: WallAnchor) -> Round {
+        let half = 1_800_000_000_000;
+        let (from_ns, to_ns) = (clock.wall_ns - half, clock.wall_ns + half);
+        let current =
+            vec![Interval { from_ns, to_ns, intensity: GramsPerKwh(250.0), basis: GridBasis::Live }];
+        Round { current, forecast: None }
+    }
+
+    #[test]
+    fn what_is_kept_is_read_back_and_grows_old_by_the_monotonic_clock() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path(), "uk-GB", URL).unwrap();
+        assert_eq!(cache.read(), None);
+        // A wall clock of 1970: only the distance to the interval counts.
+        let clock = WallAnchor { wall_ns: 0, ..WallAnchor::now() };
+        cache.write(clock, &hour(clock), None);
+        let kept = cache.read().unwrap();
+        assert_eq!((kept.round(), kept.clock()), (hour(clock), clock));
+        let after = |seconds| clock.monotonic.after(wattle_runlog::Seconds(seconds));
+        assert!(kept.is_fresh(after(0.0)) && kept.is_fresh(after(1799.0)) && !kept.is_fresh(after(1801.0)));
+        assert_eq!(kept.not_before(after(0.0)), None);
+        cache.write(clock, &hour(clock), Some(after(10.0)));
+        let kept = cache.read().unwrap();
+        assert_eq!((kept.not_before(after(9.0)), kept.not_before(after(11.0))), (Some(after(10.0)), None));
+    }
+
+    #[test]
+    fn answers_of_another_boot_or_address_and_damaged_files_are_not_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path(), "uk-GB", URL).unwrap();
+        let clock = WallAnchor::now();
+        cache.write(clock, &hour(clock), None);
+        assert_eq!(Cache::open(dir.path(), "uk-GB", "https://other.example").unwrap().read(), None);
+        let path = dir.path().join("uk-GB.json");
+        let text = fs::read_to_string(&path).unwrap();
+        for other in [text.replace(&boot_id(), "another-boot"), text[..text.len() / 2].to_owned()] {
+            fs::write(&path, other).unwrap();
+            assert_eq!(cache.read(), None);
+        }
+        fs::write(&path, text).unwrap();
+        assert!(cache.read().is_some());
+    }
+}

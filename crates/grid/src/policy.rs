@@ -7,6 +7,9 @@ use wattle_runlog::{GramsPerKwh, MonotonicNs, Seconds, WallAnchor, Watts};
 use crate::cleanest::{Load, cleanest};
 use crate::config::{Deadline, GridConfig, StartKind};
 
+/// What was waited for has come if the intensity is no higher than this many times the promised one.
+const AS_PROMISED: f64 = 1.05;
+
 /// Decides between two steps. It changes no step: a run that waits makes the same ones later.
 #[derive(Clone, Debug)]
 pub struct Policy {
@@ -14,6 +17,8 @@ pub struct Policy {
     is_to_start: bool,
     deadline: Option<MonotonicNs>,
     pause_above: Option<GramsPerKwh>,
+    /// The mean intensity that is waited for.
+    promised_g: Option<f64>,
     /// Whether it was told that the deadline forbids a pause.
     is_deadline_told: bool,
 }
@@ -47,6 +52,8 @@ pub struct Wait {
     pub reason: PauseReason,
     /// The intensity now.
     pub intensity: GramsPerKwh,
+    /// Until when, as far as that can be told.
+    pub until: Option<MonotonicNs>,
     /// The same for a person.
     pub why: String,
 }
@@ -63,6 +70,7 @@ impl Policy {
             is_to_start: config.is_on() && config.start == StartKind::Cleanest,
             deadline: config.deadline().map(moment),
             pause_above: config.pause_above_g.map(GramsPerKwh),
+            promised_g: None,
             is_deadline_told: false,
         }
     }
@@ -92,7 +100,7 @@ impl Policy {
         }
     }
 
-    fn start(&self, known: &Intensities, outlook: &Outlook) -> Start {
+    fn start(&mut self, known: &Intensities, outlook: &Outlook) -> Start {
         let Outlook { now, clock, left: Some((time, work)), idle } = *outlook else { return Start::NotYet };
         let load = Load { time, work, idle: idle.unwrap_or(Watts::ZERO) };
         let deadline = self.deadline.unwrap_or(now);
@@ -106,6 +114,10 @@ impl Policy {
             return at_once(format!("no forecast reaches over the {} that are left", time_left(time)));
         };
         if best.at <= now {
+            if self.promised_g.is_some_and(|promised| best.now_g <= promised * AS_PROMISED) {
+                let said = format!("grid.start: training goes on, at {:.0} g/kWh", best.now_g);
+                return Start::Now(Some(said));
+            }
             return at_once(match idle {
                 Some(idle) => format!(
                     "no later start before the deadline saves anything worth the {:.0} W that waiting draws",
@@ -114,6 +126,7 @@ impl Policy {
                 None => format!("no later start before the deadline is cleaner than {:.0} g/kWh", best.now_g),
             });
         }
+        self.promised_g = Some(best.mean_g);
         let intensity = known.at(now).map_or(GramsPerKwh(best.now_g), |(intensity, _)| intensity);
         let why = format!(
             "waiting until {} for {:.0} g/kWh instead of {:.0} over the {} that are left",
@@ -122,7 +135,7 @@ impl Policy {
             best.now_g,
             time_left(time)
         );
-        Start::Wait(Wait { reason: PauseReason::Cleanest, intensity, why })
+        Start::Wait(Wait { reason: PauseReason::Cleanest, intensity, until: Some(best.at), why })
     }
 
     /// The pause that the intensity asks for, or what is to be said of there being none.
@@ -144,18 +157,18 @@ impl Policy {
             )));
         }
         let below = known.rows().iter().find(|row| row.from > now && row.intensity.get() <= limit.get());
-        let until = match below {
+        let said = match below {
             Some(row) => {
                 format!("{:.0} are forecast for {}", row.intensity.get(), time_words(clock, row.from, now))
             }
             None => "no forecast says until when".to_owned(),
         };
         let why = format!(
-            "paused at {:.0} g/kWh, above grid.pause_above_g = {}; {until}",
+            "paused at {:.0} g/kWh, above grid.pause_above_g = {}; {said}",
             intensity.get(),
             limit.get()
         );
-        Ok(Wait { reason: PauseReason::Above, intensity, why })
+        Ok(Wait { reason: PauseReason::Above, intensity, until: below.map(|row| row.from), why })
     }
 }
 
@@ -231,12 +244,14 @@ mod tests {
         assert_eq!(policy.decide(&known, &at(0.0, None)), Decision::Go(None));
         let first = wait(policy.decide(&known, &at(0.1, Some(1.5))));
         assert_eq!((first.reason, first.intensity), (PauseReason::Cleanest, GramsPerKwh(300.0)));
+        assert_eq!(first.until, Some(MonotonicNs(2 * HOUR)));
         assert_eq!(
             first.why,
             "waiting until 16:13 UTC for 100 g/kWh instead of 300 over the 1.5 h that are left"
         );
         wait(policy.decide(&known, &at(1.9, Some(1.5))));
-        assert!(matches!(policy.decide(&known, &at(2.0, Some(1.5))), Decision::Go(Some(_))));
+        let Decision::Go(Some(said)) = policy.decide(&known, &at(2.0, Some(1.5))) else { panic!() };
+        assert_eq!(said, "grid.start: training goes on, at 100 g/kWh");
         // It has started, and stays at it.
         assert_eq!(policy.decide(&known, &at(4.0, Some(1.0))), Decision::Go(None));
     }

@@ -190,10 +190,11 @@ impl RunObserver<'_> {
                 true
             }
             (Some(wait), Some(pause)) => {
-                let is_news = pause.begun.is_none() || pause.wait.why != wait.why;
+                let is_new = pause.begun.is_none() || pause.wait.until != wait.until;
+                let is_other = pause.wait.why != wait.why;
                 pause.wait = wait;
-                if is_news {
-                    self.say_pause();
+                if is_new || is_other {
+                    self.say_pause(is_new);
                 }
                 // Each joule of the pause is priced at its moment.
                 self.metering.used();
@@ -202,11 +203,13 @@ impl RunObserver<'_> {
         }
     }
 
-    /// A pause begins, or waits for something else than before.
-    fn say_pause(&mut self) {
+    /// A pause begins, or there is something else to say of it than before; `is_logged` if it waits for another time.
+    fn say_pause(&mut self, is_logged: bool) {
         let Some(pause) = self.grid.as_mut().and_then(|grid| grid.pause_mut().as_mut()) else { return };
         let (wait, is_new) = (pause.wait.clone(), pause.begun.is_none());
-        tracing::info!("{}", wait.why);
+        if is_logged {
+            tracing::info!("{}", wait.why);
+        }
         self.listener.paused(&wait.why);
         if is_new {
             self.metering.edge();

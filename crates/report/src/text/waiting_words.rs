@@ -55,7 +55,7 @@ mod tests {
         );
         assert_eq!(
             cost(&waiting),
-            "2 h in 2 pauses; the idle machine drew 360 kJ and emitted 10.0 gCO2e, already taken off"
+            "2 h 00 min in 2 pauses; the idle machine drew 360 kJ and emitted 10.0 gCO2e, already taken off"
         );
         (waiting.work_g, waiting.saved_g, waiting.pauses) = (GramsCo2e(200.0), GramsCo2e(-10.0), 1);
         assert!(saved(&waiting).starts_with("nothing: 10.0 gCO2e (5.0 %) more than"), "{}", saved(&waiting));
