@@ -309,7 +309,10 @@ mod tests {
         Row { from: MonotonicNs(from), to: MonotonicNs(to), intensity: GramsPerKwh(g), basis }
     }
 
-    fn known(intensities: &Intensities, from: u64, to: u64) -> Vec<(u64, u64, Option<(f64, GridUse)>)> {
+    /// A start, an end, and what is known between them.
+    type Known = (u64, u64, Option<(f64, GridUse)>);
+
+    fn known(intensities: &Intensities, from: u64, to: u64) -> Vec<Known> {
         let pieces = intensities.pieces(MonotonicNs(from), MonotonicNs(to));
         pieces
             .into_iter()
