@@ -49,7 +49,9 @@ fn arrows_point_down_and_the_columns_meet_in_the_session_alone() {
             assert!(!reach(meter).contains(learner), "{meter} reaches {learner}");
         }
     }
-    for free in ["wattle-runlog", "wattle-meter", "wattle-data", "wattle-random", "wattle-settings"] {
+    for free in
+        ["wattle-runlog", "wattle-meter", "wattle-grid", "wattle-data", "wattle-random", "wattle-settings"]
+    {
         let candle = reach(free).into_iter().find(|name| name.starts_with("candle"));
         assert_eq!(candle, None, "{free} reaches candle");
     }

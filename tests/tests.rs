@@ -14,6 +14,7 @@ mod disk;
 mod export;
 #[cfg(target_os = "linux")]
 mod faults;
+mod grid;
 mod habits;
 mod help;
 mod limits;

@@ -6,6 +6,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use wattle_data::{FetchProgress, Stage};
 use wattle_report::words::describe::per_ktoken;
 use wattle_report::words::quantity::{duration, grams, joules, si, watts};
+use wattle_report::words::table::wrap;
 use wattle_runlog::Joules;
 use wattle_runlog::event::StepEvent;
 use wattle_session::listener::EnergyView;
@@ -16,6 +17,11 @@ use wattle_train::Plan;
 const LINE_EVERY: Duration = Duration::from_secs(10);
 /// On a terminal, the time between two texts: more often nobody can read them.
 const DRAW_EVERY: Duration = Duration::from_millis(200);
+
+/// What begins a line below a bar, under its first column.
+const NEXT_LINE: &str = "\n             ";
+/// How wide such a line may be on a terminal of 80 columns.
+const MESSAGE_WIDTH: usize = 67;
 
 /// Bars or lines for one run.
 pub struct Display {
@@ -129,12 +135,27 @@ impl Display {
         let lines = training.describe(event, pace, energy);
         if self.is_terminal {
             training.bar.set_prefix(format!("epoch {}/{}", event.epoch, training.plan.n_epochs()));
-            training.bar.set_message(lines.join("\n             ").trim_end().to_owned());
+            training.bar.set_message(lines.join(NEXT_LINE).trim_end().to_owned());
         } else {
             let share = 100 * event.step / training.plan.total_steps;
             let line = lines.into_iter().filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" · ");
             tracing::info!("step {}/{} ({share} %) · {line}", event.step, training.plan.total_steps);
         }
+    }
+
+    /// Training waits. Without a terminal the log says so.
+    pub fn pause(&mut self, why: &str) {
+        let Some(training) = &self.training else { return };
+        training.bar.set_prefix("paused");
+        let lines = std::iter::once(String::new()).chain(wrap(why, MESSAGE_WIDTH));
+        training.bar.set_message(lines.collect::<Vec<_>>().join(NEXT_LINE));
+    }
+
+    /// Training goes on.
+    pub fn unpause(&mut self) {
+        let Some(training) = &self.training else { return };
+        training.bar.set_prefix("");
+        training.bar.set_message("");
     }
 
     /// An evaluation moved on.
@@ -294,6 +315,30 @@ mod tests {
         for line in training.describe(&event(701), &pace, Some(view(true))) {
             assert!(13 + line.chars().count() <= 80, "{line}");
         }
+    }
+
+    #[test]
+    fn a_pause_is_shown_with_its_reason_and_goes_away_again() {
+        let (training, _) = resumed();
+        let mut display = Display::new(MultiProgress::new(), true);
+        display.training = Some(training);
+        let shown = |display: &Display| {
+            let bar = &display.training.as_ref().unwrap().bar;
+            (bar.prefix(), bar.message())
+        };
+        display.pause("paused at 500 g/kWh, above grid.pause_above_g = 200; 90 are forecast for 06:49 UTC");
+        let (prefix, message) = shown(&display);
+        assert_eq!(prefix, "paused");
+        assert!(
+            message
+                .split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" ")
+                .contains("90 are forecast for 06:49 UTC")
+        );
+        assert!(message.lines().all(|line| line.chars().count() <= 80), "{message}");
+        display.unpause();
+        assert_eq!(shown(&display), (String::new(), String::new()));
     }
 
     #[test]

@@ -94,6 +94,16 @@ impl Listener for Following<'_> {
         self.progress.evaluate(event, used);
     }
 
+    fn paused(&mut self, why: &str) {
+        self.display.pause(why);
+        self.progress.pause(true);
+    }
+
+    fn unpaused(&mut self) {
+        self.display.unpause();
+        self.progress.pause(false);
+    }
+
     fn stopping(&mut self) {
         tracing::info!("a signal asks for an end: leaving a checkpoint (a second signal ends at once)");
     }

@@ -9,6 +9,7 @@ use wattle_model::flops::flops_per_token;
 use wattle_report::words::quantity::{count, si, three_digits};
 use wattle_session::Config;
 use wattle_session::forecast::Forecast;
+use wattle_session::grid;
 use wattle_session::memory::size;
 use wattle_session::need::{BYTES_PER_PARAMETER, TrainingMemory};
 
@@ -66,6 +67,7 @@ pub fn describe(config: &Config, dataset: &Dataset, forecast: &Forecast) -> Stri
     if let Some(shortage) = &forecast.shortage {
         line("does not fit", shortage.clone());
     }
+    grid::describe(config).into_iter().for_each(|(key, value)| line(key, value));
     text
 }
 

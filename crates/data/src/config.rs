@@ -112,13 +112,7 @@ impl DataConfig {
     /// # Errors
     /// If neither is known.
     pub fn cache_root(&self) -> Result<PathBuf, DataError> {
-        let from_env =
-            |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let by_default = || {
-            let xdg = from_env("XDG_CACHE_HOME").filter(|path| path.is_absolute());
-            xdg.or_else(|| from_env("HOME").map(|home| home.join(".cache"))).map(|cache| cache.join("wattle"))
-        };
-        self.cache_dir.clone().or_else(by_default).ok_or(DataError::NoCacheDir)
+        self.cache_dir.clone().or_else(wattle_files::cache_dir).ok_or(DataError::NoCacheDir)
     }
 
     /// Whether the embedded corpus is used.

@@ -7,12 +7,19 @@
 use std::fs::{File, FileType, OpenOptions};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
 /// More than any configuration, description or table of ours takes, in bytes: 64 MiB.
 pub const SMALL: u64 = 64 << 20;
+
+/// The folder that this program caches in: `$XDG_CACHE_HOME/wattle`, else `~/.cache/wattle`; `None` without a home.
+pub fn cache_dir() -> Option<PathBuf> {
+    let from_env = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let xdg = from_env("XDG_CACHE_HOME").filter(|path| path.is_absolute());
+    xdg.or_else(|| from_env("HOME").map(|home| home.join(".cache"))).map(|cache| cache.join("wattle"))
+}
 
 /// Opens the ordinary file at `path` to read it.
 ///

@@ -41,6 +41,7 @@
 //!   - [`tally`](books::tally): what a segment has used so far, between two records
 //!   - [`projection`](books::projection): what a run that has begun will come to
 //!   - [`reprice`](mod@books::reprice): a finished run at other intensities
+//!   - [`pauses`](books::pauses), [`waiting`](books::waiting): what pauses for cleaner electricity saved and cost
 //!   - [`continuity`](books::continuity): where segments do not follow on each other
 //! - [`export`]: the same figures as other tools read them ([`codecarbon`](export::codecarbon),
 //!   [`model_card`](export::model_card))

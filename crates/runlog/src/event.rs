@@ -13,6 +13,7 @@
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::clock::MonotonicNs;
+use crate::units::GramsPerKwh;
 
 /// Name and version of the format of an event.
 pub const EVENT_SCHEMA: &str = "wattle.event/1";
@@ -56,6 +57,20 @@ pub enum EventBody {
         path: String,
         /// Whether it is the best by validation loss so far.
         best: bool,
+    },
+    /// Training waits for cleaner electricity.
+    Pause {
+        /// Updates made so far.
+        step: u64,
+        /// What it waits for.
+        reason: PauseReason,
+        /// The grid's intensity now, in grams of CO₂-equivalent a kilowatt-hour.
+        g_per_kwh: GramsPerKwh,
+    },
+    /// Training goes on after a pause.
+    Resume {
+        /// Updates made so far.
+        step: u64,
     },
     /// The run, or this segment of it, ended.
     Stop {
@@ -111,6 +126,16 @@ pub struct EvaluateEvent {
     pub accuracy: f64,
     /// Tokens predicted.
     pub tokens: u64,
+}
+
+/// What training waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PauseReason {
+    /// The cleanest hours before a deadline (`grid.start`).
+    Cleanest,
+    /// An intensity of at most a limit (`grid.pause_above_g`).
+    Above,
 }
 
 /// Why a run or a segment of it ended.

@@ -10,6 +10,7 @@
 //! - [`device`]: a compute device that both columns can recognise
 //! - [`span`]: what the trainer was doing from when to when
 //! - [`event`]: what happened, one JSON line each (`events.jsonl`)
+//! - [`grid`]: what the grid emitted meanwhile, one JSON line each (`grid.jsonl`)
 //! - [`record`]: what it cost, one JSON line each (`emissions.jsonl`)
 //! - [`held`]: files that are still there in the end, whatever others do to their names
 //! - [`lines`]: append-only files that survive a crash
@@ -22,6 +23,7 @@ pub mod clock;
 pub mod device;
 pub mod error;
 pub mod event;
+pub mod grid;
 pub mod held;
 pub mod lines;
 pub mod manifest;

@@ -9,6 +9,7 @@ use crate::calibration::AppliedCalibration;
 use crate::clock::{MonotonicNs, WallAnchor, boot_id};
 use crate::device::ComputeDevice;
 use crate::error::RunlogError;
+use crate::grid::GridOrigin;
 use crate::record::{Carbon, Flag, Method, SensorKind};
 use crate::units::Watts;
 
@@ -212,6 +213,9 @@ pub struct SegmentPrices {
     /// What is stated of the machine; absent where nothing is.
     #[serde(default, skip_serializing_if = "Machine::is_empty")]
     pub machine: Machine,
+    /// Who is asked for the grid's intensity at the moment of use; absent where nobody is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grid: Option<GridOrigin>,
 }
 
 /// The price of energy in a segment.

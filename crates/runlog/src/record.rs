@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::beside::{Embodied, MachineIdle, Projected};
 use crate::calibration::AppliedCalibration;
 use crate::clock::MonotonicNs;
+use crate::grid::GridShares;
 use crate::span::Phase;
 use crate::units::{Celsius, GramsCo2e, GramsPerKwh, Joules, Seconds, Watts};
 
@@ -189,6 +190,10 @@ pub struct Carbon {
     /// what `basis` names. Null without a table.
     #[serde(default)]
     pub table_fraction: Option<f64>,
+    /// Whose live and forecast figures priced the energy at the moment of its use, and how much of it; absent where
+    /// nobody was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grid: Option<GridShares>,
 }
 
 /// Software carbon intensity.
@@ -400,7 +405,13 @@ pub struct PhaseJoules {
     pub optimizer: Joules,
     pub evaluate: Joules,
     pub checkpoint: Joules,
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    pub paused: Joules,
     pub other: Joules,
+}
+
+fn is_nothing(energy: &Joules) -> bool {
+    *energy == Joules::ZERO
 }
 
 impl PhaseJoules {
@@ -413,6 +424,7 @@ impl PhaseJoules {
             Phase::Optimizer => &mut self.optimizer,
             Phase::Evaluate => &mut self.evaluate,
             Phase::Checkpoint => &mut self.checkpoint,
+            Phase::Paused => &mut self.paused,
             Phase::Other => &mut self.other,
         }
     }
@@ -595,6 +607,7 @@ mod tests {
                 year: Some(2023),
                 basis: "lifecycle".to_owned(),
                 table_fraction: None,
+                grid: None,
             },
             joules_per_token: Some(850.0 / 76_800.0),
             sci: None,

@@ -98,6 +98,11 @@ impl RunDir {
         self.path.join("power.trace")
     }
 
+    /// `grid.jsonl`
+    pub fn grid(&self) -> PathBuf {
+        self.path.join("grid.jsonl")
+    }
+
     /// `train.log`
     pub fn train_log(&self) -> PathBuf {
         self.path.join("train.log")

@@ -20,19 +20,22 @@ pub enum Phase {
     Evaluate,
     /// Writing a checkpoint.
     Checkpoint,
+    /// Waiting for cleaner electricity, with nothing to do.
+    Paused,
     /// What no span covers.
     Other,
 }
 
 impl Phase {
     /// Every phase, in the order in which a run meets them.
-    pub const ALL: [Phase; 7] = [
+    pub const ALL: [Phase; 8] = [
         Phase::Setup,
         Phase::Data,
         Phase::ForwardBackward,
         Phase::Optimizer,
         Phase::Evaluate,
         Phase::Checkpoint,
+        Phase::Paused,
         Phase::Other,
     ];
 }

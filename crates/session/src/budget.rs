@@ -20,6 +20,8 @@ pub struct Budget {
     /// The step from which on energy is noted next.
     next_note: u64,
     is_told: bool,
+    /// What pauses used: no step's energy.
+    paused: Joules,
 }
 
 impl Budget {
@@ -27,7 +29,15 @@ impl Budget {
     pub fn new(limits: BudgetConfig, total_steps: u64, steps_per_epoch: u64) -> Self {
         let chunk_steps = (steps_per_epoch.min(total_steps) / CHUNKS_AN_EPOCH).max(1);
         let projector = Projector::new(total_steps);
-        Self { limits, projector, total_steps, chunk_steps, next_note: 0, is_told: false }
+        Self {
+            limits,
+            projector,
+            total_steps,
+            chunk_steps,
+            next_note: 0,
+            is_told: false,
+            paused: Joules::ZERO,
+        }
     }
 
     /// Whether there is any limit.
@@ -57,15 +67,20 @@ impl Budget {
     /// After `step` steps the run has used `used`.
     pub fn note(&mut self, step: u64, used: &Used) {
         if step >= self.next_note {
-            self.projector.note(step, used.energy);
+            self.projector.note(step, used.energy - self.paused);
             self.next_note = (step / self.chunk_steps + 1) * self.chunk_steps;
         }
+    }
+
+    /// A pause used `energy`.
+    pub fn pause(&mut self, energy: Joules) {
+        self.paused += energy;
     }
 
     /// What the run will come to after `step` steps, with what comes after its last step; `None` until its steps tell.
     fn project(&self, step: u64, ending: Joules) -> Option<Projection> {
         let projection = self.projector.project().filter(|_| step < self.total_steps)?;
-        Some(Projection { energy: projection.energy + ending, ..projection })
+        Some(Projection { energy: projection.energy + ending + self.paused, ..projection })
     }
 
     /// The same for a record, held against the tightest limit.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 use wattle_data::{DataConfig, TokenizerConfig};
+use wattle_grid::GridConfig;
 use wattle_meter::{CarbonConfig, CostConfig, EnergyConfig};
 use wattle_model::ModelConfig;
 use wattle_runlog::{LineFile, Record};
@@ -62,6 +63,7 @@ sections! {
     energy: EnergyConfig,
     carbon: CarbonConfig,
     cost: CostConfig,
+    grid: GridConfig,
     budget: BudgetConfig,
 }
 
@@ -323,6 +325,7 @@ mod tests {
         let path = || Some(PathBuf::from("a"));
         config.data.input = vec!["a".into(), "b".into()];
         (config.data.dir, config.data.cache_dir, config.tokenizer.file) = (path(), path(), path());
+        config.grid.cache_dir = path();
         (config.carbon.table, config.model.init_from, config.train.kernels) = (path(), path(), path());
         config.energy.calibration = path();
         let keys: Vec<&str> = config.paths_mut().into_iter().map(|(key, _)| key).collect();

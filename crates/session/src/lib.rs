@@ -12,6 +12,7 @@
 //! - `build`, [`checkpoint`]: the model, new or from a file; `kernels`: which kernels train it on a board
 //! - [`forecast`], [`need`], [`memory`], `snapshot`: what a run would be, and whether it fits
 //! - `metering`, `budget`, [`pace`], `ending`: what it uses, and when it has to end
+//! - [`grid`]: what the grid emits meanwhile, and when training waits
 //! - `observer`: the trainer's observer
 //! - `manifest`, `model_card`: what the run and its checkpoints say of themselves
 //! - [`metered`]: the energy of other work in this process
@@ -28,6 +29,7 @@ pub mod earlier;
 mod ending;
 pub mod error;
 pub mod forecast;
+pub mod grid;
 mod kernels;
 pub mod listener;
 mod manifest;

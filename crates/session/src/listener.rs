@@ -47,6 +47,12 @@ pub trait Listener {
     /// An evaluation ended; by then the run had used `used`.
     fn evaluated(&mut self, _event: &EvaluateEvent, _used: Used) {}
 
+    /// Training waits for cleaner electricity, or for something else of it than before.
+    fn paused(&mut self, _why: &str) {}
+
+    /// Training goes on after a pause.
+    fn unpaused(&mut self) {}
+
     /// The run was asked to stop; it leaves a checkpoint first.
     fn stopping(&mut self) {}
 

@@ -5,6 +5,7 @@ use wattle_meter::config::stated_machine;
 use wattle_meter::segment_prices;
 use wattle_model::LanguageModel;
 use wattle_runlog::clock::file_stamp;
+use wattle_runlog::grid::GridOrigin;
 use wattle_runlog::manifest::{
     DataInfo, Drivers, Host, LossFloor, MANIFEST_SCHEMA, ModelInfo, SegmentPrices, Versions,
 };
@@ -25,6 +26,7 @@ pub(crate) fn with_segment(
     device: &ChosenDevice,
     earlier: &Earlier,
     step_start: u64,
+    grid: Option<&GridOrigin>,
 ) -> Manifest {
     let mut manifest = earlier.manifest.clone().unwrap_or_else(|| Manifest {
         schema: MANIFEST_SCHEMA.to_owned(),
@@ -48,7 +50,7 @@ pub(crate) fn with_segment(
     manifest.host = Host::here();
     let id = manifest.segments.last().map_or(0, |last| last.id + 1);
     // A region without an intensity is a fault of the configuration.
-    let prices = segment_prices(config.energy.pue, &config.carbon, &config.cost)
+    let prices = segment_prices(config.energy.pue, &config.carbon, &config.cost, grid)
         .ok()
         .map(|prices| SegmentPrices { machine: stated_machine(&config.energy, &config.carbon), ..prices });
     manifest.segments.push(Segment { prices, ..Segment::now(id, step_start) });

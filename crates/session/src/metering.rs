@@ -2,6 +2,7 @@
 //!
 //! Nothing in here ends a run. What goes wrong is logged once, and the files say `error` where figures would be.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use wattle_meter::{
 };
 use wattle_report::words::describe::unmetered_warning;
 use wattle_runlog::beside::Projected;
+use wattle_runlog::grid::{GridEntry, Intensities};
 use wattle_runlog::manifest::{Drivers, Host, SensorInfo};
 use wattle_runlog::record::{EMISSIONS_SCHEMA, RecordKind, SensorKind};
 use wattle_runlog::{
@@ -28,6 +30,7 @@ use crate::config::Config;
 /// A run's meter, its books, and the files that they are written to.
 pub struct Metering {
     run_id: String,
+    segment: u32,
     sampler: Option<Sampler>,
     ledger: Ledger,
     emissions: LineFile,
@@ -81,6 +84,10 @@ pub struct MeteringOptions<'a> {
     pub events: &'a [Event],
     /// The checkpoint that the run goes on from.
     pub resumed: Option<ResumePoint>,
+    /// What the grid said in earlier segments.
+    pub grid: &'a [GridEntry],
+    /// What is known of the grid now; `None` if nobody is asked.
+    pub known: Option<&'a Intensities>,
 }
 
 impl Metering {
@@ -89,7 +96,7 @@ impl Metering {
     /// # Errors
     /// If `emissions.jsonl` cannot be written or is damaged: then the run directory is not what it should be.
     pub fn start(options: &MeteringOptions<'_>) -> Result<(Self, MeterInfo), RunlogError> {
-        let MeteringOptions { config, run, run_id, segment, device, resumed, .. } = options;
+        let MeteringOptions { config, run, run_id, segment, device, resumed, grid, known, .. } = options;
         let (mut emissions, recovered) = LineFile::open(&run.emissions(), Record::from_json)?;
         let carbon =
             carbon::resolve(&config.carbon).expect("its faults were looked for with the configuration's");
@@ -98,6 +105,7 @@ impl Metering {
         let pricing = Pricing {
             pue: config.energy.pue,
             intensity: carbon.intensity_g_per_kwh,
+            grid: known.cloned(),
             table: intensity_table(&config.carbon),
             tariff: tariff.clone(),
             anchor,
@@ -122,6 +130,10 @@ impl Metering {
         let mut ledger = Ledger::resume(ledger_options, &recovered.entries)
             .with_table(pricing.table.clone())
             .with_machine(stated_machine(&config.energy, &config.carbon));
+        for id in grid.iter().map(|entry| entry.segment).collect::<BTreeSet<_>>() {
+            Intensities::of_segment(*grid, id).into_iter().for_each(|known| ledger.set_grid(id, known));
+        }
+        known.iter().for_each(|known| ledger.set_grid(segment.id, (*known).clone()));
         book_tails(&mut ledger, &mut emissions, options)?;
         for finding in discovery.findings.iter().filter(|finding| finding.remedy.is_some()) {
             let remedy = finding.remedy.as_deref().unwrap_or_default();
@@ -131,6 +143,7 @@ impl Metering {
         let gpus = info.sensors.iter().filter(|sensor| sensor.kind == SensorKind::Gpu);
         let mut metering = Self {
             run_id: (*run_id).to_owned(),
+            segment: segment.id,
             sampler: None,
             tally: Tally::new(pricing, ledger.used()),
             trace: resumed.is_some().then(|| run.power_trace()),
@@ -174,6 +187,14 @@ impl Metering {
     pub fn used_by(&mut self, live: Option<Live>) -> Used {
         self.tally.see(MonotonicNs::now(), live.map_or(Joules::ZERO, |live| live.energy));
         self.tally.used()
+    }
+
+    /// More is known of the grid.
+    pub fn set_grid(&mut self, known: &Intensities) {
+        // What was seen so far is priced by what was known so far.
+        self.used();
+        self.tally.set_grid(known);
+        self.ledger.set_grid(self.segment, known.clone());
     }
 
     /// A phase of work is over.
@@ -451,6 +472,8 @@ mod tests {
             device: &device,
             events: &[],
             resumed: None,
+            grid: &[],
+            known: None,
         };
         let (mut metering, _) = Metering::start(&options).unwrap();
         std::thread::sleep(Duration::from_millis(100));

@@ -4,16 +4,19 @@ use std::time::{Duration, Instant};
 
 use wattle_data::{EntropyFloor, SplitManifest};
 use wattle_report::words::describe::describe_energy;
+use wattle_report::words::quantity::{duration, joules};
 use wattle_runlog::beside::Projected;
 use wattle_runlog::event::EvaluateEvent;
 use wattle_runlog::{
-    Event, EventBody, Joules, LineFile, MonotonicNs, Phase, Record, RunDir, RunlogError, Span, StopReason,
+    Event, EventBody, Joules, LineFile, MonotonicNs, Phase, Record, RunDir, RunlogError, Span, SpanClock,
+    StopReason, Watts,
 };
 use wattle_train::error::ObserverError;
 use wattle_train::{Directive, Draft, Edge, ExtraFile, KERNELS_FILE, Observer, Plan, Progress};
 
 use crate::budget::Budget;
 use crate::ending::Ending;
+use crate::grid::{GridBeside, Pause, RunNow};
 use crate::listener::{EnergyView, Listener};
 use crate::metering::Metering;
 use crate::model_card::ModelCard;
@@ -32,6 +35,8 @@ pub struct RunObserver<'a> {
     pub events: LineFile,
     /// The meter.
     pub metering: Metering,
+    /// The grid, if it is asked.
+    pub grid: Option<GridBeside>,
     /// Who follows the session.
     pub listener: &'a mut dyn Listener,
     /// Whether the run is asked to stop.
@@ -168,6 +173,104 @@ impl RunObserver<'_> {
         self.ending.after_last(&self.pace, self.validation.is_due_after(last))
     }
 
+    /// Notes what is new of the grid.
+    fn learn_of_grid(&mut self) {
+        let Some(grid) = &mut self.grid else { return };
+        match grid.learn() {
+            Ok(true) => self.metering.set_grid(grid.known()),
+            Ok(false) => {}
+            Err(failure) => self.seen.failure = Some(failure),
+        }
+    }
+
+    /// Whether training waits now. A pause begins once no step is in flight, so at the second time of asking.
+    fn waits(&mut self) -> bool {
+        let Some(grid) = &mut self.grid else { return false };
+        let (pace, metering) = (&self.pace, &self.metering);
+        let steps_left = self.validation.plan.total_steps.saturating_sub(self.seen.queued_step);
+        let run = || RunNow {
+            left: pace.steady().map(|rate| (rate.time_of(steps_left), rate.power().unwrap_or(Watts(1.0)))),
+            used: metering.live().map(|live| live.energy),
+        };
+        let wait = grid.decide(&run);
+        match (wait, grid.pause_mut()) {
+            (None, _) => {
+                self.end_pause();
+                false
+            }
+            (Some(wait), pause @ None) => {
+                *pause = Some(Pause { wait, begun: None });
+                true
+            }
+            (Some(wait), Some(pause)) => {
+                let is_new = pause.begun.is_none() || pause.wait.until != wait.until;
+                let is_other = pause.wait.why != wait.why;
+                pause.wait = wait;
+                if is_new || is_other {
+                    self.say_pause(is_new);
+                }
+                // Each joule of the pause is priced at its moment.
+                self.metering.used();
+                true
+            }
+        }
+    }
+
+    /// A pause begins, or there is something else to say of it than before; `is_logged` if it waits for another time.
+    fn say_pause(&mut self, is_logged: bool) {
+        let Some(pause) = self.grid.as_mut().and_then(|grid| grid.pause_mut().as_mut()) else { return };
+        let (wait, is_new) = (pause.wait.clone(), pause.begun.is_none());
+        if is_logged {
+            tracing::info!("{}", wait.why);
+        }
+        self.listener.paused(&wait.why);
+        if is_new {
+            self.metering.edge();
+            let t = MonotonicNs::now();
+            pause.begun = Some((t, self.metering.live().map(|live| live.energy)));
+            let (step, reason, g_per_kwh) = (self.seen.queued_step, wait.reason, wait.intensity);
+            self.write_between(t, EventBody::Pause { step, reason, g_per_kwh });
+        }
+    }
+
+    /// Training goes on, or ends, after a pause, if there was one.
+    fn end_pause(&mut self) {
+        let pause = self.grid.as_mut().and_then(|grid| grid.pause_mut().take());
+        let Some((from, before)) = pause.and_then(|pause| pause.begun) else { return };
+        self.metering.edge();
+        let to = MonotonicNs::now();
+        let used = self.metering.live().map(|live| live.energy);
+        let energy = used.zip(before).map_or(Joules::ZERO, |(used, before)| used - before);
+        let step = self.seen.queued_step;
+        self.metering.span(Span {
+            segment: self.segment,
+            step: step + 1,
+            phase: Phase::Paused,
+            start_ns: from,
+            end_ns: to,
+            clock: SpanClock::Host,
+            error_ns: 0,
+            overlaps: false,
+        });
+        self.pace.pause(to.since(from), energy);
+        self.budget.pause(energy);
+        self.write_between(to, EventBody::Resume { step });
+        self.listener.unpaused();
+        tracing::info!(
+            "after a pause of {}, in which {} were used",
+            duration(to.since(from)),
+            joules(energy)
+        );
+    }
+
+    /// Writes an event where the trainer asks for no result; what goes wrong is told at the next event.
+    fn write_between(&mut self, t: MonotonicNs, body: EventBody) {
+        let written = self.events.append(&Event::new(self.segment, t, body).to_json());
+        if let Err(failure) = written.and_then(|()| self.events.sync()) {
+            self.seen.failure = Some(failure);
+        }
+    }
+
     fn write(&mut self, t: MonotonicNs, body: EventBody) -> Result<(), ObserverError> {
         if let Some(failure) = self.seen.failure.take() {
             return Err(Box::new(failure));
@@ -187,7 +290,8 @@ impl RunObserver<'_> {
             let lock = self.dir.path().join("run.lock");
             tracing::warn!("{} was removed or replaced; it is there again and locked", lock.display());
         }
-        for said in [self.events.keep()?, self.metering.keep_records()?].into_iter().flatten() {
+        let grid = self.grid.as_mut().map_or(Ok(None), GridBeside::keep_log)?;
+        for said in [self.events.keep()?, self.metering.keep_records()?, grid].into_iter().flatten() {
             tracing::warn!("{said}");
         }
         Ok(())
@@ -255,7 +359,10 @@ impl Observer for RunObserver<'_> {
                 }
                 self.keep_files()?;
             }
-            EventBody::Epoch { .. } | EventBody::Stop { .. } => {}
+            EventBody::Epoch { .. }
+            | EventBody::Pause { .. }
+            | EventBody::Resume { .. }
+            | EventBody::Stop { .. } => {}
         }
         self.write(t, body)
     }
@@ -271,6 +378,7 @@ impl Observer for RunObserver<'_> {
     }
 
     fn edge(&mut self, edge: Edge) {
+        self.learn_of_grid();
         match edge {
             Edge::Epoch { epoch, complete, step, tokens } => self.end_epoch(epoch, complete, step, tokens),
             Edge::Checkpoint { epoch, step, tokens } => {
@@ -308,15 +416,18 @@ impl Observer for RunObserver<'_> {
     }
 
     fn directive(&mut self) -> Directive {
+        self.learn_of_grid();
         if (self.is_asked_to_stop)() {
+            self.end_pause();
             self.listener.stopping();
             return Directive::Stop(StopReason::Signal);
         }
         if let Some(why) = self.over_budget() {
+            self.end_pause();
             tracing::info!("{why}");
             return Directive::Stop(StopReason::Budget);
         }
-        Directive::Continue
+        if self.waits() { Directive::Pause } else { Directive::Continue }
     }
 
     fn before_commit(&mut self, draft: &Draft) -> Vec<ExtraFile> {

@@ -29,6 +29,8 @@ pub struct Pace {
     resumed: Option<Point>,
     /// Least time between points that are kept.
     spacing: Seconds,
+    /// What pauses took so far: points are noted as if there had been none.
+    paused: (Seconds, Joules),
 }
 
 /// A moment between two steps.
@@ -58,6 +60,7 @@ impl Pace {
 
     /// Adds a point, which is after the last.
     pub fn note(&mut self, point: Point) {
+        let point = self.without_pauses(point);
         self.newest = Some(point);
         if self.points.back().is_some_and(|last| point.t.since(last.t) < self.spacing) {
             return;
@@ -70,7 +73,19 @@ impl Pace {
 
     /// Steps go on at `t` after an evaluation or a checkpoint, by when the process has used `energy`.
     pub fn resume(&mut self, t: MonotonicNs, energy: Option<Joules>) {
-        self.resumed = self.newest.map(|Point { step, .. }| Point { t, step, energy });
+        let resumed = self.newest.map(|Point { step, .. }| Point { t, step, energy });
+        self.resumed = resumed.map(|point| self.without_pauses(point));
+    }
+
+    /// Steps go on after a pause, in which the process used `energy`.
+    pub fn pause(&mut self, time: Seconds, energy: Joules) {
+        self.paused.0 += time;
+        self.paused.1 += energy;
+    }
+
+    fn without_pauses(&self, point: Point) -> Point {
+        let (time, energy) = self.paused;
+        Point { t: point.t.before(time), energy: point.energy.map(|used| used - energy), ..point }
     }
 
     /// Speed and power of steps now: over the last half minute, as far as no evaluation or checkpoint came between;
@@ -212,6 +227,21 @@ mod tests {
         (1..=4u32).for_each(|s| pace.note(point(30.0 + f64::from(s), 11 + u64::from(s), 0.0)));
         assert_eq!(pace.recent().map(|rate| rate.steps_per_s()), before.map(|rate| rate.steps_per_s()));
         assert!(pace.steady().unwrap().steps_per_s() < 0.5);
+    }
+
+    #[test]
+    fn a_pause_changes_no_speed_and_no_forecast() {
+        let (mut with, mut without) = (Pace::default(), Pace::default());
+        for s in 0..20u32 {
+            let (t, step) = (f64::from(s), 1 + u64::from(s));
+            without.note(point(t, step, t * 100.0));
+            let waited = if s < 10 { 0.0 } else { 3600.0 };
+            if s == 10 {
+                with.pause(Seconds(3600.0), Joules(5000.0));
+            }
+            with.note(point(t + waited, step, t * 100.0 + if s < 10 { 0.0 } else { 5000.0 }));
+        }
+        assert_eq!((with.recent(), with.steady()), (without.recent(), without.steady()));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use wattle_data::{Dataset, Verify};
+use wattle_grid::Grid;
 use wattle_meter::ResumePoint;
 use wattle_meter::sensors::discover::check_boards;
 use wattle_model::LanguageModel;
@@ -25,6 +26,7 @@ use crate::data::{check_length, evaluation_tokens, plan_of, prepare, refuse_othe
 use crate::earlier::{Earlier, ended, is_run, was_finished_at};
 use crate::ending::{Ending, Sizes};
 use crate::error::SessionError;
+use crate::grid::{self, GridBeside};
 use crate::kernels;
 use crate::listener::{Listener, MeterStart, TrainingStart};
 use crate::manifest;
@@ -180,6 +182,7 @@ impl<'a> Session<'a> {
         if is_finished == Some(true) {
             return Ok(Outcome::WasFinished);
         }
+        let grid = grid::start(&config)?;
         check_boards(&config.energy).map_err(|error| SessionError::config(error.to_string()))?;
         let device = device.open()?;
         if !found.is_there() && path.exists() {
@@ -215,6 +218,7 @@ impl<'a> Session<'a> {
             device: &device,
             dataset: &dataset,
             earlier,
+            grid,
             is_asked_to_stop: is_asked_to_stop.as_deref().unwrap_or(&|| false),
         };
         let outcome = attempt.train(listener);
@@ -294,24 +298,37 @@ struct Attempt<'a> {
     device: &'a ChosenDevice,
     dataset: &'a Dataset,
     earlier: Earlier,
+    grid: Option<Grid>,
     is_asked_to_stop: &'a dyn Fn() -> bool,
 }
 
 impl Attempt<'_> {
-    fn train(self, listener: &mut dyn Listener) -> Result<Outcome, SessionError> {
-        let Self { config, own_model, dir, device, dataset, ref earlier, is_asked_to_stop } = self;
+    fn train(mut self, listener: &mut dyn Listener) -> Result<Outcome, SessionError> {
+        let grid = self.grid.take();
+        let Self { config, own_model, dir, device, dataset, ref earlier, is_asked_to_stop, .. } = self;
         let started = MonotonicNs::now();
         let checkpoints = Checkpoints::open(&dir.checkpoints(), config.checkpoint.keep)?;
         let latest = checkpoints.latest()?;
         let resumed = latest.as_deref().map(TrainState::read).transpose()?;
         let point = resumed.as_ref().map(|state| ResumePoint { step: state.step, tokens: state.tokens });
 
-        let mut manifest =
-            manifest::with_segment(config, device, earlier, point.map_or(0, |point| point.step));
+        let mut manifest = {
+            let origin = grid.as_ref().map(|grid| grid.known().origin().clone());
+            manifest::with_segment(
+                config,
+                device,
+                earlier,
+                point.map_or(0, |point| point.step),
+                origin.as_ref(),
+            )
+        };
         let segment = manifest.segments.last().expect("one was just added").clone();
         write_atomic(&dir.config(), self.config_toml().as_bytes())?;
         // Written now, and again when more is known: a segment's number is never used twice.
         dir.write_manifest(&manifest)?;
+        let entries = grid::earlier_entries(dir)?;
+        let open = |grid| GridBeside::open(grid, &config.grid, dir, &manifest, segment.id);
+        let grid = grid.map(open).transpose()?;
         let (metering, meter_info) = Metering::start(&MeteringOptions {
             config,
             run: dir,
@@ -320,6 +337,8 @@ impl Attempt<'_> {
             device: &device.compute,
             events: &earlier.events,
             resumed: point,
+            grid: &entries,
+            known: grid.as_ref().map(GridBeside::known),
         })?;
         if let Some(watch) = metering.watch() {
             listener.metering(&MeterStart { run_id: manifest.run_id.clone(), watch });
@@ -374,6 +393,7 @@ impl Attempt<'_> {
             segment: segment.id,
             events,
             metering,
+            grid,
             listener,
             is_asked_to_stop,
             budget: Budget::new(config.budget.clone(), plan.total_steps, plan.steps_per_epoch),

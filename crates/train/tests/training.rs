@@ -265,7 +265,7 @@ fn training_learns_and_says_so_in_order() {
             EventBody::Epoch { complete: false, .. } => "part",
             EventBody::Checkpoint { .. } => "checkpoint",
             EventBody::Stop { .. } => "stop",
-            EventBody::Step(_) => unreachable!(),
+            EventBody::Step(_) | EventBody::Pause { .. } | EventBody::Resume { .. } => unreachable!(),
         })
         .collect();
     // 960 training characters make 79 windows of 12, 15 steps of 5: two epochs of 15, then 10 more steps.

@@ -28,6 +28,7 @@ struct Progress {
     evaluation: Option<EvaluateEvent>,
     /// Over all segments.
     used: Option<Used>,
+    is_paused: bool,
 }
 
 impl SharedProgress {
@@ -53,6 +54,11 @@ impl SharedProgress {
         (progress.evaluation, progress.used) = (Some(evaluation.clone()), Some(used));
     }
 
+    /// Training waits for cleaner electricity, or goes on.
+    pub fn pause(&self, is_paused: bool) {
+        self.lock().is_paused = is_paused;
+    }
+
     fn lock(&self) -> MutexGuard<'_, Progress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -60,10 +66,12 @@ impl SharedProgress {
 
 impl Collector for SharedProgress {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let Progress { total_steps, step, evaluation, used } = self.lock().clone();
+        let Progress { total_steps, step, evaluation, used, is_paused } = self.lock().clone();
         let (step, used) = (step.as_ref(), used.as_ref());
         let encoder = &mut encoder;
         one(encoder, ("run_planned_steps", "Updates that the run will make in all", None), total_steps)?;
+        let paused = ("run_paused", "Whether training waits for cleaner electricity", None);
+        one(encoder, paused, is_paused.then_some(1u64))?;
         one(encoder, ("run_step", "Finished updates", None), step.map(|step| step.step))?;
         one(encoder, ("run_epoch", "The epoch under way, from 1", None), step.map(|step| step.epoch))?;
         one(encoder, ("run_tokens", "Tokens trained on, each once", None), step.map(|step| step.tokens))?;

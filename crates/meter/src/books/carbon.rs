@@ -84,6 +84,7 @@ pub fn resolve(config: &CarbonConfig) -> Result<Carbon, MeterError> {
             year: None,
             basis: "as given".to_owned(),
             table_fraction: None,
+            grid: None,
         });
     }
     let region = config.region.as_deref().unwrap_or(WORLD);
@@ -95,6 +96,7 @@ pub fn resolve(config: &CarbonConfig) -> Result<Carbon, MeterError> {
         year: Some(country.year),
         basis: country.basis.clone(),
         table_fraction: None,
+        grid: None,
     })
 }
 

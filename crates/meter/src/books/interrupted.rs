@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use wattle_runlog::manifest::{SegmentTariff, SensorInfo};
 use wattle_runlog::record::{Overhead, RecordKind, Resources};
-use wattle_runlog::{Event, EventBody, Joules, MonotonicNs, Record, Seconds, WallAnchor, Watts};
+use wattle_runlog::{
+    Event, EventBody, Joules, MonotonicNs, Phase, Record, Seconds, Span, SpanClock, WallAnchor, Watts,
+};
 
 use crate::books::intensity_table::IntensityTable;
 use crate::books::ledger::{Entry, Ledger, LedgerOptions, set_per_token};
+use crate::books::pauses::{Pause, pauses};
 use crate::books::pricing::Tariff;
 use crate::error::MeterError;
 use crate::readings::history::History;
@@ -38,8 +41,8 @@ pub(crate) struct Segment {
     /// The channel's sensor and quantity and whether it is a counter that is read at its ticks, by channel number.
     channels: Vec<(usize, TraceQuantity, bool)>,
     pending: Option<(usize, Reading)>,
-    first: Option<MonotonicNs>,
-    last: Option<MonotonicNs>,
+    pub(crate) first: Option<MonotonicNs>,
+    pub(crate) last: Option<MonotonicNs>,
 }
 
 impl Ledger {
@@ -162,7 +165,7 @@ impl Ledger {
             step_end: steps.last().map_or(step_start, |(step, _)| (*step).max(step_start)),
             tokens: 0,
             window: segment.window(from.min(last), last),
-            spans: &[],
+            spans: &paused(events, id, last),
             resources: Resources::default(),
             overhead: Overhead::default(),
         };
@@ -204,6 +207,21 @@ impl Ledger {
             })
             .ok()
     }
+}
+
+/// The pauses of a segment that ended at `end`. Other spans of it are not kept.
+fn paused(events: &[Event], segment: u32, end: MonotonicNs) -> Vec<Span> {
+    let span = |pause: Pause| Span {
+        segment,
+        step: 0,
+        phase: Phase::Paused,
+        start_ns: pause.from,
+        end_ns: pause.to,
+        clock: SpanClock::Host,
+        error_ns: 0,
+        overlaps: false,
+    };
+    pauses(events, segment, end).into_iter().map(span).collect()
 }
 
 /// The segment and moment at which the checkpoint of `point` stood: its event, or failing that the step's. Where steps
@@ -485,7 +503,7 @@ pub(crate) mod tests {
         let prices = |pue, grams, per_kwh: Option<f64>| {
             let carbon = CarbonConfig { intensity_g_per_kwh: Some(grams), ..CarbonConfig::default() };
             let cost = CostConfig { price_per_kwh: per_kwh, ..CostConfig::default() };
-            segment_prices(pue, &carbon, &cost).unwrap()
+            segment_prices(pue, &carbon, &cost, None).unwrap()
         };
         let stated = wattle_runlog::manifest::Segment {
             prices: Some(prices(2.0, 50.0, Some(1.0))),

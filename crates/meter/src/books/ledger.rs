@@ -6,7 +6,10 @@
 //! they are the run. A record at a checkpoint looks at a part of its epoch and advances nothing. The whole run's
 //! record is the totals themselves.
 
+use std::collections::BTreeMap;
+
 use wattle_runlog::beside::{Machine, MachineIdle};
+use wattle_runlog::grid::Intensities;
 use wattle_runlog::record::{Carbon, Cumulative, EMISSIONS_SCHEMA, Overhead, RecordKind, Resources, Sci};
 use wattle_runlog::{GramsCo2e, Joules, MonotonicNs, Record, Span, WallAnchor};
 
@@ -74,6 +77,8 @@ pub struct Ledger {
     pub(crate) options: LedgerOptions,
     pub(crate) table: Option<IntensityTable>,
     pub(crate) machine: Machine,
+    /// What the grid said in each segment that asked.
+    pub(crate) grids: BTreeMap<u32, Intensities>,
     pub(crate) totals: Totals,
     /// Each segment's last record: where the next of that segment begins.
     pub(crate) ends: Vec<SegmentEnd>,
@@ -101,6 +106,7 @@ impl Ledger {
             options,
             table: None,
             machine: Machine::default(),
+            grids: BTreeMap::new(),
             totals: Totals::default(),
             ends: Vec::new(),
         }
@@ -115,6 +121,12 @@ impl Ledger {
     /// The books with what is stated of the machine: its embodied emissions and its idle power.
     pub fn with_machine(self, machine: Machine) -> Self {
         Self { machine, ..self }
+    }
+
+    /// What the grid said in `segment`: by that, each joule of it is priced at the moment of its use. What it does not
+    /// cover is priced by the table and the intensity of the options, and the record tells so.
+    pub fn set_grid(&mut self, segment: u32, grid: Intensities) {
+        self.grids.insert(segment, grid);
     }
 
     /// The books of a run that goes on, from the records that it has written so far.
@@ -206,7 +218,7 @@ impl Ledger {
     pub(crate) fn build(&self, entry: Entry<'_>, segment: u32, anchor: WallAnchor) -> Record {
         let options = &self.options;
         let window = entry.window;
-        let (emissions_g, carbon) = self.price(&window, anchor);
+        let (emissions_g, carbon) = self.price(&window, segment, anchor);
         let attribution = phases::attribute(&window, segment, entry.spans);
         let unmetered_devices = unmetered(&options.trained_on, &window);
         let energy_kwh = window.energy.kwh();

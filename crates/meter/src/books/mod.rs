@@ -5,11 +5,13 @@ pub mod continuity;
 pub mod intensity_table;
 pub mod interrupted;
 pub mod ledger;
+pub mod pauses;
 pub mod pricing;
 pub mod projection;
 pub mod region;
 pub mod reprice;
 pub mod tally;
+pub mod waiting;
 
 mod priced;
 mod totals;

@@ -1,5 +1,6 @@
 //! Records' emissions, and what a record says of the intensity that they were priced by.
 
+use wattle_runlog::grid::GridShares;
 use wattle_runlog::record::{Carbon, Cost, Cumulative};
 use wattle_runlog::{GramsCo2e, GramsPerKwh, Joules, WallAnchor};
 
@@ -8,22 +9,33 @@ use crate::books::pricing::{Rates, facility};
 use crate::windows::window::{WindowEnergy, share};
 
 impl Ledger {
-    fn rates(&self) -> Rates<'_> {
+    fn rates(&self, segment: u32) -> Rates<'_> {
         let options = &self.options;
         let intensity = options.carbon.intensity_g_per_kwh;
-        Rates { pue: options.pue, intensity, table: self.table.as_ref() }
+        Rates { pue: options.pue, intensity, table: self.table.as_ref(), grid: self.grids.get(&segment) }
     }
 
-    /// Emissions of a window, and by which intensity.
-    pub(crate) fn price(&self, window: &WindowEnergy, anchor: WallAnchor) -> (GramsCo2e, Carbon) {
+    /// Emissions of a window of a segment, and by which intensity.
+    pub(crate) fn price(
+        &self,
+        window: &WindowEnergy,
+        segment: u32,
+        anchor: WallAnchor,
+    ) -> (GramsCo2e, Carbon) {
         let between = |from, to| window.between(from, to);
-        let emissions = self.rates().emissions(anchor, (window.start, window.end), window.energy, between);
-        let carbon = match self.table {
-            Some(_) => {
+        let rates = self.rates(segment);
+        let emissions = rates.emissions(anchor, (window.start, window.end), window.energy, &between);
+        let carbon = match (rates.grid, rates.table) {
+            (Some(grid), _) => {
+                let shares = emissions.by_grid.shares(grid.origin().clone(), window.energy);
+                let kwh = facility(window.energy, rates.pue).kwh();
+                self.gridded(shares, emissions.grams, kwh, share(emissions.tabled, window.energy))
+            }
+            (None, Some(_)) => {
                 let fraction = 1.0 - share(emissions.uncovered, window.energy);
                 self.tabled(emissions.grams, window.energy, fraction)
             }
-            None => self.options.carbon.clone(),
+            (None, None) => self.options.carbon.clone(),
         };
         (emissions.grams, carbon)
     }
@@ -51,6 +63,48 @@ impl Ledger {
             year: None,
             basis,
             table_fraction: Some(fraction),
+            grid: None,
+        }
+    }
+
+    /// What is said of a price by the grid's figures: the mean intensity that it came to, how much of the energy each
+    /// kind of figure covered, and what priced the rest. `tabled` is the share that the table priced.
+    fn gridded(&self, shares: GridShares, grams: GramsCo2e, facility_kwh: f64, tabled: f64) -> Carbon {
+        let carbon = &self.options.carbon;
+        let has_energy = facility_kwh > 0.0;
+        let origin = &shares.origin;
+        let mut parts: Vec<String> = [
+            ("live", shares.live_fraction),
+            ("estimated", shares.estimated_fraction),
+            ("forecast", shares.forecast_fraction),
+            ("held", shares.held_fraction),
+            ("by carbon.table", tabled),
+        ]
+        .into_iter()
+        .filter(|(_, fraction)| *fraction > 0.0)
+        .map(|(name, fraction)| format!("{:.1} % {name}", fraction * 100.0))
+        .collect();
+        let rest = 1.0 - shares.known_fraction() - tabled;
+        if has_energy && rest > NOTHING {
+            parts.push(format!(
+                "{:.1} % by {} of {} ({})",
+                rest * 100.0,
+                carbon.basis,
+                carbon.region,
+                carbon.source
+            ));
+        }
+        Carbon {
+            intensity_g_per_kwh: match has_energy {
+                true => GramsPerKwh(grams.get() / facility_kwh),
+                false => carbon.intensity_g_per_kwh,
+            },
+            region: origin.zone.clone(),
+            source: origin.provider.clone(),
+            year: None,
+            basis: format!("{}, by the moment of use: {}", origin.counts, parts.join(", ")),
+            table_fraction: self.table.is_some().then_some(tabled),
+            grid: Some(shares),
         }
     }
 
@@ -59,6 +113,11 @@ impl Ledger {
         let Cumulative { energy_j, emissions_g, .. } = self.totals.cumulative;
         match (self.totals.rates.carbons.as_slice(), &self.table) {
             ([first, second, ..], _) => self.mixed(first, second),
+            ([Carbon { grid: Some(shares), .. }], _) => {
+                let shares = self.totals.by_grid.shares(shares.origin.clone(), energy_j);
+                let tabled = share(self.totals.tabled, energy_j);
+                self.gridded(shares, emissions_g, self.totals.facility_kwh, tabled)
+            }
             ([one], _) if one.table_fraction.is_none() => one.clone(),
             (_, Some(_)) => self.tabled(emissions_g, energy_j, share(self.totals.tabled, energy_j)),
             (_, None) => self.options.carbon.clone(),
@@ -72,6 +131,8 @@ impl Ledger {
         let kwh = self.totals.facility_kwh;
         let region =
             if carbons.iter().all(|carbon| carbon.region == first.region) { &first.region } else { MIXED };
+        let asked = carbons.iter().find_map(|carbon| carbon.grid.as_ref());
+        let grid = asked.map(|shares| self.totals.by_grid.shares(shares.origin.clone(), energy_j));
         let is_tabled = carbons.iter().any(|carbon| carbon.table_fraction.is_some());
         let of_segments: Vec<String> = carbons.iter().map(described).collect();
         Carbon {
@@ -84,6 +145,7 @@ impl Ledger {
             year: None,
             basis: format!("the mean of segments with {}", of_segments.join(" and ")),
             table_fraction: is_tabled.then(|| share(self.totals.tabled, energy_j)),
+            grid,
         }
     }
 
@@ -118,14 +180,18 @@ impl Ledger {
     }
 }
 
+/// A smaller share of the energy is what rounding leaves.
+const NOTHING: f64 = 1e-9;
+
 /// The region of a run whose segments were priced by those of several.
 const MIXED: &str = "mixed";
 
 /// An intensity for a list of several.
 fn described(carbon: &Carbon) -> String {
-    match carbon.table_fraction {
-        Some(_) => carbon.source.clone(),
-        None => format!("{} g/kWh ({})", carbon.intensity_g_per_kwh.get(), carbon.region),
+    match (&carbon.grid, carbon.table_fraction) {
+        (Some(grid), _) => format!("the grid's figures ({} {})", grid.origin.provider, grid.origin.zone),
+        (None, Some(_)) => carbon.source.clone(),
+        (None, None) => format!("{} g/kWh ({})", carbon.intensity_g_per_kwh.get(), carbon.region),
     }
 }
 
@@ -133,6 +199,8 @@ fn described(carbon: &Carbon) -> String {
 mod tests {
     use super::*;
     use crate::books::ledger::tests::{entry, options};
+    use wattle_runlog::MonotonicNs;
+    use wattle_runlog::grid::{GridBasis, GridOrigin, Intensities, Row};
     use wattle_runlog::record::{Overhead, RecordKind, Resources};
 
     #[test]
@@ -153,5 +221,68 @@ mod tests {
         assert_eq!(run.carbon.table_fraction, Some(0.5));
         assert!((run.carbon.intensity_g_per_kwh.get() - 300.0).abs() < 1e-6);
         assert_eq!(run.emissions_g, hour.emissions_g + half.emissions_g);
+    }
+
+    fn grid(rows: &[(u64, u64, f64, GridBasis)]) -> Intensities {
+        let [provider, zone, counts] = ["uk", "GB", "direct CO2"].map(str::to_owned);
+        let mut known = Intensities::new(GridOrigin { provider, zone, counts });
+        for (from, to, g, basis) in rows {
+            let [from, to] = [from, to].map(|s| MonotonicNs(s * 1_000_000_000));
+            known.insert(Row { from, to, intensity: GramsPerKwh(*g), basis: *basis });
+        }
+        known
+    }
+
+    #[test]
+    fn each_joule_has_the_grids_price_of_its_moment_and_the_record_says_by_what_kind_of_figure() {
+        let mut ledger = Ledger::new(options(0));
+        ledger.set_grid(0, grid(&[(0, 10, 100.0, GridBasis::Live), (10, 20, 300.0, GridBasis::Forecast)]));
+        let hour = ledger.record(entry(RecordKind::Epoch, 0, 20, 3.6e6, 0));
+        assert!((hour.emissions_g.get() - 200.0 * 1.5).abs() < 1e-6, "{hour:?}");
+        assert!((hour.carbon.intensity_g_per_kwh.get() - 200.0).abs() < 1e-6);
+        let shares = hour.carbon.grid.clone().unwrap();
+        assert_eq!((shares.live_fraction, shares.forecast_fraction), (0.5, 0.5));
+        assert_eq!((hour.carbon.source.as_str(), hour.carbon.region.as_str()), ("uk", "GB"));
+        assert_eq!(hour.carbon.basis, "direct CO2, by the moment of use: 50.0 % live, 50.0 % forecast");
+        // The provider falls silent: the last figure holds for another ten seconds, then 400 g/kWh are as given.
+        let silent = ledger.record(entry(RecordKind::Epoch, 20, 40, 3.6e6, 0));
+        let shares = silent.carbon.grid.clone().unwrap();
+        assert_eq!((shares.held_fraction, shares.known_fraction()), (0.5, 0.5));
+        assert!((silent.emissions_g.get() - 350.0 * 1.5).abs() < 1e-6, "{silent:?}");
+        assert!(
+            silent
+                .carbon
+                .basis
+                .ends_with("50.0 % held, 50.0 % by as given of custom (carbon.intensity_g_per_kwh)"),
+            "{}",
+            silent.carbon.basis
+        );
+        let run = ledger.whole_run(true, Resources::default(), Overhead::default());
+        let shares = run.carbon.grid.clone().unwrap();
+        assert_eq!((shares.live_fraction, shares.held_fraction, shares.known_fraction()), (0.25, 0.25, 0.75));
+        assert_eq!(run.emissions_g, hour.emissions_g + silent.emissions_g);
+        assert!((run.carbon.intensity_g_per_kwh.get() - 275.0).abs() < 1e-6);
+        // A process that resumes it and asks nobody has a price of its own beside that.
+        let records = [hour, silent];
+        let mut later = Ledger::resume(options(1), &records);
+        later.record(entry(RecordKind::Epoch, 0, 20, 3.6e6, 0));
+        let mixed = later.whole_run(true, Resources::default(), Overhead::default()).carbon;
+        assert!(mixed.basis.contains("the grid's figures (uk GB) and 400 g/kWh (custom)"), "{}", mixed.basis);
+        assert!((mixed.grid.unwrap().known_fraction() - 0.5).abs() < 1e-9);
+    }
+
+    #[test]
+    fn what_the_grid_does_not_tell_a_table_does() {
+        let text = "timestamp,g_per_kwh\n2026-09-21T14:13:30Z,700\n2026-09-21T14:13:40Z,700\n";
+        let table = crate::books::intensity_table::tests::table(text).unwrap();
+        let mut ledger = Ledger::new(options(0)).with_table(Some(table));
+        ledger.set_grid(0, grid(&[(0, 5, 100.0, GridBasis::Estimated)]));
+        let record = ledger.record(entry(RecordKind::Epoch, 0, 20, 3.6e6, 0));
+        assert_eq!(record.carbon.table_fraction, Some(0.5));
+        assert_eq!(
+            record.carbon.basis,
+            "direct CO2, by the moment of use: 25.0 % estimated, 25.0 % held, 50.0 % by carbon.table"
+        );
+        assert!((record.emissions_g.get() - 400.0 * 1.5).abs() < 1e-6, "{record:?}");
     }
 }

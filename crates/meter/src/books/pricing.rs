@@ -1,10 +1,12 @@
 //! The one rule for what energy costs: the building's energy, its emissions, and its price.
 //!
 //! facility energy = energy × PUE; emissions = facility energy × intensity; cost = facility energy × tariff. The
-//! intensity is one mean, or a table's at the moment of each joule's use, with the mean for what the table does not
-//! cover. Records, running figures and repriced runs are all priced here.
+//! intensity is the grid's at the moment of each joule's use, where that is asked for; where it is not known, a
+//! table's of that moment; and one mean for what neither covers. Records, running figures and repriced runs are all
+//! priced here.
 
 use wattle_runlog::beside::Machine;
+use wattle_runlog::grid::{GridEnergy, GridOrigin, Intensities};
 use wattle_runlog::manifest::{SegmentPrices, SegmentTariff};
 use wattle_runlog::record::Cost;
 use wattle_runlog::{GramsCo2e, GramsPerKwh, Joules, MonotonicNs, WallAnchor};
@@ -28,6 +30,8 @@ pub struct Tariff {
 pub struct Pricing {
     /// `energy.pue`
     pub pue: f64,
+    /// What the grid said of the segment's moments.
+    pub grid: Option<Intensities>,
     /// The intensity where there is no table, or none of its rows fits.
     pub intensity: GramsPerKwh,
     /// `carbon.table`
@@ -44,15 +48,20 @@ pub(crate) struct Rates<'a> {
     pub(crate) pue: f64,
     pub(crate) intensity: GramsPerKwh,
     pub(crate) table: Option<&'a IntensityTable>,
+    pub(crate) grid: Option<&'a Intensities>,
 }
 
 /// The emissions of a stretch of time.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Emissions {
     /// All of them, the building's part included.
     pub(crate) grams: GramsCo2e,
     /// By the table, without the building's part.
     pub(crate) by_table: GramsCo2e,
+    /// Energy that the grid's figures priced.
+    pub(crate) by_grid: GridEnergy,
+    /// Energy that the table priced.
+    pub(crate) tabled: Joules,
     /// Energy that the mean intensity priced because the table does not cover it; zero without a table.
     pub(crate) uncovered: Joules,
     /// The first stretch of time that the table does not cover, wall clock in nanoseconds.
@@ -89,12 +98,14 @@ pub fn segment_prices(
     pue: f64,
     carbon: &CarbonConfig,
     cost: &CostConfig,
+    grid: Option<&GridOrigin>,
 ) -> Result<SegmentPrices, MeterError> {
     let tariff = Tariff::from_config(cost);
     Ok(SegmentPrices {
         pue,
         carbon: carbon::resolve(carbon)?,
         carbon_table: carbon.table.as_ref().map(|path| path.to_string_lossy().into_owned()),
+        grid: grid.cloned(),
         tariff: tariff.map(|Tariff { per_kwh, currency }| SegmentTariff { per_kwh, currency }),
         machine: Machine::default(),
     })
@@ -102,7 +113,12 @@ pub fn segment_prices(
 
 impl Pricing {
     pub(crate) fn rates(&self) -> Rates<'_> {
-        Rates { pue: self.pue, intensity: self.intensity, table: self.table.as_ref() }
+        Rates {
+            pue: self.pue,
+            intensity: self.intensity,
+            table: self.table.as_ref(),
+            grid: self.grid.as_ref(),
+        }
     }
 }
 
@@ -130,11 +146,13 @@ impl Rates<'_> {
         anchor: WallAnchor,
         (start, end): (MonotonicNs, MonotonicNs),
         energy: Joules,
-        between: impl Fn(MonotonicNs, MonotonicNs) -> Joules,
+        between: &dyn Fn(MonotonicNs, MonotonicNs) -> Joules,
     ) -> Emissions {
+        if let Some(grid) = self.grid {
+            return self.by_grid(grid, anchor, (start, end), between);
+        }
         let Some(table) = self.table else {
-            let (by_table, uncovered) = (GramsCo2e::ZERO, Joules::ZERO);
-            return Emissions { grams: self.at_mean(energy), by_table, uncovered, hole: None };
+            return Emissions { grams: self.at_mean(energy), ..Emissions::default() };
         };
         let between = |from: i64, to: i64| between(anchor.monotonic_at(from), anchor.monotonic_at(to));
         let priced = table.price(anchor.wall_ns_at(start), anchor.wall_ns_at(end), between);
@@ -144,8 +162,37 @@ impl Rates<'_> {
         Emissions {
             grams: priced.grams * self.pue + self.at_mean(uncovered),
             by_table: priced.grams,
+            by_grid: GridEnergy::default(),
+            tabled: priced.covered,
             uncovered,
             hole: priced.hole,
         }
+    }
+
+    /// [`Rates::emissions`] by the grid's figures, and by the others where there is none.
+    fn by_grid(
+        &self,
+        grid: &Intensities,
+        anchor: WallAnchor,
+        (start, end): (MonotonicNs, MonotonicNs),
+        between: &dyn Fn(MonotonicNs, MonotonicNs) -> Joules,
+    ) -> Emissions {
+        let others = Rates { grid: None, ..*self };
+        let mut all = Emissions::default();
+        for piece in grid.pieces(start, end) {
+            let energy = between(piece.from, piece.to);
+            let Some((intensity, by)) = piece.known else {
+                let part = others.emissions(anchor, (piece.from, piece.to), energy, between);
+                all.grams += part.grams;
+                all.by_table += part.by_table;
+                all.tabled += part.tabled;
+                all.uncovered += part.uncovered;
+                all.hole = all.hole.or(part.hole);
+                continue;
+            };
+            all.grams += intensity * facility(energy, self.pue);
+            *all.by_grid.get_mut(by) += energy;
+        }
+        all
     }
 }

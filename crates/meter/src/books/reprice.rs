@@ -179,8 +179,8 @@ impl Stretch {
             None => Joules::ZERO,
         };
         // A hole is an error, so no mean is needed.
-        let rates = Rates { pue: self.pue, intensity: GramsPerKwh::ZERO, table: Some(table) };
-        let emissions = rates.emissions(anchor, (self.start, self.end), self.energy, between);
+        let rates = Rates { pue: self.pue, intensity: GramsPerKwh::ZERO, table: Some(table), grid: None };
+        let emissions = rates.emissions(anchor, (self.start, self.end), self.energy, &between);
         if let Some(hole) = emissions.hole {
             return Err(table.outside(hole));
         }

@@ -1,5 +1,6 @@
 //! What a segment has used so far, between two records: for the terminal and for budgets.
 
+use wattle_runlog::grid::Intensities;
 use wattle_runlog::{GramsCo2e, Joules, MonotonicNs};
 
 use crate::books::pricing::{Pricing, Tariff, facility_kwh};
@@ -45,6 +46,11 @@ impl Tally {
         (self.energy, self.at) = (energy, now);
     }
 
+    /// What is known of the grid from now on: what was seen before keeps its price.
+    pub fn set_grid(&mut self, grid: &Intensities) {
+        self.pricing.grid = Some(grid.clone());
+    }
+
     /// The run so far.
     pub fn used(&self) -> Used {
         let Pricing { pue, tariff, .. } = &self.pricing;
@@ -66,7 +72,7 @@ impl Tally {
             return rates.at_mean(part);
         }
         let between = |begin: MonotonicNs, end: MonotonicNs| part * (end.since(begin) / to.since(from));
-        rates.emissions(self.pricing.anchor, (from, to), part, between).grams
+        rates.emissions(self.pricing.anchor, (from, to), part, &between).grams
     }
 }
 
@@ -84,7 +90,7 @@ mod tests {
         });
         let anchor = WallAnchor { wall_ns: 0, monotonic: MonotonicNs(0) };
         let tariff = Some(Tariff { per_kwh: 0.5, currency: "EUR".to_owned() });
-        let pricing = Pricing { pue: 2.0, intensity: GramsPerKwh(100.0), table, tariff, anchor };
+        let pricing = Pricing { pue: 2.0, grid: None, intensity: GramsPerKwh(100.0), table, tariff, anchor };
         let mut tally = Tally::new(pricing, Used { cost: Some(1.0), ..Used::default() });
         tally.at = MonotonicNs(0);
         tally

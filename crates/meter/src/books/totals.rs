@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use wattle_runlog::beside::{Embodied, MachineIdle};
+use wattle_runlog::grid::GridEnergy;
 use wattle_runlog::record::{
     Carbon, ClockRecord, Cost, Cumulative, Edges, Flag, Method, PhaseJoules, PhasesMethod, SensorRecord,
 };
@@ -23,6 +24,8 @@ pub(crate) struct Totals {
     pub(crate) measured: Joules,
     /// What a table of intensities covered.
     pub(crate) tabled: Joules,
+    /// What the grid's figures covered.
+    pub(crate) by_grid: GridEnergy,
     pub(crate) facility_kwh: f64,
     pub(crate) rates: RecordedRates,
     pub(crate) device_hours: f64,
@@ -131,6 +134,9 @@ impl Totals {
         self.uncertainty = known_quadrature([self.uncertainty, record.energy_uncertainty_j]);
         self.measured += record.energy_j * record.measured_fraction;
         self.tabled += record.energy_j * record.carbon.table_fraction.unwrap_or(0.0);
+        if let Some(shares) = &record.carbon.grid {
+            self.by_grid.add(shares, record.energy_j);
+        }
         self.facility_kwh += record.facility_kwh;
         self.device_hours += record.resources.device_hours;
         self.absorb_beside(record);
@@ -275,9 +281,11 @@ impl RecordedRates {
 /// Whether two records were priced by the same intensity, or the same table of intensities.
 fn is_same(a: &Carbon, b: &Carbon) -> bool {
     let is_tabled = a.table_fraction.is_some() && b.table_fraction.is_some();
+    let is_of_grid = a.grid.is_some() && b.grid.is_some();
     let is_same_origin = (&a.region, &a.source) == (&b.region, &b.source);
     is_same_origin
-        && (is_tabled
+        && (is_of_grid
+            || is_tabled
             || (a.table_fraction, a.intensity_g_per_kwh) == (b.table_fraction, b.intensity_g_per_kwh))
 }
 

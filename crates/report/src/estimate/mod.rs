@@ -280,6 +280,7 @@ mod tests {
             year: None,
             basis: "as given".to_owned(),
             table_fraction: None,
+            grid: None,
         };
         Plan {
             params,

@@ -72,6 +72,7 @@ impl Published {
             year: None,
             basis: String::new(),
             table_fraction: None,
+            grid: None,
         };
         Plan {
             params: self.params,

@@ -11,6 +11,7 @@ pub mod reprice;
 pub mod run;
 pub mod status;
 pub mod timeline;
+pub mod waiting;
 
 pub(crate) mod step_times;
 

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
+use wattle_runlog::grid::GridEntry;
 use wattle_runlog::manifest::MANIFEST_SCHEMA;
 use wattle_runlog::{Event, LineFile, Manifest, Record, RunlogError};
 
@@ -33,6 +34,7 @@ impl Run {
             );
         }
         let records = read_lines(&path.join("emissions.jsonl"), Record::from_json, is_locked, &mut notes)?;
+        let grid = read_lines(&path.join("grid.jsonl"), GridEntry::from_json, is_locked, &mut notes)?;
         let power = PowerHistory::read(&path.join("power.trace"))?;
         if power.damaged_bytes > 0 {
             notes.push(format!(
@@ -41,7 +43,7 @@ impl Run {
             ));
         }
         let path = path.to_owned();
-        let mut run = Self { path, manifest, config, events, records, power, is_locked, notes };
+        let mut run = Self { path, manifest, config, events, records, grid, power, is_locked, notes };
         idle::leave_out(&mut run);
         Ok(run)
     }

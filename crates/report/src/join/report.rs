@@ -19,6 +19,7 @@ use crate::join::reprice::{self, Repriced};
 use crate::join::run::Run;
 use crate::join::status::Status;
 use crate::join::timeline::Timeline;
+use crate::join::waiting::Waiting;
 use crate::join::{doubts, unmetered};
 use crate::words::bounds::at_least;
 use crate::words::flags::{self, FlagNote};
@@ -70,6 +71,8 @@ pub struct Report {
     pub doubts: Vec<String>,
     /// What metering itself took.
     pub overhead: Option<OverheadRow>,
+    /// What pauses for cleaner electricity saved and cost; null without any.
+    pub waiting: Option<Waiting>,
     /// The emissions priced again by another table; null unless that was asked for.
     pub repriced: Option<Repriced>,
     /// What was not as it should be, each a sentence.
@@ -170,7 +173,7 @@ impl Report {
     /// Joins a run's files; with a table of intensities, prices its emissions again.
     ///
     /// # Errors
-    /// If the table does not cover the run.
+    /// If the table does not cover the run, or the trace of a run that paused cannot be read.
     pub fn of(run: &Run, table: Option<&IntensityTable>) -> Result<Self, ReportError> {
         let timeline = Timeline::of(run);
         let curve = EnergyCurve::of(run, &timeline);
@@ -205,6 +208,7 @@ impl Report {
             start_temperature_c: start_temperature(run),
             flags: flags::explain(&run.records),
             overhead: overhead(run, timeline.total()),
+            waiting: Waiting::of(run)?,
             repriced,
             notes: notes(run, &learning),
         })

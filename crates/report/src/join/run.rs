@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use wattle_runlog::grid::GridEntry;
 use wattle_runlog::{Event, Manifest, Record};
 
 use crate::join::power::PowerHistory;
@@ -19,6 +20,8 @@ pub struct Run {
     pub events: Vec<Event>,
     /// `emissions.jsonl`, empty before the first.
     pub records: Vec<Record>,
+    /// `grid.jsonl`, empty where nobody was asked.
+    pub grid: Vec<GridEntry>,
     /// `power.trace`, down-sampled; without sensors where there is none.
     pub power: PowerHistory,
     /// Whether a process holds the run's lock.

@@ -11,10 +11,11 @@ use crate::page::Source;
 use crate::page::plot::Plot;
 
 /// Phases that are shaded, with their class and their name.
-pub(crate) const SHADED: [(Phase, &str, &str); 3] = [
+pub(crate) const SHADED: [(Phase, &str, &str); 4] = [
     (Phase::Setup, "setup", "setup"),
     (Phase::Evaluate, "evaluate", "evaluation"),
     (Phase::Checkpoint, "checkpoint", "checkpoint"),
+    (Phase::Paused, "paused", "waiting for cleaner electricity"),
 ];
 
 /// More shades or strokes would run together, and are left out.
@@ -33,6 +34,7 @@ impl Course {
         let (mut phases, mut epochs) = (Vec::new(), Vec::new());
         let mut before: Option<(u32, f64)> = None;
         let mut last_step = 0;
+        let mut paused: Option<(u32, f64)> = None;
         for event in &source.run.events {
             let t = source.timeline.at(event.segment, event.t_ns).get();
             let is_first = before.is_none_or(|(segment, _)| segment != event.segment);
@@ -48,6 +50,16 @@ impl Course {
                 EventBody::Epoch { .. } => epochs.push(t),
                 EventBody::Step(ref step) if is_first => {
                     phases.push((Phase::Setup, from, began(source, event.segment, step, t).max(from)));
+                }
+                EventBody::Pause { .. } => {
+                    if is_first {
+                        phases.push((Phase::Setup, from, t));
+                    }
+                    paused = Some((event.segment, t));
+                }
+                EventBody::Resume { .. } => {
+                    let since = paused.take().filter(|(segment, _)| *segment == event.segment);
+                    phases.extend(since.map(|(_, since)| (Phase::Paused, since, t)));
                 }
                 EventBody::Step(_) | EventBody::Stop { .. } => {}
             }

@@ -8,6 +8,7 @@ use crate::join::report::Report;
 use crate::page::curves::SERIES;
 use crate::text::energy_words::energy_words;
 use crate::text::phase_words::{phase_energy, phase_method, phase_name, phases_method};
+use crate::text::waiting_words;
 use crate::text::{about_sensors, method};
 use crate::words::bounds::{energy_in, energy_of};
 use crate::words::flags;
@@ -43,6 +44,9 @@ pub fn phases(report: &Report) -> Markup {
                     }
                 }
             }
+        }
+        @if let Some(waiting) = &report.waiting {
+            p.soft { "Waiting for cleaner electricity took " (waiting_words::cost(waiting)) ". It saved " (waiting_words::saved(waiting)) "." }
         }
         @if let Some(overhead) = &report.overhead {
             p.soft {

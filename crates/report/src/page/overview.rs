@@ -137,6 +137,15 @@ fn spent(report: &Report, totals: &Totals) -> Vec<Tile> {
         value: duration(totals.duration_s),
         under: format!("{} steps", count(report.steps)),
     });
+    tiles.extend(report.waiting.as_ref().map(|waiting| Tile {
+        name: "waiting saved, CO₂e",
+        value: mass(waiting.saved_g),
+        under: format!(
+            "{} of running at once\n{} paused",
+            percent(waiting.saved_fraction()),
+            duration(waiting.time_s)
+        ),
+    }));
     if totals.wasted_j > Joules::ZERO {
         tiles.push(Tile {
             name: "wasted",

@@ -3,6 +3,7 @@
 pub(crate) mod beside_words;
 pub(crate) mod energy_words;
 pub(crate) mod phase_words;
+pub(crate) mod waiting_words;
 
 use wattle_runlog::record::{Method, SensorRecord};
 use wattle_runlog::{Joules, Seconds};
@@ -161,6 +162,10 @@ fn cost(report: &Report) -> Vec<String> {
         .joules_per_token
         .map(|j| format!(" · {}", report.at_least(format!("{} J/ktoken", joules_per_ktoken(j)))));
     line("tokens", format!("{}{}", count(totals.tokens), per_token.unwrap_or_default()));
+    if let Some(waiting) = &report.waiting {
+        line("waiting", waiting_words::cost(waiting));
+        line("saved", waiting_words::saved(waiting));
+    }
     if totals.wasted_j > Joules::ZERO {
         let share = percent(totals.wasted_j / totals.energy_j);
         line("wasted", format!("{} ({share}) on steps that had to be done again", joules(totals.wasted_j)));

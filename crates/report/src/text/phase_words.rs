@@ -16,6 +16,7 @@ pub(crate) fn phase_name(phase: wattle_runlog::Phase) -> String {
         Phase::Optimizer => "optimizer",
         Phase::Evaluate => "evaluation",
         Phase::Checkpoint => "checkpoint",
+        Phase::Paused => "paused",
         Phase::Other => "other",
     };
     name.to_owned()
