@@ -28,7 +28,7 @@ pub fn axes(
     if let Some(names) = &args.precision {
         axes.push(precision(&names.0, config));
     }
-    axes.push(micro_batch(config));
+    axes.push(micro_batch(config, is_cpu));
     if is_cpu {
         axes.push(threads(config, n_processors));
     }
@@ -82,7 +82,7 @@ fn threads(config: &Config, n_processors: usize) -> Axis {
 }
 
 /// Micro-batches; recomputation, which costs time, is tried for large ones that do not fit without.
-fn micro_batch(config: &Config) -> Axis {
+fn micro_batch(config: &Config, is_cpu: bool) -> Axis {
     let (batch, own) = (config.train.batch_size, config.train.micro_batch());
     let own_recompute = config.train.recompute;
     let label = |micro: usize, recompute: Recompute| match recompute {
@@ -93,15 +93,18 @@ fn micro_batch(config: &Config) -> Axis {
     let sizes = (0..N_MICRO_BATCHES).map(|halvings| batch.div_ceil(1 << halvings));
     let mut sizes: Vec<usize> = sizes.collect();
     sizes.dedup();
-    let is_explicit = config.train.engine != EngineChoice::Autograd
-        && config.precision.dtype != Precision::Bf16
-        || config.train.engine == EngineChoice::Explicit;
+    // Autograd has no recomputation; it is what a CPU has for bf16.
+    let is_autograd = match config.train.engine {
+        EngineChoice::Autograd => true,
+        EngineChoice::Auto => is_cpu && config.precision.dtype == Precision::Bf16,
+        EngineChoice::Explicit => false,
+    };
     for (idx, &micro) in sizes.iter().enumerate() {
         // The one with less recomputation, if it is tried.
         let mut lighter = None;
         for recompute in [Recompute::None, Recompute::Mlp, Recompute::Block] {
             let is_tried = recompute == own_recompute
-                || (is_explicit && (recompute == Recompute::None || idx < N_RECOMPUTED));
+                || (!is_autograd && (recompute == Recompute::None || idx < N_RECOMPUTED));
             if (micro, recompute) == (own, own_recompute) {
                 lighter = Some(0);
                 continue;
@@ -134,7 +137,7 @@ mod tests {
     fn the_configuration_comes_first_and_recomputation_makes_room_for_large_micro_batches() {
         let mut config = Config::default();
         (config.train.batch_size, config.train.micro_batch_size) = (12, 3);
-        let axis = micro_batch(&config);
+        let axis = micro_batch(&config, true);
         let expected = [
             "3",
             "12",
@@ -150,11 +153,14 @@ mod tests {
         let Axis::Settings { values, .. } = &axis else { panic!("{axis:?}") };
         let instead_of: Vec<_> = values.iter().map(|value| value.instead_of).collect();
         assert_eq!(instead_of, [None, None, Some(1), Some(2), None, Some(4), Some(5), None, None]);
+        config.precision.dtype = Precision::Bf16;
+        assert_eq!(labels(&micro_batch(&config, true)), ["3", "12", "6", "2", "1"]);
+        assert_eq!(labels(&micro_batch(&config, false)), expected);
         config.train.engine = EngineChoice::Autograd;
-        assert_eq!(labels(&micro_batch(&config)), ["3", "12", "6", "2", "1"]);
+        assert_eq!(labels(&micro_batch(&config, true)), ["3", "12", "6", "2", "1"]);
         config.train.batch_size = 1;
         config.train.micro_batch_size = 0;
-        assert_eq!(labels(&micro_batch(&config)), ["1"]);
+        assert_eq!(labels(&micro_batch(&config, true)), ["1"]);
     }
 
     #[test]

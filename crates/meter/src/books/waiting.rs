@@ -169,6 +169,7 @@ mod tests {
         sampled_at(&path, 0, 0.0, 40.0, |t| if (10.0..30.0).contains(&t) { 50.0 } else { 300.0 });
         let entries = [entry(0, 20, 500.0), entry(20, 40, 100.0)];
         let prices = SegmentPrices {
+            machine: wattle_runlog::beside::Machine::default(),
             pue: 1.5,
             carbon: options(0).carbon,
             carbon_table: None,
