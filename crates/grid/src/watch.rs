@@ -314,6 +314,8 @@ impl Asker {
         if !std::mem::replace(&mut self.is_forecast_told, true) {
             tracing::warn!("grid: no forecast from {} ({reason})", self.client.base());
         }
+        // What was refused for good is not asked for again.
+        self.wants_forecast &= !is_final;
         Ok(None)
     }
 
