@@ -191,11 +191,12 @@ impl Asker {
                 if until > now {
                     self.is_stale_told = false;
                 } else if !std::mem::replace(&mut self.is_stale_told, true) {
+                    // Each takes the lock: one after the other, whether or not the line is logged.
+                    let ended = lock(&self.shared).clock.rfc3339_at(until);
+                    let meanwhile = self.meanwhile(now);
                     tracing::warn!(
-                        "grid: the newest figure of {} ended at {}; {}",
-                        self.provider.name(),
-                        lock(&self.shared).clock.rfc3339_at(until),
-                        self.meanwhile(now)
+                        "grid: the newest figure of {} ended at {ended}; {meanwhile}",
+                        self.provider.name()
                     );
                 }
                 Asked::Answered { until }
@@ -314,6 +315,8 @@ impl Asker {
         if !std::mem::replace(&mut self.is_forecast_told, true) {
             tracing::warn!("grid: no forecast from {} ({reason})", self.client.base());
         }
+        // What was refused for good is not asked for again.
+        self.wants_forecast &= !is_final;
         Ok(None)
     }
 
