@@ -73,7 +73,7 @@ impl Provider {
 
 /// A run of some seconds.
 fn train(bench: &Workbench, run: &str, more: &[&str]) -> Command {
-    let some_seconds = ["train.epochs=80", "model.d_model=32", "model.context=32"];
+    let some_seconds = ["train.epochs=40", "model.d_model=32", "model.context=32"];
     let settings = some_seconds.iter().chain(more).flat_map(|pair| ["--set", pair]);
     bench.train(&settings.chain(["--out", run, "--resume=auto"]).collect::<Vec<_>>())
 }
@@ -245,24 +245,16 @@ fn idle_joules_count_against_a_budget() {
 fn a_run_starts_in_the_cleanest_hours_and_ends_as_one_that_did_not_wait() {
     let bench = Workbench::new();
     expect(0, train(&bench, "plain", &[]));
-    // Clean three seconds from now, whenever it is asked, until the run waits for it.
-    let clean_from = Arc::new(AtomicU64::new(0));
-    let told = clean_from.clone();
+    // Clean from three seconds after the first question on.
+    let clean_from = Mutex::new(None);
     let provider = Provider::start(500, move |from, _| {
         let now = Timestamp::now().as_millisecond();
-        let clean_from = match told.load(Ordering::SeqCst) {
-            0 => now + 3_000,
-            fixed => fixed as i64,
-        };
+        let clean_from = *clean_from.lock().unwrap().get_or_insert(now + 3_000);
         if from >= clean_from { 20 } else { 500 }
     });
-    let settings = ["grid.start=cleanest", "grid.deadline=10m"];
-    let mut child = Running::start(provider.train(&bench, "run", &settings));
-    wait_for_pauses(&bench, "run", 1);
-    clean_from.store(Timestamp::now().as_millisecond() as u64 + 1_000, Ordering::SeqCst);
-    assert!(child.0.wait().unwrap().success());
-    let said = fs::read_to_string(bench.join("run/train.log")).unwrap();
-    assert!(said.contains(" g/kWh instead of ") && said.contains("after a pause of "), "{said}");
+    let settings = ["grid.start=cleanest", "grid.deadline=1m30s"];
+    let said = expect(0, provider.train(&bench, "run", &settings));
+    assert!(said.contains("for 20 g/kWh instead of"), "{said}");
     let found = pauses(&bench, "run");
     assert!(found.len() == 1 && found[0].1 == PauseReason::Cleanest && found[0].0 >= 10, "{found:?}");
     assert_eq!(bench.losses("run"), bench.losses("plain"));
