@@ -23,6 +23,7 @@ fn help_texts() {
     insta::assert_snapshot!("help_compare", help(&["compare", "--help"]));
     insta::assert_snapshot!("help_sweep", help(&["sweep", "--help"]));
     insta::assert_snapshot!("help_estimate", help(&["estimate", "--help"]));
+    insta::assert_snapshot!("help_tune", help(&["tune", "--help"]));
     insta::assert_snapshot!("help_calibrate", help(&["calibrate", "--help"]));
     insta::assert_snapshot!("help_devices", help(&["devices", "--help"]));
 }

@@ -12,6 +12,9 @@ use crate::workbench::Workbench;
 const NOT_RUN: &[(&str, &str)] = &[
     ("wattle prepare --dataset", "it downloads: its request goes to a closed port"),
     ("wattle calibrate", "it needs a board and a wall meter: what it is given has neither"),
+    ("wattle tune my.toml --power", "it needs a board whose limits it may set"),
+    ("wattle tune my.toml --target-loss", "it needs a run that came down to that loss"),
+    ("wattle tune my.toml --kernels", "it needs a GPU"),
     ("wattle sweep default --out", "eighteen runs of the embedded default: its plan is made"),
 ];
 
@@ -21,7 +24,11 @@ const SHORT: &str = " --device cpu --set train.max_steps=2 --set data.embedded_c
 /// And to one of a preset that wants a gigabyte of text.
 const SHORT_GPT2: &str = " --set train.batch_size=1 --set model.n_layers=1";
 
-const COMMANDS: [&str; 13] = [
+/// What is added to a search, so that it takes seconds.
+const SHORT_TUNE: &str = " --device cpu --window 0.1 --rounds 2 --set train.batch_size=2 --set model.n_layers=1 \
+                          --set model.d_model=32 --set model.context=32 --set tokenizer.vocab_size=400";
+
+const COMMANDS: [&str; 14] = [
     "train",
     "prepare",
     "generate",
@@ -35,6 +42,7 @@ const COMMANDS: [&str; 13] = [
     "estimate",
     "devices",
     "calibrate",
+    "tune",
 ];
 
 #[test]
@@ -114,6 +122,9 @@ fn fault(bench: &Workbench, line: &str) -> Option<String> {
             run.push_str(SHORT_GPT2);
         }
     }
+    if line.starts_with("wattle tune") {
+        run.push_str(SHORT_TUNE);
+    }
     if line.starts_with("wattle sweep") && !line.contains("--dry-run") {
         run.push_str(" --dry-run");
     }
@@ -139,13 +150,15 @@ fn fault(bench: &Workbench, line: &str) -> Option<String> {
     (!is_fine || said.contains("panicked")).then(|| format!("{run}\n{code:?}\n{said}"))
 }
 
-/// A folder that a command is to make and that another made before it.
+/// A folder or file that a command is to make and that another made before it.
 struct Folder(Option<String>);
 
 impl Folder {
     fn put_aside(bench: &Workbench, line: &str) -> Self {
-        let makes = line.starts_with("wattle train") || line.starts_with("wattle prepare");
-        let name = line.split("--out ").nth(1).and_then(|rest| rest.split(' ').next());
+        let makes =
+            ["train", "prepare", "tune"].iter().any(|name| line.starts_with(&format!("wattle {name}")));
+        let default = line.starts_with("wattle tune").then_some("tuned.toml");
+        let name = line.split("--out ").nth(1).and_then(|rest| rest.split(' ').next()).or(default);
         let there = name.filter(|name| makes && !line.contains("--resume") && bench.join(name).exists());
         if let Some(name) = there {
             fs::rename(bench.join(name), bench.join("aside")).unwrap();
@@ -155,7 +168,8 @@ impl Folder {
 
     fn put_back(self, bench: &Workbench) {
         if let Some(name) = self.0 {
-            let _ = fs::remove_dir_all(bench.join(&name));
+            // Whatever it was.
+            let _ = fs::remove_dir_all(bench.join(&name)).or_else(|_| fs::remove_file(bench.join(&name)));
             fs::rename(bench.join("aside"), bench.join(&name)).unwrap();
         }
     }

@@ -70,7 +70,7 @@ pub enum Command {
     /// Try several ways of training, each with several seeds, and compare what they cost
     #[cfg(feature = "train")]
     Sweep(SweepArgs),
-    /// Find the way of training that costs least here: micro-batch, threads, power limit, kernels
+    /// Find the way of training that costs least on this machine
     #[cfg(feature = "train")]
     Tune(Box<TuneArgs>),
     /// Train for `tune`, window by window
@@ -266,7 +266,7 @@ impl std::str::FromStr for TokenizerChoice {
 #[command(after_long_help = "\
 Examples:
   wattle tune my.toml
-      micro-batch, recomputation and (on a CPU) threads with the fewest joules a token; leaves tuned.toml
+      micro-batch, recomputation and (on a CPU) threads with the fewest joules; leaves tuned.toml
   wattle tune my.toml --power --out frugal.toml
       the power limit too; it is put back at the end, also after kill -9. Needs root
   wattle tune my.toml --power=400,550,700 --for time --joules 9e6
@@ -276,8 +276,8 @@ Examples:
   wattle tune my.toml --kernels
       every kernel that a GPU can choose between: how long, how much of what the board can do
 
-Ways train some seconds at a time and in turns; what is behind by more than its error drops out. A setting
-that changes what is learnt (batch size, learning rate) is not tried: see wattle sweep.")]
+Ways train some seconds at a time and in turns; what is behind by more than its error drops out.
+What changes what is learnt (batch size, learning rate) is not tried: see wattle sweep.")]
 pub struct TuneArgs {
     /// The configuration.
     #[command(flatten)]

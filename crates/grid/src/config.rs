@@ -11,7 +11,7 @@ use crate::provider::Provider;
 use crate::uk::Uk;
 
 section! {
-    /// The electricity grid: what it emits at each moment, and whether to wait for cleaner hours.
+    /// The electricity grid: what it emits now, and whether to wait.
     ///
     /// Nobody is asked unless `grid.provider` names somebody. See `docs/grid.md`.
     #[section(grid, at_resume = Free, check = GridConfig::together)]
