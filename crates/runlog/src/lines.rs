@@ -4,7 +4,7 @@
 //! opening it for append cuts that line off and says so. Lines before it are never rewritten.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Seek};
+use std::io::{BufRead, BufReader, Read, Seek};
 use std::path::Path;
 
 use crate::error::RunlogError;
@@ -99,8 +99,10 @@ impl LineFile {
     }
 }
 
+/// Reads every whole line. A line that has no end yet is the last one, even if more was written since that was seen: a
+/// running run's file grows while it is read.
 fn scan<T>(
-    file: &File,
+    file: impl Read,
     path: &Path,
     parse: impl Fn(&str) -> Result<T, String>,
 ) -> Result<(Recovered<T>, u64), RunlogError> {
@@ -128,6 +130,9 @@ fn scan<T>(
                 whole_bytes = total_bytes;
             }
             Err(reason) => torn = Some((number, reason)),
+        }
+        if !line.ends_with(b"\n") {
+            break;
         }
     }
     Ok((Recovered { entries, cut_bytes: total_bytes - whole_bytes }, whole_bytes))
@@ -164,6 +169,24 @@ mod tests {
         let quoting = |line: &str| number(line).map_err(|_| format!("{line:?} is no number"));
         let error = LineFile::read(&path, quoting).unwrap_err().to_string();
         assert!(error.len() < 500 && error.contains("line 2") && error.contains("is no number"), "{error}");
+    }
+
+    /// Gives what was written so far, says that this is all, and then has more.
+    struct Growing<'a>(std::slice::Iter<'a, &'a str>);
+
+    impl Read for Growing<'_> {
+        fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+            let part = self.0.next().map_or(&b""[..], |part| part.as_bytes());
+            out[..part.len()].copy_from_slice(part);
+            Ok(part.len())
+        }
+    }
+
+    #[test]
+    fn a_file_that_grows_while_it_is_read_is_not_taken_for_a_damaged_one() {
+        let parts = ["12\n34", "", "5\n6789\n"];
+        let (read, whole_bytes) = scan(Growing(parts.iter()), Path::new("numbers"), number).unwrap();
+        assert_eq!((read.entries, whole_bytes), (vec![12], 3));
     }
 
     #[test]
