@@ -3,7 +3,6 @@
 //! A line is written whole by one `write`, newline last. After a crash the file ends in at most one torn line;
 //! opening it for append cuts that line off and says so. Lines before it are never rewritten.
 
-use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek};
 use std::path::Path;
 

@@ -176,8 +176,7 @@ impl Search {
                 entrants.iter().filter_map(|entrant| axis.value_of(&entrant.way)).collect();
             let mut race = self.race(entrants, measure)?;
             told(axis, &race);
-            loop {
-                let Some(winner) = race.winner() else { break };
+            while let Some(winner) = race.winner() {
                 (tuned.best, tuned.window) = (winner.way.clone(), winner.total());
                 let between = middles(axis, &tuned.best, &mut known);
                 tuned.races.push((axis.clone(), race.clone()));

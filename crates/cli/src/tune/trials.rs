@@ -62,7 +62,7 @@ struct Running {
     settings: BTreeMap<String, String>,
     child: Child,
     input: ChildStdin,
-    answers: Receiver<io::Result<String>>,
+    answers: Receiver<String>,
     messages: JoinHandle<String>,
 }
 
@@ -152,7 +152,9 @@ impl<'a> Trials<'a> {
         };
         let (sender, answers) = channel();
         std::thread::spawn(move || {
-            BufReader::new(output).lines().take_while(|line| sender.send(line_of(line)).is_ok()).count()
+            // An answer that cannot be read is one that does not come.
+            let mut lines = BufReader::new(output).lines().map_while(Result::ok);
+            lines.try_for_each(|line| sender.send(line))
         });
         let messages = std::thread::spawn(move || {
             let mut text = Vec::new();
@@ -164,10 +166,6 @@ impl<'a> Trials<'a> {
     }
 }
 
-fn line_of(line: &io::Result<String>) -> io::Result<String> {
-    line.as_ref().map(Clone::clone).map_err(|error| io::Error::new(error.kind(), error.to_string()))
-}
-
 impl Running {
     fn ask(&mut self, window: Duration, signal: &StopSignal) -> Result<Window, Failure> {
         // A trial that has ended already is noticed by its silence.
@@ -177,11 +175,10 @@ impl Running {
                 return Err(Failure::Stopped);
             }
             match self.answers.recv_timeout(LOOK_EVERY) {
-                Ok(Ok(line)) => {
+                Ok(line) => {
                     return serde_json::from_str(&line)
                         .map_err(|error| Failure::Broken(format!("a trial answered {line:?}: {error}")));
                 }
-                Ok(Err(error)) => return Err(Failure::Broken(format!("a trial does not answer: {error}"))),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Err(Failure::Impossible(self.last_words())),
             }
