@@ -5,7 +5,7 @@
 #                             [--merge results.json] [--commit SHA] [--self-test]
 #
 # verify  every operation on the GPU against its f64 reference
-# kernels GPT-2 124M with the first kernels and with measured ones, in turns; every way of every job in microseconds
+# kernels GPT-2 124M with the first kernels, with measured ones and in fp8, in turns; every way of every job; wattle tune
 # train   losses against the CPU's, resume to the bit, GPT-2 124M and 1.5B: tokens/s, memory, joules; cost of metering
 # peers   PyTorch on the same board in the same call, in turns, both under `wattle meter`
 # nvml    update periods of power and counter, and how well they agree, idle, under steady and square-wave load; the
@@ -58,7 +58,7 @@ export XDG_CACHE_HOME=$work/cache TORCHINDUCTOR_CACHE_DIR=$work/inductor PYTHONU
 : >"$work/attempts.jsonl"
 
 # Sizes. 124M and 1.5B are GPT-2's; a step is one micro-batch, so that both sides do the same.
-stage_seconds=450 curve_steps=100 resume_steps=60 meter_rounds=3 peer_rounds=3 probe_seconds=30 meter_seconds=60
+stage_seconds=450 curve_steps=100 resume_steps=60 meter_rounds=3 peer_rounds=3 probe_seconds=30 meter_seconds=60 tune_seconds=2
 device=cuda:0 torch_device=cuda
 steps_124m=200 every_124m=50 steps_meter=60 every_meter=20 steps_15b=40 every_15b=10
 corpus=(--vocab 50257 --tokens 3000000)
@@ -69,7 +69,7 @@ shape_15b=(--set model.n_layers=48 --set model.n_heads=25 --set model.d_model=16
 torch_124m=(--layers 12 --heads 12 --width 768 --context 1024 --vocab 50304 --batch 32 --seconds 10)
 torch_15b=(--layers 48 --heads 25 --width 1600 --context 1024 --vocab 50304 --batch 8 --seconds 10)
 if $self_test; then
-  stage_seconds=400 curve_steps=6 resume_steps=6 meter_rounds=1 peer_rounds=1 probe_seconds=1 meter_seconds=1
+  stage_seconds=400 curve_steps=6 resume_steps=6 meter_rounds=1 peer_rounds=1 probe_seconds=1 meter_seconds=1 tune_seconds=0.1
   device=cpu torch_device=cpu
   steps_124m=8 every_124m=2 steps_meter=6 every_meter=2 steps_15b=6 every_15b=2
   corpus=(--vocab 500 --tokens 60000)
@@ -159,6 +159,15 @@ stage_kernels() {
   for ((round = 1; round <= meter_rounds; round++)); do
     gpt2 "kernels-first-$round" 90 "$steps_124m" "$every_124m" "${shape_124m[@]}" --set train.select=first
     gpt2 "kernels-measured-$round" 90 "$steps_124m" "$every_124m" "${shape_124m[@]}"
+    gpt2 "kernels-fp8-$round" 90 "$steps_124m" "$every_124m" "${shape_124m[@]}" --set precision.dtype=fp8
+  done
+  # Every variant of every job against what the board can do; a CPU has none. No limit of the board is changed.
+  local search=(--preset gpt2-124m --device "$device" --set "data.dir=\"$work/corpus/data\"" "${shape_124m[@]}")
+  $self_test || measure tune-kernels 60 "$binary" tune "${search[@]}" --kernels
+  measure tune 120 "$binary" tune "${search[@]}" --window "$tune_seconds" --rounds 3 --out "$work/tuned.toml"
+  local made
+  for made in tune-kernels.out tune.out tune.log tuned.toml; do
+    [[ ! -e $work/$made ]] || cp "$work/$made" "$out/$made"
   done
   for round in "$work"/kernels-measured-*/kernels.json; do
     [[ ! -e $round ]] || cp "$round" "$out/$(basename "$(dirname "$round")").json"

@@ -238,14 +238,16 @@ class Results:
 
     def kernels(self):
         runs = {}
-        for kind in ("first", "measured"):
+        for kind in ("first", "measured", "fp8"):
             names = self.work.runs(f"kernels-{kind}-")
             taken = [self.take("kernels", name, lambda: wattle_run(self.work, name, self.peak)) for name in names]
             runs[kind] = [run for run in taken if run]
-        if all(runs.values()):
-            faster = [measured["tokens_per_s"] / first["tokens_per_s"]
-                      for first, measured in zip(runs["first"], runs["measured"])]
-            self.take("kernels", "measured_over_first", lambda: {"tokens_per_s": faster, "median": median(faster)})
+        for kind, other in (("measured", "first"), ("fp8", "measured")):
+            pairs = zip(runs[kind], runs[other])
+            faster = [run["tokens_per_s"] / beside["tokens_per_s"] for run, beside in pairs]
+            if faster:
+                told = {"tokens_per_s": faster, "median": median(faster)}
+                self.take("kernels", f"{kind}_over_{other}", lambda: told)
 
     def train(self):
         work = self.work
