@@ -7,10 +7,11 @@ use wattle_runlog::Seconds;
 use wattle_runlog::record::Flag;
 
 use crate::compare::contender::Contender;
+use crate::compare::group::{configured, power_limits};
 use crate::join::report::Report;
 use crate::join::status::Status;
 use crate::words::clock::capped_share;
-use crate::words::quantity::{factor, percent, watts, whole_percent};
+use crate::words::quantity::{factor, percent, whole_percent};
 
 /// Boards that differ by more degrees at the start are not equally warm. Ours, as is the next.
 const WARMER: f64 = 10.0;
@@ -49,7 +50,9 @@ pub fn conditions(reports: &[Report], contenders: &[Contender]) -> Vec<Condition
     };
     let of = |value: &dyn Fn(&Report) -> String| -> Vec<String> { reports.iter().map(value).collect() };
     differs(true, "they ran on different devices", of(&|report| report.provenance.computed_on()));
-    differs(true, "boards were held to different power limits", of(&power_limits));
+    // Where nothing else is configured differently, the limit is what is compared.
+    let is_compared = reports.windows(2).all(|pair| configured(&pair[0]) == configured(&pair[1]));
+    differs(!is_compared, "boards were held to different power limits", of(&power_limits));
     differs(true, "clocks were held back in some of them", throttling(reports, |reason| reason != POWER_CAP));
     differs(
         false,
@@ -118,11 +121,6 @@ fn scope(report: &Report) -> String {
         *counts.entry(format!("{:?}", sensor.kind).to_lowercase()).or_default() += 1;
     }
     counts.into_iter().map(|(kind, n)| format!("{n} {kind}")).collect::<Vec<_>>().join(", ")
-}
-
-fn power_limits(report: &Report) -> String {
-    let limits = report.provenance.sensors.iter().filter_map(|sensor| sensor.limits);
-    limits.map(|limits| watts(limits.enforced_w)).collect::<Vec<_>>().join(", ")
 }
 
 /// The largest share of each run for which a board was held at its power limit, if the shares differ by more than five

@@ -1,4 +1,5 @@
-//! Runs that differ in nothing but their seed and name: one way of training, tried more than once.
+//! Runs that differ in nothing but their seed and name: one way of training, tried more than once. Another power limit of
+//! the board is another way.
 
 use std::collections::BTreeMap;
 
@@ -8,6 +9,7 @@ use crate::compare::contender::Contender;
 use crate::compare::keys::{NOT_COUNTED, flat};
 use crate::compare::spread::Spread;
 use crate::join::report::Report;
+use crate::words::quantity::watts;
 
 /// One way of training.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -28,7 +30,7 @@ pub struct Group {
     pub emissions_to_target_g: Option<Spread>,
 }
 
-/// Runs by their configuration but for seed and name, and by what they ran on and with.
+/// Runs by their configuration but for seed and name, by what they ran on and with, and by its power limit.
 pub fn groups(reports: &[Report], contenders: &[Contender]) -> Vec<Group> {
     let mut ways: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     let keys: Vec<_> = reports.iter().map(way).collect();
@@ -56,14 +58,26 @@ fn name_by_run(groups: &mut [Group], reports: &[Report]) {
     }
 }
 
-/// What makes a run another way of training than another.
-fn way(report: &Report) -> (BTreeMap<String, String>, Option<String>, String) {
+/// What makes a run another way of training than another: configuration, data, what it ran on, and the power limit that
+/// this was held to.
+fn way(report: &Report) -> (BTreeMap<String, String>, Option<String>, String, String) {
+    let data = report.provenance.data.as_ref().map(|data| data.sha256.clone());
+    (configured(report), data, report.provenance.computed_on(), power_limits(report))
+}
+
+/// Its configuration, but for seed and name.
+pub(crate) fn configured(report: &Report) -> BTreeMap<String, String> {
     let mut config = flat(&report.config);
     NOT_COUNTED.iter().for_each(|key| {
         config.remove(*key);
     });
-    let data = report.provenance.data.as_ref().map(|data| data.sha256.clone());
-    (config, data, report.provenance.computed_on())
+    config
+}
+
+/// The power limits of the boards that were metered.
+pub(crate) fn power_limits(report: &Report) -> String {
+    let limits = report.provenance.sensors.iter().filter_map(|sensor| sensor.limits);
+    limits.map(|limits| watts(limits.enforced_w)).collect::<Vec<_>>().join(", ")
 }
 
 impl Group {

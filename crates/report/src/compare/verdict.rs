@@ -319,6 +319,16 @@ mod tests {
     }
 
     #[test]
+    fn a_power_limit_that_is_all_that_differs_is_what_is_compared() {
+        let at = |watts, limit| SyntheticRun { watts, power_limit_w: Some(limit), name: "same", ..small() };
+        let comparison = compare(&[at(100.0, 700.0), at(80.0, 400.0)]);
+        assert_eq!(comparison.verdict.winner, Some(1), "{:?}", comparison.verdict);
+        assert_eq!(comparison.groups.len(), 2);
+        let said = "boards were held to different power limits: run-0 700 W; run-1 400 W";
+        assert!(comparison.conditions.iter().any(|c| c.what == said && !c.is_blocking));
+    }
+
+    #[test]
     fn another_board_or_a_hot_one_forbids_a_verdict() {
         let dir = tempfile::tempdir().unwrap();
         let runs = [small().write(&dir.path().join("a")), thrifty().write(&dir.path().join("b"))];
