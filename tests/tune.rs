@@ -153,6 +153,8 @@ fn what_is_asked_for_wrongly_is_refused_before_anything_starts() {
         let said = expect(2, untimed(&bench, args));
         assert!(said.contains(words), "{args:?}: {words:?} is not in\n{said}");
     }
+    let said = expect(1, tune(&bench, &["--out", "no/such/folder.toml"]));
+    assert!(said.contains("--out no/such/folder.toml") && !said.contains("J/ktoken"), "{said}");
     let said = expect(1, tune(&bench, &["--kernels"]));
     assert!(said.contains("a GPU has"), "{said}");
     expect(0, bench.train(&["--out", "run", "--set", "evaluate.every_steps=10"]));

@@ -8,7 +8,6 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use wattle_data::Verify;
 use wattle_report::compare::{Measure, Reached};
 use wattle_report::{Report, Run};
-use wattle_runlog::run_dir::write_atomic;
 use wattle_session::Config;
 use wattle_session::data::{plan_of, prepare};
 use wattle_session::need;
@@ -21,6 +20,7 @@ use crate::config::resolve;
 use crate::display::Display;
 use crate::exit::{BadUsage, Exit};
 use crate::following::Following;
+use crate::output_file::OutputFile;
 use crate::signals::StopSignal;
 use crate::terminal::{is_drawn_on, print};
 use crate::tune::board::{self, Board};
@@ -42,7 +42,8 @@ pub fn run(args: &TuneArgs, bars: &MultiProgress, quiet: bool) -> anyhow::Result
     if args.kernels {
         return show_kernels(&config, &dataset, args.device);
     }
-    let out = free_path(&args.out)?;
+    // That it can be written is known before the search begins.
+    let out = OutputFile::open(free_path(&args.out)?, "--out")?;
     let device = args.device.open()?;
     let tokens = match (args.target_loss, &args.like) {
         (Some(loss), Some(run)) => tokens_to(loss, run)?,
@@ -100,9 +101,9 @@ pub fn run(args: &TuneArgs, bars: &MultiProgress, quiet: bool) -> anyhow::Result
         Some(Ok(config)) => config,
         _ => bail!("the best way is no configuration"),
     };
-    write_atomic(&out, text::toml(&tuned, &tuned_config).as_bytes())?;
+    out.finish(&text::toml(&tuned, &tuned_config))?;
     print(&text::summary(&tuned, goal, tokens, args.target_loss))?;
-    tracing::info!("wattle train {}", out.display());
+    tracing::info!("wattle train {}", args.out.display());
     Ok(Exit::Done)
 }
 

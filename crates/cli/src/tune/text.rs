@@ -4,6 +4,7 @@ use wattle_report::words::quantity::{count, duration, joules, joules_per_ktoken,
 use wattle_report::words::table::{self, Table};
 use wattle_runlog::{Joules, Seconds};
 use wattle_session::Config;
+use wattle_tune::race::Gap;
 use wattle_tune::{Axis, Contender, Dropped, Finish, Goal, Race, Tuned, Window};
 
 /// A race that is over, as lines.
@@ -39,13 +40,19 @@ fn row(axis: &Axis, race: &Race, idx: usize, contender: &Contender, goal: Goal) 
             _ if is_best => "taken".to_owned(),
             (Some(Dropped::Impossible(_)), _) => "cannot be taken".to_owned(),
             (Some(Dropped::OverLimit), _) => "over --joules".to_owned(),
-            (Some(Dropped::Behind | Dropped::NotNeeded) | None, Some(gap)) => {
-                format!("{:+.1} ± {:.1} %", gap.share * 100.0, gap.half_width * 100.0)
-            }
+            (Some(Dropped::Behind | Dropped::NotNeeded) | None, Some(gap)) => gap_words(gap),
             // Of one window there is no error.
             (Some(Dropped::Behind | Dropped::NotNeeded) | None, None) => "far behind".to_owned(),
         },
     ]
+}
+
+/// `+4.1 ± 0.6 %`; an error of more than the whole says that nothing is known.
+fn gap_words(Gap { share, half_width }: Gap) -> String {
+    match half_width {
+        half_width if half_width < 1.0 => format!("{:+.1} ± {:.1} %", share * 100.0, half_width * 100.0),
+        _ => "unsure".to_owned(),
+    }
 }
 
 fn speed(window: &Window) -> String {
@@ -100,9 +107,8 @@ pub fn summary(tuned: &Tuned, goal: Goal, tokens: u64, target_loss: Option<f64>)
                 Goal::Time | Goal::TimeWithin { .. } => "time a token",
             };
             lines.push(format!(
-                "Against the configuration as it is, in turns: {sought} {:+.1} ± {:.1} %",
-                saving.of_best.share * 100.0,
-                saving.of_best.half_width * 100.0
+                "Against the configuration as it is, in turns: {sought} {}",
+                gap_words(saving.of_best)
             ));
             if saving.of_best.share + saving.of_best.half_width >= 0.0 {
                 lines.push(

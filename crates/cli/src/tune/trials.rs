@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::JoinHandle;
@@ -230,16 +230,16 @@ pub fn run_trial(args: &TuneTrialArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Where a file of the tuner's is left, and nothing is there yet.
+/// Where a configuration is left, and nothing is there yet.
 ///
 /// # Errors
-/// If something is there.
-pub fn free_path(path: &Path) -> Result<PathBuf, BadUsage> {
+/// If a file is there.
+pub fn free_path(path: &Path) -> Result<&Path, BadUsage> {
     match path.symlink_metadata() {
-        Ok(_) => Err(BadUsage::new(format!(
+        Ok(found) if found.is_file() => Err(BadUsage::new(format!(
             "{} exists already; remove it, or name another file by --out",
             path.display()
         ))),
-        Err(_) => Ok(path.to_owned()),
+        _ => Ok(path),
     }
 }
