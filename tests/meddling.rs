@@ -3,21 +3,11 @@
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FlockOperation, Mode, flock, mkfifoat};
 use rustix::process::Signal;
 
-use crate::workbench::{Running, Workbench, expect};
-
-/// Waits until `is_so`, which a working program brings about within a second or so.
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !is_so() {
-        assert!(started.elapsed() < Duration::from_secs(120), "{what} did not come about");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
+use crate::workbench::{Running, Workbench, expect, wait_until};
 
 /// A run that goes on until it is stopped, with a checkpoint every few steps, after its first.
 fn endless(bench: &Workbench) -> Running {

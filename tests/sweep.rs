@@ -1,14 +1,12 @@
 //! Sweeps: every run is made once, whatever happens to the sweep, and what they cost stands side by side.
 
 use std::fs;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::Value;
 use wattle_runlog::Segment;
 
-use crate::workbench::{Running, Workbench, expect};
+use crate::workbench::{Running, Workbench, expect, wait_until};
 
 /// Two strategies with two seeds each; runs of 36 steps, unless `max_steps` asks for fewer.
 fn write_sweep(bench: &Workbench, name: &str, extra: &str) {
@@ -30,14 +28,6 @@ fn sweep(bench: &Workbench, args: &[&str]) -> std::process::Command {
 fn segments(bench: &Workbench, run: &str) -> Vec<Segment> {
     let manifest = fs::read(bench.join(run).join("manifest.json")).unwrap();
     serde_json::from_value(serde_json::from_slice::<Value>(&manifest).unwrap()["segments"].take()).unwrap()
-}
-
-fn wait_until(what: &str, holds: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(120);
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what}: not in time");
-        sleep(Duration::from_millis(5));
-    }
 }
 
 #[test]

@@ -3,13 +3,11 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use nvml_standin::limits::{Limit, Limits, MAX_MW, Work};
 use rustix::process::Signal;
 
-use crate::workbench::{Running, Workbench, expect};
+use crate::workbench::{Running, Workbench, expect, wait_until};
 
 /// What a board takes for a piece of work: 180 W idle, a tenth of the time waits for memory. 290 W are best.
 const WORK: &str = "180:0.1";
@@ -51,14 +49,6 @@ fn limits_file(bench: &Workbench) -> PathBuf {
 
 fn limits(bench: &Workbench) -> Limits {
     Limits::new(limits_file(bench), Some(WORK.parse().unwrap()))
-}
-
-fn wait_until(what: &str, holds: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(120);
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what}: not in time");
-        sleep(Duration::from_millis(5));
-    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use wattle_runlog::event::StepEvent;
@@ -158,6 +159,15 @@ impl Workbench {
 pub fn with_board(mut command: Command) -> Command {
     command.env("NVML_LIBRARY", nvml_standin::library()).env("NVML_STANDIN_POWER", "steady:300");
     command
+}
+
+/// Waits until `is_so`, which a working program brings about within a second or so.
+pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !is_so() {
+        assert!(started.elapsed() < Duration::from_secs(120), "{what} did not come about");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// A child that does not outlive its test.

@@ -360,6 +360,12 @@ pub enum Sought {
     Time,
 }
 
+/// What stands between commas; nothing in an empty text.
+#[cfg(feature = "train")]
+fn listed<T>(text: &str, parse: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, String> {
+    text.split(',').filter(|_| !text.is_empty()).map(|part| parse(part.trim())).collect()
+}
+
 /// Numbers between commas; nothing for those that suggest themselves.
 #[cfg(feature = "train")]
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -370,11 +376,11 @@ impl std::str::FromStr for NumberList {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let number = |text: &str| match text.trim().parse() {
+        let number = |text: &str| match text.parse() {
             Ok(0) | Err(_) => Err(format!("expected whole numbers above 0 between commas, got {text:?}")),
             Ok(number) => Ok(number),
         };
-        text.split(',').filter(|_| !text.is_empty()).map(number).collect::<Result<_, _>>().map(Self)
+        listed(text, number).map(Self)
     }
 }
 
@@ -391,9 +397,9 @@ impl std::str::FromStr for PrecisionList {
         use wattle_train::config::Precision;
         let names = || Precision::CHOICES.iter().map(|choice| choice.name).collect::<Vec<_>>().join(", ");
         let named = |name: &str| {
-            Precision::named(name.trim()).ok_or_else(|| format!("expected some of {}, got {name:?}", names()))
+            Precision::named(name).ok_or_else(|| format!("expected some of {}, got {name:?}", names()))
         };
-        text.split(',').filter(|_| !text.is_empty()).map(named).collect::<Result<_, _>>().map(Self)
+        listed(text, named).map(Self)
     }
 }
 

@@ -68,15 +68,15 @@ pub fn mean(known: &Intensities, from: MonotonicNs, to: MonotonicNs) -> Option<f
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use wattle_runlog::GramsPerKwh;
     use wattle_runlog::grid::{GridBasis, GridOrigin, Row};
 
-    const HOUR: u64 = 3_600_000_000_000;
+    pub(crate) const HOUR: u64 = 3_600_000_000_000;
 
     /// Hours of these intensities from 0 on.
-    fn hours(grams: &[f64]) -> Intensities {
+    pub(crate) fn hours(grams: &[f64]) -> Intensities {
         let origin = GridOrigin { provider: "uk".into(), zone: "GB".into(), counts: "direct".into() };
         let mut known = Intensities::new(origin);
         for (hour, g) in (0u64..).zip(grams) {

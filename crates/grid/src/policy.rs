@@ -200,20 +200,9 @@ fn time_words(clock: WallAnchor, t: MonotonicNs, now: MonotonicNs) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use wattle_runlog::grid::{GridBasis, GridOrigin, Row};
+    use crate::cleanest::tests::{HOUR, hours};
 
-    const HOUR: u64 = 3_600_000_000_000;
     const CLOCK: WallAnchor = WallAnchor { wall_ns: 1_790_000_000_000_000_000, monotonic: MonotonicNs(0) };
-
-    fn hours(grams: &[f64]) -> Intensities {
-        let origin = GridOrigin { provider: "uk".into(), zone: "GB".into(), counts: "direct".into() };
-        let mut known = Intensities::new(origin);
-        for (hour, g) in (0u64..).zip(grams) {
-            let [from, to] = [hour, hour + 1].map(|hour| MonotonicNs(hour * HOUR));
-            known.insert(Row { from, to, intensity: GramsPerKwh(*g), basis: GridBasis::Forecast });
-        }
-        known
-    }
 
     fn at(hour: f64, left: Option<f64>) -> Outlook {
         Outlook {

@@ -1,5 +1,10 @@
 //! How many threads compute, and how they wait.
 
+/// Processors that this process may use.
+pub fn n_processors() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
 /// Sets how many threads candle and rayon start, and how they wait. Both read their environment at their first use, so
 /// a program calls this before anything else.
 ///
@@ -14,7 +19,7 @@
 /// No other thread may be running: the environment is changed.
 pub unsafe fn set_threads(threads: usize) {
     let n = match threads {
-        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        0 => n_processors(),
         n => n,
     };
     let n = n.to_string();

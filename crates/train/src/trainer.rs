@@ -180,9 +180,9 @@ impl<'a> Trainer<'a> {
             tokens += batch.tokens();
         }
         let results = self.engine.drain()?.results;
-        match results.iter().find(|result| !result.loss.is_finite() || !result.grad_norm.is_finite()) {
-            Some(_) => Err(TrainError::Diverged { step: self.state.step }),
-            None => Ok(tokens),
+        match results.iter().all(engine::is_finite) {
+            true => Ok(tokens),
+            false => Err(TrainError::Diverged { step: self.state.step }),
         }
     }
 

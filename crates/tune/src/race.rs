@@ -176,6 +176,12 @@ impl Contender {
 }
 
 impl Race {
+    /// One that has not begun.
+    fn among(ways: impl IntoIterator<Item = impl Into<Entrant>>) -> Self {
+        let contenders = ways.into_iter().map(|way| Contender::new(way.into())).collect();
+        Self { contenders, best: None, finish: Finish::Nobody }
+    }
+
     /// Lets `ways` race; `measure` trains in one of them for a moment.
     ///
     /// # Errors
@@ -186,8 +192,7 @@ impl Race {
         rules: &Rules,
         measure: &mut dyn FnMut(&Way) -> Result<Window, Failure>,
     ) -> Result<Self, Failure> {
-        let contenders = ways.into_iter().map(|way| Contender::new(way.into())).collect();
-        let mut race = Self { contenders, best: None, finish: Finish::Nobody };
+        let mut race = Self::among(ways);
         for round in 1..=rules.max_rounds.max(1) {
             race.round(round, measure)?;
             if race.is_over(round, goal, rules) {
@@ -206,8 +211,7 @@ impl Race {
         n_rounds: usize,
         measure: &mut dyn FnMut(&Way) -> Result<Window, Failure>,
     ) -> Result<Vec<Contender>, Failure> {
-        let contenders = ways.into_iter().map(|way| Contender::new(way.into())).collect();
-        let mut race = Self { contenders, best: None, finish: Finish::Nobody };
+        let mut race = Self::among(ways);
         (1..=n_rounds).try_for_each(|round| race.round(round, measure))?;
         Ok(race.contenders)
     }

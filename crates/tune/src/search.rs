@@ -5,7 +5,7 @@
 //! values the middles beside the best are tried, until they lie close together.
 
 use crate::goal::Goal;
-use crate::race::{Entrant, Failure, Gap, Race, Rules};
+use crate::race::{Dropped, Entrant, Failure, Gap, Race, Rules};
 use crate::way::Way;
 use crate::window::Window;
 
@@ -137,8 +137,6 @@ pub struct Search {
 /// What was found.
 #[derive(Clone, Debug)]
 pub struct Tuned {
-    /// The races, one an axis or more.
-    pub races: Vec<(Axis, Race)>,
     /// The best way.
     pub best: Way,
     /// What it took, from the last race that it won.
@@ -162,24 +160,24 @@ impl Search {
     /// Looks for the best way. `told` hears of each race that is over.
     ///
     /// # Errors
-    /// If `measure` was stopped, or nothing can be measured.
+    /// If `measure` was stopped or is broken, or of some axis no way can be taken.
     pub fn run(
         &self,
         start: &Way,
         measure: &mut dyn FnMut(&Way) -> Result<Window, Failure>,
         told: &mut dyn FnMut(&Axis, &Race),
     ) -> Result<Tuned, Failure> {
-        let mut tuned = Tuned { races: Vec::new(), best: start.clone(), window: None, saving: None };
+        let mut tuned = Tuned { best: start.clone(), window: None, saving: None };
         for axis in &self.axes {
             let entrants = axis.entrants(&tuned.best);
             let mut known: Vec<u32> =
                 entrants.iter().filter_map(|entrant| axis.value_of(&entrant.way)).collect();
             let mut race = self.race(entrants, measure)?;
             told(axis, &race);
-            while let Some(winner) = race.winner() {
+            loop {
+                let winner = race.winner().ok_or_else(|| impossible(axis, &race))?;
                 (tuned.best, tuned.window) = (winner.way.clone(), winner.total());
                 let between = middles(axis, &tuned.best, &mut known);
-                tuned.races.push((axis.clone(), race.clone()));
                 if between.is_empty() {
                     break;
                 }
@@ -188,9 +186,6 @@ impl Search {
                     .chain(between.into_iter().map(|value| axis.at(&tuned.best, value)));
                 race = self.race(ways.map(Entrant::from).collect(), measure)?;
                 told(axis, &race);
-            }
-            if race.winner().is_none() {
-                tuned.races.push((axis.clone(), race));
             }
         }
         tuned.saving = self.saving(start, &tuned.best, measure)?;
@@ -224,6 +219,15 @@ impl Search {
         let Some(of_best) = best.above(start, goal) else { return Ok(None) };
         Ok(start.total().zip(best.total()).map(|(start, best)| Saving { of_best, start, best }))
     }
+}
+
+/// Why a race has no winner: what kept the first of its ways from being taken.
+fn impossible(axis: &Axis, race: &Race) -> Failure {
+    let first = race.contenders.first();
+    Failure::Impossible(match first.map(|first| (axis.label(&first.way), &first.dropped)) {
+        Some((label, Some(Dropped::Impossible(why)))) => format!("{} {label}: {why}", axis.name()),
+        _ => axis.name().to_owned(),
+    })
 }
 
 /// The values halfway between that of the best way and those beside it, unless they are closer than the resolution; they
@@ -321,11 +325,13 @@ mod tests {
             let (energy, half_width) = (Joules(1.0), None);
             Ok(Window { tokens: 10, seconds: Seconds(seconds), energy, half_width, measured_fraction: 0.0 })
         };
-        let found = search.run(&Way::default(), &mut measure, &mut |_, _| ()).unwrap();
+        let mut labels = Vec::new();
+        let mut told = |axis: &Axis, race: &Race| {
+            labels.push(race.contenders.iter().map(|c| axis.label(&c.way)).collect::<Vec<_>>());
+        };
+        let found = search.run(&Way::default(), &mut measure, &mut told).unwrap();
         assert_eq!(found.best.to_string(), "micro_batch_size 4, threads 2");
-        let labels: Vec<_> =
-            found.races[0].1.contenders.iter().map(|c| found.races[0].0.label(&c.way)).collect();
-        assert_eq!(labels, ["own", "4"]);
+        assert_eq!(labels[0], ["own", "4"]);
         assert!((found.saving.unwrap().of_best.share - (0.48 - 1.0)).abs() < 1e-9);
     }
 }

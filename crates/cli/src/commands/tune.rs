@@ -57,8 +57,7 @@ pub fn run(args: &TuneArgs, bars: &MultiProgress, quiet: bool) -> anyhow::Result
     let signal = StopSignal::listen().context("cannot listen for signals")?;
     let changes_board = args.power.is_some() || args.clock.is_some();
     let limits = changes_board.then(|| board::find(&config.energy, &device.compute)).transpose()?;
-    let n_processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let axes = space::axes(args, &config, device.device.is_cpu(), n_processors, limits.as_ref())?;
+    let axes = space::axes(args, &config, device.device.is_cpu(), limits.as_ref())?;
     if axes.is_empty() {
         bail!(
             "there is nothing to choose between: train.batch_size = 1 on one processor; --precision tries types"
@@ -85,21 +84,15 @@ pub fn run(args: &TuneArgs, bars: &MultiProgress, quiet: bool) -> anyhow::Result
         text::race(axis, race, goal).iter().for_each(|line| tracing::info!("{line}"));
     };
     let tuned = search.run(&start, &mut |way| trials.measure(way), &mut told_race);
-    let tuned_config = tuned.as_ref().ok().map(|tuned| trials.config_of(&tuned.best));
+    let found = tuned.and_then(|tuned| Ok((trials.config_of(&tuned.best)?, tuned)));
     // The board is as it was before anything else is said.
     drop(trials);
     bar.finish_and_clear();
-    let tuned = match tuned {
-        Ok(tuned) => tuned,
+    let (tuned_config, tuned) = match found {
+        Ok(found) => found,
         Err(Failure::Stopped) => bail!("stopped by a signal; nothing was written"),
-        Err(Failure::Impossible(why) | Failure::Broken(why)) => bail!("{why}"),
-    };
-    if let Some(why) = text::impossible(&tuned) {
-        bail!("none of the ways can be taken: {why}");
-    }
-    let tuned_config = match tuned_config {
-        Some(Ok(config)) => config,
-        _ => bail!("the best way is no configuration"),
+        Err(Failure::Impossible(why)) => bail!("none of the ways can be taken: {why}"),
+        Err(Failure::Broken(why)) => bail!("{why}"),
     };
     out.finish(&text::toml(&tuned, &tuned_config))?;
     print(&text::summary(&tuned, goal, tokens, args.target_loss))?;

@@ -40,7 +40,7 @@ struct Watcher {
 /// The board to change: the one that is metered.
 ///
 /// # Errors
-/// If that is none or several, it cannot be opened, or others compute on it.
+/// If no board is metered or more than one is, if it cannot be opened, or if others compute on it.
 pub fn find(config: &EnergyConfig, device: &ComputeDevice) -> anyhow::Result<BoardLimits> {
     let sensors = discover(config, std::slice::from_ref(device)).sensor_infos();
     let gpus: Vec<_> = sensors.iter().filter(|sensor| sensor.kind == SensorKind::Gpu).collect();

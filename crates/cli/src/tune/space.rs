@@ -3,6 +3,7 @@
 use wattle_meter::BoardLimits;
 use wattle_model::Recompute;
 use wattle_session::Config;
+use wattle_session::threads::n_processors;
 use wattle_settings::Choices;
 use wattle_train::config::{EngineChoice, Precision};
 use wattle_tune::{Axis, Settings};
@@ -21,7 +22,6 @@ pub fn axes(
     args: &TuneArgs,
     config: &Config,
     is_cpu: bool,
-    n_processors: usize,
     board: Option<&BoardLimits>,
 ) -> anyhow::Result<Vec<Axis>> {
     let mut axes = Vec::new();
@@ -30,7 +30,7 @@ pub fn axes(
     }
     axes.push(micro_batch(config, is_cpu));
     if is_cpu {
-        axes.push(threads(config, n_processors));
+        axes.push(threads(config, n_processors()));
     }
     if let (Some(values), Some(board)) = (&args.clock, board) {
         let values_mhz = if values.0.is_empty() { board.clocks(N_VALUES)? } else { sorted(values.0.clone()) };

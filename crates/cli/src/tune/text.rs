@@ -70,16 +70,6 @@ fn remark(race: &Race) -> Option<&'static str> {
     }
 }
 
-/// Why nothing can be taken, if that is so.
-pub fn impossible(tuned: &Tuned) -> Option<String> {
-    let (axis, race) = tuned.races.iter().find(|(_, race)| race.finish == Finish::Nobody)?;
-    let first = race.contenders.first()?;
-    match &first.dropped {
-        Some(Dropped::Impossible(why)) => Some(format!("{} {}: {why}", axis.name(), axis.label(&first.way))),
-        _ => Some(axis.name().to_owned()),
-    }
-}
-
 /// What was found, and what it comes to.
 pub fn summary(tuned: &Tuned, goal: Goal, tokens: u64, target_loss: Option<f64>) -> String {
     let mut lines = vec![format!("Best: {}", tuned.best)];

@@ -121,7 +121,7 @@ impl<'a> Trials<'a> {
     /// The configuration of a way.
     ///
     /// # Errors
-    /// If it is none.
+    /// If its settings contradict each other.
     pub fn config_of(&self, way: &Way) -> Result<Config, Failure> {
         let set = way.settings.iter().map(|(key, value)| format!("{key}={value}")).collect();
         let sources = Sources { set, ..Sources::default() };

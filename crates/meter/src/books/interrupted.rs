@@ -240,6 +240,33 @@ fn kept_at(events: &[Event], point: ResumePoint) -> Option<(u32, MonotonicNs)> {
     Some((segment, events[last.unwrap_or(found)].t_ns))
 }
 
+/// All segments of a trace. Readings next to a segment's `edges` are kept apart.
+///
+/// # Errors
+/// If the trace cannot be read, or is no trace.
+pub(crate) fn segments_of(
+    trace: &Path,
+    edges: impl Fn(&SegmentHeader) -> Vec<MonotonicNs>,
+) -> Result<Vec<Segment>, MeterError> {
+    let mut segments: Vec<Segment> = Vec::new();
+    let mut own_edges = Vec::new();
+    for item in TraceReader::open(trace)? {
+        match item? {
+            TraceItem::Segment(header) => {
+                own_edges = edges(&header);
+                segments.push(Segment::new(*header, trace)?);
+            }
+            TraceItem::Sample(sample) => {
+                if let Some(segment) = segments.last_mut() {
+                    segment.add(sample, &own_edges);
+                }
+            }
+        }
+    }
+    segments.iter_mut().for_each(|segment| segment.flush(&[]));
+    Ok(segments)
+}
+
 impl Segment {
     pub(crate) fn new(header: SegmentHeader, path: &Path) -> Result<Self, MeterError> {
         let anchor = header.segment.anchor().ok_or_else(|| MeterError::NotATrace {

@@ -10,10 +10,10 @@ use wattle_runlog::record::RecordKind;
 use wattle_runlog::{GramsCo2e, GramsPerKwh, Joules, MonotonicNs, Record, Seconds, WallAnchor};
 
 use crate::books::intensity_table::IntensityTable;
-use crate::books::interrupted::Segment;
+use crate::books::interrupted::{Segment, segments_of};
 use crate::books::pricing::Rates;
 use crate::error::MeterError;
-use crate::readings::trace_reader::{TraceItem, TraceReader};
+use crate::readings::trace::SegmentHeader;
 
 /// A run by another table.
 #[derive(Clone, Debug, PartialEq)]
@@ -74,7 +74,11 @@ pub fn reprice(
     table: &IntensityTable,
 ) -> Result<Repriced, MeterError> {
     let stretches = stretches(records);
-    let traced = trace.filter(|path| path.exists()).map(|path| read(path, &stretches)).transpose()?;
+    let edges = |header: &SegmentHeader| {
+        let own = stretches.iter().filter(|stretch| stretch.segment == header.segment.id);
+        own.flat_map(|stretch| [stretch.start, stretch.end]).collect()
+    };
+    let traced = trace.filter(|path| path.exists()).map(|path| segments_of(path, edges)).transpose()?;
     let mut parts = Vec::new();
     for stretch in &stretches {
         let anchor = segments.iter().find(|entry| entry.id == stretch.segment).and_then(SegmentEntry::anchor);
@@ -139,28 +143,6 @@ fn tail(whole: &Record, records: &[Record]) -> Option<Stretch> {
         before: whole.emissions_g - booked().map(|record| record.emissions_g).sum(),
         pue,
     })
-}
-
-/// The trace's segments, with readings next to the stretches' ends.
-fn read(path: &Path, stretches: &[Stretch]) -> Result<Vec<Segment>, MeterError> {
-    let mut segments: Vec<Segment> = Vec::new();
-    let mut edges = Vec::new();
-    for item in TraceReader::open(path)? {
-        match item? {
-            TraceItem::Segment(header) => {
-                let own = stretches.iter().filter(|stretch| stretch.segment == header.segment.id);
-                edges = own.flat_map(|stretch| [stretch.start, stretch.end]).collect();
-                segments.push(Segment::new(*header, path)?);
-            }
-            TraceItem::Sample(sample) => {
-                if let Some(segment) = segments.last_mut() {
-                    segment.add(sample, &edges);
-                }
-            }
-        }
-    }
-    segments.iter_mut().for_each(|segment| segment.flush(&[]));
-    Ok(segments)
 }
 
 impl Stretch {

@@ -10,11 +10,11 @@ use wattle_runlog::grid::{GridEntry, Intensities};
 use wattle_runlog::manifest::Segment as SegmentEntry;
 use wattle_runlog::{Event, EventBody, GramsCo2e, Joules, MonotonicNs, Seconds};
 
-use crate::books::interrupted::Segment;
+use crate::books::interrupted::{Segment, segments_of};
 use crate::books::pauses::{Pause, pauses};
 use crate::books::pricing::Rates;
 use crate::error::MeterError;
-use crate::readings::trace_reader::{TraceItem, TraceReader};
+use crate::readings::trace::SegmentHeader;
 use crate::windows::window::WindowEnergy;
 
 /// What the pauses of a run came to.
@@ -58,7 +58,11 @@ pub fn waited(
         return Ok(None);
     }
     let mut all = Waited::default();
-    for traced in read(trace, events)? {
+    let edges = |header: &SegmentHeader| {
+        let pauses = pauses(events, header.segment.id, MonotonicNs(u64::MAX));
+        pauses.iter().flat_map(|pause| [pause.from, pause.to]).collect()
+    };
+    for traced in segments_of(trace, edges)? {
         let id = traced.header.segment.id;
         let (Some(first), Some(last)) = (traced.first, traced.last) else { continue };
         let pauses = pauses(events, id, last);
@@ -101,28 +105,6 @@ impl Waited {
         }
         self.pauses.extend(pauses);
     }
-}
-
-/// The trace's segments, with readings next to the ends of pauses.
-fn read(path: &Path, events: &[Event]) -> Result<Vec<Segment>, MeterError> {
-    let mut segments: Vec<Segment> = Vec::new();
-    let mut edges = Vec::new();
-    for item in TraceReader::open(path)? {
-        match item? {
-            TraceItem::Segment(header) => {
-                let pauses = pauses(events, header.segment.id, MonotonicNs(u64::MAX));
-                edges = pauses.iter().flat_map(|pause| [pause.from, pause.to]).collect();
-                segments.push(Segment::new(*header, path)?);
-            }
-            TraceItem::Sample(sample) => {
-                if let Some(segment) = segments.last_mut() {
-                    segment.add(sample, &edges);
-                }
-            }
-        }
-    }
-    segments.iter_mut().for_each(|segment| segment.flush(&[]));
-    Ok(segments)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 use wattle_random::{Purpose, Stream};
 
 use super::{Board, BoardError, DevicePtr, DeviceTensor, Elem, Epilogue, Gemm, Matrix, Work};
+use crate::bf16;
 
 /// The roof of a board.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -63,8 +64,7 @@ pub fn measure(board: &dyn Board) -> Result<Roof, BoardError> {
 fn fill(board: &dyn Board, arena: DevicePtr, bytes: usize) -> Result<(), BoardError> {
     let mut numbers = vec![0f32; FILLED_AT_FIRST.min(bytes) / Elem::Bf16.bytes()];
     Stream::new(0, Purpose::Sampling, 0).fill_normal(0, &mut numbers);
-    let first: Vec<u8> =
-        numbers.iter().flat_map(|number| ((number.to_bits() >> 16) as u16).to_ne_bytes()).collect();
+    let first: Vec<u8> = numbers.iter().flat_map(|&number| bf16::nearest(number).to_ne_bytes()).collect();
     board.write(arena, &first)?;
     let mut filled = first.len();
     while filled < bytes {

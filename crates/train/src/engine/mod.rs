@@ -214,6 +214,6 @@ fn warn_of_zero_gradients(names: &[String]) {
 }
 
 /// Whether a step may make its update.
-fn is_finite(result: &StepResult) -> bool {
+pub(crate) fn is_finite(result: &StepResult) -> bool {
     result.loss.is_finite() && result.grad_norm.is_finite()
 }
