@@ -98,7 +98,7 @@ impl Cache {
         (kept.schema == SCHEMA && kept.boot_id == boot_id() && kept.url == self.url).then_some(kept)
     }
 
-    /// Writes it, whole or not at all. A cache that cannot be written is none.
+    /// Writes it, whole or not at all. If that fails, the run goes on without a cache.
     pub(crate) fn write(&self, clock: WallAnchor, round: &Round, not_before: Option<MonotonicNs>) {
         let kept = Kept {
             schema: SCHEMA.to_owned(),

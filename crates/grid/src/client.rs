@@ -17,7 +17,7 @@ use crate::provider::{KeyKind, Provider, Query};
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest that a connection takes.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A longer answer is none of a provider's.
+/// No provider's answer is longer.
 const MAX_BYTES: u64 = 4 << 20;
 /// A date in a header has whole seconds, and an answer takes a moment: clocks that agree to this are the same.
 pub(crate) const SAME_CLOCK_NS: u64 = 2_000_000_000;
@@ -150,7 +150,7 @@ fn passing(reason: String) -> Failure {
     Failure::Passing { reason, retry: None }
 }
 
-/// The provider's wall time now: its `Date`, or this machine's where there is none or the two agree. Also how far this
+/// The provider's wall time now: its `Date`, or this machine's clock if the answer has no date or the two agree. Also how far this
 /// machine's clock is ahead of it.
 fn clock(response: &Response<Body>, sent: MonotonicNs) -> (WallAnchor, Option<f64>) {
     let here = WallAnchor::now();

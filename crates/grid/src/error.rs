@@ -3,10 +3,10 @@
 use thiserror::Error;
 
 /// What keeps the grid from being asked. Each is a fault of the configuration or of the environment; a provider that
-/// does not answer is none.
+/// does not answer is not such a fault.
 #[derive(Debug, Error)]
 pub enum GridError {
-    /// The provider needs a key, and there is none.
+    /// The provider needs a key, and none is set.
     #[error(
         "grid.provider = \"{provider}\": expected a key in the environment variable {variable}, which is not set; get one at {page}"
     )]

@@ -90,10 +90,10 @@ pub enum Unreadable {
 }
 
 impl Interval {
-    /// An interval between two times as RFC 3339 writes them, with or without seconds.
+    /// An interval between two times in nanoseconds since 1970, at so many grams a kilowatt-hour.
     ///
     /// # Errors
-    /// If the times are none or out of order, or the intensity is none.
+    /// If it ends before it begins, or the intensity is not a number of at least 0.
     pub(crate) fn between(
         from_ns: i64,
         to_ns: i64,

@@ -169,7 +169,7 @@ impl Rates<'_> {
         }
     }
 
-    /// [`Rates::emissions`] by the grid's figures, and by the others where there is none.
+    /// [`Rates::emissions`] by the grid's figures, and by the other prices where the grid has no figure.
     fn by_grid(
         &self,
         grid: &Intensities,

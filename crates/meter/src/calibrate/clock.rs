@@ -18,7 +18,7 @@ const HALF_S: f64 = 15.0;
 /// The lag of a log, if its clock can be believed.
 ///
 /// # Errors
-/// If it cannot: the message tells what is wrong and how to mend it.
+/// If its clock cannot be believed; the message says what is wrong and how to mend it.
 pub(crate) fn lag(problem: &Problem<'_>, max_lag_s: f64) -> Result<Found, MeterError> {
     let refuse = |reason: String| MeterError::NotCalibrated { reason };
     let found = problem.search(-max_lag_s, max_lag_s);

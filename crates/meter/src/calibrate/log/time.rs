@@ -25,7 +25,7 @@ pub(super) fn unix_ns(number: f64) -> Option<i64> {
     Some(seconds as i64 * 1_000_000_000 + (rest * (1e9 / unit)).round() as i64)
 }
 
-/// What is said of a time that is none.
+/// What a message says about a text that is not a time.
 pub(super) fn expected(text: &str) -> String {
     format!("expected a time such as 2026-11-23T15:00:00Z or Unix seconds, got {text:?}")
 }
