@@ -43,7 +43,7 @@ pub use engine::board::{
     StepResult,
 };
 pub use engine::{
-    Engine, EngineOptions, Fp8Options, Fp8SizeError, MemoryPlan, Moments, Recompute, Sequences,
+    Engine, EngineOptions, Fp8Options, Fp8SizeError, MemoryPlan, Moments, Recompute, Sequences, Share, Split,
 };
 pub use error::ModelError;
 pub use families::gpt2::Gpt2;
