@@ -139,6 +139,10 @@ impl Fabric for Mpi {
         })
     }
 
+    fn part(&self, reason: &str) {
+        self.say_parting(reason);
+    }
+
     fn abort(&self, exit_code: u8) -> ! {
         self.end(exit_code)
     }

@@ -5,6 +5,7 @@
 //! - `pace`: how often to look whether something is done
 //! - `wire`: requests, and waiting for them within a deadline
 //! - `roll_call`: which ranks are silent
+//! - `parting`: the last word of a rank that cannot go on
 //! - `rounds`: a call on any number of bytes
 //! - `collectives`: the calls
 
@@ -12,6 +13,7 @@ mod abi;
 mod collectives;
 mod library;
 mod pace;
+mod parting;
 mod roll_call;
 mod rounds;
 mod wire;
@@ -184,6 +186,14 @@ impl Mpi {
         std::mem::forget(std::mem::take(&mut state.slots));
         state.failed = Some(format!("an earlier call failed: {error}"));
         Err(error)
+    }
+
+    /// Tells the others that this rank ends. Afterwards no call is possible.
+    fn say_parting(&self, reason: &str) {
+        let mut state = self.lock();
+        // The others may have gone too, and this rank has said what there is to say.
+        let _ = parting::part(&self.wire, reason);
+        state.failed.get_or_insert_with(|| format!("this rank has parted: {reason}"));
     }
 
     /// Ends all ranks by `MPI_Abort`, or this one alone where that takes too long.

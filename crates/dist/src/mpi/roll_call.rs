@@ -19,7 +19,7 @@ static HERE: [u8; 1] = [1];
 pub(super) const LISTEN_FOR: Duration = Duration::from_secs(2);
 /// For how long a question that has been seen may take to arrive.
 const ARRIVE_WITHIN: Duration = Duration::from_millis(100);
-const LOOK_EVERY: Duration = Duration::from_millis(1);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// Asks all ranks, and returns those that do not answer within [`LISTEN_FOR`].
 ///
@@ -76,17 +76,22 @@ pub(super) fn answer(wire: &Wire) -> Result<(), DistError> {
 }
 
 fn has_been_asked(wire: &Wire) -> Result<bool, DistError> {
+    has_arrived(wire, wire.library.abi.any_source, QUESTION)
+}
+
+/// Whether a message of this tag has come from `source`.
+pub(super) fn has_arrived(wire: &Wire, source: i32, tag: i32) -> Result<bool, DistError> {
     let library = &wire.library;
-    let (iprobe, source) = (library.functions.iprobe, library.abi.any_source);
+    let iprobe = library.functions.iprobe;
     let mut flag = 0;
     // SAFETY: the flag is written before the call returns.
-    let code = unsafe { iprobe(source, QUESTION, library.world, &raw mut flag, library.status_ignore()) };
+    let code = unsafe { iprobe(source, tag, library.world, &raw mut flag, library.status_ignore()) };
     library.check("MPI_Iprobe", code)?;
     Ok(flag != 0)
 }
 
 /// Begins to send; nobody waits for the end.
-fn send(wire: &Wire, bytes: &'static [u8], to: usize, tag: i32) -> Result<(), DistError> {
+pub(super) fn send(wire: &Wire, bytes: &'static [u8], to: usize, tag: i32) -> Result<(), DistError> {
     let library = &wire.library;
     let (isend, n) = (library.functions.isend, count(bytes.len()));
     let mut request: Request = 0;
@@ -101,7 +106,7 @@ fn send(wire: &Wire, bytes: &'static [u8], to: usize, tag: i32) -> Result<(), Di
 }
 
 /// Begins to receive; the caller keeps `bytes` until that is done, or for ever.
-fn receive(wire: &Wire, bytes: &mut [u8], from: i32, tag: i32) -> Result<Request, DistError> {
+pub(super) fn receive(wire: &Wire, bytes: &mut [u8], from: i32, tag: i32) -> Result<Request, DistError> {
     let library = &wire.library;
     let (irecv, n) = (library.functions.irecv, count(bytes.len()));
     let mut request: Request = 0;

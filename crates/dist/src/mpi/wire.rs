@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::library::{Library, Request};
 use super::pace::{Pace, Pauses};
-use super::roll_call;
+use super::{parting, roll_call};
 use crate::error::DistError;
 
 /// Why a wait ended early.
@@ -54,6 +54,7 @@ impl Wire {
             let waited = pauses.pause();
             if waited - answered >= ANSWER_EVERY {
                 roll_call::answer(self)?;
+                parting::heed(self)?;
                 answered = waited;
             }
         }
