@@ -58,7 +58,9 @@ fn an_abort_ends_all_with_its_code() {
 fn a_rank_that_never_starts_ends_all() {
     for mpirun in installed("a_rank_that_never_starts_ends_all") {
         let ended = mpirun.run(&[2], "never starts", &[]);
-        expect_76(&ended);
+        // MPICH's launcher ends with the code of whichever rank it looks at: this one, or one that it killed.
+        let says_why = ended.said.contains("did not return within 2 s; this process ends");
+        assert!(!ended.status.success() && says_why, "{mpirun:?}: {}: {}", ended.status, ended.said);
         assert!(ended.took < Duration::from_secs(15), "{mpirun:?}: {:?}", ended.took);
     }
 }

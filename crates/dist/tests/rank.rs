@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, getpid, kill_process};
 use rustix::time::{ClockId, clock_gettime};
-use wattle_dist::{EXIT_PARTED, Fabric, Launched, Mpi};
+use wattle_dist::{EXIT_PARTED, Fabric, Launched, Mpi, connect};
 
 use crate::calls::{LONG, transcript};
 use crate::launchers::file_of_rank;
@@ -34,7 +34,7 @@ fn rank() {
     };
     match std::env::var(JOB).unwrap().as_str() {
         "connect" => {
-            let text = match wattle_dist::connect(LONG) {
+            let text = match connect::connect(LONG) {
                 Ok(fabric) => format!("{}\n{:?}", fabric.describe(), fabric.place()),
                 Err(error) => error.to_string(),
             };
@@ -77,7 +77,7 @@ fn rank() {
             if Launched::here().unwrap().unwrap().rank == 1 {
                 sleep(60);
             }
-            let _ = wattle_dist::connect(SHORT);
+            let _ = connect::connect(SHORT);
         }
         job => panic!("no job {job}"),
     }
@@ -86,11 +86,7 @@ fn rank() {
 /// The library that fits the launcher.
 fn open() -> Mpi {
     let launched = Launched::here().unwrap().expect("under a launcher");
-    let names: Vec<String> = match std::env::var(wattle_dist::connect::LIBRARY) {
-        Ok(named) => vec![named],
-        Err(_) => launched.launcher.libraries().iter().map(|name| (*name).to_owned()).collect(),
-    };
-    let fabric = Mpi::open(&names, LONG).unwrap();
+    let fabric = Mpi::open(&connect::names(launched.launcher), LONG).unwrap();
     assert_eq!((fabric.place().rank, Some(fabric.place().world)), (launched.rank, launched.world));
     fabric
 }
