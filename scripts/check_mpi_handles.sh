@@ -5,7 +5,7 @@
 #
 # Open MPI's and MPICH's headers are those of mpicc.openmpi and mpicc.mpich (Debian: libopenmpi-dev, libmpich-dev). For
 # the MPI-5 ABI, ABI_INCLUDE is a folder with mpi_abi.h, as in PyPI's wheel mpich 5; without it, the wheel is
-# downloaded. What is missing is said, and fails unless the other tables were compared and WATTLE_TEST_MPI is not set.
+# downloaded. Headers that are missing are named; that fails only if there are none at all, or with WATTLE_TEST_MPI set.
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)

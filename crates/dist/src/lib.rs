@@ -6,7 +6,7 @@
 //! - [`threads`]: ranks that are threads of one process
 //! - [`mpi`]: ranks that an MPI library connects
 //! - [`launch`]: what started this process, and as which rank
-//! - [`connect`]: the fabric for that
+//! - [`mod@connect`]: the fabric for that
 
 pub mod connect;
 pub mod error;

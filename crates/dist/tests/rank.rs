@@ -49,10 +49,10 @@ fn rank() {
             leave(&fabric, &heard);
         }
         "stopped" => {
-            part(&leave, |fabric| fabric.place().rank == 1 && kill_process(getpid(), Signal::STOP).is_ok())
+            part(&leave, |fabric| fabric.place().rank == 1 && kill_process(getpid(), Signal::STOP).is_ok());
         }
         "killed" => {
-            part(&leave, |fabric| fabric.place().rank == 1 && kill_process(getpid(), Signal::KILL).is_ok())
+            part(&leave, |fabric| fabric.place().rank == 1 && kill_process(getpid(), Signal::KILL).is_ok());
         }
         "busy" => part(&leave, |fabric| fabric.place().rank == 1 && sleep(30)),
         "waiting" => {

@@ -102,7 +102,7 @@ impl Library {
                     return Ok(library);
                 }
                 Err(error) => {
-                    tried.push(error.source().map_or_else(|| error.to_string(), ToString::to_string))
+                    tried.push(error.source().map_or_else(|| error.to_string(), ToString::to_string));
                 }
             }
         }

@@ -3,8 +3,9 @@
 //! - `abi`: how libraries represent handles and constants
 //! - `library`: an opened library and its functions
 //! - `pace`: how often to look whether something is done
-//! - `wire`: requests, and waiting for them within a deadline
+//! - `wire`: the library, and this rank among the others
 //! - `roll_call`: which ranks are silent
+//! - `wait`: waiting within a deadline
 //! - `rounds`: a call on any number of bytes
 //! - `collectives`: the calls
 
@@ -14,6 +15,7 @@ mod library;
 mod pace;
 mod roll_call;
 mod rounds;
+mod wait;
 mod wire;
 
 use std::ffi::c_int;
@@ -23,9 +25,11 @@ use std::time::{Duration, Instant};
 
 use self::library::Library;
 use self::rounds::{Cutting, Slots};
-use self::wire::{Cut, Wire, count};
+use self::wait::Cut;
+use self::wire::{Wire, count};
 use crate::error::DistError;
 use crate::fabric::Fabric;
+use crate::launch::{Launched, Launcher};
 use crate::node;
 use crate::place::Place;
 use crate::watchdog::{EXIT_PARTED, exit_now, watched};
@@ -186,8 +190,15 @@ impl Mpi {
         Err(error)
     }
 
-    /// Ends all ranks by `MPI_Abort`, or this one alone where that takes too long.
+    /// Ends all ranks, by `MPI_Abort` unless the launcher ends them anyway when this one exits.
+    ///
+    /// Open MPI's `mpirun` does. Its 4.1.4 of Debian 12, built for another PMIx, cannot read the message that
+    /// `MPI_Abort` sends it: some jobs left it hanging, others made it crash.
     fn end(&self, exit_code: u8) -> ! {
+        let is_open_mpi = |launched: Launched| launched.launcher == Launcher::OpenMpi;
+        if Launched::here().is_ok_and(|launched| launched.is_some_and(is_open_mpi)) {
+            exit_now(exit_code);
+        }
         watched(ABORT_WITHIN, "MPI_Abort, or the call that it waits for,", exit_code, || {
             let _state = self.lock();
             // SAFETY: MPI has been started and not finalized, and no other thread is in it.

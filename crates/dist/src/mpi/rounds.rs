@@ -10,7 +10,8 @@ use std::time::Instant;
 
 use super::library::Request;
 use super::pace::Pace;
-use super::wire::{Cut, Wire};
+use super::wait::Cut;
+use super::wire::Wire;
 
 /// Memory of one round.
 #[derive(Default)]
