@@ -14,7 +14,7 @@ trap 'rm -rf "$scratch"' EXIT
 
 fail() { printf 'check_mpi_handles.sh: %s\n' "$*" >&2; exit 1; }
 
-# A test prints the table, one fact a line: TABLE|ABI|kind|name|value.
+# A test prints the table, one fact a line: TABLE|ABI|kind|name|value, and a function's result.
 (cd "$root" && ${CARGO:-cargo} test -q -p wattle-dist --lib -- --exact mpi::abi::tests::table --nocapture) |
   sed -n 's/^.*TABLE|/TABLE|/p' >"$scratch/table"
 [[ -s $scratch/table ]] || fail 'the test mpi::abi::tests::table printed nothing'
@@ -38,7 +38,7 @@ c_type() {
 
 # A C program that compares what the table says of one ABI: program ABI HEADER
 program() {
-  local abi kind name value types type
+  local abi kind name value result types type
   cat <<C
 #include <stdint.h>
 #include <stdio.h>
@@ -56,7 +56,7 @@ int main(void) {
   same("a request fits 64 bits", 1, sizeof(MPI_Request) <= 8);
   same("MPI_SUCCESS", 0, MPI_SUCCESS);
 C
-  while IFS='|' read -r _ abi kind name value; do
+  while IFS='|' read -r _ abi kind name value result; do
     [[ $abi == "$1" || $abi == all ]] || continue
     case $kind in
       symbol)
@@ -70,7 +70,7 @@ C
         while IFS= read -r type; do
           [[ -n $type ]] && types+="${types:+, }$(c_type "$type")"
         done < <(tr ',' '\n' <<<"$value")
-        echo "  same(\"$name\", 1, __builtin_types_compatible_p(__typeof__(&$name), int (*)(${types:-void})));"
+        echo "  same(\"$name\", 1, __builtin_types_compatible_p(__typeof__(&$name), $(c_type "$result") (*)(${types:-void})));"
         ;;
       *) fail "the table has a line of kind $kind" ;;
     esac

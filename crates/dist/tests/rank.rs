@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, getpid, kill_process};
 use rustix::time::{ClockId, clock_gettime};
-use wattle_dist::{EXIT_PARTED, Fabric, Launched, Mpi, connect};
+use wattle_dist::{EXIT_PARTED, Fabric, Launched, Mpi, Nccl, connect, nccl};
 
 use crate::calls::{LONG, transcript};
 use crate::launchers::file_of_rank;
@@ -39,6 +39,20 @@ fn rank() {
                 Err(error) => error.to_string(),
             };
             let rank = Launched::here().unwrap().map_or(0, |launched| launched.rank);
+            fs::write(file_of_rank(Path::new(&dir), rank), text).unwrap();
+        }
+        "nccl" => {
+            let launched = Launched::here().unwrap();
+            if let Some(address) = launched.as_ref().and_then(nccl::comm_id) {
+                // SAFETY: this process does nothing else.
+                unsafe { nccl::set_comm_id(&address) };
+            }
+            let id = Nccl::open().and_then(|nccl| Ok((nccl.version(), nccl.unique_id()?)));
+            let text = match id {
+                Ok(((major, minor, patch), id)) => format!("NCCL {major}.{minor}.{patch}: {id:?}"),
+                Err(error) => error.to_string(),
+            };
+            let rank = launched.map_or(0, |launched| launched.rank);
             fs::write(file_of_rank(Path::new(&dir), rank), text).unwrap();
         }
         "calls" => {

@@ -7,5 +7,6 @@ mod connect;
 mod failures;
 mod launchers;
 mod mpi;
+mod nccl;
 mod rank;
 mod threads;
