@@ -14,14 +14,18 @@ use crate::threads::on_ranks;
 /// Set to `required`, tests fail where no NCCL can be opened.
 const REQUIRED: &str = "WATTLE_TEST_NCCL";
 
+/// Not by `eprintln!`, which the harness swallows where a test passes.
+fn skipped(test: &str, why: &str) {
+    std::io::stderr().write_all(format!("{test}: SKIPPED: {why}\n").as_bytes()).unwrap();
+}
+
 /// The library; says so where there is none.
 fn nccl(test: &str) -> Option<Nccl> {
     match Nccl::open() {
         Ok(nccl) => Some(nccl),
         Err(error) => {
             assert!(env::var(REQUIRED).is_err(), "{error}");
-            // Not by `eprintln!`, which the harness swallows where a test passes.
-            std::io::stderr().write_all(format!("{test}: SKIPPED: {error}\n").as_bytes()).unwrap();
+            skipped(test, &error.to_string());
             None
         }
     }
@@ -63,9 +67,10 @@ fn nccl_gives_processes_with_one_address_one_id() {
 
 #[test]
 fn nccl_without_a_gpu_is_an_error_and_no_wait() {
-    let Some(nccl) = nccl("nccl_without_a_gpu_is_an_error_and_no_wait") else { return };
+    let test = "nccl_without_a_gpu_is_an_error_and_no_wait";
+    let Some(nccl) = nccl(test) else { return };
     if Path::new("/dev/nvidiactl").exists() {
-        return;
+        return skipped(test, "there is a GPU");
     }
     let began = Instant::now();
     let joined = nccl.join(&nccl.unique_id().unwrap(), (0, 1), Duration::from_secs(20));

@@ -57,7 +57,9 @@ fn rank() {
         }
         "calls" => {
             let fabric = open().with_round_bytes(SMALL_ROUND);
-            let mut heard = transcript(&fabric, &SMALL);
+            // From another thread than the one that opened it.
+            let mut heard =
+                thread::scope(|scope| scope.spawn(|| transcript(&fabric, &SMALL)).join().unwrap());
             let fabric = fabric.with_round_bytes(4 << 20);
             heard.append(&mut transcript(&fabric, &LARGE));
             leave(&fabric, &heard);
@@ -105,7 +107,7 @@ fn open() -> Mpi {
     fabric
 }
 
-/// `leave_others` takes a rank away; the others, of which rank 2 comes a second late, wait for it in vain.
+/// `leave_others` takes a rank away; the others, of which rank 2 comes half a second late, wait for it in vain.
 fn part(leave: &impl Fn(&dyn Fabric, &[u8]), leave_others: impl Fn(&Mpi) -> bool) {
     let fabric = open();
     fabric.barrier(LONG).unwrap();
@@ -113,14 +115,14 @@ fn part(leave: &impl Fn(&dyn Fabric, &[u8]), leave_others: impl Fn(&Mpi) -> bool
         return;
     }
     if fabric.place().rank == 2 {
-        sleep(1);
+        thread::sleep(Duration::from_millis(500));
     }
     let (began, len) = (Instant::now(), 300_000 * fabric.place().world);
     let error = fabric.exchange(&vec![1; len], &mut vec![0; len], SHORT).unwrap_err();
     let again = fabric.barrier(LONG).unwrap_err();
     let text = format!("{error}\n{again}\n{}", began.elapsed().as_secs_f64());
     leave(&fabric, text.as_bytes());
-    // What rank 2 finds out takes a second longer.
+    // Rank 2 finds out half a second later.
     sleep(if fabric.place().rank == 2 { 0 } else { 2 });
     fabric.abort(EXIT_PARTED);
 }

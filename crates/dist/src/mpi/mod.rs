@@ -42,7 +42,8 @@ use crate::watchdog::{EXIT_PARTED, exit_now, watched};
 /// A call whose deadline passes takes up to two seconds more, in which it finds out which ranks do not answer: those
 /// that are stopped, dead, or busy outside this fabric. Every later call fails with the same reason.
 ///
-/// Dropping it finalizes MPI if no call has failed; launchers call a process that ends without that faulty.
+/// Dropping it finalizes MPI if no call has failed; launchers call a process that ends without that faulty. A rank that
+/// gives up calls [`Fabric::abort`] instead: dropping would wait half a minute for the others to drop theirs.
 ///
 /// # Panics
 /// Calls panic where lengths do not fit the number of ranks, or a root is not a rank.
@@ -138,7 +139,7 @@ impl Mpi {
 
     /// The text of each rank, in the order of ranks.
     fn all_gather_texts(&self, own: &str, within: Duration) -> Result<Vec<String>, DistError> {
-        let deadline = Instant::now() + within;
+        let deadline = wait::deadline(within);
         let left = || deadline.saturating_duration_since(Instant::now());
         let lens = self.all_gather_lens(own.len(), within)?;
         let longest = lens.iter().copied().max().unwrap_or(0);
@@ -172,7 +173,7 @@ impl Mpi {
         within: Duration,
         make: impl FnOnce(&Wire, &mut Slots, Instant) -> Result<(), Cut>,
     ) -> Result<(), DistError> {
-        let deadline = Instant::now() + within;
+        let deadline = wait::deadline(within);
         let mut state = self.lock();
         if let Some(failed) = &state.failed {
             return Err(DistError::Gone { gone: Vec::new(), reason: failed.clone() });

@@ -22,6 +22,12 @@ impl From<DistError> for Cut {
     }
 }
 
+/// When a wait that may take `within` ends. Waits without an end get a century.
+pub(super) fn deadline(within: Duration) -> Instant {
+    const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+    Instant::now() + within.min(CENTURY)
+}
+
 /// How often a waiting rank answers those that ask whether it is there.
 const ANSWER_EVERY: Duration = Duration::from_millis(20);
 
