@@ -193,8 +193,8 @@ impl Mpi {
 
     /// Ends all ranks, by `MPI_Abort` unless the launcher ends them anyway when this one exits.
     ///
-    /// Open MPI's `mpirun` does. Its 4.1.4 of Debian 12, built for another PMIx, cannot read the message that
-    /// `MPI_Abort` sends it: some jobs left it hanging, others made it crash.
+    /// Open MPI's `mpirun` does. That of 4.1.4 (Debian 12) cannot unpack the message that `MPI_Abort` sends it
+    /// (`show_help.c`): it crashed in several of some 20 jobs, and hung in one.
     fn end(&self, exit_code: u8) -> ! {
         let is_open_mpi = |launched: Launched| launched.launcher == Launcher::OpenMpi;
         if Launched::here().is_ok_and(|launched| launched.is_some_and(is_open_mpi)) {
