@@ -18,9 +18,7 @@ fn names_rank_1(ended: &Ended, rank: usize) {
 
 /// The launcher ends with the code of the rank that gave up.
 fn expect_76(ended: &Ended) {
-    // As it ends, mpirun of Open MPI 4.1.4 crashes now and then in its PMIx 4.2.2; all ranks are dead by then.
-    let has_crashed = ["errorcode 76", "PMIx_server_finalize"].iter().all(|part| ended.said.contains(part));
-    assert!(ended.status.code() == Some(76) || has_crashed, "{}: {}", ended.status, ended.said);
+    assert_eq!(ended.status.code(), Some(76), "{}", ended.said);
 }
 
 #[test]
@@ -58,7 +56,9 @@ fn an_abort_ends_all_with_its_code() {
 fn a_rank_that_never_starts_ends_all() {
     for mpirun in installed("a_rank_that_never_starts_ends_all") {
         let ended = mpirun.run(&[2], "never starts", &[]);
-        expect_76(&ended);
+        // MPICH's launcher ends with the code of whichever rank it looks at: this one, or one that it killed.
+        let says_why = ended.said.contains("did not return within 2 s; this process ends");
+        assert!(!ended.status.success() && says_why, "{mpirun:?}: {}: {}", ended.status, ended.said);
         assert!(ended.took < Duration::from_secs(15), "{mpirun:?}: {:?}", ended.took);
     }
 }
