@@ -179,13 +179,9 @@ impl<'a> Session<'a> {
     pub fn train(self) -> Result<Outcome, SessionError> {
         let ranks = self.ranks.clone();
         let outcome = self.train_together();
-        // Ranks that have parted, or met for the last time, know.
-        let is_known = matches!(
-            outcome,
-            Err(SessionError::ToldByLeader { .. } | SessionError::Train(TrainError::Parted { .. }))
-        );
-        if let (Err(error), false) = (&outcome, is_known) {
-            ranks.fabric().part(&error.to_string());
+        match &outcome {
+            Ok(_) | Err(SessionError::Train(TrainError::Parted { .. })) => {}
+            Err(error) => ranks.part(&error.to_string()),
         }
         outcome
     }
