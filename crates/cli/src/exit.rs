@@ -1,8 +1,6 @@
 //! How the process ends.
 
 use std::process::ExitCode;
-#[cfg(feature = "train")]
-use std::time::Duration;
 
 #[cfg(feature = "train")]
 use wattle_dist::DistError;
@@ -67,7 +65,7 @@ fn failure(error: &anyhow::Error) -> ExitCode {
         match parting.is_said_here {
             true => tracing::error!("{error:#}"),
             // A launcher ends all ranks as soon as one fails: let the other finish its sentence.
-            false => std::thread::sleep(SENTENCE),
+            false => std::thread::sleep(crate::ranks::SENTENCE),
         }
         return ExitCode::from(parting.status);
     }
@@ -85,10 +83,6 @@ struct Parting {
     status: u8,
     is_said_here: bool,
 }
-
-/// How long another rank may take to say why the run ends.
-#[cfg(feature = "train")]
-pub const SENTENCE: Duration = Duration::from_millis(500);
 
 /// Ranks have parted; the run goes on with `--resume`.
 #[cfg(feature = "train")]

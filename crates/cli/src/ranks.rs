@@ -6,10 +6,11 @@ use wattle_dist::{EXIT_PARTED, Launched, connect};
 use wattle_session::SessionError;
 use wattle_train::{Ranks, TrainError};
 
-use crate::exit::SENTENCE;
-
 /// How long ranks may take to find one another.
 const START: Duration = Duration::from_secs(300);
+
+/// How long another rank may take to say why the run ends.
+pub const SENTENCE: Duration = Duration::from_millis(500);
 
 /// Whether a launcher started this process as another rank than the first: what there is to say, that one says.
 pub fn is_follower() -> bool {

@@ -44,6 +44,18 @@ fn a_rank_that_is_killed_ends_all() {
 }
 
 #[test]
+fn a_rank_that_parts_is_heard_at_once_and_its_reason_is_told() {
+    for mpirun in installed("a_rank_that_parts_is_heard_at_once_and_its_reason_is_told") {
+        let ended = mpirun.run(&[3], "parts", &[]);
+        let text = ended.text_of_rank(0);
+        assert_eq!(text.lines().next().unwrap(), "rank 1 has ended: the disk is full", "{mpirun:?}: {text}");
+        // Long before the deadline.
+        let took: f64 = text.lines().nth(2).unwrap().parse().unwrap();
+        assert!(took < 1.5, "{mpirun:?}: {took} s");
+    }
+}
+
+#[test]
 fn an_abort_ends_all_with_its_code() {
     for mpirun in installed("an_abort_ends_all_with_its_code") {
         let ended = mpirun.run(&[3], "abort", &[]);

@@ -71,6 +71,15 @@ fn rank() {
             part(&leave, |fabric| fabric.place().rank == 1 && kill_process(getpid(), Signal::KILL).is_ok());
         }
         "busy" => part(&leave, |fabric| fabric.place().rank == 1 && sleep(30)),
+        "parts" => {
+            part(&leave, |fabric| {
+                let is_first = fabric.place().rank == 1;
+                if is_first {
+                    fabric.part("the disk is full");
+                }
+                is_first
+            });
+        }
         "waiting" => {
             let fabric = open();
             fabric.barrier(LONG).unwrap();
