@@ -308,13 +308,25 @@ fn of_load(
     salt: u64,
     seeds: u64,
 ) -> Seen {
+    of_load_after((3e9, 9e9), load, channels, seconds, salt, seeds)
+}
+
+/// The same after so many nanoseconds of metering.
+fn of_load_after(
+    lead: (f64, f64),
+    load: impl Fn(&mut Seeded) -> Power,
+    channels: Channels,
+    seconds: f64,
+    salt: u64,
+    seeds: u64,
+) -> Seen {
     let mut seen = Seen::default();
     for seed in 0..seeds {
         let mut seeded = Seeded(seed ^ salt);
         let power = load(&mut seeded);
         let begun = MonotonicNs(1_000_000 * MS + seeded.ns(0.0, 1e11));
         let mut thread = Thread::start(Board::new(power, channels, &mut seeded), begun);
-        let lead = seeded.ns(3e9, 9e9);
+        let lead = seeded.ns(lead.0, lead.1);
         thread.run(MonotonicNs(begun.0 + lead), &mut seeded);
         let start = thread.edge(&mut seeded);
         thread.run(MonotonicNs(start.0 + (seconds * 1e9) as u64), &mut seeded);
@@ -376,6 +388,23 @@ fn intervals_hold_the_truth_and_are_narrow() {
 #[ignore = "the table over all seeds, a minute and a half: --test fusion all_seeds -- --ignored --nocapture"]
 fn intervals_hold_the_truth_on_all_seeds() {
     promises(ALL_SEEDS);
+}
+
+/// As `wattle meter` does: nothing is known of the counter's ticks when the command begins.
+#[test]
+fn intervals_of_a_window_that_begins_with_the_sampler_hold_the_truth() {
+    for (channels, load, seconds) in [H100, WITHOUT_SAMPLES]
+        .into_iter()
+        .flat_map(|channels| FAMILIES.map(|load| (channels, load)))
+        .flat_map(|(channels, load)| [3.0, 10.0].map(|seconds| (channels, load, seconds)))
+    {
+        let power = |seeded: &mut Seeded| load.power(seeded);
+        let seen =
+            of_load_after((0.0, 0.0), power, channels, seconds, (load as u64) << 32 ^ 9 << 40, FEW_SEEDS);
+        let what = format!("{load:?} {seconds} s: {} of {} held", seen.held, seen.windows);
+        assert!(seen.held * 100 >= seen.windows * 95, "{what}");
+        assert!(load != Family::Steady || seen.median() < 5.0, "{what}, ± {} J", seen.median());
+    }
 }
 
 /// Steps of training that keep step with the updates of power, or nearly: each reading shows the same part of a step.

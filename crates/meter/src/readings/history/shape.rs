@@ -20,8 +20,8 @@
 
 use wattle_runlog::{Joules, MonotonicNs, Seconds, Watts};
 
-use crate::readings::history::History;
 use crate::readings::history::missed::Part;
+use crate::readings::history::{History, Point};
 use crate::readings::order::{max, min};
 use crate::readings::samples::Samples;
 use crate::sensors::sensor::{AVERAGE_DELAY, PowerSource};
@@ -75,16 +75,17 @@ impl History {
         points.range(first..last.max(first)).filter_map(|point| point.power.or(point.average))
     }
 
-    /// The integral of power that was polled, held before the first reading and going on after the last.
+    /// The integral of power that was polled. Before the first reading and after the last, power is what they are: a
+    /// counter's first value is of a tick before anything was read.
     pub(crate) fn polled_at(&self, t: MonotonicNs) -> Joules {
         let sums = self.sums_at(t);
-        let (energy, power) = if self.channels().power.is_some() {
-            (sums.integral, self.points().back().and_then(|last| last.power))
-        } else {
-            (sums.average, self.points().back().and_then(|last| last.average))
-        };
-        let unread = self.points().back().map_or(Seconds::ZERO, |last| t.since(last.t));
-        energy + power.unwrap_or(Watts::ZERO) * min(unread, POLLED)
+        let is_instant = self.channels().power.is_some();
+        let power =
+            |point: &Point| if is_instant { point.power } else { point.average }.unwrap_or(Watts::ZERO);
+        let (first, last) = (self.points().front(), self.points().back());
+        let before = first.map_or(Joules::ZERO, |first| power(first) * min(first.t.since(t), RECENT));
+        let after = last.map_or(Joules::ZERO, |last| power(last) * min(t.since(last.t), POLLED));
+        (if is_instant { sums.integral } else { sums.average }) - before + after
     }
 
     /// Time between two values of what carries power.
