@@ -248,11 +248,14 @@ impl History {
     /// Adds the samples of a driver.
     pub fn push_samples(&mut self, samples: &[PowerSample]) {
         let Some(mut own) = self.fused.as_mut().and_then(|fused| fused.samples.take()) else { return };
-        let begun = self.points().front().map_or(MonotonicNs(u64::MAX), |point| point.t);
-        // A driver keeps samples from before anything was metered.
+        let begun = self.points().front().map(|point| point.t);
+        // A driver keeps samples from before anything was metered: the last of them tell of its beginning.
+        let from = begun.map_or(MonotonicNs(u64::MAX), |begun| begun.before(RECENT));
         let is_first = own.last().is_none();
-        for sample in samples.iter().filter(|sample| !is_first || sample.t >= begun) {
-            own.push(*sample, |from, to| self.polled_at(to) - self.polled_at(from));
+        for sample in samples.iter().filter(|sample| !is_first || sample.t >= from) {
+            own.push(*sample, |since, to| {
+                self.polled_at(to) - since.or(begun).map_or(Joules::ZERO, |since| self.polled_at(since))
+            });
         }
         if let Some(fused) = &mut self.fused {
             fused.samples = Some(own);

@@ -6,7 +6,8 @@
 //!   for a single one is κ = 1/12; for power that is drawn anew at each value, κ = 1/2. See [`KAPPA`].
 //! - *Times*: a value may stand for any part of the time since the one before, and its clock is known to
 //!   [`CLOCK_ERROR`], so the range of p at both ends times U/2 and that.
-//! - *Unread*: after the last sample power is taken to stay; the range of p in the last second times that time.
+//! - *Unread*: after the last sample power is taken to stay; the range of p in the last second times that time. The same
+//!   before the first sample, with what was polled there.
 //! - *Hidden*, of polled power: a short look once an update shows the same part of a load that keeps step with it. The
 //!   one-second averages see all of the time. Let d be what they differ by from the readings around an end: where the
 //!   readings show the highest (or lowest) power of each period, all of the d·U that they miss of one lies anywhere in
@@ -133,10 +134,16 @@ impl History {
             local.widen(&edges);
         }
         let mut unread = Joules::ZERO;
+        if let Some(first) = samples.first().filter(|first| first.t > from) {
+            let mut early = Local::default();
+            self.polled_within(from, first.t).for_each(|power| early.add(power));
+            samples.around(first.t, first.t.after(RECENT)).for_each(|sample| early.add(sample.power));
+            unread = early.range() * min(first.t.since(from), length);
+        }
         if let Some(last) = samples.last().filter(|last| last.t < to) {
             let mut recent = Local::default();
             samples.around(last.t.before(RECENT), last.t).for_each(|sample| recent.add(sample.power));
-            unread = recent.range() * min(to.since(last.t), length);
+            unread += recent.range() * min(to.since(last.t), length);
         }
         let error = self.seen_error(&local, KAPPA, length).get().hypot(unread.get());
         // Over a short time it cannot be off by more than all that power may have changed by.
