@@ -188,6 +188,14 @@ fn a_run_that_paused_is_the_same_to_the_bit_and_its_idle_joules_and_what_they_sa
     for words in ["  waiting ", "  saved ", "paused", "direct CO2, by the moment of use"] {
         assert!(text.contains(words), "{words}: {text}");
     }
+    let compared = bench.wattle(&["compare", "plain", "run"]).output().unwrap().stdout;
+    let compared = String::from_utf8(compared).unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(
+        compared.contains("some waited for cleaner electricity, and their energy counts it"),
+        "{compared}"
+    );
+    let before = compared.split(" g/kWh (GB)").next().unwrap();
+    assert!(before.rsplit(' ').next().unwrap().len() <= "499.9".len(), "one decimal: {compared}");
     let page = fs::read_to_string(bench.join("run/report.html")).unwrap();
     assert!(page.contains("Waiting for cleaner electricity took") && page.contains("shade paused"));
     let log = fs::read_to_string(bench.join("run/train.log")).unwrap();

@@ -79,7 +79,8 @@ pub fn meaning(flag: Flag) -> &'static str {
              energy.cpu_tdp_w to the real one."
         }
         Flag::CounterMissing => {
-            "The energy counter failed at an end of the stretch; power was used instead where it was read."
+            "The energy counter did not tell of an end of the stretch: it failed there, or metering had only just begun. \
+             Power was used instead where it was read."
         }
     }
 }
