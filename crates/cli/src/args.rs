@@ -4,7 +4,6 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-#[cfg(feature = "train")]
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 #[cfg(feature = "train")]
@@ -13,7 +12,6 @@ use wattle_grid::ProviderKind;
 use wattle_meter::GpuSelection;
 use wattle_meter::calibrate::log::utc_offset;
 use wattle_meter::config::metrics_addr;
-#[cfg(feature = "train")]
 use wattle_settings::{Choice, Choices};
 
 /// Train transformer language models, and know what every step cost in energy, emissions and money.
