@@ -27,6 +27,9 @@ const ALL_SEEDS: u64 = 1_000;
 /// Lengths of windows.
 const LENGTHS_S: [f64; 3] = [0.4, 3.0, 30.0];
 
+/// A counter's ticks show within this time.
+const TICKS_KNOWN_S: f64 = 0.7;
+
 const MS: u64 = 1_000_000;
 const INTERVAL: Duration = Duration::from_millis(50);
 
@@ -398,7 +401,9 @@ fn from_the_start(channels: Channels, seconds: f64) {
         let seen = of_load_after((0.0, 0.0), power, channels, seconds, salt, FEW_SEEDS);
         let what = format!("{load:?} {seconds} s: {} of {} held", seen.held, seen.windows);
         assert!(seen.held * 100 >= seen.windows * 95, "{what}");
-        assert!(load != Family::Steady || seen.median() < 5.0, "{what}, ± {} J", seen.median());
+        let is_known = channels.samples || seconds >= TICKS_KNOWN_S;
+        let may_be_wide = load != Family::Steady || !is_known;
+        assert!(may_be_wide || seen.median() < 5.0, "{what}, ± {} J", seen.median());
     }
 }
 
@@ -406,9 +411,6 @@ fn from_the_start(channels: Channels, seconds: f64) {
 fn intervals_of_a_window_that_begins_with_the_sampler_hold_the_truth() {
     for seconds in [0.1, 0.4, 0.8, 3.0, 10.0] {
         from_the_start(H100, seconds);
-    }
-    // Ticks show within 0.7 s.
-    for seconds in [0.8, 3.0, 10.0] {
         from_the_start(WITHOUT_SAMPLES, seconds);
     }
 }
