@@ -35,12 +35,13 @@ mod moments;
 pub mod parameter;
 pub mod pass;
 mod size;
+mod window;
 
 pub use config::{ActivationKind, Family, ModelConfig, RopeScaling};
 pub use differences::abridged;
 pub use engine::board::{
-    DeviceEngine, DeviceEngineOptions, DeviceSpan, EngineError, FinishedSteps, Masks, StepInputs, StepPart,
-    StepResult,
+    BoardDecoder, BoardEvaluator, DecoderOptions, DeviceEngine, DeviceEngineOptions, DeviceSpan, EngineError,
+    EvaluatorOptions, FinishedSteps, Masks, StepInputs, StepPart, StepResult,
 };
 pub use engine::{
     Engine, EngineOptions, Fp8Options, Fp8SizeError, MemoryPlan, Moments, Recompute, Sequences,

@@ -5,6 +5,7 @@ use std::ops::Range;
 use wattle_ops::attention::board as attention;
 use wattle_ops::board::{AttentionForward, Board, BoardError, DeviceTensor, Ptr};
 use wattle_ops::classifier::board as classifier;
+use wattle_ops::decode::board as decode;
 use wattle_ops::dropout::board::{self as dropout, Site};
 use wattle_ops::embedding::board as embedding;
 use wattle_ops::head_norm::board as head_norm;
@@ -113,6 +114,9 @@ impl<'a> MicroBatch<'a> {
     fn embed(&self, x: DeviceTensor) -> Result<(), BoardError> {
         let tokens = self.weight(self.network.token_table);
         let positions = self.optional_weight(self.network.position_table());
+        if let Attention::Cached(cached) = &self.activations.attention {
+            return decode::embed(self.board, x, &cached.rows(self.n()), tokens, positions, self.sizes().c);
+        }
         let site = self.site(Place::Embedding);
         embedding::fwd(self.board, x, &self.embedding_rows(), tokens, positions, &site)
     }
@@ -175,15 +179,14 @@ impl<'a> MicroBatch<'a> {
         for norm in self.query_key_norms(block, kept, kept.qkv) {
             head_norm::fwd(self.board, norm.rows, norm.saved, norm.rstd, &norm.heads)?;
         }
-        if let Some(heads) = self.rotary() {
-            rope::fwd(self.board, kept.qkv, &heads)?;
-        }
         match self.activations.attention {
             Attention::Fused { workspace } => {
+                self.turn(kept.qkv)?;
                 let (fused, shape) = (self.board.fused_attention()?, self.sizes().fused_attention(self.b));
                 fused.forward(&shape, &self.fused_forward(kept), workspace)?;
             }
             Attention::Products { scratch } => {
+                self.turn(kept.qkv)?;
                 let (shape, site) = (self.attention(), self.site(Place::Attention(layer_idx)));
                 let Kept { attended, log_sum_exp, qkv, .. } = *kept;
                 attention::fwd(
@@ -197,8 +200,17 @@ impl<'a> MicroBatch<'a> {
                     scratch,
                 )?;
             }
+            Attention::Cached(cached) => {
+                let (n, angles) = (self.n(), self.activations.rotary);
+                cached.attend(self.board, kept.attended, kept.qkv, layer_idx, n, angles)?;
+            }
         }
         Ok(())
+    }
+
+    /// Turns queries and keys by their positions, where positions are rotations.
+    fn turn(&self, qkv: DeviceTensor) -> Result<(), BoardError> {
+        self.rotary().map_or(Ok(()), |heads| rope::fwd(self.board, qkv, &heads))
     }
 
     /// The norms of queries and of keys in `rows` of all three, if a block has them.
