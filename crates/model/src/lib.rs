@@ -50,7 +50,7 @@ pub use error::ModelError;
 pub use families::gpt2::Gpt2;
 pub use families::llama::Llama;
 pub use fp8::Fp8Balance;
-pub use generate::{GenerateOptions, Generator, Sampling, Step};
+pub use generate::{ByModel, Decoder, GenerateOptions, Generator, Sampling, Step, Texts};
 pub use gguf::{GgufExport, GgufFile, WeightType};
 pub use hugging_face::Directory;
 pub use kv_cache::KvCache;

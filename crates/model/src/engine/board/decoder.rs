@@ -152,6 +152,16 @@ impl BoardDecoder {
         self.windows[slot] = Window::default();
     }
 
+    /// Texts at once.
+    pub fn n_slots(&self) -> usize {
+        self.options.n_slots
+    }
+
+    /// Tokens that it can predict, v.
+    pub fn vocab_size(&self) -> usize {
+        self.reading.network.sizes.v
+    }
+
     /// What it takes of the device's memory.
     pub fn memory(&self) -> MemoryPlan {
         self.reading.plan
