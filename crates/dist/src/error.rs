@@ -23,6 +23,75 @@ pub enum DistError {
         /// What is known of it.
         reason: String,
     },
+    /// A library reported an error.
+    #[error("{library}: {call} failed: {reason}")]
+    Library {
+        /// Its file.
+        library: String,
+        /// The function that was called.
+        call: &'static str,
+        /// The error in the library's words.
+        reason: String,
+    },
+    /// No library can be opened.
+    #[error("no {what} library can be opened ({}); {remedy}", .tried.join("; "))]
+    NoLibrary {
+        /// MPI or NCCL.
+        what: &'static str,
+        /// What the loader said of each name that was tried.
+        tried: Vec<String>,
+        /// What to install or set.
+        remedy: &'static str,
+    },
+    /// A library lacks an entry point.
+    #[error("{library} has no {symbol}: {remedy}")]
+    NoSymbol {
+        /// Its file.
+        library: String,
+        /// What it lacks.
+        symbol: String,
+        /// What to do about it.
+        remedy: &'static str,
+    },
+    /// The launcher started another number of ranks than the library connected.
+    #[error(
+        "{launcher} started {launched} ranks, but {library} connects {connected}: library and launcher belong to \
+         different MPIs; {remedy}"
+    )]
+    OtherMpi {
+        /// What started the process.
+        launcher: &'static str,
+        /// Number of ranks by its environment.
+        launched: usize,
+        /// The library: version and file.
+        library: String,
+        /// Number of ranks by `MPI_Comm_size`.
+        connected: usize,
+        /// Which library or launcher to use instead.
+        remedy: &'static str,
+    },
+    /// The launcher's environment cannot be read.
+    #[error("{launcher} started this process, but {variable} is {}; expected {expected}", value.as_deref().unwrap_or("not set"))]
+    Environment {
+        /// What started the process.
+        launcher: &'static str,
+        /// The variable.
+        variable: &'static str,
+        /// Its value, if it is set.
+        value: Option<String>,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// Ranks were started by something that cannot connect them.
+    #[error("{launcher} started this process as one of {launched} ranks, and cannot connect them: {remedy}")]
+    NotConnected {
+        /// What started the process.
+        launcher: &'static str,
+        /// Number of ranks by its environment.
+        launched: usize,
+        /// What to start them with instead.
+        remedy: &'static str,
+    },
 }
 
 /// Ranks for a person: `ranks 1 and 3`.

@@ -55,6 +55,10 @@ pub trait Fabric: Send + Sync {
     /// As for [`Fabric::barrier`].
     fn exchange(&self, own: &[u8], all: &mut [u8], within: Duration) -> Result<(), DistError>;
 
+    /// Tells the others that this rank cannot go on, and why: a call that they are in, or make next, fails with
+    /// [`DistError::Gone`]. Does not wait.
+    fn part(&self, reason: &str);
+
     /// Ends this process, and the others as far as the launcher sees to that, without waiting for anybody.
     fn abort(&self, exit_code: u8) -> !;
 }

@@ -4,15 +4,27 @@
 //! - [`place`]: which rank this is, of how many, on which machine
 //! - [`solo`]: one rank alone
 //! - [`threads`]: ranks that are threads of one process
+//! - [`mpi`]: ranks that an MPI library connects
+//! - [`launch`]: what started this process, and as which rank
+//! - [`connect`]: the fabric for that
 
+pub mod connect;
 pub mod error;
 pub mod fabric;
+pub mod launch;
+pub mod mpi;
+mod node;
 pub mod place;
 pub mod solo;
 pub mod threads;
+pub mod watchdog;
 
+pub use connect::connect;
 pub use error::DistError;
 pub use fabric::Fabric;
+pub use launch::{Launched, Launcher};
+pub use mpi::Mpi;
 pub use place::Place;
 pub use solo::Solo;
 pub use threads::Threads;
+pub use watchdog::EXIT_PARTED;

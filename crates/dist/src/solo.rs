@@ -56,6 +56,8 @@ impl Fabric for Solo {
         Ok(())
     }
 
+    fn part(&self, _: &str) {}
+
     fn abort(&self, exit_code: u8) -> ! {
         std::process::exit(exit_code.into())
     }

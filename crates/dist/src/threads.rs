@@ -27,12 +27,14 @@ struct Round {
     said: Vec<Option<Arc<[u8]>>>,
     /// Ranks that have yet to read, once all have spoken; 0 while they speak.
     n_to_read: usize,
+    /// The first that cannot go on, and why.
+    parted: Option<(usize, String)>,
 }
 
 impl Threads {
     /// `world` ranks, one for each thread.
     pub fn ranks(world: usize) -> Vec<Self> {
-        let round = Round { said: vec![None; world], n_to_read: 0 };
+        let round = Round { said: vec![None; world], n_to_read: 0, parted: None };
         let table = Arc::new(Table { round: Mutex::new(round), changed: Condvar::new() });
         let of_rank = |rank| Place { rank, world, local_rank: rank, local_world: world, ..Place::solo() };
         (0..world).map(|rank| Self { place: of_rank(rank), table: Arc::clone(&table) }).collect()
@@ -79,6 +81,9 @@ impl Threads {
         began: Instant,
         within: Duration,
     ) -> Result<MutexGuard<'a, Round>, DistError> {
+        if let Some((rank, reason)) = &round.parted {
+            return Err(DistError::Gone { gone: vec![*rank], reason: reason.clone() });
+        }
         let left = within.saturating_sub(began.elapsed());
         if left.is_zero() {
             let has_not_spoken = |rank: &usize| round.said[*rank].is_none();
@@ -129,6 +134,11 @@ impl Fabric for Threads {
         let pieces = all.chunks_exact_mut(len.max(1));
         pieces.zip(said).for_each(|(piece, said)| piece.copy_from_slice(&said[mine.clone()]));
         Ok(())
+    }
+
+    fn part(&self, reason: &str) {
+        self.lock().parted.get_or_insert((self.place.rank, reason.to_owned()));
+        self.table.changed.notify_all();
     }
 
     fn abort(&self, exit_code: u8) -> ! {

@@ -15,7 +15,7 @@ use std::time::Instant;
 use candle_core::Device;
 use wattle_model::engine::EngineOptions;
 use wattle_model::hugging_face::{load_weights, write_safetensors};
-use wattle_model::{Directory, ModelConfig, Moments, Recompute};
+use wattle_model::{Directory, ModelConfig, Moments, Recompute, Share};
 
 /// As in the program.
 #[global_allocator]
@@ -67,8 +67,13 @@ fn run(arguments: &[String], n_threads: usize) {
     if is_asked("draw") {
         return println!("{{{head}}}");
     }
-    let options =
-        EngineOptions { micro_batch: 1, recompute: Recompute::Block, fp8: None, moments: Moments::F32 };
+    let options = EngineOptions {
+        micro_batch: 1,
+        recompute: Recompute::Block,
+        fp8: None,
+        moments: Moments::F32,
+        share: Share::default(),
+    };
     let (engine, take_s) = timed(|| model.engine(options).unwrap());
     drop(engine);
     let root = option(arguments, "dir").map_or_else(std::env::temp_dir, PathBuf::from);

@@ -44,7 +44,7 @@ pub use engine::board::{
     EvaluatorOptions, FinishedSteps, Masks, StepInputs, StepPart, StepResult,
 };
 pub use engine::{
-    Engine, EngineOptions, Fp8Options, Fp8SizeError, MemoryPlan, Moments, Recompute, Sequences,
+    Engine, EngineOptions, Fp8Options, Fp8SizeError, MemoryPlan, Moments, Recompute, Sequences, Share, Split,
 };
 pub use error::ModelError;
 pub use families::gpt2::Gpt2;

@@ -1,7 +1,7 @@
 //! What a model takes, by its configuration alone: known before anything is built.
 
 use crate::config::ModelConfig;
-use crate::engine::{EngineOptions, Moments};
+use crate::engine::{EngineOptions, Moments, Share, Split};
 use crate::engine::{MemoryPlan, Recompute, cpu};
 use crate::kv_cache::KvShape;
 
@@ -28,7 +28,9 @@ impl ModelConfig {
     /// What the explicit engine for a CPU takes to train, beside the model's own tensors.
     pub fn training_memory(&self, vocab_size: usize, options: EngineOptions) -> MemoryPlan {
         let bytes = self.model_bytes(vocab_size);
-        let moments = options.moments.bytes(self.n_parameters(vocab_size));
+        let n_parameters = usize::try_from(self.n_parameters(vocab_size)).unwrap_or(usize::MAX);
+        let own = Split::new(n_parameters, options.share).own().len();
+        let moments = options.moments.bytes(own as u64);
         // In eight bits there is a rounded copy.
         let weights = if options.fp8.is_some() { bytes.saturating_mul(2) } else { bytes };
         MemoryPlan { weights, gradients: bytes, moments, ..self.arena(vocab_size, options) }
@@ -42,6 +44,7 @@ impl ModelConfig {
             recompute: Recompute::Block,
             fp8: None,
             moments: Moments::F32,
+            share: Share::default(),
         };
         let activations = self.arena(vocab_size, options).activations;
         MemoryPlan { weights: self.model_bytes(vocab_size), activations, ..MemoryPlan::default() }
@@ -116,7 +119,13 @@ mod tests {
             let model = config.build(11, 1, &Device::Cpu).unwrap();
             assert_eq!(config.n_parameters(11), model.n_parameters(), "{config:?}");
             for recompute in [Recompute::None, Recompute::Mlp, Recompute::Block] {
-                let options = EngineOptions { micro_batch: 3, recompute, fp8: None, moments: Moments::F32 };
+                let options = EngineOptions {
+                    micro_batch: 3,
+                    recompute,
+                    fp8: None,
+                    moments: Moments::F32,
+                    share: Share::default(),
+                };
                 let engine = model.engine(options).unwrap().unwrap();
                 assert_eq!(config.training_memory(11, options), engine.memory(), "{config:?}");
             }
@@ -142,6 +151,7 @@ mod tests {
                 recompute: Recompute::None,
                 fp8: None,
                 moments: Moments::F32,
+                share: Share::default(),
             };
             assert_eq!(config.training_memory(most, options).total(), u64::MAX);
             assert!(config.generation_bytes(most, usize::MAX) > 1 << 50);

@@ -403,6 +403,10 @@ pub struct PhaseJoules {
     pub data: Joules,
     pub forward_backward: Joules,
     pub optimizer: Joules,
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    pub wait: Joules,
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    pub exchange: Joules,
     pub evaluate: Joules,
     pub checkpoint: Joules,
     #[serde(default, skip_serializing_if = "is_nothing")]
@@ -422,6 +426,8 @@ impl PhaseJoules {
             Phase::Data => &mut self.data,
             Phase::ForwardBackward => &mut self.forward_backward,
             Phase::Optimizer => &mut self.optimizer,
+            Phase::Wait => &mut self.wait,
+            Phase::Exchange => &mut self.exchange,
             Phase::Evaluate => &mut self.evaluate,
             Phase::Checkpoint => &mut self.checkpoint,
             Phase::Paused => &mut self.paused,

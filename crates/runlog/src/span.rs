@@ -16,6 +16,10 @@ pub enum Phase {
     ForwardBackward,
     /// Clipping and the update of the parameters.
     Optimizer,
+    /// Waiting, with a step's gradients made, for the slowest of several ranks.
+    Wait,
+    /// Gradients and weights between ranks.
+    Exchange,
     /// Loss on held-out data.
     Evaluate,
     /// Writing a checkpoint.
@@ -28,11 +32,13 @@ pub enum Phase {
 
 impl Phase {
     /// Every phase, in the order in which a run meets them.
-    pub const ALL: [Phase; 8] = [
+    pub const ALL: [Phase; 10] = [
         Phase::Setup,
         Phase::Data,
         Phase::ForwardBackward,
         Phase::Optimizer,
+        Phase::Wait,
+        Phase::Exchange,
         Phase::Evaluate,
         Phase::Checkpoint,
         Phase::Paused,

@@ -1,7 +1,7 @@
 //! What commands need of memory, by the configuration alone.
 
 use wattle_model::engine::EngineOptions;
-use wattle_model::{MemoryPlan, ModelConfig, WeightType};
+use wattle_model::{MemoryPlan, ModelConfig, Share, WeightType};
 use wattle_report::words::quantity::count;
 use wattle_train::config::{EngineChoice, Precision};
 
@@ -34,6 +34,8 @@ impl TrainingMemory {
             recompute: config.train.recompute,
             fp8: config.precision.fp8(),
             moments: config.precision.moments(config.run.seed),
+            // As if alone: of several ranks, each takes less.
+            share: Share::default(),
         };
         Self::Explicit(config.model.training_memory(vocab_size, options))
     }

@@ -116,6 +116,20 @@ section! {
         pub epochs: u64 = 3, free_at_resume();
         /// Largest global gradient norm; 0: no clipping.
         pub clip_norm: f64 = 1.0, expects(at_least(0.0).remark(" (0 clips nothing)")), source("nanoGPT");
+        /// Parts of a batch whose gradients are summed apart.
+        ///
+        /// The sums of the parts are added in pairs, so that one rank, and any number of ranks that divides the parts, train
+        /// to the same bits. A power of two that divides `train.batch_size`; more takes one buffer of gradients for each
+        /// doubling. Where several ranks train and this is 1, each has one part.
+        pub reduce_leaves: usize = 1,
+            unit("parts"),
+            expects(at_least(1.0).and_at_most(MAX_BATCH_SIZE)),
+            check(Self::uneven_leaves);
+        /// How long a rank waits for the others within a step.
+        ///
+        /// Or twenty times as long as its own steps take, if that is longer; ten times as long for a start, a checkpoint, an
+        /// evaluation and the end. A rank that does not answer ends the run with exit code 76.
+        pub rank_deadline_s: f64 = 60.0, unit("s"), expects(above(0.0)), free_at_resume();
         /// CPU threads to compute with; 0: all processors.
         ///
         /// All processors that the process may use. The number of threads changes no bit of the result.
@@ -177,7 +191,37 @@ choices! {
 impl TrainConfig {
     /// Sequences of one forward and backward pass.
     pub fn micro_batch(&self) -> usize {
-        if self.micro_batch_size == 0 { self.batch_size } else { self.micro_batch_size }
+        let leaf = self.batch_size / self.reduce_leaves.max(1);
+        if self.micro_batch_size == 0 { leaf } else { self.micro_batch_size.min(leaf) }
+    }
+
+    /// The same for `world` ranks, each of which has at least one of the parts in which gradients are summed.
+    ///
+    /// # Errors
+    /// If the batch, or the parts that were asked for, cannot be divided among them.
+    pub fn over_ranks(&self, world: usize) -> Result<Self, String> {
+        let reduce_leaves = if self.reduce_leaves == 1 { world } else { self.reduce_leaves };
+        if !self.batch_size.is_multiple_of(world) {
+            return Err(format!(
+                "train.batch_size = {}: expected a multiple of the number of ranks, {world}",
+                self.batch_size
+            ));
+        }
+        if !reduce_leaves.is_multiple_of(world) {
+            return Err(format!(
+                "train.reduce_leaves = {reduce_leaves}: expected a multiple of the number of ranks, {world}, or 1"
+            ));
+        }
+        Ok(Self { reduce_leaves, ..self.clone() })
+    }
+
+    fn uneven_leaves(&self) -> Option<String> {
+        let (leaves, batch) = (self.reduce_leaves, self.batch_size);
+        (!leaves.is_power_of_two() || !batch.is_multiple_of(leaves)).then(|| {
+            format!(
+                "train.reduce_leaves = {leaves}: expected a power of two that divides train.batch_size = {batch}"
+            )
+        })
     }
 
     fn micro_batch_above_batch(&self) -> Option<String> {

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use wattle_data::DataError;
+use wattle_dist::DistError;
 use wattle_model::{EngineError, ModelError, abridged};
 use wattle_runlog::RunlogError;
 use wattle_runlog::error::remedy;
@@ -114,6 +115,36 @@ pub enum TrainError {
          \"auto\", or precision.moments to \"f32\""
     )]
     NoBf16Moments,
+    /// Several ranks, or sums by leaves, were asked for where no engine has them.
+    #[error(
+        "{what}: the explicit engine of wattle's own families on a CPU does that, in f32 or fp8; add --device cpu, set \
+         train.engine to \"auto\" and precision.dtype to \"f32\""
+    )]
+    NotOverRanks {
+        /// What was asked for.
+        what: String,
+    },
+    /// The ranks have parted.
+    #[error(transparent)]
+    Ranks(#[from] DistError),
+    /// The ranks have parted in training.
+    #[error(
+        "{source}. Rank {rank} leaves at step {step}; {}",
+        match last_good {
+            Some(path) => format!("start all ranks again with --resume to go on from {}", path.display()),
+            None => "there is no checkpoint yet".to_owned(),
+        }
+    )]
+    Parted {
+        /// What happened.
+        source: DistError,
+        /// The rank that says so.
+        rank: usize,
+        /// Finished updates.
+        step: u64,
+        /// The newest complete checkpoint.
+        last_good: Option<PathBuf>,
+    },
     /// The device that was asked for cannot be had.
     #[error("{0}")]
     Device(String),

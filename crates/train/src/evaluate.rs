@@ -3,11 +3,13 @@
 use candle_core::{DType, Device};
 use wattle_data::{Batch, EvalBatches, SplitManifest, TokenStore};
 use wattle_model::engine::LossSum;
-use wattle_model::{EngineOptions, LanguageModel, Moments, Recompute};
+use wattle_model::{EngineOptions, LanguageModel, Moments, Recompute, Share};
 
 use crate::engine::StepEngine;
 use crate::error::TrainError;
 use crate::gradients::{losses, sequences};
+use crate::ranks::Ranks;
+use crate::ranks::step::Worth;
 
 /// What an evaluation found.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -21,6 +23,11 @@ pub struct Evaluation {
 }
 
 impl Evaluation {
+    fn of(sum: LossSum, tokens: u64) -> Self {
+        let mean = |sum: f64| sum / tokens as f64;
+        Self { loss: mean(sum.loss), accuracy: mean(sum.n_correct as f64), tokens }
+    }
+
     /// e to the loss.
     pub fn perplexity(&self) -> f64 {
         self.loss.exp()
@@ -91,7 +98,13 @@ pub fn evaluate_by_best(
         // Nothing is kept for a backward pass.
         true => {
             let (micro_batch, recompute) = (options.batch_size, Recompute::Block);
-            model.engine(EngineOptions { micro_batch, recompute, fp8: None, moments: Moments::F32 })?
+            model.engine(EngineOptions {
+                micro_batch,
+                recompute,
+                fp8: None,
+                moments: Moments::F32,
+                share: Share::default(),
+            })?
         }
         false => None,
     };
@@ -103,18 +116,36 @@ pub fn evaluate_by_best(
     }
 }
 
-/// [`evaluate`] by the engine that trains, of the weights that it has.
+/// [`evaluate`] by the engine that trains, of the weights that it has. Ranks take turns in batches, whose losses are added in
+/// the order of the batches: the same bits whatever their number.
 ///
 /// # Errors
-/// If the data cannot be read or the engine fails.
+/// If the data cannot be read, the engine fails, or the ranks have parted.
 pub(crate) fn evaluate_in_training(
     engine: &mut dyn StepEngine,
     store: &TokenStore,
     options: EvaluateOptions,
+    ranks: &Ranks,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Evaluation, TrainError> {
     let context = engine.model().context();
-    evaluate_batches(store, context, options, progress, |batch| engine.evaluate(batch))
+    if !ranks.are_several() {
+        return evaluate_batches(store, context, options, progress, |batch| engine.evaluate(batch));
+    }
+    let Share { rank, world } = ranks.share();
+    let batches = EvalBatches::new(store, context, options.batch_size, options.max_batches)?;
+    let (tokens, n_batches) = (batches.tokens(), batches.len());
+    let mut own = Vec::new();
+    for (turn, batch) in batches.skip(rank).step_by(world).enumerate() {
+        own.push(Worth { sum: engine.evaluate(&batch?)?, ..Worth::default() });
+        progress(n_batches.min((turn + 1) * world) as u64, n_batches as u64);
+    }
+    let n_turns = n_batches.div_ceil(world);
+    own.resize(n_turns, Worth::default());
+    let all = ranks.worths(&own, ranks.between_steps())?;
+    let mut sum = LossSum::default();
+    (0..n_batches).for_each(|batch| sum += all[batch % world * n_turns + batch / world].sum);
+    Ok(Evaluation::of(sum, tokens))
 }
 
 fn evaluate_batches(
@@ -131,6 +162,5 @@ fn evaluate_batches(
         sum += loss_of(&batch?)?;
         progress(batch_idx as u64 + 1, n_batches);
     }
-    let mean = |sum: f64| sum / tokens as f64;
-    Ok(Evaluation { loss: mean(sum.loss), accuracy: mean(sum.n_correct as f64), tokens })
+    Ok(Evaluation::of(sum, tokens))
 }

@@ -1,5 +1,7 @@
 //! Loss and gradients of one batch, computed in micro-batches.
 
+use std::ops::Range;
+
 use candle_core::{DType, Device, Result, Tensor};
 use wattle_data::Batch;
 use wattle_model::engine::{LossSum, Sequences};
@@ -66,9 +68,18 @@ pub(crate) fn sequences(batch: &Batch) -> Sequences<'_> {
 
 /// Cuts a batch into micro-batches of `micro_batch` sequences; the last may have fewer.
 pub(crate) fn micro_batches(batch: &Batch, micro_batch: usize) -> impl Iterator<Item = MicroBatch<'_>> {
+    micro_batches_of(batch, 0..batch.batch_size, micro_batch)
+}
+
+/// Cuts neighbouring sequences of a batch into micro-batches of `micro_batch` sequences; the last may have fewer.
+pub(crate) fn micro_batches_of(
+    batch: &Batch,
+    part: Range<usize>,
+    micro_batch: usize,
+) -> impl Iterator<Item = MicroBatch<'_>> {
     let (all, context) = (sequences(batch), batch.context);
-    (0..batch.batch_size).step_by(micro_batch).map(move |first_sequence| {
-        let end = batch.batch_size.min(first_sequence + micro_batch);
+    part.clone().step_by(micro_batch).map(move |first_sequence| {
+        let end = part.end.min(first_sequence + micro_batch);
         let sequences = all.rows(first_sequence * context..end * context);
         MicroBatch { first_sequence, sequences, context }
     })

@@ -16,6 +16,7 @@
 //! - [`diagnose`]: which tensor was the first that is not finite
 //! - [`checkpoint`]: what a run can go on from, complete or absent
 //! - [`observer`]: who is told
+//! - [`ranks`]: several processes that train one model
 //! - [`trainer`]: the loop
 //! - [`device`]: what to compute on
 
@@ -33,6 +34,7 @@ pub mod kernels;
 pub mod observer;
 pub mod options;
 pub mod plan;
+pub mod ranks;
 pub mod schedule;
 pub mod trainer;
 
@@ -47,4 +49,5 @@ pub use kernels::{KERNELS_FILE, Kernels};
 pub use observer::{Directive, Draft, Edge, ExtraFile, Observer, Progress};
 pub use options::TrainerOptions;
 pub use plan::Plan;
+pub use ranks::Ranks;
 pub use trainer::Trainer;

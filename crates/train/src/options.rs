@@ -5,6 +5,7 @@ use wattle_model::{Fp8Options, Masks, Moments};
 
 use crate::config::{EarlyStopConfig, EvaluateConfig, OptimizerConfig, ScheduleConfig, TrainConfig};
 use crate::kernels::Kernels;
+use crate::ranks::Ranks;
 
 /// What a run needs to know.
 #[derive(Clone, Debug)]
@@ -28,6 +29,8 @@ pub struct TrainerOptions {
     pub kernels: Option<Kernels>,
     /// Whether an engine on a board times the ways of a job for which nothing was chosen, or takes the first.
     pub select: bool,
+    /// Who trains together.
+    pub ranks: Ranks,
     /// The `optimizer` section.
     pub optimizer: OptimizerConfig,
     /// The `schedule` section.
@@ -59,6 +62,7 @@ impl Default for TrainerOptions {
             masks: Masks::default(),
             kernels: None,
             select: false,
+            ranks: Ranks::default(),
             optimizer: OptimizerConfig::default(),
             schedule: ScheduleConfig::default(),
             train: TrainConfig::default(),

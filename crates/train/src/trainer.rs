@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device};
 use wattle_data::{Batch, Dataset, Loader};
-use wattle_model::{LanguageModel, MemoryPlan};
+use wattle_model::{LanguageModel, MemoryPlan, Share};
 use wattle_ops::board::Board;
 use wattle_ops::board::select::Measured;
 use wattle_runlog::event::EvaluateEvent;
@@ -40,6 +40,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub struct Trainer<'a> {
     dataset: &'a Dataset,
     options: TrainerOptions,
+    /// Of this rank's parts of batches.
     loader: Loader,
     plan: Plan,
     engine: Box<dyn StepEngine + 'a>,
@@ -95,7 +96,9 @@ impl<'a> Trainer<'a> {
         options: TrainerOptions,
         checkpoints: Checkpoints,
     ) -> Result<Self, TrainError> {
-        let loader = Loader::new(&dataset.train, model.context(), options.train.batch_size, options.seed)?;
+        let Share { rank, world } = options.ranks.share();
+        let loader = Loader::new(&dataset.train, model.context(), options.train.batch_size, options.seed)?
+            .for_rank(rank, world)?;
         Ok(Self {
             plan: Plan::new(&options.train, loader.steps_per_epoch(), model.context()),
             engine: engine::choose(model, board, &options)?,
@@ -177,7 +180,7 @@ impl<'a> Trainer<'a> {
             let batch = self.batch_of(self.state.step + 1)?;
             self.queue_step(&batch, began)?;
             n_steps += 1;
-            tokens += batch.tokens();
+            tokens += batch.tokens() * self.options.ranks.share().world as u64;
         }
         let results = self.engine.drain()?.results;
         match results.iter().all(engine::is_finite) {
@@ -208,6 +211,7 @@ impl<'a> Trainer<'a> {
         // The first error counts: where the device failed, so does this.
         let exported = self.engine.export();
         let outcome = outcome.and_then(|reason| written.and(exported).map(|()| reason));
+        let outcome = self.leave_together(outcome);
         let reason = *outcome.as_ref().unwrap_or(&StopReason::Error);
         let step = self.state.step;
         observer.edge(Edge::Stop { step, tokens: self.state.tokens, reason });
@@ -221,7 +225,7 @@ impl<'a> Trainer<'a> {
         observer.edge(Edge::Start);
         self.told_until = MonotonicNs::now();
         while !self.is_finished() {
-            match observer.directive() {
+            match self.options.ranks.agree(observer.directive())? {
                 Directive::Continue => {
                     self.step(observer)?;
                     self.after_step(observer)?;
@@ -273,14 +277,41 @@ impl<'a> Trainer<'a> {
         };
         self.engine.step(&step)?;
         self.state.step = step.number;
-        self.state.tokens += batch.tokens();
+        self.state.tokens += self.plan.tokens_per_step;
         Ok(step)
     }
 
+    /// This rank's part of the batch of `step`.
     fn batch_of(&self, step: u64) -> Result<Batch, TrainError> {
+        self.batch_by(&self.loader, step)
+    }
+
+    fn batch_by(&self, loader: &Loader, step: u64) -> Result<Batch, TrainError> {
         let (epoch, step_in_epoch) =
             ((step - 1) / self.plan.steps_per_epoch, (step - 1) % self.plan.steps_per_epoch);
-        Ok(self.loader.batch(epoch, step_in_epoch)?)
+        Ok(loader.batch(epoch, step_in_epoch)?)
+    }
+
+    /// Waits until all ranks have done what they had to. One that cannot go on tells the others so.
+    fn leave_together(&self, outcome: Result<StopReason, TrainError>) -> Result<StopReason, TrainError> {
+        let ranks = &self.options.ranks;
+        let outcome = outcome.and_then(|reason| {
+            ranks.fabric().barrier(ranks.between_steps())?;
+            Ok(reason)
+        });
+        match outcome {
+            Err(TrainError::Ranks(source)) => Err(TrainError::Parted {
+                source,
+                rank: ranks.share().rank,
+                step: self.state.step,
+                last_good: self.checkpoints.latest().ok().flatten(),
+            }),
+            Err(error) => {
+                ranks.fabric().part(&error.to_string());
+                Err(error)
+            }
+            ended => ended,
+        }
     }
 
     /// What falls due after a step: evaluation, the end of an epoch, a checkpoint.
@@ -318,7 +349,8 @@ impl<'a> Trainer<'a> {
             dtype: self.options.dtype,
         };
         let progress = &mut |done, total| observer.progress(Progress::Evaluate { done, total });
-        let evaluation = evaluate_in_training(self.engine.as_mut(), store, options, progress)?;
+        let ranks = &self.options.ranks;
+        let evaluation = evaluate_in_training(self.engine.as_mut(), store, options, ranks, progress)?;
         self.span(observer, Phase::Evaluate, start);
         observer.edge(Edge::EvaluateEnd);
         self.told_until = MonotonicNs::now();
@@ -373,7 +405,9 @@ impl<'a> Trainer<'a> {
     /// gradients by now, they are made again too, sequence by sequence, in `f32`.
     fn first_not_finite(&self, step: u64) -> Result<String, TrainError> {
         let model = self.engine.model();
-        let (batch, device) = (self.batch_of(step)?, model.device());
+        // Whoever's part of the batch it was in.
+        let whole = self.loader.clone().for_rank(0, 1)?;
+        let (batch, device) = (self.batch_by(&whole, step)?, model.device());
         let options = BatchOptions::of_step(&self.options, step);
         if let Some(gradients) = self.engine.gradients()? {
             return Ok(first_not_finite(model, &batch, options, &gradients, &device)?);

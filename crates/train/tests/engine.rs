@@ -13,7 +13,7 @@ use wattle_model::hugging_face::read_safetensors;
 use wattle_model::parameter::ParameterBuilder;
 use wattle_model::{
     Engine, Family, Gpt2, LanguageModel, ModelConfig, Moments, Parameter, Recompute, RopeScaling, Sequences,
-    StepResult, TrainingPass, moment_faults,
+    Share, StepResult, TrainingPass, moment_faults,
 };
 use wattle_random::{Purpose, Stream};
 use wattle_runlog::{EventBody, MonotonicNs, Span, StopReason};
@@ -106,7 +106,16 @@ fn pass(config: &ModelConfig, step: u64) -> TrainingPass {
 }
 
 fn engine(model: &dyn LanguageModel, micro_batch: usize, recompute: Recompute) -> Box<dyn Engine> {
-    model.engine(EngineOptions { micro_batch, recompute, fp8: None, moments: Moments::F32 }).unwrap().unwrap()
+    model
+        .engine(EngineOptions {
+            micro_batch,
+            recompute,
+            fp8: None,
+            moments: Moments::F32,
+            share: Share::default(),
+        })
+        .unwrap()
+        .unwrap()
 }
 
 /// What trains `model` in micro-batches, with one engine or another.

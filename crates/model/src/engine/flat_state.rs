@@ -13,6 +13,7 @@ use super::flat_tensors::{self, slice};
 use super::layout::{Entry, Layout};
 use super::moments::{FlatMoments, Moments};
 use super::snapshot::FlatSnapshot;
+use super::split::{Share, Split};
 use crate::copies::{copy, with_values};
 use crate::differences::shape_fault;
 use crate::error::ModelError;
@@ -22,12 +23,14 @@ use crate::parameter::Parameter;
 /// Elements that one thread sets to zero at once.
 const BLOCK: usize = 1 << 16;
 
-/// All that is learnt, and what it is learnt with. Each buffer has the places of one [`Layout`].
+/// All that is learnt, and what it is learnt with. Each buffer has the places of one [`Layout`]. Of several processes that
+/// train together each has all weights and gradients, and the moments of its part: see [`Split`].
 ///
 /// A model's [`Parameter`]s are candle tensors that anybody can read. While an engine trains, they are as they
 /// were when [`FlatState::publish`] was last called.
 pub struct FlatState {
     layout: Layout,
+    split: Split,
     pub(super) weights: Vec<f32>,
     pub(super) gradients: Vec<f32>,
     moments: FlatMoments,
@@ -38,12 +41,13 @@ impl FlatState {
     ///
     /// # Errors
     /// If a tensor operation fails.
-    pub fn new(parameters: &[Parameter], moments: Moments) -> Result<Self> {
+    pub fn new(parameters: &[Parameter], moments: Moments, share: Share) -> Result<Self> {
         let layout = Layout::new(parameters);
+        let split = Split::new(layout.len(), share);
         let zeros = || vec![0f32; layout.len()];
         let (weights, gradients) = (zeros(), zeros());
-        let moments = FlatMoments::zeros(moments, layout.len());
-        let mut state = Self { layout, weights, gradients, moments };
+        let moments = FlatMoments::zeros(moments, split.own());
+        let mut state = Self { layout, split, weights, gradients, moments };
         state.take(parameters)?;
         Ok(state)
     }
@@ -53,9 +57,29 @@ impl FlatState {
         &self.layout
     }
 
+    /// Which part each process keeps.
+    pub fn split(&self) -> Split {
+        self.split
+    }
+
     /// The gradients, flat.
     pub fn gradients(&self) -> &[f32] {
         &self.gradients
+    }
+
+    /// The gradients, flat, to be changed; their number stays.
+    pub fn gradients_mut(&mut self) -> &mut Vec<f32> {
+        &mut self.gradients
+    }
+
+    /// The weights, flat.
+    pub fn weights(&self) -> &[f32] {
+        &self.weights
+    }
+
+    /// The weights, flat, to be changed.
+    pub fn weights_mut(&mut self) -> &mut [f32] {
+        &mut self.weights
     }
 
     /// Takes over the values of `parameters`.
@@ -110,6 +134,11 @@ impl FlatState {
         grad_norm::norm_par(&self.gradients)
     }
 
+    /// The sums of squares of the gradients of this process's part, one for each of its [blocks](Split::blocks).
+    pub fn own_sums_of_squares(&self) -> Vec<f64> {
+        grad_norm::sums_of_squares_par(&self.gradients[self.split.own()], self.split.block_len())
+    }
+
     /// Names of parameters whose gradient is zero in every element.
     pub fn zero_gradient_names(&self) -> Vec<String> {
         let is_zero = |entry: &&Entry| self.gradients[entry.range.clone()].iter().all(|&g| g == 0.0);
@@ -124,7 +153,7 @@ impl FlatState {
         self.layout.entries().iter().map(|entry| tensor(&self.gradients, entry)).collect()
     }
 
-    /// Makes one update.
+    /// Makes one update, of this process's part.
     pub fn update(&mut self, update: &Update) {
         self.moments.update(&mut self.weights, &self.gradients, &self.layout.ranges(), update);
     }
@@ -134,6 +163,9 @@ impl FlatState {
     ///
     /// # Errors
     /// If the file cannot be written; what was written of it is left for the caller to remove.
+    ///
+    /// # Panics
+    /// If another process has a part of the moments.
     pub fn write_moments(&self, path: &Path) -> std::result::Result<(), ModelError> {
         flat_tensors::write_moments(path, &self.layout, |range| self.moments.of(range))
     }
@@ -143,14 +175,25 @@ impl FlatState {
         FlatSnapshot::len_of_moments(&self.layout)
     }
 
-    /// A copy of the moments in `memory`. Together with the parameters, once the weights are
-    /// [published](FlatState::publish) to them, it is all that a run goes on from.
+    /// A copy of the moments in `memory`; of those of this process's part, where others have the rest. Together with the
+    /// parameters, once the weights are [published](FlatState::publish) to them, it is all that a run goes on from.
     ///
     /// # Panics
     /// If `memory` has not room for [`FlatState::snapshot_len`] numbers.
-    pub fn snapshot(&self, mut memory: HostMemory) -> FlatSnapshot {
-        self.moments.copy_to(&mut memory[..FlatSnapshot::len_of_moments(&self.layout)]);
-        FlatSnapshot::new(&self.layout, memory)
+    pub fn snapshot(&self, memory: HostMemory) -> FlatSnapshot {
+        let mut snapshot = FlatSnapshot::new(&self.layout, memory);
+        for (which, moment) in snapshot.moments_mut().into_iter().enumerate() {
+            self.moments.copy_to(which, &mut moment[self.split.own()]);
+        }
+        snapshot
+    }
+
+    /// Copies this process's part of one of the moments, widened: 0 is the mean, 1 that of squares.
+    ///
+    /// # Shapes
+    /// `out` is as long as [`Split::own`].
+    pub fn copy_own_moment(&self, which: usize, out: &mut [f32]) {
+        self.moments.copy_to(which, out);
     }
 
     /// Takes over moments as [`FlatState::write_moments`] writes them: see

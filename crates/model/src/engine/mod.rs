@@ -9,6 +9,7 @@
 //! - `flat_tensors`: a flat buffer as the tensors of its layout
 //! - `moments`: the optimizer's moments, and their type
 //! - [`snapshot`]: what training has learnt between two steps, in memory that training does not touch
+//! - [`split`]: which part of the flat buffers each of several processes keeps
 //! - [`memory`]: what an engine takes, before it takes it
 
 pub mod board;
@@ -21,6 +22,7 @@ pub mod memory;
 mod moments;
 pub(crate) mod network;
 pub mod snapshot;
+pub mod split;
 
 use std::ops::Range;
 
@@ -32,6 +34,7 @@ pub use layout::Layout;
 pub use memory::MemoryPlan;
 pub use moments::Moments;
 pub use snapshot::FlatSnapshot;
+pub use split::{Share, Split};
 
 /// Trains one model by explicit forward and backward passes.
 pub trait Engine: Send {
@@ -145,6 +148,8 @@ pub struct EngineOptions {
     pub fp8: Option<Fp8Options>,
     /// In which type moments are kept.
     pub moments: Moments,
+    /// Of which part of the parameters this process keeps the moments and makes the update.
+    pub share: Share,
 }
 
 wattle_settings::choices! {

@@ -46,8 +46,14 @@ impl Moments {
     }
 }
 
-/// Both moments of all elements.
-pub(super) enum FlatMoments {
+/// Both moments of neighbouring elements of a flat buffer.
+pub(super) struct FlatMoments {
+    /// Which elements.
+    own: Range<usize>,
+    values: Values,
+}
+
+enum Values {
     F32([Vec<f32>; 2]),
     Bf16([Vec<u16>; 2], u64),
 }
@@ -60,14 +66,16 @@ pub(super) enum MomentSlice<'a> {
 }
 
 impl FlatMoments {
-    pub(super) fn zeros(moments: Moments, len: usize) -> Self {
-        match moments {
-            Moments::F32 => Self::F32([(); 2].map(|()| vec![0.0; len])),
-            Moments::Bf16 { seed } => Self::Bf16([(); 2].map(|()| vec![0; len]), seed),
-        }
+    /// Those of the elements in `own`.
+    pub(super) fn zeros(moments: Moments, own: Range<usize>) -> Self {
+        let values = match moments {
+            Moments::F32 => Values::F32([(); 2].map(|()| vec![0.0; own.len()])),
+            Moments::Bf16 { seed } => Values::Bf16([(); 2].map(|()| vec![0; own.len()]), seed),
+        };
+        Self { own, values }
     }
 
-    /// Makes one update.
+    /// Makes one update of the elements whose moments these are; `parameters` and `gradients` are the whole buffers.
     pub(super) fn update(
         &mut self,
         parameters: &mut [f32],
@@ -75,57 +83,76 @@ impl FlatMoments {
         ranges: &[ParameterRange],
         update: &Update,
     ) {
-        match self {
-            Self::F32([mean, mean_square]) => {
-                adamw::step_par(State { parameters, mean, mean_square }, gradients, ranges, update);
+        let first = self.own.start;
+        let (parameters, gradients) = (&mut parameters[self.own.clone()], &gradients[self.own.clone()]);
+        let ranges: Vec<ParameterRange> = ranges
+            .iter()
+            .map(|ParameterRange { range, decays }| {
+                let own = self.own_of(range);
+                ParameterRange { range: own.start - first..own.end - first, decays: *decays }
+            })
+            .collect();
+        match &mut self.values {
+            Values::F32([mean, mean_square]) => {
+                adamw::step_par(State { parameters, mean, mean_square }, gradients, &ranges, update);
             }
-            Self::Bf16([mean, mean_square], seed) => {
+            Values::Bf16([mean, mean_square], seed) => {
                 let noise = Noise::of_moments(*seed, update.step);
                 let state = Bf16State { parameters, mean, mean_square };
-                adamw::step_bf16_par(state, gradients, ranges, update, noise);
+                adamw::step_bf16_par(state, gradients, &ranges, update, noise, first);
             }
         }
     }
 
-    /// The mean's, and the mean of squares', of the elements in `range`.
+    /// The elements of `range` whose moments these are; an empty range among them where there is none.
+    fn own_of(&self, range: &Range<usize>) -> Range<usize> {
+        let clamp = |place: usize| place.clamp(self.own.start, self.own.end);
+        clamp(range.start)..clamp(range.end)
+    }
+
+    /// The mean's, and the mean of squares', of the elements in `range`, all of which must be these.
     pub(super) fn of(&self, range: &Range<usize>) -> [MomentSlice<'_>; 2] {
-        match self {
-            Self::F32(moments) => moments.each_ref().map(|moment| MomentSlice::F32(&moment[range.clone()])),
-            Self::Bf16(moments, _) => {
+        let range = range.start - self.own.start..range.end - self.own.start;
+        match &self.values {
+            Values::F32(moments) => moments.each_ref().map(|moment| MomentSlice::F32(&moment[range.clone()])),
+            Values::Bf16(moments, _) => {
                 moments.each_ref().map(|moment| MomentSlice::Bf16(&moment[range.clone()]))
             }
         }
     }
 
-    /// Takes over one of them, rounded to the nearest.
+    /// Takes over one of them, rounded to the nearest; of `values`, which are of the elements in `range`, those that are
+    /// these.
     pub(super) fn set(&mut self, which: usize, range: &Range<usize>, values: &[f32]) {
-        match self {
-            Self::F32(moments) => copy(&mut moments[which][range.clone()], values),
-            Self::Bf16(moments, _) => {
-                let places = moments[which][range.clone()].iter_mut();
+        let own = self.own_of(range);
+        if own.is_empty() {
+            return;
+        }
+        let values = &values[own.start - range.start..own.end - range.start];
+        let places = own.start - self.own.start..own.end - self.own.start;
+        match &mut self.values {
+            Values::F32(moments) => copy(&mut moments[which][places], values),
+            Values::Bf16(moments, _) => {
+                let places = moments[which][places].iter_mut();
                 places.zip(values).for_each(|(place, &value)| *place = bf16::nearest(value));
             }
         }
     }
 
-    /// Copies both, widened, one behind the other.
-    pub(super) fn copy_to(&self, out: &mut [f32]) {
-        let half = out.len() / 2;
-        let whole = self.of(&(0..half));
-        for (out, moment) in out.chunks_exact_mut(half.max(1)).zip(whole) {
-            match moment {
-                MomentSlice::F32(values) => copy(out, values),
-                MomentSlice::Bf16(values) => widen_to(out, values),
-            }
+    /// Copies one of them, widened.
+    pub(super) fn copy_to(&self, which: usize, out: &mut [f32]) {
+        match self.of(&self.own)[which] {
+            MomentSlice::F32(values) => copy(out, values),
+            MomentSlice::Bf16(values) => widen_to(out, values),
         }
     }
 
     /// Writes to all of it; values stay.
     pub(super) fn touch(&mut self) {
-        match self {
+        match &mut self.values {
             // Adding +0 changes no moment: their first values are +0, and a mean of −0 stands for the same number.
-            Self::F32(moments) => moments.iter_mut().flatten().for_each(|value| *value += 0.0),
-            Self::Bf16(moments, _) => {
+            Values::F32(moments) => moments.iter_mut().flatten().for_each(|value| *value += 0.0),
+            Values::Bf16(moments, _) => {
                 moments.iter_mut().flatten().for_each(|value| *value = std::hint::black_box(*value));
             }
         }
@@ -133,9 +160,11 @@ impl FlatMoments {
 
     /// Bytes that were allocated.
     pub(super) fn bytes(&self) -> u64 {
-        let bytes: usize = match self {
-            Self::F32(moments) => moments.iter().map(|moment| moment.capacity() * size_of::<f32>()).sum(),
-            Self::Bf16(moments, _) => moments.iter().map(|moment| moment.capacity() * size_of::<u16>()).sum(),
+        let bytes: usize = match &self.values {
+            Values::F32(moments) => moments.iter().map(|moment| moment.capacity() * size_of::<f32>()).sum(),
+            Values::Bf16(moments, _) => {
+                moments.iter().map(|moment| moment.capacity() * size_of::<u16>()).sum()
+            }
         };
         bytes as u64
     }

@@ -35,6 +35,13 @@ impl FlatSnapshot {
         Self { layout: layout.clone(), memory }
     }
 
+    /// The mean of gradients and the mean of their squares, to be filled in.
+    pub fn moments_mut(&mut self) -> [&mut [f32]; 2] {
+        let len = self.layout.len();
+        let (mean, rest) = self.memory.split_at_mut(len);
+        [mean, &mut rest[..len]]
+    }
+
     /// Gives `parameters` the values of the weights, if the snapshot has them; else they have them already.
     ///
     /// # Errors

@@ -92,7 +92,7 @@ pub struct Bf16State<'a> {
 const WIDENED: usize = 1 << 10;
 
 /// [`step_par`] with moments in bfloat16: the update is made in `f32`, and the moments that it leaves are rounded at random
-/// by `noise`, a function of the update and of an element's place.
+/// by `noise`, a function of the update and of an element's place; the first element here is the buffer's `first`.
 ///
 /// # Shapes
 /// As for [`step`].
@@ -105,6 +105,7 @@ pub fn step_bf16_par(
     ranges: &[ParameterRange],
     update: &Update,
     noise: Noise,
+    first: usize,
 ) {
     let Bf16State { parameters, mean, mean_square } = state;
     let factors = Factors::new(update);
@@ -119,7 +120,7 @@ pub fn step_bf16_par(
             .zip(gradients[range.clone()].par_chunks(WIDENED))
             .enumerate()
             .for_each(|(idx, (((parameters, mean), mean_square), gradients))| {
-                let first = range.start + idx * WIDENED;
+                let first = first + range.start + idx * WIDENED;
                 let state = Bf16State { parameters, mean, mean_square };
                 step_bf16_block(state, gradients, &factors, noise, first);
             });

@@ -12,20 +12,28 @@ const MIN_BLOCK: usize = 4096;
 
 /// `√ Σ x²`
 pub fn norm(gradients: &[f32]) -> f64 {
-    let mut sums = [0f64; MAX_BLOCKS];
-    for (sum, block) in sums.iter_mut().zip(gradients.chunks(block_len(gradients))) {
-        *sum = sum_of_squares(block);
-    }
-    sums.iter().sum::<f64>().sqrt()
+    let blocks = gradients.chunks(block_len(gradients.len()));
+    norm_of_sums(&blocks.map(sum_of_squares).collect::<Vec<_>>())
 }
 
 /// [`norm`] on rayon's threads; the same bits.
 pub fn norm_par(gradients: &[f32]) -> f64 {
-    let mut sums = [0f64; MAX_BLOCKS];
-    sums.par_iter_mut()
-        .zip(gradients.par_chunks(block_len(gradients)))
-        .for_each(|(sum, block)| *sum = sum_of_squares(block));
+    norm_of_sums(&sums_of_squares_par(gradients, block_len(gradients.len())))
+}
+
+/// The sum of squares of each block of `block_len` elements, on rayon's threads; the last block may have fewer.
+pub fn sums_of_squares_par(gradients: &[f32], block_len: usize) -> Vec<f64> {
+    gradients.par_chunks(block_len).map(sum_of_squares).collect()
+}
+
+/// The norm of a buffer, from the sums of all its blocks in their order.
+pub fn norm_of_sums(sums: &[f64]) -> f64 {
     sums.iter().sum::<f64>().sqrt()
+}
+
+/// Elements of a block of a buffer of `len` elements.
+pub fn block_len(len: usize) -> usize {
+    len.div_ceil(MAX_BLOCKS).max(MIN_BLOCK)
 }
 
 /// What to multiply gradients of this norm by so that it is at most `clip_norm`: `min(1, clip_norm / norm)`,
@@ -35,10 +43,6 @@ pub fn norm_par(gradients: &[f32]) -> f64 {
 pub fn clip_factor(norm: f64, clip_norm: f64) -> f32 {
     let factor = clip_norm / (norm + 1e-6);
     if factor > 1.0 { 1.0 } else { factor as f32 }
-}
-
-fn block_len(gradients: &[f32]) -> usize {
-    gradients.len().div_ceil(MAX_BLOCKS).max(MIN_BLOCK)
 }
 
 fn sum_of_squares(block: &[f32]) -> f64 {

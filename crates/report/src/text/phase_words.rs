@@ -14,6 +14,8 @@ pub(crate) fn phase_name(phase: wattle_runlog::Phase) -> String {
         Phase::Data => "data",
         Phase::ForwardBackward => "forward and backward",
         Phase::Optimizer => "optimizer",
+        Phase::Wait => "waiting for ranks",
+        Phase::Exchange => "between ranks",
         Phase::Evaluate => "evaluation",
         Phase::Checkpoint => "checkpoint",
         Phase::Paused => "paused",

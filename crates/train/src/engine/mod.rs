@@ -102,6 +102,14 @@ pub trait StepEngine {
     /// If the device or a tensor operation fails.
     fn snapshot(&mut self, memory: HostMemory) -> Result<Snapshot, TrainError>;
 
+    /// Takes part in the snapshot of the leading rank.
+    ///
+    /// # Errors
+    /// If the ranks have parted.
+    fn join_snapshot(&mut self) -> Result<(), TrainError> {
+        Ok(())
+    }
+
     /// The gradients of the step that ended last, in the model's order, before clipping; `None` where a later step may
     /// have taken their place.
     ///
@@ -173,17 +181,31 @@ pub fn choose<'a>(
     board: Option<Arc<dyn Board>>,
     options: &TrainerOptions,
 ) -> Result<Box<dyn StepEngine + 'a>, TrainError> {
+    let is_over_ranks = options.ranks.are_several() || options.train.reduce_leaves > 1;
+    let has_no_leaves = board.is_some() || options.train.engine == EngineChoice::Autograd;
+    if is_over_ranks && has_no_leaves {
+        return Err(no_leaves(options));
+    }
     let explicit = match options.train.engine {
         EngineChoice::Autograd => None,
         EngineChoice::Auto | EngineChoice::Explicit => explicit(model, board, options)?,
     };
     match explicit {
         Some(engine) => Ok(engine),
+        None if is_over_ranks => Err(no_leaves(options)),
         None if options.fp8.is_some() => Err(TrainError::NoFp8),
         None if options.moments != Moments::F32 => Err(TrainError::NoBf16Moments),
         None if options.train.engine == EngineChoice::Explicit => Err(TrainError::NoEngine),
         None => Ok(Box::new(autograd::Autograd::new(model, options)?)),
     }
+}
+
+fn no_leaves(options: &TrainerOptions) -> TrainError {
+    let what = match options.ranks.share().world {
+        1 => format!("train.reduce_leaves = {}", options.train.reduce_leaves),
+        world => format!("{world} ranks"),
+    };
+    TrainError::NotOverRanks { what }
 }
 
 fn explicit<'a>(

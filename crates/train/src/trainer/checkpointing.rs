@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use wattle_model::EngineError;
 use wattle_ops::board::HostMemory;
 use wattle_runlog::{EventBody, MonotonicNs, Phase, Span};
 
@@ -30,7 +31,7 @@ impl Trainer<'_> {
     /// Bytes of host memory for the copy that checkpoints are written from while training goes on; 0 if training waits
     /// for them.
     pub fn snapshot_bytes(&self) -> u64 {
-        if self.takes_snapshots() { self.engine.snapshot_bytes() } else { 0 }
+        if self.writes_from_snapshots() { self.engine.snapshot_bytes() } else { 0 }
     }
 
     /// Whether training goes on after a checkpoint that falls due by the plan, and is not to wait for it.
@@ -41,9 +42,16 @@ impl Trainer<'_> {
             && self.plan.has_checkpoint_before_end(every_epochs, every_steps)
     }
 
+    /// Whether checkpoints are written from snapshots: where training goes on meanwhile, and by the leading one of several
+    /// ranks, into whose snapshot the others send their moments.
+    fn writes_from_snapshots(&self) -> bool {
+        let ranks = &self.options.ranks;
+        ranks.leads() && (self.takes_snapshots() || ranks.are_several())
+    }
+
     /// Begins to take the memory for snapshots, if there will be any.
     pub(super) fn prepare_snapshots(&mut self) {
-        if self.takes_snapshots() {
+        if self.writes_from_snapshots() {
             self.writing.background.prepare(self.engine.snapshot_memory());
         }
     }
@@ -74,6 +82,9 @@ impl Trainer<'_> {
         self.drain(observer)?;
         // One at a time: they share the memory, and the disk.
         self.finish_writing(observer)?;
+        if !self.options.ranks.leads() {
+            return self.join_checkpoint(observer);
+        }
         let (step, tokens) = (self.state.step, self.state.tokens);
         let epoch = if step == 0 { 1 } else { self.plan.epoch_after(step - 1) };
         if self.epoch_open {
@@ -92,13 +103,20 @@ impl Trainer<'_> {
             val_loss,
             dir: dir.to_owned(),
         };
-        match self.writing.background.memory(!is_last) {
+        let is_over_ranks = self.options.ranks.are_several();
+        let waits = is_last || !self.takes_snapshots();
+        let memory = match self.writing.background.memory(is_over_ranks || !is_last) {
+            // Moments of other ranks have no other way into a file.
+            None if is_over_ranks => Some(self.engine.snapshot_memory()().map_err(EngineError::Board)?),
+            memory => memory,
+        };
+        match memory {
             Some(memory) => {
                 let extra = observer.before_commit(&draft(&self.checkpoints.temporary_path(step)));
                 self.write_in_background(memory, content.with(extra))?;
                 self.checkpointed = Some(step);
                 self.end_of_stall(observer, start);
-                if is_last { self.finish_writing(observer) } else { Ok(()) }
+                if waits { self.finish_writing(observer) } else { Ok(()) }
             }
             None => {
                 self.engine.export()?;
@@ -110,6 +128,15 @@ impl Trainer<'_> {
                 self.tell_checkpoint(observer, &path, step, best)
             }
         }
+    }
+
+    /// Gives the leading rank what it needs for a checkpoint.
+    fn join_checkpoint(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        let start = MonotonicNs::now();
+        self.engine.join_snapshot()?;
+        self.checkpointed = Some(self.state.step);
+        self.end_of_stall(observer, start);
+        Ok(())
     }
 
     fn write_in_background(

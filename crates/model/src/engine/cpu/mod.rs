@@ -90,7 +90,7 @@ impl CpuEngine {
         parameters: &[Parameter],
         options: EngineOptions,
     ) -> Result<Self> {
-        let state = FlatState::new(parameters, options.moments)?;
+        let state = FlatState::new(parameters, options.moments, options.share)?;
         let network = config.network(vocab_size, state.layout());
         if options.fp8.is_some() {
             network.refuse_fp8_sizes().map_err(|error| candle_core::Error::Msg(error.to_string()))?;
@@ -228,7 +228,7 @@ impl Engine for CpuEngine {
     fn memory(&self) -> MemoryPlan {
         let bytes = (self.state.layout().len() * size_of::<f32>()) as u64;
         let weights = if self.rounded.is_empty() { bytes } else { 2 * bytes };
-        let moments = self.arena_sizes.options.moments.bytes(self.state.layout().len() as u64);
+        let moments = self.arena_sizes.options.moments.bytes(self.state.split().own().len() as u64);
         MemoryPlan { weights, gradients: bytes, moments, ..self.arena_sizes.plan() }
     }
 

@@ -138,7 +138,7 @@ fn bf16_moments(bench: &mut Bench<'_>, n: usize) -> Result<Vec<Check>, BoardErro
         )?;
         let (parameters, mean, mean_square) = (&mut weights[..], &mut mean[..], &mut mean_square[..]);
         let noise = Noise::of_moments(SEED, u64::from(update_idx));
-        step_bf16_par(Bf16State { parameters, mean, mean_square }, &gradients, &ranges, &update, noise);
+        step_bf16_par(Bf16State { parameters, mean, mean_square }, &gradients, &ranges, &update, noise, 0);
     }
     let subject = bench.subject("adamw", format!("({n}), moments in bf16"));
     let exact = |output, got: Vec<f32>, expected: Vec<f64>| subject.compare(output, &got, &expected, 0.0);

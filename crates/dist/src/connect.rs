@@ -1,0 +1,63 @@
+//! The fabric for the way in which this process was started.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::DistError;
+use crate::fabric::Fabric;
+use crate::launch::{Launched, Launcher};
+use crate::mpi::Mpi;
+use crate::solo::Solo;
+
+/// The MPI library to open: a name that the loader finds, or a path.
+pub const LIBRARY: &str = "WATTLE_MPI";
+
+/// Connects this process with the other ranks that its launcher started: [`Solo`] if none did, else [`Mpi`].
+///
+/// `within` is the deadline of the start.
+///
+/// # Errors
+/// If no MPI library can be opened, if the library does not belong to the launcher, if the launcher is torchrun, which
+/// brings no MPI, or if a rank does not answer in time.
+pub fn connect(within: Duration) -> Result<Arc<dyn Fabric>, DistError> {
+    let Some(launched) = Launched::here()? else { return Ok(Arc::new(Solo::new())) };
+    let Launched { launcher, world, .. } = launched;
+    let brings_no_mpi = matches!(launcher, Launcher::Torchrun | Launcher::Slurm);
+    if brings_no_mpi && world == Some(1) {
+        return Ok(Arc::new(Solo::new()));
+    }
+    if launcher == Launcher::Torchrun {
+        let remedy = "ranks on CPUs need MPI: start them with mpirun, or with srun --mpi=pmix";
+        let launched = world.unwrap_or_default();
+        return Err(DistError::NotConnected { launcher: launcher.name(), launched, remedy });
+    }
+    let mpi = Mpi::open(&names(launcher), within)?;
+    check_size(&launched, &mpi)?;
+    Ok(Arc::new(mpi))
+}
+
+/// The libraries to try, in order.
+fn names(launcher: Launcher) -> Vec<String> {
+    match std::env::var(LIBRARY) {
+        Ok(named) => vec![named],
+        Err(_) => launcher.libraries().iter().map(|name| (*name).to_owned()).collect(),
+    }
+}
+
+/// A library under another MPI's launcher starts as many jobs as there are ranks, of one rank each, and says nothing.
+fn check_size(launched: &Launched, mpi: &Mpi) -> Result<(), DistError> {
+    let connected = mpi.place().world;
+    let launcher = launched.launcher;
+    // Without a size, a rank beyond the first shows the same.
+    let counted = launched.world.unwrap_or(connected.max(launched.rank + 1));
+    if counted == connected {
+        return Ok(());
+    }
+    Err(DistError::OtherMpi {
+        launcher: launcher.name(),
+        launched: counted,
+        library: format!("{} ({})", mpi.version(), mpi.file()),
+        connected,
+        remedy: launcher.remedy(),
+    })
+}

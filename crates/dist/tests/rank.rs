@@ -1,0 +1,127 @@
+//! What one rank does: this binary starts itself under a launcher, and runs the one test here.
+
+use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Signal, getpid, kill_process};
+use rustix::time::{ClockId, clock_gettime};
+use wattle_dist::{EXIT_PARTED, Fabric, Launched, Mpi};
+
+use crate::calls::{LONG, transcript};
+use crate::launchers::file_of_rank;
+
+/// What to do.
+pub const JOB: &str = "WATTLE_TEST_JOB";
+/// Where to leave what is to be said.
+pub const OUT: &str = "WATTLE_TEST_OUT";
+
+/// Sizes that take many rounds of [`SMALL_ROUND`], and such that take several of the usual ones.
+pub const SMALL: [usize; 8] = [0, 1, 7, 999, 1000, 1001, 4097, 100_003];
+pub const SMALL_ROUND: usize = 1000;
+pub const LARGE: [usize; 3] = [70_001, 5_000_003, 0];
+
+/// Waits that are to end in a deadline.
+pub const SHORT: Duration = Duration::from_secs(2);
+
+#[test]
+#[ignore = "one rank, which the other tests start under mpirun"]
+fn rank() {
+    let dir = std::env::var(OUT).expect("started by the other tests");
+    let leave = |fabric: &dyn Fabric, what: &[u8]| {
+        fs::write(file_of_rank(Path::new(&dir), fabric.place().rank), what).unwrap();
+    };
+    match std::env::var(JOB).unwrap().as_str() {
+        "connect" => {
+            let text = match wattle_dist::connect(LONG) {
+                Ok(fabric) => format!("{}\n{:?}", fabric.describe(), fabric.place()),
+                Err(error) => error.to_string(),
+            };
+            let rank = Launched::here().unwrap().map_or(0, |launched| launched.rank);
+            fs::write(file_of_rank(Path::new(&dir), rank), text).unwrap();
+        }
+        "calls" => {
+            let fabric = open().with_round_bytes(SMALL_ROUND);
+            let mut heard = transcript(&fabric, &SMALL);
+            let fabric = fabric.with_round_bytes(4 << 20);
+            heard.append(&mut transcript(&fabric, &LARGE));
+            leave(&fabric, &heard);
+        }
+        "stopped" => {
+            part(&leave, |fabric| fabric.place().rank == 1 && kill_process(getpid(), Signal::STOP).is_ok())
+        }
+        "killed" => {
+            part(&leave, |fabric| fabric.place().rank == 1 && kill_process(getpid(), Signal::KILL).is_ok())
+        }
+        "busy" => part(&leave, |fabric| fabric.place().rank == 1 && sleep(30)),
+        "waiting" => {
+            let fabric = open();
+            fabric.barrier(LONG).unwrap();
+            let before = cpu_time();
+            if fabric.place().rank == 1 {
+                sleep(2);
+            }
+            fabric.barrier(LONG).unwrap();
+            leave(&fabric, format!("{}", (cpu_time() - before).as_millis()).as_bytes());
+        }
+        "abort" => {
+            let fabric = open();
+            fabric.barrier(LONG).unwrap();
+            if fabric.place().rank == 1 {
+                fabric.abort(EXIT_PARTED);
+            }
+            let _ = fabric.barrier(LONG);
+        }
+        "never starts" => {
+            if Launched::here().unwrap().unwrap().rank == 1 {
+                sleep(60);
+            }
+            let _ = wattle_dist::connect(SHORT);
+        }
+        job => panic!("no job {job}"),
+    }
+}
+
+/// The library that fits the launcher.
+fn open() -> Mpi {
+    let launched = Launched::here().unwrap().expect("under a launcher");
+    let names: Vec<String> = match std::env::var(wattle_dist::connect::LIBRARY) {
+        Ok(named) => vec![named],
+        Err(_) => launched.launcher.libraries().iter().map(|name| (*name).to_owned()).collect(),
+    };
+    let fabric = Mpi::open(&names, LONG).unwrap();
+    assert_eq!((fabric.place().rank, Some(fabric.place().world)), (launched.rank, launched.world));
+    fabric
+}
+
+/// `leave_others` takes a rank away; the others, of which rank 2 comes a second late, wait for it in vain.
+fn part(leave: &impl Fn(&dyn Fabric, &[u8]), leave_others: impl Fn(&Mpi) -> bool) {
+    let fabric = open();
+    fabric.barrier(LONG).unwrap();
+    if leave_others(&fabric) {
+        return;
+    }
+    if fabric.place().rank == 2 {
+        sleep(1);
+    }
+    let (began, len) = (Instant::now(), 300_000 * fabric.place().world);
+    let error = fabric.exchange(&vec![1; len], &mut vec![0; len], SHORT).unwrap_err();
+    let again = fabric.barrier(LONG).unwrap_err();
+    let text = format!("{error}\n{again}\n{}", began.elapsed().as_secs_f64());
+    leave(&fabric, text.as_bytes());
+    // What rank 2 finds out takes a second longer.
+    sleep(if fabric.place().rank == 2 { 0 } else { 2 });
+    fabric.abort(EXIT_PARTED);
+}
+
+fn sleep(seconds: u64) -> bool {
+    thread::sleep(Duration::from_secs(seconds));
+    true
+}
+
+/// CPU time of this process.
+fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec.try_into().unwrap(), time.tv_nsec.try_into().unwrap())
+}

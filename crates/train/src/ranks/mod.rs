@@ -1,0 +1,128 @@
+//! Several processes that train one model: what they tell one another.
+//!
+//! Each rank has all weights and makes the gradients of its own sequences. Of gradients, moments and the update it keeps
+//! its part (ZeRO's first stage): [`Split`](wattle_model::Split).
+//!
+//! - `tree`: sums of gradients whose shape does not depend on the number of ranks
+//! - `step`: one step's sums and weights
+//! - `snapshot`: the moments of all, for a checkpoint
+
+pub(crate) mod snapshot;
+pub(crate) mod step;
+pub(crate) mod tree;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytemuck::Pod;
+use wattle_dist::{DistError, Fabric, Solo};
+use wattle_model::Share;
+use wattle_runlog::StopReason;
+
+use crate::observer::Directive;
+
+/// How often a rank's longest own step is waited for.
+const STEPS_OF_OTHERS: u32 = 20;
+/// A first step, a checkpoint, an evaluation or the end may take so many times as long as a step.
+const PATIENCE: u32 = 10;
+
+/// The ranks that train together, and how long each waits for the others.
+#[derive(Clone)]
+pub struct Ranks {
+    fabric: Arc<dyn Fabric>,
+    deadline: Duration,
+}
+
+impl fmt::Debug for Ranks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ranks").field("place", self.fabric.place()).field("deadline", &self.deadline).finish()
+    }
+}
+
+impl Default for Ranks {
+    /// One rank alone.
+    fn default() -> Self {
+        Self::new(Arc::new(Solo::new()), Duration::from_secs(60))
+    }
+}
+
+impl Ranks {
+    /// Those that `fabric` connects. Within a step each waits for the others for `deadline`, or twenty times as long as its
+    /// own steps take if that is longer; elsewhere ten times as long.
+    pub fn new(fabric: Arc<dyn Fabric>, deadline: Duration) -> Self {
+        Self { fabric, deadline }
+    }
+
+    /// What they tell one another by.
+    pub fn fabric(&self) -> &dyn Fabric {
+        self.fabric.as_ref()
+    }
+
+    /// Which of how many this one is.
+    pub fn share(&self) -> Share {
+        let place = self.fabric.place();
+        Share { rank: place.rank, world: place.world }
+    }
+
+    /// Whether there is more than one.
+    pub fn are_several(&self) -> bool {
+        self.share().world > 1
+    }
+
+    /// Whether this one writes what all share.
+    pub fn leads(&self) -> bool {
+        self.fabric.place().leads()
+    }
+
+    /// How long to wait for others within a step that took this rank `own`.
+    pub(crate) fn within_step(&self, own: Duration) -> Duration {
+        self.deadline.max(own.saturating_mul(STEPS_OF_OTHERS))
+    }
+
+    /// How long to wait for others between steps.
+    pub fn between_steps(&self) -> Duration {
+        self.deadline.saturating_mul(PATIENCE)
+    }
+
+    /// What all do before the next step: they end if one must, for the reason of the lowest such rank; else they pause if
+    /// one does.
+    pub(crate) fn agree(&self, own: Directive) -> Result<Directive, DistError> {
+        if !self.are_several() {
+            return Ok(own);
+        }
+        let all = self.all_gather(&[word(own)], self.between_steps())?;
+        let directives = || all.iter().map(|&word| directive(word));
+        let stop = directives().find(|directive| matches!(directive, Directive::Stop(_)));
+        let pause = || directives().find(|directive| *directive == Directive::Pause);
+        Ok(stop.or_else(pause).unwrap_or(Directive::Continue))
+    }
+
+    /// The numbers of all ranks, in their order; each has as many.
+    pub(crate) fn all_gather<T: Pod>(&self, own: &[T], within: Duration) -> Result<Vec<T>, DistError> {
+        let mut all = vec![T::zeroed(); own.len() * self.share().world];
+        self.fabric.all_gather(bytemuck::cast_slice(own), bytemuck::cast_slice_mut(&mut all), within)?;
+        Ok(all)
+    }
+}
+
+const REASONS: [StopReason; 5] =
+    [StopReason::Done, StopReason::EarlyStop, StopReason::Budget, StopReason::Signal, StopReason::Error];
+
+fn word(directive: Directive) -> u8 {
+    match directive {
+        Directive::Continue => 0,
+        Directive::Pause => 1,
+        Directive::Stop(reason) => {
+            2 + REASONS.iter().position(|other| *other == reason).expect("every reason is listed") as u8
+        }
+    }
+}
+
+fn directive(word: u8) -> Directive {
+    match word {
+        0 => Directive::Continue,
+        1 => Directive::Pause,
+        stop => Directive::Stop(*REASONS.get(usize::from(stop - 2)).unwrap_or(&StopReason::Error)),
+    }
+}

@@ -1,0 +1,321 @@
+//! Several ranks that train one model, as threads of this process.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod common;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use wattle_data::Dataset;
+use wattle_dist::{DistError, Fabric, Threads};
+use wattle_model::{LanguageModel, ModelConfig, Moments};
+use wattle_runlog::{EventBody, MonotonicNs, Phase, Span, StopReason};
+use wattle_train::config::{
+    EarlyStopConfig, EngineChoice, EvaluateConfig, OptimizerConfig, ScheduleConfig, TrainConfig,
+};
+use wattle_train::error::ObserverError;
+use wattle_train::{
+    Checkpoints, Directive, Draft, Edge, ExtraFile, Observer, Progress, Ranks, TrainError, Trainer,
+    TrainerOptions,
+};
+
+use common::{CPU, bits, dataset, values};
+
+const LEAVES: usize = 8;
+
+fn model(dataset: &Dataset) -> Box<dyn LanguageModel + Send + Sync> {
+    let config = ModelConfig {
+        n_layers: 2,
+        n_heads: 2,
+        d_model: 32,
+        context: 12,
+        dropout: 0.1,
+        ..ModelConfig::default()
+    };
+    config.build(dataset.vocab_size(), 3, &CPU).unwrap()
+}
+
+/// Sixteen sequences in eight leaves of two.
+fn options() -> TrainerOptions {
+    TrainerOptions {
+        seed: 3,
+        dropout: 0.1,
+        optimizer: OptimizerConfig { learning_rate: 1e-2, ..OptimizerConfig::default() },
+        schedule: ScheduleConfig { warmup_steps: 2, ..ScheduleConfig::default() },
+        train: TrainConfig {
+            batch_size: 16,
+            micro_batch_size: 1,
+            reduce_leaves: LEAVES,
+            max_steps: 30,
+            epochs: 0,
+            ..TrainConfig::default()
+        },
+        evaluate: EvaluateConfig { every_steps: 7, ..EvaluateConfig::default() },
+        checkpoint_every_steps: 9,
+        checkpoint_in_background: true,
+        ..TrainerOptions::default()
+    }
+}
+
+/// Keeps what it is told, and ends training in one way or another.
+#[derive(Default)]
+struct Recorder {
+    losses: Vec<(u64, u32, u32)>,
+    evaluations: Vec<(u64, u64, u64)>,
+    spans: Vec<Span>,
+    stop_after: Option<u64>,
+    fail_after: Option<u64>,
+}
+
+impl Observer for Recorder {
+    fn event(&mut self, _: MonotonicNs, body: EventBody) -> Result<(), ObserverError> {
+        match body {
+            EventBody::Step(step) if Some(step.step) == self.fail_after => {
+                return Err("the disk is full".into());
+            }
+            EventBody::Step(step) => {
+                self.losses.push((step.step, step.loss.to_bits(), step.grad_norm.to_bits()));
+            }
+            EventBody::Evaluate(event) => {
+                self.evaluations.push((event.step, event.loss.to_bits(), event.accuracy.to_bits()));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn span(&mut self, span: Span) {
+        self.spans.push(span);
+    }
+
+    fn edge(&mut self, _: Edge) {}
+
+    fn progress(&mut self, _: Progress) {}
+
+    fn directive(&mut self) -> Directive {
+        let step = self.losses.last().map_or(0, |(step, ..)| *step);
+        match self.stop_after {
+            Some(stop) if step >= stop => Directive::Stop(StopReason::Signal),
+            _ => Directive::Continue,
+        }
+    }
+
+    fn before_commit(&mut self, _: &Draft) -> Vec<ExtraFile> {
+        Vec::new()
+    }
+}
+
+/// How a rank ended, and what it has then.
+struct Ended {
+    outcome: Result<StopReason, TrainError>,
+    recorder: Recorder,
+    weights: Vec<u32>,
+    engine: String,
+}
+
+/// Trains on `world` ranks in `dir/checkpoints`, from its newest checkpoint if there is one. `recorder` makes the observer
+/// of each.
+fn train(
+    dir: &Path,
+    dataset: &Dataset,
+    options: &TrainerOptions,
+    world: usize,
+    recorder: impl Fn(usize) -> Recorder + Sync,
+) -> Vec<Ended> {
+    let checkpoints = Checkpoints::open(&dir.join("checkpoints"), 3).unwrap();
+    let rank = |fabric: Threads| {
+        let idx = fabric.place().rank;
+        let ranks = Ranks::new(Arc::new(fabric), Duration::from_secs(20));
+        let options = TrainerOptions { ranks, ..options.clone() };
+        let model = model(dataset);
+        let latest = checkpoints.latest().unwrap();
+        let mut trainer = Trainer::new(model.as_ref(), dataset, &CPU, options, checkpoints.clone()).unwrap();
+        if let Some(latest) = latest {
+            trainer.resume(&latest).unwrap();
+        }
+        let mut recorder = recorder(idx);
+        let outcome = trainer.run(&mut recorder);
+        let engine = trainer.engine();
+        drop(trainer);
+        Ended { outcome, recorder, weights: weights(model.as_ref()), engine }
+    };
+    std::thread::scope(|scope| {
+        let running: Vec<_> =
+            Threads::ranks(world).into_iter().map(|fabric| scope.spawn(|| rank(fabric))).collect();
+        running.into_iter().map(|rank| rank.join().unwrap()).collect()
+    })
+}
+
+fn weights(model: &dyn LanguageModel) -> Vec<u32> {
+    model.parameters().iter().flat_map(|parameter| bits(&values(&parameter.var))).collect()
+}
+
+fn file(dir: &Path, step: u64, name: &str) -> Vec<u8> {
+    std::fs::read(dir.join(format!("checkpoints/step-{step:08}/{name}"))).unwrap()
+}
+
+fn plain(_: usize) -> Recorder {
+    Recorder::default()
+}
+
+#[test]
+fn any_number_of_ranks_trains_to_the_bits_of_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = dataset(dir.path(), 240);
+    for moments in [Moments::F32, Moments::Bf16 { seed: 3 }] {
+        let options = TrainerOptions { moments, ..options() };
+        let run = |world| {
+            let dir = dir.path().join(format!("{moments:?}-{world}"));
+            let ended = train(&dir, &dataset, &options, world, plain);
+            (dir, ended)
+        };
+        let (one_dir, one) = run(1);
+        let one = &one[0];
+        assert_eq!(one.recorder.losses.len(), 30);
+        assert!(one.recorder.evaluations.len() >= 5, "at 7, 14, 21, 28 and the end");
+        for world in [2, 4, 8] {
+            let (dir, ranks) = run(world);
+            for rank in &ranks {
+                assert_eq!(*rank.outcome.as_ref().unwrap(), StopReason::Done);
+                assert_eq!(rank.recorder.losses, one.recorder.losses, "{world} ranks");
+                assert_eq!(rank.recorder.evaluations, one.recorder.evaluations, "{world} ranks");
+                assert!(rank.weights == one.weights, "{world} ranks have other weights");
+            }
+            for step in [18, 27, 30] {
+                for name in ["model.safetensors", "optimizer.safetensors"] {
+                    assert!(file(&dir, step, name) == file(&one_dir, step, name), "{name} at {step}");
+                }
+            }
+            assert!(ranks[0].engine.contains(&format!("each of {world} ranks")), "{}", ranks[0].engine);
+        }
+    }
+}
+
+#[test]
+fn leaves_change_bits_and_one_leaf_is_what_was_always_trained() {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = dataset(dir.path(), 240);
+    let of_leaves = |reduce_leaves| {
+        let train = TrainConfig { reduce_leaves, ..options().train };
+        let options = TrainerOptions { train, ..options() };
+        self::train(&dir.path().join(format!("{reduce_leaves}")), &dataset, &options, 1, plain)
+            .remove(0)
+            .weights
+    };
+    let [one, two] = [1, 2].map(of_leaves);
+    assert!(one != two, "a sum of two leaves has the bits of one: then this shows nothing");
+    // Two ranks that are not told otherwise have one leaf each.
+    let train = TrainConfig { reduce_leaves: 1, ..options().train }.over_ranks(2).unwrap();
+    let options = TrainerOptions { train, ..options() };
+    let ranks = self::train(&dir.path().join("ranks"), &dataset, &options, 2, plain);
+    assert!(ranks[1].weights == two);
+}
+
+#[test]
+fn a_run_goes_on_with_another_number_of_ranks_as_if_it_had_never_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = dataset(dir.path(), 240);
+    let whole = train(&dir.path().join("whole"), &dataset, &options(), 1, plain).remove(0);
+    let parts = dir.path().join("parts");
+    let mut losses = Vec::new();
+    // Whichever rank is asked to stop.
+    for (world, stop, who) in [(4, 5, 3), (2, 13, 0), (1, 20, 0), (8, 100, 0)] {
+        let recorder = |rank| Recorder { stop_after: (rank == who).then_some(stop), ..Recorder::default() };
+        let ended = train(&parts, &dataset, &options(), world, recorder);
+        let reason = if stop == 100 { StopReason::Done } else { StopReason::Signal };
+        for rank in &ended {
+            assert_eq!(*rank.outcome.as_ref().unwrap(), reason);
+            assert_eq!(rank.recorder.losses.last().unwrap().0, stop.min(30), "all leave at the same step");
+        }
+        losses.extend(ended[0].recorder.losses.iter().copied());
+        if world == 8 {
+            assert!(ended[5].weights == whole.weights);
+        }
+    }
+    assert_eq!(losses, whole.recorder.losses);
+}
+
+#[test]
+fn early_stopping_ends_all_ranks_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = dataset(dir.path(), 240);
+    let early_stop = EarlyStopConfig { target_loss: Some(2.0), ..EarlyStopConfig::default() };
+    let options = TrainerOptions { early_stop, ..options() };
+    let ended = train(dir.path(), &dataset, &options, 2, plain);
+    for rank in &ended {
+        assert_eq!(*rank.outcome.as_ref().unwrap(), StopReason::EarlyStop);
+    }
+    assert_eq!(ended[0].recorder.evaluations, ended[1].recorder.evaluations);
+}
+
+#[test]
+fn a_rank_that_cannot_go_on_says_why_and_the_others_end_and_name_the_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = dataset(dir.path(), 240);
+    let recorder = |rank| Recorder { fail_after: (rank == 1).then_some(14), ..Recorder::default() };
+    let ended = train(dir.path(), &dataset, &options(), 4, recorder);
+    for (rank, ended) in ended.into_iter().enumerate() {
+        let error = ended.outcome.unwrap_err();
+        if rank == 1 {
+            assert_eq!(error.to_string(), "the disk is full");
+            continue;
+        }
+        let said = error.to_string();
+        assert!(said.starts_with("rank 1 has ended: the disk is full. Rank"), "{said}");
+        // The leading rank waits for the checkpoint that it is writing.
+        assert!(rank != 0 || said.contains("step-00000009"), "{said}");
+        assert!(matches!(error, TrainError::Parted { source: DistError::Gone { .. }, .. }));
+    }
+    // Nothing is half-written, and it goes on.
+    let again = train(dir.path(), &dataset, &options(), 2, plain);
+    assert_eq!(again[0].recorder.losses.first().unwrap().0, 10);
+    assert_eq!(*again[1].outcome.as_ref().unwrap(), StopReason::Done);
+}
+
+#[test]
+fn a_rank_that_is_silent_ends_the_others_at_their_deadline() {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = dataset(dir.path(), 240);
+    let mut fabrics = Threads::ranks(2);
+    let _silent = fabrics.pop().unwrap();
+    let ranks = Ranks::new(Arc::new(fabrics.pop().unwrap()), Duration::from_millis(20));
+    let options = TrainerOptions { ranks, ..options() };
+    let model = model(&dataset);
+    let checkpoints = Checkpoints::open(&dir.path().join("checkpoints"), 3).unwrap();
+    let mut trainer = Trainer::new(model.as_ref(), &dataset, &CPU, options, checkpoints).unwrap();
+    let error = trainer.run(&mut Recorder::default()).unwrap_err();
+    let TrainError::Parted { source: DistError::Silent { silent, .. }, rank: 0, step: 0, .. } = error else {
+        panic!("{error}")
+    };
+    assert_eq!(silent, [1]);
+}
+
+#[test]
+fn waiting_for_others_and_talking_to_them_are_phases_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = dataset(dir.path(), 240);
+    let ended = train(dir.path(), &dataset, &options(), 2, plain);
+    let has = |phase| ended[0].recorder.spans.iter().filter(|span| span.phase == phase).count();
+    assert_eq!((has(Phase::Wait), has(Phase::Exchange), has(Phase::Optimizer)), (30, 60, 30));
+    let alone = train(&dir.path().join("alone"), &dataset, &options(), 1, plain);
+    assert!(!alone[0].recorder.spans.iter().any(|span| [Phase::Wait, Phase::Exchange].contains(&span.phase)));
+}
+
+#[test]
+fn what_cannot_be_divided_or_has_no_such_sums_is_refused_by_name() {
+    let train = options().train;
+    let said = train.over_ranks(3).unwrap_err();
+    assert_eq!(said, "train.batch_size = 16: expected a multiple of the number of ranks, 3");
+    let said = TrainConfig { reduce_leaves: 2, ..train.clone() }.over_ranks(4).unwrap_err();
+    assert_eq!(said, "train.reduce_leaves = 2: expected a multiple of the number of ranks, 4, or 1");
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = dataset(dir.path(), 240);
+    let options =
+        TrainerOptions { train: TrainConfig { engine: EngineChoice::Autograd, ..train }, ..options() };
+    let model = model(&dataset);
+    let checkpoints = Checkpoints::open(&dir.path().join("checkpoints"), 3).unwrap();
+    let error = Trainer::new(model.as_ref(), &dataset, &CPU, options, checkpoints).err().unwrap();
+    assert!(error.to_string().starts_with("train.reduce_leaves = 8: the explicit engine"), "{error}");
+}
