@@ -292,7 +292,7 @@ fn greedy(max_tokens: usize, end_of_text: Option<u32>) -> GenerateOptions {
 /// All that is generated of each text.
 fn generated(decoder: impl Decoder, prompts: &[Vec<u32>], options: GenerateOptions) -> Vec<Vec<u32>> {
     let mut texts = vec![Vec::new(); prompts.len()];
-    for steps in Texts::new(decoder, prompts, options).unwrap() {
+    for steps in Texts::new(Box::new(decoder), prompts, options).unwrap() {
         steps.unwrap().into_iter().for_each(|(text_idx, step)| texts[text_idx].push(step.token));
     }
     texts

@@ -1,6 +1,6 @@
 //! What predicts the next tokens of texts.
 
-use candle_core::DType;
+use candle_core::{DType, Device};
 
 use crate::engine::board::BoardDecoder;
 use crate::error::ModelError;
@@ -75,9 +75,14 @@ impl Decoder for ByModel<'_> {
     }
 
     fn describe(&self) -> String {
-        let on = if self.model.device().is_cpu() { "the CPU" } else { "the GPU" };
-        format!("candle's operations on {on} in {}", self.dtype.as_str())
+        operations_on(&self.model.device(), self.dtype)
     }
+}
+
+/// What a model's own operations are, for a person.
+pub fn operations_on(device: &Device, dtype: DType) -> String {
+    let on = if device.is_cpu() { "the CPU" } else { "the GPU" };
+    format!("candle's operations on {on} in {}", dtype.as_str())
 }
 
 impl Decoder for BoardDecoder {

@@ -125,7 +125,7 @@ impl<'a> Texts<'a> {
     /// If an option or a token of a prompt is out of range, or there is nothing to start from; all faults are
     /// reported together.
     pub fn new(
-        decoder: impl Decoder + 'a,
+        decoder: Box<dyn Decoder + 'a>,
         prompts: &[Vec<u32>],
         options: GenerateOptions,
     ) -> Result<Self, ModelError> {
@@ -144,7 +144,7 @@ impl<'a> Texts<'a> {
         if !faults.is_empty() {
             return Err(ModelError::Generate { faults });
         }
-        Ok(Self { decoder: Box::new(decoder), options, under_way: Vec::new(), waiting })
+        Ok(Self { decoder, options, under_way: Vec::new(), waiting })
     }
 
     /// What predicts, for a person.
@@ -217,7 +217,7 @@ impl<'a> Generator<'a> {
         prompt_ids: &[u32],
         options: GenerateOptions,
     ) -> Result<Self, ModelError> {
-        Texts::new(ByModel::new(model, 1, DType::F32), &[prompt_ids.to_vec()], options).map(Self)
+        Texts::new(Box::new(ByModel::new(model, 1, DType::F32)), &[prompt_ids.to_vec()], options).map(Self)
     }
 }
 

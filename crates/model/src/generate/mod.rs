@@ -44,6 +44,6 @@ mod decoder;
 mod generator;
 mod sampling;
 
-pub use decoder::{ByModel, Decoder};
+pub use decoder::{ByModel, Decoder, operations_on};
 pub use generator::{GenerateOptions, Generator, Step, Texts};
 pub use sampling::Sampling;
