@@ -6,7 +6,7 @@ use std::time::Duration;
 #[derive(Debug, thiserror::Error)]
 pub enum DistError {
     /// Some ranks did not answer.
-    #[error("{} did not answer within {:.0} s: {operation}", ranks(.silent), .waited.as_secs_f64())]
+    #[error("{} did not answer within {:.0} s: {operation}", names_of(.silent), .waited.as_secs_f64())]
     Silent {
         /// Those that did not answer, as far as that could be found out; else empty.
         silent: Vec<usize>,
@@ -16,7 +16,7 @@ pub enum DistError {
         waited: Duration,
     },
     /// A rank has ended, or said that it cannot go on.
-    #[error("{} has ended: {reason}", ranks(.gone))]
+    #[error("{} has ended: {reason}", names_of(.gone))]
     Gone {
         /// Those that have ended, as far as known.
         gone: Vec<usize>,
@@ -95,7 +95,7 @@ pub enum DistError {
 }
 
 /// Ranks for a person: `ranks 1 and 3`.
-fn ranks(ranks: &[usize]) -> String {
+pub fn names_of(ranks: &[usize]) -> String {
     let numbers: Vec<String> = ranks.iter().map(usize::to_string).collect();
     match numbers.as_slice() {
         [] => String::from("a rank"),

@@ -20,7 +20,7 @@ pub mod threads;
 pub mod watchdog;
 
 pub use connect::connect;
-pub use error::DistError;
+pub use error::{DistError, names_of};
 pub use fabric::Fabric;
 pub use launch::{Launched, Launcher};
 pub use mpi::Mpi;

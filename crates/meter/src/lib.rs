@@ -84,7 +84,7 @@ pub use sampling::live::{Live, LiveSensor};
 pub use sampling::sampler::{EDGE_TIMEOUT, Sampler, Watch};
 pub use sampling::sampler_options::{SamplerOptions, TraceTarget};
 pub use sensors::board_limits::BoardLimits;
-pub use sensors::discover::{Discovery, Finding, FindingState, discover};
+pub use sensors::discover::{Discovery, Finding, FindingState, discover, discover_for};
 pub use sensors::sensor::{Quantity, Reading, Sensor};
 pub use sensors::trained_on::TrainedOn;
 pub use sensors::workload::Workload;

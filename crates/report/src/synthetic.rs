@@ -450,5 +450,6 @@ fn segment(id: u32, step_start: u64) -> Segment {
         monotonic_anchor: MonotonicNs(0),
         step_start,
         prices: None,
+        ranks: None,
     }
 }

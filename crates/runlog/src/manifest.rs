@@ -196,6 +196,29 @@ pub struct Segment {
     /// How its energy is priced; absent in older runs and where nothing is metered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prices: Option<SegmentPrices>,
+    /// The processes that trained together, where there were several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ranks: Option<SegmentRanks>,
+}
+
+/// Processes that train one model together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SegmentRanks {
+    /// Their number.
+    pub world: usize,
+    /// What they talked by: library and version.
+    pub fabric: String,
+    /// Host name and number of ranks of each machine, in the order of their lowest ranks.
+    pub nodes: Vec<NodeRanks>,
+}
+
+/// The ranks of one machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRanks {
+    /// The machine's host name.
+    pub host: String,
+    /// Ranks on it.
+    pub ranks: usize,
 }
 
 /// How the energy of a segment is priced. Prices may change at a resume; a segment that ends without its last record is
@@ -239,6 +262,7 @@ impl Segment {
             monotonic_anchor: anchor.monotonic,
             step_start,
             prices: None,
+            ranks: None,
         }
     }
 

@@ -10,7 +10,7 @@ use wattle_model::{LanguageModel, Masks};
 use wattle_ops::board::Board;
 use wattle_train::device::ChosenDevice;
 use wattle_train::engine::{home_of_parameters, refuse_what_cannot_fit};
-use wattle_train::{EngineChoice, TrainerOptions};
+use wattle_train::{EngineChoice, Ranks, TrainerOptions};
 
 use crate::checkpoint::tokenizer_of;
 use crate::config::Config;
@@ -202,6 +202,7 @@ pub(crate) fn trainer_options(config: &Config, segment: u32) -> TrainerOptions {
         masks: Masks::default(),
         kernels: None,
         select: false,
+        ranks: Ranks::default(),
         optimizer: config.optimizer.clone(),
         schedule: config.schedule.clone(),
         train: config.train.clone(),

@@ -64,6 +64,15 @@ pub enum SessionError {
     /// Nothing can be metered. A run goes on without figures; what is there for them alone does not.
     #[error("metering: {0}")]
     Meter(#[from] MeterError),
+    /// Something is wrong on some ranks, which the text names.
+    #[error("{0}")]
+    Ranks(String),
+    /// Something is wrong on some rank, and the leading one has said it.
+    #[error("the run cannot go on; rank 0 says what is wrong")]
+    ToldByLeader {
+        /// Whether it is the configuration.
+        is_usage: bool,
+    },
     /// The report cannot be made.
     #[error(transparent)]
     Report(#[from] ReportError),

@@ -14,6 +14,7 @@
 //! - `metering`, `budget`, [`pace`], `ending`: what it uses, and when it has to end
 //! - [`grid`]: what the grid emits meanwhile, and when training waits
 //! - `observer`: the trainer's observer
+//! - [`together`], `seats`, `following`: several processes that train one model
 //! - `manifest`, `model_card`: what the run and its checkpoints say of themselves
 //! - [`metered`]: the energy of other work in this process
 //! - [`trial`]: some seconds of a configuration's training, metered and thrown away
@@ -28,6 +29,7 @@ pub mod data_notes;
 pub mod earlier;
 mod ending;
 pub mod error;
+mod following;
 pub mod forecast;
 pub mod grid;
 mod kernels;
@@ -43,9 +45,11 @@ mod observer;
 pub mod pace;
 mod peak;
 mod reference;
+mod seats;
 pub mod session;
 mod snapshot;
 pub mod threads;
+pub mod together;
 pub mod trial;
 mod warmup;
 
@@ -57,4 +61,5 @@ pub use listener::Listener;
 pub use reference::reference;
 pub use session::{Outcome, Resume, Session, Trained};
 pub use threads::set_threads;
+pub use together::Together;
 pub use warmup::warmup_warning;

@@ -13,7 +13,7 @@ use wattle_meter::export::codecarbon::{Row, RunFacts};
 use wattle_meter::{
     CarbonConfig, EDGE_TIMEOUT, Entry, GpuSelection, IntensityTable, Ledger, LedgerOptions, Live, MeterError,
     Pricing, ResumePoint, Sampler, SamplerOptions, Tally, Tariff, TraceTarget, TraceWriter, Used, Watch,
-    Workload, discover,
+    Workload, discover_for,
 };
 use wattle_report::words::describe::unmetered_warning;
 use wattle_runlog::beside::Projected;
@@ -26,11 +26,13 @@ use wattle_runlog::{
 };
 
 use crate::config::Config;
+use crate::seats::Seats;
 
 /// A run's meter, its books, and the files that they are written to.
 pub struct Metering {
     run_id: String,
     segment: u32,
+    workload: Workload,
     sampler: Option<Sampler>,
     ledger: Ledger,
     emissions: LineFile,
@@ -69,7 +71,7 @@ struct Mark {
 }
 
 /// What a metered run is made of.
-pub struct MeteringOptions<'a> {
+pub(crate) struct MeteringOptions<'a> {
     /// The configuration.
     pub config: &'a Config,
     /// The run directory.
@@ -88,6 +90,8 @@ pub struct MeteringOptions<'a> {
     pub grid: &'a [GridEntry],
     /// What is known of the grid now; `None` if nobody is asked.
     pub known: Option<&'a Intensities>,
+    /// Where the ranks run that train together; `None` if this process trains alone.
+    pub seats: Option<&'a Seats>,
 }
 
 impl Metering {
@@ -110,7 +114,9 @@ impl Metering {
             tariff: tariff.clone(),
             anchor,
         };
-        let discovery = discover(&config.energy, std::slice::from_ref(*device));
+        let workload = options.seats.map_or(Workload::ThisProcess, Seats::workload);
+        let mut discovery = discover_for(&config.energy, std::slice::from_ref(*device), workload);
+        discovery.trained_on.extend(options.seats.into_iter().flat_map(Seats::unmetered));
         let unmetered = discovery.unmetered();
         if !unmetered.is_empty() {
             let left_out = matches!(config.energy.gpus, GpuSelection::None | GpuSelection::Boards(_));
@@ -147,6 +153,7 @@ impl Metering {
             sampler: None,
             tally: Tally::new(pricing, ledger.used()),
             trace: resumed.is_some().then(|| run.power_trace()),
+            workload,
             ledger,
             emissions,
             csv: run.emissions_csv(),
@@ -324,7 +331,7 @@ impl Metering {
             tokens: end.tokens.saturating_sub(self.start.tokens),
             window,
             spans: &[],
-            resources: Workload::ThisProcess.resources(),
+            resources: self.workload.resources(),
             overhead: sampler.overhead(),
         })
     }
@@ -382,7 +389,7 @@ impl Metering {
                 sensors,
                 SamplerOptions {
                     interval: Duration::from_millis(interval_ms),
-                    workload: Workload::ThisProcess,
+                    workload: self.workload,
                     trace: Some(trace),
                 },
             )
@@ -474,6 +481,7 @@ mod tests {
             resumed: None,
             grid: &[],
             known: None,
+            seats: None,
         };
         let (mut metering, _) = Metering::start(&options).unwrap();
         std::thread::sleep(Duration::from_millis(100));

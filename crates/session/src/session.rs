@@ -17,7 +17,7 @@ use wattle_runlog::{
 };
 use wattle_train::config::KernelSelection;
 use wattle_train::device::{ChosenDevice, DeviceChoice};
-use wattle_train::{Checkpoints, Plan, TrainState, Trainer};
+use wattle_train::{Checkpoints, Plan, Ranks, TrainConfig, TrainError, TrainState, TrainerOptions};
 
 use crate::budget::Budget;
 use crate::build::{BuildModel, Materials, Values, build, has_room_for_snapshot, trainer_options};
@@ -26,6 +26,7 @@ use crate::data::{check_length, evaluation_tokens, plan_of, prepare, refuse_othe
 use crate::earlier::{Earlier, ended, is_run, was_finished_at};
 use crate::ending::{Ending, Sizes};
 use crate::error::SessionError;
+use crate::following::{Go, Hello, Rank, Start, refuse_unlike_data, refuse_unlike_weights, trainer_of};
 use crate::grid::{self, GridBeside};
 use crate::kernels;
 use crate::listener::{Listener, MeterStart, TrainingStart};
@@ -34,8 +35,10 @@ use crate::metering::{Metering, MeteringOptions};
 use crate::new_run::NewRun;
 use crate::observer::{RunObserver, Seen, Validation};
 use crate::pace::Pace;
+use crate::seats::Seats;
 use crate::snapshot;
 use crate::threads;
+use crate::together::{PREPARATION, Together};
 use crate::warmup::warmup_warning;
 
 /// A run directory to train in, and how.
@@ -56,6 +59,7 @@ pub struct Session<'a> {
     device: DeviceChoice,
     verify: Verify,
     resume: Resume,
+    ranks: Ranks,
     own_model: Option<Box<BuildModel<'a>>>,
     listener: Option<&'a mut dyn Listener>,
     is_asked_to_stop: Option<Box<dyn Fn() -> bool + 'a>>,
@@ -83,6 +87,8 @@ pub enum Outcome {
     WasFinished,
     /// Training ended, with a checkpoint.
     Trained(Box<Trained>),
+    /// Training ended for this reason on a rank that leaves the run directory to the leading one.
+    Followed(StopReason),
 }
 
 /// How training ended.
@@ -113,6 +119,7 @@ impl<'a> Session<'a> {
             device: DeviceChoice::Auto,
             verify: Verify::FirstUse,
             resume: Resume::default(),
+            ranks: Ranks::default(),
             own_model: None,
             listener: None,
             is_asked_to_stop: None,
@@ -132,6 +139,12 @@ impl<'a> Session<'a> {
     /// What to do with a run that is there already. The default is to refuse it.
     pub fn resume(self, resume: Resume) -> Self {
         Self { resume, ..self }
+    }
+
+    /// Trains together with other processes. The leading rank's run directory is that of all, and its listener alone is told
+    /// what happens.
+    pub fn ranks(self, ranks: Ranks) -> Self {
+        Self { ranks, ..self }
     }
 
     /// Trains the model that `build` makes, instead of one of wattle's families. Of the `model` section, `context` (which
@@ -164,39 +177,51 @@ impl<'a> Session<'a> {
     /// [`SessionError::Config`] with everything that is wrong with the configuration; other variants if data, model or
     /// device cannot be used, or a file cannot be written.
     pub fn train(self) -> Result<Outcome, SessionError> {
-        let Self { mut config, path, device, verify, resume, own_model, listener, is_asked_to_stop } = self;
+        let ranks = self.ranks.clone();
+        let outcome = self.train_together();
+        // Ranks that have parted, or met for the last time, know.
+        let is_known = matches!(
+            outcome,
+            Err(SessionError::ToldByLeader { .. } | SessionError::Train(TrainError::Parted { .. }))
+        );
+        if let (Err(error), false) = (&outcome, is_known) {
+            ranks.fabric().part(&error.to_string());
+        }
+        outcome
+    }
+
+    fn train_together(self) -> Result<Outcome, SessionError> {
+        let Self { mut config, path, device, verify, resume, ranks, own_model, listener, is_asked_to_stop } =
+            self;
         let mut nobody = ();
         let listener = listener.unwrap_or(&mut nobody);
+        let together = Together::new(&ranks);
         // What the command line has settled already stays as it is.
         config.schedule.settle(&config.optimizer).iter().for_each(|note| tracing::warn!("{note}"));
-        config.make_absolute().map_err(SessionError::config)?;
-        let faults: Vec<String> =
-            config.faults().into_iter().chain(threads::mismatch(config.train.threads)).collect();
-        if !faults.is_empty() {
-            return Err(SessionError::Config(faults));
+        let absolute = config.make_absolute().map_err(SessionError::config);
+        let over_ranks = together.meet(absolute.and_then(|()| checked(&config, &ranks)))?;
+        together.alike(&Hello::of(&config), Hello::difference)?;
+        // The run's own file keeps what was asked for.
+        let config_toml = match own_model {
+            Some(_) => config.to_toml_of_own_model(),
+            None => config.to_toml(),
+        };
+        let own_model = own_model.as_deref();
+        let is_asked_to_stop = is_asked_to_stop.as_deref().unwrap_or(&|| false);
+        if !ranks.leads() {
+            config.train = over_ranks;
+            let rank = Rank { config: &config, own_model, ranks: &ranks, verify, is_asked_to_stop };
+            return rank.follow(device);
         }
-        let found = find(&path, &config, resume)?;
-        // A process that has nothing to do leaves no trace: nothing is opened before that is known.
-        let earlier = if found.is_there() { Earlier::read(&path)? } else { Earlier::none() };
-        let is_finished = is_finished(&config, &found, &earlier);
-        if is_finished == Some(true) {
+        let ready = Ready::look(&mut config, over_ranks, &path, device, verify, resume, listener);
+        let go = if matches!(ready, Ok(None)) { Go::WasFinished } else { Go::Train };
+        let (ready, _) = together.meet_for(PREPARATION, ready, go)?;
+        let Some(Ready { found, earlier, grid, device, dataset }) = ready else {
             return Ok(Outcome::WasFinished);
-        }
-        let grid = grid::start(&config)?;
-        check_boards(&config.energy).map_err(|error| SessionError::config(error.to_string()))?;
-        let device = device.open()?;
-        if !found.is_there() && path.exists() {
-            // What is there already is refused before anything takes time.
-            drop(NewRun::create(&path)?);
-        }
-        // Data that cannot be trained on leave no directory, not even for a while.
-        let dataset = prepare(&config, verify, listener)?;
-        check_length(&config, &dataset)?;
-        refuse_other_data(&earlier, &dataset)?;
-        let made = ended(&earlier.events).map_or(0, |(step, _)| step);
-        if is_finished.is_none() && made >= plan_of(&config, &dataset)?.total_steps {
-            return Ok(Outcome::WasFinished);
-        }
+        };
+        // Where the cache is not shared, others prepare them now.
+        let (dataset, ()) = together.meet_for(PREPARATION, Ok(dataset), ())?;
+        refuse_unlike_data(&together, &dataset)?;
         let (new_run, opened) = match found.is_there() {
             true => (None, Some(RunDir::open(&path)?)),
             false => (Some(NewRun::create(&path)?), None),
@@ -213,13 +238,15 @@ impl<'a> Session<'a> {
         let earlier = if found.is_there() { Earlier::read(&path)? } else { earlier };
         let attempt = Attempt {
             config: &config,
-            own_model: own_model.as_deref(),
+            config_toml,
+            own_model,
+            ranks: &ranks,
             dir,
             device: &device,
             dataset: &dataset,
             earlier,
             grid,
-            is_asked_to_stop: is_asked_to_stop.as_deref().unwrap_or(&|| false),
+            is_asked_to_stop,
         };
         let outcome = attempt.train(listener);
         // A run that began to train is worth keeping, however it ended.
@@ -227,6 +254,63 @@ impl<'a> Session<'a> {
             new_run.map(NewRun::keep);
         }
         outcome
+    }
+}
+
+/// What is wrong with a configuration, or how the ranks share its steps.
+fn checked(config: &Config, ranks: &Ranks) -> Result<TrainConfig, SessionError> {
+    let faults: Vec<String> =
+        config.faults().into_iter().chain(threads::mismatch(config.train.threads)).collect();
+    if !faults.is_empty() {
+        return Err(SessionError::Config(faults));
+    }
+    config.train.over_ranks(ranks.share().world).map_err(SessionError::config)
+}
+
+/// A run that can begin, as far as that is known before anything is written.
+struct Ready {
+    found: Found,
+    earlier: Earlier,
+    grid: Option<Grid>,
+    device: ChosenDevice,
+    dataset: Dataset,
+}
+
+impl Ready {
+    /// Looks at what is in `path`, opens the device and prepares data. `None` if nothing is left to do.
+    fn look(
+        config: &mut Config,
+        over_ranks: TrainConfig,
+        path: &Path,
+        device: DeviceChoice,
+        verify: Verify,
+        resume: Resume,
+        listener: &mut dyn Listener,
+    ) -> Result<Option<Self>, SessionError> {
+        let found = find(path, config, resume)?;
+        config.train = over_ranks;
+        // A process that has nothing to do leaves no trace: nothing is opened before that is known.
+        let earlier = if found.is_there() { Earlier::read(path)? } else { Earlier::none() };
+        let is_finished = is_finished(config, &found, &earlier);
+        if is_finished == Some(true) {
+            return Ok(None);
+        }
+        let grid = grid::start(config)?;
+        check_boards(&config.energy).map_err(|error| SessionError::config(error.to_string()))?;
+        let device = device.open()?;
+        if !found.is_there() && path.exists() {
+            // What is there already is refused before anything takes time.
+            drop(NewRun::create(path)?);
+        }
+        // Data that cannot be trained on leave no directory, not even for a while.
+        let dataset = prepare(config, verify, listener)?;
+        check_length(config, &dataset)?;
+        refuse_other_data(&earlier, &dataset)?;
+        let made = ended(&earlier.events).map_or(0, |(step, _)| step);
+        if is_finished.is_none() && made >= plan_of(config, &dataset)?.total_steps {
+            return Ok(None);
+        }
+        Ok(Some(Self { found, earlier, grid, device, dataset }))
     }
 }
 
@@ -293,6 +377,9 @@ fn is_finished(config: &Config, found: &Found, earlier: &Earlier) -> Option<bool
 /// Training in a run directory that this process has locked.
 struct Attempt<'a> {
     config: &'a Config,
+    /// The configuration as the run directory keeps it.
+    config_toml: String,
+    ranks: &'a Ranks,
     own_model: Option<&'a BuildModel<'a>>,
     dir: &'a RunDir,
     device: &'a ChosenDevice,
@@ -305,8 +392,8 @@ struct Attempt<'a> {
 impl Attempt<'_> {
     fn train(mut self, listener: &mut dyn Listener) -> Result<Outcome, SessionError> {
         let grid = self.grid.take();
-        let Self { config, own_model, dir, device, dataset, ref earlier, is_asked_to_stop, .. } = self;
-        let started = MonotonicNs::now();
+        let Self { config, ranks, own_model, dir, device, dataset, ref earlier, is_asked_to_stop, .. } = self;
+        let (started, together) = (MonotonicNs::now(), Together::new(ranks));
         let checkpoints = Checkpoints::open(&dir.checkpoints(), config.checkpoint.keep)?;
         let latest = checkpoints.latest()?;
         let resumed = latest.as_deref().map(TrainState::read).transpose()?;
@@ -322,8 +409,11 @@ impl Attempt<'_> {
                 origin.as_ref(),
             )
         };
-        let segment = manifest.segments.last().expect("one was just added").clone();
-        write_atomic(&dir.config(), self.config_toml().as_bytes())?;
+        let seats = Seats::learn(ranks)?;
+        let segment = manifest.segments.last_mut().expect("one was just added");
+        segment.ranks = seats.as_ref().map(Seats::of_segment);
+        let segment = segment.clone();
+        write_atomic(&dir.config(), self.config_toml.as_bytes())?;
         // Written now, and again when more is known: a segment's number is never used twice.
         dir.write_manifest(&manifest)?;
         let entries = grid::earlier_entries(dir)?;
@@ -339,17 +429,26 @@ impl Attempt<'_> {
             resumed: point,
             grid: &entries,
             known: grid.as_ref().map(GridBeside::known),
+            seats: seats.as_ref(),
         })?;
         if let Some(watch) = metering.watch() {
             listener.metering(&MeterStart { run_id: manifest.run_id.clone(), watch });
         }
 
-        let mut options = trainer_options(config, segment.id);
+        let start = Start {
+            path: std::path::absolute(dir.path()).unwrap_or_else(|_| dir.path().to_owned()),
+            run_id: manifest.run_id.clone(),
+            segment: segment.id,
+            checkpoint: latest.clone(),
+        };
+        let (_, start) = together.meet_for(ranks.between_steps(), Ok(()), start)?;
+        together.meet(start.check_shared())?;
+        let mut options = TrainerOptions { ranks: ranks.clone(), ..trainer_options(config, segment.id) };
         if own_model.is_none() {
             options.checkpoint_in_background = has_room_for_snapshot(config, dataset, device)?;
         }
         let values = if latest.is_some() { Values::Checkpoint } else { Values::Initial };
-        let built = build(config, own_model, dataset, device, &options, values)?;
+        let built = together.meet(build(config, own_model, dataset, device, &options, values))?;
         if let Some(board) = &built.board {
             let file = config.train.kernels.as_deref();
             options.kernels = kernels::to_start_from(latest.as_deref(), file, board.as_ref())?;
@@ -360,18 +459,28 @@ impl Attempt<'_> {
             let plan = plan_of(config, dataset)?;
             options.checkpoint_in_background = snapshot::is_affordable_for(config, model, &plan);
         }
-        let mut trainer = match own_model {
-            Some(_) => Trainer::new(model, dataset, &device.device, options, checkpoints)?,
-            None => Trainer::on_board(model, dataset, built.board, options, checkpoints)?,
-        };
+        let checkpoint = latest.as_deref();
+        let mut trainer = together.meet(trainer_of(
+            model,
+            built.board,
+            own_model.is_some(),
+            dataset,
+            device,
+            options,
+            checkpoints,
+            checkpoint,
+        ))?;
+        refuse_unlike_weights(&together, model)?;
         let kernels = kernels::keep(dir, &trainer)?;
-        if let Some(latest) = &latest {
-            trainer.resume(latest)?;
+        if let Some(latest) = checkpoint {
             tracing::info!("going on from {}", latest.display());
         }
         manifest::complete(&mut manifest, meter_info, dataset, model);
         dir.write_manifest(&manifest)?;
-        if trainer.is_finished() && was_finished_at(&earlier.events, trainer.state().step) {
+        let was_finished = trainer.is_finished() && was_finished_at(&earlier.events, trainer.state().step);
+        let go = if was_finished { Go::WasFinished } else { Go::Train };
+        together.meet_for(ranks.between_steps(), Ok(()), go)?;
+        if was_finished {
             return Ok(Outcome::WasFinished);
         }
 
@@ -412,6 +521,8 @@ impl Attempt<'_> {
         };
         observer.metering.span(setup_span(segment.id, started));
         let reason = trainer.run(&mut observer)?;
+        // The others' work was metered until here.
+        together.meet(Ok(()))?;
         let Seen { evaluation, whole: record, .. } = observer.seen;
         Ok(Outcome::Trained(Box::new(Trained {
             path: dir.path().to_owned(),
@@ -422,14 +533,6 @@ impl Attempt<'_> {
             report: record.is_some().then(|| write_report(dir)),
             record,
         })))
-    }
-
-    /// The configuration as the run directory keeps it.
-    fn config_toml(&self) -> String {
-        match self.own_model {
-            Some(_) => self.config.to_toml_of_own_model(),
-            None => self.config.to_toml(),
-        }
     }
 
     /// How a person calls the model.

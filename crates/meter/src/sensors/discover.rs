@@ -79,8 +79,13 @@ pub enum FindingState {
 
 /// Finds the sensors for a run of this process on `devices`.
 pub fn discover(config: &EnergyConfig, devices: &[ComputeDevice]) -> Discovery {
+    discover_for(config, devices, Workload::ThisProcess)
+}
+
+/// Finds the sensors for a run of `workload` on `devices`.
+pub fn discover_for(config: &EnergyConfig, devices: &[ComputeDevice], workload: Workload) -> Discovery {
     let visible = VisibleDevices::from_env();
-    discover_with(config, devices, Workload::ThisProcess, library().as_deref(), &visible).calibrated(config)
+    discover_with(config, devices, workload, library().as_deref(), &visible).calibrated(config)
 }
 
 /// Finds the sensors for `workload` on the boards that CUDA would show a program started from here.

@@ -138,7 +138,7 @@ pub struct DramModel {
 
 /// The processor's estimate. `tdp` is `energy.cpu_tdp_w`.
 pub fn cpu(workload: Workload, tdp: Option<Watts>) -> EstimateSensor<CpuModel> {
-    let share = CpuShare::here();
+    let share = CpuShare::of(workload);
     let tdp = tdp.map_or(Tdp::Guessed { cpus: share.host }, Tdp::Known);
     let info = cpu_info(tdp, &share);
     let now = MonotonicNs::now();
@@ -310,8 +310,8 @@ impl PowerModel for CpuModel {
     fn holds(&self) -> Seconds {
         match self.workload {
             Workload::ThisProcess => Seconds::ZERO,
-            // Reading every child's state from /proc is dear.
-            Workload::Children => LOAD_PERIOD * 0.5,
+            // Reading the state of other processes from /proc is dear.
+            Workload::Children | Workload::Ranks(_) => LOAD_PERIOD * 0.5,
         }
     }
 

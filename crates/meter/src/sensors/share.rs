@@ -3,7 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rustix::thread::sched_getaffinity;
+use rustix::process::Pid;
+use rustix::thread::{CpuSet, sched_getaffinity};
+
+use crate::sensors::workload::Workload;
 
 /// Processors that the process may use, out of the machine's.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -15,9 +18,14 @@ pub struct CpuShare {
 }
 
 impl CpuShare {
-    /// This process, on this machine.
-    pub fn here() -> Self {
-        let affinity = sched_getaffinity(None).map_or(1.0, |set| f64::from(set.count().max(1)));
+    /// Of a workload on this machine. What bounds one rank to a few processors leaves others to the other ranks.
+    pub fn of(workload: Workload) -> Self {
+        let affinity = match workload {
+            Workload::ThisProcess | Workload::Children => affinity(&[None]),
+            Workload::Ranks(pids) => {
+                affinity(&pids.iter().map(|&pid| Pid::from_raw(pid as i32)).collect::<Vec<_>>())
+            }
+        };
         let online = fs::read_to_string("/sys/devices/system/cpu/online").ok();
         let host = online.as_deref().and_then(count_list).unwrap_or(affinity).max(affinity);
         let available = quota(Path::new("/")).map_or(affinity, |quota| quota.min(affinity));
@@ -28,6 +36,13 @@ impl CpuShare {
     pub fn fraction(&self) -> f64 {
         (self.available / self.host).min(1.0)
     }
+}
+
+/// Processors that any of some processes may use.
+fn affinity(processes: &[Option<Pid>]) -> f64 {
+    let sets: Vec<CpuSet> = processes.iter().filter_map(|pid| sched_getaffinity(*pid).ok()).collect();
+    let of_any = (0..CpuSet::MAX_CPU).filter(|&cpu| sets.iter().any(|set| set.is_set(cpu))).count();
+    of_any.max(1) as f64
 }
 
 /// How many processors a list such as `0-3,8` names.
@@ -123,7 +138,7 @@ mod tests {
 
     #[test]
     fn the_share_is_a_share() {
-        let share = CpuShare::here();
+        let share = CpuShare::of(Workload::ThisProcess);
         assert!(share.available > 0.0 && share.host >= 1.0, "{share:?}");
         assert!(share.fraction() > 0.0 && share.fraction() <= 1.0);
     }

@@ -21,9 +21,20 @@ pub enum Workload {
     /// The children of this process and theirs, running or ended. Orphans among them belong to it where this process
     /// adopts them (`PR_SET_CHILD_SUBREAPER`), and leave the tree where it does not.
     Children,
+    /// These processes, by their numbers: ranks on this machine that train together. [`Workload::of_ranks`] makes it.
+    Ranks(&'static [u32]),
 }
 
 impl Workload {
+    /// This process, or this and others that train with it on this machine: `pids` are the numbers of all. They are kept for as
+    /// long as this process.
+    pub fn of_ranks(pids: Vec<u32>) -> Self {
+        match pids.as_slice() {
+            [] | [_] => Self::ThisProcess,
+            _ => Self::Ranks(pids.leak()),
+        }
+    }
+
     /// Processor time used so far, over all threads.
     pub fn cpu_time(self) -> Seconds {
         match self {
@@ -36,7 +47,12 @@ impl Workload {
                     .filter_map(|pid| stat_ticks(pid))
                     .map(|ticks| ticks.own + ticks.ended_children)
                     .sum();
-                Seconds((ended + running) as f64 / TICKS_PER_SECOND)
+                seconds(ended + running)
+            }
+            Self::Ranks(_) => {
+                let ticks =
+                    self.processes().iter().filter_map(|pid| stat_ticks(pid)).map(|ticks| ticks.own).sum();
+                seconds(ticks)
             }
         }
     }
@@ -71,6 +87,7 @@ impl Workload {
         let own: Vec<String> = match self {
             Self::ThisProcess => [vec![std::process::id().to_string()], descendants()].concat(),
             Self::Children => descendants(),
+            Self::Ranks(_) => [self.processes(), descendants()].concat(),
         };
         let is_own = |pid: &u32| own.contains(&pid.to_string());
         let is_known = |pid: &u32| Path::new(&format!("/proc/{pid}")).exists();
@@ -83,6 +100,7 @@ impl Workload {
     fn processes(self) -> Vec<String> {
         match self {
             Self::ThisProcess => vec!["self".to_owned()],
+            Self::Ranks(pids) => pids.iter().map(u32::to_string).collect(),
             Self::Children => descendants(),
         }
     }
@@ -95,7 +113,11 @@ pub fn thread_cpu_time() -> Seconds {
 
 /// Processor time that the whole machine has spent on anything since boot.
 pub fn host_busy_time() -> Option<Seconds> {
-    busy_ticks(&fs::read_to_string("/proc/stat").ok()?).map(|ticks| Seconds(ticks as f64 / TICKS_PER_SECOND))
+    busy_ticks(&fs::read_to_string("/proc/stat").ok()?).map(seconds)
+}
+
+fn seconds(ticks: u64) -> Seconds {
+    Seconds(ticks as f64 / TICKS_PER_SECOND)
 }
 
 fn clock_seconds(clock: ClockId) -> Seconds {
@@ -195,6 +217,22 @@ mod tests {
         assert!(thread_cpu_time().get() > 0.0 && sum > 0);
         assert!(Workload::ThisProcess.resident_bytes() > 100_000);
         assert!(Workload::ThisProcess.resources().peak_memory_bytes.unwrap() > 100_000);
+    }
+
+    #[test]
+    fn ranks_are_counted_together() {
+        let mut child = Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
+        let ranks = Workload::of_ranks(vec![std::process::id(), child.id()]);
+        let of_child = || stat_ticks(&child.id().to_string()).map_or(0, |ticks| ticks.own);
+        while of_child() < 5 {
+            std::thread::yield_now();
+        }
+        assert!(ranks.cpu_time() >= seconds(of_child()) && ranks.n_running() == 2);
+        assert!(ranks.resident_bytes() > Workload::ThisProcess.resident_bytes());
+        assert!(!ranks.shares_with(&[std::process::id(), child.id()]));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(Workload::of_ranks(vec![7]), Workload::ThisProcess);
     }
 
     #[test]

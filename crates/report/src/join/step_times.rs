@@ -105,6 +105,7 @@ mod tests {
             monotonic_anchor: MonotonicNs(anchor),
             step_start: 0,
             prices: None,
+            ranks: None,
         }
     }
 

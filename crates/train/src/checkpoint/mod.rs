@@ -49,6 +49,11 @@ impl Checkpoints {
         Ok(checkpoints)
     }
 
+    /// The checkpoints under `dir` that another process writes.
+    pub fn of_another(dir: &Path) -> Self {
+        Self { dir: dir.to_owned(), keep: 0 }
+    }
+
     /// Points the links at the newest checkpoint if its save was interrupted just before it did.
     fn mend_links(&self) -> Result<(), TrainError> {
         let Some(step) = self.steps()?.pop() else { return Ok(()) };

@@ -17,9 +17,10 @@ use std::time::Duration;
 
 use bytemuck::Pod;
 use wattle_dist::{DistError, Fabric, Solo};
-use wattle_model::Share;
+use wattle_model::{LanguageModel, Share};
 use wattle_runlog::StopReason;
 
+use crate::error::TrainError;
 use crate::observer::Directive;
 
 /// How often a rank's longest own step is waited for.
@@ -104,6 +105,19 @@ impl Ranks {
         self.fabric.all_gather(bytemuck::cast_slice(own), bytemuck::cast_slice_mut(&mut all), within)?;
         Ok(all)
     }
+}
+
+/// CRC-32C of all weights, by which ranks know that they begin alike.
+///
+/// # Errors
+/// If a tensor operation fails.
+pub fn crc_of_weights(model: &dyn LanguageModel) -> Result<u32, TrainError> {
+    let mut crc = 0;
+    for parameter in model.parameters() {
+        let values = parameter.var.flatten_all()?.to_vec1::<f32>()?;
+        crc = crc32c::crc32c_append(crc, bytemuck::cast_slice(&values));
+    }
+    Ok(crc)
 }
 
 const REASONS: [StopReason; 5] =
