@@ -449,6 +449,9 @@ pub struct GenerateArgs {
     /// Show each step's likeliest tokens with their probabilities; of one text
     #[arg(long)]
     pub explain: bool,
+    /// As JSON once all is written, with speed and energy
+    #[arg(long, conflicts_with = "explain")]
+    pub json: bool,
     /// Write control characters as they are; on a terminal they are escaped otherwise
     #[arg(long)]
     pub raw: bool,

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
+use serde_json::{Value, json};
 use wattle_data::{TextStream, Tokenizer};
+use wattle_meter::WindowEnergy;
 use wattle_model::generate::{ByModel, Decoder, GenerateOptions, Sampling, Step, Texts};
 use wattle_model::{DecoderOptions, ModelError};
 use wattle_ops::board::{Board, Elem};
@@ -27,7 +29,7 @@ const N_EXPLAINED: usize = 5;
 /// Most tokens of prompts that go through a board's engine in one pass.
 const ROWS_AT_ONCE: usize = 128;
 /// Stands between one text and the next.
-const BETWEEN_TEXTS: &str = "---\n";
+const BETWEEN_TEXTS: &str = "\n---\n";
 
 /// Generates text.
 pub fn run(args: &GenerateArgs) -> anyhow::Result<Exit> {
@@ -57,6 +59,11 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<Exit> {
     let decoder = decoder(args, &checkpoint, &device, board, &ids)?;
     let metered = Metered::start(&device.compute);
     let mut texts = Timed::start(Texts::new(decoder, &ids, options).map_err(bad_usage)?);
+    if args.json {
+        let written = collect(&mut texts, tokenizer, &prompts, args.max_tokens)?;
+        print_line(&format!("{:#}", report(args, &prompts, &written, &texts, metered.finish().as_ref())))?;
+        return Ok(Exit::Done);
+    }
     match args.explain {
         true => explain(&mut texts, tokenizer)?,
         false => write(&mut texts, tokenizer, &prompts, args)?,
@@ -163,13 +170,19 @@ impl<'a> Timed<'a> {
         self.last
     }
 
-    /// How fast tokens came after the first, which wait for the prompts and for what is loaded on first use.
+    /// Tokens a second after the first, which wait for the prompts and for what is loaded on first use.
+    fn rate_after_the_first(&self) -> Option<f64> {
+        let (first, n_first) = self.first.filter(|(_, n_first)| self.n_tokens > *n_first)?;
+        Some((self.n_tokens - n_first) as f64 / (self.last.get() - first.get()))
+    }
+
     fn after_the_first(&self) -> String {
-        let Some((first, n_first)) = self.first.filter(|(_, n_first)| self.n_tokens > *n_first) else {
-            return String::new();
-        };
-        let rate = (self.n_tokens - n_first) as f64 / (self.last.get() - first.get());
-        format!(" · first token after {}, then {}", duration(first), si(rate, "tokens/s"))
+        match self.first.zip(self.rate_after_the_first()) {
+            Some(((first, _), rate)) => {
+                format!(" · first token after {}, then {}", duration(first), si(rate, "tokens/s"))
+            }
+            None => String::new(),
+        }
     }
 }
 
@@ -194,6 +207,46 @@ struct Written<'t> {
     waiting: String,
 }
 
+/// All texts, without their prompts.
+fn collect(
+    texts: &mut Timed<'_>,
+    tokenizer: &Tokenizer,
+    prompts: &[String],
+    max_tokens: usize,
+) -> anyhow::Result<Vec<String>> {
+    let mut written: Vec<_> = prompts.iter().map(|_| Written::new(tokenizer, String::new())).collect();
+    for steps in texts {
+        for (text_idx, Step { token, .. }) in steps? {
+            written[text_idx].add(token, tokenizer.end_of_text() == Some(token), max_tokens)?;
+        }
+    }
+    Ok(written.into_iter().map(|text| text.waiting).collect())
+}
+
+fn report(
+    args: &GenerateArgs,
+    prompts: &[String],
+    written: &[String],
+    texts: &Timed<'_>,
+    energy: Option<&WindowEnergy>,
+) -> Value {
+    let of = |(prompt, text): (&String, &String)| json!({ "prompt": prompt, "text": text });
+    json!({
+        "schema": "wattle.generation/1",
+        "checkpoint": args.checkpoint,
+        "texts": prompts.iter().zip(written).map(of).collect::<Vec<_>>(),
+        "tokens": texts.n_tokens,
+        "seconds": texts.time(),
+        "first_token_s": texts.first.map(|(first, _)| first),
+        "tokens_per_s": texts.rate_after_the_first(),
+        "engine": texts.texts.describe(),
+        "energy_j": energy.map(|window| window.energy),
+        "energy_uncertainty_j": energy.map(|window| window.uncertainty),
+        "measured_fraction": energy.map(|window| window.measured_fraction),
+        "unmetered_devices": energy.map(|window| &window.unmetered_devices),
+    })
+}
+
 /// Writes prompts and texts one after the other, each as it becomes certain and the ones before it have ended.
 fn write(
     texts: &mut Timed<'_>,
@@ -202,9 +255,7 @@ fn write(
     args: &GenerateArgs,
 ) -> anyhow::Result<()> {
     let print = if args.raw { print_raw } else { print };
-    let text =
-        |prompt: &String| Written { stream: Some(tokenizer.stream()), n_tokens: 0, waiting: prompt.clone() };
-    let mut written: Vec<_> = prompts.iter().map(text).collect();
+    let mut written: Vec<_> = prompts.iter().map(|prompt| Written::new(tokenizer, prompt.clone())).collect();
     let mut current = 0;
     print(&std::mem::take(&mut written[0].waiting))?;
     for steps in texts {
@@ -218,18 +269,23 @@ fn write(
                 break;
             }
             current += 1;
-            print(if current < prompts.len() { BETWEEN_TEXTS } else { "" })?;
+            print(if current < prompts.len() { BETWEEN_TEXTS } else { "\n" })?;
         }
     }
     // Without tokens, texts are their prompts.
-    for (idx, text) in written.iter().enumerate().filter(|_| args.max_tokens == 0) {
-        print(if idx == 0 { "" } else { BETWEEN_TEXTS })?;
-        print(&(text.waiting.clone() + "\n"))?;
+    if args.max_tokens == 0 {
+        let rest: Vec<_> = written.into_iter().map(|text| text.waiting).collect();
+        print(&(rest.join(BETWEEN_TEXTS) + "\n"))?;
     }
     Ok(())
 }
 
-impl Written<'_> {
+impl<'t> Written<'t> {
+    /// A text that begins with `prompt`.
+    fn new(tokenizer: &'t Tokenizer, prompt: String) -> Self {
+        Self { stream: Some(tokenizer.stream()), n_tokens: 0, waiting: prompt }
+    }
+
     fn add(&mut self, token: u32, ends: bool, max_tokens: usize) -> anyhow::Result<()> {
         let mut stream = self.stream.take().expect("a text that is over has no more tokens");
         self.n_tokens += 1;
@@ -237,7 +293,7 @@ impl Written<'_> {
             self.waiting += &stream.push(token)?;
         }
         if ends || self.n_tokens == max_tokens {
-            self.waiting += &(stream.finish()? + "\n");
+            self.waiting += &stream.finish()?;
         } else {
             self.stream = Some(stream);
         }

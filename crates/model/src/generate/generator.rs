@@ -135,7 +135,7 @@ impl<'a> Texts<'a> {
         for (idx, prompt) in prompts.iter().enumerate() {
             match options.start(prompt, vocab_size) {
                 Ok(pending) => {
-                    waiting.push_back(Text { idx, slot: 0, pending, n_generated: 0, is_over: false })
+                    waiting.push_back(Text { idx, slot: 0, pending, n_generated: 0, is_over: false });
                 }
                 Err(fault) => faults.push(fault),
             }
