@@ -2,6 +2,13 @@
 
 use std::process::ExitCode;
 
+#[cfg(feature = "train")]
+use wattle_dist::DistError;
+#[cfg(feature = "train")]
+use wattle_session::SessionError;
+#[cfg(feature = "train")]
+use wattle_train::TrainError;
+
 use crate::terminal::StdoutError;
 
 /// Why a command ended otherwise than by an error of its own.
@@ -53,12 +60,53 @@ fn failure(error: &anyhow::Error) -> ExitCode {
         }
         return ExitCode::from(2);
     }
+    #[cfg(feature = "train")]
+    if let Some(parting) = error.downcast_ref().and_then(Parting::of) {
+        if parting.is_said_here {
+            tracing::error!("{error:#}");
+        }
+        return ExitCode::from(parting.status);
+    }
     if error.downcast_ref().is_some_and(StdoutError::is_closed_pipe) {
         // 128 + SIGPIPE: how a program ends that leaves the signal to the system.
         return ExitCode::from(141);
     }
     tracing::error!("{error:#}");
     ExitCode::FAILURE
+}
+
+/// How a rank ends that cannot go on because of others, or after another has said why.
+#[cfg(feature = "train")]
+struct Parting {
+    status: u8,
+    is_said_here: bool,
+}
+
+/// Ranks have parted; the run goes on with `--resume`.
+#[cfg(feature = "train")]
+const PARTED: u8 = wattle_dist::EXIT_PARTED;
+
+#[cfg(feature = "train")]
+impl Parting {
+    fn of(error: &SessionError) -> Option<Self> {
+        match error {
+            SessionError::ToldByLeader { is_usage } => {
+                Some(Self { status: if *is_usage { 2 } else { 1 }, is_said_here: false })
+            }
+            SessionError::Train(TrainError::Parted { source, rank, .. }) => {
+                let is_said_here = (0..*rank).all(|other| source.ranks().contains(&other));
+                Some(Self { status: PARTED, is_said_here })
+            }
+            SessionError::Train(TrainError::Ranks(source)) => {
+                // Before the first step, a rank that has ended has said why.
+                let is_said_here = !crate::ranks::is_follower() && !matches!(source, DistError::Gone { .. });
+                Some(Self { status: PARTED, is_said_here })
+            }
+            // Whatever else ends a rank the leading one hears, and says.
+            _ if crate::ranks::is_follower() => Some(Self { status: 1, is_said_here: false }),
+            _ => None,
+        }
+    }
 }
 
 /// What is wrong with the command line or the configuration, if that is what ended the process.

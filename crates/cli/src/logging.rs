@@ -35,9 +35,11 @@ enum Sink {
     },
 }
 
-/// Sets logging up for the process. Lines on the terminal go above `bars`. `RUST_LOG` overrides the flags.
-pub fn init(verbose: u8, quiet: bool, bars: &MultiProgress) -> LogFile {
+/// Sets logging up for the process. Lines on the terminal go above `bars`; where it is `silent`, only errors do. `RUST_LOG`
+/// overrides the flags.
+pub fn init(verbose: u8, quiet: bool, silent: bool, bars: &MultiProgress) -> LogFile {
     let level = match (quiet, verbose) {
+        _ if silent => LevelFilter::ERROR,
         (true, _) => LevelFilter::WARN,
         (false, 0) => LevelFilter::INFO,
         (false, 1) => LevelFilter::DEBUG,

@@ -18,6 +18,8 @@ mod output_file;
 #[cfg(feature = "train")]
 mod plan;
 #[cfg(feature = "train")]
+mod ranks;
+#[cfg(feature = "train")]
 mod run;
 #[cfg(feature = "train")]
 mod signals;
@@ -42,11 +44,12 @@ use crate::hints::with_hint;
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let args = Args::try_parse_from(&arguments).unwrap_or_else(|error| with_hint(error, &arguments).exit());
-    let bars = bars(args.quiet);
-    let log_file = logging::init(args.verbose, args.quiet, &bars);
+    let quiet = args.quiet || is_silent(&args.command);
+    let bars = bars(quiet);
+    let log_file = logging::init(args.verbose, quiet, is_silent(&args.command), &bars);
     let outcome = match &args.command {
         #[cfg(feature = "train")]
-        Command::Train(train) => commands::train::run(train, &bars, &log_file, args.quiet),
+        Command::Train(train) => commands::train::run(train, &bars, &log_file, quiet),
         #[cfg(feature = "train")]
         Command::Prepare(prepare) => commands::prepare::run(prepare, &bars, args.quiet),
         #[cfg(feature = "train")]
@@ -74,6 +77,18 @@ fn main() -> ExitCode {
     };
     drop(log_file);
     exit::status(outcome)
+}
+
+/// Whether another rank of the same training says what there is to say.
+fn is_silent(command: &Command) -> bool {
+    #[cfg(feature = "train")]
+    let is_silent = matches!(command, Command::Train(_)) && ranks::is_follower();
+    #[cfg(not(feature = "train"))]
+    let is_silent = {
+        let _ = command;
+        false
+    };
+    is_silent
 }
 
 /// Where bars are drawn: nowhere, if they are not wanted or the terminal cannot show them.

@@ -94,6 +94,17 @@ pub enum DistError {
     },
 }
 
+impl DistError {
+    /// The ranks that it is about, as far as they are known.
+    pub fn ranks(&self) -> &[usize] {
+        match self {
+            Self::Silent { silent, .. } => silent,
+            Self::Gone { gone, .. } => gone,
+            _ => &[],
+        }
+    }
+}
+
 /// Ranks for a person: `ranks 1 and 3`.
 pub fn names_of(ranks: &[usize]) -> String {
     let numbers: Vec<String> = ranks.iter().map(usize::to_string).collect();

@@ -28,6 +28,8 @@ pub struct Launched {
     pub world: Option<usize>,
     /// Its number on its machine, if the launcher says so.
     pub local_rank: Option<usize>,
+    /// Ranks on its machine, if the launcher says so.
+    pub local_world: Option<usize>,
     /// Where rank 0 can be reached, by torchrun: host and port. The port is that of torchrun's own agent.
     pub master: Option<(String, u16)>,
 }
@@ -40,6 +42,7 @@ struct Variables {
     rank: &'static str,
     world: &'static [&'static str],
     local_rank: &'static str,
+    local_world: &'static [&'static str],
 }
 
 /// The first whose mark and rank are set is it. An inner launcher inherits the variables of the outer one, so what
@@ -52,6 +55,7 @@ const LAUNCHERS: [Variables; 6] = [
         rank: "OMPI_COMM_WORLD_RANK",
         world: &["OMPI_COMM_WORLD_SIZE"],
         local_rank: "OMPI_COMM_WORLD_LOCAL_RANK",
+        local_world: &["OMPI_COMM_WORLD_LOCAL_SIZE"],
     },
     Variables {
         launcher: Launcher::Pmi,
@@ -59,6 +63,7 @@ const LAUNCHERS: [Variables; 6] = [
         rank: "PMI_RANK",
         world: &["PMI_SIZE"],
         local_rank: "MPI_LOCALRANKID",
+        local_world: &["MPI_LOCALNRANKS"],
     },
     Variables {
         launcher: Launcher::Pmix,
@@ -66,6 +71,7 @@ const LAUNCHERS: [Variables; 6] = [
         rank: "PMIX_RANK",
         world: &["SLURM_STEP_NUM_TASKS"],
         local_rank: "SLURM_LOCALID",
+        local_world: &["SLURM_NTASKS_PER_NODE"],
     },
     TORCHRUN,
     // A batch script itself has a rank and a number of tasks too; this is set in what srun starts alone.
@@ -75,6 +81,7 @@ const LAUNCHERS: [Variables; 6] = [
         rank: "SLURM_PROCID",
         world: &["SLURM_STEP_NUM_TASKS"],
         local_rank: "SLURM_LOCALID",
+        local_world: &["SLURM_NTASKS_PER_NODE"],
     },
 ];
 
@@ -84,6 +91,7 @@ const TORCHRUN: Variables = Variables {
     rank: "RANK",
     world: &["WORLD_SIZE"],
     local_rank: "LOCAL_RANK",
+    local_world: &["LOCAL_WORLD_SIZE"],
 };
 
 impl Launched {
@@ -119,8 +127,10 @@ impl Launched {
             });
         }
         let local_rank = optional(found.local_rank)?;
+        let local_world =
+            found.local_world.iter().find(|name| is_set(name)).map(|name| number(name)).transpose()?;
         let master = if launcher == Launcher::Torchrun { master(&variable)? } else { None };
-        Ok(Some(Self { launcher, rank, world, local_rank, master }))
+        Ok(Some(Self { launcher, rank, world, local_rank, local_world, master }))
     }
 }
 

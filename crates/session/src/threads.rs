@@ -18,8 +18,17 @@ pub fn n_processors() -> usize {
 /// # Safety
 /// No other thread may be running: the environment is changed.
 pub unsafe fn set_threads(threads: usize) {
+    // SAFETY: as for this function.
+    unsafe { set_threads_of_rank(threads, 1) }
+}
+
+/// [`set_threads`] of one of `local_world` ranks on this machine, which share its processors.
+///
+/// # Safety
+/// As for [`set_threads`].
+pub unsafe fn set_threads_of_rank(threads: usize, local_world: usize) {
     let n = match threads {
-        0 => n_processors(),
+        0 => fair_share(local_world),
         n => n,
     };
     let n = n.to_string();
@@ -35,6 +44,16 @@ pub unsafe fn set_threads(threads: usize) {
             unsafe { std::env::set_var(name, value) };
         }
     }
+}
+
+/// Processors for one of some ranks. Launchers bind ranks to some processors, to a socket that several of them share, or to
+/// none.
+fn fair_share(local_world: usize) -> usize {
+    let online = std::fs::read_to_string("/sys/devices/system/cpu/online").ok();
+    let online =
+        online.as_deref().and_then(wattle_meter::sensors::share::count_list).unwrap_or(f64::INFINITY);
+    let fair = (online / local_world.max(1) as f64) as usize;
+    n_processors().min(fair.max(1))
 }
 
 /// What is wrong if `threads` (`train.threads`) asks for another number than this process computes with; it cannot be

@@ -7,24 +7,31 @@ use wattle_report::words::describe::{describe_energy, energy_warnings, estimate_
 use wattle_report::words::quantity::{count, duration};
 use wattle_runlog::StopReason;
 use wattle_session::data::prepare;
-use wattle_session::{Config, Forecast, Outcome, Resume, Session, Trained, warmup_warning};
+use wattle_session::{
+    Config, Forecast, Outcome, Resume, Session, SessionError, Together, Trained, warmup_warning,
+};
 
 use crate::allocator::give_back;
 use crate::args::TrainArgs;
 use crate::display::Display;
-use crate::exit::Exit;
+use crate::exit::{BadUsage, Exit};
 use crate::following::Following;
 use crate::logging::LogFile;
 use crate::plan;
+use crate::ranks::{find, local_world};
 use crate::run::{Target, target};
 use crate::signals::StopSignal;
 use crate::terminal::{is_drawn_on, print};
-use crate::threads::set_threads;
+use crate::threads::set_threads_of_rank;
 
 /// Trains.
 pub fn run(args: &TrainArgs, bars: &MultiProgress, log_file: &LogFile, quiet: bool) -> anyhow::Result<Exit> {
-    let target = target(args)?;
-    set_threads(target.config.train.threads);
+    let target = target(args);
+    let train = target.as_ref().map(|target| target.config.train.clone()).unwrap_or_default();
+    set_threads_of_rank(train.threads, local_world());
+    let ranks = find(train.rank_deadline_s)?;
+    let target = target.map_err(|BadUsage { faults }| SessionError::Config(faults));
+    let target = Together::new(&ranks).meet(target)?;
     let display = Display::new(bars.clone(), is_drawn_on() && !quiet);
     if args.dry_run {
         return dry_run(args, &target.config, display);
@@ -39,12 +46,15 @@ pub fn run(args: &TrainArgs, bars: &MultiProgress, log_file: &LogFile, quiet: bo
         .device(args.device)
         .verify(verify(args))
         .resume(resume)
+        .ranks(ranks)
         .listener(&mut following)
         .stop_when(|| signal.is_asked())
         .train()?;
     Ok(match outcome {
         Outcome::WasFinished => leave_alone(&target),
         Outcome::Trained(trained) => summarize(&trained),
+        Outcome::Followed(StopReason::Signal) => Exit::Requeue,
+        Outcome::Followed(_) => Exit::Done,
     })
 }
 
