@@ -8,15 +8,19 @@
 //   attend   of a row, a head and a span of positions: maximum and sum of exp(scores), and the weighted sum of values
 //   combine  out = the spans of a head, in their order
 //   gather   out[i] = x[rows[i]]
+//   linear   out = x * W + bias of up to eight rows, or of eight rows a block of the grid's y: the time goes into reading
+//            W once. in: W lies (in, out), out: (out, in). Sums of a row are in one order whatever the number of rows
 //
 // A row sees the keys j of its text with position - window < j <= position; span s of them is [s * span, (s + 1) * span).
 // What a row gets depends on its text, its position and the sizes alone: not on the other rows of the launch.
 //
 // qkv (n, (h + 2 * h_kv) * d): queries, keys and values side by side. keys, values (slots, h_kv, room, d); partial
 // (n, h, spans, d), stats (n, h, spans, 2) f32, of spans that no key of is seen not written. cos, sin (>= room, d / 2) f32,
-// null where positions turn nothing. out: embed and gather (n, c), combine (n, h * d), overwritten.
+// null where positions turn nothing. x (n, in), bias (out) or null. out: embed and gather (n, c), combine (n, h * d), linear
+// (n, out), overwritten.
 // Launch: embed, gather: grid (n), block 128. store: grid (n, heads from first_head on), block 32. attend: grid (spans, h,
-// n), block 128, (d + span) * 4 bytes of shared memory beside what is static. combine: grid (h, n), block 64.
+// n), block 128, (d + span) * 4 bytes of shared memory beside what is static. combine: grid (h, n), block 64. linear_in:
+// grid (out / (2 * pack), n / rows), block 256; linear_out: grid (out / 4, n / rows), block 128.
 #include "common.cuh"
 
 constexpr uint32_t NO_SLOT = 0xffffffffu;
@@ -24,6 +28,17 @@ constexpr unsigned THREADS = 128;
 // Lanes that share a key: whole warps hold several.
 constexpr unsigned LANES_A_KEY = 8;
 constexpr unsigned KEYS_AT_ONCE = THREADS / LANES_A_KEY;
+
+// The pack at `p`. Where rows are whole packs, no branch stands between one load and the next, so that many are on
+// their way at once.
+template <bool WHOLE, class T> __device__ __forceinline__ Pack<T> fetch(const T* p, int n_left) {
+  if constexpr (WHOLE) return widen<T>(load_line(p, true));
+  else return load(p, n_left);
+}
+
+template <class T> __device__ __forceinline__ bool are_whole(const T* rows, int width) {
+  return width % Pack<T>::N == 0 && is_aligned(rows);
+}
 
 template <class T>
 __device__ __forceinline__ void embed(T* out, const uint32_t* tokens, const uint32_t* positions, const T* token_table,
@@ -86,8 +101,8 @@ struct Seen {
       : begin(max(0, (int)position + 1 - window)), end((int)position + 1) {}
 };
 
-// The scores of the keys [first, last), which start at `keys`.
-template <class T>
+// The scores of some keys.
+template <bool WHOLE, class T>
 __device__ __forceinline__ void score(float* scores, const float* query, const T* keys, int n_keys, int d,
                                       float scale) {
   constexpr int N = Pack<T>::N;
@@ -97,10 +112,10 @@ __device__ __forceinline__ void score(float* scores, const float* query, const T
     float dot = 0.0f;
     if (j < n_keys) {
       for (int i = lane * N; i < d; i += LANES_A_KEY * N) {
-        const Pack<T> key = load(keys + (size_t)j * d + i, d - i);
+        const Pack<T> key = fetch<WHOLE>(keys + (size_t)j * d + i, d - i);
 #pragma unroll
         for (int k = 0; k < N; k++) {
-          if (i + k < d) dot += query[i + k] * key.values[k];
+          if (WHOLE || i + k < d) dot += query[i + k] * key.values[k];
         }
       }
     }
@@ -111,10 +126,10 @@ __device__ __forceinline__ void score(float* scores, const float* query, const T
 }
 
 // Sum of weights * values, by groups of threads that take every n-th key each, then over groups in their order.
-template <class T>
-__device__ __forceinline__ void weigh(float* out, const float* weights, const T* values, int n_keys, int d) {
+template <bool WHOLE, class T>
+__device__ __forceinline__ void weigh(float* out, float* sums, const float* weights, const T* values, int n_keys,
+                                      int d) {
   constexpr unsigned N = Pack<T>::N;
-  __shared__ float sums[THREADS * N];
   const unsigned n_packs = (d + N - 1) / N;
   for (unsigned tile = 0; tile < n_packs; tile += THREADS) {
     const unsigned width = min(n_packs - tile, THREADS), n_groups = THREADS / width;
@@ -124,7 +139,7 @@ __device__ __forceinline__ void weigh(float* out, const float* weights, const T*
       Pack<T> sum{};
 #pragma unroll 4
       for (int j = group; j < n_keys; j += n_groups) {
-        const Pack<T> value = load(values + (size_t)j * d + column, d - column);
+        const Pack<T> value = fetch<WHOLE>(values + (size_t)j * d + column, d - column);
         const float weight = weights[j];
 #pragma unroll
         for (unsigned k = 0; k < N; k++) sum.values[k] += weight * value.values[k];
@@ -148,6 +163,7 @@ __device__ __forceinline__ void attend(float* partial, float* stats, const T* qk
                                        const uint32_t* slots, const uint32_t* positions, int n_heads, int n_kv_heads,
                                        int d, int room, int window, int span, float scale) {
   DYNAMIC_SHARED(shared);
+  __shared__ float sums[THREADS * Pack<T>::N];
   float* query = reinterpret_cast<float*>(shared);
   float* scores = query + d;
   const size_t head = blockIdx.y, row = blockIdx.z;
@@ -160,7 +176,9 @@ __device__ __forceinline__ void attend(float* partial, float* stats, const T* qk
   for (int i = threadIdx.x; i < d; i += THREADS) query[i] = to_f32(q[i]);
   __syncthreads();
   const size_t at = (((size_t)slot * n_kv_heads + head / (n_heads / n_kv_heads)) * room + first) * d;
-  score(scores, query, keys + at, n_keys, d, scale);
+  const bool whole = are_whole(keys, d) && is_aligned(values);
+  if (whole) score<true>(scores, query, keys + at, n_keys, d, scale);
+  else score<false>(scores, query, keys + at, n_keys, d, scale);
   __syncthreads();
   float largest = -INFINITY, sum = 0.0f;
   for (int j = threadIdx.x; j < n_keys; j += THREADS) largest = fmaxf(largest, scores[j]);
@@ -175,7 +193,8 @@ __device__ __forceinline__ void attend(float* partial, float* stats, const T* qk
     stats[2 * place] = largest;
     stats[2 * place + 1] = sum;
   }
-  weigh(partial + place * d, scores, values + at, n_keys, d);
+  if (whole) weigh<true>(partial + place * d, sums, scores, values + at, n_keys, d);
+  else weigh<false>(partial + place * d, sums, scores, values + at, n_keys, d);
 }
 
 template <class T>
@@ -199,6 +218,100 @@ __device__ __forceinline__ void combine(T* out, const float* partial, const floa
       sum += partial[(place * n_spans + s) * d + i] * expf(own[2 * s] - largest);
     }
     to[i] = from_f32<T>(sum / total);
+  }
+}
+
+constexpr unsigned IN_THREADS = 256;
+// Neighbouring packs of columns that a block has: the rows of a weight are read in sectors of 32 bytes.
+constexpr unsigned PACKS_WIDE = 2;
+constexpr unsigned IN_GROUPS = IN_THREADS / PACKS_WIDE;
+
+// The sums of one pack of columns over every IN_GROUPS-th row of W.
+template <bool WHOLE, int ROWS, class T>
+__device__ __forceinline__ void sum_rows(float (&sums)[ROWS][Pack<T>::N], const T* x, const T* weight, int first,
+                                         int n_in, int n_out, int column) {
+#pragma unroll(ROWS == 8 ? 2 : 4)
+  for (int i = first; i < n_in; i += IN_GROUPS) {
+    const Pack<T> w = fetch<WHOLE>(weight + (size_t)i * n_out + column, n_out - column);
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+      const float a = to_f32(x[(size_t)r * n_in + i]);
+#pragma unroll
+      for (int k = 0; k < Pack<T>::N; k++) sums[r][k] += a * w.values[k];
+    }
+  }
+}
+
+// Each group of threads takes every n-th row of W; then groups are added up, within warps and over them.
+template <int ROWS, class T>
+__device__ __forceinline__ void linear_in(T* out, const T* x, const T* weight, const T* bias, int n_in, int n_out) {
+  constexpr int N = Pack<T>::N;
+  __shared__ float partial[IN_THREADS / WARP][ROWS][PACKS_WIDE * N];
+  const unsigned pack = threadIdx.x % PACKS_WIDE, group = threadIdx.x / PACKS_WIDE;
+  const int first = blockIdx.x * PACKS_WIDE * N, column = first + pack * N;
+  const size_t row = (size_t)blockIdx.y * ROWS;
+  x += row * n_in;
+  float sums[ROWS][N] = {};
+  if (column < n_out) {
+    if (are_whole(weight, n_out)) sum_rows<true, ROWS>(sums, x, weight, group, n_in, n_out, column);
+    else sum_rows<false, ROWS>(sums, x, weight, group, n_in, n_out, column);
+  }
+#pragma unroll
+  for (int r = 0; r < ROWS; r++) {
+#pragma unroll
+    for (int k = 0; k < N; k++) {
+#pragma unroll
+      for (unsigned step = WARP / 2; step >= PACKS_WIDE; step /= 2) {
+        sums[r][k] += __shfl_xor_sync(ALL_LANES, sums[r][k], step);
+      }
+      if (threadIdx.x % WARP < PACKS_WIDE) partial[threadIdx.x / WARP][r][pack * N + k] = sums[r][k];
+    }
+  }
+  __syncthreads();
+  for (unsigned i = threadIdx.x; i < ROWS * PACKS_WIDE * N; i += IN_THREADS) {
+    const int r = i / (PACKS_WIDE * N), place = i % (PACKS_WIDE * N), c = first + place;
+    if (c >= n_out) continue;
+    float sum = 0.0f;
+#pragma unroll
+    for (unsigned warp = 0; warp < IN_THREADS / WARP; warp++) sum += partial[warp][r][place];
+    out[(row + r) * n_out + c] = from_f32<T>(bias == nullptr ? sum : sum + to_f32(bias[c]));
+  }
+}
+
+// A lane's part of the products of rows of x with a row of W.
+template <bool WHOLE, int ROWS, class T>
+__device__ __forceinline__ void multiply_rows(float (&sums)[ROWS], const T* x, const T* weight, int n_in) {
+  constexpr int N = Pack<T>::N;
+#pragma unroll(ROWS == 8 ? 2 : 4)
+  for (int i = threadIdx.x % WARP * N; i < n_in; i += WARP * N) {
+    const Pack<T> w = fetch<WHOLE>(weight + i, n_in - i);
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+      const Pack<T> a = fetch<WHOLE>(x + (size_t)r * n_in + i, n_in - i);
+#pragma unroll
+      for (int k = 0; k < N; k++) sums[r] += a.values[k] * w.values[k];
+    }
+  }
+}
+
+// A warp a column.
+template <int ROWS, class T, class Out>
+__device__ __forceinline__ void linear_out(Out* out, const T* x, const T* weight, const T* bias, int n_in,
+                                           int n_out) {
+  const int c = blockIdx.x * (THREADS / WARP) + threadIdx.x / WARP;
+  const size_t row = (size_t)blockIdx.y * ROWS;
+  if (c >= n_out) return;
+  x += row * n_in;
+  float sums[ROWS] = {};
+  const T* row_of_w = weight + (size_t)c * n_in;
+  if (are_whole(weight, n_in) && is_aligned(x)) multiply_rows<true, ROWS>(sums, x, row_of_w, n_in);
+  else multiply_rows<false, ROWS>(sums, x, row_of_w, n_in);
+#pragma unroll
+  for (int r = 0; r < ROWS; r++) {
+    const float sum = warp_sum(sums[r]);
+    if (threadIdx.x % WARP == 0) {
+      out[(row + r) * n_out + c] = from_f32<Out>(bias == nullptr ? sum : sum + to_f32(bias[c]));
+    }
   }
 }
 
@@ -238,3 +351,30 @@ __device__ __forceinline__ void combine(T* out, const float* partial, const floa
 
 DECODE(f32, float)
 DECODE(bf16, bf16)
+
+#define LINEAR_IN(rows, dtype, T)                                                                                  \
+  extern "C" __global__ void __launch_bounds__(256, 2)                                                             \
+      decode_linear_in_##rows##_##dtype(T* out, const T* x, const T* weight, const T* bias, int n_in, int n_out) { \
+    linear_in<rows>(out, x, weight, bias, n_in, n_out);                                                            \
+  }                                                                                                                \
+  EXPORT(decode_linear_in_##rows##_##dtype)
+
+// `name` ends in the type of the result, where that is not that of x.
+#define LINEAR_OUT(rows, name, T, Out)                                                                             \
+  extern "C" __global__ void __launch_bounds__(128, 4) decode_linear_out_##rows##_##name(                          \
+      Out* out, const T* x, const T* weight, const T* bias, int n_in, int n_out) {                                 \
+    linear_out<rows>(out, x, weight, bias, n_in, n_out);                                                           \
+  }                                                                                                                \
+  EXPORT(decode_linear_out_##rows##_##name)
+
+#define LINEAR(rows)                       \
+  LINEAR_IN(rows, f32, float)              \
+  LINEAR_IN(rows, bf16, bf16)              \
+  LINEAR_OUT(rows, f32, float, float)      \
+  LINEAR_OUT(rows, bf16, bf16, bf16)       \
+  LINEAR_OUT(rows, bf16_to_f32, bf16, float)
+
+LINEAR(1)
+LINEAR(2)
+LINEAR(4)
+LINEAR(8)

@@ -197,6 +197,10 @@ fn a_pass_that_is_replayed_gives_the_bits_of_its_first_launch() {
     }
     assert!(all.iter().all(|logits| *logits == all[0]));
     assert!(n_launches.iter().all(|n| *n == n_launches[0] && *n > 0), "{n_launches:?}");
+    let launched = board.launched();
+    assert!(
+        ["decode_linear_in_1_f32", "decode_linear_out_1_f32"].iter().all(|kernel| launched.contains(*kernel))
+    );
     assert!(decoder.describe().contains("f32, passes recorded and replayed"), "{}", decoder.describe());
 }
 

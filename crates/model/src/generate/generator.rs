@@ -109,7 +109,7 @@ impl GenerateOptions {
         if self.n_likeliest == 0 {
             return Ok(Step { token, probability: None, likeliest: Vec::new() });
         }
-        let probabilities = softmax(logits.iter().copied(), 1.0);
+        let probabilities = softmax(logits, 1.0);
         let of = |token: u32| probabilities[token as usize];
         let likeliest =
             likeliest(logits, self.n_likeliest).into_iter().map(|token| (token, of(token))).collect();

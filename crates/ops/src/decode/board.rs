@@ -3,7 +3,7 @@
 //! What a row gets depends on its text, its position and the sizes alone, to the bit: not on the rows beside it.
 
 use crate::attention::Kind;
-use crate::board::args::{args, symbol};
+use crate::board::args::{args, pack_len, symbol};
 use crate::board::{Board, BoardError, DeviceTensor, Launch, Ptr};
 
 /// The place of a row that belongs to no text: it fills a launch up.
@@ -248,5 +248,63 @@ pub fn attend(
             window as i32,
             span as i32,
         ],
+    })
+}
+
+/// A linear layer's weight and bias.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Linear {
+    /// (out, in), or (in, out).
+    pub weight: DeviceTensor,
+    /// (out)
+    pub bias: Option<DeviceTensor>,
+    /// Width of an argument.
+    pub n_in: usize,
+    /// Width of a result.
+    pub n_out: usize,
+    /// Whether the weight is stored (out, in), else (in, out).
+    pub output_first: bool,
+}
+
+/// Rows that one block multiplies at most.
+const MOST_ROWS_A_BLOCK: usize = 8;
+/// Rows beyond which the weight would be read too often: four times are answered by a board's cache.
+const MOST_ROWS: usize = 32;
+
+/// Whether [`linear`] takes `n` rows: a power of two, at most 32.
+pub fn takes(n: usize) -> bool {
+    n.is_power_of_two() && n <= MOST_ROWS
+}
+
+/// `out = x·W + bias` of few rows. What a row gets is the same to the bit whatever their number.
+///
+/// # Shapes
+/// `x` (n, in) → `out` (n, out), overwritten: of the type of `x`, or `f32` where the weight is stored (out, in).
+///
+/// # Errors
+/// If the launch fails.
+///
+/// # Panics
+/// If it does not take that many rows.
+pub fn linear(
+    board: &dyn Board,
+    out: DeviceTensor,
+    x: DeviceTensor,
+    linear: &Linear,
+    n: usize,
+) -> Result<(), BoardError> {
+    assert!(takes(n), "{n} rows: expected a power of two, at most {MOST_ROWS}");
+    let &Linear { weight, bias, n_in, n_out, output_first } = linear;
+    let rows = n.min(MOST_ROWS_A_BLOCK);
+    let elem = x.elem();
+    let widened = if out.elem() == elem { "" } else { "_to_f32" };
+    let (order, columns, threads) =
+        if output_first { ("out", 4, 128) } else { ("in", 2 * pack_len(elem), 256) };
+    board.launch(&Launch {
+        kernel: &format!("decode_linear_{order}_{rows}_{}{widened}", elem.suffix()),
+        grid: [n_out.div_ceil(columns) as u32, (n / rows) as u32, 1],
+        block: [threads, 1, 1],
+        shared_bytes: 0,
+        args: &args![out, x, weight, bias, n_in as i32, n_out as i32],
     })
 }

@@ -3,6 +3,10 @@
 //! A pass is a forward pass over rows of any texts: the tokens that are new in them. Its launches depend on the number
 //! of rows alone, since which rows they are lies in device memory, so that they are recorded once for each number and
 //! replayed. Numbers are rounded up to powers of two, and rows that belong to no text fill a pass up.
+//!
+//! Texts that grow by one token have passes of their own, whose products are made row by row: a text's predictions are
+//! then the same to the bit with and without others beside it (up to 32, where the products are the library's). Prompts
+//! go through the library's products, which may sum in another order for another number of rows.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,6 +19,7 @@ use super::activations::{Attention, AttentionPlan, Passes};
 use super::cache::{Cached, most_predictions};
 use super::error::EngineError;
 use super::fit::RESERVE;
+use super::forward::MicroBatch;
 use super::linear::Products;
 use super::memory::Memory;
 use super::reading::{self, Reading};
@@ -61,6 +66,8 @@ struct PassShape {
     n_predicting: usize,
     /// Whether those are some of the rows, and not all of them in their order.
     gathers: bool,
+    /// Whether each row is the one new token of a text.
+    steps: bool,
 }
 
 /// A token on its way through a pass.
@@ -123,7 +130,7 @@ impl BoardDecoder {
         each: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<(), EngineError> {
         self.reading.check_tokens(texts.iter().flat_map(|(_, tokens)| *tokens))?;
-        let mut rows = Vec::new();
+        let (mut steps, mut prompts) = (Vec::new(), Vec::new());
         for (text_idx, &(slot, tokens)) in texts.iter().enumerate() {
             assert!(!tokens.is_empty(), "a text without new tokens");
             assert!(texts[..text_idx].iter().all(|(other, _)| *other != slot), "slot {slot} comes twice");
@@ -132,10 +139,12 @@ impl BoardDecoder {
             if window.tokens().len() > self.options.room {
                 return Err(EngineError::TextTooLong { got: window.tokens().len(), room: self.options.room });
             }
+            let is_step = window.n_cached() > 0 && window.n_cached() + 1 == window.tokens().len();
+            let rows = if is_step { &mut steps } else { &mut prompts };
             rows.extend(new_rows(window, slot, text_idx));
         }
-        for part in rows.chunks(self.options.most_rows) {
-            self.pass(part, each)?;
+        for (rows, are_steps) in [(prompts, false), (steps, true)] {
+            rows.chunks(self.options.most_rows).try_for_each(|part| self.pass(part, are_steps, each))?;
         }
         for &(slot, _) in texts {
             let window = &mut self.windows[slot];
@@ -177,9 +186,14 @@ impl BoardDecoder {
     }
 
     /// A pass over some rows, and their predictions.
-    fn pass(&mut self, rows: &[Row], each: &mut dyn FnMut(usize, &[f32])) -> Result<(), EngineError> {
+    fn pass(
+        &mut self,
+        rows: &[Row],
+        are_steps: bool,
+        each: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<(), EngineError> {
         let predicting: Vec<_> = (0..).zip(rows).filter(|(_, row)| row.predicts.is_some()).collect();
-        let shape = PassShape::of(rows.len(), predicting.len(), self.options.most_rows);
+        let shape = PassShape::of(rows.len(), predicting.len(), self.options.most_rows, are_steps);
         let filling = Row { token: 0, slot: NO_SLOT, position: 0, predicts: None };
         let all = || rows.iter().chain(std::iter::repeat(&filling)).take(shape.n);
         let [tokens, slots, positions]: [Vec<u32>; 3] = [
@@ -234,8 +248,8 @@ impl BoardDecoder {
     }
 
     fn issue(&self, shape: PassShape) -> Result<(), EngineError> {
-        let PassShape { n, n_predicting, gathers } = shape;
-        let pass = self.reading.pass(n);
+        let PassShape { n, n_predicting, gathers, steps } = shape;
+        let pass = MicroBatch { by_rows: steps, ..self.reading.pass(n) };
         pass.forward()?;
         if n_predicting == 0 {
             return Ok(());
@@ -264,13 +278,14 @@ fn new_rows(window: &Window, slot: usize, text_idx: usize) -> impl Iterator<Item
 
 impl PassShape {
     /// Of `n` rows, of which `n_predicting` predict.
-    fn of(n: usize, n_predicting: usize, most_rows: usize) -> Self {
+    fn of(n: usize, n_predicting: usize, most_rows: usize, steps: bool) -> Self {
         let rounded = n.next_power_of_two().min(most_rows);
-        match n_predicting {
-            0 => Self { n: rounded, n_predicting: 0, gathers: false },
-            _ if n_predicting == n => Self { n: rounded, n_predicting: rounded, gathers: false },
-            _ => Self { n: rounded, n_predicting: n_predicting.next_power_of_two(), gathers: true },
-        }
+        let (n_predicting, gathers) = match n_predicting {
+            0 => (0, false),
+            _ if n_predicting == n => (rounded, false),
+            _ => (n_predicting.next_power_of_two(), true),
+        };
+        Self { n: rounded, n_predicting, gathers, steps }
     }
 }
 

@@ -216,8 +216,8 @@ impl BoardEngine {
         let Memory { state, fp8, eval, activations, .. } = &self.memory;
         let (network, options) = (&self.network, &self.options);
         let (slot, store) = (*eval, Store::Accumulate);
-        let (fp8, dropped_from) = (fp8.as_ref(), None);
-        MicroBatch { board, network, options, state, fp8, slot, activations, dropped_from, b, store }
+        let (fp8, dropped_from, by_rows) = (fp8.as_ref(), None, false);
+        MicroBatch { board, network, options, state, fp8, slot, activations, dropped_from, b, by_rows, store }
     }
 
     /// Refuses tokens that the model does not have, and masks that there is no room for.

@@ -38,6 +38,8 @@ pub(super) struct MicroBatch<'a> {
     pub(super) dropped_from: Option<usize>,
     /// Sequences.
     pub(super) b: usize,
+    /// Whether products are made row by row, where rows are few: see [`Products`].
+    pub(super) by_rows: bool,
     /// Whether gradients of parameters are added to what is there. Those of tables are in any case.
     pub(super) store: Store,
 }
@@ -396,9 +398,9 @@ impl<'a> MicroBatch<'a> {
     }
 
     pub(super) fn products(&self) -> Products<'a> {
-        let &Self { board, state, fp8, .. } = self;
+        let &Self { board, state, fp8, by_rows, .. } = self;
         let (working, gradients) = (state.working, state.gradients);
-        Products { board, working, gradients, fp8, n: self.n() }
+        Products { board, working, gradients, fp8, n: self.n(), by_rows }
     }
 
     pub(super) fn embedding_rows(&self) -> embedding::Rows {

@@ -83,6 +83,7 @@ impl Reading {
             activations,
             dropped_from: None,
             b,
+            by_rows: false,
             store: Store::Overwrite,
         }
     }

@@ -5,8 +5,10 @@ use wattle_random::{Purpose, Stream};
 use super::bench::Bench;
 use crate::HeadRows;
 use crate::attention::{Kind, cpu};
-use crate::board::{BoardError, DeviceTensor};
-use crate::decode::board::{Cache, NO_SLOT, Rows, Scratch, Shape, attend, embed, gather, store};
+use crate::board::{BoardError, DeviceTensor, Ptr};
+use crate::decode::board::{
+    Cache, Linear, NO_SLOT, Rows, Scratch, Shape, attend, embed, gather, linear, store,
+};
 use crate::rope::{Rotary, Scaling, cpu as rope};
 use crate::verify::Check;
 
@@ -25,7 +27,45 @@ pub(super) fn checks(bench: &mut Bench<'_>) -> Result<Vec<Check>, BoardError> {
         }
         all.push(decode(bench, shape, Kind::Causal, false)?);
     }
+    for [n_in, n_out] in [[41, 9], [24, 130], [776, 48]] {
+        for n in [1, 2, 4, 16] {
+            for output_first in [false, true] {
+                all.push(product(bench, [n, n_in, n_out], output_first, false)?);
+            }
+            all.push(product(bench, [n, n_in, n_out], true, true)?);
+        }
+    }
     Ok(all)
+}
+
+/// A linear layer of few rows, whose result is of the type at hand or, `widened`, in `f32`.
+fn product(
+    bench: &mut Bench<'_>,
+    [n, n_in, n_out]: [usize; 3],
+    output_first: bool,
+    widened: bool,
+) -> Result<Check, BoardError> {
+    bench.clear();
+    let (x, x_ptr) = bench.normal(0, n * n_in)?;
+    let (w, weight) = bench.normal(1, n_in * n_out)?;
+    let (b, bias) = bench.normal(2, n_out)?;
+    let out: DeviceTensor =
+        if widened { bench.room_of::<f32>(n * n_out)?.into() } else { bench.room(n * n_out)? };
+    let bias = (!widened).then_some(bias);
+    linear(bench.board, out, x_ptr, &Linear { weight, bias, n_in, n_out, output_first }, n)?;
+    let of_weight = |i: usize, o: usize| if output_first { w[o * n_in + i] } else { w[i * n_out + o] };
+    let element = |r: usize, o: usize| {
+        let sum: f64 = (0..n_in).map(|i| f64::from(x[r * n_in + i]) * f64::from(of_weight(i, o))).sum();
+        (sum + if widened { 0.0 } else { f64::from(b[o]) }) as f32
+    };
+    let expected: Vec<f32> =
+        (0..n).flat_map(|r| (0..n_out).map(move |o| (r, o))).map(|(r, o)| element(r, o)).collect();
+    let order = if output_first { "(out, in)" } else { "(in, out)" };
+    let subject = bench.subject("decode", format!("linear ({n}, {n_in}) by {order}, {n_out} columns"));
+    match widened {
+        true => bench.check_f32(&subject, "out", Ptr::new(out.bytes()), &expected, n_in),
+        false => bench.check(&subject, "out", out, &expected, 1.0, n_in),
+    }
 }
 
 /// Rows of tables by explicit positions, and then some of them in another order.
