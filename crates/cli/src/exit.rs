@@ -1,6 +1,8 @@
 //! How the process ends.
 
 use std::process::ExitCode;
+#[cfg(feature = "train")]
+use std::time::Duration;
 
 #[cfg(feature = "train")]
 use wattle_dist::DistError;
@@ -62,8 +64,10 @@ fn failure(error: &anyhow::Error) -> ExitCode {
     }
     #[cfg(feature = "train")]
     if let Some(parting) = error.downcast_ref().and_then(Parting::of) {
-        if parting.is_said_here {
-            tracing::error!("{error:#}");
+        match parting.is_said_here {
+            true => tracing::error!("{error:#}"),
+            // A launcher ends all ranks as soon as one fails: let the other finish its sentence.
+            false => std::thread::sleep(SENTENCE),
         }
         return ExitCode::from(parting.status);
     }
@@ -82,6 +86,10 @@ struct Parting {
     is_said_here: bool,
 }
 
+/// How long another rank may take to say why the run ends.
+#[cfg(feature = "train")]
+const SENTENCE: Duration = Duration::from_millis(500);
+
 /// Ranks have parted; the run goes on with `--resume`.
 #[cfg(feature = "train")]
 const PARTED: u8 = wattle_dist::EXIT_PARTED;
@@ -93,8 +101,8 @@ impl Parting {
             SessionError::ToldByLeader { is_usage } => {
                 Some(Self { status: if *is_usage { 2 } else { 1 }, is_said_here: false })
             }
-            SessionError::Train(TrainError::Parted { source, rank, .. }) => {
-                let is_said_here = (0..*rank).all(|other| source.ranks().contains(&other));
+            SessionError::Train(TrainError::Parted { cause, rank, .. }) => {
+                let is_said_here = (0..*rank).all(|other| cause.ranks().contains(&other));
                 Some(Self { status: PARTED, is_said_here })
             }
             SessionError::Train(TrainError::Ranks(source)) => {

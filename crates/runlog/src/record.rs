@@ -307,6 +307,38 @@ pub struct SensorRecord {
     pub flags: Vec<Flag>,
 }
 
+impl SensorRecord {
+    /// A figure without readings.
+    pub fn plain(id: String, kind: SensorKind, method: Method, energy: Joules) -> Self {
+        Self {
+            systematic_id: id.clone(),
+            id,
+            kind,
+            method,
+            energy_j: energy,
+            uncertainty_j: None,
+            systematic_fraction: 0.0,
+            counter_j: None,
+            integral_j: None,
+            average_j: None,
+            samples_j: None,
+            edges: None,
+            process_share_j: None,
+            samples: 0,
+            max_gap_ms: 0.0,
+            mean_w: None,
+            max_w: None,
+            baseline: None,
+            max_temperature_c: None,
+            throttle: Vec::new(),
+            clocks: None,
+            assumption: None,
+            calibration: None,
+            flags: Vec::new(),
+        }
+    }
+}
+
 /// A device's clock within a record.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ClockRecord {
@@ -393,6 +425,8 @@ pub enum Flag {
     /// The energy counter failed at one of the stretch's ends, or both; power was used instead, or what was read of
     /// either.
     CounterMissing,
+    /// A machine whose meter did not answer: it is taken to use as much a rank as the machine of rank 0.
+    NodeMissing,
 }
 
 /// Joules by phase. They add up to the record's energy.

@@ -19,6 +19,7 @@ use crate::build::{BuildModel, Values, build, trainer_options};
 use crate::config::{Config, all_differences};
 use crate::data::prepare;
 use crate::error::SessionError;
+use crate::nodes::{NodeTrace, NodeVoice};
 use crate::seats::Seats;
 use crate::session::Outcome;
 use crate::together::{PREPARATION, Together};
@@ -170,9 +171,12 @@ impl Rank<'_> {
         let dataset = prepare(config, verify, &mut ());
         let (dataset, ()) = together.meet_for(PREPARATION, dataset, ())?;
         refuse_unlike_data(&together, &dataset)?;
-        Seats::learn(ranks)?;
+        let seats = Seats::learn(ranks)?;
         let (_, start) = together.meet_for(within, Ok(()), Start::default())?;
         together.meet(start.check_shared())?;
+        let trace = NodeTrace { run: &start.path, run_id: &start.run_id, segment: start.segment };
+        let voice = |seats| NodeVoice::start(ranks, seats, &config.energy, &device.compute, &trace);
+        let voice = seats.as_ref().map(voice).transpose()?.flatten();
         let options = TrainerOptions { ranks: ranks.clone(), ..trainer_options(config, start.segment) };
         let checkpoint = start.checkpoint.as_deref();
         let values = if checkpoint.is_some() { Values::Checkpoint } else { Values::Initial };
@@ -194,7 +198,7 @@ impl Rank<'_> {
         if go == Go::WasFinished {
             return Ok(Outcome::WasFinished);
         }
-        let reason = trainer.run(&mut Follower { is_asked_to_stop })?;
+        let reason = trainer.run(&mut Follower { is_asked_to_stop, voice })?;
         together.meet(Ok(()))?;
         Ok(Outcome::Followed(reason))
     }
@@ -203,6 +207,8 @@ impl Rank<'_> {
 /// Passes a wish to stop on to the others, and leaves all else to the leading rank.
 struct Follower<'a> {
     is_asked_to_stop: &'a dyn Fn() -> bool,
+    /// Where there are several machines.
+    voice: Option<NodeVoice>,
 }
 
 impl Observer for Follower<'_> {
@@ -212,7 +218,14 @@ impl Observer for Follower<'_> {
 
     fn span(&mut self, _: Span) {}
 
-    fn edge(&mut self, _: Edge) {}
+    fn edge(&mut self, edge: Edge) {
+        let Some(voice) = &mut self.voice else { return };
+        match edge {
+            Edge::Epoch { .. } => voice.say(true),
+            Edge::Checkpoint { .. } | Edge::Stop { .. } => voice.say(false),
+            Edge::Start | Edge::EvaluateStart | Edge::EvaluateEnd => {}
+        }
+    }
 
     fn progress(&mut self, _: Progress) {}
 

@@ -14,7 +14,7 @@
 //! - `metering`, `budget`, [`pace`], `ending`: what it uses, and when it has to end
 //! - [`grid`]: what the grid emits meanwhile, and when training waits
 //! - `observer`: the trainer's observer
-//! - [`together`], `seats`, `following`: several processes that train one model
+//! - [`together`], `seats`, `following`: several processes that train one model; `nodes`: the meters of their machines
 //! - `manifest`, `model_card`: what the run and its checkpoints say of themselves
 //! - [`metered`]: the energy of other work in this process
 //! - [`trial`]: some seconds of a configuration's training, metered and thrown away
@@ -41,6 +41,7 @@ mod metering;
 mod model_card;
 pub mod need;
 mod new_run;
+mod nodes;
 mod observer;
 pub mod pace;
 mod peak;

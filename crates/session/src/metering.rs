@@ -24,8 +24,11 @@ use wattle_runlog::{
     ComputeDevice, Event, EventBody, Joules, LineFile, MonotonicNs, Record, RunDir, RunlogError, Segment,
     Span, StopReason, WallAnchor,
 };
+use wattle_train::Ranks;
 
 use crate::config::Config;
+use crate::error::SessionError;
+use crate::nodes::OtherNodes;
 use crate::seats::Seats;
 
 /// A run's meter, its books, and the files that they are written to.
@@ -33,6 +36,7 @@ pub struct Metering {
     run_id: String,
     segment: u32,
     workload: Workload,
+    others: Option<OtherNodes>,
     sampler: Option<Sampler>,
     ledger: Ledger,
     emissions: LineFile,
@@ -90,8 +94,8 @@ pub(crate) struct MeteringOptions<'a> {
     pub grid: &'a [GridEntry],
     /// What is known of the grid now; `None` if nobody is asked.
     pub known: Option<&'a Intensities>,
-    /// Where the ranks run that train together; `None` if this process trains alone.
-    pub seats: Option<&'a Seats>,
+    /// Who trains together, and where; `None` if this process trains alone.
+    pub together: Option<(&'a Ranks, &'a Seats)>,
 }
 
 impl Metering {
@@ -114,9 +118,8 @@ impl Metering {
             tariff: tariff.clone(),
             anchor,
         };
-        let workload = options.seats.map_or(Workload::ThisProcess, Seats::workload);
-        let mut discovery = discover_for(&config.energy, std::slice::from_ref(*device), workload);
-        discovery.trained_on.extend(options.seats.into_iter().flat_map(Seats::unmetered));
+        let workload = options.together.map_or(Workload::ThisProcess, |(_, seats)| seats.workload());
+        let discovery = discover_for(&config.energy, std::slice::from_ref(*device), workload);
         let unmetered = discovery.unmetered();
         if !unmetered.is_empty() {
             let left_out = matches!(config.energy.gpus, GpuSelection::None | GpuSelection::Boards(_));
@@ -154,6 +157,7 @@ impl Metering {
             tally: Tally::new(pricing, ledger.used()),
             trace: resumed.is_some().then(|| run.power_trace()),
             workload,
+            others: None,
             ledger,
             emissions,
             csv: run.emissions_csv(),
@@ -174,9 +178,22 @@ impl Metering {
         Ok((metering, info))
     }
 
+    /// Hears of the meters of other machines, which take part from now on.
+    ///
+    /// # Errors
+    /// If the ranks have parted.
+    pub fn join(&mut self, ranks: &Ranks, seats: &Seats, info: &mut MeterInfo) -> Result<(), SessionError> {
+        if let Some((others, infos)) = OtherNodes::hear(ranks, seats)? {
+            self.others = Some(others);
+            info.sensors.extend(infos);
+        }
+        Ok(())
+    }
+
     /// What is drawn now, and has been in this segment. Costs next to nothing.
     pub fn live(&self) -> Option<Live> {
-        self.sampler.as_ref().map(Sampler::live)
+        let live = self.sampler.as_ref().map(Sampler::live)?;
+        Some(self.others.as_ref().map_or(live, |others| others.of_all(live)))
     }
 
     /// What every sensor says now, for another thread.
@@ -209,6 +226,15 @@ impl Metering {
         self.spans.push(span);
     }
 
+    /// An end of a record: every machine reads its sensors.
+    fn mark(&mut self, step: u64, tokens: u64) -> Mark {
+        let mark = Mark { edge: self.edge(), step, tokens };
+        if let Some(others) = &mut self.others {
+            others.listen();
+        }
+        mark
+    }
+
     /// Reads every sensor now.
     pub fn edge(&self) -> wattle_meter::Edge {
         self.sampler.as_ref().map_or_else(now_missing, |sampler| sampler.edge(EDGE_TIMEOUT))
@@ -227,13 +253,16 @@ impl Metering {
         tokens: u64,
         projection: Option<Projected>,
     ) -> Result<Option<Record>, RunlogError> {
-        let end = Mark { edge: self.edge(), step, tokens };
+        let end = self.mark(step, tokens);
         let Some(record) = self.record(RecordKind::Epoch, Some(epoch), complete, end) else {
             return Ok(None);
         };
         let record = Record { projection, ..record };
         append(&mut self.emissions, &record)?;
         self.write_csv(&record);
+        if let (Some(others), Some(sampler)) = (&mut self.others, &self.sampler) {
+            others.book(&record, sampler.live().energy);
+        }
         if let Some(sampler) = &self.sampler {
             sampler.forget_before(&end.edge);
         }
@@ -251,7 +280,7 @@ impl Metering {
         tokens: u64,
         projection: Option<Projected>,
     ) -> Option<Record> {
-        let end = Mark { edge: self.edge(), step, tokens };
+        let end = self.mark(step, tokens);
         let record = self.record(RecordKind::Checkpoint, Some(epoch), false, end)?;
         Some(Record { projection, ..record })
     }
@@ -262,7 +291,7 @@ impl Metering {
     /// # Errors
     /// If `emissions.jsonl` cannot be written.
     pub fn finish(&mut self, is_over: bool, step: u64, tokens: u64) -> Result<Option<Record>, RunlogError> {
-        let end = Mark { edge: self.edge(), step, tokens };
+        let end = self.mark(step, tokens);
         let entry = if is_over { self.entry(RecordKind::Final, None, true, end) } else { None };
         let spans = std::mem::take(&mut self.spans);
         let record = entry.map(|entry| self.ledger.close(Entry { spans: &spans, ..entry }));
@@ -321,6 +350,10 @@ impl Metering {
                 tracing::warn!("metering: {error}");
                 return None;
             }
+        };
+        let window = match &self.others {
+            Some(others) => others.with_others(window),
+            None => window,
         };
         Some(Entry {
             kind,
@@ -481,7 +514,7 @@ mod tests {
             resumed: None,
             grid: &[],
             known: None,
-            seats: None,
+            together: None,
         };
         let (mut metering, _) = Metering::start(&options).unwrap();
         std::thread::sleep(Duration::from_millis(100));

@@ -1,7 +1,7 @@
 //! Where the ranks of a session run, for its meter and its manifest.
 
 use serde::{Deserialize, Serialize};
-use wattle_meter::{TrainedOn, Workload};
+use wattle_meter::Workload;
 use wattle_runlog::manifest::{NodeRanks, SegmentRanks};
 use wattle_train::Ranks;
 
@@ -16,14 +16,14 @@ pub(crate) struct Seat {
     pid: u32,
 }
 
-/// Where all ranks run, as the leading one knows it.
+/// Where all ranks run.
 pub(crate) struct Seats {
     fabric: String,
     all: Vec<Seat>,
 }
 
 impl Seats {
-    /// Learns where all ranks run. `None` for one rank alone, and on those that do not lead.
+    /// Learns where all ranks run. `None` for one rank alone.
     ///
     /// # Errors
     /// If a rank does not answer.
@@ -33,20 +33,24 @@ impl Seats {
         }
         let place = ranks.fabric().place();
         let own = Seat { node: place.node, host: place.host.clone(), pid: std::process::id() };
-        let all = Together::new(ranks).gather(&own, ranks.between_steps())?;
-        Ok(all.map(|all| Self { fabric: ranks.fabric().describe(), all }))
+        let (together, within) = (Together::new(ranks), ranks.between_steps());
+        let all = together.gather(&own, within)?.unwrap_or_default();
+        Ok(Some(Self { fabric: ranks.fabric().describe(), all: together.tell(all, within)? }))
     }
 
     /// The processes of the leading rank's machine.
     pub(crate) fn workload(&self) -> Workload {
-        Workload::of_ranks(self.of_node(self.all[0].node).map(|seat| seat.pid).collect())
+        self.workload_of(0)
     }
 
-    /// The other machines, on which nothing is metered.
-    pub(crate) fn unmetered(&self) -> Vec<TrainedOn> {
-        let others = self.nodes().into_iter().skip(1);
-        let name = |node: NodeRanks| format!("{} ({} ranks)", node.host, node.ranks);
-        others.map(|node| TrainedOn { device: name(node), sensor: None }).collect()
+    /// The processes of a machine.
+    pub(crate) fn workload_of(&self, node: usize) -> Workload {
+        Workload::of_ranks(self.of_node(node).map(|seat| seat.pid).collect())
+    }
+
+    /// Ranks on each machine.
+    pub(crate) fn n_ranks(&self) -> Vec<usize> {
+        self.nodes().iter().map(|node| node.ranks).collect()
     }
 
     /// What the manifest says of them.

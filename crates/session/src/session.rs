@@ -419,7 +419,7 @@ impl Attempt<'_> {
         let entries = grid::earlier_entries(dir)?;
         let open = |grid| GridBeside::open(grid, &config.grid, dir, &manifest, segment.id);
         let grid = grid.map(open).transpose()?;
-        let (metering, meter_info) = Metering::start(&MeteringOptions {
+        let (mut metering, mut meter_info) = Metering::start(&MeteringOptions {
             config,
             run: dir,
             run_id: &manifest.run_id,
@@ -429,7 +429,7 @@ impl Attempt<'_> {
             resumed: point,
             grid: &entries,
             known: grid.as_ref().map(GridBeside::known),
-            seats: seats.as_ref(),
+            together: seats.as_ref().map(|seats| (ranks, seats)),
         })?;
         if let Some(watch) = metering.watch() {
             listener.metering(&MeterStart { run_id: manifest.run_id.clone(), watch });
@@ -443,6 +443,9 @@ impl Attempt<'_> {
         };
         let (_, start) = together.meet_for(ranks.between_steps(), Ok(()), start)?;
         together.meet(start.check_shared())?;
+        if let Some(seats) = &seats {
+            metering.join(ranks, seats, &mut meter_info)?;
+        }
         let mut options = TrainerOptions { ranks: ranks.clone(), ..trainer_options(config, segment.id) };
         if own_model.is_none() {
             options.checkpoint_in_background = has_room_for_snapshot(config, dataset, device)?;

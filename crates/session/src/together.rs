@@ -121,7 +121,11 @@ impl<'a> Together<'a> {
     }
 
     /// The leading rank's word, on all.
-    fn tell<W: Serialize + DeserializeOwned>(&self, word: W, within: Duration) -> Result<W, SessionError> {
+    pub(crate) fn tell<W: Serialize + DeserializeOwned>(
+        &self,
+        word: W,
+        within: Duration,
+    ) -> Result<W, SessionError> {
         let mut bytes = serde_json::to_vec(&word).expect("what ranks say is plain data");
         let mut len = (bytes.len() as u64).to_le_bytes();
         let fabric = self.ranks.fabric();

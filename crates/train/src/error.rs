@@ -129,7 +129,7 @@ pub enum TrainError {
     Ranks(#[from] DistError),
     /// The ranks have parted in training.
     #[error(
-        "{source}. Rank {rank} leaves at step {step}; {}",
+        "{cause}. Rank {rank} leaves at step {step}; {}",
         match last_good {
             Some(path) => format!("start all ranks again with --resume to go on from {}", path.display()),
             None => "there is no checkpoint yet".to_owned(),
@@ -137,7 +137,7 @@ pub enum TrainError {
     )]
     Parted {
         /// What happened.
-        source: DistError,
+        cause: DistError,
         /// The rank that says so.
         rank: usize,
         /// Finished updates.

@@ -300,8 +300,8 @@ impl<'a> Trainer<'a> {
             Ok(reason)
         });
         match outcome {
-            Err(TrainError::Ranks(source)) => Err(TrainError::Parted {
-                source,
+            Err(TrainError::Ranks(cause)) => Err(TrainError::Parted {
+                cause,
                 rank: ranks.share().rank,
                 step: self.state.step,
                 last_good: self.checkpoints.latest().ok().flatten(),

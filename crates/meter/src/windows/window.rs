@@ -103,6 +103,14 @@ impl WindowEnergy {
         Self::sum(start, end, Vec::new())
     }
 
+    /// The window with the sensors of other machines, whose profile is taken to be that of this one.
+    #[must_use]
+    pub fn with_sensors(self, others: Vec<SensorRecord>) -> Self {
+        let Self { start, end, sensors, profile, unmetered_devices, .. } = self;
+        let sensors = sensors.into_iter().chain(others).collect();
+        Self { profile, unmetered_devices, ..Self::sum(start, end, sensors) }
+    }
+
     /// Its length.
     pub fn duration(&self) -> Seconds {
         self.end.since(self.start)

@@ -78,6 +78,9 @@ pub fn meaning(flag: Flag) -> &'static str {
             "The processor is unknown: its thermal design power is a guess by its number of CPUs. Set \
              energy.cpu_tdp_w to the real one."
         }
+        Flag::NodeMissing => {
+            "The meter of a machine did not answer: it is taken to use as much a rank as the machine of rank 0."
+        }
         Flag::CounterMissing => {
             "The energy counter failed at an end of the stretch; power was used instead where it was read."
         }

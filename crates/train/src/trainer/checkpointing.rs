@@ -82,13 +82,13 @@ impl Trainer<'_> {
         self.drain(observer)?;
         // One at a time: they share the memory, and the disk.
         self.finish_writing(observer)?;
-        if !self.options.ranks.leads() {
-            return self.join_checkpoint(observer);
-        }
         let (step, tokens) = (self.state.step, self.state.tokens);
         let epoch = if step == 0 { 1 } else { self.plan.epoch_after(step - 1) };
         if self.epoch_open {
             observer.edge(Edge::Checkpoint { epoch, step, tokens });
+        }
+        if !self.options.ranks.leads() {
+            return self.join_checkpoint(observer);
         }
         let start = MonotonicNs::now();
         let best = self.state.early_stop.best.is_some_and(|best| best.step == step);

@@ -1,0 +1,231 @@
+//! The meters of several machines: one on each, in its lowest rank, whose figures the leading rank adds up.
+//!
+//! At each edge of a record every machine says what it used, at the same step. Between records the leading rank takes the
+//! other machines' power to be in proportion to its own machine's, as it was in the last record.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use wattle_meter::{
+    EDGE_TIMEOUT, Edge, EnergyConfig, Live, Sampler, SamplerOptions, TraceTarget, TraceWriter, WindowEnergy,
+    discover_for,
+};
+use wattle_runlog::manifest::SensorInfo;
+use wattle_runlog::record::{Flag, Method, SensorKind, SensorRecord};
+use wattle_runlog::{ComputeDevice, Joules, Record, Segment};
+use wattle_train::Ranks;
+
+use crate::error::SessionError;
+use crate::seats::Seats;
+use crate::together::Together;
+
+/// What a machine says of a stretch.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Said {
+    node: usize,
+    /// What its sensors measured; `None` where its meter does not answer.
+    sensors: Option<Vec<SensorRecord>>,
+}
+
+/// What a rank that does not lead says at the edges of records.
+pub(crate) struct NodeVoice {
+    ranks: Ranks,
+    /// The machine's meter, in its lowest rank.
+    meter: Option<NodeMeter>,
+}
+
+struct NodeMeter {
+    node: usize,
+    sampler: Option<Sampler>,
+    start: Option<Edge>,
+}
+
+/// Where a meter's readings go.
+pub(crate) struct NodeTrace<'a> {
+    pub(crate) run: &'a Path,
+    pub(crate) run_id: &'a str,
+    pub(crate) segment: u32,
+}
+
+impl NodeVoice {
+    /// Starts the machine's meter, if this is its lowest rank and not that of the leading one, and tells the leading rank
+    /// of its sensors. `None` if all ranks are on one machine.
+    ///
+    /// # Errors
+    /// If the ranks have parted.
+    pub(crate) fn start(
+        ranks: &Ranks,
+        seats: &Seats,
+        config: &EnergyConfig,
+        device: &ComputeDevice,
+        trace: &NodeTrace<'_>,
+    ) -> Result<Option<Self>, SessionError> {
+        let place = ranks.fabric().place();
+        if place.n_nodes == 1 {
+            return Ok(None);
+        }
+        let is_metering = place.node > 0 && place.leads_node();
+        let mut infos = None;
+        let meter = is_metering.then(|| {
+            let discovery = discover_for(config, std::slice::from_ref(device), seats.workload_of(place.node));
+            infos = Some((place.node, discovery.sensor_infos()));
+            let options = SamplerOptions {
+                interval: config.interval(),
+                workload: seats.workload_of(place.node),
+                trace: trace.open(place.node),
+            };
+            let sampler = Sampler::start(discovery.sensors, options)
+                .inspect_err(|error| tracing::error!("metering of {} cannot start: {error}", place.host))
+                .ok();
+            let start = sampler.as_ref().map(|sampler| sampler.edge(EDGE_TIMEOUT));
+            NodeMeter { node: place.node, sampler, start }
+        });
+        Together::new(ranks).gather(&infos, ranks.between_steps())?;
+        Ok(Some(Self { ranks: ranks.clone(), meter }))
+    }
+
+    /// Tells what the machine used since the last record; the next begins here if this one `is_kept`.
+    pub(crate) fn say(&mut self, is_kept: bool) {
+        let said = self.meter.as_mut().map(|meter| meter.say(is_kept));
+        // Ranks that have parted are told of by training itself.
+        let _ = Together::new(&self.ranks).gather(&said, self.ranks.between_steps());
+    }
+}
+
+impl NodeMeter {
+    fn say(&mut self, is_kept: bool) -> Said {
+        let end = self.sampler.as_ref().map(|sampler| sampler.edge(EDGE_TIMEOUT));
+        let window = |((sampler, start), end): ((&Sampler, Edge), Edge)| sampler.window(&start, &end).ok();
+        let window = self.sampler.as_ref().zip(self.start).zip(end).and_then(window);
+        if is_kept {
+            self.sampler.iter().zip(&end).for_each(|(sampler, end)| sampler.forget_before(end));
+            self.start = end;
+        }
+        Said { node: self.node, sensors: window.map(|window| window.sensors) }
+    }
+}
+
+impl NodeTrace<'_> {
+    /// The machine's own trace: `power.1.trace` and so on.
+    fn open(&self, node: usize) -> Option<TraceTarget> {
+        let path = self.run.join(format!("power.{node}.trace"));
+        let writer = TraceWriter::open(&path)
+            .inspect_err(|error| {
+                tracing::error!("{error}; the meter of this machine goes on without a trace")
+            })
+            .ok()?;
+        Some(TraceTarget { writer, run_id: self.run_id.to_owned(), segment: Segment::now(self.segment, 0) })
+    }
+}
+
+/// The other machines, as the leading rank hears of them.
+pub(crate) struct OtherNodes {
+    ranks: Ranks,
+    /// Ranks on each machine.
+    n_ranks: Vec<usize>,
+    said: Vec<Said>,
+    /// Energy of the other machines up to the last record.
+    booked: Joules,
+    /// Energy of this machine up to then, as the meter counts it.
+    own: Joules,
+    /// Energy of the others for each joule of this one.
+    ratio: f64,
+}
+
+impl OtherNodes {
+    /// Hears of the other machines' sensors, whose names then begin with their machine's. `None` if there are none.
+    ///
+    /// # Errors
+    /// If the ranks have parted.
+    pub(crate) fn hear(
+        ranks: &Ranks,
+        seats: &Seats,
+    ) -> Result<Option<(Self, Vec<SensorInfo>)>, SessionError> {
+        let n_ranks = seats.n_ranks();
+        if n_ranks.len() == 1 {
+            return Ok(None);
+        }
+        let none: Option<(usize, Vec<SensorInfo>)> = None;
+        let told = Together::new(ranks).gather(&none, ranks.between_steps())?.unwrap_or_default();
+        let infos = told.into_iter().flatten().flat_map(|(node, infos)| {
+            infos.into_iter().map(move |info| SensorInfo {
+                id: of_node(node, &info.id),
+                systematic_id: of_node(node, &info.systematic_id),
+                ..info
+            })
+        });
+        let infos = infos.collect();
+        let ratio = n_ranks[1..].iter().sum::<usize>() as f64 / n_ranks[0] as f64;
+        let (booked, own) = (Joules::ZERO, Joules::ZERO);
+        Ok(Some((Self { ranks: ranks.clone(), n_ranks, said: Vec::new(), booked, own, ratio }, infos)))
+    }
+
+    /// Hears at an edge what the other machines used since the last record.
+    pub(crate) fn listen(&mut self) {
+        let none: Option<Said> = None;
+        let said = Together::new(&self.ranks).gather(&none, self.ranks.between_steps());
+        self.said = said.ok().flatten().unwrap_or_default().into_iter().flatten().collect();
+    }
+
+    /// The window of this machine with the sensors of the others. A machine that did not answer is estimated by its number
+    /// of ranks, and says so.
+    pub(crate) fn with_others(&self, window: WindowEnergy) -> WindowEnergy {
+        let own = window.energy;
+        let sensors = (1..self.n_ranks.len()).flat_map(|node| {
+            let said = self.said.iter().find(|said| said.node == node);
+            match said.and_then(|said| said.sensors.clone()) {
+                Some(sensors) => sensors.into_iter().map(|sensor| renamed(node, sensor)).collect(),
+                None => vec![missing(node, own * (self.n_ranks[node] as f64 / self.n_ranks[0] as f64))],
+            }
+        });
+        let sensors = sensors.collect();
+        window.with_sensors(sensors)
+    }
+
+    /// Notes what a record of all machines has said; `own` is what this one has used by its end in all.
+    pub(crate) fn book(&mut self, record: &Record, own: Joules) {
+        let is_other = |sensor: &&SensorRecord| sensor.id.starts_with(PREFIX);
+        let others: Joules = record.sensors.iter().filter(is_other).map(|sensor| sensor.energy_j).sum();
+        let here = record.energy_j - others;
+        self.booked = self.booked + others;
+        self.own = own;
+        if here > Joules::ZERO {
+            self.ratio = others / here;
+        }
+    }
+
+    /// What all machines have used, and draw now.
+    pub(crate) fn of_all(&self, live: Live) -> Live {
+        let since = live.energy - self.own;
+        Live {
+            power: live.power.map(|power| power * (1.0 + self.ratio)),
+            energy: live.energy + self.booked + since * self.ratio,
+            ..live
+        }
+    }
+}
+
+/// What names of other machines' sensors begin with.
+const PREFIX: &str = "node";
+
+fn of_node(node: usize, id: &str) -> String {
+    format!("{PREFIX}{node}/{id}")
+}
+
+fn renamed(node: usize, sensor: SensorRecord) -> SensorRecord {
+    SensorRecord {
+        id: of_node(node, &sensor.id),
+        systematic_id: of_node(node, &sensor.systematic_id),
+        ..sensor
+    }
+}
+
+/// A machine of which nothing is known but how many ranks it has.
+fn missing(node: usize, energy: Joules) -> SensorRecord {
+    SensorRecord {
+        systematic_fraction: 1.0,
+        assumption: Some("as much a rank as on the machine of rank 0".to_owned()),
+        flags: vec![Flag::NodeMissing, Flag::Estimated],
+        ..SensorRecord::plain(of_node(node, "missing"), SensorKind::Cpu, Method::Estimated, energy)
+    }
+}
