@@ -345,3 +345,17 @@ fn texts_that_wait_for_a_slot_are_those_that_need_not_wait_on_a_board_and_on_a_c
         }
     }
 }
+
+/// What kernels/README.md counts.
+#[test]
+fn a_step_is_ten_launches_a_layer_and_three_more() {
+    let model = model(&gpt2());
+    let board = Arc::new(ShimBoard::default());
+    let mut decoder = model.decoder(board.clone(), options(1, 8, Elem::Bf16)).unwrap().unwrap();
+    on_board(&mut decoder, 0, &[&[1, 2]]);
+    for _ in 0..3 {
+        let before = board.n_launches();
+        on_board(&mut decoder, 0, &[&[3]]);
+        assert_eq!(board.n_launches() - before, 10 * gpt2().n_layers + 3);
+    }
+}
