@@ -160,6 +160,8 @@ fn main() -> anyhow::Result<()> {
     let text = std::env::temp_dir().join("own_model.txt");
     std::fs::write(&text, "the cat sat on the mat and the dog sat on the log. ".repeat(200))?;
     match train(config(&text, 200), &dir)? {
+        // Of several ranks, rank 0 has the run directory and what there is to say.
+        Outcome::Followed(_) => {}
         Outcome::WasFinished => println!("{} is finished: nothing to do", dir.display()),
         Outcome::Trained(trained) => {
             let record = trained.record.context("the run is over")?;

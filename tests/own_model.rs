@@ -13,7 +13,7 @@ mod example;
 fn train(bench: &Workbench, steps: u64) -> Trained {
     match example::train(config(bench, steps), &bench.join("run")).unwrap() {
         Outcome::Trained(trained) => *trained,
-        Outcome::WasFinished => panic!("it was finished"),
+        other @ (Outcome::WasFinished | Outcome::Followed(_)) => panic!("{other:?}"),
     }
 }
 

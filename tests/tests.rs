@@ -26,6 +26,7 @@ mod metering;
 mod metrics;
 mod own_model;
 mod prepare;
+mod ranks;
 mod readme;
 mod report;
 mod resume;

@@ -71,6 +71,10 @@ fn failure(error: &anyhow::Error) -> ExitCode {
         }
         return ExitCode::from(parting.status);
     }
+    #[cfg(feature = "train")]
+    if let Some(Quietly(status)) = error.downcast_ref() {
+        return ExitCode::from(*status);
+    }
     if error.downcast_ref().is_some_and(StdoutError::is_closed_pipe) {
         // 128 + SIGPIPE: how a program ends that leaves the signal to the system.
         return ExitCode::from(141);
@@ -78,6 +82,12 @@ fn failure(error: &anyhow::Error) -> ExitCode {
     tracing::error!("{error:#}");
     ExitCode::FAILURE
 }
+
+/// Ends with this status, and leaves it to another process to say why.
+#[cfg(feature = "train")]
+#[derive(Debug, thiserror::Error)]
+#[error("another process says why")]
+pub struct Quietly(pub u8);
 
 /// How a rank ends that cannot go on because of others, or after another has said why.
 #[cfg(feature = "train")]
@@ -92,7 +102,7 @@ const SENTENCE: Duration = Duration::from_millis(500);
 
 /// Ranks have parted; the run goes on with `--resume`.
 #[cfg(feature = "train")]
-const PARTED: u8 = wattle_dist::EXIT_PARTED;
+pub const PARTED: u8 = wattle_dist::EXIT_PARTED;
 
 #[cfg(feature = "train")]
 impl Parting {

@@ -1,5 +1,6 @@
 //! A rank that does not lead: it trains, and leaves the run directory to the one that does.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use wattle_train::{
 };
 
 use crate::build::{BuildModel, Values, build, trainer_options};
-use crate::config::{Config, all_differences};
+use crate::config::{Config, flatten};
 use crate::data::prepare;
 use crate::error::SessionError;
 use crate::nodes::{NodeTrace, NodeVoice};
@@ -100,27 +101,32 @@ pub(crate) fn refuse_unlike_data(together: &Together<'_>, dataset: &Dataset) -> 
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Hello {
     version: String,
-    config: String,
+    /// Every key that has an effect, and its value as TOML.
+    config: BTreeMap<String, String>,
 }
 
 impl Hello {
     pub(crate) fn of(config: &Config) -> Self {
-        Self { version: env!("CARGO_PKG_VERSION").to_owned(), config: config.to_toml() }
+        let mut config = flatten(&config.to_table());
+        // Each rank may have as many as it wants.
+        config.remove("train.threads");
+        let config = config.into_iter().map(|(key, value)| (key, value.to_string())).collect();
+        Self { version: env!("CARGO_PKG_VERSION").to_owned(), config }
     }
 
-    /// How another rank differs from the leading one. Each may have as many threads as it wants.
+    /// How another rank differs from the leading one.
     pub(crate) fn difference(first: &Self, other: &Self) -> Option<String> {
         if first.version != other.version {
             return Some(format!("runs wattle {}, and rank 0 runs {}", other.version, first.version));
         }
-        let read = |text: &str| toml::from_str::<Config>(text).ok();
-        let (Some(first), Some(mut other)) = (read(&first.config), read(&other.config)) else {
-            return Some(
-                "has a configuration that rank 0 cannot read: start one binary on all machines".to_owned(),
-            );
-        };
-        other.train.threads = first.train.threads;
-        let differences = all_differences(&first, &other);
+        let value =
+            |config: &BTreeMap<String, String>, key| config.get(key).map_or("unset", |v| v).to_owned();
+        let keys: BTreeSet<&String> = first.config.keys().chain(other.config.keys()).collect();
+        let differences: Vec<String> = keys
+            .into_iter()
+            .filter(|key| first.config.get(*key) != other.config.get(*key))
+            .map(|key| format!("{key}: {}, not {}", value(&other.config, key), value(&first.config, key)))
+            .collect();
         (!differences.is_empty())
             .then(|| format!("has another configuration than rank 0:\n  {}", differences.join("\n  ")))
     }

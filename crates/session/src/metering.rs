@@ -28,7 +28,7 @@ use wattle_train::Ranks;
 
 use crate::config::Config;
 use crate::error::SessionError;
-use crate::nodes::OtherNodes;
+use crate::nodes::{OtherNodes, other_traces};
 use crate::seats::Seats;
 
 /// A run's meter, its books, and the files that they are written to.
@@ -138,7 +138,8 @@ impl Metering {
         };
         let mut ledger = Ledger::resume(ledger_options, &recovered.entries)
             .with_table(pricing.table.clone())
-            .with_machine(stated_machine(&config.energy, &config.carbon));
+            .with_machine(stated_machine(&config.energy, &config.carbon))
+            .with_other_traces(other_traces(run.path()));
         for id in grid.iter().map(|entry| entry.segment).collect::<BTreeSet<_>>() {
             Intensities::of_segment(*grid, id).into_iter().for_each(|known| ledger.set_grid(id, known));
         }

@@ -3,7 +3,7 @@
 //! At each edge of a record every machine says what it used, at the same step. Between records the leading rank takes the
 //! other machines' power to be in proportion to its own machine's, as it was in the last record.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use wattle_meter::{
@@ -108,7 +108,7 @@ impl NodeMeter {
 impl NodeTrace<'_> {
     /// The machine's own trace: `power.1.trace` and so on.
     fn open(&self, node: usize) -> Option<TraceTarget> {
-        let path = self.run.join(format!("power.{node}.trace"));
+        let path = self.run.join(trace_name(node));
         let writer = TraceWriter::open(&path)
             .inspect_err(|error| {
                 tracing::error!("{error}; the meter of this machine goes on without a trace")
@@ -116,6 +116,20 @@ impl NodeTrace<'_> {
             .ok()?;
         Some(TraceTarget { writer, run_id: self.run_id.to_owned(), segment: Segment::now(self.segment, 0) })
     }
+}
+
+fn trace_name(node: usize) -> String {
+    format!("power.{node}.trace")
+}
+
+/// The traces that other machines have left in a run directory, each with what their sensors' names begin with.
+pub(crate) fn other_traces(run: &Path) -> Vec<(String, PathBuf)> {
+    let node_of = |name: &str| name.strip_prefix("power.")?.strip_suffix(".trace")?.parse::<usize>().ok();
+    let entries = std::fs::read_dir(run).into_iter().flatten().flatten();
+    let mut found: Vec<(usize, PathBuf)> =
+        entries.filter_map(|entry| Some((node_of(entry.file_name().to_str()?)?, entry.path()))).collect();
+    found.sort();
+    found.into_iter().map(|(node, path)| (machine(node), path)).collect()
 }
 
 /// The other machines, as the leading rank hears of them.
@@ -149,8 +163,8 @@ impl OtherNodes {
         let told = Together::new(ranks).gather(&none, ranks.between_steps())?.unwrap_or_default();
         let infos = told.into_iter().flatten().flat_map(|(node, infos)| {
             infos.into_iter().map(move |info| SensorInfo {
-                id: of_node(node, &info.id),
-                systematic_id: of_node(node, &info.systematic_id),
+                id: format!("{}/{}", machine(node), info.id),
+                systematic_id: format!("{}/{}", machine(node), info.systematic_id),
                 ..info
             })
         });
@@ -174,7 +188,9 @@ impl OtherNodes {
         let sensors = (1..self.n_ranks.len()).flat_map(|node| {
             let said = self.said.iter().find(|said| said.node == node);
             match said.and_then(|said| said.sensors.clone()) {
-                Some(sensors) => sensors.into_iter().map(|sensor| renamed(node, sensor)).collect(),
+                Some(sensors) => {
+                    sensors.into_iter().map(|sensor| sensor.of_machine(&machine(node))).collect()
+                }
                 None => vec![missing(node, own * (self.n_ranks[node] as f64 / self.n_ranks[0] as f64))],
             }
         });
@@ -208,16 +224,9 @@ impl OtherNodes {
 /// What names of other machines' sensors begin with.
 const PREFIX: &str = "node";
 
-fn of_node(node: usize, id: &str) -> String {
-    format!("{PREFIX}{node}/{id}")
-}
-
-fn renamed(node: usize, sensor: SensorRecord) -> SensorRecord {
-    SensorRecord {
-        id: of_node(node, &sensor.id),
-        systematic_id: of_node(node, &sensor.systematic_id),
-        ..sensor
-    }
+/// What names of a machine's sensors begin with.
+fn machine(node: usize) -> String {
+    format!("{PREFIX}{node}")
 }
 
 /// A machine of which nothing is known but how many ranks it has.
@@ -226,6 +235,7 @@ fn missing(node: usize, energy: Joules) -> SensorRecord {
         systematic_fraction: 1.0,
         assumption: Some("as much a rank as on the machine of rank 0".to_owned()),
         flags: vec![Flag::NodeMissing, Flag::Estimated],
-        ..SensorRecord::plain(of_node(node, "missing"), SensorKind::Cpu, Method::Estimated, energy)
+        ..SensorRecord::plain("missing".to_owned(), SensorKind::Cpu, Method::Estimated, energy)
     }
+    .of_machine(&machine(node))
 }

@@ -10,15 +10,16 @@ use wattle_session::data::prepare;
 use wattle_session::{
     Config, Forecast, Outcome, Resume, Session, SessionError, Together, Trained, warmup_warning,
 };
+use wattle_train::TrainError;
 
 use crate::allocator::give_back;
 use crate::args::TrainArgs;
 use crate::display::Display;
-use crate::exit::{BadUsage, Exit};
+use crate::exit::{BadUsage, Exit, PARTED, Quietly};
 use crate::following::Following;
 use crate::logging::LogFile;
 use crate::plan;
-use crate::ranks::{find, local_world};
+use crate::ranks::{find, is_follower, local_world};
 use crate::run::{Target, target};
 use crate::signals::StopSignal;
 use crate::terminal::{is_drawn_on, print};
@@ -49,7 +50,15 @@ pub fn run(args: &TrainArgs, bars: &MultiProgress, log_file: &LogFile, quiet: bo
         .ranks(ranks)
         .listener(&mut following)
         .stop_when(|| signal.is_asked())
-        .train()?;
+        .train();
+    // A launcher that ends all ranks, since one has ended, signals the others first.
+    let is_ended_by_launcher = matches!(outcome, Err(SessionError::Train(TrainError::Parted { .. })))
+        && signal.is_asked()
+        && is_follower();
+    if is_ended_by_launcher {
+        return Err(Quietly(PARTED).into());
+    }
+    let outcome = outcome?;
     Ok(match outcome {
         Outcome::WasFinished => leave_alone(&target),
         Outcome::Trained(trained) => summarize(&trained),

@@ -43,6 +43,8 @@ pub(crate) struct Segment {
     pending: Option<(usize, Reading)>,
     pub(crate) first: Option<MonotonicNs>,
     pub(crate) last: Option<MonotonicNs>,
+    /// What other machines saw of the same segment, by the names that their sensors' names begin with.
+    others: Vec<(String, Segment)>,
 }
 
 impl Ledger {
@@ -89,30 +91,22 @@ impl Ledger {
         trace: &Path,
         kept: Option<(u32, MonotonicNs)>,
     ) -> Result<Vec<Segment>, MeterError> {
-        let mut segments: Vec<Segment> = Vec::new();
-        let mut current: Option<usize> = None;
-        for item in TraceReader::open(trace)? {
-            match item? {
-                TraceItem::Segment(header) => {
-                    let wanted =
-                        header.segment.id < self.options.segment && !self.is_settled(header.segment.id);
-                    current = wanted.then_some(segments.len());
-                    if wanted {
-                        segments.push(Segment::new(*header, trace)?);
-                    }
-                }
-                TraceItem::Sample(sample) => {
-                    if let Some(segment) = current.and_then(|i| segments.get_mut(i)) {
-                        let id = segment.header.segment.id;
-                        let end = self.ends.iter().find(|end| end.segment == id).map(|end| end.end);
-                        let cut = kept.filter(|(segment, _)| *segment == id).map(|(_, t)| t);
-                        let edges: Vec<_> = end.into_iter().chain(cut).collect();
-                        segment.add(sample, &edges);
-                    }
+        let is_wanted = |id: u32| id < self.options.segment && !self.is_settled(id);
+        let edges = |header: &SegmentHeader| -> Vec<MonotonicNs> {
+            let id = header.segment.id;
+            let end = self.ends.iter().find(|end| end.segment == id).map(|end| end.end);
+            let cut = kept.filter(|(segment, _)| *segment == id).map(|(_, t)| t);
+            end.into_iter().chain(cut).collect()
+        };
+        let mut segments = wanted_segments(trace, is_wanted, edges)?;
+        for (machine, trace) in self.other_traces.iter().filter(|(_, trace)| trace.exists()) {
+            for other in wanted_segments(trace, is_wanted, |_| Vec::new())? {
+                let id = other.header.segment.id;
+                if let Some(segment) = segments.iter_mut().find(|segment| segment.header.segment.id == id) {
+                    segment.others.push((machine.clone(), other));
                 }
             }
         }
-        segments.iter_mut().for_each(|segment| segment.flush(&[]));
         Ok(segments)
     }
 
@@ -248,16 +242,28 @@ pub(crate) fn segments_of(
     trace: &Path,
     edges: impl Fn(&SegmentHeader) -> Vec<MonotonicNs>,
 ) -> Result<Vec<Segment>, MeterError> {
+    wanted_segments(trace, |_| true, edges)
+}
+
+/// Those segments of a trace whose numbers are wanted, as [`segments_of`] reads them.
+fn wanted_segments(
+    trace: &Path,
+    is_wanted: impl Fn(u32) -> bool,
+    edges: impl Fn(&SegmentHeader) -> Vec<MonotonicNs>,
+) -> Result<Vec<Segment>, MeterError> {
     let mut segments: Vec<Segment> = Vec::new();
-    let mut own_edges = Vec::new();
+    let (mut own_edges, mut is_in) = (Vec::new(), false);
     for item in TraceReader::open(trace)? {
         match item? {
             TraceItem::Segment(header) => {
-                own_edges = edges(&header);
-                segments.push(Segment::new(*header, trace)?);
+                is_in = is_wanted(header.segment.id);
+                if is_in {
+                    own_edges = edges(&header);
+                    segments.push(Segment::new(*header, trace)?);
+                }
             }
             TraceItem::Sample(sample) => {
-                if let Some(segment) = segments.last_mut() {
+                if let Some(segment) = segments.last_mut().filter(|_| is_in) {
                     segment.add(sample, &own_edges);
                 }
             }
@@ -297,7 +303,16 @@ impl Segment {
         }
         let histories =
             sensors.into_iter().map(|(info, channels)| History::new(info, channels, interval)).collect();
-        Ok(Self { header, anchor, histories, channels, pending: None, first: None, last: None })
+        Ok(Self {
+            header,
+            anchor,
+            histories,
+            channels,
+            pending: None,
+            first: None,
+            last: None,
+            others: Vec::new(),
+        })
     }
 
     /// Adds a sample to its sensor's reading; samples of one reading have one time.
@@ -375,7 +390,15 @@ impl Segment {
     }
 
     pub(crate) fn window(&self, start: MonotonicNs, end: MonotonicNs) -> WindowEnergy {
-        WindowEnergy::of(&self.histories, start, end, None, false)
+        let own = WindowEnergy::of(&self.histories, start, end, None, false);
+        // Machines have clocks of their own.
+        let others = self.others.iter().flat_map(|(machine, other)| {
+            let there = |t| other.anchor.monotonic_at(self.anchor.wall_ns_at(t));
+            let window = WindowEnergy::of(&other.histories, there(start), there(end), None, false);
+            window.sensors.into_iter().map(move |sensor| sensor.of_machine(machine))
+        });
+        let others = others.collect();
+        own.with_sensors(others)
     }
 }
 

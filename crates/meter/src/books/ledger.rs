@@ -7,6 +7,7 @@
 //! record is the totals themselves.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use wattle_runlog::beside::{Machine, MachineIdle};
 use wattle_runlog::grid::Intensities;
@@ -77,6 +78,7 @@ pub struct Ledger {
     pub(crate) options: LedgerOptions,
     pub(crate) table: Option<IntensityTable>,
     pub(crate) machine: Machine,
+    pub(crate) other_traces: Vec<(String, PathBuf)>,
     /// What the grid said in each segment that asked.
     pub(crate) grids: BTreeMap<u32, Intensities>,
     pub(crate) totals: Totals,
@@ -106,6 +108,7 @@ impl Ledger {
             options,
             table: None,
             machine: Machine::default(),
+            other_traces: Vec::new(),
             grids: BTreeMap::new(),
             totals: Totals::default(),
             ends: Vec::new(),
@@ -116,6 +119,12 @@ impl Ledger {
     /// use. What the table does not cover is priced by the intensity of the options, and the record tells so.
     pub fn with_table(self, table: Option<IntensityTable>) -> Self {
         Self { table, ..self }
+    }
+
+    /// The books with the traces of other machines that took part, each with what their sensors' names begin with: what they
+    /// drew after a killed segment's last record is booked with that of this machine.
+    pub fn with_other_traces(self, other_traces: Vec<(String, PathBuf)>) -> Self {
+        Self { other_traces, ..self }
     }
 
     /// The books with what is stated of the machine: its embodied emissions and its idle power.

@@ -31,6 +31,8 @@ pub(super) struct ArenaSizes {
     pub(super) grad_before: usize,
     /// Numbers in the largest group of norms and biases whose gradients are summed together.
     pub(super) most_vectors: usize,
+    /// Width of the narrowest row that goes into or comes out of a product with a weight.
+    pub(super) narrowest: usize,
     pub(super) n_threads: usize,
 }
 
@@ -203,7 +205,7 @@ impl ArenaSizes {
     fn cut(&self, n_sequences: usize) -> Slices {
         match self.options.fp8 {
             Some(_) => Slices::whole(n_sequences),
-            None => Slices::new(n_sequences, self.dims().1, self.n_threads),
+            None => Slices::new(n_sequences, self.dims().1, self.narrowest, self.n_threads),
         }
     }
 

@@ -56,6 +56,8 @@ impl Network {
         let sizes = &self.sizes;
         let query_key_norms = self.query_key_norms();
         let vectors = self.blocks.iter().map(Block::vectors).chain([self.final_norm.range()]);
+        let linears = self.blocks.iter().flat_map(Block::linears);
+        let narrowest = linears.flat_map(|linear| [linear.n_in, linear.n_out]);
         ArenaSizes {
             n_layers,
             options,
@@ -79,6 +81,7 @@ impl Network {
                 MlpKind::Gated => sizes.expanded(),
             },
             most_vectors: vectors.map(|range| range.len()).max().unwrap_or(0),
+            narrowest: narrowest.min().unwrap_or(sizes.c).min(sizes.v),
             n_threads: rayon::current_num_threads(),
         }
     }
