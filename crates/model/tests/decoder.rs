@@ -11,7 +11,8 @@ use wattle_model::{
     GenerateOptions, Generator, KvCache, LanguageModel, ModelConfig, Parameter, Pass, RopeScaling, Sampling,
     Sequences, Texts,
 };
-use wattle_ops::board::Elem;
+use wattle_ops::board::select::Selecting;
+use wattle_ops::board::{Board, Elem};
 use wattle_random::{Purpose, Stream};
 
 const CPU: Device = Device::Cpu;
@@ -358,4 +359,18 @@ fn a_step_is_ten_launches_a_layer_and_three_more() {
         on_board(&mut decoder, 0, &[&[3]]);
         assert_eq!(board.n_launches() - before, 10 * gpt2().n_layers + 3);
     }
+}
+
+#[test]
+fn a_board_that_cannot_record_predicts_the_same_and_says_so() {
+    let model = model(&llama());
+    let text = text(8, 7);
+    let parts: Vec<&[u32]> = [&text[..3]].into_iter().chain(text[3..].chunks(1)).collect();
+    // What chooses kernels on a board cannot record.
+    let board: &'static dyn Board = Box::leak(Box::new(ShimBoard::default()));
+    let mut launched = model.decoder(Arc::new(Selecting::new(board, 0)), options_of(1)).unwrap().unwrap();
+    let ours = on_board(&mut launched, 0, &parts);
+    let expected = on_board(&mut decoder(model.as_ref(), options_of(1)), 0, &parts);
+    assert!(largest_difference(&ours, &expected) < 1e-5);
+    assert!(launched.describe().contains("passes launched one by one"), "{}", launched.describe());
 }

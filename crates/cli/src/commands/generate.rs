@@ -166,8 +166,9 @@ impl<'a> Timed<'a> {
         Self { texts, started: Instant::now(), n_tokens: 0, first: None, last: Seconds(0.0) }
     }
 
+    /// Until the last tokens, or until now if there were none.
     fn time(&self) -> Seconds {
-        self.last
+        if self.first.is_some() { self.last } else { Seconds(self.started.elapsed().as_secs_f64()) }
     }
 
     /// Tokens a second after the first, which wait for the prompts and for what is loaded on first use.
