@@ -116,7 +116,7 @@ section! {
         pub epochs: u64 = 3, free_at_resume();
         /// Largest global gradient norm; 0: no clipping.
         pub clip_norm: f64 = 1.0, expects(at_least(0.0).remark(" (0 clips nothing)")), source("nanoGPT");
-        /// Parts of a batch whose gradients are summed apart.
+        /// Parts of a batch that are summed apart.
         ///
         /// The sums of the parts are added in pairs, so that one rank, and any number of ranks that divides the parts, train
         /// to the same bits. A power of two that divides `train.batch_size`; more takes one buffer of gradients for each
@@ -125,7 +125,7 @@ section! {
             unit("parts"),
             expects(at_least(1.0).and_at_most(MAX_BATCH_SIZE)),
             check(Self::uneven_leaves);
-        /// How long a rank waits for the others within a step.
+        /// How long a rank waits for others in a step.
         ///
         /// Or twenty times as long as its own steps take, if that is longer; ten times as long for a start, a checkpoint, an
         /// evaluation and the end. A rank that does not answer ends the run with exit code 76.
