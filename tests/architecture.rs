@@ -57,6 +57,9 @@ fn arrows_point_down_and_the_columns_meet_in_the_session_alone() {
     }
     let of_ours = reach("wattle-settings").into_iter().find(|name| name.starts_with("wattle"));
     assert_eq!(of_ours, None, "what defines settings knows none");
+    let of_ours: Vec<_> =
+        reach("wattle-dist").into_iter().filter(|name| name.starts_with("wattle")).collect();
+    assert!(of_ours.iter().all(|name| name == "wattle-cuda"), "ranks know nothing of training: {of_ours:?}");
     for (name, direct) in &all {
         assert!(!direct.contains("wattle"), "{name} depends on the command line");
         let meets = ["wattle-meter", "wattle-train"].iter().all(|column| reach(name).contains(*column));

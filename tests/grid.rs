@@ -14,7 +14,7 @@ use rustix::process::Signal;
 use wattle_runlog::event::PauseReason;
 use wattle_runlog::grid::{GridBasis, GridEntry};
 use wattle_runlog::record::RecordKind;
-use wattle_runlog::{EventBody, Joules, LineFile, StopReason};
+use wattle_runlog::{EventBody, Joules, LineFile, Record, StopReason};
 
 use crate::workbench::{Running, Workbench, expect, with_board};
 
@@ -188,6 +188,14 @@ fn a_run_that_paused_is_the_same_to_the_bit_and_its_idle_joules_and_what_they_sa
     for words in ["  waiting ", "  saved ", "paused", "direct CO2, by the moment of use"] {
         assert!(text.contains(words), "{words}: {text}");
     }
+    let compared = bench.wattle(&["compare", "plain", "run"]).output().unwrap().stdout;
+    let compared = String::from_utf8(compared).unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(
+        compared.contains("some waited for cleaner electricity, and their energy counts it"),
+        "{compared}"
+    );
+    let before = compared.split(" g/kWh (GB)").next().unwrap();
+    assert!(before.rsplit(' ').next().unwrap().len() <= "499.9".len(), "one decimal: {compared}");
     let page = fs::read_to_string(bench.join("run/report.html")).unwrap();
     assert!(page.contains("Waiting for cleaner electricity took") && page.contains("shade paused"));
     let log = fs::read_to_string(bench.join("run/train.log")).unwrap();
@@ -278,7 +286,7 @@ fn a_provider_that_does_not_answer_holds_nothing_up_and_the_table_prices_instead
     ];
     let said = expect(0, train(&bench, "run", &settings));
     assert_eq!(said.matches("grid: http://").count(), 1, "once: {said}");
-    assert!(said.contains("the carbon section's intensity prices energy"), "{said}");
+    assert!(said.contains("a table or a fixed intensity prices energy"), "{said}");
     let whole = bench.records("run").pop().unwrap();
     assert_eq!(whole.carbon.grid.as_ref().unwrap().known_fraction(), 0.0);
     assert!(whole.carbon.basis.contains("100.0 % by lifecycle of FRA"), "{}", whole.carbon.basis);
@@ -381,4 +389,92 @@ fn a_dry_run_says_what_would_be_asked_and_asks_nobody() {
         assert!(text.contains(words), "{words}: {text}");
     }
     assert_eq!(provider.asked.lock().unwrap().len(), 0);
+}
+
+/// The record of `wattle meter` with a board and more flags, and what it said.
+fn metered(bench: &Workbench, args: &[&str], key: Option<&str>, seconds: &str) -> (Record, String) {
+    let args = [&["meter", "--json", "cost.json", "--gpus", "all"], args, &["--", "sleep", seconds]].concat();
+    let mut command = with_board(bench.wattle(&args));
+    key.iter().for_each(|key| {
+        command.env("ELECTRICITY_MAPS_API_KEY", key);
+    });
+    let said = expect(0, command);
+    (Record::from_json(fs::read_to_string(bench.join("cost.json")).unwrap().trim()).unwrap(), said)
+}
+
+#[test]
+fn a_metered_command_pays_for_each_joule_what_it_cost_at_its_moment() {
+    let bench = Workbench::new();
+    let provider = Provider::steady(100);
+    let now_g = provider.now_g.clone();
+    std::thread::spawn(move || {
+        sleep(Duration::from_millis(1500));
+        now_g.store(500, Ordering::SeqCst);
+    });
+    let (record, said) = metered(&bench, &["--grid", "uk", "--grid-url", &provider.url], None, "3");
+    let grid = record.carbon.grid.as_ref().unwrap();
+    assert_eq!((grid.origin.provider.as_str(), grid.origin.zone.as_str()), ("uk", "GB"));
+    assert!(grid.live_fraction > 0.5 && grid.known_fraction() > 0.9, "{grid:?}");
+    let mean = record.carbon.intensity_g_per_kwh.get();
+    assert!(mean > 150.0 && mean < 450.0, "{mean}");
+    let grams = mean * record.facility_kwh;
+    assert!((record.emissions_g.get() - grams).abs() < 1e-9 * grams, "{record:?}");
+    assert!(said.contains("g/kWh in GB by uk (direct CO2, by the moment of use: "), "{said}");
+}
+
+#[test]
+fn metered_commands_share_answers_and_a_key_is_written_nowhere() {
+    let bench = Workbench::new();
+    let (url, asked) = with_key();
+    let url = url.trim_start_matches("grid.url=");
+    let args = ["--grid", "electricity_maps", "--grid-zone", "DE", "--grid-url", url];
+    for _ in 0..2 {
+        let (record, said) = metered(&bench, &args, Some("s3cret-key"), "0.3");
+        assert_eq!(record.carbon.intensity_g_per_kwh.get().round(), 321.0);
+        assert!(!said.contains("s3cret"));
+    }
+    assert_eq!(asked.lock().unwrap().len(), 1, "the second command was told what the first had asked");
+    for (path, content) in bench.content(".") {
+        assert!(!content.windows(6).any(|bytes| bytes == b"s3cret"), "{}", path.display());
+    }
+}
+
+#[test]
+fn a_metered_command_whose_provider_is_silent_is_priced_by_its_region_and_told_so() {
+    let bench = Workbench::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let args = ["--grid", "uk", "--grid-url", &url, "--region", "FRA"];
+    let (record, said) = metered(&bench, &args, None, "0.3");
+    assert!(said.contains("a fixed intensity prices energy"), "{said}");
+    assert_eq!(record.carbon.grid.as_ref().unwrap().known_fraction(), 0.0);
+    assert!(record.carbon.basis.contains("100.0 % by lifecycle of FRA"), "{}", record.carbon.basis);
+}
+
+#[test]
+fn a_metered_command_does_not_start_with_a_key_or_zone_that_is_refused() {
+    let bench = Workbench::new();
+    let (url, _asked) = with_key();
+    let url = url.trim_start_matches("grid.url=");
+    for (args, words) in [
+        (&["--grid", "electricity_maps", "--grid-zone", "DE", "--grid-url", url][..], "refused the key"),
+        (
+            &["--grid", "electricity_maps", "--grid-zone", "DE"],
+            "--grid = \"electricity_maps\": expected a key",
+        ),
+        (&["--grid", "electricity_maps"], "--grid-zone is not set: expected a zone key"),
+        (&["--grid", "uk", "--grid-zone", "DE"], "--grid-zone = \"DE\": expected \"GB\""),
+        (&["--grid-zone", "DE"], "name it with --grid"),
+        (&["--grid", "coal"], "possible values: none, electricity_maps, uk"),
+    ] {
+        let mut command = bench.wattle(&[&["meter"], args, &["--", "touch", "started"]].concat());
+        command.env_remove("ELECTRICITY_MAPS_API_KEY");
+        if args.contains(&"--grid-url") {
+            command.env("ELECTRICITY_MAPS_API_KEY", "other");
+        }
+        let said = expect(2, command);
+        assert!(said.contains(words), "{said}");
+        assert!(!bench.join("started").exists());
+    }
 }

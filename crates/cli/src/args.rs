@@ -4,16 +4,15 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-#[cfg(feature = "train")]
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 #[cfg(feature = "train")]
 use wattle_data::{BadRecords, FormatChoice};
+use wattle_grid::ProviderKind;
 use wattle_meter::GpuSelection;
 use wattle_meter::calibrate::log::utc_offset;
 use wattle_meter::config::metrics_addr;
 use wattle_report::scaling::{WAITING_SHARE, network};
-#[cfg(feature = "train")]
 use wattle_settings::{Choice, Choices};
 
 /// Train transformer language models, and know what every step cost in energy, emissions and money.
@@ -485,7 +484,6 @@ pub struct EvaluateArgs {
 }
 
 /// The values of a setting, for an argument.
-#[cfg(feature = "train")]
 fn choices<C: Choices>() -> impl TypedValueParser<Value = C> {
     let value = |choice: &Choice| {
         PossibleValue::new(choice.name).help(choice.doc.summary().trim_end_matches('.').to_owned())
@@ -606,6 +604,8 @@ Examples:
       two boards, and one record in a file
   wattle meter --metrics-addr 127.0.0.1:9184 -- python train.py
       live power and energy for Prometheus, at http://127.0.0.1:9184/metrics
+  wattle meter --grid electricity_maps --grid-zone DE -- python train.py
+      each joule at the price of its moment; the key is read from ELECTRICITY_MAPS_API_KEY
 
 The command's exit status is passed back (128 + n after signal n, 127 if there is no such
 command), and signals are passed on to it. A GPU counts whole, whoever uses it; an estimate counts
@@ -621,6 +621,15 @@ pub struct MeterArgs {
     /// Whose electricity: a country's code or name; default the world's mean
     #[arg(long, value_name = "XX")]
     pub region: Option<String>,
+    /// Who is asked what the electricity emits, to price each joule at the moment of its use; --region prices the rest
+    #[arg(long, value_name = "PROVIDER", value_parser = choices::<ProviderKind>(), default_value = ProviderKind::None.name())]
+    pub grid: ProviderKind,
+    /// The zone of the grid that the machine draws from, such as DE; for uk GB or GB-1 to GB-17
+    #[arg(long, value_name = "ZONE")]
+    pub grid_zone: Option<String>,
+    /// The provider's address, for a mirror
+    #[arg(long, value_name = "URL")]
+    pub grid_url: Option<String>,
     /// Which boards, by their number in nvidia-smi; default those that CUDA_VISIBLE_DEVICES shows
     #[arg(long, value_name = "all|none|0,1", value_parser = gpu_selection)]
     pub gpus: Option<GpuSelection>,
@@ -750,12 +759,12 @@ Examples:
       a run of GPT-3's size
   wattle estimate --params 1.5B --tokens 30B --gpu H200 --gpus 8 --mfu 0.45
       with a utilization of your own
-  wattle estimate --run runs/mine --gpus 1024 --network 400
-      a finished run's step on 1, 8, 16 … 1,024 GPUs with a 400 Gbit/s network card each
-  wattle estimate --run runs/mine --gpus 1024 --network 400 --network-per machine --shard 64
+  wattle estimate --run runs/small --gpus 1024 --network 400
+      a finished run's step on 1, 8, 16 … 1,024 GPUs with 400 Gbit/s of network each
+  wattle estimate --run runs/small --gpus 1024 --network 400 --network-per machine --shard 64
       one network card a machine, the optimizer's state sharded among 64 GPUs
 
-With --run it simulates data-parallel training with ZeRO-1; docs/simulate.md has the model.")]
+With --run it simulates data-parallel training with ZeRO-1; docs/distributed.md has the model.")]
 pub struct EstimateArgs {
     /// Parameters, such as 124M or 7e9
     #[arg(long, value_name = "N", required_unless_present = "run")]

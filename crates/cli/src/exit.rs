@@ -1,8 +1,6 @@
 //! How the process ends.
 
 use std::process::ExitCode;
-#[cfg(feature = "train")]
-use std::time::Duration;
 
 #[cfg(feature = "train")]
 use wattle_dist::DistError;
@@ -67,13 +65,9 @@ fn failure(error: &anyhow::Error) -> ExitCode {
         match parting.is_said_here {
             true => tracing::error!("{error:#}"),
             // A launcher ends all ranks as soon as one fails: let the other finish its sentence.
-            false => std::thread::sleep(SENTENCE),
+            false => std::thread::sleep(crate::ranks::SENTENCE),
         }
         return ExitCode::from(parting.status);
-    }
-    #[cfg(feature = "train")]
-    if let Some(Quietly(status)) = error.downcast_ref() {
-        return ExitCode::from(*status);
     }
     if error.downcast_ref().is_some_and(StdoutError::is_closed_pipe) {
         // 128 + SIGPIPE: how a program ends that leaves the signal to the system.
@@ -83,12 +77,6 @@ fn failure(error: &anyhow::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Ends with this status, and leaves it to another process to say why.
-#[cfg(feature = "train")]
-#[derive(Debug, thiserror::Error)]
-#[error("another process says why")]
-pub struct Quietly(pub u8);
-
 /// How a rank ends that cannot go on because of others, or after another has said why.
 #[cfg(feature = "train")]
 struct Parting {
@@ -96,13 +84,9 @@ struct Parting {
     is_said_here: bool,
 }
 
-/// How long another rank may take to say why the run ends.
-#[cfg(feature = "train")]
-const SENTENCE: Duration = Duration::from_millis(500);
-
 /// Ranks have parted; the run goes on with `--resume`.
 #[cfg(feature = "train")]
-pub const PARTED: u8 = wattle_dist::EXIT_PARTED;
+const PARTED: u8 = wattle_dist::EXIT_PARTED;
 
 #[cfg(feature = "train")]
 impl Parting {
@@ -110,10 +94,6 @@ impl Parting {
         match error {
             SessionError::ToldByLeader { is_usage } => {
                 Some(Self { status: if *is_usage { 2 } else { 1 }, is_said_here: false })
-            }
-            SessionError::Train(TrainError::Parted { cause, rank, .. }) => {
-                let is_said_here = (0..*rank).all(|other| cause.ranks().contains(&other));
-                Some(Self { status: PARTED, is_said_here })
             }
             SessionError::Train(TrainError::Ranks(source)) => {
                 // Before the first step, a rank that has ended has said why.

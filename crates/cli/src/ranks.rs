@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use wattle_dist::{Launched, connect};
+use wattle_dist::{EXIT_PARTED, Launched, connect};
 use wattle_session::SessionError;
-use wattle_train::Ranks;
+use wattle_train::{Ranks, TrainError};
 
 /// How long ranks may take to find one another.
 const START: Duration = Duration::from_secs(300);
+
+/// How long another rank may take to say why the run ends.
+pub const SENTENCE: Duration = Duration::from_millis(500);
 
 /// Whether a launcher started this process as another rank than the first: what there is to say, that one says.
 pub fn is_follower() -> bool {
@@ -17,6 +20,20 @@ pub fn is_follower() -> bool {
 /// Ranks on this machine, this one included.
 pub fn local_world() -> usize {
     Launched::here().ok().flatten().and_then(|launched| launched.local_world).unwrap_or(1)
+}
+
+/// Ends this process, and the others as far as the launcher sees to that, after the ranks have parted in training. The
+/// lowest rank that is left says why. A launcher that ends all since one has ended signals the others first: where that
+/// `is_signalled`, it is the launcher that says so.
+pub fn part(ranks: &Ranks, error: &TrainError, is_signalled: bool) -> ! {
+    let own = ranks.share().rank;
+    let lost: &[usize] = if let TrainError::Parted { cause, .. } = error { cause.ranks() } else { &[] };
+    let is_lowest = (0..own).all(|other| lost.contains(&other));
+    match is_lowest && !(own > 0 && is_signalled) {
+        true => tracing::error!("{error}"),
+        false => std::thread::sleep(SENTENCE),
+    }
+    ranks.fabric().abort(EXIT_PARTED)
 }
 
 /// Finds the other ranks. In training each waits for the others for `deadline_s`.

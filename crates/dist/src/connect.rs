@@ -36,8 +36,8 @@ pub fn connect(within: Duration) -> Result<Arc<dyn Fabric>, DistError> {
     Ok(Arc::new(mpi))
 }
 
-/// The libraries to try, in order.
-fn names(launcher: Launcher) -> Vec<String> {
+/// The MPI libraries to try under a launcher, in order: the one that [`LIBRARY`] names, or those of its kind first.
+pub fn names(launcher: Launcher) -> Vec<String> {
     match std::env::var(LIBRARY) {
         Ok(named) => vec![named],
         Err(_) => launcher.libraries().iter().map(|name| (*name).to_owned()).collect(),

@@ -5,14 +5,17 @@
 //! - [`solo`]: one rank alone
 //! - [`threads`]: ranks that are threads of one process
 //! - [`mpi`]: ranks that an MPI library connects
+//! - [`nccl`]: sums between GPUs by NCCL
 //! - [`launch`]: what started this process, and as which rank
-//! - [`connect`]: the fabric for that
+//! - [`mod@connect`]: the fabric for that
 
 pub mod connect;
+mod entry;
 pub mod error;
 pub mod fabric;
 pub mod launch;
 pub mod mpi;
+pub mod nccl;
 mod node;
 pub mod place;
 pub mod solo;
@@ -24,6 +27,7 @@ pub use error::{DistError, names_of};
 pub use fabric::Fabric;
 pub use launch::{Launched, Launcher};
 pub use mpi::Mpi;
+pub use nccl::Nccl;
 pub use place::Place;
 pub use solo::Solo;
 pub use threads::Threads;

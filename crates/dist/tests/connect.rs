@@ -9,12 +9,20 @@ use crate::rank::{JOB, OUT};
 
 /// What `connect` says in a process of its own with these variables, which stand for a launcher.
 fn connect(variables: &[(&str, &str)]) -> String {
+    alone("connect", variables)
+}
+
+/// What a job says in a process of its own, with these variables.
+pub fn alone(job: &str, variables: &[(&str, &str)]) -> String {
     let dir = tempfile::tempdir().unwrap();
     let mut command = Command::new(env::current_exe().unwrap());
     command.args(["rank::rank", "--exact", "--ignored"]);
-    command.env(JOB, "connect").env(OUT, dir.path()).envs(variables.iter().copied());
-    assert!(command.output().unwrap().status.success());
-    std::fs::read_to_string(file_of_rank(Path::new(dir.path()), 0)).unwrap()
+    command.env(JOB, job).env(OUT, dir.path()).envs(variables.iter().copied());
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    let rank =
+        variables.iter().find(|(name, _)| *name == "RANK").map_or(0, |(_, rank)| rank.parse().unwrap());
+    std::fs::read_to_string(file_of_rank(Path::new(dir.path()), rank)).unwrap()
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, getpid, kill_process};
 use rustix::time::{ClockId, clock_gettime};
-use wattle_dist::{EXIT_PARTED, Fabric, Launched, Mpi};
+use wattle_dist::{EXIT_PARTED, Fabric, Launched, Mpi, Nccl, connect, nccl};
 
 use crate::calls::{LONG, transcript};
 use crate::launchers::file_of_rank;
@@ -34,27 +34,52 @@ fn rank() {
     };
     match std::env::var(JOB).unwrap().as_str() {
         "connect" => {
-            let text = match wattle_dist::connect(LONG) {
+            let text = match connect::connect(LONG) {
                 Ok(fabric) => format!("{}\n{:?}", fabric.describe(), fabric.place()),
                 Err(error) => error.to_string(),
             };
             let rank = Launched::here().unwrap().map_or(0, |launched| launched.rank);
             fs::write(file_of_rank(Path::new(&dir), rank), text).unwrap();
         }
+        "nccl" => {
+            let launched = Launched::here().unwrap();
+            if let Some(address) = launched.as_ref().and_then(nccl::comm_id) {
+                // SAFETY: this process does nothing else.
+                unsafe { nccl::set_comm_id(&address) };
+            }
+            let id = Nccl::open().and_then(|nccl| Ok((nccl.version(), nccl.unique_id()?)));
+            let text = match id {
+                Ok(((major, minor, patch), id)) => format!("NCCL {major}.{minor}.{patch}: {id:?}"),
+                Err(error) => error.to_string(),
+            };
+            let rank = launched.map_or(0, |launched| launched.rank);
+            fs::write(file_of_rank(Path::new(&dir), rank), text).unwrap();
+        }
         "calls" => {
             let fabric = open().with_round_bytes(SMALL_ROUND);
-            let mut heard = transcript(&fabric, &SMALL);
+            // From another thread than the one that opened it.
+            let mut heard =
+                thread::scope(|scope| scope.spawn(|| transcript(&fabric, &SMALL)).join().unwrap());
             let fabric = fabric.with_round_bytes(4 << 20);
             heard.append(&mut transcript(&fabric, &LARGE));
             leave(&fabric, &heard);
         }
         "stopped" => {
-            part(&leave, |fabric| fabric.place().rank == 1 && kill_process(getpid(), Signal::STOP).is_ok())
+            part(&leave, |fabric| fabric.place().rank == 1 && kill_process(getpid(), Signal::STOP).is_ok());
         }
         "killed" => {
-            part(&leave, |fabric| fabric.place().rank == 1 && kill_process(getpid(), Signal::KILL).is_ok())
+            part(&leave, |fabric| fabric.place().rank == 1 && kill_process(getpid(), Signal::KILL).is_ok());
         }
         "busy" => part(&leave, |fabric| fabric.place().rank == 1 && sleep(30)),
+        "parts" => {
+            part(&leave, |fabric| {
+                let is_first = fabric.place().rank == 1;
+                if is_first {
+                    fabric.part("the disk is full");
+                }
+                is_first
+            });
+        }
         "waiting" => {
             let fabric = open();
             fabric.barrier(LONG).unwrap();
@@ -77,7 +102,7 @@ fn rank() {
             if Launched::here().unwrap().unwrap().rank == 1 {
                 sleep(60);
             }
-            let _ = wattle_dist::connect(SHORT);
+            let _ = connect::connect(SHORT);
         }
         job => panic!("no job {job}"),
     }
@@ -86,16 +111,12 @@ fn rank() {
 /// The library that fits the launcher.
 fn open() -> Mpi {
     let launched = Launched::here().unwrap().expect("under a launcher");
-    let names: Vec<String> = match std::env::var(wattle_dist::connect::LIBRARY) {
-        Ok(named) => vec![named],
-        Err(_) => launched.launcher.libraries().iter().map(|name| (*name).to_owned()).collect(),
-    };
-    let fabric = Mpi::open(&names, LONG).unwrap();
+    let fabric = Mpi::open(&connect::names(launched.launcher), LONG).unwrap();
     assert_eq!((fabric.place().rank, Some(fabric.place().world)), (launched.rank, launched.world));
     fabric
 }
 
-/// `leave_others` takes a rank away; the others, of which rank 2 comes a second late, wait for it in vain.
+/// `leave_others` takes a rank away; the others, of which rank 2 comes half a second late, wait for it in vain.
 fn part(leave: &impl Fn(&dyn Fabric, &[u8]), leave_others: impl Fn(&Mpi) -> bool) {
     let fabric = open();
     fabric.barrier(LONG).unwrap();
@@ -103,14 +124,14 @@ fn part(leave: &impl Fn(&dyn Fabric, &[u8]), leave_others: impl Fn(&Mpi) -> bool
         return;
     }
     if fabric.place().rank == 2 {
-        sleep(1);
+        thread::sleep(Duration::from_millis(500));
     }
     let (began, len) = (Instant::now(), 300_000 * fabric.place().world);
     let error = fabric.exchange(&vec![1; len], &mut vec![0; len], SHORT).unwrap_err();
     let again = fabric.barrier(LONG).unwrap_err();
     let text = format!("{error}\n{again}\n{}", began.elapsed().as_secs_f64());
     leave(&fabric, text.as_bytes());
-    // What rank 2 finds out takes a second longer.
+    // Rank 2 finds out half a second later.
     sleep(if fabric.place().rank == 2 { 0 } else { 2 });
     fabric.abort(EXIT_PARTED);
 }

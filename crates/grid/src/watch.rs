@@ -230,10 +230,10 @@ impl Asker {
         }
         match until > now {
             true => format!(
-                "what is known holds until {}, then the carbon section's intensity prices energy",
+                "what is known holds until {}, then a table or a fixed intensity prices energy",
                 state.clock.rfc3339_at(until)
             ),
-            false => "the carbon section's intensity prices energy until then".to_owned(),
+            false => "a table or a fixed intensity prices energy until then".to_owned(),
         }
     }
 

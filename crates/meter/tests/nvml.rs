@@ -336,22 +336,6 @@ fn killed_case() {
 }
 
 #[test]
-#[ignore = "prints what sampling costs on this machine, with NVML_STANDIN_PROFILE=h100 where calls cost as on an H100: cargo test -p wattle-meter --test nvml cost -- --ignored --nocapture"]
-#[allow(clippy::print_stdout, reason = "its output is what it is for")]
-fn cost() {
-    // SAFETY: this test is run alone, and nothing reads the environment beside it.
-    unsafe { std::env::set_var("NVML_LIBRARY", library()) };
-    let sampler = Sampler::start(all_boards().sensors, SamplerOptions::default()).unwrap();
-    let start = sampler.edge(Duration::from_secs(10));
-    let seconds = std::env::var("COST_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
-    sleep(Duration::from_secs(seconds.unwrap_or(20)));
-    let end = sampler.edge(Duration::from_secs(10));
-    let overhead = sampler.stop();
-    let share = overhead.sampler_cpu_s / end.since(&start);
-    println!("{:.3} % of a core at 20 Hz: {overhead:?}", share * 100.0);
-}
-
-#[test]
 fn a_library_that_is_none_is_a_finding() {
     let config = config(GpuSelection::All);
     let manifest = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"));

@@ -22,7 +22,6 @@ use crate::data::prepare;
 use crate::error::SessionError;
 use crate::nodes::{NodeTrace, NodeVoice};
 use crate::seats::Seats;
-use crate::session::Outcome;
 use crate::together::{PREPARATION, Together};
 
 /// What the leading rank tells the others when the run directory is there.
@@ -132,26 +131,33 @@ impl Hello {
     }
 }
 
-/// A trainer, and what it goes on from.
-#[expect(clippy::too_many_arguments, reason = "what a trainer is made of")]
-pub(crate) fn trainer_of<'a>(
-    model: &'a dyn LanguageModel,
-    board: Option<Arc<dyn Board>>,
-    is_own_model: bool,
-    dataset: &'a Dataset,
-    device: &ChosenDevice,
-    options: TrainerOptions,
-    checkpoints: Checkpoints,
-    checkpoint: Option<&Path>,
-) -> Result<Trainer<'a>, SessionError> {
-    let mut trainer = match is_own_model {
-        true => Trainer::new(model, dataset, &device.device, options, checkpoints)?,
-        false => Trainer::on_board(model, dataset, board, options, checkpoints)?,
-    };
-    if let Some(checkpoint) = checkpoint {
-        trainer.resume(checkpoint)?;
+/// What a trainer trains, on what.
+pub(crate) struct Training<'a> {
+    pub(crate) model: &'a dyn LanguageModel,
+    pub(crate) is_own_model: bool,
+    pub(crate) board: Option<Arc<dyn Board>>,
+    pub(crate) dataset: &'a Dataset,
+    pub(crate) device: &'a ChosenDevice,
+}
+
+impl<'a> Training<'a> {
+    /// The trainer, which goes on from `checkpoint` if there is one.
+    pub(crate) fn trainer(
+        self,
+        options: TrainerOptions,
+        checkpoints: Checkpoints,
+        checkpoint: Option<&Path>,
+    ) -> Result<Trainer<'a>, SessionError> {
+        let Self { model, is_own_model, board, dataset, device } = self;
+        let mut trainer = match is_own_model {
+            true => Trainer::new(model, dataset, &device.device, options, checkpoints)?,
+            false => Trainer::on_board(model, dataset, board, options, checkpoints)?,
+        };
+        if let Some(checkpoint) = checkpoint {
+            trainer.resume(checkpoint)?;
+        }
+        Ok(trainer)
     }
-    Ok(trainer)
 }
 
 /// A rank that leaves the run directory to the leading one.
@@ -164,14 +170,14 @@ pub(crate) struct Rank<'a> {
 }
 
 impl Rank<'_> {
-    /// Trains in step with the leading rank.
-    pub(crate) fn follow(self, device: DeviceChoice) -> Result<Outcome, SessionError> {
+    /// Trains in step with the leading rank, and says why training ended; `None` if nothing was left to do.
+    pub(crate) fn follow(self, device: DeviceChoice) -> Result<Option<StopReason>, SessionError> {
         let Self { config, own_model, ranks, verify, is_asked_to_stop } = self;
         let (together, within) = (Together::new(ranks), ranks.between_steps());
         let device = device.open().map_err(SessionError::from);
         let (device, go) = together.meet_for(PREPARATION, device, Go::Train)?;
         if go == Go::WasFinished {
-            return Ok(Outcome::WasFinished);
+            return Ok(None);
         }
         // The leading rank has prepared them; where its cache is not shared, this rank does so too.
         let dataset = prepare(config, verify, &mut ());
@@ -189,24 +195,17 @@ impl Rank<'_> {
         let built = together.meet(build(config, own_model, &dataset, &device, &options, values))?;
         let model = built.model.as_ref();
         let checkpoints = Checkpoints::of_another(&start.path.join("checkpoints"));
-        let mut trainer = together.meet(trainer_of(
-            model,
-            built.board,
-            own_model.is_some(),
-            &dataset,
-            &device,
-            options,
-            checkpoints,
-            checkpoint,
-        ))?;
+        let (is_own_model, board) = (own_model.is_some(), built.board);
+        let training = Training { model, is_own_model, board, dataset: &dataset, device: &device };
+        let mut trainer = together.meet(training.trainer(options, checkpoints, checkpoint))?;
         refuse_unlike_weights(&together, model)?;
         let (_, go) = together.meet_for(within, Ok(()), Go::Train)?;
         if go == Go::WasFinished {
-            return Ok(Outcome::WasFinished);
+            return Ok(None);
         }
         let reason = trainer.run(&mut Follower { is_asked_to_stop, voice })?;
         together.meet(Ok(()))?;
-        Ok(Outcome::Followed(reason))
+        Ok(Some(reason))
     }
 }
 

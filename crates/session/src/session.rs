@@ -26,7 +26,7 @@ use crate::data::{check_length, evaluation_tokens, plan_of, prepare, refuse_othe
 use crate::earlier::{Earlier, ended, is_run, was_finished_at};
 use crate::ending::{Ending, Sizes};
 use crate::error::SessionError;
-use crate::following::{Go, Hello, Rank, Start, refuse_unlike_data, refuse_unlike_weights, trainer_of};
+use crate::following::{Go, Hello, Rank, Start, Training, refuse_unlike_data, refuse_unlike_weights};
 use crate::grid::{self, GridBeside};
 use crate::kernels;
 use crate::listener::{Listener, MeterStart, TrainingStart};
@@ -179,13 +179,9 @@ impl<'a> Session<'a> {
     pub fn train(self) -> Result<Outcome, SessionError> {
         let ranks = self.ranks.clone();
         let outcome = self.train_together();
-        // Ranks that have parted, or met for the last time, know.
-        let is_known = matches!(
-            outcome,
-            Err(SessionError::ToldByLeader { .. } | SessionError::Train(TrainError::Parted { .. }))
-        );
-        if let (Err(error), false) = (&outcome, is_known) {
-            ranks.fabric().part(&error.to_string());
+        match &outcome {
+            Ok(_) | Err(SessionError::Train(TrainError::Parted { .. })) => {}
+            Err(error) => ranks.part(&error.to_string()),
         }
         outcome
     }
@@ -211,7 +207,7 @@ impl<'a> Session<'a> {
         if !ranks.leads() {
             config.train = over_ranks;
             let rank = Rank { config: &config, own_model, ranks: &ranks, verify, is_asked_to_stop };
-            return rank.follow(device);
+            return Ok(rank.follow(device)?.map_or(Outcome::WasFinished, Outcome::Followed));
         }
         let ready = Ready::look(&mut config, over_ranks, &path, device, verify, resume, listener);
         let go = if matches!(ready, Ok(None)) { Go::WasFinished } else { Go::Train };
@@ -463,16 +459,9 @@ impl Attempt<'_> {
             options.checkpoint_in_background = snapshot::is_affordable_for(config, model, &plan);
         }
         let checkpoint = latest.as_deref();
-        let mut trainer = together.meet(trainer_of(
-            model,
-            built.board,
-            own_model.is_some(),
-            dataset,
-            device,
-            options,
-            checkpoints,
-            checkpoint,
-        ))?;
+        let (is_own_model, board) = (own_model.is_some(), built.board);
+        let training = Training { model, is_own_model, board, dataset, device };
+        let mut trainer = together.meet(training.trainer(options, checkpoints, checkpoint))?;
         refuse_unlike_weights(&together, model)?;
         let kernels = kernels::keep(dir, &trainer)?;
         if let Some(latest) = checkpoint {

@@ -81,6 +81,9 @@ impl<'a> Together<'a> {
         let is_usage = fault.as_ref().is_some_and(|(_, is_usage)| *is_usage);
         let Verdict { is_good, word, is_usage } =
             self.tell(Verdict { is_good: fault.is_none(), word, is_usage }, within)?;
+        if !is_good {
+            self.ranks.all_know();
+        }
         match (own, fault) {
             (Ok(own), None) if is_good => Ok((own, word)),
             // It is wrong here, and everywhere in the same words.

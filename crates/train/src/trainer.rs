@@ -307,7 +307,11 @@ impl<'a> Trainer<'a> {
                 last_good: self.checkpoints.latest().ok().flatten(),
             }),
             Err(error) => {
-                ranks.fabric().part(&error.to_string());
+                // Losses are the same on all ranks.
+                match &error {
+                    TrainError::NotFinite { .. } => ranks.all_know(),
+                    own => ranks.part(&own.to_string()),
+                }
                 Err(error)
             }
             ended => ended,

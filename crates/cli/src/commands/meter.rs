@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
+use wattle_grid::{Grid, GridConfig};
 use wattle_meter::books::carbon;
 use wattle_meter::sensors::discover::discover_visible;
 use wattle_meter::{
@@ -16,7 +17,7 @@ use wattle_meter::{
 use wattle_report::words::describe::{describe_energy, describe_sensor, energy_warnings};
 use wattle_report::words::quantity::{duration, joules, watts};
 use wattle_runlog::clock::file_stamp;
-use wattle_runlog::record::{MeteredCommand, RecordKind, Resources};
+use wattle_runlog::record::{Carbon, MeteredCommand, RecordKind, Resources};
 use wattle_runlog::{MonotonicNs, Record, Seconds, Segment, WallAnchor};
 
 use crate::args::MeterArgs;
@@ -29,9 +30,19 @@ use crate::status_line::StatusLine;
 /// Time between two looks at what the command's processes use.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
+/// A command is one segment.
+const SEGMENT: u32 = 0;
+
+/// What the flags come to.
+struct Configuration {
+    energy: EnergyConfig,
+    carbon: CarbonConfig,
+    grid: GridConfig,
+}
+
 /// Runs a command and accounts for it.
 pub fn run(args: &MeterArgs, quiet: bool) -> anyhow::Result<Exit> {
-    let (energy, carbon_config) = configuration(args)?;
+    let Configuration { energy, carbon: carbon_config, grid } = configuration(args)?;
     let json = args.json.as_deref().map(|path| OutputFile::open(path, "--json")).transpose()?;
     let discovery = discover_visible(&energy, Workload::Children);
     for unmet in &discovery.unmet {
@@ -48,6 +59,7 @@ pub fn run(args: &MeterArgs, quiet: bool) -> anyhow::Result<Exit> {
     let unmetered_boards = discovery.unmet.iter().map(|unmet| unmet.board).collect();
     let run_id = format!("command-{}-{:x}", file_stamp(), std::process::id());
     let trace = args.trace.as_deref().map(|path| trace_target(path, &run_id)).transpose()?;
+    let grid = Grid::start(&grid).map_err(|fault| BadUsage { faults: vec![by_flag(fault.to_string())] })?;
     let options = SamplerOptions { interval: energy.interval(), workload: Workload::Children, trace };
     let sampler = Sampler::start(discovery.sensors, options)?;
     let _server = args
@@ -55,7 +67,7 @@ pub fn run(args: &MeterArgs, quiet: bool) -> anyhow::Result<Exit> {
         .and_then(|addr| MetricsServer::start("--metrics-addr", addr, registry(&run_id, sampler.watch())));
     let mut ledger = Ledger::new(LedgerOptions {
         run_id,
-        segment: 0,
+        segment: SEGMENT,
         anchor: WallAnchor::now(),
         pue: energy.pue,
         carbon: carbon::resolve(&carbon_config).expect("its faults were looked for"),
@@ -82,6 +94,9 @@ pub fn run(args: &MeterArgs, quiet: bool) -> anyhow::Result<Exit> {
             return Ok(Exit::Child(exit_code(status)));
         }
     };
+    if let Some(grid) = &grid {
+        ledger.set_grid(SEGMENT, (*grid.known()).clone());
+    }
     let mut record = ledger.record(Entry {
         kind: RecordKind::Command,
         epoch: None,
@@ -110,23 +125,38 @@ fn trace_target(path: &Path, run_id: &str) -> anyhow::Result<TraceTarget> {
         anyhow::bail!("--trace {}: the file is there already; choose another path", path.display());
     }
     let writer = TraceWriter::open(path).context("--trace")?;
-    Ok(TraceTarget { writer, run_id: run_id.to_owned(), segment: Segment::now(0, 0) })
+    Ok(TraceTarget { writer, run_id: run_id.to_owned(), segment: Segment::now(SEGMENT, 0) })
 }
 
-fn configuration(args: &MeterArgs) -> Result<(EnergyConfig, CarbonConfig), BadUsage> {
+fn configuration(args: &MeterArgs) -> Result<Configuration, BadUsage> {
     let mut energy = EnergyConfig { gpus: args.gpus.clone().unwrap_or_default(), ..EnergyConfig::default() };
     if let Some(interval_ms) = args.interval_ms {
         energy.interval_ms = interval_ms;
     }
     let carbon = CarbonConfig { region: args.region.clone(), ..CarbonConfig::default() };
-    let faults = [energy.faults(), carbon.faults()].concat();
-    // The sections' own names for what was given by flags here.
-    let flags = [("energy.interval_ms", "--interval-ms"), ("carbon.region", "--region")];
-    let by_flag = |fault: String| flags.iter().fold(fault, |fault, (key, flag)| fault.replace(key, flag));
+    let (zone, url) = (args.grid_zone.clone(), args.grid_url.clone());
+    let grid = GridConfig { provider: args.grid, zone, url, ..GridConfig::default() };
+    let mut faults = [energy.faults(), carbon.faults(), grid.faults()].concat();
+    if !grid.is_on() && (grid.zone.is_some() || grid.url.is_some()) {
+        faults
+            .push("--grid-zone and --grid-url say where a provider is asked; name it with --grid".to_owned());
+    }
     match faults.is_empty() {
-        true => Ok((energy, carbon)),
+        true => Ok(Configuration { energy, carbon, grid }),
         false => Err(BadUsage { faults: faults.into_iter().map(by_flag).collect() }),
     }
+}
+
+/// A fault with flags in place of the sections' own names.
+fn by_flag(fault: String) -> String {
+    let flags = [
+        ("energy.interval_ms", "--interval-ms"),
+        ("carbon.region", "--region"),
+        ("grid.provider", "--grid"),
+        ("grid.zone", "--grid-zone"),
+        ("grid.url", "--grid-url"),
+    ];
+    flags.iter().fold(fault, |fault, (key, flag)| fault.replace(key, flag))
 }
 
 /// Waits for the command's end, with the live figures at the foot of the terminal. Returns what its processes
@@ -182,6 +212,10 @@ fn summarize(record: &Record) {
     parts.extend(describe_energy(record));
     parts.extend(record.resources.cpu_s.map(|cpu_s| format!("CPU time {}", duration(cpu_s))));
     tracing::info!("{}", parts.join(" · "));
+    if record.carbon.grid.is_some() {
+        let Carbon { intensity_g_per_kwh, region, source, basis, .. } = &record.carbon;
+        tracing::info!("  {:.0} g/kWh in {region} by {source} ({basis})", intensity_g_per_kwh.get());
+    }
     for line in record.sensors.iter().flat_map(describe_sensor) {
         tracing::info!("  {line}");
     }

@@ -15,11 +15,11 @@ use wattle_train::TrainError;
 use crate::allocator::give_back;
 use crate::args::TrainArgs;
 use crate::display::Display;
-use crate::exit::{BadUsage, Exit, PARTED, Quietly};
+use crate::exit::{BadUsage, Exit};
 use crate::following::Following;
 use crate::logging::LogFile;
 use crate::plan;
-use crate::ranks::{find, is_follower, local_world};
+use crate::ranks::{find, local_world, part};
 use crate::run::{Target, target};
 use crate::signals::StopSignal;
 use crate::terminal::{is_drawn_on, print};
@@ -47,16 +47,12 @@ pub fn run(args: &TrainArgs, bars: &MultiProgress, log_file: &LogFile, quiet: bo
         .device(args.device)
         .verify(verify(args))
         .resume(resume)
-        .ranks(ranks)
+        .ranks(ranks.clone())
         .listener(&mut following)
         .stop_when(|| signal.is_asked())
         .train();
-    // A launcher that ends all ranks, since one has ended, signals the others first.
-    let is_ended_by_launcher = matches!(outcome, Err(SessionError::Train(TrainError::Parted { .. })))
-        && signal.is_asked()
-        && is_follower();
-    if is_ended_by_launcher {
-        return Err(Quietly(PARTED).into());
+    if let Err(SessionError::Train(error @ TrainError::Parted { .. })) = &outcome {
+        part(&ranks, error, signal.is_asked());
     }
     let outcome = outcome?;
     Ok(match outcome {

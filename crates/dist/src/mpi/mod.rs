@@ -3,9 +3,10 @@
 //! - `abi`: how libraries represent handles and constants
 //! - `library`: an opened library and its functions
 //! - `pace`: how often to look whether something is done
-//! - `wire`: requests, and waiting for them within a deadline
+//! - `wire`: the library, and this rank among the others
 //! - `roll_call`: which ranks are silent
 //! - `parting`: the last word of a rank that cannot go on
+//! - `wait`: waiting within a deadline
 //! - `rounds`: a call on any number of bytes
 //! - `collectives`: the calls
 
@@ -16,6 +17,7 @@ mod pace;
 mod parting;
 mod roll_call;
 mod rounds;
+mod wait;
 mod wire;
 
 use std::ffi::c_int;
@@ -25,9 +27,11 @@ use std::time::{Duration, Instant};
 
 use self::library::Library;
 use self::rounds::{Cutting, Slots};
-use self::wire::{Cut, Wire, count};
+use self::wait::Cut;
+use self::wire::{Wire, count};
 use crate::error::DistError;
 use crate::fabric::Fabric;
+use crate::launch::{Launched, Launcher};
 use crate::node;
 use crate::place::Place;
 use crate::watchdog::{EXIT_PARTED, exit_now, watched};
@@ -40,7 +44,8 @@ use crate::watchdog::{EXIT_PARTED, exit_now, watched};
 /// A call whose deadline passes takes up to two seconds more, in which it finds out which ranks do not answer: those
 /// that are stopped, dead, or busy outside this fabric. Every later call fails with the same reason.
 ///
-/// Dropping it finalizes MPI if no call has failed; launchers call a process that ends without that faulty.
+/// Dropping it finalizes MPI if no call has failed; launchers call a process that ends without that faulty. A rank that
+/// gives up calls [`Fabric::abort`] instead: dropping would wait half a minute for the others to drop theirs.
 ///
 /// # Panics
 /// Calls panic where lengths do not fit the number of ranks, or a root is not a rank.
@@ -61,8 +66,8 @@ struct State {
 /// MPI can be started once in a process.
 static IS_OPEN: AtomicBool = AtomicBool::new(false);
 
-/// Bytes that a rank sends and receives in one round.
-const ROUND_BYTES: usize = 4 << 20;
+/// Bytes that a rank sends and receives in one round: what stays in a core's cache is copied cheaply.
+const ROUND_BYTES: usize = 512 << 10;
 /// Shortest piece for each rank in one round, unless a round is limited to less: short messages waste a network.
 const MIN_PIECE: usize = 64 << 10;
 /// Longest piece: counts are of type `int`.
@@ -136,7 +141,7 @@ impl Mpi {
 
     /// The text of each rank, in the order of ranks.
     fn all_gather_texts(&self, own: &str, within: Duration) -> Result<Vec<String>, DistError> {
-        let deadline = Instant::now() + within;
+        let deadline = wait::deadline(within);
         let left = || deadline.saturating_duration_since(Instant::now());
         let lens = self.all_gather_lens(own.len(), within)?;
         let longest = lens.iter().copied().max().unwrap_or(0);
@@ -170,7 +175,7 @@ impl Mpi {
         within: Duration,
         make: impl FnOnce(&Wire, &mut Slots, Instant) -> Result<(), Cut>,
     ) -> Result<(), DistError> {
-        let deadline = Instant::now() + within;
+        let deadline = wait::deadline(within);
         let mut state = self.lock();
         if let Some(failed) = &state.failed {
             return Err(DistError::Gone { gone: Vec::new(), reason: failed.clone() });
@@ -196,8 +201,15 @@ impl Mpi {
         state.failed.get_or_insert_with(|| format!("this rank has parted: {reason}"));
     }
 
-    /// Ends all ranks by `MPI_Abort`, or this one alone where that takes too long.
+    /// Ends all ranks, by `MPI_Abort` unless the launcher ends them anyway when this one exits.
+    ///
+    /// Open MPI's `mpirun` does. That of 4.1.4 (Debian 12) cannot unpack the message that `MPI_Abort` sends it
+    /// (`show_help.c`): it crashed in several of some 20 jobs, and hung in one.
     fn end(&self, exit_code: u8) -> ! {
+        let is_open_mpi = |launched: Launched| launched.launcher == Launcher::OpenMpi;
+        if Launched::here().is_ok_and(|launched| launched.is_some_and(is_open_mpi)) {
+            exit_now(exit_code);
+        }
         watched(ABORT_WITHIN, "MPI_Abort, or the call that it waits for,", exit_code, || {
             let _state = self.lock();
             // SAFETY: MPI has been started and not finalized, and no other thread is in it.

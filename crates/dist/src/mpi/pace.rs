@@ -14,6 +14,8 @@ pub(super) enum Pace {
 
 /// Looks made before the first pause.
 const N_LOOKS: u32 = 30;
+/// Looks between two offers of the core to others, while data moves.
+const YIELD_EVERY: u32 = 64;
 /// After this long without the end of a round, data is no longer on its way.
 const EAGER_FOR: Duration = Duration::from_millis(20);
 const SHORTEST: Duration = Duration::from_micros(50);
@@ -39,7 +41,9 @@ impl Pauses {
         self.n_looks += 1;
         let waited = self.began.elapsed();
         let is_eager = self.pace == Pace::Eager && waited < EAGER_FOR;
-        if self.n_looks < N_LOOKS || is_eager {
+        if is_eager && !self.n_looks.is_multiple_of(YIELD_EVERY) {
+            std::hint::spin_loop();
+        } else if self.n_looks < N_LOOKS || is_eager {
             thread::yield_now();
         } else {
             thread::sleep((waited / 16).clamp(SHORTEST, LONGEST));

@@ -2,7 +2,7 @@
 //!
 //! A rank whose deadline has passed asks all others and notes who answers. Ranks that wait in a call of their own
 //! answer while they wait, and so do those that ask at the same time. A rank that is stopped, dead, or computing
-//! does not.
+//! does not, nor does one that has asked and given up.
 
 use std::time::{Duration, Instant};
 

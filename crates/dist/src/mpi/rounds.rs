@@ -1,8 +1,8 @@
 //! A call on any number of bytes, in rounds of bounded size.
 //!
 //! MPI reads and writes memory of ours, never the caller's: a call whose deadline has passed returns while the library
-//! still holds addresses, and a rank that comes back late would write there. That memory is then leaked. Two slots
-//! take turns, so that copies of one round overlap with the other's transfer.
+//! still holds addresses, and a rank that comes back late would write there. That memory is then leaked. Several
+//! slots take turns, so that copies of one round overlap with the transfer of others.
 
 use std::ffi::c_int;
 use std::ops::Range;
@@ -10,7 +10,8 @@ use std::time::Instant;
 
 use super::library::Request;
 use super::pace::Pace;
-use super::wire::{Cut, Wire};
+use super::wait::Cut;
+use super::wire::Wire;
 
 /// Memory of one round.
 #[derive(Default)]
@@ -23,8 +24,11 @@ pub(super) struct Slot {
     request: Request,
 }
 
-/// The slots that take turns.
-pub(super) type Slots = [Slot; 2];
+/// The slots that take turns, each for one round.
+pub(super) type Slots = [Slot; N_SLOTS];
+
+/// Rounds under way at once: with more, ranks that share cores wait less for each other.
+const N_SLOTS: usize = 4;
 
 /// Rounds with more bytes than this begin with a meeting, so that nobody polls for ranks that are not there yet.
 const MEET_ABOVE: usize = 64 << 10;
@@ -71,9 +75,9 @@ pub(super) fn run(
         wire.meet(deadline)?;
         pace = Pace::Eager;
     }
-    for round in 0..=n_rounds {
+    for round in 0..n_rounds + N_SLOTS - 1 {
         if round < n_rounds {
-            let slot = &mut slots[round % 2];
+            let slot = &mut slots[round % N_SLOTS];
             fill(round, slot);
             // An empty vector's address is 1, which is `MPI_IN_PLACE` in two of the ABIs.
             slot.send.reserve(1);
@@ -82,8 +86,8 @@ pub(super) fn run(
             wire.library.check(call, start(round, slot, &raw mut request))?;
             slot.request = request;
         }
-        if let Some(before) = round.checked_sub(1) {
-            let slot = &mut slots[before % 2];
+        if let Some(before) = (round + 1).checked_sub(N_SLOTS).filter(|before| *before < n_rounds) {
+            let slot = &mut slots[before % N_SLOTS];
             wire.wait(&mut slot.request, pace, deadline)?;
             drain(before, slot);
         }

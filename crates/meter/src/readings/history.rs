@@ -5,6 +5,8 @@
 //! old points can be thinned without changing any sum. Memory is bounded however long a run is.
 
 pub(crate) mod fused;
+mod missed;
+mod shape;
 
 use std::collections::VecDeque;
 use std::time::Duration;

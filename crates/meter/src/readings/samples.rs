@@ -41,16 +41,16 @@ pub(crate) struct SampleSum {
 }
 
 impl Samples {
-    /// Adds a sample. One that is no later than the last is passed over. `bridge` gives the energy between two moments
-    /// where there is a gap between samples.
+    /// Adds a sample. One that is no later than the last is passed over. `bridge` gives the energy up to a moment, since
+    /// another where there is a gap between samples, or since the first reading of anything.
     pub(crate) fn push(
         &mut self,
         sample: PowerSample,
-        bridge: impl FnOnce(MonotonicNs, MonotonicNs) -> Joules,
+        bridge: impl FnOnce(Option<MonotonicNs>, MonotonicNs) -> Joules,
     ) {
         let PowerSample { t, power } = sample;
         let Some(last) = self.samples.back().copied() else {
-            let energy = bridge(MonotonicNs(0), t);
+            let energy = bridge(None, t);
             self.samples.push_back(SampleSum { t, power, energy, steps_w2: 0.0, highest: power });
             return;
         };
@@ -61,7 +61,7 @@ impl Samples {
         let step_w2 = (power - last.power).get().powi(2);
         let (energy, steps_w2) = if apart > GAP {
             self.gaps += apart;
-            (bridge(last.t, t), step_w2 * (apart / self.period()))
+            (bridge(Some(last.t), t), step_w2 * (apart / self.period()))
         } else {
             (self.apart, self.count) = (self.apart + apart, self.count + 1);
             ((last.power + power) * 0.5 * apart, step_w2)
@@ -177,7 +177,9 @@ mod tests {
             // 20 ms apart at 100 W to 300 W, but for ten seconds at 250 W that only other readings saw.
             let t = i * 20 + if i >= 20_000 { 10_000 } else { 0 };
             let power = Watts(if i % 4 < 2 { 100.0 } else { 300.0 });
-            samples.push(PowerSample { t: ms(t), power }, |from, to| Watts(250.0) * to.since(from));
+            samples.push(PowerSample { t: ms(t), power }, |from, to| {
+                Watts(250.0) * to.since(from.unwrap_or(ms(0)))
+            });
             samples.thin();
         }
         assert!(samples.samples.len() <= MAX_SAMPLES);

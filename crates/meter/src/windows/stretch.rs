@@ -202,20 +202,24 @@ impl History {
         };
         let few_readings = self.update() * GAP_INTERVALS;
         EdgePower {
-            close: self.around(t, max(CLOSE, few_readings)),
-            wide: self.around(t, AVERAGE_SPAN + few_readings),
+            close: self.around(t, max(CLOSE, few_readings), |_| None),
+            // An average tells of power before the first reading, too.
+            wide: self.around(t, AVERAGE_SPAN + few_readings, |point| point.average),
             apart,
         }
     }
 
     /// Power up to `reach` before and after `t`; of the readings next to it where there are none.
-    fn around(&self, t: MonotonicNs, reach: Seconds) -> PowerRange {
+    fn around(&self, t: MonotonicNs, reach: Seconds, beside: impl Fn(&Point) -> Option<Watts>) -> PowerRange {
         let points = self.points();
         let first = points.partition_point(|point| point.t < t.before(reach));
         let end = points.partition_point(|point| point.t <= t.after(reach));
         let next = points.partition_point(|point| point.t < t);
         let (first, end) = (first.min(next.saturating_sub(1)), end.max((next + 1).min(points.len())));
-        let powers = points.range(first..end).flat_map(|point| [point.power, point.max_power]).flatten();
+        let powers = points
+            .range(first..end)
+            .flat_map(|point| [point.power, point.max_power, beside(point)])
+            .flatten();
         PowerRange::of(powers).unwrap_or_else(|| self.slope(t))
     }
 

@@ -11,7 +11,7 @@ use crate::compare::group::{configured, power_limits};
 use crate::join::report::Report;
 use crate::join::status::Status;
 use crate::words::clock::capped_share;
-use crate::words::quantity::{factor, percent, whole_percent};
+use crate::words::quantity::{duration, factor, joules, percent, whole_percent};
 
 /// Boards that differ by more degrees at the start are not equally warm. Ours, as is the next.
 const WARMER: f64 = 10.0;
@@ -65,6 +65,7 @@ pub fn conditions(reports: &[Report], contenders: &[Contender]) -> Vec<Condition
     differs(true, "different things were metered", of(&scope));
     differs(false, "different shares of their energy were measured", shares(reports));
     differs(false, "they were priced by different carbon intensities, so compare joules", of(&intensity));
+    differs(false, "some waited for cleaner electricity, and their energy counts it", of(&waited));
     differs(
         false,
         "they were made by different versions of wattle",
@@ -230,7 +231,14 @@ fn temperatures(reports: &[Report], contenders: &[Contender]) -> Option<Conditio
 fn intensity(report: &Report) -> String {
     report.totals.as_ref().map_or(String::new(), |totals| {
         let carbon = &totals.carbon;
-        format!("{} g/kWh ({}), PUE {}", carbon.intensity_g_per_kwh.get(), carbon.region, factor(totals.pue))
+        let intensity = factor((carbon.intensity_g_per_kwh.get() * 10.0).round() / 10.0);
+        format!("{intensity} g/kWh ({}), PUE {}", carbon.region, factor(totals.pue))
+    })
+}
+
+fn waited(report: &Report) -> String {
+    report.waiting.as_ref().map_or("not at all".to_owned(), |waiting| {
+        format!("{}, {} idle", duration(waiting.time_s), joules(waiting.idle_j))
     })
 }
 

@@ -10,6 +10,7 @@ use crate::page::against::{Against, JOULES, STEPS, TIME, TOKENS, switcher};
 use crate::page::axis::{Axis, Unit};
 use crate::page::decimate::{Decimated, decimate};
 use crate::page::plot::Plot;
+use crate::text::beside_words::{embodied_words, idle_words};
 use crate::words::quantity::{factor, joules, loss, mass, money, percent, si, tariff};
 
 /// Points of a line at most: one every two or three pixels.
@@ -126,6 +127,12 @@ pub fn cumulative(source: &Source<'_>) -> Markup {
     html! {
         h2 { "Cumulative energy and emissions" }
         p.lead { (pricing(totals)) }
+        @if let Some(embodied) = &totals.embodied {
+            p.soft { "Embodied: " (embodied_words(embodied, totals.sci.as_ref())) "." }
+        }
+        @if let Some(idle) = &totals.machine_idle {
+            p.soft { "Idle: " (idle_words(idle)) "." }
+        }
         div.multiples.short {
             (curve("energy", Unit::Si("J"), "s2", &|s| s.energy.get(), &least(joules(end.energy))))
             (curve("emissions", Unit::Si("g CO₂e"), "s4", &|s| s.emissions.get(), &emissions))

@@ -8,6 +8,7 @@ use crate::join::report::Report;
 use crate::page::curves::SERIES;
 use crate::text::energy_words::energy_words;
 use crate::text::phase_words::{phase_energy, phase_method, phase_name, phases_method};
+use crate::text::rank_words::segment_words;
 use crate::text::waiting_words;
 use crate::text::{about_sensors, method};
 use crate::words::bounds::{energy_in, energy_of};
@@ -260,7 +261,10 @@ pub fn provenance(report: &Report) -> Markup {
     }
     for segment in &from.segments {
         let start = wall_time(&segment.wall_anchor);
-        let text = format!("{} · {start} · {} · from step {}", segment.id, segment.host, segment.step_start);
+        let ranks =
+            segment.ranks.as_ref().map_or(String::new(), |ranks| format!(" · {}", segment_words(ranks)));
+        let text =
+            format!("{} · {start} · {} · from step {}{ranks}", segment.id, segment.host, segment.step_start);
         facts.push(("segment", text));
     }
     html! {

@@ -94,6 +94,8 @@ pub(crate) fn document(title: &str, body: &Markup) -> String {
 mod tests {
     use super::*;
     use crate::synthetic::SyntheticRun;
+    use wattle_runlog::beside::{EmbodiedRate, MachineIdle};
+    use wattle_runlog::{GramsCo2e, Joules, Seconds, Watts};
 
     fn page_of(synthetic: &SyntheticRun) -> String {
         let dir = tempfile::tempdir().unwrap();
@@ -148,6 +150,23 @@ mod tests {
         assert!(page.contains("± 2.00 J random") && page.contains("± 5 % systematic"));
         let estimated = page_of(&SyntheticRun { method: "estimated", ..SyntheticRun::small() });
         assert!(estimated.contains("random error unknown") && !estimated.contains("± 0"));
+    }
+
+    #[test]
+    fn what_stands_beside_the_energy_is_on_the_page_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = SyntheticRun::small().write(dir.path());
+        let mut report = Report::of(&run, None).unwrap();
+        assert!(!page(&report, &run).contains("Embodied: "));
+        let totals = report.totals.as_mut().unwrap();
+        let rate = EmbodiedRate { machine_g: GramsCo2e(1.5e6), lifetime_h: 40_000.0 };
+        totals.embodied = Some(rate.over(Seconds(7_200.0)));
+        let (power_w, energy_j) = (Watts(180.0), Joules(1.296e6));
+        totals.machine_idle = Some(MachineIdle { power_w, energy_j, emissions_g: GramsCo2e(144.0) });
+        let page = page(&report, &run);
+        for words in ["Embodied: 75.0 gCO2e of making the machine", "Idle: 1.30 MJ at a stated 180 W"] {
+            assert!(page.contains(words), "{words}");
+        }
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! The head of a page: what the run was, and its figures at a glance.
 
 use maud::{Markup, html};
-use wattle_runlog::Joules;
+use wattle_runlog::{GramsCo2e, Joules};
 
 use crate::join::report::{Report, Totals};
 use crate::join::status::Status;
+use crate::join::waiting::Waiting;
 use crate::text::energy_words::{measured_words, random_words, systematic_words};
 use crate::text::{device, what};
 use crate::words::quantity::{
@@ -137,15 +138,7 @@ fn spent(report: &Report, totals: &Totals) -> Vec<Tile> {
         value: duration(totals.duration_s),
         under: format!("{} steps", count(report.steps)),
     });
-    tiles.extend(report.waiting.as_ref().map(|waiting| Tile {
-        name: "waiting saved, CO₂e",
-        value: mass(waiting.saved_g),
-        under: format!(
-            "{} of running at once\n{} paused",
-            percent(waiting.saved_fraction()),
-            duration(waiting.time_s)
-        ),
-    }));
+    tiles.extend(report.waiting.as_ref().map(waiting_tile));
     if totals.wasted_j > Joules::ZERO {
         tiles.push(Tile {
             name: "wasted",
@@ -154,6 +147,22 @@ fn spent(report: &Report, totals: &Totals) -> Vec<Tile> {
         });
     }
     tiles
+}
+
+/// What waiting saved, or what it cost where it saved nothing.
+fn waiting_tile(waiting: &Waiting) -> Tile {
+    let saved = waiting.saved_g.get();
+    let share = percent(waiting.saved_fraction().abs());
+    let (name, against) = if saved < 0.0 {
+        ("waiting cost, CO₂e", format!("{share} more than at once"))
+    } else {
+        ("waiting saved, CO₂e", format!("{share} of running at once"))
+    };
+    Tile {
+        name,
+        value: mass(GramsCo2e(saved.abs())),
+        under: format!("{against}\n{} paused", duration(waiting.time_s)),
+    }
 }
 
 /// What was not as it should be.
@@ -170,6 +179,27 @@ pub fn notes(report: &Report) -> Markup {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use wattle_runlog::Seconds;
+
+    #[test]
+    fn a_tile_says_what_waiting_saved_or_what_it_cost() {
+        let mut waiting = Waiting {
+            pauses: 1,
+            time_s: Seconds(60.0),
+            idle_j: Joules(100.0),
+            idle_g: GramsCo2e(10.0),
+            work_g: GramsCo2e(110.0),
+            at_once_g: GramsCo2e(200.0),
+            saved_g: GramsCo2e(80.0),
+        };
+        let told = |waiting: &Waiting| {
+            let Tile { name, value, under } = waiting_tile(waiting);
+            format!("{name}: {value}, {}", under.lines().next().unwrap())
+        };
+        assert_eq!(told(&waiting), "waiting saved, CO₂e: 80.0 g, 40.0 % of running at once");
+        waiting.saved_g = GramsCo2e(-20.0);
+        assert_eq!(told(&waiting), "waiting cost, CO₂e: 20.0 g, 10.0 % more than at once");
+    }
 
     #[test]
     fn no_tile_stands_alone_in_the_last_row() {

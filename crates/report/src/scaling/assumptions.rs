@@ -97,7 +97,7 @@ impl Cluster {
                 "{} for {} tokens and {} parameters on one GPU, the same on each of them",
                 si(measured.step_s.get(), "s"),
                 count(measured.tokens.round() as u64),
-                si(measured.parameters, "").trim_end()
+                count(measured.parameters.round() as u64)
             ),
             source: format!("median of {} steps of {}", measured.steps, measured.run),
         };

@@ -9,8 +9,8 @@ use wattle_runlog::{Event, EventBody, Joules, MonotonicNs, Seconds, Watts};
 
 use crate::join::run::Run;
 
-/// Steps that must have been measured.
-const ENOUGH_STEPS: usize = 4;
+/// Steps that a segment must have, of which the later half counts.
+const ENOUGH_STEPS: usize = 6;
 
 /// A step of one device.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -53,7 +53,7 @@ impl Measured {
             ));
         }
         let (segment, steps) = steady_steps(run).ok_or_else(|| {
-            format!("{path}: expected at least {} steps in one go; train for longer", 2 * ENOUGH_STEPS)
+            format!("{path}: expected at least {ENOUGH_STEPS} steps in one go; train for longer")
         })?;
         let ((_, first), (_, last)) = (steps[0], steps[steps.len() - 1]);
         let tokens = (last.tokens - first.tokens) as f64 / (last.step - first.step) as f64;
@@ -82,7 +82,7 @@ fn steady_steps(run: &Run) -> Option<(u32, Vec<TimedStep<'_>>)> {
             segments.entry(event.segment).or_default().push((event.t_ns, step));
         }
     }
-    let (segment, mut steps) = segments.into_iter().rfind(|(_, steps)| steps.len() >= 2 * ENOUGH_STEPS)?;
+    let (segment, mut steps) = segments.into_iter().rfind(|(_, steps)| steps.len() >= ENOUGH_STEPS)?;
     let warm = steps.split_off(steps.len() / 2);
     Some((segment, warm))
 }
@@ -141,6 +141,6 @@ mod tests {
         run.manifest.devices.truncate(1);
         run.events.truncate(5);
         let error = Measured::of(&run).unwrap_err();
-        assert!(error.contains("at least 8 steps"), "{error}");
+        assert!(error.contains("at least 6 steps"), "{error}");
     }
 }

@@ -172,12 +172,12 @@ impl Published {
 
 #[test]
 fn the_simulation_is_as_near_to_what_was_published_as_the_documentation_says() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/simulate.md");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/distributed.md");
     let documentation = std::fs::read_to_string(path).unwrap();
     let rows: Vec<_> = published().iter().map(Published::row).collect();
     println!("{}", rows.join("\n"));
     for row in rows {
-        assert!(documentation.contains(&row), "docs/simulate.md lacks this row:\n{row}");
+        assert!(documentation.contains(&row), "docs/distributed.md lacks this row:\n{row}");
     }
 }
 

@@ -7,7 +7,7 @@ use crate::words::table::{Table, hang};
 /// A simulation as text, at most eighty columns wide.
 pub fn text(scaling: &Scaling) -> String {
     let mut lines =
-        hang("", "simulated, not measured: data-parallel training with ZeRO-1 from the step of one GPU");
+        vec!["simulated: data-parallel training with ZeRO-1 from one GPU's measured step".to_owned()];
     let headings = ["GPUs", "step", "wait", "efficiency", "tokens/s", "J/step", "J/ktoken"];
     let mut table = Table::new(headings, &[]);
     scaling.points.iter().for_each(|point| table.row(row(point)));

@@ -3,6 +3,7 @@
 pub(crate) mod beside_words;
 pub(crate) mod energy_words;
 pub(crate) mod phase_words;
+pub(crate) mod rank_words;
 pub(crate) mod waiting_words;
 
 use wattle_runlog::record::{Method, SensorRecord};
@@ -14,6 +15,7 @@ use crate::join::report::Report;
 use crate::text::beside_words::{embodied_words, idle_words, projection_words};
 use crate::text::energy_words::energy_words;
 use crate::text::phase_words::{phase_energy, phase_method, phase_name, phases_method};
+use crate::text::rank_words::{node_words, rank_words};
 use crate::words::bounds::{energy_in, energy_of};
 use crate::words::clock::clock_words;
 use crate::words::describe::calibration_words;
@@ -92,7 +94,8 @@ pub(crate) fn what(report: &Report) -> String {
 pub(crate) fn device(report: &Report) -> String {
     let Provenance { host, devices, .. } = &report.provenance;
     let names: Vec<_> = devices.iter().map(ToString::to_string).collect();
-    format!("{} on {} ({})", names.join(", "), host.hostname, report.provenance.computed_on())
+    let ranks = rank_words(report).map_or(String::new(), |ranks| format!(", {ranks}"));
+    format!("{} on {} ({}){ranks}", names.join(", "), host.hostname, report.provenance.computed_on())
 }
 
 fn learning(report: &Report) -> Vec<String> {
@@ -280,7 +283,7 @@ fn sensors(report: &Report) -> Vec<String> {
     lines
 }
 
-/// Assumptions behind estimates, idle baselines, and what held clocks back.
+/// What each machine used, assumptions behind estimates, idle baselines, and what held clocks back.
 pub(crate) fn about_sensors(report: &Report) -> Vec<String> {
     let names = report.sensor_names();
     let words = |sensor: &SensorRecord| {
@@ -298,7 +301,7 @@ pub(crate) fn about_sensors(report: &Report) -> Vec<String> {
         let clocks = clock_words(sensor, &name, limit, time);
         assumption.into_iter().chain(calibration).chain(baseline).chain(clocks)
     };
-    report.sensors.iter().flat_map(words).collect()
+    node_words(report).into_iter().chain(report.sensors.iter().flat_map(words)).collect()
 }
 
 fn sensor_cells(sensor: &SensorRecord, name: String) -> [String; 8] {

@@ -82,7 +82,8 @@ pub fn meaning(flag: Flag) -> &'static str {
             "The meter of a machine did not answer: it is taken to use as much a rank as the machine of rank 0."
         }
         Flag::CounterMissing => {
-            "The energy counter failed at an end of the stretch; power was used instead where it was read."
+            "The energy counter did not tell of an end of the stretch: it failed there, or metering had only just begun. \
+             Power was used instead where it was read."
         }
     }
 }

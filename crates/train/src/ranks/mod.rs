@@ -13,6 +13,7 @@ pub(crate) mod tree;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytemuck::Pod;
@@ -33,6 +34,8 @@ const PATIENCE: u32 = 10;
 pub struct Ranks {
     fabric: Arc<dyn Fabric>,
     deadline: Duration,
+    /// Whether all know that they end.
+    all_know: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for Ranks {
@@ -52,12 +55,24 @@ impl Ranks {
     /// Those that `fabric` connects. Within a step each waits for the others for `deadline`, or twenty times as long as its
     /// own steps take if that is longer; elsewhere ten times as long.
     pub fn new(fabric: Arc<dyn Fabric>, deadline: Duration) -> Self {
-        Self { fabric, deadline }
+        Self { fabric, deadline, all_know: Arc::default() }
     }
 
     /// What they tell one another by.
     pub fn fabric(&self) -> &dyn Fabric {
         self.fabric.as_ref()
+    }
+
+    /// Notes that every rank has learnt that they end, in a call of all.
+    pub fn all_know(&self) {
+        self.all_know.store(true, Ordering::Relaxed);
+    }
+
+    /// Tells the others that this rank cannot go on, unless they know.
+    pub fn part(&self, reason: &str) {
+        if !self.all_know.swap(true, Ordering::Relaxed) {
+            self.fabric.part(reason);
+        }
     }
 
     /// Which of how many this one is.

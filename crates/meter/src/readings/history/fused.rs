@@ -4,19 +4,10 @@
 //! says how the energy of the time between two such ticks lies in it: by the driver's samples where there are some, else
 //! by power that was polled. So the energy up to t, between the ticks k and n with the counter's Cₖ and Cₙ, is
 //!
-//! E(t) = Cₖ + S(k, t) + (Cₙ − Cₖ − S(k, n))·Vₖ/(Vₖ + Vₙ)
+//! E(t) = Cₖ + S(k, t) + b·(Cₙ − Cₖ − S(k, n))
 //!
-//! where S is the integral of power, and Vₖ and Vₙ are the variances of its parts before and after t: what power missed
-//! lies where power is least certain. Its variance is Vₖ·Vₙ/(Vₖ + Vₙ), enlarged where Cₙ − Cₖ − S is more than the
-//! variances explain. After the last tick there is Cₖ + S(k, t) with the variance Vₖ.
-//!
-//! V has these parts, with U the time between two samples and p their powers (95 % half-widths, in quadrature):
-//! - *Between samples*: [`HALF_WIDTH`]·U·√(κ·Σ(pᵢ₊₁ − pᵢ)²). A change of power lies anywhere between two samples, which
-//!   for a single one is κ = 1/12; for power that is drawn anew at each sample, κ = 1/2. See [`KAPPA`].
-//! - *Times*: a sample may stand for any part of the time since the one before, and its clock is known to
-//!   [`CLOCK_ERROR`], so the range of p at both ends times U/2 and that.
-//! - *Gain*: the counter and power may differ by [`GAIN`].
-//! - *Unread*: after the last sample power is taken to stay; the range of p in the last second times that time.
+//! where S is the integral of power ([`crate::readings::history::shape`]) and b the share of what power missed that lies
+//! before t ([`crate::readings::history::missed`]). After the last tick there is Cₖ + S(k, t) with the error of S.
 //!
 //! A tick is known to some milliseconds, and all ticks are off by the same: between two edges at the same power that
 //! cancels. So an estimate holds it apart, as its lag.
@@ -28,35 +19,15 @@ use std::collections::VecDeque;
 use wattle_runlog::{Joules, MonotonicNs, Seconds, Watts};
 
 use crate::readings::history::History;
+use crate::readings::history::missed::{GAIN, Missed};
+use crate::readings::history::shape::{POLLED, RECENT};
 use crate::readings::order::{max, min};
 use crate::readings::samples::Samples;
 use crate::readings::ticks::{DRIFT, TickValue, Ticks};
 use crate::sensors::sensor::{Advance, Channels, CounterReading, CounterSpec, CounterValue, PowerSample};
 
-/// From a standard deviation to a 95 % half-width.
-const HALF_WIDTH: f64 = 1.96;
-
-/// How much of the squared steps between samples is error: between a change of power that the samples resolve (1/12)
-/// and power without memory (1/2).
-const KAPPA: f64 = 0.25;
-
-/// Power that is polled shows a quarter of the time: steps of training are drawn anew at each update.
-const KAPPA_POLLED: f64 = 0.5;
-
-/// The counter and the integral of power differ by no more than this on steady loads (0.2 % on an H100).
-const GAIN: f64 = 0.01;
-
 /// A tick comes when a timer of the driver runs: not always at once.
 const JITTER: Seconds = Seconds(5e-4);
-
-/// Power is read in whole milliwatts.
-const POWER_RESOLUTION: Watts = Watts(1e-3);
-
-/// The driver's clock is mapped to the monotonic one to this.
-const CLOCK_ERROR: Seconds = Seconds(2e-3);
-
-/// Power of this long before the last sample tells what may come after it.
-const RECENT: Seconds = Seconds(1.0);
 
 /// Ticks younger than this move when the phase becomes better known.
 const MOVES_FOR: Seconds = Seconds(20.0);
@@ -70,9 +41,6 @@ const STUCK_ENERGY: Joules = Joules(1.0);
 
 /// The counter carries a moment that is no further from a tick that was read.
 const NEAR_TICK: Seconds = Seconds(0.5);
-
-/// Power that is polled is this long apart where no update has been seen.
-const POLLED: Seconds = Seconds(0.1);
 
 /// Knots kept at most.
 const MAX_KNOTS: usize = 16_384;
@@ -117,6 +85,8 @@ pub(crate) struct Estimate {
     pub(crate) by_counter: bool,
     /// Squared half-width of what power had to bridge up to here.
     bridged_j2: f64,
+    /// 95 % half-width of the share by which power and the counter differ here.
+    gain: f64,
     resets: u32,
     stuck: u32,
 }
@@ -246,7 +216,8 @@ impl History {
         if t <= last.t.after(apart) {
             return;
         }
-        let bridge = || (self.shape_at(t) - self.shape_at(last.t), self.shape_error(last.t, t).get().powi(2));
+        let bridge =
+            || (self.shape_at(t) - self.shape_at(last.t), self.shape_error(last.t, t, GAIN).get().powi(2));
         let advance = spec.advance(CounterValue(last.value), CounterValue(value));
         let mut knot = Knot { t, error, is_shared, value, ..last };
         match advance {
@@ -277,11 +248,14 @@ impl History {
     /// Adds the samples of a driver.
     pub fn push_samples(&mut self, samples: &[PowerSample]) {
         let Some(mut own) = self.fused.as_mut().and_then(|fused| fused.samples.take()) else { return };
-        let begun = self.points().front().map_or(MonotonicNs(u64::MAX), |point| point.t);
-        // A driver keeps samples from before anything was metered.
+        let begun = self.points().front().map(|point| point.t);
+        // A driver keeps samples from before anything was metered: the last of them tell of its beginning.
+        let from = begun.map_or(MonotonicNs(u64::MAX), |begun| begun.before(RECENT));
         let is_first = own.last().is_none();
-        for sample in samples.iter().filter(|sample| !is_first || sample.t >= begun) {
-            own.push(*sample, |from, to| self.polled_at(to) - self.polled_at(from));
+        for sample in samples.iter().filter(|sample| !is_first || sample.t >= from) {
+            own.push(*sample, |since, to| {
+                self.polled_at(to) - since.or(begun).map_or(Joules::ZERO, |since| self.polled_at(since))
+            });
         }
         if let Some(fused) = &mut self.fused {
             fused.samples = Some(own);
@@ -344,11 +318,11 @@ impl History {
         let by_power = self.power_error(start, end);
         let knots_before = |t| fused.knots.partition_point(|knot| knot.t < t);
         let half_width = if !by_counter {
-            let with_gain = self.shape_error(start, end);
+            let with_gain = self.shape_error(start, end, from.gain.max(to.gain));
             if fused.knots.is_empty() { by_power } else { max(Joules(whole), with_gain) }
         } else if knots_before(start) == knots_before(end) {
             // Without a tick in between, both ends share their errors but for what power says of the time itself.
-            min(Joules(whole), self.shape_error(start, end))
+            min(Joules(whole), self.shape_error(start, end, from.gain.max(to.gain)))
         } else {
             Joules(whole)
         };
@@ -412,15 +386,15 @@ impl History {
         let (to_t, from_t) =
             (self.shape_at(t) - self.shape_at(before.t), self.shape_at(after.t) - self.shape_at(t));
         let missed = after.sum - before.sum - to_t - from_t;
-        let variance = |from, to| self.shape_error(from, to).get().powi(2).max(1e-12);
-        let (v_before, v_after) = (variance(before.t, t), variance(t, after.t));
-        let part = v_before / (v_before + v_after);
-        let unexplained = (missed.get().powi(2) / (v_before + v_after)).max(1.0);
+        let parts = [self.part(before.t, t), self.part(t, after.t)];
+        let divided = Missed::divide(missed, parts, self.shape_update());
+        let part = divided.before;
         let near = if part < 0.5 { before } else { after };
         let (lag, own) = self.lag(near);
         Estimate {
             energy: before.sum + to_t + missed * part,
-            spread: Joules((unexplained * part * v_after).sqrt().hypot(own.get())),
+            spread: Joules(divided.half_width.get().hypot(own.get())),
+            gain: divided.gain,
             lag,
             by_counter: after.resets == before.resets && after.stuck == before.stuck,
             bridged_j2: before.bridged_j2,
@@ -433,7 +407,7 @@ impl History {
     fn outside(&self, knot: &Knot, t: MonotonicNs) -> Estimate {
         let energy = knot.sum + (self.shape_at(t) - self.shape_at(knot.t));
         let (from, to) = (knot.t.min(t), knot.t.max(t));
-        let error = self.shape_error(from, to);
+        let error = self.shape_error(from, to, GAIN);
         let by_counter = to.since(from) <= NEAR_TICK;
         // Far from any tick the error is no longer this moment's alone: it grows with the time.
         let (spread, bridged) = if by_counter { (error, 0.0) } else { (Joules::ZERO, error.get().powi(2)) };
@@ -443,6 +417,7 @@ impl History {
             energy,
             spread: Joules(spread.get().hypot(own.get())),
             lag,
+            gain: GAIN,
             by_counter,
             bridged_j2,
             resets: knot.resets,
@@ -452,7 +427,7 @@ impl History {
 
     /// Before the counter's ticks are known, or without a counter.
     fn provisional(&self, t: MonotonicNs) -> Estimate {
-        Estimate { energy: self.shape_at(t), ..Estimate::default() }
+        Estimate { energy: self.shape_at(t), gain: GAIN, ..Estimate::default() }
     }
 
     /// What the time of a tick may put the energy off by: together with every other tick, and alone.
@@ -462,126 +437,5 @@ impl History {
         let mean = (self.shape_at(to) - self.shape_at(from)) / to.since(from);
         let (error, own) = (mean * knot.error, mean * JITTER);
         if knot.is_shared { (error, own) } else { (Joules::ZERO, error) }
-    }
-
-    /// The integral of power up to `t`.
-    pub(crate) fn shape_at(&self, t: MonotonicNs) -> Joules {
-        let Some(samples) = self.samples() else { return self.polled_at(t) };
-        let (Some(first), Some(last)) = (samples.first(), samples.last()) else { return self.polled_at(t) };
-        if t < first.t {
-            first.energy - (self.polled_at(first.t) - self.polled_at(t))
-        } else if t <= last.t {
-            samples.energy_at(t)
-        } else if t.since(last.t) <= samples.period() * 4.0 {
-            last.energy + last.power * t.since(last.t)
-        } else {
-            last.energy + (self.polled_at(t) - self.polled_at(last.t))
-        }
-    }
-
-    /// Powers that were polled from one moment to another, and next to them.
-    fn polled_within(&self, from: MonotonicNs, to: MonotonicNs) -> impl Iterator<Item = Watts> {
-        let points = self.points();
-        let first = points.partition_point(|point| point.t < from).saturating_sub(1);
-        let last = (points.partition_point(|point| point.t <= to) + 1).min(points.len());
-        points.range(first..last.max(first)).filter_map(|point| point.power.or(point.average))
-    }
-
-    /// The integral of power that was polled, held before the first reading and going on after the last.
-    fn polled_at(&self, t: MonotonicNs) -> Joules {
-        let sums = self.sums_at(t);
-        let (energy, power) = if self.channels().power.is_some() {
-            (sums.integral, self.points().back().and_then(|last| last.power))
-        } else {
-            (sums.average, self.points().back().and_then(|last| last.average))
-        };
-        let unread = self.points().back().map_or(Seconds::ZERO, |last| t.since(last.t));
-        energy + power.unwrap_or(Watts::ZERO) * min(unread, POLLED)
-    }
-
-    /// Time between two values of what carries power.
-    fn shape_update(&self) -> Seconds {
-        self.samples().map_or_else(|| max(self.power_period().unwrap_or(POLLED), POLLED), Samples::period)
-    }
-
-    /// What the integral of power between two moments may be off by as the counter would have it: a 95 % half-width.
-    fn shape_error(&self, from: MonotonicNs, to: MonotonicNs) -> Joules {
-        let energy = self.shape_at(to) - self.shape_at(from);
-        Joules(self.power_error(from, to).get().hypot(energy.get() * GAIN))
-    }
-
-    /// The same without what the gains of the two differ by.
-    fn power_error(&self, from: MonotonicNs, to: MonotonicNs) -> Joules {
-        let update = self.shape_update();
-        let reach = update * 1.5;
-        let length = to.since(from);
-        let samples =
-            self.samples().filter(|samples| samples.last().is_some_and(|last| from <= last.t.after(reach)));
-        let mut local = Local::default();
-        let mut unread = Joules::ZERO;
-        if let Some(samples) = samples {
-            let (first, last) = (from.before(reach), to.after(reach));
-            if length <= RECENT {
-                samples.around(first, last).for_each(|sample| local.add(sample.power));
-            } else {
-                local.steps_w2 = samples.steps_at(last) - samples.steps_at(first);
-                // Both ends are off by the same time, so what counts is how power differs between them.
-                let mut edges = Local::default();
-                for (first, last) in [(first, from.after(reach)), (to.before(reach), last)] {
-                    samples.around(first, last).for_each(|sample| edges.add(sample.power));
-                }
-                local.widen(&edges);
-            }
-            if let Some(last) = samples.last().filter(|last| last.t < to) {
-                let mut recent = Local::default();
-                samples.around(last.t.before(RECENT), last.t).for_each(|sample| recent.add(sample.power));
-                unread = recent.range() * min(to.since(last.t), length);
-            }
-        } else {
-            self.polled_within(from.before(reach), to.after(reach)).for_each(|power| local.add(power));
-            // A short look once an update can show the same twice of a load that changes all the time.
-            let mut wide = Local::default();
-            self.polled_within(from.before(RECENT), to.after(RECENT)).for_each(|power| wide.add(power));
-            local.widen(&wide);
-        }
-        let kappa = if samples.is_some() { KAPPA } else { KAPPA_POLLED };
-        let between = HALF_WIDTH * update.get() * (kappa * local.steps_w2).sqrt();
-        let times = local.range().get() * (update * 0.5 + CLOCK_ERROR).get();
-        let resolution = POWER_RESOLUTION.get() * length.get();
-        let squares = [between, times, unread.get(), resolution].map(|error| error.powi(2));
-        let error = squares.into_iter().sum::<f64>().sqrt();
-        // Over a short time it cannot be off by more than all that power may have changed by.
-        let most = local.range().get() * length.get() + resolution;
-        Joules(if length <= RECENT { error.min(most.max(unread.get())) } else { error })
-    }
-}
-
-/// How power went around a stretch.
-#[derive(Default)]
-struct Local {
-    last: Option<Watts>,
-    steps_w2: f64,
-    range: Option<(Watts, Watts)>,
-}
-
-impl Local {
-    fn add(&mut self, power: Watts) {
-        if let Some(last) = self.last {
-            self.steps_w2 += (power - last).get().powi(2);
-        }
-        self.last = Some(power);
-        let (low, high) = self.range.unwrap_or((power, power));
-        self.range = Some((min(low, power), max(high, power)));
-    }
-
-    fn range(&self) -> Watts {
-        self.range.map_or(Watts::ZERO, |(low, high)| high - low)
-    }
-
-    /// Takes over the range of another place if it is wider.
-    fn widen(&mut self, other: &Self) {
-        if other.range() > self.range() {
-            self.range = other.range;
-        }
     }
 }

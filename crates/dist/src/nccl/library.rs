@@ -1,0 +1,99 @@
+//! NCCL's functions and constants.
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+
+use super::config::Config;
+use crate::entry::{entry_points, open_first};
+use crate::error::DistError;
+
+/// `ncclComm_t`.
+pub(super) type Comm = *mut c_void;
+/// `cudaStream_t`, which is a `CUstream`.
+pub(super) type Stream = *mut c_void;
+/// `ncclDataType_t`.
+pub(super) type DataType = c_int;
+/// `ncclRedOp_t`.
+pub(super) type RedOp = c_int;
+/// `ncclResult_t`.
+pub(super) type NcclResult = c_int;
+
+pub(super) const UNIQUE_ID_BYTES: usize = 128;
+pub(super) const SUCCESS: NcclResult = 0;
+pub(super) const REMOTE_ERROR: NcclResult = 6;
+pub(super) const IN_PROGRESS: NcclResult = 7;
+pub(super) const F32: DataType = 7;
+pub(super) const F64: DataType = 8;
+pub(super) const BF16: DataType = 9;
+pub(super) const SUM: RedOp = 0;
+pub(super) const MAX: RedOp = 2;
+
+/// `ncclUniqueId`: what the ranks of one communicator have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct UniqueId {
+    /// The library's; nothing is known of it.
+    pub(super) bytes: [u8; UNIQUE_ID_BYTES],
+}
+
+const NOT_NCCL: &str =
+    "it is not an NCCL of 2.14 or newer; pip install -U nvidia-nccl-cu13, or set WATTLE_NCCL";
+
+entry_points! {
+    /// NCCL's functions.
+    Functions, else NOT_NCCL;
+    get_version = ncclGetVersion(*mut c_int) -> NcclResult;
+    get_unique_id = ncclGetUniqueId(*mut UniqueId) -> NcclResult;
+    comm_init_rank_config = ncclCommInitRankConfig(*mut Comm, c_int, UniqueId, c_int, *mut Config) -> NcclResult;
+    comm_get_async_error = ncclCommGetAsyncError(Comm, *mut NcclResult) -> NcclResult;
+    comm_abort = ncclCommAbort(Comm) -> NcclResult;
+    get_error_string = ncclGetErrorString(NcclResult) -> *const c_char;
+    get_last_error = ncclGetLastError(Comm) -> *const c_char;
+    all_reduce = ncclAllReduce(
+        *const c_void, *mut c_void, usize, DataType, RedOp, Comm, Stream,
+    ) -> NcclResult;
+    reduce_scatter = ncclReduceScatter(
+        *const c_void, *mut c_void, usize, DataType, RedOp, Comm, Stream,
+    ) -> NcclResult;
+    all_gather = ncclAllGather(*const c_void, *mut c_void, usize, DataType, Comm, Stream) -> NcclResult;
+}
+
+/// An NCCL that stays for as long as the process.
+pub(super) struct Library {
+    pub(super) functions: Functions,
+    /// Its name or path, as it was opened.
+    pub(super) file: String,
+}
+
+impl Library {
+    pub(super) fn open(names: &[String]) -> Result<Self, DistError> {
+        let remedy = "pip install nvidia-nccl-cu13 and put its lib folder into LD_LIBRARY_PATH, or set WATTLE_NCCL to \
+                      the library's path";
+        let opened = open_first(names, 0);
+        let (opened, file) = opened.map_err(|tried| DistError::NoLibrary { what: "NCCL", tried, remedy })?;
+        let functions = Functions::of(&opened, file)?;
+        std::mem::forget(opened);
+        Ok(Self { functions, file: file.to_owned() })
+    }
+
+    /// Makes an error of a result that is neither success nor under way.
+    pub(super) fn check(&self, call: &'static str, result: NcclResult) -> Result<(), DistError> {
+        if result == SUCCESS || result == IN_PROGRESS {
+            return Ok(());
+        }
+        // SAFETY: both return static texts or null; the last error may be asked for without a communicator.
+        let texts = unsafe {
+            [(self.functions.get_error_string)(result), (self.functions.get_last_error)(std::ptr::null_mut())]
+        };
+        let reason = texts.iter().filter_map(|text| read(*text)).collect::<Vec<_>>().join("; ");
+        Err(DistError::Library { library: self.file.clone(), call, reason })
+    }
+}
+
+fn read(text: *const c_char) -> Option<String> {
+    if text.is_null() {
+        return None;
+    }
+    // SAFETY: NCCL's texts end in a zero.
+    let text = unsafe { CStr::from_ptr(text) }.to_string_lossy().trim().to_owned();
+    (!text.is_empty()).then_some(text)
+}
