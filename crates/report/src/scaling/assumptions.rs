@@ -34,12 +34,12 @@ impl Cluster {
             assume(
                 "network",
                 format!("{} Gbit/s a machine of {} GPUs", factor(network.machine_gbits), network.gpus_per_machine),
-                "as given, --network; without congestion",
+                "as given, --network and --network-per; at its full rate",
             ),
             assume(
                 "NVLink",
                 format!("{} GB/s a GPU", factor(network.nvlink_gbytes)),
-                &given(network.nvlink_gbytes == network::NVLINK_GBYTES, "H100 SXM, 450 by its data sheet, less protocol", "--nvlink"),
+                &given(network.nvlink_gbytes == network::NVLINK_GBYTES, "H100 SXM: 450 by its data sheet, 365 to 370 in NCCL's rings, nccl#1455", "--nvlink"),
             ),
             assume(
                 "hops",

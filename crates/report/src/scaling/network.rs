@@ -3,10 +3,11 @@
 use serde::Serialize;
 use wattle_runlog::Seconds;
 
-/// Bytes a second that NVLink carries for each GPU in a ring, in gigabytes, where none is given.
+/// What NVLink carries for each GPU in a ring, in gigabytes a second, where none is given.
 ///
 /// # References
-/// H100 SXM, by `docs/distributed.md`'s design (`360 GB/s`); NVIDIA's data sheet has 450 GB/s in each direction.
+/// H100 SXM: 450 GB/s in each direction by its data sheet, of which NCCL's rings get 365 to 370 on 2 to 8 GPUs
+/// (<https://github.com/NVIDIA/nccl/issues/1455>).
 pub const NVLINK_GBYTES: f64 = 360.0;
 
 /// Latency of a hop over NVLink, in microseconds.
