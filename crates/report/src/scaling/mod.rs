@@ -169,10 +169,11 @@ impl Cluster {
     fn shard_fault(&self) -> Option<String> {
         let shard = self.strategy.shard?;
         let machine = self.network.gpus_per_machine.max(1);
-        if shard == 0 || self.gpus % shard != 0 {
+        if shard == 0 || !self.gpus.is_multiple_of(shard) {
             return Some(format!("--shard {shard}: expected a divisor of --gpus {}", self.gpus));
         }
-        let is_even = if shard < machine { machine % shard == 0 } else { shard % machine == 0 };
+        let is_even =
+            if shard < machine { machine.is_multiple_of(shard) } else { shard.is_multiple_of(machine) };
         (!is_even).then(|| {
             format!("--shard {shard}: expected a divisor or a multiple of --gpus-per-machine {machine}")
         })
