@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Proves and measures wattle on a bare machine with an NVIDIA GPU, with a binary that was built elsewhere.
 #
-#   scripts/gpu_acceptance.sh --stage verify|kernels|train|peers|nvml|all [--binary PATH] [--out DIR] [--work DIR]
+#   scripts/gpu_acceptance.sh --stage verify|kernels|train|generate|peers|nvml|all [--binary PATH] [--out DIR] [--work DIR]
 #                             [--merge results.json] [--commit SHA] [--self-test]
 #
 # verify  every operation on the GPU against its f64 reference
 # kernels GPT-2 124M with the first kernels, with measured ones and in fp8, in turns; every way of every job; wattle tune
 # train   losses against the CPU's, resume to the bit, GPT-2 124M and 1.5B: tokens/s, memory, joules; cost of metering
+# generate GPT-2 124M: losses of wattle evaluate against the CPU's; tokens/s and joules a token of one text at a time and of
+#         eight, in f32 and bf16
 # peers   PyTorch on the same board in the same call, in turns, both under `wattle meter`
 # nvml    update periods of power and counter, and how well they agree, idle, under steady and square-wave load; the
 #         driver's own power samples: their period, cost, agreement with the counter, and their clock's offset; then
@@ -40,9 +42,9 @@ while (($#)); do
   shift
 done
 case $stage in
-  verify | kernels | train | peers | nvml) stages=("$stage") ;;
-  all) stages=(verify kernels train peers nvml) ;;
-  *) echo "--stage $stage: expected verify, kernels, train, peers, nvml or all" >&2; exit 2 ;;
+  verify | kernels | train | generate | peers | nvml) stages=("$stage") ;;
+  all) stages=(verify kernels train generate peers nvml) ;;
+  *) echo "--stage $stage: expected verify, kernels, train, generate, peers, nvml or all" >&2; exit 2 ;;
 esac
 [[ -x $binary ]] || { echo "--binary $binary: there is no such program; build it with --features cuda" >&2; exit 2; }
 binary=$(realpath "$binary")
@@ -59,6 +61,7 @@ export XDG_CACHE_HOME=$work/cache TORCHINDUCTOR_CACHE_DIR=$work/inductor PYTHONU
 
 # Sizes. 124M and 1.5B are GPT-2's; a step is one micro-batch, so that both sides do the same.
 stage_seconds=450 curve_steps=100 resume_steps=60 meter_rounds=3 peer_rounds=3 probe_seconds=30 meter_seconds=60 tune_seconds=2
+generate_tokens=900 evaluate_lines=256
 device=cuda:0 torch_device=cuda
 steps_124m=200 every_124m=50 steps_meter=60 every_meter=20 steps_15b=40 every_15b=10
 corpus=(--vocab 50257 --tokens 3000000)
@@ -70,6 +73,7 @@ torch_124m=(--layers 12 --heads 12 --width 768 --context 1024 --vocab 50304 --ba
 torch_15b=(--layers 48 --heads 25 --width 1600 --context 1024 --vocab 50304 --batch 8 --seconds 10)
 if $self_test; then
   stage_seconds=400 curve_steps=6 resume_steps=6 meter_rounds=1 peer_rounds=1 probe_seconds=1 meter_seconds=1 tune_seconds=0.1
+  generate_tokens=20 evaluate_lines=20
   device=cpu torch_device=cpu
   steps_124m=8 every_124m=2 steps_meter=6 every_meter=2 steps_15b=6 every_15b=2
   corpus=(--vocab 500 --tokens 60000)
@@ -131,7 +135,7 @@ gpt2() {
     watched "$name" "$limit" "$binary" meter --json "$work/$name.json" -- "${run[@]}"
   fi
   # Twelve bytes a parameter that nobody reads.
-  rm -rf "$work/$name/checkpoints"
+  [[ -n ${KEEP:-} ]] || rm -rf "$work/$name/checkpoints"
 }
 
 torch() { # NAME, LIMIT, flags of torch_gpu.py
@@ -198,6 +202,27 @@ stage_train() {
     BARE=1 gpt2 "unmetered-$round" 60 "$steps_meter" "$every_meter" "${shape_124m[@]}" --set energy.gpus='"none"' \
       --set energy.interval_ms=10000
   done
+}
+
+# A model of one step: speed does not depend on the values of weights.
+stage_generate() {
+  prepare_corpus
+  BARE=1 KEEP=1 gpt2 generate-model 90 1 1 "${shape_124m[@]}"
+  local prompts=() words length dtype batch
+  head -n "$evaluate_lines" "$work/corpus/corpus.txt" >"$work/held.txt"
+  read -r -a words <"$work/held.txt"
+  local evaluate=("$binary" evaluate "$work/generate-model" --text "$work/held.txt" --json)
+  measure evaluate-cpu 60 "${evaluate[@]}" --device cpu
+  measure evaluate-f32 60 "${evaluate[@]}" --device "$device"
+  measure evaluate-bf16 60 "${evaluate[@]}" --device "$device" --dtype bf16
+  for length in 1 2 3 5 8 13 21 34; do prompts+=(--prompt "${words[*]:0:length}"); done
+  for dtype in f32 bf16; do
+    for batch in 1 8; do
+      measure "generate-$dtype-$batch" 60 "$binary" generate "$work/generate-model" --device "$device" --dtype "$dtype" \
+        --batch "$batch" --max-tokens "$generate_tokens" --temperature 0 --json "${prompts[@]}"
+    done
+  done
+  rm -rf "$work/generate-model/checkpoints"
 }
 
 # In turns, what matters most first.

@@ -4,7 +4,7 @@
     gpu_results.py WORK OUT --binary PATH [--merge results.json] [--commit SHA] [--self-test]
 
 Every figure is read from what a measurement wrote; what was not measured is absent, and what failed is named with the
-end of its log. A check is pass, FAIL or "not measured"; the aims of issue 6 are met, missed or "not measured". The exit
+end of its log. A check is pass, FAIL or "not measured"; the aims of issues 6 and 17 are met, missed or "not measured". The exit
 status is 1 if a check fails or a measurement that was tried has failed.
 """
 
@@ -300,6 +300,20 @@ class Results:
             cost["mean_difference"] = statistics.fmean(differences)
             cost["spread"] = statistics.stdev(differences) if len(differences) > 1 else None
 
+    def generate(self):
+        work = self.work
+        losses = {}
+        for name in ("cpu", "f32", "bf16"):
+            if work.ok(f"evaluate-{name}"):
+                losses[name] = self.take("generate", f"evaluate-{name}", lambda: evaluated(work, f"evaluate-{name}"))
+        gap = lambda name: losses[name]["loss"] - losses["cpu"]["loss"] if losses.get(name) and losses.get("cpu") else None
+        for name, most in (("f32", F32_FIRST_10), ("bf16", BF16_MEAN)):
+            found = gap(name)
+            self.check(f"generate: the loss in {name} is the CPU's", None if found is None else abs(found) < most)
+        for name in work.names("generate-"):
+            if (work.path / f"{name}.out").exists() and name != "generate-model":
+                self.take("generate", name, lambda: generated(work, name))
+
     def peers(self):
         work, peak = self.work, self.peak
         for size in ("124m", "1.5b"):
@@ -334,6 +348,22 @@ def meter_cost(work):
         "seconds": record["duration_s"],
         "sampler_cpu_s": overhead["sampler_cpu_s"],
         "share_of_a_core": overhead["sampler_cpu_s"] / record["duration_s"],
+    }
+
+
+def evaluated(work, name):
+    said = work.json_of(name)
+    return {key: said[key] for key in ("loss", "tokens", "engine", "energy_j")}
+
+
+def generated(work, name):
+    """Joules of the whole, prompts included; tokens a second after the first."""
+    said = work.json_of(name)
+    energy = said["energy_j"]
+    return {
+        **{key: said[key] for key in ("tokens", "seconds", "first_token_s", "tokens_per_s", "engine", "energy_j",
+                                      "energy_uncertainty_j", "measured_fraction")},
+        "joules_per_token": None if energy is None else energy / said["tokens"],
     }
 
 
@@ -387,7 +417,7 @@ def median(values):
 
 
 def aims(stages):
-    """Issue 6, part 6, on one H200: what is aimed at, what was measured, and whether that is met."""
+    """Issue 6, part 6, and issue 17, item 8, on one board: what is aimed at, what was measured, and whether that is met."""
     train, peers = stages.get("train", {}), stages.get("peers", {})
     of = lambda table, *path: of(table.get(path[0]) or {}, *path[1:]) if len(path) > 1 else (table or {}).get(path[0])
     rate = of(train, "gpt2-124m", "tokens_per_s")
@@ -402,6 +432,8 @@ def aims(stages):
         ("124M: at least 1.2 × torch.compile in tokens/s", least("tokens_per_s"), lambda v: v >= 1.2),
         ("124M: at least 1.15 × torch.compile in tokens a joule", least("tokens_per_joule"), lambda v: v >= 1.15),
         ("124M: peak memory below torch.compile's", most("peak_memory"), lambda v: v < 1),
+        ("124M: one text at a time in bf16 at least 1,500 tokens/s",
+         of(stages.get("generate", {}), "generate-bf16-1", "tokens_per_s"), lambda v: v >= 1500),
         ("metering: no difference in step time beyond its spread",
          None if spread is None else cost, lambda v: abs(v) <= spread),
     ]
@@ -454,6 +486,12 @@ def table(results):
         memory = None if run["peak_memory_bytes"] is None else run["peak_memory_bytes"] / 1e9
         lines.append(f"{name:34} {run['tokens_per_s']:>10,.0f} {show(mfu['nanogpt'], '12.1%'):>12} "
                      f"{show(mfu['llm_c'], '10.1%'):>10} {show(run['joules_per_token'], '.3g'):>10} {show(memory, '.2f'):>10}")
+    texts = {name: run for name, run in results["stages"].get("generate", {}).items() if "first_token_s" in run}
+    if texts:
+        lines.append(f"{'':34} {'tokens/s':>10} {'first, s':>10} {'J/token':>10}")
+    for name, run in texts.items():
+        lines.append(f"{'generate ' + name:34} {show(run['tokens_per_s'], ',.0f'):>10} {show(run['first_token_s'], '.3f'):>10} "
+                     f"{show(run['joules_per_token'], '.3g'):>10}")
     lines += [f"{state:13} {name}" for name, state in results["checks"].items()]
     lines += [f"{aim['state']:13} aim: {aim['aim']} ({show(aim['measured'], '.4g')})" for aim in results["aims"]]
     lines += [f"{'failed':13} {f['stage']} {f['name']}: {f['fault']}" for f in results["failures"]]
@@ -473,7 +511,7 @@ def main():
     here = machine(work)
     peak = next((peak for name, peak in PEAKS.items() if here["gpus"] and name in here["gpus"][0]), None)
     found = Results(work, peak)
-    ran = [stage for stage in ("verify", "kernels", "train", "peers", "nvml") if any(a["stage"] == stage for a in work.attempts)]
+    ran = [stage for stage in ("verify", "kernels", "train", "generate", "peers", "nvml") if any(a["stage"] == stage for a in work.attempts)]
     for stage in ran:
         getattr(found, stage)()
     failures = [{"stage": a["stage"], "name": a["name"], "fault": f"status {a['status']}", "tail": work.tail(a["name"])}

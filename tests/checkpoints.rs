@@ -167,6 +167,42 @@ fn generate_is_the_same_for_the_same_seed_and_stays_text() {
 }
 
 #[test]
+fn several_prompts_are_gone_on_from_each_as_if_it_were_alone_and_the_engine_is_named() {
+    let bench = Workbench::new();
+    trained(&bench);
+    let run = |args: &[&str]| {
+        let args = [&["generate", "run", "--device", "cpu", "--max-tokens", "9"], args].concat();
+        bench.wattle(&args)
+    };
+    let (three, seven) = (["--prompt", "3 and 4"], ["--prompt", "7 and"]);
+    let alone = [&three, &seven].map(|prompt| printed(run(prompt)));
+    let both = [three, seven].concat();
+    assert_eq!(printed(run(&both)), alone.join("---\n"));
+    assert_eq!(printed(run(&[&both[..], &["--batch", "1"]].concat())), alone.join("---\n"));
+    let said = expect(0, run(&both));
+    assert!(said.contains("18 tokens") && said.contains("candle's operations on the CPU in f32"), "{said}");
+    assert!(said.contains("first token after"), "{said}");
+    let said = expect(2, run(&[&both[..], &["--batch", "0", "--explain"]].concat()));
+    assert!(said.contains("--batch 0") && said.contains("give one --prompt, not 2"), "{said}");
+    let json: Value = serde_json::from_str(&printed(run(&[&both[..], &["--json"]].concat()))).unwrap();
+    let text = |idx: usize| {
+        format!(
+            "{}{}\n",
+            json["texts"][idx]["prompt"].as_str().unwrap(),
+            json["texts"][idx]["text"].as_str().unwrap()
+        )
+    };
+    assert_eq!([text(0), text(1)], alone);
+    assert_eq!((&json["schema"], &json["tokens"]), (&Value::from("wattle.generation/1"), &Value::from(18)));
+    assert!(
+        json["tokens_per_s"].as_f64().unwrap() > 0.0 && json["energy_j"].as_f64().unwrap() > 0.0,
+        "{json}"
+    );
+    let evaluated = printed(bench.wattle(&["evaluate", "run", "--data", "data", "--device", "cpu"]));
+    assert!(evaluated.contains("explicit engine on the CPU"), "{evaluated}");
+}
+
+#[test]
 fn a_run_goes_on_from_the_weights_of_another() {
     let bench = Workbench::new();
     trained(&bench);

@@ -270,6 +270,36 @@ fn ranks_that_were_not_started_alike_are_refused_by_name_and_leave_nothing() {
 }
 
 #[test]
+fn a_directory_that_a_rank_does_not_share_is_refused_and_a_plan_is_printed_once() {
+    let _job = one_at_a_time();
+    let bench = Workbench::new();
+    let Some(launcher) = launchers("shared").first().copied() else { return };
+    let plan = mpirun(launcher, &bench, &[(2, &[])], &["--dry-run"]).output().unwrap();
+    let said = String::from_utf8(plan.stdout).unwrap();
+    assert_eq!(said.matches("parameters").count(), 1, "{said}");
+
+    // A rank for which something else is mounted over the folder of runs; a relative path finds it there.
+    let hidden = bench.join("hidden");
+    fs::create_dir(&hidden).unwrap();
+    let script = format!("mount -t tmpfs none {} && exec \"$@\"", hidden.display());
+    let may_mount = Command::new("unshare").args(["-m", "sh", "-c", &script, "sh", "true"]).status();
+    if !may_mount.is_ok_and(|status| status.success()) {
+        std::io::stderr().write_all(b"shared: SKIPPED, since mounting is not allowed here\n").unwrap();
+        return;
+    }
+    let mut command = mpirun(launcher, &bench, &[(1, &[])], &["--out", "hidden/run"]);
+    let second = mpirun(launcher, &bench, &[(1, &[])], &["--out", "hidden/run"]);
+    let second = second.get_args().skip_while(|arg| *arg != "env");
+    command.args([":", "-n", "1", "unshare", "-m", "sh", "-c", &script, "sh"]).args(second);
+    let said = expect(2, command);
+    assert!(
+        said.contains("error: rank 1: ") && said.contains("is not the run directory of rank 0"),
+        "{said}"
+    );
+    assert!(bench.list("hidden").is_empty(), "nothing is left");
+}
+
+#[test]
 fn a_library_of_another_mpi_than_the_launchers_is_refused() {
     let _job = one_at_a_time();
     let bench = Workbench::new();

@@ -412,15 +412,20 @@ Examples:
       goes on from a text with the latest checkpoint of a run
   wattle generate gpt2/ --prompt 'The wattle tree' --temperature 0 --max-tokens 40
       the likeliest token each time, from a Hugging Face directory
+  wattle generate gpt2/ --prompt 'A tree' --prompt 'A river' --dtype bf16
+      two texts at once, each as if it were alone
   wattle generate runs/default-20261123-160000 --explain --max-tokens 10
       what else the model thought of at each step")]
 pub struct GenerateArgs {
     /// A run directory (its latest checkpoint), a checkpoint, a Hugging Face directory, or a .gguf file
     pub checkpoint: PathBuf,
-    /// The text to go on from; without it, the start of a text
+    /// The text to go on from; without it, the start of a text. Given several times, each is gone on from
     #[arg(long, value_name = "TEXT")]
-    pub prompt: Option<String>,
-    /// Most tokens to write
+    pub prompt: Vec<String>,
+    /// Texts that are generated at once, where there are several prompts; without it, all of them
+    #[arg(long, value_name = "N")]
+    pub batch: Option<usize>,
+    /// Most tokens to write of each text
     #[arg(long, value_name = "N", default_value_t = 200)]
     pub max_tokens: usize,
     /// Below 1 more of the likely, above 1 more of the unlikely; 0 always the likeliest
@@ -438,9 +443,15 @@ pub struct GenerateArgs {
     /// What to compute on: auto, cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: wattle_train::device::DeviceChoice,
-    /// Show each step's likeliest tokens with their probabilities
+    /// Type of weights and activations
+    #[arg(long, value_enum, default_value_t = NumberType::F32)]
+    pub dtype: NumberType,
+    /// Show each step's likeliest tokens with their probabilities; of one text
     #[arg(long)]
     pub explain: bool,
+    /// As JSON once all is written, with speed and energy
+    #[arg(long, conflicts_with = "explain")]
+    pub json: bool,
     /// Write control characters as they are; on a terminal they are escaped otherwise
     #[arg(long)]
     pub raw: bool,
@@ -478,6 +489,9 @@ pub struct EvaluateArgs {
     /// What to compute on: auto, cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: wattle_train::device::DeviceChoice,
+    /// Type of weights and activations
+    #[arg(long, value_enum, default_value_t = NumberType::F32)]
+    pub dtype: NumberType,
     /// As JSON
     #[arg(long)]
     pub json: bool,
@@ -490,6 +504,26 @@ fn choices<C: Choices>() -> impl TypedValueParser<Value = C> {
     };
     let parser = PossibleValuesParser::new(C::CHOICES.iter().map(value));
     parser.map(|name| C::named(&name).expect("the name is one of the choices"))
+}
+
+/// A type of weights and activations, as the command line names it.
+#[cfg(feature = "train")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum NumberType {
+    /// 32-bit floating point: the same on every device up to rounding
+    F32,
+    /// bfloat16: half the bytes, and less exact
+    Bf16,
+}
+
+#[cfg(feature = "train")]
+impl From<NumberType> for candle_core::DType {
+    fn from(number_type: NumberType) -> Self {
+        match number_type {
+            NumberType::F32 => Self::F32,
+            NumberType::Bf16 => Self::BF16,
+        }
+    }
 }
 
 /// A part of a dataset, as the command line names it.

@@ -97,7 +97,8 @@ impl Parting {
             }
             SessionError::Train(TrainError::Ranks(source)) => {
                 // Before the first step, a rank that has ended has said why.
-                let is_said_here = !crate::ranks::is_follower() && !matches!(source, DistError::Gone { .. });
+                let is_said_here =
+                    !crate::ranks::is_follower() && !matches!(**source, DistError::Gone { .. });
                 Some(Self { status: PARTED, is_said_here })
             }
             // Whatever else ends a rank the leading one hears, and says.

@@ -8,6 +8,9 @@ pub enum ModelError {
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
+    /// What computes on a device failed.
+    #[error(transparent)]
+    Device(Box<dyn std::error::Error + Send + Sync>),
     /// A file of weights cannot be read.
     #[error(
         "{}: not a whole safetensors file ({reason}); it may have been cut short: use another checkpoint",

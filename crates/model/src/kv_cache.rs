@@ -2,16 +2,12 @@
 
 use candle_core::{DType, Device, Error, Result, Tensor};
 
+use crate::window::Window;
+
 /// One text in the making: the tokens in view, and the keys and values of those already seen.
-///
-/// A model of `context` c sees at most c tokens. Positions are counted from the first token in view, so when one
-/// more would not fit, the window slides: the last three quarters of the context stay, and their keys and values
-/// are computed anew at their new positions. So a sliding window costs some four tokens' work for each token
-/// instead of c, and a prediction always looks back on three quarters of the context or more.
 #[derive(Debug, Default)]
 pub struct KvCache {
-    window: Vec<u32>,
-    n_cached: usize,
+    window: Window,
     /// Positions that every layer has room for: it grows with the text, up to the context.
     room: usize,
     layers: Vec<KeyValue>,
@@ -47,23 +43,18 @@ impl KvCache {
 
     /// The tokens in view, oldest first.
     pub fn window(&self) -> &[u32] {
-        &self.window
+        self.window.tokens()
     }
 
     /// How many tokens of the window, from its start, have their keys and values in the cache.
     pub fn n_cached(&self) -> usize {
-        self.n_cached
+        self.window.n_cached()
     }
 
-    /// Brings `tokens` into view. With more in view than `context`, the window slides, and nothing of it is
-    /// cached then.
+    /// Brings `tokens` into view. With more in view than `context`, the window slides to the last three quarters of the
+    /// context, and nothing of it is cached then.
     pub fn push(&mut self, tokens: &[u32], context: usize) {
-        self.window.extend_from_slice(tokens);
-        if self.window.len() > context {
-            let n_kept = (context * 3 / 4).max(tokens.len()).clamp(1, context);
-            self.window.drain(..self.window.len() - n_kept);
-            self.n_cached = 0;
-        }
+        self.window.push(tokens, context);
     }
 
     /// Brings `tokens` into view, as [`KvCache::push`] does, and calls `forward` on the tokens in view whose keys and
@@ -85,13 +76,14 @@ impl KvCache {
     ) -> Result<Tensor> {
         self.push(tokens, shape.context);
         self.reserve(shape, dtype, device)?;
-        let most = shape.rows_at_once(self.window.len());
+        let n = self.window().len();
+        let most = shape.rows_at_once(n);
         loop {
-            let end = self.window.len().min(self.n_cached + most);
-            let part = Tensor::new(&self.window[self.n_cached..end], device)?.unsqueeze(0)?;
+            let (start, end) = (self.n_cached(), n.min(self.n_cached() + most));
+            let part = Tensor::new(&self.window()[start..end], device)?.unsqueeze(0)?;
             let out = forward(&part, self)?;
-            self.n_cached = end;
-            if end == self.window.len() {
+            self.window.set_cached(end);
+            if end == n {
                 return Ok(out);
             }
         }
@@ -99,11 +91,11 @@ impl KvCache {
 
     /// Makes room for the keys and values of the window, unless there is enough.
     fn reserve(&mut self, shape: &KvShape, dtype: DType, device: &Device) -> Result<()> {
-        if self.window.len() <= self.room {
+        if self.window().len() <= self.room {
             return Ok(());
         }
-        let room = shape.room_for(self.window.len());
-        let n_cached = self.n_cached;
+        let room = shape.room_for(self.window().len());
+        let n_cached = self.n_cached();
         let larger = |old: Option<&Tensor>| {
             let new = Tensor::zeros((1, shape.n_kv_heads, room, shape.head_width), dtype, device)?;
             if let Some(old) = old.filter(|_| n_cached > 0) {
@@ -133,9 +125,9 @@ impl KvCache {
     /// `k`, `v` (1, h, t, d) → twice (1, h, n_cached + t, d).
     pub fn store(&mut self, layer_idx: usize, k: &Tensor, v: &Tensor) -> Result<(Tensor, Tensor)> {
         let layer = &self.layers[layer_idx];
-        let t_all = self.n_cached + k.dim(2)?;
-        layer.k_bhtd.slice_set(&k.contiguous()?, 2, self.n_cached)?;
-        layer.v_bhtd.slice_set(&v.contiguous()?, 2, self.n_cached)?;
+        let (n_cached, t_all) = (self.n_cached(), self.n_cached() + k.dim(2)?);
+        layer.k_bhtd.slice_set(&k.contiguous()?, 2, n_cached)?;
+        layer.v_bhtd.slice_set(&v.contiguous()?, 2, n_cached)?;
         Ok((layer.k_bhtd.narrow(2, 0, t_all)?, layer.v_bhtd.narrow(2, 0, t_all)?))
     }
 }
@@ -174,11 +166,11 @@ mod tests {
     fn a_full_window_keeps_its_last_three_quarters_and_forgets_what_was_cached() {
         let mut cache = KvCache::new();
         cache.push(&[0, 1, 2, 3, 4, 5, 6, 7], 8);
-        cache.n_cached = cache.window.len();
+        cache.window.set_cached(cache.window().len());
         assert_eq!(cache.n_cached(), 8);
         cache.push(&[8], 8);
         assert_eq!((cache.window(), cache.n_cached()), ([3, 4, 5, 6, 7, 8].as_slice(), 0));
-        cache.n_cached = cache.window.len();
+        cache.window.set_cached(cache.window().len());
         cache.push(&[9, 10], 8);
         assert_eq!((cache.window().len(), cache.n_cached()), (8, 6));
     }
@@ -222,7 +214,7 @@ mod tests {
         for token in 0..3 {
             cache.push(&[token], 1);
             assert_eq!(cache.window(), [token]);
-            cache.n_cached = cache.window.len();
+            cache.window.set_cached(cache.window().len());
         }
     }
 }

@@ -8,7 +8,10 @@ use wattle_ops::board::Board;
 
 use crate::copies::{overwrite, with_values};
 use crate::differences::differences;
-use crate::engine::board::{DeviceEngine, DeviceEngineOptions, EngineError};
+use crate::engine::board::{
+    BoardDecoder, BoardEvaluator, DecoderOptions, DeviceEngine, DeviceEngineOptions, EngineError,
+    EvaluatorOptions,
+};
 use crate::engine::{Engine, EngineOptions};
 use crate::kv_cache::KvCache;
 use crate::parameter::Parameter;
@@ -75,6 +78,30 @@ pub trait LanguageModel {
         _options: DeviceEngineOptions,
     ) -> std::result::Result<(), EngineError> {
         Ok(())
+    }
+
+    /// What predicts with this model on a board, if the family has it. It has a copy of the parameters' values.
+    ///
+    /// # Errors
+    /// If there is too little memory, the model's attention sees ahead, or the board fails.
+    fn decoder(
+        &self,
+        _board: Arc<dyn Board>,
+        _options: DecoderOptions,
+    ) -> std::result::Result<Option<BoardDecoder>, EngineError> {
+        Ok(None)
+    }
+
+    /// What evaluates this model on a board, if the family has it. It has a copy of the parameters' values.
+    ///
+    /// # Errors
+    /// If there is too little memory, or the board fails.
+    fn evaluator(
+        &self,
+        _board: Arc<dyn Board>,
+        _options: EvaluatorOptions,
+    ) -> std::result::Result<Option<BoardEvaluator>, EngineError> {
+        Ok(None)
     }
 
     /// The device of its parameters.

@@ -35,12 +35,13 @@ mod moments;
 pub mod parameter;
 pub mod pass;
 mod size;
+mod window;
 
 pub use config::{ActivationKind, Family, ModelConfig, RopeScaling};
 pub use differences::abridged;
 pub use engine::board::{
-    DeviceEngine, DeviceEngineOptions, DeviceSpan, EngineError, FinishedSteps, Masks, StepInputs, StepPart,
-    StepResult,
+    BoardDecoder, BoardEvaluator, DecoderOptions, DeviceEngine, DeviceEngineOptions, DeviceSpan, EngineError,
+    EvaluatorOptions, FinishedSteps, Masks, StepInputs, StepPart, StepResult,
 };
 pub use engine::{
     Engine, EngineOptions, Fp8Options, Fp8SizeError, MemoryPlan, Moments, Recompute, Sequences, Share, Split,
@@ -49,7 +50,7 @@ pub use error::ModelError;
 pub use families::gpt2::Gpt2;
 pub use families::llama::Llama;
 pub use fp8::Fp8Balance;
-pub use generate::{GenerateOptions, Generator, Sampling, Step};
+pub use generate::{ByModel, Decoder, GenerateOptions, Generator, Sampling, Step, Texts};
 pub use gguf::{GgufExport, GgufFile, WeightType};
 pub use hugging_face::Directory;
 pub use kv_cache::KvCache;

@@ -20,6 +20,7 @@
 //! - [`linear`]: x·W + b
 //! - [`rope`]: rotary position embedding
 //! - [`attention`]: causal self-attention
+//! - [`decode`]: rows of several texts against a cache of keys and values, on a board
 //! - [`activation`]: GELU (exact and tanh) and ReLU
 //! - [`swiglu`]: the gated activation
 //! - [`dropout`]: masks that are a pure function of seed, step, site and element
@@ -40,6 +41,7 @@ pub mod linear;
 pub mod rms_norm;
 
 pub mod attention;
+pub mod decode;
 pub mod rope;
 
 pub mod activation;

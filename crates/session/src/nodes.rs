@@ -111,7 +111,7 @@ impl NodeTrace<'_> {
         let path = self.run.join(trace_name(node));
         let writer = TraceWriter::open(&path)
             .inspect_err(|error| {
-                tracing::error!("{error}; the meter of this machine goes on without a trace")
+                tracing::error!("{error}; the meter of this machine goes on without a trace");
             })
             .ok()?;
         Some(TraceTarget { writer, run_id: self.run_id.to_owned(), segment: Segment::now(self.segment, 0) })
@@ -203,7 +203,7 @@ impl OtherNodes {
         let is_other = |sensor: &&SensorRecord| sensor.id.starts_with(PREFIX);
         let others: Joules = record.sensors.iter().filter(is_other).map(|sensor| sensor.energy_j).sum();
         let here = record.energy_j - others;
-        self.booked = self.booked + others;
+        self.booked += others;
         self.own = own;
         if here > Joules::ZERO {
             self.ratio = others / here;

@@ -49,6 +49,11 @@ impl ChosenDevice {
     pub fn board(&self) -> Result<Option<Arc<dyn Board>>, TrainError> {
         open_board(&self.device)
     }
+
+    /// The device for a model's parameters, where that is another: a board takes a copy of its own from the host.
+    pub fn home_of_parameters(&self, board: Option<&Arc<dyn Board>>) -> Option<Self> {
+        (board.is_some() && !self.device.is_cpu()).then(|| cpu("a board has its own copy"))
+    }
 }
 
 impl std::str::FromStr for DeviceChoice {

@@ -126,7 +126,7 @@ pub enum TrainError {
     },
     /// The ranks have parted.
     #[error(transparent)]
-    Ranks(#[from] DistError),
+    Ranks(Box<DistError>),
     /// The ranks have parted in training.
     #[error(
         "{cause}. Rank {rank} leaves at step {step}; {}",
@@ -137,7 +137,7 @@ pub enum TrainError {
     )]
     Parted {
         /// What happened.
-        cause: DistError,
+        cause: Box<DistError>,
         /// The rank that says so.
         rank: usize,
         /// Finished updates.
@@ -155,6 +155,12 @@ impl TrainError {
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { action, path, source }
+    }
+}
+
+impl From<DistError> for TrainError {
+    fn from(error: DistError) -> Self {
+        Self::Ranks(Box::new(error))
     }
 }
 

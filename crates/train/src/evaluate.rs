@@ -1,9 +1,15 @@
 //! Loss on held-out data.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Device};
 use wattle_data::{Batch, EvalBatches, SplitManifest, TokenStore};
 use wattle_model::engine::LossSum;
-use wattle_model::{EngineOptions, LanguageModel, Moments, Recompute, Share};
+use wattle_model::generate::operations_on;
+use wattle_model::{
+    BoardEvaluator, EngineOptions, EvaluatorOptions, LanguageModel, Moments, Recompute, Share,
+};
+use wattle_ops::board::{Board, Elem};
 
 use crate::engine::StepEngine;
 use crate::error::TrainError;
@@ -80,6 +86,8 @@ fn evaluate_within(
 
 /// [`evaluate`] of a model that is not being trained: by its family's explicit engine where there is one, which
 /// is faster and never has the logits of a whole batch. A split shorter than the model's context is one short window.
+/// With a `board`, that evaluates, and the model's parameters may lie on the host. Also returns what evaluated, for a
+/// person.
 ///
 /// # Errors
 /// As for [`evaluate`], or if the split has not two tokens.
@@ -88,11 +96,18 @@ pub fn evaluate_by_best(
     store: &TokenStore,
     options: EvaluateOptions,
     device: &Device,
+    board: Option<Arc<dyn Board>>,
     progress: &mut dyn FnMut(u64, u64),
-) -> Result<Evaluation, TrainError> {
+) -> Result<(Evaluation, String), TrainError> {
     let context = store.evaluation_context(model.context())?;
+    if let Some(mut evaluator) = evaluator(model, board, context, options)? {
+        let losses = |batch: &Batch| Ok(evaluator.evaluate(sequences(batch))?);
+        let evaluation = evaluate_batches(store, context, options, progress, losses)?;
+        return Ok((evaluation, format!("explicit engine on {}", evaluator.describe())));
+    }
+    let by_operations = operations_on(device, options.dtype);
     if context < model.context() {
-        return evaluate_within(model, store, context, options, device, progress);
+        return Ok((evaluate_within(model, store, context, options, device, progress)?, by_operations));
     }
     let engine = match device.is_cpu() && options.dtype == DType::F32 {
         // Nothing is kept for a backward pass.
@@ -110,9 +125,27 @@ pub fn evaluate_by_best(
     };
     match engine {
         Some(mut engine) => {
-            evaluate_batches(store, context, options, progress, |batch| Ok(engine.evaluate(sequences(batch))))
+            let losses = |batch: &Batch| Ok(engine.evaluate(sequences(batch)));
+            let evaluation = evaluate_batches(store, context, options, progress, losses)?;
+            Ok((evaluation, "explicit engine on the CPU".to_owned()))
         }
-        None => evaluate(model, store, options, device, progress),
+        None => Ok((evaluate(model, store, options, device, progress)?, by_operations)),
+    }
+}
+
+/// What evaluates `model` on a board, if there is one and it has the type.
+fn evaluator(
+    model: &dyn LanguageModel,
+    board: Option<Arc<dyn Board>>,
+    context: usize,
+    options: EvaluateOptions,
+) -> Result<Option<BoardEvaluator>, TrainError> {
+    let EvaluateOptions { batch_size, dtype, .. } = options;
+    match (board, Elem::of(dtype)) {
+        (Some(board), Some(elem)) => {
+            Ok(model.evaluator(board, EvaluatorOptions { batch_size, context, elem })?)
+        }
+        _ => Ok(None),
     }
 }
 

@@ -201,7 +201,6 @@ fn greedy_tokens_are_those_of_transformers() {
             end_of_text: None,
             n_allowed: golden.model.vocab_size(),
             n_likeliest: 0,
-            dtype: DType::F32,
         };
         let generator = Generator::new(golden.model.as_ref(), &golden.tokens("prompt"), options).unwrap();
         let tokens: Vec<u32> = generator.map(|step| step.unwrap().token).collect();

@@ -41,8 +41,10 @@ struct Held {
 pub fn run(args: &EvaluateArgs, bars: &MultiProgress) -> anyhow::Result<Exit> {
     set_threads(0);
     let device = args.device.open()?;
+    let board = device.board()?;
     let metered = Metered::start(&device.compute);
-    let checkpoint = OpenCheckpoint::open(&args.checkpoint, &device)?;
+    let home = device.home_of_parameters(board.as_ref());
+    let checkpoint = OpenCheckpoint::open(&args.checkpoint, home.as_ref().unwrap_or(&device))?;
     let held = match (&args.data, &args.text) {
         (Some(dir), _) => prepared(dir, args, &checkpoint.tokenizer)?,
         (None, Some(text)) => tokenized(text, &checkpoint.tokenizer)?,
@@ -50,8 +52,8 @@ pub fn run(args: &EvaluateArgs, bars: &MultiProgress) -> anyhow::Result<Exit> {
     };
     data_notes::say(&held.dataset);
     let context = held.store()?.evaluation_context(checkpoint.model.context())?;
-    let options =
-        EvaluateOptions { batch_size: (TOKENS_AT_ONCE / context).max(1), max_batches: 0, dtype: DType::F32 };
+    let batch_size = (TOKENS_AT_ONCE / context).max(1);
+    let options = EvaluateOptions { batch_size, max_batches: 0, dtype: args.dtype.into() };
     if device.device.is_cpu() {
         let config = &checkpoint.config;
         need::evaluation(config, config.vocab_size, options.batch_size, context).check()?;
@@ -62,7 +64,8 @@ pub fn run(args: &EvaluateArgs, bars: &MultiProgress) -> anyhow::Result<Exit> {
         bar.set_position(done);
     };
     let model = checkpoint.model.as_ref();
-    let evaluation = evaluate_by_best(model, held.store()?, options, &device.device, &mut progress)?;
+    let (evaluation, engine) =
+        evaluate_by_best(model, held.store()?, options, &device.device, board, &mut progress)?;
     bar.finish_and_clear();
     if !evaluation.loss.is_finite() {
         bail!("{}: the loss is not finite: {}", args.checkpoint.display(), why_not_finite(model)?);
@@ -70,10 +73,10 @@ pub fn run(args: &EvaluateArgs, bars: &MultiProgress) -> anyhow::Result<Exit> {
     let energy = metered.finish();
     match args.json {
         true => {
-            let report = report(args, &checkpoint, &held, context, &evaluation, energy.as_ref());
+            let report = report(args, &checkpoint, &held, context, &evaluation, &engine, energy.as_ref());
             print_line(&format!("{report:#}"))?;
         }
-        false => print(&describe(&evaluation, held.manifest(), energy.as_ref()))?,
+        false => print(&describe(&evaluation, held.manifest(), &engine, energy.as_ref()))?,
     }
     Ok(Exit::Done)
 }
@@ -156,6 +159,7 @@ fn report(
     held: &Held,
     window: usize,
     evaluation: &Evaluation,
+    engine: &str,
     energy: Option<&WindowEnergy>,
 ) -> Value {
     json!({
@@ -176,6 +180,7 @@ fn report(
         "unknown_share": held.manifest().unknown_share(),
         "context": checkpoint.model.context(),
         "window": window,
+        "engine": engine,
         "energy_j": energy.map(|window| window.energy),
         "energy_uncertainty_j": energy.map(|window| window.uncertainty),
         "measured_fraction": energy.map(|window| window.measured_fraction),
@@ -183,13 +188,19 @@ fn report(
     })
 }
 
-fn describe(evaluation: &Evaluation, split: &SplitManifest, energy: Option<&WindowEnergy>) -> String {
+fn describe(
+    evaluation: &Evaluation,
+    split: &SplitManifest,
+    engine: &str,
+    energy: Option<&WindowEnergy>,
+) -> String {
     let mut lines = vec![
         ("loss", format!("{:.4} nats a token", evaluation.loss)),
         ("perplexity", format!("{:.3}", evaluation.perplexity())),
         ("bits/byte", bits_per_byte(evaluation, split)),
         ("accuracy", format!("{:.1} % of next tokens right", evaluation.accuracy * 100.0)),
         ("tokens", count(evaluation.tokens)),
+        ("engine", engine.to_owned()),
     ];
     let loss = data_notes::loss_of(std::iter::once(split)).and_then(|loss| loss.shares());
     lines.extend(loss.map(|shares| ("text lost", shares)));

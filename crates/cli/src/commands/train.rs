@@ -35,6 +35,9 @@ pub fn run(args: &TrainArgs, bars: &MultiProgress, log_file: &LogFile, quiet: bo
     let target = Together::new(&ranks).meet(target)?;
     let display = Display::new(bars.clone(), is_drawn_on() && !quiet);
     if args.dry_run {
+        if !ranks.leads() {
+            return Ok(Exit::Done);
+        }
         return dry_run(args, &target.config, display);
     }
     let signal = StopSignal::listen().context("cannot listen for signals")?;

@@ -6,7 +6,10 @@ use candle_core::Result;
 use wattle_ops::board::Board;
 
 use crate::config::ModelConfig;
-use crate::engine::board::{BoardEngine, DeviceEngine, DeviceEngineOptions, EngineError};
+use crate::engine::board::{
+    BoardDecoder, BoardEngine, BoardEvaluator, DecoderOptions, DeviceEngine, DeviceEngineOptions,
+    EngineError, EvaluatorOptions,
+};
 use crate::engine::cpu::CpuEngine;
 use crate::engine::layout::Layout;
 use crate::engine::network::Network;
@@ -37,6 +40,30 @@ pub(crate) fn board_engine(
     let (layout, network) = on_a_board(config, vocab_size, parameters);
     let options = droppable(&network, options);
     Ok(Some(Box::new(BoardEngine::new(board, network, layout, parameters, options)?)))
+}
+
+/// The decoder on a board.
+pub(crate) fn board_decoder(
+    config: &ModelConfig,
+    vocab_size: usize,
+    parameters: &[Parameter],
+    board: Arc<dyn Board>,
+    options: DecoderOptions,
+) -> std::result::Result<Option<BoardDecoder>, EngineError> {
+    let (layout, network) = on_a_board(config, vocab_size, parameters);
+    Ok(Some(BoardDecoder::new(board, network, &layout, parameters, options)?))
+}
+
+/// The evaluator on a board.
+pub(crate) fn board_evaluator(
+    config: &ModelConfig,
+    vocab_size: usize,
+    parameters: &[Parameter],
+    board: Arc<dyn Board>,
+    options: EvaluatorOptions,
+) -> std::result::Result<Option<BoardEvaluator>, EngineError> {
+    let (layout, network) = on_a_board(config, vocab_size, parameters);
+    Ok(Some(BoardEvaluator::new(board, network, &layout, parameters, options)?))
 }
 
 /// Refuses an engine on a board that cannot fit.

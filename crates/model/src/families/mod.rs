@@ -21,7 +21,9 @@ mod spec;
 
 use candle_core::{Device, Result};
 
-pub(crate) use self::engines::{board_engine, cpu_engine, refuse_what_cannot_fit};
+pub(crate) use self::engines::{
+    board_decoder, board_engine, board_evaluator, cpu_engine, refuse_what_cannot_fit,
+};
 pub use self::family::Family;
 pub(crate) use self::spec::{BoxedModel, FamilySpec, HEAD, HuggingFace, NamedShapes};
 use crate::config::ModelConfig;

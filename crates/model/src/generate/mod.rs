@@ -17,7 +17,7 @@
 //! The same from a program, with a model that has learnt nothing: every token is about as likely as any other.
 //!
 //! ```
-//! use candle_core::{DType, Device};
+//! use candle_core::Device;
 //! use wattle_model::{GenerateOptions, Generator, Gpt2, ModelConfig, Sampling};
 //!
 //! let config = ModelConfig { n_layers: 1, n_heads: 2, d_model: 16, context: 8, ..ModelConfig::default() };
@@ -28,7 +28,6 @@
 //!     end_of_text: None,
 //!     n_allowed: 5,
 //!     n_likeliest: 5,
-//!     dtype: DType::F32,
 //! };
 //! for step in Generator::new(&model, &[0, 3], options)? {
 //!     let step = step?;
@@ -36,13 +35,15 @@
 //!     assert!((sum - 1.0).abs() < 1e-6);
 //!     assert!(step.likeliest.iter().all(|(_, probability)| (probability - 0.2).abs() < 0.1));
 //!     // At temperature 0 the likeliest is taken.
-//!     assert_eq!(step.likeliest[0], (step.token, step.probability));
+//!     assert_eq!(step.likeliest[0], (step.token, step.probability.unwrap()));
 //! }
 //! # Ok::<(), wattle_model::ModelError>(())
 //! ```
 
+mod decoder;
 mod generator;
 mod sampling;
 
-pub use generator::{GenerateOptions, Generator, Step};
+pub use decoder::{ByModel, Decoder, operations_on};
+pub use generator::{GenerateOptions, Generator, Step, Texts};
 pub use sampling::Sampling;

@@ -1,5 +1,6 @@
 //! Choosing the next token.
 
+use rayon::prelude::*;
 use wattle_random::{Purpose, Stream};
 
 /// How a token is chosen from a model's predictions.
@@ -93,7 +94,8 @@ impl Sampling {
             _ if self.top_p.is_some() => likeliest(logits, logits.len()),
             _ => (0..logits.len() as u32).collect::<Vec<_>>(),
         };
-        let mut probabilities = softmax(tokens.iter().map(|&token| logits[token as usize]), self.temperature);
+        let of_tokens: Vec<f32> = tokens.iter().map(|&token| logits[token as usize]).collect();
+        let mut probabilities = softmax(&of_tokens, self.temperature);
         if let Some(top_p) = self.top_p {
             let mut before = 0.0;
             let n_kept = probabilities.iter().take_while(|&&probability| {
@@ -112,22 +114,56 @@ impl Sampling {
 
 /// The `n` likeliest tokens, the likeliest first and of equals the one with the smaller number.
 pub(super) fn likeliest(logits: &[f32], n: usize) -> Vec<u32> {
-    let by_logit = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
-    let mut tokens: Vec<u32> = (0..logits.len() as u32).collect();
-    if n < tokens.len() {
-        tokens.select_nth_unstable_by(n, by_logit);
-        tokens.truncate(n);
+    if n == 1 && !logits.is_empty() {
+        return vec![first_largest(logits)];
     }
-    tokens.sort_unstable_by(by_logit);
-    tokens
+    // Larger logits come first, then smaller numbers: whole numbers are compared, not what they point to.
+    let rank = |(token, &logit): (u32, &f32)| u64::from(!unsigned(order(logit))) << 32 | u64::from(token);
+    let mut ranks: Vec<u64> = (0..).zip(logits).map(rank).collect();
+    if n < ranks.len() {
+        ranks.select_nth_unstable(n);
+        ranks.truncate(n);
+    }
+    ranks.sort_unstable();
+    ranks.into_iter().map(|rank| rank as u32).collect()
 }
 
-/// `softmax(logits / temperature)` in `f64`.
-pub(super) fn softmax(logits: impl Iterator<Item = f32> + Clone, temperature: f64) -> Vec<f64> {
-    let max = f64::from(logits.clone().fold(f32::NEG_INFINITY, f32::max));
-    let exp: Vec<f64> = logits.map(|logit| ((f64::from(logit) - max) / temperature).exp()).collect();
-    let sum: f64 = exp.iter().sum();
-    exp.into_iter().map(|x| x / sum).collect()
+/// The likeliest token, of equals the first.
+fn first_largest(logits: &[f32]) -> u32 {
+    let largest = logits.iter().map(|&logit| order(logit)).max();
+    let first = logits.iter().position(|&logit| Some(order(logit)) == largest);
+    first.expect("the largest is one of them") as u32
+}
+
+/// A number in the order of [`f32::total_cmp`].
+fn order(x: f32) -> i32 {
+    let bits = x.to_bits() as i32;
+    bits ^ ((bits >> 31) as u32 >> 1) as i32
+}
+
+/// The same order, of numbers without a sign.
+fn unsigned(order: i32) -> u32 {
+    order as u32 ^ 1 << 31
+}
+
+/// Logits of which exponentials are taken by one thread.
+const BLOCK: usize = 1 << 12;
+
+/// `softmax(logits / temperature)` in `f64`: exponentials on all threads, sums in the order of the logits.
+pub(super) fn softmax(logits: &[f32], temperature: f64) -> Vec<f64> {
+    let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let exp = |&logit: &f32| ((f64::from(logit) - max) / temperature).exp();
+    let mut exps = vec![0.0; logits.len()];
+    let fill = |(out, logits): (&mut [f64], &[f32])| {
+        out.iter_mut().zip(logits).for_each(|(out, logit)| *out = exp(logit));
+    };
+    match logits.len() <= BLOCK {
+        true => fill((&mut exps, logits)),
+        false => exps.par_chunks_mut(BLOCK).zip(logits.par_chunks(BLOCK)).for_each(fill),
+    }
+    let sum: f64 = exps.iter().sum();
+    exps.iter_mut().for_each(|exp| *exp /= sum);
+    exps
 }
 
 #[cfg(test)]
@@ -198,6 +234,13 @@ mod tests {
         let kept: Vec<u32> = candidates(&top_k, &tied).iter().map(|(token, _)| *token).collect();
         assert_eq!(kept, [0, 1, 2, 4]);
         assert_eq!(Sampling::greedy().choose(&[0.0, 3.0, 3.0], 0), 1);
+        for logits in [&[-0.0, 0.0, 0.0, -0.0][..], &[-1.0], &[-2.0, -1.0, -1.0, -3.0], &tied] {
+            let mut expected: Vec<u32> = (0..logits.len() as u32).collect();
+            expected.sort_by(|a, b| logits[*b as usize].total_cmp(&logits[*a as usize]));
+            for n in 1..=logits.len() + 1 {
+                assert_eq!(likeliest(logits, n), expected[..n.min(expected.len())], "{n} of {logits:?}");
+            }
+        }
         assert_eq!(likeliest(&tied, 3), [1, 0, 2]);
     }
 

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::marker::PhantomData;
 
+use candle_core::DType;
+
 /// An address in a board's memory, of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DevicePtr(u64);
@@ -123,6 +125,15 @@ pub enum Elem {
 }
 
 impl Elem {
+    /// As candle calls it; `None` for a type that engines on a board do not compute in.
+    pub const fn of(dtype: DType) -> Option<Self> {
+        match dtype {
+            DType::F32 => Some(Self::F32),
+            DType::BF16 => Some(Self::Bf16),
+            _ => None,
+        }
+    }
+
     /// Bytes of one.
     pub const fn bytes(self) -> usize {
         match self {

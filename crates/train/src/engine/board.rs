@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use wattle_data::Batch;
 use wattle_model::engine::LossSum;
 use wattle_model::hugging_face::write_safetensors;
@@ -181,11 +181,7 @@ pub fn refuse_what_cannot_fit(
 
 /// `None` for a type that no board's engine has.
 fn device_engine_options(options: &TrainerOptions) -> Option<DeviceEngineOptions> {
-    let elem = match options.dtype {
-        DType::F32 => Elem::F32,
-        DType::BF16 => Elem::Bf16,
-        _ => return None,
-    };
+    let elem = Elem::of(options.dtype)?;
     let TrainerOptions { train, optimizer, seed, dropout, .. } = options;
     Some(DeviceEngineOptions {
         batch_size: train.batch_size,

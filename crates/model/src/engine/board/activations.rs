@@ -1,15 +1,20 @@
 //! The buffers of a forward and a backward pass.
 
 use wattle_ops::attention::board as attention;
-use wattle_ops::board::{DevicePtr, DeviceTensor, Elem, Ptr};
+use wattle_ops::board::{Board, DevicePtr, DeviceTensor, Elem, Ptr};
+use wattle_ops::decode::board as decode;
 use wattle_ops::embedding::board as embedding;
 use wattle_ops::head_norm::board as head_norm;
 use wattle_ops::layer_norm::board as layer_norm;
 use wattle_ops::linear::board as linear;
 use wattle_ops::rms_norm::board as rms_norm;
+use wattle_ops::rope::Rotary;
 
 use super::DeviceEngineOptions;
+use super::cache::Cached;
 use super::cutter::Cutter;
+use super::error::EngineError;
+use super::state::write_f32;
 use crate::engine::Recompute;
 use crate::engine::network::{Block, Network, Norm, NormKind, NormPlace, Positions, Sizes};
 
@@ -51,6 +56,18 @@ pub(super) enum AttentionPlan {
     },
     /// By products with a softmax between them.
     Products,
+    /// Of each row against the keys of its text in a cache.
+    Cached(decode::Shape),
+}
+
+/// Which passes activations have room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Passes {
+    /// Forward and backward, with gradients and moments of the weights.
+    Both,
+    /// Forward alone: nothing is kept from one block to the next but the residual stream, and buffers that a backward
+    /// pass would use have no length.
+    Forward,
 }
 
 /// How attention is computed, and with which memory.
@@ -58,6 +75,7 @@ pub(super) enum AttentionPlan {
 pub(super) enum Attention {
     Fused { workspace: DevicePtr },
     Products { scratch: DevicePtr },
+    Cached(Cached),
 }
 
 /// Something of each layer, or one thing for all.
@@ -144,6 +162,7 @@ impl Activations {
         network: &Network,
         options: &DeviceEngineOptions,
         attention: AttentionPlan,
+        passes: Passes,
     ) -> (Self, u64) {
         let (sizes, elem) = (&network.sizes, options.elem);
         let n = options.micro_batch * sizes.t;
@@ -153,7 +172,9 @@ impl Activations {
             NormPlace::After => 0,
         };
         let layers = Layers::new(network.n_layers(), options.recompute);
-        let x = (0..=network.n_layers()).map(|_| cutter.take(n * sizes.c, elem)).collect();
+        let n_streams = if passes == Passes::Both { network.n_layers() + 1 } else { 2 };
+        let streams: Vec<_> = (0..n_streams).map(|_| cutter.take(n * sizes.c, elem)).collect();
+        let x = (0..=network.n_layers()).map(|i| streams[i % n_streams]).collect();
         let norms = PerLayer::new(layers.n_norms, || BlockNorms {
             attention: Normed::cut(cutter, n, normed_width, elem),
             mlp: Normed::cut(cutter, n, normed_width, elem),
@@ -165,15 +186,22 @@ impl Activations {
         });
         let final_norm = Normed::cut(cutter, n, sizes.c, elem);
         let kept_bytes = cutter.len_bytes() - start;
-        let logits_rows = logits_rows(n, sizes, elem);
-        let partials_len = partials_len(network, options);
+        let (backward_n, partials_len) = match passes {
+            Passes::Both => (n, partials_len(network, options)),
+            Passes::Forward => (0, 0),
+        };
+        let (logits_rows, n_positions) = match attention {
+            // Whoever decodes wants the logits of some rows, elsewhere.
+            AttentionPlan::Cached(shape) => (0, shape.room),
+            AttentionPlan::Fused { .. } | AttentionPlan::Products => (logits_rows(n, sizes, elem), sizes.t),
+        };
         let activations = Self {
             x,
             norms,
             kept,
             hidden,
             final_norm,
-            gradients: Gradients::cut(cutter, n, sizes, options),
+            gradients: Gradients::cut(cutter, backward_n, sizes, options),
             branch: cutter.take(n * sizes.c.max(sizes.heads()), elem),
             logits: cutter.take(logits_rows * sizes.v_padded(), elem),
             logits_rows,
@@ -187,15 +215,27 @@ impl Activations {
                     let bytes = attention::scratch_bytes(&sizes.attention(1, elem));
                     Attention::Products { scratch: cutter.take_bytes(bytes) }
                 }
+                AttentionPlan::Cached(shape) => {
+                    Attention::Cached(Cached::cut(cutter, shape, n, network, elem))
+                }
             },
             rotary: match network.positions {
                 Positions::Learned { .. } => None,
                 Positions::Rotary { .. } => {
-                    Some([(); 2].map(|()| cutter.take_of(sizes.t * sizes.head_width / 2)))
+                    Some([(); 2].map(|()| cutter.take_of(n_positions * sizes.head_width / 2)))
                 }
             },
         };
         (activations, kept_bytes)
+    }
+
+    /// Puts a network's angles where positions are rotations.
+    pub(super) fn write_angles(&self, board: &dyn Board, rotary: Option<&Rotary>) -> Result<(), EngineError> {
+        if let (Some(rotary), Some([cos, sin])) = (rotary, self.rotary) {
+            write_f32(board, cos, rotary.cos())?;
+            write_f32(board, sin, rotary.sin())?;
+        }
+        Ok(())
     }
 }
 

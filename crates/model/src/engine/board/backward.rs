@@ -146,6 +146,7 @@ impl MicroBatch<'_> {
                     scratch,
                 )?;
             }
+            Attention::Cached(_) => unreachable!("nothing trains on rows of a cache"),
         }
         if let Some(heads) = self.rotary() {
             rope::bwd(self.board, gradients.qkv, &heads)?;

@@ -10,13 +10,14 @@ use wattle_ops::board::select::{Measured, Selecting};
 use wattle_ops::board::{Board, BoardError, Elem, HostMemory, StepState};
 use wattle_random::{Purpose, Stream};
 
-use super::activations::{Attention, AttentionPlan};
+use super::activations::{Attention, AttentionPlan, Passes};
 use super::error::EngineError;
 use super::fit::{Fit, RESERVE};
 use super::forward::MicroBatch;
 use super::fp8;
 use super::inputs::{N_SLOTS, order_by_token};
 use super::memory::Memory;
+use super::recorded::{Recorded, record};
 use super::results::{Divisors, Pending};
 use super::state::{self, FirstGradients, State};
 use super::step::StepLaunches;
@@ -64,15 +65,6 @@ struct InFlight {
     anchor: Option<Anchor>,
 }
 
-/// A step with one of the slots.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Recorded {
-    NotYet,
-    As(usize),
-    /// The board cannot: launches are made one by one.
-    Failed,
-}
-
 impl BoardEngine {
     /// An engine for the network with these `parameters`, of which it takes a copy.
     ///
@@ -87,7 +79,9 @@ impl BoardEngine {
         options: DeviceEngineOptions,
     ) -> Result<Self, EngineError> {
         fp8::refuse_what_has_none(board.as_ref(), &network, &options)?;
-        let fit = Fit { board: board.as_ref(), network: &network, layout: &layout, options: &options };
+        let passes = Passes::Both;
+        let fit =
+            Fit { board: board.as_ref(), network: &network, layout: &layout, options: &options, passes };
         let free = fit.free()?;
         fit.refuse_what_cannot_fit(free)?;
         let attention = fit.attention(free)?;
@@ -100,7 +94,7 @@ impl BoardEngine {
             BoardError::OutOfMemory { .. } => fit.refusal(is_fused, free),
             other => other.into(),
         })?;
-        let (memory, _) = Memory::cut(base, &network, &layout, &options, attention);
+        let (memory, _) = Memory::cut(base, &network, &layout, &options, attention, passes);
         let mut engine = Self {
             board,
             network,
@@ -131,7 +125,7 @@ impl BoardEngine {
         options: &DeviceEngineOptions,
     ) -> Result<(), EngineError> {
         fp8::refuse_what_has_none(board, network, options)?;
-        let fit = Fit { board, network, layout, options };
+        let fit = Fit { board, network, layout, options, passes: Passes::Both };
         fit.refuse_what_cannot_fit(fit.free()?)
     }
 
@@ -164,13 +158,7 @@ impl BoardEngine {
     }
 
     fn record(&mut self, slot_idx: usize) -> Result<(), EngineError> {
-        let begun = self.board.begin_record().map_err(EngineError::from);
-        let issued = begun.and_then(|()| {
-            let issued = self.launches(slot_idx).issue();
-            let ended = self.board.end_record().map_err(EngineError::from);
-            issued.and(ended)
-        });
-        match issued {
+        match record(self.board.as_ref(), || self.launches(slot_idx).issue()) {
             Ok(number) => {
                 self.recorded[slot_idx] = Recorded::As(number);
                 Ok(self.board.replay(number)?)
@@ -228,8 +216,8 @@ impl BoardEngine {
         let Memory { state, fp8, eval, activations, .. } = &self.memory;
         let (network, options) = (&self.network, &self.options);
         let (slot, store) = (*eval, Store::Accumulate);
-        let (fp8, dropped_from) = (fp8.as_ref(), None);
-        MicroBatch { board, network, options, state, fp8, slot, activations, dropped_from, b, store }
+        let (fp8, dropped_from, by_rows) = (fp8.as_ref(), None, false);
+        MicroBatch { board, network, options, state, fp8, slot, activations, dropped_from, b, by_rows, store }
     }
 
     /// Refuses tokens that the model does not have, and masks that there is no room for.
@@ -264,11 +252,8 @@ impl BoardEngine {
     }
 
     fn write_angles(&self) -> Result<(), EngineError> {
-        if let (Some(rotary), Some([cos, sin])) = (self.network.rotary(), self.memory.activations.rotary) {
-            state::write_f32(self.board.as_ref(), cos, rotary.cos())?;
-            state::write_f32(self.board.as_ref(), sin, rotary.sin())?;
-        }
-        Ok(())
+        let rotary = self.network.rotary();
+        self.memory.activations.write_angles(self.board.as_ref(), rotary.as_ref())
     }
 
     fn refresh_working_copy(&self) -> Result<(), EngineError> {
@@ -385,7 +370,8 @@ impl DeviceEngine for BoardEngine {
     }
 
     fn take(&mut self, parameters: &[Parameter]) -> Result<(), EngineError> {
-        state::write_parameters(self.board.as_ref(), self.memory.state.weights, &self.layout, parameters)?;
+        let weights = self.memory.state.weights.into();
+        state::write_parameters(self.board.as_ref(), weights, &self.layout, parameters)?;
         self.memory.results.unhalt(self.board.as_ref())?;
         self.refresh_working_copy()
     }
@@ -436,6 +422,7 @@ impl DeviceEngine for BoardEngine {
         let attention = match self.memory.activations.attention {
             Attention::Fused { .. } => "fused",
             Attention::Products { .. } => "by products",
+            Attention::Cached(_) => unreachable!("nothing trains on rows of a cache"),
         };
         let elem = self.options.elem.suffix();
         let products = match self.options.fp8 {

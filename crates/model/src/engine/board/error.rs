@@ -36,6 +36,57 @@ pub enum EngineError {
         /// What is computed again, as asked for.
         recompute: Recompute,
     },
+    /// There is less memory than evaluating takes.
+    #[error(
+        "evaluating takes {} on {device}, of which {} are free: --dtype bf16 takes half, or lower the context of {context} \
+         in the checkpoint's config.json (n_positions, max_position_embeddings)",
+        gib(*needed),
+        gib(*free)
+    )]
+    EvaluationDoesNotFit {
+        /// The device.
+        device: String,
+        /// Bytes.
+        needed: u64,
+        /// Bytes.
+        free: u64,
+        /// Tokens of a window.
+        context: usize,
+    },
+    /// There is less memory than generating takes.
+    #[error(
+        "generating {n_slots} texts of up to {room} tokens at once takes {} on {device}, of which {} are free: {}",
+        gib(*needed),
+        gib(*free),
+        fewer_texts(*largest)
+    )]
+    GenerationDoesNotFit {
+        /// The device.
+        device: String,
+        /// Bytes.
+        needed: u64,
+        /// Bytes.
+        free: u64,
+        /// Texts at once, as asked for.
+        n_slots: usize,
+        /// Positions that each has room for.
+        room: usize,
+        /// The most texts that would fit; `None` if not even one does.
+        largest: Option<usize>,
+    },
+    /// A text that is longer than a decoder has room for.
+    #[error("a text of {got} tokens came to a decoder with room for {room}")]
+    TextTooLong {
+        /// Tokens.
+        got: usize,
+        /// Tokens.
+        room: usize,
+    },
+    /// A model whose tokens see those after them, which are not there yet.
+    #[error(
+        "the model's attention sees the whole context, also tokens that are still to come: it cannot generate"
+    )]
+    SeesAhead,
     /// The board does not multiply numbers of eight bits.
     #[error("precision.dtype = \"fp8\": {why}; set precision.dtype = \"bf16\"")]
     NoFp8 {
@@ -80,6 +131,15 @@ pub enum EngineError {
 
 fn gib(bytes: u64) -> String {
     format!("{:.2} GiB", bytes as f64 / (1u64 << 30) as f64)
+}
+
+fn fewer_texts(largest: Option<usize>) -> String {
+    match largest {
+        Some(n) => {
+            format!("--batch {n} is the most that fits; --dtype bf16 or a smaller --max-tokens takes less")
+        }
+        None => "not even --batch 1 fits; --dtype bf16 or a smaller --max-tokens takes less".to_owned(),
+    }
 }
 
 fn remedy(micro_batch: usize, largest: Option<usize>, recompute: Recompute) -> String {

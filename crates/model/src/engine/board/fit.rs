@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use wattle_ops::board::{Board, BoardError, DevicePtr, Elem};
 
 use super::DeviceEngineOptions;
-use super::activations::AttentionPlan;
+use super::activations::{AttentionPlan, Passes};
 use super::error::EngineError;
 use super::memory::Memory;
 use crate::engine::MemoryPlan;
@@ -26,6 +26,7 @@ pub(super) struct Fit<'a> {
     pub(super) network: &'a Network,
     pub(super) layout: &'a Layout,
     pub(super) options: &'a DeviceEngineOptions,
+    pub(super) passes: Passes,
 }
 
 impl Fit<'_> {
@@ -37,7 +38,7 @@ impl Fit<'_> {
     /// What an engine with micro-batches of this size would take.
     pub(super) fn plan(&self, micro_batch: usize, attention: AttentionPlan) -> MemoryPlan {
         let options = DeviceEngineOptions { micro_batch, ..*self.options };
-        Memory::cut(DevicePtr::new(0), self.network, self.layout, &options, attention).1
+        Memory::cut(DevicePtr::new(0), self.network, self.layout, &options, attention, self.passes).1
     }
 
     /// Refuses what is too large for `free` bytes. Attention is taken to be fused if it may be, which takes less.
@@ -76,6 +77,14 @@ impl Fit<'_> {
     /// What there is to say if an engine does not fit into `free` bytes.
     pub(super) fn refusal(&self, is_fused: bool, free: u64) -> EngineError {
         let asked = self.options.micro_batch;
+        if self.passes == Passes::Forward {
+            return EngineError::EvaluationDoesNotFit {
+                device: self.board.name(),
+                needed: self.needed(asked, is_fused),
+                free,
+                context: self.network.sizes.t,
+            };
+        }
         EngineError::DoesNotFit {
             device: self.board.name(),
             needed: self.needed(asked, is_fused),

@@ -5,6 +5,7 @@ use std::ops::Range;
 use wattle_ops::attention::board as attention;
 use wattle_ops::board::{AttentionForward, Board, BoardError, DeviceTensor, Ptr};
 use wattle_ops::classifier::board as classifier;
+use wattle_ops::decode::board as decode;
 use wattle_ops::dropout::board::{self as dropout, Site};
 use wattle_ops::embedding::board as embedding;
 use wattle_ops::head_norm::board as head_norm;
@@ -37,6 +38,8 @@ pub(super) struct MicroBatch<'a> {
     pub(super) dropped_from: Option<usize>,
     /// Sequences.
     pub(super) b: usize,
+    /// Whether products are made row by row, where rows are few: see [`Products`].
+    pub(super) by_rows: bool,
     /// Whether gradients of parameters are added to what is there. Those of tables are in any case.
     pub(super) store: Store,
 }
@@ -113,6 +116,9 @@ impl<'a> MicroBatch<'a> {
     fn embed(&self, x: DeviceTensor) -> Result<(), BoardError> {
         let tokens = self.weight(self.network.token_table);
         let positions = self.optional_weight(self.network.position_table());
+        if let Attention::Cached(cached) = &self.activations.attention {
+            return decode::embed(self.board, x, &cached.rows(self.n()), tokens, positions, self.sizes().c);
+        }
         let site = self.site(Place::Embedding);
         embedding::fwd(self.board, x, &self.embedding_rows(), tokens, positions, &site)
     }
@@ -175,15 +181,14 @@ impl<'a> MicroBatch<'a> {
         for norm in self.query_key_norms(block, kept, kept.qkv) {
             head_norm::fwd(self.board, norm.rows, norm.saved, norm.rstd, &norm.heads)?;
         }
-        if let Some(heads) = self.rotary() {
-            rope::fwd(self.board, kept.qkv, &heads)?;
-        }
         match self.activations.attention {
             Attention::Fused { workspace } => {
+                self.turn(kept.qkv)?;
                 let (fused, shape) = (self.board.fused_attention()?, self.sizes().fused_attention(self.b));
                 fused.forward(&shape, &self.fused_forward(kept), workspace)?;
             }
             Attention::Products { scratch } => {
+                self.turn(kept.qkv)?;
                 let (shape, site) = (self.attention(), self.site(Place::Attention(layer_idx)));
                 let Kept { attended, log_sum_exp, qkv, .. } = *kept;
                 attention::fwd(
@@ -197,8 +202,17 @@ impl<'a> MicroBatch<'a> {
                     scratch,
                 )?;
             }
+            Attention::Cached(cached) => {
+                let (n, angles) = (self.n(), self.activations.rotary);
+                cached.attend(self.board, kept.attended, kept.qkv, layer_idx, n, angles)?;
+            }
         }
         Ok(())
+    }
+
+    /// Turns queries and keys by their positions, where positions are rotations.
+    fn turn(&self, qkv: DeviceTensor) -> Result<(), BoardError> {
+        self.rotary().map_or(Ok(()), |heads| rope::fwd(self.board, qkv, &heads))
     }
 
     /// The norms of queries and of keys in `rows` of all three, if a block has them.
@@ -384,9 +398,9 @@ impl<'a> MicroBatch<'a> {
     }
 
     pub(super) fn products(&self) -> Products<'a> {
-        let &Self { board, state, fp8, .. } = self;
+        let &Self { board, state, fp8, by_rows, .. } = self;
         let (working, gradients) = (state.working, state.gradients);
-        Products { board, working, gradients, fp8, n: self.n() }
+        Products { board, working, gradients, fp8, n: self.n(), by_rows }
     }
 
     pub(super) fn embedding_rows(&self) -> embedding::Rows {

@@ -2,6 +2,7 @@
 
 use wattle_ops::Store;
 use wattle_ops::board::{Board, BoardError, DeviceTensor, Elem, Epilogue, Gemm, Job, Matrix, Ptr, Way};
+use wattle_ops::decode::board as decode;
 use wattle_ops::linear::board::{self as linear, ColumnSums};
 
 use super::fp8::{Fp8, Layer8};
@@ -19,6 +20,8 @@ pub(super) struct Products<'a> {
     pub(super) fp8: Option<&'a Fp8>,
     /// Rows.
     pub(super) n: usize,
+    /// Whether results of few rows are made by kernels of our own, which give each row the same bits whatever the others.
+    pub(super) by_rows: bool,
 }
 
 impl Products<'_> {
@@ -39,8 +42,23 @@ impl Products<'_> {
         };
         match self.in_fp8(linear) {
             Some(layer) => layer.fwd(out, x, epilogue),
+            None if self.by_rows && decode::takes(self.n) => self.few_rows(out, x, linear, with_bias),
             None => self.board.gemm(&Gemm { epilogue, ..self.product(out, x, linear) }),
         }
+    }
+
+    /// [`Products::fwd`] of few rows.
+    fn few_rows(
+        &self,
+        out: DeviceTensor,
+        x: DeviceTensor,
+        linear: &Linear,
+        with_bias: bool,
+    ) -> Result<(), BoardError> {
+        let &Linear { weight, bias, n_in, n_out, output_first } = linear;
+        let bias = bias.filter(|_| with_bias).map(|bias| self.working.add(bias));
+        let linear = decode::Linear { weight: self.working.add(weight), bias, n_in, n_out, output_first };
+        decode::linear(self.board, out, x, &linear, self.n)
     }
 
     /// `before = x·W + bias`, `out = gelu_tanh(before)`

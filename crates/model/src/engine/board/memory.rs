@@ -3,7 +3,7 @@
 use wattle_ops::board::{DevicePtr, Elem};
 
 use super::DeviceEngineOptions;
-use super::activations::{Activations, AttentionPlan};
+use super::activations::{Activations, AttentionPlan, Passes};
 use super::cutter::Cutter;
 use super::fp8::Fp8;
 use super::inputs::{N_SLOTS, Slot};
@@ -32,21 +32,26 @@ impl Memory {
         layout: &Layout,
         options: &DeviceEngineOptions,
         attention: AttentionPlan,
+        passes: Passes,
     ) -> (Self, MemoryPlan) {
         let mut cutter = Cutter::new(base);
         let t = network.sizes.t;
-        let state = State::cut(&mut cutter, layout.len(), options.elem, options.moments);
+        let (state, of_a_step) = match passes {
+            Passes::Both => (State::cut(&mut cutter, layout.len(), options.elem, options.moments), 1),
+            Passes::Forward => (State::cut_weights(&mut cutter, layout.len(), options.elem), 0),
+        };
         let mut fp8 = Fp8::cut_weights(&mut cutter, network, options);
         let state_bytes = cutter.len_bytes();
-        let slots = [(); N_SLOTS].map(|()| Slot::cut(&mut cutter, options.batch_size * t, options.masks));
+        let slots =
+            [(); N_SLOTS].map(|()| Slot::cut(&mut cutter, of_a_step * options.batch_size * t, options.masks));
         let eval = Slot::cut(&mut cutter, options.micro_batch * t, options.masks);
         let results = Results::cut(&mut cutter, options.batch_size * t);
-        let (activations, kept) = Activations::cut(&mut cutter, network, options, attention);
+        let (activations, kept) = Activations::cut(&mut cutter, network, options, attention, passes);
         if let Some(fp8) = &mut fp8 {
             fp8.cut_scratch(&mut cutter, network, [options.micro_batch * t, activations.logits_rows]);
         }
-        let floats = (layout.len() * Elem::F32.bytes()) as u64;
-        let moments = options.moments.bytes(layout.len() as u64);
+        let floats = (of_a_step * layout.len() * Elem::F32.bytes()) as u64;
+        let moments = options.moments.bytes((of_a_step * layout.len()) as u64);
         let plan = MemoryPlan {
             weights: state_bytes - floats - moments,
             gradients: floats,

@@ -13,13 +13,19 @@
 //! - `step`: all of one optimizer update
 //! - `inputs`, `results`, `timeline`: what goes to the device, and what comes back
 //! - `fit`: whether it all fits
+//! - `recorded`: launches that are made again and again
 //! - `engine`: the whole
+//! - `reading`, `evaluator`, `cache`, `decoder`: the forward pass alone, of a network that is not trained: losses, and
+//!   predictions for texts that grow
 
 mod activations;
 mod backward;
+mod cache;
 mod cutter;
+mod decoder;
 mod engine;
 mod error;
+mod evaluator;
 mod fit;
 mod forward;
 mod fp8;
@@ -27,6 +33,8 @@ mod gelu;
 mod inputs;
 mod linear;
 mod memory;
+mod reading;
+mod recorded;
 mod results;
 mod shapes;
 mod state;
@@ -44,8 +52,10 @@ use wattle_ops::board::{Elem, HostMemory};
 use super::{FlatSnapshot, Fp8Options, LossSum, MemoryPlan, Moments, Recompute, Sequences};
 use crate::parameter::Parameter;
 
+pub use decoder::{BoardDecoder, DecoderOptions};
 pub use engine::BoardEngine;
 pub use error::EngineError;
+pub use evaluator::{BoardEvaluator, EvaluatorOptions};
 pub use timeline::{DeviceSpan, StepPart};
 
 /// Most steps whose results may wait on the device.

@@ -40,6 +40,14 @@ impl State {
             mean_square: cutter.take(len, moments.elem()),
         }
     }
+
+    /// Weights alone, as passes read them: other buffers have no length, nor have masters of another type.
+    pub(super) fn cut_weights(cutter: &mut Cutter, len: usize, elem: Elem) -> Self {
+        let working = cutter.take(len, elem);
+        let weights = if elem == Elem::F32 { Ptr::new(working.bytes()) } else { cutter.take_of(0) };
+        let [mean, mean_square] = [(); 2].map(|()| cutter.take(0, Elem::F32));
+        Self { weights, working, gradients: cutter.take_of(0), mean, mean_square }
+    }
 }
 
 /// What the gradients of a first step show.
@@ -83,10 +91,10 @@ pub(super) fn first_gradients(
     Ok(found)
 }
 
-/// Copies the values of `parameters` to the flat buffer `to`.
+/// Copies the values of `parameters` to the flat buffer `to`, each the nearest of its type.
 pub(super) fn write_parameters(
     board: &dyn Board,
-    to: Ptr<f32>,
+    to: DeviceTensor,
     layout: &Layout,
     parameters: &[Parameter],
 ) -> Result<(), EngineError> {
@@ -187,9 +195,9 @@ pub(super) fn read_wide_to(
     Ok(())
 }
 
-fn write(board: &dyn Board, to: Ptr<f32>, place: &Entry, tensor: &Tensor) -> Result<(), EngineError> {
+fn write(board: &dyn Board, to: DeviceTensor, place: &Entry, tensor: &Tensor) -> Result<(), EngineError> {
     let at = to.add(place.range.start);
-    with_values(checked(place, tensor)?, |values| write_f32(board, at, values))?
+    with_values(checked(place, tensor)?, |values| write_narrow(board, at, values))?
 }
 
 /// A tensor of the shape of its parameter.

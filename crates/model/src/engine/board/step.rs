@@ -123,6 +123,7 @@ impl StepLaunches<'_> {
             activations,
             dropped_from: (options.dropout > 0.0).then_some(sequences.start),
             b: sequences.len(),
+            by_rows: false,
             store,
         };
         micro_batch.forward()?;

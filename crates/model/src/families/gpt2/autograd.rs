@@ -13,7 +13,10 @@ use wattle_ops::linear::{linear, linear_transposed};
 
 use super::hugging_face;
 use crate::config::{ModelConfig, NORM_EPS};
-use crate::engine::board::{DeviceEngine, DeviceEngineOptions, EngineError};
+use crate::engine::board::{
+    BoardDecoder, BoardEvaluator, DecoderOptions, DeviceEngine, DeviceEngineOptions, EngineError,
+    EvaluatorOptions,
+};
 use crate::engine::{Engine, EngineOptions};
 use crate::families;
 use crate::kv_cache::KvCache;
@@ -201,6 +204,22 @@ impl LanguageModel for Gpt2 {
     ) -> std::result::Result<(), EngineError> {
         let Self { config, vocab_size, parameters, .. } = self;
         families::refuse_what_cannot_fit(config, *vocab_size, parameters, board, options)
+    }
+
+    fn decoder(
+        &self,
+        board: Arc<dyn Board>,
+        options: DecoderOptions,
+    ) -> std::result::Result<Option<BoardDecoder>, EngineError> {
+        families::board_decoder(&self.config, self.vocab_size, &self.parameters, board, options)
+    }
+
+    fn evaluator(
+        &self,
+        board: Arc<dyn Board>,
+        options: EvaluatorOptions,
+    ) -> std::result::Result<Option<BoardEvaluator>, EngineError> {
+        families::board_evaluator(&self.config, self.vocab_size, &self.parameters, board, options)
     }
 
     fn context(&self) -> usize {

@@ -5,6 +5,7 @@
 
 mod attention;
 mod bench;
+mod decode;
 mod elementwise;
 mod embedding;
 mod fp8;
@@ -32,13 +33,14 @@ pub fn checks(board: &dyn Board) -> Result<Vec<Check>, BoardError> {
     let mut bench = Bench::new(board, ARENA_BYTES)?;
     let mut all = Vec::new();
     for elem in [Elem::F32, Elem::Bf16] {
-        let ops: [Checks; 8] = [
+        let ops: [Checks; 9] = [
             products::checks,
             embedding::checks,
             norms::checks,
             elementwise::checks,
             heads::checks,
             attention::checks,
+            decode::checks,
             optimizer::checks,
             fp8::checks,
         ];
