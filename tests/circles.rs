@@ -23,7 +23,7 @@ const EXCEPTIONS: [(&str, &str, &str); 3] = [
 /// beside the folders.
 const FOLDERS: [(&str, &[&str]); 2] = [
     ("meter", &["sensors", "readings", "windows", "sampling", "books", "export", "calibrate"]),
-    ("report", &["words", "join", "text", "page", "compare", "estimate"]),
+    ("report", &["words", "join", "text", "page", "compare", "estimate", "scaling"]),
 ];
 
 /// The path of a module within its crate; the root is empty.

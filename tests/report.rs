@@ -129,3 +129,30 @@ fn a_run_that_no_machine_here_can_do_is_estimated_with_its_assumptions() {
     );
     assert!(said.contains("--params") && said.contains("V100"), "{said}");
 }
+
+#[test]
+fn a_measured_step_is_scaled_to_many_gpus() {
+    let bench = Workbench::new();
+    expect(0, bench.train(&["--out", "run"]));
+    let scale = ["estimate", "--run", "run", "--gpus", "64", "--network", "100"];
+    let text = printed(bench.wattle(&scale));
+    assert!(text.contains("simulated") && text.contains("800 Gbit/s a machine of 8 GPUs"), "{text}");
+    assert!(text.contains("% estimated"), "no board was measured: {text}");
+    let json = |more: &[&str]| -> Value {
+        let text = printed(bench.wattle(&[&scale[..], more, &["--json"]].concat()));
+        serde_json::from_str(&text).unwrap()
+    };
+    let scaling = json(&[]);
+    assert_eq!(scaling["schema"], "wattle.scaling/1");
+    let gpus: Vec<_> = scaling["points"].as_array().unwrap().iter().map(|p| p["gpus"].as_u64()).collect();
+    assert_eq!(gpus, [1, 8, 16, 32, 64].map(Some));
+    let efficiency = |scaling: &Value| scaling["points"][4]["efficiency"].as_f64().unwrap();
+    let shared = json(&["--network-per", "machine", "--network-hop-us", "1000"]);
+    assert!(efficiency(&shared) < efficiency(&scaling), "less bandwidth and slower hops");
+    let said = expect(2, bench.wattle(&[&scale[..], &["--overlap", "2", "--shard", "3"]].concat()));
+    assert!(said.contains("--overlap 2") && said.contains("--shard 3"), "{said}");
+    let said = expect(2, bench.wattle(&["estimate", "--run", "run", "--gpus", "8"]));
+    assert!(said.contains("--network"), "{said}");
+    let said = expect(2, bench.wattle(&[&scale[..], &["--tokens", "1B"]].concat()));
+    assert!(said.contains("--tokens"), "{said}");
+}

@@ -12,6 +12,7 @@ use wattle_grid::ProviderKind;
 use wattle_meter::GpuSelection;
 use wattle_meter::calibrate::log::utc_offset;
 use wattle_meter::config::metrics_addr;
+use wattle_report::scaling::{WAITING_SHARE, network};
 use wattle_settings::{Choice, Choices};
 
 /// Train transformer language models, and know what every step cost in energy, emissions and money.
@@ -791,17 +792,23 @@ Examples:
   wattle estimate --params 175B --tokens 300B --gpu V100 --gpus 10000 --pue 1.1 --region USA
       a run of GPT-3's size
   wattle estimate --params 1.5B --tokens 30B --gpu H200 --gpus 8 --mfu 0.45
-      with a utilization of your own")]
+      with a utilization of your own
+  wattle estimate --run runs/small --gpus 1024 --network 400
+      a finished run's step on 1, 8, 16 … 1,024 GPUs with 400 Gbit/s of network each
+  wattle estimate --run runs/small --gpus 1024 --network 400 --network-per machine --shard 64
+      one network card a machine, the optimizer's state sharded among 64 GPUs
+
+With --run it simulates data-parallel training with ZeRO-1; docs/distributed.md has the model.")]
 pub struct EstimateArgs {
     /// Parameters, such as 124M or 7e9
-    #[arg(long, value_name = "N")]
-    pub params: String,
+    #[arg(long, value_name = "N", required_unless_present = "run")]
+    pub params: Option<String>,
     /// Training tokens, such as 300B
-    #[arg(long, value_name = "N")]
-    pub tokens: String,
+    #[arg(long, value_name = "N", required_unless_present = "run")]
+    pub tokens: Option<String>,
     /// The board; an unknown name lists those there are
-    #[arg(long, value_name = "NAME")]
-    pub gpu: String,
+    #[arg(long, value_name = "NAME", required_unless_present = "run")]
+    pub gpu: Option<String>,
     /// How many of them
     #[arg(long, value_name = "N")]
     pub gpus: u64,
@@ -823,6 +830,73 @@ pub struct EstimateArgs {
     /// As JSON
     #[arg(long)]
     pub json: bool,
+    /// A measured step on many GPUs.
+    #[command(flatten)]
+    pub scaling: ScalingArgs,
+}
+
+/// A measured step on many GPUs.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Scaling a run's measured step")]
+pub struct ScalingArgs {
+    /// A run on one GPU, whose step is scaled to --gpus
+    #[arg(long, value_name = "RUN", requires = "network",
+        conflicts_with_all = ["params", "tokens", "gpu", "mfu", "pue", "region", "price_per_kwh", "currency"])]
+    pub run: Option<PathBuf>,
+    /// Bandwidth of the network between machines, in Gbit/s
+    #[arg(long, value_name = "GBPS", requires = "run")]
+    pub network: Option<f64>,
+    /// Whether that is each GPU's or each machine's
+    #[arg(long, value_enum, value_name = "WHAT", default_value = "gpu", requires = "run")]
+    pub network_per: NetworkPer,
+    /// GPUs that NVLink connects
+    #[arg(long, value_name = "N", default_value_t = 8, requires = "run")]
+    pub gpus_per_machine: u64,
+    /// Bandwidth of NVLink for each GPU, in GB/s
+    #[arg(long, value_name = "F", default_value_t = network::NVLINK_GBYTES, requires = "run")]
+    pub nvlink: f64,
+    /// Latency of a hop over NVLink, in microseconds
+    #[arg(long, value_name = "F", default_value_t = network::NVLINK_HOP_US, requires = "run")]
+    pub nvlink_hop_us: f64,
+    /// Latency of a hop over the network, in microseconds
+    #[arg(long, value_name = "F", default_value_t = network::NETWORK_HOP_US, requires = "run")]
+    pub network_hop_us: f64,
+    /// Rings within machines, then between them, instead of one ring through all GPUs
+    #[arg(long, requires = "run")]
+    pub two_level: bool,
+    /// Bytes a parameter that are reduce-scattered: 4 for f32 gradients
+    #[arg(long, value_name = "F", default_value_t = 4.0, requires = "run")]
+    pub gradient_bytes: f64,
+    /// Bytes a parameter that are gathered: 2 for bf16 weights
+    #[arg(long, value_name = "F", default_value_t = 2.0, requires = "run")]
+    pub weight_bytes: f64,
+    /// GPUs among which the optimizer's state is sharded; default all
+    #[arg(long, value_name = "N", requires = "run")]
+    pub shard: Option<u64>,
+    /// Megabytes of gradients that are reduced together
+    #[arg(long, value_name = "F", default_value_t = 1000.0, requires = "run")]
+    pub bucket_mb: f64,
+    /// Share of the step that is its backward pass; default 2/3
+    #[arg(long, value_name = "F", requires = "run")]
+    pub backward_share: Option<f64>,
+    /// Share of the backward pass beside which gradients are reduced
+    #[arg(long, value_name = "F", default_value_t = 1.0, requires = "run")]
+    pub overlap: f64,
+    /// Gather weights during the next forward pass
+    #[arg(long, requires = "run")]
+    pub gather_under_forward: bool,
+    /// Power of a GPU that waits, over that of one that computes
+    #[arg(long, value_name = "F", default_value_t = WAITING_SHARE, requires = "run")]
+    pub waiting_share: f64,
+}
+
+/// What has a network bandwidth of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum NetworkPer {
+    /// Each GPU has a network card
+    Gpu,
+    /// The GPUs of a machine share one bandwidth
+    Machine,
 }
 
 /// Arguments of `calibrate`.

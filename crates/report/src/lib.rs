@@ -20,12 +20,14 @@
 //! - [`page`](mod@page): a report for a browser
 //! - [`mod@compare`]: runs side by side, `wattle.compare/1`
 //! - [`mod@estimate`]: runs that no machine here can do, `wattle.estimate/1`
+//! - [`mod@scaling`]: a measured step on many GPUs, `wattle.scaling/1`
 
 pub mod compare;
 pub mod error;
 pub mod estimate;
 pub mod join;
 pub mod page;
+pub mod scaling;
 pub mod text;
 pub mod words;
 

@@ -1,15 +1,22 @@
 //! `wattle estimate`: what a run would cost that no machine here can do.
 
+use std::path::Path;
+
 use wattle_meter::books::carbon;
 use wattle_meter::{CarbonConfig, Tariff};
+use wattle_report::Run;
 use wattle_report::estimate::{self, Plan, amount, gpu};
+use wattle_report::scaling::{self, BACKWARD_SHARE, Cluster, Measured, Network, Strategy};
 
-use crate::args::EstimateArgs;
+use crate::args::{EstimateArgs, NetworkPer, ScalingArgs};
 use crate::exit::{BadUsage, Exit};
 use crate::terminal::{print, print_line};
 
-/// Plans a run on paper.
+/// Plans a run on paper, or scales a measured step to many GPUs.
 pub fn run(args: &EstimateArgs) -> anyhow::Result<Exit> {
+    if let (Some(run), Some(network)) = (&args.scaling.run, args.scaling.network) {
+        return scale(run, network, args);
+    }
     let estimate = plan(args)?.estimate();
     if args.json {
         print_line(&estimate.to_json())?;
@@ -19,12 +26,58 @@ pub fn run(args: &EstimateArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
+/// What many GPUs would do with the step of a run.
+fn scale(run: &Path, network: f64, args: &EstimateArgs) -> anyhow::Result<Exit> {
+    let measured = Measured::of(&Run::open(run)?).map_err(anyhow::Error::msg)?;
+    let scaling = cluster(measured, network, args)?.simulate();
+    if args.json {
+        print_line(&scaling.to_json())?;
+    } else {
+        print(&scaling::text(&scaling))?;
+    }
+    Ok(Exit::Done)
+}
+
+/// The cluster, or everything that is wrong with the arguments.
+fn cluster(measured: Measured, network: f64, args: &EstimateArgs) -> Result<Cluster, BadUsage> {
+    let ScalingArgs { gpus_per_machine, .. } = args.scaling;
+    let given = &args.scaling;
+    let machine_gbits = match given.network_per {
+        NetworkPer::Gpu => network * gpus_per_machine as f64,
+        NetworkPer::Machine => network,
+    };
+    let network = Network {
+        gpus_per_machine,
+        machine_gbits,
+        nvlink_gbytes: given.nvlink,
+        nvlink_hop_us: given.nvlink_hop_us,
+        network_hop_us: given.network_hop_us,
+        two_level: given.two_level,
+    };
+    let strategy = Strategy {
+        gradient_bytes: given.gradient_bytes,
+        weight_bytes: given.weight_bytes,
+        shard: given.shard,
+        bucket_bytes: given.bucket_mb * 1e6,
+        backward_share: given.backward_share.unwrap_or(BACKWARD_SHARE),
+        overlap: given.overlap,
+        gather_under_forward: given.gather_under_forward,
+        waiting_share: given.waiting_share,
+    };
+    let cluster = Cluster { measured, network, strategy, gpus: args.gpus };
+    match cluster.faults() {
+        faults if faults.is_empty() => Ok(cluster),
+        faults => Err(BadUsage { faults }),
+    }
+}
+
 /// The plan, or everything that is wrong with the arguments.
 fn plan(args: &EstimateArgs) -> Result<Plan, BadUsage> {
+    let (params, tokens, gpu) = (required(&args.params), required(&args.tokens), required(&args.gpu));
     let mut faults = Vec::new();
-    let params = amount("--params", &args.params).map_err(|fault| faults.push(fault));
-    let tokens = amount("--tokens", &args.tokens).map_err(|fault| faults.push(fault));
-    let gpu = gpu::find(&args.gpu).map_err(|fault| faults.push(fault));
+    let params = amount("--params", params).map_err(|fault| faults.push(fault));
+    let tokens = amount("--tokens", tokens).map_err(|fault| faults.push(fault));
+    let gpu = gpu::find(gpu).map_err(|fault| faults.push(fault));
     let config = CarbonConfig { region: args.region.clone(), ..CarbonConfig::default() };
     let carbon = carbon::resolve(&config)
         .map_err(|error| faults.push(error.to_string().replace("carbon.region", "--region")));
@@ -37,4 +90,9 @@ fn plan(args: &EstimateArgs) -> Result<Plan, BadUsage> {
         faults if faults.is_empty() => Ok(plan),
         faults => Err(BadUsage { faults }),
     }
+}
+
+/// An argument without which there is no plan.
+fn required(argument: &Option<String>) -> &str {
+    argument.as_deref().expect("clap asks for it unless there is --run, which is handled before")
 }
