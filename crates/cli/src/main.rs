@@ -43,11 +43,7 @@ use crate::hints::with_hint;
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    let args = Args::try_parse_from(&arguments).unwrap_or_else(|error| {
-        #[cfg(feature = "train")]
-        ranks::let_the_first_speak();
-        with_hint(error, &arguments).exit()
-    });
+    let args = Args::try_parse_from(&arguments).unwrap_or_else(|error| with_hint(error, &arguments).exit());
     let quiet = args.quiet || is_silent(&args.command);
     let bars = bars(quiet);
     let log_file = logging::init(args.verbose, quiet, is_silent(&args.command), &bars);
