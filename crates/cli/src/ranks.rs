@@ -1,10 +1,13 @@
 //! The other processes that a launcher started beside this one.
 
+use std::process::Command;
 use std::time::Duration;
 
 use wattle_dist::{EXIT_PARTED, Launched, connect};
 use wattle_session::SessionError;
 use wattle_train::{Ranks, TrainError};
+
+use crate::exit::BadUsage;
 
 /// How long ranks may take to find one another.
 const START: Duration = Duration::from_secs(300);
@@ -15,6 +18,35 @@ pub const SENTENCE: Duration = Duration::from_millis(500);
 /// Whether a launcher started this process as another rank than the first: what there is to say, that one says.
 pub fn is_follower() -> bool {
     Launched::here().ok().flatten().is_some_and(|launched| launched.rank > 0)
+}
+
+/// Gives rank 0 the time to say what is wrong on all: its launcher then ends this rank before it says so once more.
+pub fn let_the_first_speak() {
+    if is_follower() {
+        std::thread::sleep(SENTENCE);
+    }
+}
+
+/// Refuses a command that starts trainings of its own, were a launcher to start it several times.
+///
+/// # Errors
+/// If a launcher started this process as one of several.
+pub fn refuse_several(command: &str) -> Result<(), BadUsage> {
+    let world = Launched::here().ok().flatten().and_then(|launched| launched.world).unwrap_or(1);
+    if world == 1 {
+        return Ok(());
+    }
+    let_the_first_speak();
+    Err(BadUsage::new(format!(
+        "{command} was started {world} times by a launcher, and trains in one process: start it once, without mpirun or srun"
+    )))
+}
+
+/// Takes what a launcher said to this process from a child, which is to train alone.
+pub fn leave(command: &mut Command) {
+    Launched::variables().for_each(|name| {
+        command.env_remove(name);
+    });
 }
 
 /// Ranks on this machine, this one included.
@@ -43,8 +75,12 @@ pub fn part(ranks: &Ranks, error: &TrainError, is_signalled: bool) -> ! {
 pub fn find(deadline_s: f64) -> Result<Ranks, SessionError> {
     match connect(START) {
         Ok(fabric) => Ok(Ranks::new(fabric, Duration::from_secs_f64(deadline_s))),
-        // It is wrong on all of them.
-        Err(_) if is_follower() => Err(SessionError::ToldByLeader { is_usage: true }),
+        // It is wrong on all of them, unless the launcher's variables are left over in an ordinary shell.
+        Err(error) if is_follower() => {
+            let_the_first_speak();
+            tracing::error!("{error}");
+            Err(SessionError::ToldByLeader { is_usage: true })
+        }
         Err(error) => Err(SessionError::config(error.to_string())),
     }
 }

@@ -95,6 +95,11 @@ const TORCHRUN: Variables = Variables {
 };
 
 impl Launched {
+    /// The variables by which a launcher is recognized. A child without them is a process that none started.
+    pub fn variables() -> impl Iterator<Item = &'static str> {
+        LAUNCHERS.iter().flat_map(|of| [of.mark, of.rank])
+    }
+
     /// How this process was started; none if no launcher did.
     ///
     /// # Errors
@@ -243,6 +248,8 @@ mod tests {
         let mpirun_of_srun =
             [("SLURM_PROCID", "0"), ("SLURM_STEP_NUM_TASKS", "1")].into_iter().chain(OPEN_MPI);
         assert_eq!(launcher(mpirun_of_srun.collect()), Some(Launcher::OpenMpi));
+        let without = |name: &str| Launched::variables().all(|variable| variable != name);
+        assert!(OPEN_MPI[..2].iter().chain(&TORCHRUN[..2]).all(|(name, _)| !without(name)));
         // A batch script without srun.
         assert_eq!(launcher(vec![("SLURM_PROCID", "0"), ("SLURM_NTASKS", "8")]), None);
     }

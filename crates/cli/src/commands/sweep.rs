@@ -26,6 +26,7 @@ use crate::terminal::{is_drawn_on, print, print_line};
 
 /// Makes every run of a sweep that is not made yet, and compares them.
 pub fn run(args: &SweepArgs, bars: &MultiProgress, verbose: u8, quiet: bool) -> anyhow::Result<Exit> {
+    crate::ranks::refuse_several("wattle sweep")?;
     let text = SweepFile::text(&args.sweep).map_err(BadUsage::new)?;
     let origin = args.sweep.display().to_string();
     let file = SweepFile::parse(&origin, &text).map_err(|faults| BadUsage { faults })?;

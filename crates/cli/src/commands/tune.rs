@@ -29,6 +29,7 @@ use crate::tune::{kernels, space, text};
 
 /// Looks for the cheapest way.
 pub fn run(args: &TuneArgs, bars: &MultiProgress, quiet: bool) -> anyhow::Result<Exit> {
+    crate::ranks::refuse_several("wattle tune")?;
     let config = resolve(None, &args.source.sources()).map_err(|faults| BadUsage { faults })?;
     let faults = faults(args);
     if !faults.is_empty() {

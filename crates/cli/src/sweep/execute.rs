@@ -14,6 +14,7 @@ use super::folder::{RunState, SweepFolder};
 use super::plan::PlannedRun;
 use crate::child::{RunningCommand, THIS_BINARY, exit_code};
 use crate::exit::Exit;
+use crate::ranks::leave;
 use crate::signals::StopSignal;
 
 /// The exit status of a run that a signal stopped after a checkpoint.
@@ -84,6 +85,7 @@ pub fn execute(
 
 fn command(folder: &SweepFolder, run: &PlannedRun, state: RunState, options: &ExecuteOptions) -> Command {
     let mut command = Command::new(THIS_BINARY);
+    leave(&mut command);
     command.arg0("wattle").args(&options.global).arg("train").arg(folder.config(run));
     command.arg("--out").arg(folder.run(run)).args(&options.train);
     if state == RunState::Begun {
