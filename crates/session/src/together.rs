@@ -159,9 +159,11 @@ fn combined(reports: &[Report]) -> Option<(String, bool)> {
     let faults = reports.iter().enumerate().filter_map(|(rank, report)| Some((rank, report.fault.clone()?)));
     let found: Vec<(usize, String)> = faults.collect();
     let is_usage = reports.iter().filter(|report| report.fault.is_some()).all(|report| report.is_usage);
-    if let Some((_, first)) = found.first()
-        && found.len() == reports.len()
+    let is_everywhere = found.len() == reports.len();
+    if let Some((rank, first)) = found.first()
         && found.iter().all(|(_, fault)| fault == first)
+        // What rank 0 does alone goes wrong there alone.
+        && (is_everywhere || (*rank == 0 && found.len() == 1))
     {
         return Some((first.clone(), is_usage));
     }
