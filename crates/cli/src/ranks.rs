@@ -7,8 +7,6 @@ use wattle_dist::{EXIT_PARTED, Launched, connect};
 use wattle_session::SessionError;
 use wattle_train::{Ranks, TrainError};
 
-use crate::exit::BadUsage;
-
 /// How long ranks may take to find one another.
 const START: Duration = Duration::from_secs(300);
 
@@ -31,13 +29,13 @@ pub fn let_the_first_speak() {
 ///
 /// # Errors
 /// If a launcher started this process as one of several.
-pub fn refuse_several(command: &str) -> Result<(), BadUsage> {
+pub fn refuse_several(command: &str) -> Result<(), SessionError> {
     let world = Launched::here().ok().flatten().and_then(|launched| launched.world).unwrap_or(1);
     if world == 1 {
         return Ok(());
     }
     let_the_first_speak();
-    Err(BadUsage::new(format!(
+    Err(SessionError::config(format!(
         "{command} was started {world} times by a launcher, and trains in one process: start it once, without mpirun or srun"
     )))
 }
