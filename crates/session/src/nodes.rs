@@ -239,3 +239,53 @@ fn missing(node: usize, energy: Joules) -> SensorRecord {
     }
     .of_machine(&machine(node))
 }
+
+#[cfg(test)]
+mod tests {
+    use wattle_runlog::{MonotonicNs, Watts};
+
+    use super::*;
+
+    /// This machine with two ranks, node 1 with one, and node 2 with four, which says nothing.
+    fn others() -> OtherNodes {
+        let board = SensorRecord::plain("gpu:x".to_owned(), SensorKind::Gpu, Method::Counter, Joules(7.0));
+        OtherNodes {
+            ranks: Ranks::default(),
+            n_ranks: vec![2, 1, 4],
+            said: vec![Said { node: 1, sensors: Some(vec![board]) }],
+            booked: Joules::ZERO,
+            own: Joules::ZERO,
+            ratio: 2.5,
+        }
+    }
+
+    #[test]
+    fn a_machine_that_does_not_answer_is_estimated_by_its_ranks_and_says_so() {
+        let cpu =
+            SensorRecord::plain("cpu:estimate".to_owned(), SensorKind::Cpu, Method::Estimated, Joules(10.0));
+        let own = WindowEnergy::empty(MonotonicNs(0), MonotonicNs(1_000_000_000)).with_sensors(vec![cpu]);
+        let all = others().with_others(own);
+        let said: Vec<_> =
+            all.sensors.iter().map(|s| (s.id.as_str(), s.energy_j, s.flags.as_slice())).collect();
+        assert_eq!(
+            said,
+            [
+                ("cpu:estimate", Joules(10.0), [].as_slice()),
+                ("node1/gpu:x", Joules(7.0), &[]),
+                ("node2/missing", Joules(20.0), &[Flag::NodeMissing, Flag::Estimated]),
+            ]
+        );
+        assert_eq!((all.energy, all.measured_fraction), (Joules(37.0), 7.0 / 37.0));
+    }
+
+    #[test]
+    fn between_records_other_machines_draw_in_proportion_to_this_one() {
+        let live =
+            |energy| Live { power: Some(Watts(100.0)), energy: Joules(energy), measured_fraction: 1.0 };
+        let mut others = others();
+        let all = others.of_all(live(10.0));
+        assert_eq!((all.energy, all.power), (Joules(35.0), Some(Watts(350.0))));
+        (others.booked, others.own, others.ratio) = (Joules(40.0), Joules(20.0), 2.0);
+        assert_eq!(others.of_all(live(21.0)).energy, Joules(63.0));
+    }
+}
