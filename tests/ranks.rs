@@ -161,7 +161,7 @@ fn a_rank_that_stands_still_ends_the_others_at_their_deadline_and_is_named() {
     let bench = Workbench::new();
     for launcher in launchers("silence") {
         let run = format!("still-{launcher}");
-        let args = ["--out", run.as_str(), "--set", "train.rank_deadline_s=1", "--set", "train.epochs=400"];
+        let args = ["--out", run.as_str(), "--set", "train.rank_deadline_s=2", "--set", "train.epochs=400"];
         let log = bench.join(&format!("{launcher}.log"));
         let file = fs::File::create(&log).unwrap();
         let mut command = mpirun(launcher, &bench, &[(2, &[])], &args);
@@ -173,7 +173,7 @@ fn a_rank_that_stands_still_ends_the_others_at_their_deadline_and_is_named() {
         let status = child.0.wait().unwrap();
         let _ = kill_process(still, Signal::KILL);
         let said = fs::read_to_string(&log).unwrap();
-        assert!(!status.success() && began.elapsed() < Duration::from_secs(60), "{said}");
+        assert!(!status.success() && began.elapsed() < Duration::from_secs(100), "{said}");
         let told: Vec<&str> = said.lines().filter(|line| line.starts_with("error: ")).collect();
         let [told] = told.as_slice() else { panic!("{said}") };
         assert!(told.starts_with("error: rank 1 did not answer within "), "{told}");
@@ -195,7 +195,7 @@ fn a_rank_that_is_killed_ends_the_run_and_nothing_is_half_written() {
     let bench = Workbench::new();
     for launcher in launchers("kill") {
         let run = format!("killed-{launcher}");
-        let args = ["--out", run.as_str(), "--set", "train.rank_deadline_s=1", "--set", "train.epochs=400"];
+        let args = ["--out", run.as_str(), "--set", "train.rank_deadline_s=2", "--set", "train.epochs=400"];
         let mut child = Running::start(mpirun(
             launcher,
             &bench,
@@ -376,14 +376,14 @@ fn what_machines_drew_before_all_were_killed_is_booked_with_the_rest() {
     let bench = Workbench::new();
     let Some(launcher) = launchers("repair").first().copied() else { return };
     // An epoch that does not end before the kill.
-    let text = fs::read_to_string(bench.join("text.txt")).unwrap().repeat(100);
+    let text = fs::read_to_string(bench.join("text.txt")).unwrap().repeat(2000);
     fs::write(bench.join("text.txt"), text).unwrap();
     let args = ["--out", "tail"];
     let machines: &[(usize, &[&str])] = &[(1, &[]), (1, &[])];
     let child = Running::start(mpirun(launcher, &bench, machines, &args));
-    let began = Instant::now();
-    let is_long = || began.elapsed() > Duration::from_secs(3) && has_checkpoint(&bench, "tail");
-    wait_until("some seconds of training", is_long);
+    wait_until("a checkpoint", || has_checkpoint(&bench, "tail"));
+    // A trace is written out every second or so.
+    std::thread::sleep(Duration::from_secs(3));
     for rank in [0, 1] {
         kill_process(process_of(rank, "tail").unwrap(), Signal::KILL).unwrap();
     }
