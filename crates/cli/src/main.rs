@@ -44,9 +44,10 @@ use crate::hints::with_hint;
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let args = Args::try_parse_from(&arguments).unwrap_or_else(|error| with_hint(error, &arguments).exit());
-    let quiet = args.quiet || is_silent(&args.command);
+    let silent = is_silent(&args.command);
+    let quiet = args.quiet || silent;
     let bars = bars(quiet);
-    let log_file = logging::init(args.verbose, quiet, is_silent(&args.command), &bars);
+    let log_file = logging::init(args.verbose, quiet, silent, &bars);
     let outcome = match &args.command {
         #[cfg(feature = "train")]
         Command::Train(train) => commands::train::run(train, &bars, &log_file, quiet),

@@ -13,9 +13,14 @@ const START: Duration = Duration::from_secs(300);
 /// How long another rank may take to say why the run ends.
 pub const SENTENCE: Duration = Duration::from_millis(500);
 
+/// How a launcher started this process, if one did and its variables can be read.
+fn launched() -> Option<Launched> {
+    Launched::here().ok().flatten()
+}
+
 /// Whether a launcher started this process as another rank than the first: what there is to say, that one says.
 pub fn is_follower() -> bool {
-    Launched::here().ok().flatten().is_some_and(|launched| launched.rank > 0)
+    launched().is_some_and(|launched| launched.rank > 0)
 }
 
 /// Gives rank 0 the time to say what is wrong on all: its launcher then ends this rank before it says so once more.
@@ -30,7 +35,7 @@ pub fn let_the_first_speak() {
 /// # Errors
 /// If a launcher started this process as one of several.
 pub fn refuse_several(command: &str) -> Result<(), SessionError> {
-    let world = Launched::here().ok().flatten().and_then(|launched| launched.world).unwrap_or(1);
+    let world = launched().and_then(|launched| launched.world).unwrap_or(1);
     if world == 1 {
         return Ok(());
     }
@@ -49,7 +54,7 @@ pub fn leave(command: &mut Command) {
 
 /// Ranks on this machine, this one included.
 pub fn local_world() -> usize {
-    Launched::here().ok().flatten().and_then(|launched| launched.local_world).unwrap_or(1)
+    launched().and_then(|launched| launched.local_world).unwrap_or(1)
 }
 
 /// Ends this process, and the others as far as the launcher sees to that, after the ranks have parted in training. The

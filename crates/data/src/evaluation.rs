@@ -66,6 +66,13 @@ impl Iterator for EvalBatches {
         })
     }
 
+    /// Batches that are passed over are not read.
+    fn nth(&mut self, n: usize) -> Option<Self::Item> {
+        let passed = (n as u64).saturating_mul(self.batch_size as u64);
+        self.next = self.next.saturating_add(passed).min(self.chosen);
+        self.next()
+    }
+
     fn size_hint(&self) -> (usize, Option<usize>) {
         let remaining = self.remaining() as usize;
         (remaining, Some(remaining))
@@ -89,7 +96,15 @@ mod tests {
         let batches = EvalBatches::new(&store, 5, 3, 0).unwrap();
         assert_eq!((batches.len(), batches.tokens()), (3, 35));
         assert_eq!(starts(batches.clone()), [vec![0, 1, 2], vec![3, 4, 5], vec![6]]);
-        assert_eq!(starts(EvalBatches::new(&store, 5, 3, 99).unwrap()), starts(batches));
+        assert_eq!(starts(EvalBatches::new(&store, 5, 3, 99).unwrap()), starts(batches.clone()));
+        let passed = |n: usize| batches.clone().nth(n).map(|batch| batch.unwrap());
+        for n in [0, 1, 2, 3, usize::MAX] {
+            assert_eq!(
+                passed(n),
+                batches.clone().map(Result::unwrap).collect::<Vec<_>>().get(n).cloned(),
+                "{n}"
+            );
+        }
     }
 
     #[test]

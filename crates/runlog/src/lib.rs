@@ -14,6 +14,7 @@
 //! - [`record`]: what it cost, one JSON line each (`emissions.jsonl`)
 //! - [`held`]: files that are still there in the end, whatever others do to their names
 //! - [`lines`]: append-only files that survive a crash
+//! - [`machine`]: how sensors of several machines are called
 //! - [`manifest`]: where, on what and from what the run was made (`manifest.json`)
 //! - [`run_dir`]: the run directory, its lock, and atomic writes
 
@@ -26,6 +27,7 @@ pub mod event;
 pub mod grid;
 pub mod held;
 pub mod lines;
+pub mod machine;
 pub mod manifest;
 pub mod record;
 pub mod run_dir;

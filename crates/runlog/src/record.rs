@@ -308,14 +308,6 @@ pub struct SensorRecord {
 }
 
 impl SensorRecord {
-    /// The same of another machine than that of rank 0, whose name its own and that of its error then begin with.
-    #[must_use]
-    pub fn of_machine(self, machine: &str) -> Self {
-        let Self { id, systematic_id, .. } = &self;
-        let (id, systematic_id) = (format!("{machine}/{id}"), format!("{machine}/{systematic_id}"));
-        Self { id, systematic_id, ..self }
-    }
-
     /// A figure without readings.
     pub fn plain(id: String, kind: SensorKind, method: Method, energy: Joules) -> Self {
         Self {

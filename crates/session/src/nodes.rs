@@ -10,6 +10,7 @@ use wattle_meter::{
     EDGE_TIMEOUT, Edge, EnergyConfig, Live, Sampler, SamplerOptions, TraceTarget, TraceWriter, WindowEnergy,
     discover_for,
 };
+use wattle_runlog::machine::{machine_name, machine_of};
 use wattle_runlog::manifest::SensorInfo;
 use wattle_runlog::record::{Flag, Method, SensorKind, SensorRecord};
 use wattle_runlog::{ComputeDevice, Joules, Record, Segment};
@@ -67,13 +68,11 @@ impl NodeVoice {
         let is_metering = place.node > 0 && place.leads_node();
         let mut infos = None;
         let meter = is_metering.then(|| {
-            let discovery = discover_for(config, std::slice::from_ref(device), seats.workload_of(place.node));
+            let workload = seats.workload_of(place.node);
+            let discovery = discover_for(config, std::slice::from_ref(device), workload);
             infos = Some((place.node, discovery.sensor_infos()));
-            let options = SamplerOptions {
-                interval: config.interval(),
-                workload: seats.workload_of(place.node),
-                trace: trace.open(place.node),
-            };
+            let options =
+                SamplerOptions { interval: config.interval(), workload, trace: trace.open(place.node) };
             let sampler = Sampler::start(discovery.sensors, options)
                 .inspect_err(|error| tracing::error!("metering of {} cannot start: {error}", place.host))
                 .ok();
@@ -129,7 +128,7 @@ pub(crate) fn other_traces(run: &Path) -> Vec<(String, PathBuf)> {
     let mut found: Vec<(usize, PathBuf)> =
         entries.filter_map(|entry| Some((node_of(entry.file_name().to_str()?)?, entry.path()))).collect();
     found.sort();
-    found.into_iter().map(|(node, path)| (machine(node), path)).collect()
+    found.into_iter().map(|(node, path)| (machine_name(node), path)).collect()
 }
 
 /// The other machines, as the leading rank hears of them.
@@ -162,11 +161,7 @@ impl OtherNodes {
         let none: Option<(usize, Vec<SensorInfo>)> = None;
         let told = Together::new(ranks).gather(&none, ranks.between_steps())?.unwrap_or_default();
         let infos = told.into_iter().flatten().flat_map(|(node, infos)| {
-            infos.into_iter().map(move |info| SensorInfo {
-                id: format!("{}/{}", machine(node), info.id),
-                systematic_id: format!("{}/{}", machine(node), info.systematic_id),
-                ..info
-            })
+            infos.into_iter().map(move |info| info.of_machine(&machine_name(node)))
         });
         let infos = infos.collect();
         let ratio = n_ranks[1..].iter().sum::<usize>() as f64 / n_ranks[0] as f64;
@@ -189,7 +184,7 @@ impl OtherNodes {
             let said = self.said.iter().find(|said| said.node == node);
             match said.and_then(|said| said.sensors.clone()) {
                 Some(sensors) => {
-                    sensors.into_iter().map(|sensor| sensor.of_machine(&machine(node))).collect()
+                    sensors.into_iter().map(|sensor| sensor.of_machine(&machine_name(node))).collect()
                 }
                 None => vec![missing(node, own * (self.n_ranks[node] as f64 / self.n_ranks[0] as f64))],
             }
@@ -200,7 +195,7 @@ impl OtherNodes {
 
     /// Notes what a record of all machines has said; `own` is what this one has used by its end in all.
     pub(crate) fn book(&mut self, record: &Record, own: Joules) {
-        let is_other = |sensor: &&SensorRecord| sensor.id.starts_with(PREFIX);
+        let is_other = |sensor: &&SensorRecord| machine_of(&sensor.id) > 0;
         let others: Joules = record.sensors.iter().filter(is_other).map(|sensor| sensor.energy_j).sum();
         let here = record.energy_j - others;
         self.booked += others;
@@ -221,14 +216,6 @@ impl OtherNodes {
     }
 }
 
-/// What names of other machines' sensors begin with.
-const PREFIX: &str = "node";
-
-/// What names of a machine's sensors begin with.
-fn machine(node: usize) -> String {
-    format!("{PREFIX}{node}")
-}
-
 /// A machine of which nothing is known but how many ranks it has.
 fn missing(node: usize, energy: Joules) -> SensorRecord {
     SensorRecord {
@@ -237,7 +224,7 @@ fn missing(node: usize, energy: Joules) -> SensorRecord {
         flags: vec![Flag::NodeMissing, Flag::Estimated],
         ..SensorRecord::plain("missing".to_owned(), SensorKind::Cpu, Method::Estimated, energy)
     }
-    .of_machine(&machine(node))
+    .of_machine(&machine_name(node))
 }
 
 #[cfg(test)]

@@ -1,5 +1,8 @@
 //! How many threads compute, and how they wait.
 
+use wattle_meter::Workload;
+use wattle_meter::sensors::share::CpuShare;
+
 /// Processors that this process may use.
 pub fn n_processors() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
@@ -49,9 +52,7 @@ pub unsafe fn set_threads_of_rank(threads: usize, local_world: usize) {
 /// Processors for one of some ranks. Launchers bind ranks to some processors, to a socket that several of them share, or to
 /// none.
 fn fair_share(local_world: usize) -> usize {
-    let online = std::fs::read_to_string("/sys/devices/system/cpu/online").ok();
-    let online =
-        online.as_deref().and_then(wattle_meter::sensors::share::count_list).unwrap_or(f64::INFINITY);
+    let online = CpuShare::of(Workload::ThisProcess).host;
     let fair = (online / local_world.max(1) as f64) as usize;
     n_processors().min(fair.max(1))
 }

@@ -537,30 +537,14 @@ pub(crate) mod tests {
 
     fn sensor(energy: f64, flags: &[Flag]) -> SensorRecord {
         SensorRecord {
-            id: "gpu:x".to_owned(),
-            kind: SensorKind::Gpu,
-            method: Method::Counter,
-            energy_j: Joules(energy),
             uncertainty_j: Some(Joules(3.0)),
             systematic_fraction: 0.05,
             systematic_id: "gain/x".to_owned(),
             counter_j: Some(Joules(energy)),
-            integral_j: None,
-            average_j: None,
-            samples_j: None,
-            edges: None,
-            process_share_j: None,
             samples: 7,
             max_gap_ms: energy,
-            mean_w: None,
-            max_w: None,
-            baseline: None,
-            max_temperature_c: None,
-            throttle: Vec::new(),
-            clocks: None,
-            assumption: None,
-            calibration: None,
             flags: flags.to_vec(),
+            ..SensorRecord::plain("gpu:x".to_owned(), SensorKind::Gpu, Method::Counter, Joules(energy))
         }
     }
 

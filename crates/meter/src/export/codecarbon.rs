@@ -189,30 +189,10 @@ pub(crate) mod tests {
     /// An hour at 1 kW of a board and 0.5 kW of a processor, PUE 1.5, 400 g/kWh: 0.9 kg.
     pub(crate) fn record() -> Record {
         let sensor = |id: &str, kind, kwh: f64| SensorRecord {
-            id: id.to_owned(),
-            kind,
-            method: Method::Counter,
-            energy_j: Joules::from_kwh(kwh),
             uncertainty_j: Some(Joules::ZERO),
             systematic_fraction: 0.05,
-            systematic_id: id.to_owned(),
-            counter_j: None,
-            integral_j: None,
-            average_j: None,
-            samples_j: None,
-            edges: None,
-            process_share_j: None,
             samples: 1,
-            max_gap_ms: 0.0,
-            mean_w: None,
-            max_w: None,
-            baseline: None,
-            max_temperature_c: None,
-            throttle: Vec::new(),
-            clocks: None,
-            assumption: None,
-            calibration: None,
-            flags: vec![],
+            ..SensorRecord::plain(id.to_owned(), kind, Method::Counter, Joules::from_kwh(kwh))
         };
         let mut ledger = Ledger::new(options(0));
         ledger.record(Entry {

@@ -46,7 +46,7 @@ fn affinity(processes: &[Option<Pid>]) -> f64 {
 }
 
 /// How many processors a list such as `0-3,8` names.
-pub fn count_list(list: &str) -> Option<f64> {
+fn count_list(list: &str) -> Option<f64> {
     let mut count = 0;
     for range in list.trim().split(',') {
         let (first, last) = range.split_once('-').unwrap_or((range, range));

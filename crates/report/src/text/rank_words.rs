@@ -1,6 +1,7 @@
 //! The processes and machines of a run, in words.
 
 use wattle_runlog::Joules;
+use wattle_runlog::machine::{machine_name, machine_of};
 use wattle_runlog::manifest::SegmentRanks;
 
 use crate::join::report::Report;
@@ -31,15 +32,11 @@ pub(crate) fn node_words(report: &Report) -> Option<String> {
     }
     let all: Joules = report.sensors.iter().map(|sensor| sensor.energy_j).sum();
     let of = |(idx, node): (usize, &wattle_runlog::manifest::NodeRanks)| {
-        let is_own = |id: &str| match id.split_once('/') {
-            Some((prefix, _)) => prefix == format!("node{idx}"),
-            None => idx == 0,
-        };
-        let own = report.sensors.iter().filter(|sensor| is_own(&sensor.id));
+        let own = report.sensors.iter().filter(|sensor| machine_of(&sensor.id) == idx);
         let energy: Joules = own.map(|sensor| sensor.energy_j).sum();
         let share = if all > Joules::ZERO { energy / all } else { 0.0 };
         let ranks = if node.ranks == 1 { "1 rank".to_owned() } else { format!("{} ranks", node.ranks) };
-        format!("node{idx} ({}, {ranks}) {}, {}", node.host, joules(energy), percent(share))
+        format!("{} ({}, {ranks}) {}, {}", machine_name(idx), node.host, joules(energy), percent(share))
     };
     let nodes: Vec<String> = ranks.nodes.iter().enumerate().map(of).collect();
     Some(format!("by machine: {}", nodes.join(" · ")))
