@@ -330,6 +330,12 @@ fn without_mpi_a_launched_rank_says_what_is_missing() {
         assert!(said.contains("no MPI library can be opened") && said.contains("libnothing.so"), "{said}");
         assert!(!bench.join("none").exists());
     }
+
+    // A command that trains on no ranks is nobody's follower.
+    let mut command = bench.wattle(&["evaluate", "nowhere", "--text", "text.txt"]);
+    command.envs([("PMI_RANK", "1"), ("PMI_SIZE", "2")]);
+    let said = expect(1, command);
+    assert!(said.contains("error: nowhere: there is nothing here"), "{said}");
 }
 
 #[test]

@@ -101,8 +101,6 @@ impl Parting {
                     !crate::ranks::is_follower() && !matches!(**source, DistError::Gone { .. });
                 Some(Self { status: PARTED, is_said_here })
             }
-            // Whatever else ends a rank the leading one hears, and says.
-            _ if crate::ranks::is_follower() => Some(Self { status: 1, is_said_here: false }),
             _ => None,
         }
     }

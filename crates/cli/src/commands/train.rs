@@ -10,7 +10,7 @@ use wattle_session::data::prepare;
 use wattle_session::{
     Config, Forecast, Outcome, Resume, Session, SessionError, Together, Trained, warmup_warning,
 };
-use wattle_train::TrainError;
+use wattle_train::{Ranks, TrainError};
 
 use crate::allocator::give_back;
 use crate::args::TrainArgs;
@@ -57,13 +57,23 @@ pub fn run(args: &TrainArgs, bars: &MultiProgress, log_file: &LogFile, quiet: bo
     if let Err(SessionError::Train(error @ TrainError::Parted { .. })) = &outcome {
         part(&ranks, error, signal.is_asked());
     }
-    let outcome = outcome?;
+    let outcome = outcome.map_err(|error| left_to_the_leader(&ranks, error))?;
     Ok(match outcome {
         Outcome::WasFinished => leave_alone(&target),
         Outcome::Trained(trained) => summarize(&trained),
         Outcome::Followed(StopReason::Signal) => Exit::Requeue,
         Outcome::Followed(_) => Exit::Done,
     })
+}
+
+/// Whatever ends a rank that does not lead the leading one hears, and says.
+fn left_to_the_leader(ranks: &Ranks, error: SessionError) -> SessionError {
+    match error {
+        SessionError::Config(_) | SessionError::Train(TrainError::Ranks(_)) => error,
+        _ if ranks.leads() => error,
+        SessionError::ToldByLeader { .. } => error,
+        _ => SessionError::ToldByLeader { is_usage: false },
+    }
 }
 
 fn verify(args: &TrainArgs) -> Verify {
