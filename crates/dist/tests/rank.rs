@@ -34,7 +34,7 @@ fn rank() {
     };
     match std::env::var(JOB).unwrap().as_str() {
         "connect" => {
-            let text = match connect::connect(LONG) {
+            let text = match connect::connect(None, LONG) {
                 Ok(fabric) => format!("{}\n{:?}", fabric.describe(), fabric.place()),
                 Err(error) => error.to_string(),
             };
@@ -43,9 +43,9 @@ fn rank() {
         }
         "nccl" => {
             let launched = Launched::here().unwrap();
-            if let Some(address) = launched.as_ref().and_then(nccl::comm_id) {
+            if let Some(launched) = &launched {
                 // SAFETY: this process does nothing else.
-                unsafe { nccl::set_comm_id(&address) };
+                unsafe { nccl::prepare(launched) };
             }
             let id = Nccl::open().and_then(|nccl| Ok((nccl.version(), nccl.unique_id()?)));
             let text = match id {
@@ -102,7 +102,7 @@ fn rank() {
             if Launched::here().unwrap().unwrap().rank == 1 {
                 sleep(60);
             }
-            let _ = connect::connect(SHORT);
+            let _ = connect::connect(None, SHORT);
         }
         job => panic!("no job {job}"),
     }

@@ -21,6 +21,7 @@ pub(super) const UNIQUE_ID_BYTES: usize = 128;
 pub(super) const SUCCESS: NcclResult = 0;
 pub(super) const REMOTE_ERROR: NcclResult = 6;
 pub(super) const IN_PROGRESS: NcclResult = 7;
+pub(super) const U8: DataType = 1;
 pub(super) const F32: DataType = 7;
 pub(super) const F64: DataType = 8;
 pub(super) const BF16: DataType = 9;
@@ -55,6 +56,12 @@ entry_points! {
         *const c_void, *mut c_void, usize, DataType, RedOp, Comm, Stream,
     ) -> NcclResult;
     all_gather = ncclAllGather(*const c_void, *mut c_void, usize, DataType, Comm, Stream) -> NcclResult;
+    broadcast = ncclBroadcast(*const c_void, *mut c_void, usize, DataType, c_int, Comm, Stream) -> NcclResult;
+    send = ncclSend(*const c_void, usize, DataType, c_int, Comm, Stream) -> NcclResult;
+    recv = ncclRecv(*mut c_void, usize, DataType, c_int, Comm, Stream) -> NcclResult;
+    group_start = ncclGroupStart() -> NcclResult;
+    group_end = ncclGroupEnd() -> NcclResult;
+    comm_finalize = ncclCommFinalize(Comm) -> NcclResult;
 }
 
 /// An NCCL that stays for as long as the process.
