@@ -96,7 +96,10 @@ def checks(text):
         kinds = ", ".join(f'"{KINDS[rust]}"' for rust in types)
         # From CUDA 13 on the header means _v2 by this name; the library still has this one, with this signature.
         yield f'  function<decltype(&{symbol})>("{symbol}", {{{kinds}}});'
+    known = dict(re.findall(r"const (\w+): [^=]*= ([^;]+);", text))
     for name, value in re.findall(r"/// `(CU\w+)`[^\n]*\npub\(super\) const \w+: [^=]*= ([^;]+);", text):
+        # One constant may be made of another.
+        value = re.sub(r"[A-Z]\w+", lambda word: known.get(word[0], word[0]), value)
         yield f'  number("{name}", {value}, long({name}));'
 
 
