@@ -13,6 +13,7 @@ use crate::fp8::Format;
 
 mod attention;
 mod gemm;
+mod ranks;
 mod standin;
 
 #[test]
