@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::config::Config;
 use super::library::{
-    BF16, Comm, DataType, F32, F64, IN_PROGRESS, Library, MAX, NcclResult, REMOTE_ERROR, RedOp, SUM, Stream,
-    U8, UniqueId,
+    BF16, Comm, DataType, F32, F64, IN_PROGRESS, Library, MAX, NcclResult, RedOp, SUM, Stream, U8, UniqueId,
 };
 use crate::error::DistError;
 
@@ -74,12 +73,7 @@ impl Communicator {
         // SAFETY: the communicator is live; the state is written before the call returns.
         let result = unsafe { (self.library.functions.comm_get_async_error)(self.comm, &raw mut state) };
         self.library.check("ncclCommGetAsyncError", result)?;
-        let checked = self.library.check("NCCL's work in the background", state);
-        if state == REMOTE_ERROR {
-            let reason = checked.err().map_or_else(String::new, |error| error.to_string());
-            return Err(DistError::Gone { gone: Vec::new(), reason });
-        }
-        checked?;
+        self.library.check("NCCL's work in the background", state)?;
         Ok(state != IN_PROGRESS)
     }
 

@@ -38,7 +38,9 @@ impl Lane {
         let number = c_int::try_from(ordinal).unwrap_or(c_int::MAX);
         let (mut device, mut context) = (0, ptr::null_mut());
         // SAFETY: the pointers of this and the next call are to values of this frame.
-        check("cuDeviceGet", unsafe { (driver.device_get)(&raw mut device, number) })?;
+        if unsafe { (driver.device_get)(&raw mut device, number) } != 0 {
+            return Err(DistError::Board { why: format!("the driver shows no CUDA device {ordinal}") });
+        }
         // SAFETY: as above; the device is the driver's.
         let status = unsafe { (driver.context_retain)(&raw mut context, device) };
         check("cuDevicePrimaryCtxRetain", status)?;

@@ -92,6 +92,9 @@ impl Library {
             [(self.functions.get_error_string)(result), (self.functions.get_last_error)(std::ptr::null_mut())]
         };
         let reason = texts.iter().filter_map(|text| read(*text)).collect::<Vec<_>>().join("; ");
+        if result == REMOTE_ERROR {
+            return Err(DistError::Gone { gone: Vec::new(), reason: format!("{call}: {reason}") });
+        }
         Err(DistError::Library { library: self.file.clone(), call, reason })
     }
 }

@@ -12,6 +12,7 @@ use crate::board::{
 use crate::fp8::Format;
 
 mod attention;
+mod compile;
 mod gemm;
 mod ranks;
 mod standin;

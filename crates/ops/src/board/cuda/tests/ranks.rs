@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Signal, getpid, kill_process};
 use wattle_dist::{Fabric, Launched, Nccl, connect, nccl};
 
-use super::standin::build;
+use super::compile::standins;
 use super::{CudaBoard, CudaOptions};
 use crate::board::{Board, BoardError, Collectives, DevicePtr, Ptr};
 
@@ -89,13 +89,12 @@ struct Ranks {
 impl Ranks {
     fn start(job: &str, world: usize, variables: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        build(dir.path());
         // The port after this one is free, and ranks meet there.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port() - 1;
         let start = |rank: usize| {
             let mut command = Command::new(env::current_exe().unwrap());
             command.args(["board::cuda::tests::ranks::rank", "--exact", "--ignored", "--nocapture"]);
-            command.env("LD_LIBRARY_PATH", dir.path()).env(JOB, job).env(OUT, dir.path());
+            command.env("LD_LIBRARY_PATH", standins()).env(JOB, job).env(OUT, dir.path());
             command.env("RANK", rank.to_string()).env("LOCAL_RANK", rank.to_string());
             command.env("WORLD_SIZE", world.to_string()).env("STANDIN_DEVICES", world.to_string());
             command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string());

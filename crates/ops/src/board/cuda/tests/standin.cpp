@@ -197,10 +197,14 @@ int cuInit(unsigned) { return 0; }
 int cuDriverGetVersion(int* version) { return *version = 13000, 0; }
 int cuGetErrorName(int, const char** text) { return *text = "CUDA_ERROR", 0; }
 int cuGetErrorString(int, const char** text) { return *text = "of the stand-in", 0; }
-int cuDeviceGet(int* device, int ordinal) { return *device = ordinal, 0; }
 int cuDeviceGetCount(int* count) {
   const char* devices = std::getenv("STANDIN_DEVICES");
   return *count = devices ? std::atoi(devices) : 1, 0;
+}
+int cuDeviceGet(int* device, int ordinal) {
+  int count;
+  cuDeviceGetCount(&count);
+  return ordinal < count ? (*device = ordinal, 0) : 101;
 }
 int cuDeviceGetUuid_v2(unsigned char* uuid, int device) {
   return std::memset(uuid, 0, 16), uuid[15] = static_cast<unsigned char>(device), 0;

@@ -284,14 +284,14 @@ void reduce(Comm* c, void* stream, const void* from, void* to, size_t n, int typ
   });
 }
 
-Result usable(Comm* c) {
+int usable(Comm* c) {
   if (c->unsettled) standin::fail("a call of NCCL before the one before it has been settled");
-  return c->state == kSuccess ? kSuccess : kInvalidUsage;
+  return c->state == kInProgress ? kInvalidUsage : c->state.load();
 }
 
 // Makes a call now, or in the background.
 int begin(Comm* c, std::function<void()> call) {
-  if (Result result = usable(c)) return result;
+  if (int result = usable(c)) return result;
   if (c->blocking) return call(), kSuccess;
   c->unsettled = std::move(call), c->asks_left = 2;
   return standin::count_unsettled(1), kInProgress;
