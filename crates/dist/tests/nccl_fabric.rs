@@ -4,7 +4,7 @@
 use std::env;
 use std::fs;
 use std::net::TcpListener;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -57,7 +57,7 @@ impl Ranks {
             command.env("LD_LIBRARY_PATH", standins()).env("STANDIN_DEVICES", world.to_string());
             command.env("WATTLE_NODE", format!("node {node}"));
             command.env(JOB, job).env(OUT, dir.path()).envs(variables(rank, world, port));
-            command.spawn().unwrap()
+            command.stdout(Stdio::null()).spawn().unwrap()
         };
         Self { processes: node_of.enumerate().map(start).collect(), dir }
     }

@@ -4,7 +4,7 @@ use std::env;
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -98,7 +98,7 @@ impl Ranks {
             command.env("RANK", rank.to_string()).env("LOCAL_RANK", rank.to_string());
             command.env("WORLD_SIZE", world.to_string()).env("STANDIN_DEVICES", world.to_string());
             command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string());
-            command.envs(variables.iter().copied()).spawn().unwrap()
+            command.envs(variables.iter().copied()).stdout(Stdio::null()).spawn().unwrap()
         };
         Self { processes: (0..world).map(start).collect(), dir }
     }
