@@ -22,7 +22,7 @@ use wattle_train::{TrainError, TrainerOptions};
 use common::{CPU, dataset, values};
 use of_ranks::{Ended, Recorder, file, plain, train_on};
 
-const STEPS: u64 = 8;
+const STEPS: u64 = 5;
 
 fn gpt2() -> ModelConfig {
     ModelConfig {
@@ -67,7 +67,7 @@ fn options(config: &ModelConfig) -> TrainerOptions {
             clip_norm: 0.5,
             ..TrainConfig::default()
         },
-        evaluate: EvaluateConfig { every_steps: 4, batches: 3, ..EvaluateConfig::default() },
+        evaluate: EvaluateConfig { every_steps: 4, batches: 2, ..EvaluateConfig::default() },
         checkpoint_every_steps: 3,
         checkpoint_in_background: true,
         ..TrainerOptions::default()
@@ -129,7 +129,7 @@ fn losses(ended: &Ended) -> Vec<f32> {
     ended.recorder.losses.iter().map(|(_, loss, _)| f32::from_bits(*loss)).collect()
 }
 
-/// Compares ranks with one board alone, of which `most` is the largest difference.
+/// Compares ranks with one board alone: losses differ by at most `most`.
 fn compare(dataset: &Dataset, config: &ModelConfig, options: &TrainerOptions, worlds: &[usize], most: f32) {
     let dir = tempfile::tempdir().unwrap();
     let alone_dir = dir.path().join("alone");
@@ -154,10 +154,20 @@ fn compare(dataset: &Dataset, config: &ModelConfig, options: &TrainerOptions, wo
                 assert!(gap <= most * 20.0, "{name} at {step} over {world} ranks: {gap}");
             }
         }
-        let again_dir = dir.path().join(format!("{world} again"));
-        train(&again_dir, dataset, config, options, world);
-        let is_same = |name| file(&ranks_dir, STEPS, name) == file(&again_dir, STEPS, name);
-        assert!(is_same("model.safetensors") && is_same("optimizer.safetensors"), "another time, other bits");
+    }
+}
+
+#[test]
+fn the_same_number_of_ranks_gives_the_same_bits_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = dataset(dir.path(), 240);
+    let options = TrainerOptions { dtype: DType::BF16, ..options(&gpt2()) };
+    let [once, again] = ["once", "again"].map(|name| dir.path().join(name));
+    for dir in [&once, &again] {
+        train(dir, &dataset, &gpt2(), &options, 4);
+    }
+    for name in ["model.safetensors", "optimizer.safetensors"] {
+        assert!(file(&once, STEPS, name) == file(&again, STEPS, name), "{name} has other bits");
     }
 }
 
@@ -165,21 +175,21 @@ fn compare(dataset: &Dataset, config: &ModelConfig, options: &TrainerOptions, wo
 fn ranks_of_boards_learn_what_one_board_learns() {
     let dir = tempfile::tempdir().unwrap();
     let dataset = dataset(dir.path(), 240);
-    for config in [gpt2(), llama()] {
-        let options = options(&config);
-        compare(&dataset, &config, &options, &[2, 4], 2e-5);
-        let recompute = TrainConfig { recompute: Recompute::Block, ..options.train.clone() };
-        let all = TrainerOptions { moments: Moments::Bf16 { seed: 3 }, train: recompute, ..options.clone() };
-        compare(&dataset, &config, &all, &[8], 1e-3);
-        compare(&dataset, &config, &TrainerOptions { dtype: DType::BF16, ..options }, &[4], 2e-2);
-    }
+    let (gpt2, llama) = (gpt2(), llama());
+    compare(&dataset, &gpt2, &options(&gpt2), &[2, 4], 2e-5);
+    let recompute = TrainConfig { recompute: Recompute::Block, ..options(&llama).train };
+    compare(&dataset, &llama, &TrainerOptions { train: recompute, ..options(&llama) }, &[4], 2e-5);
+    // Moments are rounded by their places, which differ.
+    let moments = Moments::Bf16 { seed: 3 };
+    compare(&dataset, &gpt2, &TrainerOptions { moments, ..options(&gpt2) }, &[8], 3e-3);
+    compare(&dataset, &llama, &TrainerOptions { dtype: DType::BF16, ..options(&llama) }, &[2], 2e-2);
 }
 
 #[test]
 fn products_in_eight_bits_are_those_of_whole_masters() {
     let dir = tempfile::tempdir().unwrap();
     let dataset = dataset(dir.path(), 240);
-    let config = llama();
+    let config = ModelConfig { context: 16, ..llama() };
     let fp8 = Some(Fp8Options { head: false });
     let options = TrainerOptions { dtype: DType::BF16, fp8, ..options(&config) };
     compare(&dataset, &config, &options, &[2], 3e-2);
@@ -193,7 +203,7 @@ fn a_run_goes_on_with_another_number_of_boards() {
     let options = options(&config);
     let whole = train(&dir.path().join("whole"), &dataset, &config, &options, 1).remove(0);
     let mut all = Vec::new();
-    for (world, stop) in [(4, 3), (2, 5), (1, 6), (8, 100)] {
+    for (world, stop) in [(4, 2), (2, 3), (1, 4), (8, 100)] {
         let recorder = |_| Recorder { stop_after: Some(stop), ..Recorder::default() };
         let ended = train_with(&parts, &dataset, &config, &options, world, recorder, |board| board);
         for rank in &ended {
