@@ -28,7 +28,7 @@ pub trait Collectives: Send + Sync {
     /// If the device fails, or a rank has not taken part in time.
     fn join(&self) -> Result<(), BoardError>;
 
-    /// Replaces this rank's part of `x` by its sum over ranks. The other parts are of no use afterwards.
+    /// Replaces this rank's part of `x` by its sum over ranks. The other parts stay as they are.
     ///
     /// # Shapes
     /// `x` (world, n), of which row r is rank r's part.
