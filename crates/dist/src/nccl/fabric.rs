@@ -22,7 +22,8 @@ use crate::watchdog::exit_now;
 /// that it ends. Bytes go through a small buffer on the GPU, in rounds.
 ///
 /// A call whose deadline passes looks at which headers have come: ranks whose header has not are named, among up to eight
-/// ranks. NCCL serves more than that in turns, so one that is late hides others. Every later call fails with the same reason.
+/// ranks, which send one another theirs. More send it on in a ring, where one that is late hides others. Every later call
+/// fails with the same reason.
 ///
 /// Dropping it waits until all ranks drop theirs, for half a minute at most, unless a call has failed.
 ///
@@ -49,7 +50,7 @@ struct State {
 
 /// Bytes for either direction on the GPU, where headers of all ranks do not need more.
 const LANE_BYTES: usize = 4 << 20;
-/// Ranks that NCCL serves at once in one exchange.
+/// Up to so many ranks send one another their headers, which NCCL does at once; a connection takes memory.
 const SERVED_AT_ONCE: usize = 8;
 /// How long a rank that ends waits until the others have heard it.
 const PART_WITHIN: Duration = Duration::from_millis(500);
@@ -130,7 +131,13 @@ impl State {
         let peers: Vec<usize> = (0..self.world).filter(|&rank| rank != self.rank).collect();
         let n_received = self.world * header::BYTES;
         let fill = |send: &mut [u8]| send.copy_from_slice(&bytes);
+        let is_direct = self.world <= SERVED_AT_ONCE;
         self.round(bytes.len(), n_received, until, fill, |communicator, lane| {
+            if !is_direct {
+                let places = (lane.sent(0), lane.received(0));
+                // SAFETY: the lane has room for a header of each rank.
+                return unsafe { communicator.all_gather(places, header::BYTES, Element::U8, lane.stream()) };
+            }
             let send = |&rank: &usize| (rank, lane.sent(0), header::BYTES);
             let receive = |&rank: &usize| (rank, lane.received(rank * header::BYTES), header::BYTES);
             let sends: Vec<_> = peers.iter().map(send).collect();

@@ -2,6 +2,8 @@
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
+use wattle_cuda::Nvidia;
+
 use super::config::Config;
 use crate::entry::{entry_points, open_first};
 use crate::error::DistError;
@@ -72,14 +74,18 @@ pub(super) struct Library {
 }
 
 impl Library {
-    pub(super) fn open(names: &[String]) -> Result<Self, DistError> {
-        let remedy = "pip install nvidia-nccl-cu13 and put its lib folder into LD_LIBRARY_PATH, or set WATTLE_NCCL to \
-                      the library's path";
-        let opened = open_first(names, 0);
-        let (opened, file) = opened.map_err(|tried| DistError::NoLibrary { what: "NCCL", tried, remedy })?;
-        let functions = Functions::of(&opened, file)?;
+    /// Opens the one that is `named`, else the one that is found where NVIDIA's libraries are.
+    pub(super) fn open(named: Option<String>) -> Result<Self, DistError> {
+        let remedy = "pip install nvidia-nccl-cu13, or set WATTLE_NCCL to the library's path";
+        let file = named.clone().unwrap_or_else(|| Nvidia::Nccl.file_name());
+        let opened = match named {
+            Some(name) => open_first(&[name], 0).map(|(opened, _)| opened),
+            None => wattle_cuda::open(Nvidia::Nccl).map_err(|error| vec![error.to_string()]),
+        };
+        let opened = opened.map_err(|tried| DistError::NoLibrary { what: "NCCL", tried, remedy })?;
+        let functions = Functions::of(&opened, &file)?;
         std::mem::forget(opened);
-        Ok(Self { functions, file: file.to_owned() })
+        Ok(Self { functions, file })
     }
 
     /// Makes an error of a result that is neither success nor under way.

@@ -52,13 +52,12 @@ const SHARES_BOARDS_SINCE: (u32, u32, u32) = (2, 30, 0);
 pub const SHARED_BOARD: &str = "NCCL_MULTI_RANK_GPU_ENABLE";
 
 impl Nccl {
-    /// Opens `libnccl.so.2`, or what `WATTLE_NCCL` names.
+    /// Opens what `WATTLE_NCCL` names, or `libnccl.so.2` from the loader's path, a toolkit or PyPI's wheel.
     ///
     /// # Errors
     /// If it cannot be opened, or is too old.
     pub fn open() -> Result<Self, DistError> {
-        let name = std::env::var(LIBRARY).unwrap_or_else(|_| String::from("libnccl.so.2"));
-        let library = Library::open(&[name])?;
+        let library = Library::open(std::env::var(LIBRARY).ok())?;
         let mut code: c_int = 0;
         // SAFETY: the version is written before the call returns.
         let result = unsafe { (library.functions.get_version)(&raw mut code) };

@@ -35,7 +35,7 @@ fn compile(sources: &[PathBuf], dir: &Path) {
     let output = compiler.arg(dir.join(&driver)).args(sources).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     // One file, so that the loader makes one library of them.
-    for name in [Nvidia::CublasLt.file_name(), "libnccl.so.2".to_owned()] {
+    for name in [Nvidia::CublasLt, Nvidia::Nccl].map(Nvidia::file_name) {
         std::os::unix::fs::symlink(&driver, dir.join(name)).unwrap();
     }
 }

@@ -50,7 +50,7 @@ fn a_rank_that_is_stopped_is_named_within_the_deadline() {
             assert!(lines[1].starts_with("a rank has ended: an earlier call failed: rank 1 did"), "{said}");
             // The deadline, as much again to ask who is there, and no wait as the board goes.
             let took: f64 = lines[2].parse().unwrap();
-            assert!((2.0..15.0).contains(&took), "{job}: {took} s");
+            assert!((2.0..40.0).contains(&took), "{job}: {took} s");
         }
     }
 }
