@@ -331,6 +331,15 @@ fn without_mpi_a_launched_rank_says_what_is_missing() {
         assert!(!bench.join("none").exists());
     }
 
+    // A command line that is wrong is wrong on all ranks, and the first says so.
+    let bogus = |rank: &str| {
+        let mut command = bench.wattle(&["train", "--bogus"]);
+        command.envs([("PMI_RANK", rank), ("PMI_SIZE", "2")]);
+        expect(2, command)
+    };
+    assert!(bogus("0").contains("unexpected argument '--bogus'"));
+    assert_eq!(bogus("1"), "");
+
     // A command that trains on no ranks is nobody's follower.
     let mut command = bench.wattle(&["evaluate", "nowhere", "--text", "text.txt"]);
     command.envs([("PMI_RANK", "1"), ("PMI_SIZE", "2")]);
