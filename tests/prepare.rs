@@ -64,7 +64,7 @@ fn input_that_cannot_be_prepared_is_named_with_its_place() {
     fs::write(bench.join("broken.jsonl"), "{\"text\": \n{\"text\": \n").unwrap();
     refused("broken.jsonl", &["broken.jsonl", "line 1", "not JSON", "none of 2 records"]);
     fs::write(bench.join("docs.parquet"), b"PAR1\x15\x04PAR1").unwrap();
-    refused("docs.parquet", &["docs.parquet", "Parquet", "to_json"]);
+    refused("docs.parquet", &["docs.parquet", "not Parquet, or not all of it", "fetch or write it again"]);
     fs::write(bench.join("wide.txt"), b"\xff\xfeT\0o\0").unwrap();
     refused("wide.txt", &["wide.txt", "iconv -f UTF-16LE -t UTF-8"]);
     fs::write(bench.join("latin1.txt"), b"caf\xe9").unwrap();

@@ -198,12 +198,14 @@ Examples:
       a byte-pair vocabulary of 2,048 entries, learnt on the training part; the last tenth for validation
   wattle prepare docs.jsonl --text-field body --tokenizer tok.json --out data/docs
       one JSON object a line, in a vocabulary made elsewhere
+  wattle prepare 'fineweb/*.parquet' --tokenizer bpe:32768 --out data/fineweb
+      the column text of Parquet files, in the order of their names
   wattle prepare --dataset tiny-shakespeare --tokenizer chars --out data/shakespeare
       fetched, and checked against its SHA-256
   wattle train --set 'data.dir=\"data/mine\"'
       trains on it")]
 pub struct PrepareArgs {
-    /// Text in UTF-8, or documents in JSON; gzip and zstd are unpacked
+    /// Text in UTF-8, or documents in JSON or Parquet; gzip and zstd are unpacked; patterns and folders
     pub input: Vec<PathBuf>,
     /// A corpus by its name, fetched into the cache
     #[arg(long, value_name = "NAME")]
@@ -217,7 +219,7 @@ pub struct PrepareArgs {
     /// The share kept for validation, from the end; 0 for none
     #[arg(long, value_name = "F", default_value_t = 0.1)]
     pub val_fraction: f64,
-    /// Where a document's text is in its JSON object
+    /// Where a document's text is: a field of JSON, a column of Parquet
     #[arg(long, value_name = "FIELD", default_value = "text")]
     pub text_field: String,
     /// What the files hold; auto tells by what they begin with, whatever they are called

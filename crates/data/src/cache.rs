@@ -31,10 +31,15 @@ fn key(data: &DataConfig, tokenizer: &TokenizerConfig) -> Result<String, DataErr
         (TokenizerKind::File, Some(path)) => key += &tokenizer_key(Tokenizer::load(path)?),
         _ => {}
     }
-    let formats = data.input_formats()?;
+    let inputs = data.inputs()?;
+    let files = inputs.all();
+    let formats = data.formats_of(&files)?;
+    if !inputs.val.is_empty() {
+        key += &format!("validation files {}\n", inputs.val.len());
+    }
     match formats.first() {
         None | Some(Format::Text) => {}
-        Some(Format::Jsonl | Format::Json) => {
+        Some(Format::Jsonl | Format::Json | Format::Parquet) => {
             key += &format!("documents json {:?}\n", data.text_field);
             if data.bad_records == BadRecords::Refuse {
                 key += "bad records refused\n";
@@ -42,7 +47,7 @@ fn key(data: &DataConfig, tokenizer: &TokenizerConfig) -> Result<String, DataErr
         }
         Some(Format::Separated { line }) => key += &format!("documents separated {line:?}\n"),
     }
-    for (path, format) in data.input.iter().zip(&formats) {
+    for (path, format) in files.iter().zip(&formats) {
         let values = if *format == Format::Json { "values " } else { "" };
         // An earlier version took a byte order mark for a part of the text.
         let bom = if Input::open(path, false)?.has_bom() { "after a mark " } else { "" };

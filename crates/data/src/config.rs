@@ -6,6 +6,7 @@ use wattle_settings::section;
 
 use crate::error::DataError;
 use crate::format::{BadRecords, Format, FormatChoice};
+use crate::inputs::{Inputs, pattern_of};
 use crate::manifest;
 use crate::tokenizer_kind::TokenizerKind;
 
@@ -15,12 +16,16 @@ section! {
     /// With neither `data.input` nor `data.dir`, the embedded corpus is used.
     #[section(data, check = DataConfig::foreign_faults)]
     pub struct DataConfig {
-        /// Files of text or of documents, read one after another.
+        /// Files of text or of documents, patterns of files, and folders.
         ///
-        /// Text is UTF-8, read as one text; documents are JSON. Either may be gzip or zstd. Prepared and cached on
-        /// first use.
+        /// They are read one after another. Text is UTF-8, read as one text; documents are JSON or the rows of Parquet.
+        /// Text and JSON may be gzip or zstd. A pattern (`corpus/*.parquet`) stands for the files it matches, in order;
+        /// a folder for a dataset as it lies on the Hugging Face Hub, whose validation files are then the validation
+        /// split. Prepared and cached on first use.
         pub input: Vec<PathBuf> = Vec::new(), unset("the embedded corpus"), check(Self::input_and_dir);
-        /// Field of a JSON document that holds its text.
+        /// Field of a JSON document, or column of Parquet, that holds the text.
+        ///
+        /// A column within others is named by its path with dots, such as "meta.text".
         pub text_field: String = "text".to_owned(),
             check(Self::unnamed_field),
             idle(when_set("data.dir")),
@@ -31,7 +36,7 @@ section! {
         pub format: FormatChoice = FormatChoice::default(),
             idle(when_set("data.dir")),
             idle(without("data.input"));
-        /// What is done with a JSON record without readable text.
+        /// What is done with a record or row without readable text.
         pub bad_records: BadRecords = BadRecords::default(),
             idle(when_set("data.dir")),
             idle(without("data.input")),
@@ -42,7 +47,7 @@ section! {
         pub dir: Option<PathBuf> = None, unset("the data are prepared and cached");
         /// Share of the text held out for validation; 0: none.
         ///
-        /// It is taken from the end of the text.
+        /// It is taken from the end of the text, unless a folder in `data.input` has validation files of its own.
         pub val_fraction: f64 = 0.1,
             expects(at_least(0.0).below(1.0)),
             idle(when_set("data.dir")),
@@ -87,23 +92,36 @@ impl DataConfig {
 
     /// What is wrong with the files and the folder that it names.
     fn foreign_faults(&self) -> Vec<String> {
+        let is_one_file = |path: &&PathBuf| !path.is_dir() && pattern_of(path).is_none();
         let mut faults: Vec<String> =
-            self.input.iter().filter_map(|path| file_fault("data.input", path)).collect();
+            self.input.iter().filter(is_one_file).filter_map(|path| file_fault("data.input", path)).collect();
         if faults.is_empty() {
-            faults.extend(self.input_formats().err().map(|error| format!("data.input: {error}")));
+            faults.extend(self.input_formats().err().map(|error| told_by_key(&error)));
         }
         faults.extend(self.dir.iter().filter_map(|dir| dir_fault(dir)));
         faults
     }
 
-    /// What each file of `input` holds.
+    /// What each file that `input` names holds.
     ///
     /// # Errors
-    /// If one cannot be read as anything, or some hold text and some documents.
+    /// If a pattern or folder names none, one cannot be read as anything, or some hold text and some documents.
     pub fn input_formats(&self) -> Result<Vec<Format>, DataError> {
+        self.formats_of(&self.inputs()?.all())
+    }
+
+    /// The files that `input` names; those to measure on only where some text is held out.
+    pub(crate) fn inputs(&self) -> Result<Inputs, DataError> {
+        let inputs = Inputs::of(&self.input)?;
+        let val = if self.val_fraction > 0.0 { inputs.val } else { Vec::new() };
+        Ok(Inputs { val, ..inputs })
+    }
+
+    /// What each of `files` holds.
+    pub(crate) fn formats_of(&self, files: &[PathBuf]) -> Result<Vec<Format>, DataError> {
         match &self.known_format {
-            Some(format) => Ok(vec![format.clone(); self.input.len()]),
-            None => Format::of_all(&self.input, self.format),
+            Some(format) => Ok(vec![format.clone(); files.len()]),
+            None => Format::of_all(files, self.format),
         }
     }
 
@@ -168,6 +186,12 @@ impl TokenizerConfig {
             (None, _) => None,
         }
     }
+}
+
+/// An error in an input, under its key.
+fn told_by_key(error: &DataError) -> String {
+    let said = error.to_string();
+    if said.starts_with("data.input") { said } else { format!("data.input: {said}") }
 }
 
 fn file_fault(key: &str, path: &Path) -> Option<String> {
@@ -247,14 +271,18 @@ mod tests {
     }
 
     #[test]
-    fn directories_and_empty_files_are_no_input() {
+    fn empty_folders_files_and_patterns_are_no_input() {
         let dir = tempfile::tempdir().unwrap();
         let empty = dir.path().join("empty.txt");
         std::fs::write(&empty, "").unwrap();
-        let data = DataConfig { input: vec![dir.path().into(), empty], ..DataConfig::default() };
-        let faults = data.faults();
-        assert!(faults[0].contains("is a directory"), "{faults:?}");
-        assert!(faults[1].contains("is empty"), "{faults:?}");
+        let faults =
+            |path: PathBuf| DataConfig { input: vec![path], ..DataConfig::default() }.faults().join("\n");
+        assert!(faults(empty).contains("is empty"));
+        std::fs::create_dir(dir.path().join("none")).unwrap();
+        for (path, needle) in [("none", "no Parquet, JSON or text"), ("*.parquet", "matches no file")] {
+            let said = faults(dir.path().join(path));
+            assert!(said.starts_with("data.input") && said.contains(needle), "{said}");
+        }
     }
 
     #[test]

@@ -15,11 +15,12 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::document::{BadRecord, Document, json_documents, separated_documents};
+use crate::document::{BadRecord, Document, json_documents, row_documents, separated_documents};
 use crate::error::DataError;
 use crate::foreign::remedy_of_not_utf8;
 use crate::format::{BadRecords, Format};
 use crate::input::Input;
+use crate::parquet_file::{RowBlock, Rows};
 use crate::passage::{CONTEXT_BYTES, Passage};
 use crate::records::{RecordBlock, Records};
 use crate::split::Split;
@@ -62,6 +63,7 @@ pub(crate) struct Block {
 enum Content {
     Text(TextBlock),
     Documents(RecordBlock),
+    Rows(RowBlock),
 }
 
 /// A part of a text, with what stands before and after it in the file.
@@ -78,6 +80,7 @@ impl Block {
         match &self.content {
             Content::Text(block) => block.text.len() as u64,
             Content::Documents(records) => records.bytes.len() as u64,
+            Content::Rows(rows) => rows.len_bytes(),
         }
     }
 }
@@ -146,15 +149,13 @@ impl Corpus {
         for (file_idx, path) in self.files.iter().enumerate() {
             let mut blocks = FileBlocks::open(self, file_idx, path, hashed)?;
             while let Some(content) = blocks.next()? {
-                if !on_block(before + blocks.input().read_bytes(), Block { index, file_idx, content }) {
+                if !on_block(before + blocks.read_bytes(), Block { index, file_idx, content }) {
                     return Ok(on_disk);
                 }
                 index += 1;
             }
-            before += blocks.input().read_bytes();
-            let input = blocks.into_input();
-            let packed_bytes = input.packed_bytes();
-            on_disk.push((input.sha256(), packed_bytes));
+            before += blocks.read_bytes();
+            on_disk.push(blocks.finish()?);
         }
         Ok(on_disk)
     }
@@ -202,21 +203,22 @@ impl Corpus {
         on_bad: &mut dyn FnMut(BadRecord),
     ) -> Result<(), DataError> {
         let (path, format) = (&self.files[block.file_idx], self.format_of(block.file_idx));
+        let mut on_bad = |bad: BadRecord| match self.bad_records {
+            BadRecords::Refuse => Err(bad.told(path, format)),
+            BadRecords::Skip => {
+                on_bad(bad);
+                Ok(())
+            }
+        };
         match (&block.content, format) {
             (Content::Text(block), _) => on_document(Document { text: block.text.as_str().into(), place: 1 }),
             (Content::Documents(RecordBlock { bytes, first, .. }), Format::Separated { line }) => {
                 separated_documents(path, bytes, *first, line, on_document)
             }
             (Content::Documents(records), _) => {
-                let mut on_bad = |bad: BadRecord| match self.bad_records {
-                    BadRecords::Refuse => Err(bad.told(path, format)),
-                    BadRecords::Skip => {
-                        on_bad(bad);
-                        Ok(())
-                    }
-                };
                 json_documents(records, format, &self.text_field, on_document, &mut on_bad)
             }
+            (Content::Rows(rows), _) => row_documents(rows, &self.text_field, on_document, &mut on_bad),
         }
     }
 }
@@ -266,12 +268,22 @@ fn last_chars(text: &str, n_chars: u64) -> &str {
 enum FileBlocks {
     Text(TextBlocks),
     Documents(Records),
+    Rows(Box<Rows>),
 }
 
 impl FileBlocks {
     fn open(corpus: &Corpus, file_idx: usize, path: &Path, hashed: bool) -> Result<Self, DataError> {
+        let format = corpus.format_of(file_idx);
+        if *format == Format::Parquet {
+            return Ok(Self::Rows(Box::new(Rows::open(
+                path,
+                &corpus.text_field,
+                corpus.block_bytes,
+                hashed,
+            )?)));
+        }
         let input = Input::open(path, hashed)?;
-        Ok(match corpus.format_of(file_idx) {
+        Ok(match format {
             Format::Text => Self::Text(TextBlocks::new(input, corpus.block_bytes)),
             format => Self::Documents(Records::new(input, format.clone(), corpus.block_bytes)),
         })
@@ -281,21 +293,28 @@ impl FileBlocks {
         match self {
             Self::Text(blocks) => Ok(blocks.next_block()?.map(Content::Text)),
             Self::Documents(records) => Ok(records.next_block()?.map(Content::Documents)),
+            Self::Rows(rows) => Ok(rows.next_block()?.map(Content::Rows)),
         }
     }
 
-    fn input(&self) -> &Input {
+    /// Bytes read from the disk.
+    fn read_bytes(&self) -> u64 {
         match self {
-            Self::Text(blocks) => &blocks.input,
-            Self::Documents(records) => records.input(),
+            Self::Text(blocks) => blocks.input.read_bytes(),
+            Self::Documents(records) => records.input().read_bytes(),
+            Self::Rows(rows) => rows.read_bytes(),
         }
     }
 
-    fn into_input(self) -> Input {
-        match self {
+    /// Of a file that was read to its end: its hash, if that was asked for, and its size on disk, if it is packed.
+    fn finish(self) -> Result<(String, Option<u64>), DataError> {
+        let input = match self {
             Self::Text(blocks) => blocks.input,
             Self::Documents(records) => records.into_input(),
-        }
+            Self::Rows(rows) => return Ok((rows.sha256()?, Some(rows.len_bytes()))),
+        };
+        let packed_bytes = input.packed_bytes();
+        Ok((input.sha256(), packed_bytes))
     }
 }
 

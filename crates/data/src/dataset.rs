@@ -140,6 +140,9 @@ impl Dataset {
     /// it was cut into.
     pub fn text_hash(&self) -> String {
         let mut text = format!("val_fraction {:?}\n", self.manifest.val_fraction);
+        if let Some(val_files) = self.manifest.val_files {
+            text += &format!("validation files {val_files}\n");
+        }
         for source in &self.manifest.sources {
             text += &format!("source {}\n", source.sha256);
         }

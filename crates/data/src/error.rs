@@ -91,12 +91,46 @@ pub enum DataError {
         /// How many times that it may unpack to.
         most: u64,
     },
+    /// A pattern that stands for no file.
+    #[error("data.input = {path:?} {reason}; correct the pattern, or name a file or a folder")]
+    Pattern {
+        /// The pattern.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A folder that cannot be read as a dataset.
+    #[error("folder {path:?} {reason}")]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong with it, and how to fix it.
+        reason: String,
+    },
+    /// A Parquet file that is damaged.
+    #[error("{path:?} is not Parquet, or not all of it: {reason}; fetch or write it again")]
+    Parquet {
+        /// The input.
+        path: PathBuf,
+        /// What the reader says.
+        reason: String,
+    },
+    /// A Parquet file without the column that should hold its texts.
+    #[error("{path:?}: {what}; name the column with the text in data.text_field, here one of: {known}")]
+    Column {
+        /// The input.
+        path: PathBuf,
+        /// What is wrong with the column that was asked for.
+        what: String,
+        /// The columns that hold a text for each row.
+        known: String,
+    },
     /// A document that cannot be read.
     #[error("{path:?}, {unit} {place} {reason}")]
     Document {
         /// The input.
         path: PathBuf,
-        /// What its place is counted in: "line" or "record".
+        /// What its place is counted in: "line", "record" or "row".
         unit: &'static str,
         /// Its place, from 1.
         place: u64,

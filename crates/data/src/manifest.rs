@@ -23,6 +23,9 @@ pub struct Manifest {
     pub sources: Vec<SourceManifest>,
     /// The share of the text that is validation.
     pub val_fraction: f64,
+    /// How many texts, the last, are validation as a whole; `val_fraction` is not used then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub val_files: Option<usize>,
     /// The tokenizer.
     pub tokenizer: TokenizerManifest,
     /// The two parts.

@@ -116,6 +116,7 @@ fn build(
         schema: SCHEMA.to_owned(),
         sources: sources(dir, &source.census),
         val_fraction: data.val_fraction,
+        val_files: (source.val_files > 0).then_some(source.val_files),
         tokenizer: TokenizerManifest {
             kind: config.kind,
             vocab_size: tokenizer.vocab_size(),
@@ -225,9 +226,8 @@ fn count_words(
             })
         },
         |block| {
-            let first_unit = source.first_unit(&block)?;
             counts.with(|words| {
-                source.corpus.for_each_text(&block, first_unit, source.train_units, &mut |split, passage| {
+                source.for_each_text(&block, &mut |split, passage| {
                     if split == Split::Train {
                         words.add(passage.text);
                     }

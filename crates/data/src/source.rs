@@ -7,7 +7,9 @@ use crate::config::DataConfig;
 use crate::corpus::{Block, Corpus, train_units};
 use crate::error::DataError;
 use crate::manifest::GeneratedManifest;
+use crate::passage::Passage;
 use crate::progress::{Progress, Stage, in_bytes};
+use crate::split::Split;
 use crate::tales;
 
 /// Name of the embedded corpus's text in its dataset folder.
@@ -17,8 +19,10 @@ pub(crate) const CORPUS_FILE_NAME: &str = "corpus.txt";
 pub(crate) struct Source {
     pub corpus: Corpus,
     pub census: Census,
-    /// Units to learn from; the rest is validation.
-    pub train_units: u64,
+    /// Of each file, up to which unit of the corpus it is learnt from; the rest is validation.
+    train_ends: Vec<u64>,
+    /// How many files, the last, are validation as a whole.
+    pub val_files: usize,
     pub generated: Option<GeneratedManifest>,
 }
 
@@ -38,22 +42,38 @@ impl Source {
             tales::write_corpus(&path, total, data.val_fraction, data.embedded_seed, &mut on_chars)?;
         let corpus = Corpus::new(vec![path]);
         let census = count(&corpus, progress)?;
+        let train_ends = vec![written.train_chars];
         let generated = GeneratedManifest {
             grammar_sha256: tales::grammar_sha256(),
             seed: data.embedded_seed,
             tales: written.tales,
             floor_bits: written.val_bits,
         };
-        Ok(Self { corpus, census, train_units: written.train_chars, generated: Some(generated) })
+        Ok(Self { corpus, census, train_ends, val_files: 0, generated: Some(generated) })
     }
 
     /// Reads the files of `data.input` once.
     pub(crate) fn inputs(data: &DataConfig, progress: &mut dyn FnMut(Progress)) -> Result<Self, DataError> {
-        let corpus = Corpus::of_formats(data.input.clone(), data.input_formats()?)
-            .with_records(&data.text_field, data.bad_records);
+        let inputs = data.inputs()?;
+        let files = inputs.all();
+        let formats = data.formats_of(&files)?;
+        let corpus = Corpus::of_formats(files, formats).with_records(&data.text_field, data.bad_records);
         let census = count(&corpus, progress)?;
-        let train_units = train_units(census.units(), data.val_fraction);
-        Ok(Self { corpus, census, train_units, generated: None })
+        let train_ends = match inputs.val.len() {
+            0 => vec![train_units(census.units(), data.val_fraction); inputs.train.len()],
+            val_files => [vec![u64::MAX; inputs.train.len()], vec![0; val_files]].concat(),
+        };
+        Ok(Self { corpus, census, train_ends, val_files: inputs.val.len(), generated: None })
+    }
+
+    /// Calls `on_text` with the texts of a block, by split.
+    pub(crate) fn for_each_text(
+        &self,
+        block: &Block,
+        on_text: &mut dyn FnMut(Split, Passage<'_>) -> Result<(), DataError>,
+    ) -> Result<(), DataError> {
+        let first_unit = self.first_unit(block)?;
+        self.corpus.for_each_text(block, first_unit, self.train_ends[block.file_idx], on_text)
     }
 
     /// The number of the first unit of a block, if there was such a block at the first reading.
@@ -72,7 +92,8 @@ impl Source {
         let block_bytes = self.largest_file() as usize;
         let corpus = self.corpus.clone().with_block_bytes(block_bytes.max(self.corpus.block_bytes()));
         let census = count(&corpus, progress)?;
-        Ok(Self { corpus, census, train_units: self.train_units, generated: self.generated.clone() })
+        let (train_ends, generated) = (self.train_ends.clone(), self.generated.clone());
+        Ok(Self { corpus, census, train_ends, val_files: self.val_files, generated })
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use crate::corpus::{Block, Corpus};
+use crate::corpus::Block;
 use crate::encode_error::EncodeError;
 use crate::encoder::Specials;
 use crate::error::DataError;
@@ -112,8 +112,7 @@ impl Encoding<'_> {
         parts.iter_mut().for_each(|part| part.file_idx = block.file_idx);
         self.caches.with(|cache| {
             let mut position = first_unit;
-            let corpus: &Corpus = &self.source.corpus;
-            corpus.for_each_text(block, first_unit, self.source.train_units, &mut |split, passage| {
+            self.source.for_each_text(block, &mut |split, passage| {
                 let part = &mut parts[split as usize];
                 let chars = passage.text.chars().count() as u64;
                 self.append(passage, part, cache)
