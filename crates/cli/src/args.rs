@@ -200,6 +200,8 @@ Examples:
       one JSON object a line, in a vocabulary made elsewhere
   wattle prepare 'fineweb/*.parquet' --tokenizer bpe:32768 --out data/fineweb
       the column text of Parquet files, in the order of their names
+  wattle prepare docs.jsonl --text-field body --set data.dedup=true --set data.pii=replace --out data/clean
+      equal documents once, placeholders for mail addresses and other personal data
   wattle prepare --dataset tiny-shakespeare --tokenizer chars --out data/shakespeare
       fetched, and checked against its SHA-256
   wattle train --set 'data.dir=\"data/mine\"'
@@ -229,6 +231,9 @@ pub struct PrepareArgs {
     #[arg(long, value_name = "WHAT", value_parser = choices::<BadRecords>())]
     #[arg(default_value = BadRecords::default().name())]
     pub bad_records: BadRecords,
+    /// Any other key of the section data, such as data.dedup=true
+    #[arg(long, value_name = "data.KEY=VALUE")]
+    pub set: Vec<String>,
 }
 
 /// A tokenizer as the command line names it.

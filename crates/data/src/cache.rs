@@ -8,6 +8,7 @@ use crate::digest::sha256_hex;
 use crate::error::DataError;
 use crate::format::{BadRecords, Format};
 use crate::input::Input;
+use crate::steps::Steps;
 use crate::tales;
 use crate::tokenizer::Tokenizer;
 use crate::tokenizer_kind::TokenizerKind;
@@ -47,6 +48,7 @@ fn key(data: &DataConfig, tokenizer: &TokenizerConfig) -> Result<String, DataErr
         }
         Some(Format::Separated { line }) => key += &format!("documents separated {line:?}\n"),
     }
+    key += &Steps::of(data).key();
     for (path, format) in files.iter().zip(&formats) {
         let values = if *format == Format::Json { "values " } else { "" };
         // An earlier version took a byte order mark for a part of the text.

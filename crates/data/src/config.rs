@@ -8,6 +8,7 @@ use crate::error::DataError;
 use crate::format::{BadRecords, Format, FormatChoice};
 use crate::inputs::{Inputs, pattern_of};
 use crate::manifest;
+use crate::steps::PiiChoice;
 use crate::tokenizer_kind::TokenizerKind;
 
 section! {
@@ -38,6 +39,74 @@ section! {
             idle(without("data.input"));
         /// What is done with a record or row without readable text.
         pub bad_records: BadRecords = BadRecords::default(),
+            idle(when_set("data.dir")),
+            idle(without("data.input")),
+            idle(when("data.format", &["text"]));
+        /// Fewest bytes of a document; shorter ones are left out.
+        ///
+        /// This and the other steps need documents, and are counted in the dataset's manifest.
+        pub min_bytes: Option<u64> = None,
+            unset("any"), unit("bytes"), idle(when_set("data.dir")), idle(without("data.input"));
+        /// Most bytes of a document; longer ones are left out.
+        pub max_bytes: Option<u64> = None,
+            unset("any"), unit("bytes"), idle(when_set("data.dir")), idle(without("data.input"));
+        /// Fewest characters of a document.
+        pub min_chars: Option<u64> = None,
+            unset("any"), unit("characters"), idle(when_set("data.dir")), idle(without("data.input"));
+        /// Most characters of a document.
+        pub max_chars: Option<u64> = None,
+            unset("any"), unit("characters"), idle(when_set("data.dir")), idle(without("data.input"));
+        /// Fewest tokens of a document, without what ends it.
+        pub min_tokens: Option<u64> = None,
+            unset("any"), unit("tokens"), idle(when_set("data.dir")), idle(without("data.input"));
+        /// Most tokens of a document, without what ends it.
+        pub max_tokens: Option<u64> = None,
+            unset("any"), unit("tokens"), idle(when_set("data.dir")), idle(without("data.input"));
+        /// Least share of a document's words that have a letter.
+        ///
+        /// Gopher's is 0.8.
+        pub min_alphabetic_words: Option<f64> = None,
+            unset("any"),
+            expects(between(0.0, 1.0)),
+            idle(when_set("data.dir")),
+            idle(without("data.input")),
+            source("Rae et al. (2021), appendix A.1.1");
+        /// Least mean length of a document's words.
+        ///
+        /// Gopher's is 3.
+        pub min_word_length: Option<f64> = None,
+            unset("any"),
+            unit("characters"),
+            expects(at_least(0.0)),
+            idle(when_set("data.dir")),
+            idle(without("data.input")),
+            source("Rae et al. (2021), appendix A.1.1");
+        /// Greatest mean length of a document's words.
+        ///
+        /// Gopher's is 10.
+        pub max_word_length: Option<f64> = None,
+            unset("any"),
+            unit("characters"),
+            expects(at_least(0.0)),
+            idle(when_set("data.dir")),
+            idle(without("data.input")),
+            source("Rae et al. (2021), appendix A.1.1");
+        /// Greatest share of a document's lines that occurred before in it.
+        ///
+        /// Gopher's is 0.3.
+        pub max_repeated_lines: Option<f64> = None,
+            unset("any"),
+            expects(between(0.0, 1.0)),
+            idle(when_set("data.dir")),
+            idle(without("data.input")),
+            source("Rae et al. (2021), appendix A.1.1");
+        /// What is done with mail addresses, phone and card numbers, IPs.
+        pub pii: PiiChoice = PiiChoice::default(),
+            idle(when_set("data.dir")),
+            idle(without("data.input")),
+            idle(when("data.format", &["text"]));
+        /// Leave out documents that are equal to an earlier one.
+        pub dedup: bool = false,
             idle(when_set("data.dir")),
             idle(without("data.input")),
             idle(when("data.format", &["text"]));

@@ -24,6 +24,7 @@ use crate::parquet_file::{RowBlock, Rows};
 use crate::passage::{CONTEXT_BYTES, Passage};
 use crate::records::{RecordBlock, Records};
 use crate::split::Split;
+use crate::steps::Steps;
 use crate::words::last_soft_cut;
 
 /// Bytes of a block unless told otherwise.
@@ -41,6 +42,7 @@ pub struct Corpus {
     text_field: String,
     bad_records: BadRecords,
     block_bytes: usize,
+    steps: Steps,
 }
 
 /// Units of the training split out of `units`: the first `⌊units · (1 − val_fraction)⌋`, as nanoGPT's
@@ -95,13 +97,24 @@ impl Corpus {
     /// The documents or text of `files`, in this order; `formats` says what each holds.
     pub fn of_formats(files: Vec<PathBuf>, formats: Vec<Format>) -> Self {
         let (text_field, bad_records) = ("text".to_owned(), BadRecords::default());
-        Self { files, formats, text_field, bad_records, block_bytes: BLOCK_BYTES }
+        let steps = Steps::default();
+        Self { files, formats, text_field, bad_records, block_bytes: BLOCK_BYTES, steps }
     }
 
     /// The same corpus with its texts in the field `text_field` of JSON objects, and those that have none treated
     /// as `bad_records` says.
     pub fn with_records(self, text_field: &str, bad_records: BadRecords) -> Self {
         Self { text_field: text_field.to_owned(), bad_records, ..self }
+    }
+
+    /// The same corpus, its documents changed and left out as `steps` say.
+    pub(crate) fn with_steps(self, steps: Steps) -> Self {
+        Self { steps, ..self }
+    }
+
+    /// What is done with documents.
+    pub(crate) fn steps(&self) -> &Steps {
+        &self.steps
     }
 
     /// The same corpus read in blocks of at most `block_bytes`, at least 4; a longer document is a block.
@@ -161,13 +174,14 @@ impl Corpus {
     }
 
     /// Calls `on_text` with the texts of `block`, whose first unit is number `first_unit` of the corpus: the first
-    /// `train_units` of the corpus as training, the rest as validation. A text is cut where the split is, and no part
+    /// `train_units` of the corpus as training, the rest as validation. `kept` says of each document whether it stays. A text is cut where the split is, and no part
     /// of it has the other as its context; documents without a character are left out.
     pub(crate) fn for_each_text(
         &self,
         block: &Block,
         first_unit: u64,
         train_units: u64,
+        mut kept: impl Iterator<Item = bool>,
         on_text: &mut dyn FnMut(Split, Passage<'_>) -> Result<(), DataError>,
     ) -> Result<(), DataError> {
         let Content::Text(text) = &block.content else {
@@ -175,13 +189,14 @@ impl Corpus {
             let format = self.format_of(block.file_idx);
             let mut unit = 0;
             let mut on_document = |document: Document<'_>| {
-                if document.text.is_empty() {
+                if document.text.is_empty() || kept.next() == Some(false) {
                     return Ok(());
                 }
+                let text = self.steps.rewritten(&document.text);
                 let split = if unit < train_units { Split::Train } else { Split::Val };
                 unit += 1;
                 let path = &self.files[block.file_idx];
-                on_text(split, Passage::whole(&document.text))
+                on_text(split, Passage::whole(&text))
                     .map_err(|error| error.in_document(path, format.unit(), document.place))
             };
             return self.for_each_document(block, &mut on_document, &mut |_| ());
@@ -427,7 +442,7 @@ mod tests {
         };
         let mut on_block = |_, block: Block| {
             let first_unit = census.first_unit(block.index).unwrap();
-            corpus.for_each_text(&block, first_unit, train_units, &mut on_text).unwrap();
+            corpus.for_each_text(&block, first_unit, train_units, std::iter::empty(), &mut on_text).unwrap();
             true
         };
         corpus.read_blocks(false, &mut on_block).unwrap();
@@ -561,7 +576,9 @@ mod tests {
             };
             let mut on_block = |_, block: Block| {
                 let first_unit = census.first_unit(block.index).unwrap();
-                corpus.for_each_text(&block, first_unit, train_units, &mut on_text).unwrap();
+                corpus
+                    .for_each_text(&block, first_unit, train_units, std::iter::empty(), &mut on_text)
+                    .unwrap();
                 n_blocks += 1;
                 true
             };

@@ -145,6 +145,28 @@ pub enum DataError {
         /// What is wrong with the first.
         first: Box<DataError>,
     },
+    /// A step that is for documents, on a text.
+    #[error(
+        "the step {step} is for documents, and data.input is a text: give it as JSON lines or Parquet, or leave out \
+         the key of the step"
+    )]
+    StepOnText {
+        /// Its name.
+        step: String,
+    },
+    /// Documents none of which passes the steps.
+    #[error(
+        "no document is left: the step {step} ({rule}) let none of {documents} pass; change its key, or give other \
+         documents"
+    )]
+    NothingLeft {
+        /// The step behind which there is none.
+        step: String,
+        /// What it lets pass.
+        rule: String,
+        /// Documents that came to it.
+        documents: u64,
+    },
     /// An input of documents that has none.
     #[error("{path:?} has no document with text: expected at least one; remove it from data.input")]
     NoDocuments {

@@ -93,8 +93,61 @@ pub struct DocumentsManifest {
     /// Records without a text that could be read, which were left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bad: Option<BadRecordsManifest>,
+    /// What was done with the readable documents, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<StepManifest>,
     /// What stands after every document, the last too.
     pub separator: Separator,
+}
+
+/// One step of preparation, and what went in and came out.
+///
+/// # Units
+/// Bytes are of text.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepManifest {
+    /// Its name.
+    pub name: String,
+    /// What it keeps or does, in words.
+    pub rule: String,
+    /// Documents that came to it.
+    pub documents_in: u64,
+    /// Documents that it let pass.
+    pub documents_out: u64,
+    /// Their bytes before it.
+    pub bytes_in: u64,
+    /// The bytes of those that it let pass, after it.
+    pub bytes_out: u64,
+    /// Of personal data: how much of each kind was found.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub found: BTreeMap<String, u64>,
+}
+
+impl StepManifest {
+    pub(crate) fn new(name: &str, rule: String) -> Self {
+        Self { name: name.to_owned(), rule, ..Self::default() }
+    }
+
+    /// Counts a document that comes to the step.
+    pub(crate) fn enter(&mut self, bytes: usize) {
+        self.documents_in += 1;
+        self.bytes_in += bytes as u64;
+    }
+
+    /// Counts a document that passes.
+    pub(crate) fn leave(&mut self, bytes: usize) {
+        self.documents_out += 1;
+        self.bytes_out += bytes as u64;
+    }
+
+    /// Adds what the same step counted elsewhere.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        self.documents_in += other.documents_in;
+        self.documents_out += other.documents_out;
+        self.bytes_in += other.bytes_in;
+        self.bytes_out += other.bytes_out;
+        other.found.iter().for_each(|(kind, n)| *self.found.entry(kind.clone()).or_default() += n);
+    }
 }
 
 /// Records that were left out because they have no text that could be read.

@@ -6,10 +6,12 @@ use crate::census::Census;
 use crate::config::DataConfig;
 use crate::corpus::{Block, Corpus, train_units};
 use crate::error::DataError;
+use crate::format::Format;
 use crate::manifest::GeneratedManifest;
 use crate::passage::Passage;
 use crate::progress::{Progress, Stage, in_bytes};
 use crate::split::Split;
+use crate::steps::Steps;
 use crate::tales;
 
 /// Name of the embedded corpus's text in its dataset folder.
@@ -57,7 +59,9 @@ impl Source {
         let inputs = data.inputs()?;
         let files = inputs.all();
         let formats = data.formats_of(&files)?;
-        let corpus = Corpus::of_formats(files, formats).with_records(&data.text_field, data.bad_records);
+        let corpus = Corpus::of_formats(files, formats.clone())
+            .with_records(&data.text_field, data.bad_records)
+            .with_steps(steps(data, &formats)?);
         let census = count(&corpus, progress)?;
         let train_ends = match inputs.val.len() {
             0 => vec![train_units(census.units(), data.val_fraction); inputs.train.len()],
@@ -73,7 +77,8 @@ impl Source {
         on_text: &mut dyn FnMut(Split, Passage<'_>) -> Result<(), DataError>,
     ) -> Result<(), DataError> {
         let first_unit = self.first_unit(block)?;
-        self.corpus.for_each_text(block, first_unit, self.train_ends[block.file_idx], on_text)
+        let (train_end, kept) = (self.train_ends[block.file_idx], self.census.kept_of(block.index));
+        self.corpus.for_each_text(block, first_unit, train_end, kept, on_text)
     }
 
     /// The number of the first unit of a block, if there was such a block at the first reading.
@@ -94,6 +99,17 @@ impl Source {
         let census = count(&corpus, progress)?;
         let (train_ends, generated) = (self.train_ends.clone(), self.generated.clone());
         Ok(Self { corpus, census, train_ends, val_files: self.val_files, generated })
+    }
+}
+
+/// The steps of a configuration; there are none of a text.
+fn steps(data: &DataConfig, formats: &[Format]) -> Result<Steps, DataError> {
+    let steps = Steps::of(data);
+    match steps.counts().first() {
+        Some(first) if !formats.iter().all(Format::is_documents) => {
+            Err(DataError::StepOnText { step: first.name.clone() })
+        }
+        _ => Ok(steps),
     }
 }
 

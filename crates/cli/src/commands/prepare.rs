@@ -2,12 +2,14 @@
 
 use indicatif::MultiProgress;
 use wattle_data::{
-    DataConfig, DataError, Dataset, TokenizerConfig, TokenizerKind, catalog, fetch, prepare_into,
+    DataConfig, DataError, Dataset, StepManifest, TokenizerConfig, TokenizerKind, catalog, fetch,
+    prepare_into,
 };
 use wattle_report::words::quantity::{count, si};
 use wattle_session::data_notes;
 
 use crate::args::{PrepareArgs, TokenizerChoice};
+use crate::config::data_with;
 use crate::display::Display;
 use crate::exit::{BadUsage, Exit};
 use crate::terminal::is_drawn_on;
@@ -78,13 +80,28 @@ fn describe(dataset: &Dataset) {
     if let Some(documents) = &dataset.manifest.documents {
         let (train, val) = (count(documents.train), count(documents.val));
         tracing::info!("{train} documents to train on · {val} to validate on");
+        documents.steps.iter().for_each(|step| tracing::info!("{}", describe_step(step)));
     }
     tracing::info!("{}", dataset.dir.display());
 }
 
+/// What a step took in and let out.
+fn describe_step(step: &StepManifest) -> String {
+    let StepManifest { name, rule, documents_in, documents_out, bytes_in, bytes_out, found } = step;
+    let found: Vec<String> = found.iter().map(|(kind, n)| format!("{} {kind}", count(*n))).collect();
+    let found = if found.is_empty() { String::new() } else { format!(" · found: {}", found.join(", ")) };
+    format!(
+        "{name} ({rule}): {} of {} documents · {} of {}{found}",
+        count(*documents_out),
+        count(*documents_in),
+        si(*bytes_out as f64, "B"),
+        si(*bytes_in as f64, "B")
+    )
+}
+
 /// What to prepare: the files named, or those of a corpus that is fetched.
 fn data(args: &PrepareArgs, display: &mut Display) -> anyhow::Result<DataConfig> {
-    let given = DataConfig {
+    let named = DataConfig {
         input: args.input.clone(),
         val_fraction: args.val_fraction,
         text_field: args.text_field.clone(),
@@ -92,6 +109,7 @@ fn data(args: &PrepareArgs, display: &mut Display) -> anyhow::Result<DataConfig>
         bad_records: args.bad_records,
         ..DataConfig::default()
     };
+    let given = data_with(named, &args.set).map_err(|faults| BadUsage { faults })?;
     let Some(name) = &args.dataset else { return Ok(given) };
     let known = catalog::dataset(name).map_err(|error| BadUsage::new(error.to_string()))?;
     tracing::info!("{} · licence {} · {}", known.title, known.licence, known.homepage);

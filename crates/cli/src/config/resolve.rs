@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use toml::{Table, Value};
 
+use wattle_data::DataConfig;
 use wattle_session::Config;
 use wattle_session::config::{SCHEMA, flatten};
 use wattle_settings::SectionInfo;
@@ -97,6 +98,37 @@ pub fn resolve_quietly(base: Option<Layer>, sources: &Sources) -> Result<(Config
     notes.extend(idle_notes(&config, &asked_for));
     config.reset_idle();
     Ok((config, notes))
+}
+
+/// `data` with the settings of `pairs`, each `data.KEY=VALUE`, over it.
+///
+/// # Errors
+/// Everything that is wrong with them by themselves.
+pub fn data_with(data: DataConfig, pairs: &[String]) -> Result<DataConfig, Vec<String>> {
+    let (mut faults, mut table) = (Vec::new(), Table::new());
+    for pair in pairs {
+        match Layer::set(pair) {
+            Ok(mut layer) => {
+                faults.extend(take_faulty(&mut layer));
+                let others = layer.table.keys().filter(|section| *section != "data");
+                faults.extend(others.map(|section| {
+                    format!("--set {pair}: expected a key of the section data, got one of {section}")
+                }));
+                merge(&mut table, layer.table);
+            }
+            Err(fault) => faults.push(fault),
+        }
+    }
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    let known_format = data.known_format.clone();
+    let mut whole = Table::try_from(&data).expect("a configuration can be written as TOML");
+    if let Some(Value::Table(set)) = table.remove("data") {
+        whole.extend(set);
+    }
+    let data: DataConfig = whole.try_into().map_err(|error: toml::de::Error| vec![error.to_string()])?;
+    Ok(DataConfig { known_format, ..data })
 }
 
 /// A sentence for each key that the user asked for and that has no effect.
