@@ -191,7 +191,7 @@ pub enum Resume {
 #[cfg(feature = "train")]
 #[derive(Debug, clap::Args)]
 #[command(
-    group(clap::ArgGroup::new("source").required(true).args(["input", "dataset"])),
+    group(clap::ArgGroup::new("source").required(true).args(["input", "dataset", "mixture"])),
     after_long_help = "\
 Examples:
   wattle prepare a.txt b.txt --out data/mine
@@ -202,6 +202,8 @@ Examples:
       the column text of Parquet files, in the order of their names
   wattle prepare docs.jsonl --text-field body --set data.dedup=true --set data.pii=replace --out data/clean
       equal documents once, placeholders for mail addresses and other personal data
+  wattle prepare --mixture mix.toml --tokenizer bpe:8192 --out data/mix
+      the sources that its [[data.mixture]] tables name, with their weights
   wattle prepare --dataset tiny-shakespeare --tokenizer chars --out data/shakespeare
       fetched, and checked against its SHA-256
   wattle train --set 'data.dir=\"data/mine\"'
@@ -212,6 +214,9 @@ pub struct PrepareArgs {
     /// A corpus by its name, fetched into the cache
     #[arg(long, value_name = "NAME")]
     pub dataset: Option<String>,
+    /// A configuration whose [[data.mixture]] is prepared
+    #[arg(long, value_name = "FILE")]
+    pub mixture: Option<PathBuf>,
     /// The folder to make; it must not exist
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,

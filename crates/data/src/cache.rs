@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use crate::config::{DataConfig, TokenizerConfig};
+use crate::config::{DataConfig, SourceInputs, TokenizerConfig};
 use crate::digest::sha256_hex;
 use crate::error::DataError;
 use crate::format::{BadRecords, Format};
 use crate::input::Input;
+use crate::mixture::MixtureSource;
 use crate::steps::Steps;
 use crate::tales;
 use crate::tokenizer::Tokenizer;
@@ -32,11 +33,16 @@ fn key(data: &DataConfig, tokenizer: &TokenizerConfig) -> Result<String, DataErr
         (TokenizerKind::File, Some(path)) => key += &tokenizer_key(Tokenizer::load(path)?),
         _ => {}
     }
-    let inputs = data.inputs()?;
-    let files = inputs.all();
+    let sources = data.sources()?;
+    let files: Vec<PathBuf> = sources.iter().flat_map(|source| source.inputs.all()).collect();
     let formats = data.formats_of(&files)?;
-    if !inputs.val.is_empty() {
-        key += &format!("validation files {}\n", inputs.val.len());
+    for SourceInputs { mixed, inputs } in &sources {
+        if let Some(MixtureSource { name, text_field, .. }) = mixed {
+            key += &format!("source {name:?} {} {text_field:?}\n", inputs.train.len());
+        }
+        if !inputs.val.is_empty() {
+            key += &format!("validation files {}\n", inputs.val.len());
+        }
     }
     match formats.first() {
         None | Some(Format::Text) => {}

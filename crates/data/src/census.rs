@@ -20,6 +20,8 @@ pub struct FileCensus {
     pub bytes: u64,
     /// Its text in characters.
     pub chars: u64,
+    /// What it is split by: characters of a text, documents with a character.
+    pub units: u64,
     /// SHA-256 of the file as it lies on disk, in hexadecimal.
     pub sha256: String,
     /// Its bytes on disk, if it is packed.
@@ -113,6 +115,7 @@ impl Census {
             path: path.clone(),
             bytes: 0,
             chars: 0,
+            units: 0,
             sha256: String::new(),
             packed_bytes: None,
         };
@@ -165,6 +168,7 @@ impl Census {
         self.block_bytes += tally.block_bytes;
         self.steps.iter_mut().zip(&tally.steps).for_each(|(all, step)| all.merge(step));
         let units = if is_documents { tally.documents } else { tally.chars };
+        file.units += units;
         self.first_units.push(self.units() + units);
     }
 

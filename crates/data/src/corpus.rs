@@ -39,7 +39,8 @@ pub struct Corpus {
     files: Vec<PathBuf>,
     /// What each file holds.
     formats: Vec<Format>,
-    text_field: String,
+    /// Field or column with the text of each file.
+    text_fields: Vec<String>,
     bad_records: BadRecords,
     block_bytes: usize,
     steps: Steps,
@@ -96,15 +97,20 @@ impl Corpus {
 
     /// The documents or text of `files`, in this order; `formats` says what each holds.
     pub fn of_formats(files: Vec<PathBuf>, formats: Vec<Format>) -> Self {
-        let (text_field, bad_records) = ("text".to_owned(), BadRecords::default());
+        let (text_fields, bad_records) = (vec!["text".to_owned(); files.len()], BadRecords::default());
         let steps = Steps::default();
-        Self { files, formats, text_field, bad_records, block_bytes: BLOCK_BYTES, steps }
+        Self { files, formats, text_fields, bad_records, block_bytes: BLOCK_BYTES, steps }
     }
 
     /// The same corpus with its texts in the field `text_field` of JSON objects, and those that have none treated
     /// as `bad_records` says.
     pub fn with_records(self, text_field: &str, bad_records: BadRecords) -> Self {
-        Self { text_field: text_field.to_owned(), bad_records, ..self }
+        Self { text_fields: vec![text_field.to_owned(); self.files.len()], bad_records, ..self }
+    }
+
+    /// The same corpus with the texts of each file in a field of its own.
+    pub(crate) fn with_text_fields(self, text_fields: Vec<String>) -> Self {
+        Self { text_fields, ..self }
     }
 
     /// The same corpus, its documents changed and left out as `steps` say.
@@ -218,6 +224,7 @@ impl Corpus {
         on_bad: &mut dyn FnMut(BadRecord),
     ) -> Result<(), DataError> {
         let (path, format) = (&self.files[block.file_idx], self.format_of(block.file_idx));
+        let field = &self.text_fields[block.file_idx];
         let mut on_bad = |bad: BadRecord| match self.bad_records {
             BadRecords::Refuse => Err(bad.told(path, format)),
             BadRecords::Skip => {
@@ -231,9 +238,9 @@ impl Corpus {
                 separated_documents(path, bytes, *first, line, on_document)
             }
             (Content::Documents(records), _) => {
-                json_documents(records, format, &self.text_field, on_document, &mut on_bad)
+                json_documents(records, format, field, on_document, &mut on_bad)
             }
-            (Content::Rows(rows), _) => row_documents(rows, &self.text_field, on_document, &mut on_bad),
+            (Content::Rows(rows), _) => row_documents(rows, field, on_document, &mut on_bad),
         }
     }
 }
@@ -292,7 +299,7 @@ impl FileBlocks {
         if *format == Format::Parquet {
             return Ok(Self::Rows(Box::new(Rows::open(
                 path,
-                &corpus.text_field,
+                &corpus.text_fields[file_idx],
                 corpus.block_bytes,
                 hashed,
             )?)));

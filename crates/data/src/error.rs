@@ -451,6 +451,19 @@ pub enum DataError {
         /// Sequences a step.
         batch_size: usize,
     },
+    /// A source of a mixture that a run would pass through more often than it may.
+    #[error(
+        "data.mixture: {name} would be passed through {passes:.2} times, and its epochs allow {most}: lower its weight \
+         or train.max_steps, raise its epochs, or give it more text"
+    )]
+    TooManyPasses {
+        /// Its name.
+        name: String,
+        /// How often.
+        passes: f64,
+        /// How often it may be.
+        most: f64,
+    },
     /// A request that no dataset can answer.
     #[error("{name} = {got}: expected {expected}")]
     Argument {

@@ -41,6 +41,11 @@ impl Inputs {
         Ok(Self { train, val: Vec::new() })
     }
 
+    /// How many files there are.
+    pub(crate) fn len(&self) -> usize {
+        self.train.len() + self.val.len()
+    }
+
     /// All files, those to learn from first.
     pub(crate) fn all(&self) -> Vec<PathBuf> {
         [self.train.as_slice(), &self.val].concat()

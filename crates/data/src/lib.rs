@@ -9,6 +9,7 @@
 
 pub mod config;
 pub mod error;
+pub mod mixture;
 mod progress;
 mod split;
 mod tokenizer_kind;
@@ -71,16 +72,18 @@ mod tokenize;
 
 pub mod evaluation;
 pub mod loader;
+mod schedule;
 
 pub use catalog::{DatasetManifest, datasets};
 pub use config::{DataConfig, TokenizerConfig};
-pub use dataset::{Dataset, EntropyFloor, Origin};
+pub use dataset::{Dataset, EntropyFloor, MixedSource, Origin};
 pub use error::DataError;
 pub use evaluation::EvalBatches;
 pub use fetch::{FetchProgress, Fetched, Fetcher, fetch};
 pub use format::{BadRecords, Format, FormatChoice};
 pub use loader::{Batch, Loader};
 pub use manifest::{BadRecordsManifest, Manifest, SplitManifest, StepManifest};
+pub use mixture::{Mixture, MixtureSource};
 pub use prepare::{prepare, prepare_into};
 pub use progress::{Progress, Stage};
 pub use split::Split;

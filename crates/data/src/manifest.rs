@@ -26,6 +26,9 @@ pub struct Manifest {
     /// How many texts, the last, are validation as a whole; `val_fraction` is not used then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub val_files: Option<usize>,
+    /// Of a mixture: its sources, whose tokens lie one after another in both splits.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mixture: Vec<MixedManifest>,
     /// The tokenizer.
     pub tokenizer: TokenizerManifest,
     /// The two parts.
@@ -52,6 +55,25 @@ pub struct SourceManifest {
     /// Its bytes on disk, if it is packed. Not known of what earlier versions prepared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packed_bytes: Option<u64>,
+}
+
+/// A source of a mixture. Its splits list no shards.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MixedManifest {
+    /// What it is called.
+    pub name: String,
+    /// Its part of the tokens, as it was when it was prepared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<f64>,
+    /// Its epochs, as they were when it was prepared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<f64>,
+    /// How many texts it has among those of the dataset, which are in its order.
+    pub texts: usize,
+    /// Its part to learn from.
+    pub train: SplitManifest,
+    /// Its part to measure on.
+    pub val: Option<SplitManifest>,
 }
 
 /// The tokenizer of a dataset.
@@ -202,6 +224,7 @@ pub struct SplitManifest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unknown_tokens: Option<u64>,
     /// Its files in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shards: Vec<ShardManifest>,
 }
 

@@ -1,13 +1,16 @@
 //! A corpus whose split is known: read once, to be tokenized.
 
-use std::path::Path;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 use crate::census::Census;
-use crate::config::DataConfig;
+use crate::config::{DataConfig, SourceInputs};
 use crate::corpus::{Block, Corpus, train_units};
 use crate::error::DataError;
 use crate::format::Format;
+use crate::inputs::Inputs;
 use crate::manifest::GeneratedManifest;
+use crate::mixture::MixtureSource;
 use crate::passage::Passage;
 use crate::progress::{Progress, Stage, in_bytes};
 use crate::split::Split;
@@ -17,6 +20,13 @@ use crate::tales;
 /// Name of the embedded corpus's text in its dataset folder.
 pub(crate) const CORPUS_FILE_NAME: &str = "corpus.txt";
 
+/// A source of a mixture, and which files are its.
+#[derive(Clone)]
+pub(crate) struct MixedFiles {
+    pub source: MixtureSource,
+    pub files: Range<usize>,
+}
+
 /// A corpus whose split is known.
 pub(crate) struct Source {
     pub corpus: Corpus,
@@ -25,6 +35,8 @@ pub(crate) struct Source {
     train_ends: Vec<u64>,
     /// How many files, the last, are validation as a whole.
     pub val_files: usize,
+    /// Of a mixture: its sources.
+    pub mixture: Vec<MixedFiles>,
     pub generated: Option<GeneratedManifest>,
 }
 
@@ -51,23 +63,41 @@ impl Source {
             tales: written.tales,
             floor_bits: written.val_bits,
         };
-        Ok(Self { corpus, census, train_ends, val_files: 0, generated: Some(generated) })
+        Ok(Self { corpus, census, train_ends, val_files: 0, mixture: Vec::new(), generated: Some(generated) })
     }
 
     /// Reads the files of `data.input` once.
     pub(crate) fn inputs(data: &DataConfig, progress: &mut dyn FnMut(Progress)) -> Result<Self, DataError> {
-        let inputs = data.inputs()?;
-        let files = inputs.all();
+        let sources = data.sources()?;
+        let files: Vec<PathBuf> = sources.iter().flat_map(|source| source.inputs.all()).collect();
         let formats = data.formats_of(&files)?;
-        let corpus = Corpus::of_formats(files, formats.clone())
-            .with_records(&data.text_field, data.bad_records)
-            .with_steps(steps(data, &formats)?);
-        let census = count(&corpus, progress)?;
-        let train_ends = match inputs.val.len() {
-            0 => vec![train_units(census.units(), data.val_fraction); inputs.train.len()],
-            val_files => [vec![u64::MAX; inputs.train.len()], vec![0; val_files]].concat(),
+        let text_field = |source: &SourceInputs| {
+            let own = source.mixed.as_ref().and_then(|mixed| mixed.text_field.clone());
+            own.unwrap_or_else(|| data.text_field.clone())
         };
-        Ok(Self { corpus, census, train_ends, val_files: inputs.val.len(), generated: None })
+        let text_fields =
+            sources.iter().flat_map(|source| vec![text_field(source); source.inputs.len()]).collect();
+        let steps = steps(data, &formats)?;
+        let corpus = Corpus::of_formats(files, formats)
+            .with_records(&data.text_field, data.bad_records)
+            .with_text_fields(text_fields)
+            .with_steps(steps);
+        let census = count(&corpus, progress)?;
+        let (mut train_ends, mut mixture, mut val_files) = (Vec::new(), Vec::new(), 0);
+        for SourceInputs { mixed, inputs } in sources {
+            let files = train_ends.len()..train_ends.len() + inputs.len();
+            train_ends.extend(train_ends_of(&inputs, &files, &census, data.val_fraction));
+            match mixed {
+                Some(source) => mixture.push(MixedFiles { source, files }),
+                None => val_files = inputs.val.len(),
+            }
+        }
+        Ok(Self { corpus, census, train_ends, val_files, mixture, generated: None })
+    }
+
+    /// Which source of the mixture a file is of.
+    pub(crate) fn mixed_idx(&self, file_idx: usize) -> Option<usize> {
+        self.mixture.iter().position(|source| source.files.contains(&file_idx))
     }
 
     /// Calls `on_text` with the texts of a block, by split.
@@ -97,9 +127,21 @@ impl Source {
         let block_bytes = self.largest_file() as usize;
         let corpus = self.corpus.clone().with_block_bytes(block_bytes.max(self.corpus.block_bytes()));
         let census = count(&corpus, progress)?;
-        let (train_ends, generated) = (self.train_ends.clone(), self.generated.clone());
-        Ok(Self { corpus, census, train_ends, val_files: self.val_files, generated })
+        let (train_ends, mixture) = (self.train_ends.clone(), self.mixture.clone());
+        let generated = self.generated.clone();
+        Ok(Self { corpus, census, train_ends, val_files: self.val_files, mixture, generated })
     }
+}
+
+/// Up to which unit of the corpus each file of one source is learnt from: its validation files from none on, or else
+/// all up to its share of them.
+fn train_ends_of(inputs: &Inputs, files: &Range<usize>, census: &Census, val_fraction: f64) -> Vec<u64> {
+    if !inputs.val.is_empty() {
+        return [vec![u64::MAX; inputs.train.len()], vec![0; inputs.val.len()]].concat();
+    }
+    let units = |files: Range<usize>| census.files[files].iter().map(|file| file.units).sum::<u64>();
+    let train_end = units(0..files.start) + train_units(units(files.clone()), val_fraction);
+    vec![train_end; inputs.train.len()]
 }
 
 /// The steps of a configuration; there are none of a text.

@@ -10,7 +10,9 @@ use crate::corpus::Block;
 use crate::encode_error::EncodeError;
 use crate::encoder::Specials;
 use crate::error::DataError;
-use crate::manifest::{DocumentsManifest, Separator, SplitManifest, SplitsManifest, StepManifest};
+use crate::manifest::{
+    DocumentsManifest, MixedManifest, Separator, SplitManifest, SplitsManifest, StepManifest,
+};
 use crate::passage::{CONTEXT_BYTES, Encoded, Passage};
 use crate::pipeline;
 use crate::scratch::Scratch;
@@ -51,6 +53,8 @@ struct SplitWriter<'a> {
     lost_chars: u64,
     unknown_tokens: u64,
     by_tokens: StepManifest,
+    /// What each source of a mixture has of it.
+    sources: Vec<SplitManifest>,
 }
 
 impl<'a> SplitWriter<'a> {
@@ -67,6 +71,7 @@ impl<'a> SplitWriter<'a> {
             lost_chars: 0,
             unknown_tokens: 0,
             by_tokens: StepManifest::default(),
+            sources: vec![SplitManifest::default(); source.mixture.len()],
         }
     }
 
@@ -78,6 +83,9 @@ impl<'a> SplitWriter<'a> {
         self.unknown_tokens += part.encoded.unknown_tokens;
         self.by_tokens.merge(&part.by_tokens);
         let ids = &part.encoded.ids;
+        if let Some(source_idx) = self.source.mixed_idx(part.file_idx) {
+            self.sources[source_idx].add(part);
+        }
         if let Some(tail) = &mut self.tail {
             if !tail.ends_with(&part.encoded.overlap) {
                 let path = self.source.census.files[part.file_idx].path.clone();
@@ -89,16 +97,51 @@ impl<'a> SplitWriter<'a> {
         self.writer.write(ids)
     }
 
-    fn finish(self) -> Result<SplitManifest, DataError> {
-        Ok(SplitManifest {
+    /// The whole split, and the parts of a mixture's sources.
+    fn finish(self) -> Result<(SplitManifest, Vec<SplitManifest>), DataError> {
+        let split = SplitManifest {
             tokens: self.writer.tokens(),
             chars: self.chars,
             bytes: self.bytes,
             lost_chars: Some(self.lost_chars),
             unknown_tokens: Some(self.unknown_tokens),
             shards: self.writer.finish()?,
-        })
+        };
+        Ok((split, self.sources))
     }
+}
+
+impl SplitManifest {
+    /// Counts a part of a source.
+    fn add(&mut self, part: &Part) {
+        self.tokens += part.encoded.ids.len() as u64;
+        self.chars += part.chars;
+        self.bytes += part.bytes;
+        *self.lost_chars.get_or_insert(0) += part.encoded.lost_chars.min(part.chars);
+        *self.unknown_tokens.get_or_insert(0) += part.encoded.unknown_tokens;
+    }
+}
+
+/// What was written of a corpus.
+#[derive(Debug)]
+pub(crate) struct Tokenized {
+    pub split: SplitsManifest,
+    pub documents: Option<DocumentsManifest>,
+    pub mixture: Vec<MixedManifest>,
+}
+
+/// The sources of a mixture, with what each has of both splits.
+fn mixture(source: &Source, train: Vec<SplitManifest>, val: Vec<SplitManifest>) -> Vec<MixedManifest> {
+    let parts = train.into_iter().zip(val);
+    let mixed = source.mixture.iter().zip(parts).map(|(mixed, (train, val))| MixedManifest {
+        name: mixed.source.name.clone(),
+        weight: mixed.source.weight,
+        epochs: mixed.source.epochs,
+        texts: mixed.files.len(),
+        train,
+        val: (val.tokens > 0).then_some(val),
+    });
+    mixed.collect()
 }
 
 /// What ends a document for `tokenizer`.
@@ -210,7 +253,7 @@ pub(crate) fn tokenize(
     source: &Source,
     tokenizer: &Tokenizer,
     on_done: &mut dyn FnMut(u64),
-) -> Result<(SplitsManifest, Option<DocumentsManifest>), DataError> {
+) -> Result<Tokenized, DataError> {
     let is_documents = source.corpus.is_documents();
     let separator = is_documents.then(|| separator(tokenizer));
     let encoding = Encoding { source, tokenizer, separator: separator.clone(), caches: Scratch::default() };
@@ -247,6 +290,11 @@ pub(crate) fn tokenize(
         steps,
         separator,
     });
-    let val = val.finish()?;
-    Ok((SplitsManifest { train: train.finish()?, val: (val.tokens > 0).then_some(val) }, documents))
+    let ((train, of_train), (val, of_val)) = (train.finish()?, val.finish()?);
+    let mixture = mixture(source, of_train, of_val);
+    Ok(Tokenized {
+        split: SplitsManifest { train, val: (val.tokens > 0).then_some(val) },
+        documents,
+        mixture,
+    })
 }

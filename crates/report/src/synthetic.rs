@@ -257,6 +257,7 @@ impl SyntheticRun {
             bits_per_byte: loss / 2.0,
             accuracy: 0.01 * step as f64,
             tokens: 1_024,
+            sources: Vec::new(),
         }
     }
 

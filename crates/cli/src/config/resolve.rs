@@ -1,10 +1,10 @@
 //! From files and flags to one configuration, or to a list of all that is wrong with them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
-use wattle_data::DataConfig;
+use wattle_data::{DataConfig, Mixture};
 use wattle_session::Config;
 use wattle_session::config::{SCHEMA, flatten};
 use wattle_settings::SectionInfo;
@@ -129,6 +129,21 @@ pub fn data_with(data: DataConfig, pairs: &[String]) -> Result<DataConfig, Vec<S
     }
     let data: DataConfig = whole.try_into().map_err(|error: toml::de::Error| vec![error.to_string()])?;
     Ok(DataConfig { known_format, ..data })
+}
+
+/// The mixture that the configuration at `path` describes; none if it has no such tables.
+///
+/// # Errors
+/// If it cannot be read, or its tables are not sources.
+pub fn mixture_in(path: &Path) -> Result<Mixture, Vec<String>> {
+    let mut layer = Layer::read(path).map_err(|fault| vec![fault])?;
+    let faults = take_faulty(&mut layer);
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    let mixture = layer.table.get("data").and_then(|data| data.get("mixture")).cloned();
+    let mixture = mixture.map(Value::try_into::<Mixture>).transpose();
+    mixture.map(Option::unwrap_or_default).map_err(|error| vec![format!("{}: {error}", path.display())])
 }
 
 /// A sentence for each key that the user asked for and that has no effect.
