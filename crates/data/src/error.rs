@@ -363,7 +363,7 @@ pub enum DataError {
         attempts: u32,
     },
     /// A download that the server refuses.
-    #[error("cannot fetch {url}: the server answered {status}; look at {homepage} whether it has moved")]
+    #[error("cannot fetch {url}: the server answered {status}; {}", status_remedy(.status, .homepage))]
     FetchStatus {
         /// What was to be fetched.
         url: String,
@@ -504,6 +504,16 @@ fn mixed(first: &Path, second: &Path) -> String {
         "data.input has both text and documents in JSON, {first:?} and {second:?}: expected one of them; \
          data.format = \"text\" reads all as text"
     )
+}
+
+/// How to get what a server refuses.
+fn status_remedy(status: &str, homepage: &str) -> String {
+    match status.starts_with("401") || status.starts_with("403") {
+        true => format!(
+            "accept its terms at {homepage} if it has some, and set HF_TOKEN to a token of Hugging Face that may read it"
+        ),
+        false => format!("look at {homepage} whether it has moved"),
+    }
 }
 
 fn write_remedy(source: &io::Error) -> &'static str {

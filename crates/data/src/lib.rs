@@ -1,7 +1,8 @@
 //! Text to tokens to shards to batches.
 //!
 //! The modules stand in the order in which data flows: [`catalog`] knows corpora by name and [`mod@fetch`] brings
-//! them here, [`grammar`] writes the embedded corpus, [`corpus`] reads any text or documents in bounded memory, [`bpe`] and [`tokenizer`] turn it into tokens, [`shard`] and [`store`] keep those
+//! them here, [`grammar`] writes the embedded corpus, [`corpus`] reads any text or documents in bounded memory, [`steps`] filters, cleans and
+//! counts documents, [`bpe`] and [`tokenizer`] turn it into tokens, [`shard`] and [`store`] keep those
 //! in memory-mapped files, [`mod@prepare`] runs all of it once into a cached [`dataset`], and [`loader`] cuts
 //! batches as a pure function of seed, epoch, step and rank.
 //!
@@ -79,7 +80,7 @@ pub use config::{DataConfig, TokenizerConfig};
 pub use dataset::{Dataset, EntropyFloor, MixedSource, Origin};
 pub use error::DataError;
 pub use evaluation::EvalBatches;
-pub use fetch::{FetchProgress, Fetched, Fetcher, fetch};
+pub use fetch::{FetchProgress, Fetched, Fetcher, Token, fetch};
 pub use format::{BadRecords, Format, FormatChoice};
 pub use loader::{Batch, Loader};
 pub use manifest::{BadRecordsManifest, Manifest, SplitManifest, StepManifest};

@@ -313,6 +313,10 @@ mod tests {
             (&["tokenizer.kind=chars"], &["vocab_size = 2048"]),
             (&["train.engine=autograd"], &["recompute"]),
             (&["data.input=[\"Cargo.toml\"]"], &["embedded_chars", "embedded_seed"]),
+            (
+                &["data.mixture=[{name=\"a\",path=\"Cargo.toml\",weight=2}]"],
+                &["embedded_chars", "embedded_seed"],
+            ),
             (&["data.input=[\"Cargo.toml\"]", "data.format=text"], &["text_field", "bad_records"]),
             (&["data.val_fraction=0"], &["batches", "patience"]),
             (&["carbon.intensity_g_per_kwh=30"], &["region"]),
