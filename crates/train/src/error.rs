@@ -115,6 +115,24 @@ pub enum TrainError {
          \"auto\", or precision.moments to \"f32\""
     )]
     NoBf16Moments,
+    /// Muon was asked for where no engine has it.
+    #[error(
+        "optimizer.kind = \"muon\": the explicit engine on a GPU does not have it yet; add --device cpu, set train.engine to \
+         \"autograd\", or optimizer.kind to \"adamw\""
+    )]
+    NoMuon,
+    /// Muon was asked for, and there is nothing for it to update.
+    #[error(
+        "optimizer.kind = \"muon\": no parameter is a matrix of a block: one of two dimensions with the block's number between \
+         dots in its name, as blocks.0.mlp.weight; name them so, or set optimizer.kind to \"adamw\""
+    )]
+    NoMatrices,
+    /// Muon was asked for over several ranks.
+    #[error(
+        "optimizer.kind = \"muon\": a rank has parts of matrices, and Muon's update is of whole ones; start one rank, or set \
+         optimizer.kind to \"adamw\""
+    )]
+    MuonOverRanks,
     /// Several ranks, or sums by leaves, were asked for where no engine has them.
     #[error(
         "{what}: the explicit engine of wattle's own families on a CPU does that, in f32 or fp8; add --device cpu, set \

@@ -149,7 +149,7 @@ fn orthogonalize<'a>(
     mut x: &'a mut [f32],
     rest: &'a mut [f32],
     [n_rows, n_columns]: [usize; 2],
-    n_steps: u32,
+    n_steps: usize,
 ) -> &'a [f32] {
     let [a, b, c] = COEFFICIENTS.map(|coefficient| coefficient as f32);
     let side = n_rows.min(n_columns);

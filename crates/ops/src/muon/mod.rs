@@ -13,16 +13,20 @@
 //! The last factor gives an update the root mean square that AdamW's typically has, so that its learning rate and weight
 //! decay carry over (PyTorch's `adjust_lr_fn="match_rms_adamw"`).
 //!
-//! [`muon_update`] is the reference, for one tensor; [`cpu`] makes the same update on slices, in `f32`.
+//! [`muon_update`] is the reference, for one tensor; [`cpu`] makes the same update on slices, in `f32`, [`board`] on a GPU,
+//! and [`Muon`] over candle's variables.
 //!
 //! # References
 //! Jordan et al., *Muon: An optimizer for hidden layers in neural networks*, 2024; Liu et al., *Muon is Scalable for LLM
 //! Training*, 2025, section 2.2, for the factor; `torch.optim.Muon` for names and defaults.
 
+pub mod board;
 pub mod cpu;
 mod reference;
+mod tensors;
 
 pub use reference::muon_update;
+pub use tensors::Muon;
 
 /// a, b and c of the iteration.
 pub const COEFFICIENTS: [f64; 3] = [3.4445, -4.7750, 2.0315];
@@ -41,7 +45,7 @@ pub struct Hyperparameters {
     /// Whether the momentum is Nesterov's.
     pub nesterov: bool,
     /// Iterations.
-    pub ns_steps: u32,
+    pub ns_steps: usize,
 }
 
 /// The numbers of one update.
@@ -74,6 +78,11 @@ impl Update {
 
     /// The learning rate of a matrix of this shape.
     fn adjusted_rate(&self, n_rows: usize, n_columns: usize) -> f64 {
-        self.learning_rate * ADAMW_RMS * (n_rows.max(n_columns) as f64).sqrt()
+        self.learning_rate * adjustment(n_rows, n_columns)
     }
+}
+
+/// What the learning rate is multiplied by for a matrix of this shape.
+fn adjustment(n_rows: usize, n_columns: usize) -> f64 {
+    ADAMW_RMS * (n_rows.max(n_columns) as f64).sqrt()
 }

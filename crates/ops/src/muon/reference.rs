@@ -27,7 +27,7 @@ pub fn muon_update(
 }
 
 /// A matrix with the singular vectors of `matrix` and singular values near 1.
-fn orthogonalized(matrix: &Tensor, n_steps: u32) -> Result<Tensor> {
+fn orthogonalized(matrix: &Tensor, n_steps: usize) -> Result<Tensor> {
     let (n_rows, n_columns) = matrix.dims2()?;
     let is_tall = n_rows > n_columns;
     let [a, b, c] = COEFFICIENTS;

@@ -9,8 +9,8 @@ use wattle_data::Batch;
 use wattle_model::engine::LossSum;
 use wattle_model::hugging_face::write_safetensors;
 use wattle_model::{
-    DeviceEngine, DeviceEngineOptions, DeviceSpan, FinishedSteps, LanguageModel, MemoryPlan, StepInputs,
-    StepPart,
+    DeviceEngine, DeviceEngineOptions, DeviceSpan, FinishedSteps, LanguageModel, MatrixUpdate, MemoryPlan,
+    StepInputs, StepPart,
 };
 use wattle_ops::board::select::Measured;
 use wattle_ops::board::{Board, Elem, HostMemory};
@@ -29,6 +29,7 @@ pub(super) struct OnBoard<'a> {
     engine: Box<dyn DeviceEngine>,
     board: Arc<dyn Board>,
     measured: Vec<Measured>,
+    matrices: MatrixUpdate,
     segment: u32,
     is_exported: bool,
     is_certified: bool,
@@ -48,9 +49,18 @@ impl<'a> OnBoard<'a> {
         let engine = model.device_engine(Arc::clone(&board), engine_options)?;
         let Some(mut engine) = engine else { return Ok(None) };
         let measured = if options.select { engine.select()? } else { Vec::new() };
-        let segment = options.segment;
+        let (segment, matrices) = (options.segment, options.optimizer.matrices());
         let (is_exported, is_certified) = (true, false);
-        Ok(Some(Box::new(Self { model, engine, board, measured, segment, is_exported, is_certified })))
+        Ok(Some(Box::new(Self {
+            model,
+            engine,
+            board,
+            measured,
+            matrices,
+            segment,
+            is_exported,
+            is_certified,
+        })))
     }
 
     fn span(&self, span: DeviceSpan) -> Span {
@@ -100,6 +110,10 @@ impl StepEngine for OnBoard<'_> {
 
     fn evaluate(&mut self, batch: &Batch) -> Result<LossSum, TrainError> {
         Ok(self.engine.evaluate(sequences(batch))?)
+    }
+
+    fn matrices(&self) -> MatrixUpdate {
+        self.matrices
     }
 
     fn load(&mut self, moments: &HashMap<String, Tensor>) -> Result<(), TrainError> {

@@ -1,6 +1,7 @@
 //! What makes the steps: one interface, and the engines behind it.
 //!
 //! - `autograd`: candle's autograd and tensors: any model, any device, any dtype; the specification
+//! - `optimizer`: its updates
 //! - `cpu`: explicit passes over flat buffers, in `f32` on a CPU
 //! - `board`: whole steps, queued on a board where all state lies
 //! - [`snapshot`]: a copy of weights and moments from which a checkpoint is written while training goes on
@@ -12,6 +13,7 @@ mod autograd;
 mod board;
 mod cpu;
 mod host_clock;
+mod optimizer;
 pub mod snapshot;
 
 use std::collections::HashMap;
@@ -21,12 +23,14 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use wattle_data::Batch;
 use wattle_model::engine::LossSum;
-use wattle_model::{LanguageModel, MemoryPlan, Moments, StepResult, abridged};
+use wattle_model::{
+    LanguageModel, MatrixUpdate, MemoryPlan, Moments, Parameter, StepResult, abridged, is_block_matrix,
+};
 use wattle_ops::board::select::Measured;
 use wattle_ops::board::{Board, HostMemory};
 use wattle_runlog::{MonotonicNs, Span};
 
-use crate::config::EngineChoice;
+use crate::config::{EngineChoice, OptimizerKind};
 use crate::engine::snapshot::{Snapshot, TakeMemory};
 use crate::error::TrainError;
 use crate::kernels::Kernels;
@@ -69,8 +73,11 @@ pub trait StepEngine {
     /// If the batch is larger than a micro-batch, or a tensor operation fails.
     fn evaluate(&mut self, batch: &Batch) -> Result<LossSum, TrainError>;
 
-    /// Takes over the values of the model's parameters, and `moments` of their names and shapes:
-    /// `<parameter>.exp_avg` and `<parameter>.exp_avg_sq`, as PyTorch calls them.
+    /// How matrices of blocks are updated, which says what moments there are.
+    fn matrices(&self) -> MatrixUpdate;
+
+    /// Takes over the values of the model's parameters, and `moments` of their shapes, which are named as
+    /// [`MatrixUpdate::moment_names`] says.
     ///
     /// # Errors
     /// If a tensor operation fails.
@@ -181,6 +188,9 @@ pub fn choose<'a>(
     board: Option<Arc<dyn Board>>,
     options: &TrainerOptions,
 ) -> Result<Box<dyn StepEngine + 'a>, TrainError> {
+    if options.optimizer.kind == OptimizerKind::Muon {
+        refuse_without_muon(model, board.as_ref(), options)?;
+    }
     let is_over_ranks = options.ranks.are_several() || options.train.reduce_leaves > 1;
     let has_no_leaves = board.is_some() || options.train.engine == EngineChoice::Autograd;
     if is_over_ranks && has_no_leaves {
@@ -197,6 +207,24 @@ pub fn choose<'a>(
         None if options.moments != Moments::F32 => Err(TrainError::NoBf16Moments),
         None if options.train.engine == EngineChoice::Explicit => Err(TrainError::NoEngine),
         None => Ok(Box::new(autograd::Autograd::new(model, options)?)),
+    }
+}
+
+fn refuse_without_muon(
+    model: &dyn LanguageModel,
+    board: Option<&Arc<dyn Board>>,
+    options: &TrainerOptions,
+) -> Result<(), TrainError> {
+    let is_matrix = |Parameter { name, var }: &Parameter| is_block_matrix(name, var.dims());
+    if options.ranks.are_several() {
+        return Err(TrainError::MuonOverRanks);
+    }
+    if board.is_some() && options.train.engine != EngineChoice::Autograd {
+        return Err(TrainError::NoMuon);
+    }
+    match model.parameters().iter().any(is_matrix) {
+        true => Ok(()),
+        false => Err(TrainError::NoMatrices),
     }
 }
 

@@ -51,7 +51,7 @@ impl Memory {
             fp8.cut_scratch(&mut cutter, network, [options.micro_batch * t, activations.logits_rows]);
         }
         let floats = (of_a_step * layout.len() * Elem::F32.bytes()) as u64;
-        let moments = options.moments.bytes((of_a_step * layout.len()) as u64);
+        let moments = options.moments.bytes((of_a_step * layout.n_moments()) as u64);
         let plan = MemoryPlan {
             weights: state_bytes - floats - moments,
             gradients: floats,

@@ -139,7 +139,7 @@ pub trait DeviceEngine: Send {
     /// Names of parameters whose gradient in the first step was zero in every element.
     fn zero_gradient_names(&self) -> &[String];
 
-    /// The moments under their [`moment_names`](crate::moment_names).
+    /// The moments under their [names](crate::MatrixUpdate::moment_names).
     ///
     /// # Errors
     /// If the device or a tensor operation fails.

@@ -12,7 +12,7 @@ use crate::copies::with_values;
 use crate::differences::shape_fault;
 use crate::engine::Moments;
 use crate::engine::layout::{Entry, Layout};
-use crate::moments::{check_moments_of, moment_names};
+use crate::moments::check_moments_of;
 use crate::parameter::Parameter;
 
 /// Where the flat buffers lie. Each has the places of one [`Layout`].
@@ -124,7 +124,7 @@ pub(super) fn read_tensors(
     layout.entries().iter().map(|place| read(board, from, place, &Device::Cpu)).collect()
 }
 
-/// The moments under their [`moment_names`].
+/// The moments under their [names](crate::MatrixUpdate::moment_names).
 pub(super) fn read_moments(
     board: &dyn Board,
     state: &State,
@@ -132,7 +132,12 @@ pub(super) fn read_moments(
 ) -> Result<Vec<(String, Tensor)>, EngineError> {
     let mut moments = Vec::with_capacity(2 * layout.entries().len());
     for place in layout.entries() {
-        for (name, from) in moment_names(&place.name).into_iter().zip([state.mean, state.mean_square]) {
+        for (name, from) in layout
+            .matrices()
+            .moment_names(&place.name, &place.dims)
+            .into_iter()
+            .zip([state.mean, state.mean_square])
+        {
             let values = read_wide(board, from.add(place.range.start), place.range.len())?;
             moments.push((name, Tensor::from_vec(values, place.dims.as_slice(), &Device::Cpu)?));
         }
@@ -147,9 +152,14 @@ pub(super) fn write_moments(
     layout: &Layout,
     moments: &HashMap<String, Tensor>,
 ) -> Result<(), EngineError> {
-    check_moments_of(layout.shapes(), moments)?;
+    check_moments_of(layout.shapes(), layout.matrices(), moments)?;
     for place in layout.entries() {
-        for (name, to) in moment_names(&place.name).into_iter().zip([state.mean, state.mean_square]) {
+        for (name, to) in layout
+            .matrices()
+            .moment_names(&place.name, &place.dims)
+            .into_iter()
+            .zip([state.mean, state.mean_square])
+        {
             let tensor = checked(place, &moments[&name])?;
             let at = to.add(place.range.start);
             with_values(tensor, |values| write_narrow(board, at, values))??;
