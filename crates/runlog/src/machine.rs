@@ -18,6 +18,14 @@ pub fn machine_of(sensor: &str) -> usize {
     node(sensor).unwrap_or(0)
 }
 
+/// The name of a sensor on its machine.
+pub fn on_its_machine(sensor: &str) -> &str {
+    match sensor.split_once('/') {
+        Some((machine, name)) if machine.starts_with(PREFIX) => name,
+        _ => sensor,
+    }
+}
+
 fn named(machine: &str, name: &str) -> String {
     format!("{machine}/{name}")
 }

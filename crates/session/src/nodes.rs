@@ -13,7 +13,7 @@ use wattle_meter::{
 use wattle_runlog::machine::{machine_name, machine_of};
 use wattle_runlog::manifest::SensorInfo;
 use wattle_runlog::record::{Flag, Method, SensorKind, SensorRecord};
-use wattle_runlog::{ComputeDevice, Joules, Record, Segment};
+use wattle_runlog::{Joules, Record, Segment};
 use wattle_train::Ranks;
 
 use crate::error::SessionError;
@@ -58,7 +58,6 @@ impl NodeVoice {
         ranks: &Ranks,
         seats: &Seats,
         config: &EnergyConfig,
-        device: &ComputeDevice,
         trace: &NodeTrace<'_>,
     ) -> Result<Option<Self>, SessionError> {
         let place = ranks.fabric().place();
@@ -69,7 +68,7 @@ impl NodeVoice {
         let mut infos = None;
         let meter = is_metering.then(|| {
             let workload = seats.workload_of(place.node);
-            let discovery = discover_for(config, std::slice::from_ref(device), workload);
+            let discovery = discover_for(config, &seats.devices_of(place.node), workload);
             infos = Some((place.node, discovery.sensor_infos()));
             let options =
                 SamplerOptions { interval: config.interval(), workload, trace: trace.open(place.node) };

@@ -5,14 +5,17 @@
 mod common;
 
 use std::path::Path;
+use std::sync::Arc;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
+use kernel_shim::ShimBoard;
 use wattle_data::{Batch, Dataset};
 use wattle_model::engine::EngineOptions;
 use wattle_model::parameter::ParameterBuilder;
 use wattle_model::{
     Family, Gpt2, LanguageModel, MatrixUpdate, ModelConfig, Moments, Parameter, Pass, Recompute, Share,
 };
+use wattle_ops::board::Board;
 use wattle_random::{Purpose, Stream};
 use wattle_runlog::{EventBody, MonotonicNs, Span, StopReason};
 use wattle_train::config::{OptimizerConfig, OptimizerKind, ScheduleConfig};
@@ -56,15 +59,28 @@ fn batch(config: &ModelConfig, number: u64) -> Batch {
     Batch::plain(tokens, targets, BATCH_SIZE, config.context)
 }
 
+fn shim() -> Option<Arc<dyn Board>> {
+    Some(Arc::new(ShimBoard::default()))
+}
+
 /// The weights after three steps, parameter by parameter.
 fn train(config: &ModelConfig, options: &TrainerOptions) -> Vec<(String, Vec<f32>)> {
+    train_on(None, config, options)
+}
+
+fn train_on(
+    board: Option<Arc<dyn Board>>,
+    config: &ModelConfig,
+    options: &TrainerOptions,
+) -> Vec<(String, Vec<f32>)> {
     let model = model(config);
-    let mut engine = choose(model.as_ref(), None, options).unwrap();
+    let mut engine = choose(model.as_ref(), board, options).unwrap();
     for number in 1..=3 {
         let batch = batch(config, number);
         let began = MonotonicNs::now();
         engine.step(&Step { number, learning_rate: 1e-2, batch: &batch, began }).unwrap();
     }
+    engine.drain().unwrap();
     engine.export().unwrap();
     drop(engine);
     model.parameters().iter().map(|p| (p.name.clone(), values(&p.var))).collect()
@@ -91,6 +107,44 @@ fn the_explicit_engine_updates_as_autograd_does() {
             let is_muons = gap(&expected.1, &by_adamw.1) > 0.05 * moved;
             let is_matrix = start.var.dims().len() == 2 && got.0.contains('0') | got.0.contains('1');
             assert!(is_muons || !is_matrix, "{} is not updated by Muon", got.0);
+        }
+    }
+}
+
+fn length(numbers: impl Iterator<Item = f32>) -> f32 {
+    numbers.map(|x| x * x).sum::<f32>().sqrt()
+}
+
+fn difference<'a>(a: &'a [f32], b: &'a [f32]) -> impl Iterator<Item = f32> + use<'a> {
+    a.iter().zip(b).map(|(a, b)| a - b)
+}
+
+#[test]
+fn a_board_updates_as_the_cpu_does_within_the_rounding_of_its_type() {
+    for config in [gpt2(), llama()] {
+        let start = model(&config);
+        for (dtype, moments, tolerance) in [
+            // As for autograd.
+            (DType::F32, Moments::F32, 1e-3),
+            // Where a gradient differs by a rounding, a moment can become the other of two neighbours, 2⁻⁸ away.
+            (DType::F32, Moments::Bf16 { seed: 3 }, 0.1),
+            // Gradients, weights and X have 8 bits, through two blocks and fifteen products.
+            (DType::BF16, Moments::F32, 0.1),
+            (DType::BF16, Moments::Bf16 { seed: 3 }, 0.1),
+        ] {
+            let options = TrainerOptions { dtype, moments, ..options(EngineChoice::Explicit) };
+            let got = train_on(shim(), &config, &options);
+            let on_cpu = TrainerOptions { dtype: DType::F32, ..options };
+            let expected = train(&config, &on_cpu);
+            for ((got, expected), start) in got.iter().zip(&expected).zip(start.parameters()) {
+                let moved = length(difference(&expected.1, &values(&start.var)));
+                let error = length(difference(&got.1, &expected.1));
+                assert!(
+                    moved > 0.0 && error < tolerance * moved,
+                    "{dtype:?}, {moments:?}, {}: {error} of {moved}",
+                    got.0
+                );
+            }
         }
     }
 }
@@ -167,13 +221,14 @@ fn run_options(engine: EngineChoice, moments: Moments) -> TrainerOptions {
 fn run(
     dir: &Path,
     dataset: &Dataset,
+    board: Option<Arc<dyn Board>>,
     options: TrainerOptions,
     stop_after: Option<usize>,
 ) -> (Vec<f32>, Vec<u32>) {
     let model = Gpt2::new(&gpt2(), dataset.vocab_size(), 3, &CPU).unwrap();
     let checkpoints = Checkpoints::open(&dir.join("checkpoints"), 0).unwrap();
     let latest = checkpoints.latest().unwrap();
-    let mut trainer = Trainer::new(&model, dataset, &CPU, options, checkpoints).unwrap();
+    let mut trainer = Trainer::on_board(&model, dataset, board, options, checkpoints).unwrap();
     if let Some(latest) = latest {
         trainer.resume(&latest).unwrap();
     }
@@ -187,20 +242,24 @@ fn run(
 fn a_run_goes_on_from_a_checkpoint_to_the_bit_and_engines_read_each_others() {
     let dir = tempfile::tempdir().unwrap();
     let dataset = dataset(dir.path(), 60);
-    for (idx, (engine, moments)) in [
-        (EngineChoice::Explicit, Moments::F32),
-        (EngineChoice::Explicit, Moments::Bf16 { seed: 3 }),
-        (EngineChoice::Autograd, Moments::F32),
+    for (idx, (engine, board, moments)) in [
+        (EngineChoice::Explicit, None, Moments::F32),
+        (EngineChoice::Explicit, None, Moments::Bf16 { seed: 3 }),
+        (EngineChoice::Autograd, None, Moments::F32),
+        (EngineChoice::Explicit, shim(), Moments::F32),
+        (EngineChoice::Explicit, shim(), Moments::Bf16 { seed: 3 }),
     ]
     .into_iter()
     .enumerate()
     {
         let run = |part: &str, stop| {
-            run(&dir.path().join(format!("{idx}-{part}")), &dataset, run_options(engine, moments), stop)
+            let dir = dir.path().join(format!("{idx}-{part}"));
+            run(&dir, &dataset, board.clone(), run_options(engine, moments), stop)
         };
         let (whole, weights) = run("whole", None);
         assert!(whole[11] < whole[0], "nothing is learnt: {whole:?}");
-        for stop in [1, 7] {
+        let stops: &[usize] = if board.is_some() { &[7] } else { &[1, 7] };
+        for &stop in stops {
             let part = format!("after-{stop}");
             let (before, _) = run(&part, Some(stop));
             let (after, resumed) = run(&part, None);
@@ -208,13 +267,19 @@ fn a_run_goes_on_from_a_checkpoint_to_the_bit_and_engines_read_each_others() {
             assert_eq!(resumed, weights, "{engine:?}, {moments:?}, {stop}");
         }
     }
-    let other = dir.path().join("other");
-    let (before, _) = run(&other, &dataset, run_options(EngineChoice::Autograd, Moments::F32), Some(4));
-    let (after, _) = run(&other, &dataset, run_options(EngineChoice::Explicit, Moments::F32), None);
-    let (whole, _) =
-        run(&dir.path().join("0-again"), &dataset, run_options(EngineChoice::Explicit, Moments::F32), None);
-    for (got, expected) in before.iter().chain(&after).zip(&whole) {
-        assert!((got / expected - 1.0).abs() < 1e-4, "{got}, expected {expected}");
+    let of = |engine| run_options(engine, Moments::F32);
+    let (explicit, autograd) = (EngineChoice::Explicit, EngineChoice::Autograd);
+    let (whole, _) = run(&dir.path().join("0-again"), &dataset, None, of(explicit), None);
+    for (name, first, then) in [("board", None, shim()), ("cpu", shim(), None)] {
+        let other = dir.path().join(name);
+        let (begun, _) = run(&other, &dataset, None, of(autograd), Some(3));
+        let (before, _) = run(&other, &dataset, first, of(explicit), Some(4));
+        let (after, _) = run(&other, &dataset, then, of(explicit), None);
+        let losses = [begun, before, after].concat();
+        assert_eq!(losses.len(), 12);
+        for (got, expected) in losses.iter().zip(&whole) {
+            assert!((got / expected - 1.0).abs() < 1e-4, "{name}: {got}, expected {expected}");
+        }
     }
 }
 
@@ -223,12 +288,15 @@ fn a_checkpoint_has_one_moment_of_a_matrix_and_is_of_no_other_optimizer() {
     let dir = tempfile::tempdir().unwrap();
     let dataset = dataset(dir.path(), 60);
     let explicit = || run_options(EngineChoice::Explicit, Moments::F32);
-    run(dir.path(), &dataset, explicit(), Some(4));
-    run(&dir.path().join("beside"), &dataset, explicit(), None);
+    run(dir.path(), &dataset, None, explicit(), Some(4));
+    run(&dir.path().join("beside"), &dataset, None, explicit(), None);
+    run(&dir.path().join("board"), &dataset, shim(), explicit(), None);
     let step_4 = |dir: &Path| Checkpoints::open(&dir.join("checkpoints"), 0).unwrap().path(4);
     let read =
         |dir: &Path| candle_core::safetensors::load(step_4(dir).join("optimizer.safetensors"), &CPU).unwrap();
     let (waited, beside) = (read(dir.path()), read(&dir.path().join("beside")));
+    let of_board = read(&dir.path().join("board"));
+    assert_eq!(of_board.len(), waited.len());
     let model = Gpt2::new(&gpt2(), dataset.vocab_size(), 3, &CPU).unwrap();
     // Four matrices in each of two blocks.
     assert_eq!(waited.len(), 2 * model.parameters().len() - 8);
@@ -236,6 +304,9 @@ fn a_checkpoint_has_one_moment_of_a_matrix_and_is_of_no_other_optimizer() {
         assert!(name.ends_with(".momentum_buffer") == (name.contains(".h.") && moment.rank() == 2), "{name}");
         assert_eq!(bits(&values(moment)), bits(&values(&beside[name])), "{name}");
         assert!(values(moment).iter().any(|&x| x != 0.0), "{name}");
+        let size = length(values(moment).into_iter());
+        let gap = length(difference(&values(moment), &values(&of_board[name])));
+        assert!(gap < 1e-3 * size, "{name}: {gap} of {size}");
     }
     let mut options = explicit();
     options.optimizer.kind = OptimizerKind::AdamW;

@@ -26,7 +26,7 @@ impl FlatMuon {
     /// `None` where AdamW updates all.
     pub(super) fn new(layout: &Layout) -> Option<Self> {
         let MatrixUpdate::Muon(hyperparameters) = layout.matrices() else { return None };
-        let matrix = |entry: &Entry| Matrix { range: entry.range.clone(), shape: shape(&entry.dims) };
+        let matrix = |entry: &Entry| Matrix { range: entry.range.clone(), shape: entry.matrix() };
         let matrices: Vec<Matrix> = layout.orthogonalized().map(matrix).collect();
         let scratch = vec![0.0; largest_scratch(matrices.iter().map(|matrix| matrix.shape))];
         Some(Self { hyperparameters, matrices, scratch })
@@ -66,13 +66,11 @@ pub(crate) fn scratch_bytes<'a>(
     shapes: impl Iterator<Item = (&'a str, &'a [usize])>,
 ) -> u64 {
     let of_muon = shapes.filter(|(name, dims)| matrices.orthogonalizes(name, dims));
-    (largest_scratch(of_muon.map(|(_, dims)| shape(dims))) as u64).saturating_mul(size_of::<f32>() as u64)
+    let of_muon =
+        of_muon.map(|(_, dims)| dims.try_into().expect("Muon updates parameters of two dimensions"));
+    (largest_scratch(of_muon) as u64).saturating_mul(size_of::<f32>() as u64)
 }
 
 fn largest_scratch(shapes: impl Iterator<Item = [usize; 2]>) -> usize {
     shapes.map(|[n_rows, n_columns]| scratch_len(n_rows, n_columns)).max().unwrap_or(0)
-}
-
-fn shape(dims: &[usize]) -> [usize; 2] {
-    dims.try_into().expect("Muon updates parameters of two dimensions")
 }

@@ -83,10 +83,10 @@ pub trait StepEngine {
     /// If a tensor operation fails.
     fn load(&mut self, moments: &HashMap<String, Tensor>) -> Result<(), TrainError>;
 
-    /// Gives the model's parameters the values of the weights.
+    /// Gives the model's parameters the values of the weights. Of several ranks, all make this call together.
     ///
     /// # Errors
-    /// If a tensor operation fails.
+    /// If a tensor operation fails, or the ranks have parted.
     fn export(&mut self) -> Result<(), TrainError>;
 
     /// Writes the moments that [`StepEngine::load`] takes to a safetensors file.
@@ -109,7 +109,7 @@ pub trait StepEngine {
     /// If the device or a tensor operation fails.
     fn snapshot(&mut self, memory: HostMemory) -> Result<Snapshot, TrainError>;
 
-    /// Takes part in the snapshot of the leading rank.
+    /// Takes part in the snapshot of the leading rank, which makes the call [`StepEngine::snapshot`].
     ///
     /// # Errors
     /// If the ranks have parted.
@@ -189,12 +189,15 @@ pub fn choose<'a>(
     options: &TrainerOptions,
 ) -> Result<Box<dyn StepEngine + 'a>, TrainError> {
     if options.optimizer.kind == OptimizerKind::Muon {
-        refuse_without_muon(model, board.as_ref(), options)?;
+        refuse_without_muon(model, options)?;
     }
-    let is_over_ranks = options.ranks.are_several() || options.train.reduce_leaves > 1;
-    let has_no_leaves = board.is_some() || options.train.engine == EngineChoice::Autograd;
-    if is_over_ranks && has_no_leaves {
+    let (world, leaves) = (options.ranks.share().world, options.train.reduce_leaves);
+    let is_over_ranks = world > 1 || leaves > 1;
+    if is_over_ranks && options.train.engine == EngineChoice::Autograd {
         return Err(no_leaves(options));
+    }
+    if board.is_some() && leaves > 1 && leaves != world {
+        return Err(TrainError::NoLeavesOnBoard { leaves });
     }
     let explicit = match options.train.engine {
         EngineChoice::Autograd => None,
@@ -210,17 +213,10 @@ pub fn choose<'a>(
     }
 }
 
-fn refuse_without_muon(
-    model: &dyn LanguageModel,
-    board: Option<&Arc<dyn Board>>,
-    options: &TrainerOptions,
-) -> Result<(), TrainError> {
+fn refuse_without_muon(model: &dyn LanguageModel, options: &TrainerOptions) -> Result<(), TrainError> {
     let is_matrix = |Parameter { name, var }: &Parameter| is_block_matrix(name, var.dims());
     if options.ranks.are_several() {
         return Err(TrainError::MuonOverRanks);
-    }
-    if board.is_some() && options.train.engine != EngineChoice::Autograd {
-        return Err(TrainError::NoMuon);
     }
     match model.parameters().iter().any(is_matrix) {
         true => Ok(()),
