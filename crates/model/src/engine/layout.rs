@@ -322,7 +322,7 @@ mod tests {
             [("table", &[5, 2]), ("h.0.w", &[3, 3]), ("h.0.b", &[3]), ("h.1.w", &[3, 3]), ("head", &[5, 2])];
         let hyperparameters = Hyperparameters { momentum: 0.95, nesterov: true, ns_steps: 5 };
         for (placement, matrices, len) in
-            [(Placement::FLAT, 10..28, 41), (Placement::board(&["table"], &[]), 128..256, 384 + 64)]
+            [(Placement::FLAT, 10..28, 41), (Placement::board(&["table"], &[]), 128..256, 320 + 64)]
         {
             let adamw = layout(&shapes, &placement);
             assert_eq!(adamw.len(), len);

@@ -43,7 +43,7 @@ pub use board::refuse_what_cannot_fit;
 /// The model's parameters are tensors that anybody can read. While an engine trains, they are as they were when
 /// [`StepEngine::export`] was last called.
 pub trait StepEngine {
-    /// Makes one update, or queues it: loss and gradients of a batch, clipping, AdamW. A step whose loss or gradient
+    /// Makes one update, or queues it: loss and gradients of a batch, clipping, the optimizer. A step whose loss or gradient
     /// is not finite makes no update, and neither do those after it.
     ///
     /// # Errors
