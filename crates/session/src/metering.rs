@@ -18,6 +18,7 @@ use wattle_meter::{
 use wattle_report::words::describe::unmetered_warning;
 use wattle_runlog::beside::Projected;
 use wattle_runlog::grid::{GridEntry, Intensities};
+use wattle_runlog::machine::other_traces;
 use wattle_runlog::manifest::{Drivers, Host, SensorInfo};
 use wattle_runlog::record::{EMISSIONS_SCHEMA, RecordKind, SensorKind};
 use wattle_runlog::{
@@ -28,7 +29,7 @@ use wattle_train::Ranks;
 
 use crate::config::Config;
 use crate::error::SessionError;
-use crate::nodes::{OtherNodes, other_traces};
+use crate::nodes::OtherNodes;
 use crate::seats::Seats;
 
 /// A run's meter, its books, and the files that they are written to.
