@@ -22,8 +22,12 @@ pub enum MatrixUpdate {
 /// Whether a parameter is a matrix of a block: it has two dimensions, and a part of its name between dots is the block's
 /// number, as in `transformer.h.0.attn.c_attn.weight` or `model.layers.3.mlp.up_proj.weight`.
 pub fn is_block_matrix(name: &str, dims: &[usize]) -> bool {
-    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
-    dims.len() == 2 && name.split('.').any(is_number)
+    dims.len() == 2 && block_of(name).is_some()
+}
+
+/// The block that a parameter belongs to: the first number between dots in its name.
+pub(crate) fn block_of(name: &str) -> Option<usize> {
+    name.split('.').find_map(|part| part.parse().ok())
 }
 
 impl MatrixUpdate {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use wattle_ops::adamw::cpu::ParameterRange;
 use wattle_ops::adamw::decays;
 
-use crate::moments::MatrixUpdate;
+use crate::moments::{MatrixUpdate, block_of};
 use crate::parameter::Parameter;
 
 /// On a board, every parameter starts at a multiple of this: whole 16-byte accesses in either type, and what matrix
@@ -280,11 +280,6 @@ impl MeanSquares {
         let Range { start, end } = self.skipped;
         [range.start.min(start)..range.end.min(start), range.start.max(end)..range.end.max(end)]
     }
-}
-
-/// The block that a parameter belongs to: the first number in its name.
-fn block_of(name: &str) -> Option<usize> {
-    name.split('.').find_map(|part| part.parse().ok())
 }
 
 /// Rows on a board of a table with a row for each of `n` tokens.
