@@ -31,7 +31,7 @@ fn data_that_cannot_be_trained_on() {
         &bench,
         2,
         &["data.input=[\"docs.parquet\"]"],
-        &["data.input", "docs.parquet", "Parquet", "JSON lines"],
+        &["data.input", "docs.parquet", "not Parquet, or not all of it"],
     );
     refused(&bench, 2, &["data.format=parquet"], &["text.txt", "data.format"]);
     refused(&bench, 1, &["data.input=[\"latin1.txt\"]"], &["latin1.txt", "UTF-8", "3"]);

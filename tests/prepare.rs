@@ -4,6 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
+use crate::parquet_file;
 use crate::workbench::{Workbench, expect};
 
 fn manifest(bench: &Workbench, dir: &str) -> Value {
@@ -64,7 +65,7 @@ fn input_that_cannot_be_prepared_is_named_with_its_place() {
     fs::write(bench.join("broken.jsonl"), "{\"text\": \n{\"text\": \n").unwrap();
     refused("broken.jsonl", &["broken.jsonl", "line 1", "not JSON", "none of 2 records"]);
     fs::write(bench.join("docs.parquet"), b"PAR1\x15\x04PAR1").unwrap();
-    refused("docs.parquet", &["docs.parquet", "Parquet", "to_json"]);
+    refused("docs.parquet", &["docs.parquet", "not Parquet, or not all of it", "fetch or write it again"]);
     fs::write(bench.join("wide.txt"), b"\xff\xfeT\0o\0").unwrap();
     refused("wide.txt", &["wide.txt", "iconv -f UTF-16LE -t UTF-8"]);
     fs::write(bench.join("latin1.txt"), b"caf\xe9").unwrap();
@@ -105,6 +106,39 @@ fn content_tells_the_format_and_a_flag_overrides_it() {
     );
     let said = expect(2, bench.wattle(&["prepare", "c4.json", "--out", "x", "--format", "parquet"]));
     assert!(said.contains("c4.json") && said.contains("--format"), "{said}");
+}
+
+#[test]
+fn patterns_of_parquet_are_prepared_with_steps_that_are_counted() {
+    let bench = Workbench::new();
+    fs::create_dir(bench.join("rows")).unwrap();
+    for (i, name) in ["b.parquet", "a.parquet"].iter().enumerate() {
+        let text = |j: usize| format!("row {} of {name}, ask x{j}@example.com", j / 2);
+        parquet_file::write(&bench.join("rows").join(name), (0..20 + i).map(text));
+    }
+    let steps = ["--set", "data.dedup=true", "--set", "data.pii=replace"];
+    let prepare = ["prepare", "rows/*.parquet", "--tokenizer", "bytes", "--out", "out"];
+    let said = expect(0, bench.wattle(&[&prepare[..], &steps].concat()));
+    for part in
+        ["pii (replaced by placeholders): 41 of 41 documents", "found: 41 mail", "duplicates", "21 of 41"]
+    {
+        assert!(said.contains(part), "{part:?} is not in\n{said}");
+    }
+    let made = manifest(&bench, "out");
+    assert!(made["sources"][0]["path"].as_str().unwrap().ends_with("a.parquet"), "{made:#}");
+    assert_eq!(made["documents"]["steps"][1]["documents_out"], 21, "{made:#}");
+    let input =
+        ["--set", "data.input=[\"rows/*.parquet\"]", "--set", "data.dedup=true", "--set", "data.pii=replace"];
+    expect(0, bench.train(&[&["--out", "run", "--set", "train.max_steps=2"][..], &input].concat()));
+    let run: Value = serde_json::from_slice(&fs::read(bench.join("run/manifest.json")).unwrap()).unwrap();
+    assert_eq!(run["data"]["steps"], made["documents"]["steps"]);
+    for (set, part) in [("data.pii=no", "data.pii"), ("data.no=1", "data.no"), ("run.seed=1", "section data")]
+    {
+        let said = expect(2, bench.wattle(&[&prepare[..5], &["no", "--set", set]].concat()));
+        assert!(said.contains(part), "{part:?} is not in\n{said}");
+    }
+    let said = expect(2, bench.wattle(&["prepare", "none/*.parquet", "--out", "no"]));
+    assert!(said.contains("none/*.parquet") && said.contains("matches no file"), "{said}");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
+use crate::parquet_file;
 use crate::workbench::Workbench;
 
 /// Commands that are only checked to be understood, and why they are not run.
@@ -211,6 +212,12 @@ fn furnish(bench: &Workbench) {
     let documents: String =
         (0..200).map(|i| format!("{{\"body\": \"the map of oak {i} in Pinegate\"}}\n")).collect();
     fs::write(bench.join("docs.jsonl"), documents).unwrap();
+    fs::create_dir(bench.join("fineweb")).unwrap();
+    let rows = |i: u32| (0..60).map(move |j| text(i + j)[..200].to_owned());
+    (0..2).for_each(|i| parquet_file::write(&bench.join(&format!("fineweb/00{i}.parquet")), rows(100 * i)));
+    let mix = "[[data.mixture]]\nname = \"a\"\npath = \"a.txt\"\nweight = 2\n\n[[data.mixture]]\nname = \"b\"\n\
+               path = \"b.txt\"\nweight = 1\n";
+    fs::write(bench.join("mix.toml"), mix).unwrap();
     fs::write(bench.join("my.toml"), "[run]\nname = \"my\"\n[data]\ninput = [\"mine.txt\"]\n").unwrap();
     let sweep = "seeds = [1]\n[set]\ndata.input = [\"mine.txt\"]\n[[strategy]]\nname = \"base\"\n";
     fs::write(bench.join("mine.toml"), sweep).unwrap();

@@ -191,23 +191,32 @@ pub enum Resume {
 #[cfg(feature = "train")]
 #[derive(Debug, clap::Args)]
 #[command(
-    group(clap::ArgGroup::new("source").required(true).args(["input", "dataset"])),
+    group(clap::ArgGroup::new("source").required(true).args(["input", "dataset", "mixture"])),
     after_long_help = "\
 Examples:
   wattle prepare a.txt b.txt --out data/mine
       a byte-pair vocabulary of 2,048 entries, learnt on the training part; the last tenth for validation
   wattle prepare docs.jsonl --text-field body --tokenizer tok.json --out data/docs
       one JSON object a line, in a vocabulary made elsewhere
+  wattle prepare 'fineweb/*.parquet' --tokenizer bpe:32768 --out data/fineweb
+      the column text of Parquet files, in the order of their names
+  wattle prepare docs.jsonl --text-field body --set data.dedup=true --set data.pii=replace --out data/clean
+      equal documents once, placeholders for mail addresses and other personal data
+  wattle prepare --mixture mix.toml --tokenizer bpe:8192 --out data/mix
+      the sources that its [[data.mixture]] tables name, with their weights
   wattle prepare --dataset tiny-shakespeare --tokenizer chars --out data/shakespeare
       fetched, and checked against its SHA-256
   wattle train --set 'data.dir=\"data/mine\"'
       trains on it")]
 pub struct PrepareArgs {
-    /// Text in UTF-8, or documents in JSON; gzip and zstd are unpacked
+    /// Text in UTF-8, or documents in JSON or Parquet; gzip and zstd are unpacked; patterns and folders
     pub input: Vec<PathBuf>,
     /// A corpus by its name, fetched into the cache
     #[arg(long, value_name = "NAME")]
     pub dataset: Option<String>,
+    /// A configuration whose [[data.mixture]] is prepared
+    #[arg(long, value_name = "FILE")]
+    pub mixture: Option<PathBuf>,
     /// The folder to make; it must not exist
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
@@ -217,7 +226,7 @@ pub struct PrepareArgs {
     /// The share kept for validation, from the end; 0 for none
     #[arg(long, value_name = "F", default_value_t = 0.1)]
     pub val_fraction: f64,
-    /// Where a document's text is in its JSON object
+    /// Where a document's text is: a field of JSON, a column of Parquet
     #[arg(long, value_name = "FIELD", default_value = "text")]
     pub text_field: String,
     /// What the files hold; auto tells by what they begin with, whatever they are called
@@ -227,6 +236,9 @@ pub struct PrepareArgs {
     #[arg(long, value_name = "WHAT", value_parser = choices::<BadRecords>())]
     #[arg(default_value = BadRecords::default().name())]
     pub bad_records: BadRecords,
+    /// Any other key of the section data, such as data.dedup=true
+    #[arg(long, value_name = "data.KEY=VALUE")]
+    pub set: Vec<String>,
 }
 
 /// A tokenizer as the command line names it.

@@ -50,6 +50,11 @@ fn main() -> ExitCode {
         }
         with_hint(error, &arguments).exit()
     });
+    #[cfg(feature = "train")]
+    if matches!(args.command, Command::Train(_)) {
+        // SAFETY: no thread has been started yet.
+        unsafe { ranks::prepare() };
+    }
     let silent = is_silent(&args.command);
     let quiet = args.quiet || silent;
     let bars = bars(quiet);

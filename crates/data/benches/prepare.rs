@@ -1,8 +1,8 @@
 //! Preparation by stage, in megabytes of text a second; see `README.md` beside this for figures and commands.
 //!
 //! `cargo bench -p wattle-data --bench prepare -- FILE [VOCAB] [ROUNDS] [OUT.json]` trains a byte-level encoding on
-//! FILE, checks the ids of its beginning against the library's, prepares the file with it ROUNDS times and prints
-//! medians. The tokenizer is left in OUT.json for `peer.py`. A FILE that is not there is written, with tales; without
+//! FILE, a text or documents (Parquet, JSON lines), checks the ids of a text's beginning against the library's, prepares the file with it ROUNDS times and prints
+//! medians. The tokenizer is left in OUT.json for `peer.py` and `peer_parquet.py`. A FILE that is not there is written, with tales; without
 //! one, tales are taken too.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
@@ -39,11 +39,13 @@ fn main() {
     let bpe = TokenizerConfig { kind: TokenizerKind::Bpe, vocab_size, file: None };
 
     let (trained, seconds) = timed(&scratch.path().join("trained"), &data, &bpe);
-    let megabytes = input.metadata().unwrap().len() as f64 / 1e6;
+    let megabytes = trained.manifest.sources.iter().map(|source| source.bytes).sum::<u64>() as f64 / 1e6;
     println!("{} of {megabytes:.1} MB, vocabulary {}", input.display(), trained.vocab_size());
     println!("content hash {}", trained.content_hash());
     println!("with training: {:.2} s, of which counting words and training {:.2} s", seconds[3], seconds[1]);
-    check(&trained.tokenizer, &input);
+    if trained.manifest.documents.is_none() {
+        check(&trained.tokenizer, &input);
+    }
     let file = args.get(3).map_or_else(|| scratch.path().join("bench.json"), PathBuf::from);
     trained.tokenizer.save(&file).unwrap();
 
@@ -58,6 +60,20 @@ fn main() {
         let rate = megabytes / median;
         println!("{name:22} {median:7.3} s ({low:.3} to {high:.3})  {rate:7.1} MB/s");
     }
+    println!("peak memory {}", peak_memory().unwrap_or_else(|| "unknown".to_owned()));
+}
+
+/// The largest memory that the process had, as Linux tells it.
+fn peak_memory() -> Option<String> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let kib: f64 = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?
+        .split_whitespace()
+        .next()?
+        .parse()
+        .ok()?;
+    Some(format!("{:.0} MiB", kib / 1024.0))
 }
 
 /// Prepares into `dir`; seconds of each stage, and of all.

@@ -3,11 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use crate::config::{DataConfig, TokenizerConfig};
+use crate::config::{DataConfig, SourceInputs, TokenizerConfig};
 use crate::digest::sha256_hex;
 use crate::error::DataError;
 use crate::format::{BadRecords, Format};
 use crate::input::Input;
+use crate::mixture::MixtureSource;
+use crate::steps::Steps;
 use crate::tales;
 use crate::tokenizer::Tokenizer;
 use crate::tokenizer_kind::TokenizerKind;
@@ -31,10 +33,20 @@ fn key(data: &DataConfig, tokenizer: &TokenizerConfig) -> Result<String, DataErr
         (TokenizerKind::File, Some(path)) => key += &tokenizer_key(Tokenizer::load(path)?),
         _ => {}
     }
-    let formats = data.input_formats()?;
+    let sources = data.sources()?;
+    let files: Vec<PathBuf> = sources.iter().flat_map(|source| source.inputs.all()).collect();
+    let formats = data.formats_of(&files)?;
+    for SourceInputs { mixed, inputs } in &sources {
+        if let Some(MixtureSource { name, text_field, .. }) = mixed {
+            key += &format!("source {name:?} {} {text_field:?}\n", inputs.train.len());
+        }
+        if !inputs.val.is_empty() {
+            key += &format!("validation files {}\n", inputs.val.len());
+        }
+    }
     match formats.first() {
         None | Some(Format::Text) => {}
-        Some(Format::Jsonl | Format::Json) => {
+        Some(Format::Jsonl | Format::Json | Format::Parquet) => {
             key += &format!("documents json {:?}\n", data.text_field);
             if data.bad_records == BadRecords::Refuse {
                 key += "bad records refused\n";
@@ -42,7 +54,8 @@ fn key(data: &DataConfig, tokenizer: &TokenizerConfig) -> Result<String, DataErr
         }
         Some(Format::Separated { line }) => key += &format!("documents separated {line:?}\n"),
     }
-    for (path, format) in data.input.iter().zip(&formats) {
+    key += &Steps::of(data).key();
+    for (path, format) in files.iter().zip(&formats) {
         let values = if *format == Format::Json { "values " } else { "" };
         // An earlier version took a byte order mark for a part of the text.
         let bom = if Input::open(path, false)?.has_bom() { "after a mark " } else { "" };

@@ -9,11 +9,14 @@ use crate::error::DataError;
 use crate::format::Format;
 
 /// The manifests, by the name of their file.
-const SOURCES: [(&str, &str); 4] = [
+const SOURCES: [(&str, &str); 7] = [
     ("datasets/tiny-shakespeare.toml", include_str!("../../../datasets/tiny-shakespeare.toml")),
     ("datasets/tinystories.toml", include_str!("../../../datasets/tinystories.toml")),
     ("datasets/tinystories-valid.toml", include_str!("../../../datasets/tinystories-valid.toml")),
     ("datasets/c4-en-shard.toml", include_str!("../../../datasets/c4-en-shard.toml")),
+    ("datasets/fineweb-shard.toml", include_str!("../../../datasets/fineweb-shard.toml")),
+    ("datasets/fineweb-edu-shard.toml", include_str!("../../../datasets/fineweb-edu-shard.toml")),
+    ("datasets/fineweb-edu-10bt.toml", include_str!("../../../datasets/fineweb-edu-10bt.toml")),
 ];
 
 /// A corpus that can be fetched.
@@ -31,7 +34,7 @@ pub struct DatasetManifest {
     /// Under what terms it may be used, as its homepage has it.
     pub licence: String,
     format: FormatName,
-    /// Of JSONL: the field with the text.
+    /// Of JSONL: the field with the text; of Parquet: the column.
     pub text_field: Option<String>,
     /// Of separated text: the line that ends a document.
     pub separator: Option<String>,
@@ -60,6 +63,7 @@ pub struct RemoteFile {
 enum FormatName {
     Text,
     Jsonl,
+    Parquet,
     Separated,
 }
 
@@ -121,6 +125,7 @@ impl DatasetManifest {
         match (self.format, &self.separator) {
             (FormatName::Separated, Some(line)) => Format::Separated { line: line.clone() },
             (FormatName::Jsonl, _) => Format::Jsonl,
+            (FormatName::Parquet, _) => Format::Parquet,
             _ => Format::Text,
         }
     }
@@ -160,6 +165,8 @@ mod tests {
         assert_eq!(names.len(), SOURCES.len());
         assert_eq!(dataset("tiny-shakespeare").unwrap().bytes(), Some(1_115_394));
         assert_eq!(dataset("c4-en-shard").unwrap().input_format(), Format::Jsonl);
+        let edu = dataset("fineweb-edu-10bt").unwrap();
+        assert_eq!((edu.input_format(), edu.files.len()), (Format::Parquet, 14));
     }
 
     #[test]

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use crate::corpus::{Block, Corpus};
 use crate::document::{BadRecord, Document};
 use crate::error::DataError;
-use crate::manifest::BadRecordsManifest;
+use crate::manifest::{BadRecordsManifest, StepManifest};
 use crate::pipeline;
 use crate::scratch::Scratch;
+use crate::steps::{Kept, Seen, digest};
 
 /// What one input file holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub struct FileCensus {
     pub bytes: u64,
     /// Its text in characters.
     pub chars: u64,
+    /// What it is split by: characters of a text, documents with a character.
+    pub units: u64,
     /// SHA-256 of the file as it lies on disk, in hexadecimal.
     pub sha256: String,
     /// Its bytes on disk, if it is packed.
@@ -36,6 +39,10 @@ pub struct Census {
     pub empty_documents: u64,
     /// Records without a text that can be read, which are left out.
     pub bad: Option<BadRecordsManifest>,
+    /// What the steps made of the documents.
+    pub(crate) steps: Vec<StepManifest>,
+    /// Which documents the steps left, if there are steps.
+    kept: Option<Kept>,
     /// Bytes of all blocks.
     pub(crate) block_bytes: u64,
     /// The number of the first unit of each block, and behind them that of all units: 8 bytes for a mebibyte.
@@ -48,10 +55,24 @@ struct Tally {
     block_bytes: u64,
     bytes: u64,
     chars: u64,
-    /// Documents with a character.
+    /// Documents with a character that are left.
     documents: u64,
+    /// Documents as they were read, those without a character too.
+    n_read: u64,
     empty_documents: u64,
     bad: Bad,
+    steps: Vec<StepManifest>,
+    /// Of each document with a character, what it is after the steps that look at it alone, unless they dropped it.
+    /// Kept where there are steps.
+    left: Vec<Option<Left>>,
+}
+
+/// A document that passed the steps that look at it alone.
+struct Left {
+    bytes: u64,
+    chars: u64,
+    /// Where duplicates are dropped.
+    digest: Option<u128>,
 }
 
 /// The bad records of a block or file: how many of each kind, and the first.
@@ -94,6 +115,7 @@ impl Census {
             path: path.clone(),
             bytes: 0,
             chars: 0,
+            units: 0,
             sha256: String::new(),
             packed_bytes: None,
         };
@@ -102,18 +124,24 @@ impl Census {
             alphabet: Vec::new(),
             empty_documents: 0,
             bad: None,
+            steps: corpus.steps().counts(),
+            kept: (!corpus.steps().is_empty()).then(Kept::default),
             block_bytes: 0,
             first_units: vec![0],
         };
         let mut n_documents = vec![0; census.files.len()];
         let mut bad: Vec<Bad> = census.files.iter().map(|_| Bad::default()).collect();
+        let (mut seen, duplicates) = (Seen::default(), corpus.steps().duplicates());
         let alphabets = Scratch::<Alphabet>::default();
         let is_documents = corpus.is_documents();
         let on_disk = pipeline::ordered(
             |feed| corpus.read_blocks(true, &mut |done, block| feed.give(done, block)),
             |block| alphabets.with(|alphabet| Tally::of(corpus, &block, alphabet)),
-            |tally| {
-                n_documents[tally.file_idx] += tally.documents + tally.empty_documents;
+            |mut tally| {
+                if let Some(kept) = &mut census.kept {
+                    tally.sift(&mut seen, duplicates, kept);
+                }
+                n_documents[tally.file_idx] += tally.n_read;
                 census.add(&tally, is_documents);
                 bad[tally.file_idx].merge(tally.bad);
                 Ok(())
@@ -138,7 +166,9 @@ impl Census {
         file.chars += tally.chars;
         self.empty_documents += tally.empty_documents;
         self.block_bytes += tally.block_bytes;
+        self.steps.iter_mut().zip(&tally.steps).for_each(|(all, step)| all.merge(step));
         let units = if is_documents { tally.documents } else { tally.chars };
+        file.units += units;
         self.first_units.push(self.units() + units);
     }
 
@@ -157,6 +187,11 @@ impl Census {
             let first = Box::new(first.told(&self.files[file_idx].path, corpus.format_of(file_idx)));
             return Err(DataError::NoRecords { count: bad[file_idx].total(), first });
         }
+        let barrier = self.steps.iter().find(|step| step.documents_in > 0 && step.documents_out == 0);
+        if let Some(StepManifest { name, rule, documents_in, .. }) = barrier.filter(|_| self.units() == 0) {
+            let (step, rule, documents) = (name.clone(), rule.clone(), *documents_in);
+            return Err(DataError::NothingLeft { step, rule, documents });
+        }
         let mut files = self.files.iter().zip(n_documents);
         let without = files.find(|&(_, &n)| n == 0 || self.units() == 0);
         without.map_or(Ok(()), |(file, _)| Err(DataError::NoDocuments { path: file.path.clone() }))
@@ -171,6 +206,11 @@ impl Census {
     pub(crate) fn first_unit(&self, block_idx: usize) -> Option<u64> {
         let (_, blocks) = self.first_units.split_last()?;
         blocks.get(block_idx).copied()
+    }
+
+    /// Of the documents of a block from the first on, which the steps left.
+    pub(crate) fn kept_of(&self, block_idx: usize) -> impl Iterator<Item = bool> {
+        self.kept.iter().flat_map(move |kept| kept.of_block(block_idx))
     }
 
     /// Characters of all files.
@@ -214,20 +254,62 @@ impl Tally {
             bytes: 0,
             chars: 0,
             documents: 0,
+            n_read: 0,
             empty_documents: 0,
             bad: Bad::default(),
+            steps: corpus.steps().counts(),
+            left: Vec::new(),
         };
+        let steps = corpus.steps();
         let mut bad = Bad::default();
         let mut on_document = |document: Document<'_>| {
-            tally.bytes += document.text.len() as u64;
-            tally.chars += alphabet.add(&document.text);
-            let is_empty = document.text.is_empty();
-            tally.documents += u64::from(!is_empty);
-            tally.empty_documents += u64::from(is_empty);
+            tally.n_read += 1;
+            if document.text.is_empty() {
+                tally.empty_documents += 1;
+                return Ok(());
+            }
+            let text = steps.apply(document.text, &mut tally.steps);
+            let left = text.map(|text| Left {
+                bytes: text.len() as u64,
+                chars: alphabet.add(&text),
+                digest: steps.duplicates().map(|_| digest(&text)),
+            });
+            left.iter().for_each(|left| tally.count(left));
+            if !steps.is_empty() {
+                tally.left.push(left);
+            }
             Ok(())
         };
         corpus.for_each_document(block, &mut on_document, &mut |record| bad.add(record))?;
         Ok(Self { bad, ..tally })
+    }
+
+    fn count(&mut self, document: &Left) {
+        self.documents += 1;
+        self.bytes += document.bytes;
+        self.chars += document.chars;
+    }
+
+    /// Takes out what was `seen` before, counted by the step at `duplicates`, and notes in `kept` what is left. No
+    /// character is lost with a duplicate: the first of its kind has them all.
+    fn sift(&mut self, seen: &mut Seen, duplicates: Option<usize>, kept: &mut Kept) {
+        let left = std::mem::take(&mut self.left);
+        let Some(step) = duplicates else { return kept.push_block(left.iter().map(Option::is_some)) };
+        let mut is_kept = |document: &Option<Left>| {
+            let Some(document) = document else { return false };
+            let is_first = document.digest.is_some_and(|digest| seen.is_first(digest));
+            self.steps[step].enter(document.bytes as usize);
+            match is_first {
+                true => self.steps[step].leave(document.bytes as usize),
+                false => {
+                    self.documents -= 1;
+                    self.bytes -= document.bytes;
+                    self.chars -= document.chars;
+                }
+            }
+            is_first
+        };
+        kept.push_block(left.iter().map(&mut is_kept));
     }
 }
 

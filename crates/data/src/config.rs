@@ -6,35 +6,110 @@ use wattle_settings::section;
 
 use crate::error::DataError;
 use crate::format::{BadRecords, Format, FormatChoice};
+use crate::inputs::{Inputs, pattern_of};
 use crate::manifest;
+use crate::mixture::{Mixture, MixtureSource};
+use crate::steps::PiiChoice;
 use crate::tokenizer_kind::TokenizerKind;
 
 section! {
     /// Where the text comes from and how it is split.
     ///
-    /// With neither `data.input` nor `data.dir`, the embedded corpus is used.
+    /// With none of `data.input`, `data.mixture` and `data.dir`, the embedded corpus is used.
     #[section(data, check = DataConfig::foreign_faults)]
     pub struct DataConfig {
-        /// Files of text or of documents, read one after another.
+        /// Files of text or of documents, patterns of files, and folders.
         ///
-        /// Text is UTF-8, read as one text; documents are JSON. Either may be gzip or zstd. Prepared and cached on
-        /// first use.
-        pub input: Vec<PathBuf> = Vec::new(), unset("the embedded corpus"), check(Self::input_and_dir);
-        /// Field of a JSON document that holds its text.
+        /// They are read one after another. Text is UTF-8, read as one text; documents are JSON or the rows of Parquet.
+        /// Text and JSON may be gzip or zstd. A pattern (`corpus/*.parquet`) stands for the files it matches, in order;
+        /// a folder for a dataset as it lies on the Hugging Face Hub, whose validation files are then the validation
+        /// split. Prepared and cached on first use.
+        pub input: Vec<PathBuf> = Vec::new(), unset("the embedded corpus, or `data.mixture`"), check(Self::input_and_dir);
+        /// Field of a JSON document, or column of Parquet, that holds the text.
+        ///
+        /// A column within others is named by its path with dots, such as "meta.text".
         pub text_field: String = "text".to_owned(),
             check(Self::unnamed_field),
             idle(when_set("data.dir")),
-            idle(without("data.input")),
+            idle(without("data.input").and_without("data.mixture")),
             idle(when("data.format", &["text"])),
             source("most corpora on Hugging Face");
         /// What the files of `data.input` hold.
         pub format: FormatChoice = FormatChoice::default(),
             idle(when_set("data.dir")),
-            idle(without("data.input"));
-        /// What is done with a JSON record without readable text.
+            idle(without("data.input").and_without("data.mixture"));
+        /// What is done with a record or row without readable text.
         pub bad_records: BadRecords = BadRecords::default(),
             idle(when_set("data.dir")),
-            idle(without("data.input")),
+            idle(without("data.input").and_without("data.mixture")),
+            idle(when("data.format", &["text"]));
+        /// Fewest bytes of a document; shorter ones are left out.
+        ///
+        /// This and the other steps need documents, and are counted in the dataset's manifest.
+        pub min_bytes: Option<u64> = None,
+            unset("any"), unit("bytes"), idle(when_set("data.dir")), idle(without("data.input").and_without("data.mixture"));
+        /// Most bytes of a document; longer ones are left out.
+        pub max_bytes: Option<u64> = None,
+            unset("any"), unit("bytes"), idle(when_set("data.dir")), idle(without("data.input").and_without("data.mixture"));
+        /// Fewest characters of a document.
+        pub min_chars: Option<u64> = None,
+            unset("any"), unit("characters"), idle(when_set("data.dir")), idle(without("data.input").and_without("data.mixture"));
+        /// Most characters of a document.
+        pub max_chars: Option<u64> = None,
+            unset("any"), unit("characters"), idle(when_set("data.dir")), idle(without("data.input").and_without("data.mixture"));
+        /// Fewest tokens of a document, without what ends it.
+        pub min_tokens: Option<u64> = None,
+            unset("any"), unit("tokens"), idle(when_set("data.dir")), idle(without("data.input").and_without("data.mixture"));
+        /// Most tokens of a document, without what ends it.
+        pub max_tokens: Option<u64> = None,
+            unset("any"), unit("tokens"), idle(when_set("data.dir")), idle(without("data.input").and_without("data.mixture"));
+        /// Least share of a document's words that have a letter.
+        ///
+        /// Gopher's is 0.8.
+        pub min_alphabetic_words: Option<f64> = None,
+            unset("any"),
+            expects(between(0.0, 1.0)),
+            idle(when_set("data.dir")),
+            idle(without("data.input").and_without("data.mixture")),
+            source("Rae et al. (2021), appendix A.1.1");
+        /// Least mean length of a document's words.
+        ///
+        /// Gopher's is 3.
+        pub min_word_length: Option<f64> = None,
+            unset("any"),
+            unit("characters"),
+            expects(at_least(0.0)),
+            idle(when_set("data.dir")),
+            idle(without("data.input").and_without("data.mixture")),
+            source("Rae et al. (2021), appendix A.1.1");
+        /// Greatest mean length of a document's words.
+        ///
+        /// Gopher's is 10.
+        pub max_word_length: Option<f64> = None,
+            unset("any"),
+            unit("characters"),
+            expects(at_least(0.0)),
+            idle(when_set("data.dir")),
+            idle(without("data.input").and_without("data.mixture")),
+            source("Rae et al. (2021), appendix A.1.1");
+        /// Greatest share of a document's lines that occurred before in it.
+        ///
+        /// Gopher's is 0.3.
+        pub max_repeated_lines: Option<f64> = None,
+            unset("any"),
+            expects(between(0.0, 1.0)),
+            idle(when_set("data.dir")),
+            idle(without("data.input").and_without("data.mixture")),
+            source("Rae et al. (2021), appendix A.1.1");
+        /// What is done with mail addresses, phone and card numbers, IPs.
+        pub pii: PiiChoice = PiiChoice::default(),
+            idle(when_set("data.dir")),
+            idle(without("data.input").and_without("data.mixture")),
+            idle(when("data.format", &["text"]));
+        /// Leave out documents that are equal to an earlier one.
+        pub dedup: bool = false,
+            idle(when_set("data.dir")),
+            idle(without("data.input").and_without("data.mixture")),
             idle(when("data.format", &["text"]));
         /// A folder that `wattle prepare` made.
         ///
@@ -42,7 +117,7 @@ section! {
         pub dir: Option<PathBuf> = None, unset("the data are prepared and cached");
         /// Share of the text held out for validation; 0: none.
         ///
-        /// It is taken from the end of the text.
+        /// It is taken from the end of the text, unless a folder in `data.input` has validation files of its own.
         pub val_fraction: f64 = 0.1,
             expects(at_least(0.0).below(1.0)),
             idle(when_set("data.dir")),
@@ -58,16 +133,36 @@ section! {
             unit("characters"),
             expects(at_least(MIN_EMBEDDED_CHARS)),
             idle(when_set("data.dir")),
-            idle(when_set("data.input"));
+            idle(when_set("data.input")),
+            idle(when_set("data.mixture"));
         /// Seed of the embedded corpus.
         ///
         /// It is not `run.seed`, so that runs of several seeds share their data.
-        pub embedded_seed: u64 = 1, idle(when_set("data.dir")), idle(when_set("data.input"));
+        pub embedded_seed: u64 = 1,
+            idle(when_set("data.dir")),
+            idle(when_set("data.input")),
+            idle(when_set("data.mixture"));
+        /// Sources that are mixed, each `[[data.mixture]]` with `name` and `path`.
+        ///
+        /// `path` is a file, pattern or folder, or a list of such. With `weight`, a source has that part of the tokens,
+        /// to within less than a window at every step, and `epochs` is how often it may be passed through. Without,
+        /// `epochs` is how often an epoch passes through it (1). `text_field` may differ by source. Each is split by
+        /// `data.val_fraction`, and its validation loss is told apart. Excludes `data.input` and `data.dir`.
+        pub mixture: Mixture = Mixture::default(), unset("one source"), check(Self::mixture_alone);
     }
     beside {
         /// What `input` is known to hold. No key: a fetched dataset sets it.
         pub known_format: Option<Format> = None;
     }
+}
+
+/// A source of the text: all of it, or one of a mixture.
+#[derive(Clone, Debug)]
+pub(crate) struct SourceInputs {
+    /// What the mixture says of it.
+    pub mixed: Option<MixtureSource>,
+    /// Its files.
+    pub inputs: Inputs,
 }
 
 /// Fewest characters of an embedded corpus: a few tales, so that there is something to split.
@@ -79,6 +174,16 @@ impl DataConfig {
             .then(|| "data.dir and data.input are both set: expected one of them".to_owned())
     }
 
+    fn mixture_alone(&self) -> Option<String> {
+        let other = match (&self.dir, self.input.is_empty()) {
+            (Some(_), _) => "data.dir",
+            (None, false) => "data.input",
+            (None, true) => return None,
+        };
+        (!self.mixture.is_empty())
+            .then(|| format!("data.mixture and {other} are both set: expected one of them"))
+    }
+
     fn unnamed_field(&self) -> Option<String> {
         self.text_field
             .is_empty()
@@ -87,23 +192,61 @@ impl DataConfig {
 
     /// What is wrong with the files and the folder that it names.
     fn foreign_faults(&self) -> Vec<String> {
+        let is_one_file = |path: &&PathBuf| !path.is_dir() && pattern_of(path).is_none();
         let mut faults: Vec<String> =
-            self.input.iter().filter_map(|path| file_fault("data.input", path)).collect();
+            self.input.iter().filter(is_one_file).filter_map(|path| file_fault("data.input", path)).collect();
         if faults.is_empty() {
-            faults.extend(self.input_formats().err().map(|error| format!("data.input: {error}")));
+            faults.extend(self.input_formats().err().map(|error| told_by_key(&error)));
         }
         faults.extend(self.dir.iter().filter_map(|dir| dir_fault(dir)));
+        let of_mixture = self.mixture.faults();
+        if of_mixture.is_empty() {
+            faults.extend(self.mixture.0.iter().filter_map(|source| self.source_fault(source)));
+        }
+        faults.extend(of_mixture);
         faults
     }
 
-    /// What each file of `input` holds.
+    /// What is wrong with the files of a mixture's source.
+    fn source_fault(&self, source: &MixtureSource) -> Option<String> {
+        let key = format!("data.mixture, {}: path", source.name);
+        let is_one_file = |path: &&PathBuf| !path.is_dir() && pattern_of(path).is_none();
+        let of_files = source.path.iter().filter(is_one_file).find_map(|path| file_fault(&key, path));
+        of_files.or_else(|| {
+            let formats = Inputs::of(&source.path).and_then(|inputs| self.formats_of(&inputs.all()));
+            formats.err().map(|error| format!("data.mixture, {}: {error}", source.name))
+        })
+    }
+
+    /// What each file that `input` names holds.
     ///
     /// # Errors
-    /// If one cannot be read as anything, or some hold text and some documents.
+    /// If a pattern or folder names none, one cannot be read as anything, or some hold text and some documents.
     pub fn input_formats(&self) -> Result<Vec<Format>, DataError> {
+        self.formats_of(&Inputs::of(&self.input)?.all())
+    }
+
+    /// The files of all sources, in order; those to measure on only where some text is held out.
+    pub(crate) fn sources(&self) -> Result<Vec<SourceInputs>, DataError> {
+        let inputs = |paths: &[PathBuf]| -> Result<Inputs, DataError> {
+            let inputs = Inputs::of(paths)?;
+            let val = if self.val_fraction > 0.0 { inputs.val } else { Vec::new() };
+            Ok(Inputs { val, ..inputs })
+        };
+        if self.mixture.is_empty() {
+            return Ok(vec![SourceInputs { mixed: None, inputs: inputs(&self.input)? }]);
+        }
+        let of = |source: &MixtureSource| {
+            Ok(SourceInputs { mixed: Some(source.clone()), inputs: inputs(&source.path)? })
+        };
+        self.mixture.0.iter().map(of).collect()
+    }
+
+    /// What each of `files` holds.
+    pub(crate) fn formats_of(&self, files: &[PathBuf]) -> Result<Vec<Format>, DataError> {
         match &self.known_format {
-            Some(format) => Ok(vec![format.clone(); self.input.len()]),
-            None => Format::of_all(&self.input, self.format),
+            Some(format) => Ok(vec![format.clone(); files.len()]),
+            None => Format::of_all(files, self.format),
         }
     }
 
@@ -117,7 +260,7 @@ impl DataConfig {
 
     /// Whether the embedded corpus is used.
     pub fn is_embedded(&self) -> bool {
-        self.input.is_empty() && self.dir.is_none()
+        self.input.is_empty() && self.dir.is_none() && self.mixture.is_empty()
     }
 }
 
@@ -168,6 +311,12 @@ impl TokenizerConfig {
             (None, _) => None,
         }
     }
+}
+
+/// An error in an input, under its key.
+fn told_by_key(error: &DataError) -> String {
+    let said = error.to_string();
+    if said.starts_with("data.input") { said } else { format!("data.input: {said}") }
 }
 
 fn file_fault(key: &str, path: &Path) -> Option<String> {
@@ -247,14 +396,18 @@ mod tests {
     }
 
     #[test]
-    fn directories_and_empty_files_are_no_input() {
+    fn empty_folders_files_and_patterns_are_no_input() {
         let dir = tempfile::tempdir().unwrap();
         let empty = dir.path().join("empty.txt");
         std::fs::write(&empty, "").unwrap();
-        let data = DataConfig { input: vec![dir.path().into(), empty], ..DataConfig::default() };
-        let faults = data.faults();
-        assert!(faults[0].contains("is a directory"), "{faults:?}");
-        assert!(faults[1].contains("is empty"), "{faults:?}");
+        let faults =
+            |path: PathBuf| DataConfig { input: vec![path], ..DataConfig::default() }.faults().join("\n");
+        assert!(faults(empty).contains("is empty"));
+        std::fs::create_dir(dir.path().join("none")).unwrap();
+        for (path, needle) in [("none", "no Parquet, JSON or text"), ("*.parquet", "matches no file")] {
+            let said = faults(dir.path().join(path));
+            assert!(said.starts_with("data.input") && said.contains(needle), "{said}");
+        }
     }
 
     #[test]

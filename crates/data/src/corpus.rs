@@ -15,14 +15,16 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::document::{BadRecord, Document, json_documents, separated_documents};
+use crate::document::{BadRecord, Document, json_documents, row_documents, separated_documents};
 use crate::error::DataError;
 use crate::foreign::remedy_of_not_utf8;
 use crate::format::{BadRecords, Format};
 use crate::input::Input;
+use crate::parquet_file::{RowBlock, Rows};
 use crate::passage::{CONTEXT_BYTES, Passage};
 use crate::records::{RecordBlock, Records};
 use crate::split::Split;
+use crate::steps::Steps;
 use crate::words::last_soft_cut;
 
 /// Bytes of a block unless told otherwise.
@@ -37,9 +39,11 @@ pub struct Corpus {
     files: Vec<PathBuf>,
     /// What each file holds.
     formats: Vec<Format>,
-    text_field: String,
+    /// Field or column with the text of each file.
+    text_fields: Vec<String>,
     bad_records: BadRecords,
     block_bytes: usize,
+    steps: Steps,
 }
 
 /// Units of the training split out of `units`: the first `⌊units · (1 − val_fraction)⌋`, as nanoGPT's
@@ -62,6 +66,7 @@ pub(crate) struct Block {
 enum Content {
     Text(TextBlock),
     Documents(RecordBlock),
+    Rows(RowBlock),
 }
 
 /// A part of a text, with what stands before and after it in the file.
@@ -78,6 +83,7 @@ impl Block {
         match &self.content {
             Content::Text(block) => block.text.len() as u64,
             Content::Documents(records) => records.bytes.len() as u64,
+            Content::Rows(rows) => rows.len_bytes(),
         }
     }
 }
@@ -91,14 +97,30 @@ impl Corpus {
 
     /// The documents or text of `files`, in this order; `formats` says what each holds.
     pub fn of_formats(files: Vec<PathBuf>, formats: Vec<Format>) -> Self {
-        let (text_field, bad_records) = ("text".to_owned(), BadRecords::default());
-        Self { files, formats, text_field, bad_records, block_bytes: BLOCK_BYTES }
+        let (text_fields, bad_records) = (vec!["text".to_owned(); files.len()], BadRecords::default());
+        let steps = Steps::default();
+        Self { files, formats, text_fields, bad_records, block_bytes: BLOCK_BYTES, steps }
     }
 
     /// The same corpus with its texts in the field `text_field` of JSON objects, and those that have none treated
     /// as `bad_records` says.
     pub fn with_records(self, text_field: &str, bad_records: BadRecords) -> Self {
-        Self { text_field: text_field.to_owned(), bad_records, ..self }
+        Self { text_fields: vec![text_field.to_owned(); self.files.len()], bad_records, ..self }
+    }
+
+    /// The same corpus with the texts of each file in a field of its own.
+    pub(crate) fn with_text_fields(self, text_fields: Vec<String>) -> Self {
+        Self { text_fields, ..self }
+    }
+
+    /// The same corpus, its documents changed and left out as `steps` say.
+    pub(crate) fn with_steps(self, steps: Steps) -> Self {
+        Self { steps, ..self }
+    }
+
+    /// What is done with documents.
+    pub(crate) fn steps(&self) -> &Steps {
+        &self.steps
     }
 
     /// The same corpus read in blocks of at most `block_bytes`, at least 4; a longer document is a block.
@@ -146,27 +168,26 @@ impl Corpus {
         for (file_idx, path) in self.files.iter().enumerate() {
             let mut blocks = FileBlocks::open(self, file_idx, path, hashed)?;
             while let Some(content) = blocks.next()? {
-                if !on_block(before + blocks.input().read_bytes(), Block { index, file_idx, content }) {
+                if !on_block(before + blocks.read_bytes(), Block { index, file_idx, content }) {
                     return Ok(on_disk);
                 }
                 index += 1;
             }
-            before += blocks.input().read_bytes();
-            let input = blocks.into_input();
-            let packed_bytes = input.packed_bytes();
-            on_disk.push((input.sha256(), packed_bytes));
+            before += blocks.read_bytes();
+            on_disk.push(blocks.finish()?);
         }
         Ok(on_disk)
     }
 
     /// Calls `on_text` with the texts of `block`, whose first unit is number `first_unit` of the corpus: the first
-    /// `train_units` of the corpus as training, the rest as validation. A text is cut where the split is, and no part
+    /// `train_units` of the corpus as training, the rest as validation. `kept` says of each document whether it stays. A text is cut where the split is, and no part
     /// of it has the other as its context; documents without a character are left out.
     pub(crate) fn for_each_text(
         &self,
         block: &Block,
         first_unit: u64,
         train_units: u64,
+        mut kept: impl Iterator<Item = bool>,
         on_text: &mut dyn FnMut(Split, Passage<'_>) -> Result<(), DataError>,
     ) -> Result<(), DataError> {
         let Content::Text(text) = &block.content else {
@@ -174,13 +195,14 @@ impl Corpus {
             let format = self.format_of(block.file_idx);
             let mut unit = 0;
             let mut on_document = |document: Document<'_>| {
-                if document.text.is_empty() {
+                if document.text.is_empty() || kept.next() == Some(false) {
                     return Ok(());
                 }
+                let text = self.steps.rewritten(&document.text);
                 let split = if unit < train_units { Split::Train } else { Split::Val };
                 unit += 1;
                 let path = &self.files[block.file_idx];
-                on_text(split, Passage::whole(&document.text))
+                on_text(split, Passage::whole(&text))
                     .map_err(|error| error.in_document(path, format.unit(), document.place))
             };
             return self.for_each_document(block, &mut on_document, &mut |_| ());
@@ -202,21 +224,23 @@ impl Corpus {
         on_bad: &mut dyn FnMut(BadRecord),
     ) -> Result<(), DataError> {
         let (path, format) = (&self.files[block.file_idx], self.format_of(block.file_idx));
+        let field = &self.text_fields[block.file_idx];
+        let mut on_bad = |bad: BadRecord| match self.bad_records {
+            BadRecords::Refuse => Err(bad.told(path, format)),
+            BadRecords::Skip => {
+                on_bad(bad);
+                Ok(())
+            }
+        };
         match (&block.content, format) {
             (Content::Text(block), _) => on_document(Document { text: block.text.as_str().into(), place: 1 }),
             (Content::Documents(RecordBlock { bytes, first, .. }), Format::Separated { line }) => {
                 separated_documents(path, bytes, *first, line, on_document)
             }
             (Content::Documents(records), _) => {
-                let mut on_bad = |bad: BadRecord| match self.bad_records {
-                    BadRecords::Refuse => Err(bad.told(path, format)),
-                    BadRecords::Skip => {
-                        on_bad(bad);
-                        Ok(())
-                    }
-                };
-                json_documents(records, format, &self.text_field, on_document, &mut on_bad)
+                json_documents(records, format, field, on_document, &mut on_bad)
             }
+            (Content::Rows(rows), _) => row_documents(rows, field, on_document, &mut on_bad),
         }
     }
 }
@@ -266,12 +290,22 @@ fn last_chars(text: &str, n_chars: u64) -> &str {
 enum FileBlocks {
     Text(TextBlocks),
     Documents(Records),
+    Rows(Box<Rows>),
 }
 
 impl FileBlocks {
     fn open(corpus: &Corpus, file_idx: usize, path: &Path, hashed: bool) -> Result<Self, DataError> {
+        let format = corpus.format_of(file_idx);
+        if *format == Format::Parquet {
+            return Ok(Self::Rows(Box::new(Rows::open(
+                path,
+                &corpus.text_fields[file_idx],
+                corpus.block_bytes,
+                hashed,
+            )?)));
+        }
         let input = Input::open(path, hashed)?;
-        Ok(match corpus.format_of(file_idx) {
+        Ok(match format {
             Format::Text => Self::Text(TextBlocks::new(input, corpus.block_bytes)),
             format => Self::Documents(Records::new(input, format.clone(), corpus.block_bytes)),
         })
@@ -281,21 +315,28 @@ impl FileBlocks {
         match self {
             Self::Text(blocks) => Ok(blocks.next_block()?.map(Content::Text)),
             Self::Documents(records) => Ok(records.next_block()?.map(Content::Documents)),
+            Self::Rows(rows) => Ok(rows.next_block()?.map(Content::Rows)),
         }
     }
 
-    fn input(&self) -> &Input {
+    /// Bytes read from the disk.
+    fn read_bytes(&self) -> u64 {
         match self {
-            Self::Text(blocks) => &blocks.input,
-            Self::Documents(records) => records.input(),
+            Self::Text(blocks) => blocks.input.read_bytes(),
+            Self::Documents(records) => records.input().read_bytes(),
+            Self::Rows(rows) => rows.read_bytes(),
         }
     }
 
-    fn into_input(self) -> Input {
-        match self {
+    /// Of a file that was read to its end: its hash, if that was asked for, and its size on disk, if it is packed.
+    fn finish(self) -> Result<(String, Option<u64>), DataError> {
+        let input = match self {
             Self::Text(blocks) => blocks.input,
             Self::Documents(records) => records.into_input(),
-        }
+            Self::Rows(rows) => return Ok((rows.sha256()?, Some(rows.len_bytes()))),
+        };
+        let packed_bytes = input.packed_bytes();
+        Ok((input.sha256(), packed_bytes))
     }
 }
 
@@ -408,7 +449,7 @@ mod tests {
         };
         let mut on_block = |_, block: Block| {
             let first_unit = census.first_unit(block.index).unwrap();
-            corpus.for_each_text(&block, first_unit, train_units, &mut on_text).unwrap();
+            corpus.for_each_text(&block, first_unit, train_units, std::iter::empty(), &mut on_text).unwrap();
             true
         };
         corpus.read_blocks(false, &mut on_block).unwrap();
@@ -542,7 +583,9 @@ mod tests {
             };
             let mut on_block = |_, block: Block| {
                 let first_unit = census.first_unit(block.index).unwrap();
-                corpus.for_each_text(&block, first_unit, train_units, &mut on_text).unwrap();
+                corpus
+                    .for_each_text(&block, first_unit, train_units, std::iter::empty(), &mut on_text)
+                    .unwrap();
                 n_blocks += 1;
                 true
             };

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use crate::digest::sha256_hex;
 use crate::error::DataError;
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, SplitManifest};
+use crate::mixture::Mixture;
 use crate::progress::Progress;
 use crate::split::Split;
 use crate::store::TokenStore;
@@ -24,12 +25,31 @@ pub struct Dataset {
     pub train: TokenStore,
     /// The tokens to measure on; `None` with `data.val_fraction` 0.
     pub val: Option<TokenStore>,
+    /// Of a mixture: its sources, in order.
+    pub mixture: Vec<MixedSource>,
     /// Of an embedded corpus: what no model can do better than.
     pub floor: Option<EntropyFloor>,
     /// How it came about.
     pub origin: Origin,
     /// Whether its tokens are known to be those that were written.
     pub is_verified: bool,
+}
+
+/// A source of a mixture, and its part of the tokens.
+#[derive(Clone, Debug)]
+pub struct MixedSource {
+    /// What it is called.
+    pub name: String,
+    /// Its part of the tokens that are learnt from, beside those of the others.
+    pub weight: Option<f64>,
+    /// How often it is, or may be, passed through.
+    pub epochs: Option<f64>,
+    /// Its tokens to learn from.
+    pub train: TokenStore,
+    /// Its tokens to measure on.
+    pub val: Option<TokenStore>,
+    /// What those are of.
+    pub val_manifest: Option<SplitManifest>,
 }
 
 /// How a dataset came about.
@@ -95,6 +115,7 @@ impl Dataset {
         };
         let train = open(Split::Train, &manifest.split.train)?;
         let val = manifest.split.val.as_ref().map(|part| open(Split::Val, part)).transpose()?;
+        let mixture = mixture(dir, &manifest, &train, val.as_ref())?;
         let floor = floor(&manifest);
         Ok(Self {
             dir: dir.to_owned(),
@@ -102,10 +123,25 @@ impl Dataset {
             tokenizer,
             train,
             val,
+            mixture,
             floor,
             origin: Origin::Opened,
             is_verified: false,
         })
+    }
+
+    /// The same with the weights and epochs of `mixture`, whose sources it was prepared from.
+    pub(crate) fn mixed_as(mut self, mixture: &Mixture) -> Self {
+        for (source, asked) in self.mixture.iter_mut().zip(&mixture.0) {
+            (source.weight, source.epochs) = (asked.weight, asked.epochs);
+        }
+        self
+    }
+
+    /// What is evaluated on: the validation split, of a mixture each source's.
+    pub fn val_stores(&self) -> impl Iterator<Item = &TokenStore> {
+        let whole = self.val.iter().filter(|_| self.mixture.is_empty());
+        whole.chain(self.mixture.iter().filter_map(|source| source.val.as_ref()))
     }
 
     /// Entries of the vocabulary.
@@ -133,6 +169,9 @@ impl Dataset {
                 text += &format!("{split} {} {}\n", shard.tokens, shard.sha256);
             }
         }
+        for MixedSource { name, weight, epochs, train, .. } in &self.mixture {
+            text += &format!("source {name:?} {} {weight:?} {epochs:?}\n", train.len());
+        }
         sha256_hex(text.as_bytes())
     }
 
@@ -140,6 +179,9 @@ impl Dataset {
     /// it was cut into.
     pub fn text_hash(&self) -> String {
         let mut text = format!("val_fraction {:?}\n", self.manifest.val_fraction);
+        if let Some(val_files) = self.manifest.val_files {
+            text += &format!("validation files {val_files}\n");
+        }
         for source in &self.manifest.sources {
             text += &format!("source {}\n", source.sha256);
         }
@@ -168,6 +210,37 @@ fn source_name(manifest: &Manifest) -> String {
         [one] => one.path.clone(),
         [first, others @ ..] => format!("{} and {} more", first.path, others.len()),
     }
+}
+
+/// The sources of a mixture, which lie one after another in both splits.
+fn mixture(
+    dir: &Path,
+    manifest: &Manifest,
+    train: &TokenStore,
+    val: Option<&TokenStore>,
+) -> Result<Vec<MixedSource>, DataError> {
+    let (mut train_at, mut val_at) = (0u64, 0u64);
+    let mut sources = Vec::with_capacity(manifest.mixture.len());
+    for source in &manifest.mixture {
+        let val_tokens = source.val.as_ref().map_or(0, |val| val.tokens);
+        let (train_end, val_end) =
+            (train_at.saturating_add(source.train.tokens), val_at.saturating_add(val_tokens));
+        if train_end > train.len() || val_end > val.map_or(0, TokenStore::len) {
+            let reason = format!("its sources have more tokens than there are, with {:?}", source.name);
+            return Err(DataError::Manifest { path: dir.to_owned(), reason });
+        }
+        let of_source = |store: TokenStore| store.of_source(&source.name);
+        sources.push(MixedSource {
+            name: source.name.clone(),
+            weight: source.weight,
+            epochs: source.epochs,
+            train: of_source(train.part(train_at..train_end)),
+            val: val.filter(|_| val_tokens > 0).map(|val| of_source(val.part(val_at..val_end))),
+            val_manifest: source.val.clone(),
+        });
+        (train_at, val_at) = (train_end, val_end);
+    }
+    Ok(sources)
 }
 
 fn floor(manifest: &Manifest) -> Option<EntropyFloor> {

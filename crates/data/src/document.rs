@@ -1,8 +1,8 @@
-//! Documents: the texts in JSON objects, or between lines that separate them.
+//! Documents: the texts in JSON objects, in rows, or between lines that separate them.
 //!
 //! # Format
 //! Of JSONL, each line is an object; blank lines are passed over. Of other JSON, each element of an array is one, or
-//! each value of several. Of separated text, a document ends at a line that is the separator and nothing else; the
+//! each value of several. Of Parquet, each row is one. Of separated text, a document ends at a line that is the separator and nothing else; the
 //! line ends at its beginning and end are the separator's, not its own, and after the last separator only something
 //! visible is another document. A document without a character is passed over and counted.
 
@@ -15,21 +15,25 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use crate::error::DataError;
 use crate::format::Format;
 use crate::json_scan::values;
+use crate::parquet_file::RowBlock;
 use crate::records::{RecordBlock, is_separator};
+
+/// How records with a null in the text's place are counted.
+const NULL: &str = "null instead of a text";
 
 /// A document as it stands in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Document<'a> {
     /// Its text.
     pub text: Cow<'a, str>,
-    /// Its first line in the file, or which record it is, from 1.
+    /// Its first line in the file, or which record or row it is, from 1.
     pub place: u64,
 }
 
 /// A record that has no text that can be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BadRecord {
-    /// Its line, or which record it is, from 1.
+    /// Its line, or which record or row it is, from 1.
     pub place: u64,
     /// What is wrong, in the words by which such records are counted.
     pub kind: &'static str,
@@ -64,6 +68,26 @@ pub(crate) fn json_documents(
         match json_text(record, field) {
             Ok(text) => on_document(Document { text, place })?,
             Err((kind, reason)) => on_bad(BadRecord { place, kind, reason })?,
+        }
+    }
+    Ok(())
+}
+
+/// Calls `on_document` with the texts of a block of rows and `on_bad` with what is not a text.
+pub(crate) fn row_documents(
+    block: &RowBlock,
+    field: &str,
+    on_document: &mut dyn FnMut(Document<'_>) -> Result<(), DataError>,
+    on_bad: &mut dyn FnMut(BadRecord) -> Result<(), DataError>,
+) -> Result<(), DataError> {
+    for (place, text) in (block.first..).zip(&block.texts) {
+        match text.as_ref().map(|text| str::from_utf8(text.data())) {
+            Some(Ok(text)) => on_document(Document { text: text.into(), place })?,
+            Some(Err(error)) => on_bad(BadRecord { place, kind: "not UTF-8", reason: not_utf8(error) })?,
+            None => {
+                let reason = format!("{field:?} is null, expected a text; see data.text_field");
+                on_bad(BadRecord { place, kind: NULL, reason })?;
+            }
         }
     }
     Ok(())
@@ -133,7 +157,7 @@ fn json_fault(json: &str, field: &str, error: Option<serde_json::Error>) -> (&'s
     };
     match object.get(field) {
         Some(serde_json::Value::Null) => {
-            ("null instead of a text", format!("{field:?} is null, expected a string; see data.text_field"))
+            (NULL, format!("{field:?} is null, expected a string; see data.text_field"))
         }
         Some(value) => (
             "no string where the text should be",

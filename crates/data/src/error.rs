@@ -91,12 +91,46 @@ pub enum DataError {
         /// How many times that it may unpack to.
         most: u64,
     },
+    /// A pattern that stands for no file.
+    #[error("data.input = {path:?} {reason}; correct the pattern, or name a file or a folder")]
+    Pattern {
+        /// The pattern.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A folder that cannot be read as a dataset.
+    #[error("folder {path:?} {reason}")]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong with it, and how to fix it.
+        reason: String,
+    },
+    /// A Parquet file that is damaged.
+    #[error("{path:?} is not Parquet, or not all of it: {reason}; fetch or write it again")]
+    Parquet {
+        /// The input.
+        path: PathBuf,
+        /// What the reader says.
+        reason: String,
+    },
+    /// A Parquet file without the column that should hold its texts.
+    #[error("{path:?}: {what}; name the column with the text in data.text_field, here one of: {known}")]
+    Column {
+        /// The input.
+        path: PathBuf,
+        /// What is wrong with the column that was asked for.
+        what: String,
+        /// The columns that hold a text for each row.
+        known: String,
+    },
     /// A document that cannot be read.
     #[error("{path:?}, {unit} {place} {reason}")]
     Document {
         /// The input.
         path: PathBuf,
-        /// What its place is counted in: "line" or "record".
+        /// What its place is counted in: "line", "record" or "row".
         unit: &'static str,
         /// Its place, from 1.
         place: u64,
@@ -110,6 +144,28 @@ pub enum DataError {
         count: u64,
         /// What is wrong with the first.
         first: Box<DataError>,
+    },
+    /// A step that is for documents, on a text.
+    #[error(
+        "the step {step} is for documents, and data.input is a text: give it as JSON lines or Parquet, or leave out \
+         the key of the step"
+    )]
+    StepOnText {
+        /// Its name.
+        step: String,
+    },
+    /// Documents none of which passes the steps.
+    #[error(
+        "no document is left: the step {step} ({rule}) let none of {documents} pass; change its key, or give other \
+         documents"
+    )]
+    NothingLeft {
+        /// The step behind which there is none.
+        step: String,
+        /// What it lets pass.
+        rule: String,
+        /// Documents that came to it.
+        documents: u64,
     },
     /// An input of documents that has none.
     #[error("{path:?} has no document with text: expected at least one; remove it from data.input")]
@@ -307,7 +363,7 @@ pub enum DataError {
         attempts: u32,
     },
     /// A download that the server refuses.
-    #[error("cannot fetch {url}: the server answered {status}; look at {homepage} whether it has moved")]
+    #[error("cannot fetch {url}: the server answered {status}; {}", status_remedy(.status, .homepage))]
     FetchStatus {
         /// What was to be fetched.
         url: String,
@@ -395,6 +451,19 @@ pub enum DataError {
         /// Sequences a step.
         batch_size: usize,
     },
+    /// A source of a mixture that a run would pass through more often than it may.
+    #[error(
+        "data.mixture: {name} would be passed through {passes:.2} times, and its epochs allow {most}: lower its weight \
+         or train.max_steps, raise its epochs, or give it more text"
+    )]
+    TooManyPasses {
+        /// Its name.
+        name: String,
+        /// How often.
+        passes: f64,
+        /// How often it may be.
+        most: f64,
+    },
     /// A request that no dataset can answer.
     #[error("{name} = {got}: expected {expected}")]
     Argument {
@@ -435,6 +504,16 @@ fn mixed(first: &Path, second: &Path) -> String {
         "data.input has both text and documents in JSON, {first:?} and {second:?}: expected one of them; \
          data.format = \"text\" reads all as text"
     )
+}
+
+/// How to get what a server refuses.
+fn status_remedy(status: &str, homepage: &str) -> String {
+    match status.starts_with("401") || status.starts_with("403") {
+        true => format!(
+            "accept its terms at {homepage} if it has some, and set HF_TOKEN to a token of Hugging Face that may read it"
+        ),
+        false => format!("look at {homepage} whether it has moved"),
+    }
 }
 
 fn write_remedy(source: &io::Error) -> &'static str {

@@ -17,12 +17,8 @@ enum Remedy {
 
 use Remedy::{Do, Unpack};
 
-const PARQUET_REMEDY: &str = "it is not read yet: convert it to JSON lines, in Python with \
-    `pandas.read_parquet(FILE).to_json(\"docs.jsonl\", orient=\"records\", lines=True)`";
-
 const KINDS: &[Kind] = &[
-    Kind(0, b"PAR1", "Parquet", Do(PARQUET_REMEDY)),
-    Kind(0, b"PARE", "encrypted Parquet", Do("decrypt it, and convert it to JSON lines")),
+    Kind(0, b"PARE", "encrypted Parquet", Do("decrypt it")),
     Kind(0, &[0x28, 0xb5, 0x2f, 0xfd], "compressed twice, the second time by zstd", Unpack("zstd -d")),
     Kind(0, b"BZh", "packed by bzip2", Unpack("bunzip2 -k")),
     Kind(0, &[0xfd, b'7', b'z', b'X', b'Z', 0], "packed by xz", Unpack("xz -dk")),

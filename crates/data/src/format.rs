@@ -8,6 +8,7 @@ use crate::error::DataError;
 use crate::foreign;
 use crate::input::Input;
 use crate::json_scan::{Scanner, values};
+use crate::parquet_file;
 
 /// What input files hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub enum Format {
     Jsonl,
     /// Documents: the JSON objects of an array, or objects one after another over any number of lines.
     Json,
+    /// Documents: the rows of a Parquet file, the text in the column `data.text_field`.
+    Parquet,
     /// Documents, each ended by a line that is this and nothing else.
     Separated {
         /// The line, without its end.
@@ -37,7 +40,7 @@ wattle_settings::choices! {
         Jsonl = "jsonl",
         /// An array of JSON objects, or objects one after another.
         Json = "json",
-        /// Not read yet.
+        /// The rows of a Parquet file.
         Parquet = "parquet",
     }
 }
@@ -67,6 +70,9 @@ impl Format {
         let mut input = Input::open(path, false)?;
         let mut head = Vec::new();
         let is_whole = !input.append(&mut head, HEAD_BYTES)?;
+        if head.starts_with(parquet_file::MAGIC) {
+            return Self::of_parquet(path, choice, input.packed_bytes().is_some());
+        }
         foreign::refuse(path, &head)?;
         match choice {
             FormatChoice::Text => Ok(Self::Text),
@@ -79,6 +85,19 @@ impl Format {
             }),
             FormatChoice::Auto => Self::by_content(path, &head, is_whole),
         }
+    }
+
+    /// Of a file that begins as Parquet.
+    fn of_parquet(path: &Path, choice: FormatChoice, is_packed: bool) -> Result<Self, DataError> {
+        let (what, remedy) = match choice {
+            _ if is_packed => ("a Parquet file packed once more", "unpack it, and name what comes out"),
+            FormatChoice::Auto | FormatChoice::Parquet => {
+                return parquet_file::check(path).map(|()| Self::Parquet);
+            }
+            _ => ("Parquet", "leave data.format out, which tells by content"),
+        };
+        let (what, remedy) = (what.to_owned(), remedy.to_owned());
+        Err(DataError::Foreign { path: path.to_owned(), what, remedy })
     }
 
     /// What all of `paths` hold, each by itself.
@@ -125,7 +144,11 @@ impl Format {
 
     /// What a place in a file is counted in.
     pub(crate) fn unit(&self) -> &'static str {
-        if *self == Self::Json { "record" } else { "line" }
+        match self {
+            Self::Json => "record",
+            Self::Parquet => "row",
+            Self::Text | Self::Jsonl | Self::Separated { .. } => "line",
+        }
     }
 }
 
@@ -212,7 +235,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for name in ["a.txt", "a.jsonl", "a"] {
             for (content, needles) in [
-                (&b"PAR1\x15\x04PAR1"[..], ["Parquet", "to_json"]),
+                (&b"PAR1\x15\x04PAR1"[..], ["not Parquet, or not all", "fetch or write it again"]),
                 (b"\x28\xb5\x2f\xfdxxxx", ["not zstd, or not all", "unpack it"]),
                 (b"BZh91AY&SY", ["bzip2", "bunzip2"]),
                 (b"\xfe\xff\0T\0h", ["UTF-16BE", "iconv -f UTF-16BE"]),

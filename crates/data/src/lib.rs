@@ -1,7 +1,8 @@
 //! Text to tokens to shards to batches.
 //!
 //! The modules stand in the order in which data flows: [`catalog`] knows corpora by name and [`mod@fetch`] brings
-//! them here, [`grammar`] writes the embedded corpus, [`corpus`] reads any text or documents in bounded memory, [`bpe`] and [`tokenizer`] turn it into tokens, [`shard`] and [`store`] keep those
+//! them here, [`grammar`] writes the embedded corpus, [`corpus`] reads any text or documents in bounded memory, [`steps`] filters, cleans and
+//! counts documents, [`bpe`] and [`tokenizer`] turn it into tokens, [`shard`] and [`store`] keep those
 //! in memory-mapped files, [`mod@prepare`] runs all of it once into a cached [`dataset`], and [`loader`] cuts
 //! batches as a pure function of seed, epoch, step and rank.
 //!
@@ -9,6 +10,7 @@
 
 pub mod config;
 pub mod error;
+pub mod mixture;
 mod progress;
 mod split;
 mod tokenizer_kind;
@@ -24,10 +26,16 @@ pub mod corpus;
 mod document;
 mod foreign;
 pub mod format;
+mod hub_folder;
 mod input;
+mod inputs;
 mod json_scan;
+mod parquet_file;
 mod passage;
+mod pii;
+mod quality;
 mod records;
+pub mod steps;
 mod unpack;
 
 pub mod bpe;
@@ -65,19 +73,22 @@ mod tokenize;
 
 pub mod evaluation;
 pub mod loader;
+mod schedule;
 
 pub use catalog::{DatasetManifest, datasets};
 pub use config::{DataConfig, TokenizerConfig};
-pub use dataset::{Dataset, EntropyFloor, Origin};
+pub use dataset::{Dataset, EntropyFloor, MixedSource, Origin};
 pub use error::DataError;
 pub use evaluation::EvalBatches;
-pub use fetch::{FetchProgress, Fetched, Fetcher, fetch};
+pub use fetch::{FetchProgress, Fetched, Fetcher, Token, fetch};
 pub use format::{BadRecords, Format, FormatChoice};
 pub use loader::{Batch, Loader};
-pub use manifest::{BadRecordsManifest, Manifest, SplitManifest};
+pub use manifest::{BadRecordsManifest, Manifest, SplitManifest, StepManifest};
+pub use mixture::{Mixture, MixtureSource};
 pub use prepare::{prepare, prepare_into};
 pub use progress::{Progress, Stage};
 pub use split::Split;
+pub use steps::PiiChoice;
 pub use store::TokenStore;
 pub use text_stream::TextStream;
 pub use tokenizer::Tokenizer;

@@ -4,7 +4,10 @@
 
 use wattle_random::Permutation;
 
+use crate::dataset::{Dataset, MixedSource};
 use crate::error::DataError;
+use crate::mixture::{shares, windows_in_epoch};
+use crate::schedule::{Schedule, Turn};
 use crate::store::TokenStore;
 
 /// Token ids of `batch_size` sequences of `context` tokens, row after row.
@@ -50,11 +53,19 @@ impl Batch {
         context: usize,
         windows: impl ExactSizeIterator<Item = u64>,
     ) -> Result<Self, DataError> {
+        Self::of_stores(context, windows.map(|window_idx| (store, window_idx)))
+    }
+
+    /// The batch of windows, each with its store.
+    fn of_stores<'a>(
+        context: usize,
+        windows: impl ExactSizeIterator<Item = (&'a TokenStore, u64)>,
+    ) -> Result<Self, DataError> {
         let batch_size = windows.len();
         let mut inputs = Vec::with_capacity(batch_size * context);
         let mut targets = Vec::with_capacity(batch_size * context);
         let mut window = vec![0; context + 1];
-        for window_idx in windows {
+        for (store, window_idx) in windows {
             store.read(window_idx * context as u64, &mut window)?;
             inputs.extend_from_slice(&window[..context]);
             targets.extend_from_slice(&window[1..]);
@@ -71,7 +82,7 @@ impl Batch {
 /// Cuts the training split into batches.
 #[derive(Clone, Debug)]
 pub struct Loader {
-    store: TokenStore,
+    cut: Cut,
     context: usize,
     batch_size: usize,
     seed: u64,
@@ -80,7 +91,86 @@ pub struct Loader {
     world_size: usize,
 }
 
+/// What windows are cut from.
+#[derive(Clone, Debug)]
+enum Cut {
+    /// One store, all windows once an epoch.
+    One(TokenStore),
+    /// The sources of a mixture, by a schedule that goes on over epochs.
+    Mixed { sources: Vec<Cutting>, schedule: Schedule },
+}
+
+/// A source of a mixture, each window once before any comes again.
+#[derive(Clone, Debug)]
+struct Cutting {
+    name: String,
+    store: TokenStore,
+    windows: u64,
+    /// How often it may be passed through.
+    max_passes: Option<f64>,
+}
+
 impl Loader {
+    /// A loader of the training split of `dataset`, mixed where that is a mixture.
+    ///
+    /// # Errors
+    /// If the split, or a source, has not one window, or an epoch not one batch.
+    pub fn of(dataset: &Dataset, context: usize, batch_size: usize, seed: u64) -> Result<Self, DataError> {
+        match &dataset.mixture[..] {
+            [] => Self::new(&dataset.train, context, batch_size, seed),
+            sources => Self::mixed(sources, context, batch_size, seed),
+        }
+    }
+
+    /// A loader that mixes `sources`. An epoch has as many windows as all of them together, or, without weights, as
+    /// many as the epochs of each ask for.
+    fn mixed(
+        sources: &[MixedSource],
+        context: usize,
+        batch_size: usize,
+        seed: u64,
+    ) -> Result<Self, DataError> {
+        check_batch_size(batch_size)?;
+        let cutting = |source: &MixedSource| -> Result<Cutting, DataError> {
+            let windows = source.train.windows(context)?;
+            let max_passes = source.weight.and(source.epochs);
+            Ok(Cutting { name: source.name.clone(), store: source.train.clone(), windows, max_passes })
+        };
+        let cuttings = sources.iter().map(cutting).collect::<Result<Vec<_>, _>>()?;
+        let of_sources: Vec<u64> = cuttings.iter().map(|source| source.windows).collect();
+        let [weights, epochs] = [
+            sources.iter().map(|source| source.weight).collect::<Vec<_>>(),
+            sources.iter().map(|source| source.epochs).collect(),
+        ];
+        let windows = match weights.iter().all(Option::is_some) {
+            true => of_sources.iter().sum(),
+            false => windows_in_epoch(&epochs, &of_sources).iter().sum(),
+        };
+        if windows < batch_size as u64 {
+            let source_name = "data.mixture".to_owned();
+            return Err(DataError::NoSteps { source_name, windows, batch_size });
+        }
+        let schedule = Schedule::new(shares(&weights, &epochs, &of_sources));
+        let cut = Cut::Mixed { sources: cuttings, schedule };
+        Ok(Self { cut, context, batch_size, seed, windows, rank: 0, world_size: 1 })
+    }
+
+    /// That no source of a mixture is passed through more often in `steps` than its `epochs` allow beside a weight.
+    ///
+    /// # Errors
+    /// If one is.
+    pub fn check_passes(&self, steps: u64) -> Result<(), DataError> {
+        let Cut::Mixed { sources, schedule } = &self.cut else { return Ok(()) };
+        let n_windows = steps.saturating_mul(self.batch_size as u64);
+        for (source, share) in sources.iter().zip(schedule.parts()) {
+            let passes = share * n_windows as f64 / source.windows as f64;
+            if let Some(most) = source.max_passes.filter(|most| passes > *most) {
+                return Err(DataError::TooManyPasses { name: source.name.clone(), passes, most });
+            }
+        }
+        Ok(())
+    }
+
     /// A loader of batches of `batch_size` sequences of `context` tokens, in an order drawn from `seed`.
     ///
     /// # Errors
@@ -92,7 +182,8 @@ impl Loader {
             let source_name = store.source().to_owned();
             return Err(DataError::NoSteps { source_name, windows, batch_size });
         }
-        Ok(Self { store: store.clone(), context, batch_size, seed, windows, rank: 0, world_size: 1 })
+        let cut = Cut::One(store.clone());
+        Ok(Self { cut, context, batch_size, seed, windows, rank: 0, world_size: 1 })
     }
 
     /// The part of one rank: of every batch, its `rank`-th of `world_size` equal parts.
@@ -112,7 +203,7 @@ impl Loader {
         Ok(Self { rank, world_size, ..self })
     }
 
-    /// Batches of an epoch; the last short one is dropped.
+    /// Batches of an epoch; the last short one is dropped, of a mixture it begins the next epoch.
     pub fn steps_per_epoch(&self) -> u64 {
         self.windows / self.batch_size as u64
     }
@@ -122,7 +213,7 @@ impl Loader {
         (self.batch_size * self.context) as u64
     }
 
-    /// Windows of the split.
+    /// Windows of an epoch.
     pub fn windows(&self) -> u64 {
         self.windows
     }
@@ -140,8 +231,21 @@ impl Loader {
         }
         let local = self.batch_size / self.world_size;
         let first = step_in_epoch * self.batch_size as u64 + (self.rank * local) as u64;
-        let order = Permutation::new(self.seed, epoch, self.windows);
-        Batch::of_windows(&self.store, self.context, (0..local).map(|row| order.at(first + row as u64)))
+        match &self.cut {
+            Cut::One(store) => {
+                let order = Permutation::new(self.seed, epoch, self.windows);
+                Batch::of_windows(store, self.context, (0..local).map(|row| order.at(first + row as u64)))
+            }
+            Cut::Mixed { sources, schedule } => {
+                let turns = schedule.turns(epoch * steps * self.batch_size as u64 + first, local);
+                let window = |turn: &Turn| {
+                    let Cutting { store, windows, .. } = &sources[turn.source];
+                    let order = Permutation::new(self.seed, turn.ordinal / windows, *windows);
+                    (store, order.at(turn.ordinal % windows))
+                };
+                Batch::of_stores(self.context, turns.iter().map(window))
+            }
+        }
     }
 }
 
@@ -213,6 +317,94 @@ mod tests {
         }
         assert!(whole.clone().for_rank(3, 3).is_err());
         assert!(whole.for_rank(0, 4).unwrap_err().to_string().starts_with("train.batch_size = 6"));
+    }
+
+    /// Sources of so many windows of 5 tokens: those of the first begin with 0 and 5, of the second with 1000, and so on.
+    fn sources(
+        windows: &[u32],
+        weights: &[Option<f64>],
+        epochs: &[Option<f64>],
+    ) -> (tempfile::TempDir, Vec<MixedSource>) {
+        let (dir, store) = counting_store(1000 * windows.len() as u32, 65_536, 700);
+        let source = |(i, n): (usize, &u32)| {
+            let start = 1000 * i as u64;
+            MixedSource {
+                name: format!("source {i}"),
+                weight: weights[i],
+                epochs: epochs[i],
+                train: store.part(start..start + 5 * u64::from(*n) + 1),
+                val: None,
+                val_manifest: None,
+            }
+        };
+        let sources = windows.iter().enumerate().map(source).collect();
+        (dir, sources)
+    }
+
+    /// The first tokens of the rows of step `step`, counted over epochs.
+    fn starts(loader: &Loader, step: u64) -> Vec<u32> {
+        let steps = loader.steps_per_epoch();
+        let batch = loader.batch(step / steps, step % steps).unwrap();
+        batch.inputs.chunks(5).map(|row| row[0]).collect()
+    }
+
+    #[test]
+    fn a_mixture_gives_each_source_its_weight_to_within_less_than_a_window_at_every_step() {
+        let weights = [0.5, 0.3, 0.2];
+        let (_dir, sources) = sources(&[7, 30, 4], &weights.map(Some), &[None; 3]);
+        let loader = Loader::mixed(&sources, 5, 4, 3).unwrap();
+        assert_eq!((loader.windows(), loader.steps_per_epoch()), (41, 10));
+        let mut seen: Vec<Vec<u32>> = vec![Vec::new(); 3];
+        for step in 0..100 {
+            starts(&loader, step).iter().for_each(|start| seen[*start as usize / 1000].push(*start));
+            let n = 4.0 * (step + 1) as f64;
+            for (source, weight) in seen.iter().zip(weights) {
+                assert!((source.len() as f64 - weight * n).abs() < 1.0, "{step}");
+            }
+        }
+        // Each source is passed through before any of its windows comes again, in another order.
+        for (source, windows) in seen.iter().zip([7, 30, 4]) {
+            let passes: Vec<&[u32]> = source.chunks_exact(windows).collect();
+            assert!(passes.iter().all(|pass| pass.iter().collect::<HashSet<_>>().len() == windows));
+            assert!(passes.windows(2).any(|pair| pair[0] != pair[1]));
+        }
+    }
+
+    #[test]
+    fn a_mixture_is_a_function_of_seed_and_step_and_divides_among_ranks() {
+        let (_dir, sources) = sources(&[7, 30], &[Some(1.0), Some(2.0)], &[None; 2]);
+        let loader = || Loader::mixed(&sources, 5, 6, 3).unwrap();
+        let whole = loader();
+        let run: Vec<_> = (0..40).map(|step| starts(&whole, step)).collect();
+        for step in [39, 0, 17, 18] {
+            assert_eq!(starts(&loader(), step), run[step as usize]);
+            assert_eq!(starts(&whole, step), run[step as usize]);
+            let ranks = (0..3).flat_map(|rank| starts(&loader().for_rank(rank, 3).unwrap(), step));
+            assert_eq!(ranks.collect::<Vec<_>>(), run[step as usize]);
+        }
+        assert_ne!(starts(&Loader::mixed(&sources, 5, 6, 4).unwrap(), 5), run[5]);
+    }
+
+    #[test]
+    fn without_weights_an_epoch_passes_through_each_source_as_often_as_it_says() {
+        let (_dir, sources) = sources(&[10, 6, 4], &[None; 3], &[Some(2.0), None, Some(0.5)]);
+        let loader = Loader::mixed(&sources, 5, 4, 3).unwrap();
+        assert_eq!((loader.windows(), loader.steps_per_epoch()), (28, 7));
+        let all: Vec<u32> = (0..7).flat_map(|step| starts(&loader, step)).collect();
+        let of = |source| all.iter().filter(|start| **start / 1000 == source).count();
+        assert_eq!([of(0), of(1), of(2)], [20, 6, 2]);
+    }
+
+    #[test]
+    fn more_passes_than_a_source_may_have_are_refused() {
+        let (_dir, sources) = sources(&[10, 10], &[Some(3.0), Some(1.0)], &[Some(2.0), None]);
+        let loader = Loader::mixed(&sources, 5, 4, 3).unwrap();
+        loader.check_passes(6).unwrap();
+        let said = loader.check_passes(7).unwrap_err().to_string();
+        assert!(
+            said.contains("source 0") && said.contains("2.1") && said.contains("train.max_steps"),
+            "{said}"
+        );
     }
 
     #[test]

@@ -23,6 +23,12 @@ pub struct Manifest {
     pub sources: Vec<SourceManifest>,
     /// The share of the text that is validation.
     pub val_fraction: f64,
+    /// How many texts, the last, are validation as a whole; `val_fraction` is not used then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub val_files: Option<usize>,
+    /// Of a mixture: its sources, whose tokens lie one after another in both splits.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mixture: Vec<MixedManifest>,
     /// The tokenizer.
     pub tokenizer: TokenizerManifest,
     /// The two parts.
@@ -49,6 +55,25 @@ pub struct SourceManifest {
     /// Its bytes on disk, if it is packed. Not known of what earlier versions prepared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packed_bytes: Option<u64>,
+}
+
+/// A source of a mixture. Its splits list no shards.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MixedManifest {
+    /// What it is called.
+    pub name: String,
+    /// Its part of the tokens, as it was when it was prepared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<f64>,
+    /// Its epochs, as they were when it was prepared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<f64>,
+    /// How many texts it has among those of the dataset, which are in its order.
+    pub texts: usize,
+    /// Its part to learn from.
+    pub train: SplitManifest,
+    /// Its part to measure on.
+    pub val: Option<SplitManifest>,
 }
 
 /// The tokenizer of a dataset.
@@ -90,8 +115,61 @@ pub struct DocumentsManifest {
     /// Records without a text that could be read, which were left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bad: Option<BadRecordsManifest>,
+    /// What was done with the readable documents, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<StepManifest>,
     /// What stands after every document, the last too.
     pub separator: Separator,
+}
+
+/// One step of preparation, and what went in and came out.
+///
+/// # Units
+/// Bytes are of text.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepManifest {
+    /// Its name.
+    pub name: String,
+    /// What it keeps or does, in words.
+    pub rule: String,
+    /// Documents that came to it.
+    pub documents_in: u64,
+    /// Documents that it let pass.
+    pub documents_out: u64,
+    /// Their bytes before it.
+    pub bytes_in: u64,
+    /// The bytes of those that it let pass, after it.
+    pub bytes_out: u64,
+    /// Of personal data: how much of each kind was found.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub found: BTreeMap<String, u64>,
+}
+
+impl StepManifest {
+    pub(crate) fn new(name: &str, rule: String) -> Self {
+        Self { name: name.to_owned(), rule, ..Self::default() }
+    }
+
+    /// Counts a document that comes to the step.
+    pub(crate) fn enter(&mut self, bytes: usize) {
+        self.documents_in += 1;
+        self.bytes_in += bytes as u64;
+    }
+
+    /// Counts a document that passes.
+    pub(crate) fn leave(&mut self, bytes: usize) {
+        self.documents_out += 1;
+        self.bytes_out += bytes as u64;
+    }
+
+    /// Adds what the same step counted elsewhere.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        self.documents_in += other.documents_in;
+        self.documents_out += other.documents_out;
+        self.bytes_in += other.bytes_in;
+        self.bytes_out += other.bytes_out;
+        other.found.iter().for_each(|(kind, n)| *self.found.entry(kind.clone()).or_default() += n);
+    }
 }
 
 /// Records that were left out because they have no text that could be read.
@@ -146,6 +224,7 @@ pub struct SplitManifest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unknown_tokens: Option<u64>,
     /// Its files in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shards: Vec<ShardManifest>,
 }
 

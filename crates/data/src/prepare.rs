@@ -11,16 +11,14 @@ use crate::census::{Census, FileCensus};
 use crate::config::{DataConfig, N_BYTES, TokenizerConfig};
 use crate::dataset::{Dataset, Origin};
 use crate::error::DataError;
-use crate::manifest::{
-    DocumentsManifest, Manifest, SCHEMA, SourceManifest, SplitsManifest, TokenizerManifest,
-};
+use crate::manifest::{Manifest, SCHEMA, SourceManifest, TokenizerManifest};
 use crate::pipeline;
 use crate::progress::{Progress, Stage, in_bytes};
 use crate::scratch::Scratch;
 use crate::source::Source;
 use crate::split::Split;
 use crate::staging::{Staging, discard};
-use crate::tokenize::tokenize;
+use crate::tokenize::{Tokenized, tokenize};
 use crate::tokenizer::{self, Tokenizer};
 use crate::tokenizer_kind::TokenizerKind;
 use crate::verified::Verify;
@@ -46,7 +44,7 @@ pub fn prepare(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Dataset, DataError> {
     let mut open = |dir: &Path| {
-        let mut dataset = Dataset::open(dir)?;
+        let mut dataset = Dataset::open(dir)?.mixed_as(&data.mixture);
         if verify == Verify::FirstUse {
             dataset.verify(progress)?;
         }
@@ -67,7 +65,7 @@ pub fn prepare(
     let staging = Staging::beside(&dir)?;
     build(staging.dir(), data, tokenizer, progress)?;
     let origin = if staging.commit()? { origin } else { Origin::Cached };
-    Ok(Dataset { origin, is_verified: true, ..Dataset::open(&dir)? })
+    Ok(Dataset { origin, is_verified: true, ..Dataset::open(&dir)?.mixed_as(&data.mixture) })
 }
 
 /// Prepares into `dir`, which must not exist; the cache is not used.
@@ -105,7 +103,7 @@ fn build(
     };
     let (tokenizer, given_sha256) = make_tokenizer(&source, config, progress)?;
     tokenizer.save(&dir.join(tokenizer::FILE_NAME))?;
-    let (split, documents) = match tokens(dir, &source, &tokenizer, progress) {
+    let Tokenized { split, documents, mixture } = match tokens(dir, &source, &tokenizer, progress) {
         Err(DataError::FarContext { .. }) if source.largest_file() <= MAX_WHOLE_BYTES => {
             remove_shards(dir)?;
             tokens(dir, &source.in_whole_files(progress)?, &tokenizer, progress)?
@@ -116,6 +114,7 @@ fn build(
         schema: SCHEMA.to_owned(),
         sources: sources(dir, &source.census),
         val_fraction: data.val_fraction,
+        val_files: (source.val_files > 0).then_some(source.val_files),
         tokenizer: TokenizerManifest {
             kind: config.kind,
             vocab_size: tokenizer.vocab_size(),
@@ -123,6 +122,7 @@ fn build(
             switched_off: tokenizer.switched_off().to_vec(),
             given_sha256,
         },
+        mixture,
         split,
         documents,
         generated: source.generated,
@@ -130,14 +130,12 @@ fn build(
     manifest.write(dir)
 }
 
-type Tokens = (SplitsManifest, Option<DocumentsManifest>);
-
 fn tokens(
     dir: &Path,
     source: &Source,
     tokenizer: &Tokenizer,
     progress: &mut dyn FnMut(Progress),
-) -> Result<Tokens, DataError> {
+) -> Result<Tokenized, DataError> {
     let mut on_done = in_bytes(Stage::Tokenizing, source.corpus.len_bytes()?, progress);
     tokenize(dir, source, tokenizer, &mut on_done)
 }
@@ -225,9 +223,8 @@ fn count_words(
             })
         },
         |block| {
-            let first_unit = source.first_unit(&block)?;
             counts.with(|words| {
-                source.corpus.for_each_text(&block, first_unit, source.train_units, &mut |split, passage| {
+                source.for_each_text(&block, &mut |split, passage| {
                     if split == Split::Train {
                         words.add(passage.text);
                     }

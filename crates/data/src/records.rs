@@ -92,7 +92,7 @@ impl Records {
     fn last_end(&mut self, searched: usize) -> Option<usize> {
         match &self.format {
             Format::Json => self.ends.last_in(&self.buffer, self.at_end),
-            Format::Text | Format::Jsonl => {
+            Format::Text | Format::Jsonl | Format::Parquet => {
                 memchr::memrchr(b'\n', &self.buffer[searched..]).map(|at| searched + at + 1)
             }
             Format::Separated { line } => self.last_separator(searched, line),

@@ -1,5 +1,6 @@
 //! The tokens of one split, over all its shards.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,6 +18,8 @@ pub struct TokenStore {
     source: Arc<str>,
     vocab_size: usize,
     shards: Arc<[Shard]>,
+    /// Where among the tokens of the shards it begins.
+    offset: u64,
     len: u64,
 }
 
@@ -47,12 +50,21 @@ impl TokenStore {
             return Err(DataError::Manifest { path: dir.to_owned(), reason });
         }
         let source = dir.display().to_string().into();
-        Ok(Self { split, source, vocab_size, shards: shards.into(), len })
+        Ok(Self { split, source, vocab_size, shards: shards.into(), offset: 0, len })
     }
 
     /// The same, called `source` in messages.
     pub(crate) fn of_source(self, source: &str) -> Self {
         Self { source: source.into(), ..self }
+    }
+
+    /// The tokens of `range` alone.
+    ///
+    /// # Panics
+    /// If it is not within the store.
+    pub(crate) fn part(&self, range: Range<u64>) -> Self {
+        assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {}", self.len);
+        Self { offset: self.offset + range.start, len: range.end - range.start, ..self.clone() }
     }
 
     /// What the tokens were made of, for messages.
@@ -90,7 +102,7 @@ impl TokenStore {
     pub fn read(&self, start: u64, out: &mut [u32]) -> Result<(), DataError> {
         let end = start + out.len() as u64;
         assert!(end <= self.len, "tokens {start}..{end} of a {} split of {}", self.split, self.len);
-        let (mut skip, mut filled) = (start, 0);
+        let (mut skip, mut filled) = (self.offset + start, 0);
         for shard in self.shards.iter() {
             let here = shard.len().saturating_sub(skip).min((out.len() - filled) as u64) as usize;
             if here > 0 {
@@ -175,6 +187,16 @@ pub(crate) mod tests {
                 assert_eq!(out, (start as u32..(start + len) as u32).collect::<Vec<_>>());
             }
         }
+    }
+
+    #[test]
+    fn a_part_is_a_store_of_its_own() {
+        let (_dir, store) = counting_store(25, 1000, 4);
+        let part = store.part(5..21).part(2..16);
+        let mut out = [0; 14];
+        part.read(0, &mut out).unwrap();
+        assert_eq!(out.to_vec(), (7..21).collect::<Vec<_>>());
+        assert_eq!((part.len(), part.windows(5).unwrap()), (14, 2));
     }
 
     #[test]

@@ -6,11 +6,13 @@
 
 use std::path::Path;
 
-use crate::corpus::{Block, Corpus};
+use crate::corpus::Block;
 use crate::encode_error::EncodeError;
 use crate::encoder::Specials;
 use crate::error::DataError;
-use crate::manifest::{DocumentsManifest, Separator, SplitManifest, SplitsManifest};
+use crate::manifest::{
+    DocumentsManifest, MixedManifest, Separator, SplitManifest, SplitsManifest, StepManifest,
+};
 use crate::passage::{CONTEXT_BYTES, Encoded, Passage};
 use crate::pipeline;
 use crate::scratch::Scratch;
@@ -32,6 +34,8 @@ struct Part {
     chars: u64,
     bytes: u64,
     documents: u64,
+    /// The documents by their number of tokens, where that has bounds.
+    by_tokens: StepManifest,
 }
 
 /// Tokens at the end of what was written that are held against those that come out before the next block.
@@ -48,13 +52,27 @@ struct SplitWriter<'a> {
     documents: u64,
     lost_chars: u64,
     unknown_tokens: u64,
+    by_tokens: StepManifest,
+    /// What each source of a mixture has of it.
+    sources: Vec<SplitManifest>,
 }
 
 impl<'a> SplitWriter<'a> {
     fn new(dir: &Path, split: Split, source: &'a Source, tokenizer: &Tokenizer) -> Self {
         let writer = ShardWriter::new(dir, split.name(), tokenizer.vocab_size(), TOKENS_PER_SHARD);
         let tail = (!tokenizer.is_exact()).then(Vec::new);
-        Self { writer, source, tail, chars: 0, bytes: 0, documents: 0, lost_chars: 0, unknown_tokens: 0 }
+        Self {
+            writer,
+            source,
+            tail,
+            chars: 0,
+            bytes: 0,
+            documents: 0,
+            lost_chars: 0,
+            unknown_tokens: 0,
+            by_tokens: StepManifest::default(),
+            sources: vec![SplitManifest::default(); source.mixture.len()],
+        }
     }
 
     fn write(&mut self, part: &Part) -> Result<(), DataError> {
@@ -63,7 +81,11 @@ impl<'a> SplitWriter<'a> {
         self.documents += part.documents;
         self.lost_chars += part.encoded.lost_chars.min(part.chars);
         self.unknown_tokens += part.encoded.unknown_tokens;
+        self.by_tokens.merge(&part.by_tokens);
         let ids = &part.encoded.ids;
+        if let Some(source_idx) = self.source.mixed_idx(part.file_idx) {
+            self.sources[source_idx].add(part);
+        }
         if let Some(tail) = &mut self.tail {
             if !tail.ends_with(&part.encoded.overlap) {
                 let path = self.source.census.files[part.file_idx].path.clone();
@@ -75,16 +97,51 @@ impl<'a> SplitWriter<'a> {
         self.writer.write(ids)
     }
 
-    fn finish(self) -> Result<SplitManifest, DataError> {
-        Ok(SplitManifest {
+    /// The whole split, and the parts of a mixture's sources.
+    fn finish(self) -> Result<(SplitManifest, Vec<SplitManifest>), DataError> {
+        let split = SplitManifest {
             tokens: self.writer.tokens(),
             chars: self.chars,
             bytes: self.bytes,
             lost_chars: Some(self.lost_chars),
             unknown_tokens: Some(self.unknown_tokens),
             shards: self.writer.finish()?,
-        })
+        };
+        Ok((split, self.sources))
     }
+}
+
+impl SplitManifest {
+    /// Counts a part of a source.
+    fn add(&mut self, part: &Part) {
+        self.tokens += part.encoded.ids.len() as u64;
+        self.chars += part.chars;
+        self.bytes += part.bytes;
+        *self.lost_chars.get_or_insert(0) += part.encoded.lost_chars.min(part.chars);
+        *self.unknown_tokens.get_or_insert(0) += part.encoded.unknown_tokens;
+    }
+}
+
+/// What was written of a corpus.
+#[derive(Debug)]
+pub(crate) struct Tokenized {
+    pub split: SplitsManifest,
+    pub documents: Option<DocumentsManifest>,
+    pub mixture: Vec<MixedManifest>,
+}
+
+/// The sources of a mixture, with what each has of both splits.
+fn mixture(source: &Source, train: Vec<SplitManifest>, val: Vec<SplitManifest>) -> Vec<MixedManifest> {
+    let parts = train.into_iter().zip(val);
+    let mixed = source.mixture.iter().zip(parts).map(|(mixed, (train, val))| MixedManifest {
+        name: mixed.source.name.clone(),
+        weight: mixed.source.weight,
+        epochs: mixed.source.epochs,
+        texts: mixed.files.len(),
+        train,
+        val: (val.tokens > 0).then_some(val),
+    });
+    mixed.collect()
 }
 
 /// What ends a document for `tokenizer`.
@@ -112,14 +169,16 @@ impl Encoding<'_> {
         parts.iter_mut().for_each(|part| part.file_idx = block.file_idx);
         self.caches.with(|cache| {
             let mut position = first_unit;
-            let corpus: &Corpus = &self.source.corpus;
-            corpus.for_each_text(block, first_unit, self.source.train_units, &mut |split, passage| {
+            self.source.for_each_text(block, &mut |split, passage| {
                 let part = &mut parts[split as usize];
                 let chars = passage.text.chars().count() as u64;
-                self.append(passage, part, cache)
+                let is_kept = self
+                    .append(passage, part, cache)
                     .map_err(|error| self.told(error, block.file_idx, position))?;
-                part.chars += chars;
-                part.bytes += passage.text.len() as u64;
+                if is_kept {
+                    part.chars += chars;
+                    part.bytes += passage.text.len() as u64;
+                }
                 position += chars;
                 Ok(())
             })
@@ -127,16 +186,21 @@ impl Encoding<'_> {
         Ok(parts)
     }
 
-    /// Appends the tokens of a text, and of what ends it if it is a document.
+    /// Appends the tokens of a text, and of what ends it if it is a document. `false` if a document has too few or too
+    /// many, which are then not there.
     fn append(
         &self,
         passage: Passage<'_>,
         part: &mut Part,
         cache: &mut WordCache,
-    ) -> Result<(), EncodeError> {
+    ) -> Result<bool, EncodeError> {
         let out = &mut part.encoded;
+        let before = (out.ids.len(), out.lost_chars, out.unknown_tokens);
         match &self.separator {
-            None => return self.tokenizer.encode_passage(passage, Specials::Tokens, cache, out),
+            None => {
+                self.tokenizer.encode_passage(passage, Specials::Tokens, cache, out)?;
+                return Ok(true);
+            }
             Some(Separator::Token { id, .. }) => {
                 self.tokenizer.encode_passage(passage, Specials::Text, cache, out)?;
                 out.ids.push(*id);
@@ -146,8 +210,19 @@ impl Encoding<'_> {
                 self.tokenizer.encode_passage(Passage::whole(&ended), Specials::Text, cache, out)?;
             }
         }
+        if let Some(limits) = self.source.corpus.steps().token_limits() {
+            let n_ends = usize::from(matches!(self.separator, Some(Separator::Token { .. })));
+            let bytes = passage.text.len();
+            part.by_tokens.enter(bytes);
+            if !limits.holds((out.ids.len() - before.0 - n_ends) as f64) {
+                out.ids.truncate(before.0);
+                (out.lost_chars, out.unknown_tokens) = (before.1, before.2);
+                return Ok(false);
+            }
+            part.by_tokens.leave(bytes);
+        }
         part.documents += 1;
-        Ok(())
+        Ok(true)
     }
 
     /// An error in a text; one of a running text begins at character `position` of the corpus and is told by file.
@@ -178,7 +253,7 @@ pub(crate) fn tokenize(
     source: &Source,
     tokenizer: &Tokenizer,
     on_done: &mut dyn FnMut(u64),
-) -> Result<(SplitsManifest, Option<DocumentsManifest>), DataError> {
+) -> Result<Tokenized, DataError> {
     let is_documents = source.corpus.is_documents();
     let separator = is_documents.then(|| separator(tokenizer));
     let encoding = Encoding { source, tokenizer, separator: separator.clone(), caches: Scratch::default() };
@@ -193,17 +268,33 @@ pub(crate) fn tokenize(
         },
         on_done,
     )?;
-    let got = if is_documents { train.documents + val.documents } else { train.chars + val.chars };
+    let mut by_tokens = train.by_tokens.clone();
+    by_tokens.merge(&val.by_tokens);
+    let n_dropped = by_tokens.documents_in - by_tokens.documents_out;
+    let got = match is_documents {
+        true => train.documents + val.documents + n_dropped,
+        false => train.chars + val.chars,
+    };
     if got != source.census.units() {
         return Err(DataError::Changed { expected: source.census.units(), got });
+    }
+    let mut steps = source.census.steps.clone();
+    if let Some(last) = steps.last_mut().filter(|_| source.corpus.steps().token_limits().is_some()) {
+        last.merge(&by_tokens);
     }
     let documents = separator.map(|separator| DocumentsManifest {
         train: train.documents,
         val: val.documents,
         empty: source.census.empty_documents,
         bad: source.census.bad.clone(),
+        steps,
         separator,
     });
-    let val = val.finish()?;
-    Ok((SplitsManifest { train: train.finish()?, val: (val.tokens > 0).then_some(val) }, documents))
+    let ((train, of_train), (val, of_val)) = (train.finish()?, val.finish()?);
+    let mixture = mixture(source, of_train, of_val);
+    Ok(Tokenized {
+        split: SplitsManifest { train, val: (val.tokens > 0).then_some(val) },
+        documents,
+        mixture,
+    })
 }

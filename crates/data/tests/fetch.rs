@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
-use wattle_data::{DataConfig, DataError, DatasetManifest, FetchProgress, Fetched, Fetcher, Format};
+use wattle_data::{DataConfig, DataError, DatasetManifest, FetchProgress, Fetched, Fetcher, Format, Token};
 
 /// A request, header names in lower case.
 #[derive(Clone, Debug)]
@@ -391,6 +391,31 @@ fn redirects_go_where_the_manifest_lets_them() {
             .to_string()
             .contains("redirects")
     );
+}
+
+#[test]
+fn a_token_is_shown_to_its_host_and_to_nobody_a_redirect_leads_to() {
+    let content = content(77);
+    let copy = content.clone();
+    let elsewhere = Server::start(move |_, request, stream| serve(request, stream, &copy, ""));
+    // Another name of this machine is another host.
+    let target = format!("http://localhost:{}/text.txt", elsewhere.address.rsplit_once(':').unwrap().1);
+    let server = Server::start(move |_, request, stream| {
+        match request.headers.get("authorization").map(String::as_str) {
+            Some("Bearer hf_test") => {
+                head(stream, "302 Found", &format!("Location: {target}\r\nContent-Length: 0\r\n"))
+            }
+            _ => head(stream, "401 Unauthorized", "Content-Length: 0\r\n"),
+        }
+    });
+    let manifest = server.manifest_with("format = \"text\"\nredirect_hosts = [\"localhost\"]", "");
+    let cache = tempfile::tempdir().unwrap();
+    let said = fetch(&manifest, cache.path()).unwrap_err().to_string();
+    assert!(said.contains("401") && said.contains("HF_TOKEN") && said.contains("http://home"), "{said}");
+    let with_token = Fetcher { token: Some(Token::new("127.0.0.1", "hf_test")), ..fetcher() };
+    let fetched = with_token.fetch(&manifest, cache.path(), &mut |_| {}).unwrap();
+    assert_fetched(&fetched, &content);
+    assert!(!elsewhere.request(0).headers.contains_key("authorization"));
 }
 
 #[test]

@@ -170,6 +170,7 @@ impl SyntheticRun {
                 train_tokens: 10_240,
                 val_tokens: 1_024,
                 floor: self.entropy.map(|nats| LossFloor { nats_per_token: nats, bits_per_byte: nats / 2.0 }),
+                steps: Vec::new(),
             }),
             model: Some(ModelInfo { family: "gpt2".to_owned(), parameters: 139_584 }),
             segments: self.segments().into_iter().map(|(id, (start, _))| segment(id, start)).collect(),
@@ -256,6 +257,7 @@ impl SyntheticRun {
             bits_per_byte: loss / 2.0,
             accuracy: 0.01 * step as f64,
             tokens: 1_024,
+            sources: Vec::new(),
         }
     }
 

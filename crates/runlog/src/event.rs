@@ -126,6 +126,26 @@ pub struct EvaluateEvent {
     pub accuracy: f64,
     /// Tokens predicted.
     pub tokens: u64,
+    /// Of a mixture: each source by itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<SourceEvaluation>,
+}
+
+/// An evaluation of one source of a mixture.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SourceEvaluation {
+    /// What it is called.
+    pub name: String,
+    /// Mean cross-entropy in nats a token.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub loss: f64,
+    /// Bits for each byte of its text; null where the tokens do not stand for all of it.
+    pub bits_per_byte: Option<f64>,
+    /// Share of next tokens that were the model's first choice.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub accuracy: f64,
+    /// Tokens predicted.
+    pub tokens: u64,
 }
 
 /// What training waits for.

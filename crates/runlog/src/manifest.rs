@@ -1,5 +1,6 @@
 //! Where, on what, and from what a run was made: `manifest.json`.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -158,6 +159,29 @@ pub struct DataInfo {
     /// is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub floor: Option<LossFloor>,
+    /// What was done with documents before they became tokens, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<DataStep>,
+}
+
+/// A step of preparation: documents and bytes of text that went in and came out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DataStep {
+    /// Its name.
+    pub name: String,
+    /// What it keeps or does.
+    pub rule: String,
+    /// Documents that came to it.
+    pub documents_in: u64,
+    /// Documents that it let pass.
+    pub documents_out: u64,
+    /// Their bytes before it.
+    pub bytes_in: u64,
+    /// The bytes of those that it let pass, after it.
+    pub bytes_out: u64,
+    /// Of personal data: how much of each kind was found.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub found: BTreeMap<String, u64>,
 }
 
 /// The entropy of a text, in the units of a loss.

@@ -1,6 +1,6 @@
 //! The data of a run: prepared, looked at, and still the same at a resume.
 
-use wattle_data::{Dataset, Loader, Origin, Verify};
+use wattle_data::{Dataset, Loader, Origin, TokenStore, Verify};
 use wattle_train::Plan;
 
 use crate::config::Config;
@@ -42,27 +42,31 @@ pub fn prepare(
 /// If the data are too short for a single step.
 pub fn plan_of(config: &Config, dataset: &Dataset) -> Result<Plan, SessionError> {
     let (context, train) = (config.model.context, &config.train);
-    let loader = Loader::new(&dataset.train, context, train.batch_size, config.run.seed)?;
-    Ok(Plan::new(train, loader.steps_per_epoch(), context))
+    let loader = Loader::of(dataset, context, train.batch_size, config.run.seed)?;
+    let plan = Plan::new(train, loader.steps_per_epoch(), context);
+    loader.check_passes(plan.total_steps)?;
+    Ok(plan)
 }
 
 /// Checks that the data are enough for a step and, where some are held out, for an evaluation.
 pub(crate) fn check_length(config: &Config, dataset: &Dataset) -> Result<(), SessionError> {
     plan_of(config, dataset)?;
-    dataset.val.as_ref().map(|val| val.windows(config.model.context)).transpose()?;
+    for val in dataset.val_stores() {
+        val.windows(config.model.context)?;
+    }
     Ok(())
 }
 
-/// Tokens of one evaluation.
+/// Tokens of one evaluation, of all sources.
 pub(crate) fn evaluation_tokens(config: &Config, dataset: &Dataset) -> u64 {
-    let whole = dataset.manifest.split.val.as_ref().map_or(0, |val| val.tokens);
-    match config.evaluate.batches {
-        0 => whole,
+    let of_store = |val: &TokenStore| match config.evaluate.batches {
+        0 => val.len(),
         n => {
             let of_batch = (config.train.micro_batch() * config.model.context) as u64;
-            whole.min((n as u64).saturating_mul(of_batch))
+            val.len().min((n as u64).saturating_mul(of_batch))
         }
-    }
+    };
+    dataset.val_stores().map(of_store).sum()
 }
 
 /// A run goes on with the data that it began with, or not at all.

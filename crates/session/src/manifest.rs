@@ -1,13 +1,13 @@
 //! The manifest of a run, and what its model cards say of it.
 
-use wattle_data::Dataset;
+use wattle_data::{Dataset, StepManifest};
 use wattle_meter::config::stated_machine;
 use wattle_meter::segment_prices;
 use wattle_model::LanguageModel;
 use wattle_runlog::clock::file_stamp;
 use wattle_runlog::grid::GridOrigin;
 use wattle_runlog::manifest::{
-    DataInfo, Drivers, Host, LossFloor, MANIFEST_SCHEMA, ModelInfo, SegmentPrices, Versions,
+    DataInfo, DataStep, Drivers, Host, LossFloor, MANIFEST_SCHEMA, ModelInfo, SegmentPrices, Versions,
 };
 use wattle_runlog::{Manifest, Segment};
 use wattle_train::device::ChosenDevice;
@@ -75,6 +75,13 @@ pub(crate) fn complete(
         val_tokens: split.val.as_ref().map_or(0, |val| val.tokens),
         unverified: !dataset.is_verified,
         floor: loss_floor(dataset),
+        steps: dataset
+            .manifest
+            .documents
+            .iter()
+            .flat_map(|documents| &documents.steps)
+            .map(data_step)
+            .collect(),
     });
     manifest.model = Some(ModelInfo { family: model_type(model), parameters: model.n_parameters() });
 }
@@ -111,6 +118,19 @@ pub(crate) fn card(
 /// The model's type as its `config.json` states it.
 pub(crate) fn model_type(model: &dyn LanguageModel) -> String {
     model.config_json()["model_type"].as_str().unwrap_or_default().to_owned()
+}
+
+/// A step of preparation as a run's manifest has it.
+fn data_step(step: &StepManifest) -> DataStep {
+    DataStep {
+        name: step.name.clone(),
+        rule: step.rule.clone(),
+        documents_in: step.documents_in,
+        documents_out: step.documents_out,
+        bytes_in: step.bytes_in,
+        bytes_out: step.bytes_out,
+        found: step.found.clone(),
+    }
 }
 
 /// The entropy of a generated validation split.

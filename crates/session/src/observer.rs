@@ -337,6 +337,7 @@ impl RunObserver<'_> {
             parts.push(format!("{bits_per_char:.3} bits/char{}", beside(floor)));
         }
         parts.push(format!("{:.1} % right", evaluation.accuracy * 100.0));
+        parts.extend(evaluation.sources.iter().map(|source| format!("{} {:.3}", source.name, source.loss)));
         parts
     }
 }

@@ -9,6 +9,8 @@ pub struct Condition {
     pub key: &'static str,
     /// What it is tested for.
     pub test: Test,
+    /// Another key that has to lack a value too.
+    pub also_without: Option<&'static str>,
     because: Option<&'static str>,
 }
 
@@ -30,13 +32,19 @@ pub enum Test {
 impl Condition {
     /// A condition without words of its own.
     pub const fn new(key: &'static str, test: Test) -> Self {
-        Self { key, test, because: None }
+        Self { key, test, also_without: None, because: None }
     }
 
     /// The same condition, with what a message says: why the key has no effect, and what to do.
     #[must_use]
     pub const fn because(self, why: &'static str) -> Self {
         Self { because: Some(why), ..self }
+    }
+
+    /// The same condition, that holds only where `other` has no value either.
+    #[must_use]
+    pub const fn and_without(self, other: &'static str) -> Self {
+        Self { also_without: Some(other), ..self }
     }
 
     /// Whether it holds where its key has the value `value`.
@@ -65,6 +73,7 @@ impl Condition {
             (_, None) => format!("without {key}"),
             (_, Some(value)) => format!("with {key} = {value}"),
         };
+        let with = self.also_without.map_or(with.clone(), |other| format!("{with} or {other}"));
         let remedy = match self.test {
             Test::Set => format!("remove {key}"),
             Test::Unset => format!("set {key}"),
@@ -77,13 +86,14 @@ impl Condition {
     /// When a key has no effect, in the reference's words.
     pub fn described(&self) -> String {
         let key = self.key;
-        match self.test {
+        let described = match self.test {
             Test::Set => format!("where `{key}` is set"),
             Test::Unset => format!("without `{key}`"),
             Test::Zero => format!("with `{key} = 0`"),
             Test::OneOf(names) => format!("with `{key} = {}`", alternatives(names)),
             Test::NoneOf(names) => format!("unless `{key} = {}`", alternatives(names)),
-        }
+        };
+        self.also_without.map_or(described.clone(), |other| format!("{described} or `{other}`"))
     }
 }
 

@@ -4,12 +4,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::Device;
+#[cfg(feature = "cuda")]
+use wattle_dist::Nccl;
 use wattle_ops::board::Board;
+#[cfg(feature = "cuda")]
+use wattle_ops::board::BoardError;
 #[cfg(feature = "cuda")]
 use wattle_ops::board::cuda::{CudaBoard, CudaOptions};
 use wattle_runlog::ComputeDevice;
 
 use crate::error::TrainError;
+use crate::ranks::Ranks;
 
 /// A request for a device, as the command line takes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,8 +23,8 @@ pub enum DeviceChoice {
     Auto,
     /// The CPU.
     Cpu,
-    /// The GPU with this CUDA ordinal.
-    Cuda(usize),
+    /// The GPU with this CUDA ordinal; without one the first, or of several ranks on a machine the GPU of their number.
+    Cuda(Option<usize>),
 }
 
 /// A device and why it was chosen.
@@ -47,7 +52,16 @@ impl ChosenDevice {
     /// # Errors
     /// If there is a GPU that cannot be had as a board.
     pub fn board(&self) -> Result<Option<Arc<dyn Board>>, TrainError> {
-        open_board(&self.device)
+        open_board(&self.device, &Ranks::default())
+    }
+
+    /// [`ChosenDevice::board`] of one of several ranks, each of which calls this: connected with those of the others.
+    ///
+    /// # Errors
+    /// If there is a GPU that cannot be had as a board, there is no NCCL, ranks were given the same GPU, or one does not
+    /// answer in time.
+    pub fn board_of_ranks(&self, ranks: &Ranks) -> Result<Option<Arc<dyn Board>>, TrainError> {
+        open_board(&self.device, ranks)
     }
 
     /// The device for a model's parameters, where that is another: a board takes a copy of its own from the host.
@@ -66,8 +80,8 @@ impl std::str::FromStr for DeviceChoice {
         match lower.split_once(':').map_or((lower.as_str(), None), |(kind, n)| (kind, Some(n))) {
             ("auto", None) => Ok(Self::Auto),
             ("cpu", None) => Ok(Self::Cpu),
-            ("cuda" | "gpu", None) => Ok(Self::Cuda(0)),
-            ("cuda" | "gpu", Some(n)) => n.parse().map(Self::Cuda).map_err(|_| unknown()),
+            ("cuda" | "gpu", None) => Ok(Self::Cuda(None)),
+            ("cuda" | "gpu", Some(n)) => n.parse().map(|n| Self::Cuda(Some(n))).map_err(|_| unknown()),
             _ => Err(unknown()),
         }
     }
@@ -81,9 +95,12 @@ impl DeviceChoice {
     pub fn open(self) -> Result<ChosenDevice, TrainError> {
         match self {
             Self::Cpu => Ok(cpu(AS_ASKED)),
-            Self::Cuda(ordinal) => open_cuda(ordinal)
-                .map(|cuda| cuda.chosen(AS_ASKED))
-                .map_err(|why| TrainError::Device(format!("--device cuda:{ordinal} cannot be had: {why}"))),
+            Self::Cuda(ordinal) => {
+                let ordinal = ordinal.unwrap_or(0);
+                open_cuda(ordinal).map(|cuda| cuda.chosen(AS_ASKED)).map_err(|why| {
+                    TrainError::Device(format!("--device cuda:{ordinal} cannot be had: {why}"))
+                })
+            }
             Self::Auto => Ok(match open_cuda(0) {
                 Ok(cuda) => cuda.chosen("a GPU was found"),
                 Err(why) => cpu(&why),
@@ -92,8 +109,53 @@ impl DeviceChoice {
     }
 }
 
+impl DeviceChoice {
+    /// The choice of one of several ranks, the one with number `local_rank` on its machine: where it names no GPU and there are
+    /// some, the GPU of that number. A launcher may also show each rank one of its own (`CUDA_VISIBLE_DEVICES`).
+    ///
+    /// # Errors
+    /// If there are fewer GPUs than that.
+    pub fn of_rank(self, local_rank: usize) -> Result<Self, TrainError> {
+        self.among(local_rank, n_gpus())
+    }
+
+    /// The CUDA ordinal of the GPU that it takes, if it is one.
+    pub fn gpu(self) -> Option<usize> {
+        match self {
+            Self::Cpu => None,
+            Self::Cuda(ordinal) => Some(ordinal.unwrap_or(0)),
+            Self::Auto => (n_gpus() > 0).then_some(0),
+        }
+    }
+
+    fn among(self, local_rank: usize, n_gpus: usize) -> Result<Self, TrainError> {
+        match (self, n_gpus) {
+            (Self::Cpu | Self::Cuda(Some(_)), _) | (_, 0) => Ok(self),
+            (_, 1) => Ok(Self::Cuda(Some(0))),
+            (_, n) if local_rank < n => Ok(Self::Cuda(Some(local_rank))),
+            (_, n) => Err(TrainError::Device(format!(
+                "there is no GPU for rank {local_rank} of this machine, counted from 0: the driver shows {n}; start at most \
+                 {n} ranks a machine, or add --device cpu"
+            ))),
+        }
+    }
+}
+
+/// How many GPUs the driver shows to this process.
+fn n_gpus() -> usize {
+    #[cfg(feature = "cuda")]
+    let n = wattle_cuda::load().map_or(0, |driver| driver.n_devices);
+    #[cfg(not(feature = "cuda"))]
+    let n = 0;
+    n
+}
+
 /// The reason of a device that was named.
 const AS_ASKED: &str = "as asked";
+
+/// Set, one rank alone joins a communicator of its own too, which shows what that costs (`scripts/gpu_acceptance.sh`).
+#[cfg(feature = "cuda")]
+const ALONE_WITH_NCCL: &str = "WATTLE_NCCL_ALONE";
 
 /// Whether the kernel's driver for NVIDIA boards is loaded, whatever else is missing.
 fn has_nvidia_driver() -> bool {
@@ -124,7 +186,7 @@ impl OpenedGpu {
 /// # Errors
 /// If there is a GPU that cannot be had as a board.
 #[cfg(not(feature = "cuda"))]
-pub(crate) fn open_board(_device: &Device) -> Result<Option<Arc<dyn Board>>, TrainError> {
+pub(crate) fn open_board(_device: &Device, _ranks: &Ranks) -> Result<Option<Arc<dyn Board>>, TrainError> {
     Ok(None)
 }
 
@@ -133,14 +195,21 @@ pub(crate) fn open_board(_device: &Device) -> Result<Option<Arc<dyn Board>>, Tra
 /// # Errors
 /// If there is a GPU that cannot be had as a board.
 #[cfg(feature = "cuda")]
-pub(crate) fn open_board(device: &Device) -> Result<Option<Arc<dyn Board>>, TrainError> {
+pub(crate) fn open_board(device: &Device, ranks: &Ranks) -> Result<Option<Arc<dyn Board>>, TrainError> {
     let Device::Cuda(cuda) = device else { return Ok(None) };
     let ordinal = cuda.cuda_stream().context().ordinal();
-    match CudaBoard::open(ordinal, &CudaOptions::default()) {
-        Ok(board) => Ok(Some(Arc::new(board))),
-        Err(error) => Err(TrainError::Device(format!(
+    let board = CudaBoard::open(ordinal, &CudaOptions::default()).map_err(|error| {
+        TrainError::Device(format!(
             "the explicit engine cannot have cuda:{ordinal}: {error}; train.engine = \"autograd\" does without"
-        ))),
+        ))
+    })?;
+    if !ranks.are_several() && std::env::var_os(ALONE_WITH_NCCL).is_none() {
+        return Ok(Some(Arc::new(board)));
+    }
+    match board.with_ranks(ranks.shared_fabric(), &Nccl::open()?, ranks.between_steps()) {
+        Ok(board) => Ok(Some(Arc::new(board))),
+        Err(BoardError::Ranks(error)) => Err(error.into()),
+        Err(error) => Err(TrainError::Device(format!("cuda:{ordinal} cannot join its ranks: {error}"))),
     }
 }
 
@@ -204,12 +273,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn ranks_take_the_gpu_of_their_number_unless_one_is_named() {
+        use DeviceChoice::{Auto, Cpu, Cuda};
+        let of = |choice: DeviceChoice, local_rank, n_gpus| choice.among(local_rank, n_gpus).unwrap();
+        for choice in [Auto, Cuda(None)] {
+            assert_eq!(of(choice, 3, 8), Cuda(Some(3)));
+            assert_eq!(of(choice, 3, 1), Cuda(Some(0)), "each rank is shown one of its own");
+            assert_eq!(of(choice, 3, 0), choice);
+            let error = choice.among(2, 2).unwrap_err().to_string();
+            assert!(error.contains("no GPU for rank 2") && error.contains("at most 2 ranks"), "{error}");
+        }
+        assert_eq!((of(Cuda(Some(5)), 3, 8), of(Cpu, 3, 8)), (Cuda(Some(5)), Cpu));
+    }
+
+    #[test]
     fn devices_are_asked_for_by_name() {
         assert_eq!("auto".parse(), Ok(DeviceChoice::Auto));
-        assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(0)));
-        assert_eq!("cuda:3".parse(), Ok(DeviceChoice::Cuda(3)));
-        assert_eq!("gpu".parse(), Ok(DeviceChoice::Cuda(0)));
-        assert_eq!("GPU:1".parse(), Ok(DeviceChoice::Cuda(1)));
+        assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(None)));
+        assert_eq!("cuda:3".parse(), Ok(DeviceChoice::Cuda(Some(3))));
+        assert_eq!("gpu".parse(), Ok(DeviceChoice::Cuda(None)));
+        assert_eq!("GPU:1".parse(), Ok(DeviceChoice::Cuda(Some(1))));
         for wrong in ["tpu", "gpu:", "cuda:", "cuda:-1", "cpu:0"] {
             assert!(wrong.parse::<DeviceChoice>().unwrap_err().contains("cuda:N"), "{wrong}");
         }

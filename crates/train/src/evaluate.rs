@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Device};
-use wattle_data::{Batch, EvalBatches, SplitManifest, TokenStore};
+use wattle_data::{Batch, EvalBatches, MixedSource, SplitManifest, TokenStore};
 use wattle_model::engine::LossSum;
 use wattle_model::generate::operations_on;
 use wattle_model::{
     BoardEvaluator, EngineOptions, EvaluatorOptions, LanguageModel, MatrixUpdate, Moments, Recompute, Share,
 };
 use wattle_ops::board::{Board, Elem};
+use wattle_runlog::event::SourceEvaluation;
 
 use crate::engine::StepEngine;
 use crate::error::TrainError;
@@ -34,6 +35,29 @@ impl Evaluation {
         Self { loss: mean(sum.loss), accuracy: mean(sum.n_correct as f64), tokens }
     }
 
+    /// The evaluation of several parts together, each token counting once.
+    pub fn of_parts(parts: &[Self]) -> Self {
+        if let [one] = parts {
+            return *one;
+        }
+        let tokens = parts.iter().map(|part| part.tokens).sum();
+        let mean = |of: fn(&Self) -> f64| {
+            parts.iter().map(|part| of(part) * part.tokens as f64).sum::<f64>() / tokens as f64
+        };
+        Self { loss: mean(|part| part.loss), accuracy: mean(|part| part.accuracy), tokens }
+    }
+
+    /// This evaluation as that of a mixture's source, whose text `split` counts.
+    pub fn of_source(&self, name: &str, split: Option<&SplitManifest>) -> SourceEvaluation {
+        SourceEvaluation {
+            name: name.to_owned(),
+            loss: self.loss,
+            bits_per_byte: split.and_then(|split| self.bits_per_byte(split)),
+            accuracy: self.accuracy,
+            tokens: self.tokens,
+        }
+    }
+
     /// e to the loss.
     pub fn perplexity(&self) -> f64 {
         self.loss.exp()
@@ -43,6 +67,14 @@ impl Evaluation {
     pub fn bits_per_byte(&self, split: &SplitManifest) -> Option<f64> {
         split.bits_per_byte(self.loss)
     }
+}
+
+/// The evaluations of a mixture's sources, those that have a validation split, by name.
+pub fn sources_of(mixture: &[MixedSource], evaluations: &[Evaluation]) -> Vec<SourceEvaluation> {
+    let sources = mixture.iter().filter(|source| source.val.is_some());
+    let told = sources.zip(evaluations);
+    told.map(|(source, evaluation)| evaluation.of_source(&source.name, source.val_manifest.as_ref()))
+        .collect()
 }
 
 /// How to evaluate.

@@ -23,7 +23,7 @@ use crate::device::open_board;
 use crate::diagnose::first_not_finite;
 use crate::engine::{self, Step, StepEngine};
 use crate::error::TrainError;
-use crate::evaluate::{EvaluateOptions, evaluate_in_training};
+use crate::evaluate::{EvaluateOptions, Evaluation, evaluate_in_training, sources_of};
 use crate::gradients::{BatchOptions, batch_gradients};
 use crate::kernels::Kernels;
 use crate::observer::{Directive, Edge, Observer, Progress};
@@ -79,7 +79,7 @@ impl<'a> Trainer<'a> {
     ) -> Result<Self, TrainError> {
         let board = match options.train.engine {
             EngineChoice::Autograd => None,
-            EngineChoice::Auto | EngineChoice::Explicit => open_board(device)?,
+            EngineChoice::Auto | EngineChoice::Explicit => open_board(device, &options.ranks)?,
         };
         Self::on_board(model, dataset, board, options, checkpoints)
     }
@@ -97,7 +97,7 @@ impl<'a> Trainer<'a> {
         checkpoints: Checkpoints,
     ) -> Result<Self, TrainError> {
         let Share { rank, world } = options.ranks.share();
-        let loader = Loader::new(&dataset.train, model.context(), options.train.batch_size, options.seed)?
+        let loader = Loader::of(dataset, model.context(), options.train.batch_size, options.seed)?
             .for_rank(rank, world)?;
         Ok(Self {
             plan: Plan::new(&options.train, loader.steps_per_epoch(), model.context()),
@@ -349,7 +349,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn evaluate(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
-        let Some(store) = &self.dataset.val else { return Ok(()) };
+        let Some(whole) = &self.dataset.val else { return Ok(()) };
         self.drain(observer)?;
         observer.edge(Edge::EvaluateStart);
         let start = MonotonicNs::now();
@@ -360,7 +360,12 @@ impl<'a> Trainer<'a> {
         };
         let progress = &mut |done, total| observer.progress(Progress::Evaluate { done, total });
         let ranks = &self.options.ranks;
-        let evaluation = evaluate_in_training(self.engine.as_mut(), store, options, ranks, progress)?;
+        let engine = self.engine.as_mut();
+        let mut evaluations = Vec::new();
+        for store in self.dataset.val_stores() {
+            evaluations.push(evaluate_in_training(engine, store, options, ranks, progress)?);
+        }
+        let evaluation = Evaluation::of_parts(&evaluations);
         self.span(observer, Phase::Evaluate, start);
         observer.edge(Edge::EvaluateEnd);
         self.told_until = MonotonicNs::now();
@@ -372,12 +377,13 @@ impl<'a> Trainer<'a> {
             observer,
             EventBody::Evaluate(EvaluateEvent {
                 step,
-                split: store.split().name().to_owned(),
+                split: whole.split().name().to_owned(),
                 loss: evaluation.loss,
                 perplexity: evaluation.perplexity(),
                 bits_per_byte: split.and_then(|split| evaluation.bits_per_byte(split)).unwrap_or(f64::NAN),
                 accuracy: evaluation.accuracy,
                 tokens: evaluation.tokens,
+                sources: sources_of(&self.dataset.mixture, &evaluations),
             }),
         )
     }

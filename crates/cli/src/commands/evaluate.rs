@@ -14,6 +14,7 @@ use wattle_meter::WindowEnergy;
 use wattle_model::LanguageModel;
 use wattle_report::words::describe::describe_window;
 use wattle_report::words::quantity::count;
+use wattle_runlog::event::SourceEvaluation;
 use wattle_session::checkpoint::OpenCheckpoint;
 use wattle_session::data_notes;
 use wattle_session::metered::Metered;
@@ -51,7 +52,9 @@ pub fn run(args: &EvaluateArgs, bars: &MultiProgress) -> anyhow::Result<Exit> {
         (None, None) => unreachable!("the command line asks for one of them"),
     };
     data_notes::say(&held.dataset);
-    let context = held.store()?.evaluation_context(checkpoint.model.context())?;
+    let stores = held.stores()?;
+    let contexts = stores.iter().map(|store| store.evaluation_context(checkpoint.model.context()));
+    let context = contexts.collect::<Result<Vec<_>, _>>()?.into_iter().max().unwrap_or(1);
     let batch_size = (TOKENS_AT_ONCE / context).max(1);
     let options = EvaluateOptions { batch_size, max_batches: 0, dtype: args.dtype.into() };
     if device.device.is_cpu() {
@@ -64,8 +67,15 @@ pub fn run(args: &EvaluateArgs, bars: &MultiProgress) -> anyhow::Result<Exit> {
         bar.set_position(done);
     };
     let model = checkpoint.model.as_ref();
-    let (evaluation, engine) =
-        evaluate_by_best(model, held.store()?, options, &device.device, board, &mut progress)?;
+    let (mut evaluations, mut engine) = (Vec::new(), String::new());
+    for store in stores {
+        let (evaluation, by) =
+            evaluate_by_best(model, store, options, &device.device, board.clone(), &mut progress)?;
+        evaluations.push(evaluation);
+        engine = by;
+    }
+    let evaluation = Evaluation::of_parts(&evaluations);
+    let sources = held.sources(&evaluations);
     bar.finish_and_clear();
     if !evaluation.loss.is_finite() {
         bail!("{}: the loss is not finite: {}", args.checkpoint.display(), why_not_finite(model)?);
@@ -73,10 +83,16 @@ pub fn run(args: &EvaluateArgs, bars: &MultiProgress) -> anyhow::Result<Exit> {
     let energy = metered.finish();
     match args.json {
         true => {
-            let report = report(args, &checkpoint, &held, context, &evaluation, &engine, energy.as_ref());
+            let mut report = report(args, &checkpoint, &held, context, &evaluation, &engine, energy.as_ref());
+            if !sources.is_empty() {
+                report["sources"] = json!(sources);
+            }
             print_line(&format!("{report:#}"))?;
         }
-        false => print(&describe(&evaluation, held.manifest(), &engine, energy.as_ref()))?,
+        false => {
+            print(&describe(&evaluation, held.manifest(), &engine, energy.as_ref()))?;
+            print(&describe_sources(&sources))?;
+        }
     }
     Ok(Exit::Done)
 }
@@ -97,11 +113,29 @@ fn why_not_finite(model: &dyn LanguageModel) -> anyhow::Result<String> {
 }
 
 impl Held {
-    fn store(&self) -> anyhow::Result<&TokenStore> {
+    /// The split, of a mixture each source's part.
+    fn stores(&self) -> anyhow::Result<Vec<&TokenStore>> {
+        let Dataset { train, val, mixture, .. } = &self.dataset;
         match self.split {
-            Split::Train => Ok(&self.dataset.train),
-            Split::Val => self.dataset.val.as_ref().with_context(|| no_validation(&self.dataset)),
+            Split::Train if mixture.is_empty() => Ok(vec![train]),
+            Split::Train => Ok(mixture.iter().map(|source| &source.train).collect()),
+            Split::Val if val.is_none() => bail!(no_validation(&self.dataset)),
+            Split::Val => Ok(self.dataset.val_stores().collect()),
         }
+    }
+
+    /// Of a mixture: what was found of each source, in the order of [`Self::stores`].
+    fn sources(&self, evaluations: &[Evaluation]) -> Vec<SourceEvaluation> {
+        let is_train = self.split == Split::Train;
+        let Manifest { mixture, .. } = &self.dataset.manifest;
+        let parts = mixture.iter().filter_map(|source| match is_train {
+            true => Some((&source.name, &source.train)),
+            false => Some((&source.name, source.val.as_ref()?)),
+        });
+        parts
+            .zip(evaluations)
+            .map(|((name, split), evaluation)| evaluation.of_source(name, Some(split)))
+            .collect()
     }
 
     fn manifest(&self) -> &SplitManifest {
@@ -206,6 +240,20 @@ fn describe(
     lines.extend(loss.map(|shares| ("text lost", shares)));
     lines.extend(energy.map(|window| ("energy", describe_window(window, evaluation.tokens))));
     lines.into_iter().map(|(key, value)| format!("{key:<12} {value}\n")).collect()
+}
+
+/// A line for each source of a mixture.
+fn describe_sources(sources: &[SourceEvaluation]) -> String {
+    let line = |source: &SourceEvaluation| {
+        let bits = source.bits_per_byte.map_or(String::new(), |bits| format!(" · {bits:.4} bits/byte"));
+        let (loss, right) = (source.loss, source.accuracy * 100.0);
+        format!(
+            "{:<12} {loss:.4} nats a token{bits} · {right:.1} % right · {} tokens\n",
+            source.name,
+            count(source.tokens)
+        )
+    };
+    sources.iter().map(line).collect()
 }
 
 fn bits_per_byte(evaluation: &Evaluation, split: &SplitManifest) -> String {

@@ -1,13 +1,17 @@
 //! `wattle prepare`: text to tokens, once and for any number of runs.
 
+use std::path::Path;
+
 use indicatif::MultiProgress;
 use wattle_data::{
-    DataConfig, DataError, Dataset, TokenizerConfig, TokenizerKind, catalog, fetch, prepare_into,
+    DataConfig, DataError, Dataset, Mixture, StepManifest, TokenizerConfig, TokenizerKind, catalog, fetch,
+    prepare_into,
 };
 use wattle_report::words::quantity::{count, si};
 use wattle_session::data_notes;
 
 use crate::args::{PrepareArgs, TokenizerChoice};
+use crate::config::{data_with, mixture_in};
 use crate::display::Display;
 use crate::exit::{BadUsage, Exit};
 use crate::terminal::is_drawn_on;
@@ -78,20 +82,55 @@ fn describe(dataset: &Dataset) {
     if let Some(documents) = &dataset.manifest.documents {
         let (train, val) = (count(documents.train), count(documents.val));
         tracing::info!("{train} documents to train on · {val} to validate on");
+        documents.steps.iter().for_each(|step| tracing::info!("{}", describe_step(step)));
+    }
+    for source in &dataset.manifest.mixture {
+        let val = source.val.as_ref().map_or(0, |val| val.tokens);
+        let (name, train) = (&source.name, count(source.train.tokens));
+        tracing::info!("{name}: {train} training tokens · {} validation tokens", count(val));
     }
     tracing::info!("{}", dataset.dir.display());
 }
 
+/// The mixture that a configuration describes.
+fn mixture(path: &Path) -> anyhow::Result<Mixture> {
+    let mixture = mixture_in(path).map_err(|faults| BadUsage { faults })?;
+    if mixture.is_empty() {
+        let said = format!(
+            "--mixture {}: has no [[data.mixture]]; give each source one, with name and path",
+            path.display()
+        );
+        return Err(BadUsage::new(said).into());
+    }
+    Ok(mixture)
+}
+
+/// What a step took in and let out.
+fn describe_step(step: &StepManifest) -> String {
+    let StepManifest { name, rule, documents_in, documents_out, bytes_in, bytes_out, found } = step;
+    let found: Vec<String> = found.iter().map(|(kind, n)| format!("{} {kind}", count(*n))).collect();
+    let found = if found.is_empty() { String::new() } else { format!(" · found: {}", found.join(", ")) };
+    format!(
+        "{name} ({rule}): {} of {} documents · {} of {}{found}",
+        count(*documents_out),
+        count(*documents_in),
+        si(*bytes_out as f64, "B"),
+        si(*bytes_in as f64, "B")
+    )
+}
+
 /// What to prepare: the files named, or those of a corpus that is fetched.
 fn data(args: &PrepareArgs, display: &mut Display) -> anyhow::Result<DataConfig> {
-    let given = DataConfig {
+    let named = DataConfig {
         input: args.input.clone(),
+        mixture: args.mixture.as_deref().map(mixture).transpose()?.unwrap_or_default(),
         val_fraction: args.val_fraction,
         text_field: args.text_field.clone(),
         format: args.format,
         bad_records: args.bad_records,
         ..DataConfig::default()
     };
+    let given = data_with(named, &args.set).map_err(|faults| BadUsage { faults })?;
     let Some(name) = &args.dataset else { return Ok(given) };
     let known = catalog::dataset(name).map_err(|error| BadUsage::new(error.to_string()))?;
     tracing::info!("{} · licence {} · {}", known.title, known.licence, known.homepage);

@@ -1,9 +1,10 @@
 //! From files and flags to one configuration, or to a list of all that is wrong with them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
+use wattle_data::{DataConfig, Mixture};
 use wattle_session::Config;
 use wattle_session::config::{SCHEMA, flatten};
 use wattle_settings::SectionInfo;
@@ -97,6 +98,52 @@ pub fn resolve_quietly(base: Option<Layer>, sources: &Sources) -> Result<(Config
     notes.extend(idle_notes(&config, &asked_for));
     config.reset_idle();
     Ok((config, notes))
+}
+
+/// `data` with the settings of `pairs`, each `data.KEY=VALUE`, over it.
+///
+/// # Errors
+/// Everything that is wrong with them by themselves.
+pub fn data_with(data: DataConfig, pairs: &[String]) -> Result<DataConfig, Vec<String>> {
+    let (mut faults, mut table) = (Vec::new(), Table::new());
+    for pair in pairs {
+        match Layer::set(pair) {
+            Ok(mut layer) => {
+                faults.extend(take_faulty(&mut layer));
+                let others = layer.table.keys().filter(|section| *section != "data");
+                faults.extend(others.map(|section| {
+                    format!("--set {pair}: expected a key of the section data, got one of {section}")
+                }));
+                merge(&mut table, layer.table);
+            }
+            Err(fault) => faults.push(fault),
+        }
+    }
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    let known_format = data.known_format.clone();
+    let mut whole = Table::try_from(&data).expect("a configuration can be written as TOML");
+    if let Some(Value::Table(set)) = table.remove("data") {
+        whole.extend(set);
+    }
+    let data: DataConfig = whole.try_into().map_err(|error: toml::de::Error| vec![error.to_string()])?;
+    Ok(DataConfig { known_format, ..data })
+}
+
+/// The mixture that the configuration at `path` describes; none if it has no such tables.
+///
+/// # Errors
+/// If it cannot be read, or its tables are not sources.
+pub fn mixture_in(path: &Path) -> Result<Mixture, Vec<String>> {
+    let mut layer = Layer::read(path).map_err(|fault| vec![fault])?;
+    let faults = take_faulty(&mut layer);
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    let mixture = layer.table.get("data").and_then(|data| data.get("mixture")).cloned();
+    let mixture = mixture.map(Value::try_into::<Mixture>).transpose();
+    mixture.map(Option::unwrap_or_default).map_err(|error| vec![format!("{}: {error}", path.display())])
 }
 
 /// A sentence for each key that the user asked for and that has no effect.
@@ -266,6 +313,10 @@ mod tests {
             (&["tokenizer.kind=chars"], &["vocab_size = 2048"]),
             (&["train.engine=autograd"], &["recompute"]),
             (&["data.input=[\"Cargo.toml\"]"], &["embedded_chars", "embedded_seed"]),
+            (
+                &["data.mixture=[{name=\"a\",path=\"Cargo.toml\",weight=2}]"],
+                &["embedded_chars", "embedded_seed"],
+            ),
             (&["data.input=[\"Cargo.toml\"]", "data.format=text"], &["text_field", "bad_records"]),
             (&["data.val_fraction=0"], &["batches", "patience"]),
             (&["carbon.intensity_g_per_kwh=30"], &["region"]),

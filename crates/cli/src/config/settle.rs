@@ -1,7 +1,7 @@
 //! Values that nobody asked for give way to those that somebody did: no default, and no preset's value, may be
 //! invalid beside a setting of the user's.
 
-use wattle_data::TokenizerKind;
+use wattle_data::{Mixture, TokenizerKind};
 use wattle_train::config::OptimizerKind;
 
 use wattle_session::Config;
@@ -36,12 +36,17 @@ pub fn settle(config: &mut Config, explicit_keys: &[String]) -> Vec<String> {
     notes
 }
 
-/// Of a prepared folder and files, the one that was asked for.
+/// Of a prepared folder, files and a mixture, those that were asked for.
 fn settle_data(config: &mut Config, is_explicit: impl Fn(&str) -> bool) {
-    match (is_explicit("data.dir"), is_explicit("data.input")) {
-        (true, false) => config.data.input.clear(),
-        (false, true) => config.data.dir = None,
-        _ => {}
+    let [dir, input, mixture] = ["data.dir", "data.input", "data.mixture"].map(is_explicit);
+    if (input || mixture) && !dir {
+        config.data.dir = None;
+    }
+    if (dir || mixture) && !input {
+        config.data.input.clear();
+    }
+    if (dir || input) && !mixture {
+        config.data.mixture = Mixture::default();
     }
 }
 

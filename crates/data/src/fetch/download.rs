@@ -156,6 +156,9 @@ impl Download<'_> {
                     request = request.header(header::IF_RANGE, validator);
                 }
             }
+            if let Some(token) = self.fetcher.token.as_ref().and_then(|token| token.header_for(&uri)) {
+                request = request.header(header::AUTHORIZATION, token);
+            }
             let request = if is_this_machine(&uri) { request.config().proxy(None).build() } else { request };
             let response = request.call().map_err(|error| self.failed(error))?;
             if !response.status().is_redirection() {
@@ -272,7 +275,7 @@ fn content_range(range: &str) -> Option<(u64, Option<u64>)> {
 }
 
 /// Whether an address is this machine, for which no proxy is asked.
-fn is_this_machine(uri: &Uri) -> bool {
+pub(super) fn is_this_machine(uri: &Uri) -> bool {
     let host = uri.host().unwrap_or_default();
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
     host == "localhost" || address.is_ok_and(|address| address.is_loopback())

@@ -9,6 +9,7 @@
 mod download;
 mod part;
 mod pins;
+mod token;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -22,6 +23,8 @@ use crate::format::Format;
 use download::Download;
 use part::Part;
 use pins::{Pin, Pins};
+
+pub use token::Token;
 
 /// How far a fetch has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,7 +74,8 @@ impl Fetched {
     }
 }
 
-/// Fetches the corpus of this name into `cache_dir`, or finds it there.
+/// Fetches the corpus of this name into `cache_dir`, or finds it there. Hugging Face gets to see the token in
+/// `HF_TOKEN`, if there is one.
 ///
 /// # Errors
 /// If there is no such corpus, the network or the disk fails for good, or a file is not what it should be.
@@ -80,7 +84,7 @@ pub fn fetch(
     cache_dir: &Path,
     progress: &mut dyn FnMut(FetchProgress<'_>),
 ) -> Result<Fetched, DataError> {
-    Fetcher::default().fetch(dataset(name)?, cache_dir, progress)
+    Fetcher { token: Token::from_env(), ..Fetcher::default() }.fetch(dataset(name)?, cache_dir, progress)
 }
 
 /// How to fetch.
@@ -94,6 +98,8 @@ pub struct Fetcher {
     pub connect_timeout: Duration,
     /// Longest wait for the next bytes. Default 60 s; the whole transfer may take as long as it takes.
     pub idle_timeout: Duration,
+    /// What a server that asks who is there gets to see. Default none.
+    pub token: Option<Token>,
 }
 
 impl Default for Fetcher {
@@ -103,6 +109,7 @@ impl Default for Fetcher {
             backoff: Duration::from_millis(500),
             connect_timeout: Duration::from_secs(20),
             idle_timeout: Duration::from_secs(60),
+            token: None,
         }
     }
 }

@@ -4,7 +4,7 @@
 //! in the joules, as a jump.
 
 use serde::Serialize;
-use wattle_runlog::event::{EvaluateEvent, StepEvent};
+use wattle_runlog::event::{EvaluateEvent, SourceEvaluation, StepEvent};
 use wattle_runlog::{EventBody, GramsCo2e, Joules, Seconds};
 
 use crate::join::energy_curve::EnergyCurve;
@@ -49,6 +49,9 @@ pub struct Evaluation {
     pub bits_per_byte: f64,
     /// Share of next tokens that were the model's first choice.
     pub accuracy: f64,
+    /// Of a mixture: each source by itself.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<SourceEvaluation>,
 }
 
 impl Learning {
@@ -120,6 +123,7 @@ impl Evaluation {
             perplexity: event.perplexity,
             bits_per_byte: event.bits_per_byte,
             accuracy: event.accuracy,
+            sources: event.sources.clone(),
         }
     }
 }

@@ -119,6 +119,15 @@ fn learning(report: &Report) -> Vec<String> {
             percent(best.accuracy),
         ));
     }
+    for source in learnt.best.iter().flat_map(|best| &best.sources) {
+        let bits = bits_per_byte(source.bits_per_byte.unwrap_or(f64::NAN));
+        lines.push(format!(
+            "    {:<15} {}{bits} · {} right",
+            source.name,
+            loss(source.loss),
+            percent(source.accuracy)
+        ));
+    }
     if let Some((floor, best)) = report.floor().zip(learnt.best.as_ref()) {
         lines.push(format!(
             "  entropy floor     {} of the text's grammar; the best loss is {} above it",

@@ -63,6 +63,11 @@ impl Ranks {
         self.fabric.as_ref()
     }
 
+    /// The same, to be kept.
+    pub fn shared_fabric(&self) -> Arc<dyn Fabric> {
+        Arc::clone(&self.fabric)
+    }
+
     /// Notes that every rank has learnt that they end, in a call of all.
     pub fn all_know(&self) {
         self.all_know.store(true, Ordering::Relaxed);
