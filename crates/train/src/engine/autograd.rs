@@ -3,17 +3,17 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor};
 use wattle_data::Batch;
 use wattle_model::engine::LossSum;
 use wattle_model::hugging_face::write_safetensors;
-use wattle_model::{LanguageModel, Parameter, StepResult, check_moments, moment_names};
-use wattle_ops::adamw::{AdamW, Moments};
+use wattle_model::{LanguageModel, MatrixUpdate, StepResult, check_moments};
 use wattle_ops::board::HostMemory;
 use wattle_ops::grad_norm::{clip_factor, global_norm};
 use wattle_runlog::Phase;
 
 use super::host_clock::HostClock;
+use super::optimizer::TensorOptimizer;
 use super::snapshot::{Snapshot, SnapshotMoments, TakeMemory, ordinary};
 use super::{Finished, Step, StepEngine, is_finite, warn_of_zero_gradients};
 use crate::certificate::{all_zero, certify};
@@ -21,15 +21,12 @@ use crate::error::TrainError;
 use crate::gradients::{BatchOptions, batch_gradients, losses};
 use crate::options::TrainerOptions;
 
-/// Numbers of a parameter that a snapshot holds: its value and two moments.
-const N_COPIES: u64 = 3;
-
 /// Any model, device and dtype. Weights are the model's own tensors.
 pub(super) struct Autograd<'a> {
     model: &'a dyn LanguageModel,
     device: Device,
     options: TrainerOptions,
-    optimizer: AdamW,
+    optimizer: TensorOptimizer,
     /// Of the step that ended last.
     gradients: Vec<Tensor>,
     is_certified: bool,
@@ -42,7 +39,7 @@ impl<'a> Autograd<'a> {
             model,
             device: model.device(),
             options: options.clone(),
-            optimizer: AdamW::new(options.optimizer.hyperparameters(), variables(model))?,
+            optimizer: TensorOptimizer::new(model, &options.optimizer)?,
             gradients: Vec::new(),
             is_certified: false,
             finished: Finished::default(),
@@ -50,12 +47,7 @@ impl<'a> Autograd<'a> {
     }
 
     fn named_moments(&self) -> Vec<(String, Tensor)> {
-        let parameters = self.model.parameters().iter().zip(self.optimizer.moments());
-        let named = |(Parameter { name, .. }, moments): (&Parameter, &Moments)| {
-            let Moments { mean, mean_square } = moments.clone();
-            moment_names(name).into_iter().zip([mean, mean_square])
-        };
-        parameters.flat_map(named).collect()
+        self.optimizer.named_moments(self.model)
     }
 
     fn compute_gradients(&mut self, step: &Step<'_>) -> Result<(Tensor, Tensor), TrainError> {
@@ -70,10 +62,6 @@ impl<'a> Autograd<'a> {
         }
         Ok((result.loss, result.accuracy))
     }
-}
-
-fn variables(model: &dyn LanguageModel) -> impl Iterator<Item = &Var> {
-    model.parameters().iter().map(|parameter| &parameter.var)
 }
 
 impl StepEngine for Autograd<'_> {
@@ -93,8 +81,7 @@ impl StepEngine for Autograd<'_> {
             let clip_norm = self.options.train.clip_norm;
             let factor = if clip_norm > 0.0 { Some(clip_factor(&norm, clip_norm)?) } else { None };
             let Step { number, learning_rate, .. } = *step;
-            let variables = variables(self.model);
-            self.optimizer.step(variables, &self.gradients, factor.as_ref(), number, learning_rate)?;
+            self.optimizer.step(self.model, &self.gradients, factor.as_ref(), number, learning_rate)?;
             clock.end(Phase::Optimizer);
         }
         self.finished.results.push(result);
@@ -118,13 +105,14 @@ impl StepEngine for Autograd<'_> {
         Ok(losses(self.model, batch, self.options.dtype, &self.device)?)
     }
 
+    fn matrices(&self) -> MatrixUpdate {
+        self.options.optimizer.matrices()
+    }
+
     fn load(&mut self, moments: &HashMap<String, Tensor>) -> Result<(), TrainError> {
-        check_moments(self.model.parameters(), moments).map_err(candle_core::Error::Msg)?;
-        let of_parameter = |Parameter { name, .. }: &Parameter| {
-            let [mean, mean_square] = moment_names(name).map(|name| moments[&name].clone());
-            Moments { mean, mean_square }
-        };
-        self.optimizer.set_moments(self.model.parameters().iter().map(of_parameter).collect());
+        let parameters = self.model.parameters();
+        check_moments(parameters, self.matrices(), moments).map_err(candle_core::Error::Msg)?;
+        self.optimizer.set_moments(self.model, moments);
         Ok(())
     }
 
@@ -137,7 +125,9 @@ impl StepEngine for Autograd<'_> {
     }
 
     fn snapshot_bytes(&self) -> u64 {
-        N_COPIES * self.model.n_parameters() * size_of::<f32>() as u64
+        let moments = self.named_moments();
+        let n_moments: usize = moments.iter().map(|(_, tensor)| tensor.elem_count()).sum();
+        (self.model.n_parameters() + n_moments as u64) * size_of::<f32>() as u64
     }
 
     /// Tensors are copied to memory of their own.
