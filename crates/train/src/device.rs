@@ -47,7 +47,15 @@ impl ChosenDevice {
     /// # Errors
     /// If there is a GPU that cannot be had as a board.
     pub fn board(&self) -> Result<Option<Arc<dyn Board>>, TrainError> {
-        open_board(&self.device)
+        self.training_board(true)
+    }
+
+    /// The same, whose sums are in one order if `deterministic` (`train.deterministic`).
+    ///
+    /// # Errors
+    /// As for [`ChosenDevice::board`].
+    pub fn training_board(&self, deterministic: bool) -> Result<Option<Arc<dyn Board>>, TrainError> {
+        open_board(&self.device, deterministic)
     }
 
     /// The device for a model's parameters, where that is another: a board takes a copy of its own from the host.
@@ -124,7 +132,10 @@ impl OpenedGpu {
 /// # Errors
 /// If there is a GPU that cannot be had as a board.
 #[cfg(not(feature = "cuda"))]
-pub(crate) fn open_board(_device: &Device) -> Result<Option<Arc<dyn Board>>, TrainError> {
+pub(crate) fn open_board(
+    _device: &Device,
+    _deterministic: bool,
+) -> Result<Option<Arc<dyn Board>>, TrainError> {
     Ok(None)
 }
 
@@ -133,10 +144,10 @@ pub(crate) fn open_board(_device: &Device) -> Result<Option<Arc<dyn Board>>, Tra
 /// # Errors
 /// If there is a GPU that cannot be had as a board.
 #[cfg(feature = "cuda")]
-pub(crate) fn open_board(device: &Device) -> Result<Option<Arc<dyn Board>>, TrainError> {
+pub(crate) fn open_board(device: &Device, deterministic: bool) -> Result<Option<Arc<dyn Board>>, TrainError> {
     let Device::Cuda(cuda) = device else { return Ok(None) };
     let ordinal = cuda.cuda_stream().context().ordinal();
-    match CudaBoard::open(ordinal, &CudaOptions::default()) {
+    match CudaBoard::open(ordinal, &CudaOptions { any_order: !deterministic, ..CudaOptions::default() }) {
         Ok(board) => Ok(Some(Arc::new(board))),
         Err(error) => Err(TrainError::Device(format!(
             "the explicit engine cannot have cuda:{ordinal}: {error}; train.engine = \"autograd\" does without"

@@ -15,8 +15,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use wattle_ops::board::{
-    Arg, AttentionBackward, AttentionForward, AttentionShape, Board, BoardError, Choices, DevicePtr,
-    FusedAttention, Gemm, Job, Launch, MemoryInfo,
+    Arg, AttentionBackward, AttentionForward, AttentionPass, AttentionShape, Board, BoardError, Choices,
+    DevicePtr, FusedAttention, Gemm, Job, Launch, MemoryInfo, Plans, Workspace,
 };
 
 use arena::Arena;
@@ -84,8 +84,8 @@ struct Inner {
 enum Work {
     Launch { kernel: String, grid: [u32; 3], block: [u32; 3], shared_bytes: u32, args: Vec<Arg> },
     Gemm(Gemm, String),
-    Attention(AttentionShape, AttentionForward, DevicePtr),
-    AttentionBackward(AttentionShape, AttentionBackward, DevicePtr),
+    Attention(AttentionShape, AttentionForward, Workspace, String),
+    AttentionBackward(AttentionShape, AttentionBackward, Workspace, String),
     Copy { to: DevicePtr, from: DevicePtr, bytes: usize },
     Zero { at: DevicePtr, bytes: usize },
     Mark(usize),
@@ -159,9 +159,14 @@ impl ShimBoard {
         self.lock().launched.clone()
     }
 
-    /// Shapes that attention was made ready for.
+    /// Passes over shapes that attention was made ready for.
     pub fn n_plans(&self) -> usize {
         self.lock().n_plans
+    }
+
+    fn way_of(&self, shape: &AttentionShape, pass: AttentionPass) -> String {
+        let chosen = self.choices.of(&fused::job(shape, pass));
+        chosen.unwrap_or_else(|| fused::WAYS[0].to_owned())
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -191,13 +196,13 @@ impl Inner {
                 launch(kernel, *grid, *block, *shared_bytes, args, seed)?;
             }
             Work::Gemm(gemm, way) => products::multiply(&self.arenas, gemm, way),
-            Work::Attention(shape, tensors, workspace) => {
-                fused::use_up(&mut self.arenas, shape, *workspace);
-                fused::forward(&self.arenas, shape, tensors);
+            Work::Attention(shape, tensors, workspace, way) => {
+                fused::use_up(&mut self.arenas, shape, *workspace, way);
+                fused::forward(&self.arenas, shape, tensors, way);
             }
-            Work::AttentionBackward(shape, tensors, workspace) => {
-                fused::use_up(&mut self.arenas, shape, *workspace);
-                fused::backward(&self.arenas, shape, tensors);
+            Work::AttentionBackward(shape, tensors, workspace, way) => {
+                fused::use_up(&mut self.arenas, shape, *workspace, way);
+                fused::backward(&self.arenas, shape, tensors, way);
             }
             &Work::Copy { to, from, bytes } => {
                 let source = arena::slice(&self.arenas, from, bytes).to_vec();
@@ -384,40 +389,68 @@ impl Board for ShimBoard {
 
 impl FusedAttention for ShimBoard {
     /// As strict as cuDNN is of widths and documents.
-    fn prepare(&self, shape: &AttentionShape) -> Result<usize, BoardError> {
+    fn prepare(
+        &self,
+        shape: &AttentionShape,
+        pass: AttentionPass,
+        plans: Plans,
+    ) -> Result<usize, BoardError> {
         shape.refuse_documents()?;
         self.lock().n_plans += 1;
-        match shape.head_width % 8 {
-            0 => Ok(self.workspace_bytes(shape) as usize),
-            _ => Err(BoardError::Call {
-                call: "prepare",
-                why: format!("heads of {} are no multiple of 8", shape.head_width),
-            }),
+        if !shape.head_width.is_multiple_of(8) {
+            let why = format!("heads of {} are no multiple of 8", shape.head_width);
+            return Err(BoardError::Call { call: "prepare", why });
+        }
+        let bytes = |way: &str| fused::workspace_bytes(shape, way);
+        match self.choices.of(&fused::job(shape, pass)) {
+            Some(way) if fused::WAYS.contains(&way.as_str()) => Ok(bytes(&way)),
+            Some(way) => Err(BoardError::NoWay { job: fused::job(shape, pass).as_str().to_owned(), way }),
+            None => {
+                let room = match plans {
+                    Plans::First => 0,
+                    Plans::Several { room } => room,
+                };
+                let further = fused::WAYS[1..].iter().map(|way| bytes(way)).filter(|&of| of as u64 <= room);
+                Ok(further.chain([bytes(fused::WAYS[0])]).max().expect("there is the first"))
+            }
         }
     }
 
+    fn ways(
+        &self,
+        shape: &AttentionShape,
+        pass: AttentionPass,
+        workspace_bytes: usize,
+    ) -> Result<(Job, Vec<String>), BoardError> {
+        let fits = |way: &&str| fused::workspace_bytes(shape, way) <= workspace_bytes;
+        let ways = fused::WAYS.into_iter().filter(fits).map(str::to_owned).collect();
+        Ok((fused::job(shape, pass), ways))
+    }
+
     /// As cuDNN's, with a fixed order of sums.
-    fn workspace_bytes(&self, shape: &AttentionShape) -> u64 {
-        fused::workspace_bytes(shape) as u64
+    fn workspace_bytes(&self, shape: &AttentionShape, _pass: AttentionPass) -> u64 {
+        fused::workspace_bytes(shape, fused::WAYS[0]) as u64
     }
 
     fn forward(
         &self,
         shape: &AttentionShape,
         tensors: &AttentionForward,
-        workspace: DevicePtr,
+        workspace: Workspace,
     ) -> Result<(), BoardError> {
         shape.refuse_documents()?;
-        self.submit(Work::Attention(*shape, *tensors, workspace))
+        let way = self.way_of(shape, AttentionPass::Forward);
+        self.submit(Work::Attention(*shape, *tensors, workspace, way))
     }
 
     fn backward(
         &self,
         shape: &AttentionShape,
         tensors: &AttentionBackward,
-        workspace: DevicePtr,
+        workspace: Workspace,
     ) -> Result<(), BoardError> {
         shape.refuse_documents()?;
-        self.submit(Work::AttentionBackward(*shape, *tensors, workspace))
+        let way = self.way_of(shape, AttentionPass::Backward);
+        self.submit(Work::AttentionBackward(*shape, *tensors, workspace, way))
     }
 }

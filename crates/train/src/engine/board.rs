@@ -195,6 +195,7 @@ fn device_engine_options(options: &TrainerOptions) -> Option<DeviceEngineOptions
         clip_norm: train.clip_norm,
         hyperparameters: optimizer.hyperparameters(),
         masks: options.masks,
+        selects: options.select,
     })
 }
 

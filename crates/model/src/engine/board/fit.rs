@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use wattle_ops::board::{Board, BoardError, DevicePtr, Elem};
+use wattle_ops::board::{AttentionPass, Board, BoardError, DevicePtr, Elem, Plans};
 
 use super::DeviceEngineOptions;
 use super::activations::{AttentionPlan, Passes};
@@ -55,9 +55,11 @@ impl Fit<'_> {
         if !self.asks_for_fused() {
             return Ok(AttentionPlan::Products);
         }
-        match self.prepare() {
+        match self.prepare(free) {
             Ok(workspace_bytes) => Ok(AttentionPlan::Fused { workspace_bytes }),
             Err(BoardError::OutOfMemory { .. }) => Err(self.refusal(true, free)),
+            // What was chosen is not replaced by something else.
+            Err(error @ BoardError::NoWay { .. }) => Err(error.into()),
             Err(error) => {
                 tracing::warn!("attention is made of products and a softmax: {error}");
                 Ok(AttentionPlan::Products)
@@ -66,12 +68,26 @@ impl Fit<'_> {
     }
 
     /// Makes the board's own attention ready for every micro-batch; returns the largest workspace.
-    fn prepare(&self) -> Result<usize, BoardError> {
+    fn prepare(&self, free: u64) -> Result<usize, BoardError> {
         let fused = self.board.fused_attention()?;
+        let without =
+            self.plan(self.options.micro_batch, AttentionPlan::Fused { workspace_bytes: 0 }).total();
+        let plans = match self.options.selects {
+            true => Plans::Several { room: free.saturating_sub(without + RESERVE) },
+            false => Plans::First,
+        };
         let sizes: BTreeSet<usize> = self.options.micro_batches().map(|sequences| sequences.len()).collect();
-        sizes.into_iter().try_fold(0, |most: usize, b| {
-            Ok(most.max(fused.prepare(&self.network.sizes.fused_attention(b))?))
+        let jobs = sizes.into_iter().flat_map(|b| self.attention_passes().iter().map(move |&pass| (b, pass)));
+        jobs.into_iter().try_fold(0, |most: usize, (b, pass)| {
+            Ok(most.max(fused.prepare(&self.network.sizes.fused_attention(b), pass, plans)?))
         })
+    }
+
+    fn attention_passes(&self) -> &'static [AttentionPass] {
+        match self.passes {
+            Passes::Both => &[AttentionPass::Forward, AttentionPass::Backward],
+            Passes::Forward => &[AttentionPass::Forward],
+        }
     }
 
     /// What there is to say if an engine does not fit into `free` bytes.
@@ -111,7 +127,8 @@ impl Fit<'_> {
         let shape = self.network.sizes.fused_attention(micro_batch);
         let attention = match self.board.fused_attention() {
             Ok(fused) if is_fused => {
-                AttentionPlan::Fused { workspace_bytes: fused.workspace_bytes(&shape) as usize }
+                let bytes = self.attention_passes().iter().map(|&pass| fused.workspace_bytes(&shape, pass));
+                AttentionPlan::Fused { workspace_bytes: bytes.max().unwrap_or(0) as usize }
             }
             _ => AttentionPlan::Products,
         };

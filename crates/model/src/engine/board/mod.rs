@@ -203,6 +203,8 @@ pub struct DeviceEngineOptions {
     pub hyperparameters: Hyperparameters,
     /// What batches may say beside their tokens.
     pub masks: Masks,
+    /// Whether [`DeviceEngine::select`] will choose kernels, so that memory is planned for what it tries.
+    pub selects: bool,
 }
 
 /// What batches may say beside their tokens. Room for it is planned, so an engine is told before.

@@ -40,6 +40,7 @@ pub(super) fn options(micro_batch: usize, elem: Elem) -> DeviceEngineOptions {
         clip_norm: 0.0,
         hyperparameters: Hyperparameters { beta1: 0.0, beta2: 0.0, eps: 0.0, weight_decay: 0.0 },
         masks: Masks::default(),
+        selects: false,
     }
 }
 
