@@ -31,6 +31,7 @@ unsafe extern "C" {
         n_args: usize,
         shared_bytes: usize,
         seed: u64,
+        only_block: *const u32,
     ) -> i32;
     fn wattle_shim_keep();
     fn wattle_shim_kernel(idx: usize) -> *const std::ffi::c_char;
@@ -193,7 +194,7 @@ impl Inner {
                 self.n_launches += 1;
                 self.launched.insert(kernel.clone());
                 let seed = if seed == 0 { 0 } else { seed.wrapping_add(self.n_launches as u64) | 1 };
-                launch(kernel, *grid, *block, *shared_bytes, args, seed)?;
+                launch(kernel, *grid, *block, *shared_bytes, args, seed, None)?;
             }
             Work::Gemm(gemm, way) => products::multiply(&self.arenas, gemm, way),
             Work::Attention(shape, tensors, workspace, way) => {
@@ -221,6 +222,19 @@ impl Inner {
     }
 }
 
+/// Runs one block of a launch, on whatever memory its arguments name: of a launch too large to run whole.
+///
+/// # Safety
+/// The arguments are addresses of memory that the block may read and write as its kernel does.
+///
+/// # Errors
+/// As for [`Board::launch`].
+pub unsafe fn run_block(launch: &Launch<'_>, block_idx: [u32; 3]) -> Result<(), BoardError> {
+    launch.check_grid()?;
+    let Launch { kernel, grid, block, shared_bytes, args } = *launch;
+    self::launch(kernel, grid, block, shared_bytes, args, 0, Some(block_idx))
+}
+
 fn launch(
     kernel: &str,
     grid: [u32; 3],
@@ -228,6 +242,7 @@ fn launch(
     shared_bytes: u32,
     args: &[Arg],
     seed: u64,
+    only_block: Option<[u32; 3]>,
 ) -> Result<(), BoardError> {
     let name = CString::new(kernel).map_err(|_| BoardError::NoKernel(kernel.to_owned()))?;
     let pointers: Vec<_> = args.iter().map(Arg::as_ptr).collect();
@@ -245,6 +260,7 @@ fn launch(
             pointers.len(),
             shared_bytes as usize,
             seed,
+            only_block.as_ref().map_or(std::ptr::null(), |block| block.as_ptr()),
         )
     };
     let why = match status {
@@ -309,6 +325,7 @@ impl Board for ShimBoard {
         if self.without == Some(kernel) {
             return Ok(());
         }
+        launch.check_grid()?;
         if shared_bytes as usize > self.max_shared_bytes {
             let why = format!("{shared_bytes} bytes of shared memory, of {}", self.max_shared_bytes);
             return Err(BoardError::Launch { kernel: kernel.to_owned(), why });

@@ -54,7 +54,7 @@ use crate::parameter::Parameter;
 
 pub use decoder::{BoardDecoder, DecoderOptions};
 pub use engine::BoardEngine;
-pub use error::EngineError;
+pub use error::{AttentionMemory, EngineError};
 pub use evaluator::{BoardEvaluator, EvaluatorOptions};
 pub use timeline::{DeviceSpan, StepPart};
 

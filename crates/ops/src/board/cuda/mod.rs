@@ -228,6 +228,7 @@ impl Board for CudaBoard {
     }
 
     fn launch(&self, launch: &Launch<'_>) -> Result<(), BoardError> {
+        launch.check_grid()?;
         self.for_work()?;
         self.kernels.launch(&self.stream, launch)
     }
