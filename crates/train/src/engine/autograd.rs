@@ -8,7 +8,7 @@ use wattle_data::Batch;
 use wattle_model::engine::LossSum;
 use wattle_model::hugging_face::write_safetensors;
 use wattle_model::{LanguageModel, Parameter, StepResult, check_moments, moment_names};
-use wattle_ops::adamw::{AdamW, Moments};
+use wattle_ops::adamw::{AdamW, FlatAdamW, Hyperparameters, Moments};
 use wattle_ops::board::HostMemory;
 use wattle_ops::grad_norm::{clip_factor, global_norm};
 use wattle_runlog::Phase;
@@ -17,6 +17,7 @@ use super::host_clock::HostClock;
 use super::snapshot::{Snapshot, SnapshotMoments, TakeMemory, ordinary};
 use super::{Finished, Step, StepEngine, is_finite, warn_of_zero_gradients};
 use crate::certificate::{all_zero, certify};
+use crate::device::keep_layouts;
 use crate::error::TrainError;
 use crate::gradients::{BatchOptions, batch_gradients, losses};
 use crate::options::TrainerOptions;
@@ -29,11 +30,40 @@ pub(super) struct Autograd<'a> {
     model: &'a dyn LanguageModel,
     device: Device,
     options: TrainerOptions,
-    optimizer: AdamW,
+    optimizer: Optimizer,
     /// Of the step that ended last.
     gradients: Vec<Tensor>,
     is_certified: bool,
     finished: Finished,
+}
+
+/// AdamW over the model's parameters.
+enum Optimizer {
+    /// Of each in turn: on a CPU, where memory is what costs time.
+    Each(AdamW),
+    /// Of all as one: elsewhere, where launches are.
+    Together(FlatAdamW),
+}
+
+impl Optimizer {
+    fn new(model: &dyn LanguageModel, hyperparameters: Hyperparameters) -> Result<Self, TrainError> {
+        let together = match model.device().is_cpu() {
+            true => None,
+            false => FlatAdamW::new(hyperparameters, variables(model))?,
+        };
+        Ok(match together {
+            Some(together) => Self::Together(together),
+            None => Self::Each(AdamW::new(hyperparameters, variables(model))?),
+        })
+    }
+
+    /// The moments of each parameter, in their order.
+    fn moments(&self) -> Result<Vec<Moments>, TrainError> {
+        match self {
+            Self::Each(each) => Ok(each.moments().to_vec()),
+            Self::Together(together) => Ok(together.moments()?),
+        }
+    }
 }
 
 impl<'a> Autograd<'a> {
@@ -42,20 +72,20 @@ impl<'a> Autograd<'a> {
             model,
             device: model.device(),
             options: options.clone(),
-            optimizer: AdamW::new(options.optimizer.hyperparameters(), variables(model))?,
+            optimizer: Optimizer::new(model, options.optimizer.hyperparameters())?,
             gradients: Vec::new(),
             is_certified: false,
             finished: Finished::default(),
         })
     }
 
-    fn named_moments(&self) -> Vec<(String, Tensor)> {
-        let parameters = self.model.parameters().iter().zip(self.optimizer.moments());
-        let named = |(Parameter { name, .. }, moments): (&Parameter, &Moments)| {
-            let Moments { mean, mean_square } = moments.clone();
+    fn named_moments(&self) -> Result<Vec<(String, Tensor)>, TrainError> {
+        let parameters = self.model.parameters().iter().zip(self.optimizer.moments()?);
+        let named = |(Parameter { name, .. }, moments): (&Parameter, Moments)| {
+            let Moments { mean, mean_square } = moments;
             moment_names(name).into_iter().zip([mean, mean_square])
         };
-        parameters.flat_map(named).collect()
+        Ok(parameters.flat_map(named).collect())
     }
 
     fn compute_gradients(&mut self, step: &Step<'_>) -> Result<(Tensor, Tensor), TrainError> {
@@ -83,18 +113,29 @@ impl StepEngine for Autograd<'_> {
         let (loss, accuracy) = self.compute_gradients(step)?;
         clock.end(Phase::ForwardBackward);
 
-        let norm = global_norm(&self.gradients)?;
-        let result = StepResult {
-            loss: loss.to_scalar()?,
-            accuracy: accuracy.to_scalar()?,
-            grad_norm: norm.to_dtype(DType::F32)?.to_scalar()?,
+        let _kept = keep_layouts(&self.device);
+        let flat = match &self.optimizer {
+            Optimizer::Each(_) => None,
+            Optimizer::Together(together) => Some(together.flatten(&self.gradients)?),
         };
+        let norm = global_norm(flat.as_ref().map_or(&self.gradients, std::slice::from_ref))?;
+        // One read: on a device each would wait for it.
+        let said = Tensor::stack(&[loss, accuracy, norm.to_dtype(DType::F32)?], 0)?.to_vec1::<f32>()?;
+        let result = StepResult { loss: said[0], accuracy: said[1], grad_norm: said[2] };
         if is_finite(&result) {
             let clip_norm = self.options.train.clip_norm;
             let factor = if clip_norm > 0.0 { Some(clip_factor(&norm, clip_norm)?) } else { None };
             let Step { number, learning_rate, .. } = *step;
-            let variables = variables(self.model);
-            self.optimizer.step(variables, &self.gradients, factor.as_ref(), number, learning_rate)?;
+            let (variables, factor) = (variables(self.model), factor.as_ref());
+            match (&mut self.optimizer, &flat) {
+                (Optimizer::Together(together), Some(flat)) => {
+                    together.step(variables, flat, factor, number, learning_rate)?;
+                }
+                (Optimizer::Each(each), _) => {
+                    each.step(variables, &self.gradients, factor, number, learning_rate)?;
+                }
+                (Optimizer::Together(_), None) => unreachable!("it was flattened above"),
+            }
             clock.end(Phase::Optimizer);
         }
         self.finished.results.push(result);
@@ -124,7 +165,11 @@ impl StepEngine for Autograd<'_> {
             let [mean, mean_square] = moment_names(name).map(|name| moments[&name].clone());
             Moments { mean, mean_square }
         };
-        self.optimizer.set_moments(self.model.parameters().iter().map(of_parameter).collect());
+        let moments = self.model.parameters().iter().map(of_parameter).collect();
+        match &mut self.optimizer {
+            Optimizer::Each(each) => each.set_moments(moments),
+            Optimizer::Together(together) => together.set_moments(moments)?,
+        }
         Ok(())
     }
 
@@ -133,7 +178,7 @@ impl StepEngine for Autograd<'_> {
     }
 
     fn write_moments(&self, path: &Path) -> Result<(), TrainError> {
-        Ok(write_safetensors(path, &self.named_moments())?)
+        Ok(write_safetensors(path, &self.named_moments()?)?)
     }
 
     fn snapshot_bytes(&self) -> u64 {
@@ -154,7 +199,7 @@ impl StepEngine for Autograd<'_> {
         };
         let moved = |(name, tensor): (String, Tensor)| Ok((name, tensor.to_device(&Device::Cpu)?));
         let weights = self.model.weights()?.into_iter().map(copied).collect::<Result<_, TrainError>>()?;
-        let moments = self.named_moments().into_iter().map(moved).collect::<Result<_, TrainError>>()?;
+        let moments = self.named_moments()?.into_iter().map(moved).collect::<Result<_, TrainError>>()?;
         Ok(Snapshot { weights, moments: SnapshotMoments::Tensors { moments, memory } })
     }
 

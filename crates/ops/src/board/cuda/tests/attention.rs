@@ -87,7 +87,9 @@ fn every_plan_computes_attention_and_one_is_chosen_by_measuring() {
     // On a board that has chosen nothing.
     let other = self::board();
     let fused = other.fused_attention().unwrap();
-    PASSES.map(|pass| fused.prepare(&shape, pass, PLENTY).unwrap());
+    for pass in PASSES {
+        fused.prepare(&shape, pass, PLENTY).unwrap();
+    }
     let workspace = Workspace { at: other.allocate(bytes).unwrap(), bytes };
     let on_device = OnDevice::new(&other, &shape);
     let selecting = Selecting::new(&other, 0);
