@@ -40,7 +40,7 @@ mod window;
 pub use config::{ActivationKind, Family, ModelConfig, RopeScaling};
 pub use differences::abridged;
 pub use engine::board::{
-    AttentionMemory, BoardDecoder, BoardEvaluator, DecoderOptions, DeviceEngine, DeviceEngineOptions,
+    AttentionMemory, BoardDecoder, BoardEvaluator, Counts, DecoderOptions, DeviceEngine, DeviceEngineOptions,
     DeviceSpan, EngineError, EvaluatorOptions, FinishedSteps, Masks, StepInputs, StepPart, StepResult,
 };
 pub use engine::{

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::{
     AttentionBackward, AttentionForward, AttentionPass, AttentionShape, Board, BoardError, Choices,
-    DevicePtr, FusedAttention, Gemm, Job, Launch, MemoryInfo, Plans, Way, Workspace,
+    Collectives, DevicePtr, FusedAttention, Gemm, Job, Launch, MemoryInfo, Plans, Way, Workspace,
 };
 
 /// Rounds over all ways of a job; the median counts, so that a clock that drifts meets all of them alike.
@@ -210,6 +210,10 @@ impl Board for Selecting<'_> {
 
     fn fused_attention(&self) -> Result<&dyn FusedAttention, BoardError> {
         self.board.fused_attention().map(|_| self as _)
+    }
+
+    fn collectives(&self) -> Option<&dyn Collectives> {
+        self.board.collectives()
     }
 
     fn mark(&self, edge: usize) -> Result<(), BoardError> {
