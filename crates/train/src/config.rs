@@ -177,6 +177,12 @@ section! {
         /// What the explicit engine does not keep for the backward pass but computes again. Results are the same to
         /// the bit.
         pub recompute: Recompute = Recompute::default(), idle(when("train.engine", &["autograd"]));
+        /// Whether a GPU sums every gradient in one order.
+        ///
+        /// With `false`, cuDNN may also sum attention's gradients in an order that differs from run to run, which is faster
+        /// and takes less memory: two runs are then not the same to the bit, and neither is a resumed one. On a CPU, and
+        /// where attention is not cuDNN's, sums are in one order in any case.
+        pub deterministic: bool = true, idle(when("train.engine", &["autograd"]));
         /// How kernels are chosen where a GPU has several.
         ///
         /// The choice is kept in `kernels.json`, in the run directory and in checkpoints. A resumed run takes that of

@@ -139,6 +139,7 @@ fn options(config: &ModelConfig, micro_batch: usize, recompute: Recompute) -> De
         hyperparameters: Hyperparameters { beta1: 0.9, beta2: 0.99, eps: 1e-3, weight_decay: 0.1 },
         matrices: MatrixUpdate::AdamW,
         masks: Masks::default(),
+        selects: false,
     }
 }
 
@@ -475,7 +476,7 @@ fn no_plan_for_attention_is_made_to_find_out_what_fits() {
     let EngineError::DoesNotFit { largest, .. } = &error else { panic!("{error}") };
     assert_eq!((*largest, board.n_plans()), (Some(9), 0));
     model.device_engine(board.clone(), with(9)).unwrap().unwrap();
-    assert_eq!(board.n_plans(), 2, "for micro-batches, and for the last, shorter one");
+    assert_eq!(board.n_plans(), 4, "both passes, for micro-batches and for the last, shorter one");
 }
 
 #[test]

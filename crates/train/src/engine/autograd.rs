@@ -17,6 +17,7 @@ use super::optimizer::TensorOptimizer;
 use super::snapshot::{Snapshot, SnapshotMoments, TakeMemory, ordinary};
 use super::{Finished, Step, StepEngine, is_finite, warn_of_zero_gradients};
 use crate::certificate::{all_zero, certify};
+use crate::device::keep_layouts;
 use crate::error::TrainError;
 use crate::gradients::{BatchOptions, batch_gradients, losses};
 use crate::options::TrainerOptions;
@@ -46,8 +47,8 @@ impl<'a> Autograd<'a> {
         })
     }
 
-    fn named_moments(&self) -> Vec<(String, Tensor)> {
-        self.optimizer.named_moments(self.model)
+    fn named_moments(&self) -> Result<Vec<(String, Tensor)>, TrainError> {
+        Ok(self.optimizer.named_moments(self.model)?)
     }
 
     fn compute_gradients(&mut self, step: &Step<'_>) -> Result<(Tensor, Tensor), TrainError> {
@@ -71,17 +72,18 @@ impl StepEngine for Autograd<'_> {
         let (loss, accuracy) = self.compute_gradients(step)?;
         clock.end(Phase::ForwardBackward);
 
-        let norm = global_norm(&self.gradients)?;
-        let result = StepResult {
-            loss: loss.to_scalar()?,
-            accuracy: accuracy.to_scalar()?,
-            grad_norm: norm.to_dtype(DType::F32)?.to_scalar()?,
-        };
+        let _kept = keep_layouts(&self.device);
+        let packed = self.optimizer.packed(self.model, &self.gradients)?;
+        let norm = global_norm(packed.as_ref().unwrap_or(&self.gradients))?;
+        // One read: on a device each would wait for it.
+        let said = Tensor::stack(&[loss, accuracy, norm.to_dtype(DType::F32)?], 0)?.to_vec1::<f32>()?;
+        let result = StepResult { loss: said[0], accuracy: said[1], grad_norm: said[2] };
         if is_finite(&result) {
             let clip_norm = self.options.train.clip_norm;
             let factor = if clip_norm > 0.0 { Some(clip_factor(&norm, clip_norm)?) } else { None };
             let Step { number, learning_rate, .. } = *step;
-            self.optimizer.step(self.model, &self.gradients, factor.as_ref(), number, learning_rate)?;
+            let gradients = (self.gradients.as_slice(), packed.as_deref());
+            self.optimizer.step(self.model, gradients, factor.as_ref(), number, learning_rate)?;
             clock.end(Phase::Optimizer);
         }
         self.finished.results.push(result);
@@ -112,8 +114,7 @@ impl StepEngine for Autograd<'_> {
     fn load(&mut self, moments: &HashMap<String, Tensor>) -> Result<(), TrainError> {
         let parameters = self.model.parameters();
         check_moments(parameters, self.matrices(), moments).map_err(candle_core::Error::Msg)?;
-        self.optimizer.set_moments(self.model, moments);
-        Ok(())
+        Ok(self.optimizer.set_moments(self.model, moments)?)
     }
 
     fn export(&mut self) -> Result<(), TrainError> {
@@ -121,13 +122,12 @@ impl StepEngine for Autograd<'_> {
     }
 
     fn write_moments(&self, path: &Path) -> Result<(), TrainError> {
-        Ok(write_safetensors(path, &self.named_moments())?)
+        Ok(write_safetensors(path, &self.named_moments()?)?)
     }
 
     fn snapshot_bytes(&self) -> u64 {
-        let moments = self.named_moments();
-        let n_moments: usize = moments.iter().map(|(_, tensor)| tensor.elem_count()).sum();
-        (self.model.n_parameters() + n_moments as u64) * size_of::<f32>() as u64
+        let n_moments = self.optimizer.n_moments(self.model);
+        (self.model.n_parameters() + n_moments) * size_of::<f32>() as u64
     }
 
     /// Tensors are copied to memory of their own.
@@ -144,7 +144,7 @@ impl StepEngine for Autograd<'_> {
         };
         let moved = |(name, tensor): (String, Tensor)| Ok((name, tensor.to_device(&Device::Cpu)?));
         let weights = self.model.weights()?.into_iter().map(copied).collect::<Result<_, TrainError>>()?;
-        let moments = self.named_moments().into_iter().map(moved).collect::<Result<_, TrainError>>()?;
+        let moments = self.named_moments()?.into_iter().map(moved).collect::<Result<_, TrainError>>()?;
         Ok(Snapshot { weights, moments: SnapshotMoments::Tensors { moments, memory } })
     }
 

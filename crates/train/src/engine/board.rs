@@ -307,6 +307,7 @@ fn device_engine_options(options: &TrainerOptions) -> Option<DeviceEngineOptions
         hyperparameters: optimizer.hyperparameters(),
         matrices: optimizer.matrices(),
         masks: options.masks,
+        selects: options.select,
     })
 }
 

@@ -57,7 +57,7 @@ use crate::parameter::Parameter;
 
 pub use decoder::{BoardDecoder, DecoderOptions};
 pub use engine::BoardEngine;
-pub use error::EngineError;
+pub use error::{AttentionMemory, EngineError};
 pub use evaluator::{BoardEvaluator, EvaluatorOptions};
 pub(crate) use shards::share_of;
 pub use timeline::{DeviceSpan, StepPart};
@@ -217,6 +217,8 @@ pub struct DeviceEngineOptions {
     pub matrices: MatrixUpdate,
     /// What batches may say beside their tokens.
     pub masks: Masks,
+    /// Whether [`DeviceEngine::select`] will choose kernels, so that memory is planned for what it tries.
+    pub selects: bool,
 }
 
 /// What batches may say beside their tokens. Room for it is planned, so an engine is told before.

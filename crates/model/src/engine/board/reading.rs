@@ -43,6 +43,7 @@ pub(super) fn options(micro_batch: usize, elem: Elem) -> DeviceEngineOptions {
         hyperparameters: Hyperparameters { beta1: 0.0, beta2: 0.0, eps: 0.0, weight_decay: 0.0 },
         matrices: MatrixUpdate::AdamW,
         masks: Masks::default(),
+        selects: false,
     }
 }
 
