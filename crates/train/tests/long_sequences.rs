@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex};
 
 use kernel_shim::ShimBoard;
 use wattle_model::{
-    AttentionMemory, DeviceEngineOptions, EngineError, Family, Fp8Options, LanguageModel, Masks, ModelConfig,
-    Moments, Recompute,
+    AttentionMemory, DeviceEngineOptions, EngineError, Family, Fp8Options, LanguageModel, Masks,
+    MatrixUpdate, ModelConfig, Moments, Recompute,
 };
 use wattle_ops::adamw::Hyperparameters;
 use wattle_ops::attention::Kind;
@@ -266,6 +266,7 @@ fn options(context: usize, elem: Elem) -> DeviceEngineOptions {
         hyperparameters: Hyperparameters { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 },
         masks: Masks::default(),
         selects: true,
+        matrices: MatrixUpdate::AdamW,
     }
 }
 
