@@ -56,6 +56,8 @@ fn main() -> ExitCode {
         #[cfg(feature = "train")]
         Command::Generate(generate) => commands::generate::run(generate),
         #[cfg(feature = "train")]
+        Command::Show(show) => commands::show::run(show),
+        #[cfg(feature = "train")]
         Command::Evaluate(evaluate) => commands::evaluate::run(evaluate, &bars),
         #[cfg(feature = "train")]
         Command::Verify(verify) => commands::verify::run(verify),

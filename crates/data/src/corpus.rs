@@ -15,7 +15,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::document::{BadRecord, Document, json_documents, separated_documents};
+use crate::conversation::Conversations;
+use crate::document::{BadRecord, Document, json_conversations, json_documents, separated_documents};
 use crate::error::DataError;
 use crate::foreign::remedy_of_not_utf8;
 use crate::format::{BadRecords, Format};
@@ -39,6 +40,8 @@ pub struct Corpus {
     formats: Vec<Format>,
     text_field: String,
     bad_records: BadRecords,
+    /// How records become conversations, if they are.
+    conversations: Option<Conversations>,
     block_bytes: usize,
 }
 
@@ -92,13 +95,23 @@ impl Corpus {
     /// The documents or text of `files`, in this order; `formats` says what each holds.
     pub fn of_formats(files: Vec<PathBuf>, formats: Vec<Format>) -> Self {
         let (text_field, bad_records) = ("text".to_owned(), BadRecords::default());
-        Self { files, formats, text_field, bad_records, block_bytes: BLOCK_BYTES }
+        Self { files, formats, text_field, bad_records, conversations: None, block_bytes: BLOCK_BYTES }
     }
 
     /// The same corpus with its texts in the field `text_field` of JSON objects, and those that have none treated
     /// as `bad_records` says.
     pub fn with_records(self, text_field: &str, bad_records: BadRecords) -> Self {
         Self { text_field: text_field.to_owned(), bad_records, ..self }
+    }
+
+    /// The same corpus with its records read as conversations, if `conversations` says how.
+    pub(crate) fn with_conversations(self, conversations: Option<Conversations>) -> Self {
+        Self { conversations, ..self }
+    }
+
+    /// How its records become conversations, if they are.
+    pub(crate) fn conversations(&self) -> Option<&Conversations> {
+        self.conversations.as_ref()
     }
 
     /// The same corpus read in blocks of at most `block_bytes`, at least 4; a longer document is a block.
@@ -180,8 +193,11 @@ impl Corpus {
                 let split = if unit < train_units { Split::Train } else { Split::Val };
                 unit += 1;
                 let path = &self.files[block.file_idx];
-                on_text(split, Passage::whole(&document.text))
-                    .map_err(|error| error.in_document(path, format.unit(), document.place))
+                on_text(
+                    split,
+                    Passage { conversation: document.conversation, ..Passage::whole(&document.text) },
+                )
+                .map_err(|error| error.in_document(path, format.unit(), document.place))
             };
             return self.for_each_document(block, &mut on_document, &mut |_| ());
         };
@@ -203,7 +219,9 @@ impl Corpus {
     ) -> Result<(), DataError> {
         let (path, format) = (&self.files[block.file_idx], self.format_of(block.file_idx));
         match (&block.content, format) {
-            (Content::Text(block), _) => on_document(Document { text: block.text.as_str().into(), place: 1 }),
+            (Content::Text(block), _) => {
+                on_document(Document { text: block.text.as_str().into(), place: 1, conversation: None })
+            }
             (Content::Documents(RecordBlock { bytes, first, .. }), Format::Separated { line }) => {
                 separated_documents(path, bytes, *first, line, on_document)
             }
@@ -215,7 +233,10 @@ impl Corpus {
                         Ok(())
                     }
                 };
-                json_documents(records, format, &self.text_field, on_document, &mut on_bad)
+                match &self.conversations {
+                    Some(how) => json_conversations(path, records, format, how, on_document, &mut on_bad),
+                    None => json_documents(records, format, &self.text_field, on_document, &mut on_bad),
+                }
             }
         }
     }
@@ -227,20 +248,26 @@ impl TextBlock {
         let Self { before, text, after } = self;
         let Some(train_here) = train_units.checked_sub(first_unit) else {
             let before = last_chars(before, first_unit - train_units);
-            return [(Split::Train, Passage::default()), (Split::Val, Passage { before, text, after })];
+            return [
+                (Split::Train, Passage::default()),
+                (Split::Val, Passage { before, text, after, conversation: None }),
+            ];
         };
         let (train, val) = split_at_char(text, train_here);
         if !val.is_empty() {
             let before = if train.is_empty() { "" } else { before };
-            let train = Passage { before, text: train, after: "" };
-            return [(Split::Train, train), (Split::Val, Passage { before: "", text: val, after })];
+            let train = Passage { before, text: train, ..Passage::default() };
+            return [(Split::Train, train), (Split::Val, Passage { text: val, after, ..Passage::default() })];
         }
         let surely = (text.len() + after.len()) as u64;
         let after_here = match train_here >= surely {
             true => after,
             false => split_at_char(after, train_here - text.chars().count() as u64).0,
         };
-        [(Split::Train, Passage { before, text, after: after_here }), (Split::Val, Passage::default())]
+        [
+            (Split::Train, Passage { before, text, after: after_here, conversation: None }),
+            (Split::Val, Passage::default()),
+        ]
     }
 }
 

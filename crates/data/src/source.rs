@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::census::Census;
 use crate::config::DataConfig;
+use crate::conversation::Conversations;
 use crate::corpus::{Block, Corpus, train_units};
 use crate::error::DataError;
 use crate::manifest::GeneratedManifest;
@@ -48,9 +49,14 @@ impl Source {
     }
 
     /// Reads the files of `data.input` once.
-    pub(crate) fn inputs(data: &DataConfig, progress: &mut dyn FnMut(Progress)) -> Result<Self, DataError> {
+    pub(crate) fn inputs(
+        data: &DataConfig,
+        conversations: Option<Conversations>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Self, DataError> {
         let corpus = Corpus::of_formats(data.input.clone(), data.input_formats()?)
-            .with_records(&data.text_field, data.bad_records);
+            .with_records(&data.text_field, data.bad_records)
+            .with_conversations(conversations);
         let census = count(&corpus, progress)?;
         let train_units = train_units(census.units(), data.val_fraction);
         Ok(Self { corpus, census, train_units, generated: None })

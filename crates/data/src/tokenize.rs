@@ -6,6 +6,7 @@
 
 use std::path::Path;
 
+use crate::conversation::{Aligner, Conversation};
 use crate::corpus::{Block, Corpus};
 use crate::encode_error::EncodeError;
 use crate::encoder::Specials;
@@ -27,6 +28,8 @@ const LINE_ENDS: &str = "\n\n";
 #[derive(Default)]
 struct Part {
     encoded: Encoded,
+    /// Of conversations: whether each token is learnt.
+    mask: Vec<bool>,
     /// The file that it is of.
     file_idx: usize,
     chars: u64,
@@ -72,7 +75,10 @@ impl<'a> SplitWriter<'a> {
             tail.extend_from_slice(&ids[ids.len().saturating_sub(TAIL_TOKENS)..]);
             tail.drain(..tail.len().saturating_sub(TAIL_TOKENS));
         }
-        self.writer.write(ids)
+        match self.source.corpus.conversations() {
+            Some(_) => self.writer.write_masked(ids, &part.mask),
+            None => self.writer.write(ids),
+        }
     }
 
     fn finish(self) -> Result<SplitManifest, DataError> {
@@ -82,6 +88,7 @@ impl<'a> SplitWriter<'a> {
             bytes: self.bytes,
             lost_chars: Some(self.lost_chars),
             unknown_tokens: Some(self.unknown_tokens),
+            learnt: self.writer.learnt(),
             shards: self.writer.finish()?,
         })
     }
@@ -101,6 +108,8 @@ struct Encoding<'a> {
     tokenizer: &'a Tokenizer,
     /// Of documents: what ends each.
     separator: Option<Separator>,
+    /// Of conversations: what tells which tokens are learnt.
+    aligner: Option<Aligner>,
     caches: Scratch<WordCache>,
 }
 
@@ -134,6 +143,9 @@ impl Encoding<'_> {
         part: &mut Part,
         cache: &mut WordCache,
     ) -> Result<(), EncodeError> {
+        if let (Some(conversation), Some(aligner)) = (passage.conversation, &self.aligner) {
+            return self.append_conversation(aligner, conversation, part, cache);
+        }
         let out = &mut part.encoded;
         match &self.separator {
             None => return self.tokenizer.encode_passage(passage, Specials::Tokens, cache, out),
@@ -146,6 +158,35 @@ impl Encoding<'_> {
                 self.tokenizer.encode_passage(Passage::whole(&ended), Specials::Text, cache, out)?;
             }
         }
+        part.documents += 1;
+        Ok(())
+    }
+
+    /// Appends the tokens of a conversation, which are found where its text spells them, and of what ends it, which is not
+    /// learnt.
+    fn append_conversation(
+        &self,
+        aligner: &Aligner,
+        conversation: &Conversation,
+        part: &mut Part,
+        cache: &mut WordCache,
+    ) -> Result<(), EncodeError> {
+        let Part { encoded: out, mask, .. } = part;
+        let learnt = conversation.learnt().map_err(EncodeError::Conversation)?;
+        let text = conversation.text();
+        if aligner.encode(self.tokenizer, text, &learnt, cache, out, mask)? == 0 {
+            let reason = "has nothing to learn: what its assistant says is no token; remove it, or correct the chat \
+                          template";
+            return Err(EncodeError::Conversation(reason.to_owned()));
+        }
+        match &self.separator {
+            Some(Separator::Token { id, .. }) => out.ids.push(*id),
+            Some(Separator::Text(end)) => {
+                self.tokenizer.encode_passage(Passage::whole(end), Specials::Text, cache, out)?;
+            }
+            None => {}
+        }
+        mask.resize(out.ids.len(), false);
         part.documents += 1;
         Ok(())
     }
@@ -181,7 +222,9 @@ pub(crate) fn tokenize(
 ) -> Result<(SplitsManifest, Option<DocumentsManifest>), DataError> {
     let is_documents = source.corpus.is_documents();
     let separator = is_documents.then(|| separator(tokenizer));
-    let encoding = Encoding { source, tokenizer, separator: separator.clone(), caches: Scratch::default() };
+    let aligner = source.corpus.conversations().map(|_| Aligner::new(tokenizer));
+    let encoding =
+        Encoding { source, tokenizer, separator: separator.clone(), aligner, caches: Scratch::default() };
     let [mut train, mut val] =
         [Split::Train, Split::Val].map(|split| SplitWriter::new(dir, split, source, tokenizer));
     pipeline::ordered(

@@ -164,9 +164,14 @@ impl Tokenizer {
 
     /// The same vocabulary and one token more, [`END_OF_TEXT`], with the next free id.
     pub fn with_end_of_text(self) -> Self {
+        self.with_special_tokens(&[END_OF_TEXT])
+    }
+
+    /// The same vocabulary and these special tokens, those that it lacks with the next free ids.
+    pub(crate) fn with_special_tokens(self, tokens: &[&str]) -> Self {
         let mut library = self.library;
-        let token = AddedToken::from(END_OF_TEXT, true);
-        library.add_special_tokens([token]).expect("without a normalizer no token can be refused");
+        let tokens: Vec<AddedToken> = tokens.iter().map(|token| AddedToken::from(*token, true)).collect();
+        library.add_special_tokens(tokens).expect("without a normalizer no token can be refused");
         Self::made_here(library)
     }
 
@@ -235,6 +240,11 @@ impl Tokenizer {
     /// `<|im_end|>`, the first of these that there is.
     pub fn end_of_text(&self) -> Option<u32> {
         self.end_of_text
+    }
+
+    /// Whether a text's spelling of this token is the token and no text.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.library.get_added_tokens_decoder().get(&id).is_some_and(|token| token.special)
     }
 
     /// The token with this id, as the vocabulary spells it.

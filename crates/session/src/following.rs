@@ -189,7 +189,8 @@ impl Rank<'_> {
         let trace = NodeTrace { run: &start.path, run_id: &start.run_id, segment: start.segment };
         let voice = |seats| NodeVoice::start(ranks, seats, &config.energy, &device.compute, &trace);
         let voice = seats.as_ref().map(voice).transpose()?.flatten();
-        let options = TrainerOptions { ranks: ranks.clone(), ..trainer_options(config, start.segment) };
+        let options =
+            TrainerOptions { ranks: ranks.clone(), ..trainer_options(config, &dataset, start.segment) };
         let checkpoint = start.checkpoint.as_deref();
         let values = if checkpoint.is_some() { Values::Checkpoint } else { Values::Initial };
         let built = together.meet(build(config, own_model, &dataset, &device, &options, values))?;

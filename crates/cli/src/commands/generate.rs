@@ -19,6 +19,7 @@ use wattle_session::metered::Metered;
 use wattle_session::need;
 use wattle_train::device::ChosenDevice;
 
+use super::chat;
 use crate::args::GenerateArgs;
 use crate::exit::{BadUsage, Exit};
 use crate::terminal::{print, print_line, print_raw};
@@ -41,6 +42,9 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<Exit> {
         return Err(BadUsage { faults }.into());
     }
     set_threads(0);
+    if args.chat {
+        return chat::run(args, sampling);
+    }
     let device = args.device.open()?;
     let board = device.board()?;
     let home = device.home_of_parameters(board.as_ref());
@@ -92,6 +96,17 @@ fn faults_of(args: &GenerateArgs) -> Vec<String> {
     faults
 }
 
+/// What predicts one text of at most `n_tokens`.
+pub(super) fn decoder_of_one<'a>(
+    args: &GenerateArgs,
+    checkpoint: &'a OpenCheckpoint,
+    device: &ChosenDevice,
+    board: Option<Arc<dyn Board>>,
+    n_tokens: usize,
+) -> anyhow::Result<Box<dyn Decoder + 'a>> {
+    decoder(args, checkpoint, device, board, &[vec![0; n_tokens]])
+}
+
 /// What predicts: the board's explicit engine where there is a board, else the model's own operations.
 fn decoder<'a>(
     args: &GenerateArgs,
@@ -133,7 +148,7 @@ fn of_all(of_one: Need, n: usize) -> Need {
 }
 
 /// What the flags ask for and the model cannot do is bad usage; anything else is an error.
-fn bad_usage(error: ModelError) -> anyhow::Error {
+pub(super) fn bad_usage(error: ModelError) -> anyhow::Error {
     match error {
         ModelError::Generate { faults } => BadUsage { faults }.into(),
         error => error.into(),
