@@ -474,7 +474,7 @@ pub struct GenerateArgs {
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
-  wattle show data/chat --first 2
+  wattle show data/mine --first 2
       on a terminal, tokens that are learnt in colours, two of them in turn; all others dimmed
   wattle show runs/mine --split val --json
       a line an example: tokens, targets, mask (whether each target is learnt) and text

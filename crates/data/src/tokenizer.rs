@@ -455,6 +455,15 @@ mod tests {
     }
 
     #[test]
+    fn a_special_token_need_not_be_spelt_by_the_alphabet() {
+        let tokenizer = Tokenizer::chars(&['<', '|', 'a']).with_end_of_text();
+        let text = "a<|endoftext|>|a";
+        assert_eq!(tokenizer.decode(&tokenizer.encode(text).unwrap()).unwrap(), text);
+        let error = tokenizer.encode("a<|endoftext|>b").unwrap_err();
+        assert!(matches!(error, DataError::UnknownCharacter { character: 'b', position: 14, .. }), "{error}");
+    }
+
+    #[test]
     fn the_file_is_a_standard_one() {
         let json: serde_json::Value = serde_json::from_str(small_bpe().to_json()).unwrap();
         assert_eq!(json["model"]["type"], "BPE");

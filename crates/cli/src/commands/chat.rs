@@ -144,7 +144,8 @@ impl Chat<'_> {
                 break;
             }
             let piece = stream.push(token)?;
-            print(&piece)?;
+            // Some templates have the space before an answer as its part.
+            print(if answer.trim().is_empty() { piece.trim_start() } else { &piece })?;
             answer += &piece;
         }
         let rest = stream.finish()?;

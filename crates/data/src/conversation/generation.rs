@@ -13,6 +13,16 @@ pub(super) const MARKS: [char; 2] = ['\u{fdd0}', '\u{fdd1}'];
 
 /// The template with filter blocks in place of markers, and whether it has any.
 pub(super) fn rewrite(source: &str) -> (String, bool) {
+    replace(source, &format!("filter {FILTER}"), "endfilter")
+}
+
+/// The template with blocks of no effect in place of markers.
+pub(super) fn without_markers(source: &str) -> String {
+    replace(source, "if true", "endif").0
+}
+
+/// The template with `open` and `close` in place of the markers' names, and whether it has any.
+fn replace(source: &str, open: &str, close: &str) -> (String, bool) {
     let (mut out, mut rest, mut is_marked) = (String::with_capacity(source.len()), source, false);
     while let Some(at) = rest.find("{%") {
         let (before, tag) = rest.split_at(at);
@@ -22,10 +32,10 @@ pub(super) fn rewrite(source: &str) -> (String, bool) {
         let name = tag.trim_start_matches("{%").trim_end_matches("%}");
         match name.trim_matches(|c: char| c == '-' || c == '+' || c.is_whitespace()) {
             "generation" => {
-                out.push_str(&tag.replacen("generation", &format!("filter {FILTER}"), 1));
+                out.push_str(&tag.replacen("generation", open, 1));
                 is_marked = true;
             }
-            "endgeneration" => out.push_str(&tag.replacen("endgeneration", "endfilter", 1)),
+            "endgeneration" => out.push_str(&tag.replacen("endgeneration", close, 1)),
             _ => out.push_str(tag),
         }
         rest = after;
@@ -69,6 +79,13 @@ mod tests {
             rewrite("{{ a }} {% set generation = 1 %} {%"),
             ("{{ a }} {% set generation = 1 %} {%".into(), false)
         );
+    }
+
+    #[test]
+    fn without_markers_a_template_says_the_same() {
+        let source = "{% for x in 'ab' %}\n  {% generation %}\n {{ x }}{% endgeneration %}\n{% endfor %}";
+        let render = |source: &str| super::super::environment::environment().render_str(source, ()).unwrap();
+        assert_eq!(unmarked(&render(&rewrite(source).0)).0, render(&without_markers(source)));
     }
 
     #[test]

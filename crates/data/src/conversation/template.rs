@@ -10,7 +10,7 @@ use wattle_guard::guard;
 
 use super::choice::TemplateChoice;
 use super::environment::environment;
-use super::generation::{rewrite, unmarked};
+use super::generation::{rewrite, unmarked, without_markers};
 use crate::digest::sha256_hex;
 use crate::error::DataError;
 use crate::tokenizer::{END_OF_TEXT, Tokenizer};
@@ -236,6 +236,11 @@ impl ChatTemplate {
     /// Its text.
     pub fn source(&self) -> &str {
         &self.source
+    }
+
+    /// Its text without `{% generation %}` markers, for programs that do not know them.
+    pub fn without_markers(&self) -> String {
+        without_markers(&self.source)
     }
 
     /// Its name, or the file that it was read from.
