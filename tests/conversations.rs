@@ -84,7 +84,7 @@ fn a_model_learns_to_answer_and_its_costs_count_what_it_learnt() {
         &set("model.n_layers=1"),
         &set("model.n_heads=2"),
         &set("model.d_model=32"),
-        &set("model.context=48"),
+        &set("model.context=64"),
         &set("train.batch_size=8"),
         &set("train.micro_batch_size=3"),
         &set("train.max_steps=150"),
@@ -98,7 +98,7 @@ fn a_model_learns_to_answer_and_its_costs_count_what_it_learnt() {
     let records = bench.records("run");
     let whole = records.last().unwrap();
     let masked = whole.masked.unwrap();
-    assert_eq!(masked.tokens + whole.tokens, 150 * 8 * 48);
+    assert_eq!(masked.tokens + whole.tokens, 150 * 8 * 64);
     assert!((0.3..0.9).contains(&masked.share), "{masked:?}");
     let passes = whole.phases.forward_backward;
     assert!(
@@ -111,11 +111,11 @@ fn a_model_learns_to_answer_and_its_costs_count_what_it_learnt() {
     let report = printed(&bench, &["report", "run"]);
     assert!(report.contains("were read and not learnt"), "{report}");
     assert!(
-        printed(&bench, &["show", "run", "--first", "1"]).contains("windows of 48 · chat template plain")
+        printed(&bench, &["show", "run", "--first", "1"]).contains("windows of 64 · chat template plain")
     );
 
     // Line by line, as through a pipe.
-    let mut talk = bench.wattle(&["generate", "run", "--chat", "--temperature", "0", "--max-tokens", "20"]);
+    let mut talk = bench.wattle(&["generate", "run", "--chat", "--temperature", "0", "--max-tokens", "8"]);
     let mut child = talk.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all("1 and 1?\n\nsure?\n".as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();

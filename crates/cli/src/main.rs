@@ -54,6 +54,8 @@ fn main() -> ExitCode {
         #[cfg(feature = "train")]
         Command::Prepare(prepare) => commands::prepare::run(prepare, &bars, args.quiet),
         #[cfg(feature = "train")]
+        Command::Generate(generate) if generate.chat => commands::chat::run(generate),
+        #[cfg(feature = "train")]
         Command::Generate(generate) => commands::generate::run(generate),
         #[cfg(feature = "train")]
         Command::Show(show) => commands::show::run(show),

@@ -14,14 +14,21 @@ use wattle_session::metered::Metered;
 
 use super::generate::{bad_usage, decoder_of_one};
 use crate::args::GenerateArgs;
-use crate::exit::Exit;
+use crate::exit::{BadUsage, Exit};
 use crate::terminal::{print, print_raw};
+use crate::threads::set_threads;
 
 /// Stands before what is typed, on a terminal.
 const PROMPT: &str = "> ";
 
 /// Talks until standard input ends.
-pub fn run(args: &GenerateArgs, sampling: Sampling) -> anyhow::Result<Exit> {
+pub fn run(args: &GenerateArgs) -> anyhow::Result<Exit> {
+    let sampling =
+        Sampling { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p, seed: args.seed };
+    if !sampling.faults().is_empty() {
+        return Err(BadUsage { faults: sampling.faults() }.into());
+    }
+    set_threads(0);
     let device = args.device.open()?;
     let board = device.board()?;
     let home = device.home_of_parameters(board.as_ref());

@@ -19,7 +19,6 @@ use wattle_session::metered::Metered;
 use wattle_session::need;
 use wattle_train::device::ChosenDevice;
 
-use super::chat;
 use crate::args::GenerateArgs;
 use crate::exit::{BadUsage, Exit};
 use crate::terminal::{print, print_line, print_raw};
@@ -42,9 +41,6 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<Exit> {
         return Err(BadUsage { faults }.into());
     }
     set_threads(0);
-    if args.chat {
-        return chat::run(args, sampling);
-    }
     let device = args.device.open()?;
     let board = device.board()?;
     let home = device.home_of_parameters(board.as_ref());

@@ -2,7 +2,7 @@
 
 pub mod calibrate;
 #[cfg(feature = "train")]
-mod chat;
+pub mod chat;
 pub mod compare;
 pub mod devices;
 pub mod estimate;

@@ -53,9 +53,17 @@ impl Conversation {
     /// The part of message `idx`, which lies at byte `from` of the text or later.
     fn turn(&self, idx: usize, from: usize) -> Result<Learnt, String> {
         let text = self.text();
-        let prompt = self.render(idx, true)?.text;
+        let mut prompt = self.render(idx, true)?.text;
         let is_last = idx + 1 == self.messages.len();
         let up_to = if is_last { text.to_owned() } else { self.render(idx + 1, false)?.text };
+        if !up_to.starts_with(&prompt) {
+            // As DeepSeek V3: the prompt opens a thought, which a turn of the past need not have.
+            let before = self.render(idx, false)?.text;
+            let same = common_prefix(&prompt, &up_to);
+            if same >= before.len() {
+                prompt.truncate(same);
+            }
+        }
         let start = prompt.len();
         if start >= from && text.starts_with(&prompt) && up_to.starts_with(&prompt) {
             if text.starts_with(&up_to) {
@@ -183,6 +191,14 @@ mod tests {
             "{% set system = messages[0].content %}{% set rest = messages[1:] %}{% for m in rest %}{% if m.role == 'user' %}[INST] {% if m == (rest | selectattr('role', 'equalto', 'user') | list)[-1] %}{{ system }} {% endif %}{{ m.content }}[/INST]{% else %} {{ m.content }}</s>{% endif %}{% endfor %}",
         );
         assert_eq!(learnt(&mistral, TWO_TURNS).unwrap(), [" b é</s>", "  d </s>"]);
+    }
+
+    #[test]
+    fn a_prompt_may_say_more_than_the_turn_has() {
+        let deepseek = conversations(
+            "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{{ eos_token if m.role == 'assistant' }}{% endfor %}{% if add_generation_prompt %}<|assistant|><think>{% endif %}",
+        );
+        assert_eq!(learnt(&deepseek, TWO_TURNS).unwrap(), ["b é</s>", " d </s>"]);
     }
 
     #[test]
