@@ -37,6 +37,7 @@ mod call_state;
 mod damaged;
 mod encode_error;
 mod encoder;
+mod end_of_text;
 mod fidelity;
 #[cfg(test)]
 mod foreign_tokenizers;

@@ -27,11 +27,10 @@ use crate::tokenizer_file;
 use crate::word_cache::WordCache;
 use crate::words::last_soft_cut;
 
+pub use crate::end_of_text::END_OF_TEXT;
+
 /// Name of a tokenizer in a dataset or checkpoint folder.
 pub const FILE_NAME: &str = "tokenizer.json";
-
-/// The special token that ends a document in tokenizers made here, as GPT-2's.
-pub const END_OF_TEXT: &str = "<|endoftext|>";
 
 /// Spellings of special tokens that end a document, the first that there is counts: GPT-2 and Qwen, Llama 3,
 /// Llama and Mistral, Gemma, ChatML.

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use wattle_settings::{Kind, SettingType};
 
-use super::template::BuiltIn;
+use super::built_in::BuiltIn;
 
 /// A chat template by name or by path.
 #[derive(Clone, Debug, PartialEq, Eq)]

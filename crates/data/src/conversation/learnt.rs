@@ -129,7 +129,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::super::record::Conversations;
-    use super::super::template::{BuiltIn, ChatTemplate};
+    use super::super::{BuiltIn, ChatTemplate};
     use super::*;
 
     fn conversations(source: &str) -> Conversations {

@@ -7,7 +7,8 @@
 //!
 //! # Modules
 //! - `choice`: what `data.chat_template` names
-//! - `template`: a chat template, from a directory, a file or built in, and how it is rendered
+//! - `built_in`: the templates that come with the program
+//! - `template`: a chat template, from a directory, a file or built in, and how it is rendered; `turn` is where a turn ends
 //! - `environment`: what templates expect of Jinja, as transformers provides it; `python_json` is its `tojson`
 //! - `generation`: the `{% generation %}` markers, which minijinja does not have
 //! - `record`: a record of a file as a conversation
@@ -19,6 +20,7 @@
 //! Hugging Face transformers, `utils/chat_template_utils.py`: the environment, its functions and the markers.
 
 mod align;
+mod built_in;
 mod choice;
 mod environment;
 mod generation;
@@ -27,7 +29,9 @@ mod python_json;
 mod record;
 mod source;
 pub mod template;
+mod turn;
 
+pub use built_in::BuiltIn;
 pub use choice::TemplateChoice;
 pub use template::{ChatTemplate, Message};
 

@@ -207,7 +207,7 @@ fn kind(value: &Value) -> &'static str {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::super::template::BuiltIn;
+    use super::super::BuiltIn;
     use super::*;
 
     pub(in super::super) fn chatml() -> Conversations {

@@ -8,12 +8,13 @@ use minijinja::{Environment, Value};
 use serde::{Deserialize, Serialize};
 use wattle_guard::guard;
 
+use super::built_in::BuiltIn;
 use super::choice::TemplateChoice;
 use super::environment::environment;
 use super::generation::{rewrite, unmarked, without_markers};
 use crate::digest::sha256_hex;
+use crate::end_of_text::END_OF_TEXT;
 use crate::error::DataError;
-use crate::tokenizer::{END_OF_TEXT, Tokenizer};
 
 /// Name of a template beside a tokenizer.
 pub const FILE_NAME: &str = "chat_template.jinja";
@@ -27,57 +28,6 @@ const NAME: &str = "chat_template";
 /// Tokens that templates ask for by name.
 const SPECIAL_TOKENS: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
-
-/// Templates that come with the program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BuiltIn {
-    /// `<|im_start|>role`, the message, `<|im_end|>`.
-    ChatMl,
-    /// `Role: message`, one a line; a turn of the assistant ends with the end of text. For tokenizers without
-    /// special tokens of their own.
-    Plain,
-}
-
-impl BuiltIn {
-    /// All of them.
-    pub const ALL: [Self; 2] = [Self::ChatMl, Self::Plain];
-
-    /// Its name in a configuration.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::ChatMl => "chatml",
-            Self::Plain => "plain",
-        }
-    }
-
-    /// The one of this name.
-    pub fn by_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|template| template.name() == name)
-    }
-
-    fn source(self) -> &'static str {
-        match self {
-            Self::ChatMl => include_str!("templates/chatml.jinja"),
-            Self::Plain => include_str!("templates/plain.jinja"),
-        }
-    }
-
-    /// Tokens beside the end of text that it is made for.
-    fn tokens(self) -> &'static [&'static str] {
-        match self {
-            Self::ChatMl => &["<|im_start|>", "<|im_end|>"],
-            Self::Plain => &[],
-        }
-    }
-
-    /// The token that ends a turn of the assistant.
-    fn end_of_turn(self) -> &'static str {
-        match self {
-            Self::ChatMl => "<|im_end|>",
-            Self::Plain => END_OF_TEXT,
-        }
-    }
-}
 
 /// A message of a conversation in the making.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -295,15 +245,6 @@ impl ChatTemplate {
         let fault = |reason| DataError::ChatTemplate { name: self.name.clone(), reason };
         let rendered = self.render(&[message("user"), message("assistant")], &[], false).map_err(fault)?;
         Ok(rendered.text.rsplit_once(SAID).map_or_else(String::new, |(_, after)| after.to_owned()))
-    }
-
-    /// The special token that ends a turn of the assistant, if one does.
-    ///
-    /// # Errors
-    /// As [`Self::after_turn`], or if `tokenizer` cannot encode what ends a turn.
-    pub fn end_of_turn(&self, tokenizer: &Tokenizer) -> Result<Option<u32>, DataError> {
-        let first = tokenizer.encode(&self.after_turn()?)?.first().copied();
-        Ok(first.filter(|&id| tokenizer.is_special(id)))
     }
 
     /// Renders `messages` with more variables, with or without the prompt for the assistant's next turn.
