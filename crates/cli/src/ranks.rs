@@ -1,5 +1,6 @@
 //! The other processes that a launcher started beside this one.
 
+use std::ffi::OsString;
 use std::process::Command;
 use std::time::Duration;
 
@@ -23,6 +24,15 @@ pub fn is_follower() -> bool {
     launched().is_some_and(|launched| launched.rank > 0)
 }
 
+/// Ends a rank other than the first whose command line is wrong, if it was to train: the first one says what is wrong.
+pub fn leave_faults_to_the_first(arguments: &[OsString]) {
+    let is_training = arguments.iter().skip(1).any(|argument| argument == "train");
+    if is_training && is_follower() {
+        let_the_first_speak();
+        std::process::exit(2);
+    }
+}
+
 /// Gives rank 0 the time to say what is wrong on all: its launcher then ends this rank before it says so once more.
 pub fn let_the_first_speak() {
     if is_follower() {
@@ -30,7 +40,7 @@ pub fn let_the_first_speak() {
     }
 }
 
-/// Refuses a command that starts trainings of its own, were a launcher to start it several times.
+/// Refuses a command that one process does alone, were a launcher to start it several times.
 ///
 /// # Errors
 /// If a launcher started this process as one of several.
@@ -41,7 +51,7 @@ pub fn refuse_several(command: &str) -> Result<(), SessionError> {
     }
     let_the_first_speak();
     Err(SessionError::config(format!(
-        "{command} was started {world} times by a launcher, and trains in one process: start it once, without mpirun or srun"
+        "{command} was started {world} times by a launcher, and is done by one process: start it once, without mpirun or srun"
     )))
 }
 

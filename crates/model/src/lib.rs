@@ -40,8 +40,8 @@ mod window;
 pub use config::{ActivationKind, Family, ModelConfig, RopeScaling};
 pub use differences::abridged;
 pub use engine::board::{
-    BoardDecoder, BoardEvaluator, DecoderOptions, DeviceEngine, DeviceEngineOptions, DeviceSpan, EngineError,
-    EvaluatorOptions, FinishedSteps, Masks, StepInputs, StepPart, StepResult,
+    BoardDecoder, BoardEvaluator, Counts, DecoderOptions, DeviceEngine, DeviceEngineOptions, DeviceSpan,
+    EngineError, EvaluatorOptions, FinishedSteps, Masks, StepInputs, StepPart, StepResult,
 };
 pub use engine::{
     Engine, EngineOptions, Fp8Options, Fp8SizeError, MemoryPlan, Moments, Recompute, Sequences, Share, Split,

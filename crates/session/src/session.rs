@@ -405,7 +405,10 @@ impl Attempt<'_> {
                 origin.as_ref(),
             )
         };
-        let seats = Seats::learn(ranks)?;
+        let seats = Seats::learn(ranks, &device.compute)?;
+        if let Some(seats) = &seats {
+            manifest.devices = seats.devices();
+        }
         let segment = manifest.segments.last_mut().expect("one was just added");
         segment.ranks = seats.as_ref().map(Seats::of_segment);
         let segment = segment.clone();
@@ -420,7 +423,7 @@ impl Attempt<'_> {
             run: dir,
             run_id: &manifest.run_id,
             segment: &segment,
-            device: &device.compute,
+            devices: &manifest.devices,
             events: &earlier.events,
             resumed: point,
             grid: &entries,

@@ -151,7 +151,12 @@ fn step(engine: &mut dyn DeviceEngine, config: &ModelConfig, step: u64) {
 
 fn step_with(engine: &mut dyn DeviceEngine, batch: &Batch, step: u64) {
     let learning_rate = LEARNING_RATE / step as f64;
-    engine.step(StepInputs { sequences: sequences(batch), step, learning_rate }).unwrap();
+    engine.step(inputs(batch, step, learning_rate)).unwrap();
+}
+
+fn inputs(batch: &Batch, step: u64, learning_rate: f64) -> StepInputs<'_> {
+    let sequences = sequences(batch);
+    StepInputs { sequences, counts: sequences.into(), step, learning_rate }
 }
 
 /// The engine on the CPU.
@@ -283,9 +288,7 @@ fn what_an_engine_has_no_room_for_is_refused() {
         (Batch { documents: None, ..masked.clone() }, "weights of targets"),
         (Batch { weights: None, ..masked }, "documents"),
     ] {
-        let sequences = sequences(&batch);
-        let step = StepInputs { sequences, step: 1, learning_rate: 0.0 };
-        let error = engine.step(step).unwrap_err().to_string();
+        let error = engine.step(inputs(&batch, 1, 0.0)).unwrap_err().to_string();
         assert_eq!(error, format!("a batch with {what} came to an engine made without"));
     }
 }
@@ -763,8 +766,7 @@ fn a_gradient_that_never_comes_is_found_where_the_first_micro_batch_writes_gradi
         let board = Arc::new(ShimBoard::default().preferring("written").without(kernel));
         let mut engine = model.device_engine(board, options(&config, 2, Recompute::None)).unwrap().unwrap();
         let batch = batch(&config, 1);
-        let step = StepInputs { sequences: sequences(&batch), step: 1, learning_rate: 0.0 };
-        let error = engine.step(step).unwrap_err();
+        let error = engine.step(inputs(&batch, 1, 0.0)).unwrap_err();
         let EngineError::Unreached { names } = &error else { panic!("{error}") };
         assert!(!names.is_empty(), "{error}");
     }

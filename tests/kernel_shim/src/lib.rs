@@ -8,18 +8,21 @@
 mod arena;
 mod fused;
 mod products;
+mod ranks;
 
 use std::collections::BTreeSet;
 use std::ffi::{CStr, CString};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use wattle_dist::{Fabric, Place};
 use wattle_ops::board::{
-    Arg, AttentionBackward, AttentionForward, AttentionShape, Board, BoardError, Choices, DevicePtr,
-    FusedAttention, Gemm, Job, Launch, MemoryInfo,
+    Arg, AttentionBackward, AttentionForward, AttentionShape, Board, BoardError, Choices, Collectives,
+    DevicePtr, FusedAttention, Gemm, Job, Launch, MemoryInfo,
 };
 
 use arena::Arena;
+use ranks::{Collective, Ranks};
 
 unsafe extern "C" {
     fn wattle_shim_launch(
@@ -77,6 +80,7 @@ struct Inner {
     n_launches: usize,
     launched: BTreeSet<String>,
     n_plans: usize,
+    ranks: Option<Ranks>,
 }
 
 /// One thing that a board does.
@@ -89,6 +93,7 @@ enum Work {
     Copy { to: DevicePtr, from: DevicePtr, bytes: usize },
     Zero { at: DevicePtr, bytes: usize },
     Mark(usize),
+    Collective(Collective),
 }
 
 impl Default for ShimBoard {
@@ -149,6 +154,13 @@ impl ShimBoard {
         self
     }
 
+    /// A board of one of several ranks, whose collectives run as late as they may, or as soon.
+    #[must_use]
+    pub fn with_ranks(self, fabric: Arc<dyn Fabric>, is_late: bool) -> Self {
+        self.lock().ranks = Some(Ranks::new(fabric, is_late));
+        self
+    }
+
     /// Kernels that were launched so far, replays counted.
     pub fn n_launches(&self) -> usize {
         self.lock().n_launches
@@ -168,6 +180,17 @@ impl ShimBoard {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Which rank it belongs to.
+    fn place(&self) -> Place {
+        self.lock().ranks.as_ref().map_or_else(Place::solo, |ranks| ranks.fabric().0.place().clone())
+    }
+
+    /// What carries its collectives, and how long they wait.
+    fn fabric(&self) -> (Arc<dyn Fabric>, Duration) {
+        let inner = self.lock();
+        inner.ranks.as_ref().expect("a board of one of several ranks").fabric()
+    }
+
     /// Does it, or records it.
     fn submit(&self, work: Work) -> Result<(), BoardError> {
         let mut inner = self.lock();
@@ -183,6 +206,11 @@ impl ShimBoard {
 
 impl Inner {
     fn run(&mut self, work: &Work, seed: u64) -> Result<(), BoardError> {
+        if !matches!(work, Work::Collective(_) | Work::Mark(_))
+            && let Some(ranks) = &mut self.ranks
+        {
+            ranks.note_work();
+        }
         match work {
             Work::Launch { kernel, grid, block, shared_bytes, args } => {
                 self.n_launches += 1;
@@ -209,6 +237,10 @@ impl Inner {
                     self.marks.resize(edge + 1, None);
                 }
                 self.marks[edge] = Some(Instant::now());
+            }
+            &Work::Collective(collective) => {
+                let ranks = self.ranks.as_mut().expect("a board of one of several ranks");
+                ranks.run(&mut self.arenas, collective)?;
             }
         }
         self.arenas.iter().for_each(|arena| arena.check(work));
@@ -341,6 +373,10 @@ impl Board for ShimBoard {
             true => Ok(self),
             false => Err(BoardError::NoAttention("the kernel shim was made without it".to_owned())),
         }
+    }
+
+    fn collectives(&self) -> Option<&dyn Collectives> {
+        self.lock().ranks.is_some().then_some(self as _)
     }
 
     fn mark(&self, edge: usize) -> Result<(), BoardError> {

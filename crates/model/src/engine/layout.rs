@@ -12,6 +12,9 @@ use crate::parameter::Parameter;
 const BOARD_ALIGNMENT: usize = 64;
 /// On a board, the number of rows of a table of the vocabulary is a multiple of this.
 const BOARD_VOCABULARY_MULTIPLE: usize = 64;
+/// The most buckets of blocks: each costs a message between ranks, and the last one's cannot be hidden behind the backward
+/// pass.
+const MAX_BUCKETS: usize = 8;
 
 /// The place of every parameter.
 ///
@@ -26,6 +29,17 @@ pub struct Layout {
     entries: Vec<Entry>,
     n_decaying: usize,
     len: usize,
+    buckets: Vec<Bucket>,
+}
+
+/// Neighbouring parameters whose gradients ranks sum together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Bucket {
+    /// Their elements, gaps included: a multiple of the number of ranks that parameters were placed for.
+    pub(crate) range: Range<usize>,
+    /// The lowest block with matrices in it, after whose backward pass their gradients are complete; `None` for tables and
+    /// vectors, which are complete at the end.
+    pub(crate) first_block: Option<usize>,
 }
 
 /// One parameter's place.
@@ -49,12 +63,14 @@ pub(crate) struct Placement {
     /// Ends of the names of parameters that start where the one before ends, whatever the alignment, so that both
     /// are one matrix or one vector.
     continued: &'static [&'static str],
+    /// Ranks that each update a part of every bucket.
+    world: usize,
 }
 
 impl Placement {
     /// One parameter after the other, without gaps.
     pub(crate) const FLAT: Self =
-        Self { alignment: 1, vocabulary_multiple: 1, vocabulary: &[], continued: &[] };
+        Self { alignment: 1, vocabulary_multiple: 1, vocabulary: &[], continued: &[], world: 1 };
 
     /// Aligned and padded for a board.
     pub(crate) fn board(vocabulary: &'static [&'static str], continued: &'static [&'static str]) -> Self {
@@ -63,7 +79,18 @@ impl Placement {
             vocabulary_multiple: BOARD_VOCABULARY_MULTIPLE,
             vocabulary,
             continued,
+            world: 1,
         }
+    }
+
+    /// The same for `world` ranks: every bucket starts at a multiple of the alignment times their number.
+    pub(crate) fn over(self, world: usize) -> Self {
+        Self { world, ..self }
+    }
+
+    /// What buckets start at a multiple of.
+    fn bucket_alignment(&self) -> usize {
+        self.alignment * self.world
     }
 
     /// Where a parameter starts, behind one that ends at `end`.
@@ -99,19 +126,32 @@ impl Layout {
     pub(crate) fn of_shapes(shapes: Vec<(String, Vec<usize>)>, placement: &Placement) -> Self {
         let place = |(name, dims): (String, Vec<usize>)| Entry { name, dims, range: 0..0 };
         let mut entries: Vec<Entry> = shapes.into_iter().map(place).collect();
-        let (mut end, mut n_decaying) = (0, 0);
+        let n_blocks =
+            entries.iter().filter_map(|entry| block_of(&entry.name)).max().map_or(0, |max| max + 1);
+        let blocks_per_bucket = n_blocks.div_ceil(MAX_BUCKETS).max(1);
+        let (mut end, mut n_decaying) = (0_usize, 0);
+        let mut buckets: Vec<Bucket> = Vec::new();
         for part_decays in [true, false] {
+            let mut open = None;
             for entry in entries.iter_mut().filter(|entry| decays(&entry.dims) == part_decays) {
+                let block = block_of(&entry.name).filter(|_| part_decays);
+                let bucket = block.map(|block| block / blocks_per_bucket);
+                if open.replace(bucket) != Some(bucket) {
+                    end = end.next_multiple_of(placement.bucket_alignment());
+                    buckets.push(Bucket { range: end..end, first_block: block });
+                }
                 let start = placement.start(&entry.name, end);
                 entry.range = start..start + entry.dims.iter().product::<usize>();
                 end = start + placement.len(&entry.name, &entry.dims);
             }
-            end = end.next_multiple_of(placement.alignment);
+            end = end.next_multiple_of(placement.bucket_alignment());
             if part_decays {
                 n_decaying = end;
             }
         }
-        Self { entries, n_decaying, len: end }
+        let ends: Vec<usize> = buckets.iter().skip(1).map(|next| next.range.start).chain([end]).collect();
+        buckets.iter_mut().zip(ends).for_each(|(bucket, end)| bucket.range.end = end);
+        Self { entries, n_decaying, len: end, buckets }
     }
 
     /// All parameters, in the model's order.
@@ -134,6 +174,11 @@ impl Layout {
         self.n_decaying
     }
 
+    /// All elements in buckets: those of tables, then blocks from the first on, then vectors.
+    pub(crate) fn buckets(&self) -> &[Bucket] {
+        &self.buckets
+    }
+
     /// Numbers of all parameters together, gaps included.
     #[expect(clippy::len_without_is_empty, reason = "every model has parameters")]
     pub fn len(&self) -> usize {
@@ -147,6 +192,11 @@ impl Layout {
             ParameterRange { range: self.n_decaying..self.len, decays: false },
         ]
     }
+}
+
+/// The block that a parameter belongs to: the first number in its name.
+fn block_of(name: &str) -> Option<usize> {
+    name.split('.').find_map(|part| part.parse().ok())
 }
 
 /// Rows on a board of a table with a row for each of `n` tokens.
@@ -184,5 +234,33 @@ mod tests {
         assert_eq!(ranges(&layout), [0..130, 320..323, 256..271, 271..277]);
         assert_eq!((layout.n_decaying(), layout.len()), (320, 384));
         assert_eq!((layout.find("k"), layout.find("v")), (Some(271..277), None));
+    }
+
+    #[test]
+    fn buckets_are_whole_blocks_that_ranks_can_share_evenly() {
+        let names: Vec<String> = (0..20).map(|block| format!("h.{block}.w")).collect();
+        let mut shapes: Vec<(&str, &[usize])> = vec![("table", &[5, 3])];
+        shapes.extend(names.iter().map(|name| (name.as_str(), [7, 11].as_slice())));
+        shapes.extend([("h.0.bias", [7].as_slice()), ("norm", &[3]), ("head", &[5, 3])]);
+        let layout = layout(&shapes, &Placement::board(&["table", "head"], &[]).over(3));
+        let first_blocks: Vec<_> = layout.buckets().iter().map(|bucket| bucket.first_block).collect();
+        let of_blocks = (0..7).map(|bucket| Some(bucket * 3));
+        assert_eq!(first_blocks, [None].into_iter().chain(of_blocks).chain([None, None]).collect::<Vec<_>>());
+        let mut end = 0;
+        for Bucket { range, .. } in layout.buckets() {
+            assert_eq!((range.start, range.len() % (3 * BOARD_ALIGNMENT)), (end, 0));
+            end = range.end;
+        }
+        assert_eq!(end, layout.len());
+        let bucket_of = |name| {
+            let start = layout.find(name).unwrap().start;
+            layout.buckets().iter().position(|bucket| bucket.range.contains(&start)).unwrap()
+        };
+        assert_eq!(
+            ["table", "h.2.w", "h.3.w", "head", "h.0.bias", "norm"].map(bucket_of),
+            [0, 1, 2, 8, 9, 9]
+        );
+        let buckets = layout.buckets().iter();
+        assert!(buckets.map(|bucket| bucket.range.start).any(|start| start == layout.n_decaying()));
     }
 }

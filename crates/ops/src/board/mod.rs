@@ -10,6 +10,7 @@
 
 pub mod args;
 pub mod attention;
+pub mod collectives;
 #[cfg(any(feature = "cuda", test))]
 pub mod cuda;
 #[cfg(any(feature = "cuda", test))]
@@ -27,6 +28,7 @@ use thiserror::Error;
 
 pub use args::{Arg, Launch};
 pub use attention::{AttentionBackward, AttentionForward, AttentionShape, FusedAttention};
+pub use collectives::Collectives;
 pub use gemm::{Epilogue, Gemm, Matrix};
 pub use host_memory::HostMemory;
 pub use memory::{DevicePtr, DeviceTensor, Elem, Ptr};
@@ -136,6 +138,11 @@ pub trait Board: Send + Sync {
     /// Why there is none.
     fn fused_attention(&self) -> Result<&dyn FusedAttention, BoardError> {
         Err(BoardError::NoAttention("the board has none of its own".to_owned()))
+    }
+
+    /// What it does together with the boards of other ranks; `None` for a board alone.
+    fn collectives(&self) -> Option<&dyn Collectives> {
+        None
     }
 
     /// Marks this moment as number `edge`. Within a recorded step the mark is taken anew at every replay.
@@ -251,6 +258,9 @@ pub enum BoardError {
     /// A number that [`Board::mark`] was not given.
     #[error("nothing was marked with number {0}")]
     NoMark(usize),
+    /// The ranks have parted.
+    #[error(transparent)]
+    Ranks(#[from] wattle_dist::DistError),
     /// NVIDIA's driver or one of its libraries cannot be used.
     #[cfg(any(feature = "cuda", test))]
     #[error(transparent)]

@@ -7,7 +7,9 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::{Board, BoardError, Choices, DevicePtr, FusedAttention, Gemm, Job, Launch, MemoryInfo, Way};
+use super::{
+    Board, BoardError, Choices, Collectives, DevicePtr, FusedAttention, Gemm, Job, Launch, MemoryInfo, Way,
+};
 
 /// Rounds over all ways of a job; the median counts, so that a clock that drifts meets all of them alike.
 const N_ROUNDS: usize = 3;
@@ -197,6 +199,10 @@ impl Board for Selecting<'_> {
 
     fn fused_attention(&self) -> Result<&dyn FusedAttention, BoardError> {
         self.board.fused_attention()
+    }
+
+    fn collectives(&self) -> Option<&dyn Collectives> {
+        self.board.collectives()
     }
 
     fn mark(&self, edge: usize) -> Result<(), BoardError> {

@@ -76,10 +76,10 @@ pub trait StepEngine {
     /// If a tensor operation fails.
     fn load(&mut self, moments: &HashMap<String, Tensor>) -> Result<(), TrainError>;
 
-    /// Gives the model's parameters the values of the weights.
+    /// Gives the model's parameters the values of the weights. Of several ranks, all make this call together.
     ///
     /// # Errors
-    /// If a tensor operation fails.
+    /// If a tensor operation fails, or the ranks have parted.
     fn export(&mut self) -> Result<(), TrainError>;
 
     /// Writes the moments that [`StepEngine::load`] takes to a safetensors file.
@@ -102,7 +102,7 @@ pub trait StepEngine {
     /// If the device or a tensor operation fails.
     fn snapshot(&mut self, memory: HostMemory) -> Result<Snapshot, TrainError>;
 
-    /// Takes part in the snapshot of the leading rank.
+    /// Takes part in the snapshot of the leading rank, which makes the call [`StepEngine::snapshot`].
     ///
     /// # Errors
     /// If the ranks have parted.
@@ -181,10 +181,13 @@ pub fn choose<'a>(
     board: Option<Arc<dyn Board>>,
     options: &TrainerOptions,
 ) -> Result<Box<dyn StepEngine + 'a>, TrainError> {
-    let is_over_ranks = options.ranks.are_several() || options.train.reduce_leaves > 1;
-    let has_no_leaves = board.is_some() || options.train.engine == EngineChoice::Autograd;
-    if is_over_ranks && has_no_leaves {
+    let (world, leaves) = (options.ranks.share().world, options.train.reduce_leaves);
+    let is_over_ranks = world > 1 || leaves > 1;
+    if is_over_ranks && options.train.engine == EngineChoice::Autograd {
         return Err(no_leaves(options));
+    }
+    if board.is_some() && leaves > 1 && leaves != world {
+        return Err(TrainError::NoLeavesOnBoard { leaves });
     }
     let explicit = match options.train.engine {
         EngineChoice::Autograd => None,

@@ -114,6 +114,18 @@ impl Ranks {
         Ok(stop.or_else(pause).unwrap_or(Directive::Continue))
     }
 
+    /// The bytes of the leading rank, on all; `own` are the leading one's.
+    ///
+    /// # Errors
+    /// If a rank does not answer in time.
+    pub fn tell(&self, mut own: Vec<u8>, within: Duration) -> Result<Vec<u8>, DistError> {
+        let mut len = (own.len() as u64).to_le_bytes();
+        self.fabric.broadcast(&mut len, 0, within)?;
+        own.resize(u64::from_le_bytes(len) as usize, 0);
+        self.fabric.broadcast(&mut own, 0, within)?;
+        Ok(own)
+    }
+
     /// The numbers of all ranks, in their order; each has as many.
     pub(crate) fn all_gather<T: Pod>(&self, own: &[T], within: Duration) -> Result<Vec<T>, DistError> {
         let mut all = vec![T::zeroed(); own.len() * self.share().world];

@@ -12,6 +12,7 @@ use super::DeviceEngineOptions;
 use super::activations::{AttentionPlan, Passes};
 use super::error::EngineError;
 use super::memory::Memory;
+use super::shards::Shards;
 use crate::engine::MemoryPlan;
 use crate::engine::layout::Layout;
 use crate::engine::network::Network;
@@ -38,7 +39,12 @@ impl Fit<'_> {
     /// What an engine with micro-batches of this size would take.
     pub(super) fn plan(&self, micro_batch: usize, attention: AttentionPlan) -> MemoryPlan {
         let options = DeviceEngineOptions { micro_batch, ..*self.options };
-        Memory::cut(DevicePtr::new(0), self.network, self.layout, &options, attention, self.passes).1
+        let shards = match self.passes {
+            Passes::Both => Shards::of(self.board, self.layout),
+            Passes::Forward => Shards::whole(self.layout),
+        };
+        let at = DevicePtr::new(0);
+        Memory::cut(at, self.network, self.layout, &shards, &options, attention, self.passes).1
     }
 
     /// Refuses what is too large for `free` bytes. Attention is taken to be fused if it may be, which takes less.

@@ -8,6 +8,7 @@ use super::cutter::Cutter;
 use super::fp8::Fp8;
 use super::inputs::{N_SLOTS, Slot};
 use super::results::Results;
+use super::shards::Shards;
 use super::state::State;
 use crate::engine::MemoryPlan;
 use crate::engine::layout::Layout;
@@ -30,6 +31,7 @@ impl Memory {
         base: DevicePtr,
         network: &Network,
         layout: &Layout,
+        shards: &Shards,
         options: &DeviceEngineOptions,
         attention: AttentionPlan,
         passes: Passes,
@@ -37,7 +39,7 @@ impl Memory {
         let mut cutter = Cutter::new(base);
         let t = network.sizes.t;
         let (state, of_a_step) = match passes {
-            Passes::Both => (State::cut(&mut cutter, layout.len(), options.elem, options.moments), 1),
+            Passes::Both => (State::cut(&mut cutter, layout.len(), shards, options), 1),
             Passes::Forward => (State::cut_weights(&mut cutter, layout.len(), options.elem), 0),
         };
         let mut fp8 = Fp8::cut_weights(&mut cutter, network, options);
@@ -45,13 +47,13 @@ impl Memory {
         let slots =
             [(); N_SLOTS].map(|()| Slot::cut(&mut cutter, of_a_step * options.batch_size * t, options.masks));
         let eval = Slot::cut(&mut cutter, options.micro_batch * t, options.masks);
-        let results = Results::cut(&mut cutter, options.batch_size * t);
+        let results = Results::cut(&mut cutter, options.batch_size * t, shards);
         let (activations, kept) = Activations::cut(&mut cutter, network, options, attention, passes);
         if let Some(fp8) = &mut fp8 {
             fp8.cut_scratch(&mut cutter, network, [options.micro_batch * t, activations.logits_rows]);
         }
         let floats = (of_a_step * layout.len() * Elem::F32.bytes()) as u64;
-        let moments = options.moments.bytes((of_a_step * layout.len()) as u64);
+        let moments = options.moments.bytes((of_a_step * shards.own_len()) as u64);
         let plan = MemoryPlan {
             weights: state_bytes - floats - moments,
             gradients: floats,

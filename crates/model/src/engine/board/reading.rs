@@ -11,6 +11,7 @@ use super::error::EngineError;
 use super::fit::RESERVE;
 use super::forward::MicroBatch;
 use super::memory::Memory;
+use super::shards::Shards;
 use super::{DeviceEngineOptions, Masks, state};
 use crate::engine::layout::Layout;
 use crate::engine::network::Network;
@@ -55,7 +56,8 @@ impl Reading {
         attention: AttentionPlan,
         refusal: &dyn Fn(u64, u64) -> EngineError,
     ) -> Result<Self, EngineError> {
-        let cut = |base| Memory::cut(base, &network, layout, &options, attention, Passes::Forward);
+        let shards = Shards::whole(layout);
+        let cut = |base| Memory::cut(base, &network, layout, &shards, &options, attention, Passes::Forward);
         let plan = cut(DevicePtr::new(0)).1;
         let free = board.memory()?.free;
         if plan.total() + RESERVE > free {
@@ -82,6 +84,7 @@ impl Reading {
             slot: *eval,
             activations,
             dropped_from: None,
+            exchange: None,
             b,
             by_rows: false,
             store: Store::Overwrite,

@@ -1,5 +1,7 @@
 //! The gradient's norm, AdamW, and results. They are in `f32` whatever the type at hand, but for the working copy.
 
+use std::ops::Range;
+
 use super::bench::{Bench, round};
 use crate::adamw::cpu::{Bf16State, ParameterRange, State, step, step_bf16_par};
 use crate::adamw::{Hyperparameters, Update, board as adamw};
@@ -20,6 +22,7 @@ pub(super) fn checks(bench: &mut Bench<'_>) -> Result<Vec<Check>, BoardError> {
         all.extend(bf16_moments(bench, n)?);
     }
     all.extend(halt(bench)?);
+    all.extend(ranks(bench)?);
     Ok(all)
 }
 
@@ -72,6 +75,7 @@ fn update(bench: &mut Bench<'_>, n: usize) -> Result<Vec<Check>, BoardError> {
                 working,
                 gradients: g_ptr,
                 n,
+                first: 0,
                 n_decaying,
                 hyperparameters: update.hyperparameters,
                 state: state_ptr,
@@ -95,7 +99,8 @@ fn update(bench: &mut Bench<'_>, n: usize) -> Result<Vec<Check>, BoardError> {
     Ok(checks)
 }
 
-/// Three updates with moments in bfloat16: the same bits as on the CPU, where nothing is clipped.
+/// Three updates with moments in bfloat16, each in two parts as two ranks make it: the same bits as on the CPU, where nothing
+/// is clipped.
 fn bf16_moments(bench: &mut Bench<'_>, n: usize) -> Result<Vec<Check>, BoardError> {
     const SEED: u64 = 0x1234_5678_9abc;
     bench.clear();
@@ -120,22 +125,24 @@ fn bf16_moments(bench: &mut Bench<'_>, n: usize) -> Result<Vec<Check>, BoardErro
         let update = Update { gradient_factor: 1.0, ..numbers(update_idx, 0.0) };
         bench.board.write(state_ptr.bytes(), &StepState::new(&update, 0).to_bytes())?;
         grad_norm::norm(bench.board, norm_ptr, g_ptr, n, 0.0, scratch)?;
-        adamw::step(
-            bench.board,
-            &adamw::Step {
-                weights: w_ptr,
-                mean: m_ptr,
-                mean_square: v_ptr,
+        let cut = n / 2 / 4 * 4;
+        for Range { start, end } in [0..cut, cut..n].into_iter().filter(|part| !part.is_empty()) {
+            let step = adamw::Step {
+                weights: w_ptr.add(start),
+                mean: m_ptr.add(start),
+                mean_square: v_ptr.add(start),
                 seed: SEED,
                 working: None,
-                gradients: g_ptr,
-                n,
-                n_decaying,
+                gradients: g_ptr.add(start),
+                n: end - start,
+                first: start,
+                n_decaying: n_decaying.clamp(start, end) - start,
                 hyperparameters: update.hyperparameters,
                 state: state_ptr,
                 norm: norm_ptr,
-            },
-        )?;
+            };
+            adamw::step(bench.board, &step)?;
+        }
         let (parameters, mean, mean_square) = (&mut weights[..], &mut mean[..], &mut mean_square[..]);
         let noise = Noise::of_moments(SEED, u64::from(update_idx));
         step_bf16_par(Bf16State { parameters, mean, mean_square }, &gradients, &ranges, &update, noise, 0);
@@ -182,4 +189,52 @@ fn halt(bench: &mut Bench<'_>) -> Result<Vec<Check>, BoardError> {
     let halted = GradNorm::from_bytes(&bytes).halted;
     checks.push(subject.compare("halted", &[halted as f32], &[1.0], 0.0));
     Ok(checks)
+}
+
+/// Sums that three ranks leave in their rows: the norm and the result of everything. A part that is not finite halts.
+fn ranks(bench: &mut Bench<'_>) -> Result<Vec<Check>, BoardError> {
+    bench.clear();
+    const WORLD: usize = 3;
+    let (n, n_rows) = (40_000, 1300);
+    let (mut gradients, losses) = (normal(0, WORLD * n), normal(1, WORLD * n_rows));
+    let hits: Vec<u32> = (0..(WORLD * n_rows) as u32).map(|i| u32::from(i % 7 == 0)).collect();
+    let (losses_ptr, hits_ptr) = (bench.put_f32(&losses)?, bench.put_u32(&hits)?);
+    let (ring, norm) = (bench.room_of::<StepResult>(4)?, bench.room_of::<GradNorm>(1)?);
+    let n_parts = grad_norm::n_parts(n);
+    let rows = bench.room_of::<f64>(WORLD * (n_parts + 2))?;
+    let sums = results::RankSums { rows, world: WORLD, n_parts };
+    let state_ptr = bench.room_of::<StepState>(1)?;
+    let state = StepState { slot: 1, ..StepState::default() };
+    bench.board.write(state_ptr.bytes(), &state.to_bytes())?;
+    bench.board.zero(norm.bytes(), GradNorm::BYTES)?;
+    let mut said = |gradients: &[f32]| -> Result<(GradNorm, StepResult), BoardError> {
+        let at = bench.put_f32(gradients)?;
+        for rank in 0..WORLD {
+            grad_norm::sums_of_squares(bench.board, sums.row(rank), at.add(rank * n), n)?;
+            let (losses, hits) = (losses_ptr.add(rank * n_rows), hits_ptr.add(rank * n_rows));
+            results::sum_of_rank(bench.board, &sums, rank, losses, hits, n_rows)?;
+        }
+        results::store_of_ranks(bench.board, ring, norm, &sums, CLIP_NORM, state_ptr)?;
+        let (mut of_norm, mut of_result) = ([0; GradNorm::BYTES], [0; StepResult::BYTES]);
+        bench.board.read(norm.bytes(), &mut of_norm)?;
+        bench.board.read(ring.add(1).bytes(), &mut of_result)?;
+        Ok((GradNorm::from_bytes(&of_norm), StepResult::from_bytes(&of_result)))
+    };
+    let (got, result) = said(&gradients)?;
+    let expected = cpu::norm(&gradients);
+    gradients[2 * n + 17] = f32::INFINITY;
+    let (halted, _) = said(&gradients)?;
+    let subject = bench.subject("results of ranks", format!("({WORLD}, {n})"));
+    let loss: f64 = losses.iter().map(|&x| f64::from(x)).sum();
+    let factor = cpu::clip_factor(expected, CLIP_NORM);
+    let one = |name, got: f32, expected: f64, most| subject.compare(name, &[got], &[expected], most);
+    Ok(vec![
+        one("norm", got.norm as f32, expected, expected * 6e-8),
+        one("factor", got.factor, f64::from(factor), f64::from(factor) * 1.2e-7),
+        one("grad_norm", result.grad_norm, expected, expected * 6e-8),
+        one("loss", result.loss as f32, loss, loss.abs() * 1e-6),
+        one("correct", result.n_correct as f32, f64::from(hits.iter().sum::<u32>()), 0.0),
+        one("not halted", got.halted as f32, 0.0, 0.0),
+        one("halted", halted.halted as f32, 1.0, 0.0),
+    ])
 }
