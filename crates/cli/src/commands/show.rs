@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use serde_json::json;
+use unicode_width::UnicodeWidthChar;
 use wattle_data::{Dataset, Split, TokenStore, Tokenizer};
 use wattle_report::words::quantity::count;
 
@@ -16,8 +17,8 @@ use crate::threads::set_threads;
 /// Tokens of an example of a prepared folder.
 const CONTEXT: usize = 128;
 
-/// Columns of a line of text.
-const WIDTH: usize = 80;
+/// Columns of a line of text, beside the sign of a line end.
+const WIDTH: usize = 79;
 
 /// Stand around what is learnt where there are no colours.
 const BRACKETS: [&str; 2] = ["⟦", "⟧"];
@@ -164,7 +165,8 @@ impl Lines {
         let (code, end) = (code.unwrap_or_default(), if code.is_some() { "\x1b[0m" } else { "" });
         self.text += code;
         for c in text.chars() {
-            if self.column >= WIDTH {
+            let width = if c == '\n' { 0 } else { c.width().unwrap_or(1) };
+            if self.column + width > WIDTH {
                 // A colour ends with its line, so that a pager which starts within shows it.
                 self.text += &format!("{end}\n{code}");
                 self.column = 0;
@@ -174,13 +176,9 @@ impl Lines {
                     self.text += &format!("⏎{end}\n{code}");
                     self.column = 0;
                 }
-                '\t' => {
-                    self.text.push('⇥');
-                    self.column += 1;
-                }
                 c => {
-                    self.text.push(c);
-                    self.column += 1;
+                    self.text.push(if c == '\t' { '⇥' } else { c });
+                    self.column += width;
                 }
             }
         }
@@ -190,6 +188,8 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
+    use unicode_width::UnicodeWidthStr;
+
     use super::*;
 
     fn pieces(of: &[(&str, bool)]) -> Vec<(String, bool)> {
@@ -212,7 +212,9 @@ mod tests {
     fn lines_are_no_longer_than_the_terminal() {
         let of = pieces(&[(&"a".repeat(200), false), (&"é\t".repeat(30), true), ("end\n\n", false)]);
         let text = drawn(&of, false);
-        assert!(text.lines().all(|line| line.chars().count() <= WIDTH + 1), "{text}");
+        assert!(text.lines().all(|line| line.width() <= 80), "{text}");
+        let wide = drawn(&pieces(&[(&"日本".repeat(50), true)]), false);
+        assert!(wide.lines().all(|line| line.width() <= 80) && wide.lines().count() == 3, "{wide}");
         let joined: String = text.lines().collect();
         assert_eq!(joined.chars().filter(|&c| c == 'a').count(), 200);
     }
