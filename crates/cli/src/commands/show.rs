@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context;
-use serde_json::json;
+use serde::Serialize;
 use unicode_width::UnicodeWidthChar;
 use wattle_data::{Dataset, Split, TokenStore, Tokenizer};
 use wattle_report::words::quantity::count;
@@ -90,6 +90,16 @@ fn head(dataset: &Dataset, store: &TokenStore, n_windows: u64, context: usize) -
     )
 }
 
+/// An example as `--json` writes it.
+#[derive(Serialize)]
+struct Line<'e> {
+    tokens: &'e [u32],
+    targets: &'e [u32],
+    /// Of the targets: 1 where one is learnt.
+    mask: Vec<u8>,
+    text: String,
+}
+
 impl Example {
     fn read(store: &TokenStore, context: usize, idx: u64) -> anyhow::Result<Self> {
         let start = idx * context as u64;
@@ -100,10 +110,10 @@ impl Example {
     }
 
     fn json(&self, tokenizer: &Tokenizer) -> anyhow::Result<String> {
-        let tokens = &self.ids[..self.mask.len()];
-        let mask: Vec<u8> = self.mask.iter().map(|&is_learnt| u8::from(is_learnt)).collect();
-        let text = tokenizer.decode(tokens)?;
-        Ok(json!({ "tokens": tokens, "targets": self.ids[1..], "mask": mask, "text": text }).to_string())
+        let (tokens, targets) = (&self.ids[..self.mask.len()], &self.ids[1..]);
+        let mask = self.mask.iter().map(|&is_learnt| u8::from(is_learnt)).collect();
+        let line = Line { tokens, targets, mask, text: tokenizer.decode(tokens)? };
+        Ok(serde_json::to_string(&line)?)
     }
 
     fn drawn(&self, tokenizer: &Tokenizer, n_windows: u64, colours: bool) -> anyhow::Result<String> {
