@@ -257,12 +257,10 @@ fn count_words(
             counts.with(|words| {
                 source.corpus.for_each_text(&block, first_unit, source.train_units, &mut |split, passage| {
                     if split == Split::Train {
-                        match source.corpus.conversations() {
-                            None => words.add(passage.text),
-                            Some(how) => {
-                                how.template.words_of(passage.text).iter().for_each(|part| words.add(part))
-                            }
-                        }
+                        let how = source.corpus.conversations();
+                        let parts =
+                            how.map_or_else(|| vec![passage.text], |how| how.template.words_of(passage.text));
+                        parts.into_iter().for_each(|part| words.add(part));
                     }
                     Ok(())
                 })
