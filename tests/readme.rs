@@ -29,10 +29,11 @@ const SHORT_GPT2: &str = " --set train.batch_size=1 --set model.n_layers=1";
 const SHORT_TUNE: &str = " --device cpu --window 0.1 --rounds 2 --set train.batch_size=2 --set model.n_layers=1 \
                           --set model.d_model=32 --set model.context=32 --set tokenizer.vocab_size=400";
 
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 15] = [
     "train",
     "prepare",
     "generate",
+    "show",
     "evaluate",
     "verify",
     "export",
@@ -218,6 +219,10 @@ fn furnish(bench: &Workbench) {
     let mix = "[[data.mixture]]\nname = \"a\"\npath = \"a.txt\"\nweight = 2\n\n[[data.mixture]]\nname = \"b\"\n\
                path = \"b.txt\"\nweight = 1\n";
     fs::write(bench.join("mix.toml"), mix).unwrap();
+    let chat: String = (0..60)
+        .map(|i| format!("{{\"prompt\": \"who is {i}?\", \"completion\": \"the oak of Pinegate\"}}\n"))
+        .collect();
+    fs::write(bench.join("chat.jsonl"), chat).unwrap();
     fs::write(bench.join("my.toml"), "[run]\nname = \"my\"\n[data]\ninput = [\"mine.txt\"]\n").unwrap();
     let sweep = "seeds = [1]\n[set]\ndata.input = [\"mine.txt\"]\n[[strategy]]\nname = \"base\"\n";
     fs::write(bench.join("mine.toml"), sweep).unwrap();

@@ -9,6 +9,7 @@ mod calibrate;
 mod checkpoints;
 mod circles;
 mod complaints;
+mod conversations;
 mod crash;
 mod disk;
 mod export;

@@ -52,6 +52,9 @@ pub enum Command {
     /// Write text with a trained model
     #[cfg(feature = "train")]
     Generate(GenerateArgs),
+    /// Show what a model sees of its data, and what of it is learnt
+    #[cfg(feature = "train")]
+    Show(ShowArgs),
     /// Measure a model's loss on a text
     #[cfg(feature = "train")]
     Evaluate(EvaluateArgs),
@@ -220,9 +223,12 @@ pub struct PrepareArgs {
     /// The folder to make; it must not exist
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// A tokenizer.json, or bpe:VOCABULARY, bytes, chars
-    #[arg(long, value_name = "FILE|bpe:VOCAB|bytes|chars", default_value = "bpe:2048")]
+    /// A tokenizer.json or the folder of a model, or bpe:VOCABULARY, bytes, chars
+    #[arg(long, value_name = "FILE|DIR|bpe:VOCAB|bytes|chars", default_value = "bpe:2048")]
     pub tokenizer: TokenizerChoice,
+    /// What makes text of conversations: chatml, plain, or a template's file or folder; default: the tokenizer's
+    #[arg(long, value_name = "NAME|FILE|DIR")]
+    pub chat_template: Option<wattle_data::TemplateChoice>,
     /// The share kept for validation, from the end; 0 for none
     #[arg(long, value_name = "F", default_value_t = 0.1)]
     pub val_fraction: f64,
@@ -251,7 +257,7 @@ pub enum TokenizerChoice {
     Chars,
     /// A byte-pair encoding of so many entries, learnt on the text.
     Bpe(usize),
-    /// A `tokenizer.json`.
+    /// A `tokenizer.json`, or the Hugging Face folder with one.
     File(PathBuf),
 }
 
@@ -434,6 +440,12 @@ pub struct GenerateArgs {
     /// The text to go on from; without it, the start of a text. Given several times, each is gone on from
     #[arg(long, value_name = "TEXT")]
     pub prompt: Vec<String>,
+    /// Talk with the model, by the chat template beside it: each line of standard input is a message
+    #[arg(long, conflicts_with_all = ["prompt", "batch", "explain", "json"])]
+    pub chat: bool,
+    /// What the model is told before a conversation
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    pub system: Option<String>,
     /// Texts that are generated at once, where there are several prompts; without it, all of them
     #[arg(long, value_name = "N")]
     pub batch: Option<usize>,
@@ -467,6 +479,35 @@ pub struct GenerateArgs {
     /// Write control characters as they are; on a terminal they are escaped otherwise
     #[arg(long)]
     pub raw: bool,
+}
+
+/// Arguments of `show`.
+#[cfg(feature = "train")]
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  wattle show data/mine --first 2
+      on a terminal, tokens that are learnt in colours, two of them in turn; all others dimmed
+  wattle show runs/mine --split val --json
+      a line an example: tokens, targets, mask (whether each target is learnt) and text
+
+Examples are windows in the order in which they are stored, each of --context tokens; training
+draws them in another order, and leaves out those in which nothing is learnt.")]
+pub struct ShowArgs {
+    /// A folder that wattle prepare made, or a run directory
+    pub dir: PathBuf,
+    /// Which part of the data
+    #[arg(long, value_enum, default_value_t = SplitName::Train)]
+    pub split: SplitName,
+    /// How many examples
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub first: u64,
+    /// Tokens of an example; default: a run's model.context, else 128
+    #[arg(long, value_name = "T")]
+    pub context: Option<usize>,
+    /// As JSON, a line an example
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `evaluate`.

@@ -201,7 +201,8 @@ impl Training {
             time_left.unwrap_or_default(),
             learnt_and_used(event, energy.as_ref()),
             speed_and_energy(
-                self.plan.tokens_per_step,
+                // Those that are learnt: on average where steps differ.
+                event.tokens / event.step.max(1),
                 recent.as_ref(),
                 steady.and_then(|rate| Some(rate.energy_per_step()? * steps_left as f64)),
                 energy.is_some_and(|energy| energy.is_estimated),

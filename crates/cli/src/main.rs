@@ -65,7 +65,11 @@ fn main() -> ExitCode {
         #[cfg(feature = "train")]
         Command::Prepare(prepare) => commands::prepare::run(prepare, &bars, args.quiet),
         #[cfg(feature = "train")]
+        Command::Generate(generate) if generate.chat => commands::chat::run(generate),
+        #[cfg(feature = "train")]
         Command::Generate(generate) => commands::generate::run(generate),
+        #[cfg(feature = "train")]
+        Command::Show(show) => commands::show::run(show),
         #[cfg(feature = "train")]
         Command::Evaluate(evaluate) => commands::evaluate::run(evaluate, &bars),
         #[cfg(feature = "train")]

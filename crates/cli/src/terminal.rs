@@ -50,6 +50,12 @@ pub fn is_drawn_on() -> bool {
     stderr().is_terminal() && allows(variable("NO_COLOR").as_deref(), variable("TERM").as_deref())
 }
 
+/// Whether standard output is such a terminal.
+pub fn is_coloured() -> bool {
+    let variable = |name: &str| std::env::var_os(name);
+    stdout().is_terminal() && allows(variable("NO_COLOR").as_deref(), variable("TERM").as_deref())
+}
+
 fn allows(no_color: Option<&OsStr>, term: Option<&OsStr>) -> bool {
     no_color.is_none_or(OsStr::is_empty) && term.is_some_and(|term| !term.is_empty() && term != "dumb")
 }
@@ -59,7 +65,8 @@ fn for_stdout(text: &str) -> Cow<'_, str> {
     if stdout().is_terminal() { escaped(text) } else { Cow::Borrowed(text) }
 }
 
-fn escaped(text: &str) -> Cow<'_, str> {
+/// `text` with control characters other than line ends and tabs escaped.
+pub fn escaped(text: &str) -> Cow<'_, str> {
     let is_active = |c: char| c.is_control() && c != '\n' && c != '\t';
     if !text.contains(is_active) {
         return Cow::Borrowed(text);

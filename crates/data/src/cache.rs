@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use crate::config::{DataConfig, SourceInputs, TokenizerConfig};
+use crate::conversation;
 use crate::digest::sha256_hex;
 use crate::error::DataError;
 use crate::format::{BadRecords, Format};
@@ -30,7 +31,7 @@ fn key(data: &DataConfig, tokenizer: &TokenizerConfig) -> Result<String, DataErr
         format!("format {FORMAT}\nval_fraction {:?}\ntokenizer {:?}\n", data.val_fraction, tokenizer.kind);
     match (tokenizer.kind, &tokenizer.file) {
         (TokenizerKind::Bpe, _) => key += &format!("vocab_size {}\n", tokenizer.vocab_size),
-        (TokenizerKind::File, Some(path)) => key += &tokenizer_key(Tokenizer::load(path)?),
+        (TokenizerKind::File, Some(path)) => key += &tokenizer_key(Tokenizer::load_at(path)?),
         _ => {}
     }
     let sources = data.sources()?;
@@ -55,6 +56,9 @@ fn key(data: &DataConfig, tokenizer: &TokenizerConfig) -> Result<String, DataErr
         Some(Format::Separated { line }) => key += &format!("documents separated {line:?}\n"),
     }
     key += &Steps::of(data).key();
+    if let Some(conversations) = conversation::conversations(data, tokenizer)? {
+        key += &format!("conversations {}\n", conversations.template.sha256());
+    }
     for (path, format) in files.iter().zip(&formats) {
         let values = if *format == Format::Json { "values " } else { "" };
         // An earlier version took a byte order mark for a part of the text.

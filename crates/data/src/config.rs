@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use wattle_settings::section;
 
+use crate::conversation::TemplateChoice;
 use crate::error::DataError;
 use crate::format::{BadRecords, Format, FormatChoice};
 use crate::inputs::{Inputs, pattern_of};
@@ -111,6 +112,16 @@ section! {
             idle(when_set("data.dir")),
             idle(without("data.input").and_without("data.mixture")),
             idle(when("data.format", &["text"]));
+        /// How conversations become text: `chatml`, `plain`, or a template.
+        ///
+        /// A path is a Jinja template, a `tokenizer_config.json`, or a folder with either. JSON records with
+        /// `messages`, or with `prompt` and `completion`, are conversations where this is set, or where the first has no
+        /// text beside them. Of conversations the assistant's tokens alone are learnt.
+        pub chat_template: Option<TemplateChoice> = None,
+            unset("the one beside `tokenizer.file`, if it has one"),
+            check(Self::missing_template),
+            idle(when_set("data.dir")),
+            idle(without("data.input"));
         /// A folder that `wattle prepare` made.
         ///
         /// It has its own tokenizer and split. Excludes `data.input`.
@@ -188,6 +199,15 @@ impl DataConfig {
         self.text_field
             .is_empty()
             .then(|| "data.text_field is empty: expected the name of a field, \"text\" for one".to_owned())
+    }
+
+    fn missing_template(&self) -> Option<String> {
+        match &self.chat_template {
+            Some(TemplateChoice::Path(path)) if !path.exists() => Some(format!(
+                "data.chat_template = {path:?}: is neither \"chatml\" nor \"plain\" nor there; correct the path"
+            )),
+            _ => None,
+        }
     }
 
     /// What is wrong with the files and the folder that it names.
@@ -284,7 +304,7 @@ section! {
             checked_if(|tokenizer| tokenizer.kind == TokenizerKind::Bpe),
             idle(when_set("data.dir")),
             idle(unless("tokenizer.kind", &["bpe"]));
-        /// The `tokenizer.json` of kind `file`.
+        /// The `tokenizer.json` of kind `file`, or the Hugging Face folder with it.
         pub file: Option<PathBuf> = None,
             unset("only `tokenizer.kind = \"file\"` has one"),
             check(Self::file_and_kind), idle(when_set("data.dir"));
@@ -304,6 +324,7 @@ impl TokenizerConfig {
                 "tokenizer.file is not set: expected the path of a tokenizer.json, as tokenizer.kind = \"file\""
                     .to_owned(),
             ),
+            (Some(path), TokenizerKind::File) if path.is_dir() => None,
             (Some(path), TokenizerKind::File) => file_fault("tokenizer.file", path),
             (Some(path), _) => Some(format!(
                 "tokenizer.file = {path:?}: expected tokenizer.kind = \"file\" beside it; set that or remove the file"

@@ -15,7 +15,10 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::document::{BadRecord, Document, json_documents, row_documents, separated_documents};
+use crate::conversation::Conversations;
+use crate::document::{
+    BadRecord, Document, json_conversations, json_documents, row_documents, separated_documents,
+};
 use crate::error::DataError;
 use crate::foreign::remedy_of_not_utf8;
 use crate::format::{BadRecords, Format};
@@ -42,6 +45,8 @@ pub struct Corpus {
     /// Field or column with the text of each file.
     text_fields: Vec<String>,
     bad_records: BadRecords,
+    /// How records become conversations, if they are.
+    conversations: Option<Conversations>,
     block_bytes: usize,
     steps: Steps,
 }
@@ -98,8 +103,8 @@ impl Corpus {
     /// The documents or text of `files`, in this order; `formats` says what each holds.
     pub fn of_formats(files: Vec<PathBuf>, formats: Vec<Format>) -> Self {
         let (text_fields, bad_records) = (vec!["text".to_owned(); files.len()], BadRecords::default());
-        let steps = Steps::default();
-        Self { files, formats, text_fields, bad_records, block_bytes: BLOCK_BYTES, steps }
+        let (conversations, steps) = (None, Steps::default());
+        Self { files, formats, text_fields, bad_records, conversations, block_bytes: BLOCK_BYTES, steps }
     }
 
     /// The same corpus with its texts in the field `text_field` of JSON objects, and those that have none treated
@@ -121,6 +126,16 @@ impl Corpus {
     /// What is done with documents.
     pub(crate) fn steps(&self) -> &Steps {
         &self.steps
+    }
+
+    /// The same corpus with its records read as conversations, if `conversations` says how.
+    pub(crate) fn with_conversations(self, conversations: Option<Conversations>) -> Self {
+        Self { conversations, ..self }
+    }
+
+    /// How its records become conversations, if they are.
+    pub(crate) fn conversations(&self) -> Option<&Conversations> {
+        self.conversations.as_ref()
     }
 
     /// The same corpus read in blocks of at most `block_bytes`, at least 4; a longer document is a block.
@@ -202,7 +217,7 @@ impl Corpus {
                 let split = if unit < train_units { Split::Train } else { Split::Val };
                 unit += 1;
                 let path = &self.files[block.file_idx];
-                on_text(split, Passage::whole(&text))
+                on_text(split, Passage { conversation: document.conversation, ..Passage::whole(&text) })
                     .map_err(|error| error.in_document(path, format.unit(), document.place))
             };
             return self.for_each_document(block, &mut on_document, &mut |_| ());
@@ -233,13 +248,16 @@ impl Corpus {
             }
         };
         match (&block.content, format) {
-            (Content::Text(block), _) => on_document(Document { text: block.text.as_str().into(), place: 1 }),
+            (Content::Text(block), _) => {
+                on_document(Document { text: block.text.as_str().into(), place: 1, conversation: None })
+            }
             (Content::Documents(RecordBlock { bytes, first, .. }), Format::Separated { line }) => {
                 separated_documents(path, bytes, *first, line, on_document)
             }
-            (Content::Documents(records), _) => {
-                json_documents(records, format, field, on_document, &mut on_bad)
-            }
+            (Content::Documents(records), _) => match &self.conversations {
+                Some(how) => json_conversations(path, records, format, how, on_document, &mut on_bad),
+                None => json_documents(records, format, field, on_document, &mut on_bad),
+            },
             (Content::Rows(rows), _) => row_documents(rows, field, on_document, &mut on_bad),
         }
     }
@@ -251,20 +269,26 @@ impl TextBlock {
         let Self { before, text, after } = self;
         let Some(train_here) = train_units.checked_sub(first_unit) else {
             let before = last_chars(before, first_unit - train_units);
-            return [(Split::Train, Passage::default()), (Split::Val, Passage { before, text, after })];
+            return [
+                (Split::Train, Passage::default()),
+                (Split::Val, Passage { before, text, after, conversation: None }),
+            ];
         };
         let (train, val) = split_at_char(text, train_here);
         if !val.is_empty() {
             let before = if train.is_empty() { "" } else { before };
-            let train = Passage { before, text: train, after: "" };
-            return [(Split::Train, train), (Split::Val, Passage { before: "", text: val, after })];
+            let train = Passage { before, text: train, ..Passage::default() };
+            return [(Split::Train, train), (Split::Val, Passage { text: val, after, ..Passage::default() })];
         }
         let surely = (text.len() + after.len()) as u64;
         let after_here = match train_here >= surely {
             true => after,
             false => split_at_char(after, train_here - text.chars().count() as u64).0,
         };
-        [(Split::Train, Passage { before, text, after: after_here }), (Split::Val, Passage::default())]
+        [
+            (Split::Train, Passage { before, text, after: after_here, conversation: None }),
+            (Split::Val, Passage::default()),
+        ]
     }
 }
 

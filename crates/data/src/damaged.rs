@@ -173,7 +173,7 @@ fn use_up(path: &Path) -> Result<(), DataError> {
             used(&tokenizer, &ids)
         });
         let (mut cache, mut out) = (WordCache::default(), Encoded::default());
-        let passage = Passage { before: "the é", text, after: " cat" };
+        let passage = Passage { before: "the é", text, after: " cat", conversation: None };
         let beside = tokenizer.encode_passage(passage, Specials::Text, &mut cache, &mut out);
         outcome = outcome.and(encoded).and(beside.map_err(|error| error.told(path)));
     }

@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::conversation::{ChatTemplate, template};
 use crate::digest::sha256_hex;
 use crate::error::DataError;
-use crate::manifest::{Manifest, SplitManifest};
+use crate::manifest::{ChatManifest, Manifest, SplitManifest};
 use crate::mixture::Mixture;
 use crate::progress::Progress;
 use crate::split::Split;
@@ -21,6 +22,8 @@ pub struct Dataset {
     pub manifest: Manifest,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
+    /// Of conversations: the template that made text of them.
+    pub chat: Option<ChatTemplate>,
     /// The tokens to learn from.
     pub train: TokenStore,
     /// The tokens to measure on; `None` with `data.val_fraction` 0.
@@ -117,10 +120,12 @@ impl Dataset {
         let val = manifest.split.val.as_ref().map(|part| open(Split::Val, part)).transpose()?;
         let mixture = mixture(dir, &manifest, &train, val.as_ref())?;
         let floor = floor(&manifest);
+        let chat = manifest.chat.as_ref().map(|chat| chat_template(dir, chat)).transpose()?;
         Ok(Self {
             dir: dir.to_owned(),
             manifest,
             tokenizer,
+            chat,
             train,
             val,
             mixture,
@@ -200,6 +205,18 @@ impl Dataset {
         self.is_verified = true;
         Ok(())
     }
+}
+
+/// The chat template in a dataset's folder.
+fn chat_template(dir: &Path, manifest: &ChatManifest) -> Result<ChatTemplate, DataError> {
+    let path = dir.join(template::FILE_NAME);
+    let source = wattle_files::read_text(&path, wattle_files::SMALL).map_err(DataError::read(&path))?;
+    let template = ChatTemplate::new(source, &manifest.template, manifest.special_tokens.clone())?;
+    if template.sha256() == manifest.sha256 {
+        return Ok(template);
+    }
+    let reason = format!("{} is not the one it was made with", template::FILE_NAME);
+    Err(DataError::Manifest { path: dir.to_owned(), reason })
 }
 
 /// What messages call the texts of a dataset.

@@ -12,6 +12,7 @@ use std::path::Path;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 
+use crate::conversation::{Conversation, Conversations, RecordFault};
 use crate::error::DataError;
 use crate::format::Format;
 use crate::json_scan::values;
@@ -22,12 +23,14 @@ use crate::records::{RecordBlock, is_separator};
 const NULL: &str = "null instead of a text";
 
 /// A document as it stands in a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Document<'a> {
     /// Its text.
     pub text: Cow<'a, str>,
     /// Its first line in the file, or which record or row it is, from 1.
     pub place: u64,
+    /// What it is the text of, if that is a conversation.
+    pub conversation: Option<&'a Conversation>,
 }
 
 /// A record that has no text that can be read.
@@ -57,16 +60,9 @@ pub(crate) fn json_documents(
     on_document: &mut dyn FnMut(Document<'_>) -> Result<(), DataError>,
     on_bad: &mut dyn FnMut(BadRecord) -> Result<(), DataError>,
 ) -> Result<(), DataError> {
-    let records = match format {
-        Format::Json => values(&block.bytes, block.scanner),
-        _ => block.bytes.split(|&byte| byte == b'\n').collect(),
-    };
-    for (place, record) in (block.first..).zip(records) {
-        if record.trim_ascii().is_empty() {
-            continue;
-        }
+    for (place, record) in places(block, format) {
         match json_text(record, field) {
-            Ok(text) => on_document(Document { text, place })?,
+            Ok(text) => on_document(Document { text, place, conversation: None })?,
             Err((kind, reason)) => on_bad(BadRecord { place, kind, reason })?,
         }
     }
@@ -82,7 +78,7 @@ pub(crate) fn row_documents(
 ) -> Result<(), DataError> {
     for (place, text) in (block.first..).zip(&block.texts) {
         match text.as_ref().map(|text| str::from_utf8(text.data())) {
-            Some(Ok(text)) => on_document(Document { text: text.into(), place })?,
+            Some(Ok(text)) => on_document(Document { text: text.into(), place, conversation: None })?,
             Some(Err(error)) => on_bad(BadRecord { place, kind: "not UTF-8", reason: not_utf8(error) })?,
             None => {
                 let reason = format!("{field:?} is null, expected a text; see data.text_field");
@@ -91,6 +87,45 @@ pub(crate) fn row_documents(
         }
     }
     Ok(())
+}
+
+/// Calls `on_document` with the conversations of a block of JSON and `on_bad` with what is not one. One that is wrong is an
+/// error.
+pub(crate) fn json_conversations(
+    path: &Path,
+    block: &RecordBlock,
+    format: &Format,
+    conversations: &Conversations,
+    on_document: &mut dyn FnMut(Document<'_>) -> Result<(), DataError>,
+    on_bad: &mut dyn FnMut(BadRecord) -> Result<(), DataError>,
+) -> Result<(), DataError> {
+    for (place, record) in places(block, format) {
+        match conversations.read(record) {
+            Ok(conversation) => {
+                let text = Cow::Borrowed(conversation.text());
+                on_document(Document { text, place, conversation: Some(&conversation) })?;
+            }
+            Err(RecordFault::Unreadable(kind, reason)) => on_bad(BadRecord { place, kind, reason })?,
+            Err(RecordFault::Wrong(reason)) => {
+                return Err(DataError::Document {
+                    path: path.to_owned(),
+                    unit: format.unit(),
+                    place,
+                    reason,
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The records of a block that are not blank, each with its place.
+fn places<'b>(block: &'b RecordBlock, format: &Format) -> impl Iterator<Item = (u64, &'b [u8])> {
+    let records: Vec<&[u8]> = match format {
+        Format::Json => values(&block.bytes, block.scanner),
+        _ => block.bytes.split(|&byte| byte == b'\n').collect(),
+    };
+    (block.first..).zip(records).filter(|(_, record)| !record.trim_ascii().is_empty())
 }
 
 /// Calls `on_document` with the documents of `lines`, whole lines of separated text of which the first is
@@ -117,7 +152,7 @@ pub(crate) fn separated_documents(
 
 fn between<'a>(path: &Path, bytes: &'a [u8], line: u64) -> Result<Document<'a>, DataError> {
     let text = utf8(path, line, bytes)?;
-    Ok(Document { text: Cow::Borrowed(text.trim_matches(['\n', '\r'])), place: line })
+    Ok(Document { text: Cow::Borrowed(text.trim_matches(['\n', '\r'])), place: line, conversation: None })
 }
 
 fn utf8<'a>(path: &Path, line: u64, bytes: &'a [u8]) -> Result<&'a str, DataError> {

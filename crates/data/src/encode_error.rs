@@ -11,6 +11,8 @@ pub(crate) enum EncodeError {
     Unknown { character: char, position: u64 },
     /// What the library says.
     Library(tokenizers::Error),
+    /// A conversation of which nothing can be learnt, and why.
+    Conversation(String),
 }
 
 impl From<tokenizers::Error> for EncodeError {
@@ -34,6 +36,7 @@ impl EncodeError {
             Self::Unknown { character, position } => {
                 DataError::UnknownCharacter { path: None, character, position }
             }
+            Self::Conversation(reason) => DataError::Conversation { reason },
             Self::Library(error) => DataError::Tokenizer { path: path.to_owned(), reason: error.to_string() },
         }
     }

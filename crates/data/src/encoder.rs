@@ -152,12 +152,13 @@ fn encode_chars(ids: &[u32], text: &str, out: &mut Vec<u32>) -> Result<(), Encod
 fn check_chars(text: &str, guards: &[String], is_known: impl Fn(char) -> bool) -> Result<(), EncodeError> {
     let mut guarded_to = 0;
     for (position, (at, character)) in text.char_indices().enumerate() {
-        if at >= guarded_to && !is_known(character) {
-            let token = guards.iter().find(|token| text[at..].starts_with(token.as_str()));
-            let Some(token) = token else {
-                return Err(EncodeError::Unknown { character, position: position as u64 });
-            };
-            guarded_to = at + token.len();
+        if at < guarded_to {
+            continue;
+        }
+        match guards.iter().find(|token| text[at..].starts_with(token.as_str())) {
+            Some(token) => guarded_to = at + token.len(),
+            None if is_known(character) => {}
+            None => return Err(EncodeError::Unknown { character, position: position as u64 }),
         }
     }
     Ok(())

@@ -193,6 +193,29 @@ pub enum DataError {
         /// What is wrong.
         source: Box<DataError>,
     },
+    /// A chat template that is not there, does not parse, or refuses a conversation.
+    #[error("chat template {name}: {reason}")]
+    ChatTemplate {
+        /// Its file or name.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A conversation of which nothing can be learnt; a file's are told with their place.
+    #[error("the conversation {reason}")]
+    Conversation {
+        /// Why.
+        reason: String,
+    },
+    /// Conversations for which no template is known.
+    #[error(
+        "{path:?} has conversations, and the tokenizer has no chat template; set data.chat_template to chatml, plain, a \
+         Jinja template or a folder with one, or name the field with the text in data.text_field"
+    )]
+    NoChatTemplate {
+        /// The input.
+        path: PathBuf,
+    },
     /// A text whose tokens depend on text farther away than is looked at.
     #[error(
         "{path:?}: with this tokenizer, tokens depend on text that is more than {context} bytes away; give the text as \
@@ -428,6 +451,17 @@ pub enum DataError {
         /// Tokens of one window.
         needed: u64,
     },
+    /// A split of conversations without a window in which something is learnt.
+    #[error(
+        "{source_name}: no window of the {split} split has a token that is learnt; raise model.context, give more \
+         conversations, or change data.val_fraction"
+    )]
+    NothingLearnt {
+        /// What the split is of.
+        source_name: String,
+        /// The split.
+        split: Split,
+    },
     /// A text of which nothing can be predicted.
     #[error(
         "{source_name}: expected at least 2 tokens, one to predict the other from, got {tokens}; give more text"
@@ -483,6 +517,7 @@ impl DataError {
             Self::UnknownCharacter { .. } | Self::Tokenizer { .. } => {
                 Self::InDocument { path: path.to_owned(), unit, place, source: Box::new(self) }
             }
+            Self::Conversation { reason } => Self::Document { path: path.to_owned(), unit, place, reason },
             other => other,
         }
     }

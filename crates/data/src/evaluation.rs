@@ -3,10 +3,11 @@
 use crate::error::DataError;
 use crate::loader::{Batch, check_batch_size};
 use crate::store::TokenStore;
+use crate::windows::Windows;
 
 /// An iterator over the batches of one evaluation.
 ///
-/// With `max_batches` 0, every window of the split in order, the last batch possibly smaller. Else at most
+/// With `max_batches` 0, every window of the split in which something is learnt in order, the last batch possibly smaller. Else at most
 /// `max_batches` full batches, their windows spread evenly over the split.
 #[derive(Clone, Debug)]
 pub struct EvalBatches {
@@ -14,7 +15,7 @@ pub struct EvalBatches {
     context: usize,
     batch_size: usize,
     /// Windows of the split.
-    available: u64,
+    available: Windows,
     /// Windows evaluated.
     chosen: u64,
     next: u64,
@@ -31,21 +32,22 @@ impl EvalBatches {
         batch_size: usize,
         max_batches: usize,
     ) -> Result<Self, DataError> {
-        let available = store.windows(context)?;
+        let available = Windows::new(store, context)?;
         check_batch_size(batch_size)?;
         let limit = (max_batches as u64).saturating_mul(batch_size as u64);
-        let chosen = if limit == 0 { available } else { available.min(limit) };
+        let chosen = if limit == 0 { available.len() } else { available.len().min(limit) };
         Ok(Self { store: store.clone(), context, batch_size, available, chosen, next: 0 })
     }
 
-    /// Number of tokens predicted over all batches.
+    /// Number of tokens that go through the model over all batches; of conversations not all of them count.
     pub fn tokens(&self) -> u64 {
         self.chosen * self.context as u64
     }
 
     /// The `i`-th window chosen: ⌊i · available / chosen⌋.
     fn window(&self, i: u64) -> u64 {
-        (u128::from(i) * u128::from(self.available) / u128::from(self.chosen)) as u64
+        let place = u128::from(i) * u128::from(self.available.len()) / u128::from(self.chosen);
+        self.available.at(place as u64)
     }
 
     fn remaining(&self) -> u64 {

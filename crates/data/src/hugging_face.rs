@@ -17,6 +17,14 @@ const VOCAB_FILE: &str = "vocab.json";
 const MERGES_FILE: &str = "merges.txt";
 
 impl Tokenizer {
+    /// Opens the `tokenizer.json` at `path`, or the tokenizer of the Hugging Face directory there.
+    ///
+    /// # Errors
+    /// As [`Self::load`] and [`Self::load_from_dir`].
+    pub fn load_at(path: &Path) -> Result<Self, DataError> {
+        if path.is_dir() { Self::load_from_dir(path) } else { Self::load(path) }
+    }
+
     /// Opens the tokenizer of a Hugging Face directory: `tokenizer.json`, or else the byte-level encoding of
     /// `vocab.json` and `merges.txt`, as GPT-2 was first released. There `<|endoftext|>` is special if the
     /// vocabulary has it.

@@ -1,8 +1,9 @@
 //! Text to tokens to shards to batches.
 //!
 //! The modules stand in the order in which data flows: [`catalog`] knows corpora by name and [`mod@fetch`] brings
-//! them here, [`grammar`] writes the embedded corpus, [`corpus`] reads any text or documents in bounded memory, [`steps`] filters, cleans and
-//! counts documents, [`bpe`] and [`tokenizer`] turn it into tokens, [`shard`] and [`store`] keep those
+//! them here, [`grammar`] writes the embedded corpus, [`corpus`] reads any text or documents in bounded memory,
+//! [`conversation`] makes documents of chats, [`steps`] filters, cleans and counts documents, [`bpe`] and [`tokenizer`] turn
+//! it into tokens, [`shard`] and [`store`] keep those
 //! in memory-mapped files, [`mod@prepare`] runs all of it once into a cached [`dataset`], and [`loader`] cuts
 //! batches as a pure function of seed, epoch, step and rank.
 //!
@@ -23,6 +24,7 @@ pub mod grammar;
 pub mod tales;
 
 pub mod census;
+pub mod conversation;
 pub mod corpus;
 mod document;
 mod foreign;
@@ -45,6 +47,7 @@ mod call_state;
 mod damaged;
 mod encode_error;
 mod encoder;
+mod end_of_text;
 mod fidelity;
 #[cfg(test)]
 mod foreign_tokenizers;
@@ -75,9 +78,11 @@ mod tokenize;
 pub mod evaluation;
 pub mod loader;
 mod schedule;
+mod windows;
 
 pub use catalog::{DatasetManifest, datasets};
 pub use config::{DataConfig, TokenizerConfig};
+pub use conversation::{ChatTemplate, Message, TemplateChoice};
 pub use dataset::{Dataset, EntropyFloor, MixedSource, Origin};
 pub use error::DataError;
 pub use evaluation::EvalBatches;

@@ -2,6 +2,8 @@
 //!
 //! The loader has no state: a resumed run asks for the step it is at and gets what it would have got.
 
+use std::ops::Range;
+
 use wattle_random::Permutation;
 
 use crate::dataset::{Dataset, MixedSource};
@@ -9,6 +11,7 @@ use crate::error::DataError;
 use crate::mixture::{shares, windows_in_epoch};
 use crate::schedule::{Schedule, Turn};
 use crate::store::TokenStore;
+use crate::windows::Windows;
 
 /// Token ids of `batch_size` sequences of `context` tokens, row after row.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,9 +54,11 @@ impl Batch {
     pub(crate) fn of_windows(
         store: &TokenStore,
         context: usize,
-        windows: impl ExactSizeIterator<Item = u64>,
+        windows: impl ExactSizeIterator<Item = u64> + Clone,
     ) -> Result<Self, DataError> {
+        let masks_of = windows.clone();
         Self::of_stores(context, windows.map(|window_idx| (store, window_idx)))
+            .map(|batch| batch.with_masks(store, masks_of))
     }
 
     /// The batch of windows, each with its store.
@@ -73,9 +78,31 @@ impl Batch {
         Ok(Self::plain(inputs, targets, batch_size, context))
     }
 
-    /// Number of tokens to predict.
+    /// The same with the masks of the windows that it is of, if there are any.
+    fn with_masks(mut self, store: &TokenStore, windows: impl Iterator<Item = u64>) -> Self {
+        if store.has_mask() {
+            let mut weights = Vec::with_capacity(self.targets.len());
+            let mut mask = vec![false; self.context];
+            for window_idx in windows {
+                store.read_mask(window_idx * self.context as u64 + 1, &mut mask);
+                weights.extend(mask.iter().map(|&is_learnt| f32::from(u8::from(is_learnt))));
+            }
+            self.weights = Some(weights);
+        }
+        self
+    }
+
+    /// Number of tokens to predict, those that do not count too.
     pub fn tokens(&self) -> u64 {
         self.targets.len() as u64
+    }
+
+    /// Number of targets that count.
+    pub fn counted(&self) -> u64 {
+        match &self.weights {
+            Some(weights) => weights.iter().filter(|&&weight| weight > 0.0).count() as u64,
+            None => self.tokens(),
+        }
     }
 }
 
@@ -86,7 +113,7 @@ pub struct Loader {
     context: usize,
     batch_size: usize,
     seed: u64,
-    windows: u64,
+    windows: Windows,
     rank: usize,
     world_size: usize,
 }
@@ -152,6 +179,7 @@ impl Loader {
         }
         let schedule = Schedule::new(shares(&weights, &epochs, &of_sources));
         let cut = Cut::Mixed { sources: cuttings, schedule };
+        let windows = Windows::All(windows);
         Ok(Self { cut, context, batch_size, seed, windows, rank: 0, world_size: 1 })
     }
 
@@ -176,10 +204,10 @@ impl Loader {
     /// # Errors
     /// If the split has not one window, or an epoch not one batch.
     pub fn new(store: &TokenStore, context: usize, batch_size: usize, seed: u64) -> Result<Self, DataError> {
-        let windows = store.windows(context)?;
+        let windows = Windows::new(store, context)?;
         check_batch_size(batch_size)?;
-        if windows < batch_size as u64 {
-            let source_name = store.source().to_owned();
+        if windows.len() < batch_size as u64 {
+            let (source_name, windows) = (store.source().to_owned(), windows.len());
             return Err(DataError::NoSteps { source_name, windows, batch_size });
         }
         let cut = Cut::One(store.clone());
@@ -205,17 +233,36 @@ impl Loader {
 
     /// Batches of an epoch; the last short one is dropped, of a mixture it begins the next epoch.
     pub fn steps_per_epoch(&self) -> u64 {
-        self.windows / self.batch_size as u64
+        self.windows.len() / self.batch_size as u64
     }
 
-    /// Tokens that all ranks together learn from in one step.
+    /// Tokens that go through the model in one step, over all ranks; of conversations not all of them are learnt.
     pub fn tokens_per_step(&self) -> u64 {
         (self.batch_size * self.context) as u64
     }
 
-    /// Windows of an epoch.
+    /// Windows of an epoch, of those in which something is learnt.
     pub fn windows(&self) -> u64 {
-        self.windows
+        self.windows.len()
+    }
+
+    /// Targets that count in the batch at `step_in_epoch`, over all ranks.
+    ///
+    /// # Errors
+    /// If the epoch has no such step.
+    pub fn counted(&self, epoch: u64, step_in_epoch: u64) -> Result<u64, DataError> {
+        self.check_step(step_in_epoch)?;
+        // Conversations are not mixed.
+        let masked = match &self.cut {
+            Cut::One(store) if store.has_mask() => store,
+            _ => return Ok(self.tokens_per_step()),
+        };
+        let (mut mask, mut counted) = (vec![false; self.context], 0);
+        for window_idx in self.chosen(epoch, step_in_epoch, 0..self.batch_size) {
+            masked.read_mask(window_idx * self.context as u64 + 1, &mut mask);
+            counted += mask.iter().filter(|&&is_learnt| is_learnt).count() as u64;
+        }
+        Ok(counted)
     }
 
     /// This rank's part of the batch at `step_in_epoch`, counted from 0.
@@ -223,21 +270,16 @@ impl Loader {
     /// # Errors
     /// If the epoch has no such step, or a shard is damaged.
     pub fn batch(&self, epoch: u64, step_in_epoch: u64) -> Result<Batch, DataError> {
-        let steps = self.steps_per_epoch();
-        if step_in_epoch >= steps {
-            let expected = format!("below the {steps} steps of an epoch");
-            let got = step_in_epoch.to_string();
-            return Err(DataError::Argument { name: "step_in_epoch", expected, got });
-        }
+        self.check_step(step_in_epoch)?;
         let local = self.batch_size / self.world_size;
-        let first = step_in_epoch * self.batch_size as u64 + (self.rank * local) as u64;
+        let rows = self.rank * local..(self.rank + 1) * local;
         match &self.cut {
             Cut::One(store) => {
-                let order = Permutation::new(self.seed, epoch, self.windows);
-                Batch::of_windows(store, self.context, (0..local).map(|row| order.at(first + row as u64)))
+                Batch::of_windows(store, self.context, self.chosen(epoch, step_in_epoch, rows))
             }
             Cut::Mixed { sources, schedule } => {
-                let turns = schedule.turns(epoch * steps * self.batch_size as u64 + first, local);
+                let step = epoch * self.steps_per_epoch() + step_in_epoch;
+                let turns = schedule.turns(step * self.batch_size as u64 + rows.start as u64, local);
                 let window = |turn: &Turn| {
                     let Cutting { store, windows, .. } = &sources[turn.source];
                     let order = Permutation::new(self.seed, turn.ordinal / windows, *windows);
@@ -246,6 +288,28 @@ impl Loader {
                 Batch::of_stores(self.context, turns.iter().map(window))
             }
         }
+    }
+
+    /// The windows of some rows of a batch that is not mixed.
+    fn chosen(
+        &self,
+        epoch: u64,
+        step_in_epoch: u64,
+        rows: Range<usize>,
+    ) -> impl ExactSizeIterator<Item = u64> + Clone {
+        let first = step_in_epoch * self.batch_size as u64;
+        let order = Permutation::new(self.seed, epoch, self.windows.len());
+        rows.map(move |row| self.windows.at(order.at(first + row as u64)))
+    }
+
+    fn check_step(&self, step_in_epoch: u64) -> Result<(), DataError> {
+        let steps = self.steps_per_epoch();
+        if step_in_epoch >= steps {
+            let expected = format!("below the {steps} steps of an epoch");
+            let got = step_in_epoch.to_string();
+            return Err(DataError::Argument { name: "step_in_epoch", expected, got });
+        }
+        Ok(())
     }
 }
 

@@ -36,9 +36,23 @@ pub struct Manifest {
     /// Of documents: how many there are and what stands between them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub documents: Option<DocumentsManifest>,
+    /// Of conversations: the template that made text of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat: Option<ChatManifest>,
     /// Of the embedded corpus: what it was generated from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generated: Option<GeneratedManifest>,
+}
+
+/// The chat template of a dataset, whose text is in `chat_template.jinja`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChatManifest {
+    /// Its name, or the file that it was read from.
+    pub template: String,
+    /// A hash over its text and its tokens.
+    pub sha256: String,
+    /// The tokens that it may ask for by name.
+    pub special_tokens: BTreeMap<String, String>,
 }
 
 /// One text of a dataset.
@@ -223,6 +237,9 @@ pub struct SplitManifest {
     /// Tokens for the unknown. Known when `lost_chars` is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unknown_tokens: Option<u64>,
+    /// Of conversations: tokens that are learnt. Absent, all are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learnt: Option<u64>,
     /// Its files in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shards: Vec<ShardManifest>,
@@ -234,10 +251,11 @@ pub const MATERIAL_LOSS: f64 = 1e-3;
 
 impl SplitManifest {
     /// Bits a byte of text for a mean loss in nats a token: `loss · tokens / (ln 2 · bytes)`. There are none of a
-    /// text that the tokens do not stand for: one of which a share of [`MATERIAL_LOSS`] or more was lost.
+    /// text that the tokens do not stand for: one of which a share of [`MATERIAL_LOSS`] or more was lost, or of which a
+    /// part alone is learnt.
     pub fn bits_per_byte(&self, loss: f64) -> Option<f64> {
         let bits = loss * self.tokens as f64 / (std::f64::consts::LN_2 * self.bytes as f64);
-        (self.lost_share().unwrap_or(0.0) < MATERIAL_LOSS).then_some(bits)
+        (self.learnt.is_none() && self.lost_share().unwrap_or(0.0) < MATERIAL_LOSS).then_some(bits)
     }
 
     /// The share of the text's characters that its tokens do not give back, if known.

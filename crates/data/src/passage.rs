@@ -9,6 +9,8 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use crate::conversation::Conversation;
+
 /// Bytes of context on either side of a block. Words are much shorter, and so is what one merge changes.
 pub(crate) const CONTEXT_BYTES: usize = 8 << 10;
 
@@ -21,6 +23,8 @@ pub(crate) struct Passage<'a> {
     pub before: &'a str,
     pub text: &'a str,
     pub after: &'a str,
+    /// What it is the text of, if that is a conversation.
+    pub conversation: Option<&'a Conversation>,
 }
 
 impl<'a> Passage<'a> {

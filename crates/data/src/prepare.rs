@@ -9,9 +9,10 @@ use crate::bpe::WordCounts;
 use crate::cache;
 use crate::census::{Census, FileCensus};
 use crate::config::{DataConfig, N_BYTES, TokenizerConfig};
+use crate::conversation::{ChatTemplate, conversations, template};
 use crate::dataset::{Dataset, Origin};
 use crate::error::DataError;
-use crate::manifest::{Manifest, SCHEMA, SourceManifest, TokenizerManifest};
+use crate::manifest::{ChatManifest, Manifest, SCHEMA, SourceManifest, TokenizerManifest};
 use crate::pipeline;
 use crate::progress::{Progress, Stage, in_bytes};
 use crate::scratch::Scratch;
@@ -99,7 +100,7 @@ fn build(
     let source = if data.is_embedded() {
         Source::embedded(dir, data, progress)?
     } else {
-        Source::inputs(data, progress)?
+        Source::inputs(data, conversations(data, config)?, progress)?
     };
     let (tokenizer, given_sha256) = make_tokenizer(&source, config, progress)?;
     tokenizer.save(&dir.join(tokenizer::FILE_NAME))?;
@@ -125,9 +126,21 @@ fn build(
         mixture,
         split,
         documents,
+        chat: source.corpus.conversations().map(|how| write_template(dir, &how.template)).transpose()?,
         generated: source.generated,
     };
     manifest.write(dir)
+}
+
+/// Writes a chat template into the dataset's folder.
+fn write_template(dir: &Path, template: &ChatTemplate) -> Result<ChatManifest, DataError> {
+    let path = dir.join(template::FILE_NAME);
+    std::fs::write(&path, template.source()).map_err(DataError::write(&path))?;
+    Ok(ChatManifest {
+        template: template.name().to_owned(),
+        sha256: template.sha256(),
+        special_tokens: template.special_tokens().clone(),
+    })
 }
 
 fn tokens(
@@ -170,18 +183,21 @@ fn make_tokenizer(
     config: &TokenizerConfig,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(Tokenizer, Option<String>), DataError> {
-    let is_documents = source.corpus.is_documents();
-    let finished = |tokenizer: Tokenizer| if is_documents { tokenizer.with_end_of_text() } else { tokenizer };
+    let specials = special_tokens(source);
+    let finished = |tokenizer: Tokenizer| match specials.is_empty() {
+        true => tokenizer,
+        false => tokenizer.with_special_tokens(&specials),
+    };
     let made_here = match (config.kind, &config.file) {
         (TokenizerKind::Bytes, _) => Tokenizer::bytes(),
         (TokenizerKind::Chars, _) => Tokenizer::chars(&source.census.alphabet),
         (TokenizerKind::Bpe, _) => {
-            let trained = trained_size(config.vocab_size, is_documents)?;
+            let trained = trained_size(config.vocab_size, &specials)?;
             let words = count_words(source, TOKENIZER_SAMPLE_BYTES, progress)?;
             Tokenizer::bpe(&words, trained)
         }
         (TokenizerKind::File, Some(path)) => {
-            let given = Tokenizer::load(path)?;
+            let given = Tokenizer::load_at(path)?;
             let given_sha256 = (!given.switched_off().is_empty()).then(|| given.sha256());
             return Ok((given.with_own_json(), given_sha256));
         }
@@ -193,13 +209,25 @@ fn make_tokenizer(
     Ok((finished(made_here), None))
 }
 
-/// Entries of the vocabulary that are trained: all, but for the one that ends documents.
-fn trained_size(vocab_size: usize, is_documents: bool) -> Result<usize, DataError> {
-    let trained = vocab_size - usize::from(is_documents);
+/// The tokens that a tokenizer made for `source` has beside those of the text: what ends a document, and those of a chat
+/// template.
+fn special_tokens(source: &Source) -> Vec<&str> {
+    let mut specials = Vec::new();
+    if source.corpus.is_documents() {
+        specials.push(tokenizer::END_OF_TEXT);
+    }
+    let of_template = source.corpus.conversations().map(|how| how.template.tokens());
+    specials.extend(of_template.into_iter().flatten().filter(|&token| token != tokenizer::END_OF_TEXT));
+    specials
+}
+
+/// Entries of the vocabulary that are trained: all, but for special tokens.
+fn trained_size(vocab_size: usize, specials: &[&str]) -> Result<usize, DataError> {
+    let trained = vocab_size.saturating_sub(specials.len());
     if trained >= N_BYTES {
         return Ok(trained);
     }
-    let expected = format!("at least {}, the bytes and {}", N_BYTES + 1, tokenizer::END_OF_TEXT);
+    let expected = format!("at least {}, the bytes and {}", N_BYTES + specials.len(), specials.join(", "));
     Err(DataError::Argument { name: "tokenizer.vocab_size", expected, got: vocab_size.to_string() })
 }
 
@@ -226,7 +254,10 @@ fn count_words(
             counts.with(|words| {
                 source.for_each_text(&block, &mut |split, passage| {
                     if split == Split::Train {
-                        words.add(passage.text);
+                        let how = source.corpus.conversations();
+                        let parts =
+                            how.map_or_else(|| vec![passage.text], |how| how.template.words_of(passage.text));
+                        parts.into_iter().for_each(|part| words.add(part));
                     }
                     Ok(())
                 })
@@ -426,7 +457,7 @@ pub(crate) mod tests {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().unwrap();
         let dir = tempfile::tempdir().unwrap();
         pool.install(|| {
-            let mut source = Source::inputs(data, &mut |_| {}).unwrap();
+            let mut source = Source::inputs(data, None, &mut |_| {}).unwrap();
             source.corpus = source.corpus.with_block_bytes(block_bytes);
             source.census = count(&source.corpus, &mut |_| {}).unwrap();
             let (tokenizer, _) = make_tokenizer(&source, config, &mut |_| {}).unwrap();
@@ -473,7 +504,7 @@ pub(crate) mod tests {
         let root = tempfile::tempdir().unwrap();
         let text: String = (0..400).map(|i| tales::tale(1, i).text + tales::SEPARATOR).collect();
         let (data, _) = configs(root.path(), TokenizerKind::Bpe, &[&text]);
-        let mut source = Source::inputs(&data, &mut |_| {}).unwrap();
+        let mut source = Source::inputs(&data, None, &mut |_| {}).unwrap();
         source.corpus = source.corpus.with_block_bytes(1 << 12);
         source.census = count(&source.corpus, &mut |_| {}).unwrap();
         let all = count_words(&source, u64::MAX, &mut |_| {}).unwrap().total();

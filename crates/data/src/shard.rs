@@ -5,12 +5,13 @@
 //! | offset | bytes | what |
 //! |---|---|---|
 //! | 0 | 8 | magic, `WATTLTOK` |
-//! | 8 | 4 | version, 1 |
+//! | 8 | 4 | version: 1, or 2 with a mask |
 //! | 12 | 4 | width of a token in bytes: 2 if the vocabulary has at most 65,536 entries, else 4 |
 //! | 16 | 8 | number of tokens |
 //! | 24 | 8 | entries of the vocabulary |
 //! | 32 | 32 | SHA-256 of the payload |
 //! | 64 | width · tokens | the payload: token ids |
+//! | | ⌈tokens / 8⌉ | with a mask, still of the payload: whether each token is learnt, a bit each, the lowest first |
 //!
 //! A shard is written to `<name>.partial`, synchronized to disk and renamed, so that one which has its name is
 //! whole. Opening checks everything but the payload's hash, which [`Dataset::verify`](crate::Dataset::verify) does.
@@ -33,6 +34,9 @@ pub const MAGIC: [u8; 8] = *b"WATTLTOK";
 /// Version of the layout.
 pub const VERSION: u32 = 1;
 
+/// Version of the layout with a mask.
+pub const VERSION_WITH_MASK: u32 = 2;
+
 /// Tokens of a shard unless told otherwise: 2²⁸, half a gibibyte at two bytes a token.
 pub const TOKENS_PER_SHARD: u64 = 1 << 28;
 
@@ -43,6 +47,7 @@ const HASHED_AT_ONCE: usize = 16 << 20;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Header {
+    has_mask: bool,
     width: u32,
     tokens: u64,
     vocab_size: u64,
@@ -58,7 +63,8 @@ impl Header {
     fn to_bytes(&self) -> [u8; HEADER_BYTES] {
         let mut bytes = [0; HEADER_BYTES];
         bytes[..8].copy_from_slice(&MAGIC);
-        bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        let version = if self.has_mask { VERSION_WITH_MASK } else { VERSION };
+        bytes[8..12].copy_from_slice(&version.to_le_bytes());
         bytes[12..16].copy_from_slice(&self.width.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.tokens.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.vocab_size.to_le_bytes());
@@ -80,8 +86,12 @@ impl Header {
         }
         let (u32_at, u64_at) =
             (|at| u32::from_le_bytes(field(content, at)), |at| u64::from_le_bytes(field(content, at)));
-        check_field(path, "version", VERSION, u32_at(8))?;
+        let has_mask = u32_at(8) == VERSION_WITH_MASK;
+        if !has_mask {
+            check_field(path, "version", VERSION, u32_at(8))?;
+        }
         let header = Self {
+            has_mask,
             width: u32_at(12),
             tokens: u64_at(16),
             vocab_size: u64_at(24),
@@ -89,7 +99,8 @@ impl Header {
         };
         let vocab_size = usize::try_from(header.vocab_size).unwrap_or(usize::MAX);
         check_field(path, "token width", width(vocab_size), header.width)?;
-        let payload = header.tokens.saturating_mul(u64::from(header.width));
+        let mask = if has_mask { header.tokens.div_ceil(8) } else { 0 };
+        let payload = header.tokens.saturating_mul(u64::from(header.width)).saturating_add(mask);
         let expected = payload.saturating_add(HEADER_BYTES as u64);
         if content.len() as u64 == expected { Ok(header) } else { Err(length(expected)) }
     }
@@ -185,6 +196,31 @@ impl Shard {
         }
     }
 
+    /// Whether it says of each token whether it is learnt.
+    pub fn has_mask(&self) -> bool {
+        self.header.has_mask
+    }
+
+    /// Writes to `out` whether each token from `start` on is learnt; without a mask all are.
+    ///
+    /// # Panics
+    /// If the range is not within the shard.
+    pub fn read_mask(&self, start: u64, out: &mut [bool]) {
+        assert!(
+            start + out.len() as u64 <= self.len(),
+            "a mask beyond the {} tokens of its shard",
+            self.len()
+        );
+        if !self.has_mask() {
+            out.fill(true);
+            return;
+        }
+        let mask = &self.map[HEADER_BYTES + (self.header.tokens * u64::from(self.header.width)) as usize..];
+        for (bit, is_learnt) in (start as usize..).zip(out) {
+            *is_learnt = mask[bit / 8] >> (bit % 8) & 1 == 1;
+        }
+    }
+
     /// Hashes the payload and compares; tells `on_hashed` of every few bytes.
     ///
     /// # Errors
@@ -212,6 +248,8 @@ pub struct ShardWriter {
     tokens_per_shard: u64,
     open: Option<OpenShard>,
     written: Vec<ShardManifest>,
+    /// Tokens that are learnt, once any were written with a mask.
+    learnt: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -220,6 +258,8 @@ struct OpenShard {
     file: BufWriter<File>,
     hasher: Sha256,
     tokens: u64,
+    /// The mask, a bit a token; `None` until a token has one.
+    mask: Option<Vec<u8>>,
 }
 
 impl ShardWriter {
@@ -232,6 +272,7 @@ impl ShardWriter {
             tokens_per_shard: tokens_per_shard.max(1),
             open: None,
             written: Vec::new(),
+            learnt: None,
         }
     }
 
@@ -240,8 +281,31 @@ impl ShardWriter {
     /// # Errors
     /// If an id is beyond the vocabulary or a file cannot be written.
     pub fn write(&mut self, ids: &[u32]) -> Result<(), DataError> {
+        self.append(ids, None)
+    }
+
+    /// Appends `ids` and whether each is learnt. A writer writes all tokens with a mask or none.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    ///
+    /// # Panics
+    /// If the mask has another length.
+    pub fn write_masked(&mut self, ids: &[u32], mask: &[bool]) -> Result<(), DataError> {
+        assert_eq!(ids.len(), mask.len(), "a mask is as long as its tokens");
+        let learnt = mask.iter().filter(|&&is_learnt| is_learnt).count() as u64;
+        *self.learnt.get_or_insert(0) += learnt;
+        self.append(ids, Some(mask))
+    }
+
+    /// Tokens that are learnt, if they were written with a mask.
+    pub fn learnt(&self) -> Option<u64> {
+        self.learnt
+    }
+
+    fn append(&mut self, ids: &[u32], mask: Option<&[bool]>) -> Result<(), DataError> {
         check_ids(ids, self.vocab_size, self.tokens())?;
-        let mut rest = ids;
+        let (mut rest, mut mask) = (ids, mask);
         while !rest.is_empty() {
             let tokens_per_shard = self.tokens_per_shard;
             let width = width(self.vocab_size) as usize;
@@ -249,6 +313,11 @@ impl ShardWriter {
             let room = usize::try_from(tokens_per_shard - shard.tokens).unwrap_or(usize::MAX);
             let (now, later) = rest.split_at(rest.len().min(room));
             shard.append(now, width)?;
+            if let Some(all) = mask {
+                let (of_now, of_later) = all.split_at(now.len());
+                shard.append_mask(of_now);
+                mask = Some(of_later);
+            }
             if shard.tokens == tokens_per_shard {
                 self.close()?;
             }
@@ -300,7 +369,7 @@ impl OpenShard {
         let file = File::create(&partial).map_err(DataError::write(&partial))?;
         let mut file = BufWriter::with_capacity(WRITE_BUFFER_BYTES, file);
         file.write_all(&[0; HEADER_BYTES]).map_err(DataError::write(&partial))?;
-        Ok(Self { partial, file, hasher: Sha256::new(), tokens: 0 })
+        Ok(Self { partial, file, hasher: Sha256::new(), tokens: 0, mask: None })
     }
 
     fn append(&mut self, ids: &[u32], width: usize) -> Result<(), DataError> {
@@ -317,6 +386,16 @@ impl OpenShard {
         self.file.write_all(&bytes).map_err(DataError::write(&self.partial))
     }
 
+    /// Notes whether the tokens that were appended last are learnt.
+    fn append_mask(&mut self, is_learnt: &[bool]) {
+        let mask = self.mask.get_or_insert_default();
+        let first = self.tokens as usize - is_learnt.len();
+        mask.resize((self.tokens as usize).div_ceil(8), 0);
+        for (bit, &is_learnt) in (first..).zip(is_learnt) {
+            mask[bit / 8] |= u8::from(is_learnt) << (bit % 8);
+        }
+    }
+
     fn complete(&mut self, header: &Header, path: &Path) -> std::io::Result<()> {
         self.file.seek(SeekFrom::Start(0))?;
         self.file.write_all(&header.to_bytes())?;
@@ -327,7 +406,13 @@ impl OpenShard {
 
     /// Writes the header, synchronizes and renames to `path`; returns the payload's hash.
     fn finish(mut self, path: &Path, vocab_size: usize) -> Result<String, DataError> {
+        let mask = self.mask.take();
+        if let Some(mask) = &mask {
+            self.hasher.update(mask);
+            self.file.write_all(mask).map_err(DataError::write(&self.partial))?;
+        }
         let header = Header {
+            has_mask: mask.is_some(),
             width: width(vocab_size),
             tokens: self.tokens,
             vocab_size: vocab_size as u64,
@@ -376,6 +461,39 @@ mod tests {
     }
 
     #[test]
+    fn masks_come_back_from_beside_their_tokens_and_are_hashed_with_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = ShardWriter::new(dir.path(), "train", 300, 11);
+        let is_learnt = |token: usize| token % 3 == 1 || token == 12;
+        let (ids, mask): (Vec<u32>, Vec<bool>) =
+            (0..25).map(|token| (token as u32, is_learnt(token))).unzip();
+        for (ids, mask) in ids.chunks(7).zip(mask.chunks(7)) {
+            writer.write_masked(ids, mask).unwrap();
+        }
+        assert_eq!(writer.learnt(), Some(mask.iter().filter(|&&is_learnt| is_learnt).count() as u64));
+        let shards = writer.finish().unwrap();
+        for (shard_idx, written) in shards.iter().enumerate() {
+            let path = dir.path().join(&written.file);
+            let shard = Shard::open(&path, 300).unwrap();
+            let (mut tokens, mut got) = (vec![0; shard.len() as usize], vec![false; shard.len() as usize]);
+            shard.read(0, &mut tokens);
+            shard.read_mask(0, &mut got);
+            assert!(shard.has_mask());
+            assert_eq!(tokens, ids[shard_idx * 11..][..tokens.len()]);
+            assert_eq!(got, mask[shard_idx * 11..][..tokens.len()]);
+            shard.read_mask(2, &mut got[..1]);
+            assert_eq!(got[0], mask[shard_idx * 11 + 2]);
+            shard.verify(&mut |_| {}).unwrap();
+            assert_eq!(path.metadata().unwrap().len(), 64 + 2 * shard.len() + shard.len().div_ceil(8));
+            let mut bytes = std::fs::read(&path).unwrap();
+            *bytes.last_mut().unwrap() ^= 1;
+            std::fs::write(&path, bytes).unwrap();
+            let damaged = Shard::open(&path, 300).unwrap();
+            assert!(matches!(damaged.verify(&mut |_| {}), Err(DataError::ShardHash { .. })));
+        }
+    }
+
+    #[test]
     fn full_shards_are_followed_by_the_next() {
         let dir = tempfile::tempdir().unwrap();
         let mut writer = ShardWriter::new(dir.path(), "val", 100, 4);
@@ -412,7 +530,11 @@ mod tests {
             Err(DataError::ShardLength { expected: 74, got: 70, .. })
         ));
         assert!(matches!(damaged(|bytes| bytes.push(0)), Err(DataError::ShardLength { .. })));
-        assert!(matches!(damaged(|bytes| bytes[8] = 2), Err(DataError::ShardField { field: "version", .. })));
+        assert!(matches!(damaged(|bytes| bytes[8] = 3), Err(DataError::ShardField { field: "version", .. })));
+        assert!(matches!(
+            damaged(|bytes| bytes[8] = 2),
+            Err(DataError::ShardLength { expected: 75, got: 74, .. })
+        ));
         assert!(matches!(
             damaged(|bytes| bytes[12] = 4),
             Err(DataError::ShardField { field: "token width", .. })

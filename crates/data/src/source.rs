@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::census::Census;
 use crate::config::{DataConfig, SourceInputs};
+use crate::conversation::Conversations;
 use crate::corpus::{Block, Corpus, train_units};
 use crate::error::DataError;
 use crate::format::Format;
@@ -67,7 +68,11 @@ impl Source {
     }
 
     /// Reads the files of `data.input` once.
-    pub(crate) fn inputs(data: &DataConfig, progress: &mut dyn FnMut(Progress)) -> Result<Self, DataError> {
+    pub(crate) fn inputs(
+        data: &DataConfig,
+        conversations: Option<Conversations>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Self, DataError> {
         let sources = data.sources()?;
         let files: Vec<PathBuf> = sources.iter().flat_map(|source| source.inputs.all()).collect();
         let formats = data.formats_of(&files)?;
@@ -81,6 +86,7 @@ impl Source {
         let corpus = Corpus::of_formats(files, formats)
             .with_records(&data.text_field, data.bad_records)
             .with_text_fields(text_fields)
+            .with_conversations(conversations)
             .with_steps(steps);
         let census = count(&corpus, progress)?;
         let (mut train_ends, mut mixture, mut val_files) = (Vec::new(), Vec::new(), 0);

@@ -21,6 +21,7 @@ pub struct TokenStore {
     /// Where among the tokens of the shards it begins.
     offset: u64,
     len: u64,
+    has_mask: bool,
 }
 
 impl TokenStore {
@@ -49,8 +50,14 @@ impl TokenStore {
             let reason = format!("the {split} shards hold {len} tokens, expected {}", manifest.tokens);
             return Err(DataError::Manifest { path: dir.to_owned(), reason });
         }
+        let has_mask = manifest.learnt.is_some();
+        if let Some(other) = shards.iter().find(|shard| shard.has_mask() != has_mask) {
+            let has = if has_mask { "lacks the mask" } else { "has a mask that is not" };
+            let reason = format!("{has} of {}", crate::manifest::FILE_NAME);
+            return Err(DataError::Manifest { path: other.path().to_owned(), reason });
+        }
         let source = dir.display().to_string().into();
-        Ok(Self { split, source, vocab_size, shards: shards.into(), offset: 0, len })
+        Ok(Self { split, source, vocab_size, shards: shards.into(), offset: 0, len, has_mask })
     }
 
     /// The same, called `source` in messages.
@@ -112,6 +119,28 @@ impl TokenStore {
             skip = skip.saturating_sub(shard.len());
         }
         check_ids(out, self.vocab_size, start)
+    }
+
+    /// Whether it says of each token whether it is learnt.
+    pub fn has_mask(&self) -> bool {
+        self.has_mask
+    }
+
+    /// Writes to `out` whether each token from `start` on is learnt; without a mask all are.
+    ///
+    /// # Panics
+    /// If the range is not within the store.
+    pub fn read_mask(&self, start: u64, out: &mut [bool]) {
+        let (mut skip, mut filled) = (start, 0);
+        for shard in self.shards.iter() {
+            let here = shard.len().saturating_sub(skip).min((out.len() - filled) as u64) as usize;
+            if here > 0 {
+                shard.read_mask(skip, &mut out[filled..filled + here]);
+                filled += here;
+            }
+            skip = skip.saturating_sub(shard.len());
+        }
+        assert_eq!(filled, out.len(), "a mask beyond the {} tokens of a split", self.len);
     }
 
     /// Windows of `context` + 1 tokens: window `i` is tokens `[i·context, (i + 1)·context]`, so that

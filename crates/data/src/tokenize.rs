@@ -6,6 +6,7 @@
 
 use std::path::Path;
 
+use crate::conversation::{Aligner, Conversation};
 use crate::corpus::Block;
 use crate::encode_error::EncodeError;
 use crate::encoder::Specials;
@@ -29,6 +30,8 @@ const LINE_ENDS: &str = "\n\n";
 #[derive(Default)]
 struct Part {
     encoded: Encoded,
+    /// Of conversations: whether each token is learnt.
+    mask: Vec<bool>,
     /// The file that it is of.
     file_idx: usize,
     chars: u64,
@@ -94,7 +97,10 @@ impl<'a> SplitWriter<'a> {
             tail.extend_from_slice(&ids[ids.len().saturating_sub(TAIL_TOKENS)..]);
             tail.drain(..tail.len().saturating_sub(TAIL_TOKENS));
         }
-        self.writer.write(ids)
+        match self.source.corpus.conversations() {
+            Some(_) => self.writer.write_masked(ids, &part.mask),
+            None => self.writer.write(ids),
+        }
     }
 
     /// The whole split, and the parts of a mixture's sources.
@@ -105,6 +111,7 @@ impl<'a> SplitWriter<'a> {
             bytes: self.bytes,
             lost_chars: Some(self.lost_chars),
             unknown_tokens: Some(self.unknown_tokens),
+            learnt: self.writer.learnt(),
             shards: self.writer.finish()?,
         };
         Ok((split, self.sources))
@@ -158,6 +165,8 @@ struct Encoding<'a> {
     tokenizer: &'a Tokenizer,
     /// Of documents: what ends each.
     separator: Option<Separator>,
+    /// Of conversations: what tells which tokens are learnt.
+    aligner: Option<Aligner>,
     caches: Scratch<WordCache>,
 }
 
@@ -196,26 +205,32 @@ impl Encoding<'_> {
     ) -> Result<bool, EncodeError> {
         let out = &mut part.encoded;
         let before = (out.ids.len(), out.lost_chars, out.unknown_tokens);
-        match &self.separator {
-            None => {
-                self.tokenizer.encode_passage(passage, Specials::Tokens, cache, out)?;
-                return Ok(true);
-            }
-            Some(Separator::Token { id, .. }) => {
-                self.tokenizer.encode_passage(passage, Specials::Text, cache, out)?;
-                out.ids.push(*id);
-            }
-            Some(Separator::Text(end)) => {
-                let ended = format!("{}{end}", passage.text);
-                self.tokenizer.encode_passage(Passage::whole(&ended), Specials::Text, cache, out)?;
+        if let (Some(conversation), Some(aligner)) = (passage.conversation, &self.aligner) {
+            self.append_conversation(aligner, conversation, part, cache)?;
+        } else {
+            match &self.separator {
+                None => {
+                    self.tokenizer.encode_passage(passage, Specials::Tokens, cache, out)?;
+                    return Ok(true);
+                }
+                Some(Separator::Token { id, .. }) => {
+                    self.tokenizer.encode_passage(passage, Specials::Text, cache, out)?;
+                    out.ids.push(*id);
+                }
+                Some(Separator::Text(end)) => {
+                    let ended = format!("{}{end}", passage.text);
+                    self.tokenizer.encode_passage(Passage::whole(&ended), Specials::Text, cache, out)?;
+                }
             }
         }
+        let out = &mut part.encoded;
         if let Some(limits) = self.source.corpus.steps().token_limits() {
             let n_ends = usize::from(matches!(self.separator, Some(Separator::Token { .. })));
             let bytes = passage.text.len();
             part.by_tokens.enter(bytes);
             if !limits.holds((out.ids.len() - before.0 - n_ends) as f64) {
                 out.ids.truncate(before.0);
+                part.mask.truncate(before.0);
                 (out.lost_chars, out.unknown_tokens) = (before.1, before.2);
                 return Ok(false);
             }
@@ -223,6 +238,34 @@ impl Encoding<'_> {
         }
         part.documents += 1;
         Ok(true)
+    }
+
+    /// Appends the tokens of a conversation, which are found where its text spells them, and of what ends it, which is not
+    /// learnt.
+    fn append_conversation(
+        &self,
+        aligner: &Aligner,
+        conversation: &Conversation,
+        part: &mut Part,
+        cache: &mut WordCache,
+    ) -> Result<(), EncodeError> {
+        let Part { encoded: out, mask, .. } = part;
+        let learnt = conversation.learnt().map_err(EncodeError::Conversation)?;
+        let text = conversation.text();
+        if aligner.encode(self.tokenizer, text, &learnt, cache, out, mask)? == 0 {
+            let reason = "has nothing to learn: what its assistant says is no token; remove it, or correct the chat \
+                          template";
+            return Err(EncodeError::Conversation(reason.to_owned()));
+        }
+        match &self.separator {
+            Some(Separator::Token { id, .. }) => out.ids.push(*id),
+            Some(Separator::Text(end)) => {
+                self.tokenizer.encode_passage(Passage::whole(end), Specials::Text, cache, out)?;
+            }
+            None => {}
+        }
+        mask.resize(out.ids.len(), false);
+        Ok(())
     }
 
     /// An error in a text; one of a running text begins at character `position` of the corpus and is told by file.
@@ -256,7 +299,9 @@ pub(crate) fn tokenize(
 ) -> Result<Tokenized, DataError> {
     let is_documents = source.corpus.is_documents();
     let separator = is_documents.then(|| separator(tokenizer));
-    let encoding = Encoding { source, tokenizer, separator: separator.clone(), caches: Scratch::default() };
+    let aligner = source.corpus.conversations().map(|_| Aligner::new(tokenizer));
+    let encoding =
+        Encoding { source, tokenizer, separator: separator.clone(), aligner, caches: Scratch::default() };
     let [mut train, mut val] =
         [Split::Train, Split::Val].map(|split| SplitWriter::new(dir, split, source, tokenizer));
     pipeline::ordered(

@@ -27,11 +27,10 @@ use crate::tokenizer_file;
 use crate::word_cache::WordCache;
 use crate::words::last_soft_cut;
 
+pub use crate::end_of_text::END_OF_TEXT;
+
 /// Name of a tokenizer in a dataset or checkpoint folder.
 pub const FILE_NAME: &str = "tokenizer.json";
-
-/// The special token that ends a document in tokenizers made here, as GPT-2's.
-pub const END_OF_TEXT: &str = "<|endoftext|>";
 
 /// Spellings of special tokens that end a document, the first that there is counts: GPT-2 and Qwen, Llama 3,
 /// Llama and Mistral, Gemma, ChatML.
@@ -164,9 +163,14 @@ impl Tokenizer {
 
     /// The same vocabulary and one token more, [`END_OF_TEXT`], with the next free id.
     pub fn with_end_of_text(self) -> Self {
+        self.with_special_tokens(&[END_OF_TEXT])
+    }
+
+    /// The same vocabulary and these special tokens, those that it lacks with the next free ids.
+    pub(crate) fn with_special_tokens(self, tokens: &[&str]) -> Self {
         let mut library = self.library;
-        let token = AddedToken::from(END_OF_TEXT, true);
-        library.add_special_tokens([token]).expect("without a normalizer no token can be refused");
+        let tokens: Vec<AddedToken> = tokens.iter().map(|token| AddedToken::from(*token, true)).collect();
+        library.add_special_tokens(tokens).expect("without a normalizer no token can be refused");
         Self::made_here(library)
     }
 
@@ -235,6 +239,11 @@ impl Tokenizer {
     /// `<|im_end|>`, the first of these that there is.
     pub fn end_of_text(&self) -> Option<u32> {
         self.end_of_text
+    }
+
+    /// Whether a text's spelling of this token is the token and no text.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.library.get_added_tokens_decoder().get(&id).is_some_and(|token| token.special)
     }
 
     /// The token with this id, as the vocabulary spells it.
@@ -442,6 +451,15 @@ mod tests {
         let text = crate::tales::tale(3, 1).text;
         let n_tokens = one.encode(&text).unwrap().len();
         assert!(n_tokens * 2 < text.len(), "{n_tokens} tokens for {} characters", text.len());
+    }
+
+    #[test]
+    fn a_special_token_need_not_be_spelt_by_the_alphabet() {
+        let tokenizer = Tokenizer::chars(&['<', '|', 'a']).with_end_of_text();
+        let text = "a<|endoftext|>|a";
+        assert_eq!(tokenizer.decode(&tokenizer.encode(text).unwrap()).unwrap(), text);
+        let error = tokenizer.encode("a<|endoftext|>b").unwrap_err();
+        assert!(matches!(error, DataError::UnknownCharacter { character: 'b', position: 14, .. }), "{error}");
     }
 
     #[test]

@@ -253,7 +253,7 @@ fn losses_of_an_evaluator_are_those_of_the_model_also_over_windows_shorter_than_
             let expected = losses(model.as_ref(), &inputs, &targets, context);
             for (elem, tolerance) in [(Elem::F32, 1e-5), (Elem::Bf16, 2e-2)] {
                 for board in [ShimBoard::default(), ShimBoard::default().with_fused_attention()] {
-                    let options = EvaluatorOptions { batch_size: 3, context, elem };
+                    let options = EvaluatorOptions { batch_size: 3, context, elem, weights: false };
                     let mut evaluator = model.evaluator(Arc::new(board), options).unwrap().unwrap();
                     let sum = evaluator.evaluate(Sequences::plain(&inputs, &targets)).unwrap();
                     let difference = (sum.loss / expected - 1.0).abs();
@@ -279,7 +279,7 @@ fn losses(model: &dyn LanguageModel, inputs: &[u32], targets: &[u32], context: u
 #[test]
 fn an_evaluator_takes_no_memory_for_training_and_is_refused_where_it_does_not_fit() {
     let model = model(&gpt2());
-    let options = EvaluatorOptions { batch_size: 2, context: CONTEXT, elem: Elem::F32 };
+    let options = EvaluatorOptions { batch_size: 2, context: CONTEXT, elem: Elem::F32, weights: false };
     let evaluator = model.evaluator(Arc::new(ShimBoard::default()), options).unwrap().unwrap();
     let plan = evaluator.memory();
     assert_eq!((plan.gradients, plan.moments), (0, 0));

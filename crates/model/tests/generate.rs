@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use candle_core::{DType, Device, Result, Tensor};
+use wattle_model::generate::{ByModel, Dialogue};
 use wattle_model::{
     ActivationKind, Family, GenerateOptions, Generator, Gpt2, KvCache, LanguageModel, Llama, ModelConfig,
     Parameter, Pass, Sampling, Step,
@@ -232,4 +233,37 @@ fn a_prediction_that_is_not_finite_is_an_error_and_the_end() {
     let error = generator.next().unwrap().unwrap_err().to_string();
     assert!(error.contains("the logit of token 0 is NaN"), "{error}");
     assert!(generator.next().is_none());
+}
+
+#[test]
+fn a_dialogue_says_what_its_tokens_would_anew_and_reads_none_twice() {
+    let options = || GenerateOptions {
+        sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+        max_tokens: 1,
+        end_of_text: None,
+        n_allowed: VOCAB,
+        n_likeliest: 0,
+    };
+    for family in FAMILIES {
+        let model = family();
+        let anew = |tokens: &[u32]| {
+            Generator::new(model.as_ref(), tokens, options()).unwrap().next().unwrap().unwrap().token
+        };
+        let decoder = Box::new(ByModel::new(model.as_ref(), 1, DType::F32));
+        let mut dialogue = Dialogue::new(decoder, options()).unwrap();
+        assert_eq!(dialogue.go_on_from(&[1, 2]).unwrap(), 0);
+        let said = [dialogue.step().unwrap().token, dialogue.step().unwrap().token];
+        assert_eq!(said, [anew(&[1, 2]), anew(&[1, 2, said[0]])]);
+        let grown = [dialogue.tokens(), vec![3]].concat();
+        assert_eq!(grown, [1, 2, said[0], said[1], 3]);
+        // The last that it said was not read.
+        assert_eq!(dialogue.go_on_from(&grown).unwrap(), 3);
+        assert_eq!(dialogue.step().unwrap().token, anew(&grown));
+        // Another text is read from its start.
+        assert_eq!(dialogue.go_on_from(&[4, 2]).unwrap(), 0);
+        assert_eq!(dialogue.step().unwrap().token, anew(&[4, 2]));
+        for wrong in [&[][..], &[VOCAB as u32]] {
+            assert!(dialogue.go_on_from(wrong).is_err());
+        }
+    }
 }

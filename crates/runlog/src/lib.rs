@@ -29,6 +29,7 @@ pub mod held;
 pub mod lines;
 pub mod machine;
 pub mod manifest;
+pub mod masked;
 pub mod record;
 pub mod run_dir;
 pub mod span;

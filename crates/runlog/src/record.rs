@@ -11,6 +11,7 @@ use crate::beside::{Embodied, MachineIdle, Projected};
 use crate::calibration::AppliedCalibration;
 use crate::clock::MonotonicNs;
 use crate::grid::GridShares;
+use crate::masked::Masked;
 use crate::span::Phase;
 use crate::units::{Celsius, GramsCo2e, GramsPerKwh, Joules, Seconds, Watts};
 
@@ -38,7 +39,7 @@ pub struct Record {
     pub step_start: u64,
     /// Finished updates at its end.
     pub step_end: u64,
-    /// Tokens trained on within it.
+    /// Tokens learnt within it.
     pub tokens: u64,
     /// Its start, RFC 3339 in UTC.
     pub started_at: String,
@@ -70,6 +71,9 @@ pub struct Record {
     pub carbon: Carbon,
     /// `energy_j` over `tokens`; null without tokens.
     pub joules_per_token: Option<f64>,
+    /// Tokens that went through the model and were not learnt; absent where all were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub masked: Option<Masked>,
     /// Software carbon intensity (ISO/IEC 21031), with `embodied` where that is given; null without tokens.
     pub sci: Option<Sci>,
     /// Share of the emissions of making the machine; absent where they were not given.
@@ -650,6 +654,7 @@ mod tests {
                 grid: None,
             },
             joules_per_token: Some(850.0 / 76_800.0),
+            masked: None,
             sci: None,
             embodied: None,
             machine_idle: None,

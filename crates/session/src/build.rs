@@ -192,7 +192,7 @@ pub(crate) fn has_room_for_snapshot(
 }
 
 /// What the trainer is told.
-pub(crate) fn trainer_options(config: &Config, segment: u32) -> TrainerOptions {
+pub(crate) fn trainer_options(config: &Config, dataset: &Dataset, segment: u32) -> TrainerOptions {
     TrainerOptions {
         seed: config.run.seed,
         segment,
@@ -200,7 +200,7 @@ pub(crate) fn trainer_options(config: &Config, segment: u32) -> TrainerOptions {
         dtype: config.precision.dtype.into(),
         fp8: config.precision.fp8(),
         moments: config.precision.moments(config.run.seed),
-        masks: Masks::default(),
+        masks: Masks { weights: dataset.train.has_mask(), documents: false },
         kernels: None,
         select: false,
         ranks: Ranks::default(),

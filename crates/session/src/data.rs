@@ -1,6 +1,8 @@
 //! The data of a run: prepared, looked at, and still the same at a resume.
 
-use wattle_data::{Dataset, Loader, Origin, TokenStore, Verify};
+use std::path::Path;
+
+use wattle_data::{Dataset, EvalBatches, Loader, Origin, TokenStore, Verify};
 use wattle_train::Plan;
 
 use crate::config::Config;
@@ -36,6 +38,16 @@ pub fn prepare(
     Ok(dataset)
 }
 
+/// The data of the run in `dir`, whose configuration is `config`.
+///
+/// # Errors
+/// If they cannot be read or prepared, or are not those that it began with.
+pub fn of_run(dir: &Path, config: &Config, listener: &mut dyn Listener) -> Result<Dataset, SessionError> {
+    let dataset = prepare(config, Verify::FirstUse, listener)?;
+    refuse_other_data(&Earlier::read(dir)?, &dataset)?;
+    Ok(dataset)
+}
+
 /// The steps that a configuration makes of its data.
 ///
 /// # Errors
@@ -52,9 +64,15 @@ pub fn plan_of(config: &Config, dataset: &Dataset) -> Result<Plan, SessionError>
 pub(crate) fn check_length(config: &Config, dataset: &Dataset) -> Result<(), SessionError> {
     plan_of(config, dataset)?;
     for val in dataset.val_stores() {
-        val.windows(config.model.context)?;
+        EvalBatches::new(val, config.model.context, 1, 0)?;
     }
     Ok(())
+}
+
+/// Tokens that go through the model in a step, where not all of them are learnt.
+pub(crate) fn masked_step(config: &Config, dataset: &Dataset) -> Option<u64> {
+    let tokens = config.train.batch_size as u64 * config.model.context as u64;
+    dataset.train.has_mask().then_some(tokens)
 }
 
 /// Tokens of one evaluation, of all sources.

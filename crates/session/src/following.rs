@@ -192,8 +192,8 @@ impl Rank<'_> {
         let voice = seats.as_ref().map(voice).transpose()?.flatten();
         // What the leading rank chooses is taken where the boards are alike.
         let select = config.train.select == KernelSelection::Measure;
-        let options =
-            TrainerOptions { ranks: ranks.clone(), select, ..trainer_options(config, start.segment) };
+        let options = trainer_options(config, &dataset, start.segment);
+        let options = TrainerOptions { ranks: ranks.clone(), select, ..options };
         let checkpoint = start.checkpoint.as_deref();
         let values = if checkpoint.is_some() { Values::Checkpoint } else { Values::Initial };
         let built = together.meet(build(config, own_model, &dataset, &device, &options, values))?;

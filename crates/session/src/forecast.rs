@@ -120,7 +120,7 @@ pub(crate) fn on_trial<T>(
     differ: impl FnOnce(&mut TrainerOptions),
     with: impl FnOnce(&mut Trainer<'_>) -> Result<T, SessionError>,
 ) -> Result<T, SessionError> {
-    let mut options = trainer_options(config, 0);
+    let mut options = trainer_options(config, dataset, 0);
     options.checkpoint_in_background = has_room_for_snapshot(config, dataset, device)?;
     differ(&mut options);
     let built = build(config, None, dataset, device, &options, Values::Initial)?;

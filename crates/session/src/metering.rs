@@ -95,6 +95,8 @@ pub(crate) struct MeteringOptions<'a> {
     pub grid: &'a [GridEntry],
     /// What is known of the grid now; `None` if nobody is asked.
     pub known: Option<&'a Intensities>,
+    /// Tokens that go through the model in a step, where not all of them are learnt.
+    pub masked_step: Option<u64>,
     /// Who trains together, and where; `None` if this process trains alone.
     pub together: Option<(&'a Ranks, &'a Seats)>,
 }
@@ -141,7 +143,8 @@ impl Metering {
         let mut ledger = Ledger::resume(ledger_options, &recovered.entries)
             .with_table(pricing.table.clone())
             .with_machine(stated_machine(&config.energy, &config.carbon))
-            .with_other_traces(other_traces(run.path()));
+            .with_other_traces(other_traces(run.path()))
+            .with_masked_tokens(options.masked_step);
         for id in grid.iter().map(|entry| entry.segment).collect::<BTreeSet<_>>() {
             Intensities::of_segment(*grid, id).into_iter().for_each(|known| ledger.set_grid(id, known));
         }
@@ -517,6 +520,7 @@ mod tests {
             resumed: None,
             grid: &[],
             known: None,
+            masked_step: None,
             together: None,
         };
         let (mut metering, _) = Metering::start(&options).unwrap();

@@ -25,7 +25,7 @@ pub struct Evaluation {
     pub loss: f64,
     /// Share of next tokens that were the model's first choice.
     pub accuracy: f64,
-    /// Tokens predicted.
+    /// Tokens predicted that count: of conversations, those of the assistant.
     pub tokens: u64,
 }
 
@@ -132,7 +132,7 @@ pub fn evaluate_by_best(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<(Evaluation, String), TrainError> {
     let context = store.evaluation_context(model.context())?;
-    if let Some(mut evaluator) = evaluator(model, board, context, options)? {
+    if let Some(mut evaluator) = evaluator(model, board, context, store.has_mask(), options)? {
         let losses = |batch: &Batch| Ok(evaluator.evaluate(sequences(batch))?);
         let evaluation = evaluate_batches(store, context, options, progress, losses)?;
         return Ok((evaluation, format!("explicit engine on {}", evaluator.describe())));
@@ -171,12 +171,13 @@ fn evaluator(
     model: &dyn LanguageModel,
     board: Option<Arc<dyn Board>>,
     context: usize,
+    weights: bool,
     options: EvaluateOptions,
 ) -> Result<Option<BoardEvaluator>, TrainError> {
     let EvaluateOptions { batch_size, dtype, .. } = options;
     match (board, Elem::of(dtype)) {
         (Some(board), Some(elem)) => {
-            Ok(model.evaluator(board, EvaluatorOptions { batch_size, context, elem })?)
+            Ok(model.evaluator(board, EvaluatorOptions { batch_size, context, elem, weights })?)
         }
         _ => Ok(None),
     }
@@ -200,18 +201,20 @@ pub(crate) fn evaluate_in_training(
     }
     let Share { rank, world } = ranks.share();
     let batches = EvalBatches::new(store, context, options.batch_size, options.max_batches)?;
-    let (tokens, n_batches) = (batches.tokens(), batches.len());
+    let n_batches = batches.len();
     let mut own = Vec::new();
     for (turn, batch) in batches.skip(rank).step_by(world).enumerate() {
-        own.push(Worth { sum: engine.evaluate(&batch?)?, ..Worth::default() });
+        let batch = batch?;
+        let n_counted = batch.counted() as usize;
+        own.push(Worth { sum: engine.evaluate(&batch)?, n_counted, ..Worth::default() });
         progress(n_batches.min((turn + 1) * world) as u64, n_batches as u64);
     }
     let n_turns = n_batches.div_ceil(world);
     own.resize(n_turns, Worth::default());
     let all = ranks.worths(&own, ranks.between_steps())?;
-    let mut sum = LossSum::default();
-    (0..n_batches).for_each(|batch| sum += all[batch % world * n_turns + batch / world].sum);
-    Ok(Evaluation::of(sum, tokens))
+    let mut worth = Worth::default();
+    (0..n_batches).for_each(|batch| worth += all[batch % world * n_turns + batch / world]);
+    Ok(Evaluation::of(worth.sum, worth.n_counted as u64))
 }
 
 fn evaluate_batches(
@@ -222,10 +225,12 @@ fn evaluate_batches(
     mut loss_of: impl FnMut(&Batch) -> Result<LossSum, TrainError>,
 ) -> Result<Evaluation, TrainError> {
     let batches = EvalBatches::new(store, context, options.batch_size, options.max_batches)?;
-    let (tokens, n_batches) = (batches.tokens(), batches.len() as u64);
-    let mut sum = LossSum::default();
+    let n_batches = batches.len() as u64;
+    let (mut sum, mut tokens) = (LossSum::default(), 0);
     for (batch_idx, batch) in batches.enumerate() {
-        sum += loss_of(&batch?)?;
+        let batch = batch?;
+        sum += loss_of(&batch)?;
+        tokens += batch.counted();
         progress(batch_idx as u64 + 1, n_batches);
     }
     Ok(Evaluation::of(sum, tokens))

@@ -9,7 +9,7 @@ pub struct Plan {
     pub steps_per_epoch: u64,
     /// Steps of the whole run.
     pub total_steps: u64,
-    /// Tokens of a step.
+    /// Tokens that go through the model in a step; of conversations not all of them are learnt.
     pub tokens_per_step: u64,
 }
 

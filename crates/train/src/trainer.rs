@@ -256,11 +256,14 @@ impl<'a> Trainer<'a> {
     fn step(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
         let began = MonotonicNs::now();
         let batch = self.batch_of(self.state.step + 1)?;
+        let before = self.state.tokens;
         let step = self.queue_step(&batch, began)?;
+        let counted = self.state.tokens - before;
         self.epoch_open = true;
         self.pending.push_back(PendingStep {
             step: step.number,
             tokens: self.state.tokens,
+            counted,
             learning_rate: step.learning_rate,
             ended: None,
         });
@@ -285,7 +288,8 @@ impl<'a> Trainer<'a> {
         };
         self.engine.step(&step)?;
         self.state.step = step.number;
-        self.state.tokens += self.plan.tokens_per_step;
+        let (epoch, step_in_epoch) = self.place(step.number);
+        self.state.tokens += self.loader.counted(epoch, step_in_epoch)?;
         Ok(step)
     }
 
@@ -295,9 +299,13 @@ impl<'a> Trainer<'a> {
     }
 
     fn batch_by(&self, loader: &Loader, step: u64) -> Result<Batch, TrainError> {
-        let (epoch, step_in_epoch) =
-            ((step - 1) / self.plan.steps_per_epoch, (step - 1) % self.plan.steps_per_epoch);
+        let (epoch, step_in_epoch) = self.place(step);
         Ok(loader.batch(epoch, step_in_epoch)?)
+    }
+
+    /// The epoch of `step` and its place there, both counted from 0.
+    fn place(&self, step: u64) -> (u64, u64) {
+        ((step - 1) / self.plan.steps_per_epoch, (step - 1) % self.plan.steps_per_epoch)
     }
 
     /// Waits until all ranks have done what they had to. One that cannot go on tells the others so.

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context;
+use wattle_data::ChatTemplate;
 use wattle_meter::WindowEnergy;
 use wattle_model::hugging_face::Directory;
 use wattle_model::{GgufExport, abridged};
@@ -35,7 +36,10 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<Exit> {
     need::export(&name, config, config.vocab_size, args.r#type.into()).check()?;
     let out = OutputFile::open(&args.out, "--out")?;
     let metered = Metered::start(&ComputeDevice::cpu());
-    let export = GgufExport::of(&directory, tokenizer.to_json(), args.r#type.into())?;
+    let mut export = GgufExport::of(&directory, tokenizer.to_json(), args.r#type.into())?;
+    if let Some(chat) = ChatTemplate::of_dir(directory.dir())? {
+        export = export.with_chat(&chat.without_markers(), chat.end_of_turn(&tokenizer)?);
+    }
     out.finish_with(|file| export.write(file))?;
     let energy = metered.finish();
     export.notes().iter().for_each(|note| tracing::warn!("{note}"));

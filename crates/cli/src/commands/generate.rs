@@ -92,6 +92,17 @@ fn faults_of(args: &GenerateArgs) -> Vec<String> {
     faults
 }
 
+/// What predicts one text of at most `n_tokens`.
+pub(super) fn decoder_of_one<'a>(
+    args: &GenerateArgs,
+    checkpoint: &'a OpenCheckpoint,
+    device: &ChosenDevice,
+    board: Option<Arc<dyn Board>>,
+    n_tokens: usize,
+) -> anyhow::Result<Box<dyn Decoder + 'a>> {
+    decoder(args, checkpoint, device, board, &[vec![0; n_tokens]])
+}
+
 /// What predicts: the board's explicit engine where there is a board, else the model's own operations.
 fn decoder<'a>(
     args: &GenerateArgs,
@@ -133,7 +144,7 @@ fn of_all(of_one: Need, n: usize) -> Need {
 }
 
 /// What the flags ask for and the model cannot do is bad usage; anything else is an error.
-fn bad_usage(error: ModelError) -> anyhow::Error {
+pub(super) fn bad_usage(error: ModelError) -> anyhow::Error {
     match error {
         ModelError::Generate { faults } => BadUsage { faults }.into(),
         error => error.into(),

@@ -1,6 +1,8 @@
 //! One file a command.
 
 pub mod calibrate;
+#[cfg(feature = "train")]
+pub mod chat;
 pub mod compare;
 pub mod devices;
 pub mod estimate;
@@ -15,6 +17,8 @@ pub mod page;
 #[cfg(feature = "train")]
 pub mod prepare;
 pub mod report;
+#[cfg(feature = "train")]
+pub mod show;
 #[cfg(feature = "train")]
 pub mod sweep;
 #[cfg(feature = "train")]

@@ -51,11 +51,13 @@ fn tokenizer(args: &PrepareArgs) -> TokenizerConfig {
 
 /// A fault by the name that the command line has for a key.
 fn by_flag(fault: String) -> String {
-    const FLAGS: [(&str, &str); 8] = [
+    const FLAGS: [(&str, &str); 10] = [
         ("data.input", "INPUT"),
         ("data.format = ", "--format "),
         ("data.format", "--format"),
         ("data.bad_records = ", "--bad-records "),
+        ("data.chat_template = ", "--chat-template "),
+        ("data.chat_template", "--chat-template"),
         ("data.val_fraction", "--val-fraction"),
         ("data.text_field", "--text-field"),
         ("tokenizer.file", "--tokenizer"),
@@ -88,6 +90,14 @@ fn describe(dataset: &Dataset) {
         let val = source.val.as_ref().map_or(0, |val| val.tokens);
         let (name, train) = (&source.name, count(source.train.tokens));
         tracing::info!("{name}: {train} training tokens · {} validation tokens", count(val));
+    }
+    if let (Some(chat), Some(learnt)) = (&dataset.chat, split.train.learnt) {
+        let share = 100.0 * learnt as f64 / (split.train.tokens as f64).max(1.0);
+        tracing::info!(
+            "chat template {} · {} training tokens learnt ({share:.0} %)",
+            chat.name(),
+            count(learnt)
+        );
     }
     tracing::info!("{}", dataset.dir.display());
 }
@@ -128,6 +138,7 @@ fn data(args: &PrepareArgs, display: &mut Display) -> anyhow::Result<DataConfig>
         text_field: args.text_field.clone(),
         format: args.format,
         bad_records: args.bad_records,
+        chat_template: args.chat_template.clone(),
         ..DataConfig::default()
     };
     let given = data_with(named, &args.set).map_err(|faults| BadUsage { faults })?;

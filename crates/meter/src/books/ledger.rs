@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use wattle_runlog::beside::{Machine, MachineIdle};
 use wattle_runlog::grid::Intensities;
+use wattle_runlog::masked::Masked;
 use wattle_runlog::record::{Carbon, Cumulative, EMISSIONS_SCHEMA, Overhead, RecordKind, Resources, Sci};
 use wattle_runlog::{GramsCo2e, Joules, MonotonicNs, Record, Span, WallAnchor};
 
@@ -78,6 +79,8 @@ pub struct Ledger {
     pub(crate) options: LedgerOptions,
     pub(crate) table: Option<IntensityTable>,
     pub(crate) machine: Machine,
+    /// Tokens that go through the model in a step, where not all of them are learnt.
+    tokens_per_step: Option<u64>,
     pub(crate) other_traces: Vec<(String, PathBuf)>,
     /// What the grid said in each segment that asked.
     pub(crate) grids: BTreeMap<u32, Intensities>,
@@ -108,6 +111,7 @@ impl Ledger {
             options,
             table: None,
             machine: Machine::default(),
+            tokens_per_step: None,
             other_traces: Vec::new(),
             grids: BTreeMap::new(),
             totals: Totals::default(),
@@ -119,6 +123,12 @@ impl Ledger {
     /// use. What the table does not cover is priced by the intensity of the options, and the record tells so.
     pub fn with_table(self, table: Option<IntensityTable>) -> Self {
         Self { table, ..self }
+    }
+
+    /// The books of a run in which `tokens_per_step` tokens go through the model in a step and not all of them are learnt, if
+    /// it is such a run: a record then tells of those that are not.
+    pub fn with_masked_tokens(self, tokens_per_step: Option<u64>) -> Self {
+        Self { tokens_per_step, ..self }
     }
 
     /// The books with the traces of other machines that took part, each with what their sensors' names begin with: what they
@@ -195,6 +205,7 @@ impl Ledger {
             cost: self.whole_cost(),
             carbon: self.whole_carbon(),
             joules_per_token: None,
+            masked: totals.masked,
             sci: None,
             embodied: totals.embodied,
             machine_idle: totals.machine_idle(),
@@ -264,6 +275,7 @@ impl Ledger {
             cost: options.tariff.as_ref().map(|tariff| tariff.cost(facility_kwh)),
             carbon,
             joules_per_token: None,
+            masked: None,
             sci: None,
             embodied: self.machine.embodied.map(|rate| rate.over(duration)),
             machine_idle,
@@ -281,7 +293,15 @@ impl Ledger {
             overhead: entry.overhead,
         };
         set_per_token(&mut record);
+        record.masked = self.masked(&record);
         record
+    }
+
+    /// The tokens of a record that were not learnt. One of a segment that was cut off does not know its tokens.
+    fn masked(&self, record: &Record) -> Option<Masked> {
+        let tokens_per_step = self.tokens_per_step.filter(|_| record.kind != RecordKind::Interrupted)?;
+        let steps = record.step_end.saturating_sub(record.step_start);
+        Some(Masked::of(steps * tokens_per_step, record.tokens, record.phases.forward_backward))
     }
 
     /// Adds a record to the totals, and the totals to the record.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use wattle_runlog::beside::{Embodied, MachineIdle};
 use wattle_runlog::grid::GridEnergy;
+use wattle_runlog::masked::Masked;
 use wattle_runlog::record::{
     Carbon, ClockRecord, Cost, Cumulative, Edges, Flag, Method, PhaseJoules, PhasesMethod, SensorRecord,
 };
@@ -16,6 +17,8 @@ use crate::windows::window::is_above;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Totals {
     pub(crate) cumulative: Cumulative,
+    /// Tokens that were not learnt.
+    pub(crate) masked: Option<Masked>,
     pub(crate) started_at: Option<String>,
     pub(crate) step_start: u64,
     pub(crate) step_end: u64,
@@ -121,6 +124,10 @@ impl Totals {
         cumulative.cost = cost.map(|cost| cumulative.cost.unwrap_or(0.0) + cost.value).or(cumulative.cost);
         cumulative.cost_fraction = cumulative.cost.and_then(|_| self.rates.fraction(cumulative.energy_j));
         cumulative.tokens += record.tokens;
+        let tokens = cumulative.tokens;
+        if let Some(masked) = record.masked {
+            self.masked = Some(self.masked.map_or(masked, |sum| sum.and(masked, tokens)));
+        }
         if self.started_at.is_none() {
             self.started_at = Some(record.started_at.clone());
             self.step_start = record.step_start;

@@ -100,7 +100,7 @@ impl GenerateOptions {
     }
 
     /// The token after those that `logits` were predicted from, the `n_before`-th of its text.
-    fn step(&self, logits: &[f32], n_before: usize) -> Result<Step, ModelError> {
+    pub(super) fn step(&self, logits: &[f32], n_before: usize) -> Result<Step, ModelError> {
         let logits = &logits[..self.n_allowed];
         if let Some(token) = logits.iter().position(|logit| !logit.is_finite()) {
             return Err(ModelError::NotFinite { token, logit: logits[token] });

@@ -41,9 +41,11 @@
 //! ```
 
 mod decoder;
+mod dialogue;
 mod generator;
 mod sampling;
 
 pub use decoder::{ByModel, Decoder, operations_on};
+pub use dialogue::Dialogue;
 pub use generator::{GenerateOptions, Generator, Step, Texts};
 pub use sampling::Sampling;

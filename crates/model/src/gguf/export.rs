@@ -80,6 +80,15 @@ impl GgufExport {
         Ok(export)
     }
 
+    /// The same with a chat template, and the token that ends a turn, if one does.
+    #[must_use]
+    pub fn with_chat(mut self, template: &str, end_of_turn: Option<u32>) -> Self {
+        self.keys.push(("tokenizer.chat_template".to_owned(), Value::String(template.to_owned())));
+        let end = end_of_turn.map(|id| ("tokenizer.ggml.eot_token_id".to_owned(), Value::U32(id)));
+        self.keys.extend(end);
+        self
+    }
+
     /// Writes the file.
     ///
     /// # Errors

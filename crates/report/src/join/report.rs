@@ -7,6 +7,7 @@ use serde::Serialize;
 use wattle_meter::{IntensityTable, Ledger, LedgerOptions, Tariff};
 use wattle_runlog::beside::{Embodied, MachineIdle, Projected};
 use wattle_runlog::manifest::LossFloor;
+use wattle_runlog::masked::Masked;
 use wattle_runlog::record::{Carbon, Cost, PhasesMethod, RecordKind, Sci, SensorRecord};
 use wattle_runlog::{Celsius, GramsCo2e, Joules, Phase, Record, Seconds, WallAnchor};
 
@@ -119,6 +120,9 @@ pub struct Totals {
     pub cost: Option<Cost>,
     /// Energy over tokens.
     pub joules_per_token: Option<f64>,
+    /// Tokens that went through the model and were not learnt; absent where all were.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub masked: Option<Masked>,
     /// Software carbon intensity; null without tokens.
     pub sci: Option<Sci>,
     /// Share of the emissions of making the machine, not in `emissions_g`; null where they were not given.
@@ -280,6 +284,7 @@ impl Totals {
             carbon: whole.carbon.clone(),
             cost: whole.cost.clone(),
             joules_per_token: whole.joules_per_token,
+            masked: whole.masked,
             sci: whole.sci.clone(),
             embodied: whole.embodied,
             machine_idle: whole.machine_idle,

@@ -133,6 +133,11 @@ fn spent(report: &Report, totals: &Totals) -> Vec<Tile> {
             .joules_per_token
             .map_or(String::new(), |j| least(format!("{} J/ktoken", joules_per_ktoken(j)))),
     });
+    tiles.extend(totals.masked.map(|masked| Tile {
+        name: "masked tokens",
+        value: si(masked.tokens as f64, ""),
+        under: format!("{} of all, {} of passes", percent(masked.share), joules(masked.energy_j)),
+    }));
     tiles.push(Tile {
         name: "running time",
         value: duration(totals.duration_s),

@@ -1,9 +1,10 @@
 //! What stands beside a run's energy, in words.
 
 use wattle_runlog::beside::{Embodied, EmbodiedRate, Fits, MachineIdle, Projected};
+use wattle_runlog::masked::Masked;
 use wattle_runlog::record::Sci;
 
-use crate::words::quantity::{count, grams, joules, si, watts};
+use crate::words::quantity::{count, grams, joules, percent, si, watts};
 
 /// `40.0 g of making the machine (40.0 kg over 1,000 h), not in the emissions; SCI with it 320 g per 1000 tokens`
 pub(crate) fn embodied_words(embodied: &Embodied, sci: Option<&Sci>) -> String {
@@ -25,6 +26,16 @@ pub(crate) fn idle_words(idle: &MachineIdle) -> String {
         joules(idle.energy_j),
         watts(idle.power_w),
         grams(idle.emissions_g)
+    )
+}
+
+/// `41,200 more were read and not learnt (31 %), with 12.0 J of forward and backward passes`
+pub(crate) fn masked_words(masked: &Masked) -> String {
+    format!(
+        "{} more were read and not learnt ({}), with {} of forward and backward passes",
+        count(masked.tokens),
+        percent(masked.share),
+        joules(masked.energy_j)
     )
 }
 

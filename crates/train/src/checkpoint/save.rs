@@ -4,7 +4,8 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
-use wattle_data::Tokenizer;
+use wattle_data::conversation::template;
+use wattle_data::{ChatTemplate, Tokenizer};
 use wattle_model::LanguageModel;
 use wattle_runlog::run_dir::{sync_dir, write_synced};
 
@@ -12,6 +13,9 @@ use super::{Checkpoints, FileSum, TrainState};
 use crate::engine::snapshot::CheckpointTensors;
 use crate::error::TrainError;
 use crate::observer::ExtraFile;
+
+/// The file that says how text is generated.
+const GENERATION_CONFIG: &str = "generation_config.json";
 
 /// What goes into a checkpoint beside weights and moments.
 pub struct CheckpointContent {
@@ -37,11 +41,37 @@ impl CheckpointContent {
         let file = |name: &str, text: String| ExtraFile { name: name.to_owned(), bytes: text.into_bytes() };
         let files = vec![
             file("config.json", pretty(&config)),
-            file("generation_config.json", pretty(&generation)),
+            file(GENERATION_CONFIG, pretty(&generation)),
             file("tokenizer.json", tokenizer.to_json().to_owned()),
             file("tokenizer_config.json", tokenizer.tokenizer_config_json(model.context()).to_string()),
         ];
         Self { state, is_best, files }
+    }
+
+    /// The same with the dataset's chat template, if there is one, as Hugging Face keeps it: in a file of its own, and its
+    /// tokens with the tokenizer's.
+    /// What ends a turn also ends what is generated.
+    #[must_use]
+    pub fn with_chat(mut self, chat: Option<&ChatTemplate>, tokenizer: &Tokenizer) -> Self {
+        let Some(chat) = chat else { return self };
+        self.end_generation_at(chat.end_of_turn(tokenizer).unwrap_or_default(), tokenizer);
+        let config = self.files.iter().find(|file| file.name == template::TOKENIZER_CONFIG);
+        let config = config.map(|file| String::from_utf8_lossy(&file.bytes).into_owned()).unwrap_or_default();
+        for (name, text) in chat.files(&config) {
+            self.files.retain(|file| file.name != name);
+            self.files.push(ExtraFile { name: name.to_owned(), bytes: text.into_bytes() });
+        }
+        self
+    }
+
+    fn end_generation_at(&mut self, end_of_turn: Option<u32>, tokenizer: &Tokenizer) {
+        let Some(end) = end_of_turn.filter(|&end| tokenizer.end_of_text() != Some(end)) else { return };
+        let ends: Vec<u32> = tokenizer.end_of_text().into_iter().chain([end]).collect();
+        for file in self.files.iter_mut().filter(|file| file.name == GENERATION_CONFIG) {
+            let mut generation: serde_json::Value = serde_json::from_slice(&file.bytes).unwrap_or_default();
+            generation["eos_token_id"] = json!(ends);
+            file.bytes = pretty(&generation).into_bytes();
+        }
     }
 
     /// The same with more files.

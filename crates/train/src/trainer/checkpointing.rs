@@ -94,7 +94,8 @@ impl Trainer<'_> {
         let best = self.state.early_stop.best.is_some_and(|best| best.step == step);
         let val_loss = self.evaluated.filter(|(at, _)| *at == step).map(|(_, loss)| loss);
         let state = TrainState { segment: self.options.segment, t_ns: start, ..self.state.clone() };
-        let content = CheckpointContent::new(state, best, self.engine.model(), &self.dataset.tokenizer);
+        let content = CheckpointContent::new(state, best, self.engine.model(), &self.dataset.tokenizer)
+            .with_chat(self.dataset.chat.as_ref(), &self.dataset.tokenizer);
         let draft = |dir: &Path| Draft {
             step,
             epoch,

@@ -19,6 +19,8 @@ const POLL_EVERY: Duration = Duration::from_secs(1);
 pub(super) struct PendingStep {
     pub(super) step: u64,
     pub(super) tokens: u64,
+    /// Its targets that count, over all ranks.
+    pub(super) counted: u64,
     pub(super) learning_rate: f64,
     /// When its work ended, once that is known.
     pub(super) ended: Option<MonotonicNs>,
@@ -79,8 +81,9 @@ impl Trainer<'_> {
             let duration = ended.since(self.told_until);
             self.told_until = ended;
             self.step_time = Duration::from_secs_f64(duration.get());
-            let tokens_per_s = self.plan.tokens_per_step as f64 / duration.get();
-            self.tell_step(observer, ended, StepEvent { tokens_per_s, ..self.step_event(&pending, result) })?;
+            let tokens_per_s = pending.counted as f64 / duration.get();
+            let event = StepEvent { tokens_per_s, ..self.step_event(&pending, result) };
+            self.tell_step(observer, ended, event, pending.counted)?;
             last = Some(Progress::Told { step: pending.step, t: ended });
         }
         if let Some(told) = last {
@@ -89,12 +92,13 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// Tells of a step, unless it is one that is not logged.
+    /// Tells of a step of `counted` targets, unless it is one that is not logged.
     fn tell_step(
         &mut self,
         observer: &mut dyn Observer,
         ended: MonotonicNs,
         event: StepEvent,
+        counted: u64,
     ) -> Result<(), TrainError> {
         let StepEvent { step, tokens, loss, .. } = event;
         let is_finite = event.loss.is_finite() && event.grad_norm.is_finite();
@@ -108,7 +112,7 @@ impl Trainer<'_> {
             return Ok(());
         }
         // The step made no update.
-        (self.state.step, self.state.tokens) = (step - 1, tokens - self.plan.tokens_per_step);
+        (self.state.step, self.state.tokens) = (step - 1, tokens - counted);
         Err(self.not_finite(observer, step, if loss.is_finite() { "the gradient" } else { "the loss" })?)
     }
 

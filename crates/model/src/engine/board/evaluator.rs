@@ -8,6 +8,7 @@ use super::activations::{Attention, Passes};
 use super::error::{AttentionMemory, EngineError};
 use super::fit::Fit;
 use super::reading::{self, Reading};
+use super::{DeviceEngineOptions, Masks};
 use crate::engine::layout::Layout;
 use crate::engine::network::{Network, Sizes};
 use crate::engine::{LossSum, MemoryPlan, Sequences};
@@ -30,6 +31,8 @@ pub struct EvaluatorOptions {
     pub context: usize,
     /// Type of weights and activations.
     pub elem: Elem,
+    /// Whether targets have weights.
+    pub weights: bool,
 }
 
 impl BoardEvaluator {
@@ -45,9 +48,10 @@ impl BoardEvaluator {
         parameters: &[Parameter],
         options: EvaluatorOptions,
     ) -> Result<Self, EngineError> {
-        let EvaluatorOptions { batch_size: most, context: t, elem } = options;
+        let EvaluatorOptions { batch_size: most, context: t, elem, weights } = options;
         let network = Network { sizes: Sizes { t, ..network.sizes }, ..network };
-        let passes = reading::options(most, elem);
+        let masks = Masks { weights, documents: false };
+        let passes = DeviceEngineOptions { masks, ..reading::options(most, elem) };
         let fit = Fit {
             board: board.as_ref(),
             network: &network,
@@ -79,7 +83,8 @@ impl BoardEvaluator {
     /// At most as many sequences as were asked for, each of the context that was.
     ///
     /// # Errors
-    /// If there are more, they have documents or weights, a token is not the model's, or the board fails.
+    /// If there are more, they have documents, or weights that the evaluator was not told of, a token is not the model's,
+    /// or the board fails.
     pub fn evaluate(&mut self, sequences: Sequences<'_>) -> Result<LossSum, EngineError> {
         let Sequences { inputs, targets, weights, documents } = sequences;
         let t = self.reading.network.sizes.t;
@@ -87,8 +92,11 @@ impl BoardEvaluator {
         if inputs.len() > expected || inputs.len() != targets.len() || !inputs.len().is_multiple_of(t) {
             return Err(EngineError::Batch { expected, got: inputs.len() });
         }
-        if weights.is_some() || documents.is_some() {
-            return Err(EngineError::Masks { what: "weights of targets or documents" });
+        if weights.is_some() && self.reading.memory.eval.weights.is_none() {
+            return Err(EngineError::Masks { what: "weights of targets" });
+        }
+        if documents.is_some() {
+            return Err(EngineError::Masks { what: "documents" });
         }
         self.reading.check_tokens(inputs.iter().chain(targets))?;
         let board = self.reading.board.as_ref();
