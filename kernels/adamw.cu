@@ -35,13 +35,6 @@ __device__ __forceinline__ Pack<float> load_four(const bf16* p, int n_left) {
   return four;
 }
 
-// bf16::at_random of crates/ops.
-__device__ __forceinline__ uint32_t at_random(float x, uint32_t noise) {
-  const uint32_t bits = __float_as_uint(x);
-  if ((bits & 0x7f800000u) == 0x7f800000u) return bits >> 16 | ((bits & 0x7fffffu) != 0 ? 0x40u : 0u);
-  return (bits + noise) >> 16;
-}
-
 __device__ __forceinline__ void store_four(float* p, const Pack<float>& four, int n_left, const Words&, int) {
   store(p, four, n_left);
 }

@@ -205,6 +205,8 @@ struct StepState {
   float inverse_square_correction;
   // 1 - lr * weight_decay
   float decay;
+  // lr
+  float learning_rate;
 };
 
 // What is known of a step's gradient. crates/ops/src/board/step_result.rs reads the same layout.

@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn a_sensors_name_tells_its_machine() {
-        assert_eq!(machine_of(&named(&machine_name(12), "gpu:GPU-1")), 12);
+        assert_eq!(machine_of(&sensor_of(&machine_name(12), "gpu:GPU-1")), 12);
         for name in ["cpu:estimate", "gpu:MIG-GPU-1/2/3", "node/x", "nodes/x", "node1"] {
             assert_eq!(machine_of(name), 0, "{name}");
         }

@@ -52,16 +52,21 @@ impl ChosenDevice {
     /// # Errors
     /// If there is a GPU that cannot be had as a board.
     pub fn board(&self) -> Result<Option<Arc<dyn Board>>, TrainError> {
-        open_board(&self.device, &Ranks::default())
+        self.training_board(&Ranks::default(), true)
     }
 
-    /// [`ChosenDevice::board`] of one of several ranks, each of which calls this: connected with those of the others.
+    /// The board for training, connected with those of the other ranks, each of which calls this. Its sums are in one order if
+    /// `deterministic` (`train.deterministic`).
     ///
     /// # Errors
     /// If there is a GPU that cannot be had as a board, there is no NCCL, ranks were given the same GPU, or one does not
     /// answer in time.
-    pub fn board_of_ranks(&self, ranks: &Ranks) -> Result<Option<Arc<dyn Board>>, TrainError> {
-        open_board(&self.device, ranks)
+    pub fn training_board(
+        &self,
+        ranks: &Ranks,
+        deterministic: bool,
+    ) -> Result<Option<Arc<dyn Board>>, TrainError> {
+        open_board(&self.device, ranks, deterministic)
     }
 
     /// The device for a model's parameters, where that is another: a board takes a copy of its own from the host.
@@ -191,7 +196,11 @@ impl OpenedGpu {
 /// # Errors
 /// If there is a GPU that cannot be had as a board.
 #[cfg(not(feature = "cuda"))]
-pub(crate) fn open_board(_device: &Device, _ranks: &Ranks) -> Result<Option<Arc<dyn Board>>, TrainError> {
+pub(crate) fn open_board(
+    _device: &Device,
+    _ranks: &Ranks,
+    _deterministic: bool,
+) -> Result<Option<Arc<dyn Board>>, TrainError> {
     Ok(None)
 }
 
@@ -200,10 +209,15 @@ pub(crate) fn open_board(_device: &Device, _ranks: &Ranks) -> Result<Option<Arc<
 /// # Errors
 /// If there is a GPU that cannot be had as a board.
 #[cfg(feature = "cuda")]
-pub(crate) fn open_board(device: &Device, ranks: &Ranks) -> Result<Option<Arc<dyn Board>>, TrainError> {
+pub(crate) fn open_board(
+    device: &Device,
+    ranks: &Ranks,
+    deterministic: bool,
+) -> Result<Option<Arc<dyn Board>>, TrainError> {
     let Device::Cuda(cuda) = device else { return Ok(None) };
     let ordinal = cuda.cuda_stream().context().ordinal();
-    let board = CudaBoard::open(ordinal, &CudaOptions::default()).map_err(|error| {
+    let options = CudaOptions { any_order: !deterministic, ..CudaOptions::default() };
+    let board = CudaBoard::open(ordinal, &options).map_err(|error| {
         TrainError::Device(format!(
             "the explicit engine cannot have cuda:{ordinal}: {error}; train.engine = \"autograd\" does without"
         ))
@@ -218,6 +232,22 @@ pub(crate) fn open_board(device: &Device, ranks: &Ranks) -> Result<Option<Arc<dy
     }
 }
 
+/// While what it gives lives, candle keeps on the device what it uploads for an operation on this thread: the shape and
+/// strides of what is broadcast, transposed or summed, which it otherwise uploads for every such operation. It keeps other
+/// uploads of up to 4 KB too, by their content and for as long as the process, so only what uploads nothing of its own
+/// belongs under it. Does nothing on a CPU.
+#[cfg(feature = "cuda")]
+pub(crate) fn keep_layouts(device: &Device) -> impl Sized + use<> {
+    match device {
+        Device::Cuda(cuda) => Some(cuda.enable_cuda_graph_htod_cache()),
+        _ => None,
+    }
+}
+
+/// Does nothing on a CPU.
+#[cfg(not(feature = "cuda"))]
+pub(crate) fn keep_layouts(_device: &Device) -> impl Sized + use<> {}
+
 #[cfg(not(feature = "cuda"))]
 fn open_cuda(_ordinal: usize) -> Result<OpenedGpu, String> {
     Err("this binary was built without CUDA; build it with --features cuda".to_owned())
@@ -230,8 +260,8 @@ fn open_cuda(ordinal: usize) -> Result<OpenedGpu, String> {
 
 #[cfg(feature = "cuda")]
 mod cuda {
-    use candle_core::cuda::cudarc::driver::CudaContext;
-    use candle_core::cuda::cudarc::driver::sys::CUdevice_attribute;
+    use candle_core::cuda::cudarc::driver::sys::{CUdevice_attribute, CUmemPool_attribute};
+    use candle_core::cuda::cudarc::driver::{CudaContext, DriverError, result};
     use candle_core::{CudaDevice, Device};
     use wattle_runlog::{ComputeDevice, DeviceKind};
 
@@ -249,6 +279,10 @@ mod cuda {
         let device = CudaDevice::new_with_stream(ordinal)
             .map_err(|e| e.to_string().lines().next().unwrap_or_default().to_owned())?;
         let context = device.cuda_stream().context().clone();
+        keep_what_is_freed(&context).map_err(|e| e.to_string())?;
+        // SAFETY: all of candle's work on this device is on the one stream that was just made, so no memory is used on one
+        // stream while another writes or frees it. A board, which has streams of its own, shares no memory with candle.
+        unsafe { context.disable_event_tracking() };
         let compute = ComputeDevice {
             kind: DeviceKind::Cuda,
             ordinal: ordinal as u32,
@@ -256,6 +290,21 @@ mod cuda {
             pci: pci(&context),
         };
         Ok(OpenedGpu { device: Device::Cuda(device), compute, name: context.name().ok() })
+    }
+
+    /// Makes the driver keep memory that candle frees, for its next tensor. Otherwise every wait for the device gives all
+    /// that is free back to the system: each step reads its loss, and all of its temporaries would have to be mapped anew.
+    fn keep_what_is_freed(context: &CudaContext) -> Result<(), DriverError> {
+        if !context.has_async_alloc() {
+            return Ok(());
+        }
+        let mut most = u64::MAX;
+        // SAFETY: the device is the context's, and the attribute's value is a number of 64 bits.
+        unsafe {
+            let pool = result::device::get_default_mem_pool(context.cu_device())?;
+            let threshold = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+            result::mem_pool::set_attribute(pool, threshold, (&raw mut most).cast())
+        }
     }
 
     fn uuid(context: &CudaContext) -> Option<String> {

@@ -116,6 +116,18 @@ pub enum TrainError {
          \"auto\", or precision.moments to \"f32\""
     )]
     NoBf16Moments,
+    /// Muon was asked for, and there is nothing for it to update.
+    #[error(
+        "optimizer.kind = \"muon\": no parameter is a matrix of a block: one of two dimensions with the block's number between \
+         dots in its name, as blocks.0.mlp.weight; name them so, or set optimizer.kind to \"adamw\""
+    )]
+    NoMatrices,
+    /// Muon was asked for over several ranks.
+    #[error(
+        "optimizer.kind = \"muon\": a rank has parts of matrices, and Muon's update is of whole ones; start one rank, or set \
+         optimizer.kind to \"adamw\""
+    )]
+    MuonOverRanks,
     /// Several ranks, or sums by leaves, were asked for where no engine has them.
     #[error(
         "{what}: the explicit engines of wattle's own families do that; set train.engine to \"auto\", and on a CPU \

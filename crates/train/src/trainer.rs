@@ -79,7 +79,9 @@ impl<'a> Trainer<'a> {
     ) -> Result<Self, TrainError> {
         let board = match options.train.engine {
             EngineChoice::Autograd => None,
-            EngineChoice::Auto | EngineChoice::Explicit => open_board(device, &options.ranks)?,
+            EngineChoice::Auto | EngineChoice::Explicit => {
+                open_board(device, &options.ranks, options.train.deterministic)?
+            }
         };
         Self::on_board(model, dataset, board, options, checkpoints)
     }

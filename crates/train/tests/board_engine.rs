@@ -11,8 +11,8 @@ use kernel_shim::ShimBoard;
 use wattle_data::Batch;
 use wattle_model::{
     ActivationKind, DeviceEngine, DeviceEngineOptions, EngineError, Family, LanguageModel, Masks,
-    ModelConfig, Moments, Parameter, Recompute, RopeScaling, Sequences, StepInputs, StepPart, StepResult,
-    moment_faults,
+    MatrixUpdate, ModelConfig, Moments, Parameter, Recompute, RopeScaling, Sequences, StepInputs, StepPart,
+    StepResult, moment_faults,
 };
 use wattle_ops::adamw::Hyperparameters;
 use wattle_ops::board::{Board, BoardError, Choices, DevicePtr, Elem, Gemm, Launch, MemoryInfo};
@@ -137,7 +137,9 @@ fn options(config: &ModelConfig, micro_batch: usize, recompute: Recompute) -> De
         clip_norm: 0.5,
         // A large eps, so that rounding of a gradient that is zero but for rounding is no whole step.
         hyperparameters: Hyperparameters { beta1: 0.9, beta2: 0.99, eps: 1e-3, weight_decay: 0.1 },
+        matrices: MatrixUpdate::AdamW,
         masks: Masks::default(),
+        selects: false,
     }
 }
 
@@ -417,7 +419,10 @@ fn moments_go_out_and_in_to_the_bit_and_faults_are_named() {
     assert_eq!(bits(&weights(second.as_ref())), bits(&weights(whole.as_ref())));
 
     moments.remove("lm_head.weight.exp_avg");
-    assert_eq!(moment_faults(model.parameters(), &moments), ["lm_head.weight.exp_avg is missing"]);
+    assert_eq!(
+        moment_faults(model.parameters(), MatrixUpdate::AdamW, &moments),
+        ["lm_head.weight.exp_avg is missing"]
+    );
     let error = second.set_moments(&moments).unwrap_err().to_string();
     assert!(error.contains("lm_head.weight.exp_avg is missing"), "{error}");
 }
@@ -471,7 +476,7 @@ fn no_plan_for_attention_is_made_to_find_out_what_fits() {
     let EngineError::DoesNotFit { largest, .. } = &error else { panic!("{error}") };
     assert_eq!((*largest, board.n_plans()), (Some(9), 0));
     model.device_engine(board.clone(), with(9)).unwrap().unwrap();
-    assert_eq!(board.n_plans(), 2, "for micro-batches, and for the last, shorter one");
+    assert_eq!(board.n_plans(), 4, "both passes, for micro-batches and for the last, shorter one");
 }
 
 #[test]

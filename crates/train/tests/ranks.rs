@@ -15,7 +15,8 @@ use wattle_dist::{DistError, Threads};
 use wattle_model::{LanguageModel, ModelConfig, Moments};
 use wattle_runlog::{Phase, StopReason};
 use wattle_train::config::{
-    EarlyStopConfig, EngineChoice, EvaluateConfig, OptimizerConfig, ScheduleConfig, TrainConfig,
+    EarlyStopConfig, EngineChoice, EvaluateConfig, OptimizerConfig, OptimizerKind, ScheduleConfig,
+    TrainConfig,
 };
 use wattle_train::{Checkpoints, Ranks, TrainError, Trainer, TrainerOptions};
 
@@ -227,4 +228,23 @@ fn what_cannot_be_divided_or_has_no_such_sums_is_refused_by_name() {
     let checkpoints = Checkpoints::open(&dir.path().join("checkpoints"), 3).unwrap();
     let error = Trainer::new(model.as_ref(), &dataset, &CPU, options, checkpoints).err().unwrap();
     assert!(error.to_string().starts_with("train.reduce_leaves = 8: the explicit engine"), "{error}");
+}
+
+#[test]
+fn muon_is_of_one_rank_which_may_sum_in_leaves() {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = dataset(dir.path(), 240);
+    let optimizer = OptimizerConfig { kind: OptimizerKind::Muon, ..options().optimizer };
+    let options = TrainerOptions { optimizer, ..options() };
+    for fabric in Threads::ranks(2) {
+        let ranks = Ranks::new(Arc::new(fabric), Duration::from_secs(20));
+        let options = TrainerOptions { ranks, ..options.clone() };
+        let model = model(&dataset);
+        let checkpoints = Checkpoints::open(&dir.path().join("two"), 3).unwrap();
+        let error = Trainer::new(model.as_ref(), &dataset, &CPU, options, checkpoints).err().unwrap();
+        assert!(matches!(error, TrainError::MuonOverRanks), "{error}");
+    }
+    let ended = train(dir.path(), &dataset, &options, 1, plain);
+    assert_eq!(*ended[0].outcome.as_ref().unwrap(), StopReason::Done);
+    assert!(ended[0].recorder.losses.len() == 30);
 }

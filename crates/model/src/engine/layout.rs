@@ -5,6 +5,7 @@ use std::ops::Range;
 use wattle_ops::adamw::cpu::ParameterRange;
 use wattle_ops::adamw::decays;
 
+use crate::moments::{MatrixUpdate, block_of};
 use crate::parameter::Parameter;
 
 /// On a board, every parameter starts at a multiple of this: whole 16-byte accesses in either type, and what matrix
@@ -19,17 +20,27 @@ const MAX_BUCKETS: usize = 8;
 /// The place of every parameter.
 ///
 /// Those that weight decay pulls at (two dimensions or more) come first, then the others, each part in the
-/// model's order. So an update is two runs through memory, and the vectors of a block are neighbours.
+/// model's order. So an update is two runs through memory, the vectors of a block are neighbours, and so are the matrices
+/// of all blocks.
 ///
 /// On a board, tables of the vocabulary have rows added, and there are gaps between parameters. Those elements are
 /// zero and stay zero: they get no gradient, and AdamW leaves a zero without a gradient unchanged. Outside a board,
 /// parameters have their own shape.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Layout {
     entries: Vec<Entry>,
     n_decaying: usize,
     len: usize,
     buckets: Vec<Bucket>,
+    matrices: MatrixUpdate,
+    mean_squares: MeanSquares,
+}
+
+/// Where the second moments of a flat buffer's elements lie in a buffer of their own: in the same order, but for
+/// neighbours that have none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct MeanSquares {
+    skipped: Range<usize>,
 }
 
 /// Neighbouring parameters whose gradients ranks sum together.
@@ -151,7 +162,54 @@ impl Layout {
         }
         let ends: Vec<usize> = buckets.iter().skip(1).map(|next| next.range.start).chain([end]).collect();
         buckets.iter_mut().zip(ends).for_each(|(bucket, end)| bucket.range.end = end);
-        Self { entries, n_decaying, len: end, buckets }
+        let (matrices, mean_squares) = (MatrixUpdate::AdamW, MeanSquares { skipped: end..end });
+        Self { entries, n_decaying, len: end, buckets, matrices, mean_squares }
+    }
+
+    /// The same places, where matrices of blocks are updated like this.
+    ///
+    /// # Panics
+    /// If a parameter of another kind lies between the matrices of blocks.
+    pub(crate) fn updated_by(mut self, matrices: MatrixUpdate) -> Self {
+        self.matrices = matrices;
+        let of_muon = |entry: &&Entry| matrices.orthogonalizes(&entry.name, &entry.dims);
+        let start = self.entries.iter().find(of_muon).map_or(self.len, |entry| entry.range.start);
+        let last = self.entries.iter().rfind(of_muon).map_or(self.len, |entry| entry.range.end);
+        let behind = self.entries.iter().map(|entry| entry.range.start).filter(|&start| start >= last).min();
+        let end = behind.unwrap_or(self.len);
+        let between = |entry: &&Entry| (start..end).contains(&entry.range.start);
+        assert!(
+            self.entries.iter().filter(between).all(|entry| of_muon(&entry)),
+            "matrices of blocks are neighbours"
+        );
+        self.mean_squares = MeanSquares { skipped: start..end };
+        self
+    }
+
+    /// How matrices of blocks are updated.
+    pub fn matrices(&self) -> MatrixUpdate {
+        self.matrices
+    }
+
+    /// The parameters that Muon updates.
+    pub(super) fn orthogonalized(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(|entry| self.matrices.orthogonalizes(&entry.name, &entry.dims))
+    }
+
+    /// Where second moments lie.
+    pub(super) fn mean_squares(&self) -> &MeanSquares {
+        &self.mean_squares
+    }
+
+    /// Elements before a parameter that have no such moment, 0 or 1: its own lies so much nearer to the buffer's start.
+    pub(super) fn n_missing_before(&self, which: usize, entry: &Entry) -> usize {
+        let start = entry.range.start;
+        if which == 0 { 0 } else { start - self.mean_squares.range(&(start..start)).start }
+    }
+
+    /// Numbers of all moments together, gaps included.
+    pub(crate) fn n_moments(&self) -> usize {
+        self.len + self.mean_squares.range(&(0..self.len)).len()
     }
 
     /// All parameters, in the model's order.
@@ -194,9 +252,34 @@ impl Layout {
     }
 }
 
-/// The block that a parameter belongs to: the first number in its name.
-fn block_of(name: &str) -> Option<usize> {
-    name.split('.').find_map(|part| part.parse().ok())
+impl Entry {
+    /// Rows and columns.
+    ///
+    /// # Panics
+    /// If it has not two dimensions.
+    pub(super) fn matrix(&self) -> [usize; 2] {
+        self.dims.as_slice().try_into().expect("a matrix has two dimensions")
+    }
+}
+
+impl MeanSquares {
+    /// Where those of the elements in `range` lie; empty if they have none.
+    pub(super) fn range(&self, range: &Range<usize>) -> Range<usize> {
+        let Range { start, end } = self.skipped;
+        let place = |element: usize| element.min(start) + element.saturating_sub(end);
+        place(range.start)..place(range.end)
+    }
+
+    /// Elements that have none.
+    pub(super) fn n_skipped(&self) -> usize {
+        self.skipped.len()
+    }
+
+    /// The parts of `range` that have second moments.
+    pub(super) fn parts(&self, range: &Range<usize>) -> [Range<usize>; 2] {
+        let Range { start, end } = self.skipped;
+        [range.start.min(start)..range.end.min(start), range.start.max(end)..range.end.max(end)]
+    }
 }
 
 /// Rows on a board of a table with a row for each of `n` tokens.
@@ -206,6 +289,8 @@ pub(crate) fn padded_vocabulary(n: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use wattle_ops::muon::Hyperparameters;
+
     use super::*;
 
     fn layout(shapes: &[(&str, &[usize])], placement: &Placement) -> Layout {
@@ -224,6 +309,31 @@ mod tests {
         assert_eq!(ranges(&layout), [0..6, 12..15, 6..12, 15..20]);
         assert_eq!((layout.len(), layout.find("d"), layout.find("e")), (20, Some(15..20), None));
         assert_eq!(layout.ranges().map(|r| (r.range, r.decays)), [(0..12, true), (12..20, false)]);
+    }
+
+    #[test]
+    fn matrices_of_blocks_have_no_second_moment_under_muon() {
+        let shapes: [(&str, &[usize]); 5] =
+            [("table", &[5, 2]), ("h.0.w", &[3, 3]), ("h.0.b", &[3]), ("h.1.w", &[3, 3]), ("head", &[5, 2])];
+        let hyperparameters = Hyperparameters { momentum: 0.95, nesterov: true, ns_steps: 5 };
+        for (placement, matrices, len) in
+            [(Placement::FLAT, 10..28, 41), (Placement::board(&["table"], &[]), 128..256, 320 + 64)]
+        {
+            let adamw = layout(&shapes, &placement);
+            assert_eq!(adamw.len(), len);
+            assert_eq!(adamw.n_moments(), 2 * len);
+            assert_eq!(adamw.mean_squares().range(&(3..len)), 3..len);
+            assert_eq!(adamw.mean_squares().parts(&(3..len)), [3..len, len..len]);
+            let muon = adamw.clone().updated_by(MatrixUpdate::Muon(hyperparameters));
+            assert_eq!(muon.entries(), adamw.entries());
+            assert_eq!(muon.n_moments(), 2 * len - matrices.len());
+            let names = muon.orthogonalized().map(|entry| entry.name.as_str());
+            assert_eq!(names.collect::<Vec<_>>(), ["h.0.w", "h.1.w"]);
+            let squares = |name: &str| muon.mean_squares().range(&muon.find(name).unwrap());
+            assert_eq!((squares("table").start, squares("head").start), (0, matrices.start));
+            assert!(squares("h.0.w").is_empty() && squares("h.1.w").is_empty());
+            assert_eq!(muon.mean_squares().parts(&(0..len)), [0..matrices.start, matrices.end..len]);
+        }
     }
 
     #[test]

@@ -38,6 +38,7 @@ pub(crate) fn board_engine(
     options: DeviceEngineOptions,
 ) -> std::result::Result<Option<Box<dyn DeviceEngine>>, EngineError> {
     let (layout, network) = on_boards(config, vocab_size, parameters, share_of(board.as_ref()).world);
+    let layout = layout.updated_by(options.matrices);
     let options = droppable(&network, options);
     Ok(Some(Box::new(BoardEngine::new(board, network, layout, parameters, options)?)))
 }
@@ -75,6 +76,7 @@ pub(crate) fn refuse_what_cannot_fit(
     options: DeviceEngineOptions,
 ) -> std::result::Result<(), EngineError> {
     let (layout, network) = on_boards(config, vocab_size, parameters, share_of(board).world);
+    let layout = layout.updated_by(options.matrices);
     let options = droppable(&network, options);
     BoardEngine::refuse_what_cannot_fit(board, &network, &layout, &options)
 }

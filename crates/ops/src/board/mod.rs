@@ -27,7 +27,9 @@ pub mod ways;
 use thiserror::Error;
 
 pub use args::{Arg, Launch};
-pub use attention::{AttentionBackward, AttentionForward, AttentionShape, FusedAttention};
+pub use attention::{
+    AttentionBackward, AttentionForward, AttentionPass, AttentionShape, FusedAttention, Plans, Workspace,
+};
 pub use collectives::Collectives;
 pub use gemm::{Epilogue, Gemm, Matrix};
 pub use host_memory::HostMemory;
@@ -224,7 +226,8 @@ pub enum BoardError {
     },
     /// A way of doing a job that this program does not have.
     #[error(
-        "{job}: there is no way {way:?} to do it; kernels.json is of another version: leave it out to choose anew"
+        "{job}: there is no way {way:?} to do it; kernels.json is of another version, or was edited: leave it out to \
+         choose anew"
     )]
     NoWay {
         /// The job.

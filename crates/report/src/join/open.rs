@@ -15,7 +15,7 @@ use wattle_runlog::{Event, LineFile, Manifest, Record, RunlogError};
 use crate::error::ReportError;
 use crate::join::power::PowerHistory;
 use crate::join::run::Run;
-use crate::join::{idle, step_times};
+use crate::join::{first_steps, idle, step_times};
 
 impl Run {
     /// Reads the run directory at `path`.
@@ -47,6 +47,7 @@ impl Run {
         let path = path.to_owned();
         let mut run = Self { path, manifest, config, events, records, grid, power, is_locked, notes };
         idle::leave_out(&mut run);
+        first_steps::tell(&mut run);
         Ok(run)
     }
 }

@@ -10,8 +10,8 @@ use wattle_data::Batch;
 use wattle_model::engine::LossSum;
 use wattle_model::hugging_face::write_safetensors;
 use wattle_model::{
-    Counts, DeviceEngine, DeviceEngineOptions, DeviceSpan, FinishedSteps, LanguageModel, MemoryPlan, Share,
-    StepInputs, StepPart,
+    Counts, DeviceEngine, DeviceEngineOptions, DeviceSpan, FinishedSteps, LanguageModel, MatrixUpdate,
+    MemoryPlan, Share, StepInputs, StepPart,
 };
 use wattle_ops::board::select::Measured;
 use wattle_ops::board::{Board, Elem, HostMemory};
@@ -32,6 +32,7 @@ pub(super) struct OnBoard<'a> {
     engine: Box<dyn DeviceEngine>,
     board: Arc<dyn Board>,
     measured: Vec<Measured>,
+    matrices: MatrixUpdate,
     segment: u32,
     ranks: Ranks,
     /// Steps that were queued.
@@ -72,6 +73,7 @@ impl<'a> OnBoard<'a> {
             engine,
             board,
             measured: Vec::new(),
+            matrices: options.optimizer.matrices(),
             segment: options.segment,
             ranks,
             n_queued: 0,
@@ -195,6 +197,10 @@ impl StepEngine for OnBoard<'_> {
         Ok(self.engine.evaluate(sequences(batch))?)
     }
 
+    fn matrices(&self) -> MatrixUpdate {
+        self.matrices
+    }
+
     fn load(&mut self, moments: &HashMap<String, Tensor>) -> Result<(), TrainError> {
         self.engine.take(self.model.parameters())?;
         self.engine.set_moments(moments)?;
@@ -299,7 +305,9 @@ fn device_engine_options(options: &TrainerOptions) -> Option<DeviceEngineOptions
         dropout: *dropout,
         clip_norm: train.clip_norm,
         hyperparameters: optimizer.hyperparameters(),
+        matrices: optimizer.matrices(),
         masks: options.masks,
+        selects: options.select,
     })
 }
 

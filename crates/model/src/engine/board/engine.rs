@@ -189,7 +189,7 @@ impl BoardEngine {
     }
 
     fn launches(&self, slot_idx: usize) -> StepLaunches<'_> {
-        let Memory { state, fp8, slots, results, activations, .. } = &self.memory;
+        let Memory { state, fp8, slots, results, activations, muon, .. } = &self.memory;
         StepLaunches {
             board: self.board.as_ref(),
             network: &self.network,
@@ -201,6 +201,7 @@ impl BoardEngine {
             slot: &slots[slot_idx],
             results,
             activations,
+            muon: muon.as_ref(),
             first_edge: slot_idx * MAX_EDGES,
         }
     }
@@ -470,8 +471,11 @@ impl DeviceEngine for BoardEngine {
     }
 
     fn snapshot(&self, mut memory: HostMemory) -> Result<FlatSnapshot, EngineError> {
-        let len = self.layout.len();
-        for (buffer, out) in self.learnt().into_iter().zip(memory.chunks_exact_mut(len)) {
+        let (len, n_moments) = (self.layout.len(), self.layout.n_moments());
+        let (mean, rest) = memory.split_at_mut(len);
+        let (mean_square, masters) = rest.split_at_mut(n_moments - len);
+        let parts = [mean, mean_square, &mut masters[..len]];
+        for (buffer, out) in self.learnt().into_iter().zip(parts) {
             self.whole_of(buffer, |from| state::read_wide_to(self.board.as_ref(), from, out))?;
         }
         Ok(FlatSnapshot::new(&self.layout, memory))

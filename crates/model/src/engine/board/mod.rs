@@ -52,11 +52,12 @@ use wattle_ops::board::select::Measured;
 use wattle_ops::board::{Elem, HostMemory};
 
 use super::{FlatSnapshot, Fp8Options, LossSum, MemoryPlan, Moments, Recompute, Sequences};
+use crate::moments::MatrixUpdate;
 use crate::parameter::Parameter;
 
 pub use decoder::{BoardDecoder, DecoderOptions};
 pub use engine::BoardEngine;
-pub use error::EngineError;
+pub use error::{AttentionMemory, EngineError};
 pub use evaluator::{BoardEvaluator, EvaluatorOptions};
 pub(crate) use shards::share_of;
 pub use timeline::{DeviceSpan, StepPart};
@@ -143,7 +144,7 @@ pub trait DeviceEngine: Send {
     /// Names of parameters whose gradient in the first step was zero in every element.
     fn zero_gradient_names(&self) -> &[String];
 
-    /// The moments under their [`moment_names`](crate::moment_names). Of several ranks, all make this call together.
+    /// The moments under their [names](crate::MatrixUpdate::moment_names). Of several ranks, all make this call together.
     ///
     /// # Errors
     /// If the device or a tensor operation fails.
@@ -212,8 +213,12 @@ pub struct DeviceEngineOptions {
     pub clip_norm: f64,
     /// AdamW's.
     pub hyperparameters: Hyperparameters,
+    /// How matrices of blocks are updated; by Muon on a board alone.
+    pub matrices: MatrixUpdate,
     /// What batches may say beside their tokens.
     pub masks: Masks,
+    /// Whether [`DeviceEngine::select`] will choose kernels, so that memory is planned for what it tries.
+    pub selects: bool,
 }
 
 /// What batches may say beside their tokens. Room for it is planned, so an engine is told before.

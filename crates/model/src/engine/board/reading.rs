@@ -16,6 +16,7 @@ use super::{DeviceEngineOptions, Masks, state};
 use crate::engine::layout::Layout;
 use crate::engine::network::Network;
 use crate::engine::{MemoryPlan, Moments, Recompute};
+use crate::moments::MatrixUpdate;
 use crate::parameter::Parameter;
 
 /// Weights on a board, in the type of activations, and memory for passes.
@@ -40,7 +41,9 @@ pub(super) fn options(micro_batch: usize, elem: Elem) -> DeviceEngineOptions {
         dropout: 0.0,
         clip_norm: 0.0,
         hyperparameters: Hyperparameters { beta1: 0.0, beta2: 0.0, eps: 0.0, weight_decay: 0.0 },
+        matrices: MatrixUpdate::AdamW,
         masks: Masks::default(),
+        selects: false,
     }
 }
 

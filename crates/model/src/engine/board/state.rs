@@ -13,7 +13,7 @@ use super::shards::{Shard, Shards};
 use crate::copies::with_values;
 use crate::differences::shape_fault;
 use crate::engine::layout::{Entry, Layout};
-use crate::moments::{check_moments_of, moment_names};
+use crate::moments::check_moments_of;
 use crate::parameter::Parameter;
 
 /// Where the flat buffers lie. Each has the places of one [`Layout`], or this rank's [`Shards`] of them alone.
@@ -25,8 +25,9 @@ pub(super) struct State {
     pub(super) working: DeviceTensor,
     /// Of everything.
     pub(super) gradients: Ptr<f32>,
-    /// In `f32` or bfloat16. Of this rank's shards.
+    /// In `f32` or bfloat16. Of this rank's shards; Muon's momentum where Muon makes the update.
     pub(super) mean: DeviceTensor,
+    /// The same, without the elements that Muon updates.
     pub(super) mean_square: DeviceTensor,
 }
 
@@ -45,24 +46,24 @@ impl Masters {
 }
 
 impl State {
-    /// Cuts buffers of `len` elements, of which this rank keeps `shards`.
+    /// Cuts buffers of the elements of `layout`, of which this rank keeps `shards`.
     pub(super) fn cut(
         cutter: &mut Cutter,
-        len: usize,
+        layout: &Layout,
         shards: &Shards,
         options: &DeviceEngineOptions,
     ) -> Self {
         let DeviceEngineOptions { elem, moments, fp8, .. } = *options;
         // Codes of eight bits are made of whole masters.
         let are_whole = !shards.are_several() || elem == Elem::F32 || fp8.is_some();
-        let own_len = shards.own_len();
+        let (len, own_len) = (layout.len(), shards.own_len());
         let at = cutter.take_of(if are_whole { len } else { own_len });
         Self {
             masters: Masters { at, are_whole },
             working: if elem == Elem::F32 { at.into() } else { cutter.take(len, elem) },
             gradients: cutter.take_of(len),
             mean: cutter.take(own_len, moments.elem()),
-            mean_square: cutter.take(own_len, moments.elem()),
+            mean_square: cutter.take(own_len - layout.mean_squares().n_skipped(), moments.elem()),
         }
     }
 
@@ -150,19 +151,23 @@ pub(super) fn read_tensors(
     layout.entries().iter().map(|place| read(board, from, place, &Device::Cpu)).collect()
 }
 
-/// One of both moments, 0 or 1, under its [`moment_names`], from the flat buffer `from` of everything.
+/// One of the moments, 0 or 1, under its [name](crate::MatrixUpdate::moment_names), of all parameters that have it, from a
+/// flat buffer of all parts.
 pub(super) fn read_moment(
     board: &dyn Board,
     from: DeviceTensor,
     which: usize,
     layout: &Layout,
 ) -> Result<Vec<(String, Tensor)>, EngineError> {
-    let moment = |place: &Entry| {
-        let values = read_wide(board, from.add(place.range.start), place.range.len())?;
-        let tensor = Tensor::from_vec(values, place.dims.as_slice(), &Device::Cpu)?;
-        Ok((moment_names(&place.name)[which].clone(), tensor))
-    };
-    layout.entries().iter().map(moment).collect()
+    let mut moments = Vec::with_capacity(layout.entries().len());
+    for place in layout.entries() {
+        if let Some(name) = layout.matrices().moment_names(&place.name, &place.dims).get(which) {
+            let at = from.add(place.range.start - layout.n_missing_before(which, place));
+            let values = read_wide(board, at, place.range.len())?;
+            moments.push((name.clone(), Tensor::from_vec(values, place.dims.as_slice(), &Device::Cpu)?));
+        }
+    }
+    Ok(moments)
 }
 
 /// Takes over what is this rank's of `moments`, which are of everything.
@@ -173,10 +178,13 @@ pub(super) fn write_moments(
     shards: &Shards,
     moments: &HashMap<String, Tensor>,
 ) -> Result<(), EngineError> {
-    check_moments_of(layout.shapes(), moments)?;
+    check_moments_of(layout.shapes(), layout.matrices(), moments)?;
     for place in layout.entries() {
-        for (name, to) in moment_names(&place.name).into_iter().zip([state.mean, state.mean_square]) {
-            write_own(board, to, shards, place, &moments[&name])?;
+        let names = layout.matrices().moment_names(&place.name, &place.dims);
+        let buffers = names.iter().zip([state.mean, state.mean_square]);
+        for (which, (name, to)) in buffers.enumerate() {
+            let n_missing = layout.n_missing_before(which, place);
+            write_own(board, to, shards, place, n_missing, &moments[name])?;
         }
     }
     Ok(())
@@ -195,15 +203,17 @@ pub(super) fn write_masters(
     }
     let tensors = parameters.iter().map(|parameter| parameter.var.as_tensor());
     let mut places = layout.entries().iter().zip(tensors);
-    places.try_for_each(|(place, tensor)| write_own(board, masters.at.into(), shards, place, tensor))
+    places.try_for_each(|(place, tensor)| write_own(board, masters.at.into(), shards, place, 0, tensor))
 }
 
-/// Puts what is this rank's of a parameter's numbers to their places in `to`, a buffer of its shards.
+/// Puts what is this rank's of a parameter's numbers to their places in `to`, a buffer of its shards without `n_missing`
+/// elements before the parameter.
 fn write_own(
     board: &dyn Board,
     to: DeviceTensor,
     shards: &Shards,
     place: &Entry,
+    n_missing: usize,
     tensor: &Tensor,
 ) -> Result<(), EngineError> {
     let first = place.range.start;
@@ -213,7 +223,7 @@ fn write_own(
             match from < end {
                 true => write_narrow(
                     board,
-                    to.add(start + from - range.start),
+                    to.add(start + from - range.start - n_missing),
                     &values[from - first..end - first],
                 ),
                 false => Ok(()),

@@ -6,6 +6,7 @@ use wattle_ops::Store;
 use wattle_ops::adamw::board as adamw;
 use wattle_ops::board::{Board, DeviceTensor, Elem, Job, Way};
 use wattle_ops::cast::board as cast;
+use wattle_ops::muon::board as muon;
 
 use super::DeviceEngineOptions;
 use super::activations::Activations;
@@ -18,6 +19,7 @@ use super::shards::{Exchange, Shard, Shards};
 use super::state::State;
 use crate::engine::layout::Layout;
 use crate::engine::network::Network;
+use crate::moments::MatrixUpdate;
 
 /// What a step is made of. Nothing in it depends on the step: see [`Slot`].
 pub(super) struct StepLaunches<'a> {
@@ -31,6 +33,8 @@ pub(super) struct StepLaunches<'a> {
     pub(super) slot: &'a Slot,
     pub(super) results: &'a Results,
     pub(super) activations: &'a Activations,
+    /// Memory for updates of matrices, where Muon makes them.
+    pub(super) muon: Option<&'a muon::Scratch>,
     /// The mark before the batch is taken over; one more follows for each part.
     pub(super) first_edge: usize,
 }
@@ -115,6 +119,7 @@ impl StepLaunches<'_> {
         match self.exchange() {
             None => {
                 self.sums()?;
+                self.muon()?;
                 self.shards.own().try_for_each(|shard| self.adamw(&shard))?;
                 self.quantize()?;
                 self.mark(3)
@@ -123,6 +128,7 @@ impl StepLaunches<'_> {
                 exchange.join()?;
                 self.sums_of_ranks(&exchange)?;
                 self.mark(3)?;
+                self.muon()?;
                 for (bucket_idx, shard) in self.shards.own().enumerate() {
                     self.adamw(&shard)?;
                     exchange.gather(self.gathered(), bucket_idx)?;
@@ -198,25 +204,58 @@ impl StepLaunches<'_> {
         }
     }
 
+    /// Of what Muon does not update.
     fn adamw(&self, shard: &Shard) -> Result<(), EngineError> {
+        let parts = self.layout.mean_squares().parts(&shard.range);
+        parts.iter().filter(|part| !part.is_empty()).try_for_each(|part| self.adamw_of(shard, part))
+    }
+
+    fn adamw_of(&self, shard: &Shard, part: &Range<usize>) -> Result<(), EngineError> {
         let DeviceEngineOptions { hyperparameters, elem, moments, .. } = *self.options;
         let State { masters, working, gradients, mean, mean_square } = *self.state;
         let Shard { range, start } = shard;
+        let of_squares = self.layout.mean_squares().range(part);
         let step = adamw::Step {
-            weights: masters.of(shard),
-            mean: mean.add(*start),
-            mean_square: mean_square.add(*start),
+            weights: masters.of(shard).add(part.start - range.start),
+            mean: mean.add(start + part.start - range.start),
+            mean_square: mean_square.add(start + of_squares.start - range.start),
             seed: moments.seed(),
-            working: (elem != Elem::F32).then(|| working.add(range.start)),
-            gradients: gradients.add(range.start),
-            n: range.len(),
-            first: range.start,
-            n_decaying: self.layout.n_decaying().clamp(range.start, range.end) - range.start,
+            working: (elem != Elem::F32).then(|| working.add(part.start)),
+            gradients: gradients.add(part.start),
+            n: part.len(),
+            first: part.start,
+            n_decaying: self.layout.n_decaying().clamp(part.start, part.end) - part.start,
             hyperparameters,
             state: self.slot.state,
             norm: self.results.norm,
         };
         Ok(adamw::step(self.board, &step)?)
+    }
+
+    /// Updates the matrices that are Muon's.
+    fn muon(&self) -> Result<(), EngineError> {
+        let DeviceEngineOptions { matrices, elem, moments, .. } = *self.options;
+        let (MatrixUpdate::Muon(hyperparameters), Some(scratch)) = (matrices, self.muon) else {
+            return Ok(());
+        };
+        let State { masters, working, gradients, mean, .. } = *self.state;
+        for entry in self.layout.orthogonalized() {
+            let first = entry.range.start;
+            let step = muon::Step {
+                weights: masters.at.add(first),
+                momentum: mean.add(first),
+                seed: moments.seed(),
+                first,
+                working: (elem != Elem::F32).then(|| working.add(first)),
+                gradients: gradients.add(first),
+                shape: entry.matrix(),
+                hyperparameters,
+                state: self.slot.state,
+                norm: self.results.norm,
+            };
+            muon::step(self.board, &step, scratch)?;
+        }
+        Ok(())
     }
 
     fn quantize(&self) -> Result<(), EngineError> {

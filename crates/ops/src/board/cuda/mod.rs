@@ -77,8 +77,8 @@ pub struct CudaOptions {
     /// Whether products of `f32` may round their factors to TF32 (10 bits of mantissa), which tensor cores take.
     /// Off by default, as in PyTorch.
     pub tf32: bool,
-    /// Whether cuDNN may sum attention's gradients in an order that differs from run to run, which is faster. Off by
-    /// default: a run resumes to the bit.
+    /// Whether cuDNN may sum attention's gradients in an order that differs from run to run, which is faster
+    /// (`train.deterministic = false`). Off by default: a run resumes to the bit.
     pub any_order: bool,
 }
 
@@ -100,7 +100,7 @@ pub struct CudaBoard {
     /// Recorded and waited for where all work has to be done.
     end: Event,
     stream: Arc<Stream>,
-    choices: Choices,
+    choices: Arc<Choices>,
     name: String,
     compute_capability: (i32, i32),
     max_shared_bytes: usize,
@@ -129,7 +129,8 @@ impl CudaBoard {
         let workspace = arenas.allocate(workspace_bytes, &stream)?;
         let matmul = Matmul::new(workspace, workspace_bytes, options.tf32)?;
         let arenas = Arc::new(Mutex::new(arenas));
-        let attention = CudaAttention::open(&stream, !options.any_order);
+        let choices = Arc::default();
+        let attention = CudaAttention::open(&stream, &choices, !options.any_order);
         Ok(Self {
             recordings: Mutex::default(),
             marks: Mutex::new(Marks::new(&context)),
@@ -143,7 +144,7 @@ impl CudaBoard {
             arenas,
             end: Event::fence(&context)?,
             stream,
-            choices: Choices::default(),
+            choices,
             name,
             compute_capability,
             max_shared_bytes: context.attribute(driver::MAX_SHARED_BYTES_OPTIN)?.max(0) as usize,
@@ -260,6 +261,7 @@ impl Board for CudaBoard {
     }
 
     fn launch(&self, launch: &Launch<'_>) -> Result<(), BoardError> {
+        launch.check_grid()?;
         self.for_work()?;
         self.kernels.launch(&self.stream, launch)
     }

@@ -35,7 +35,8 @@ fn compile(sources: &[PathBuf], dir: &Path) {
     let output = compiler.arg(dir.join(&driver)).args(sources).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     // One file, so that the loader makes one library of them.
-    for name in [Nvidia::CublasLt, Nvidia::Nccl].map(Nvidia::file_name) {
+    let libraries = [Nvidia::CublasLt, Nvidia::Nccl, Nvidia::Cudnn, Nvidia::Runtime];
+    for name in libraries.map(Nvidia::file_name) {
         std::os::unix::fs::symlink(&driver, dir.join(name)).unwrap();
     }
 }

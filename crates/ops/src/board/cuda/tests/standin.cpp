@@ -1,4 +1,4 @@
-// What a CUDA board calls of libcuda and libcublasLt, on a CPU: enough to run the board's own checks without a GPU.
+// What a CUDA board calls of libcuda, libcublasLt and, through cudnn.cpp, of cuDNN, on a CPU: enough to run the board's own checks without a GPU.
 //
 // Work is not done when it is issued. Each stream is a queue, and now and then some of what could be done next is done,
 // drawn at random: a copy whose source is overwritten too early, a missing wait or a wait for the
@@ -540,6 +540,133 @@ int cublasLtMatmul(void*, Description* p, const void* alpha_at, uint64_t a_at, D
         }
       }
     }
+  }, {}, {}});
+  return 0;
+}
+
+// The C interface of cudnn.cpp: attention by its definition, in double, and plans that differ in their workspace. The
+// second is made but never first, the third is offered where gradients may be summed in any order, the last cannot be made.
+struct Shape {
+  int64_t batch, time, n_heads, n_kv_heads, head_width, qkv_row, out_row;
+  float scale;
+  int32_t deterministic, causal, window;
+};
+struct Tensors {
+  uint64_t q, k, v, out, stats, grad_out, grad_q, grad_k, grad_v;
+};
+struct Attention {
+  Stream* stream;
+  int n_plans = 0;
+};
+struct Plan {
+  Attention* of;
+  Shape shape;
+  bool backward;
+  int number;
+  int64_t workspace;
+};
+
+static int say(const char* why, char* message, size_t size) { return std::snprintf(message, size, "%s", why), 1; }
+
+int wattle_attention_open(void* library, void* stream, void** handle, char* message, size_t size) {
+  if (!library) return say("no library", message, size);
+  return *handle = new Attention{static_cast<Stream*>(stream)}, 0;
+}
+void wattle_attention_close(Attention* handle) {
+  if (handle->n_plans != 0) die("a plan outlives cuDNN");
+  delete handle;
+}
+size_t wattle_attention_version() { return 91900; }
+int wattle_attention_names(void*, const Shape* s, int32_t backward, char* names, size_t names_size, char*, size_t) {
+  const char* any_order = backward && !s->deterministic ? "eng3\n" : "";
+  return std::snprintf(names, names_size, "eng1_k2=0\neng1_k2=1\n%seng9\n", any_order), 0;
+}
+int wattle_attention_plan(Attention* of, const Shape* s, int32_t backward, const char* name, void** plan, int64_t* workspace,
+                          char* message, size_t size) {
+  static const std::map<std::string, int> numbers = {{"eng1_k2=0", 1}, {"eng1_k2=1", 2}, {"eng3", 3}};
+  auto number = numbers.find(name);
+  if (number == numbers.end()) return say("eng9 is not supported", message, size);
+  *workspace = number->second == 3 ? 256 : 256 + number->second * s->batch * s->n_heads * s->time * s->time;
+  return *plan = new Plan{of, *s, backward != 0, number->second, *workspace}, ++of->n_plans, 0;
+}
+void wattle_attention_free(Plan* plan) { --plan->of->n_plans, delete plan; }
+
+// The rows of one head, whose first is at element `first`.
+static std::vector<double> head(uint64_t at, int64_t first, int64_t row_stride, const Shape& s) {
+  std::vector<double> rows;
+  for (int64_t row = 0; row < s.time; ++row) {
+    for (int64_t i = 0; i < s.head_width; ++i) rows.push_back(load(at, first + row * row_stride + i, 14));
+  }
+  return rows;
+}
+
+static void store_head(uint64_t at, int64_t first, int64_t row_stride, const Shape& s, const std::vector<double>& rows) {
+  for (int64_t i = 0; i < s.time * s.head_width; ++i) {
+    store(at, first + i / s.head_width * row_stride + i % s.head_width, 14, rows[i]);
+  }
+}
+
+static void attend(const Plan& plan, const Tensors& x) {
+  const Shape& s = plan.shape;
+  const int64_t t = s.time, d = s.head_width, group = s.n_heads / s.n_kv_heads;
+  auto dot = [d](const std::vector<double>& a, int64_t i, const std::vector<double>& b, int64_t j) {
+    double sum = 0;
+    for (int64_t l = 0; l < d; ++l) sum += a[i * d + l] * b[j * d + l];
+    return sum;
+  };
+  std::vector<double> grad_k, grad_v;
+  for (int64_t b = 0; b < s.batch; ++b) {
+    for (int64_t h = 0; h < s.n_heads; ++h) {
+      const int64_t q_at = b * t * s.qkv_row + h * d, kv_at = b * t * s.qkv_row + h / group * d;
+      const int64_t out_at = b * t * s.out_row + h * d;
+      const auto q = head(x.q, q_at, s.qkv_row, s), k = head(x.k, kv_at, s.qkv_row, s), v = head(x.v, kv_at, s.qkv_row, s);
+      std::vector<double> out(t * d), grad_out, grad_q(t * d);
+      if (plan.backward) out = head(x.out, out_at, s.out_row, s), grad_out = head(x.grad_out, out_at, s.out_row, s);
+      if (h % group == 0) grad_k.assign(t * d, 0), grad_v.assign(t * d, 0);
+      for (int64_t row = 0; row < t; ++row) {
+        const int64_t end = s.causal ? row + 1 : t, begin = s.window > 0 ? std::max<int64_t>(0, row + 1 - s.window) : 0;
+        std::vector<double> p(t);
+        double largest = -INFINITY, sum = 0;
+        for (int64_t j = begin; j < end; ++j) largest = std::max(largest, p[j] = s.scale * dot(q, row, k, j));
+        for (int64_t j = begin; j < end; ++j) sum += std::exp(p[j] - largest);
+        const double lse = largest + std::log(sum);
+        for (int64_t j = begin; j < end; ++j) p[j] = std::exp(p[j] - lse);
+        if (!plan.backward) {
+          store(x.stats, (b * s.n_heads + h) * t + row, 0, lse);
+          for (int64_t j = begin; j < end; ++j) {
+            for (int64_t l = 0; l < d; ++l) out[row * d + l] += p[j] * v[j * d + l];
+          }
+          continue;
+        }
+        const double along = dot(grad_out, row, out, row);
+        for (int64_t j = begin; j < end; ++j) {
+          const double grad = s.scale * p[j] * (dot(grad_out, row, v, j) - along);
+          for (int64_t l = 0; l < d; ++l) {
+            grad_q[row * d + l] += grad * k[j * d + l];
+            grad_k[j * d + l] += grad * q[row * d + l];
+            grad_v[j * d + l] += p[j] * grad_out[row * d + l];
+          }
+        }
+      }
+      if (!plan.backward) {
+        store_head(x.out, out_at, s.out_row, s, out);
+        continue;
+      }
+      store_head(x.grad_q, q_at, s.qkv_row, s, grad_q);
+      if (h % group != group - 1) continue;
+      store_head(x.grad_k, kv_at, s.qkv_row, s, grad_k);
+      store_head(x.grad_v, kv_at, s.qkv_row, s, grad_v);
+    }
+  }
+}
+
+int wattle_attention_run(Attention* handle, const Plan* made, const Tensors* tensors, void* workspace, char*, size_t) {
+  const Plan plan = *made;
+  const Tensors x = *tensors;
+  const uint64_t at = reinterpret_cast<uint64_t>(workspace);
+  issue(handle->stream, {[=] {
+    std::memset(within(at, plan.workspace), plan.number, plan.workspace);
+    attend(plan, x);
   }, {}, {}});
   return 0;
 }
