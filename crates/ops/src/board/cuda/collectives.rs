@@ -82,7 +82,7 @@ impl CudaCollectives {
         self.context.bind()?;
         self.is_apart.store(true, Ordering::Relaxed);
         let mut communicator = lock(&self.communicator);
-        call(&mut communicator).map_err(|error| self.patience().lose(error))?;
+        call(&mut communicator).map_err(|error| self.patience().lose_with_last_word(error))?;
         self.patience().settle(&communicator, what)
     }
 }

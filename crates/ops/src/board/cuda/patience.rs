@@ -24,6 +24,8 @@ pub(super) struct Patience {
 const WORK: &str = "a step on the GPUs";
 /// Once the deadline has passed, how long the ranks are asked who is still there; no longer than the deadline itself.
 const ASK_WITHIN: Duration = Duration::from_secs(10);
+/// How long a last word may take that has been said before.
+const HEAR_WITHIN: Duration = Duration::from_secs(1);
 const SHORTEST: Duration = Duration::from_micros(20);
 const LONGEST: Duration = Duration::from_millis(1);
 
@@ -73,7 +75,7 @@ impl Patience {
         while !is_done()? {
             let waited = began.elapsed();
             let settled = lock(&self.communicator).is_settled();
-            settled.map_err(|error| self.lose(error))?;
+            settled.map_err(|error| self.lose_with_last_word(error))?;
             if waited >= self.within() {
                 return Err(self.lose(self.name_silent(WORK)));
             }
@@ -86,7 +88,7 @@ impl Patience {
     pub(super) fn settle(&self, communicator: &Communicator, what: &'static str) -> Result<(), BoardError> {
         communicator.settle(what, self.within()).map_err(|error| match error {
             DistError::Silent { .. } => self.lose(self.name_silent(what)),
-            error => self.lose(error),
+            error => self.lose_with_last_word(error),
         })
     }
 
@@ -94,6 +96,17 @@ impl Patience {
     pub(super) fn lose(&self, error: DistError) -> BoardError {
         let _ = self.lost.set(format!("an earlier call failed: {error}"));
         error.into()
+    }
+
+    /// NCCL has reported an error. If a rank has gone, that one may have said why before it went.
+    pub(super) fn lose_with_last_word(&self, error: DistError) -> BoardError {
+        if !matches!(error, DistError::Gone { .. }) {
+            return self.lose(error);
+        }
+        match self.fabric.barrier(self.within().min(HEAR_WITHIN)) {
+            Err(said @ DistError::Gone { .. }) if !said.ranks().is_empty() => self.lose(said),
+            _ => self.lose(error),
+        }
     }
 
     /// The deadline has passed. NCCL does not know who is late; who answers a last call is not.

@@ -96,6 +96,17 @@ fn a_rank_that_dies_ends_the_others_before_the_deadline() {
 }
 
 #[test]
+fn a_rank_that_parts_says_why_before_the_deadline() {
+    let ranks = Ranks::start("parts", 3, &[]);
+    for rank in [0, 2] {
+        let said = ranks.said(rank);
+        assert!(said.starts_with("rank 1 has ended: the disk is full\n"), "{said}");
+        let took: f64 = said.lines().last().unwrap().parse().unwrap();
+        assert!(took < LONG.as_secs_f64() / 2.0, "{took} s");
+    }
+}
+
+#[test]
 fn ranks_with_one_board_are_refused_unless_nccl_shares_it() {
     let one_device = ("STANDIN_DEVICES", "1");
     let said = Ranks::start("shared", 2, &[one_device]).said(1);
@@ -179,11 +190,10 @@ fn fabric_of(launched: &Launched) -> Arc<dyn Fabric> {
     connect(launched.local_rank, LONG).unwrap()
 }
 
-fn joined(launched: &Launched) -> CudaBoard {
+fn joined(launched: &Launched, fabric: &Arc<dyn Fabric>) -> CudaBoard {
     let board = CudaBoard::open(launched.local_rank.unwrap(), &CudaOptions::default()).unwrap();
-    let fabric = fabric_of(launched);
     assert_eq!(env::var("NCCL_NVLS_ENABLE").as_deref(), Ok("0"));
-    board.with_ranks(fabric, &Nccl::open().unwrap(), LONG).unwrap()
+    board.with_ranks(Arc::clone(fabric), &Nccl::open().unwrap(), LONG).unwrap()
 }
 
 /// What rank `rank` adds to element `i` at `step`; sums are exact in any order.
@@ -238,7 +248,7 @@ impl Buffers {
 }
 
 fn steps(launched: &Launched) -> String {
-    let board = joined(launched);
+    let board = joined(launched, &fabric_of(launched));
     let ranks = board.collectives().unwrap();
     let (rank, world) = (ranks.rank(), ranks.world());
     assert_eq!((rank, Some(world)), (launched.rank, launched.world));
@@ -293,7 +303,8 @@ fn shared(launched: &Launched) -> String {
 
 /// Rank 1 is lost; the others say what they hear of it, what comes of another call, and how long it all took.
 fn lose(job: &str, launched: &Launched) -> String {
-    let board = joined(launched);
+    let fabric = fabric_of(launched);
+    let board = joined(launched, &fabric);
     let ranks = board.collectives().unwrap();
     let (rank, world) = (ranks.rank(), ranks.world());
     let buffers = Buffers::new(&board, world);
@@ -305,11 +316,15 @@ fn lose(job: &str, launched: &Launched) -> String {
         buffers.issue(&board, ranks).unwrap();
         board.end_record().unwrap()
     });
+    if rank == 1 && job == "parts" {
+        fabric.part("the disk is full");
+        kill_process(getpid(), Signal::KILL).unwrap();
+    }
     if rank == 1 {
         let how = if job == "killed" { Signal::KILL } else { Signal::STOP };
         kill_process(getpid(), how).unwrap();
     }
-    if job != "killed" {
+    if job.starts_with("stopped") {
         ranks.set_deadline(SHORT);
     }
     let began = Instant::now();
