@@ -252,8 +252,10 @@ pair() {
     measure "$name" "$limit" env OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun -n 2 "$@"
     return
   fi
-  # The first that fails ends both.
-  measure "$name" "$limit" bash -c 'for rank in 0 1; do RANK=$rank LOCAL_RANK=$rank "$@" & done; wait -n && wait -n || { kill $(jobs -p); exit 1; }' \
+  measure "$name" "$limit" bash -c 'ranks=() status=0
+      for rank in 0 1; do RANK=$rank LOCAL_RANK=$rank "$@" & ranks+=($!); done
+      for rank in "${ranks[@]}"; do wait "$rank" || status=$?; done
+      exit "$status"' \
     pair env WORLD_SIZE=2 LOCAL_WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=29400 NCCL_MULTI_RANK_GPU_ENABLE=1 "$@"
 }
 

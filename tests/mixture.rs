@@ -40,6 +40,13 @@ fn train(bench: &Workbench, run: &str, more: &[&str]) -> String {
     expect(0, bench.wattle(&args))
 }
 
+/// What a command that succeeds prints.
+fn printed(bench: &Workbench, args: &[&str]) -> String {
+    let output = bench.wattle(args).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
 fn losses(bench: &Workbench, run: &str) -> Vec<(u64, u32)> {
     bench.steps(run).iter().map(|step| (step.step, step.loss.to_bits())).collect()
 }
@@ -64,16 +71,16 @@ fn each_source_has_a_loss_of_its_own_in_events_report_and_evaluation() {
         assert!((mean - evaluation.loss).abs() < 1e-12 && sums.loss != letters.loss, "{evaluation:?}");
         assert!(letters.bits_per_byte.is_some_and(|bits| bits > 0.0));
     }
-    let report = expect(0, bench.wattle(&["report", "run"]));
+    let report = printed(&bench, &["report", "run"]);
     assert!(report.contains("letters"), "{report}");
-    let json: Value = serde_json::from_str(&expect(0, bench.wattle(&["report", "run", "--json"]))).unwrap();
+    let json: Value = serde_json::from_str(&printed(&bench, &["report", "run", "--json"])).unwrap();
     assert_eq!(json["learning"]["last"]["sources"][0]["name"], "sums", "{}", json["learning"]["last"]);
     let prepare =
         ["prepare", "--mixture", "mix.toml", "--tokenizer", "chars", "--val-fraction", "0.2", "--out", "mix"];
     let said = expect(0, bench.wattle(&prepare));
     assert!(said.contains("letters: "), "{said}");
     let evaluate = ["evaluate", "run/checkpoints/latest", "--data", "mix", "--device", "cpu", "--json"];
-    let json: Value = serde_json::from_str(&expect(0, bench.wattle(&evaluate))).unwrap();
+    let json: Value = serde_json::from_str(&printed(&bench, &evaluate)).unwrap();
     let last = evaluations.last().unwrap();
     for (source, expected) in json["sources"].as_array().unwrap().iter().zip(&last.sources) {
         assert_eq!(source["tokens"], expected.tokens);

@@ -200,8 +200,8 @@ Examples:
       one JSON object a line, in a vocabulary made elsewhere
   wattle prepare 'fineweb/*.parquet' --tokenizer bpe:32768 --out data/fineweb
       the column text of Parquet files, in the order of their names
-  wattle prepare docs.jsonl --text-field body --set data.dedup=true --set data.pii=replace --out data/clean
-      equal documents once, placeholders for mail addresses and other personal data
+  wattle prepare docs.jsonl --text-field body --set data.dedup=true --out data/clean
+      each of equal documents once; docs/data.md lists the steps
   wattle prepare --mixture mix.toml --tokenizer bpe:8192 --out data/mix
       the sources that its [[data.mixture]] tables name, with their weights
   wattle prepare --dataset tiny-shakespeare --tokenizer chars --out data/shakespeare

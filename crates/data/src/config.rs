@@ -9,7 +9,7 @@ use crate::format::{BadRecords, Format, FormatChoice};
 use crate::inputs::{Inputs, pattern_of};
 use crate::manifest;
 use crate::mixture::{Mixture, MixtureSource};
-use crate::steps::PiiChoice;
+use crate::pii_choice::PiiChoice;
 use crate::tokenizer_kind::TokenizerKind;
 
 section! {

@@ -13,7 +13,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::error::DataError;
-use crate::inputs::Inputs;
 
 /// How files are called that hold a split to measure on.
 const VALIDATION: &[&str] = &["validation", "valid", "val", "dev"];
@@ -38,6 +37,13 @@ const DESCRIPTIONS: &[&str] = &[
 /// Deepest folder below the one that is named.
 const MAX_DEPTH: usize = 8;
 
+/// The files of a dataset that are read, each split in order.
+#[derive(Debug)]
+pub(crate) struct HubFiles {
+    pub train: Vec<PathBuf>,
+    pub val: Vec<PathBuf>,
+}
+
 /// A split by the names that files have for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Named {
@@ -50,7 +56,7 @@ enum Named {
 ///
 /// # Errors
 /// If it cannot be read, holds nothing to learn from, holds several corpora, or lacks a part of one.
-pub(crate) fn files(dir: &Path) -> Result<Inputs, DataError> {
+pub(crate) fn files(dir: &Path) -> Result<HubFiles, DataError> {
     let root = snapshot(dir)?.unwrap_or_else(|| dir.to_owned());
     let mut all = Vec::new();
     collect(&root, 0, &mut all)?;
@@ -86,7 +92,7 @@ pub(crate) fn files(dir: &Path) -> Result<Inputs, DataError> {
              be read, for example as {:?}",
             dir.join(format!("**/*.{}", kind[0]))
         ))),
-        None => Ok(Inputs { train, val }),
+        None => Ok(HubFiles { train, val }),
     }
 }
 

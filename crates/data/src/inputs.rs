@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::DataError;
-use crate::hub_folder;
+use crate::hub_folder::{self, HubFiles};
 
 /// Files in the order in which they are read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,7 +32,8 @@ impl Inputs {
 
     fn at(path: &Path) -> Result<Self, DataError> {
         if path.is_dir() {
-            return hub_folder::files(path);
+            let HubFiles { train, val } = hub_folder::files(path)?;
+            return Ok(Self { train, val });
         }
         let train = match pattern_of(path) {
             Some(pattern) => matches(path, pattern)?,

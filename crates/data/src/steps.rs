@@ -18,19 +18,8 @@ use sha2::{Digest, Sha256};
 
 use crate::config::DataConfig;
 use crate::manifest::StepManifest;
+use crate::pii_choice::PiiChoice;
 use crate::{pii, quality};
-
-wattle_settings::choices! {
-    /// What is done with personal data.
-    pub enum PiiChoice (default Keep) {
-        /// Nothing.
-        Keep = "keep",
-        /// A placeholder takes its place: `<EMAIL>`, `<PHONE>`, `<CARD>`, `<IP>`.
-        Replace = "replace",
-        /// Documents that have some are left out.
-        Drop = "drop",
-    }
-}
 
 /// Bounds of a measure, both inclusive.
 #[derive(Clone, Copy, Debug, PartialEq)]

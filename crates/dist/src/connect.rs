@@ -33,7 +33,8 @@ pub fn connect(gpu: Option<usize>, within: Duration) -> Result<Arc<dyn Fabric>, 
         return Ok(Arc::new(NcclFabric::open(&launched, ordinal, within)?));
     }
     if launcher == Launcher::Torchrun {
-        let remedy = "ranks on CPUs need MPI: start them with mpirun, or with srun --mpi=pmix";
+        let remedy = "ranks on CPUs need MPI: start them with mpirun, or with srun --mpi=pmix; ranks on GPUs need a build \
+                      with --features cuda and NVIDIA's driver";
         let launched = world.unwrap_or_default();
         return Err(DistError::NotConnected { launcher: launcher.name(), launched, remedy });
     }

@@ -91,8 +91,8 @@ pub enum DistError {
     /// Several ranks were given one GPU.
     #[error(
         "{} were given the same GPU ({board}): give each its own, by --device cuda (the GPU of its number on its machine) \
-         or by CUDA_VISIBLE_DEVICES; {} lets them share one, from NCCL 2.30 on",
-        names_of(.sharing), crate::nccl::SHARED_BOARD.to_owned() + "=1"
+         or by CUDA_VISIBLE_DEVICES; NCCL_MULTI_RANK_GPU_ENABLE=1 lets them share one, from NCCL 2.30 on",
+        names_of(.sharing)
     )]
     SharedBoard {
         /// The ranks.

@@ -114,9 +114,14 @@ impl DeviceChoice {
     /// some, the GPU of that number. A launcher may also show each rank one of its own (`CUDA_VISIBLE_DEVICES`).
     ///
     /// # Errors
-    /// If there are fewer GPUs than that.
+    /// If there are fewer GPUs than that, or none and it asks for one.
     pub fn of_rank(self, local_rank: usize) -> Result<Self, TrainError> {
-        self.among(local_rank, n_gpus())
+        let n_gpus = n_gpus();
+        if n_gpus == 0 && matches!(self, Self::Cuda(_)) {
+            // Before ranks look for each other, it says why.
+            self.open()?;
+        }
+        self.among(local_rank, n_gpus)
     }
 
     /// The CUDA ordinal of the GPU that it takes, if it is one.

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fs;
+use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -21,6 +22,9 @@ const JOB: &str = "WATTLE_TEST_JOB";
 /// Where it leaves what is to be said.
 const OUT: &str = "WATTLE_TEST_OUT";
 
+/// How this binary is one rank.
+const RANK: [&str; 4] = ["board::cuda::tests::ranks::rank", "--exact", "--ignored", "--nocapture"];
+
 /// Longer than anything here takes.
 const LONG: Duration = Duration::from_secs(60);
 /// A wait that is to end in its deadline.
@@ -36,6 +40,30 @@ fn ranks_sum_and_gather_in_steps_that_are_recorded_and_replayed() {
         for rank in 0..world {
             assert_eq!(ranks.said(rank), "as expected", "rank {rank} of {world}");
         }
+    }
+}
+
+#[test]
+fn ranks_that_mpi_connects_sum_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut mpirun = Command::new("mpirun.mpich");
+    mpirun.args(["-n", "2"]).arg(env::current_exe().unwrap()).args(RANK);
+    mpirun
+        .env("LD_LIBRARY_PATH", standins())
+        .env(JOB, "steps")
+        .env(OUT, dir.path())
+        .env("STANDIN_DEVICES", "2");
+    match mpirun.stdout(Stdio::null()).status() {
+        Ok(status) => assert!(status.success(), "{status}"),
+        Err(error) => {
+            assert!(env::var("WATTLE_TEST_MPI").is_err(), "mpirun.mpich: {error}");
+            // Not by `eprintln!`, which the harness swallows where a test passes.
+            let note = format!("ranks_that_mpi_connects_sum_too: SKIPPED, no mpirun.mpich: {error}\n");
+            return std::io::stderr().write_all(note.as_bytes()).unwrap();
+        }
+    }
+    for rank in 0..2 {
+        assert_eq!(fs::read_to_string(said_by(dir.path(), rank)).unwrap(), "as expected");
     }
 }
 
@@ -93,7 +121,7 @@ impl Ranks {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port() - 1;
         let start = |rank: usize| {
             let mut command = Command::new(env::current_exe().unwrap());
-            command.args(["board::cuda::tests::ranks::rank", "--exact", "--ignored", "--nocapture"]);
+            command.args(RANK);
             command.env("LD_LIBRARY_PATH", standins()).env(JOB, job).env(OUT, dir.path());
             command.env("RANK", rank.to_string()).env("LOCAL_RANK", rank.to_string());
             command.env("WORLD_SIZE", world.to_string()).env("STANDIN_DEVICES", world.to_string());
@@ -133,7 +161,7 @@ fn said_by(dir: &Path, rank: usize) -> PathBuf {
 #[test]
 #[ignore = "one rank, which the other tests start"]
 fn rank() {
-    let launched = Launched::here().unwrap().expect("started as torchrun does");
+    let launched = Launched::here().unwrap().expect("started by a launcher");
     // SAFETY: no other thread of this process uses the environment now.
     unsafe { nccl::prepare(&launched) };
     let job = env::var(JOB).unwrap();
