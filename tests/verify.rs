@@ -27,6 +27,7 @@ fn every_operation_and_gradient_is_checked_and_holds() {
         ("classifier", &["losses", "grad_x", "grad_weight"]),
         ("grad_norm", &["out"]),
         ("adamw", &["value", "mean", "mean_square"]),
+        ("muon", &["value", "momentum"]),
     ] {
         for (output, place) in outputs.iter().flat_map(|output| places.iter().map(move |p| (output, p))) {
             let is_it = |c: &&Value| c["op"] == op && c["output"] == *output && c["place"] == *place;

@@ -15,7 +15,7 @@ const N_UPDATES: u32 = 5;
 /// A few roundings an update, of numbers of up to 5.
 const TOLERANCE: f64 = 3e-6;
 /// Numbers of up to 5, and steps of some 0.01 whose directions the iteration knows to 1e-4: it enlarges the rounding of a
-/// singular value near zero by 3.4445 each time. Below 1e-6 on AVX2.
+/// singular value near zero by 3.4445 each time. Less than 1e-6 was seen.
 const MUON_TOLERANCE: f64 = 3e-6;
 
 pub(super) fn checks() -> Result<Vec<Check>> {
