@@ -295,7 +295,7 @@ fn every_launch_and_product_of_buffers_beyond_two_to_the_31_lies_in_memory_and_i
         let n = if context == LENGTHS[2] { configurations.len() } else { 1 };
         for (config, fp8) in configurations.into_iter().take(n) {
             let model = fresh(&config, 1);
-            let dropout = config.dropout as f32;
+            let dropout = config.dropout;
             for has_fused_attention in [true, false] {
                 let board = Unreal { has_fused_attention, ..Unreal::default() };
                 let fused = has_fused_attention && dropout == 0.0;
@@ -328,10 +328,8 @@ fn scores_of_long_sequences_are_refused_with_their_size_and_what_needs_none() {
         let Some(error) = refused(ShimBoard::default(), one(Elem::Bf16)) else {
             panic!("{scores} scores fit")
         };
-        let EngineError::DoesNotFit { attention: AttentionMemory::Scores { bytes, t, .. }, .. } = &error
-        else {
-            panic!("{error}")
-        };
+        let EngineError::DoesNotFit { attention, .. } = &error else { panic!("{error}") };
+        let AttentionMemory::Scores { bytes, t, .. } = attention.as_ref() else { panic!("{error}") };
         assert_eq!((*bytes, *t), (12 * scores, context));
         let text = error.to_string();
         let size = format!("{:.2} GiB of it are the scores", (12 * scores) as f64 / (1u64 << 30) as f64);
@@ -351,9 +349,8 @@ fn scores_of_long_sequences_are_refused_with_their_size_and_what_needs_none() {
     let one = |context| DeviceEngineOptions { batch_size: 1, micro_batch: 1, ..options(context, Elem::Bf16) };
     fresh(&config(16_384), 1).refuse_what_cannot_fit(&fused, one(16_384)).unwrap();
     let error = fresh(&config(32_768), 1).refuse_what_cannot_fit(&fused, one(32_768)).unwrap_err();
-    let EngineError::DoesNotFit { attention: AttentionMemory::Workspace { bytes, .. }, .. } = &error else {
-        panic!("{error}")
-    };
+    let EngineError::DoesNotFit { attention, .. } = &error else { panic!("{error}") };
+    let AttentionMemory::Workspace { bytes, .. } = attention.as_ref() else { panic!("{error}") };
     assert_eq!(*bytes, 2 * 64 * 32_768 * 32_768);
     assert!(error.to_string().contains("train.deterministic = false"), "{error}");
 }

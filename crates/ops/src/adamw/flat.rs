@@ -1,7 +1,7 @@
 //! AdamW over candle's variables as one: the reference's update of all of them, laid one after the other.
 //!
 //! On a device a launch costs more than what it computes for a variable of some thousand numbers. The update of each in
-//! turn is some fifteen launches a variable; this one is seventeen for all, and four copies a variable. Every element is
+//! turn is some fifteen launches a variable; this one is seventeen for all, and three copies a variable. Every element is
 //! computed as by [`AdamW`](super::AdamW), so the bits are the same.
 
 use candle_core::{DType, Device, Result, Tensor, Var};

@@ -38,7 +38,7 @@ pub enum EngineError {
         /// What is computed again, as asked for.
         recompute: Recompute,
         /// What there is to say about attention's memory, where it would fit without: see [`AttentionMemory`].
-        attention: AttentionMemory,
+        attention: Box<AttentionMemory>,
     },
     /// There is less memory than evaluating takes.
     #[error(
@@ -57,7 +57,7 @@ pub enum EngineError {
         /// Tokens of a window.
         context: usize,
         /// As for training.
-        attention: AttentionMemory,
+        attention: Box<AttentionMemory>,
     },
     /// More rows than a kernel counts.
     #[error(

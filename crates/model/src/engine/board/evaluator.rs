@@ -68,7 +68,7 @@ impl BoardEvaluator {
             needed,
             free,
             context: t,
-            attention: AttentionMemory::Little,
+            attention: Box::new(AttentionMemory::Little),
         };
         let (of_reading, rotary) = (network.clone(), network.rotary());
         let reading =

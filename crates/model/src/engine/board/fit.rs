@@ -121,7 +121,7 @@ impl Fit<'_> {
     /// The same, where attention is not fused for a reason that the library gave.
     fn refusal_because(&self, is_fused: bool, free: u64, not_fused: Option<BoardError>) -> EngineError {
         let asked = self.options.micro_batch;
-        let attention = self.attention_memory(is_fused, free, not_fused);
+        let attention = Box::new(self.attention_memory(is_fused, free, not_fused));
         if self.passes == Passes::Forward {
             return EngineError::EvaluationDoesNotFit {
                 device: self.board.name(),
