@@ -6,9 +6,9 @@
 // weights, grads (n) f32, mean, mean_square (n) f32 or bfloat16, of which the first n_decaying decay; working (n), the weights in the type
 // that passes read, may be null. Rate, corrections and decay come from the step's state, the factor from its norm; a
 // halted run is left as it is. Every operation is rounded by itself, as on the CPU: the same bits.
-// Moments in bfloat16 are widened, and what the update leaves of them is rounded at random: element i by word i of the
-// stream of `purpose` at this step under `seed`, its lower half for the mean, its upper half for the mean of squares. The
-// weights' change is by the moments before they are rounded.
+// Moments in bfloat16 are widened, and what the update leaves of them is rounded at random: element i by word first + i
+// of the stream of `purpose` at this step under `seed`, its lower half for the mean, its upper half for the mean of
+// squares; first is a multiple of 4. The weights' change is by the moments before they are rounded.
 // Launch: one thread four elements, block 256. No shared memory.
 #include "philox.cuh"
 
@@ -35,13 +35,6 @@ __device__ __forceinline__ Pack<float> load_four(const bf16* p, int n_left) {
   return four;
 }
 
-// bf16::at_random of crates/ops.
-__device__ __forceinline__ uint32_t at_random(float x, uint32_t noise) {
-  const uint32_t bits = __float_as_uint(x);
-  if ((bits & 0x7f800000u) == 0x7f800000u) return bits >> 16 | ((bits & 0x7fffffu) != 0 ? 0x40u : 0u);
-  return (bits + noise) >> 16;
-}
-
 __device__ __forceinline__ void store_four(float* p, const Pack<float>& four, int n_left, const Words&, int) {
   store(p, four, n_left);
 }
@@ -65,7 +58,7 @@ __device__ __forceinline__ void store_four(bf16* p, const Pack<float>& four, int
 template <class M, class T>
 __device__ __forceinline__ void update(float* weights, M* mean, M* mean_square, T* working, const float* grads,
                                        uint64_t n, uint64_t n_decaying, Betas betas, const StepState* state,
-                                       const GradNorm* norm, uint64_t seed, uint32_t purpose) {
+                                       const GradNorm* norm, uint64_t seed, uint32_t purpose, uint64_t first) {
   const uint64_t i = ((uint64_t)blockIdx.x * blockDim.x + threadIdx.x) * 4;
   if (i >= n || norm->halted) return;
   const int n_left = (int)min((uint64_t)4, n - i);
@@ -85,7 +78,7 @@ __device__ __forceinline__ void update(float* weights, M* mean, M* mean_square, 
   store(weights + i, w, n_left);
   Words noise = {{0, 0, 0, 0}};
   if (sizeof(M) == 2) {
-    const uint64_t four = i / 4;
+    const uint64_t four = (first + i) / 4;
     noise = philox({{(uint32_t)four, (uint32_t)(four >> 32), state->step, purpose}}, (uint32_t)seed,
                    (uint32_t)(seed >> 32));
   }
@@ -103,9 +96,10 @@ __device__ __forceinline__ void update(float* weights, M* mean, M* mean_square, 
   extern "C" __global__ void __launch_bounds__(256)                                                                \
       adamw_##dtype(float* weights, M* mean, M* mean_square, bf16* working, const float* grads, uint64_t n,        \
                     uint64_t n_decaying, float beta1, float one_minus_beta1, float beta2, float one_minus_beta2,   \
-                    float eps, const StepState* state, const GradNorm* norm, uint64_t seed, uint32_t purpose) {    \
+                    float eps, const StepState* state, const GradNorm* norm, uint64_t seed, uint32_t purpose,      \
+                    uint64_t first) {                                                                              \
     update(weights, mean, mean_square, working, grads, n, n_decaying,                                              \
-           {beta1, one_minus_beta1, beta2, one_minus_beta2, eps}, state, norm, seed, purpose);                     \
+           {beta1, one_minus_beta1, beta2, one_minus_beta2, eps}, state, norm, seed, purpose, first);              \
   }                                                                                                                \
   EXPORT(adamw_##dtype)
 

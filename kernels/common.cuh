@@ -205,6 +205,8 @@ struct StepState {
   float inverse_square_correction;
   // 1 - lr * weight_decay
   float decay;
+  // lr
+  float learning_rate;
 };
 
 // What is known of a step's gradient. crates/ops/src/board/step_result.rs reads the same layout.
@@ -215,3 +217,31 @@ struct GradNorm {
   // 1 from the first step on whose loss or gradient is not finite: no update is made any more.
   uint32_t halted;
 };
+
+// What a step said. crates/ops/src/board/step_result.rs reads the same layout.
+struct StepResult {
+  double loss;
+  uint32_t n_correct;
+  float grad_norm;
+};
+
+// The norm from its sum of squares, and what clipping makes of it. By one thread.
+__device__ __forceinline__ void set_norm(GradNorm* out, double squares, double clip_norm) {
+  const double norm = sqrt(squares);
+  const double factor = clip_norm / (norm + 1e-6);
+  out->norm = norm;
+  // A norm that is not a number gives a factor that is none: it must show.
+  out->factor = clip_norm > 0.0 && !(factor > 1.0) ? (float)factor : 1.0f;
+  if (!isfinite(norm)) out->halted = 1;
+}
+
+// Sums over n rows by one block, in a fixed order; thread 0 has them.
+__device__ __forceinline__ void sum_rows(double& loss, double& hits, const float* losses, const uint32_t* correct,
+                                         uint64_t n) {
+  for (uint64_t i = threadIdx.x; i < n; i += blockDim.x) {
+    loss += losses[i];
+    hits += correct[i];
+  }
+  loss = block_sum(loss);
+  hits = block_sum(hits);
+}

@@ -23,14 +23,7 @@ extern "C" __global__ void __launch_bounds__(1024)
   double sum = 0.0;
   for (int i = threadIdx.x; i < parts; i += blockDim.x) sum += partial[i];
   sum = block_sum(sum);
-  if (threadIdx.x == 0) {
-    const double norm = sqrt(sum);
-    const double factor = clip_norm / (norm + 1e-6);
-    out->norm = norm;
-    // A norm that is not a number gives a factor that is none: it must show.
-    out->factor = clip_norm > 0.0 && !(factor > 1.0) ? (float)factor : 1.0f;
-    if (!isfinite(norm)) out->halted = 1;
-  }
+  if (threadIdx.x == 0) set_norm(out, sum, clip_norm);
 }
 
 EXPORT(grad_norm_partial_f32)

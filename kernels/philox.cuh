@@ -21,6 +21,13 @@ __device__ __forceinline__ Words philox(Words counter, uint32_t key0, uint32_t k
   return counter;
 }
 
+// bf16::at_random of crates/ops.
+__device__ __forceinline__ uint32_t at_random(float x, uint32_t noise) {
+  const uint32_t bits = __float_as_uint(x);
+  if ((bits & 0x7f800000u) == 0x7f800000u) return bits >> 16 | ((bits & 0x7fffffu) != 0 ? 0x40u : 0u);
+  return (bits + noise) >> 16;
+}
+
 // One place in a model where elements are dropped. With probability 0 nothing is.
 struct Dropped {
   float probability;

@@ -5,22 +5,11 @@
 // losses (n) f32, correct (n) u32. A sum that is not finite halts updates. Launch: grid 1, block 1024.
 #include "common.cuh"
 
-struct StepResult {
-  double loss;
-  uint32_t n_correct;
-  float grad_norm;
-};
-
 extern "C" __global__ void __launch_bounds__(1024) results_f32(StepResult* ring, GradNorm* norm, const float* losses,
                                                                const uint32_t* correct, uint64_t n,
                                                                const StepState* state) {
   double loss = 0.0, hits = 0.0;
-  for (uint64_t i = threadIdx.x; i < n; i += blockDim.x) {
-    loss += losses[i];
-    hits += correct[i];
-  }
-  loss = block_sum(loss);
-  hits = block_sum(hits);
+  sum_rows(loss, hits, losses, correct, n);
   if (threadIdx.x == 0) {
     const uint32_t slot = state == nullptr ? 0 : state->slot;
     ring[slot] = {loss, (uint32_t)hits, norm == nullptr ? 0.0f : (float)norm->norm};

@@ -3,29 +3,30 @@
 //   fwd  out = gate * sigmoid(gate) * up
 //   bwd  grad_gate = grad_out * up * s * (1 + gate * (1 - s)), grad_up = grad_out * gate * s, s = sigmoid(gate)
 //
-// x, grad_x (n, 2 * ff), gate first; out, grad_out (n, ff). Launch: grid (ff / (256 * pack), n), block 256.
+// x, grad_x (n, 2 * ff), gate first; out, grad_out (n, ff). Launch: grid (n, ff / (256 * pack)), block 256: rows
+// can be more than the 65,535 blocks that a grid has in y.
 // out and grad_x are overwritten. No shared memory.
 #include "common.cuh"
 
 template <class T> __device__ __forceinline__ void fwd(T* out, const T* x, int ff) {
   constexpr int N = Pack<T>::N;
-  const int column = (blockIdx.x * blockDim.x + threadIdx.x) * N;
+  const int column = (blockIdx.y * blockDim.x + threadIdx.x) * N;
   if (column >= ff) return;
-  const T* row = x + (size_t)blockIdx.y * 2 * ff;
+  const T* row = x + (size_t)blockIdx.x * 2 * ff;
   const Pack<T> gate = load(row + column, ff - column), up = load(row + ff + column, ff - column);
   Pack<T> a;
 #pragma unroll
   for (int k = 0; k < N; k++) a.values[k] = gate.values[k] / (1.0f + expf(-gate.values[k])) * up.values[k];
-  store(out + (size_t)blockIdx.y * ff + column, a, ff - column);
+  store(out + (size_t)blockIdx.x * ff + column, a, ff - column);
 }
 
 template <class T> __device__ __forceinline__ void bwd(T* grad_x, const T* grad_out, const T* x, int ff) {
   constexpr int N = Pack<T>::N;
-  const int column = (blockIdx.x * blockDim.x + threadIdx.x) * N;
+  const int column = (blockIdx.y * blockDim.x + threadIdx.x) * N;
   if (column >= ff) return;
-  const size_t at = (size_t)blockIdx.y * 2 * ff + column;
+  const size_t at = (size_t)blockIdx.x * 2 * ff + column;
   const Pack<T> gate = load(x + at, ff - column), up = load(x + at + ff, ff - column);
-  const Pack<T> g = load(grad_out + (size_t)blockIdx.y * ff + column, ff - column);
+  const Pack<T> g = load(grad_out + (size_t)blockIdx.x * ff + column, ff - column);
   Pack<T> grad_gate, grad_up;
 #pragma unroll
   for (int k = 0; k < N; k++) {

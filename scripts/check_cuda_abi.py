@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Holds the signatures and constants of crates/ops/src/board/cuda against NVIDIA's headers.
+"""Holds the signatures and constants of crates/ops/src/board/cuda and crates/dist/src/nccl against NVIDIA's headers.
 
 scripts/check_cuda_abi.py INCLUDE...   folders that hold cuda.h and cublasLt.h, as of the PyPI wheels
                                        nvidia-cuda-runtime and nvidia-cublas; needs c++
@@ -13,7 +13,8 @@ import subprocess
 import sys
 import tempfile
 
-SOURCE = pathlib.Path(__file__).parent.parent / "crates/ops/src/board/cuda"
+CRATES = pathlib.Path(__file__).parent.parent / "crates"
+SOURCES = ["ops/src/board/cuda/driver.rs", "ops/src/board/cuda/cublaslt.rs", "dist/src/nccl/driver.rs"]
 
 # What a type in Rust may be in C: i integer or enum, f float, p pointer; then its size, or what it points to.
 KINDS = {
@@ -21,7 +22,7 @@ KINDS = {
     "Handle": "ps pv", "*const c_void": "pv", "*mut c_void": "pv", "*mut c_int": "pi4", "*mut c_uint": "pi4",
     "*mut f32": "pf4", "*mut usize": "pi8", "*mut u64": "pi8", "*mut Handle": "pp", "*mut *mut c_void": "pp",
     "*mut *const c_char": "pp", "*mut c_char": "pi1", "*const c_char": "pi1", "*mut Heuristic": "ps",
-    "*const u64": "ps",
+    "*const u64": "ps", "*mut Uuid": "ps",
 }
 
 PRELUDE = r"""
@@ -95,14 +96,17 @@ def checks(text):
         kinds = ", ".join(f'"{KINDS[rust]}"' for rust in types)
         # From CUDA 13 on the header means _v2 by this name; the library still has this one, with this signature.
         yield f'  function<decltype(&{symbol})>("{symbol}", {{{kinds}}});'
+    known = dict(re.findall(r"const (\w+): [^=]*= ([^;]+);", text))
     for name, value in re.findall(r"/// `(CU\w+)`[^\n]*\npub\(super\) const \w+: [^=]*= ([^;]+);", text):
+        # One constant may be made of another.
+        value = re.sub(r"[A-Z]\w+", lambda word: known.get(word[0], word[0]), value)
         yield f'  number("{name}", {value}, long({name}));'
 
 
 def main():
     if len(sys.argv) < 2:
         sys.exit(__doc__)
-    lines = [line for name in ("driver.rs", "cublaslt.rs") for line in checks((SOURCE / name).read_text())]
+    lines = [line for name in SOURCES for line in checks((CRATES / name).read_text())]
     with tempfile.TemporaryDirectory() as folder:
         program = pathlib.Path(folder) / "abi"
         source = program.with_suffix(".cpp")

@@ -31,6 +31,7 @@ fi
 # Rust's types as C's.
 c_type() {
   case $1 in
+    '') echo void ;;
     c_int) echo int ;;
     usize) echo size_t ;;
     NcclResult) echo ncclResult_t ;;

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Proves and measures wattle on a bare machine with an NVIDIA GPU, with a binary that was built elsewhere.
 #
-#   scripts/gpu_acceptance.sh --stage verify|kernels|train|generate|peers|nvml|all [--binary PATH] [--out DIR] [--work DIR]
+#   scripts/gpu_acceptance.sh --stage verify|kernels|train|generate|ranks|peers|nvml|all [--binary PATH] [--out DIR] [--work DIR]
 #                             [--merge results.json] [--commit SHA] [--self-test]
 #
 # verify  every operation on the GPU against its f64 reference
@@ -9,6 +9,8 @@
 # train   losses against the CPU's, resume to the bit, GPT-2 124M and 1.5B: tokens/s, memory, joules; cost of metering
 # generate GPT-2 124M: losses of wattle evaluate against the CPU's; tokens/s and joules a token of one text at a time and of
 #         eight, in f32 and bf16
+# ranks   a communicator of one rank within the recorded step: its losses against those without, and what it costs, in turns;
+#         where NCCL is 2.30 or newer, two ranks on the one board, against one rank, twice: the same bits again
 # peers   PyTorch on the same board in the same call, in turns, both under `wattle meter`
 # nvml    update periods of power and counter, and how well they agree, idle, under steady and square-wave load; the
 #         driver's own power samples: their period, cost, agreement with the counter, and their clock's offset; then
@@ -42,9 +44,9 @@ while (($#)); do
   shift
 done
 case $stage in
-  verify | kernels | train | generate | peers | nvml) stages=("$stage") ;;
-  all) stages=(verify kernels train generate peers nvml) ;;
-  *) echo "--stage $stage: expected verify, kernels, train, generate, peers, nvml or all" >&2; exit 2 ;;
+  verify | kernels | train | generate | ranks | peers | nvml) stages=("$stage") ;;
+  all) stages=(verify kernels train generate ranks peers nvml) ;;
+  *) echo "--stage $stage: expected verify, kernels, train, generate, ranks, peers, nvml or all" >&2; exit 2 ;;
 esac
 [[ -x $binary ]] || { echo "--binary $binary: there is no such program; build it with --features cuda" >&2; exit 2; }
 binary=$(realpath "$binary")
@@ -223,6 +225,59 @@ stage_generate() {
     done
   done
   rm -rf "$work/generate-model/checkpoints"
+}
+
+# The version of the NCCL that the program would open, as 23203; nothing without one.
+nccl_version() {
+  "$python" - <<'PYTHON' 2>/dev/null || true
+import ctypes, glob, os, sysconfig
+wheel = glob.glob(os.path.join(sysconfig.get_paths()["purelib"], "nvidia/nccl/lib/libnccl.so.2"))
+for name in filter(None, [os.environ.get("WATTLE_NCCL"), "libnccl.so.2", *wheel]):
+    try:
+        library = ctypes.CDLL(name)
+    except OSError:
+        continue
+    version = ctypes.c_int()
+    library.ncclGetVersion(ctypes.byref(version))
+    print(version.value)
+    break
+PYTHON
+}
+
+# Two ranks with torchrun's variables on one board; on a CPU mpirun starts them. NAME, LIMIT, COMMAND.
+pair() {
+  local name=$1 limit=$2
+  shift 2
+  if $self_test; then
+    measure "$name" "$limit" env OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun -n 2 "$@"
+    return
+  fi
+  measure "$name" "$limit" bash -c 'ranks=() status=0
+      for rank in 0 1; do RANK=$rank LOCAL_RANK=$rank "$@" & ranks+=($!); done
+      for rank in "${ranks[@]}"; do wait "$rank" || status=$?; done
+      exit "$status"' \
+    pair env WORLD_SIZE=2 LOCAL_WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=29400 NCCL_MULTI_RANK_GPU_ENABLE=1 "$@"
+}
+
+stage_ranks() {
+  prepare_corpus
+  local round version
+  for ((round = 1; round <= meter_rounds; round++)); do
+    BARE=1 gpt2 "ranks-none-$round" 60 "$steps_meter" "$every_meter" "${shape_124m[@]}" --set train.select=first
+    WATTLE_NCCL_ALONE=1 BARE=1 gpt2 "ranks-one-$round" 60 "$steps_meter" "$every_meter" "${shape_124m[@]}" --set train.select=first
+  done
+  version=$(nccl_version)
+  if $self_test; then
+    command -v mpirun >/dev/null || return 0
+  elif ((${version:-0} < 23000)); then
+    echo "ranks    two ranks on one board need NCCL 2.30 or newer; this one is ${version:-none}"
+    return 0
+  fi
+  curve ranks-single "$device" "$curve_steps" --set precision.dtype=f32 --set train.select=first
+  for round in 1 2; do
+    pair "ranks-pair-$round" 120 "$binary" train --out "$work/ranks-pair-$round" --device "$device" \
+      --set "train.max_steps=$curve_steps" "${curves[@]}" --set precision.dtype=f32 --set train.select=first
+  done
 }
 
 # In turns, what matters most first.

@@ -314,6 +314,33 @@ class Results:
             if (work.path / f"{name}.out").exists() and name != "generate-model":
                 self.take("generate", name, lambda: generated(work, name))
 
+    def ranks(self):
+        work = self.work
+        rounds = [i for i in range(1, 100) if work.ok(f"ranks-none-{i}") and work.ok(f"ranks-one-{i}")]
+        none, one = ([f"ranks-{kind}-{i}" for i in rounds] for kind in ("none", "one"))
+        if rounds:
+            step_ms = lambda name: steady_step_ms(work.events(name), work.steps(name))
+            cost = self.take("ranks", "one_rank", lambda: {"step_ms_alone": list(map(step_ms, none)),
+                                                           "step_ms_joined": list(map(step_ms, one))})
+            if cost:
+                pairs = zip(cost["step_ms_joined"], cost["step_ms_alone"])
+                cost["median_difference"] = median([joined / alone - 1 for joined, alone in pairs])
+        gaps = self.take("ranks", "one_rank_losses", lambda: gaps_of(work, none[0], one[0])) if rounds else None
+        self.check("ranks: losses of a communicator of one rank are those without",
+                   None if gaps is None else gaps["largest"] < F32_FIRST_10)
+        unrecorded = [name for name in one if any("cannot be recorded" in line for line in work.tail(name))]
+        self.check("ranks: a step with collectives is recorded and replayed", not unrecorded if rounds else None)
+        pairs = [f"ranks-pair-{i}" for i in (1, 2)]
+        if not all(work.ok(name) for name in ("ranks-single", *pairs)):
+            self.check("ranks: losses of two ranks on one board follow those of one", None)
+            self.check("ranks: two ranks give the same bits again", None)
+            return
+        gaps = self.take("ranks", "two_ranks_losses", lambda: gaps_of(work, "ranks-single", pairs[0]))
+        close = gaps and gaps["largest_of_first_10"] < F32_FIRST_10 and gaps["largest"] < F32_ALL
+        self.check("ranks: losses of two ranks on one board follow those of one", None if gaps is None else close)
+        same = self.take("ranks", "two_ranks_again", lambda: resume(work, *pairs))
+        self.check("ranks: two ranks give the same bits again", None if same is None else all(same.values()))
+
     def peers(self):
         work, peak = self.work, self.peak
         for size in ("124m", "1.5b"):
@@ -511,7 +538,7 @@ def main():
     here = machine(work)
     peak = next((peak for name, peak in PEAKS.items() if here["gpus"] and name in here["gpus"][0]), None)
     found = Results(work, peak)
-    ran = [stage for stage in ("verify", "kernels", "train", "generate", "peers", "nvml") if any(a["stage"] == stage for a in work.attempts)]
+    ran = [stage for stage in ("verify", "kernels", "train", "generate", "ranks", "peers", "nvml") if any(a["stage"] == stage for a in work.attempts)]
     for stage in ran:
         getattr(found, stage)()
     failures = [{"stage": a["stage"], "name": a["name"], "fault": f"status {a['status']}", "tail": work.tail(a["name"])}

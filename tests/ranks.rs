@@ -8,7 +8,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use wattle_runlog::record::{Flag, RecordKind};
+use wattle_runlog::machine::machine_of;
+use wattle_runlog::record::{Flag, RecordKind, SensorKind};
 use wattle_runlog::{EventBody, Joules, Manifest, StopReason};
 
 use crate::workbench::{Running, Workbench, expect, wait_until};
@@ -51,6 +52,8 @@ fn mpirun(launcher: &str, bench: &Workbench, machines: &[(usize, &[&str])], args
             command.arg(":");
         }
         command.args(["-n", &n_ranks.to_string(), "env", &format!("WATTLE_NODE=machine {idx}")]);
+        // Where there is a stand-in for NVML, its board draws more on each machine.
+        command.arg(format!("NVML_STANDIN_POWER=steady:{}", 300 + 100 * idx));
         let train = bench.train(&[]);
         command.arg(train.get_program()).args(train.get_args());
         LEAVES.iter().for_each(|pair| {
@@ -331,6 +334,15 @@ fn without_mpi_a_launched_rank_says_what_is_missing() {
         assert!(!bench.join("none").exists());
     }
 
+    // A command line that is wrong is wrong on all ranks, and the first says so.
+    let bogus = |rank: &str| {
+        let mut command = bench.wattle(&["train", "--bogus"]);
+        command.envs([("PMI_RANK", rank), ("PMI_SIZE", "2")]);
+        expect(2, command)
+    };
+    assert!(bogus("0").contains("unexpected argument '--bogus'"));
+    assert_eq!(bogus("1"), "");
+
     // A command that trains on no ranks is nobody's follower.
     let mut command = bench.wattle(&["evaluate", "nowhere", "--text", "text.txt"]);
     command.envs([("PMI_RANK", "1"), ("PMI_SIZE", "2")]);
@@ -374,6 +386,36 @@ fn machines_meter_themselves_and_one_record_has_them_all() {
         assert_eq!((ranks.world, sizes), (4, vec![2, 1, 1]));
         assert!(manifest.sensors.iter().any(|sensor| sensor.id == "node2/cpu:estimate"));
     }
+}
+
+#[test]
+fn boards_are_metered_once_whatever_the_number_of_ranks_and_a_budget_counts_those_of_all_machines() {
+    let _job = one_at_a_time();
+    let bench = Workbench::new();
+    let Some(launcher) = launchers("boards").first().copied() else { return };
+    let budget = 700.0;
+    let set =
+        ["energy.gpus=all", "train.epochs=100000", &format!("budget.max_energy_kwh={}", budget / 3.6e6)];
+    let mut args = vec!["--out", "boards"];
+    set.iter().for_each(|pair| args.extend(["--set", *pair]));
+    let mut command = mpirun(launcher, &bench, &[(2, &[]), (2, &[])], &args);
+    command.env("NVML_LIBRARY", nvml_standin::library());
+    expect(0, command);
+    let whole = bench.records("boards").into_iter().find(|record| record.kind == RecordKind::Final).unwrap();
+    let boards: Vec<_> = whole.sensors.iter().filter(|sensor| sensor.kind == SensorKind::Gpu).collect();
+    let machines: Vec<_> = boards.iter().map(|board| machine_of(&board.id)).collect();
+    assert_eq!(machines, [0, 1], "{boards:?}");
+    for (board, expected) in boards.iter().zip([300.0, 400.0]) {
+        let mean = board.mean_w.unwrap().get();
+        assert!((mean / expected - 1.0).abs() < 0.1, "{}: {mean} W", board.id);
+    }
+    let used = whole.energy_j.get();
+    assert!(used >= budget && used < 2.0 * budget, "{used} J");
+    let stops = bench.events("boards").into_iter().filter_map(|event| match event.body {
+        EventBody::Stop { reason, .. } => Some(reason),
+        _ => None,
+    });
+    assert_eq!(stops.collect::<Vec<_>>(), [StopReason::Budget]);
 }
 
 #[test]

@@ -43,7 +43,18 @@ use crate::hints::with_hint;
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    let args = Args::try_parse_from(&arguments).unwrap_or_else(|error| with_hint(error, &arguments).exit());
+    let args = Args::try_parse_from(&arguments).unwrap_or_else(|error| {
+        #[cfg(feature = "train")]
+        if error.use_stderr() {
+            ranks::leave_faults_to_the_first(&arguments);
+        }
+        with_hint(error, &arguments).exit()
+    });
+    #[cfg(feature = "train")]
+    if matches!(args.command, Command::Train(_)) {
+        // SAFETY: no thread has been started yet.
+        unsafe { ranks::prepare() };
+    }
     let silent = is_silent(&args.command);
     let quiet = args.quiet || silent;
     let bars = bars(quiet);

@@ -11,7 +11,7 @@ use wattle_session::Config;
 use wattle_session::forecast::Forecast;
 use wattle_session::grid;
 use wattle_session::memory::size;
-use wattle_session::need::{BYTES_PER_PARAMETER, TrainingMemory};
+use wattle_session::need::TrainingMemory;
 
 /// Bytes of a number.
 const BYTES_PER_F32: u64 = 4;
@@ -53,8 +53,8 @@ pub fn describe(config: &Config, dataset: &Dataset, forecast: &Forecast) -> Stri
     line("engine", forecast.engine.clone());
     match &forecast.memory {
         TrainingMemory::Explicit(memory) => line("memory", describe_memory(memory, n_parameters, snapshot)),
-        TrainingMemory::Autograd(activations) => {
-            line("memory", describe_graph(*activations, n_parameters, snapshot));
+        TrainingMemory::Autograd { states, activations } => {
+            line("memory", describe_graph(*states, *activations, snapshot));
         }
     }
     if let Some(balance) = &forecast.fp8 {
@@ -99,10 +99,10 @@ fn describe_fp8(balance: &Fp8Balance) -> String {
     }
 }
 
-fn describe_graph(activations: u64, n_parameters: u64, snapshot: u64) -> String {
+fn describe_graph(states: u64, activations: u64, snapshot: u64) -> String {
     format!(
         "{} for parameters, their gradients and moments; about {} for activations and theirs{}",
-        size(n_parameters.saturating_mul(BYTES_PER_PARAMETER)),
+        size(states),
         size(activations),
         describe_snapshot(snapshot)
     )

@@ -1,10 +1,13 @@
 //! The other processes that a launcher started beside this one.
 
+use std::ffi::OsString;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
-use wattle_dist::{EXIT_PARTED, Launched, connect};
+use wattle_dist::{EXIT_PARTED, Fabric, Launched, connect};
 use wattle_session::SessionError;
+use wattle_train::device::DeviceChoice;
 use wattle_train::{Ranks, TrainError};
 
 /// How long ranks may take to find one another.
@@ -23,6 +26,15 @@ pub fn is_follower() -> bool {
     launched().is_some_and(|launched| launched.rank > 0)
 }
 
+/// Ends a rank other than the first whose command line is wrong, if it was to train: the first one says what is wrong.
+pub fn leave_faults_to_the_first(arguments: &[OsString]) {
+    let is_training = arguments.iter().skip(1).any(|argument| argument == "train");
+    if is_training && is_follower() {
+        let_the_first_speak();
+        std::process::exit(2);
+    }
+}
+
 /// Gives rank 0 the time to say what is wrong on all: its launcher then ends this rank before it says so once more.
 pub fn let_the_first_speak() {
     if is_follower() {
@@ -30,7 +42,7 @@ pub fn let_the_first_speak() {
     }
 }
 
-/// Refuses a command that starts trainings of its own, were a launcher to start it several times.
+/// Refuses a command that one process does alone, were a launcher to start it several times.
 ///
 /// # Errors
 /// If a launcher started this process as one of several.
@@ -41,7 +53,7 @@ pub fn refuse_several(command: &str) -> Result<(), SessionError> {
     }
     let_the_first_speak();
     Err(SessionError::config(format!(
-        "{command} was started {world} times by a launcher, and trains in one process: start it once, without mpirun or srun"
+        "{command} was started {world} times by a launcher, and is done by one process: start it once, without mpirun or srun"
     )))
 }
 
@@ -71,13 +83,25 @@ pub fn part(ranks: &Ranks, error: &TrainError, is_signalled: bool) -> ! {
     ranks.fabric().abort(EXIT_PARTED)
 }
 
-/// Finds the other ranks. In training each waits for the others for `deadline_s`.
+/// Sets what NCCL reads from the environment, where a launcher started this process.
+///
+/// # Safety
+/// No other thread has been started.
+pub unsafe fn prepare() {
+    if let Some(launched) = launched() {
+        // SAFETY: the caller's.
+        unsafe { wattle_dist::nccl::prepare(&launched) };
+    }
+}
+
+/// Finds the other ranks, and the device of this one where `asked` leaves that open. In training each waits for the others for
+/// `deadline_s`.
 ///
 /// # Errors
-/// If a launcher started this process and the others cannot be reached.
-pub fn find(deadline_s: f64) -> Result<Ranks, SessionError> {
-    match connect(START) {
-        Ok(fabric) => Ok(Ranks::new(fabric, Duration::from_secs_f64(deadline_s))),
+/// If a launcher started this process and the others cannot be reached, or its machine has no GPU for it.
+pub fn find(deadline_s: f64, asked: DeviceChoice) -> Result<(Ranks, DeviceChoice), SessionError> {
+    match meet(asked) {
+        Ok((fabric, device)) => Ok((Ranks::new(fabric, Duration::from_secs_f64(deadline_s)), device)),
         // It is wrong on all of them, unless the launcher's variables are left over in an ordinary shell.
         Err(error) if is_follower() => {
             let_the_first_speak();
@@ -86,4 +110,15 @@ pub fn find(deadline_s: f64) -> Result<Ranks, SessionError> {
         }
         Err(error) => Err(SessionError::config(error.to_string())),
     }
+}
+
+fn meet(asked: DeviceChoice) -> Result<(Arc<dyn Fabric>, DeviceChoice), TrainError> {
+    let launched = launched().filter(|launched| launched.world != Some(1));
+    let device = match &launched {
+        // Ranks without a number on their machine get the same GPU, and are told so.
+        Some(launched) => asked.of_rank(launched.local_rank.unwrap_or(0))?,
+        None => asked,
+    };
+    let gpu = launched.and_then(|_| device.gpu());
+    Ok((connect(gpu, START)?, device))
 }

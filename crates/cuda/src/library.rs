@@ -32,6 +32,8 @@ pub enum Nvidia {
     Cudnn,
     /// CUDA's runtime, which [`Nvidia::Cudnn`] is called through.
     Runtime,
+    /// Sums between GPUs.
+    Nccl,
 }
 
 impl Nvidia {
@@ -47,6 +49,7 @@ impl Nvidia {
             // Its own count: 10 in every CUDA 11 to 13.
             Self::Curand => "libcurand.so.10".to_owned(),
             Self::Cudnn => "libcudnn.so.9".to_owned(),
+            Self::Nccl => "libnccl.so.2".to_owned(),
         }
     }
 
@@ -60,6 +63,7 @@ impl Nvidia {
             Self::Nvrtc => "NVRTC",
             Self::Cudnn => "cuDNN",
             Self::Runtime => "CUDA runtime",
+            Self::Nccl => "NCCL",
         }
     }
 
@@ -77,9 +81,14 @@ impl Nvidia {
             Self::Nvrtc => "cuda-nvrtc".to_owned(),
             Self::Cudnn => format!("cudnn-cu{major}"),
             Self::Runtime => "cuda-runtime".to_owned(),
+            Self::Nccl => format!("nccl-cu{major}"),
         };
         // Until CUDA 12 the wheels' names end in the version.
-        let suffix = if major < 13 && self != Self::Cudnn { format!("-cu{major}") } else { String::new() };
+        let suffix = if major < 13 && !matches!(self, Self::Cudnn | Self::Nccl) {
+            format!("-cu{major}")
+        } else {
+            String::new()
+        };
         format!("pip install nvidia-{wheel}{suffix}, or set CUDA_HOME to a toolkit of CUDA {major}")
     }
 }
@@ -159,6 +168,7 @@ impl Places {
         let folders = [
             format!("cu{major}"),
             "cudnn".into(),
+            "nccl".into(),
             "cublas".into(),
             "curand".into(),
             "cuda_nvrtc".into(),

@@ -82,6 +82,24 @@ pub enum DistError {
         /// What it should be.
         expected: &'static str,
     },
+    /// A rank cannot use its GPU.
+    #[error("no GPU for this rank: {why}")]
+    Board {
+        /// What the driver said, or what is missing.
+        why: String,
+    },
+    /// Several ranks were given one GPU.
+    #[error(
+        "{} were given the same GPU ({board}): give each its own, by --device cuda (the GPU of its number on its machine) \
+         or by CUDA_VISIBLE_DEVICES; NCCL_MULTI_RANK_GPU_ENABLE=1 lets them share one, from NCCL 2.30 on",
+        names_of(.sharing)
+    )]
+    SharedBoard {
+        /// The ranks.
+        sharing: Vec<usize>,
+        /// The GPU.
+        board: String,
+    },
     /// Ranks were started by something that cannot connect them.
     #[error("{launcher} started this process as one of {launched} ranks, and cannot connect them: {remedy}")]
     NotConnected {

@@ -30,7 +30,8 @@ pub struct Launched {
     pub local_rank: Option<usize>,
     /// Ranks on its machine, if the launcher says so.
     pub local_world: Option<usize>,
-    /// Where rank 0 can be reached, by torchrun: host and port. The port is that of torchrun's own agent.
+    /// Where rank 0 can be reached, by torchrun and srun: host and port. torchrun's port is that of its own agent, srun's is
+    /// derived from the number of the job step.
     pub master: Option<(String, u16)>,
 }
 
@@ -134,7 +135,11 @@ impl Launched {
         let local_rank = optional(found.local_rank)?;
         let local_world =
             found.local_world.iter().find(|name| is_set(name)).map(|name| number(name)).transpose()?;
-        let master = if launcher == Launcher::Torchrun { master(&variable)? } else { None };
+        let master = match launcher {
+            Launcher::Torchrun => master(&variable)?,
+            Launcher::Slurm => master_of_slurm(&variable),
+            _ => None,
+        };
         Ok(Some(Self { launcher, rank, world, local_rank, local_world, master }))
     }
 }
@@ -198,6 +203,37 @@ fn master(variable: &impl Fn(&str) -> Option<String>) -> Result<Option<(String, 
     Ok(Some((host, number(Launcher::Torchrun, "MASTER_PORT", variable("MASTER_PORT"))?)))
 }
 
+/// Rank 0 runs on the first machine of the step. Ports are below those that Linux hands out by itself, one for each of the
+/// steps that may share a machine.
+fn master_of_slurm(variable: &impl Fn(&str) -> Option<String>) -> Option<(String, u16)> {
+    let nodes = variable("SLURM_STEP_NODELIST").or_else(|| variable("SLURM_JOB_NODELIST"))?;
+    let of_slurm = |name| variable(name).and_then(|value| value.trim().parse::<u64>().ok());
+    let (job, step) = (of_slurm("SLURM_JOB_ID")?, of_slurm("SLURM_STEP_ID").unwrap_or(0));
+    let port = FIRST_PORT + (job.wrapping_mul(31).wrapping_add(step) % N_PORTS) as u16;
+    Some((first_host(&nodes)?, port))
+}
+
+/// From here, [`N_PORTS`] ports.
+const FIRST_PORT: u16 = 20_000;
+const N_PORTS: u64 = 12_000;
+
+/// The first machine of Slurm's list, as `node01` of `node[01-04,7],other`.
+fn first_host(nodes: &str) -> Option<String> {
+    let mut host = String::new();
+    let mut rest = nodes.trim();
+    while let Some(end) = rest.find(['[', ',']) {
+        host.push_str(&rest[..end]);
+        if rest[end..].starts_with(',') {
+            return (!host.is_empty()).then_some(host);
+        }
+        let (numbers, after) = rest[end + 1..].split_once(']')?;
+        host.push_str(numbers.split(['-', ',']).next()?);
+        rest = after;
+    }
+    host.push_str(rest);
+    (!host.is_empty()).then_some(host)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,6 +271,31 @@ mod tests {
         assert_eq!(summary(&within_slurm), Some((Launcher::Pmix, 5, Some(8), Some(1))));
         assert_eq!(summary(&TORCHRUN), Some((Launcher::Torchrun, 1, Some(2), Some(0))));
         assert_eq!(of(&TORCHRUN).unwrap().unwrap().master, Some((String::from("node7"), 29500)));
+    }
+
+    #[test]
+    fn the_first_machine_of_slurms_list_is_where_ranks_meet() {
+        for (nodes, first) in [
+            ("node7", "node7"),
+            ("a,b", "a"),
+            ("node[01-04,7]", "node01"),
+            ("node[3,7-9],other", "node3"),
+            ("rack[2-3]-gpu[08-15].local", "rack2-gpu08.local"),
+            ("x[1-2]y,z", "x1y"),
+        ] {
+            assert_eq!(first_host(nodes).as_deref(), Some(first), "{nodes}");
+        }
+        assert_eq!((first_host(""), first_host("node[01")), (None, None));
+        let step = [
+            ("SLURM_PROCID", "1"),
+            ("SLURM_STEP_NUM_TASKS", "2"),
+            ("SLURM_STEP_NODELIST", "gpu[04-05]"),
+            ("SLURM_JOB_ID", "4711"),
+        ];
+        let at = |id| of(&[&step[..], &[("SLURM_STEP_ID", id)]].concat()).unwrap().unwrap().master.unwrap();
+        assert_eq!(at("0").0, "gpu04");
+        assert!((20_000..32_000).contains(&at("0").1) && at("0").1 + 1 == at("1").1, "{:?}", at("0"));
+        assert_eq!(of(&step[..2]).unwrap().unwrap().master, None);
     }
 
     #[test]

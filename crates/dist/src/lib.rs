@@ -10,6 +10,7 @@
 //! - [`mod@connect`]: the fabric for that
 
 pub mod connect;
+mod deadline;
 mod entry;
 pub mod error;
 pub mod fabric;
@@ -17,6 +18,7 @@ pub mod launch;
 pub mod mpi;
 pub mod nccl;
 mod node;
+mod pace;
 pub mod place;
 pub mod solo;
 pub mod threads;
@@ -27,7 +29,7 @@ pub use error::{DistError, names_of};
 pub use fabric::Fabric;
 pub use launch::{Launched, Launcher};
 pub use mpi::Mpi;
-pub use nccl::Nccl;
+pub use nccl::{Nccl, NcclFabric};
 pub use place::Place;
 pub use solo::Solo;
 pub use threads::Threads;

@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, getpid, kill_process};
 use rustix::time::{ClockId, clock_gettime};
-use wattle_dist::{EXIT_PARTED, Fabric, Launched, Mpi, Nccl, connect, nccl};
+use wattle_dist::{DistError, EXIT_PARTED, Fabric, Launched, Mpi, Nccl, connect, nccl};
 
 use crate::calls::{LONG, transcript};
 use crate::launchers::file_of_rank;
@@ -32,9 +33,10 @@ fn rank() {
     let leave = |fabric: &dyn Fabric, what: &[u8]| {
         fs::write(file_of_rank(Path::new(&dir), fabric.place().rank), what).unwrap();
     };
-    match std::env::var(JOB).unwrap().as_str() {
+    let job = std::env::var(JOB).unwrap();
+    match job.as_str() {
         "connect" => {
-            let text = match connect::connect(LONG) {
+            let text = match connect::connect(None, LONG) {
                 Ok(fabric) => format!("{}\n{:?}", fabric.describe(), fabric.place()),
                 Err(error) => error.to_string(),
             };
@@ -43,9 +45,9 @@ fn rank() {
         }
         "nccl" => {
             let launched = Launched::here().unwrap();
-            if let Some(address) = launched.as_ref().and_then(nccl::comm_id) {
+            if let Some(launched) = &launched {
                 // SAFETY: this process does nothing else.
-                unsafe { nccl::set_comm_id(&address) };
+                unsafe { nccl::prepare(launched) };
             }
             let id = Nccl::open().and_then(|nccl| Ok((nccl.version(), nccl.unique_id()?)));
             let text = match id {
@@ -54,6 +56,38 @@ fn rank() {
             };
             let rank = launched.map_or(0, |launched| launched.rank);
             fs::write(file_of_rank(Path::new(&dir), rank), text).unwrap();
+        }
+        "nccl alone" => {
+            let rank = Launched::here().unwrap().unwrap().rank;
+            if rank > 0 {
+                sleep(60);
+            }
+            let text =
+                connect_on_gpu(SHORT).map_or_else(|error| error.to_string(), |fabric| fabric.describe());
+            fs::write(file_of_rank(Path::new(&dir), rank), text).unwrap();
+        }
+        "nccl place" => {
+            let fabric = connect_on_gpu(LONG).unwrap();
+            leave(&*fabric, format!("{}\n{:?}", fabric.describe(), fabric.place()).as_bytes());
+        }
+        "nccl calls" => {
+            let fabric = connect_on_gpu(LONG).unwrap();
+            let mut heard =
+                thread::scope(|scope| scope.spawn(|| transcript(&*fabric, &SMALL)).join().unwrap());
+            heard.append(&mut transcript(&*fabric, &LARGE));
+            leave(&*fabric, &heard);
+        }
+        "nccl stopped" | "nccl killed" | "nccl busy" | "nccl parts" => {
+            let fabric = connect_on_gpu(LONG).unwrap();
+            part(&leave, &*fabric, |fabric| {
+                fabric.place().rank == 1
+                    && match &*job {
+                        "nccl stopped" => kill_process(getpid(), Signal::STOP).is_ok(),
+                        "nccl killed" => kill_process(getpid(), Signal::KILL).is_ok(),
+                        "nccl busy" => sleep(30),
+                        _ => says_why(fabric),
+                    }
+            });
         }
         "calls" => {
             let fabric = open().with_round_bytes(SMALL_ROUND);
@@ -65,20 +99,16 @@ fn rank() {
             leave(&fabric, &heard);
         }
         "stopped" => {
-            part(&leave, |fabric| fabric.place().rank == 1 && kill_process(getpid(), Signal::STOP).is_ok());
+            let is_stopped = || kill_process(getpid(), Signal::STOP).is_ok();
+            part(&leave, &open(), |fabric| fabric.place().rank == 1 && is_stopped());
         }
         "killed" => {
-            part(&leave, |fabric| fabric.place().rank == 1 && kill_process(getpid(), Signal::KILL).is_ok());
+            let is_killed = || kill_process(getpid(), Signal::KILL).is_ok();
+            part(&leave, &open(), |fabric| fabric.place().rank == 1 && is_killed());
         }
-        "busy" => part(&leave, |fabric| fabric.place().rank == 1 && sleep(30)),
+        "busy" => part(&leave, &open(), |fabric| fabric.place().rank == 1 && sleep(30)),
         "parts" => {
-            part(&leave, |fabric| {
-                let is_first = fabric.place().rank == 1;
-                if is_first {
-                    fabric.part("the disk is full");
-                }
-                is_first
-            });
+            part(&leave, &open(), |fabric| fabric.place().rank == 1 && says_why(fabric));
         }
         "waiting" => {
             let fabric = open();
@@ -102,7 +132,7 @@ fn rank() {
             if Launched::here().unwrap().unwrap().rank == 1 {
                 sleep(60);
             }
-            let _ = connect::connect(SHORT);
+            let _ = connect::connect(None, SHORT);
         }
         job => panic!("no job {job}"),
     }
@@ -117,10 +147,13 @@ fn open() -> Mpi {
 }
 
 /// `leave_others` takes a rank away; the others, of which rank 2 comes half a second late, wait for it in vain.
-fn part(leave: &impl Fn(&dyn Fabric, &[u8]), leave_others: impl Fn(&Mpi) -> bool) {
-    let fabric = open();
+fn part(
+    leave: &impl Fn(&dyn Fabric, &[u8]),
+    fabric: &dyn Fabric,
+    leave_others: impl Fn(&dyn Fabric) -> bool,
+) {
     fabric.barrier(LONG).unwrap();
-    if leave_others(&fabric) {
+    if leave_others(fabric) {
         return;
     }
     if fabric.place().rank == 2 {
@@ -130,10 +163,23 @@ fn part(leave: &impl Fn(&dyn Fabric, &[u8]), leave_others: impl Fn(&Mpi) -> bool
     let error = fabric.exchange(&vec![1; len], &mut vec![0; len], SHORT).unwrap_err();
     let again = fabric.barrier(LONG).unwrap_err();
     let text = format!("{error}\n{again}\n{}", began.elapsed().as_secs_f64());
-    leave(&fabric, text.as_bytes());
+    leave(fabric, text.as_bytes());
     // Rank 2 finds out half a second later.
     sleep(if fabric.place().rank == 2 { 0 } else { 2 });
     fabric.abort(EXIT_PARTED);
+}
+
+fn says_why(fabric: &dyn Fabric) -> bool {
+    fabric.part("the disk is full");
+    true
+}
+
+/// A rank that computes on the GPU of its number.
+fn connect_on_gpu(within: Duration) -> Result<Arc<dyn Fabric>, DistError> {
+    let launched = Launched::here().unwrap().unwrap();
+    // SAFETY: no other thread of this process uses the environment now.
+    unsafe { nccl::prepare(&launched) };
+    connect::connect(Some(launched.local_rank.unwrap_or(0)), within)
 }
 
 fn sleep(seconds: u64) -> bool {

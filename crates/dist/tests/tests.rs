@@ -3,10 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod calls;
+#[path = "../../ops/src/board/cuda/tests/compile.rs"]
+mod compile;
 mod connect;
 mod failures;
 mod launchers;
 mod mpi;
 mod nccl;
+mod nccl_fabric;
 mod rank;
 mod threads;

@@ -15,7 +15,7 @@ use std::time::Instant;
 use candle_core::Device;
 use wattle_model::engine::EngineOptions;
 use wattle_model::hugging_face::{load_weights, write_safetensors};
-use wattle_model::{Directory, ModelConfig, Moments, Recompute, Share};
+use wattle_model::{Directory, MatrixUpdate, ModelConfig, Moments, Recompute, Share};
 
 /// As in the program.
 #[global_allocator]
@@ -72,6 +72,7 @@ fn run(arguments: &[String], n_threads: usize) {
         recompute: Recompute::Block,
         fp8: None,
         moments: Moments::F32,
+        matrices: MatrixUpdate::AdamW,
         share: Share::default(),
     };
     let (engine, take_s) = timed(|| model.engine(options).unwrap());

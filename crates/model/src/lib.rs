@@ -40,8 +40,8 @@ mod window;
 pub use config::{ActivationKind, Family, ModelConfig, RopeScaling};
 pub use differences::abridged;
 pub use engine::board::{
-    BoardDecoder, BoardEvaluator, DecoderOptions, DeviceEngine, DeviceEngineOptions, DeviceSpan, EngineError,
-    EvaluatorOptions, FinishedSteps, Masks, StepInputs, StepPart, StepResult,
+    AttentionMemory, BoardDecoder, BoardEvaluator, Counts, DecoderOptions, DeviceEngine, DeviceEngineOptions,
+    DeviceSpan, EngineError, EvaluatorOptions, FinishedSteps, Masks, StepInputs, StepPart, StepResult,
 };
 pub use engine::{
     Engine, EngineOptions, Fp8Options, Fp8SizeError, MemoryPlan, Moments, Recompute, Sequences, Share, Split,
@@ -55,6 +55,6 @@ pub use gguf::{GgufExport, GgufFile, WeightType};
 pub use hugging_face::Directory;
 pub use kv_cache::KvCache;
 pub use language_model::LanguageModel;
-pub use moments::{check_moments, moment_faults, moment_names};
+pub use moments::{MatrixUpdate, check_moments, is_block_matrix, moment_faults};
 pub use parameter::Parameter;
 pub use pass::{Pass, TrainingPass};

@@ -1,9 +1,11 @@
 //! What a model takes, by its configuration alone: known before anything is built.
 
 use crate::config::ModelConfig;
+use crate::engine::muon::scratch_bytes;
 use crate::engine::{EngineOptions, Moments, Share, Split};
 use crate::engine::{MemoryPlan, Recompute, cpu};
 use crate::kv_cache::KvShape;
+use crate::moments::MatrixUpdate;
 
 /// Bytes of a number.
 const BYTES_PER_F32: u64 = size_of::<f32>() as u64;
@@ -29,11 +31,31 @@ impl ModelConfig {
     pub fn training_memory(&self, vocab_size: usize, options: EngineOptions) -> MemoryPlan {
         let bytes = self.model_bytes(vocab_size);
         let n_parameters = usize::try_from(self.n_parameters(vocab_size)).unwrap_or(usize::MAX);
-        let own = Split::new(n_parameters, options.share).own().len();
-        let moments = options.moments.bytes(own as u64);
+        let own = Split::new(n_parameters, options.share).own().len() as u64;
+        let of_own =
+            own.saturating_mul(2).saturating_sub(self.n_orthogonalized(vocab_size, options.matrices));
+        let moments = options.moments.bytes(of_own);
         // In eight bits there is a rounded copy.
         let weights = if options.fp8.is_some() { bytes.saturating_mul(2) } else { bytes };
-        MemoryPlan { weights, gradients: bytes, moments, ..self.arena(vocab_size, options) }
+        let arena = self.arena(vocab_size, options);
+        let block = Self { n_layers: 1, ..self.clone() }.parameter_shapes(vocab_size);
+        let shapes = block.iter().map(|(name, dims)| (name.as_str(), dims.as_slice()));
+        let scratch = arena.scratch.saturating_add(scratch_bytes(options.matrices, shapes));
+        MemoryPlan { weights, gradients: bytes, moments, scratch, ..arena }
+    }
+
+    /// Numbers of all of an optimizer's moments together, with a token table of `vocab_size` rows.
+    pub fn n_moments(&self, vocab_size: usize, matrices: MatrixUpdate) -> u64 {
+        let both = self.n_parameters(vocab_size).saturating_mul(2);
+        both.saturating_sub(self.n_orthogonalized(vocab_size, matrices))
+    }
+
+    /// Numbers of the parameters that Muon updates.
+    fn n_orthogonalized(&self, vocab_size: usize, matrices: MatrixUpdate) -> u64 {
+        let block = Self { n_layers: 1, ..self.clone() }.parameter_shapes(vocab_size);
+        let of_muon = block.iter().filter(|(name, dims)| matrices.orthogonalizes(name, dims));
+        let in_block: u128 = of_muon.map(|(_, dims)| dims.iter().map(|&n| n as u128).product::<u128>()).sum();
+        saturated(in_block.saturating_mul(self.n_layers as u128))
     }
 
     /// What the explicit engine for a CPU writes to in an evaluation of `batch_size` sequences at a time, beside the
@@ -44,6 +66,7 @@ impl ModelConfig {
             recompute: Recompute::Block,
             fp8: None,
             moments: Moments::F32,
+            matrices: MatrixUpdate::AdamW,
             share: Share::default(),
         };
         let activations = self.arena(vocab_size, options).activations;
@@ -90,6 +113,7 @@ fn saturated(n: u128) -> u64 {
 #[cfg(test)]
 mod tests {
     use candle_core::Device;
+    use wattle_ops::muon;
 
     use super::*;
     use crate::config::Family;
@@ -118,16 +142,24 @@ mod tests {
         for config in configurations() {
             let model = config.build(11, 1, &Device::Cpu).unwrap();
             assert_eq!(config.n_parameters(11), model.n_parameters(), "{config:?}");
-            for recompute in [Recompute::None, Recompute::Mlp, Recompute::Block] {
+            let muon = muon::Hyperparameters { momentum: 0.95, nesterov: true, ns_steps: 5 };
+            for (recompute, matrices) in [
+                (Recompute::None, MatrixUpdate::AdamW),
+                (Recompute::Mlp, MatrixUpdate::Muon(muon)),
+                (Recompute::Block, MatrixUpdate::AdamW),
+            ] {
                 let options = EngineOptions {
                     micro_batch: 3,
                     recompute,
                     fp8: None,
                     moments: Moments::F32,
+                    matrices,
                     share: Share::default(),
                 };
                 let engine = model.engine(options).unwrap().unwrap();
                 assert_eq!(config.training_memory(11, options), engine.memory(), "{config:?}");
+                let moments = config.n_moments(11, matrices) * BYTES_PER_F32;
+                assert_eq!(engine.memory().moments, moments, "{config:?}");
             }
         }
     }
@@ -151,6 +183,7 @@ mod tests {
                 recompute: Recompute::None,
                 fp8: None,
                 moments: Moments::F32,
+                matrices: MatrixUpdate::AdamW,
                 share: Share::default(),
             };
             assert_eq!(config.training_memory(most, options).total(), u64::MAX);

@@ -36,6 +36,10 @@ impl<'a> Matrix<'a> {
         }
     }
 
+    pub(crate) fn n_columns(self) -> usize {
+        self.n_columns
+    }
+
     /// Rows `first..first + n_rows`.
     pub(crate) fn rows(self, first: usize, n_rows: usize) -> Self {
         assert!(first + n_rows <= self.n_rows, "rows {first}..{} of {}", first + n_rows, self.n_rows);

@@ -28,6 +28,7 @@
 //! - [`classifier`]: output head and loss in one
 //! - [`grad_norm`]: the gradient's length, and clipping
 //! - [`adamw`]: the update
+//! - [`muon`]: that of matrices by orthogonalized momentum
 //! - [`results`]: what a step says, kept on a board
 //! - [`bf16`]: numbers of 16 bits on a CPU, rounded to the nearest or at random
 //! - [`cast`]: numbers in another type, on a board
@@ -53,6 +54,7 @@ pub mod cross_entropy;
 
 pub mod adamw;
 pub mod grad_norm;
+pub mod muon;
 pub mod results;
 
 pub mod bf16;

@@ -2,7 +2,9 @@
 
 use kernel_shim::{ShimBoard, kernels};
 use wattle_ops::attention::Kind;
-use wattle_ops::board::{Arg, AttentionShape, Board, BoardError, DeviceTensor, Elem, Launch, Ptr};
+use wattle_ops::board::{
+    Arg, AttentionPass, AttentionShape, Board, BoardError, DeviceTensor, Elem, Launch, Plans, Ptr,
+};
 use wattle_ops::classifier::board as classifier;
 use wattle_ops::verify::board::checks;
 
@@ -58,9 +60,11 @@ fn fused_attention_of_documents_is_refused_so_that_an_engine_takes_products() {
         kind: Kind::Window(3),
         has_documents: false,
     };
-    assert!(fused.prepare(&shape).is_ok());
-    let refused = fused.prepare(&AttentionShape { has_documents: true, ..shape });
-    assert!(matches!(refused, Err(BoardError::NoAttention(_))), "{refused:?}");
+    for pass in [AttentionPass::Forward, AttentionPass::Backward] {
+        assert!(fused.prepare(&shape, pass, Plans::First).is_ok());
+        let refused = fused.prepare(&AttentionShape { has_documents: true, ..shape }, pass, Plans::First);
+        assert!(matches!(refused, Err(BoardError::NoAttention(_))), "{refused:?}");
+    }
 }
 
 #[test]

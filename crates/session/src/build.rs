@@ -133,7 +133,8 @@ fn open_board(
     if config.train.engine == EngineChoice::Autograd {
         return Ok(None);
     }
-    let Some(board) = device.board()? else { return Ok(None) };
+    let deterministic = config.train.deterministic;
+    let Some(board) = device.training_board(&options.ranks, deterministic)? else { return Ok(None) };
     let vocab_size = vocab_size(config, dataset)?;
     let blank = config.model.build_blank(vocab_size, &Device::Cpu).map_err(SessionError::Build)?;
     refuse_what_cannot_fit(blank.as_ref(), board.as_ref(), options)?;

@@ -9,6 +9,7 @@ use wattle_data::{Dataset, Verify};
 use wattle_model::LanguageModel;
 use wattle_ops::board::Board;
 use wattle_runlog::{EventBody, Manifest, MonotonicNs, Span, StopReason};
+use wattle_train::config::KernelSelection;
 use wattle_train::device::{ChosenDevice, DeviceChoice};
 use wattle_train::error::ObserverError;
 use wattle_train::ranks::crc_of_weights;
@@ -183,13 +184,16 @@ impl Rank<'_> {
         let dataset = prepare(config, verify, &mut ());
         let (dataset, ()) = together.meet_for(PREPARATION, dataset, ())?;
         refuse_unlike_data(&together, &dataset)?;
-        let seats = Seats::learn(ranks)?;
+        let seats = Seats::learn(ranks, &device.compute)?;
         let (_, start) = together.meet_for(within, Ok(()), Start::default())?;
         together.meet(start.check_shared())?;
         let trace = NodeTrace { run: &start.path, run_id: &start.run_id, segment: start.segment };
-        let voice = |seats| NodeVoice::start(ranks, seats, &config.energy, &device.compute, &trace);
+        let voice = |seats| NodeVoice::start(ranks, seats, &config.energy, &trace);
         let voice = seats.as_ref().map(voice).transpose()?.flatten();
-        let options = TrainerOptions { ranks: ranks.clone(), ..trainer_options(config, start.segment) };
+        // What the leading rank chooses is taken where the boards are alike.
+        let select = config.train.select == KernelSelection::Measure;
+        let options =
+            TrainerOptions { ranks: ranks.clone(), select, ..trainer_options(config, start.segment) };
         let checkpoint = start.checkpoint.as_deref();
         let values = if checkpoint.is_some() { Values::Checkpoint } else { Values::Initial };
         let built = together.meet(build(config, own_model, &dataset, &device, &options, values))?;

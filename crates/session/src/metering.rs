@@ -18,6 +18,7 @@ use wattle_meter::{
 use wattle_report::words::describe::unmetered_warning;
 use wattle_runlog::beside::Projected;
 use wattle_runlog::grid::{GridEntry, Intensities};
+use wattle_runlog::machine::other_traces;
 use wattle_runlog::manifest::{Drivers, Host, SensorInfo};
 use wattle_runlog::record::{EMISSIONS_SCHEMA, RecordKind, SensorKind};
 use wattle_runlog::{
@@ -28,7 +29,7 @@ use wattle_train::Ranks;
 
 use crate::config::Config;
 use crate::error::SessionError;
-use crate::nodes::{OtherNodes, other_traces};
+use crate::nodes::OtherNodes;
 use crate::seats::Seats;
 
 /// A run's meter, its books, and the files that they are written to.
@@ -84,8 +85,8 @@ pub(crate) struct MeteringOptions<'a> {
     pub run_id: &'a str,
     /// The segment that begins.
     pub segment: &'a Segment,
-    /// What is computed on.
-    pub device: &'a ComputeDevice,
+    /// What is computed on, on all machines.
+    pub devices: &'a [ComputeDevice],
     /// Events of earlier segments.
     pub events: &'a [Event],
     /// The checkpoint that the run goes on from.
@@ -104,7 +105,7 @@ impl Metering {
     /// # Errors
     /// If `emissions.jsonl` cannot be written or is damaged: then the run directory is not what it should be.
     pub fn start(options: &MeteringOptions<'_>) -> Result<(Self, MeterInfo), RunlogError> {
-        let MeteringOptions { config, run, run_id, segment, device, resumed, grid, known, .. } = options;
+        let MeteringOptions { config, run, run_id, segment, devices, resumed, grid, known, .. } = options;
         let (mut emissions, recovered) = LineFile::open(&run.emissions(), Record::from_json)?;
         let carbon =
             carbon::resolve(&config.carbon).expect("its faults were looked for with the configuration's");
@@ -119,7 +120,8 @@ impl Metering {
             anchor,
         };
         let workload = options.together.map_or(Workload::ThisProcess, |(_, seats)| seats.workload());
-        let discovery = discover_for(&config.energy, std::slice::from_ref(*device), workload);
+        let own = options.together.map(|(_, seats)| seats.devices_of(0));
+        let discovery = discover_for(&config.energy, own.as_deref().unwrap_or(devices), workload);
         let unmetered = discovery.unmetered();
         if !unmetered.is_empty() {
             let left_out = matches!(config.energy.gpus, GpuSelection::None | GpuSelection::Boards(_));
@@ -133,7 +135,7 @@ impl Metering {
             pue: config.energy.pue,
             carbon,
             tariff,
-            devices: 1,
+            devices: devices.len() as u32,
             trained_on: discovery.trained_on.clone(),
         };
         let mut ledger = Ledger::resume(ledger_options, &recovered.entries)
@@ -510,7 +512,7 @@ mod tests {
             run: &run,
             run_id: "run-1",
             segment: &segment,
-            device: &device,
+            devices: &[device],
             events: &[],
             resumed: None,
             grid: &[],

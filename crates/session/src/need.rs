@@ -10,6 +10,8 @@ use crate::memory::{Need, size};
 
 /// Bytes of one parameter with its gradient and two moments, all in `f32`.
 pub const BYTES_PER_PARAMETER: u64 = 16;
+/// Bytes of a number.
+const BYTES_PER_F32: u64 = size_of::<f32>() as u64;
 /// The count of what autograd keeps is right to a third: a run is refused if less than that share of it is there.
 const SURE_SHARE: f64 = 2.0 / 3.0;
 
@@ -17,8 +19,13 @@ const SURE_SHARE: f64 = 2.0 / 3.0;
 pub enum TrainingMemory {
     /// By the explicit engine, which plans it.
     Explicit(MemoryPlan),
-    /// By candle's autograd: about so many bytes of activations.
-    Autograd(u64),
+    /// By candle's autograd.
+    Autograd {
+        /// Bytes of parameters, their gradients and moments.
+        states: u64,
+        /// About the bytes of activations.
+        activations: u64,
+    },
 }
 
 impl TrainingMemory {
@@ -27,13 +34,20 @@ impl TrainingMemory {
         let has_engine = matches!(config.precision.dtype, Precision::F32 | Precision::Fp8);
         let is_explicit = has_engine && config.train.engine != EngineChoice::Autograd;
         if !is_explicit {
-            return Self::Autograd(activation_bytes(config, vocab_size));
+            let parameters = config.model.model_bytes(vocab_size);
+            let moments = config.model.n_moments(vocab_size, config.optimizer.matrices());
+            let moments = moments.saturating_mul(BYTES_PER_F32);
+            return Self::Autograd {
+                states: parameters.saturating_mul(2).saturating_add(moments),
+                activations: activation_bytes(config, vocab_size),
+            };
         }
         let options = EngineOptions {
             micro_batch: config.train.micro_batch(),
             recompute: config.train.recompute,
             fp8: config.precision.fp8(),
             moments: config.precision.moments(config.run.seed),
+            matrices: config.optimizer.matrices(),
             // As if alone: of several ranks, each takes less.
             share: Share::default(),
         };
@@ -44,7 +58,7 @@ impl TrainingMemory {
     pub fn engine(&self) -> &'static str {
         match self {
             Self::Explicit(_) => "explicit engine on the CPU",
-            Self::Autograd(_) => "candle's autograd",
+            Self::Autograd { .. } => "candle's autograd",
         }
     }
 
@@ -57,9 +71,9 @@ impl TrainingMemory {
                 let states = [weights, gradients, moments].into_iter().fold(model_bytes, u64::saturating_add);
                 [states, batch]
             }
-            Self::Autograd(activations) => {
+            Self::Autograd { states, activations } => {
                 let sure = (*activations as f64 * SURE_SHARE) as u64;
-                [model_bytes.saturating_mul(BYTES_PER_PARAMETER / 4), sure]
+                [*states, sure]
             }
         }
     }
@@ -69,7 +83,7 @@ impl TrainingMemory {
 pub fn training(config: &Config, vocab_size: usize) -> Need {
     let memory = TrainingMemory::of(config, vocab_size);
     let [states, batch] = memory.parts(config.model.model_bytes(vocab_size));
-    let about = if matches!(memory, TrainingMemory::Autograd(_)) { "at least " } else { "" };
+    let about = if matches!(memory, TrainingMemory::Autograd { .. }) { "at least " } else { "" };
     Need {
         what: "training on the CPU".to_owned(),
         bytes: states.saturating_add(batch),

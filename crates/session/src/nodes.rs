@@ -3,17 +3,17 @@
 //! At each edge of a record every machine says what it used, at the same step. Between records the leading rank takes the
 //! other machines' power to be in proportion to its own machine's, as it was in the last record.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use wattle_meter::{
     EDGE_TIMEOUT, Edge, EnergyConfig, Live, Sampler, SamplerOptions, TraceTarget, TraceWriter, WindowEnergy,
     discover_for,
 };
-use wattle_runlog::machine::{machine_name, machine_of};
+use wattle_runlog::machine::{machine_name, machine_of, trace_name};
 use wattle_runlog::manifest::SensorInfo;
 use wattle_runlog::record::{Flag, Method, SensorKind, SensorRecord};
-use wattle_runlog::{ComputeDevice, Joules, Record, Segment};
+use wattle_runlog::{Joules, Record, Segment};
 use wattle_train::Ranks;
 
 use crate::error::SessionError;
@@ -58,7 +58,6 @@ impl NodeVoice {
         ranks: &Ranks,
         seats: &Seats,
         config: &EnergyConfig,
-        device: &ComputeDevice,
         trace: &NodeTrace<'_>,
     ) -> Result<Option<Self>, SessionError> {
         let place = ranks.fabric().place();
@@ -69,7 +68,7 @@ impl NodeVoice {
         let mut infos = None;
         let meter = is_metering.then(|| {
             let workload = seats.workload_of(place.node);
-            let discovery = discover_for(config, std::slice::from_ref(device), workload);
+            let discovery = discover_for(config, &seats.devices_of(place.node), workload);
             infos = Some((place.node, discovery.sensor_infos()));
             let options =
                 SamplerOptions { interval: config.interval(), workload, trace: trace.open(place.node) };
@@ -115,20 +114,6 @@ impl NodeTrace<'_> {
             .ok()?;
         Some(TraceTarget { writer, run_id: self.run_id.to_owned(), segment: Segment::now(self.segment, 0) })
     }
-}
-
-fn trace_name(node: usize) -> String {
-    format!("power.{node}.trace")
-}
-
-/// The traces that other machines have left in a run directory, each with what their sensors' names begin with.
-pub(crate) fn other_traces(run: &Path) -> Vec<(String, PathBuf)> {
-    let node_of = |name: &str| name.strip_prefix("power.")?.strip_suffix(".trace")?.parse::<usize>().ok();
-    let entries = std::fs::read_dir(run).into_iter().flatten().flatten();
-    let mut found: Vec<(usize, PathBuf)> =
-        entries.filter_map(|entry| Some((node_of(entry.file_name().to_str()?)?, entry.path()))).collect();
-    found.sort();
-    found.into_iter().map(|(node, path)| (machine_name(node), path)).collect()
 }
 
 /// The other machines, as the leading rank hears of them.

@@ -15,7 +15,7 @@ use wattle_runlog::run_dir::write_atomic;
 use wattle_runlog::{
     Event, LineFile, MonotonicNs, Phase, Record, RunDir, Seconds, Span, SpanClock, StopReason,
 };
-use wattle_train::config::KernelSelection;
+use wattle_train::config::{KernelSelection, OptimizerKind};
 use wattle_train::device::{ChosenDevice, DeviceChoice};
 use wattle_train::{Checkpoints, Plan, Ranks, TrainConfig, TrainError, TrainState, TrainerOptions};
 
@@ -260,6 +260,9 @@ fn checked(config: &Config, ranks: &Ranks) -> Result<TrainConfig, SessionError> 
     if !faults.is_empty() {
         return Err(SessionError::Config(faults));
     }
+    if config.optimizer.kind == OptimizerKind::Muon && ranks.are_several() {
+        return Err(SessionError::config(TrainError::MuonOverRanks.to_string()));
+    }
     config.train.over_ranks(ranks.share().world).map_err(SessionError::config)
 }
 
@@ -405,7 +408,10 @@ impl Attempt<'_> {
                 origin.as_ref(),
             )
         };
-        let seats = Seats::learn(ranks)?;
+        let seats = Seats::learn(ranks, &device.compute)?;
+        if let Some(seats) = &seats {
+            manifest.devices = seats.devices();
+        }
         let segment = manifest.segments.last_mut().expect("one was just added");
         segment.ranks = seats.as_ref().map(Seats::of_segment);
         let segment = segment.clone();
@@ -420,7 +426,7 @@ impl Attempt<'_> {
             run: dir,
             run_id: &manifest.run_id,
             segment: &segment,
-            device: &device.compute,
+            devices: &manifest.devices,
             events: &earlier.events,
             resumed: point,
             grid: &entries,

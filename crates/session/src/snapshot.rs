@@ -10,10 +10,8 @@ use crate::need::{self, BYTES_PER_PARAMETER, TrainingMemory};
 
 /// Bytes of a number.
 const BYTES_PER_F32: u64 = size_of::<f32>() as u64;
-/// Numbers of a parameter in a copy of everything: its value and two moments.
+/// Numbers of a parameter in a copy of everything, at most: its value and two moments.
 const ALL: u64 = 3;
-/// The same where the model's own tensors hold the values meanwhile.
-const MOMENTS: u64 = 2;
 
 /// Bytes of the host's memory for the copy. 0 if training waits for checkpoints, or the only one is the last.
 pub(crate) fn bytes(config: &Config, vocab_size: usize, plan: &Plan, is_cpu: bool) -> u64 {
@@ -21,8 +19,11 @@ pub(crate) fn bytes(config: &Config, vocab_size: usize, plan: &Plan, is_cpu: boo
         return 0;
     }
     let is_flat = is_cpu && matches!(TrainingMemory::of(config, vocab_size), TrainingMemory::Explicit(_));
-    let copies = if is_flat { MOMENTS } else { ALL };
-    config.model.model_bytes(vocab_size).saturating_mul(copies)
+    let moments =
+        config.model.n_moments(vocab_size, config.optimizer.matrices()).saturating_mul(BYTES_PER_F32);
+    // The model's own tensors hold the values meanwhile.
+    let values = if is_flat { 0 } else { config.model.model_bytes(vocab_size) };
+    moments.saturating_add(values)
 }
 
 /// Whether checkpoints are written while training goes on: there is one before the run's end, and the memory for it.
@@ -89,6 +90,10 @@ mod tests {
         assert_eq!(bytes(&config, 65, &plan(30), true), 2 * numbers);
         assert_eq!(bytes(&config, 65, &plan(30), false), 3 * numbers, "a board has the weights");
         assert_eq!(bytes(&config, 65, &plan(10), true), 0);
+        config.optimizer.kind = wattle_train::config::OptimizerKind::Muon;
+        let muon = bytes(&config, 65, &plan(30), true);
+        assert!(numbers < muon && muon < 2 * numbers, "matrices of blocks have one moment: {muon}");
+        config.optimizer.kind = wattle_train::config::OptimizerKind::AdamW;
         config.train.engine = wattle_train::EngineChoice::Autograd;
         assert_eq!(bytes(&config, 65, &plan(30), true), 3 * numbers);
         config.checkpoint.background = false;

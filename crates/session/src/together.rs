@@ -129,12 +129,8 @@ impl<'a> Together<'a> {
         word: W,
         within: Duration,
     ) -> Result<W, SessionError> {
-        let mut bytes = serde_json::to_vec(&word).expect("what ranks say is plain data");
-        let mut len = (bytes.len() as u64).to_le_bytes();
-        let fabric = self.ranks.fabric();
-        fabric.broadcast(&mut len, 0, within).map_err(TrainError::from)?;
-        bytes.resize(u64::from_le_bytes(len) as usize, 0);
-        fabric.broadcast(&mut bytes, 0, within).map_err(TrainError::from)?;
+        let own = serde_json::to_vec(&word).expect("what ranks say is plain data");
+        let bytes = self.ranks.tell(own, within).map_err(TrainError::from)?;
         if self.leads() { Ok(word) } else { read(&bytes) }
     }
 }

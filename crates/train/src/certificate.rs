@@ -44,15 +44,12 @@ pub fn refuse_unreached(names: Vec<String>) -> std::result::Result<(), TrainErro
 /// # Errors
 /// If a tensor operation fails.
 pub fn all_zero(parameters: &[Parameter], gradients: &[Tensor]) -> Result<Vec<String>> {
-    let mut names = Vec::new();
-    for (parameter, gradient) in parameters.iter().zip(gradients) {
-        if largest(gradient)? == 0.0 {
-            names.push(parameter.name.clone());
-        }
+    if gradients.is_empty() {
+        return Ok(Vec::new());
     }
-    Ok(names)
-}
-
-fn largest(x: &Tensor) -> Result<f32> {
-    x.abs()?.max_all()?.to_scalar::<f32>()
+    let largest = gradients.iter().map(|gradient| gradient.abs()?.max_all()).collect::<Result<Vec<_>>>()?;
+    // One read for all: on a device each would wait for it.
+    let largest = Tensor::stack(&largest, 0)?.to_vec1::<f32>()?;
+    let zero = parameters.iter().zip(largest).filter(|(_, largest)| *largest == 0.0);
+    Ok(zero.map(|(parameter, _)| parameter.name.clone()).collect())
 }

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use candle_core::DType;
-use wattle_model::{Fp8Options, Moments, Recompute};
+use wattle_model::{Fp8Options, MatrixUpdate, Moments, Recompute};
 use wattle_ops::adamw::Hyperparameters;
+use wattle_ops::muon;
 use wattle_settings::{choices, section};
 
 section! {
@@ -12,6 +13,9 @@ section! {
     #[section(optimizer)]
     pub struct OptimizerConfig {
         /// The algorithm.
+        ///
+        /// With `"muon"`, `optimizer.beta1`, `beta2` and `eps` are those of the parameters that AdamW updates, and the
+        /// learning rate and weight decay are those of all: docs/optimizers.md.
         pub kind: OptimizerKind = OptimizerKind::AdamW;
         /// Peak learning rate.
         pub learning_rate: f64 = 1e-3, expects(above(0.0)), source(NANOGPT);
@@ -26,11 +30,27 @@ section! {
         /// Applies to tensors of two or more dimensions only. Plain Adam has none; with `optimizer.kind = "adam"` the
         /// default is 0.
         pub weight_decay: f64 = 0.1, expects(at_least(0.0)), check(Self::no_decay_in_adam), source(NANOGPT);
+        /// Muon's decay of the mean of gradients.
+        pub momentum: f64 = 0.95,
+            expects(at_least(0.0).below(1.0)),
+            idle(unless("optimizer.kind", &["muon"])),
+            source(MUON);
+        /// Whether Muon's momentum is Nesterov's.
+        pub nesterov: bool = true, idle(unless("optimizer.kind", &["muon"])), source(MUON);
+        /// Muon's iterations towards orthogonal updates.
+        pub ns_steps: usize = 5,
+            expects(at_least(1.0).and_at_most(MAX_NS_STEPS)),
+            idle(unless("optimizer.kind", &["muon"])),
+            source(MUON);
     }
 }
 
 /// Where the defaults for small models come from.
 const NANOGPT: &str = "nanoGPT for small models on a CPU: its README and `train.py`";
+/// Where Muon's defaults come from.
+const MUON: &str = "PyTorch's `torch.optim.Muon`";
+/// More iterations than change anything; PyTorch's limit too.
+const MAX_NS_STEPS: f64 = 99.0;
 
 choices! {
     /// An optimizer.
@@ -39,6 +59,9 @@ choices! {
         AdamW = "adamw",
         /// Adam: as AdamW, with `weight_decay` 0.
         Adam = "adam",
+        /// Muon for the matrices of blocks, whose update is their momentum with all singular values near 1; AdamW for
+        /// embeddings, head, norms and biases. Half the memory of the matrices' moments.
+        Muon = "muon",
     }
 }
 
@@ -47,6 +70,15 @@ impl OptimizerConfig {
     pub fn hyperparameters(&self) -> Hyperparameters {
         let &Self { beta1, beta2, eps, weight_decay, .. } = self;
         Hyperparameters { beta1, beta2, eps, weight_decay }
+    }
+
+    /// How matrices of blocks are updated.
+    pub fn matrices(&self) -> MatrixUpdate {
+        let &Self { momentum, nesterov, ns_steps, .. } = self;
+        match self.kind {
+            OptimizerKind::AdamW | OptimizerKind::Adam => MatrixUpdate::AdamW,
+            OptimizerKind::Muon => MatrixUpdate::Muon(muon::Hyperparameters { momentum, nesterov, ns_steps }),
+        }
     }
 
     fn no_decay_in_adam(&self) -> Option<String> {
@@ -145,6 +177,12 @@ section! {
         /// What the explicit engine does not keep for the backward pass but computes again. Results are the same to
         /// the bit.
         pub recompute: Recompute = Recompute::default(), idle(when("train.engine", &["autograd"]));
+        /// Whether a GPU sums every gradient in one order.
+        ///
+        /// With `false`, cuDNN may also sum attention's gradients in an order that differs from run to run, which is faster
+        /// and takes less memory: two runs are then not the same to the bit, and neither is a resumed one. On a CPU, and
+        /// where attention is not cuDNN's, sums are in one order in any case.
+        pub deterministic: bool = true, idle(when("train.engine", &["autograd"]));
         /// How kernels are chosen where a GPU has several.
         ///
         /// The choice is kept in `kernels.json`, in the run directory and in checkpoints. A resumed run takes that of

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use wattle_data::DataError;
 use wattle_dist::DistError;
 use wattle_model::{EngineError, ModelError, abridged};
+use wattle_ops::board::BoardError;
 use wattle_runlog::RunlogError;
 use wattle_runlog::error::remedy;
 
@@ -115,14 +116,41 @@ pub enum TrainError {
          \"auto\", or precision.moments to \"f32\""
     )]
     NoBf16Moments,
+    /// Muon was asked for, and there is nothing for it to update.
+    #[error(
+        "optimizer.kind = \"muon\": no parameter is a matrix of a block: one of two dimensions with the block's number between \
+         dots in its name, as blocks.0.mlp.weight; name them so, or set optimizer.kind to \"adamw\""
+    )]
+    NoMatrices,
+    /// Muon was asked for over several ranks.
+    #[error(
+        "optimizer.kind = \"muon\": a rank has parts of matrices, and Muon's update is of whole ones; start one rank, or set \
+         optimizer.kind to \"adamw\""
+    )]
+    MuonOverRanks,
     /// Several ranks, or sums by leaves, were asked for where no engine has them.
     #[error(
-        "{what}: the explicit engine of wattle's own families on a CPU does that, in f32 or fp8; add --device cpu, set \
-         train.engine to \"auto\" and precision.dtype to \"f32\""
+        "{what}: the explicit engines of wattle's own families do that; set train.engine to \"auto\", and on a CPU \
+         precision.dtype to \"f32\""
     )]
     NotOverRanks {
         /// What was asked for.
         what: String,
+    },
+    /// The boards of several ranks were not connected.
+    #[error("{world} ranks train together, but their boards are not connected: build them with their ranks")]
+    BoardAlone {
+        /// Ranks.
+        world: usize,
+    },
+    /// Sums by leaves were asked for on a board.
+    #[error(
+        "train.reduce_leaves = {leaves}: on GPUs sums are made in the order of their library, with the same bits for the same \
+         number of ranks alone; leave it out, or add --device cpu"
+    )]
+    NoLeavesOnBoard {
+        /// How many.
+        leaves: usize,
     },
     /// The ranks have parted.
     #[error(transparent)]
@@ -168,6 +196,7 @@ impl From<EngineError> for TrainError {
     fn from(error: EngineError) -> Self {
         match error {
             EngineError::Unreached { names } => Self::NoGradient { names },
+            EngineError::Board(BoardError::Ranks(error)) => error.into(),
             other => Self::Engine(other),
         }
     }

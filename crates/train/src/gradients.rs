@@ -10,6 +10,7 @@ use wattle_ops::cross_entropy::{
     cross_entropy_sum, n_correct, weighted_cross_entropy_sum, weighted_n_correct,
 };
 
+use crate::device::keep_layouts;
 use crate::options::TrainerOptions;
 
 /// What one batch says. Scalars stay on the device until they are asked for.
@@ -139,7 +140,10 @@ pub fn batch_gradients(
         loss = (loss + micro_loss.detach())?;
         correct = (correct + micro_batch.n_correct(&logits)?)?;
         drop(logits);
-        let store = micro_loss.backward()?;
+        let store = {
+            let _kept = keep_layouts(device);
+            micro_loss.backward()?
+        };
         for (sum, parameter) in gradients.iter_mut().zip(model.parameters()) {
             if let Some(gradient) = store.get(&parameter.var) {
                 // candle leaves a graph on the gradients of leaves; kept, it would grow from step to step.

@@ -101,10 +101,23 @@ impl Kernels {
         let unreadable = |reason: String| TrainError::Kernels { path: path.to_owned(), reason };
         let text =
             wattle_files::read_stream(path, wattle_files::SMALL).map_err(|e| unreadable(e.to_string()))?;
-        let kernels: Self = serde_json::from_str(&text).map_err(|e| unreadable(e.to_string()))?;
+        Self::parse(&text).map_err(unreadable)
+    }
+
+    /// What the leading rank sent.
+    ///
+    /// # Errors
+    /// If it is not of this schema.
+    pub(crate) fn of_leader(bytes: &[u8]) -> Result<Self, TrainError> {
+        let kernels = Self::parse(&String::from_utf8_lossy(bytes));
+        kernels.map_err(|reason| TrainError::Kernels { path: "kernels.json of rank 0".into(), reason })
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let kernels: Self = serde_json::from_str(text).map_err(|e| e.to_string())?;
         match kernels.schema.as_str() {
             SCHEMA => Ok(kernels),
-            other => Err(unreadable(format!("schema {other:?}, expected {SCHEMA:?}"))),
+            other => Err(format!("schema {other:?}, expected {SCHEMA:?}")),
         }
     }
 }

@@ -79,7 +79,9 @@ impl<'a> Trainer<'a> {
     ) -> Result<Self, TrainError> {
         let board = match options.train.engine {
             EngineChoice::Autograd => None,
-            EngineChoice::Auto | EngineChoice::Explicit => open_board(device)?,
+            EngineChoice::Auto | EngineChoice::Explicit => {
+                open_board(device, &options.ranks, options.train.deterministic)?
+            }
         };
         Self::on_board(model, dataset, board, options, checkpoints)
     }
@@ -209,7 +211,7 @@ impl<'a> Trainer<'a> {
         // Whatever ended the steps, a checkpoint that is being written becomes complete.
         let written = self.finish_writing(observer);
         // The first error counts: where the device failed, so does this.
-        let exported = self.engine.export();
+        let exported = if self.is_alone_in(&outcome) { Ok(()) } else { self.engine.export() };
         let outcome = outcome.and_then(|reason| written.and(exported).map(|()| reason));
         let outcome = self.leave_together(outcome);
         let reason = *outcome.as_ref().unwrap_or(&StopReason::Error);
@@ -217,6 +219,12 @@ impl<'a> Trainer<'a> {
         observer.edge(Edge::Stop { step, tokens: self.state.tokens, reason });
         let told = self.tell(observer, EventBody::Stop { step, reason });
         outcome.and_then(|reason| told.map(|()| reason))
+    }
+
+    /// Whether other ranks may have ended in another way, and so do not take part in what all do together.
+    fn is_alone_in(&self, outcome: &Result<StopReason, TrainError>) -> bool {
+        let is_shared = matches!(outcome, Ok(_) | Err(TrainError::NotFinite { .. }));
+        self.options.ranks.are_several() && !is_shared
     }
 
     fn run_steps(&mut self, observer: &mut dyn Observer) -> Result<StopReason, TrainError> {

@@ -11,8 +11,8 @@ use kernel_shim::ShimBoard;
 use wattle_data::Batch;
 use wattle_model::{
     ActivationKind, DeviceEngine, DeviceEngineOptions, EngineError, Family, LanguageModel, Masks,
-    ModelConfig, Moments, Parameter, Recompute, RopeScaling, Sequences, StepInputs, StepPart, StepResult,
-    moment_faults,
+    MatrixUpdate, ModelConfig, Moments, Parameter, Recompute, RopeScaling, Sequences, StepInputs, StepPart,
+    StepResult, moment_faults,
 };
 use wattle_ops::adamw::Hyperparameters;
 use wattle_ops::board::{Board, BoardError, Choices, DevicePtr, Elem, Gemm, Launch, MemoryInfo};
@@ -137,7 +137,9 @@ fn options(config: &ModelConfig, micro_batch: usize, recompute: Recompute) -> De
         clip_norm: 0.5,
         // A large eps, so that rounding of a gradient that is zero but for rounding is no whole step.
         hyperparameters: Hyperparameters { beta1: 0.9, beta2: 0.99, eps: 1e-3, weight_decay: 0.1 },
+        matrices: MatrixUpdate::AdamW,
         masks: Masks::default(),
+        selects: false,
     }
 }
 
@@ -151,7 +153,12 @@ fn step(engine: &mut dyn DeviceEngine, config: &ModelConfig, step: u64) {
 
 fn step_with(engine: &mut dyn DeviceEngine, batch: &Batch, step: u64) {
     let learning_rate = LEARNING_RATE / step as f64;
-    engine.step(StepInputs { sequences: sequences(batch), step, learning_rate }).unwrap();
+    engine.step(inputs(batch, step, learning_rate)).unwrap();
+}
+
+fn inputs(batch: &Batch, step: u64, learning_rate: f64) -> StepInputs<'_> {
+    let sequences = sequences(batch);
+    StepInputs { sequences, counts: sequences.into(), step, learning_rate }
 }
 
 /// The engine on the CPU.
@@ -283,9 +290,7 @@ fn what_an_engine_has_no_room_for_is_refused() {
         (Batch { documents: None, ..masked.clone() }, "weights of targets"),
         (Batch { weights: None, ..masked }, "documents"),
     ] {
-        let sequences = sequences(&batch);
-        let step = StepInputs { sequences, step: 1, learning_rate: 0.0 };
-        let error = engine.step(step).unwrap_err().to_string();
+        let error = engine.step(inputs(&batch, 1, 0.0)).unwrap_err().to_string();
         assert_eq!(error, format!("a batch with {what} came to an engine made without"));
     }
 }
@@ -414,7 +419,10 @@ fn moments_go_out_and_in_to_the_bit_and_faults_are_named() {
     assert_eq!(bits(&weights(second.as_ref())), bits(&weights(whole.as_ref())));
 
     moments.remove("lm_head.weight.exp_avg");
-    assert_eq!(moment_faults(model.parameters(), &moments), ["lm_head.weight.exp_avg is missing"]);
+    assert_eq!(
+        moment_faults(model.parameters(), MatrixUpdate::AdamW, &moments),
+        ["lm_head.weight.exp_avg is missing"]
+    );
     let error = second.set_moments(&moments).unwrap_err().to_string();
     assert!(error.contains("lm_head.weight.exp_avg is missing"), "{error}");
 }
@@ -468,7 +476,7 @@ fn no_plan_for_attention_is_made_to_find_out_what_fits() {
     let EngineError::DoesNotFit { largest, .. } = &error else { panic!("{error}") };
     assert_eq!((*largest, board.n_plans()), (Some(9), 0));
     model.device_engine(board.clone(), with(9)).unwrap().unwrap();
-    assert_eq!(board.n_plans(), 2, "for micro-batches, and for the last, shorter one");
+    assert_eq!(board.n_plans(), 4, "both passes, for micro-batches and for the last, shorter one");
 }
 
 #[test]
@@ -763,8 +771,7 @@ fn a_gradient_that_never_comes_is_found_where_the_first_micro_batch_writes_gradi
         let board = Arc::new(ShimBoard::default().preferring("written").without(kernel));
         let mut engine = model.device_engine(board, options(&config, 2, Recompute::None)).unwrap().unwrap();
         let batch = batch(&config, 1);
-        let step = StepInputs { sequences: sequences(&batch), step: 1, learning_rate: 0.0 };
-        let error = engine.step(step).unwrap_err();
+        let error = engine.step(inputs(&batch, 1, 0.0)).unwrap_err();
         let EngineError::Unreached { names } = &error else { panic!("{error}") };
         assert!(!names.is_empty(), "{error}");
     }

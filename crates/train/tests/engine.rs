@@ -12,8 +12,8 @@ use wattle_model::engine::cpu::CpuEngine;
 use wattle_model::hugging_face::read_safetensors;
 use wattle_model::parameter::ParameterBuilder;
 use wattle_model::{
-    Engine, Family, Gpt2, LanguageModel, ModelConfig, Moments, Parameter, Recompute, RopeScaling, Sequences,
-    Share, StepResult, TrainingPass, moment_faults,
+    Engine, Family, Gpt2, LanguageModel, MatrixUpdate, ModelConfig, Moments, Parameter, Recompute,
+    RopeScaling, Sequences, Share, StepResult, TrainingPass, moment_faults,
 };
 use wattle_random::{Purpose, Stream};
 use wattle_runlog::{EventBody, MonotonicNs, Span, StopReason};
@@ -112,6 +112,7 @@ fn engine(model: &dyn LanguageModel, micro_batch: usize, recompute: Recompute) -
             recompute,
             fp8: None,
             moments: Moments::F32,
+            matrices: MatrixUpdate::AdamW,
             share: Share::default(),
         })
         .unwrap()
@@ -311,7 +312,7 @@ fn parameters_are_published_and_taken_back_to_the_bit() {
     engine.state_mut().set_moments(&faulty).unwrap();
     faulty.remove("transformer.h.1.ln_2.weight.exp_avg_sq");
     let fault = "transformer.h.1.ln_2.weight.exp_avg_sq is missing";
-    assert_eq!(moment_faults(source.parameters(), &faulty), [fault]);
+    assert_eq!(moment_faults(source.parameters(), MatrixUpdate::AdamW, &faulty), [fault]);
     assert!(engine.state_mut().set_moments(&faulty).is_err());
 }
 

@@ -6,6 +6,7 @@ mod common;
 
 use std::sync::Arc;
 
+use candle_core::DType;
 use kernel_shim::ShimBoard;
 use wattle_data::Batch;
 use wattle_model::{ActivationKind, ModelConfig, Parameter};
@@ -14,7 +15,7 @@ use wattle_random::{Purpose, Stream};
 use wattle_runlog::MonotonicNs;
 use wattle_train::config::TrainConfig;
 use wattle_train::engine::{Step, choose};
-use wattle_train::{Kernels, TrainerOptions};
+use wattle_train::{Kernels, TrainError, TrainerOptions};
 
 use common::{VOCAB_SIZE, model};
 
@@ -126,6 +127,99 @@ fn a_choice_changes_bits_and_so_is_kept_in_a_file() {
     let (second, taken, _) = train(Arc::new(ShimBoard::default()), &given);
     assert!(first != second, "sums in another order are other bits");
     assert!(taken.are_those_of(&halves));
+}
+
+/// Fused attention in bf16, whose second plan needs half as much workspace again.
+fn fused_board() -> Arc<ShimBoard> {
+    Arc::new(ShimBoard::default().with_fused_attention())
+}
+
+fn in_bf16() -> TrainerOptions {
+    TrainerOptions { dtype: DType::BF16, ..options() }
+}
+
+/// The same choices, with one of them for each pass of attention.
+fn with_plan(kernels: &Kernels, plan: &str) -> Result<Kernels, TrainError> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("kernels.json");
+    let lines = kernels.to_json();
+    let lines = lines.lines().map(|line| match line.trim_start().starts_with("\"attention_") {
+        true => line.replace("\"plain\"", &format!("{plan:?}")).replace("\"thirds\"", &format!("{plan:?}")),
+        false => line.to_owned(),
+    });
+    std::fs::write(&path, lines.collect::<Vec<_>>().join("\n")).unwrap();
+    Kernels::read(&path)
+}
+
+#[test]
+fn plans_of_fused_attention_are_chosen_by_measuring_and_kept_like_products() {
+    let measuring = TrainerOptions { select: true, ..in_bf16() };
+    let model = model(&config());
+    let engine = choose(model.as_ref(), Some(fused_board()), &measuring).unwrap();
+    let of_attention: Vec<_> =
+        engine.measured().iter().filter(|m| m.job.as_str().starts_with("attention_")).collect();
+    // Both passes, by two sizes of micro-batch.
+    let mut jobs: Vec<_> = of_attention.iter().map(|m| m.job.as_str().split(' ').next().unwrap()).collect();
+    jobs.sort_unstable();
+    assert_eq!(jobs, ["attention_bwd", "attention_bwd", "attention_fwd", "attention_fwd"]);
+    for measured in &of_attention {
+        let names: Vec<_> = measured.ways.iter().map(|way| way.name.as_str()).collect();
+        assert_eq!(names, ["plain", "thirds"], "{}", measured.job);
+        assert!(measured.job.work().bytes > 0 && measured.job.work().flops > 0, "{}", measured.job);
+    }
+    drop(engine);
+
+    let (chosen_bits, chosen, _) = train(fused_board(), &measuring);
+    let given = |kernels: Kernels| TrainerOptions { kernels: Some(kernels), ..in_bf16() };
+    let (bits, taken, n_measured) = train(fused_board(), &given(chosen.clone()));
+    assert!(bits == chosen_bits && n_measured == 0 && taken.are_those_of(&chosen));
+
+    let [plain, thirds] = ["plain", "thirds"].map(|plan| with_plan(&chosen, plan).unwrap());
+    let (plain, ..) = train(fused_board(), &given(plain));
+    let (other, taken, _) = train(fused_board(), &given(thirds.clone()));
+    assert!(plain != other, "another plan is other bits");
+    assert!(taken.are_those_of(&thirds));
+}
+
+#[test]
+fn memory_is_planned_for_every_plan_that_is_tried_or_for_the_one_that_is_known() {
+    let model = model(&config());
+    let planned = |board: ShimBoard, options: &TrainerOptions| {
+        let engine = choose(model.as_ref(), Some(Arc::new(board)), options)?;
+        Ok::<_, TrainError>((engine.memory().unwrap().total(), engine.kernels().unwrap()))
+    };
+    let fused = || ShimBoard::default().with_fused_attention();
+    // One size of micro-batch.
+    let train = TrainConfig { micro_batch_size: BATCH_SIZE, ..options().train };
+    let first_alone = TrainerOptions { train, ..in_bf16() };
+    let measuring = TrainerOptions { select: true, ..first_alone.clone() };
+    let (first, _) = planned(fused(), &first_alone).unwrap();
+    let (several, chosen) = planned(fused(), &measuring).unwrap();
+    // 2 and 3 bytes a score.
+    let scores = (BATCH_SIZE * config().n_heads * config().context * config().context) as u64;
+    assert_eq!(several - first, (3 * scores).next_multiple_of(256) - (2 * scores).next_multiple_of(256));
+    for (plan, expected) in [("plain", first), ("thirds", several)] {
+        let kernels = Some(with_plan(&chosen, plan).unwrap());
+        let known = TrainerOptions { kernels, ..measuring.clone() };
+        assert_eq!(planned(fused(), &known).unwrap().0, expected, "{plan}");
+    }
+
+    // A plan for which there is no room is not tried.
+    let reserve = 256 << 20;
+    let (total, chosen) = planned(fused().with_memory(first + reserve), &measuring).unwrap();
+    assert_eq!(total, first);
+    assert!(!chosen.to_json().contains("thirds"), "{}", chosen.to_json());
+}
+
+#[test]
+fn a_plan_that_is_not_offered_is_an_error_and_not_attention_by_products() {
+    let measuring = TrainerOptions { select: true, ..in_bf16() };
+    let (_, chosen, _) = train(fused_board(), &measuring);
+    let kernels = Some(with_plan(&chosen, "eng777").unwrap());
+    let known = TrainerOptions { kernels, ..in_bf16() };
+    let model = model(&config());
+    let said = choose(model.as_ref(), Some(fused_board()), &known).err().unwrap().to_string();
+    assert!(said.contains("no way \"eng777\"") && said.contains("leave it out to choose anew"), "{said}");
 }
 
 #[test]

@@ -12,8 +12,8 @@ use candle_core::{DType, Tensor};
 use kernel_shim::ShimBoard;
 use wattle_data::{Batch, Dataset};
 use wattle_model::{
-    ActivationKind, EngineOptions, Family, Fp8Options, Gpt2, LanguageModel, ModelConfig, Moments, Recompute,
-    Share, StepResult,
+    ActivationKind, EngineOptions, Family, Fp8Options, Gpt2, LanguageModel, MatrixUpdate, ModelConfig,
+    Moments, Recompute, Share, StepResult,
 };
 use wattle_ops::board::Board;
 use wattle_random::{Purpose, Stream};
@@ -441,7 +441,14 @@ fn fewer_bits_are_in_the_plan_of_memory() {
     let plan = |fp8, moments| {
         let model = fresh(&config, 1);
         let (micro_batch, recompute) = (2, Recompute::None);
-        let on_cpu = EngineOptions { micro_batch, recompute, fp8, moments, share: Share::default() };
+        let on_cpu = EngineOptions {
+            micro_batch,
+            recompute,
+            fp8,
+            moments,
+            matrices: MatrixUpdate::AdamW,
+            share: Share::default(),
+        };
         let engine = model.engine(on_cpu).unwrap().unwrap();
         let planned = config.training_memory(VOCAB_SIZE, on_cpu);
         assert_eq!(engine.memory(), planned);

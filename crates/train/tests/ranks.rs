@@ -3,25 +3,25 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod common;
+#[path = "common/of_ranks.rs"]
+mod of_ranks;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use wattle_data::Dataset;
-use wattle_dist::{DistError, Fabric, Threads};
+use wattle_dist::{DistError, Threads};
 use wattle_model::{LanguageModel, ModelConfig, Moments};
-use wattle_runlog::{EventBody, MonotonicNs, Phase, Span, StopReason};
+use wattle_runlog::{Phase, StopReason};
 use wattle_train::config::{
-    EarlyStopConfig, EngineChoice, EvaluateConfig, OptimizerConfig, ScheduleConfig, TrainConfig,
+    EarlyStopConfig, EngineChoice, EvaluateConfig, OptimizerConfig, OptimizerKind, ScheduleConfig,
+    TrainConfig,
 };
-use wattle_train::error::ObserverError;
-use wattle_train::{
-    Checkpoints, Directive, Draft, Edge, ExtraFile, Observer, Progress, Ranks, TrainError, Trainer,
-    TrainerOptions,
-};
+use wattle_train::{Checkpoints, Ranks, TrainError, Trainer, TrainerOptions};
 
-use common::{CPU, bits, dataset, values};
+use common::{CPU, dataset};
+use of_ranks::{Ended, Recorder, file, plain, train_on};
 
 const LEAVES: usize = 8;
 
@@ -59,62 +59,6 @@ fn options() -> TrainerOptions {
     }
 }
 
-/// Keeps what it is told, and ends training in one way or another.
-#[derive(Default)]
-struct Recorder {
-    losses: Vec<(u64, u32, u32)>,
-    evaluations: Vec<(u64, u64, u64)>,
-    spans: Vec<Span>,
-    stop_after: Option<u64>,
-    fail_after: Option<u64>,
-}
-
-impl Observer for Recorder {
-    fn event(&mut self, _: MonotonicNs, body: EventBody) -> Result<(), ObserverError> {
-        match body {
-            EventBody::Step(step) if Some(step.step) == self.fail_after => {
-                return Err("the disk is full".into());
-            }
-            EventBody::Step(step) => {
-                self.losses.push((step.step, step.loss.to_bits(), step.grad_norm.to_bits()));
-            }
-            EventBody::Evaluate(event) => {
-                self.evaluations.push((event.step, event.loss.to_bits(), event.accuracy.to_bits()));
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn span(&mut self, span: Span) {
-        self.spans.push(span);
-    }
-
-    fn edge(&mut self, _: Edge) {}
-
-    fn progress(&mut self, _: Progress) {}
-
-    fn directive(&mut self) -> Directive {
-        let step = self.losses.last().map_or(0, |(step, ..)| *step);
-        match self.stop_after {
-            Some(stop) if step >= stop => Directive::Stop(StopReason::Signal),
-            _ => Directive::Continue,
-        }
-    }
-
-    fn before_commit(&mut self, _: &Draft) -> Vec<ExtraFile> {
-        Vec::new()
-    }
-}
-
-/// How a rank ended, and what it has then.
-struct Ended {
-    outcome: Result<StopReason, TrainError>,
-    recorder: Recorder,
-    weights: Vec<u32>,
-    engine: String,
-}
-
 /// Trains on `world` ranks in `dir/checkpoints`, from its newest checkpoint if there is one. `recorder` makes the observer
 /// of each.
 fn train(
@@ -124,40 +68,7 @@ fn train(
     world: usize,
     recorder: impl Fn(usize) -> Recorder + Sync,
 ) -> Vec<Ended> {
-    let checkpoints = Checkpoints::open(&dir.join("checkpoints"), 3).unwrap();
-    let rank = |fabric: Threads| {
-        let idx = fabric.place().rank;
-        let ranks = Ranks::new(Arc::new(fabric), Duration::from_secs(20));
-        let options = TrainerOptions { ranks, ..options.clone() };
-        let model = model(dataset);
-        let latest = checkpoints.latest().unwrap();
-        let mut trainer = Trainer::new(model.as_ref(), dataset, &CPU, options, checkpoints.clone()).unwrap();
-        if let Some(latest) = latest {
-            trainer.resume(&latest).unwrap();
-        }
-        let mut recorder = recorder(idx);
-        let outcome = trainer.run(&mut recorder);
-        let engine = trainer.engine();
-        drop(trainer);
-        Ended { outcome, recorder, weights: weights(model.as_ref()), engine }
-    };
-    std::thread::scope(|scope| {
-        let running: Vec<_> =
-            Threads::ranks(world).into_iter().map(|fabric| scope.spawn(|| rank(fabric))).collect();
-        running.into_iter().map(|rank| rank.join().unwrap()).collect()
-    })
-}
-
-fn weights(model: &dyn LanguageModel) -> Vec<u32> {
-    model.parameters().iter().flat_map(|parameter| bits(&values(&parameter.var))).collect()
-}
-
-fn file(dir: &Path, step: u64, name: &str) -> Vec<u8> {
-    std::fs::read(dir.join(format!("checkpoints/step-{step:08}/{name}"))).unwrap()
-}
-
-fn plain(_: usize) -> Recorder {
-    Recorder::default()
+    train_on(dir, dataset, options, world, recorder, model, |_| None)
 }
 
 #[test]
@@ -317,4 +228,23 @@ fn what_cannot_be_divided_or_has_no_such_sums_is_refused_by_name() {
     let checkpoints = Checkpoints::open(&dir.path().join("checkpoints"), 3).unwrap();
     let error = Trainer::new(model.as_ref(), &dataset, &CPU, options, checkpoints).err().unwrap();
     assert!(error.to_string().starts_with("train.reduce_leaves = 8: the explicit engine"), "{error}");
+}
+
+#[test]
+fn muon_is_of_one_rank_which_may_sum_in_leaves() {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = dataset(dir.path(), 240);
+    let optimizer = OptimizerConfig { kind: OptimizerKind::Muon, ..options().optimizer };
+    let options = TrainerOptions { optimizer, ..options() };
+    for fabric in Threads::ranks(2) {
+        let ranks = Ranks::new(Arc::new(fabric), Duration::from_secs(20));
+        let options = TrainerOptions { ranks, ..options.clone() };
+        let model = model(&dataset);
+        let checkpoints = Checkpoints::open(&dir.path().join("two"), 3).unwrap();
+        let error = Trainer::new(model.as_ref(), &dataset, &CPU, options, checkpoints).err().unwrap();
+        assert!(matches!(error, TrainError::MuonOverRanks), "{error}");
+    }
+    let ended = train(dir.path(), &dataset, &options, 1, plain);
+    assert_eq!(*ended[0].outcome.as_ref().unwrap(), StopReason::Done);
+    assert!(ended[0].recorder.losses.len() == 30);
 }

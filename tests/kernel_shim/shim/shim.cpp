@@ -240,7 +240,7 @@ extern "C" const char* wattle_shim_kernel(size_t idx) {
 
 extern "C" int wattle_shim_launch(const char* name, const unsigned* grid, const unsigned* block, void* const* args,
                                   const char* types, size_t n_args, size_t dynamic_shared_bytes,
-                                  uint64_t seed) {
+                                  uint64_t seed, const unsigned* only_block) {
   using namespace shim;
   const auto found = kernels().find(name);
   if (found == kernels().end()) return 1;
@@ -260,13 +260,17 @@ extern "C" int wattle_shim_launch(const char* name, const unsigned* grid, const 
   arguments = args;
   shared_bytes = dynamic_shared_bytes;
   Schedule schedule{seed};
+  const auto run = [&](Index3 block) {
+    block_idx = block;
+    prepare_shared();
+    if (!run_block(n, schedule)) return 3;
+    return guards_are_whole() ? 0 : 5;
+  };
+  if (only_block != nullptr) return run({only_block[0], only_block[1], only_block[2]});
   for (unsigned z = 0; z < grid[2]; z++) {
     for (unsigned y = 0; y < grid[1]; y++) {
       for (unsigned x = 0; x < grid[0]; x++) {
-        block_idx = {x, y, z};
-        prepare_shared();
-        if (!run_block(n, schedule)) return 3;
-        if (!guards_are_whole()) return 5;
+        if (const int status = run({x, y, z})) return status;
       }
     }
   }

@@ -1,27 +1,57 @@
 //! Attention in one piece, by the CPU's operation: sums in `f32`, what is stored in bf16.
 
 use wattle_ops::attention::cpu::{self as attention, QkvLayout, Saved, Shape};
+use wattle_ops::bf16;
 use wattle_ops::board::{
-    AttentionBackward, AttentionForward, AttentionShape, DevicePtr, DeviceTensor, Matrix,
+    AttentionBackward, AttentionForward, AttentionPass, AttentionShape, DeviceTensor, Job, Matrix, Workspace,
 };
 
 use crate::arena::{Arena, slice_mut};
 use crate::products::{read, write};
 
-/// Bytes that a pass needs beside its tensors: as many as cuDNN's with a fixed order of sums.
-pub(crate) fn workspace_bytes(shape: &AttentionShape) -> usize {
-    2 * shape.batch * shape.n_heads * shape.time * shape.time
+/// The ways to make a pass: of the queries as they are, or of three times the queries and a third of the keys, both in
+/// bf16, whose scores differ by rounding.
+pub(crate) const WAYS: [&str; 2] = ["plain", "thirds"];
+
+/// What a choice among [`WAYS`] is for.
+pub(crate) fn job(shape: &AttentionShape, pass: AttentionPass) -> Job {
+    shape.job(pass, "fixed")
+}
+
+/// Bytes that a pass needs beside its tensors: as many as cuDNN's with a fixed order of sums, and half as many again for
+/// the second way.
+pub(crate) fn workspace_bytes(shape: &AttentionShape, way: &str) -> usize {
+    let scores = shape.batch * shape.n_heads * shape.time * shape.time;
+    if way == WAYS[0] { 2 * scores } else { 3 * scores }
 }
 
 /// Writes to all of the workspace: whatever else lies there is gone.
-pub(crate) fn use_up(arenas: &mut [Arena], shape: &AttentionShape, workspace: DevicePtr) {
-    slice_mut(arenas, workspace, workspace_bytes(shape)).fill(0xff);
+pub(crate) fn use_up(arenas: &mut [Arena], shape: &AttentionShape, workspace: Workspace, way: &str) {
+    let needed = workspace_bytes(shape, way);
+    assert!(needed <= workspace.bytes, "{way} needs {needed} bytes of workspace, of {}", workspace.bytes);
+    slice_mut(arenas, workspace.at, needed).fill(0xff);
+}
+
+/// What a way multiplies queries by, and divides keys by.
+fn factor(way: &str) -> f32 {
+    if way == WAYS[0] { 1.0 } else { 3.0 }
+}
+
+/// Multiplies queries, or their gradients, and divides keys.
+fn rescale(qkv: &mut [f32], shape: &AttentionShape, factor: f32) {
+    let [q, k, v] = widths(shape);
+    let rounded = |x: f32| bf16::widen(bf16::nearest(x));
+    for row in qkv.chunks_exact_mut(q + k + v) {
+        row[..q].iter_mut().for_each(|x| *x = rounded(*x * factor));
+        row[q..q + k].iter_mut().for_each(|x| *x = rounded(*x / factor));
+    }
 }
 
 /// Writes the output and each row's log-sum-exp.
-pub(crate) fn forward(arenas: &[Arena], shape: &AttentionShape, tensors: &AttentionForward) {
+pub(crate) fn forward(arenas: &[Arena], shape: &AttentionShape, tensors: &AttentionForward, way: &str) {
     let (sizes, layout) = sizes(shape);
-    let qkv = side_by_side(arenas, shape, tensors);
+    let mut qkv = side_by_side(arenas, shape, tensors);
+    rescale(&mut qkv, shape, factor(way));
     let (mut out, mut stats) = (vec![0.0; n_rows(shape) * out_width(shape)], vec![0.0; n_stats(shape)]);
     let mut scratch = vec![0.0; sizes.fwd_scratch_len()];
     attention::fwd(&mut out, &mut stats, &qkv, &layout, &sizes, None, None, &mut scratch);
@@ -30,15 +60,18 @@ pub(crate) fn forward(arenas: &[Arena], shape: &AttentionShape, tensors: &Attent
 }
 
 /// Overwrites the gradients of queries, keys and values.
-pub(crate) fn backward(arenas: &[Arena], shape: &AttentionShape, tensors: &AttentionBackward) {
+pub(crate) fn backward(arenas: &[Arena], shape: &AttentionShape, tensors: &AttentionBackward, way: &str) {
     let (sizes, layout) = sizes(shape);
-    let qkv = side_by_side(arenas, shape, &tensors.forward);
+    let mut qkv = side_by_side(arenas, shape, &tensors.forward);
+    rescale(&mut qkv, shape, factor(way));
     let output = |ptr| read(arenas, rows(ptr, shape.out_row_stride), [n_rows(shape), out_width(shape)], 0);
     let (out, grad_out) = (output(tensors.forward.out), output(tensors.grad_out));
     let log_sum_exp = read(arenas, of_stats(shape, &tensors.forward), [1, n_stats(shape)], 0);
     let saved = Saved { out: &out, log_sum_exp: &log_sum_exp, qkv: &qkv };
     let (mut grad_qkv, mut scratch) = (vec![0.0; qkv.len()], vec![0.0; sizes.bwd_scratch_len()]);
     attention::bwd(&mut grad_qkv, &grad_out, saved, &layout, &sizes, None, None, &mut scratch);
+    // By the chain rule, gradients are rescaled as the numbers were.
+    rescale(&mut grad_qkv, shape, factor(way));
     let mut start = 0;
     for (ptr, width) in [tensors.grad_q, tensors.grad_k, tensors.grad_v].into_iter().zip(widths(shape)) {
         let of_row = grad_qkv.chunks_exact(widths(shape).iter().sum());

@@ -8,18 +8,21 @@
 mod arena;
 mod fused;
 mod products;
+mod ranks;
 
 use std::collections::BTreeSet;
 use std::ffi::{CStr, CString};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use wattle_dist::{Fabric, Place};
 use wattle_ops::board::{
-    Arg, AttentionBackward, AttentionForward, AttentionShape, Board, BoardError, Choices, DevicePtr,
-    FusedAttention, Gemm, Job, Launch, MemoryInfo,
+    Arg, AttentionBackward, AttentionForward, AttentionPass, AttentionShape, Board, BoardError, Choices,
+    Collectives, DevicePtr, FusedAttention, Gemm, Job, Launch, MemoryInfo, Plans, Workspace,
 };
 
 use arena::Arena;
+use ranks::{Collective, Ranks};
 
 unsafe extern "C" {
     fn wattle_shim_launch(
@@ -31,6 +34,7 @@ unsafe extern "C" {
         n_args: usize,
         shared_bytes: usize,
         seed: u64,
+        only_block: *const u32,
     ) -> i32;
     fn wattle_shim_keep();
     fn wattle_shim_kernel(idx: usize) -> *const std::ffi::c_char;
@@ -77,6 +81,7 @@ struct Inner {
     n_launches: usize,
     launched: BTreeSet<String>,
     n_plans: usize,
+    ranks: Option<Ranks>,
 }
 
 /// One thing that a board does.
@@ -84,11 +89,12 @@ struct Inner {
 enum Work {
     Launch { kernel: String, grid: [u32; 3], block: [u32; 3], shared_bytes: u32, args: Vec<Arg> },
     Gemm(Gemm, String),
-    Attention(AttentionShape, AttentionForward, DevicePtr),
-    AttentionBackward(AttentionShape, AttentionBackward, DevicePtr),
+    Attention(AttentionShape, AttentionForward, Workspace, String),
+    AttentionBackward(AttentionShape, AttentionBackward, Workspace, String),
     Copy { to: DevicePtr, from: DevicePtr, bytes: usize },
     Zero { at: DevicePtr, bytes: usize },
     Mark(usize),
+    Collective(Collective),
 }
 
 impl Default for ShimBoard {
@@ -149,6 +155,13 @@ impl ShimBoard {
         self
     }
 
+    /// A board of one of several ranks, whose collectives run as late as they may, or as soon.
+    #[must_use]
+    pub fn with_ranks(self, fabric: Arc<dyn Fabric>, is_late: bool) -> Self {
+        self.lock().ranks = Some(Ranks::new(fabric, is_late));
+        self
+    }
+
     /// Kernels that were launched so far, replays counted.
     pub fn n_launches(&self) -> usize {
         self.lock().n_launches
@@ -159,13 +172,29 @@ impl ShimBoard {
         self.lock().launched.clone()
     }
 
-    /// Shapes that attention was made ready for.
+    /// Passes over shapes that attention was made ready for.
     pub fn n_plans(&self) -> usize {
         self.lock().n_plans
     }
 
+    fn way_of(&self, shape: &AttentionShape, pass: AttentionPass) -> String {
+        let chosen = self.choices.of(&fused::job(shape, pass));
+        chosen.unwrap_or_else(|| fused::WAYS[0].to_owned())
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Which rank it belongs to.
+    fn place(&self) -> Place {
+        self.lock().ranks.as_ref().map_or_else(Place::solo, |ranks| ranks.fabric().0.place().clone())
+    }
+
+    /// What carries its collectives, and how long they wait.
+    fn fabric(&self) -> (Arc<dyn Fabric>, Duration) {
+        let inner = self.lock();
+        inner.ranks.as_ref().expect("a board of one of several ranks").fabric()
     }
 
     /// Does it, or records it.
@@ -183,21 +212,26 @@ impl ShimBoard {
 
 impl Inner {
     fn run(&mut self, work: &Work, seed: u64) -> Result<(), BoardError> {
+        if !matches!(work, Work::Collective(_) | Work::Mark(_))
+            && let Some(ranks) = &mut self.ranks
+        {
+            ranks.note_work();
+        }
         match work {
             Work::Launch { kernel, grid, block, shared_bytes, args } => {
                 self.n_launches += 1;
                 self.launched.insert(kernel.clone());
                 let seed = if seed == 0 { 0 } else { seed.wrapping_add(self.n_launches as u64) | 1 };
-                launch(kernel, *grid, *block, *shared_bytes, args, seed)?;
+                launch(kernel, *grid, *block, *shared_bytes, args, seed, None)?;
             }
             Work::Gemm(gemm, way) => products::multiply(&self.arenas, gemm, way),
-            Work::Attention(shape, tensors, workspace) => {
-                fused::use_up(&mut self.arenas, shape, *workspace);
-                fused::forward(&self.arenas, shape, tensors);
+            Work::Attention(shape, tensors, workspace, way) => {
+                fused::use_up(&mut self.arenas, shape, *workspace, way);
+                fused::forward(&self.arenas, shape, tensors, way);
             }
-            Work::AttentionBackward(shape, tensors, workspace) => {
-                fused::use_up(&mut self.arenas, shape, *workspace);
-                fused::backward(&self.arenas, shape, tensors);
+            Work::AttentionBackward(shape, tensors, workspace, way) => {
+                fused::use_up(&mut self.arenas, shape, *workspace, way);
+                fused::backward(&self.arenas, shape, tensors, way);
             }
             &Work::Copy { to, from, bytes } => {
                 let source = arena::slice(&self.arenas, from, bytes).to_vec();
@@ -210,10 +244,27 @@ impl Inner {
                 }
                 self.marks[edge] = Some(Instant::now());
             }
+            &Work::Collective(collective) => {
+                let ranks = self.ranks.as_mut().expect("a board of one of several ranks");
+                ranks.run(&mut self.arenas, collective)?;
+            }
         }
         self.arenas.iter().for_each(|arena| arena.check(work));
         Ok(())
     }
+}
+
+/// Runs one block of a launch, on whatever memory its arguments name: of a launch too large to run whole.
+///
+/// # Safety
+/// The arguments are addresses of memory that the block may read and write as its kernel does.
+///
+/// # Errors
+/// As for [`Board::launch`].
+pub unsafe fn run_block(launch: &Launch<'_>, block_idx: [u32; 3]) -> Result<(), BoardError> {
+    launch.check_grid()?;
+    let Launch { kernel, grid, block, shared_bytes, args } = *launch;
+    self::launch(kernel, grid, block, shared_bytes, args, 0, Some(block_idx))
 }
 
 fn launch(
@@ -223,6 +274,7 @@ fn launch(
     shared_bytes: u32,
     args: &[Arg],
     seed: u64,
+    only_block: Option<[u32; 3]>,
 ) -> Result<(), BoardError> {
     let name = CString::new(kernel).map_err(|_| BoardError::NoKernel(kernel.to_owned()))?;
     let pointers: Vec<_> = args.iter().map(Arg::as_ptr).collect();
@@ -240,6 +292,7 @@ fn launch(
             pointers.len(),
             shared_bytes as usize,
             seed,
+            only_block.as_ref().map_or(std::ptr::null(), |block| block.as_ptr()),
         )
     };
     let why = match status {
@@ -304,6 +357,7 @@ impl Board for ShimBoard {
         if self.without == Some(kernel) {
             return Ok(());
         }
+        launch.check_grid()?;
         if shared_bytes as usize > self.max_shared_bytes {
             let why = format!("{shared_bytes} bytes of shared memory, of {}", self.max_shared_bytes);
             return Err(BoardError::Launch { kernel: kernel.to_owned(), why });
@@ -341,6 +395,10 @@ impl Board for ShimBoard {
             true => Ok(self),
             false => Err(BoardError::NoAttention("the kernel shim was made without it".to_owned())),
         }
+    }
+
+    fn collectives(&self) -> Option<&dyn Collectives> {
+        self.lock().ranks.is_some().then_some(self as _)
     }
 
     fn mark(&self, edge: usize) -> Result<(), BoardError> {
@@ -384,40 +442,68 @@ impl Board for ShimBoard {
 
 impl FusedAttention for ShimBoard {
     /// As strict as cuDNN is of widths and documents.
-    fn prepare(&self, shape: &AttentionShape) -> Result<usize, BoardError> {
+    fn prepare(
+        &self,
+        shape: &AttentionShape,
+        pass: AttentionPass,
+        plans: Plans,
+    ) -> Result<usize, BoardError> {
         shape.refuse_documents()?;
         self.lock().n_plans += 1;
-        match shape.head_width % 8 {
-            0 => Ok(self.workspace_bytes(shape) as usize),
-            _ => Err(BoardError::Call {
-                call: "prepare",
-                why: format!("heads of {} are no multiple of 8", shape.head_width),
-            }),
+        if !shape.head_width.is_multiple_of(8) {
+            let why = format!("heads of {} are no multiple of 8", shape.head_width);
+            return Err(BoardError::Call { call: "prepare", why });
+        }
+        let bytes = |way: &str| fused::workspace_bytes(shape, way);
+        match self.choices.of(&fused::job(shape, pass)) {
+            Some(way) if fused::WAYS.contains(&way.as_str()) => Ok(bytes(&way)),
+            Some(way) => Err(BoardError::NoWay { job: fused::job(shape, pass).as_str().to_owned(), way }),
+            None => {
+                let room = match plans {
+                    Plans::First => 0,
+                    Plans::Several { room } => room,
+                };
+                let further = fused::WAYS[1..].iter().map(|way| bytes(way)).filter(|&of| of as u64 <= room);
+                Ok(further.chain([bytes(fused::WAYS[0])]).max().expect("there is the first"))
+            }
         }
     }
 
+    fn ways(
+        &self,
+        shape: &AttentionShape,
+        pass: AttentionPass,
+        workspace_bytes: usize,
+    ) -> Result<(Job, Vec<String>), BoardError> {
+        let fits = |way: &&str| fused::workspace_bytes(shape, way) <= workspace_bytes;
+        let ways = fused::WAYS.into_iter().filter(fits).map(str::to_owned).collect();
+        Ok((fused::job(shape, pass), ways))
+    }
+
     /// As cuDNN's, with a fixed order of sums.
-    fn workspace_bytes(&self, shape: &AttentionShape) -> u64 {
-        fused::workspace_bytes(shape) as u64
+    fn workspace_bytes(&self, shape: &AttentionShape, _pass: AttentionPass) -> u64 {
+        fused::workspace_bytes(shape, fused::WAYS[0]) as u64
     }
 
     fn forward(
         &self,
         shape: &AttentionShape,
         tensors: &AttentionForward,
-        workspace: DevicePtr,
+        workspace: Workspace,
     ) -> Result<(), BoardError> {
         shape.refuse_documents()?;
-        self.submit(Work::Attention(*shape, *tensors, workspace))
+        let way = self.way_of(shape, AttentionPass::Forward);
+        self.submit(Work::Attention(*shape, *tensors, workspace, way))
     }
 
     fn backward(
         &self,
         shape: &AttentionShape,
         tensors: &AttentionBackward,
-        workspace: DevicePtr,
+        workspace: Workspace,
     ) -> Result<(), BoardError> {
         shape.refuse_documents()?;
-        self.submit(Work::AttentionBackward(*shape, *tensors, workspace))
+        let way = self.way_of(shape, AttentionPass::Backward);
+        self.submit(Work::AttentionBackward(*shape, *tensors, workspace, way))
     }
 }

@@ -10,6 +10,7 @@ use wattle_session::data::prepare;
 use wattle_session::{
     Config, Forecast, Outcome, Resume, Session, SessionError, Together, Trained, warmup_warning,
 };
+use wattle_train::device::DeviceChoice;
 use wattle_train::{Ranks, TrainError};
 
 use crate::allocator::give_back;
@@ -30,7 +31,7 @@ pub fn run(args: &TrainArgs, bars: &MultiProgress, log_file: &LogFile, quiet: bo
     let target = target(args);
     let train = target.as_ref().map(|target| target.config.train.clone()).unwrap_or_default();
     set_threads_of_rank(train.threads, local_world());
-    let ranks = find(train.rank_deadline_s)?;
+    let (ranks, device) = find(train.rank_deadline_s, args.device)?;
     let target = target.map_err(|BadUsage { faults }| SessionError::Config(faults));
     let target = Together::new(&ranks).meet(target)?;
     let display = Display::new(bars.clone(), is_drawn_on() && !quiet);
@@ -38,7 +39,7 @@ pub fn run(args: &TrainArgs, bars: &MultiProgress, log_file: &LogFile, quiet: bo
         if !ranks.leads() {
             return Ok(Exit::Done);
         }
-        return dry_run(args, &target.config, display);
+        return dry_run(args, device, &target.config, display);
     }
     let signal = StopSignal::listen().context("cannot listen for signals")?;
     let mut following = Following::new(display, log_file, &target.config);
@@ -47,7 +48,7 @@ pub fn run(args: &TrainArgs, bars: &MultiProgress, log_file: &LogFile, quiet: bo
         None => Resume::Never,
     };
     let outcome = Session::new(target.config.clone(), &target.path)
-        .device(args.device)
+        .device(device)
         .verify(verify(args))
         .resume(resume)
         .ranks(ranks.clone())
@@ -81,10 +82,15 @@ fn verify(args: &TrainArgs) -> Verify {
 }
 
 /// Prints what the run would be.
-fn dry_run(args: &TrainArgs, config: &Config, display: Display) -> anyhow::Result<Exit> {
+fn dry_run(
+    args: &TrainArgs,
+    device: DeviceChoice,
+    config: &Config,
+    display: Display,
+) -> anyhow::Result<Exit> {
     let mut following = Following::without_run(display);
     let dataset = prepare(config, verify(args), &mut following)?;
-    let device = args.device.open()?;
+    let device = device.open()?;
     let mut forecast = Forecast::of(config, &dataset, &device)?;
     // What does not fit is not built either: the plan says so.
     if forecast.shortage.is_none() {

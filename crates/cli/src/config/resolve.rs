@@ -438,6 +438,7 @@ mod tests {
         for pairs in [
             &["optimizer.learning_rate=3e-5"][..],
             &["optimizer.kind=adam"],
+            &["optimizer.kind=muon"],
             &["model.d_model=90"],
             &["model.d_model=90", "model.family=llama"],
             &["tokenizer.file=\"Cargo.toml\""],

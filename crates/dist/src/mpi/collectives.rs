@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use super::Mpi;
 use super::library::Library;
 use super::rounds::{self, Cutting, Slot};
-use super::wait;
 use super::wire::count;
+use crate::deadline;
 use crate::error::DistError;
 use crate::fabric::Fabric;
 use crate::place::Place;
@@ -78,7 +78,7 @@ impl Fabric for Mpi {
     }
 
     fn gather(&self, own: &[u8], within: Duration) -> Result<Option<Vec<Vec<u8>>>, DistError> {
-        let deadline = wait::deadline(within);
+        let deadline = deadline::deadline(within);
         let lens = self.all_gather_lens(own.len(), within)?;
         let leads = self.wire.rank == 0;
         let cutting = self.cutting(lens.iter().copied().max().unwrap_or(0), self.wire.world);

@@ -2,7 +2,6 @@
 //!
 //! - `abi`: how libraries represent handles and constants
 //! - `library`: an opened library and its functions
-//! - `pace`: how often to look whether something is done
 //! - `wire`: the library, and this rank among the others
 //! - `roll_call`: which ranks are silent
 //! - `parting`: the last word of a rank that cannot go on
@@ -13,7 +12,6 @@
 mod abi;
 mod collectives;
 mod library;
-mod pace;
 mod parting;
 mod roll_call;
 mod rounds;
@@ -27,8 +25,8 @@ use std::time::{Duration, Instant};
 
 use self::library::Library;
 use self::rounds::{Cutting, Slots};
-use self::wait::Cut;
 use self::wire::{Wire, count};
+use crate::deadline::{self, Cut};
 use crate::error::DistError;
 use crate::fabric::Fabric;
 use crate::launch::{Launched, Launcher};
@@ -141,7 +139,7 @@ impl Mpi {
 
     /// The text of each rank, in the order of ranks.
     fn all_gather_texts(&self, own: &str, within: Duration) -> Result<Vec<String>, DistError> {
-        let deadline = wait::deadline(within);
+        let deadline = deadline::deadline(within);
         let left = || deadline.saturating_duration_since(Instant::now());
         let lens = self.all_gather_lens(own.len(), within)?;
         let longest = lens.iter().copied().max().unwrap_or(0);
@@ -175,7 +173,7 @@ impl Mpi {
         within: Duration,
         make: impl FnOnce(&Wire, &mut Slots, Instant) -> Result<(), Cut>,
     ) -> Result<(), DistError> {
-        let deadline = wait::deadline(within);
+        let deadline = deadline::deadline(within);
         let mut state = self.lock();
         if let Some(failed) = &state.failed {
             return Err(DistError::Gone { gone: Vec::new(), reason: failed.clone() });

@@ -9,9 +9,9 @@ use std::ops::Range;
 use std::time::Instant;
 
 use super::library::Request;
-use super::pace::Pace;
-use super::wait::Cut;
 use super::wire::Wire;
+use crate::deadline::Cut;
+use crate::pace::Pace;
 
 /// Memory of one round.
 #[derive(Default)]

@@ -3,30 +3,10 @@
 use std::time::{Duration, Instant};
 
 use super::library::Request;
-use super::pace::{Pace, Pauses};
 use super::wire::Wire;
 use super::{parting, roll_call};
-use crate::error::DistError;
-
-/// Why a wait ended early.
-pub(super) enum Cut {
-    /// The deadline passed.
-    Late,
-    /// The library reported an error.
-    Failed(DistError),
-}
-
-impl From<DistError> for Cut {
-    fn from(error: DistError) -> Self {
-        Self::Failed(error)
-    }
-}
-
-/// When a wait that may take `within` ends. Waits without an end get a century.
-pub(super) fn deadline(within: Duration) -> Instant {
-    const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-    Instant::now() + within.min(CENTURY)
-}
+use crate::deadline::Cut;
+use crate::pace::{Pace, Pauses};
 
 /// How often a waiting rank answers those that ask whether it is there.
 const ANSWER_EVERY: Duration = Duration::from_millis(20);

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use super::config::Config;
 use super::library::{
-    BF16, Comm, DataType, F32, F64, IN_PROGRESS, Library, MAX, NcclResult, REMOTE_ERROR, RedOp, SUM, Stream,
-    UniqueId,
+    BF16, Comm, DataType, F32, F64, IN_PROGRESS, Library, MAX, NcclResult, RedOp, SUM, Stream, U8, UniqueId,
 };
 use crate::error::DistError;
 
-/// One rank of a communicator. No call blocks.
+/// One rank of a communicator. No call blocks: one that has begun work in the background is to be settled by
+/// [`Communicator::settle`] before the next.
 ///
 /// Dropping it frees nothing: NCCL's teardown waits for other ranks, and for graphs that hold the communicator. It goes
 /// with the process, or by [`Communicator::abort`].
@@ -27,6 +27,8 @@ unsafe impl Send for Communicator {}
 /// Type of the elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Element {
+    /// A byte, which is copied and never summed.
+    U8,
     /// 32 bits.
     F32,
     /// 64 bits.
@@ -53,7 +55,6 @@ impl Communicator {
         id: &UniqueId,
         (rank, world): (usize, usize),
     ) -> Result<Self, DistError> {
-        let count = |n: usize| c_int::try_from(n).expect("ranks are below 2^31");
         let mut config = Config::non_blocking();
         let mut comm: Comm = std::ptr::null_mut();
         let init = library.functions.comm_init_rank_config;
@@ -72,12 +73,7 @@ impl Communicator {
         // SAFETY: the communicator is live; the state is written before the call returns.
         let result = unsafe { (self.library.functions.comm_get_async_error)(self.comm, &raw mut state) };
         self.library.check("ncclCommGetAsyncError", result)?;
-        let checked = self.library.check("NCCL's work in the background", state);
-        if state == REMOTE_ERROR {
-            let reason = checked.err().map_or_else(String::new, |error| error.to_string());
-            return Err(DistError::Gone { gone: Vec::new(), reason });
-        }
-        checked?;
+        self.library.check("NCCL's work in the background", state)?;
         Ok(state != IN_PROGRESS)
     }
 
@@ -162,6 +158,70 @@ impl Communicator {
         self.library.check("ncclAllReduce", result)
     }
 
+    /// Enqueues: all ranks get the `n` bytes of `root`.
+    ///
+    /// # Errors
+    /// If NCCL refuses.
+    ///
+    /// # Safety
+    /// As for [`Communicator::reduce_scatter`]; both have `n` bytes.
+    pub unsafe fn broadcast(
+        &mut self,
+        (from, to): (*const c_void, *mut c_void),
+        n: usize,
+        root: usize,
+        stream: *mut c_void,
+    ) -> Result<(), DistError> {
+        let (call, root) = (self.library.functions.broadcast, count(root));
+        // SAFETY: the caller's.
+        let result = unsafe { call(from, to, n, U8, root, self.comm, stream as Stream) };
+        self.library.check("ncclBroadcast", result)
+    }
+
+    /// Enqueues, as one: the bytes at each address of `sends` go to the rank beside it, and each of `receives` is filled
+    /// by its rank.
+    ///
+    /// # Errors
+    /// If NCCL refuses.
+    ///
+    /// # Safety
+    /// As for [`Communicator::reduce_scatter`]; each address has as many bytes as stand with it.
+    pub unsafe fn exchange(
+        &mut self,
+        sends: &[(usize, *const c_void, usize)],
+        receives: &[(usize, *mut c_void, usize)],
+        stream: *mut c_void,
+    ) -> Result<(), DistError> {
+        let functions = &self.library.functions;
+        // SAFETY: it only begins a group of calls of this thread.
+        self.library.check("ncclGroupStart", unsafe { (functions.group_start)() })?;
+        let mut enqueued = Ok(());
+        for &(rank, from, n) in sends {
+            // SAFETY: the caller's.
+            let result = unsafe { (functions.send)(from, n, U8, count(rank), self.comm, stream) };
+            enqueued = enqueued.and(self.library.check("ncclSend", result));
+        }
+        for &(rank, to, n) in receives {
+            // SAFETY: the caller's.
+            let result = unsafe { (functions.recv)(to, n, U8, count(rank), self.comm, stream) };
+            enqueued = enqueued.and(self.library.check("ncclRecv", result));
+        }
+        // SAFETY: it ends the group, whatever became of its calls.
+        let ended = self.library.check("ncclGroupEnd", unsafe { (functions.group_end)() });
+        enqueued.and(ended)
+    }
+
+    /// Begins to end: [`Communicator::settle`] returns once what this rank has sent has left it. All ranks call it, and
+    /// none may enqueue anything afterwards. Nothing recorded may hold the communicator.
+    ///
+    /// # Errors
+    /// If NCCL reports one.
+    pub fn finalize(&mut self) -> Result<(), DistError> {
+        // SAFETY: the communicator is live.
+        let result = unsafe { (self.library.functions.comm_finalize)(self.comm) };
+        self.library.check("ncclCommFinalize", result)
+    }
+
     /// Gives up what is under way and frees the communicator.
     ///
     /// # Errors
@@ -173,9 +233,15 @@ impl Communicator {
     }
 }
 
+/// A rank, or a number of them, as NCCL counts.
+fn count(n: usize) -> c_int {
+    c_int::try_from(n).expect("ranks are below 2^31")
+}
+
 impl Element {
     fn code(self) -> DataType {
         match self {
+            Self::U8 => U8,
             Self::F32 => F32,
             Self::F64 => F64,
             Self::Bf16 => BF16,

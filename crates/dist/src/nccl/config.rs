@@ -84,14 +84,14 @@ mod tests {
     use std::mem::offset_of;
 
     use super::super::library::{
-        BF16, F32, F64, Functions, IN_PROGRESS, MAX, REMOTE_ERROR, SUCCESS, SUM, UNIQUE_ID_BYTES,
+        BF16, F32, F64, Functions, IN_PROGRESS, MAX, REMOTE_ERROR, SUCCESS, SUM, U8, UNIQUE_ID_BYTES,
     };
     use super::*;
 
     /// Printed for `scripts/check_nccl_abi.sh`: one fact a line.
     #[test]
     fn table() {
-        let numbers: [(&str, i64); 21] = [
+        let numbers: [(&str, i64); 22] = [
             ("sizeof(ncclConfig_t)", size_of::<Config>() as i64),
             ("offsetof(ncclConfig_t, blocking)", offset_of!(Config, blocking) as i64),
             ("offsetof(ncclConfig_t, netName)", offset_of!(Config, net_name) as i64),
@@ -107,6 +107,7 @@ mod tests {
             ("ncclSuccess", SUCCESS.into()),
             ("ncclInProgress", IN_PROGRESS.into()),
             ("ncclRemoteError", REMOTE_ERROR.into()),
+            ("ncclUint8", U8.into()),
             ("ncclFloat32", F32.into()),
             ("ncclFloat64", F64.into()),
             ("ncclBfloat16", BF16.into()),

@@ -2,6 +2,8 @@
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
+use wattle_cuda::Nvidia;
+
 use super::config::Config;
 use crate::entry::{entry_points, open_first};
 use crate::error::DistError;
@@ -21,6 +23,7 @@ pub(super) const UNIQUE_ID_BYTES: usize = 128;
 pub(super) const SUCCESS: NcclResult = 0;
 pub(super) const REMOTE_ERROR: NcclResult = 6;
 pub(super) const IN_PROGRESS: NcclResult = 7;
+pub(super) const U8: DataType = 1;
 pub(super) const F32: DataType = 7;
 pub(super) const F64: DataType = 8;
 pub(super) const BF16: DataType = 9;
@@ -55,6 +58,12 @@ entry_points! {
         *const c_void, *mut c_void, usize, DataType, RedOp, Comm, Stream,
     ) -> NcclResult;
     all_gather = ncclAllGather(*const c_void, *mut c_void, usize, DataType, Comm, Stream) -> NcclResult;
+    broadcast = ncclBroadcast(*const c_void, *mut c_void, usize, DataType, c_int, Comm, Stream) -> NcclResult;
+    send = ncclSend(*const c_void, usize, DataType, c_int, Comm, Stream) -> NcclResult;
+    recv = ncclRecv(*mut c_void, usize, DataType, c_int, Comm, Stream) -> NcclResult;
+    group_start = ncclGroupStart() -> NcclResult;
+    group_end = ncclGroupEnd() -> NcclResult;
+    comm_finalize = ncclCommFinalize(Comm) -> NcclResult;
 }
 
 /// An NCCL that stays for as long as the process.
@@ -65,14 +74,18 @@ pub(super) struct Library {
 }
 
 impl Library {
-    pub(super) fn open(names: &[String]) -> Result<Self, DistError> {
-        let remedy = "pip install nvidia-nccl-cu13 and put its lib folder into LD_LIBRARY_PATH, or set WATTLE_NCCL to \
-                      the library's path";
-        let opened = open_first(names, 0);
-        let (opened, file) = opened.map_err(|tried| DistError::NoLibrary { what: "NCCL", tried, remedy })?;
-        let functions = Functions::of(&opened, file)?;
+    /// Opens the one that is `named`, else the one that is found where NVIDIA's libraries are.
+    pub(super) fn open(named: Option<String>) -> Result<Self, DistError> {
+        let remedy = "pip install nvidia-nccl-cu13, or set WATTLE_NCCL to the library's path";
+        let file = named.clone().unwrap_or_else(|| Nvidia::Nccl.file_name());
+        let opened = match named {
+            Some(name) => open_first(&[name], 0).map(|(opened, _)| opened),
+            None => wattle_cuda::open(Nvidia::Nccl).map_err(|error| vec![error.to_string()]),
+        };
+        let opened = opened.map_err(|tried| DistError::NoLibrary { what: "NCCL", tried, remedy })?;
+        let functions = Functions::of(&opened, &file)?;
         std::mem::forget(opened);
-        Ok(Self { functions, file: file.to_owned() })
+        Ok(Self { functions, file })
     }
 
     /// Makes an error of a result that is neither success nor under way.
@@ -85,6 +98,9 @@ impl Library {
             [(self.functions.get_error_string)(result), (self.functions.get_last_error)(std::ptr::null_mut())]
         };
         let reason = texts.iter().filter_map(|text| read(*text)).collect::<Vec<_>>().join("; ");
+        if result == REMOTE_ERROR {
+            return Err(DistError::Gone { gone: Vec::new(), reason: format!("{call}: {reason}") });
+        }
         Err(DistError::Library { library: self.file.clone(), call, reason })
     }
 }

@@ -1,19 +1,29 @@
 //! Sums between GPUs by NCCL, opened at run time.
 //!
-//! Not wired into a board yet, and never run on a GPU. Without one, opening the library, its version, its unique id
-//! and the errors of a communicator were tried; signatures and constants are compared with `nccl.h` by
-//! `scripts/check_nccl_abi.sh`.
+//! Never run on a GPU. Without one, opening the library, its version, its unique id and the errors of a communicator were
+//! tried; signatures and constants are compared with `nccl.h` by `scripts/check_nccl_abi.sh`; a stand-in for the
+//! library, which sums between processes over sockets, runs what is here and the collectives of a CUDA board
+//! (`crates/ops/src/board/cuda/tests/standin_nccl.cpp`).
 //!
 //! Sums by NVLink's switches (NVLS) differ from run to run; `NCCL_NVLS_ENABLE=0` makes them repeatable
-//! (github.com/NVIDIA/nccl/issues/1497).
+//! (github.com/NVIDIA/nccl/issues/1497). [`prepare`] sets it.
 //!
 //! - `library`: an opened library, its functions and constants
 //! - `config`: how a communicator behaves
 //! - `communicator`: ranks that sum
+//! - `meeting`: where ranks meet, where only the launcher can tell them
+//! - `driver`, `lane`: how a fabric's bytes go through a GPU
+//! - `header`: what ranks say at the beginning of a fabric's call
+//! - `fabric`: a [`Fabric`](crate::Fabric) over a communicator
 
 mod communicator;
 mod config;
+mod driver;
+mod fabric;
+mod header;
+mod lane;
 mod library;
+mod meeting;
 
 use std::ffi::c_int;
 use std::sync::Arc;
@@ -22,10 +32,11 @@ use std::time::{Duration, Instant};
 use self::library::Library;
 use crate::error::DistError;
 use crate::fabric::Fabric;
-use crate::launch::Launched;
 
 pub use self::communicator::{Communicator, Element, Reduction};
+pub use self::fabric::NcclFabric;
 pub use self::library::UniqueId;
+pub use self::meeting::{comm_id, prepare};
 
 /// NCCL's library.
 pub struct Nccl {
@@ -35,17 +46,18 @@ pub struct Nccl {
 
 /// The library to open: a name that the loader finds, or a path.
 const LIBRARY: &str = "WATTLE_NCCL";
-/// Where ranks meet, by NCCL's own variable.
-const COMM_ID: &str = "NCCL_COMM_ID";
+/// First version with [`SHARED_BOARD`].
+const SHARES_BOARDS_SINCE: (u32, u32, u32) = (2, 30, 0);
+/// NCCL's own variable: set to 1, several ranks may use one GPU (experimental).
+pub const SHARED_BOARD: &str = "NCCL_MULTI_RANK_GPU_ENABLE";
 
 impl Nccl {
-    /// Opens `libnccl.so.2`, or what `WATTLE_NCCL` names.
+    /// Opens what `WATTLE_NCCL` names, or `libnccl.so.2` from the loader's path, a toolkit or PyPI's wheel.
     ///
     /// # Errors
     /// If it cannot be opened, or is too old.
     pub fn open() -> Result<Self, DistError> {
-        let name = std::env::var(LIBRARY).unwrap_or_else(|_| String::from("libnccl.so.2"));
-        let library = Library::open(&[name])?;
+        let library = Library::open(std::env::var(LIBRARY).ok())?;
         let mut code: c_int = 0;
         // SAFETY: the version is written before the call returns.
         let result = unsafe { (library.functions.get_version)(&raw mut code) };
@@ -58,6 +70,11 @@ impl Nccl {
     /// Major, minor and patch.
     pub fn version(&self) -> (u32, u32, u32) {
         self.version
+    }
+
+    /// Whether several ranks may use one GPU: this version can do it, and the user has asked for it.
+    pub fn shares_boards(&self) -> bool {
+        self.version >= SHARES_BOARDS_SINCE && std::env::var(SHARED_BOARD).is_ok_and(|value| value == "1")
     }
 
     /// An id for a new communicator. It opens a socket, or is that of `NCCL_COMM_ID` where that is set: then all
@@ -101,24 +118,5 @@ impl Nccl {
         let communicator = Communicator::begin(Arc::clone(&self.library), id, (rank, world))?;
         communicator.settle("joining NCCL's communicator", within.saturating_sub(began.elapsed()))?;
         Ok(communicator)
-    }
-}
-
-/// Under torchrun: where ranks meet, for [`set_comm_id`]. Its agent holds `MASTER_PORT`, so this is the next one.
-pub fn comm_id(launched: &Launched) -> Option<String> {
-    let (host, port) = launched.master.as_ref()?;
-    // An IPv6 address is written in brackets.
-    let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-    Some(format!("{host}:{}", port.checked_add(1)?))
-}
-
-/// Lets [`Nccl::unique_id`] give the same id to all processes that set the same address, unless the user has set one.
-///
-/// # Safety
-/// No other thread reads or writes the environment meanwhile: call it before any is started.
-pub unsafe fn set_comm_id(address: &str) {
-    if std::env::var_os(COMM_ID).is_none() {
-        // SAFETY: the caller's.
-        unsafe { std::env::set_var(COMM_ID, address) };
     }
 }

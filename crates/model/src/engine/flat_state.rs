@@ -12,12 +12,13 @@ use wattle_ops::grad_norm::cpu as grad_norm;
 use super::flat_tensors::{self, slice};
 use super::layout::{Entry, Layout};
 use super::moments::{FlatMoments, Moments};
+use super::muon::FlatMuon;
 use super::snapshot::FlatSnapshot;
 use super::split::{Share, Split};
 use crate::copies::{copy, with_values};
 use crate::differences::shape_fault;
 use crate::error::ModelError;
-use crate::moments::{check_moments_of, moment_names};
+use crate::moments::{MatrixUpdate, check_moments_of};
 use crate::parameter::Parameter;
 
 /// Elements that one thread sets to zero at once.
@@ -34,20 +35,30 @@ pub struct FlatState {
     pub(super) weights: Vec<f32>,
     pub(super) gradients: Vec<f32>,
     moments: FlatMoments,
+    muon: Option<FlatMuon>,
 }
 
 impl FlatState {
     /// The values of `parameters`, without gradients or moments yet.
     ///
     /// # Errors
-    /// If a tensor operation fails.
-    pub fn new(parameters: &[Parameter], moments: Moments, share: Share) -> Result<Self> {
-        let layout = Layout::new(parameters);
+    /// If a tensor operation fails, or several processes are to share the updates of matrices by Muon.
+    pub fn new(
+        parameters: &[Parameter],
+        moments: Moments,
+        matrices: MatrixUpdate,
+        share: Share,
+    ) -> Result<Self> {
+        if matrices != MatrixUpdate::AdamW && share.world > 1 {
+            bail!("Muon's updates are made by one process, not by {}", share.world);
+        }
+        let layout = Layout::new(parameters).updated_by(matrices);
         let split = Split::new(layout.len(), share);
         let zeros = || vec![0f32; layout.len()];
         let (weights, gradients) = (zeros(), zeros());
-        let moments = FlatMoments::zeros(moments, split.own());
-        let mut state = Self { layout, split, weights, gradients, moments };
+        let moments = FlatMoments::zeros(moments, &layout, split.own());
+        let muon = FlatMuon::new(&layout);
+        let mut state = Self { layout, split, weights, gradients, moments, muon };
         state.take(parameters)?;
         Ok(state)
     }
@@ -127,6 +138,9 @@ impl FlatState {
     pub fn touch(&mut self) {
         self.zero_gradients();
         self.moments.touch();
+        if let Some(muon) = &mut self.muon {
+            muon.touch();
+        }
     }
 
     /// The Euclidean norm of all gradients together.
@@ -156,9 +170,12 @@ impl FlatState {
     /// Makes one update, of this process's part.
     pub fn update(&mut self, update: &Update) {
         self.moments.update(&mut self.weights, &self.gradients, &self.layout.ranges(), update);
+        if let Some(muon) = &mut self.muon {
+            muon.update(&mut self.weights, &self.gradients, &mut self.moments, update);
+        }
     }
 
-    /// Writes the moments to a safetensors file, under their [`moment_names`]. No more than one of them is copied at
+    /// Writes the moments to a safetensors file, under their [names](MatrixUpdate::moment_names). No more than one of them is copied at
     /// a time.
     ///
     /// # Errors
@@ -168,6 +185,12 @@ impl FlatState {
     /// If another process has a part of the moments.
     pub fn write_moments(&self, path: &Path) -> std::result::Result<(), ModelError> {
         flat_tensors::write_moments(path, &self.layout, |range| self.moments.of(range))
+    }
+
+    /// Moments of this process's part.
+    pub(super) fn n_moments(&self) -> usize {
+        let own = self.split.own();
+        own.len() + self.layout.mean_squares().range(&own).len()
     }
 
     /// Numbers of memory that [`FlatState::snapshot`] takes.
@@ -182,8 +205,10 @@ impl FlatState {
     /// If `memory` has not room for [`FlatState::snapshot_len`] numbers.
     pub fn snapshot(&self, memory: HostMemory) -> FlatSnapshot {
         let mut snapshot = FlatSnapshot::new(&self.layout, memory);
-        for (which, moment) in snapshot.moments_mut().into_iter().enumerate() {
-            self.moments.copy_to(which, &mut moment[self.split.own()]);
+        let own = self.split.own();
+        let places = [own.clone(), self.layout.mean_squares().range(&own)];
+        for (which, (moment, place)) in snapshot.moments_mut().into_iter().zip(places).enumerate() {
+            self.moments.copy_to(which, &mut moment[place]);
         }
         snapshot
     }
@@ -191,7 +216,7 @@ impl FlatState {
     /// Copies this process's part of one of the moments, widened: 0 is the mean, 1 that of squares.
     ///
     /// # Shapes
-    /// `out` is as long as [`Split::own`].
+    /// `out` is as long as [`Split::own`]; of squares, less what Muon updates.
     pub fn copy_own_moment(&self, which: usize, out: &mut [f32]) {
         self.moments.copy_to(which, out);
     }
@@ -202,9 +227,10 @@ impl FlatState {
     /// # Errors
     /// If one is missing, extra or of another shape, and nothing is changed then; or if a tensor operation fails.
     pub fn set_moments(&mut self, moments: &HashMap<String, Tensor>) -> Result<()> {
-        check_moments_of(self.layout.shapes(), moments)?;
+        let matrices = self.layout.matrices();
+        check_moments_of(self.layout.shapes(), matrices, moments)?;
         for entry in self.layout.entries() {
-            for (which, name) in moment_names(&entry.name).into_iter().enumerate() {
+            for (which, name) in matrices.moment_names(&entry.name, &entry.dims).into_iter().enumerate() {
                 let tensor = checked(entry, &moments[&name])?;
                 with_values(tensor, |values| self.moments.set(which, &entry.range, values))?;
             }
@@ -216,7 +242,7 @@ impl FlatState {
     pub(super) fn bytes(&self) -> u64 {
         let buffers = [&self.weights, &self.gradients];
         let floats: u64 = buffers.iter().map(|buffer| (buffer.capacity() * size_of::<f32>()) as u64).sum();
-        floats + self.moments.bytes()
+        floats + self.moments.bytes() + self.muon.as_ref().map_or(0, FlatMuon::bytes)
     }
 }
 

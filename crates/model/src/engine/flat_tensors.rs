@@ -12,7 +12,6 @@ use super::moments::MomentSlice;
 use crate::copies::overwrite;
 use crate::error::ModelError;
 use crate::hugging_face::{bytes_of, write_views};
-use crate::moments::moment_names;
 use crate::parameter::Parameter;
 
 /// Gives `parameters` the values in `buffer`.
@@ -23,7 +22,8 @@ pub(crate) fn publish(buffer: &[f32], layout: &Layout, parameters: &[Parameter])
     Ok(())
 }
 
-/// Writes moments, the two of each range of a flat buffer, to a safetensors file under their [names](moment_names). No more than one of them is copied at a time.
+/// Writes the moments of each range of a flat buffer to a safetensors file under their
+/// [names](crate::MatrixUpdate::moment_names). No more than one of them is copied at a time.
 ///
 /// # Errors
 /// If the file cannot be written; what was written of it is left for the caller to remove.
@@ -35,7 +35,7 @@ pub(crate) fn write_moments<'a>(
     let mut moments = Vec::with_capacity(2 * layout.entries().len());
     for entry in layout.entries() {
         let views = moments_of(&entry.range).map(|values| FlatView { values, dims: &entry.dims });
-        moments.extend(moment_names(&entry.name).into_iter().zip(views));
+        moments.extend(layout.matrices().moment_names(&entry.name, &entry.dims).into_iter().zip(views));
     }
     write_views(path, &moments)
 }

@@ -8,7 +8,7 @@ pub struct MemoryPlan {
     pub weights: u64,
     /// Their gradients.
     pub gradients: u64,
-    /// AdamW's two moments.
+    /// The optimizer's moments: AdamW's two, of matrices that Muon updates one.
     pub moments: u64,
     /// What the forward pass keeps for the backward pass.
     pub activations: u64,

@@ -8,6 +8,7 @@
 //! - `fp8`: which products are in eight bits
 //! - `flat_tensors`: a flat buffer as the tensors of its layout
 //! - `moments`: the optimizer's moments, and their type
+//! - `muon`: updates of matrices by Muon
 //! - [`snapshot`]: what training has learnt between two steps, in memory that training does not touch
 //! - [`split`]: which part of the flat buffers each of several processes keeps
 //! - [`memory`]: what an engine takes, before it takes it
@@ -20,12 +21,14 @@ mod fp8;
 pub mod layout;
 pub mod memory;
 mod moments;
+pub(crate) mod muon;
 pub(crate) mod network;
 pub mod snapshot;
 pub mod split;
 
 use std::ops::Range;
 
+use crate::moments::MatrixUpdate;
 use crate::pass::TrainingPass;
 
 pub use flat_state::FlatState;
@@ -138,7 +141,7 @@ impl std::ops::AddAssign for LossSum {
 }
 
 /// How to build an engine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EngineOptions {
     /// Most sequences of one forward and backward pass.
     pub micro_batch: usize,
@@ -148,6 +151,8 @@ pub struct EngineOptions {
     pub fp8: Option<Fp8Options>,
     /// In which type moments are kept.
     pub moments: Moments,
+    /// How matrices of blocks are updated.
+    pub matrices: MatrixUpdate,
     /// Of which part of the parameters this process keeps the moments and makes the update.
     pub share: Share,
 }

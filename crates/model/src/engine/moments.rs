@@ -7,7 +7,9 @@ use wattle_ops::adamw::Update;
 use wattle_ops::adamw::cpu::{self as adamw, Bf16State, ParameterRange, State};
 use wattle_ops::bf16::{self, Noise};
 use wattle_ops::board::Elem;
+use wattle_ops::muon::cpu::Momentum;
 
+use super::layout::{Layout, MeanSquares};
 use crate::copies::copy;
 
 /// In which type moments are kept between two updates, which are made in `f32`.
@@ -40,16 +42,19 @@ impl Moments {
         }
     }
 
-    /// Bytes of both moments of `len` elements.
-    pub(crate) fn bytes(self, len: u64) -> u64 {
-        len.saturating_mul(2 * self.elem().bytes() as u64)
+    /// Bytes of `n` moments.
+    pub(crate) fn bytes(self, n: u64) -> u64 {
+        n.saturating_mul(self.elem().bytes() as u64)
     }
 }
 
-/// Both moments of neighbouring elements of a flat buffer.
+/// The moments of neighbouring elements of a flat buffer: the mean of gradients, which is Muon's momentum where Muon makes
+/// the update, and the mean of squares of the others.
 pub(super) struct FlatMoments {
     /// Which elements.
     own: Range<usize>,
+    /// Which of them have the second moment.
+    mean_squares: MeanSquares,
     values: Values,
 }
 
@@ -66,16 +71,19 @@ pub(super) enum MomentSlice<'a> {
 }
 
 impl FlatMoments {
-    /// Those of the elements in `own`.
-    pub(super) fn zeros(moments: Moments, own: Range<usize>) -> Self {
+    /// Those of the elements in `own`, which lie as in `layout`.
+    pub(super) fn zeros(moments: Moments, layout: &Layout, own: Range<usize>) -> Self {
+        let mean_squares = layout.mean_squares().clone();
+        let lens = [own.len(), mean_squares.range(&own).len()];
         let values = match moments {
-            Moments::F32 => Values::F32([(); 2].map(|()| vec![0.0; own.len()])),
-            Moments::Bf16 { seed } => Values::Bf16([(); 2].map(|()| vec![0; own.len()]), seed),
+            Moments::F32 => Values::F32(lens.map(|len| vec![0.0; len])),
+            Moments::Bf16 { seed } => Values::Bf16(lens.map(|len| vec![0; len]), seed),
         };
-        Self { own, values }
+        Self { own, mean_squares, values }
     }
 
-    /// Makes one update of the elements whose moments these are; `parameters` and `gradients` are the whole buffers.
+    /// Makes AdamW's update of the elements that have both moments here; `parameters` and `gradients` are the whole
+    /// buffers.
     pub(super) fn update(
         &mut self,
         parameters: &mut [f32],
@@ -83,40 +91,62 @@ impl FlatMoments {
         ranges: &[ParameterRange],
         update: &Update,
     ) {
-        let first = self.own.start;
-        let (parameters, gradients) = (&mut parameters[self.own.clone()], &gradients[self.own.clone()]);
-        let ranges: Vec<ParameterRange> = ranges
-            .iter()
-            .map(|ParameterRange { range, decays }| {
-                let own = self.own_of(range);
-                ParameterRange { range: own.start - first..own.end - first, decays: *decays }
-            })
-            .collect();
-        match &mut self.values {
-            Values::F32([mean, mean_square]) => {
-                adamw::step_par(State { parameters, mean, mean_square }, gradients, &ranges, update);
-            }
-            Values::Bf16([mean, mean_square], seed) => {
-                let noise = Noise::of_moments(*seed, update.step);
-                let state = Bf16State { parameters, mean, mean_square };
-                adamw::step_bf16_par(state, gradients, &ranges, update, noise, first);
+        for part in self.mean_squares.parts(&self.own) {
+            let first = part.start;
+            let ranges: Vec<ParameterRange> = ranges
+                .iter()
+                .map(|ParameterRange { range, decays }| {
+                    let own = within(range, &part);
+                    ParameterRange { range: own.start - first..own.end - first, decays: *decays }
+                })
+                .collect();
+            let [of_mean, of_mean_square] = self.places(&part);
+            let (parameters, gradients) = (&mut parameters[part.clone()], &gradients[part]);
+            match &mut self.values {
+                Values::F32([mean, mean_square]) => {
+                    let (mean, mean_square) = (&mut mean[of_mean], &mut mean_square[of_mean_square]);
+                    adamw::step_par(State { parameters, mean, mean_square }, gradients, &ranges, update);
+                }
+                Values::Bf16([mean, mean_square], seed) => {
+                    let (mean, mean_square) = (&mut mean[of_mean], &mut mean_square[of_mean_square]);
+                    let noise = Noise::of_moments(*seed, update.step);
+                    let state = Bf16State { parameters, mean, mean_square };
+                    adamw::step_bf16_par(state, gradients, &ranges, update, noise, first);
+                }
             }
         }
     }
 
-    /// The elements of `range` whose moments these are; an empty range among them where there is none.
-    fn own_of(&self, range: &Range<usize>) -> Range<usize> {
-        let clamp = |place: usize| place.clamp(self.own.start, self.own.end);
-        clamp(range.start)..clamp(range.end)
+    /// The momentum of the elements in `range`, for Muon's update number `step`.
+    pub(super) fn momentum(&mut self, range: &Range<usize>, step: u64) -> Momentum<'_> {
+        let [place, _] = self.places(range);
+        match &mut self.values {
+            Values::F32([momentum, _]) => Momentum::F32(&mut momentum[place]),
+            Values::Bf16([momentum, _], seed) => Momentum::Bf16 {
+                values: &mut momentum[place],
+                noise: Noise::of_moments(*seed, step),
+                first: range.start,
+            },
+        }
     }
 
-    /// The mean's, and the mean of squares', of the elements in `range`, all of which must be these.
+    /// Where both moments of the elements in `range`, all of which must be these, lie in their buffers.
+    fn places(&self, range: &Range<usize>) -> [Range<usize>; 2] {
+        let places = |range: &Range<usize>, first: usize| range.start - first..range.end - first;
+        let first_square = self.mean_squares.range(&self.own).start;
+        [places(range, self.own.start), places(&self.mean_squares.range(range), first_square)]
+    }
+
+    /// The mean's, and the mean of squares', of the elements in `range`, all of which must be these. The second is empty
+    /// where Muon makes the update.
     pub(super) fn of(&self, range: &Range<usize>) -> [MomentSlice<'_>; 2] {
-        let range = range.start - self.own.start..range.end - self.own.start;
+        let [of_mean, of_mean_square] = self.places(range);
         match &self.values {
-            Values::F32(moments) => moments.each_ref().map(|moment| MomentSlice::F32(&moment[range.clone()])),
-            Values::Bf16(moments, _) => {
-                moments.each_ref().map(|moment| MomentSlice::Bf16(&moment[range.clone()]))
+            Values::F32([mean, mean_square]) => {
+                [MomentSlice::F32(&mean[of_mean]), MomentSlice::F32(&mean_square[of_mean_square])]
+            }
+            Values::Bf16([mean, mean_square], _) => {
+                [MomentSlice::Bf16(&mean[of_mean]), MomentSlice::Bf16(&mean_square[of_mean_square])]
             }
         }
     }
@@ -124,12 +154,12 @@ impl FlatMoments {
     /// Takes over one of them, rounded to the nearest; of `values`, which are of the elements in `range`, those that are
     /// these.
     pub(super) fn set(&mut self, which: usize, range: &Range<usize>, values: &[f32]) {
-        let own = self.own_of(range);
+        let own = within(range, &self.own);
         if own.is_empty() {
             return;
         }
         let values = &values[own.start - range.start..own.end - range.start];
-        let places = own.start - self.own.start..own.end - self.own.start;
+        let places = self.places(&own)[which].clone();
         match &mut self.values {
             Values::F32(moments) => copy(&mut moments[which][places], values),
             Values::Bf16(moments, _) => {
@@ -189,6 +219,11 @@ impl<'a> MomentSlice<'a> {
             Self::Bf16(values) => values.len(),
         }
     }
+}
+
+/// The elements of `range` that are in `part`; an empty range among them where there is none.
+fn within(range: &Range<usize>, part: &Range<usize>) -> Range<usize> {
+    range.start.clamp(part.start, part.end)..range.end.clamp(part.start, part.end)
 }
 
 fn widen_to(out: &mut [f32], values: &[u16]) {

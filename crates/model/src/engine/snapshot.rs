@@ -18,14 +18,14 @@ pub struct FlatSnapshot {
 }
 
 impl FlatSnapshot {
-    /// Numbers that a snapshot of a CPU's engine takes: both moments. The weights are in the model's parameters.
+    /// Numbers that a snapshot of a CPU's engine takes: the moments. The weights are in the model's parameters.
     pub(crate) fn len_of_moments(layout: &Layout) -> usize {
-        2 * layout.len()
+        layout.n_moments()
     }
 
-    /// Numbers that a snapshot of a board's engine takes: both moments and the weights.
+    /// Numbers that a snapshot of a board's engine takes: the moments and the weights.
     pub(crate) fn len_of_all(layout: &Layout) -> usize {
-        3 * layout.len()
+        layout.n_moments() + layout.len()
     }
 
     /// A snapshot of parameters that lie as in `layout`. `memory` holds the mean of gradients, then the mean of their
@@ -37,9 +37,8 @@ impl FlatSnapshot {
 
     /// The mean of gradients and the mean of their squares, to be filled in.
     pub fn moments_mut(&mut self) -> [&mut [f32]; 2] {
-        let len = self.layout.len();
-        let (mean, rest) = self.memory.split_at_mut(len);
-        [mean, &mut rest[..len]]
+        let (mean, rest) = self.memory.split_at_mut(self.layout.len());
+        [mean, &mut rest[..self.layout.n_moments() - self.layout.len()]]
     }
 
     /// Gives `parameters` the values of the weights, if the snapshot has them; else they have them already.
@@ -54,15 +53,15 @@ impl FlatSnapshot {
         }
     }
 
-    /// Writes the moments to a safetensors file, `<parameter>.exp_avg` and `<parameter>.exp_avg_sq`, PyTorch's names.
+    /// Writes the moments to a safetensors file, under their [names](crate::MatrixUpdate::moment_names).
     ///
     /// # Errors
     /// If the file cannot be written; what was written of it is left for the caller to remove.
     pub fn write_moments(&self, path: &Path) -> std::result::Result<(), ModelError> {
-        let len = self.layout.len();
-        let (mean, rest) = self.memory.split_at(len);
+        let (mean, mean_square) = self.memory.split_at(self.layout.len());
         flat_tensors::write_moments(path, &self.layout, |range| {
-            [mean, &rest[..len]].map(|moment| MomentSlice::F32(&moment[range.clone()]))
+            let of_mean_square = self.layout.mean_squares().range(range);
+            [&mean[range.clone()], &mean_square[of_mean_square]].map(MomentSlice::F32)
         })
     }
 

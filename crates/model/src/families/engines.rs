@@ -8,7 +8,7 @@ use wattle_ops::board::Board;
 use crate::config::ModelConfig;
 use crate::engine::board::{
     BoardDecoder, BoardEngine, BoardEvaluator, DecoderOptions, DeviceEngine, DeviceEngineOptions,
-    EngineError, EvaluatorOptions,
+    EngineError, EvaluatorOptions, share_of,
 };
 use crate::engine::cpu::CpuEngine;
 use crate::engine::layout::Layout;
@@ -37,7 +37,8 @@ pub(crate) fn board_engine(
     board: Arc<dyn Board>,
     options: DeviceEngineOptions,
 ) -> std::result::Result<Option<Box<dyn DeviceEngine>>, EngineError> {
-    let (layout, network) = on_a_board(config, vocab_size, parameters);
+    let (layout, network) = on_boards(config, vocab_size, parameters, share_of(board.as_ref()).world);
+    let layout = layout.updated_by(options.matrices);
     let options = droppable(&network, options);
     Ok(Some(Box::new(BoardEngine::new(board, network, layout, parameters, options)?)))
 }
@@ -50,7 +51,7 @@ pub(crate) fn board_decoder(
     board: Arc<dyn Board>,
     options: DecoderOptions,
 ) -> std::result::Result<Option<BoardDecoder>, EngineError> {
-    let (layout, network) = on_a_board(config, vocab_size, parameters);
+    let (layout, network) = on_boards(config, vocab_size, parameters, 1);
     Ok(Some(BoardDecoder::new(board, network, &layout, parameters, options)?))
 }
 
@@ -62,7 +63,7 @@ pub(crate) fn board_evaluator(
     board: Arc<dyn Board>,
     options: EvaluatorOptions,
 ) -> std::result::Result<Option<BoardEvaluator>, EngineError> {
-    let (layout, network) = on_a_board(config, vocab_size, parameters);
+    let (layout, network) = on_boards(config, vocab_size, parameters, 1);
     Ok(Some(BoardEvaluator::new(board, network, &layout, parameters, options)?))
 }
 
@@ -74,13 +75,20 @@ pub(crate) fn refuse_what_cannot_fit(
     board: &dyn Board,
     options: DeviceEngineOptions,
 ) -> std::result::Result<(), EngineError> {
-    let (layout, network) = on_a_board(config, vocab_size, parameters);
+    let (layout, network) = on_boards(config, vocab_size, parameters, share_of(board).world);
+    let layout = layout.updated_by(options.matrices);
     let options = droppable(&network, options);
     BoardEngine::refuse_what_cannot_fit(board, &network, &layout, &options)
 }
 
-fn on_a_board(config: &ModelConfig, vocab_size: usize, parameters: &[Parameter]) -> (Layout, Network) {
-    let layout = Layout::of_parameters(parameters, &config.family.spec().placement());
+/// A network on the boards of `world` ranks.
+fn on_boards(
+    config: &ModelConfig,
+    vocab_size: usize,
+    parameters: &[Parameter],
+    world: usize,
+) -> (Layout, Network) {
+    let layout = Layout::of_parameters(parameters, &config.family.spec().placement().over(world));
     let network = config.network(vocab_size, &layout);
     (layout, network)
 }

@@ -22,6 +22,8 @@ pub struct Step {
     pub gradients: Ptr<f32>,
     /// Elements.
     pub n: usize,
+    /// Which of all parameters the first one is, a multiple of 4: moments are rounded by their place among all.
+    pub first: usize,
     /// How many of the first ones decay.
     pub n_decaying: usize,
     /// β₁, β₂ and ε. The decay λ is in the state.
@@ -60,6 +62,7 @@ pub fn step(board: &dyn Board, step: &Step) -> Result<(), BoardError> {
             step.norm,
             step.seed,
             Noise::purpose(),
+            step.first as u64,
         ],
     })
 }

@@ -6,16 +6,18 @@
 //! ```
 //!
 //! [`adamw_update`] is the reference, for one tensor; [`cpu`] makes the same update over flat buffers, [`board`] on a
-//! GPU, and [`AdamW`] over candle's variables.
+//! GPU, [`AdamW`] over candle's variables, and [`FlatAdamW`] over all of them as one.
 //!
 //! # References
 //! Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, 2019, algorithm 2.
 
 pub mod board;
 pub mod cpu;
+mod flat;
 mod reference;
 mod tensors;
 
+pub use flat::FlatAdamW;
 pub use reference::adamw_update;
 pub use tensors::{AdamW, Moments};
 

@@ -30,11 +30,29 @@ pub(super) fn clipped_update(
     decays: bool,
     update: &Update,
 ) -> Result<[Tensor; 3]> {
+    let MomentsAndStep { mean, mean_square, step } = moments_and_step(gradient, mean, mean_square, update)?;
+    let value = ((value * update.decay(decays))? - step)?;
+    Ok([value, mean, mean_square])
+}
+
+/// The next moments, and what is taken from the decayed value.
+pub(super) struct MomentsAndStep {
+    pub(super) mean: Tensor,
+    pub(super) mean_square: Tensor,
+    pub(super) step: Tensor,
+}
+
+/// All of [`clipped_update`] that does not depend on whether the parameter decays.
+pub(super) fn moments_and_step(
+    gradient: &Tensor,
+    mean: &Tensor,
+    mean_square: &Tensor,
+    update: &Update,
+) -> Result<MomentsAndStep> {
     let &Update { hyperparameters: Hyperparameters { beta1, beta2, eps, .. }, learning_rate, .. } = update;
     let mean = ((mean * beta1)? + (gradient * (1.0 - beta1))?)?;
     let mean_square = ((mean_square * beta2)? + (gradient.sqr()? * (1.0 - beta2))?)?;
     let root = ((&mean_square / update.square_correction())?.sqrt()? + eps)?;
     let step = ((&mean / &root)? * (learning_rate / update.mean_correction()))?;
-    let value = ((value * update.decay(decays))? - step)?;
-    Ok([value, mean, mean_square])
+    Ok(MomentsAndStep { mean, mean_square, step })
 }

@@ -1,5 +1,6 @@
 //! A launch and its arguments.
 
+use super::BoardError;
 use super::memory::{DevicePtr, DeviceTensor, Elem, Ptr};
 use super::step_result::{GradNorm, StepResult};
 use super::step_state::StepState;
@@ -19,6 +20,28 @@ pub struct Launch<'a> {
     pub args: &'a [Arg],
 }
 
+/// Blocks that a grid has at most in each direction.
+///
+/// # References
+/// CUDA C++ programming guide, technical specifications per compute capability.
+const MAX_GRID: [u32; 3] = [i32::MAX as u32, 65_535, 65_535];
+
+impl Launch<'_> {
+    /// Refuses a grid that no device launches.
+    ///
+    /// # Errors
+    /// [`BoardError::Launch`] that names the kernel.
+    pub fn check_grid(&self) -> Result<(), BoardError> {
+        match self.grid.iter().zip(MAX_GRID).all(|(&blocks, most)| blocks <= most) {
+            true => Ok(()),
+            false => Err(BoardError::Launch {
+                kernel: self.kernel.to_owned(),
+                why: format!("a grid of {:?} blocks, where {MAX_GRID:?} are the most", self.grid),
+            }),
+        }
+    }
+}
+
 /// A kernel's argument: a value of at most eight bytes, at the start of its place, and its type in C++.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C, align(8))]
@@ -28,6 +51,23 @@ pub struct Arg {
 }
 
 impl Arg {
+    /// The number, of an argument that is one.
+    pub fn number(&self) -> Option<i64> {
+        let value = self.value;
+        match self.code {
+            b'i' => Some(i32::from_ne_bytes([value[0], value[1], value[2], value[3]]).into()),
+            b'u' => Some(u32::from_ne_bytes([value[0], value[1], value[2], value[3]]).into()),
+            b'q' => i64::try_from(u64::from_ne_bytes(value)).ok(),
+            _ => None,
+        }
+    }
+
+    /// The address, of an argument that is one and not null.
+    pub fn address(&self) -> Option<DevicePtr> {
+        let is_pointer = self.code.is_ascii_uppercase();
+        is_pointer.then(|| DevicePtr::new(u64::from_ne_bytes(self.value)))
+    }
+
     /// Where the value lies, as a launch takes it.
     pub fn as_ptr(&self) -> *const std::ffi::c_void {
         self.value.as_ptr().cast()
@@ -107,7 +147,7 @@ pub(crate) fn are_packs(c: usize, tensors: &[DeviceTensor]) -> bool {
 
 /// Blocks of `threads` threads, a pack of 16 bytes each, over `n` elements.
 pub(crate) fn pack_grid(n: usize, elem: Elem, threads: usize) -> u32 {
-    n.div_ceil(pack_len(elem) * threads) as u32
+    u32::try_from(n.div_ceil(pack_len(elem) * threads)).unwrap_or(u32::MAX)
 }
 
 /// A kernel's symbol.

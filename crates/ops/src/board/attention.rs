@@ -1,21 +1,35 @@
 //! Attention by a library of the device's vendor.
 
-use super::{BoardError, DevicePtr, DeviceTensor, Ptr};
+use super::{BoardError, DevicePtr, DeviceTensor, Elem, Job, Ptr};
 use crate::attention::Kind;
 
 /// Self-attention in one kernel, forward and backward, without a matrix of scores in memory; all of it in bf16 but for
 /// the sums. Scores are scaled by 1/√d.
 pub trait FusedAttention {
-    /// Makes the plans for a shape, which may take seconds and allocates nothing on the device; to be called before a
-    /// step is recorded. Returns the bytes of workspace that each pass needs. Later calls make nothing.
+    /// Makes plans for a pass over a shape, which may take seconds and allocates nothing on the device; to be called
+    /// before a step is recorded. Returns the bytes of workspace that the pass needs. Later calls make no plan twice.
+    ///
+    /// Where a way was chosen for [`AttentionShape::job`], its plan alone is made, else those that `plans` says.
     ///
     /// # Errors
     /// If the library has no kernel for the shape or for the keys that its queries see; [`BoardError::NoAttention`] if it
-    /// has none for documents.
-    fn prepare(&self, shape: &AttentionShape) -> Result<usize, BoardError>;
+    /// has none for documents; [`BoardError::NoWay`] if a way was chosen that it does not offer.
+    fn prepare(&self, shape: &AttentionShape, pass: AttentionPass, plans: Plans)
+    -> Result<usize, BoardError>;
 
-    /// About what [`FusedAttention::prepare`] will return for a shape, by arithmetic: no plan is made.
-    fn workspace_bytes(&self, _shape: &AttentionShape) -> u64 {
+    /// The ways to make a pass with so much workspace, and the job that a choice among them is for.
+    ///
+    /// # Errors
+    /// As for [`FusedAttention::prepare`].
+    fn ways(
+        &self,
+        shape: &AttentionShape,
+        pass: AttentionPass,
+        workspace_bytes: usize,
+    ) -> Result<(Job, Vec<String>), BoardError>;
+
+    /// About what [`FusedAttention::prepare`] will return for the first plan, by arithmetic: no plan is made.
+    fn workspace_bytes(&self, _shape: &AttentionShape, _pass: AttentionPass) -> u64 {
         0
     }
 
@@ -27,7 +41,7 @@ pub trait FusedAttention {
         &self,
         shape: &AttentionShape,
         tensors: &AttentionForward,
-        workspace: DevicePtr,
+        workspace: Workspace,
     ) -> Result<(), BoardError>;
 
     /// Overwrites the gradients of q, k and v, from what the forward pass read and wrote.
@@ -38,8 +52,38 @@ pub trait FusedAttention {
         &self,
         shape: &AttentionShape,
         tensors: &AttentionBackward,
-        workspace: DevicePtr,
+        workspace: Workspace,
     ) -> Result<(), BoardError>;
+}
+
+/// A direction of attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AttentionPass {
+    /// Output and statistics.
+    Forward,
+    /// Gradients.
+    Backward,
+}
+
+/// Which plans are made for a pass for which none was chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plans {
+    /// The library's first.
+    First,
+    /// Several, to choose from by measuring. Those after the first need at most so many bytes of workspace.
+    Several {
+        /// Bytes.
+        room: u64,
+    },
+}
+
+/// Memory that one pass uses at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Workspace {
+    /// Where it is.
+    pub at: DevicePtr,
+    /// How much.
+    pub bytes: usize,
 }
 
 /// Sizes of an attention, and how its tensors lie.
@@ -70,6 +114,41 @@ pub struct AttentionShape {
 }
 
 impl AttentionShape {
+    /// Scores that a matrix of them would have, b·h·t².
+    pub fn n_scores(&self) -> u64 {
+        let [b, h, t] = [self.batch, self.n_heads, self.time].map(|size| size as u64);
+        b * h * t * t
+    }
+
+    /// The job of a pass: what a choice among plans is for. `order` is how gradients are summed.
+    pub fn job(&self, pass: AttentionPass, order: &str) -> Job {
+        let &Self {
+            batch, time, n_heads, n_kv_heads, head_width, qkv_row_stride, out_row_stride, kind, ..
+        } = self;
+        let (op, n_products, order) = match pass {
+            AttentionPass::Forward => ("attention_fwd", 2, String::new()),
+            AttentionPass::Backward => ("attention_bwd", 5, format!(" order={order}")),
+        };
+        let kind = match kind {
+            Kind::Causal => "causal".to_owned(),
+            Kind::Full => "full".to_owned(),
+            Kind::Window(window) => format!("window={window}"),
+        };
+        let text = format!(
+            "{op} bf16 b={batch} t={time} h={n_heads} h_kv={n_kv_heads} d={head_width} rows={qkv_row_stride},\
+             {out_row_stride} {kind}{order}"
+        );
+        let n_rows = batch * time;
+        // q or its gradient, the output or its gradient, statistics; k, v or their gradients.
+        let of_row =
+            (2 * n_heads + 2 * n_kv_heads) * head_width * Elem::Bf16.bytes() + n_heads * size_of::<f32>();
+        let n_times = if pass == AttentionPass::Forward { 1 } else { 2 };
+        let n_seen: usize = (0..time).map(|row| self.kind.keys(row, time, None).len()).sum();
+        Job::named(text)
+            .moving(n_times * n_rows * of_row)
+            .computing(n_products * 2 * batch * n_heads * n_seen * head_width)
+    }
+
     /// Refuses sequences of several documents, which no tensor of a forward or backward pass describes.
     ///
     /// # Errors

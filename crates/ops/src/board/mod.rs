@@ -10,6 +10,7 @@
 
 pub mod args;
 pub mod attention;
+pub mod collectives;
 #[cfg(any(feature = "cuda", test))]
 pub mod cuda;
 #[cfg(any(feature = "cuda", test))]
@@ -26,7 +27,10 @@ pub mod ways;
 use thiserror::Error;
 
 pub use args::{Arg, Launch};
-pub use attention::{AttentionBackward, AttentionForward, AttentionShape, FusedAttention};
+pub use attention::{
+    AttentionBackward, AttentionForward, AttentionPass, AttentionShape, FusedAttention, Plans, Workspace,
+};
+pub use collectives::Collectives;
 pub use gemm::{Epilogue, Gemm, Matrix};
 pub use host_memory::HostMemory;
 pub use memory::{DevicePtr, DeviceTensor, Elem, Ptr};
@@ -138,6 +142,11 @@ pub trait Board: Send + Sync {
         Err(BoardError::NoAttention("the board has none of its own".to_owned()))
     }
 
+    /// What it does together with the boards of other ranks; `None` for a board alone.
+    fn collectives(&self) -> Option<&dyn Collectives> {
+        None
+    }
+
     /// Marks this moment as number `edge`. Within a recorded step the mark is taken anew at every replay.
     fn mark(&self, edge: usize) -> Result<(), BoardError>;
 
@@ -217,7 +226,8 @@ pub enum BoardError {
     },
     /// A way of doing a job that this program does not have.
     #[error(
-        "{job}: there is no way {way:?} to do it; kernels.json is of another version: leave it out to choose anew"
+        "{job}: there is no way {way:?} to do it; kernels.json is of another version, or was edited: leave it out to \
+         choose anew"
     )]
     NoWay {
         /// The job.
@@ -251,6 +261,9 @@ pub enum BoardError {
     /// A number that [`Board::mark`] was not given.
     #[error("nothing was marked with number {0}")]
     NoMark(usize),
+    /// The ranks have parted.
+    #[error(transparent)]
+    Ranks(#[from] wattle_dist::DistError),
     /// NVIDIA's driver or one of its libraries cannot be used.
     #[cfg(any(feature = "cuda", test))]
     #[error(transparent)]

@@ -7,7 +7,10 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::{Board, BoardError, Choices, DevicePtr, FusedAttention, Gemm, Job, Launch, MemoryInfo, Way};
+use super::{
+    AttentionBackward, AttentionForward, AttentionPass, AttentionShape, Board, BoardError, Choices,
+    Collectives, DevicePtr, FusedAttention, Gemm, Job, Launch, MemoryInfo, Plans, Way, Workspace,
+};
 
 /// Rounds over all ways of a job; the median counts, so that a clock that drifts meets all of them alike.
 const N_ROUNDS: usize = 3;
@@ -95,6 +98,20 @@ impl<'a> Selecting<'a> {
         Ok(())
     }
 
+    /// The same for ways of a library's, which `run` takes by what was chosen.
+    fn measure_named(
+        &self,
+        job: &Job,
+        names: &[String],
+        run: &dyn Fn() -> Result<(), BoardError>,
+    ) -> Result<(), BoardError> {
+        if self.board.choices().of(job).is_some() || names.len() < 2 {
+            return Ok(());
+        }
+        let ways: Vec<Way<'_>> = names.iter().map(|name| Way::new(name, run)).collect();
+        self.measure(job, &ways, |name| self.board.choices().set(job, name))
+    }
+
     /// Milliseconds that doing a way so many times takes.
     fn time(&self, way: &Way<'_>, repeats: u32) -> Result<f32, BoardError> {
         let [start, end] = self.marks;
@@ -124,15 +141,11 @@ impl Board for Selecting<'_> {
     }
 
     fn gemm(&self, gemm: &Gemm) -> Result<(), BoardError> {
-        if let Some((job, names)) = self.board.product_ways(gemm)?
-            && self.choices().of(&job).is_none()
-            && names.len() > 1
-        {
-            let run = || self.board.gemm(gemm);
-            let ways: Vec<Way<'_>> = names.iter().map(|name| Way::new(name, &run)).collect();
-            self.measure(&job, &ways, |name| self.choices().set(&job, name))?;
+        let run = || self.board.gemm(gemm);
+        if let Some((job, names)) = self.board.product_ways(gemm)? {
+            self.measure_named(&job, &names, &run)?;
         }
-        self.board.gemm(gemm)
+        run()
     }
 
     fn product_ways(&self, gemm: &Gemm) -> Result<Option<(Job, Vec<String>)>, BoardError> {
@@ -196,7 +209,11 @@ impl Board for Selecting<'_> {
     }
 
     fn fused_attention(&self) -> Result<&dyn FusedAttention, BoardError> {
-        self.board.fused_attention()
+        self.board.fused_attention().map(|_| self as _)
+    }
+
+    fn collectives(&self) -> Option<&dyn Collectives> {
+        self.board.collectives()
     }
 
     fn mark(&self, edge: usize) -> Result<(), BoardError> {
@@ -225,6 +242,56 @@ impl Board for Selecting<'_> {
 
     fn synchronize(&self) -> Result<(), BoardError> {
         self.board.synchronize()
+    }
+}
+
+impl FusedAttention for Selecting<'_> {
+    fn prepare(
+        &self,
+        shape: &AttentionShape,
+        pass: AttentionPass,
+        plans: Plans,
+    ) -> Result<usize, BoardError> {
+        self.board.fused_attention()?.prepare(shape, pass, plans)
+    }
+
+    fn ways(
+        &self,
+        shape: &AttentionShape,
+        pass: AttentionPass,
+        workspace_bytes: usize,
+    ) -> Result<(Job, Vec<String>), BoardError> {
+        self.board.fused_attention()?.ways(shape, pass, workspace_bytes)
+    }
+
+    fn workspace_bytes(&self, shape: &AttentionShape, pass: AttentionPass) -> u64 {
+        self.board.fused_attention().map_or(0, |fused| fused.workspace_bytes(shape, pass))
+    }
+
+    fn forward(
+        &self,
+        shape: &AttentionShape,
+        tensors: &AttentionForward,
+        workspace: Workspace,
+    ) -> Result<(), BoardError> {
+        let fused = self.board.fused_attention()?;
+        let (job, names) = fused.ways(shape, AttentionPass::Forward, workspace.bytes)?;
+        let run = || fused.forward(shape, tensors, workspace);
+        self.measure_named(&job, &names, &run)?;
+        run()
+    }
+
+    fn backward(
+        &self,
+        shape: &AttentionShape,
+        tensors: &AttentionBackward,
+        workspace: Workspace,
+    ) -> Result<(), BoardError> {
+        let fused = self.board.fused_attention()?;
+        let (job, names) = fused.ways(shape, AttentionPass::Backward, workspace.bytes)?;
+        let run = || fused.backward(shape, tensors, workspace);
+        self.measure_named(&job, &names, &run)?;
+        run()
     }
 }
 

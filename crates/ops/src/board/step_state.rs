@@ -14,6 +14,8 @@ pub struct StepState {
     pub inverse_square_correction: f32,
     /// What a decaying weight is multiplied by, `1 − η λ`.
     pub decay: f32,
+    /// Learning rate, η.
+    pub learning_rate: f32,
 }
 
 impl StepState {
@@ -28,6 +30,7 @@ impl StepState {
             rate: (update.learning_rate / update.mean_correction()) as f32,
             inverse_square_correction: (1.0 / update.square_correction()) as f32,
             decay: update.decay(true) as f32,
+            learning_rate: update.learning_rate as f32,
         }
     }
 
@@ -40,6 +43,7 @@ impl StepState {
             self.rate.to_bits(),
             self.inverse_square_correction.to_bits(),
             self.decay.to_bits(),
+            self.learning_rate.to_bits(),
         ];
         for (place, word) in bytes.chunks_exact_mut(4).zip(words) {
             place.copy_from_slice(&word.to_ne_bytes());

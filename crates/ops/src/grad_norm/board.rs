@@ -27,19 +27,35 @@ pub fn norm(
     clip_norm: f64,
     scratch: Ptr<f64>,
 ) -> Result<(), BoardError> {
-    let n_parts = n.div_ceil(PART).clamp(1, MAX_PARTS);
-    board.launch(&Launch {
-        kernel: "grad_norm_partial_f32",
-        grid: [n_parts as u32, 1, 1],
-        block: [512, 1, 1],
-        shared_bytes: 0,
-        args: &args![scratch, x, n as u64],
-    })?;
+    let n_parts = n_parts(n);
+    sums_of_squares(board, scratch, x, n)?;
     board.launch(&Launch {
         kernel: "grad_norm_f32",
         grid: [1, 1, 1],
         block: [1024, 1, 1],
         shared_bytes: 0,
         args: &args![norm, scratch, n_parts as i32, clip_norm],
+    })
+}
+
+/// Sums that [`sums_of_squares`] makes of `n` elements.
+pub fn n_parts(n: usize) -> usize {
+    n.div_ceil(PART).clamp(1, MAX_PARTS)
+}
+
+/// Sums of squares of parts of `x`, whose sum is the square of its norm.
+///
+/// # Shapes
+/// `x` (n) `f32` → `parts` ([`n_parts`]).
+///
+/// # Errors
+/// If the launch fails.
+pub fn sums_of_squares(board: &dyn Board, parts: Ptr<f64>, x: Ptr<f32>, n: usize) -> Result<(), BoardError> {
+    board.launch(&Launch {
+        kernel: "grad_norm_partial_f32",
+        grid: [n_parts(n) as u32, 1, 1],
+        block: [512, 1, 1],
+        shared_bytes: 0,
+        args: &args![parts, x, n as u64],
     })
 }

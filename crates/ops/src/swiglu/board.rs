@@ -19,7 +19,7 @@ pub fn fwd(
     let elem = x.elem();
     board.launch(&Launch {
         kernel: &symbol("swiglu_fwd", elem),
-        grid: [pack_grid(ff, elem, 256), n as u32, 1],
+        grid: [n as u32, pack_grid(ff, elem, 256), 1],
         block: [256, 1, 1],
         shared_bytes: 0,
         args: &args![out, x, ff as i32],
@@ -43,7 +43,7 @@ pub fn bwd(
     let elem = x.elem();
     board.launch(&Launch {
         kernel: &symbol("swiglu_bwd", elem),
-        grid: [pack_grid(ff, elem, 256), n as u32, 1],
+        grid: [n as u32, pack_grid(ff, elem, 256), 1],
         block: [256, 1, 1],
         shared_bytes: 0,
         args: &args![grad_x, grad_out, x, ff as i32],

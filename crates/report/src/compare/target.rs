@@ -82,8 +82,14 @@ mod tests {
 
     fn evaluation(step: u64, loss: f64) -> Evaluation {
         let at = Moment { step, tokens: 10 * step, energy_j: Joules(step as f64), ..Moment::default() };
-        let (perplexity, bits_per_byte) = (loss.exp(), loss / 2.0);
-        Evaluation { at, loss, perplexity, bits_per_byte, accuracy: 0.0, sources: Vec::new() }
+        Evaluation {
+            at,
+            loss,
+            perplexity: loss.exp(),
+            bits_per_byte: loss / 2.0,
+            accuracy: 0.0,
+            sources: Vec::new(),
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod waiting;
 pub(crate) mod step_times;
 
 mod doubts;
+mod first_steps;
 mod idle;
 mod open;
 mod unmetered;

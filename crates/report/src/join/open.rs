@@ -8,13 +8,14 @@ use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
 use wattle_runlog::grid::GridEntry;
+use wattle_runlog::machine::other_traces;
 use wattle_runlog::manifest::MANIFEST_SCHEMA;
 use wattle_runlog::{Event, LineFile, Manifest, Record, RunlogError};
 
 use crate::error::ReportError;
 use crate::join::power::PowerHistory;
 use crate::join::run::Run;
-use crate::join::{idle, step_times};
+use crate::join::{first_steps, idle, step_times};
 
 impl Run {
     /// Reads the run directory at `path`.
@@ -35,17 +36,25 @@ impl Run {
         }
         let records = read_lines(&path.join("emissions.jsonl"), Record::from_json, is_locked, &mut notes)?;
         let grid = read_lines(&path.join("grid.jsonl"), GridEntry::from_json, is_locked, &mut notes)?;
-        let power = PowerHistory::read(&path.join("power.trace"))?;
-        if power.damaged_bytes > 0 {
-            notes.push(format!(
-                "power.trace: {} bytes are damaged; the curves leave them out",
-                power.damaged_bytes
-            ));
+        let mut power = PowerHistory::read(&path.join("power.trace"))?;
+        note_damage(&mut notes, "power.trace", power.damaged_bytes);
+        for (machine, trace) in other_traces(path) {
+            let other = PowerHistory::read(&trace)?;
+            let name = trace.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            note_damage(&mut notes, &name, other.damaged_bytes);
+            power.add_machine(&machine, other, &manifest.segments);
         }
         let path = path.to_owned();
         let mut run = Self { path, manifest, config, events, records, grid, power, is_locked, notes };
         idle::leave_out(&mut run);
+        first_steps::tell(&mut run);
         Ok(run)
+    }
+}
+
+fn note_damage(notes: &mut Vec<String>, file: &str, bytes: u64) {
+    if bytes > 0 {
+        notes.push(format!("{file}: {bytes} bytes are damaged; the curves leave them out"));
     }
 }
 

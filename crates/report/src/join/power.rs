@@ -4,12 +4,15 @@
 //! buckets as they are read, each with its energy and its lowest and highest power, so that a spike stays a spike.
 //! When there are too many buckets, neighbours become one.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use wattle_meter::readings::trace::{Channel, Sample, SampleValue, SegmentHeader, TraceQuantity};
 use wattle_meter::readings::trace_reader::{TraceItem, TraceReader};
 use wattle_meter::sensors::sensor::{Advance, CounterSpec, CounterUnit, CounterValue};
-use wattle_runlog::manifest::SensorInfo;
+use wattle_runlog::clock::WallAnchor;
+use wattle_runlog::machine::sensor_of;
+use wattle_runlog::manifest::{Segment, SensorInfo};
 use wattle_runlog::{Celsius, Joules, MonotonicNs, Seconds, Watts};
 
 use crate::error::ReportError;
@@ -32,6 +35,8 @@ pub struct PowerHistory {
     pub temperatures: Vec<SensorTemperature>,
     /// Bytes of the trace that could not be understood, but for a torn end.
     pub damaged_bytes: u64,
+    /// What ties each segment's clock to the time of day.
+    anchors: BTreeMap<u32, WallAnchor>,
 }
 
 /// What one sensor drew in one segment.
@@ -89,7 +94,10 @@ impl PowerHistory {
         let mut channels: Vec<Option<ChannelState>> = Vec::new();
         for item in trace.by_ref() {
             match item? {
-                TraceItem::Segment(header) => channels = history.begin(&header),
+                TraceItem::Segment(header) => {
+                    history.anchors.extend(header.segment.anchor().map(|anchor| (header.segment.id, anchor)));
+                    channels = history.begin(&header);
+                }
                 TraceItem::Sample(sample) => {
                     let state = channels.get_mut(usize::from(sample.channel)).and_then(Option::as_mut);
                     match state {
@@ -111,6 +119,35 @@ impl PowerHistory {
         history.temperatures.retain(|sensor| !sensor.readings.is_empty());
         history.sensors.iter_mut().for_each(SensorPower::sum_up);
         Ok(history)
+    }
+
+    /// Adds what the sensors of another machine read, in the time of the run's `segments`. Machines' clocks are taken to tell
+    /// the same time of day; segments that cannot be tied to it are left out.
+    pub fn add_machine(&mut self, machine: &str, other: Self, segments: &[Segment]) {
+        let clocks = |id: u32| {
+            let here = segments.iter().find(|segment| segment.id == id)?.anchor()?;
+            Some((here, *other.anchors.get(&id)?))
+        };
+        for sensor in other.sensors {
+            let Some((here, there)) = clocks(sensor.segment) else { continue };
+            let shifted = |t| here.monotonic_at(there.wall_ns_at(t));
+            self.sensors.push(SensorPower {
+                info: sensor.info.of_machine(machine),
+                start: sensor.start.map(shifted),
+                end: shifted(sensor.end),
+                ..sensor
+            });
+        }
+        for sensor in other.temperatures {
+            let Some((here, there)) = clocks(sensor.segment) else { continue };
+            let shifted = |(t, degrees)| (here.monotonic_at(there.wall_ns_at(t)), degrees);
+            let readings = sensor.readings.into_iter().map(shifted).collect();
+            self.temperatures.push(SensorTemperature {
+                id: sensor_of(machine, &sensor.id),
+                readings,
+                ..sensor
+            });
+        }
     }
 
     /// The energy of all sensors of a segment up to a moment. Only differences of it mean something, and records
@@ -381,6 +418,24 @@ mod tests {
         assert_eq!(degrees, [41.5, 42.5, 43.5]);
         assert_eq!((history.sensors.len(), history.temperatures[0].id.as_str()), (1, "gpu:0"));
         assert!((history.energy_at(0, MonotonicNs(2_000_000_000)).get() - 200.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn another_machines_clock_is_brought_to_that_of_the_first() {
+        let mut all = history(&[(0, 100.0), (1_000, 100.0), (2_000, 100.0)]);
+        let other = history(&[(0, 50.0), (1_000, 50.0), (2_000, 50.0)]);
+        // Booted 100 s earlier than the other, so that its clock is that much ahead.
+        let anchor = other.anchors[&0];
+        let ahead = WallAnchor { monotonic: MonotonicNs(anchor.monotonic.0 + 100_000_000_000), ..anchor };
+        let segment =
+            Segment { wall_anchor: ahead.rfc3339(), monotonic_anchor: ahead.monotonic, ..Segment::now(0, 0) };
+        all.add_machine("node1", other, &[segment]);
+        assert_eq!(all.sensors[1].info.id, "node1/gpu:0");
+        let between = |from: u64, to: u64| {
+            let at = |s| all.energy_at(0, MonotonicNs(s * 1_000_000_000));
+            (at(to) - at(from)).get()
+        };
+        assert!((between(0, 2) - 200.0).abs() < 1e-9 && (between(99, 103) - 100.0).abs() < 1e-6);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use wattle_runlog::machine::on_its_machine;
 use wattle_runlog::record::{RecordKind, SensorKind};
 use wattle_runlog::{ComputeDevice, DeviceKind};
 
@@ -26,8 +27,11 @@ pub(crate) fn devices(run: &Run) -> Vec<String> {
 /// The GPUs of a run that none of these sensors covers.
 fn missing<'a>(run: &Run, sensors: impl Iterator<Item = (SensorKind, &'a str)>) -> Vec<String> {
     let sensors: Vec<_> = sensors.collect();
-    let boards: Vec<&str> =
-        sensors.iter().filter(|(kind, _)| *kind == SensorKind::Gpu).map(|(_, id)| *id).collect();
+    let boards: Vec<&str> = sensors
+        .iter()
+        .filter(|(kind, _)| *kind == SensorKind::Gpu)
+        .map(|(_, id)| on_its_machine(id))
+        .collect();
     let gpus: Vec<_> = run.manifest.devices.iter().filter(|d| d.kind == DeviceKind::Cuda).collect();
     let is_seen = |device: &ComputeDevice| {
         let uuid = device.uuid.as_deref().filter(|uuid| uuid.starts_with("GPU-"));

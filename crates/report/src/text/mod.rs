@@ -93,9 +93,12 @@ pub(crate) fn what(report: &Report) -> String {
 /// What it computes on, and where.
 pub(crate) fn device(report: &Report) -> String {
     let Provenance { host, devices, .. } = &report.provenance;
-    let names: Vec<_> = devices.iter().map(ToString::to_string).collect();
+    let names = match devices.as_slice() {
+        few if few.len() <= 2 => few.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        many => format!("{} GPUs", many.len()),
+    };
     let ranks = rank_words(report).map_or(String::new(), |ranks| format!(", {ranks}"));
-    format!("{} on {} ({}){ranks}", names.join(", "), host.hostname, report.provenance.computed_on())
+    format!("{names} on {} ({}){ranks}", host.hostname, report.provenance.computed_on())
 }
 
 fn learning(report: &Report) -> Vec<String> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use wattle_runlog::ComputeDevice;
+use wattle_runlog::machine::{machine_name, machine_of, on_its_machine};
 use wattle_runlog::manifest::SensorInfo;
 use wattle_runlog::record::SensorKind;
 
@@ -18,10 +19,16 @@ impl SensorNames {
         let boards: Vec<_> = sensors.iter().filter(|sensor| sensor.kind == SensorKind::Gpu).collect();
         let numbers: Vec<_> = boards.iter().map(|board| number_of(board, devices)).collect();
         let are_known = numbers.iter().all(Option::is_some);
+        let are_apart = boards.iter().any(|board| machine_of(&board.id) > 0);
         let name = |(i, board): (usize, &&SensorInfo)| {
             let number = numbers[i].filter(|_| are_known).unwrap_or(i as u32);
             let name = board_name(board);
-            (board.id.clone(), if boards.len() > 1 { format!("{name} #{number}") } else { name.to_owned() })
+            let of_machine = match are_apart {
+                true => format!(" of {}", machine_name(machine_of(&board.id))),
+                false => String::new(),
+            };
+            let numbered = if boards.len() > 1 { format!("{name} #{number}") } else { name.to_owned() };
+            (board.id.clone(), numbered + &of_machine)
         };
         Self { names: boards.iter().enumerate().map(name).collect() }
     }
@@ -38,7 +45,7 @@ impl SensorNames {
 }
 
 fn number_of(board: &SensorInfo, devices: &[ComputeDevice]) -> Option<u32> {
-    let uuid = board.id.strip_prefix("gpu:")?;
+    let uuid = on_its_machine(&board.id).strip_prefix("gpu:")?;
     devices.iter().find(|device| device.uuid.as_deref() == Some(uuid)).map(|device| device.ordinal)
 }
 
@@ -73,5 +80,9 @@ mod tests {
         };
         let numbered = SensorNames::of(&two, &[device(5, "GPU-a"), device(3, "GPU-b")]);
         assert_eq!(numbered.name("gpu:GPU-b"), "NVIDIA H100 80GB HBM3 #3");
+        let of_two_machines = [board("gpu:GPU-a"), board("node1/gpu:GPU-b")];
+        let names = SensorNames::of(&of_two_machines, &[device(0, "GPU-a"), device(0, "GPU-b")]);
+        assert_eq!(names.name("gpu:GPU-a"), "NVIDIA H100 80GB HBM3 #0 of node0");
+        assert_eq!(names.name("node1/gpu:GPU-b"), "NVIDIA H100 80GB HBM3 #0 of node1");
     }
 }

@@ -24,7 +24,7 @@ impl TrainState {
         let (model, path) = (engine.model(), dir.join("optimizer.safetensors"));
         let device = model.device();
         let moments = read_safetensors(&path, &device)?;
-        check_moments(model.parameters(), &moments)
+        check_moments(model.parameters(), engine.matrices(), &moments)
             .map_err(|reason| TrainError::Checkpoint { path, reason })?;
         load_weights(model, &dir.join("model.safetensors"), &device)?;
         engine.load(&moments)?;

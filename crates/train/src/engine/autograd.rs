@@ -3,33 +3,31 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor};
 use wattle_data::Batch;
 use wattle_model::engine::LossSum;
 use wattle_model::hugging_face::write_safetensors;
-use wattle_model::{LanguageModel, Parameter, StepResult, check_moments, moment_names};
-use wattle_ops::adamw::{AdamW, Moments};
+use wattle_model::{LanguageModel, MatrixUpdate, StepResult, check_moments};
 use wattle_ops::board::HostMemory;
 use wattle_ops::grad_norm::{clip_factor, global_norm};
 use wattle_runlog::Phase;
 
 use super::host_clock::HostClock;
+use super::optimizer::TensorOptimizer;
 use super::snapshot::{Snapshot, SnapshotMoments, TakeMemory, ordinary};
 use super::{Finished, Step, StepEngine, is_finite, warn_of_zero_gradients};
 use crate::certificate::{all_zero, certify};
+use crate::device::keep_layouts;
 use crate::error::TrainError;
 use crate::gradients::{BatchOptions, batch_gradients, losses};
 use crate::options::TrainerOptions;
-
-/// Numbers of a parameter that a snapshot holds: its value and two moments.
-const N_COPIES: u64 = 3;
 
 /// Any model, device and dtype. Weights are the model's own tensors.
 pub(super) struct Autograd<'a> {
     model: &'a dyn LanguageModel,
     device: Device,
     options: TrainerOptions,
-    optimizer: AdamW,
+    optimizer: TensorOptimizer,
     /// Of the step that ended last.
     gradients: Vec<Tensor>,
     is_certified: bool,
@@ -42,20 +40,15 @@ impl<'a> Autograd<'a> {
             model,
             device: model.device(),
             options: options.clone(),
-            optimizer: AdamW::new(options.optimizer.hyperparameters(), variables(model))?,
+            optimizer: TensorOptimizer::new(model, &options.optimizer)?,
             gradients: Vec::new(),
             is_certified: false,
             finished: Finished::default(),
         })
     }
 
-    fn named_moments(&self) -> Vec<(String, Tensor)> {
-        let parameters = self.model.parameters().iter().zip(self.optimizer.moments());
-        let named = |(Parameter { name, .. }, moments): (&Parameter, &Moments)| {
-            let Moments { mean, mean_square } = moments.clone();
-            moment_names(name).into_iter().zip([mean, mean_square])
-        };
-        parameters.flat_map(named).collect()
+    fn named_moments(&self) -> Result<Vec<(String, Tensor)>, TrainError> {
+        Ok(self.optimizer.named_moments(self.model)?)
     }
 
     fn compute_gradients(&mut self, step: &Step<'_>) -> Result<(Tensor, Tensor), TrainError> {
@@ -72,10 +65,6 @@ impl<'a> Autograd<'a> {
     }
 }
 
-fn variables(model: &dyn LanguageModel) -> impl Iterator<Item = &Var> {
-    model.parameters().iter().map(|parameter| &parameter.var)
-}
-
 impl StepEngine for Autograd<'_> {
     fn step(&mut self, step: &Step<'_>) -> Result<(), TrainError> {
         let mut clock = HostClock::start(self.options.segment, step);
@@ -83,18 +72,18 @@ impl StepEngine for Autograd<'_> {
         let (loss, accuracy) = self.compute_gradients(step)?;
         clock.end(Phase::ForwardBackward);
 
-        let norm = global_norm(&self.gradients)?;
-        let result = StepResult {
-            loss: loss.to_scalar()?,
-            accuracy: accuracy.to_scalar()?,
-            grad_norm: norm.to_dtype(DType::F32)?.to_scalar()?,
-        };
+        let _kept = keep_layouts(&self.device);
+        let packed = self.optimizer.packed(self.model, &self.gradients)?;
+        let norm = global_norm(packed.as_ref().unwrap_or(&self.gradients))?;
+        // One read: on a device each would wait for it.
+        let said = Tensor::stack(&[loss, accuracy, norm.to_dtype(DType::F32)?], 0)?.to_vec1::<f32>()?;
+        let result = StepResult { loss: said[0], accuracy: said[1], grad_norm: said[2] };
         if is_finite(&result) {
             let clip_norm = self.options.train.clip_norm;
             let factor = if clip_norm > 0.0 { Some(clip_factor(&norm, clip_norm)?) } else { None };
             let Step { number, learning_rate, .. } = *step;
-            let variables = variables(self.model);
-            self.optimizer.step(variables, &self.gradients, factor.as_ref(), number, learning_rate)?;
+            let gradients = (self.gradients.as_slice(), packed.as_deref());
+            self.optimizer.step(self.model, gradients, factor.as_ref(), number, learning_rate)?;
             clock.end(Phase::Optimizer);
         }
         self.finished.results.push(result);
@@ -118,14 +107,14 @@ impl StepEngine for Autograd<'_> {
         Ok(losses(self.model, batch, self.options.dtype, &self.device)?)
     }
 
+    fn matrices(&self) -> MatrixUpdate {
+        self.options.optimizer.matrices()
+    }
+
     fn load(&mut self, moments: &HashMap<String, Tensor>) -> Result<(), TrainError> {
-        check_moments(self.model.parameters(), moments).map_err(candle_core::Error::Msg)?;
-        let of_parameter = |Parameter { name, .. }: &Parameter| {
-            let [mean, mean_square] = moment_names(name).map(|name| moments[&name].clone());
-            Moments { mean, mean_square }
-        };
-        self.optimizer.set_moments(self.model.parameters().iter().map(of_parameter).collect());
-        Ok(())
+        let parameters = self.model.parameters();
+        check_moments(parameters, self.matrices(), moments).map_err(candle_core::Error::Msg)?;
+        Ok(self.optimizer.set_moments(self.model, moments)?)
     }
 
     fn export(&mut self) -> Result<(), TrainError> {
@@ -133,11 +122,12 @@ impl StepEngine for Autograd<'_> {
     }
 
     fn write_moments(&self, path: &Path) -> Result<(), TrainError> {
-        Ok(write_safetensors(path, &self.named_moments())?)
+        Ok(write_safetensors(path, &self.named_moments()?)?)
     }
 
     fn snapshot_bytes(&self) -> u64 {
-        N_COPIES * self.model.n_parameters() * size_of::<f32>() as u64
+        let n_moments = self.optimizer.n_moments(self.model);
+        (self.model.n_parameters() + n_moments) * size_of::<f32>() as u64
     }
 
     /// Tensors are copied to memory of their own.
@@ -154,7 +144,7 @@ impl StepEngine for Autograd<'_> {
         };
         let moved = |(name, tensor): (String, Tensor)| Ok((name, tensor.to_device(&Device::Cpu)?));
         let weights = self.model.weights()?.into_iter().map(copied).collect::<Result<_, TrainError>>()?;
-        let moments = self.named_moments().into_iter().map(moved).collect::<Result<_, TrainError>>()?;
+        let moments = self.named_moments()?.into_iter().map(moved).collect::<Result<_, TrainError>>()?;
         Ok(Snapshot { weights, moments: SnapshotMoments::Tensors { moments, memory } })
     }
 

@@ -3,14 +3,15 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
 use wattle_data::Batch;
 use wattle_model::engine::LossSum;
 use wattle_model::hugging_face::write_safetensors;
 use wattle_model::{
-    DeviceEngine, DeviceEngineOptions, DeviceSpan, FinishedSteps, LanguageModel, MemoryPlan, StepInputs,
-    StepPart,
+    Counts, DeviceEngine, DeviceEngineOptions, DeviceSpan, FinishedSteps, LanguageModel, MatrixUpdate,
+    MemoryPlan, Share, StepInputs, StepPart,
 };
 use wattle_ops::board::select::Measured;
 use wattle_ops::board::{Board, Elem, HostMemory};
@@ -22,6 +23,8 @@ use crate::error::TrainError;
 use crate::gradients::sequences;
 use crate::kernels::Kernels;
 use crate::options::TrainerOptions;
+use crate::ranks::Ranks;
+use crate::ranks::step::Worth;
 
 /// All state lies on the board; the model's parameters may lie elsewhere.
 pub(super) struct OnBoard<'a> {
@@ -29,7 +32,15 @@ pub(super) struct OnBoard<'a> {
     engine: Box<dyn DeviceEngine>,
     board: Arc<dyn Board>,
     measured: Vec<Measured>,
+    matrices: MatrixUpdate,
     segment: u32,
+    ranks: Ranks,
+    /// Steps that were queued.
+    n_queued: u64,
+    /// When the last one was.
+    queued: Option<Instant>,
+    /// The longest time between two steps so far.
+    longest: Duration,
     is_exported: bool,
     is_certified: bool,
 }
@@ -42,15 +53,95 @@ impl<'a> OnBoard<'a> {
         options: &TrainerOptions,
     ) -> Result<Option<Box<dyn StepEngine + 'a>>, TrainError> {
         let Some(engine_options) = device_engine_options(options) else { return Ok(None) };
+        let ranks = options.ranks.clone();
+        let share = board
+            .collectives()
+            .map_or_else(Share::default, |all| Share { rank: all.rank(), world: all.world() });
+        if share != ranks.share() {
+            return Err(TrainError::BoardAlone { world: ranks.share().world });
+        }
+        if let Some(collectives) = board.collectives() {
+            collectives.set_deadline(ranks.between_steps());
+        }
         if let Some(kernels) = &options.kernels {
             kernels.apply(board.as_ref());
         }
         let engine = model.device_engine(Arc::clone(&board), engine_options)?;
-        let Some(mut engine) = engine else { return Ok(None) };
-        let measured = if options.select { engine.select()? } else { Vec::new() };
-        let segment = options.segment;
-        let (is_exported, is_certified) = (true, false);
-        Ok(Some(Box::new(Self { model, engine, board, measured, segment, is_exported, is_certified })))
+        let Some(engine) = engine else { return Ok(None) };
+        let mut engine = Self {
+            model,
+            engine,
+            board,
+            measured: Vec::new(),
+            matrices: options.optimizer.matrices(),
+            segment: options.segment,
+            ranks,
+            n_queued: 0,
+            queued: None,
+            longest: Duration::ZERO,
+            is_exported: true,
+            is_certified: false,
+        };
+        engine.select(options.select)?;
+        Ok(Some(Box::new(engine)))
+    }
+
+    /// Chooses kernels, if that `is_wanted`. Of several ranks the leading one does, for all whose boards are like its own.
+    fn select(&mut self, is_wanted: bool) -> Result<(), TrainError> {
+        let leads = self.ranks.leads();
+        if is_wanted && leads {
+            self.measured = self.engine.select()?;
+        }
+        if !self.ranks.are_several() {
+            return Ok(());
+        }
+        let own =
+            if leads { Kernels::of(self.board.as_ref(), &self.measured).to_json() } else { String::new() };
+        let of_leader = self.ranks.tell(own.into_bytes(), self.ranks.between_steps())?;
+        if leads {
+            return Ok(());
+        }
+        let kernels = Kernels::of_leader(&of_leader)?;
+        let differences = kernels.differences(self.board.as_ref());
+        if differences.is_empty() {
+            kernels.apply(self.board.as_ref());
+            return Ok(());
+        }
+        tracing::warn!(
+            "rank {} chooses kernels of its own: its board is not like that of rank 0 ({})",
+            self.ranks.share().rank,
+            differences.join("; ")
+        );
+        if is_wanted {
+            self.measured = self.engine.select()?;
+        }
+        Ok(())
+    }
+
+    /// What the targets of the whole batch count, of which `batch` is this rank's part.
+    fn counts(&self, batch: &Batch) -> Result<Counts, TrainError> {
+        let own = Counts::from(sequences(batch));
+        if batch.weights.is_none() {
+            let world = self.ranks.share().world;
+            return Ok(Counts { weight: own.weight * world as f64, n_counted: own.n_counted * world });
+        }
+        let own = Worth { weight: own.weight, n_counted: own.n_counted, ..Worth::default() };
+        let mut all = Worth::default();
+        let of_ranks = self.ranks.worths(&[own], self.ranks.within_step(self.longest))?;
+        of_ranks.into_iter().for_each(|worth| all += worth);
+        Ok(Counts { weight: all.weight, n_counted: all.n_counted })
+    }
+
+    /// Waits for others as long as steps suggest from the third on, before which libraries load and steps are recorded.
+    fn set_deadline(&mut self, number_in_segment: u64) {
+        let Some(collectives) = self.board.collectives() else { return };
+        let now = Instant::now();
+        if let Some(before) = self.queued.replace(now) {
+            self.longest = self.longest.max(now.duration_since(before));
+        }
+        if number_in_segment > 3 {
+            collectives.set_deadline(self.ranks.within_step(self.longest));
+        }
     }
 
     fn span(&self, span: DeviceSpan) -> Span {
@@ -60,6 +151,7 @@ impl<'a> OnBoard<'a> {
             phase: match span.part {
                 StepPart::Data => Phase::Data,
                 StepPart::ForwardBackward => Phase::ForwardBackward,
+                StepPart::Exchange => Phase::Exchange,
                 StepPart::Optimizer => Phase::Optimizer,
             },
             start_ns: MonotonicNs(span.start_ns),
@@ -75,7 +167,10 @@ impl StepEngine for OnBoard<'_> {
     fn step(&mut self, step: &Step<'_>) -> Result<(), TrainError> {
         self.is_exported = false;
         let &Step { number, learning_rate, batch, .. } = step;
-        self.engine.step(StepInputs { sequences: sequences(batch), step: number, learning_rate })?;
+        let counts = self.counts(batch)?;
+        self.n_queued += 1;
+        self.set_deadline(self.n_queued);
+        self.engine.step(StepInputs { sequences: sequences(batch), counts, step: number, learning_rate })?;
         if !self.is_certified {
             warn_of_zero_gradients(self.engine.zero_gradient_names());
             self.is_certified = true;
@@ -100,6 +195,10 @@ impl StepEngine for OnBoard<'_> {
 
     fn evaluate(&mut self, batch: &Batch) -> Result<LossSum, TrainError> {
         Ok(self.engine.evaluate(sequences(batch))?)
+    }
+
+    fn matrices(&self) -> MatrixUpdate {
+        self.matrices
     }
 
     fn load(&mut self, moments: &HashMap<String, Tensor>) -> Result<(), TrainError> {
@@ -138,6 +237,13 @@ impl StepEngine for OnBoard<'_> {
         Ok(Snapshot { weights, moments: SnapshotMoments::Flat { state, unpublished } })
     }
 
+    fn join_snapshot(&mut self) -> Result<(), TrainError> {
+        self.engine.join_snapshot()?;
+        // The weights are with the leading rank. The parameters here stay as they were.
+        self.is_exported = true;
+        Ok(())
+    }
+
     fn gradients(&self) -> Result<Option<Vec<Tensor>>, TrainError> {
         Ok(None)
     }
@@ -147,7 +253,11 @@ impl StepEngine for OnBoard<'_> {
     }
 
     fn describe(&self) -> String {
-        format!("explicit engine on {}", self.engine.describe())
+        let ranks = match self.ranks.share().world {
+            1 => String::new(),
+            world => format!("each of {world} ranks, here "),
+        };
+        format!("explicit engine on {ranks}{}", self.engine.describe())
     }
 
     fn kernels(&self) -> Option<Kernels> {
@@ -183,9 +293,10 @@ pub fn refuse_what_cannot_fit(
 fn device_engine_options(options: &TrainerOptions) -> Option<DeviceEngineOptions> {
     let elem = Elem::of(options.dtype)?;
     let TrainerOptions { train, optimizer, seed, dropout, .. } = options;
+    let batch_size = train.batch_size / options.ranks.share().world;
     Some(DeviceEngineOptions {
-        batch_size: train.batch_size,
-        micro_batch: train.micro_batch(),
+        batch_size,
+        micro_batch: train.micro_batch().min(batch_size),
         recompute: train.recompute,
         elem,
         fp8: options.fp8,
@@ -194,7 +305,9 @@ fn device_engine_options(options: &TrainerOptions) -> Option<DeviceEngineOptions
         dropout: *dropout,
         clip_norm: train.clip_norm,
         hyperparameters: optimizer.hyperparameters(),
+        matrices: optimizer.matrices(),
         masks: options.masks,
+        selects: options.select,
     })
 }
 

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use candle_core::Tensor;
 use wattle_data::Batch;
 use wattle_model::engine::{EngineOptions, FlatState, LossSum};
-use wattle_model::{Engine, Fp8Options, LanguageModel, MemoryPlan, Sequences, StepResult, TrainingPass};
+use wattle_model::{
+    Engine, Fp8Options, LanguageModel, MatrixUpdate, MemoryPlan, Sequences, StepResult, TrainingPass,
+};
 use wattle_ops::adamw::{Hyperparameters, Update};
 use wattle_ops::board::HostMemory;
 use wattle_ops::grad_norm::cpu::{clip_factor, norm_of_sums};
@@ -49,9 +51,15 @@ impl<'a> OnCpu<'a> {
         options: &TrainerOptions,
     ) -> Result<Option<Box<dyn StepEngine + 'a>>, TrainError> {
         let (micro_batch, recompute) = (options.train.micro_batch(), options.train.recompute);
-        let share = options.ranks.share();
-        let engine_options =
-            EngineOptions { micro_batch, recompute, fp8: options.fp8, moments: options.moments, share };
+        let (matrices, share) = (options.optimizer.matrices(), options.ranks.share());
+        let engine_options = EngineOptions {
+            micro_batch,
+            recompute,
+            fp8: options.fp8,
+            moments: options.moments,
+            matrices,
+            share,
+        };
         let Some(engine) = model.engine(engine_options)? else { return Ok(None) };
         let between = Between::new(options.ranks.clone(), engine.state().split());
         Ok(Some(Box::new(Self {
@@ -213,6 +221,10 @@ impl StepEngine for OnCpu<'_> {
 
     fn evaluate(&mut self, batch: &Batch) -> Result<LossSum, TrainError> {
         Ok(self.engine.evaluate(sequences(batch)))
+    }
+
+    fn matrices(&self) -> MatrixUpdate {
+        self.options.optimizer.matrices()
     }
 
     fn load(&mut self, moments: &HashMap<String, Tensor>) -> Result<(), TrainError> {

@@ -1,6 +1,7 @@
 //! What makes the steps: one interface, and the engines behind it.
 //!
 //! - `autograd`: candle's autograd and tensors: any model, any device, any dtype; the specification
+//! - `optimizer`: its updates
 //! - `cpu`: explicit passes over flat buffers, in `f32` on a CPU
 //! - `board`: whole steps, queued on a board where all state lies
 //! - [`snapshot`]: a copy of weights and moments from which a checkpoint is written while training goes on
@@ -12,6 +13,7 @@ mod autograd;
 mod board;
 mod cpu;
 mod host_clock;
+mod optimizer;
 pub mod snapshot;
 
 use std::collections::HashMap;
@@ -21,12 +23,14 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use wattle_data::Batch;
 use wattle_model::engine::LossSum;
-use wattle_model::{LanguageModel, MemoryPlan, Moments, StepResult, abridged};
+use wattle_model::{
+    LanguageModel, MatrixUpdate, MemoryPlan, Moments, Parameter, StepResult, abridged, is_block_matrix,
+};
 use wattle_ops::board::select::Measured;
 use wattle_ops::board::{Board, HostMemory};
 use wattle_runlog::{MonotonicNs, Span};
 
-use crate::config::EngineChoice;
+use crate::config::{EngineChoice, OptimizerKind};
 use crate::engine::snapshot::{Snapshot, TakeMemory};
 use crate::error::TrainError;
 use crate::kernels::Kernels;
@@ -39,7 +43,7 @@ pub use board::refuse_what_cannot_fit;
 /// The model's parameters are tensors that anybody can read. While an engine trains, they are as they were when
 /// [`StepEngine::export`] was last called.
 pub trait StepEngine {
-    /// Makes one update, or queues it: loss and gradients of a batch, clipping, AdamW. A step whose loss or gradient
+    /// Makes one update, or queues it: loss and gradients of a batch, clipping, the optimizer. A step whose loss or gradient
     /// is not finite makes no update, and neither do those after it.
     ///
     /// # Errors
@@ -69,17 +73,20 @@ pub trait StepEngine {
     /// If the batch is larger than a micro-batch, or a tensor operation fails.
     fn evaluate(&mut self, batch: &Batch) -> Result<LossSum, TrainError>;
 
-    /// Takes over the values of the model's parameters, and `moments` of their names and shapes:
-    /// `<parameter>.exp_avg` and `<parameter>.exp_avg_sq`, as PyTorch calls them.
+    /// How matrices of blocks are updated, which says what moments there are.
+    fn matrices(&self) -> MatrixUpdate;
+
+    /// Takes over the values of the model's parameters, and `moments` of their shapes, which are named as
+    /// [`MatrixUpdate::moment_names`] says.
     ///
     /// # Errors
     /// If a tensor operation fails.
     fn load(&mut self, moments: &HashMap<String, Tensor>) -> Result<(), TrainError>;
 
-    /// Gives the model's parameters the values of the weights.
+    /// Gives the model's parameters the values of the weights. Of several ranks, all make this call together.
     ///
     /// # Errors
-    /// If a tensor operation fails.
+    /// If a tensor operation fails, or the ranks have parted.
     fn export(&mut self) -> Result<(), TrainError>;
 
     /// Writes the moments that [`StepEngine::load`] takes to a safetensors file.
@@ -102,7 +109,7 @@ pub trait StepEngine {
     /// If the device or a tensor operation fails.
     fn snapshot(&mut self, memory: HostMemory) -> Result<Snapshot, TrainError>;
 
-    /// Takes part in the snapshot of the leading rank.
+    /// Takes part in the snapshot of the leading rank, which makes the call [`StepEngine::snapshot`].
     ///
     /// # Errors
     /// If the ranks have parted.
@@ -181,10 +188,16 @@ pub fn choose<'a>(
     board: Option<Arc<dyn Board>>,
     options: &TrainerOptions,
 ) -> Result<Box<dyn StepEngine + 'a>, TrainError> {
-    let is_over_ranks = options.ranks.are_several() || options.train.reduce_leaves > 1;
-    let has_no_leaves = board.is_some() || options.train.engine == EngineChoice::Autograd;
-    if is_over_ranks && has_no_leaves {
+    if options.optimizer.kind == OptimizerKind::Muon {
+        refuse_without_muon(model, options)?;
+    }
+    let (world, leaves) = (options.ranks.share().world, options.train.reduce_leaves);
+    let is_over_ranks = world > 1 || leaves > 1;
+    if is_over_ranks && options.train.engine == EngineChoice::Autograd {
         return Err(no_leaves(options));
+    }
+    if board.is_some() && leaves > 1 && leaves != world {
+        return Err(TrainError::NoLeavesOnBoard { leaves });
     }
     let explicit = match options.train.engine {
         EngineChoice::Autograd => None,
@@ -197,6 +210,17 @@ pub fn choose<'a>(
         None if options.moments != Moments::F32 => Err(TrainError::NoBf16Moments),
         None if options.train.engine == EngineChoice::Explicit => Err(TrainError::NoEngine),
         None => Ok(Box::new(autograd::Autograd::new(model, options)?)),
+    }
+}
+
+fn refuse_without_muon(model: &dyn LanguageModel, options: &TrainerOptions) -> Result<(), TrainError> {
+    let is_matrix = |Parameter { name, var }: &Parameter| is_block_matrix(name, var.dims());
+    if options.ranks.are_several() {
+        return Err(TrainError::MuonOverRanks);
+    }
+    match model.parameters().iter().any(is_matrix) {
+        true => Ok(()),
+        false => Err(TrainError::NoMatrices),
     }
 }
 

@@ -63,6 +63,11 @@ impl Ranks {
         self.fabric.as_ref()
     }
 
+    /// The same, to be kept.
+    pub fn shared_fabric(&self) -> Arc<dyn Fabric> {
+        Arc::clone(&self.fabric)
+    }
+
     /// Notes that every rank has learnt that they end, in a call of all.
     pub fn all_know(&self) {
         self.all_know.store(true, Ordering::Relaxed);
@@ -112,6 +117,18 @@ impl Ranks {
         let stop = directives().find(|directive| matches!(directive, Directive::Stop(_)));
         let pause = || directives().find(|directive| *directive == Directive::Pause);
         Ok(stop.or_else(pause).unwrap_or(Directive::Continue))
+    }
+
+    /// The bytes of the leading rank, on all; `own` are the leading one's.
+    ///
+    /// # Errors
+    /// If a rank does not answer in time.
+    pub fn tell(&self, mut own: Vec<u8>, within: Duration) -> Result<Vec<u8>, DistError> {
+        let mut len = (own.len() as u64).to_le_bytes();
+        self.fabric.broadcast(&mut len, 0, within)?;
+        own.resize(u64::from_le_bytes(len) as usize, 0);
+        self.fabric.broadcast(&mut own, 0, within)?;
+        Ok(own)
     }
 
     /// The numbers of all ranks, in their order; each has as many.

@@ -27,13 +27,15 @@ pub(super) struct PendingStep {
 impl Trainer<'_> {
     /// Tells of the steps that have ended: of all where the engine has none in flight, else about once a second. It comes
     /// right after a step was queued, for which the host waited until the step before the last had ended: so at this
-    /// moment a step has just ended, two are in flight, and nothing is waited for.
+    /// moment a step has just ended, two are in flight, and nothing is waited for. Several ranks ask after each step: so all
+    /// learn of a loss that is not finite at the same step, and none makes another that the others do not.
     pub(super) fn poll(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
         // If the next chance came only after more than a second, it would be too late for the step that just ended.
         let is_due = self.polled_at.is_none_or(|at| at.elapsed() + self.step_time >= POLL_EVERY);
+        let are_several = self.options.ranks.are_several();
         let is_written = self.writing.has_ended();
         let is_late = self.pending.len() >= MAX_PENDING_STEPS / 2;
-        if self.engine.n_in_flight() > 0 && !is_due && !is_late && !is_written {
+        if self.engine.n_in_flight() > 0 && !is_due && !is_late && !is_written && !are_several {
             return Ok(());
         }
         let finished = self.engine.poll()?;

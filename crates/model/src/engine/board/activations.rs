@@ -1,7 +1,7 @@
 //! The buffers of a forward and a backward pass.
 
 use wattle_ops::attention::board as attention;
-use wattle_ops::board::{Board, DevicePtr, DeviceTensor, Elem, Ptr};
+use wattle_ops::board::{Board, DevicePtr, DeviceTensor, Elem, Ptr, Workspace};
 use wattle_ops::decode::board as decode;
 use wattle_ops::embedding::board as embedding;
 use wattle_ops::head_norm::board as head_norm;
@@ -73,7 +73,7 @@ pub(super) enum Passes {
 /// How attention is computed, and with which memory.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Attention {
-    Fused { workspace: DevicePtr },
+    Fused { workspace: Workspace },
     Products { scratch: DevicePtr },
     Cached(Cached),
 }
@@ -209,7 +209,8 @@ impl Activations {
             partials_len,
             attention: match attention {
                 AttentionPlan::Fused { workspace_bytes } => {
-                    Attention::Fused { workspace: cutter.take_bytes(workspace_bytes) }
+                    let at = cutter.take_bytes(workspace_bytes);
+                    Attention::Fused { workspace: Workspace { at, bytes: workspace_bytes } }
                 }
                 AttentionPlan::Products => {
                     let bytes = attention::scratch_bytes(&sizes.attention(1, elem));

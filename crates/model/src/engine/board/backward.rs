@@ -34,8 +34,12 @@ impl MicroBatch<'_> {
             self.mlp_backward(layer_idx, &mut sums)?;
             self.attention_backward(layer_idx, &mut sums)?;
             sums.finish(self.board)?;
+            if let Some(exchange) = self.exchange {
+                exchange.sum_block(self.state.gradients, layer_idx)?;
+            }
         }
-        self.embedding_backward()
+        self.embedding_backward()?;
+        self.exchange.map_or(Ok(()), |exchange| exchange.sum_rest(self.state.gradients))
     }
 
     /// Brings back what was not kept. Rows that go through the same kernels come out the same to the bit.

@@ -24,6 +24,7 @@ use super::linear::Products;
 use super::memory::Memory;
 use super::reading::{self, Reading};
 use super::recorded::{Recorded, record};
+use super::shards::Shards;
 use crate::engine::MemoryPlan;
 use crate::engine::layout::Layout;
 use crate::engine::network::{Network, Sizes};
@@ -317,7 +318,8 @@ impl DecoderOptions {
             let fewer = Self { n_slots, ..*self };
             let passes = reading::options(self.most_rows, self.elem);
             let attention = fewer.attention(network, context);
-            Memory::cut(DevicePtr::new(0), network, layout, &passes, attention, Passes::Forward).1.total()
+            let (at, shards) = (DevicePtr::new(0), Shards::whole(layout));
+            Memory::cut(at, network, layout, &shards, &passes, attention, Passes::Forward).1.total()
         };
         // More texts never take less.
         let largest = (1..self.n_slots).rev().find(|&n_slots| bytes(n_slots) + RESERVE <= free);

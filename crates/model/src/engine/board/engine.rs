@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use wattle_ops::Store;
 use wattle_ops::adamw::Update;
 use wattle_ops::board::select::{Measured, Selecting};
-use wattle_ops::board::{Board, BoardError, Elem, HostMemory, StepState};
+use wattle_ops::board::{Board, BoardError, DeviceTensor, Elem, HostMemory, Ptr, StepState};
 use wattle_random::{Purpose, Stream};
 
 use super::activations::{Attention, AttentionPlan, Passes};
@@ -19,10 +19,11 @@ use super::inputs::{N_SLOTS, order_by_token};
 use super::memory::Memory;
 use super::recorded::{Recorded, record};
 use super::results::{Divisors, Pending};
+use super::shards::{Exchange, Shards};
 use super::state::{self, FirstGradients, State};
 use super::step::StepLaunches;
-use super::timeline::{Anchor, Anchoring, DeviceSpan, EDGES, Timeline};
-use super::{DeviceEngine, DeviceEngineOptions, FinishedSteps, StepInputs, StepResult};
+use super::timeline::{Anchor, Anchoring, DeviceSpan, MAX_EDGES, Timeline};
+use super::{Counts, DeviceEngine, DeviceEngineOptions, FinishedSteps, StepInputs, StepResult};
 use crate::engine::layout::Layout;
 use crate::engine::network::Network;
 use crate::engine::{FlatSnapshot, Fp8Options, LossSum, MemoryPlan, Sequences};
@@ -33,6 +34,7 @@ pub struct BoardEngine {
     board: Arc<dyn Board>,
     network: Network,
     layout: Layout,
+    shards: Shards,
     options: DeviceEngineOptions,
     plan: MemoryPlan,
     memory: Memory,
@@ -49,7 +51,7 @@ pub struct BoardEngine {
 }
 
 /// The marks from here on are for choosing kernels.
-const SELECTING_MARK: usize = N_SLOTS * EDGES + 8;
+const SELECTING_MARK: usize = N_SLOTS * MAX_EDGES + 8;
 
 /// Tokens to choose kernels with: all of the vocabulary, in no order.
 fn some_tokens(n: usize, v: usize) -> Vec<u32> {
@@ -94,15 +96,18 @@ impl BoardEngine {
             BoardError::OutOfMemory { .. } => fit.refusal(is_fused, free),
             other => other.into(),
         })?;
-        let (memory, _) = Memory::cut(base, &network, &layout, &options, attention, passes);
+        let shards = Shards::of(board.as_ref(), &layout);
+        let (memory, _) = Memory::cut(base, &network, &layout, &shards, &options, attention, passes);
+        let timeline = Timeline::new(N_SLOTS * MAX_EDGES, shards.are_exchanged());
         let mut engine = Self {
             board,
             network,
             layout,
+            shards,
             options,
             plan,
             memory,
-            timeline: Timeline::new(N_SLOTS * EDGES),
+            timeline,
             in_flight: [None; N_SLOTS],
             recorded: [Recorded::NotYet; N_SLOTS],
             is_warm: false,
@@ -147,10 +152,13 @@ impl BoardEngine {
         launches.begin()?;
         state::mark_gradients(board, state, self.layout.len())?;
         // Marks are zeros: what is added to needs no others.
-        launches.gradients(launches.first_store()?)?;
+        launches.gradients(launches.first_store()?, None)?;
         let FirstGradients { unreached, zero } = state::first_gradients(board, state, &self.layout)?;
         if !unreached.is_empty() {
             return Err(EngineError::Unreached { names: unreached });
+        }
+        if let Some(exchange) = launches.exchange() {
+            exchange.sum_all(state.gradients)?;
         }
         launches.update()?;
         self.zero_at_first = zero;
@@ -158,14 +166,21 @@ impl BoardEngine {
     }
 
     fn record(&mut self, slot_idx: usize) -> Result<(), EngineError> {
-        match record(self.board.as_ref(), || self.launches(slot_idx).issue()) {
-            Ok(number) => {
+        let recorded = record(self.board.as_ref(), || self.launches(slot_idx).issue());
+        // A step is recorded on all ranks or on none.
+        let by_all = match self.board.collectives() {
+            Some(collectives) => collectives.all_agree(recorded.is_ok())?,
+            None => recorded.is_ok(),
+        };
+        match recorded {
+            Ok(number) if by_all => {
                 self.recorded[slot_idx] = Recorded::As(number);
                 Ok(self.board.replay(number)?)
             }
-            Err(error) => {
+            recorded => {
                 if !self.recorded.contains(&Recorded::Failed) {
-                    tracing::warn!("the step cannot be recorded ({error}): its launches are made one by one");
+                    let why = recorded.err().map_or_else(|| "not on all ranks".to_owned(), |e| e.to_string());
+                    tracing::warn!("the step cannot be recorded ({why}): its launches are made one by one");
                 }
                 self.recorded[slot_idx] = Recorded::Failed;
                 self.launches(slot_idx).issue()
@@ -174,18 +189,20 @@ impl BoardEngine {
     }
 
     fn launches(&self, slot_idx: usize) -> StepLaunches<'_> {
-        let Memory { state, fp8, slots, results, activations, .. } = &self.memory;
+        let Memory { state, fp8, slots, results, activations, muon, .. } = &self.memory;
         StepLaunches {
             board: self.board.as_ref(),
             network: &self.network,
             layout: &self.layout,
+            shards: &self.shards,
             options: &self.options,
             state,
             fp8: fp8.as_ref(),
             slot: &slots[slot_idx],
             results,
             activations,
-            first_edge: slot_idx * EDGES,
+            muon: muon.as_ref(),
+            first_edge: slot_idx * MAX_EDGES,
         }
     }
 
@@ -193,11 +210,11 @@ impl BoardEngine {
     fn reclaim(&mut self, slot_idx: usize) -> Result<(), EngineError> {
         match self.in_flight[slot_idx].take() {
             Some(InFlight { step, anchor: Some(anchor) }) => {
-                Ok(self.timeline.read(self.board.as_ref(), step, anchor, slot_idx * EDGES)?)
+                Ok(self.timeline.read(self.board.as_ref(), step, anchor, slot_idx * MAX_EDGES)?)
             }
             // Without an anchor a mark has no time, but it can be waited for.
             Some(InFlight { anchor: None, .. }) => {
-                let last = slot_idx * EDGES + EDGES - 1;
+                let last = slot_idx * MAX_EDGES + self.timeline.last_edge();
                 self.board.elapsed_ms(last, last)?;
                 Ok(())
             }
@@ -217,7 +234,21 @@ impl BoardEngine {
         let (network, options) = (&self.network, &self.options);
         let (slot, store) = (*eval, Store::Accumulate);
         let (fp8, dropped_from, by_rows) = (fp8.as_ref(), None, false);
-        MicroBatch { board, network, options, state, fp8, slot, activations, dropped_from, b, by_rows, store }
+        let exchange = None;
+        MicroBatch {
+            board,
+            network,
+            options,
+            state,
+            fp8,
+            slot,
+            activations,
+            dropped_from,
+            b,
+            by_rows,
+            store,
+            exchange,
+        }
     }
 
     /// Refuses tokens that the model does not have, and masks that there is no room for.
@@ -238,12 +269,12 @@ impl BoardEngine {
 
     /// Each target's share of the batch's weight, where targets have weights, and what makes means of sums. A recorded
     /// step has the same arguments each time, so it cannot be told the weight of its batch: with shares, sums are means.
-    fn shares(&self, sequences: &Sequences<'_>) -> (Option<Vec<f32>>, Divisors) {
-        let n_correct = sequences.n_counted() as f64;
+    fn shares(&self, sequences: &Sequences<'_>, counts: Counts) -> (Option<Vec<f32>>, Divisors) {
+        let n_correct = counts.n_counted as f64;
         if !self.options.masks.weights {
-            return (None, Divisors { loss: sequences.weight(), n_correct });
+            return (None, Divisors { loss: counts.weight, n_correct });
         }
-        let share = |weight: f32| (f64::from(weight) / sequences.weight()) as f32;
+        let share = |weight: f32| (f64::from(weight) / counts.weight) as f32;
         let shares = match sequences.weights {
             Some(weights) => weights.iter().map(|&weight| share(weight)).collect(),
             None => vec![share(1.0); sequences.targets.len()],
@@ -257,20 +288,54 @@ impl BoardEngine {
     }
 
     fn refresh_working_copy(&self) -> Result<(), EngineError> {
-        let State { weights, working, .. } = self.memory.state;
+        let State { masters, working, .. } = self.memory.state;
         if self.options.elem != Elem::F32 {
-            wattle_ops::cast::board::cast(self.board.as_ref(), working, weights, self.layout.len())?;
+            wattle_ops::cast::board::cast(self.board.as_ref(), working, masters.at, self.layout.len())?;
         }
         if let Some(fp8) = &self.memory.fp8 {
-            fp8.quantize_weights(self.board.as_ref(), weights)?;
+            fp8.quantize_weights(self.board.as_ref(), masters.at)?;
         }
         Ok(())
+    }
+
+    /// What `read` makes of a buffer of everything whose parts the ranks keep as `own`. Where there are several, all of them
+    /// put it together in the memory of gradients, which are zero afterwards.
+    fn put_together<T>(
+        &self,
+        own: DeviceTensor,
+        read: impl FnOnce(DeviceTensor) -> Result<T, EngineError>,
+    ) -> Result<T, EngineError> {
+        let (board, gradients) = (self.board.as_ref(), self.memory.state.gradients.bytes());
+        let Some(exchange) = Exchange::of(board, &self.shards).filter(|_| self.shards.are_several()) else {
+            return read(own);
+        };
+        let whole = DeviceTensor::new(gradients, own.elem());
+        exchange.collect(board, whole, own)?;
+        let read = read(whole)?;
+        board.zero(gradients, self.layout.len() * Elem::F32.bytes())?;
+        Ok(read)
+    }
+
+    /// Both moments and the masters, each with whether it is of everything.
+    fn learnt(&self) -> [(DeviceTensor, bool); 3] {
+        let State { masters, mean, mean_square, .. } = self.memory.state;
+        let are_whole = !self.shards.are_several();
+        [(mean, are_whole), (mean_square, are_whole), (masters.at.into(), masters.are_whole)]
+    }
+
+    /// As [`BoardEngine::put_together`], of one of what is [`BoardEngine::learnt`].
+    fn whole_of<T>(
+        &self,
+        (buffer, is_whole): (DeviceTensor, bool),
+        read: impl FnOnce(DeviceTensor) -> Result<T, EngineError>,
+    ) -> Result<T, EngineError> {
+        if is_whole { read(buffer) } else { self.put_together(buffer, read) }
     }
 }
 
 impl DeviceEngine for BoardEngine {
     fn step(&mut self, step: StepInputs<'_>) -> Result<(), EngineError> {
-        let StepInputs { sequences, step, learning_rate } = step;
+        let StepInputs { sequences, counts, step, learning_rate } = step;
         let (t, v) = (self.network.sizes.t, self.network.sizes.v);
         let expected = self.options.batch_size * t;
         if sequences.inputs.len() != expected || sequences.targets.len() != expected {
@@ -281,11 +346,11 @@ impl DeviceEngine for BoardEngine {
         let slot_idx = (step % N_SLOTS as u64) as usize;
         let rows: Vec<_> = self.options.micro_batches().map(|b| b.start * t..b.end * t).collect();
         let order = order_by_token(sequences.inputs, &rows, v);
-        let (shares, divisors) = self.shares(&sequences);
+        let (shares, divisors) = self.shares(&sequences, counts);
         let sequences = Sequences { weights: shares.as_deref(), ..sequences };
         let state = self.step_state(step, learning_rate, place);
         self.reclaim(slot_idx)?;
-        self.board.mark(slot_idx * EDGES)?;
+        self.board.mark(slot_idx * MAX_EDGES)?;
         self.memory.slots[slot_idx].write(self.board.as_ref(), &state.to_bytes(), sequences, &order)?;
         self.launch(slot_idx)?;
         self.in_flight[slot_idx] = Some(InFlight { step, anchor: self.timeline.newest() });
@@ -366,14 +431,20 @@ impl DeviceEngine for BoardEngine {
     }
 
     fn publish(&self, parameters: &[Parameter]) -> Result<(), EngineError> {
-        state::read_parameters(self.board.as_ref(), self.memory.state.weights, &self.layout, parameters)
+        let [_, _, masters] = self.learnt();
+        self.whole_of(masters, |masters| {
+            state::read_parameters(self.board.as_ref(), Ptr::new(masters.bytes()), &self.layout, parameters)
+        })
     }
 
     fn take(&mut self, parameters: &[Parameter]) -> Result<(), EngineError> {
-        let weights = self.memory.state.weights.into();
-        state::write_parameters(self.board.as_ref(), weights, &self.layout, parameters)?;
-        self.memory.results.unhalt(self.board.as_ref())?;
-        self.refresh_working_copy()
+        let (board, State { masters, working, .. }) = (self.board.as_ref(), self.memory.state);
+        state::write_masters(board, masters, &self.layout, &self.shards, parameters)?;
+        self.memory.results.unhalt(board)?;
+        match masters.are_whole {
+            true => self.refresh_working_copy(),
+            false => state::write_parameters(board, working, &self.layout, parameters),
+        }
     }
 
     fn gradient_tensors(&self) -> Result<Vec<Tensor>, EngineError> {
@@ -385,7 +456,14 @@ impl DeviceEngine for BoardEngine {
     }
 
     fn moments(&self) -> Result<Vec<(String, Tensor)>, EngineError> {
-        state::read_moments(self.board.as_ref(), &self.memory.state, &self.layout)
+        let [mean, mean_square, _] = self.learnt();
+        let mut moments = Vec::with_capacity(2 * self.layout.entries().len());
+        for (which, buffer) in [mean, mean_square].into_iter().enumerate() {
+            moments.extend(self.whole_of(buffer, |buffer| {
+                state::read_moment(self.board.as_ref(), buffer, which, &self.layout)
+            })?);
+        }
+        Ok(moments)
     }
 
     fn snapshot_len(&self) -> usize {
@@ -393,17 +471,22 @@ impl DeviceEngine for BoardEngine {
     }
 
     fn snapshot(&self, mut memory: HostMemory) -> Result<FlatSnapshot, EngineError> {
-        let State { weights, mean, mean_square, .. } = self.memory.state;
-        let len = self.layout.len();
-        let buffers = [mean, mean_square, weights.into()];
-        for (from, out) in buffers.into_iter().zip(memory.chunks_exact_mut(len)) {
-            state::read_wide_to(self.board.as_ref(), from, out)?;
+        let (len, n_moments) = (self.layout.len(), self.layout.n_moments());
+        let (mean, rest) = memory.split_at_mut(len);
+        let (mean_square, masters) = rest.split_at_mut(n_moments - len);
+        let parts = [mean, mean_square, &mut masters[..len]];
+        for (buffer, out) in self.learnt().into_iter().zip(parts) {
+            self.whole_of(buffer, |from| state::read_wide_to(self.board.as_ref(), from, out))?;
         }
         Ok(FlatSnapshot::new(&self.layout, memory))
     }
 
+    fn join_snapshot(&self) -> Result<(), EngineError> {
+        self.learnt().into_iter().try_for_each(|buffer| self.whole_of(buffer, |_| Ok(())))
+    }
+
     fn set_moments(&mut self, moments: &HashMap<String, Tensor>) -> Result<(), EngineError> {
-        state::write_moments(self.board.as_ref(), &self.memory.state, &self.layout, moments)
+        state::write_moments(self.board.as_ref(), &self.memory.state, &self.layout, &self.shards, moments)
     }
 
     fn is_halted(&self) -> Result<bool, EngineError> {

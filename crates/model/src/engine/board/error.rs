@@ -1,5 +1,7 @@
 //! What can go wrong with an engine on a board.
 
+use std::fmt;
+
 use wattle_ops::board::BoardError;
 
 use super::MAX_PENDING_STEPS;
@@ -17,7 +19,7 @@ pub enum EngineError {
     Tensor(#[from] candle_core::Error),
     /// There is less memory than training takes.
     #[error(
-        "training takes {} on {device}, of which {} are free: {}",
+        "training takes {} on {device}, of which {} are free: {}{attention}",
         gib(*needed),
         gib(*free),
         remedy(*micro_batch, *largest, *recompute)
@@ -35,11 +37,13 @@ pub enum EngineError {
         largest: Option<usize>,
         /// What is computed again, as asked for.
         recompute: Recompute,
+        /// What there is to say about attention's memory, where it would fit without: see [`AttentionMemory`].
+        attention: AttentionMemory,
     },
     /// There is less memory than evaluating takes.
     #[error(
         "evaluating takes {} on {device}, of which {} are free: --dtype bf16 takes half, or lower the context of {context} \
-         in the checkpoint's config.json (n_positions, max_position_embeddings)",
+         in the checkpoint's config.json (n_positions, max_position_embeddings){attention}",
         gib(*needed),
         gib(*free)
     )]
@@ -52,6 +56,20 @@ pub enum EngineError {
         free: u64,
         /// Tokens of a window.
         context: usize,
+        /// As for training.
+        attention: AttentionMemory,
+    },
+    /// More rows than a kernel counts.
+    #[error(
+        "micro-batches of {rows} rows, with {most_of_row} heads or columns each, are more than the {} that kernels count: \
+         lower train.micro_batch_size or model.context",
+        i32::MAX
+    )]
+    TooManyRows {
+        /// Sequences of a micro-batch times tokens of one.
+        rows: usize,
+        /// What is counted of a row.
+        most_of_row: usize,
     },
     /// There is less memory than generating takes.
     #[error(
@@ -127,6 +145,53 @@ pub enum EngineError {
     /// More steps were queued than their results have room for.
     #[error("{MAX_PENDING_STEPS} steps were queued and nobody asked for their results")]
     Pending,
+}
+
+/// The part of attention in memory that is lacking.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AttentionMemory {
+    /// Little: without it, there would not be enough either.
+    Little,
+    /// The scores of one sequence, since attention is made of products.
+    Scores {
+        /// Bytes.
+        bytes: u64,
+        /// Heads.
+        n_heads: usize,
+        /// Length of a sequence, t: each head has t² scores.
+        t: usize,
+        /// Why attention is not fused, and what to do about it.
+        why: String,
+    },
+    /// What fused attention needs to sum gradients in one order.
+    Workspace {
+        /// Bytes.
+        bytes: u64,
+        /// Length of a sequence.
+        t: usize,
+    },
+}
+
+impl fmt::Display for AttentionMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Little => Ok(()),
+            Self::Scores { bytes, n_heads, t, why } => write!(
+                f,
+                ". {} of it are the scores of one sequence, {n_heads} heads of {t} by {t}, with or without a window, since \
+                 attention is made of products: {why}. Fused attention keeps no scores; a smaller model.context has \
+                 fewer",
+                gib(*bytes)
+            ),
+            Self::Workspace { bytes, t } => write!(
+                f,
+                ". {} of it are the workspace of fused attention, 2 bytes for each of {t} by {t} scores of every head and \
+                 sequence, with which gradients are summed in one order: train.deterministic = false takes next to none, a \
+                 smaller train.micro_batch_size or model.context less",
+                gib(*bytes)
+            ),
+        }
+    }
 }
 
 fn gib(bytes: u64) -> String {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use wattle_ops::board::{Board, Elem};
 
 use super::activations::{Attention, Passes};
-use super::error::EngineError;
+use super::error::{AttentionMemory, EngineError};
 use super::fit::Fit;
 use super::reading::{self, Reading};
 use crate::engine::layout::Layout;
@@ -64,6 +64,7 @@ impl BoardEvaluator {
             needed,
             free,
             context: t,
+            attention: AttentionMemory::Little,
         };
         let (of_reading, rotary) = (network.clone(), network.rotary());
         let reading =

@@ -6,12 +6,14 @@
 
 use std::collections::BTreeSet;
 
-use wattle_ops::board::{Board, BoardError, DevicePtr, Elem};
+use wattle_ops::attention::board::scratch_bytes;
+use wattle_ops::board::{AttentionPass, Board, BoardError, DevicePtr, Elem, Plans};
 
 use super::DeviceEngineOptions;
 use super::activations::{AttentionPlan, Passes};
-use super::error::EngineError;
+use super::error::{AttentionMemory, EngineError};
 use super::memory::Memory;
+use super::shards::Shards;
 use crate::engine::MemoryPlan;
 use crate::engine::layout::Layout;
 use crate::engine::network::Network;
@@ -38,15 +40,33 @@ impl Fit<'_> {
     /// What an engine with micro-batches of this size would take.
     pub(super) fn plan(&self, micro_batch: usize, attention: AttentionPlan) -> MemoryPlan {
         let options = DeviceEngineOptions { micro_batch, ..*self.options };
-        Memory::cut(DevicePtr::new(0), self.network, self.layout, &options, attention, self.passes).1
+        let shards = match self.passes {
+            Passes::Both => Shards::of(self.board, self.layout),
+            Passes::Forward => Shards::whole(self.layout),
+        };
+        let at = DevicePtr::new(0);
+        Memory::cut(at, self.network, self.layout, &shards, &options, attention, self.passes).1
     }
 
-    /// Refuses what is too large for `free` bytes. Attention is taken to be fused if it may be, which takes less.
+    /// Refuses what is too large for `free` bytes, or for kernels to count. Attention is taken to be fused if it may be:
+    /// of long sequences, products have more scores than any board holds.
     pub(super) fn refuse_what_cannot_fit(&self, free: u64) -> Result<(), EngineError> {
+        self.refuse_too_many_rows()?;
         let is_fused = self.may_be_fused();
-        match self.needed(self.options.micro_batch, is_fused) + RESERVE <= free {
+        match self.fits(self.options.micro_batch, is_fused, free) {
             true => Ok(()),
             false => Err(self.refusal(is_fused, free)),
+        }
+    }
+
+    /// Kernels count rows, and the heads of rows, in 32 bits; elements in 64.
+    fn refuse_too_many_rows(&self) -> Result<(), EngineError> {
+        let sizes = &self.network.sizes;
+        let rows = self.options.micro_batch.saturating_mul(sizes.t);
+        let most_of_row = sizes.n_heads + 2 * sizes.n_kv_heads;
+        match rows.saturating_mul(most_of_row) <= i32::MAX as usize {
+            true => Ok(()),
+            false => Err(EngineError::TooManyRows { rows, most_of_row }),
         }
     }
 
@@ -55,9 +75,14 @@ impl Fit<'_> {
         if !self.asks_for_fused() {
             return Ok(AttentionPlan::Products);
         }
-        match self.prepare() {
+        match self.prepare(free) {
             Ok(workspace_bytes) => Ok(AttentionPlan::Fused { workspace_bytes }),
             Err(BoardError::OutOfMemory { .. }) => Err(self.refusal(true, free)),
+            // What was chosen is not replaced by something else.
+            Err(error @ BoardError::NoWay { .. }) => Err(error.into()),
+            Err(error) if !self.fits(self.options.micro_batch, false, free) => {
+                Err(self.refusal_because(false, free, Some(error)))
+            }
             Err(error) => {
                 tracing::warn!("attention is made of products and a softmax: {error}");
                 Ok(AttentionPlan::Products)
@@ -66,23 +91,44 @@ impl Fit<'_> {
     }
 
     /// Makes the board's own attention ready for every micro-batch; returns the largest workspace.
-    fn prepare(&self) -> Result<usize, BoardError> {
+    fn prepare(&self, free: u64) -> Result<usize, BoardError> {
         let fused = self.board.fused_attention()?;
+        let without =
+            self.plan(self.options.micro_batch, AttentionPlan::Fused { workspace_bytes: 0 }).total();
+        let plans = match self.options.selects {
+            true => Plans::Several { room: free.saturating_sub(without + RESERVE) },
+            false => Plans::First,
+        };
         let sizes: BTreeSet<usize> = self.options.micro_batches().map(|sequences| sequences.len()).collect();
-        sizes.into_iter().try_fold(0, |most: usize, b| {
-            Ok(most.max(fused.prepare(&self.network.sizes.fused_attention(b))?))
+        let jobs = sizes.into_iter().flat_map(|b| self.attention_passes().iter().map(move |&pass| (b, pass)));
+        jobs.into_iter().try_fold(0, |most: usize, (b, pass)| {
+            Ok(most.max(fused.prepare(&self.network.sizes.fused_attention(b), pass, plans)?))
         })
+    }
+
+    fn attention_passes(&self) -> &'static [AttentionPass] {
+        match self.passes {
+            Passes::Both => &[AttentionPass::Forward, AttentionPass::Backward],
+            Passes::Forward => &[AttentionPass::Forward],
+        }
     }
 
     /// What there is to say if an engine does not fit into `free` bytes.
     pub(super) fn refusal(&self, is_fused: bool, free: u64) -> EngineError {
+        self.refusal_because(is_fused, free, None)
+    }
+
+    /// The same, where attention is not fused for a reason that the library gave.
+    fn refusal_because(&self, is_fused: bool, free: u64, not_fused: Option<BoardError>) -> EngineError {
         let asked = self.options.micro_batch;
+        let attention = self.attention_memory(is_fused, free, not_fused);
         if self.passes == Passes::Forward {
             return EngineError::EvaluationDoesNotFit {
                 device: self.board.name(),
                 needed: self.needed(asked, is_fused),
                 free,
                 context: self.network.sizes.t,
+                attention,
             };
         }
         EngineError::DoesNotFit {
@@ -92,12 +138,42 @@ impl Fit<'_> {
             micro_batch: asked,
             largest: self.largest(is_fused, free),
             recompute: self.options.recompute,
+            attention,
         }
+    }
+
+    /// Whether it is for attention's memory that an engine does not fit.
+    fn attention_memory(&self, is_fused: bool, free: u64, not_fused: Option<BoardError>) -> AttentionMemory {
+        let (sizes, asked) = (&self.network.sizes, self.options.micro_batch);
+        let bytes = match is_fused {
+            true => self.workspace_bytes(asked),
+            false => scratch_bytes(&sizes.attention(1, self.options.elem)) as u64,
+        };
+        if self.needed(asked, is_fused).saturating_sub(bytes) + RESERVE > free {
+            return AttentionMemory::Little;
+        }
+        if is_fused {
+            return AttentionMemory::Workspace { bytes, t: sizes.t };
+        }
+        let why = match not_fused.or_else(|| self.board.fused_attention().err()) {
+            _ if self.options.elem != Elem::Bf16 => {
+                "it is fused in bfloat16 alone (precision.dtype = \"bf16\", --dtype bf16)".to_owned()
+            }
+            _ if self.options.dropout > 0.0 => {
+                "it is fused without dropout alone (model.dropout = 0)".to_owned()
+            }
+            _ if self.options.masks.documents => {
+                "it is not fused for sequences of several documents".to_owned()
+            }
+            Some(error) => error.to_string(),
+            None => "it was asked for".to_owned(),
+        };
+        AttentionMemory::Scores { bytes, n_heads: sizes.n_heads, t: sizes.t, why }
     }
 
     /// The most sequences, fewer than were asked for, that fit into `free` bytes. More never take less.
     fn largest(&self, is_fused: bool, free: u64) -> Option<usize> {
-        let fits = |micro_batch: usize| self.needed(micro_batch, is_fused) + RESERVE <= free;
+        let fits = |micro_batch: usize| self.fits(micro_batch, is_fused, free);
         let (mut fitting, mut too_many) = (0, self.options.micro_batch);
         while fitting + 1 < too_many {
             let middle = fitting.midpoint(too_many);
@@ -106,16 +182,25 @@ impl Fit<'_> {
         (fitting > 0).then_some(fitting)
     }
 
+    fn fits(&self, micro_batch: usize, is_fused: bool, free: u64) -> bool {
+        self.needed(micro_batch, is_fused) + RESERVE <= free
+    }
+
     /// Bytes of an engine, attention's workspace by arithmetic among them.
     fn needed(&self, micro_batch: usize, is_fused: bool) -> u64 {
-        let shape = self.network.sizes.fused_attention(micro_batch);
-        let attention = match self.board.fused_attention() {
-            Ok(fused) if is_fused => {
-                AttentionPlan::Fused { workspace_bytes: fused.workspace_bytes(&shape) as usize }
-            }
-            _ => AttentionPlan::Products,
+        let attention = match is_fused {
+            true => AttentionPlan::Fused { workspace_bytes: self.workspace_bytes(micro_batch) as usize },
+            false => AttentionPlan::Products,
         };
         self.plan(micro_batch, attention).total()
+    }
+
+    /// Of fused attention, by arithmetic; 0 where there is none.
+    fn workspace_bytes(&self, micro_batch: usize) -> u64 {
+        let shape = self.network.sizes.fused_attention(micro_batch);
+        let Ok(fused) = self.board.fused_attention() else { return 0 };
+        let bytes = self.attention_passes().iter().map(|&pass| fused.workspace_bytes(&shape, pass));
+        bytes.max().unwrap_or(0)
     }
 
     fn may_be_fused(&self) -> bool {

@@ -20,6 +20,7 @@ use super::fp8::Fp8;
 use super::inputs::Slot;
 use super::linear::Products;
 use super::results::RowResults;
+use super::shards::Exchange;
 use super::state::State;
 use crate::engine::network::{Block, Linear, MlpKind, Network, Norm, NormKind, NormPlace, Sizes};
 
@@ -42,6 +43,8 @@ pub(super) struct MicroBatch<'a> {
     pub(super) by_rows: bool,
     /// Whether gradients of parameters are added to what is there. Those of tables are in any case.
     pub(super) store: Store,
+    /// Where these sequences complete a step's gradients: what ranks exchange of them as they come.
+    pub(super) exchange: Option<Exchange<'a>>,
 }
 
 /// A norm of queries or of keys within rows that have queries, keys and values.

@@ -1,6 +1,7 @@
 //! All memory of an engine: one allocation, cut into buffers.
 
 use wattle_ops::board::{DevicePtr, Elem};
+use wattle_ops::muon::board as muon;
 
 use super::DeviceEngineOptions;
 use super::activations::{Activations, AttentionPlan, Passes};
@@ -8,10 +9,12 @@ use super::cutter::Cutter;
 use super::fp8::Fp8;
 use super::inputs::{N_SLOTS, Slot};
 use super::results::Results;
+use super::shards::Shards;
 use super::state::State;
 use crate::engine::MemoryPlan;
-use crate::engine::layout::Layout;
+use crate::engine::layout::{Entry, Layout};
 use crate::engine::network::Network;
+use crate::moments::MatrixUpdate;
 
 /// What all memory is cut into.
 pub(super) struct Memory {
@@ -22,6 +25,8 @@ pub(super) struct Memory {
     pub(super) eval: Slot,
     pub(super) results: Results,
     pub(super) activations: Activations,
+    /// For updates of matrices.
+    pub(super) muon: Option<muon::Scratch>,
 }
 
 impl Memory {
@@ -30,6 +35,7 @@ impl Memory {
         base: DevicePtr,
         network: &Network,
         layout: &Layout,
+        shards: &Shards,
         options: &DeviceEngineOptions,
         attention: AttentionPlan,
         passes: Passes,
@@ -37,7 +43,7 @@ impl Memory {
         let mut cutter = Cutter::new(base);
         let t = network.sizes.t;
         let (state, of_a_step) = match passes {
-            Passes::Both => (State::cut(&mut cutter, layout.len(), options.elem, options.moments), 1),
+            Passes::Both => (State::cut(&mut cutter, layout, shards, options), 1),
             Passes::Forward => (State::cut_weights(&mut cutter, layout.len(), options.elem), 0),
         };
         let mut fp8 = Fp8::cut_weights(&mut cutter, network, options);
@@ -45,13 +51,15 @@ impl Memory {
         let slots =
             [(); N_SLOTS].map(|()| Slot::cut(&mut cutter, of_a_step * options.batch_size * t, options.masks));
         let eval = Slot::cut(&mut cutter, options.micro_batch * t, options.masks);
-        let results = Results::cut(&mut cutter, options.batch_size * t);
+        let results = Results::cut(&mut cutter, options.batch_size * t, shards);
         let (activations, kept) = Activations::cut(&mut cutter, network, options, attention, passes);
         if let Some(fp8) = &mut fp8 {
             fp8.cut_scratch(&mut cutter, network, [options.micro_batch * t, activations.logits_rows]);
         }
+        let muon = cut_muon(&mut cutter, layout, options.elem);
         let floats = (of_a_step * layout.len() * Elem::F32.bytes()) as u64;
-        let moments = options.moments.bytes((of_a_step * layout.len()) as u64);
+        let n_moments = 2 * shards.own_len() - layout.mean_squares().n_skipped();
+        let moments = options.moments.bytes((of_a_step * n_moments) as u64);
         let plan = MemoryPlan {
             weights: state_bytes - floats - moments,
             gradients: floats,
@@ -59,6 +67,19 @@ impl Memory {
             activations: kept,
             scratch: cutter.len_bytes() - state_bytes - kept,
         };
-        (Self { state, fp8, slots, eval, results, activations }, plan)
+        (Self { state, fp8, slots, eval, results, activations, muon }, plan)
     }
+}
+
+/// Memory for the updates that Muon makes of the matrices in `layout`, whose products are of type `elem`.
+fn cut_muon(cutter: &mut Cutter, layout: &Layout, elem: Elem) -> Option<muon::Scratch> {
+    let lens = muon::ScratchLens::of(layout.orthogonalized().map(Entry::matrix));
+    (layout.matrices() != MatrixUpdate::AdamW).then(|| muon::Scratch {
+        direction: cutter.take_of(lens.matrix),
+        partial: cutter.take_of(lens.partial),
+        x: cutter.take(lens.matrix, elem),
+        next: cutter.take(lens.matrix, elem),
+        gram: cutter.take(lens.square, elem),
+        polynomial: cutter.take(lens.square, elem),
+    })
 }

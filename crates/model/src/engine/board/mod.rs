@@ -14,6 +14,7 @@
 //! - `inputs`, `results`, `timeline`: what goes to the device, and what comes back
 //! - `fit`: whether it all fits
 //! - `recorded`: launches that are made again and again
+//! - `shards`: what each of several ranks keeps, and what they exchange
 //! - `engine`: the whole
 //! - `reading`, `evaluator`, `cache`, `decoder`: the forward pass alone, of a network that is not trained: losses, and
 //!   predictions for texts that grow
@@ -37,6 +38,7 @@ mod reading;
 mod recorded;
 mod results;
 mod shapes;
+mod shards;
 mod state;
 mod step;
 mod timeline;
@@ -50,12 +52,14 @@ use wattle_ops::board::select::Measured;
 use wattle_ops::board::{Elem, HostMemory};
 
 use super::{FlatSnapshot, Fp8Options, LossSum, MemoryPlan, Moments, Recompute, Sequences};
+use crate::moments::MatrixUpdate;
 use crate::parameter::Parameter;
 
 pub use decoder::{BoardDecoder, DecoderOptions};
 pub use engine::BoardEngine;
-pub use error::EngineError;
+pub use error::{AttentionMemory, EngineError};
 pub use evaluator::{BoardEvaluator, EvaluatorOptions};
+pub(crate) use shards::share_of;
 pub use timeline::{DeviceSpan, StepPart};
 
 /// Most steps whose results may wait on the device.
@@ -71,7 +75,7 @@ pub trait DeviceEngine: Send {
     /// [`DeviceEngine::drain`] is to be called before there are more than [`MAX_PENDING_STEPS`].
     ///
     /// # Shapes
-    /// As many sequences as the engine was made for.
+    /// As many sequences as the engine was made for. Of several ranks, all make the same steps.
     ///
     /// # Errors
     /// If the batch has another size, the device fails, or no gradient reached a parameter in the first step; no update
@@ -118,7 +122,7 @@ pub trait DeviceEngine: Send {
     /// If the device fails.
     fn synchronize(&mut self, host_ns: &dyn Fn() -> u64) -> Result<Vec<DeviceSpan>, EngineError>;
 
-    /// Gives `parameters` the values of the weights.
+    /// Gives `parameters` the values of the weights. Of several ranks, all make this call together.
     ///
     /// # Errors
     /// If the device or a tensor operation fails.
@@ -130,7 +134,8 @@ pub trait DeviceEngine: Send {
     /// If the device or a tensor operation fails.
     fn take(&mut self, parameters: &[Parameter]) -> Result<(), EngineError>;
 
-    /// The gradients of the last step, before clipping, in the model's order, on the CPU.
+    /// The gradients of the last step, before clipping, in the model's order, on the CPU. Of several ranks each has the
+    /// sums of its own part, and anything elsewhere.
     ///
     /// # Errors
     /// If the device or a tensor operation fails.
@@ -139,7 +144,7 @@ pub trait DeviceEngine: Send {
     /// Names of parameters whose gradient in the first step was zero in every element.
     fn zero_gradient_names(&self) -> &[String];
 
-    /// The moments under their [`moment_names`](crate::moment_names).
+    /// The moments under their [names](crate::MatrixUpdate::moment_names). Of several ranks, all make this call together.
     ///
     /// # Errors
     /// If the device or a tensor operation fails.
@@ -148,7 +153,8 @@ pub trait DeviceEngine: Send {
     /// Numbers of host memory that [`DeviceEngine::snapshot`] takes.
     fn snapshot_len(&self) -> usize;
 
-    /// A copy of weights and moments in `memory`, once all work before is done.
+    /// A copy of weights and moments in `memory`, once all work before is done. The other ranks, if there are any, make the
+    /// call [`DeviceEngine::join_snapshot`].
     ///
     /// # Errors
     /// If the device fails.
@@ -156,6 +162,12 @@ pub trait DeviceEngine: Send {
     /// # Panics
     /// If `memory` has not room for [`DeviceEngine::snapshot_len`] numbers.
     fn snapshot(&self, memory: HostMemory) -> Result<FlatSnapshot, EngineError>;
+
+    /// Gives the rank that takes a snapshot what this one keeps.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn join_snapshot(&self) -> Result<(), EngineError>;
 
     /// Takes over moments as [`DeviceEngine::moments`] gives them: see [`moment_faults`](crate::moment_faults).
     ///
@@ -181,7 +193,7 @@ pub trait DeviceEngine: Send {
 /// How to build an engine on a device.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DeviceEngineOptions {
-    /// Sequences of a step.
+    /// Sequences of a step; of several ranks, of this one's part of it.
     pub batch_size: usize,
     /// Most sequences of one forward and backward pass.
     pub micro_batch: usize,
@@ -201,8 +213,12 @@ pub struct DeviceEngineOptions {
     pub clip_norm: f64,
     /// AdamW's.
     pub hyperparameters: Hyperparameters,
+    /// How matrices of blocks are updated; by Muon on a board alone.
+    pub matrices: MatrixUpdate,
     /// What batches may say beside their tokens.
     pub masks: Masks,
+    /// Whether [`DeviceEngine::select`] will choose kernels, so that memory is planned for what it tries.
+    pub selects: bool,
 }
 
 /// What batches may say beside their tokens. Room for it is planned, so an engine is told before.
@@ -225,12 +241,29 @@ impl DeviceEngineOptions {
 /// What one step is told.
 #[derive(Clone, Copy, Debug)]
 pub struct StepInputs<'a> {
-    /// The whole batch.
+    /// The whole batch; of several ranks, this one's part of it.
     pub sequences: Sequences<'a>,
+    /// What the targets of the whole batch count.
+    pub counts: Counts,
     /// Which update it is, counted from 1.
     pub step: u64,
     /// η
     pub learning_rate: f64,
+}
+
+/// What some targets count.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Counts {
+    /// The sum of their weights.
+    pub weight: f64,
+    /// Those whose weight is above 0.
+    pub n_counted: usize,
+}
+
+impl From<Sequences<'_>> for Counts {
+    fn from(sequences: Sequences<'_>) -> Self {
+        Self { weight: sequences.weight(), n_counted: sequences.n_counted() }
+    }
 }
 
 /// Steps that are over.

@@ -11,10 +11,12 @@ use super::error::EngineError;
 use super::fit::RESERVE;
 use super::forward::MicroBatch;
 use super::memory::Memory;
+use super::shards::Shards;
 use super::{DeviceEngineOptions, Masks, state};
 use crate::engine::layout::Layout;
 use crate::engine::network::Network;
 use crate::engine::{MemoryPlan, Moments, Recompute};
+use crate::moments::MatrixUpdate;
 use crate::parameter::Parameter;
 
 /// Weights on a board, in the type of activations, and memory for passes.
@@ -39,7 +41,9 @@ pub(super) fn options(micro_batch: usize, elem: Elem) -> DeviceEngineOptions {
         dropout: 0.0,
         clip_norm: 0.0,
         hyperparameters: Hyperparameters { beta1: 0.0, beta2: 0.0, eps: 0.0, weight_decay: 0.0 },
+        matrices: MatrixUpdate::AdamW,
         masks: Masks::default(),
+        selects: false,
     }
 }
 
@@ -55,7 +59,8 @@ impl Reading {
         attention: AttentionPlan,
         refusal: &dyn Fn(u64, u64) -> EngineError,
     ) -> Result<Self, EngineError> {
-        let cut = |base| Memory::cut(base, &network, layout, &options, attention, Passes::Forward);
+        let shards = Shards::whole(layout);
+        let cut = |base| Memory::cut(base, &network, layout, &shards, &options, attention, Passes::Forward);
         let plan = cut(DevicePtr::new(0)).1;
         let free = board.memory()?.free;
         if plan.total() + RESERVE > free {
@@ -82,6 +87,7 @@ impl Reading {
             slot: *eval,
             activations,
             dropped_from: None,
+            exchange: None,
             b,
             by_rows: false,
             store: Store::Overwrite,

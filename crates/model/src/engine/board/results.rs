@@ -5,10 +5,11 @@ use std::ops::Range;
 
 use wattle_ops::board::{self as shared, Board, BoardError, DevicePtr, GradNorm, Ptr, StepState};
 use wattle_ops::grad_norm::board as grad_norm;
-use wattle_ops::results::board as results;
+use wattle_ops::results::board::{self as results, RankSums};
 
 use super::cutter::Cutter;
 use super::error::EngineError;
+use super::shards::{Exchange, Shard, Shards};
 use super::{MAX_PENDING_STEPS, StepResult};
 use crate::engine::LossSum;
 
@@ -83,6 +84,8 @@ pub(super) struct Results {
     /// The gradient's norm, and what follows from it.
     pub(super) norm: Ptr<GradNorm>,
     norm_scratch: Ptr<f64>,
+    /// Of a step whose sequences are those of several ranks.
+    of_ranks: Option<RankSums>,
     ring: Ptr<shared::StepResult>,
     /// Of an evaluation.
     evaluated: Ptr<shared::StepResult>,
@@ -106,13 +109,19 @@ impl RowResults {
 
 impl Results {
     /// Cuts room for a batch of `n_rows`.
-    pub(super) fn cut(cutter: &mut Cutter, n_rows: usize) -> Self {
+    pub(super) fn cut(cutter: &mut Cutter, n_rows: usize, shards: &Shards) -> Self {
         let rows = RowResults { losses: cutter.take_of(n_rows), correct: cutter.take_of(n_rows) };
         Self {
             rows,
             n_rows,
             norm: cutter.take_of(1),
             norm_scratch: cutter.take_of(grad_norm::SCRATCH_LEN),
+            of_ranks: shards.are_exchanged().then(|| {
+                let world = shards.share().world;
+                let n_parts = shards.own().map(|shard| grad_norm::n_parts(shard.range.len())).sum();
+                let sums = RankSums { rows: Ptr::new(DevicePtr::new(0)), world, n_parts };
+                RankSums { rows: cutter.take_of(world * sums.width()), ..sums }
+            }),
             ring: cutter.take_of(MAX_PENDING_STEPS),
             evaluated: cutter.take_of(1),
         }
@@ -135,6 +144,28 @@ impl Results {
         grad_norm::norm(board, self.norm, gradients, n, clip_norm, self.norm_scratch)?;
         let RowResults { losses, correct } = self.rows;
         Ok(results::store(board, self.ring, Some(self.norm), losses, correct, self.n_rows, Some(state))?)
+    }
+
+    /// [`Results::store`] over ranks, once the gradients of `shards` are sums over all of them.
+    pub(super) fn store_of_ranks(
+        &self,
+        board: &dyn Board,
+        exchange: &Exchange<'_>,
+        gradients: Ptr<f32>,
+        shards: &Shards,
+        clip_norm: f64,
+        state: Ptr<StepState>,
+    ) -> Result<(), EngineError> {
+        let sums = self.of_ranks.expect("there is room for the sums of ranks");
+        let (rank, RowResults { losses, correct }) = (shards.share().rank, self.rows);
+        let mut parts = sums.row(rank);
+        for Shard { range, .. } in shards.own() {
+            grad_norm::sums_of_squares(board, parts, gradients.add(range.start), range.len())?;
+            parts = parts.add(grad_norm::n_parts(range.len()));
+        }
+        results::sum_of_rank(board, &sums, rank, losses, correct, self.n_rows)?;
+        exchange.gather_rows(sums.rows.bytes(), sums.width() * size_of::<f64>())?;
+        Ok(results::store_of_ranks(board, self.ring, self.norm, &sums, clip_norm, state)?)
     }
 
     /// What the ring holds in `places`, read by `read`: [`Board::read`] waits for all work before,

@@ -6,47 +6,74 @@ use candle_core::{Device, Tensor};
 use wattle_ops::bf16;
 use wattle_ops::board::{Board, DeviceTensor, Elem, Ptr};
 
+use super::DeviceEngineOptions;
 use super::cutter::Cutter;
 use super::error::EngineError;
+use super::shards::{Shard, Shards};
 use crate::copies::with_values;
 use crate::differences::shape_fault;
-use crate::engine::Moments;
 use crate::engine::layout::{Entry, Layout};
-use crate::moments::{check_moments_of, moment_names};
+use crate::moments::check_moments_of;
 use crate::parameter::Parameter;
 
-/// Where the flat buffers lie. Each has the places of one [`Layout`].
+/// Where the flat buffers lie. Each has the places of one [`Layout`], or this rank's [`Shards`] of them alone.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct State {
     /// Master weights.
-    pub(super) weights: Ptr<f32>,
-    /// The weights as passes read them: the masters, or a copy in the type of activations.
+    pub(super) masters: Masters,
+    /// The weights as passes read them: the masters, or a copy in the type of activations. Of everything.
     pub(super) working: DeviceTensor,
+    /// Of everything.
     pub(super) gradients: Ptr<f32>,
-    /// In `f32` or bfloat16.
+    /// In `f32` or bfloat16. Of this rank's shards; Muon's momentum where Muon makes the update.
     pub(super) mean: DeviceTensor,
+    /// The same, without the elements that Muon updates.
     pub(super) mean_square: DeviceTensor,
 }
 
+/// Master weights: of everything, or of this rank's shards.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Masters {
+    pub(super) at: Ptr<f32>,
+    pub(super) are_whole: bool,
+}
+
+impl Masters {
+    /// Where those of a shard lie.
+    pub(super) fn of(&self, shard: &Shard) -> Ptr<f32> {
+        self.at.add(if self.are_whole { shard.range.start } else { shard.start })
+    }
+}
+
 impl State {
-    /// Cuts buffers of `len` elements; passes read weights of type `elem`.
-    pub(super) fn cut(cutter: &mut Cutter, len: usize, elem: Elem, moments: Moments) -> Self {
-        let weights = cutter.take_of(len);
+    /// Cuts buffers of the elements of `layout`, of which this rank keeps `shards`.
+    pub(super) fn cut(
+        cutter: &mut Cutter,
+        layout: &Layout,
+        shards: &Shards,
+        options: &DeviceEngineOptions,
+    ) -> Self {
+        let DeviceEngineOptions { elem, moments, fp8, .. } = *options;
+        // Codes of eight bits are made of whole masters.
+        let are_whole = !shards.are_several() || elem == Elem::F32 || fp8.is_some();
+        let (len, own_len) = (layout.len(), shards.own_len());
+        let at = cutter.take_of(if are_whole { len } else { own_len });
         Self {
-            weights,
-            working: if elem == Elem::F32 { weights.into() } else { cutter.take(len, elem) },
+            masters: Masters { at, are_whole },
+            working: if elem == Elem::F32 { at.into() } else { cutter.take(len, elem) },
             gradients: cutter.take_of(len),
-            mean: cutter.take(len, moments.elem()),
-            mean_square: cutter.take(len, moments.elem()),
+            mean: cutter.take(own_len, moments.elem()),
+            mean_square: cutter.take(own_len - layout.mean_squares().n_skipped(), moments.elem()),
         }
     }
 
     /// Weights alone, as passes read them: other buffers have no length, nor have masters of another type.
     pub(super) fn cut_weights(cutter: &mut Cutter, len: usize, elem: Elem) -> Self {
         let working = cutter.take(len, elem);
-        let weights = if elem == Elem::F32 { Ptr::new(working.bytes()) } else { cutter.take_of(0) };
+        let at = if elem == Elem::F32 { Ptr::new(working.bytes()) } else { cutter.take_of(0) };
         let [mean, mean_square] = [(); 2].map(|()| cutter.take(0, Elem::F32));
-        Self { weights, working, gradients: cutter.take_of(0), mean, mean_square }
+        let masters = Masters { at, are_whole: elem == Elem::F32 };
+        Self { masters, working, gradients: cutter.take_of(0), mean, mean_square }
     }
 }
 
@@ -124,38 +151,85 @@ pub(super) fn read_tensors(
     layout.entries().iter().map(|place| read(board, from, place, &Device::Cpu)).collect()
 }
 
-/// The moments under their [`moment_names`].
-pub(super) fn read_moments(
+/// One of the moments, 0 or 1, under its [name](crate::MatrixUpdate::moment_names), of all parameters that have it, from a
+/// flat buffer of all parts.
+pub(super) fn read_moment(
     board: &dyn Board,
-    state: &State,
+    from: DeviceTensor,
+    which: usize,
     layout: &Layout,
 ) -> Result<Vec<(String, Tensor)>, EngineError> {
-    let mut moments = Vec::with_capacity(2 * layout.entries().len());
+    let mut moments = Vec::with_capacity(layout.entries().len());
     for place in layout.entries() {
-        for (name, from) in moment_names(&place.name).into_iter().zip([state.mean, state.mean_square]) {
-            let values = read_wide(board, from.add(place.range.start), place.range.len())?;
-            moments.push((name, Tensor::from_vec(values, place.dims.as_slice(), &Device::Cpu)?));
+        if let Some(name) = layout.matrices().moment_names(&place.name, &place.dims).get(which) {
+            let at = from.add(place.range.start - layout.n_missing_before(which, place));
+            let values = read_wide(board, at, place.range.len())?;
+            moments.push((name.clone(), Tensor::from_vec(values, place.dims.as_slice(), &Device::Cpu)?));
         }
     }
     Ok(moments)
 }
 
-/// Takes over moments as [`read_moments`] gives them.
+/// Takes over what is this rank's of `moments`, which are of everything.
 pub(super) fn write_moments(
     board: &dyn Board,
     state: &State,
     layout: &Layout,
+    shards: &Shards,
     moments: &HashMap<String, Tensor>,
 ) -> Result<(), EngineError> {
-    check_moments_of(layout.shapes(), moments)?;
+    check_moments_of(layout.shapes(), layout.matrices(), moments)?;
     for place in layout.entries() {
-        for (name, to) in moment_names(&place.name).into_iter().zip([state.mean, state.mean_square]) {
-            let tensor = checked(place, &moments[&name])?;
-            let at = to.add(place.range.start);
-            with_values(tensor, |values| write_narrow(board, at, values))??;
+        let names = layout.matrices().moment_names(&place.name, &place.dims);
+        let buffers = names.iter().zip([state.mean, state.mean_square]);
+        for (which, (name, to)) in buffers.enumerate() {
+            let n_missing = layout.n_missing_before(which, place);
+            write_own(board, to, shards, place, n_missing, &moments[name])?;
         }
     }
     Ok(())
+}
+
+/// Copies what is this rank's of the values of `parameters` to its `masters`.
+pub(super) fn write_masters(
+    board: &dyn Board,
+    masters: Masters,
+    layout: &Layout,
+    shards: &Shards,
+    parameters: &[Parameter],
+) -> Result<(), EngineError> {
+    if masters.are_whole {
+        return write_parameters(board, masters.at.into(), layout, parameters);
+    }
+    let tensors = parameters.iter().map(|parameter| parameter.var.as_tensor());
+    let mut places = layout.entries().iter().zip(tensors);
+    places.try_for_each(|(place, tensor)| write_own(board, masters.at.into(), shards, place, 0, tensor))
+}
+
+/// Puts what is this rank's of a parameter's numbers to their places in `to`, a buffer of its shards without `n_missing`
+/// elements before the parameter.
+fn write_own(
+    board: &dyn Board,
+    to: DeviceTensor,
+    shards: &Shards,
+    place: &Entry,
+    n_missing: usize,
+    tensor: &Tensor,
+) -> Result<(), EngineError> {
+    let first = place.range.start;
+    with_values(checked(place, tensor)?, |values| {
+        shards.own().try_for_each(|Shard { range, start }| {
+            let (from, end) = (range.start.max(first), range.end.min(place.range.end));
+            match from < end {
+                true => write_narrow(
+                    board,
+                    to.add(start + from - range.start - n_missing),
+                    &values[from - first..end - first],
+                ),
+                false => Ok(()),
+            }
+        })
+    })?
 }
 
 /// Puts numbers at `to`, each the nearest of its type.

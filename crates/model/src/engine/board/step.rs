@@ -4,7 +4,9 @@ use std::ops::Range;
 
 use wattle_ops::Store;
 use wattle_ops::adamw::board as adamw;
-use wattle_ops::board::{Board, Elem, Job, Way};
+use wattle_ops::board::{Board, DeviceTensor, Elem, Job, Way};
+use wattle_ops::cast::board as cast;
+use wattle_ops::muon::board as muon;
 
 use super::DeviceEngineOptions;
 use super::activations::Activations;
@@ -13,22 +15,27 @@ use super::forward::MicroBatch;
 use super::fp8::Fp8;
 use super::inputs::Slot;
 use super::results::Results;
+use super::shards::{Exchange, Shard, Shards};
 use super::state::State;
 use crate::engine::layout::Layout;
 use crate::engine::network::Network;
+use crate::moments::MatrixUpdate;
 
 /// What a step is made of. Nothing in it depends on the step: see [`Slot`].
 pub(super) struct StepLaunches<'a> {
     pub(super) board: &'a dyn Board,
     pub(super) network: &'a Network,
     pub(super) layout: &'a Layout,
+    pub(super) shards: &'a Shards,
     pub(super) options: &'a DeviceEngineOptions,
     pub(super) state: &'a State,
     pub(super) fp8: Option<&'a Fp8>,
     pub(super) slot: &'a Slot,
     pub(super) results: &'a Results,
     pub(super) activations: &'a Activations,
-    /// The mark before the batch is taken over; three more follow.
+    /// Memory for updates of matrices, where Muon makes them.
+    pub(super) muon: Option<&'a muon::Scratch>,
+    /// The mark before the batch is taken over; one more follows for each part.
     pub(super) first_edge: usize,
 }
 
@@ -38,7 +45,7 @@ impl StepLaunches<'_> {
         self.begin()?;
         let first = self.first_store()?;
         self.zero_gradients(first)?;
-        self.gradients(first)?;
+        self.gradients(first, self.exchange())?;
         self.update()
     }
 
@@ -77,11 +84,18 @@ impl StepLaunches<'_> {
         Ok(self.board.mark(self.first_edge + 1)?)
     }
 
-    /// The batch's gradients: the first micro-batch stores them as `first` says, the others add theirs.
-    pub(super) fn gradients(&self, first: Store) -> Result<(), EngineError> {
+    /// What ranks exchange, where there are several.
+    pub(super) fn exchange(&self) -> Option<Exchange<'_>> {
+        Exchange::of(self.board, self.shards)
+    }
+
+    /// The batch's gradients: the first micro-batch stores them as `first` says, the others add theirs. With `exchange`, the
+    /// last one's go out as they are complete.
+    pub(super) fn gradients(&self, first: Store, exchange: Option<Exchange<'_>>) -> Result<(), EngineError> {
         self.options.micro_batches().try_for_each(|sequences| {
             let store = if sequences.start == 0 { first } else { Store::Accumulate };
-            self.micro_batch(sequences, store)
+            let is_last = sequences.end == self.options.batch_size;
+            self.micro_batch(sequences, store, exchange.filter(|_| is_last))
         })
     }
 
@@ -95,22 +109,54 @@ impl StepLaunches<'_> {
         let stores = [store, Store::Accumulate];
         of_first_shape
             .zip(stores)
-            .try_for_each(|(sequences, store)| self.micro_batch(sequences.clone(), store))?;
-        last.map_or(Ok(()), |sequences| self.micro_batch(sequences.clone(), Store::Accumulate))
+            .try_for_each(|(sequences, store)| self.micro_batch(sequences.clone(), store, None))?;
+        last.map_or(Ok(()), |sequences| self.micro_batch(sequences.clone(), Store::Accumulate, None))
     }
 
     /// Clips and updates.
     pub(super) fn update(&self) -> Result<(), EngineError> {
-        self.board.mark(self.first_edge + 2)?;
-        self.adamw()?;
-        Ok(self.board.mark(self.first_edge + 3)?)
+        self.mark(2)?;
+        match self.exchange() {
+            None => {
+                self.sums()?;
+                self.muon()?;
+                self.shards.own().try_for_each(|shard| self.adamw(&shard))?;
+                self.quantize()?;
+                self.mark(3)
+            }
+            Some(exchange) => {
+                exchange.join()?;
+                self.sums_of_ranks(&exchange)?;
+                self.mark(3)?;
+                self.muon()?;
+                for (bucket_idx, shard) in self.shards.own().enumerate() {
+                    self.adamw(&shard)?;
+                    exchange.gather(self.gathered(), bucket_idx)?;
+                }
+                self.mark(4)?;
+                exchange.join()?;
+                self.copy_masters()?;
+                self.quantize()?;
+                self.mark(5)
+            }
+        }
     }
 
-    fn micro_batch(&self, sequences: Range<usize>, store: Store) -> Result<(), EngineError> {
-        let t = self.network.sizes.t;
+    fn mark(&self, edge: usize) -> Result<(), EngineError> {
+        Ok(self.board.mark(self.first_edge + edge)?)
+    }
+
+    fn micro_batch(
+        &self,
+        sequences: Range<usize>,
+        store: Store,
+        exchange: Option<Exchange<'_>>,
+    ) -> Result<(), EngineError> {
+        let (t, share) = (self.network.sizes.t, self.shards.share());
         let results = self.results.rows().from(sequences.start * t);
+        let DeviceEngineOptions { batch_size, masks, dropout, .. } = *self.options;
         // With weights, each target has its share of the batch's.
-        let weight = if self.options.masks.weights { 1.0 } else { (self.options.batch_size * t) as f32 };
+        let weight = if masks.weights { 1.0 } else { (share.world * batch_size * t) as f32 };
         let scale = 1.0 / weight;
         let &Self { board, network, options, state, fp8, slot, activations, .. } = self;
         let micro_batch = MicroBatch {
@@ -121,39 +167,100 @@ impl StepLaunches<'_> {
             fp8,
             slot: slot.from(sequences.start * t),
             activations,
-            dropped_from: (options.dropout > 0.0).then_some(sequences.start),
+            dropped_from: (dropout > 0.0).then_some(share.rank * batch_size + sequences.start),
             b: sequences.len(),
             by_rows: false,
             store,
+            exchange,
         };
         micro_batch.forward()?;
         micro_batch.losses_and_gradients(results, scale)?;
         Ok(micro_batch.backward()?)
     }
 
-    fn adamw(&self) -> Result<(), EngineError> {
-        let DeviceEngineOptions { clip_norm, hyperparameters, elem, moments, .. } = *self.options;
-        let &State { weights, working, gradients, mean, mean_square } = self.state;
-        let (n, n_decaying, state) = (self.layout.len(), self.layout.n_decaying(), self.slot.state);
-        self.results.store(self.board, gradients, n, clip_norm, state)?;
-        let working = (elem != Elem::F32).then_some(working);
-        let norm = self.results.norm;
+    fn sums(&self) -> Result<(), EngineError> {
+        let (gradients, n) = (self.state.gradients, self.layout.len());
+        self.results.store(self.board, gradients, n, self.options.clip_norm, self.slot.state)
+    }
+
+    fn sums_of_ranks(&self, exchange: &Exchange<'_>) -> Result<(), EngineError> {
+        let (gradients, clip_norm, state) = (self.state.gradients, self.options.clip_norm, self.slot.state);
+        self.results.store_of_ranks(self.board, exchange, gradients, self.shards, clip_norm, state)
+    }
+
+    /// The weights that ranks give one another: masters where all have all of them, else those that passes read.
+    fn gathered(&self) -> DeviceTensor {
+        let State { masters, working, .. } = *self.state;
+        if masters.are_whole { masters.at.into() } else { working }
+    }
+
+    /// Where other ranks' masters came, not their copies.
+    fn copy_masters(&self) -> Result<(), EngineError> {
+        let State { masters, working, .. } = *self.state;
+        let is_done = !masters.are_whole || self.options.elem == Elem::F32;
+        match is_done {
+            true => Ok(()),
+            false => Ok(cast::cast(self.board, working, masters.at, self.layout.len())?),
+        }
+    }
+
+    /// Of what Muon does not update.
+    fn adamw(&self, shard: &Shard) -> Result<(), EngineError> {
+        let parts = self.layout.mean_squares().parts(&shard.range);
+        parts.iter().filter(|part| !part.is_empty()).try_for_each(|part| self.adamw_of(shard, part))
+    }
+
+    fn adamw_of(&self, shard: &Shard, part: &Range<usize>) -> Result<(), EngineError> {
+        let DeviceEngineOptions { hyperparameters, elem, moments, .. } = *self.options;
+        let State { masters, working, gradients, mean, mean_square } = *self.state;
+        let Shard { range, start } = shard;
+        let of_squares = self.layout.mean_squares().range(part);
         let step = adamw::Step {
-            weights,
-            mean,
-            mean_square,
+            weights: masters.of(shard).add(part.start - range.start),
+            mean: mean.add(start + part.start - range.start),
+            mean_square: mean_square.add(start + of_squares.start - range.start),
             seed: moments.seed(),
-            working,
-            gradients,
-            n,
-            n_decaying,
+            working: (elem != Elem::F32).then(|| working.add(part.start)),
+            gradients: gradients.add(part.start),
+            n: part.len(),
+            first: part.start,
+            n_decaying: self.layout.n_decaying().clamp(part.start, part.end) - part.start,
             hyperparameters,
-            state,
-            norm,
+            state: self.slot.state,
+            norm: self.results.norm,
         };
-        adamw::step(self.board, &step)?;
+        Ok(adamw::step(self.board, &step)?)
+    }
+
+    /// Updates the matrices that are Muon's.
+    fn muon(&self) -> Result<(), EngineError> {
+        let DeviceEngineOptions { matrices, elem, moments, .. } = *self.options;
+        let (MatrixUpdate::Muon(hyperparameters), Some(scratch)) = (matrices, self.muon) else {
+            return Ok(());
+        };
+        let State { masters, working, gradients, mean, .. } = *self.state;
+        for entry in self.layout.orthogonalized() {
+            let first = entry.range.start;
+            let step = muon::Step {
+                weights: masters.at.add(first),
+                momentum: mean.add(first),
+                seed: moments.seed(),
+                first,
+                working: (elem != Elem::F32).then(|| working.add(first)),
+                gradients: gradients.add(first),
+                shape: entry.matrix(),
+                hyperparameters,
+                state: self.slot.state,
+                norm: self.results.norm,
+            };
+            muon::step(self.board, &step, scratch)?;
+        }
+        Ok(())
+    }
+
+    fn quantize(&self) -> Result<(), EngineError> {
         match self.fp8 {
-            Some(fp8) => Ok(fp8.quantize_weights(self.board, weights)?),
+            Some(fp8) => Ok(fp8.quantize_weights(self.board, self.state.masters.at)?),
             None => Ok(()),
         }
     }

@@ -14,6 +14,8 @@ pub enum StepPart {
     Data,
     /// All micro-batches, forward and backward.
     ForwardBackward,
+    /// What ranks exchange, as far as nothing else is done meanwhile, and the wait for the slowest of them.
+    Exchange,
     /// Norm, clipping and update.
     Optimizer,
 }
@@ -33,9 +35,13 @@ pub struct DeviceSpan {
     pub error_ns: u64,
 }
 
-/// Marks of a step: before its first part, and after each.
-pub(super) const EDGES: usize = 4;
-const PARTS: [StepPart; EDGES - 1] = [StepPart::Data, StepPart::ForwardBackward, StepPart::Optimizer];
+/// The most marks of a step: before its first part, and after each.
+pub(super) const MAX_EDGES: usize = 6;
+/// The parts of a step of a board alone, in their order.
+const ALONE: [StepPart; 3] = [StepPart::Data, StepPart::ForwardBackward, StepPart::Optimizer];
+/// The parts of a step of several ranks: gradients and sums are exchanged before the update, weights after it.
+const OF_RANKS: [StepPart; MAX_EDGES - 1] =
+    [StepPart::Data, StepPart::ForwardBackward, StepPart::Exchange, StepPart::Optimizer, StepPart::Exchange];
 /// A mark is an f32 of milliseconds after the anchor.
 const RELATIVE_ERROR: f64 = f32::EPSILON as f64;
 
@@ -47,6 +53,7 @@ const N_ANCHORS: usize = 8;
 pub(super) struct Timeline {
     /// Number of the first mark that anchors take in turn.
     first_edge: usize,
+    parts: &'static [StepPart],
     anchor: Option<Anchor>,
     steps: Vec<MarkedStep>,
     /// End of the last span that was given.
@@ -75,13 +82,19 @@ struct MarkedStep {
     /// The newest before its launch.
     anchor: Anchor,
     /// Milliseconds after the anchor.
-    edges_ms: [f32; EDGES],
+    edges_ms: Vec<f32>,
 }
 
 impl Timeline {
-    /// One whose anchors take marks from `first_edge` on.
-    pub(super) fn new(first_edge: usize) -> Self {
-        Self { first_edge, anchor: None, steps: Vec::new(), last_end_ns: 0 }
+    /// One whose anchors take marks from `first_edge` on, of steps whose parts ranks exchange or not.
+    pub(super) fn new(first_edge: usize, are_exchanged: bool) -> Self {
+        let parts: &[StepPart] = if are_exchanged { &OF_RANKS } else { &ALONE };
+        Self { first_edge, parts, anchor: None, steps: Vec::new(), last_end_ns: 0 }
+    }
+
+    /// A step's last mark, counted from its first.
+    pub(super) fn last_edge(&self) -> usize {
+        self.parts.len()
     }
 
     /// The newest anchor, from which a step that is launched now counts.
@@ -97,7 +110,7 @@ impl Timeline {
         anchor: Anchor,
         first_edge: usize,
     ) -> Result<(), BoardError> {
-        let mut edges_ms = [0.0; EDGES];
+        let mut edges_ms = vec![0.0; self.parts.len() + 1];
         // The last first: once that is there, all are.
         for (i, edge_ms) in edges_ms.iter_mut().enumerate().rev() {
             *edge_ms = board.elapsed_ms(anchor.edge, first_edge + i)?;
@@ -128,9 +141,9 @@ impl Timeline {
         let after = host_ns();
         let error_ns = after.saturating_sub(before) / 2;
         let next = Anchor { edge, host_ns: before + error_ns, error_ns };
-        let mut spans = Vec::with_capacity(self.steps.len() * (EDGES - 1));
+        let mut spans = Vec::with_capacity(self.steps.len() * self.parts.len());
         for step in std::mem::take(&mut self.steps) {
-            spans.extend(step.spans(&next, board.elapsed_ms(step.anchor.edge, edge)?));
+            spans.extend(step.spans(self.parts, &next, board.elapsed_ms(step.anchor.edge, edge)?));
         }
         self.part_overlaps(&mut spans);
         self.anchor = Some(next);
@@ -149,20 +162,21 @@ impl Timeline {
 }
 
 impl MarkedStep {
-    fn spans(&self, to: &Anchor, between_ms: f32) -> [DeviceSpan; EDGES - 1] {
+    fn spans(&self, parts: &[StepPart], to: &Anchor, between_ms: f32) -> Vec<DeviceSpan> {
         let from = &self.anchor;
         let host_ns = (to.host_ns - from.host_ns) as f64;
         let ns_per_ms = if between_ms > 0.0 { host_ns / f64::from(between_ms) } else { 1e6 };
         let at = |edge_ms: f32| from.host_ns + (f64::from(edge_ms) * ns_per_ms).max(0.0) as u64;
         let rounding_ns = f64::from(between_ms) * 1e6 * RELATIVE_ERROR;
         let error_ns = from.error_ns.max(to.error_ns) + rounding_ns.ceil() as u64;
-        std::array::from_fn(|i| DeviceSpan {
+        let span = |(edges, &part): (&[f32], &StepPart)| DeviceSpan {
             step: self.step,
-            part: PARTS[i],
-            start_ns: at(self.edges_ms[i]),
-            end_ns: at(self.edges_ms[i + 1]),
+            part,
+            start_ns: at(edges[0]),
+            end_ns: at(edges[1]),
             error_ns,
-        })
+        };
+        self.edges_ms.windows(2).zip(parts).map(span).collect()
     }
 }
 
@@ -175,9 +189,10 @@ mod tests {
         // The device's clock goes at half the speed.
         let from = Anchor { edge: 0, host_ns: 1_000, error_ns: 5 };
         let to = Anchor { edge: 1, host_ns: 9_000_000 + 1_000, error_ns: 9 };
-        let step = MarkedStep { step: 7, anchor: from, edges_ms: [0.0, 1.0, 3.0, 4.5] };
-        let spans = step.spans(&to, 4.5);
-        assert_eq!(spans.map(|span| span.start_ns), [1_000, 2_001_000, 6_001_000]);
+        let step = MarkedStep { step: 7, anchor: from, edges_ms: vec![0.0, 1.0, 3.0, 4.5] };
+        let spans = step.spans(&ALONE, &to, 4.5);
+        let starts: Vec<_> = spans.iter().map(|span| span.start_ns).collect();
+        assert_eq!(starts, [1_000, 2_001_000, 6_001_000]);
         assert_eq!(spans[2].end_ns, 9_001_000);
         assert!(spans.iter().all(|span| span.step == 7 && (9..20).contains(&span.error_ns)));
     }

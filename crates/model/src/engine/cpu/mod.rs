@@ -45,6 +45,7 @@ use self::sites::Sites;
 use self::slices::Slices;
 use super::flat_state::FlatState;
 use super::layout::{Layout, Placement};
+use super::muon::scratch_bytes;
 use super::network::{Block, Network, Sizes};
 use super::{Engine, EngineOptions, LossSum, MemoryPlan, Sequences};
 use crate::config::ModelConfig;
@@ -90,7 +91,7 @@ impl CpuEngine {
         parameters: &[Parameter],
         options: EngineOptions,
     ) -> Result<Self> {
-        let state = FlatState::new(parameters, options.moments, options.share)?;
+        let state = FlatState::new(parameters, options.moments, options.matrices, options.share)?;
         let network = config.network(vocab_size, state.layout());
         if options.fp8.is_some() {
             network.refuse_fp8_sizes().map_err(|error| candle_core::Error::Msg(error.to_string()))?;
@@ -228,8 +229,11 @@ impl Engine for CpuEngine {
     fn memory(&self) -> MemoryPlan {
         let bytes = (self.state.layout().len() * size_of::<f32>()) as u64;
         let weights = if self.rounded.is_empty() { bytes } else { 2 * bytes };
-        let moments = self.arena_sizes.options.moments.bytes(self.state.split().own().len() as u64);
-        MemoryPlan { weights, gradients: bytes, moments, ..self.arena_sizes.plan() }
+        let EngineOptions { moments, matrices, .. } = self.arena_sizes.options;
+        let moments = moments.bytes(self.state.n_moments() as u64);
+        let arena = self.arena_sizes.plan();
+        let scratch = arena.scratch.saturating_add(scratch_bytes(matrices, self.state.layout().shapes()));
+        MemoryPlan { weights, gradients: bytes, moments, scratch, ..arena }
     }
 
     fn allocated_bytes(&self) -> u64 {

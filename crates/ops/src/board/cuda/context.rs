@@ -1,8 +1,10 @@
 //! A device and its primary context, which candle's tensors on the device live in too.
 
 use std::ffi::{CStr, c_int};
+use std::sync::OnceLock;
 
 use super::driver::{self, Driver, Handle};
+use super::patience::Patience;
 use crate::board::{BoardError, MemoryInfo};
 
 /// A device's primary context, kept until this is dropped.
@@ -10,6 +12,8 @@ pub(super) struct Context {
     pub(super) driver: Driver,
     device: c_int,
     handle: Handle,
+    /// How to wait, where other ranks have a part in what is waited for.
+    patience: OnceLock<Patience>,
 }
 
 impl Context {
@@ -23,13 +27,30 @@ impl Context {
         // SAFETY: the pointer is to a handle of this frame, and the device is the driver's.
         let status = unsafe { (driver.context_retain)(&raw mut handle, device) };
         driver.check("cuDevicePrimaryCtxRetain", status)?;
-        let context = Self { driver, device, handle };
+        let context = Self { driver, device, handle, patience: OnceLock::new() };
         context.bind()?;
         Ok(context)
     }
 
-    /// Makes it the calling thread's: to be called before any call that acts on what lives in it.
+    /// From now on waits end when a rank is lost.
+    pub(super) fn wait_with(&self, patience: Patience) {
+        assert!(self.patience.set(patience).is_ok(), "a board joins its ranks once");
+    }
+
+    /// How to wait, where other ranks have a part in what is waited for.
+    pub(super) fn patience(&self) -> Option<&Patience> {
+        self.patience.get()
+    }
+
+    /// Whether a rank is lost, so that the device may be waiting for ever.
+    pub(super) fn is_lost(&self) -> bool {
+        self.patience().is_some_and(Patience::is_lost)
+    }
+
+    /// Makes it the calling thread's: to be called before any call that acts on what lives in it. Fails once a rank is lost,
+    /// for the driver's calls may then wait for ever.
     pub(super) fn bind(&self) -> Result<(), BoardError> {
+        self.patience().map_or(Ok(()), Patience::check)?;
         // SAFETY: the handle is valid until `drop`.
         self.driver.check("cuCtxSetCurrent", unsafe { (self.driver.context_set)(self.handle) })
     }
@@ -74,6 +95,15 @@ impl Context {
         Ok(value)
     }
 
+    /// Which device it is, on whatever machine.
+    pub(super) fn uuid(&self) -> Result<driver::Uuid, BoardError> {
+        let mut uuid = [0; 16];
+        // SAFETY: the pointer is to as many bytes of this frame.
+        let status = unsafe { (self.driver.device_uuid)(&raw mut uuid, self.device) };
+        self.driver.check("cuDeviceGetUuid", status)?;
+        Ok(uuid)
+    }
+
     /// Free and total memory.
     pub(super) fn memory(&self) -> Result<MemoryInfo, BoardError> {
         self.bind()?;
@@ -87,6 +117,9 @@ impl Context {
 
 impl Drop for Context {
     fn drop(&mut self) {
+        if self.is_lost() {
+            return;
+        }
         // SAFETY: retained once by `of_device`. An error has nobody to go to, and the process goes on without it.
         let _ = unsafe { (self.driver.context_release)(self.device) };
     }

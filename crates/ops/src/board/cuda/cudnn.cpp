@@ -1,4 +1,4 @@
-// cuDNN's fused attention behind a C interface: plan forward, plan backward, run.
+// cuDNN's fused attention behind a C interface: which plans there are, for either pass; make one; run it.
 //
 // Shapes: q, out (b, t, h, d); k, v (b, t, h_kv, d); stats (b, h, t), f32, the logarithm of each row's sum of
 // exponentials. Everything else is bf16. A row (b, t) of q, k, v and of their gradients is followed by the next one
@@ -11,11 +11,14 @@
 // cuDNN is not linked: whoever opened it hands over its handle. A function returns 0, or writes a sentence.
 #include <cudnn_frontend.h>
 
+#include <algorithm>
 #include <cstring>
 #include <exception>
 #include <memory>
 #include <string>
 #include <unordered_map>
+#include <utility>
+#include <vector>
 
 namespace fe = cudnn_frontend;
 
@@ -44,8 +47,18 @@ using Shape = wattle_attention_shape;
 using Tensor = std::shared_ptr<fe::graph::Tensor_attributes>;
 using Dims = std::vector<int64_t>;
 
+// A graph whose engines' notes can be read.
+struct Graph : fe::graph::Graph {
+  // Whether cuDNN says of an engine that two runs may differ.
+  bool may_differ(size_t idx) const {
+    const auto& notes = plans.numeric_notes.at(idx);
+    return std::find(notes.begin(), notes.end(), fe::NumericalNote_t::NONDETERMINISTIC) != notes.end();
+  }
+};
+
 struct Plan {
-  std::shared_ptr<fe::graph::Graph> graph;
+  std::shared_ptr<Graph> graph;
+  int64_t idx;
   bool backward;
 };
 
@@ -97,8 +110,8 @@ void set_mask(Attributes& attributes, const Shape& s) {
   if (s.window > 0) attributes.set_diagonal_band_left_bound(s.window);
 }
 
-std::shared_ptr<fe::graph::Graph> describe(const Shape& s, bool backward) {
-  auto graph = std::make_shared<fe::graph::Graph>();
+std::shared_ptr<Graph> describe(const Shape& s, bool backward) {
+  auto graph = std::make_shared<Graph>();
   graph->set_io_data_type(fe::DataType_t::BFLOAT16)
       .set_intermediate_data_type(fe::DataType_t::FLOAT)
       .set_compute_data_type(fe::DataType_t::FLOAT);
@@ -131,6 +144,40 @@ std::shared_ptr<fe::graph::Graph> describe(const Shape& s, bool backward) {
   return graph;
 }
 
+// The plans of a graph that can be chosen from, by number and name, cuDNN's best guess first. A name is the engine's
+// number and what its knobs are set to, and means the same to one version of cuDNN.
+//
+// A fixed order of sums is a property of the graph that is described. An engine that is noted to differ from run to run
+// all the same is left out, unless there is no other: then the note is about what the engine does for other graphs.
+struct Offer {
+  std::shared_ptr<Graph> graph;
+  std::vector<std::pair<int64_t, std::string>> plans;
+};
+
+fe::error_t offer(cudnnHandle_t handle, const Shape& s, bool backward, Offer& offer) {
+  auto graph = offer.graph = describe(s, backward);
+  fe::error_t error = graph->validate();
+  if (error.is_good()) error = graph->build_operation_graph(handle);
+  if (error.is_good()) {
+    error = graph->create_execution_plans({fe::HeurMode_t::A, fe::HeurMode_t::B, fe::HeurMode_t::FALLBACK});
+  }
+  if (error.is_bad()) return error;
+  std::vector<std::pair<int64_t, std::string>> differing;
+  for (int64_t idx = 0; idx < graph->get_execution_plan_count(); ++idx) {
+    std::string name;
+    error = graph->get_plan_name_at_index(idx, name);
+    if (error.is_bad()) return error;
+    auto has_it = [&](const auto& plans) {
+      return std::any_of(plans.begin(), plans.end(), [&](const auto& plan) { return plan.second == name; });
+    };
+    if (has_it(offer.plans) || has_it(differing)) continue;
+    auto& plans = s.deterministic != 0 && graph->may_differ(idx) ? differing : offer.plans;
+    plans.emplace_back(idx, name);
+  }
+  if (offer.plans.empty()) offer.plans = std::move(differing);
+  return {};
+}
+
 }  // namespace
 
 extern "C" {
@@ -155,13 +202,38 @@ void wattle_attention_close(void* handle) {
 // cuDNN's version, as 91900, once it is open.
 size_t wattle_attention_version() { return fe::detail::get_backend_version(); }
 
-int wattle_attention_plan(void* handle, const Shape* shape, int32_t backward, void** plan, int64_t* workspace_bytes,
-                          char* message, size_t size) {
+// Writes the names of the plans that there are for a pass, each on a line of its own, into `names`.
+int wattle_attention_names(void* handle, const Shape* shape, int32_t backward, char* names, size_t names_size,
+                           char* message, size_t size) {
   return guarded(message, size, [&]() -> fe::error_t {
-    auto made = std::make_unique<Plan>(Plan{describe(*shape, backward != 0), backward != 0});
-    fe::error_t error = made->graph->build(static_cast<cudnnHandle_t>(handle), {fe::HeurMode_t::A});
+    Offer offered;
+    fe::error_t error = offer(static_cast<cudnnHandle_t>(handle), *shape, backward != 0, offered);
     if (error.is_bad()) return error;
-    error = made->graph->get_workspace_size(*workspace_bytes);
+    std::string lines;
+    for (const auto& [idx, name] : offered.plans) {
+      // What does not fit is not offered.
+      if (lines.size() + name.size() + 2 <= names_size) lines += name + "\n";
+    }
+    std::memcpy(names, lines.c_str(), lines.size() + 1);
+    return {};
+  });
+}
+
+// Makes the plan called `name`; this may take seconds.
+int wattle_attention_plan(void* handle, const Shape* shape, int32_t backward, const char* name, void** plan,
+                          int64_t* workspace_bytes, char* message, size_t size) {
+  return guarded(message, size, [&]() -> fe::error_t {
+    Offer offered;
+    fe::error_t error = offer(static_cast<cudnnHandle_t>(handle), *shape, backward != 0, offered);
+    if (error.is_bad()) return error;
+    auto found = std::find_if(offered.plans.begin(), offered.plans.end(),
+                              [&](const auto& plan) { return plan.second == name; });
+    if (found == offered.plans.end()) {
+      return {fe::error_code_t::INVALID_VALUE, std::string("it has no plan ") + name};
+    }
+    auto made = std::make_unique<Plan>(Plan{offered.graph, found->first, backward != 0});
+    error = made->graph->build_plan_at_index(made->idx);
+    if (error.is_good()) error = made->graph->get_workspace_size_plan_at_index(made->idx, *workspace_bytes);
     if (error.is_bad()) return error;
     *plan = made.release();
     return {};
@@ -179,7 +251,7 @@ int wattle_attention_run(void* handle, void* plan, const wattle_attention_tensor
     if (p.backward) {
       pointers.insert({{kGradOut, t->grad_out}, {kGradQ, t->grad_q}, {kGradK, t->grad_k}, {kGradV, t->grad_v}});
     }
-    return p.graph->execute(static_cast<cudnnHandle_t>(handle), pointers, workspace);
+    return p.graph->execute_plan_at_index(static_cast<cudnnHandle_t>(handle), pointers, workspace, p.idx);
   });
 }
 

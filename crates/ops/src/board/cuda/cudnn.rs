@@ -2,19 +2,24 @@
 //!
 //! cuDNN is opened at run time. A program that was built without its headers says so instead.
 
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr;
 
 use wattle_cuda::{Nvidia, open};
 
 use crate::attention::Kind;
-use crate::board::{AttentionBackward, AttentionForward, AttentionShape, BoardError, DevicePtr};
+use crate::board::{
+    AttentionBackward, AttentionForward, AttentionPass, AttentionShape, BoardError, DevicePtr,
+};
 
 /// Room for a sentence of cuDNN's.
 const MESSAGE_BYTES: usize = 1024;
+/// Room for the names of plans, of about 40 bytes each.
+const NAMES_BYTES: usize = 16 << 10;
 
 /// cuDNN, working on one stream.
 pub(crate) struct Cudnn {
+    api: Api,
     handle: *mut c_void,
 }
 
@@ -23,6 +28,7 @@ unsafe impl Send for Cudnn {}
 
 /// How one direction of one shape is computed.
 pub(crate) struct CudnnPlan {
+    api: Api,
     plan: *mut c_void,
     /// Bytes of workspace that each run needs.
     pub(crate) workspace_bytes: usize,
@@ -30,15 +36,6 @@ pub(crate) struct CudnnPlan {
 
 // SAFETY: a plan is bound to no thread.
 unsafe impl Send for CudnnPlan {}
-
-/// Which pass a plan is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Pass {
-    /// Output and statistics.
-    Forward,
-    /// Gradients.
-    Backward,
-}
 
 /// `wattle_attention_shape`.
 #[repr(C)]
@@ -76,7 +73,7 @@ pub(crate) struct CTensors {
 impl Cudnn {
     /// Opens cuDNN for work on `stream`, of the context that is bound.
     pub(crate) fn open(stream: *mut c_void) -> Result<Self, BoardError> {
-        ffi::available()?;
+        let api = Api::get()?;
         // cuDNN finds these by name once they are in the process, wherever they lie. What it does not need, it does
         // without; what it needs and does not find, it names.
         for library in [Nvidia::Cublas, Nvidia::Nvrtc] {
@@ -89,43 +86,60 @@ impl Cudnn {
         let mut handle = ptr::null_mut();
         said("cuDNN", |message, size| {
             // SAFETY: the library is cuDNN and stays open; the stream is of the bound context.
-            unsafe { ffi::wattle_attention_open(library, stream, &raw mut handle, message, size) }
+            unsafe { (api.open)(library, stream, &raw mut handle, message, size) }
         })?;
-        Ok(Self { handle })
+        Ok(Self { api, handle })
     }
 
     /// cuDNN's version, as 91900.
     pub(crate) fn version(&self) -> usize {
         // SAFETY: cuDNN is open.
-        unsafe { ffi::wattle_attention_version() }
+        unsafe { (self.api.version)() }
     }
 
-    /// Makes a plan; this may take seconds.
+    /// The names of the plans that there are for a pass, cuDNN's best guess first. With `deterministic`, of those alone
+    /// that sum gradients in one order.
+    pub(crate) fn names(
+        &self,
+        shape: &AttentionShape,
+        pass: AttentionPass,
+        deterministic: bool,
+    ) -> Result<Vec<String>, BoardError> {
+        let (shape, mut names) = (CShape::of(shape, deterministic), vec![0_u8; NAMES_BYTES]);
+        said("cuDNN's plans", |message, size| {
+            let (names, names_size) = (names.as_mut_ptr().cast(), names.len());
+            // SAFETY: the handle lives, and all pointers are to values of this frame, whose sizes are said.
+            unsafe {
+                let shape = &raw const shape;
+                (self.api.names)(self.handle, shape, is_backward(pass), names, names_size, message, size)
+            }
+        })?;
+        let lines = CStr::from_bytes_until_nul(&names).unwrap_or_default().to_string_lossy();
+        Ok(lines.lines().map(ToOwned::to_owned).collect())
+    }
+
+    /// Makes the plan called `name`; this may take seconds.
     pub(crate) fn plan(
         &self,
         shape: &AttentionShape,
-        pass: Pass,
+        pass: AttentionPass,
         deterministic: bool,
+        name: &str,
     ) -> Result<CudnnPlan, BoardError> {
+        let failed = |why: &str| BoardError::Call { call: "cuDNN's plan", why: why.to_owned() };
+        let name = CString::new(name).map_err(|_| failed("its name has a zero"))?;
         let shape = CShape::of(shape, deterministic);
         let (mut plan, mut workspace_bytes) = (ptr::null_mut(), 0);
-        let backward = i32::from(pass == Pass::Backward);
         said("cuDNN's plan", |message, size| {
             let (plan, bytes) = (&raw mut plan, &raw mut workspace_bytes);
             // SAFETY: the handle lives, and all pointers are to values of this frame.
             unsafe {
-                ffi::wattle_attention_plan(
-                    self.handle,
-                    &raw const shape,
-                    backward,
-                    plan,
-                    bytes,
-                    message,
-                    size,
-                )
+                let (shape, name) = (&raw const shape, name.as_ptr());
+                (self.api.plan)(self.handle, shape, is_backward(pass), name, plan, bytes, message, size)
             }
         })?;
-        Ok(CudnnPlan { plan, workspace_bytes: usize::try_from(workspace_bytes).unwrap_or(0) })
+        let api = self.api;
+        Ok(CudnnPlan { api, plan, workspace_bytes: usize::try_from(workspace_bytes).unwrap_or(0) })
     }
 
     /// Queues a plan. The tensors are as its shape says, and `workspace` has as many bytes as it needs.
@@ -139,7 +153,7 @@ impl Cudnn {
         said("cuDNN's attention", |message, size| {
             let tensors = ptr::from_ref(tensors);
             // SAFETY: handle and plan live; that the addresses are of such tensors is the caller's part.
-            unsafe { ffi::wattle_attention_run(self.handle, plan.plan, tensors, workspace, message, size) }
+            unsafe { (self.api.run)(self.handle, plan.plan, tensors, workspace, message, size) }
         })
     }
 }
@@ -147,15 +161,19 @@ impl Cudnn {
 impl Drop for Cudnn {
     fn drop(&mut self) {
         // SAFETY: made by `open`, and not used after.
-        unsafe { ffi::wattle_attention_close(self.handle) };
+        unsafe { (self.api.close)(self.handle) };
     }
 }
 
 impl Drop for CudnnPlan {
     fn drop(&mut self) {
         // SAFETY: made by `Cudnn::plan`, and not used after.
-        unsafe { ffi::wattle_attention_free(self.plan) };
+        unsafe { (self.api.free)(self.plan) };
     }
+}
+
+fn is_backward(pass: AttentionPass) -> i32 {
+    i32::from(pass == AttentionPass::Backward)
 }
 
 impl CShape {
@@ -208,114 +226,74 @@ fn said(name: &'static str, call: impl FnOnce(*mut c_char, usize) -> c_int) -> R
     Err(BoardError::Call { call: name, why: text.to_string_lossy().into_owned() })
 }
 
-#[cfg(cudnn)]
-mod ffi {
-    use super::{BoardError, CShape, CTensors, c_char, c_int, c_void};
+/// Defines the functions of `cudnn.cpp`: a table of them, and where they come from.
+macro_rules! functions {
+    ($($field:ident = $symbol:ident($($arg:ident: $type:ty),* $(,)?) $(-> $ret:ty)?;)+) => {
+        /// The C interface of `cudnn.cpp`.
+        #[derive(Clone, Copy)]
+        struct Api {
+            $($field: unsafe extern "C" fn($($type),*) $(-> $ret)?,)+
+        }
 
-    pub(super) fn available() -> Result<(), BoardError> {
-        Ok(())
-    }
+        impl Api {
+            /// What is part of the program.
+            #[cfg(cudnn)]
+            fn get() -> Result<Self, BoardError> {
+                unsafe extern "C" {
+                    $(fn $symbol($($arg: $type),*) $(-> $ret)?;)+
+                }
+                Ok(Self { $($field: $symbol,)+ })
+            }
 
-    unsafe extern "C" {
-        pub(super) fn wattle_attention_open(
-            library: *mut c_void,
-            stream: *mut c_void,
-            handle: *mut *mut c_void,
-            message: *mut c_char,
-            size: usize,
-        ) -> c_int;
-        pub(super) fn wattle_attention_close(handle: *mut c_void);
-        pub(super) fn wattle_attention_version() -> usize;
-        pub(super) fn wattle_attention_plan(
-            handle: *mut c_void,
-            shape: *const CShape,
-            backward: i32,
-            plan: *mut *mut c_void,
-            workspace_bytes: *mut i64,
-            message: *mut c_char,
-            size: usize,
-        ) -> c_int;
-        pub(super) fn wattle_attention_free(plan: *mut c_void);
-        pub(super) fn wattle_attention_run(
-            handle: *mut c_void,
-            plan: *mut c_void,
-            tensors: *const CTensors,
-            workspace: *mut c_void,
-            message: *mut c_char,
-            size: usize,
-        ) -> c_int;
-    }
+            /// What the stand-in for cuDNN has, where it is opened in place of cuDNN.
+            #[cfg(all(not(cudnn), test))]
+            fn get() -> Result<Self, BoardError> {
+                let library = open(Nvidia::Cudnn).map_err(|_| not_built())?;
+                let api = Self {
+                    $(
+                        // SAFETY: the stand-in defines it with the signature of `cudnn.cpp`.
+                        $field: *unsafe { library.get(concat!(stringify!($symbol), "\0").as_bytes()) }
+                            .map_err(|_| not_built())?,
+                    )+
+                };
+                std::mem::forget(library);
+                Ok(api)
+            }
+
+            #[cfg(not(any(cudnn, test)))]
+            fn get() -> Result<Self, BoardError> {
+                Err(not_built())
+            }
+        }
+    };
 }
 
-/// Where `cudnn.cpp` is not part of the program: [`available`](ffi::available) says so before anything else is called.
+functions! {
+    open = wattle_attention_open(
+        library: *mut c_void, stream: *mut c_void, handle: *mut *mut c_void, message: *mut c_char, size: usize,
+    ) -> c_int;
+    close = wattle_attention_close(handle: *mut c_void);
+    version = wattle_attention_version() -> usize;
+    names = wattle_attention_names(
+        handle: *mut c_void, shape: *const CShape, backward: i32, names: *mut c_char, names_size: usize,
+        message: *mut c_char, size: usize,
+    ) -> c_int;
+    plan = wattle_attention_plan(
+        handle: *mut c_void, shape: *const CShape, backward: i32, name: *const c_char, plan: *mut *mut c_void,
+        workspace_bytes: *mut i64, message: *mut c_char, size: usize,
+    ) -> c_int;
+    free = wattle_attention_free(plan: *mut c_void);
+    run = wattle_attention_run(
+        handle: *mut c_void, plan: *mut c_void, tensors: *const CTensors, workspace: *mut c_void,
+        message: *mut c_char, size: usize,
+    ) -> c_int;
+}
+
 #[cfg(not(cudnn))]
-mod ffi {
-    use super::{BoardError, CShape, CTensors, c_char, c_int, c_void};
-
-    pub(super) fn available() -> Result<(), BoardError> {
-        let why = "this program was built without it; build where scripts/cuda_toolkit.sh --with cudnn has been, or \
-                   with CUDNN_FRONTEND_INCLUDE set to the headers of nvidia-cudnn-frontend and nvidia-cudnn-cu13";
-        Err(BoardError::Call { call: "cuDNN", why: why.to_owned() })
-    }
-
-    const NEVER: &str = "`available` refuses before anything is made";
-
-    /// # Safety
-    /// It may be called in no way, and is not.
-    pub(super) unsafe fn wattle_attention_open(
-        _: *mut c_void,
-        _: *mut c_void,
-        _: *mut *mut c_void,
-        _: *mut c_char,
-        _: usize,
-    ) -> c_int {
-        unreachable!("{NEVER}")
-    }
-
-    /// # Safety
-    /// It may be called in no way, and is not.
-    pub(super) unsafe fn wattle_attention_close(_: *mut c_void) {
-        unreachable!("{NEVER}")
-    }
-
-    /// # Safety
-    /// It may be called in no way, and is not.
-    pub(super) unsafe fn wattle_attention_version() -> usize {
-        unreachable!("{NEVER}")
-    }
-
-    /// # Safety
-    /// It may be called in no way, and is not.
-    pub(super) unsafe fn wattle_attention_plan(
-        _: *mut c_void,
-        _: *const CShape,
-        _: i32,
-        _: *mut *mut c_void,
-        _: *mut i64,
-        _: *mut c_char,
-        _: usize,
-    ) -> c_int {
-        unreachable!("{NEVER}")
-    }
-
-    /// # Safety
-    /// It may be called in no way, and is not.
-    pub(super) unsafe fn wattle_attention_free(_: *mut c_void) {
-        unreachable!("{NEVER}")
-    }
-
-    /// # Safety
-    /// It may be called in no way, and is not.
-    pub(super) unsafe fn wattle_attention_run(
-        _: *mut c_void,
-        _: *mut c_void,
-        _: *const CTensors,
-        _: *mut c_void,
-        _: *mut c_char,
-        _: usize,
-    ) -> c_int {
-        unreachable!("{NEVER}")
-    }
+fn not_built() -> BoardError {
+    let why = "this program was built without it; build where scripts/cuda_toolkit.sh --with cudnn has been, or with \
+               CUDNN_FRONTEND_INCLUDE set to the headers of nvidia-cudnn-frontend and nvidia-cudnn-cu13";
+    BoardError::Call { call: "cuDNN", why: why.to_owned() }
 }
 
 #[cfg(test)]

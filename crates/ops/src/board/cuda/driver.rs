@@ -29,6 +29,8 @@ impl Handle {
 
 /// `CUDA_ERROR_OUT_OF_MEMORY`.
 pub(super) const OUT_OF_MEMORY: c_int = 2;
+/// `CUDA_ERROR_NOT_READY`: an event that is still to come.
+pub(super) const NOT_READY: c_int = 600;
 /// `CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR`.
 pub(super) const COMPUTE_CAPABILITY_MAJOR: c_int = 75;
 /// `CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR`.
@@ -54,6 +56,9 @@ pub(super) const JIT_ERROR_LOG_BUFFER: c_int = 5;
 /// `CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES`.
 pub(super) const JIT_ERROR_LOG_BUFFER_SIZE_BYTES: c_int = 6;
 
+/// `CUuuid`.
+pub(super) type Uuid = [u8; 16];
+
 entry_points! {
     /// The part of the driver that a board needs.
     Driver of Nvidia::Driver;
@@ -63,6 +68,7 @@ entry_points! {
     error_text = cuGetErrorString(c_int, *mut *const c_char) -> c_int;
     device_get = cuDeviceGet(*mut c_int, c_int) -> c_int;
     device_count = cuDeviceGetCount(*mut c_int) -> c_int;
+    device_uuid = cuDeviceGetUuid_v2(*mut Uuid, c_int) -> c_int;
     device_name = cuDeviceGetName(*mut c_char, c_int, c_int) -> c_int;
     device_attribute = cuDeviceGetAttribute(*mut c_int, c_int, c_int) -> c_int;
     context_retain = cuDevicePrimaryCtxRetain(*mut Handle, c_int) -> c_int;
@@ -84,6 +90,7 @@ entry_points! {
     event_destroy = cuEventDestroy_v2(Handle) -> c_int;
     event_record = cuEventRecord(Handle, Handle) -> c_int;
     event_record_with_flags = cuEventRecordWithFlags(Handle, Handle, c_uint) -> c_int;
+    event_query = cuEventQuery(Handle) -> c_int;
     event_synchronize = cuEventSynchronize(Handle) -> c_int;
     event_elapsed = cuEventElapsedTime(*mut f32, Handle, Handle) -> c_int;
     module_load = cuModuleLoadDataEx(*mut Handle, *const c_void, c_uint, *mut c_int, *mut *mut c_void) -> c_int;

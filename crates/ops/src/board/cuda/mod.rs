@@ -14,6 +14,8 @@
 //! - `beside`: reads and marks that do not wait for the work under way
 //! - `column_major`, `matmul`, `cublaslt`: products
 //! - `attention`: fused attention, if there is cuDNN
+//! - `collectives`: what boards of several ranks do together, by NCCL
+//! - `patience`: waits that end where a rank is lost
 //! - `recording`, `marks`: a recorded step, and moments
 //!
 //! While a step is recorded, what does work at once (writes, reads, allocations, waiting) is refused.
@@ -22,6 +24,7 @@ mod ahead;
 mod arena;
 mod attention;
 mod beside;
+mod collectives;
 mod column_major;
 mod context;
 mod cublaslt;
@@ -31,6 +34,7 @@ mod entry;
 mod marks;
 mod matmul;
 mod module;
+mod patience;
 mod pinned;
 mod recording;
 mod ring;
@@ -39,12 +43,17 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+use std::mem::ManuallyDrop;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use wattle_dist::{Fabric, Nccl};
 
 use self::ahead::Ahead;
 use self::arena::Arenas;
 use self::attention::CudaAttention;
 use self::beside::Beside;
+use self::collectives::CudaCollectives;
 use self::context::Context;
 use self::marks::Marks;
 use self::matmul::Matmul;
@@ -55,7 +64,8 @@ use self::staging::Staging;
 use self::stream::{Event, Stream};
 use super::fatbins;
 use super::{
-    Board, BoardError, Choices, DevicePtr, FusedAttention, Gemm, HostMemory, Job, Launch, MemoryInfo,
+    Board, BoardError, Choices, Collectives, DevicePtr, FusedAttention, Gemm, HostMemory, Job, Launch,
+    MemoryInfo,
 };
 
 /// Bytes of page-locked memory through which [`Board::write`] goes.
@@ -67,28 +77,30 @@ pub struct CudaOptions {
     /// Whether products of `f32` may round their factors to TF32 (10 bits of mantissa), which tensor cores take.
     /// Off by default, as in PyTorch.
     pub tf32: bool,
-    /// Whether cuDNN may sum attention's gradients in an order that differs from run to run, which is faster. Off by
-    /// default: a run resumes to the bit.
+    /// Whether cuDNN may sum attention's gradients in an order that differs from run to run, which is faster
+    /// (`train.deterministic = false`). Off by default: a run resumes to the bit.
     pub any_order: bool,
 }
 
 /// A CUDA device.
 ///
-/// Fields are dropped in their order: what lives in the context before the context.
+/// Fields are dropped in their order: what lives in the context before the context. Once a rank is lost nothing is freed,
+/// since the driver would wait for work that never ends; it goes with the process.
 pub struct CudaBoard {
     recordings: Mutex<Vec<Recording>>,
     marks: Mutex<Marks>,
     staging: Mutex<Staging>,
     ahead: Mutex<Ahead>,
     beside: Beside,
-    attention: Result<CudaAttention, BoardError>,
-    matmul: Matmul,
+    collectives: Option<CudaCollectives>,
+    attention: ManuallyDrop<Result<CudaAttention, BoardError>>,
+    matmul: ManuallyDrop<Matmul>,
     kernels: Kernels,
     arenas: Arc<Mutex<Arenas>>,
     /// Recorded and waited for where all work has to be done.
     end: Event,
     stream: Arc<Stream>,
-    choices: Choices,
+    choices: Arc<Choices>,
     name: String,
     compute_capability: (i32, i32),
     max_shared_bytes: usize,
@@ -117,25 +129,43 @@ impl CudaBoard {
         let workspace = arenas.allocate(workspace_bytes, &stream)?;
         let matmul = Matmul::new(workspace, workspace_bytes, options.tf32)?;
         let arenas = Arc::new(Mutex::new(arenas));
-        let attention = CudaAttention::open(&stream, !options.any_order);
+        let choices = Arc::default();
+        let attention = CudaAttention::open(&stream, &choices, !options.any_order);
         Ok(Self {
             recordings: Mutex::default(),
             marks: Mutex::new(Marks::new(&context)),
             staging: Mutex::new(Staging::new(&context, STAGING_BYTES)?),
             ahead: Mutex::new(Ahead::new(&context)?),
             beside: Beside::new(&context)?,
-            attention,
-            matmul,
+            collectives: None,
+            attention: ManuallyDrop::new(attention),
+            matmul: ManuallyDrop::new(matmul),
             kernels,
             arenas,
             end: Event::fence(&context)?,
             stream,
-            choices: Choices::default(),
+            choices,
             name,
             compute_capability,
             max_shared_bytes: context.attribute(driver::MAX_SHARED_BYTES_OPTIN)?.max(0) as usize,
             context,
         })
+    }
+
+    /// Joins the boards of the other ranks; each rank does so, in the same order of calls of `fabric`. From then on no wait
+    /// for the device is longer than `within`, or what [`Collectives::set_deadline`] sets in its place.
+    ///
+    /// # Errors
+    /// If ranks were given the same device, NCCL reports an error, or a rank does not answer in time.
+    pub fn with_ranks(
+        mut self,
+        fabric: Arc<dyn Fabric>,
+        nccl: &Nccl,
+        within: Duration,
+    ) -> Result<Self, BoardError> {
+        let of = (&self.context, &self.stream);
+        self.collectives = Some(CudaCollectives::open(of, fabric, nccl, within)?);
+        Ok(self)
     }
 
     /// Generation and step of the device's architecture, as (9, 0) for Hopper.
@@ -202,6 +232,10 @@ impl Board for CudaBoard {
 
     fn read(&self, from: DevicePtr, out: &mut [u8]) -> Result<(), BoardError> {
         self.at_once("a read")?;
+        if self.collectives.is_some() {
+            // A copy to ordinary memory returns when it is done, and has no deadline.
+            self.synchronize()?;
+        }
         // SAFETY: `out` is borrowed until the copy is done, which `synchronize` waits for.
         let queued = unsafe { self.stream.queue_read(from, out) };
         self.synchronize()?;
@@ -227,6 +261,7 @@ impl Board for CudaBoard {
     }
 
     fn launch(&self, launch: &Launch<'_>) -> Result<(), BoardError> {
+        launch.check_grid()?;
         self.for_work()?;
         self.kernels.launch(&self.stream, launch)
     }
@@ -284,6 +319,10 @@ impl Board for CudaBoard {
         attention.map_err(|error| BoardError::NoAttention(error.to_string()))
     }
 
+    fn collectives(&self) -> Option<&dyn Collectives> {
+        self.collectives.as_ref().map(|collectives| collectives as _)
+    }
+
     fn mark(&self, edge: usize) -> Result<(), BoardError> {
         self.context.bind()?;
         lock(&self.marks).mark(edge, &self.stream)
@@ -322,6 +361,7 @@ impl Board for CudaBoard {
 
     fn synchronize(&self) -> Result<(), BoardError> {
         self.at_once("waiting")?;
+        self.collectives.as_ref().map_or(Ok(()), CudaCollectives::join_if_apart)?;
         self.end.record(&self.stream)?;
         self.end.wait()
     }
@@ -331,6 +371,13 @@ impl Drop for CudaBoard {
     fn drop(&mut self) {
         // What is under way uses what is about to go. An error has nobody to go to.
         let _ = self.synchronize();
+        if !self.context.is_lost() {
+            // SAFETY: nothing uses them after this.
+            unsafe {
+                ManuallyDrop::drop(&mut self.attention);
+                ManuallyDrop::drop(&mut self.matmul);
+            }
+        }
     }
 }
 

@@ -121,10 +121,25 @@ impl Event {
     }
 
     /// Waits until it is passed; not at all if it was never recorded.
+    ///
+    /// # Errors
+    /// If the device fails, or a rank is lost whose part it waits for.
     pub(super) fn wait(&self) -> Result<(), BoardError> {
+        if let Some(patience) = self.context.patience() {
+            return patience.wait(|| self.is_passed());
+        }
         // SAFETY: the handle is valid while this lives.
         let status = unsafe { (self.context.driver.event_synchronize)(self.handle) };
         self.context.driver.check("cuEventSynchronize", status)
+    }
+
+    /// Whether it is passed, or was never recorded.
+    fn is_passed(&self) -> Result<bool, BoardError> {
+        // SAFETY: the handle is valid while this lives.
+        match unsafe { (self.context.driver.event_query)(self.handle) } {
+            driver::NOT_READY => Ok(false),
+            status => self.context.driver.check("cuEventQuery", status).map(|()| true),
+        }
     }
 
     /// Milliseconds from this to a later one; both have been passed.

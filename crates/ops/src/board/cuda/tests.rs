@@ -12,7 +12,9 @@ use crate::board::{
 use crate::fp8::Format;
 
 mod attention;
+mod compile;
 mod gemm;
+mod ranks;
 mod standin;
 
 #[test]

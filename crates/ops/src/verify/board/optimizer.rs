@@ -1,4 +1,6 @@
-//! The gradient's norm, AdamW, and results. They are in `f32` whatever the type at hand, but for the working copy.
+//! The gradient's norm, AdamW, Muon, and results. They are in `f32` whatever the type at hand, but for the working copy.
+
+use std::ops::Range;
 
 use super::bench::{Bench, round};
 use crate::adamw::cpu::{Bf16State, ParameterRange, State, step, step_bf16_par};
@@ -7,6 +9,7 @@ use crate::bf16::{Noise, widen};
 use crate::board::{BoardError, DeviceTensor, Elem, GradNorm, StepResult, StepState};
 use crate::grad_norm::board as grad_norm;
 use crate::grad_norm::cpu;
+use crate::muon::{self, board::ScratchLens};
 use crate::results::board as results;
 use crate::verify::Check;
 use crate::verify::numbers::normal;
@@ -19,7 +22,13 @@ pub(super) fn checks(bench: &mut Bench<'_>) -> Result<Vec<Check>, BoardError> {
         all.extend(update(bench, n)?);
         all.extend(bf16_moments(bench, n)?);
     }
+    for shape in MATRICES {
+        for moments in [Elem::F32, Elem::Bf16] {
+            all.extend(update_matrix(bench, shape, moments)?);
+        }
+    }
     all.extend(halt(bench)?);
+    all.extend(ranks(bench)?);
     Ok(all)
 }
 
@@ -72,6 +81,7 @@ fn update(bench: &mut Bench<'_>, n: usize) -> Result<Vec<Check>, BoardError> {
                 working,
                 gradients: g_ptr,
                 n,
+                first: 0,
                 n_decaying,
                 hyperparameters: update.hyperparameters,
                 state: state_ptr,
@@ -95,7 +105,8 @@ fn update(bench: &mut Bench<'_>, n: usize) -> Result<Vec<Check>, BoardError> {
     Ok(checks)
 }
 
-/// Three updates with moments in bfloat16: the same bits as on the CPU, where nothing is clipped.
+/// Three updates with moments in bfloat16, each in two parts as two ranks make it: the same bits as on the CPU, where nothing
+/// is clipped.
 fn bf16_moments(bench: &mut Bench<'_>, n: usize) -> Result<Vec<Check>, BoardError> {
     const SEED: u64 = 0x1234_5678_9abc;
     bench.clear();
@@ -120,22 +131,24 @@ fn bf16_moments(bench: &mut Bench<'_>, n: usize) -> Result<Vec<Check>, BoardErro
         let update = Update { gradient_factor: 1.0, ..numbers(update_idx, 0.0) };
         bench.board.write(state_ptr.bytes(), &StepState::new(&update, 0).to_bytes())?;
         grad_norm::norm(bench.board, norm_ptr, g_ptr, n, 0.0, scratch)?;
-        adamw::step(
-            bench.board,
-            &adamw::Step {
-                weights: w_ptr,
-                mean: m_ptr,
-                mean_square: v_ptr,
+        let cut = n / 2 / 4 * 4;
+        for Range { start, end } in [0..cut, cut..n].into_iter().filter(|part| !part.is_empty()) {
+            let step = adamw::Step {
+                weights: w_ptr.add(start),
+                mean: m_ptr.add(start),
+                mean_square: v_ptr.add(start),
                 seed: SEED,
                 working: None,
-                gradients: g_ptr,
-                n,
-                n_decaying,
+                gradients: g_ptr.add(start),
+                n: end - start,
+                first: start,
+                n_decaying: n_decaying.clamp(start, end) - start,
                 hyperparameters: update.hyperparameters,
                 state: state_ptr,
                 norm: norm_ptr,
-            },
-        )?;
+            };
+            adamw::step(bench.board, &step)?;
+        }
         let (parameters, mean, mean_square) = (&mut weights[..], &mut mean[..], &mut mean_square[..]);
         let noise = Noise::of_moments(SEED, u64::from(update_idx));
         step_bf16_par(Bf16State { parameters, mean, mean_square }, &gradients, &ranges, &update, noise, 0);
@@ -148,6 +161,93 @@ fn bf16_moments(bench: &mut Bench<'_>, n: usize) -> Result<Vec<Check>, BoardErro
         exact("mean", bench.get(m_ptr, n)?, wide(&mean)),
         exact("mean_square", bench.get(v_ptr, n)?, wide(&mean_square)),
     ])
+}
+
+/// Rows and columns: wide, tall, square, and one that fills packs. Each starts at an odd place, where random words are shared
+/// with what lies before.
+const MATRICES: [[usize; 2]; 4] = [[9, 41], [41, 9], [31, 31], [64, 192]];
+
+/// Three updates of a matrix by Muon with clipping. Momentum has the bits of the CPU's; X is rounded to the type at hand after
+/// each product, of which there are three in each of five iterations.
+fn update_matrix(bench: &mut Bench<'_>, shape: [usize; 2], moments: Elem) -> Result<Vec<Check>, BoardError> {
+    const SEED: u64 = 0x1234_5678_9abc;
+    const FIRST: usize = 6;
+    bench.clear();
+    let [n_rows, n_columns] = shape;
+    let n = n_rows * n_columns;
+    let hyperparameters = muon::Hyperparameters { momentum: 0.9, nesterov: true, ns_steps: 5 };
+    let mut weights = normal(0, n);
+    let (mut momentum, mut narrow) = (vec![0.0; n], vec![0u16; n]);
+    let w_ptr = bench.put_f32(&weights)?;
+    let m_ptr = DeviceTensor::new(bench.take(n * moments.bytes())?, moments);
+    bench.board.zero(m_ptr.bytes(), n * moments.bytes())?;
+    let working = (bench.elem == Elem::Bf16).then(|| bench.room(n)).transpose()?;
+    let (norm_ptr, state_ptr) = (bench.room_of::<GradNorm>(1)?, bench.room_of::<StepState>(1)?);
+    bench.board.zero(norm_ptr.bytes(), GradNorm::BYTES)?;
+    let of_norm = bench.room_of(grad_norm::SCRATCH_LEN)?;
+    let lens = ScratchLens::of([shape].into_iter());
+    let scratch = muon::board::Scratch {
+        direction: bench.room_of(lens.matrix)?,
+        partial: bench.room_of(lens.partial)?,
+        x: bench.room(lens.matrix)?,
+        next: bench.room(lens.matrix)?,
+        gram: bench.room(lens.square)?,
+        polynomial: bench.room(lens.square)?,
+    };
+    let mut on_cpu = vec![0.0; muon::cpu::scratch_len(n_rows, n_columns)];
+    for update_idx in 1..=3 {
+        let gradients = normal(update_idx, n);
+        let g_ptr = bench.put_f32(&gradients)?;
+        let update = Update { learning_rate: 0.05, ..numbers(update_idx, cpu::norm(&gradients)) };
+        bench.board.write(state_ptr.bytes(), &StepState::new(&update, 0).to_bytes())?;
+        grad_norm::norm(bench.board, norm_ptr, g_ptr, n, CLIP_NORM, of_norm)?;
+        let step = muon::board::Step {
+            weights: w_ptr,
+            momentum: m_ptr,
+            seed: SEED,
+            first: FIRST,
+            working,
+            gradients: g_ptr,
+            shape,
+            hyperparameters,
+            state: state_ptr,
+            norm: norm_ptr,
+        };
+        muon::board::step(bench.board, &step, &scratch)?;
+        let momentum = match moments {
+            Elem::F32 => muon::cpu::Momentum::F32(&mut momentum),
+            _ => muon::cpu::Momentum::Bf16 {
+                values: &mut narrow,
+                noise: Noise::of_moments(SEED, u64::from(update_idx)),
+                first: FIRST,
+            },
+        };
+        let state = muon::cpu::State { parameters: &mut weights, momentum };
+        let update = muon::Update::beside(&update, hyperparameters);
+        muon::cpu::step_par(state, &gradients, shape, &update, &mut on_cpu);
+    }
+    let expected = match moments {
+        Elem::F32 => momentum,
+        _ => narrow.iter().map(|&x| widen(x)).collect(),
+    };
+    let subject = bench.subject("muon", format!("({n_rows}, {n_columns}), moments in {}", moments.suffix()));
+    let exact: Vec<f64> = expected.iter().map(|&x| f64::from(x)).collect();
+    // The norm's sum is in another order, so the factor can differ by a rounding: by that the momentum, which rounding at
+    // random can make a neighbour's distance of bfloat16.
+    let of_momentum = if moments == Elem::F32 { 1e-8 } else { 1e-8 + 2f64.powi(-9) };
+    let weights: Vec<f64> = weights.iter().map(|&x| f64::from(x)).collect();
+    // Weights move by some 0.01 a step. What bfloat16 does to X was 1.3e-3 at most in five steps of PyTorch's.
+    let of_weights = if bench.elem == Elem::F32 { 3e-6 } else { 2e-3 };
+    let mut checks = vec![
+        subject.compare("momentum", &bench.get(m_ptr, n)?, &exact, of_momentum),
+        subject.compare("weights", &bench.get_f32(w_ptr, n)?, &weights, of_weights),
+    ];
+    if let Some(working) = working {
+        let masters = bench.get_f32(w_ptr, n)?;
+        let rounded: Vec<f32> = masters.iter().map(|&x| round(x, Elem::Bf16)).collect();
+        checks.push(bench.check(&subject, "working", working, &rounded, 0.0, 0)?);
+    }
+    Ok(checks)
 }
 
 /// Sums of losses in the ring; one that is not finite halts the run, and weights then stay.
@@ -182,4 +282,52 @@ fn halt(bench: &mut Bench<'_>) -> Result<Vec<Check>, BoardError> {
     let halted = GradNorm::from_bytes(&bytes).halted;
     checks.push(subject.compare("halted", &[halted as f32], &[1.0], 0.0));
     Ok(checks)
+}
+
+/// Sums that three ranks leave in their rows: the norm and the result of everything. A part that is not finite halts.
+fn ranks(bench: &mut Bench<'_>) -> Result<Vec<Check>, BoardError> {
+    bench.clear();
+    const WORLD: usize = 3;
+    let (n, n_rows) = (40_000, 1300);
+    let (mut gradients, losses) = (normal(0, WORLD * n), normal(1, WORLD * n_rows));
+    let hits: Vec<u32> = (0..(WORLD * n_rows) as u32).map(|i| u32::from(i % 7 == 0)).collect();
+    let (losses_ptr, hits_ptr) = (bench.put_f32(&losses)?, bench.put_u32(&hits)?);
+    let (ring, norm) = (bench.room_of::<StepResult>(4)?, bench.room_of::<GradNorm>(1)?);
+    let n_parts = grad_norm::n_parts(n);
+    let rows = bench.room_of::<f64>(WORLD * (n_parts + 2))?;
+    let sums = results::RankSums { rows, world: WORLD, n_parts };
+    let state_ptr = bench.room_of::<StepState>(1)?;
+    let state = StepState { slot: 1, ..StepState::default() };
+    bench.board.write(state_ptr.bytes(), &state.to_bytes())?;
+    bench.board.zero(norm.bytes(), GradNorm::BYTES)?;
+    let mut said = |gradients: &[f32]| -> Result<(GradNorm, StepResult), BoardError> {
+        let at = bench.put_f32(gradients)?;
+        for rank in 0..WORLD {
+            grad_norm::sums_of_squares(bench.board, sums.row(rank), at.add(rank * n), n)?;
+            let (losses, hits) = (losses_ptr.add(rank * n_rows), hits_ptr.add(rank * n_rows));
+            results::sum_of_rank(bench.board, &sums, rank, losses, hits, n_rows)?;
+        }
+        results::store_of_ranks(bench.board, ring, norm, &sums, CLIP_NORM, state_ptr)?;
+        let (mut of_norm, mut of_result) = ([0; GradNorm::BYTES], [0; StepResult::BYTES]);
+        bench.board.read(norm.bytes(), &mut of_norm)?;
+        bench.board.read(ring.add(1).bytes(), &mut of_result)?;
+        Ok((GradNorm::from_bytes(&of_norm), StepResult::from_bytes(&of_result)))
+    };
+    let (got, result) = said(&gradients)?;
+    let expected = cpu::norm(&gradients);
+    gradients[2 * n + 17] = f32::INFINITY;
+    let (halted, _) = said(&gradients)?;
+    let subject = bench.subject("results of ranks", format!("({WORLD}, {n})"));
+    let loss: f64 = losses.iter().map(|&x| f64::from(x)).sum();
+    let factor = cpu::clip_factor(expected, CLIP_NORM);
+    let one = |name, got: f32, expected: f64, most| subject.compare(name, &[got], &[expected], most);
+    Ok(vec![
+        one("norm", got.norm as f32, expected, expected * 6e-8),
+        one("factor", got.factor, f64::from(factor), f64::from(factor) * 1.2e-7),
+        one("grad_norm", result.grad_norm, expected, expected * 6e-8),
+        one("loss", result.loss as f32, loss, loss.abs() * 1e-6),
+        one("correct", result.n_correct as f32, f64::from(hits.iter().sum::<u32>()), 0.0),
+        one("not halted", got.halted as f32, 0.0, 0.0),
+        one("halted", halted.halted as f32, 1.0, 0.0),
+    ])
 }

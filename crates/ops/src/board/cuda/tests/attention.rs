@@ -1,10 +1,16 @@
 //! cuDNN's attention against the definition, in `f64`.
 
 use super::{
-    AttentionBackward, AttentionForward, AttentionShape, Board, BoardError, CudaBoard, DevicePtr,
-    DeviceTensor, Elem, Ptr, board, decode, encode, read,
+    AttentionBackward, AttentionForward, AttentionShape, Board, BoardError, CudaBoard, CudaOptions,
+    DevicePtr, DeviceTensor, Elem, Ptr, board, decode, encode, read,
 };
 use crate::attention::Kind;
+use crate::board::select::Selecting;
+use crate::board::{AttentionPass, Plans, Workspace};
+
+const PASSES: [AttentionPass; 2] = [AttentionPass::Forward, AttentionPass::Backward];
+/// Room for whatever a plan needs.
+const PLENTY: Plans = Plans::Several { room: u64::MAX };
 
 /// bf16 keeps 8 bits of each probability, score and product's term; what cancels loses more. Against the largest
 /// value of the tensor.
@@ -35,7 +41,8 @@ fn full_attention_and_windows() {
 fn documents_are_refused_before_anything_is_planned() {
     let board = board();
     let shape = AttentionShape { has_documents: true, ..shape(2, 128, 4, 4, 64) };
-    let refused = board.fused_attention().unwrap().prepare(&shape).unwrap_err();
+    let fused = board.fused_attention().unwrap();
+    let refused = fused.prepare(&shape, AttentionPass::Forward, Plans::First).unwrap_err();
     assert!(matches!(refused, BoardError::NoAttention(_)), "{refused}");
 }
 
@@ -53,6 +60,102 @@ fn it_is_part_of_a_recorded_step_and_gives_the_same_bits() {
     on_device.clear(&board);
     board.replay(step).unwrap();
     assert!(once == on_device.results(&board), "a replay differs");
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU with cuDNN"]
+fn every_plan_computes_attention_and_one_is_chosen_by_measuring() {
+    let (board, shape) = (board(), shape(2, 100, 4, 2, 64));
+    let fused = board.fused_attention().unwrap();
+    let needed = PASSES.map(|pass| fused.prepare(&shape, pass, PLENTY).unwrap());
+    let bytes = needed[0].max(needed[1]).max(1);
+    let workspace = Workspace { at: board.allocate(bytes).unwrap(), bytes };
+    let on_device = OnDevice::new(&board, &shape);
+    let ways = PASSES.map(|pass| fused.ways(&shape, pass, bytes).unwrap());
+    for (idx, (job, names)) in ways.iter().enumerate() {
+        assert!(!names.is_empty(), "{job}");
+        for name in names {
+            board.choices().set(job, name);
+            let alone = fused.prepare(&shape, PASSES[idx], Plans::First).unwrap();
+            assert!(alone <= needed[idx], "{job}: {name} needs {alone}, all were said to need {needed:?}");
+            on_device.clear(&board);
+            on_device.run_in(&board, &shape, workspace);
+            on_device.check(&board, &shape);
+        }
+    }
+
+    // On a board that has chosen nothing.
+    let other = self::board();
+    let fused = other.fused_attention().unwrap();
+    for pass in PASSES {
+        fused.prepare(&shape, pass, PLENTY).unwrap();
+    }
+    let workspace = Workspace { at: other.allocate(bytes).unwrap(), bytes };
+    let on_device = OnDevice::new(&other, &shape);
+    let selecting = Selecting::new(&other, 0);
+    on_device.run_in(&selecting, &shape, workspace);
+    on_device.check(&other, &shape);
+    let measured: Vec<String> = selecting.into_measured().into_iter().map(|m| m.job.to_string()).collect();
+    let expected: Vec<String> =
+        ways.iter().filter(|(_, names)| names.len() > 1).map(|(job, _)| job.to_string()).collect();
+    assert_eq!(measured, expected);
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU with cuDNN"]
+fn plans_that_need_more_workspace_than_there_is_room_for_are_not_offered() {
+    let shape = shape(2, 100, 4, 4, 64);
+    let n_offered = |plans| {
+        let board = board();
+        let fused = board.fused_attention().unwrap();
+        let bytes = fused.prepare(&shape, AttentionPass::Backward, plans).unwrap();
+        let (_, names) = fused.ways(&shape, AttentionPass::Backward, bytes).unwrap();
+        (bytes, names.len())
+    };
+    let (first, one) = n_offered(Plans::First);
+    let (_, several) = n_offered(PLENTY);
+    let (bytes, fitting) = n_offered(Plans::Several { room: first as u64 });
+    assert!(one == 1 && bytes == first && fitting <= several, "{first} {bytes}, {fitting} of {several}");
+
+    let board = board();
+    let on_device = OnDevice::new(&board, &shape);
+    if let Some(bytes) = first.checked_sub(1) {
+        let too_little = Workspace { at: on_device.grad_qkv, bytes };
+        let fused = board.fused_attention().unwrap();
+        let error = fused.backward(&shape, &on_device.tensors, too_little).unwrap_err().to_string();
+        assert!(error.contains(&format!("{bytes} were planned")), "{error}");
+    }
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU with cuDNN"]
+fn a_chosen_plan_that_is_not_offered_is_an_error_with_a_remedy() {
+    let (board, shape) = (board(), shape(1, 64, 2, 2, 64));
+    let (job, _) = board.fused_attention().unwrap().ways(&shape, AttentionPass::Forward, 0).unwrap();
+    let other = self::board();
+    other.choices().set(&job, "eng777");
+    let fused = other.fused_attention().unwrap();
+    let error = fused.prepare(&shape, AttentionPass::Forward, Plans::First).unwrap_err();
+    assert!(matches!(&error, BoardError::NoWay { way, .. } if way == "eng777"), "{error}");
+    assert!(error.to_string().contains("leave it out to choose anew"), "{error}");
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU with cuDNN"]
+fn a_fixed_order_and_any_order_are_different_jobs() {
+    let shape = shape(1, 64, 2, 2, 64);
+    let ways = [false, true].map(|any_order| {
+        let board = CudaBoard::open(0, &CudaOptions { any_order, ..CudaOptions::default() }).unwrap();
+        let fused = board.fused_attention().unwrap();
+        PASSES.map(|pass| {
+            fused.prepare(&shape, pass, PLENTY).unwrap();
+            fused.ways(&shape, pass, usize::MAX).unwrap()
+        })
+    });
+    let [[fixed_fwd, fixed_bwd], [any_fwd, any_bwd]] = ways;
+    assert!(fixed_bwd.0 != any_bwd.0, "{} {}", fixed_bwd.0, any_bwd.0);
+    assert_eq!(fixed_fwd, any_fwd);
+    assert!(fixed_bwd.1.len() <= any_bwd.1.len(), "{fixed_bwd:?} {any_bwd:?}");
 }
 
 #[test]
@@ -84,11 +187,7 @@ fn check(shape: &AttentionShape) {
     let board = board();
     let on_device = OnDevice::new(&board, shape);
     on_device.run(&board, shape);
-    let (out, stats, grad_qkv) = definition(shape, &on_device.qkv, &on_device.grad_out);
-    let [got_out, got_stats, got_grad] = on_device.results(&board);
-    close("out", &got_out, &out);
-    close("stats", &got_stats, &stats);
-    close("grad_qkv", &got_grad, &grad_qkv);
+    on_device.check(&board, shape);
 }
 
 fn close(name: &str, got: &[f64], expected: &[f64]) {
@@ -134,6 +233,8 @@ struct OnDevice {
     tensors: AttentionBackward,
     grad_qkv: DevicePtr,
     n_stats: usize,
+    /// For the first plan of each pass.
+    workspace: Workspace,
 }
 
 impl OnDevice {
@@ -156,14 +257,30 @@ impl OnDevice {
         let ([q, k, v], [grad_q, grad_k, grad_v]) = (parts(q), parts(grad_qkv));
         let forward = AttentionForward { q, k, v, out: bf16(out), stats: Ptr::new(stats) };
         let tensors = AttentionBackward { forward, grad_out: bf16(grad), grad_q, grad_k, grad_v };
-        Self { qkv, grad_out, tensors, grad_qkv, n_stats }
+        let attention = board.fused_attention().unwrap_or_else(|why| panic!("no fused attention: {why}"));
+        let needed = PASSES.map(|pass| attention.prepare(shape, pass, Plans::First).unwrap());
+        let bytes = needed[0].max(needed[1]).max(1);
+        let workspace = Workspace { at: board.allocate(bytes).unwrap(), bytes };
+        Self { qkv, grad_out, tensors, grad_qkv, n_stats, workspace }
     }
 
+    /// In workspace of its own, since nothing is allocated while a step is recorded.
     fn run(&self, board: &CudaBoard, shape: &AttentionShape) {
-        let attention = board.fused_attention().unwrap_or_else(|why| panic!("no fused attention: {why}"));
-        let workspace = board.allocate(attention.prepare(shape).unwrap().max(1)).unwrap();
+        self.run_in(board, shape, self.workspace);
+    }
+
+    fn run_in(&self, board: &dyn Board, shape: &AttentionShape, workspace: Workspace) {
+        let attention = board.fused_attention().unwrap();
         attention.forward(shape, &self.tensors.forward, workspace).unwrap();
         attention.backward(shape, &self.tensors, workspace).unwrap();
+    }
+
+    fn check(&self, board: &CudaBoard, shape: &AttentionShape) {
+        let (out, stats, grad_qkv) = definition(shape, &self.qkv, &self.grad_out);
+        let [got_out, got_stats, got_grad] = self.results(board);
+        close("out", &got_out, &out);
+        close("stats", &got_stats, &stats);
+        close("grad_qkv", &got_grad, &grad_qkv);
     }
 
     fn clear(&self, board: &CudaBoard) {

@@ -1,9 +1,11 @@
-// What a CUDA board calls of libcuda and libcublasLt, on a CPU: enough to run the board's own checks without a GPU.
+// What a CUDA board calls of libcuda, libcublasLt and, through cudnn.cpp, of cuDNN, on a CPU: enough to run the board's own checks without a GPU.
 //
 // Work is not done when it is issued. Each stream is a queue, and now and then some of what could be done next is done,
 // drawn at random: a copy whose source is overwritten too early, a missing wait or a wait for the
 // wrong moment shows. Memory begins as garbage, every address is checked, and what is left over at the end is an
-// error. Declarations are written out here, so that nothing of NVIDIA's is needed.
+// error. Several streams may be captured into one graph. Declarations are written out here, so that nothing of NVIDIA's is
+// needed. STANDIN_DEVICES says how many devices there are (1).
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdint>
@@ -18,6 +20,8 @@
 #include <string>
 #include <vector>
 
+#include <unistd.h>
+
 namespace {
 
 [[noreturn]] void die(const std::string& why) {
@@ -25,26 +29,52 @@ namespace {
   std::abort();
 }
 
+struct Capture;
+
 struct Moment {
   bool passed = false;
   double ms = 0;
 };
 
-struct Event {
-  unsigned flags;
-  std::shared_ptr<Moment> last;
-};
+// Work that takes several looks until it is done. Each replay of a graph begins it anew.
+using Poll = std::function<bool()>;
 
 struct Op {
   std::function<void()> work;
   std::shared_ptr<Moment> wait, record;
-  Event* event_of_graph = nullptr;
+  struct Event* event_of_graph = nullptr;
+  std::function<Poll()> begin = {};
+  Poll poll = {};
 };
 
 struct Stream {
   std::deque<Op> queue;
-  bool capturing = false;
-  std::vector<Op> captured;
+  // What it is being captured into, and as which lane; lane 0 is the one that began.
+  Capture* capturing = nullptr;
+  size_t lane = 0;
+};
+
+// The work of several streams between begin and end of a capture. A moment in it stands for one in each replay.
+struct Capture {
+  std::vector<Stream*> streams;
+  std::vector<std::vector<Op>> lanes;
+  // How much of each lane the first one waits for.
+  std::vector<size_t> joined;
+  bool ended = false;
+};
+
+// An executable graph, with a queue of its own for each lane but the first.
+struct Graph {
+  std::vector<std::vector<Op>> lanes;
+  std::vector<Stream*> queues;
+};
+
+struct Event {
+  unsigned flags;
+  std::shared_ptr<Moment> last;
+  // Recorded into a capture: which, in which lane, and after how much of each lane.
+  Capture* capture = nullptr;
+  std::vector<size_t> after = {};
 };
 
 constexpr uint64_t kTotal = 1ull << 30;
@@ -59,10 +89,21 @@ double now_ms() {
   return duration<double, std::milli>(steady_clock::now().time_since_epoch()).count();
 }
 
+// Whether something depends on other processes.
+bool is_polling() {
+  for (Stream* s : streams) {
+    if (!s->queue.empty() && s->queue.front().poll) return true;
+  }
+  return false;
+}
+
 bool step() {
   std::vector<Stream*> ready;
   for (Stream* s : streams) {
-    if (!s->queue.empty() && (!s->queue.front().wait || s->queue.front().wait->passed)) ready.push_back(s);
+    if (s->queue.empty() || (s->queue.front().wait && !s->queue.front().wait->passed)) continue;
+    Op& op = s->queue.front();
+    if (op.begin && !op.poll) op.poll = op.begin();
+    if (!op.poll || op.poll()) ready.push_back(s);
   }
   if (ready.empty()) return false;
   Stream* s = ready[draw() % ready.size()];
@@ -75,13 +116,23 @@ bool step() {
 
 void run_until(const std::function<bool()>& done) {
   while (!done()) {
-    if (!step()) die("what is waited for can never come");
+    if (step()) continue;
+    if (!is_polling()) die("what is waited for can never come");
+    usleep(50);
   }
 }
 
+// Calls of NCCL's stand-in that have begun work in the background.
+int n_unsettled;
+
+void settled(const char* before) {
+  if (n_unsettled != 0) die(std::string(before) + " before NCCL's call has been settled");
+}
+
 void issue(Stream* s, Op op) {
+  settled("work");
   if (s->capturing) {
-    s->captured.push_back(op);
+    s->capturing->lanes[s->lane].push_back(op);
     return;
   }
   s->queue.push_back(op);
@@ -91,8 +142,7 @@ void issue(Stream* s, Op op) {
 }
 
 void finish_all() {
-  while (step()) {
-  }
+  run_until([] { return std::all_of(streams.begin(), streams.end(), [](Stream* s) { return s->queue.empty(); }); });
 }
 
 // The allocation that was asked about last.
@@ -129,14 +179,36 @@ void store(uint64_t address, size_t i, int type, double value) {
 
 }  // namespace
 
+// For NCCL's stand-in.
+namespace standin {
+void enqueue(void* stream, std::function<std::function<bool()>()> begin) {
+  Op op;
+  op.begin = std::move(begin);
+  issue(static_cast<Stream*>(stream), op);
+}
+uint8_t* device(const void* at, size_t bytes) { return bytes ? within(reinterpret_cast<uint64_t>(at), bytes) : nullptr; }
+void count_unsettled(int change) { n_unsettled += change; }
+[[noreturn]] void fail(const std::string& why) { die(why); }
+}  // namespace standin
+
 extern "C" {
 
 int cuInit(unsigned) { return 0; }
 int cuDriverGetVersion(int* version) { return *version = 13000, 0; }
 int cuGetErrorName(int, const char** text) { return *text = "CUDA_ERROR", 0; }
 int cuGetErrorString(int, const char** text) { return *text = "of the stand-in", 0; }
-int cuDeviceGet(int* device, int ordinal) { return *device = ordinal, 0; }
-int cuDeviceGetCount(int* count) { return *count = 1, 0; }
+int cuDeviceGetCount(int* count) {
+  const char* devices = std::getenv("STANDIN_DEVICES");
+  return *count = devices ? std::atoi(devices) : 1, 0;
+}
+int cuDeviceGet(int* device, int ordinal) {
+  int count;
+  cuDeviceGetCount(&count);
+  return ordinal < count ? (*device = ordinal, 0) : 101;
+}
+int cuDeviceGetUuid_v2(unsigned char* uuid, int device) {
+  return std::memset(uuid, 0, 16), uuid[15] = static_cast<unsigned char>(device), 0;
+}
 int cuDeviceGetName(char* name, int size, int) { return std::snprintf(name, size, "stand-in"), 0; }
 int cuDeviceGetAttribute(int* value, int attribute, int) {
   switch (attribute) {
@@ -225,15 +297,36 @@ int cuStreamDestroy_v2(Stream* s) {
   return 0;
 }
 int cuStreamWaitEvent(Stream* s, Event* e, unsigned) {
-  if (s->capturing) return 900;
+  if (e->capture) {
+    if (e->capture->ended) return 907;
+    // A stream that waits for a captured event is drawn into the capture.
+    Capture* c = e->capture;
+    if (s->capturing && s->capturing != c) return 902;
+    if (!s->capturing) {
+      s->capturing = c, s->lane = c->lanes.size();
+      c->streams.push_back(s), c->lanes.emplace_back(), c->joined.push_back(0);
+    }
+    c->lanes[s->lane].push_back({{}, e->last, {}});
+    for (size_t lane = 0; s->lane == 0 && lane < e->after.size(); ++lane) {
+      c->joined[lane] = std::max(c->joined[lane], e->after[lane]);
+    }
+    return 0;
+  }
+  if (s->capturing) return e->last ? 905 : 0;
   if (e->last) issue(s, {{}, e->last, {}});
   return 0;
 }
 int cuEventCreate(Event** e, unsigned flags) { return *e = new Event{flags, {}}, ++n_events, 0; }
 int cuEventDestroy_v2(Event* e) { return delete e, --n_events, 0; }
 int cuEventRecord(Event* e, Stream* s) {
-  if (s->capturing) return 900;
-  e->last = std::make_shared<Moment>();
+  settled("an event");
+  e->last = std::make_shared<Moment>(), e->capture = s->capturing, e->after.clear();
+  if (Capture* c = s->capturing) {
+    c->lanes[s->lane].push_back({{}, {}, e->last});
+    // Only its own lane: others have to be joined by themselves.
+    e->after.resize(s->lane + 1), e->after[s->lane] = c->lanes[s->lane].size();
+    return 0;
+  }
   issue(s, {{}, {}, e->last});
   return 0;
 }
@@ -241,10 +334,16 @@ int cuEventRecordWithFlags(Event* e, Stream* s, unsigned flags) {
   if (!s->capturing || flags != 1) return 1;
   Op op;
   op.event_of_graph = e;
-  s->captured.push_back(op);
+  s->capturing->lanes[s->lane].push_back(op);
   return 0;
 }
+int cuEventQuery(Event* e) {
+  if (e->capture) return 1;
+  for (unsigned n = draw() % 8; n != 0; --n) step();
+  return !e->last || e->last->passed ? 0 : 600;
+}
 int cuEventSynchronize(Event* e) {
+  if (e->capture) return 1;
   if (e->last) run_until([e] { return e->last->passed; });
   return 0;
 }
@@ -255,23 +354,52 @@ int cuEventElapsedTime(float* ms, Event* from, Event* to) {
   return 0;
 }
 
-int cuStreamBeginCapture_v2(Stream* s, int mode) { return s->capturing ? 1 : (s->capturing = true, mode == 2 ? 0 : 1); }
-int cuStreamEndCapture(Stream* s, std::vector<Op>** graph) {
-  if (!s->capturing) return 901;
-  *graph = new std::vector<Op>(std::move(s->captured));
-  s->captured.clear(), s->capturing = false, ++n_graphs;
+int cuStreamBeginCapture_v2(Stream* s, int mode) {
+  if (s->capturing || mode != 2) return 1;
+  s->capturing = new Capture{{s}, {{}}, {0}, false}, s->lane = 0;
   return 0;
 }
-int cuGraphInstantiateWithFlags(std::vector<Op>** exec, std::vector<Op>* graph, unsigned long long) {
-  return *exec = new std::vector<Op>(*graph), ++n_graphs, 0;
+// The capture itself stays: events may point to it.
+int cuStreamEndCapture(Stream* s, Graph** graph) {
+  settled("the end of a capture");
+  if (!s->capturing || s->lane != 0) return 901;
+  Capture* c = s->capturing;
+  bool all_joined = true;
+  for (size_t lane = 1; lane < c->lanes.size(); ++lane) all_joined &= c->joined[lane] == c->lanes[lane].size();
+  for (Stream* of : c->streams) of->capturing = nullptr;
+  c->ended = true;
+  if (!all_joined) return 904;
+  return *graph = new Graph{c->lanes, {}}, ++n_graphs, 0;
 }
-int cuGraphDestroy(std::vector<Op>* graph) { return delete graph, --n_graphs, 0; }
-int cuGraphExecDestroy(std::vector<Op>* exec) { return finish_all(), delete exec, --n_graphs, 0; }
-int cuGraphUpload(std::vector<Op>*, Stream* s) { return s->capturing ? 900 : 0; }
-int cuGraphLaunch(std::vector<Op>* exec, Stream* s) {
-  for (Op op : *exec) {
-    if (op.event_of_graph) op.record = op.event_of_graph->last = std::make_shared<Moment>();
-    issue(s, op);
+int cuGraphInstantiateWithFlags(Graph** exec, Graph* graph, unsigned long long) {
+  *exec = new Graph(*graph);
+  for (size_t lane = 1; lane < graph->lanes.size(); ++lane) {
+    (*exec)->queues.push_back(new Stream), streams.push_back((*exec)->queues.back());
+  }
+  return ++n_graphs, 0;
+}
+int cuGraphDestroy(Graph* graph) { return delete graph, --n_graphs, 0; }
+int cuGraphExecDestroy(Graph* exec) {
+  finish_all();
+  for (Stream* queue : exec->queues) std::erase(streams, queue), delete queue;
+  return delete exec, --n_graphs, 0;
+}
+int cuGraphUpload(Graph*, Stream* s) { return s->capturing ? 900 : 0; }
+int cuGraphLaunch(Graph* exec, Stream* s) {
+  if (s->capturing) return 900;
+  std::map<Moment*, std::shared_ptr<Moment>> moments;
+  auto anew = [&](std::shared_ptr<Moment>& of) {
+    if (!of) return;
+    auto& moment = moments[of.get()];
+    if (!moment) moment = std::make_shared<Moment>();
+    of = moment;
+  };
+  for (size_t lane = 0; lane < exec->lanes.size(); ++lane) {
+    for (Op op : exec->lanes[lane]) {
+      anew(op.wait), anew(op.record);
+      if (Event* e = op.event_of_graph) op.record = e->last = std::make_shared<Moment>(), e->capture = nullptr;
+      issue(lane == 0 ? s : exec->queues[lane - 1], op);
+    }
   }
   return 0;
 }
@@ -412,6 +540,133 @@ int cublasLtMatmul(void*, Description* p, const void* alpha_at, uint64_t a_at, D
         }
       }
     }
+  }, {}, {}});
+  return 0;
+}
+
+// The C interface of cudnn.cpp: attention by its definition, in double, and plans that differ in their workspace. The
+// second is made but never first, the third is offered where gradients may be summed in any order, the last cannot be made.
+struct Shape {
+  int64_t batch, time, n_heads, n_kv_heads, head_width, qkv_row, out_row;
+  float scale;
+  int32_t deterministic, causal, window;
+};
+struct Tensors {
+  uint64_t q, k, v, out, stats, grad_out, grad_q, grad_k, grad_v;
+};
+struct Attention {
+  Stream* stream;
+  int n_plans = 0;
+};
+struct Plan {
+  Attention* of;
+  Shape shape;
+  bool backward;
+  int number;
+  int64_t workspace;
+};
+
+static int say(const char* why, char* message, size_t size) { return std::snprintf(message, size, "%s", why), 1; }
+
+int wattle_attention_open(void* library, void* stream, void** handle, char* message, size_t size) {
+  if (!library) return say("no library", message, size);
+  return *handle = new Attention{static_cast<Stream*>(stream)}, 0;
+}
+void wattle_attention_close(Attention* handle) {
+  if (handle->n_plans != 0) die("a plan outlives cuDNN");
+  delete handle;
+}
+size_t wattle_attention_version() { return 91900; }
+int wattle_attention_names(void*, const Shape* s, int32_t backward, char* names, size_t names_size, char*, size_t) {
+  const char* any_order = backward && !s->deterministic ? "eng3\n" : "";
+  return std::snprintf(names, names_size, "eng1_k2=0\neng1_k2=1\n%seng9\n", any_order), 0;
+}
+int wattle_attention_plan(Attention* of, const Shape* s, int32_t backward, const char* name, void** plan, int64_t* workspace,
+                          char* message, size_t size) {
+  static const std::map<std::string, int> numbers = {{"eng1_k2=0", 1}, {"eng1_k2=1", 2}, {"eng3", 3}};
+  auto number = numbers.find(name);
+  if (number == numbers.end()) return say("eng9 is not supported", message, size);
+  *workspace = number->second == 3 ? 256 : 256 + number->second * s->batch * s->n_heads * s->time * s->time;
+  return *plan = new Plan{of, *s, backward != 0, number->second, *workspace}, ++of->n_plans, 0;
+}
+void wattle_attention_free(Plan* plan) { --plan->of->n_plans, delete plan; }
+
+// The rows of one head, whose first is at element `first`.
+static std::vector<double> head(uint64_t at, int64_t first, int64_t row_stride, const Shape& s) {
+  std::vector<double> rows;
+  for (int64_t row = 0; row < s.time; ++row) {
+    for (int64_t i = 0; i < s.head_width; ++i) rows.push_back(load(at, first + row * row_stride + i, 14));
+  }
+  return rows;
+}
+
+static void store_head(uint64_t at, int64_t first, int64_t row_stride, const Shape& s, const std::vector<double>& rows) {
+  for (int64_t i = 0; i < s.time * s.head_width; ++i) {
+    store(at, first + i / s.head_width * row_stride + i % s.head_width, 14, rows[i]);
+  }
+}
+
+static void attend(const Plan& plan, const Tensors& x) {
+  const Shape& s = plan.shape;
+  const int64_t t = s.time, d = s.head_width, group = s.n_heads / s.n_kv_heads;
+  auto dot = [d](const std::vector<double>& a, int64_t i, const std::vector<double>& b, int64_t j) {
+    double sum = 0;
+    for (int64_t l = 0; l < d; ++l) sum += a[i * d + l] * b[j * d + l];
+    return sum;
+  };
+  std::vector<double> grad_k, grad_v;
+  for (int64_t b = 0; b < s.batch; ++b) {
+    for (int64_t h = 0; h < s.n_heads; ++h) {
+      const int64_t q_at = b * t * s.qkv_row + h * d, kv_at = b * t * s.qkv_row + h / group * d;
+      const int64_t out_at = b * t * s.out_row + h * d;
+      const auto q = head(x.q, q_at, s.qkv_row, s), k = head(x.k, kv_at, s.qkv_row, s), v = head(x.v, kv_at, s.qkv_row, s);
+      std::vector<double> out(t * d), grad_out, grad_q(t * d);
+      if (plan.backward) out = head(x.out, out_at, s.out_row, s), grad_out = head(x.grad_out, out_at, s.out_row, s);
+      if (h % group == 0) grad_k.assign(t * d, 0), grad_v.assign(t * d, 0);
+      for (int64_t row = 0; row < t; ++row) {
+        const int64_t end = s.causal ? row + 1 : t, begin = s.window > 0 ? std::max<int64_t>(0, row + 1 - s.window) : 0;
+        std::vector<double> p(t);
+        double largest = -INFINITY, sum = 0;
+        for (int64_t j = begin; j < end; ++j) largest = std::max(largest, p[j] = s.scale * dot(q, row, k, j));
+        for (int64_t j = begin; j < end; ++j) sum += std::exp(p[j] - largest);
+        const double lse = largest + std::log(sum);
+        for (int64_t j = begin; j < end; ++j) p[j] = std::exp(p[j] - lse);
+        if (!plan.backward) {
+          store(x.stats, (b * s.n_heads + h) * t + row, 0, lse);
+          for (int64_t j = begin; j < end; ++j) {
+            for (int64_t l = 0; l < d; ++l) out[row * d + l] += p[j] * v[j * d + l];
+          }
+          continue;
+        }
+        const double along = dot(grad_out, row, out, row);
+        for (int64_t j = begin; j < end; ++j) {
+          const double grad = s.scale * p[j] * (dot(grad_out, row, v, j) - along);
+          for (int64_t l = 0; l < d; ++l) {
+            grad_q[row * d + l] += grad * k[j * d + l];
+            grad_k[j * d + l] += grad * q[row * d + l];
+            grad_v[j * d + l] += p[j] * grad_out[row * d + l];
+          }
+        }
+      }
+      if (!plan.backward) {
+        store_head(x.out, out_at, s.out_row, s, out);
+        continue;
+      }
+      store_head(x.grad_q, q_at, s.qkv_row, s, grad_q);
+      if (h % group != group - 1) continue;
+      store_head(x.grad_k, kv_at, s.qkv_row, s, grad_k);
+      store_head(x.grad_v, kv_at, s.qkv_row, s, grad_v);
+    }
+  }
+}
+
+int wattle_attention_run(Attention* handle, const Plan* made, const Tensors* tensors, void* workspace, char*, size_t) {
+  const Plan plan = *made;
+  const Tensors x = *tensors;
+  const uint64_t at = reinterpret_cast<uint64_t>(workspace);
+  issue(handle->stream, {[=] {
+    std::memset(within(at, plan.workspace), plan.number, plan.workspace);
+    attend(plan, x);
   }, {}, {}});
   return 0;
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 /// Time to wait for other ranks, or for data that is on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pace {
+pub(crate) enum Pace {
     /// Other ranks may still be computing: almost no CPU time is spent.
     Patient,
     /// All ranks are here and data moves only while somebody looks: the core is offered to others, but kept.
@@ -23,21 +23,21 @@ const LONGEST: Duration = Duration::from_millis(1);
 
 /// Pauses between looks.
 #[derive(Debug)]
-pub(super) struct Pauses {
+pub(crate) struct Pauses {
     pace: Pace,
     began: Instant,
     n_looks: u32,
 }
 
 impl Pauses {
-    pub(super) fn new(pace: Pace) -> Self {
+    pub(crate) fn new(pace: Pace) -> Self {
         Self { pace, began: Instant::now(), n_looks: 0 }
     }
 
     /// Pauses; returns for how long it has been waited in all.
     ///
     /// Sleeps grow with the time waited, so that they add at most a sixteenth to it, and end at a millisecond.
-    pub(super) fn pause(&mut self) -> Duration {
+    pub(crate) fn pause(&mut self) -> Duration {
         self.n_looks += 1;
         let waited = self.began.elapsed();
         let is_eager = self.pace == Pace::Eager && waited < EAGER_FOR;

@@ -1,0 +1,141 @@
+//! Collectives of stand-in boards, carried by a [`Fabric`].
+//!
+//! On a device they run beside the board's work, sooner or later. Here they run either as soon as they are issued or as
+//! late as they may, so that results are wrong if gradients go out before they are complete, or are read before they are
+//! summed. What is issued without having forked since the board's last work is refused.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use wattle_dist::{DistError, Fabric};
+use wattle_ops::board::{BoardError, Collectives, DevicePtr, Ptr};
+
+use crate::arena::{self, Arena};
+use crate::{ShimBoard, Work};
+
+/// What carries collectives, and those that wait for the next join.
+pub(crate) struct Ranks {
+    fabric: Arc<dyn Fabric>,
+    is_late: bool,
+    deadline: Duration,
+    has_forked: bool,
+    waiting: Vec<Collective>,
+}
+
+/// One collective.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Collective {
+    Fork,
+    Join,
+    /// Of `n` numbers a rank.
+    ReduceScatter(DevicePtr, usize),
+    /// Of so many bytes a rank.
+    AllGather(DevicePtr, usize),
+}
+
+impl Ranks {
+    pub(crate) fn new(fabric: Arc<dyn Fabric>, is_late: bool) -> Self {
+        let deadline = Duration::from_secs(60);
+        Self { fabric, is_late, deadline, has_forked: false, waiting: Vec::new() }
+    }
+
+    pub(crate) fn set_deadline(&mut self, within: Duration) {
+        self.deadline = within;
+    }
+
+    pub(crate) fn fabric(&self) -> (Arc<dyn Fabric>, Duration) {
+        (Arc::clone(&self.fabric), self.deadline)
+    }
+
+    /// To be told of work of the board's own.
+    pub(crate) fn note_work(&mut self) {
+        self.has_forked = false;
+    }
+
+    pub(crate) fn run(&mut self, arenas: &mut [Arena], collective: Collective) -> Result<(), BoardError> {
+        match collective {
+            Collective::Fork => self.has_forked = true,
+            Collective::Join => {
+                for waiting in std::mem::take(&mut self.waiting) {
+                    self.carry(arenas, waiting)?;
+                }
+            }
+            _ if !self.has_forked => {
+                return Err(BoardError::Call {
+                    call: "collective",
+                    why: format!("{collective:?} does not wait for the board's work before it"),
+                });
+            }
+            _ if self.is_late => self.waiting.push(collective),
+            _ => self.carry(arenas, collective)?,
+        }
+        Ok(())
+    }
+
+    fn carry(&self, arenas: &mut [Arena], collective: Collective) -> Result<(), DistError> {
+        let place = self.fabric.place();
+        let own = |len: usize| place.rank * len..(place.rank + 1) * len;
+        match collective {
+            Collective::ReduceScatter(x, n) => {
+                let len = n * size_of::<f32>();
+                let bytes = arena::slice_mut(arenas, x, place.world * len);
+                let mut all = vec![0; bytes.len()];
+                self.fabric.exchange(bytes, &mut all, self.deadline)?;
+                for (i, sum) in bytes[own(len)].chunks_exact_mut(4).enumerate() {
+                    let of_rank = |rank: usize| {
+                        let at = rank * len + i * 4;
+                        f32::from_ne_bytes([all[at], all[at + 1], all[at + 2], all[at + 3]])
+                    };
+                    let total = (0..place.world).map(of_rank).reduce(|sum, x| sum + x).unwrap_or(0.0);
+                    sum.copy_from_slice(&total.to_ne_bytes());
+                }
+            }
+            Collective::AllGather(x, len) => {
+                let bytes = arena::slice_mut(arenas, x, place.world * len);
+                let part = bytes[own(len)].to_vec();
+                self.fabric.all_gather(&part, bytes, self.deadline)?;
+            }
+            Collective::Fork | Collective::Join => {}
+        }
+        Ok(())
+    }
+}
+
+impl Collectives for ShimBoard {
+    fn rank(&self) -> usize {
+        self.place().rank
+    }
+
+    fn world(&self) -> usize {
+        self.place().world
+    }
+
+    fn fork(&self) -> Result<(), BoardError> {
+        self.submit(Work::Collective(Collective::Fork))
+    }
+
+    fn join(&self) -> Result<(), BoardError> {
+        self.submit(Work::Collective(Collective::Join))
+    }
+
+    fn reduce_scatter(&self, x: Ptr<f32>, n: usize) -> Result<(), BoardError> {
+        self.submit(Work::Collective(Collective::ReduceScatter(x.bytes(), n)))
+    }
+
+    fn all_gather(&self, x: DevicePtr, n_bytes: usize) -> Result<(), BoardError> {
+        self.submit(Work::Collective(Collective::AllGather(x, n_bytes)))
+    }
+
+    fn all_agree(&self, own: bool) -> Result<bool, BoardError> {
+        let (fabric, deadline) = self.fabric();
+        let mut all = vec![0; fabric.place().world];
+        fabric.all_gather(&[u8::from(own)], &mut all, deadline)?;
+        Ok(all.iter().all(|&one| one == 1))
+    }
+
+    fn set_deadline(&self, within: Duration) {
+        if let Some(ranks) = &mut self.lock().ranks {
+            ranks.set_deadline(within);
+        }
+    }
+}
