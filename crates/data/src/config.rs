@@ -19,16 +19,16 @@ section! {
     /// With none of `data.input`, `data.mixture` and `data.dir`, the embedded corpus is used.
     #[section(data, check = DataConfig::foreign_faults)]
     pub struct DataConfig {
-        /// Files of text or of documents, patterns of files, and folders.
+        /// Files of text or documents, patterns, folders.
         ///
         /// They are read one after another. Text is UTF-8, read as one text; documents are JSON or the rows of Parquet.
         /// Text and JSON may be gzip or zstd. A pattern (`corpus/*.parquet`) stands for the files it matches, in order;
         /// a folder for a dataset as it lies on the Hugging Face Hub, whose validation files are then the validation
         /// split. Prepared and cached on first use.
         pub input: Vec<PathBuf> = Vec::new(), unset("the embedded corpus, or `data.mixture`"), check(Self::input_and_dir);
-        /// Field of a JSON document, or column of Parquet, that holds the text.
+        /// Field or column that holds a document's text.
         ///
-        /// A column within others is named by its path with dots, such as "meta.text".
+        /// A field of JSON, a column of Parquet. A column within others is named by its path with dots, such as "meta.text".
         pub text_field: String = "text".to_owned(),
             check(Self::unnamed_field),
             idle(when_set("data.dir")),
@@ -39,17 +39,19 @@ section! {
         pub format: FormatChoice = FormatChoice::default(),
             idle(when_set("data.dir")),
             idle(without("data.input").and_without("data.mixture"));
-        /// What is done with a record or row without readable text.
+        /// What is done with records that have no text.
+        ///
+        /// That can be read: JSON that is damaged or lacks the field, rows with a null.
         pub bad_records: BadRecords = BadRecords::default(),
             idle(when_set("data.dir")),
             idle(without("data.input").and_without("data.mixture")),
             idle(when("data.format", &["text"]));
-        /// Fewest bytes of a document; shorter ones are left out.
+        /// Fewest bytes of a document.
         ///
-        /// This and the other steps need documents, and are counted in the dataset's manifest.
+        /// Shorter ones are left out. This and the other steps need documents, and are counted in the dataset's manifest.
         pub min_bytes: Option<u64> = None,
             unset("any"), unit("bytes"), idle(when_set("data.dir")), idle(without("data.input").and_without("data.mixture"));
-        /// Most bytes of a document; longer ones are left out.
+        /// Most bytes of a document.
         pub max_bytes: Option<u64> = None,
             unset("any"), unit("bytes"), idle(when_set("data.dir")), idle(without("data.input").and_without("data.mixture"));
         /// Fewest characters of a document.
@@ -58,13 +60,17 @@ section! {
         /// Most characters of a document.
         pub max_chars: Option<u64> = None,
             unset("any"), unit("characters"), idle(when_set("data.dir")), idle(without("data.input").and_without("data.mixture"));
-        /// Fewest tokens of a document, without what ends it.
+        /// Fewest tokens of a document.
+        ///
+        /// The token that ends it is not counted.
         pub min_tokens: Option<u64> = None,
             unset("any"), unit("tokens"), idle(when_set("data.dir")), idle(without("data.input").and_without("data.mixture"));
-        /// Most tokens of a document, without what ends it.
+        /// Most tokens of a document.
+        ///
+        /// The token that ends it is not counted.
         pub max_tokens: Option<u64> = None,
             unset("any"), unit("tokens"), idle(when_set("data.dir")), idle(without("data.input").and_without("data.mixture"));
-        /// Least share of a document's words that have a letter.
+        /// Least share of words that have a letter.
         ///
         /// Gopher's is 0.8.
         pub min_alphabetic_words: Option<f64> = None,
@@ -93,7 +99,7 @@ section! {
             idle(when_set("data.dir")),
             idle(without("data.input").and_without("data.mixture")),
             source("Rae et al. (2021), appendix A.1.1");
-        /// Greatest share of a document's lines that occurred before in it.
+        /// Greatest share of lines that repeat others.
         ///
         /// Gopher's is 0.3.
         pub max_repeated_lines: Option<f64> = None,
@@ -102,12 +108,14 @@ section! {
             idle(when_set("data.dir")),
             idle(without("data.input").and_without("data.mixture")),
             source("Rae et al. (2021), appendix A.1.1");
-        /// What is done with mail addresses, phone and card numbers, IPs.
+        /// What is done with personal data.
+        ///
+        /// Mail addresses, phone and card numbers, IP addresses.
         pub pii: PiiChoice = PiiChoice::default(),
             idle(when_set("data.dir")),
             idle(without("data.input").and_without("data.mixture")),
             idle(when("data.format", &["text"]));
-        /// Leave out documents that are equal to an earlier one.
+        /// Leave out all but the first of equal documents.
         pub dedup: bool = false,
             idle(when_set("data.dir")),
             idle(without("data.input").and_without("data.mixture")),
@@ -126,7 +134,7 @@ section! {
         ///
         /// It has its own tokenizer and split. Excludes `data.input`.
         pub dir: Option<PathBuf> = None, unset("the data are prepared and cached");
-        /// Share of the text held out for validation; 0: none.
+        /// Share held out for validation; 0: none.
         ///
         /// It is taken from the end of the text, unless a folder in `data.input` has validation files of its own.
         pub val_fraction: f64 = 0.1,
@@ -153,9 +161,9 @@ section! {
             idle(when_set("data.dir")),
             idle(when_set("data.input")),
             idle(when_set("data.mixture"));
-        /// Sources that are mixed, each `[[data.mixture]]` with `name` and `path`.
+        /// Sources that are mixed, a table each.
         ///
-        /// `path` is a file, pattern or folder, or a list of such. With `weight`, a source has that part of the tokens,
+        /// Each `[[data.mixture]]` has a `name` and a `path`. `path` is a file, pattern or folder, or a list of such. With `weight`, a source has that part of the tokens,
         /// to within less than a window at every step, and `epochs` is how often it may be passed through. Without,
         /// `epochs` is how often an epoch passes through it (1). `text_field` may differ by source. Each is split by
         /// `data.val_fraction`, and its validation loss is told apart. Excludes `data.input` and `data.dir`.

@@ -403,7 +403,7 @@ fn a_token_is_shown_to_its_host_and_to_nobody_a_redirect_leads_to() {
     let server = Server::start(move |_, request, stream| {
         match request.headers.get("authorization").map(String::as_str) {
             Some("Bearer hf_test") => {
-                head(stream, "302 Found", &format!("Location: {target}\r\nContent-Length: 0\r\n"))
+                head(stream, "302 Found", &format!("Location: {target}\r\nContent-Length: 0\r\n"));
             }
             _ => head(stream, "401 Unauthorized", "Content-Length: 0\r\n"),
         }

@@ -1,5 +1,7 @@
 //! Several sources are prepared into one dataset, in which each is known by its name.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::path::Path;
 

@@ -1,5 +1,7 @@
 //! Documents are filtered, cleaned and counted by named steps before they become tokens.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::path::Path;
 
