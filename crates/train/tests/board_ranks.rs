@@ -67,7 +67,7 @@ fn options(config: &ModelConfig) -> TrainerOptions {
             clip_norm: 0.5,
             ..TrainConfig::default()
         },
-        evaluate: EvaluateConfig { every_steps: 4, batches: 2, ..EvaluateConfig::default() },
+        evaluate: EvaluateConfig { every_steps: 4, batches: 2 },
         checkpoint_every_steps: 3,
         checkpoint_in_background: true,
         ..TrainerOptions::default()
