@@ -120,9 +120,9 @@ section! {
             idle(when_set("data.dir")),
             idle(without("data.input").and_without("data.mixture")),
             idle(when("data.format", &["text"]));
-        /// How conversations become text: `chatml`, `plain`, or a template.
+        /// Template by which conversations become text.
         ///
-        /// A path is a Jinja template, a `tokenizer_config.json`, or a folder with either. JSON records with
+        /// `chatml`, `plain`, or a path: of a Jinja template, a `tokenizer_config.json`, or a folder with either. JSON records with
         /// `messages`, or with `prompt` and `completion`, are conversations where this is set, or where the first has no
         /// text beside them. Of conversations the assistant's tokens alone are learnt.
         pub chat_template: Option<TemplateChoice> = None,
@@ -312,7 +312,7 @@ section! {
             checked_if(|tokenizer| tokenizer.kind == TokenizerKind::Bpe),
             idle(when_set("data.dir")),
             idle(unless("tokenizer.kind", &["bpe"]));
-        /// The `tokenizer.json` of kind `file`, or the Hugging Face folder with it.
+        /// The `tokenizer.json` of kind `file`, or its Hugging Face folder.
         pub file: Option<PathBuf> = None,
             unset("only `tokenizer.kind = \"file\"` has one"),
             check(Self::file_and_kind), idle(when_set("data.dir"));
