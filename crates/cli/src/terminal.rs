@@ -51,6 +51,7 @@ pub fn is_drawn_on() -> bool {
 }
 
 /// Whether standard output is such a terminal.
+#[cfg(feature = "train")]
 pub fn is_coloured() -> bool {
     let variable = |name: &str| std::env::var_os(name);
     stdout().is_terminal() && allows(variable("NO_COLOR").as_deref(), variable("TERM").as_deref())

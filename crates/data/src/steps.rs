@@ -3,8 +3,8 @@
 //! | step | what it does | keys |
 //! |---|---|---|
 //! | `bytes`, `chars` | drops documents by length | `data.min_bytes`, `data.max_bytes`, `data.min_chars`, `data.max_chars` |
-//! | `alphabetic_words`, `word_length`, `repeated_lines` | drops documents by [`quality`] | `data.min_alphabetic_words`, … |
-//! | `pii` | replaces personal data, or drops documents that have some, see [`pii`] | `data.pii` |
+//! | `alphabetic_words`, `word_length`, `repeated_lines` | drops documents by `quality` | `data.min_alphabetic_words`, … |
+//! | `pii` | replaces personal data, or drops documents that have some, see `pii` | `data.pii` |
 //! | `duplicates` | drops documents that are equal to an earlier one as the steps before left it | `data.dedup` |
 //! | `tokens` | drops documents by their number of tokens, without what ends them | `data.min_tokens`, `data.max_tokens` |
 //!
