@@ -14,7 +14,7 @@
 //! - `meeting`: where ranks meet, where only the launcher can tell them
 //! - `driver`, `lane`: how a fabric's bytes go through a GPU
 //! - `header`: what ranks say at the beginning of a fabric's call
-//! - `fabric`: a [`Fabric`](crate::Fabric) over a communicator
+//! - `fabric`: a [`Fabric`] over a communicator
 
 mod communicator;
 mod config;
