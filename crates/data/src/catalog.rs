@@ -9,7 +9,7 @@ use crate::error::DataError;
 use crate::format::Format;
 
 /// The manifests, by the name of their file.
-const SOURCES: [(&str, &str); 7] = [
+const SOURCES: [(&str, &str); 8] = [
     ("datasets/tiny-shakespeare.toml", include_str!("../../../datasets/tiny-shakespeare.toml")),
     ("datasets/tinystories.toml", include_str!("../../../datasets/tinystories.toml")),
     ("datasets/tinystories-valid.toml", include_str!("../../../datasets/tinystories-valid.toml")),
@@ -17,6 +17,7 @@ const SOURCES: [(&str, &str); 7] = [
     ("datasets/fineweb-shard.toml", include_str!("../../../datasets/fineweb-shard.toml")),
     ("datasets/fineweb-edu-shard.toml", include_str!("../../../datasets/fineweb-edu-shard.toml")),
     ("datasets/fineweb-edu-10bt.toml", include_str!("../../../datasets/fineweb-edu-10bt.toml")),
+    ("datasets/smoltalk.toml", include_str!("../../../datasets/smoltalk.toml")),
 ];
 
 /// A corpus that can be fetched.
@@ -34,7 +35,7 @@ pub struct DatasetManifest {
     /// Under what terms it may be used, as its homepage has it.
     pub licence: String,
     format: FormatName,
-    /// Of JSONL: the field with the text; of Parquet: the column.
+    /// Of JSONL: the field with the text; of Parquet: the column. Conversations have none.
     pub text_field: Option<String>,
     /// Of separated text: the line that ends a document.
     pub separator: Option<String>,

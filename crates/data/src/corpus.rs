@@ -24,6 +24,7 @@ use crate::foreign::remedy_of_not_utf8;
 use crate::format::{BadRecords, Format};
 use crate::input::Input;
 use crate::parquet_file::{RowBlock, Rows};
+use crate::parquet_rows::JsonRows;
 use crate::passage::{CONTEXT_BYTES, Passage};
 use crate::records::{RecordBlock, Records};
 use crate::split::Split;
@@ -315,11 +316,16 @@ enum FileBlocks {
     Text(TextBlocks),
     Documents(Records),
     Rows(Box<Rows>),
+    /// Rows of more than a text.
+    JsonRows(Box<JsonRows>),
 }
 
 impl FileBlocks {
     fn open(corpus: &Corpus, file_idx: usize, path: &Path, hashed: bool) -> Result<Self, DataError> {
         let format = corpus.format_of(file_idx);
+        if *format == Format::Parquet && corpus.conversations.is_some() {
+            return Ok(Self::JsonRows(Box::new(JsonRows::open(path, corpus.block_bytes, hashed)?)));
+        }
         if *format == Format::Parquet {
             return Ok(Self::Rows(Box::new(Rows::open(
                 path,
@@ -340,6 +346,7 @@ impl FileBlocks {
             Self::Text(blocks) => Ok(blocks.next_block()?.map(Content::Text)),
             Self::Documents(records) => Ok(records.next_block()?.map(Content::Documents)),
             Self::Rows(rows) => Ok(rows.next_block()?.map(Content::Rows)),
+            Self::JsonRows(rows) => Ok(rows.next_block()?.map(Content::Documents)),
         }
     }
 
@@ -348,7 +355,8 @@ impl FileBlocks {
         match self {
             Self::Text(blocks) => blocks.input.read_bytes(),
             Self::Documents(records) => records.input().read_bytes(),
-            Self::Rows(rows) => rows.read_bytes(),
+            Self::Rows(rows) => rows.extent().read_bytes(),
+            Self::JsonRows(rows) => rows.extent().read_bytes(),
         }
     }
 
@@ -357,7 +365,8 @@ impl FileBlocks {
         let input = match self {
             Self::Text(blocks) => blocks.input,
             Self::Documents(records) => records.into_input(),
-            Self::Rows(rows) => return Ok((rows.sha256()?, Some(rows.len_bytes()))),
+            Self::Rows(rows) => return rows.extent().finish(),
+            Self::JsonRows(rows) => return rows.extent().finish(),
         };
         let packed_bytes = input.packed_bytes();
         Ok((input.sha256(), packed_bytes))

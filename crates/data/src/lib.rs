@@ -34,6 +34,7 @@ mod input;
 mod inputs;
 mod json_scan;
 mod parquet_file;
+mod parquet_rows;
 mod passage;
 mod pii;
 mod quality;

@@ -52,8 +52,7 @@ impl RowBlock {
 pub(crate) struct Rows {
     path: PathBuf,
     file: SerializedFileReader<File>,
-    len_bytes: u64,
-    is_hashed: bool,
+    extent: Extent,
     /// The column that is read, among all that are not made of others.
     column: usize,
     /// Level of definition from which on a value is there.
@@ -61,9 +60,17 @@ pub(crate) struct Rows {
     block_bytes: usize,
     next_group: usize,
     open: Option<OpenGroup>,
-    /// Rows that were given out.
-    n_done: u64,
+}
+
+/// A file, and how far it was read.
+#[derive(Debug)]
+pub(crate) struct Extent {
+    path: PathBuf,
+    len_bytes: u64,
+    is_hashed: bool,
     n_rows: u64,
+    /// Rows that were given out.
+    pub n_done: u64,
 }
 
 /// A row group that is being read.
@@ -78,17 +85,27 @@ struct OpenGroup {
 /// # Errors
 /// If it cannot be read or is damaged.
 pub(crate) fn check(path: &Path) -> Result<(), DataError> {
-    open(path).map(drop)
+    open(path, false).map(drop)
 }
 
-fn open(path: &Path) -> Result<(SerializedFileReader<File>, u64), DataError> {
+/// Opens a file; its hash can be had afterwards if it `is_hashed`.
+///
+/// # Errors
+/// If it cannot be read or is damaged.
+pub(crate) fn open(path: &Path, is_hashed: bool) -> Result<(SerializedFileReader<File>, Extent), DataError> {
     let file = wattle_files::open(path).map_err(DataError::read(path))?;
     let len_bytes = file.metadata().map_err(DataError::read(path))?.len();
-    guarded(path, || SerializedFileReader::new(file)).map(|file| (file, len_bytes))
+    let file = guarded(path, || SerializedFileReader::new(file))?;
+    let n_rows = file.metadata().row_groups().iter().map(|group| group.num_rows().max(0) as u64).sum();
+    let extent = Extent { path: path.to_owned(), len_bytes, is_hashed, n_rows, n_done: 0 };
+    Ok((file, extent))
 }
 
 /// Calls the library; what it panics on is damage like any other.
-fn guarded<T>(path: &Path, call: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, DataError> {
+pub(crate) fn guarded<T>(
+    path: &Path,
+    call: impl FnOnce() -> Result<T, ParquetError>,
+) -> Result<T, DataError> {
     let outcome = guard(call).unwrap_or_else(|panic| Err(ParquetError::General(panic)));
     outcome.map_err(|error| DataError::Parquet { path: path.to_owned(), reason: reason_of(&error) })
 }
@@ -110,30 +127,26 @@ impl Rows {
         block_bytes: usize,
         is_hashed: bool,
     ) -> Result<Self, DataError> {
-        let (file, len_bytes) = open(path)?;
+        let (file, extent) = open(path, is_hashed)?;
         let metadata = file.metadata();
         let schema = metadata.file_metadata().schema_descr_ptr();
         let column = column_of(path, schema.columns().iter().map(AsRef::as_ref), field)?;
         let max_def_level = schema.column(column).max_def_level();
-        let n_rows = metadata.row_groups().iter().map(|group| group.num_rows().max(0) as u64).sum();
         Ok(Self {
             path: path.to_owned(),
             file,
-            len_bytes,
-            is_hashed,
+            extent,
             column,
             max_def_level,
             block_bytes,
             next_group: 0,
             open: None,
-            n_done: 0,
-            n_rows,
         })
     }
 
     /// The next block; `None` at the end of the file.
     pub(crate) fn next_block(&mut self) -> Result<Option<RowBlock>, DataError> {
-        let mut block = RowBlock { texts: Vec::new(), first: self.n_done + 1 };
+        let mut block = RowBlock { texts: Vec::new(), first: self.extent.n_done + 1 };
         let mut len_bytes = 0;
         while len_bytes < self.block_bytes {
             let Some(mut group) = self.group()? else { break };
@@ -141,7 +154,7 @@ impl Rows {
             self.read(&mut group, &mut block.texts)?;
             len_bytes += block.texts[from..].iter().flatten().map(ByteArray::len).sum::<usize>();
             let n_read = (block.texts.len() - from) as u64;
-            self.n_done += n_read;
+            self.extent.n_done += n_read;
             group.n_left -= n_read;
             self.open = (group.n_left > 0).then_some(group);
         }
@@ -193,16 +206,26 @@ impl Rows {
         Ok(())
     }
 
+    /// What is known of the file, and how far it was read.
+    pub(crate) fn extent(&self) -> &Extent {
+        &self.extent
+    }
+}
+
+impl Extent {
     /// Bytes of the file for the rows that were read, in proportion.
     pub(crate) fn read_bytes(&self) -> u64 {
         let share = u128::from(self.len_bytes) * u128::from(self.n_done) / u128::from(self.n_rows.max(1));
         share as u64
     }
 
-    /// The hash of the file in hexadecimal, if it was asked for.
-    pub(crate) fn sha256(&self) -> Result<String, DataError> {
+    /// The hash of the file in hexadecimal, empty if it was not asked for, and its size, as it is always packed.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub(crate) fn finish(&self) -> Result<(String, Option<u64>), DataError> {
         if !self.is_hashed {
-            return Ok(String::new());
+            return Ok((String::new(), Some(self.len_bytes)));
         }
         let hash = || -> io::Result<String> {
             let (file, mut hasher) = (wattle_files::open(&self.path)?, Sha256::new());
@@ -214,12 +237,7 @@ impl Rows {
                 }
             }
         };
-        hash().map_err(DataError::read(&self.path))
-    }
-
-    /// Bytes of the file, which is always packed.
-    pub(crate) fn len_bytes(&self) -> u64 {
-        self.len_bytes
+        Ok((hash().map_err(DataError::read(&self.path))?, Some(self.len_bytes)))
     }
 }
 
@@ -307,9 +325,10 @@ pub(crate) mod tests {
             assert_eq!(block.first, all.len() as u64 + 1);
             assert!(block.texts.iter().any(Option::is_some) || block_bytes > 1, "a block without a byte");
             all.extend(block.texts.into_iter().map(|text| text.map(|text| text.data().to_vec())));
-            assert!(rows.read_bytes() <= rows.len_bytes());
+            assert!(rows.extent().read_bytes() <= rows.extent().len_bytes);
         }
-        assert_eq!(rows.sha256()?, crate::digest::sha256_hex(&std::fs::read(path).unwrap()));
+        let (sha256, _) = rows.extent().finish()?;
+        assert_eq!(sha256, crate::digest::sha256_hex(&std::fs::read(path).unwrap()));
         Ok(all)
     }
 

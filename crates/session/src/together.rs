@@ -32,6 +32,8 @@ struct Verdict<W> {
 struct Report {
     fault: Option<String>,
     is_usage: bool,
+    /// Whether that follows from what is wrong on another rank.
+    follows: bool,
 }
 
 impl<'a> Together<'a> {
@@ -146,15 +148,19 @@ fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, SessionError> {
 impl Report {
     fn of<T>(own: &Result<T, SessionError>) -> Self {
         let fault = own.as_ref().err().map(ToString::to_string);
-        Self { fault, is_usage: matches!(own, Err(SessionError::Config(_) | SessionError::OtherData { .. })) }
+        let is_usage = matches!(own, Err(SessionError::Config(_) | SessionError::OtherData { .. }));
+        Self { fault, is_usage, follows: matches!(own, Err(SessionError::Train(TrainError::OtherRank))) }
     }
 }
 
 /// What is wrong on ranks, and whether it is the configuration.
 fn combined(reports: &[Report]) -> Option<(String, bool)> {
-    let faults = reports.iter().enumerate().filter_map(|(rank, report)| Some((rank, report.fault.clone()?)));
-    let found: Vec<(usize, String)> = faults.collect();
-    let is_usage = reports.iter().filter(|report| report.fault.is_some()).all(|report| report.is_usage);
+    let has_own = reports.iter().any(|report| report.fault.is_some() && !report.follows);
+    let counts = |report: &&Report| report.fault.is_some() && !(report.follows && has_own);
+    let faults = reports.iter().enumerate().filter(|(_, report)| counts(report));
+    let found: Vec<(usize, String)> =
+        faults.filter_map(|(rank, report)| Some((rank, report.fault.clone()?))).collect();
+    let is_usage = reports.iter().filter(counts).all(|report| report.is_usage);
     let is_everywhere = found.len() == reports.len();
     if let Some((rank, first)) = found.first()
         && found.iter().all(|(_, fault)| fault == first)
@@ -214,6 +220,19 @@ mod tests {
         });
         assert_eq!(told[0], "ranks 1 and 3: there is no data.input");
         assert!(told[1..].iter().all(|told| told.contains("rank 0 says what")), "{told:?}");
+    }
+
+    #[test]
+    fn what_follows_from_another_ranks_fault_is_not_told_beside_it() {
+        let told = on_ranks(3, |rank, together| {
+            let own: Result<(), _> = match rank {
+                2 => Err(SessionError::Train(TrainError::Device("cuda:2 is lost".to_owned()))),
+                _ => Err(SessionError::Train(TrainError::OtherRank)),
+            };
+            together.meet(own).unwrap_err().to_string()
+        });
+        assert_eq!(told[0], "rank 2: cuda:2 is lost");
+        assert!(told[2].contains("rank 0 says what"), "{told:?}");
     }
 
     #[test]

@@ -221,11 +221,12 @@ pub(crate) fn open_board(
         TrainError::Device(format!(
             "the explicit engine cannot have cuda:{ordinal}: {error}; train.engine = \"autograd\" does without"
         ))
-    })?;
+    });
     if !ranks.are_several() && std::env::var_os(ALONE_WITH_NCCL).is_none() {
-        return Ok(Some(Arc::new(board)));
+        return Ok(Some(Arc::new(board?)));
     }
-    match board.with_ranks(ranks.shared_fabric(), &Nccl::open()?, ranks.between_steps()) {
+    let (board, nccl) = ranks.all_or_none(board.and_then(|board| Ok((board, Nccl::open()?))))?;
+    match board.with_ranks(ranks.shared_fabric(), &nccl, ranks.between_steps()) {
         Ok(board) => Ok(Some(Arc::new(board))),
         Err(BoardError::Ranks(error)) => Err(error.into()),
         Err(error) => Err(TrainError::Device(format!("cuda:{ordinal} cannot join its ranks: {error}"))),

@@ -137,6 +137,9 @@ pub enum TrainError {
         /// What was asked for.
         what: String,
     },
+    /// Another rank cannot begin, and says why.
+    #[error("another rank cannot begin")]
+    OtherRank,
     /// The boards of several ranks were not connected.
     #[error("{world} ranks train together, but their boards are not connected: build them with their ranks")]
     BoardAlone {

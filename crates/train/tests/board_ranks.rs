@@ -337,6 +337,33 @@ fn a_loss_that_is_not_finite_ends_all_at_the_same_step() {
 }
 
 #[test]
+fn where_one_rank_cannot_begin_none_waits_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = dataset(dir.path(), 240);
+    let config = gpt2();
+    let said = Mutex::new(vec![String::new(); 3]);
+    std::thread::scope(|scope| {
+        for fabric in wattle_dist::Threads::ranks(3) {
+            scope.spawn(|| {
+                let fabric: Arc<dyn Fabric> = Arc::new(fabric);
+                let rank = fabric.place().rank;
+                let board = ShimBoard::default().with_ranks(Arc::clone(&fabric), false);
+                let board = if rank == 1 { board.with_memory(257 << 20) } else { board };
+                let ranks = wattle_train::Ranks::new(fabric, std::time::Duration::from_secs(20));
+                let train = TrainConfig { batch_size: 9, ..options(&config).train };
+                let options = TrainerOptions { ranks, train, select: true, ..options(&config) };
+                let model = config.build(dataset.vocab_size(), 3, &CPU).unwrap();
+                let engine = wattle_train::engine::choose(model.as_ref(), Some(Arc::new(board)), &options);
+                said.lock().unwrap()[rank] = engine.err().unwrap().to_string();
+            });
+        }
+    });
+    let said = said.into_inner().unwrap();
+    assert!(said[1].starts_with("training takes"), "{said:?}");
+    assert_eq!([said[0].as_str(), said[2].as_str()], ["another rank cannot begin"; 2]);
+}
+
+#[test]
 fn what_boards_of_ranks_do_not_do_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let dataset = dataset(dir.path(), 240);

@@ -131,7 +131,7 @@ fn check_messages(messages: &[Value], first_learnt: usize) -> Result<(), RecordF
     for (message, place) in messages.iter().zip(1..) {
         if message.kind() != ValueKind::Map {
             let reason =
-                format!("message {place} is {}, expected an object with role and content", kind(message));
+                format!("has {} as message {place}, expected an object with role and content", kind(message));
             return Err(RecordFault::wrong(reason));
         }
         let role = message.get_attr("role").unwrap_or_default();
@@ -141,7 +141,7 @@ fn check_messages(messages: &[Value], first_learnt: usize) -> Result<(), RecordF
             } else {
                 format!("the role {:?}", role.to_string())
             };
-            let reason = format!("message {place} has {got}, expected one of {}", ROLES.join(", "));
+            let reason = format!("has {got} in message {place}, expected one of {}", ROLES.join(", "));
             return Err(RecordFault::wrong(reason));
         }
         let content = message.get_attr("content").unwrap_or_default();
@@ -153,7 +153,7 @@ fn check_messages(messages: &[Value], first_learnt: usize) -> Result<(), RecordF
         };
         if !is_fine {
             let got = if content.is_undefined() { "nothing" } else { kind(&content) };
-            let reason = format!("message {place} has {got} as content, expected a text");
+            let reason = format!("has {got} as the content of message {place}, expected a text");
             return Err(RecordFault::wrong(reason));
         }
     }
@@ -250,14 +250,17 @@ pub(super) mod tests {
             ("[1]", &["is an array, expected an object"]),
             (r#"{"text": "a", "id": 1}"#, &["neither \"messages\"", "only \"text\", \"id\""]),
             (r#"{"messages": "hi"}"#, &["\"messages\" is a string"]),
-            (r#"{"messages": ["hi"]}"#, &["message 1 is a string"]),
+            (r#"{"messages": ["hi"]}"#, &["has a string as message 1"]),
             (
                 r#"{"messages": [{"role": "User", "content": "a"}]}"#,
-                &["message 1 has the role \"User\"", "system"],
+                &["has the role \"User\" in message 1", "system"],
             ),
-            (r#"{"messages": [{"content": "a"}]}"#, &["message 1 has no role"]),
-            (r#"{"messages": [{"role": "user"}]}"#, &["message 1 has nothing as content"]),
-            (r#"{"messages": [{"role": "assistant", "content": null}]}"#, &["message 1 has null as content"]),
+            (r#"{"messages": [{"content": "a"}]}"#, &["has no role in message 1"]),
+            (r#"{"messages": [{"role": "user"}]}"#, &["has nothing as the content of message 1"]),
+            (
+                r#"{"messages": [{"role": "assistant", "content": null}]}"#,
+                &["has null as the content of message 1"],
+            ),
             (r#"{"messages": [{"role": "user", "content": "a"}]}"#, &["nothing to learn", "assistant"]),
             (r#"{"messages": []}"#, &["nothing to learn"]),
             (

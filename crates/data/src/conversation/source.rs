@@ -12,6 +12,7 @@ use crate::error::DataError;
 use crate::format::Format;
 use crate::input::Input;
 use crate::json_scan::values;
+use crate::parquet_rows;
 use crate::pii_choice::PiiChoice;
 use crate::records::Records;
 use crate::tokenizer::{END_OF_TEXT, Tokenizer};
@@ -32,12 +33,13 @@ pub(crate) fn conversations(
     let files: Vec<PathBuf> = data.sources()?.iter().flat_map(|source| source.inputs.all()).collect();
     let (formats, chosen) = (data.formats_of(&files)?, &data.chat_template);
     let (Some(path), Some(format)) = (files.first(), formats.first()) else { return Ok(None) };
-    let is_json = matches!(format, Format::Jsonl | Format::Json);
-    if chosen.is_none() && (!is_json || !begins_with_conversation(path, format, &data.text_field)?) {
+    let is_record = matches!(format, Format::Jsonl | Format::Json | Format::Parquet);
+    if chosen.is_none() && (!is_record || !begins_with_conversation(path, format, &data.text_field)?) {
         return Ok(None);
     }
-    if !is_json {
-        let expected = "JSON with conversations in data.input, as data.chat_template is set".to_owned();
+    if !is_record {
+        let expected =
+            "JSON or Parquet with conversations in data.input, as data.chat_template is set".to_owned();
         return Err(DataError::Argument { name: "data.input", expected, got: format!("{path:?}") });
     }
     refuse_what_keeps_no_masks(data)?;
@@ -88,6 +90,11 @@ fn beside(tokenizer: &TokenizerConfig) -> Result<Option<ChatTemplate>, DataError
 
 /// Whether the first record of a file is a conversation without a text of its own.
 fn begins_with_conversation(path: &Path, format: &Format, text_field: &str) -> Result<bool, DataError> {
+    if *format == Format::Parquet {
+        let (columns, has_text) = parquet_rows::columns(path, text_field)?;
+        let has = |name: &str| columns.iter().any(|column| column == name);
+        return Ok(!has_text && (has("messages") || has("prompt") && has("completion")));
+    }
     let mut records = Records::new(Input::open(path, false)?, format.clone(), BLOCK_BYTES);
     while let Some(block) = records.next_block()? {
         let found = match format {

@@ -66,8 +66,8 @@ impl<'a> OnBoard<'a> {
         if let Some(kernels) = &options.kernels {
             kernels.apply(board.as_ref());
         }
-        let engine = model.device_engine(Arc::clone(&board), engine_options)?;
-        let Some(engine) = engine else { return Ok(None) };
+        let engine = model.device_engine(Arc::clone(&board), engine_options).map_err(TrainError::from);
+        let Some(engine) = ranks.all_or_none(engine)? else { return Ok(None) };
         let mut engine = Self {
             model,
             engine,
@@ -89,9 +89,11 @@ impl<'a> OnBoard<'a> {
     /// Chooses kernels, if that `is_wanted`. Of several ranks the leading one does, for all whose boards are like its own.
     fn select(&mut self, is_wanted: bool) -> Result<(), TrainError> {
         let leads = self.ranks.leads();
-        if is_wanted && leads {
-            self.measured = self.engine.select()?;
-        }
+        let measured = match is_wanted && leads {
+            true => self.engine.select().map_err(TrainError::from),
+            false => Ok(Vec::new()),
+        };
+        self.measured = self.ranks.all_or_none(measured)?;
         if !self.ranks.are_several() {
             return Ok(());
         }

@@ -119,6 +119,23 @@ impl Ranks {
         Ok(stop.or_else(pause).unwrap_or(Directive::Continue))
     }
 
+    /// Goes on with what every rank has for itself. Where one has none, none goes on: it gets its own error, the others
+    /// [`TrainError::OtherRank`]. So ranks part before the next call of all, which would wait for one that never makes it.
+    ///
+    /// # Errors
+    /// If one has none, or does not answer in time.
+    pub(crate) fn all_or_none<T>(&self, own: Result<T, TrainError>) -> Result<T, TrainError> {
+        if !self.are_several() {
+            return own;
+        }
+        let all = self.all_gather(&[u8::from(own.is_ok())], self.between_steps())?;
+        match own {
+            Ok(own) if all.iter().all(|&can| can == 1) => Ok(own),
+            Ok(_) => Err(TrainError::OtherRank),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The bytes of the leading rank, on all; `own` are the leading one's.
     ///
     /// # Errors
