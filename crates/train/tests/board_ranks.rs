@@ -348,7 +348,7 @@ fn where_one_rank_cannot_begin_none_waits_for_it() {
                 let fabric: Arc<dyn Fabric> = Arc::new(fabric);
                 let rank = fabric.place().rank;
                 let board = ShimBoard::default().with_ranks(Arc::clone(&fabric), false);
-                let board = if rank == 1 { board.with_memory(257 << 20) } else { board };
+                let board = if rank == 1 { board.with_memory(256 << 20) } else { board };
                 let ranks = wattle_train::Ranks::new(fabric, std::time::Duration::from_secs(20));
                 let train = TrainConfig { batch_size: 9, ..options(&config).train };
                 let options = TrainerOptions { ranks, train, select: true, ..options(&config) };
