@@ -276,7 +276,7 @@ fn the_leading_rank_chooses_kernels_for_all() {
 }
 
 #[test]
-fn exchanging_is_a_phase_of_its_own() {
+fn exchanging_and_waiting_for_the_slowest_are_phases_of_their_own() {
     let dir = tempfile::tempdir().unwrap();
     let dataset = dataset(dir.path(), 240);
     let (config, options) = (gpt2(), options(&gpt2()));
@@ -289,6 +289,13 @@ fn exchanging_is_a_phase_of_its_own() {
     };
     assert_eq!(phases(1), (STEPS, 0, STEPS));
     assert_eq!(phases(2), (STEPS, 2 * STEPS, STEPS));
+    let ended = train(&dir.path().join("waits"), &dataset, &config, &options, 2);
+    for step in 1..=STEPS {
+        let waits = |ended: &Ended| {
+            ended.recorder.spans.iter().any(|span| span.step == step && span.phase == Phase::Wait)
+        };
+        assert!(!ended.iter().all(waits), "both ranks waited for the other in step {step}");
+    }
 }
 
 #[test]

@@ -17,6 +17,7 @@ use wattle_ops::board::select::Measured;
 use wattle_ops::board::{Board, Elem, HostMemory};
 use wattle_runlog::{MonotonicNs, Phase, Span, SpanClock};
 
+use super::slowest::Slowest;
 use super::snapshot::{Snapshot, SnapshotMoments, TakeMemory};
 use super::{Finished, Step, StepEngine, warn_of_zero_gradients};
 use crate::error::TrainError;
@@ -35,6 +36,7 @@ pub(super) struct OnBoard<'a> {
     matrices: MatrixUpdate,
     segment: u32,
     ranks: Ranks,
+    slowest: Slowest,
     /// Steps that were queued.
     n_queued: u64,
     /// When the last one was.
@@ -76,6 +78,7 @@ impl<'a> OnBoard<'a> {
             matrices: options.optimizer.matrices(),
             segment: options.segment,
             ranks,
+            slowest: Slowest::default(),
             n_queued: 0,
             queued: None,
             longest: Duration::ZERO,
@@ -146,6 +149,11 @@ impl<'a> OnBoard<'a> {
         }
     }
 
+    fn spans(&mut self, spans: Vec<DeviceSpan>) -> Result<Vec<Span>, TrainError> {
+        let spans = spans.into_iter().map(|span| self.span(span)).collect();
+        Ok(self.slowest.told_apart(spans, &self.ranks, self.ranks.between_steps())?)
+    }
+
     fn span(&self, span: DeviceSpan) -> Span {
         Span {
             segment: self.segment,
@@ -186,13 +194,13 @@ impl StepEngine for OnBoard<'_> {
 
     fn poll(&mut self) -> Result<Finished, TrainError> {
         let FinishedSteps { spans, results } = self.engine.poll(&host_ns)?;
-        Ok(Finished { spans: spans.into_iter().map(|span| self.span(span)).collect(), results })
+        Ok(Finished { spans: self.spans(spans)?, results })
     }
 
     fn drain(&mut self) -> Result<Finished, TrainError> {
         let spans = self.engine.synchronize(&host_ns)?;
         let results = self.engine.drain()?;
-        Ok(Finished { spans: spans.into_iter().map(|span| self.span(span)).collect(), results })
+        Ok(Finished { spans: self.spans(spans)?, results })
     }
 
     fn evaluate(&mut self, batch: &Batch) -> Result<LossSum, TrainError> {

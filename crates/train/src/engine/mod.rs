@@ -5,6 +5,7 @@
 //! - `cpu`: explicit passes over flat buffers, in `f32` on a CPU
 //! - `board`: whole steps, queued on a board where all state lies
 //! - [`snapshot`]: a copy of weights and moments from which a checkpoint is written while training goes on
+//! - `slowest`: how long a board waited for other ranks
 //! - `host_clock`: when the parts of a step ended, for engines whose work the host waits for
 //!
 //! [`choose`] is the one place that decides between them.
@@ -14,6 +15,7 @@ mod board;
 mod cpu;
 mod host_clock;
 mod optimizer;
+mod slowest;
 pub mod snapshot;
 
 use std::collections::HashMap;
