@@ -91,7 +91,8 @@ impl FlatMoments {
         ranges: &[ParameterRange],
         update: &Update,
     ) {
-        for part in self.mean_squares.parts(&self.own) {
+        // An empty part may lie outside of these.
+        for part in self.mean_squares.parts(&self.own).into_iter().filter(|part| !part.is_empty()) {
             let first = part.start;
             let ranges: Vec<ParameterRange> = ranges
                 .iter()
