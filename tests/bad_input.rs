@@ -198,6 +198,8 @@ fn paths_need_not_be_utf_8() {
     fs::copy(bench.join("text.txt"), bench.path().join(text)).unwrap();
     expect(0, with(&["evaluate", "--device", "cpu"], &[run, OsStr::new("--text"), text]));
     expect(0, with(&["prepare", "--tokenizer", "chars"], &[text, OsStr::new("--out"), named(b"data-\xff")]));
+    let set = ["prepare", "--tokenizer", "chars", "--set", "data.val_fraction=0.2"];
+    expect(0, with(&set, &[text, OsStr::new("--out"), named(b"other-\xff")]));
     expect(0, with(&["export", "--type", "f16"], &[run, OsStr::new("--out"), named(b"model-\xff.gguf")]));
     let config = named(b"config-\xff.toml");
     fs::copy(bench.path().join(run).join("config.toml"), bench.path().join(config)).unwrap();

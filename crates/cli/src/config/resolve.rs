@@ -122,13 +122,22 @@ pub fn data_with(data: DataConfig, pairs: &[String]) -> Result<DataConfig, Vec<S
     if !faults.is_empty() {
         return Err(faults);
     }
-    let known_format = data.known_format.clone();
-    let mut whole = Table::try_from(&data).expect("a configuration can be written as TOML");
-    if let Some(Value::Table(set)) = table.remove("data") {
-        whole.extend(set);
-    }
-    let data: DataConfig = whole.try_into().map_err(|error: toml::de::Error| vec![error.to_string()])?;
-    Ok(DataConfig { known_format, ..data })
+    let Some(Value::Table(set)) = table.remove("data") else { return Ok(data) };
+    // Paths need not be UTF-8, which TOML is.
+    let DataConfig { input, dir, cache_dir, chat_template, known_format, .. } = data.clone();
+    let rest = DataConfig { input: Vec::new(), dir: None, cache_dir: None, chat_template: None, ..data };
+    let mut whole = Table::try_from(&rest).expect("a configuration without paths can be written as TOML");
+    whole.extend(set.clone());
+    let found: DataConfig = whole.try_into().map_err(|error: toml::de::Error| vec![error.to_string()])?;
+    let is_set = |key: &str| set.contains_key(key);
+    Ok(DataConfig {
+        input: if is_set("input") { found.input } else { input },
+        dir: if is_set("dir") { found.dir } else { dir },
+        cache_dir: if is_set("cache_dir") { found.cache_dir } else { cache_dir },
+        chat_template: if is_set("chat_template") { found.chat_template } else { chat_template },
+        known_format,
+        ..found
+    })
 }
 
 /// The mixture that the configuration at `path` describes; none if it has no such tables.
