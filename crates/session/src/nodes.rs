@@ -1,7 +1,7 @@
 //! The meters of several machines: one on each, in its lowest rank, whose figures the leading rank adds up.
 //!
 //! At each edge of a record every machine says what it used, at the same step. Between records the leading rank takes the
-//! other machines' power to be in proportion to its own machine's, as it was in the last record.
+//! other machines' power to be in proportion to its own machine's, as it was in all records so far.
 
 use std::path::Path;
 
@@ -182,11 +182,11 @@ impl OtherNodes {
     pub(crate) fn book(&mut self, record: &Record, own: Joules) {
         let is_other = |sensor: &&SensorRecord| machine_of(&sensor.id) > 0;
         let others: Joules = record.sensors.iter().filter(is_other).map(|sensor| sensor.energy_j).sum();
-        let here = record.energy_j - others;
         self.booked += others;
         self.own = own;
-        if here > Joules::ZERO {
-            self.ratio = others / here;
+        // Of all records: within a short one, a counter that moves in steps tells little.
+        if own > Joules::ZERO && self.booked > Joules::ZERO {
+            self.ratio = self.booked / own;
         }
     }
 
