@@ -440,7 +440,7 @@ pub struct GenerateArgs {
     /// The text to go on from; without it, the start of a text. Given several times, each is gone on from
     #[arg(long, value_name = "TEXT")]
     pub prompt: Vec<String>,
-    /// Talk with the model, by the chat template beside it: each line of standard input is a message
+    /// Talk with the model: each line of standard input is a message, rendered by the checkpoint's chat template
     #[arg(long, conflicts_with_all = ["prompt", "batch", "explain", "json"])]
     pub chat: bool,
     /// What the model is told before a conversation

@@ -56,7 +56,7 @@ fn key(data: &DataConfig, tokenizer: &TokenizerConfig) -> Result<String, DataErr
         Some(Format::Separated { line }) => key += &format!("documents separated {line:?}\n"),
     }
     key += &Steps::of(data).key();
-    if let Some(conversations) = conversation::conversations(data, tokenizer)? {
+    if let Some(conversations) = conversation::conversations(data, tokenizer, &files, &formats)? {
         key += &format!("conversations {}\n", conversations.template.sha256());
     }
     for (path, format) in files.iter().zip(&formats) {

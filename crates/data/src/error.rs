@@ -160,7 +160,7 @@ pub enum DataError {
          documents"
     )]
     NothingLeft {
-        /// The step behind which there is none.
+        /// The step that let no document pass.
         step: String,
         /// What it lets pass.
         rule: String,

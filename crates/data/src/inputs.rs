@@ -10,7 +10,7 @@ use crate::hub_folder::{self, HubFiles};
 pub(crate) struct Inputs {
     /// Files to learn from.
     pub train: Vec<PathBuf>,
-    /// Files to measure on, of folders that have such. Where there are none, a share of the others is.
+    /// Files to measure on, from folders that have some. Where no folder has, a share of the others is held out.
     pub val: Vec<PathBuf>,
 }
 

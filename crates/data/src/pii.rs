@@ -22,7 +22,7 @@ struct Kind {
     /// What a text has where there may be one, to pass over texts without.
     sign: fn(u8) -> bool,
     candidates: Regex,
-    /// Bytes that no such data has beside it.
+    /// Bytes that never stand right beside such data.
     is_beside: fn(u8) -> bool,
     is_one: fn(&str) -> bool,
 }
@@ -168,7 +168,7 @@ mod tests {
         for text in [
             "version 1.2.3.4.5 of 300.1.1.1, at 12:30:45 on 2026-11-28",
             "std::vector<int> a::b and fe::ed(x)",
-            "4111 1111 1111 1112 has a wrong check digit, 0000 0000 0000 0000 is none",
+            "4111 1111 1111 1112 has a wrong check digit, 0000 0000 0000 0000 is no card",
             "ISBN 978-3-16-148410-0, 1,000,000,000,000 and 3.14159265358979",
             "me @ home, a@b, @handle and user@localhost",
             "order 123456789012345678901234567890",

@@ -9,7 +9,7 @@ use crate::bpe::WordCounts;
 use crate::cache;
 use crate::census::{Census, FileCensus};
 use crate::config::{DataConfig, N_BYTES, TokenizerConfig};
-use crate::conversation::{ChatTemplate, conversations, template};
+use crate::conversation::{ChatTemplate, template};
 use crate::dataset::{Dataset, Origin};
 use crate::error::DataError;
 use crate::manifest::{ChatManifest, Manifest, SCHEMA, SourceManifest, TokenizerManifest};
@@ -100,7 +100,7 @@ fn build(
     let source = if data.is_embedded() {
         Source::embedded(dir, data, progress)?
     } else {
-        Source::inputs(data, conversations(data, config)?, progress)?
+        Source::inputs(data, config, progress)?
     };
     let (tokenizer, given_sha256) = make_tokenizer(&source, config, progress)?;
     tokenizer.save(&dir.join(tokenizer::FILE_NAME))?;
@@ -457,7 +457,7 @@ pub(crate) mod tests {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().unwrap();
         let dir = tempfile::tempdir().unwrap();
         pool.install(|| {
-            let mut source = Source::inputs(data, None, &mut |_| {}).unwrap();
+            let mut source = Source::inputs(data, &TokenizerConfig::default(), &mut |_| {}).unwrap();
             source.corpus = source.corpus.with_block_bytes(block_bytes);
             source.census = count(&source.corpus, &mut |_| {}).unwrap();
             let (tokenizer, _) = make_tokenizer(&source, config, &mut |_| {}).unwrap();
@@ -504,7 +504,7 @@ pub(crate) mod tests {
         let root = tempfile::tempdir().unwrap();
         let text: String = (0..400).map(|i| tales::tale(1, i).text + tales::SEPARATOR).collect();
         let (data, _) = configs(root.path(), TokenizerKind::Bpe, &[&text]);
-        let mut source = Source::inputs(&data, None, &mut |_| {}).unwrap();
+        let mut source = Source::inputs(&data, &TokenizerConfig::default(), &mut |_| {}).unwrap();
         source.corpus = source.corpus.with_block_bytes(1 << 12);
         source.census = count(&source.corpus, &mut |_| {}).unwrap();
         let all = count_words(&source, u64::MAX, &mut |_| {}).unwrap().total();

@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::census::Census;
-use crate::config::{DataConfig, SourceInputs};
-use crate::conversation::Conversations;
+use crate::config::{DataConfig, SourceInputs, TokenizerConfig};
+use crate::conversation::conversations;
 use crate::corpus::{Block, Corpus, train_units};
 use crate::error::DataError;
 use crate::format::Format;
@@ -70,12 +70,13 @@ impl Source {
     /// Reads the files of `data.input` once.
     pub(crate) fn inputs(
         data: &DataConfig,
-        conversations: Option<Conversations>,
+        tokenizer: &TokenizerConfig,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self, DataError> {
         let sources = data.sources()?;
         let files: Vec<PathBuf> = sources.iter().flat_map(|source| source.inputs.all()).collect();
         let formats = data.formats_of(&files)?;
+        let conversations = conversations(data, tokenizer, &files, &formats)?;
         let text_field = |source: &SourceInputs| {
             let own = source.mixed.as_ref().and_then(|mixed| mixed.text_field.clone());
             own.unwrap_or_else(|| data.text_field.clone())
@@ -150,7 +151,7 @@ fn train_ends_of(inputs: &Inputs, files: &Range<usize>, census: &Census, val_fra
     vec![train_end; inputs.train.len()]
 }
 
-/// The steps of a configuration; there are none of a text.
+/// The steps of a configuration, which are for documents alone.
 fn steps(data: &DataConfig, formats: &[Format]) -> Result<Steps, DataError> {
     let steps = Steps::of(data);
     match steps.counts().first() {

@@ -40,6 +40,16 @@ pub trait Fabric: Send + Sync {
     /// As for [`Fabric::barrier`].
     fn all_gather(&self, own: &[u8], all: &mut [u8], within: Duration) -> Result<(), DistError>;
 
+    /// Whether `own` holds on every rank.
+    ///
+    /// # Errors
+    /// As for [`Fabric::barrier`].
+    fn all_agree(&self, own: bool, within: Duration) -> Result<bool, DistError> {
+        let mut all = vec![0; self.place().world];
+        self.all_gather(&[own.into()], &mut all, within)?;
+        Ok(all.iter().all(|&answer| answer != 0))
+    }
+
     /// Gives rank 0 the bytes of each rank, whose lengths may differ, in the order of ranks; the others get none.
     ///
     /// # Errors

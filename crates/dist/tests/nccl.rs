@@ -19,7 +19,7 @@ fn skipped(test: &str, why: &str) {
     std::io::stderr().write_all(format!("{test}: SKIPPED: {why}\n").as_bytes()).unwrap();
 }
 
-/// The library, if there is one; a note tells that there is none.
+/// The library, if it can be opened; otherwise a note says that the test was skipped.
 fn nccl(test: &str) -> Option<Nccl> {
     match Nccl::open() {
         Ok(nccl) => Some(nccl),

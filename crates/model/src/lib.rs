@@ -42,6 +42,7 @@ pub use differences::abridged;
 pub use engine::board::{
     AttentionMemory, BoardDecoder, BoardEvaluator, Counts, DecoderOptions, DeviceEngine, DeviceEngineOptions,
     DeviceSpan, EngineError, EvaluatorOptions, FinishedSteps, Masks, StepInputs, StepPart, StepResult,
+    share_of,
 };
 pub use engine::{
     Engine, EngineOptions, Fp8Options, Fp8SizeError, MemoryPlan, Moments, Recompute, Sequences, Share, Split,

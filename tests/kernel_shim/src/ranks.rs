@@ -128,9 +128,7 @@ impl Collectives for ShimBoard {
 
     fn all_agree(&self, own: bool) -> Result<bool, BoardError> {
         let (fabric, deadline) = self.fabric();
-        let mut all = vec![0; fabric.place().world];
-        fabric.all_gather(&[u8::from(own)], &mut all, deadline)?;
-        Ok(all.iter().all(|&one| one == 1))
+        Ok(fabric.all_agree(own, deadline)?)
     }
 
     fn set_deadline(&self, within: Duration) {

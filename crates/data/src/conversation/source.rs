@@ -21,7 +21,7 @@ use crate::tokenizer_kind::TokenizerKind;
 /// Bytes that are read of a file at a time to find its first record.
 const BLOCK_BYTES: usize = 64 << 10;
 
-/// How the files of `data.input` are read if they hold conversations: where `data.chat_template` is set, or where the
+/// How `files`, of these `formats`, are read if they hold conversations: where `data.chat_template` is set, or where the
 /// first record has messages and no text.
 ///
 /// # Errors
@@ -29,9 +29,10 @@ const BLOCK_BYTES: usize = 64 << 10;
 pub(crate) fn conversations(
     data: &DataConfig,
     tokenizer: &TokenizerConfig,
+    files: &[PathBuf],
+    formats: &[Format],
 ) -> Result<Option<Conversations>, DataError> {
-    let files: Vec<PathBuf> = data.sources()?.iter().flat_map(|source| source.inputs.all()).collect();
-    let (formats, chosen) = (data.formats_of(&files)?, &data.chat_template);
+    let chosen = &data.chat_template;
     let (Some(path), Some(format)) = (files.first(), formats.first()) else { return Ok(None) };
     let is_record = matches!(format, Format::Jsonl | Format::Json | Format::Parquet);
     if chosen.is_none() && (!is_record || !begins_with_conversation(path, format, &data.text_field)?) {

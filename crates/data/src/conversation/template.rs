@@ -103,7 +103,7 @@ impl ChatTemplate {
     /// The one that `choice` names.
     ///
     /// # Errors
-    /// If there is none, or it does not parse.
+    /// If the path has no template, or the template does not parse.
     pub fn of_choice(choice: &TemplateChoice) -> Result<Self, DataError> {
         let path = match choice {
             TemplateChoice::BuiltIn(template) => return Ok(Self::built_in(*template)),

@@ -178,8 +178,8 @@ impl Communicator {
         self.library.check("ncclBroadcast", result)
     }
 
-    /// Enqueues, as one: the bytes at each address of `sends` go to the rank beside it, and each of `receives` is filled
-    /// by its rank.
+    /// Enqueues one group of transfers: each of `sends` goes to the rank that it names, and each of `receives` is filled by
+    /// the rank that it names.
     ///
     /// # Errors
     /// If NCCL refuses.

@@ -275,11 +275,16 @@ impl MeanSquares {
         self.skipped.len()
     }
 
-    /// The parts of `range` that have second moments.
+    /// The parts of `range` that have second moments; one that is empty lies within `range` too.
     pub(super) fn parts(&self, range: &Range<usize>) -> [Range<usize>; 2] {
         let Range { start, end } = self.skipped;
-        [range.start.min(start)..range.end.min(start), range.start.max(end)..range.end.max(end)]
+        [within(&(0..start), range), within(&(end..usize::MAX), range)]
     }
+}
+
+/// The part of `range` that lies in `part`; empty, and at one of its ends, where they have nothing in common.
+pub(super) fn within(range: &Range<usize>, part: &Range<usize>) -> Range<usize> {
+    range.start.clamp(part.start, part.end)..range.end.clamp(part.start, part.end)
 }
 
 /// Rows on a board of a table with a row for each of `n` tokens.
@@ -333,6 +338,12 @@ mod tests {
             assert_eq!((squares("table").start, squares("head").start), (0, matrices.start));
             assert!(squares("h.0.w").is_empty() && squares("h.1.w").is_empty());
             assert_eq!(muon.mean_squares().parts(&(0..len)), [0..matrices.start, matrices.end..len]);
+            // As the parts of ranks: a rank has none of the moments beyond its own.
+            assert_eq!(adamw.mean_squares().parts(&(3..9)), [3..9, 9..9]);
+            assert_eq!(muon.mean_squares().parts(&(3..9)), [3..9, 9..9]);
+            let (end, after) = (matrices.end, matrices.end + 1);
+            assert_eq!(muon.mean_squares().parts(&(after..len)), [after..after, after..len]);
+            assert_eq!(muon.mean_squares().parts(&matrices), [matrices.start..matrices.start, end..end]);
         }
     }
 

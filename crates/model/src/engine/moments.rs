@@ -9,7 +9,7 @@ use wattle_ops::bf16::{self, Noise};
 use wattle_ops::board::Elem;
 use wattle_ops::muon::cpu::Momentum;
 
-use super::layout::{Layout, MeanSquares};
+use super::layout::{Layout, MeanSquares, within};
 use crate::copies::copy;
 
 /// In which type moments are kept between two updates, which are made in `f32`.
@@ -91,8 +91,7 @@ impl FlatMoments {
         ranges: &[ParameterRange],
         update: &Update,
     ) {
-        // An empty part may lie outside of these.
-        for part in self.mean_squares.parts(&self.own).into_iter().filter(|part| !part.is_empty()) {
+        for part in self.mean_squares.parts(&self.own) {
             let first = part.start;
             let ranges: Vec<ParameterRange> = ranges
                 .iter()
@@ -220,11 +219,6 @@ impl<'a> MomentSlice<'a> {
             Self::Bf16(values) => values.len(),
         }
     }
-}
-
-/// The elements of `range` that are in `part`; an empty range among them where there is none.
-fn within(range: &Range<usize>, part: &Range<usize>) -> Range<usize> {
-    range.start.clamp(part.start, part.end)..range.end.clamp(part.start, part.end)
 }
 
 fn widen_to(out: &mut [f32], values: &[u16]) {

@@ -11,7 +11,7 @@ use wattle_model::engine::LossSum;
 use wattle_model::hugging_face::write_safetensors;
 use wattle_model::{
     Counts, DeviceEngine, DeviceEngineOptions, DeviceSpan, FinishedSteps, LanguageModel, MatrixUpdate,
-    MemoryPlan, Share, StepInputs, StepPart,
+    MemoryPlan, StepInputs, StepPart, share_of,
 };
 use wattle_ops::board::select::Measured;
 use wattle_ops::board::{Board, Elem, HostMemory};
@@ -56,10 +56,7 @@ impl<'a> OnBoard<'a> {
     ) -> Result<Option<Box<dyn StepEngine + 'a>>, TrainError> {
         let Some(engine_options) = device_engine_options(options) else { return Ok(None) };
         let ranks = options.ranks.clone();
-        let share = board
-            .collectives()
-            .map_or_else(Share::default, |all| Share { rank: all.rank(), world: all.world() });
-        if share != ranks.share() {
+        if share_of(board.as_ref()) != ranks.share() {
             return Err(TrainError::BoardAlone { world: ranks.share().world });
         }
         if let Some(collectives) = board.collectives() {

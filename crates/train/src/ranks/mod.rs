@@ -128,9 +128,9 @@ impl Ranks {
         if !self.are_several() {
             return own;
         }
-        let all = self.all_gather(&[u8::from(own.is_ok())], self.between_steps())?;
+        let can_all = self.fabric.all_agree(own.is_ok(), self.between_steps())?;
         match own {
-            Ok(own) if all.iter().all(|&can| can == 1) => Ok(own),
+            Ok(own) if can_all => Ok(own),
             Ok(_) => Err(TrainError::OtherRank),
             Err(error) => Err(error),
         }

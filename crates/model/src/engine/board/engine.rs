@@ -287,17 +287,6 @@ impl BoardEngine {
         self.memory.activations.write_angles(self.board.as_ref(), rotary.as_ref())
     }
 
-    fn refresh_working_copy(&self) -> Result<(), EngineError> {
-        let State { masters, working, .. } = self.memory.state;
-        if self.options.elem != Elem::F32 {
-            wattle_ops::cast::board::cast(self.board.as_ref(), working, masters.at, self.layout.len())?;
-        }
-        if let Some(fp8) = &self.memory.fp8 {
-            fp8.quantize_weights(self.board.as_ref(), masters.at)?;
-        }
-        Ok(())
-    }
-
     /// What `read` makes of a buffer of everything whose parts the ranks keep as `own`. Where there are several, all of them
     /// put it together in the memory of gradients, which are zero afterwards.
     fn put_together<T>(
@@ -442,7 +431,7 @@ impl DeviceEngine for BoardEngine {
         state::write_masters(board, masters, &self.layout, &self.shards, parameters)?;
         self.memory.results.unhalt(board)?;
         match masters.are_whole {
-            true => self.refresh_working_copy(),
+            true => self.launches(0).copy_masters(),
             false => state::write_parameters(board, working, &self.layout, parameters),
         }
     }

@@ -195,7 +195,7 @@ impl Fit<'_> {
         self.plan(micro_batch, attention).total()
     }
 
-    /// Of fused attention, by arithmetic; 0 where there is none.
+    /// Bytes of fused attention's workspace, by arithmetic; 0 on a board without fused attention.
     fn workspace_bytes(&self, micro_batch: usize) -> u64 {
         let shape = self.network.sizes.fused_attention(micro_batch);
         let Ok(fused) = self.board.fused_attention() else { return 0 };

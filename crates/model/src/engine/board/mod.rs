@@ -59,7 +59,7 @@ pub use decoder::{BoardDecoder, DecoderOptions};
 pub use engine::BoardEngine;
 pub use error::{AttentionMemory, EngineError};
 pub use evaluator::{BoardEvaluator, EvaluatorOptions};
-pub(crate) use shards::share_of;
+pub use shards::share_of;
 pub use timeline::{DeviceSpan, StepPart};
 
 /// Most steps whose results may wait on the device.

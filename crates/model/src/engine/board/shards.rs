@@ -14,8 +14,8 @@ use wattle_ops::board::{Board, BoardError, Collectives, DevicePtr, DeviceTensor,
 use crate::engine::Share;
 use crate::engine::layout::{Bucket, Layout};
 
-/// The rank that a board belongs to.
-pub(crate) fn share_of(board: &dyn Board) -> Share {
+/// The rank that a board belongs to; the only one of a board alone.
+pub fn share_of(board: &dyn Board) -> Share {
     board.collectives().map_or_else(Share::default, |all| Share { rank: all.rank(), world: all.world() })
 }
 

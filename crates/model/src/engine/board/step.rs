@@ -136,7 +136,6 @@ impl StepLaunches<'_> {
                 self.mark(4)?;
                 exchange.join()?;
                 self.copy_masters()?;
-                self.quantize()?;
                 self.mark(5)
             }
         }
@@ -194,14 +193,13 @@ impl StepLaunches<'_> {
         if masters.are_whole { masters.at.into() } else { working }
     }
 
-    /// Where other ranks' masters came, not their copies.
-    fn copy_masters(&self) -> Result<(), EngineError> {
+    /// Makes the copies that passes read of whole masters: those are what came.
+    pub(super) fn copy_masters(&self) -> Result<(), EngineError> {
         let State { masters, working, .. } = *self.state;
-        let is_done = !masters.are_whole || self.options.elem == Elem::F32;
-        match is_done {
-            true => Ok(()),
-            false => Ok(cast::cast(self.board, working, masters.at, self.layout.len())?),
+        if masters.are_whole && self.options.elem != Elem::F32 {
+            cast::cast(self.board, working, masters.at, self.layout.len())?;
         }
+        self.quantize()
     }
 
     /// Of what Muon does not update.

@@ -135,10 +135,8 @@ impl Collectives for CudaCollectives {
             return Err(BoardError::NotRecordable("an agreement"));
         }
         self.patience().check()?;
-        let mut all = vec![0; self.place.world];
-        let asked = self.fabric.all_gather(&[own.into()], &mut all, self.patience().within());
-        asked.map_err(|error| self.patience().lose(error))?;
-        Ok(all.iter().all(|answer| *answer != 0))
+        let agreed = self.fabric.all_agree(own, self.patience().within());
+        agreed.map_err(|error| self.patience().lose(error))
     }
 
     fn set_deadline(&self, within: Duration) {

@@ -279,7 +279,7 @@ fn steps(launched: &Launched) -> String {
             buffers[slot].check(&board, world, step);
         }
     }
-    // A recording that leaves collectives behind is none, and the board goes on.
+    // A recording whose collectives were not joined is refused, and the board goes on.
     board.begin_record().unwrap();
     ranks.fork().unwrap();
     ranks.reduce_scatter(Ptr::new(buffers[0].x), N).unwrap();
