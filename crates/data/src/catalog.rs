@@ -7,10 +7,10 @@ use serde::Deserialize;
 
 use crate::error::DataError;
 use crate::format::Format;
-use crate::pairs;
+use crate::written;
 
 /// The manifests, by the name of their file.
-const SOURCES: [(&str, &str); 11] = [
+const SOURCES: [(&str, &str); 12] = [
     ("datasets/tiny-shakespeare.toml", include_str!("../../../datasets/tiny-shakespeare.toml")),
     ("datasets/tinystories.toml", include_str!("../../../datasets/tinystories.toml")),
     ("datasets/tinystories-valid.toml", include_str!("../../../datasets/tinystories-valid.toml")),
@@ -21,6 +21,7 @@ const SOURCES: [(&str, &str); 11] = [
     ("datasets/smoltalk.toml", include_str!("../../../datasets/smoltalk.toml")),
     ("datasets/support.toml", include_str!("../../../datasets/support.toml")),
     ("datasets/summary.toml", include_str!("../../../datasets/summary.toml")),
+    ("datasets/tales.toml", include_str!("../../../datasets/tales.toml")),
     ("datasets/translation.toml", include_str!("../../../datasets/translation.toml")),
 ];
 
@@ -50,17 +51,17 @@ pub struct DatasetManifest {
     #[serde(rename = "file", default)]
     pub files: Vec<RemoteFile>,
     /// What writes it, if it is not fetched.
-    pub written: Option<WrittenPairs>,
+    pub written: Option<Written>,
 }
 
-/// Pairs of a prompt and a completion that a grammar writes.
+/// What a grammar writes: texts, or pairs of a prompt and a completion if there is no `text_field`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct WrittenPairs {
+pub struct Written {
     /// The grammar's name: that of its file in `datasets/`.
     pub grammar: String,
-    /// How many pairs.
-    pub pairs: u64,
+    /// How many texts or pairs.
+    pub texts: u64,
 }
 
 /// One file of a corpus.
@@ -126,7 +127,7 @@ impl DatasetManifest {
         match &self.written {
             None if self.files.is_empty() => return Some("has neither [[file]] nor [written]".to_owned()),
             Some(_) if !self.files.is_empty() => return Some("has both [[file]] and [written]".to_owned()),
-            Some(written) if pairs::source(&written.grammar).is_none() => {
+            Some(written) if written::source(&written.grammar).is_none() => {
                 return Some(format!("written.grammar = {:?}: no such grammar", written.grammar));
             }
             Some(_) if self.format != FormatName::Jsonl => {

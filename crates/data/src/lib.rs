@@ -21,8 +21,8 @@ pub mod catalog;
 pub mod fetch;
 
 pub mod grammar;
-mod pairs;
 pub mod tales;
+mod written;
 
 pub mod census;
 pub mod conversation;

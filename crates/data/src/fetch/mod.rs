@@ -19,7 +19,7 @@ use crate::catalog::{DatasetManifest, RemoteFile, dataset};
 use crate::config::DataConfig;
 use crate::error::DataError;
 use crate::format::Format;
-use crate::pairs;
+use crate::written;
 
 use download::Download;
 use part::Part;
@@ -132,9 +132,9 @@ impl Fetcher {
         if let Some(written) = &manifest.written {
             return Ok(Fetched {
                 name: manifest.name.clone(),
-                files: vec![pairs::write(written, &dir)?],
+                files: vec![written::write(written, manifest.text_field.as_deref(), &dir)?],
                 format: manifest.input_format(),
-                text_field: None,
+                text_field: manifest.text_field.clone(),
             });
         }
         let pins = Pins::in_cache(cache_dir);
