@@ -29,8 +29,9 @@ const SHORT_GPT2: &str = " --set train.batch_size=1 --set model.n_layers=1";
 const SHORT_TUNE: &str = " --device cpu --window 0.1 --rounds 2 --set train.batch_size=2 --set model.n_layers=1 \
                           --set model.d_model=32 --set model.context=32 --set tokenizer.vocab_size=400";
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 18] = [
     "train",
+    "init",
     "prepare",
     "generate",
     "show",
@@ -38,11 +39,13 @@ const COMMANDS: [&str; 15] = [
     "verify",
     "export",
     "meter",
+    "runs",
     "report",
     "compare",
     "sweep",
     "estimate",
     "devices",
+    "man",
     "calibrate",
     "tune",
 ];
