@@ -5,6 +5,7 @@ use std::ops::Range;
 use wattle_ops::adamw::cpu::ParameterRange;
 use wattle_ops::adamw::decays;
 
+use super::ranges::Ranges;
 use crate::moments::{MatrixUpdate, block_of};
 use crate::parameter::Parameter;
 
@@ -210,6 +211,12 @@ impl Layout {
     /// Numbers of all moments together, gaps included.
     pub(crate) fn n_moments(&self) -> usize {
         self.len + self.mean_squares.range(&(0..self.len)).len()
+    }
+
+    /// Numbers of the moments of the elements in `ranges`.
+    pub(crate) fn n_moments_of(&self, ranges: &Ranges) -> usize {
+        let n_squares: usize = ranges.iter().map(|range| self.mean_squares.range(range).len()).sum();
+        ranges.len() + n_squares
     }
 
     /// All parameters, in the model's order.
