@@ -11,7 +11,7 @@ use crate::parameter::Parameter;
 
 /// On a board, every parameter starts at a multiple of this: whole 16-byte accesses in either type, and what matrix
 /// products like best.
-const BOARD_ALIGNMENT: usize = 64;
+pub(super) const BOARD_ALIGNMENT: usize = 64;
 /// On a board, the number of rows of a table of the vocabulary is a multiple of this.
 const BOARD_VOCABULARY_MULTIPLE: usize = 64;
 /// The most buckets of blocks: each costs a message between ranks, and the last one's cannot be hidden behind the backward
@@ -275,11 +275,6 @@ impl MeanSquares {
         let Range { start, end } = self.skipped;
         let place = |element: usize| element.min(start) + element.saturating_sub(end);
         place(range.start)..place(range.end)
-    }
-
-    /// Elements that have none.
-    pub(super) fn n_skipped(&self) -> usize {
-        self.skipped.len()
     }
 
     /// The parts of `range` that have second moments; one that is empty lies within `range` too.
