@@ -1,14 +1,25 @@
 //! What a model takes, by its configuration alone: known before anything is built.
 
 use crate::config::ModelConfig;
-use crate::engine::muon::scratch_bytes;
-use crate::engine::{EngineOptions, Moments, Share, Split};
-use crate::engine::{MemoryPlan, Recompute, cpu};
+use crate::engine::layout::{Layout, Placement};
+use crate::engine::muon::{scratch_bytes, scratch_bytes_of};
+use crate::engine::{EngineOptions, MemoryPlan, Moments, Recompute, Share, Split, cpu};
 use crate::kv_cache::KvShape;
 use crate::moments::MatrixUpdate;
 
 /// Bytes of a number.
 const BYTES_PER_F32: u64 = size_of::<f32>() as u64;
+
+/// The most blocks whose parameters are listed.
+const MOST_LISTED: usize = 1 << 12;
+
+/// What the optimizer takes of a process.
+struct OfOptimizer {
+    /// Numbers of moments.
+    n_moments: u64,
+    /// Bytes for Muon's updates.
+    scratch: u64,
+}
 
 impl ModelConfig {
     /// Numbers of all parameters together, with a token table of `vocab_size` rows.
@@ -30,18 +41,34 @@ impl ModelConfig {
     /// What the explicit engine for a CPU takes to train, beside the model's own tensors.
     pub fn training_memory(&self, vocab_size: usize, options: EngineOptions) -> MemoryPlan {
         let bytes = self.model_bytes(vocab_size);
-        let n_parameters = usize::try_from(self.n_parameters(vocab_size)).unwrap_or(usize::MAX);
-        let own = Split::new(n_parameters, options.share).own().len() as u64;
-        let of_own =
-            own.saturating_mul(2).saturating_sub(self.n_orthogonalized(vocab_size, options.matrices));
-        let moments = options.moments.bytes(of_own);
+        let OfOptimizer { n_moments, scratch } = self.own_of_optimizer(vocab_size, options);
+        let moments = options.moments.bytes(n_moments);
         // In eight bits there is a rounded copy.
         let weights = if options.fp8.is_some() { bytes.saturating_mul(2) } else { bytes };
         let arena = self.arena(vocab_size, options);
+        let scratch = arena.scratch.saturating_add(scratch);
+        MemoryPlan { weights, gradients: bytes, moments, scratch, ..arena }
+    }
+
+    /// What a process keeps for its part of the updates. Where there are more blocks than can be listed, Muon's matrices
+    /// count as if each process had as much of them as any other.
+    fn own_of_optimizer(&self, vocab_size: usize, options: EngineOptions) -> OfOptimizer {
+        let EngineOptions { matrices, share, .. } = options;
+        if matrices != MatrixUpdate::AdamW && share.world > 1 && self.n_layers <= MOST_LISTED {
+            let layout = Layout::of_shapes(self.parameter_shapes(vocab_size), &Placement::FLAT);
+            let layout = layout.updated_by(matrices);
+            let split = Split::of_layout(&layout, share);
+            let own = split.own();
+            let n_moments = layout.n_moments_of(&own.updated) as u64;
+            return OfOptimizer { n_moments, scratch: scratch_bytes(&layout, own) };
+        }
         let block = Self { n_layers: 1, ..self.clone() }.parameter_shapes(vocab_size);
         let shapes = block.iter().map(|(name, dims)| (name.as_str(), dims.as_slice()));
-        let scratch = arena.scratch.saturating_add(scratch_bytes(options.matrices, shapes));
-        MemoryPlan { weights, gradients: bytes, moments, scratch, ..arena }
+        let n_parameters = usize::try_from(self.n_parameters(vocab_size)).unwrap_or(usize::MAX);
+        let own = Split::new(n_parameters, share).own().updated.len() as u64;
+        let of_muon = self.n_orthogonalized(vocab_size, matrices) / share.world as u64;
+        let n_moments = own.saturating_mul(2).saturating_sub(of_muon);
+        OfOptimizer { n_moments, scratch: scratch_bytes_of(matrices, shapes) }
     }
 
     /// Numbers of all of an optimizer's moments together, with a token table of `vocab_size` rows.
@@ -156,6 +183,11 @@ mod tests {
                     matrices,
                     share: Share::default(),
                 };
+                for share in [Share { rank: 0, world: 3 }, Share { rank: 2, world: 3 }] {
+                    let options = EngineOptions { share, ..options };
+                    let engine = model.engine(options).unwrap().unwrap();
+                    assert_eq!(config.training_memory(11, options), engine.memory(), "{config:?}");
+                }
                 let engine = model.engine(options).unwrap().unwrap();
                 assert_eq!(config.training_memory(11, options), engine.memory(), "{config:?}");
                 let moments = config.n_moments(11, matrices) * BYTES_PER_F32;

@@ -15,7 +15,7 @@ use wattle_runlog::run_dir::write_atomic;
 use wattle_runlog::{
     Event, LineFile, MonotonicNs, Phase, Record, RunDir, Seconds, Span, SpanClock, StopReason,
 };
-use wattle_train::config::{KernelSelection, OptimizerKind};
+use wattle_train::config::KernelSelection;
 use wattle_train::device::{ChosenDevice, DeviceChoice};
 use wattle_train::{Checkpoints, Plan, Ranks, TrainConfig, TrainError, TrainState, TrainerOptions};
 
@@ -259,9 +259,6 @@ fn checked(config: &Config, ranks: &Ranks) -> Result<TrainConfig, SessionError> 
         config.faults().into_iter().chain(threads::mismatch(config.train.threads)).collect();
     if !faults.is_empty() {
         return Err(SessionError::Config(faults));
-    }
-    if config.optimizer.kind == OptimizerKind::Muon && ranks.are_several() {
-        return Err(SessionError::config(TrainError::MuonOverRanks.to_string()));
     }
     config.train.over_ranks(ranks.share().world).map_err(SessionError::config)
 }

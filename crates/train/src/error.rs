@@ -122,12 +122,6 @@ pub enum TrainError {
          dots in its name, as blocks.0.mlp.weight; name them so, or set optimizer.kind to \"adamw\""
     )]
     NoMatrices,
-    /// Muon was asked for over several ranks.
-    #[error(
-        "optimizer.kind = \"muon\": a rank has parts of matrices, and Muon's update is of whole ones; start one rank, or set \
-         optimizer.kind to \"adamw\""
-    )]
-    MuonOverRanks,
     /// Several ranks, or sums by leaves, were asked for where no engine has them.
     #[error(
         "{what}: the explicit engines of wattle's own families do that; set train.engine to \"auto\", and on a CPU \

@@ -9,7 +9,9 @@
 //! - `flat_tensors`: a flat buffer as the tensors of its layout
 //! - `moments`: the optimizer's moments, and their type
 //! - `muon`: updates of matrices by Muon
+//! - `owners`: which of several processes makes each of those
 //! - [`snapshot`]: what training has learnt between two steps, in memory that training does not touch
+//! - [`ranges`]: parts of a flat buffer
 //! - [`split`]: which part of the flat buffers each of several processes keeps
 //! - [`memory`]: what an engine takes, before it takes it
 
@@ -23,6 +25,8 @@ pub mod memory;
 mod moments;
 pub(crate) mod muon;
 pub(crate) mod network;
+mod owners;
+pub mod ranges;
 pub mod snapshot;
 pub mod split;
 
@@ -36,8 +40,9 @@ pub use fp8::{Fp8Options, Fp8SizeError};
 pub use layout::Layout;
 pub use memory::MemoryPlan;
 pub use moments::Moments;
+pub use ranges::Ranges;
 pub use snapshot::FlatSnapshot;
-pub use split::{Share, Split};
+pub use split::{Part, Share, Split};
 
 /// Trains one model by explicit forward and backward passes.
 pub trait Engine: Send {

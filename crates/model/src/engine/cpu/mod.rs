@@ -45,7 +45,6 @@ use self::sites::Sites;
 use self::slices::Slices;
 use super::flat_state::FlatState;
 use super::layout::{Layout, Placement};
-use super::muon::scratch_bytes;
 use super::network::{Block, Network, Sizes};
 use super::{Engine, EngineOptions, LossSum, MemoryPlan, Sequences};
 use crate::config::ModelConfig;
@@ -229,10 +228,9 @@ impl Engine for CpuEngine {
     fn memory(&self) -> MemoryPlan {
         let bytes = (self.state.layout().len() * size_of::<f32>()) as u64;
         let weights = if self.rounded.is_empty() { bytes } else { 2 * bytes };
-        let EngineOptions { moments, matrices, .. } = self.arena_sizes.options;
-        let moments = moments.bytes(self.state.n_moments() as u64);
+        let moments = self.arena_sizes.options.moments.bytes(self.state.n_moments() as u64);
         let arena = self.arena_sizes.plan();
-        let scratch = arena.scratch.saturating_add(scratch_bytes(matrices, self.state.layout().shapes()));
+        let scratch = arena.scratch.saturating_add(self.state.muon_bytes());
         MemoryPlan { weights, gradients: bytes, moments, scratch, ..arena }
     }
 
