@@ -45,6 +45,16 @@ impl Batch {
         self
     }
 
+    /// Tokens of a sequence before its padding.
+    pub fn filled(&self, sequence: usize) -> usize {
+        let rows = sequence * self.context..(sequence + 1) * self.context;
+        let (Some(weights), Some(documents)) = (&self.weights, &self.documents) else { return self.context };
+        let (weights, documents) = (&weights[rows.clone()], &documents[rows]);
+        // Padding is documents of one token each that do not count; other documents have something that counts.
+        let is_padding = |row: &usize| weights[*row] == 0.0 && documents[*row] as usize == *row;
+        self.context - (0..self.context).rev().take_while(is_padding).count()
+    }
+
     /// Number of tokens to predict, those that do not count too.
     pub fn tokens(&self) -> u64 {
         self.targets.len() as u64

@@ -191,19 +191,25 @@ fn pieces(store: &TokenStore, packed: &Packed, context: usize) -> Result<Pieces,
     }
 }
 
-/// Tells of each document of a split where it starts and ends, the token that ends it counted in.
+/// Tells of each document of a split where it starts and ends, the token that ends it counted in. Within conversations, that
+/// token may also end what the assistant says; then it is learnt.
 fn for_each_document(
     store: &TokenStore,
     end: u32,
     on_document: &mut dyn FnMut(u64, u64),
 ) -> Result<(), DataError> {
-    let (mut ids, mut start) = (vec![0; SCANNED_AT_ONCE], 0);
+    let (mut ids, mut mask, mut start) = (vec![0; SCANNED_AT_ONCE], vec![false; SCANNED_AT_ONCE], 0);
     for at in (0..store.len()).step_by(SCANNED_AT_ONCE) {
         let ids = &mut ids[..(store.len() - at).min(SCANNED_AT_ONCE as u64) as usize];
         store.read(at, ids)?;
-        for (place, _) in (at + 1..).zip(&*ids).filter(|(_, id)| **id == end) {
-            on_document(start, place);
-            start = place;
+        if store.has_mask() {
+            store.read_mask(at, &mut mask[..ids.len()]);
+        }
+        for (place, (id, is_learnt)) in (at + 1..).zip(ids.iter().zip(&mask)) {
+            if *id == end && !is_learnt {
+                on_document(start, place);
+                start = place;
+            }
         }
     }
     if start < store.len() {
