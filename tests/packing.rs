@@ -162,11 +162,11 @@ fn what_cannot_be_packed_says_why() {
     // Of this one the assistant's turns end with that token, of ChatML's none.
     for template in ["data.chat_template=plain", "data.chat_template=chatml"] {
         let run = &template[19..];
-        let settings = ["data.input=[\"chat.jsonl\"]", template, "train.batch_size=2", "train.max_steps=3"];
+        let settings = ["data.input=[\"chat.jsonl\"]", template, "train.batch_size=3", "train.max_steps=3"];
         expect(0, bench.train(&args(run, "data.packing=documents", &settings)));
         let record = bench.records(run).pop().unwrap();
         let [masked, padding] = [record.masked, record.padding].map(Option::unwrap);
-        assert_eq!(masked.tokens + padding.tokens + record.tokens, 3 * 2 * 64);
+        assert_eq!(masked.tokens + padding.tokens + record.tokens, 3 * 3 * 64);
     }
 }
 
