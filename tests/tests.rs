@@ -28,6 +28,7 @@ mod metering;
 mod metrics;
 mod mixture;
 mod own_model;
+mod packing;
 mod parquet_file;
 mod prepare;
 mod ranks;

@@ -462,6 +462,32 @@ pub enum DataError {
         /// The split.
         split: Split,
     },
+    /// A split whose documents' bounds its tokens do not tell.
+    #[error(
+        "{source_name}: the {split} split has {expected} documents, but {got} of the tokens that end one: they stand within \
+         conversations too, so data.packing cannot tell where one ends; use another data.chat_template, or \
+         data.packing = \"none\""
+    )]
+    DocumentBounds {
+        /// What the split is of.
+        source_name: String,
+        /// The split.
+        split: Split,
+        /// Documents by the dataset's manifest.
+        expected: u64,
+        /// Documents by the tokens that end them.
+        got: u64,
+    },
+    /// Documents are to be kept apart, and there are none, or nothing marks their ends.
+    #[error("data.packing = {packing:?}, but {source_name} {reason}")]
+    NotPackable {
+        /// The value of the key.
+        packing: &'static str,
+        /// What the data are of.
+        source_name: String,
+        /// Why, and what to do.
+        reason: String,
+    },
     /// A text of which nothing can be predicted.
     #[error(
         "{source_name}: expected at least 2 tokens, one to predict the other from, got {tokens}; give more text"

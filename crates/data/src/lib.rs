@@ -12,6 +12,7 @@
 pub mod config;
 pub mod error;
 pub mod mixture;
+mod packing;
 mod pii_choice;
 mod progress;
 mod split;
@@ -77,11 +78,13 @@ mod source;
 mod staging;
 mod tokenize;
 
+pub mod batch;
 pub mod evaluation;
 pub mod loader;
 mod schedule;
 mod windows;
 
+pub use batch::Batch;
 pub use catalog::{DatasetManifest, datasets};
 pub use config::{DataConfig, TokenizerConfig};
 pub use conversation::{ChatTemplate, Message, TemplateChoice};
@@ -90,9 +93,10 @@ pub use error::DataError;
 pub use evaluation::EvalBatches;
 pub use fetch::{FetchProgress, Fetched, Fetcher, Token, fetch};
 pub use format::{BadRecords, Format, FormatChoice};
-pub use loader::{Batch, Loader};
+pub use loader::Loader;
 pub use manifest::{BadRecordsManifest, Manifest, SplitManifest, StepManifest};
 pub use mixture::{Mixture, MixtureSource};
+pub use packing::Packing;
 pub use pii_choice::PiiChoice;
 pub use prepare::{prepare, prepare_into};
 pub use progress::{Progress, Stage};

@@ -12,8 +12,8 @@ use wattle_meter::config::stated_machine;
 use wattle_meter::export::codecarbon::{Row, RunFacts};
 use wattle_meter::{
     CarbonConfig, EDGE_TIMEOUT, Entry, GpuSelection, IntensityTable, Ledger, LedgerOptions, Live, MeterError,
-    Pricing, ResumePoint, Sampler, SamplerOptions, Tally, Tariff, TraceTarget, TraceWriter, Used, Watch,
-    WindowEnergy, Workload, discover_for,
+    Pricing, ResumePoint, Sampler, SamplerOptions, Tally, Tariff, TokensBeside, TraceTarget, TraceWriter,
+    Used, Watch, WindowEnergy, Workload, discover_for,
 };
 use wattle_report::words::describe::unmetered_warning;
 use wattle_runlog::beside::Projected;
@@ -95,8 +95,8 @@ pub(crate) struct MeteringOptions<'a> {
     pub grid: &'a [GridEntry],
     /// What is known of the grid now; `None` if nobody is asked.
     pub known: Option<&'a Intensities>,
-    /// Tokens that go through the model in a step, where not all of them are learnt.
-    pub masked_step: Option<u64>,
+    /// What goes through the model beside the tokens that are learnt.
+    pub beside: Option<TokensBeside>,
     /// Who trains together, and where; `None` if this process trains alone.
     pub together: Option<(&'a Ranks, &'a Seats)>,
 }
@@ -144,7 +144,7 @@ impl Metering {
             .with_table(pricing.table.clone())
             .with_machine(stated_machine(&config.energy, &config.carbon))
             .with_other_traces(other_traces(run.path()))
-            .with_masked_tokens(options.masked_step);
+            .with_tokens_beside(options.beside.clone());
         for id in grid.iter().map(|entry| entry.segment).collect::<BTreeSet<_>>() {
             Intensities::of_segment(*grid, id).into_iter().for_each(|known| ledger.set_grid(id, known));
         }
@@ -525,7 +525,7 @@ mod tests {
             resumed: None,
             grid: &[],
             known: None,
-            masked_step: None,
+            beside: None,
             together: None,
         };
         let (mut metering, _) = Metering::start(&options).unwrap();

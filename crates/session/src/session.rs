@@ -22,7 +22,7 @@ use wattle_train::{Checkpoints, Plan, Ranks, TrainConfig, TrainError, TrainState
 use crate::budget::Budget;
 use crate::build::{BuildModel, Materials, Values, build, has_room_for_snapshot, trainer_options};
 use crate::config::{Config, resume_faults};
-use crate::data::{check_length, evaluation_tokens, masked_step, plan_of, prepare, refuse_other_data};
+use crate::data::{check_length, evaluation_tokens, plan_of, prepare, refuse_other_data, tokens_beside};
 use crate::earlier::{Earlier, ended, is_run, was_finished_at};
 use crate::ending::{Ending, Sizes};
 use crate::error::SessionError;
@@ -428,7 +428,7 @@ impl Attempt<'_> {
             resumed: point,
             grid: &entries,
             known: grid.as_ref().map(GridBeside::known),
-            masked_step: masked_step(config, dataset),
+            beside: tokens_beside(config, dataset)?,
             together: seats.as_ref().map(|seats| (ranks, seats)),
         })?;
         if let Some(watch) = metering.watch() {

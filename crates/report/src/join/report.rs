@@ -123,6 +123,9 @@ pub struct Totals {
     /// Tokens that went through the model and were not learnt; absent where all were.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub masked: Option<Masked>,
+    /// Tokens that fill windows up beside packed documents; absent where none do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub padding: Option<Masked>,
     /// Software carbon intensity; null without tokens.
     pub sci: Option<Sci>,
     /// Share of the emissions of making the machine, not in `emissions_g`; null where they were not given.
@@ -285,6 +288,7 @@ impl Totals {
             cost: whole.cost.clone(),
             joules_per_token: whole.joules_per_token,
             masked: whole.masked,
+            padding: whole.padding,
             sci: whole.sci.clone(),
             embodied: whole.embodied,
             machine_idle: whole.machine_idle,

@@ -12,7 +12,7 @@ use wattle_runlog::{Joules, Seconds};
 use crate::join::epochs::EpochRow;
 use crate::join::provenance::Provenance;
 use crate::join::report::Report;
-use crate::text::beside_words::{embodied_words, idle_words, masked_words, projection_words};
+use crate::text::beside_words::{embodied_words, idle_words, masked_words, padding_words, projection_words};
 use crate::text::energy_words::energy_words;
 use crate::text::phase_words::{phase_energy, phase_method, phase_name, phases_method};
 use crate::text::rank_words::{node_words, rank_words};
@@ -179,6 +179,9 @@ fn cost(report: &Report) -> Vec<String> {
     line("tokens", format!("{}{}", count(totals.tokens), per_token.unwrap_or_default()));
     if let Some(masked) = &totals.masked {
         line("masked", masked_words(masked));
+    }
+    if let Some(padding) = &totals.padding {
+        line("padding", padding_words(padding));
     }
     if let Some(waiting) = &report.waiting {
         line("waiting", waiting_words::cost(waiting));

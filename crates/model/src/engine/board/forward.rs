@@ -408,7 +408,7 @@ impl<'a> MicroBatch<'a> {
 
     pub(super) fn embedding_rows(&self) -> embedding::Rows {
         let &Sizes { t, c, .. } = self.sizes();
-        embedding::Rows { tokens: self.slot.tokens, n: self.n(), t, c }
+        embedding::Rows { tokens: self.slot.tokens, n: self.n(), t, c, documents: self.slot.documents }
     }
 
     pub(super) fn hidden_rows(&self, hidden: &Hidden, linear: &Linear) -> activation::board::Input {
@@ -443,6 +443,7 @@ impl<'a> MicroBatch<'a> {
             t,
             cos,
             sin,
+            documents: self.slot.documents,
         })
     }
 

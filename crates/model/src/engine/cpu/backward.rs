@@ -145,7 +145,7 @@ impl Passes<'_> {
         attention::cpu::bwd(gradients.qkv, grad_heads, saved, &layout, &shape, documents, site, scratch);
         if let Some(rotary) = self.rotary {
             let (rows, n_heads) = sizes.turning();
-            rope::cpu::bwd(gradients.qkv, rows, x.len() / c, n_heads, t, rotary);
+            rope::cpu::bwd(gradients.qkv, rows, x.len() / c, n_heads, t, documents, rotary);
         }
         if let Some(norms) = &block.query_key_norms {
             self.query_key_norms_backward(norms, gradients.qkv, kept, partials, scratch);

@@ -124,7 +124,7 @@ impl CpuEngine {
         for layer_idx in (0..self.network.n_layers()).rev() {
             self.block_backward(sites, layer_idx, sequences, slices);
         }
-        self.embedding_backward(sites, sequences.inputs, slices);
+        self.embedding_backward(sites, sequences, slices);
     }
 
     fn final_norm_backward(&mut self, sites: &Sites, sequences: Sequences<'_>, slices: &Slices) {
@@ -149,12 +149,13 @@ impl CpuEngine {
         add_vector_gradients(&mut gradients[vectors], arena, n_sequences);
     }
 
-    fn embedding_backward(&mut self, sites: &Sites, inputs: &[u32], slices: &Slices) {
+    fn embedding_backward(&mut self, sites: &Sites, sequences: Sequences<'_>, slices: &Slices) {
+        let Sequences { inputs, documents, .. } = sequences;
         let Sizes { t, c, v, .. } = self.network.sizes;
         let grad_x = &mut self.arena.gradients.x;
         let parts: Vec<_> = slices.ranges().zip(cut_mut([&mut *grad_x], slices)).collect();
-        parts.into_par_iter().with_max_len(1).for_each(|(sequences, [grad])| {
-            if let Some(site) = sites.embedding(sequences.start) {
+        parts.into_par_iter().with_max_len(1).for_each(|(part, [grad])| {
+            if let Some(site) = sites.embedding(part.start) {
                 dropout::bwd(grad, t * c, &site);
             }
         });
@@ -166,9 +167,9 @@ impl CpuEngine {
             Some(start) => {
                 let [tokens, positions] =
                     gradients.get_disjoint_mut([tokens, table(start, t)]).expect("tables do not overlap");
-                embedding::bwd_par(tokens, Some(positions), grad_x, inputs, t, c);
+                embedding::bwd_par(tokens, Some(positions), grad_x, inputs, documents, t, c);
             }
-            None => embedding::bwd_par(&mut gradients[tokens], None, grad_x, inputs, t, c),
+            None => embedding::bwd_par(&mut gradients[tokens], None, grad_x, inputs, documents, t, c),
         }
     }
 

@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Result, Tensor, Var};
 use wattle_ops::Activation;
 use wattle_ops::attention::{Kind, scaled_dot_product_attention};
 use wattle_ops::board::Board;
-use wattle_ops::embedding::embedding;
+use wattle_ops::embedding::{embedding, embedding_at};
 use wattle_ops::layer_norm::layer_norm;
 use wattle_ops::linear::{linear, linear_transposed};
 
@@ -105,8 +105,14 @@ impl Gpt2 {
         let first = cache.as_ref().map_or(0, |cache| cache.n_cached());
         let t = tokens.dim(1)?;
         let mask = pass.attention_mask(Kind::Causal, first, t, tokens.device())?;
-        let positions = pass.value(&self.position_table).narrow(0, first, t)?;
-        let embedded = embedding(tokens, &pass.value(&self.token_table), &positions)?;
+        let (token_table, position_table) = (pass.value(&self.token_table), pass.value(&self.position_table));
+        let embedded = match pass.positions(t) {
+            None => embedding(tokens, &token_table, &position_table.narrow(0, first, t)?)?,
+            Some(positions) => {
+                let positions = Tensor::from_vec(positions, tokens.dims2()?, tokens.device())?;
+                embedding_at(tokens, &positions, &token_table, &position_table)?
+            }
+        };
         let mut x = pass.dropout(&embedded.to_dtype(pass.dtype)?)?;
         pass.see(|| "transformer.wte + transformer.wpe output".to_owned(), &x)?;
         for layer_idx in 0..self.blocks.len() {

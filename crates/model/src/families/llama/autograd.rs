@@ -219,7 +219,7 @@ impl Llama {
 /// the whole context would take memory with its square.
 struct View {
     mask: Tensor,
-    /// Cosines of each position's angles, (t, d/2).
+    /// Cosines of each position's angles, (t, d/2); within documents (b, 1, t, d/2).
     cos: Tensor,
     /// Their sines.
     sin: Tensor,
@@ -230,7 +230,15 @@ impl View {
     fn of(config: &ModelConfig, first: usize, t: usize, pass: &Pass<'_>, device: &Device) -> Result<Self> {
         let d = config.head_width();
         let rotary = Rotary::of(config.rope_theta, d, first..first + t, config.scaling());
-        let table = |values: &[f32]| Tensor::from_slice(values, (t, d / 2), device)?.to_dtype(pass.dtype);
+        let positions = match pass.positions(t) {
+            None => None,
+            Some(positions) => Some(Tensor::new(positions, device)?),
+        };
+        let table = |values: &[f32]| {
+            let table = Tensor::from_slice(values, (t, d / 2), device)?.to_dtype(pass.dtype)?;
+            let Some(positions) = &positions else { return Ok(table) };
+            table.index_select(positions, 0)?.reshape(((), 1, t, d / 2))
+        };
         Ok(Self {
             mask: pass.attention_mask(config.attention_kind(), first, t, device)?,
             cos: table(rotary.cos())?,
