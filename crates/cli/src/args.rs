@@ -437,6 +437,9 @@ Examples:
 pub struct GenerateArgs {
     /// A run directory (its latest checkpoint), a checkpoint, a Hugging Face directory, or a .gguf file
     pub checkpoint: PathBuf,
+    /// Adapters to add to the checkpoint's weights: a run that trained some, or a folder in PEFT's layout
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
     /// The text to go on from; without it, the start of a text. Given several times, each is gone on from
     #[arg(long, value_name = "TEXT")]
     pub prompt: Vec<String>,
@@ -527,6 +530,9 @@ a window is left out.")]
 pub struct EvaluateArgs {
     /// A run directory (its latest checkpoint), a checkpoint, a Hugging Face directory, or a .gguf file
     pub checkpoint: PathBuf,
+    /// Adapters to add to the checkpoint's weights: a run that trained some, or a folder in PEFT's layout
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
     /// A folder that wattle prepare made, with the checkpoint's tokenizer
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
@@ -636,14 +642,20 @@ file is replaced when the new one is whole.")]
 pub struct ExportArgs {
     /// A run directory (its latest checkpoint), a checkpoint, or a Hugging Face directory
     pub checkpoint: PathBuf,
+    /// Adapters to add to the checkpoint's weights: a run that trained some, or a folder in PEFT's layout
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    /// Add adapters to the weights, for good: of a checkpoint that is one, or of --adapter
+    #[arg(long)]
+    pub merge: bool,
     /// The kind of file
     #[arg(long, value_enum, default_value_t = ExportFormat::Gguf)]
     pub format: ExportFormat,
-    /// In what the matrices are stored
+    /// In what a GGUF file's matrices are stored
     #[arg(long, value_enum)]
-    pub r#type: ExportType,
-    /// The file to write
-    #[arg(long, value_name = "FILE")]
+    pub r#type: Option<ExportType>,
+    /// The file to write, or the folder of safetensors
+    #[arg(long, value_name = "PATH")]
     pub out: PathBuf,
 }
 
@@ -653,6 +665,8 @@ pub struct ExportArgs {
 pub enum ExportFormat {
     /// One file with the tokenizer in it, as llama.cpp opens it
     Gguf,
+    /// A folder in Hugging Face's layout, weights in 32 bits
+    Safetensors,
 }
 
 /// A type of weights, as the command line names it.

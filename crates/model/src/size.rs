@@ -1,5 +1,6 @@
 //! What a model takes, by its configuration alone: known before anything is built.
 
+use crate::adapter::config::LoraConfig;
 use crate::config::ModelConfig;
 use crate::engine::muon::scratch_bytes;
 use crate::engine::{EngineOptions, Moments, Share, Split};
@@ -42,6 +43,36 @@ impl ModelConfig {
         let shapes = block.iter().map(|(name, dims)| (name.as_str(), dims.as_slice()));
         let scratch = arena.scratch.saturating_add(scratch_bytes(options.matrices, shapes));
         MemoryPlan { weights, gradients: bytes, moments, scratch, ..arena }
+    }
+
+    /// Numbers of the factors of adapters beside a model with a token table of `vocab_size` rows.
+    pub fn n_adapter_parameters(&self, vocab_size: usize, lora: &LoraConfig) -> u64 {
+        let (shapes, n_layers) = lora.shapes_listed(self, vocab_size);
+        let listed: u128 =
+            shapes.iter().map(|(_, dims)| dims.iter().map(|&n| n as u128).product::<u128>()).sum();
+        saturated(listed.saturating_mul(self.n_layers as u128) / n_layers.max(1) as u128)
+    }
+
+    /// What the explicit engine for a CPU takes to train adapters, beside the tensors of the model and of the adapters.
+    pub fn adapted_memory(&self, vocab_size: usize, lora: &LoraConfig, options: EngineOptions) -> MemoryPlan {
+        let factors = lora.shapes_listed(self, vocab_size);
+        let n_parameters = self.n_adapter_parameters(vocab_size, lora);
+        let bytes = n_parameters.saturating_mul(BYTES_PER_F32);
+        let n_own = usize::try_from(n_parameters).unwrap_or(usize::MAX);
+        let own = Split::new(n_own, options.share).own().len() as u64;
+        // Factors are matrices of blocks, all of them.
+        let n_moments = if options.matrices == MatrixUpdate::AdamW { 2 } else { 1 };
+        let moments = options.moments.bytes(own.saturating_mul(n_moments));
+        let shapes = factors.0.iter().map(|(name, dims)| (name.as_str(), dims.as_slice()));
+        let muon = scratch_bytes(options.matrices, shapes);
+        let arena = cpu::adapted_arena_plan(self, vocab_size, options, factors, lora.dropout);
+        MemoryPlan {
+            weights: self.model_bytes(vocab_size).saturating_add(bytes),
+            gradients: bytes,
+            moments,
+            scratch: arena.scratch.saturating_add(muon),
+            ..arena
+        }
     }
 
     /// Numbers of all of an optimizer's moments together, with a token table of `vocab_size` rows.

@@ -70,6 +70,9 @@ impl StepLaunches<'_> {
         if first == Store::Accumulate {
             return Ok(zero(0, self.layout.len())?);
         }
+        if self.network.adapters.is_some() {
+            return Ok(());
+        }
         let tables = [(token_table != head).then_some(token_table), self.network.position_table()];
         let entries = self.layout.entries();
         tables.into_iter().flatten().try_for_each(|start| {
@@ -167,6 +170,7 @@ impl StepLaunches<'_> {
             slot: slot.from(sequences.start * t),
             activations,
             dropped_from: (dropout > 0.0).then_some(share.rank * batch_size + sequences.start),
+            trained_from: Some(share.rank * batch_size + sequences.start),
             b: sequences.len(),
             by_rows: false,
             store,
@@ -210,7 +214,7 @@ impl StepLaunches<'_> {
 
     fn adamw_of(&self, shard: &Shard, part: &Range<usize>) -> Result<(), EngineError> {
         let DeviceEngineOptions { hyperparameters, elem, moments, .. } = *self.options;
-        let State { masters, working, gradients, mean, mean_square } = *self.state;
+        let State { masters, working, gradients, mean, mean_square, .. } = *self.state;
         let Shard { range, start } = shard;
         let of_squares = self.layout.mean_squares().range(part);
         let step = adamw::Step {
