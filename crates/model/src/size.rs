@@ -147,8 +147,10 @@ mod tests {
     use wattle_ops::muon;
 
     use super::*;
+    use crate::adapter::Adapted;
     use crate::config::Family;
     use crate::families::ALL;
+    use crate::language_model::LanguageModel;
 
     fn configurations() -> [ModelConfig; 9] {
         let gpt2 = ModelConfig { n_layers: 2, n_heads: 3, d_model: 21, context: 7, ..ModelConfig::default() };
@@ -191,6 +193,33 @@ mod tests {
                 assert_eq!(config.training_memory(11, options), engine.memory(), "{config:?}");
                 let moments = config.n_moments(11, matrices) * BYTES_PER_F32;
                 assert_eq!(engine.memory().moments, moments, "{config:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn adapters_and_their_memory_are_those_of_what_is_built() {
+        for config in configurations() {
+            let lora =
+                LoraConfig { rank: 3, targets: vec!["all-linear".to_owned()], ..LoraConfig::default() };
+            let lora = LoraConfig { dropout: 0.1, ..lora };
+            let base = config.build(11, 1, &Device::Cpu).unwrap();
+            let model = Adapted::new(base, &config, &lora, 1, None).unwrap();
+            assert_eq!(config.n_adapter_parameters(11, &lora), model.n_parameters(), "{config:?}");
+            let muon = muon::Hyperparameters { momentum: 0.95, nesterov: true, ns_steps: 5 };
+            for (recompute, matrices) in
+                [(Recompute::None, MatrixUpdate::AdamW), (Recompute::Block, MatrixUpdate::Muon(muon))]
+            {
+                let options = EngineOptions {
+                    micro_batch: 3,
+                    recompute,
+                    fp8: None,
+                    moments: Moments::F32,
+                    matrices,
+                    share: Share::default(),
+                };
+                let engine = model.engine(options).unwrap().unwrap();
+                assert_eq!(config.adapted_memory(11, &lora, options), engine.memory(), "{config:?}");
             }
         }
     }

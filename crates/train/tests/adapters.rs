@@ -6,6 +6,7 @@ mod common;
 #[path = "common/of_ranks.rs"]
 mod of_ranks;
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,9 +16,10 @@ use wattle_data::{Batch, Dataset};
 use wattle_dist::Fabric;
 use wattle_model::config::ActivationKind;
 use wattle_model::engine::EngineOptions;
+use wattle_model::hugging_face::read_safetensors;
 use wattle_model::{
-    Adapted, Engine, Family, LanguageModel, LoraConfig, MatrixUpdate, ModelConfig, Moments, Parameter,
-    Recompute, Sequences, Share, StepResult, TrainingPass,
+    Adapted, Directory, Engine, Family, LanguageModel, LoraConfig, MatrixUpdate, ModelConfig, Moments,
+    Parameter, Pass, PeftAdapter, Recompute, Sequences, Share, StepResult, TrainingPass,
 };
 use wattle_ops::board::Board;
 use wattle_random::{Purpose, Stream};
@@ -480,5 +482,74 @@ fn boards_of_several_ranks_train_as_one_and_go_on_where_they_stopped() {
             file(&dir.path().join("resumed"), 8, name) == file(&dir.path().join("ranks"), 8, name),
             "{name}"
         );
+    }
+}
+
+/// An adapter that PEFT saved, the model that it belongs to, and what PEFT says of both.
+struct Golden {
+    adapter: PeftAdapter,
+    base: Directory,
+    config: ModelConfig,
+    tensors: HashMap<String, Tensor>,
+}
+
+impl Golden {
+    fn open(name: &str, base: &str) -> Self {
+        let golden = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden"));
+        let dir = golden.join("adapters").join(name);
+        let base = Directory::open(&golden.join(base)).unwrap();
+        let tensors = read_safetensors(&dir.join("golden.safetensors"), &CPU).unwrap();
+        let context = tensors["tokens"].dims()[1] - 1;
+        let config = ModelConfig { context, ..base.model_config().clone() };
+        Self { adapter: PeftAdapter::open(&dir).unwrap(), base, config, tensors }
+    }
+
+    fn batch(&self) -> Batch {
+        let rows: Vec<Vec<i64>> = self.tensors["tokens"].to_vec2().unwrap();
+        let part = |from: usize| rows.iter().flat_map(|row| &row[from..from + self.config.context]);
+        let [inputs, targets] = [0, 1].map(|from| part(from).map(|&token| token as u32).collect());
+        Batch::plain(inputs, targets, rows.len(), self.config.context)
+    }
+
+    fn numbers(&self, name: &str) -> Vec<f32> {
+        values(&self.tensors[name].to_dtype(DType::F32).unwrap())
+    }
+}
+
+#[test]
+fn predictions_and_gradients_are_those_of_peft() {
+    for (name, base) in [("gpt2", "gelu-tanh-tied"), ("llama", "llama-grouped-scaled")] {
+        let golden = Golden::open(name, base);
+        let load = || golden.base.load_as(&golden.config, &CPU).unwrap();
+        let model = Adapted::new(load(), &golden.config, golden.adapter.lora(), 1, None).unwrap();
+        let saved = read_safetensors(&golden.adapter.dir().join("adapter_model.safetensors"), &CPU).unwrap();
+        model.set_weights(&saved).unwrap().unwrap();
+        let written: HashMap<String, Tensor> = model.weights().unwrap().into_iter().collect();
+        assert!(
+            written.len() == saved.len() && saved.iter().all(|(name, t)| values(&written[name]) == values(t))
+        );
+
+        let batch = golden.batch();
+        let tokens = Tensor::from_slice(&batch.inputs, (batch.batch_size, batch.context), &CPU).unwrap();
+        let merged = load();
+        golden.adapter.merge_into(merged.as_ref(), &golden.config).unwrap();
+        let expected = golden.numbers("logits");
+        for model in [&model as &dyn LanguageModel, merged.as_ref()] {
+            let logits = model.logits(&tokens, &mut Pass::evaluation(DType::F32)).unwrap();
+            // Of logits up to some ten in size.
+            let gap = gap(&values(&logits), &expected);
+            assert!(gap < 1e-5, "{name}: logits differ by {gap}");
+        }
+
+        let mut options = options(&golden.config, 0, EngineChoice::Explicit);
+        options.train.batch_size = batch.batch_size;
+        let mut engine = choose(&model, None, &options).unwrap();
+        let got = step(engine.as_mut(), &batch, 1);
+        assert!((got.loss / golden.numbers("loss")[0] - 1.0).abs() < 2e-6, "{name}: {got:?}");
+        for (Parameter { name: factor, .. }, got) in model.parameters().iter().zip(gradients(engine.as_ref()))
+        {
+            let gap = gap(&got, &golden.numbers(&format!("grad.base_model.model.{factor}")));
+            assert!(gap < 1e-5, "{name}: the gradient of {factor} differs by {gap}");
+        }
     }
 }

@@ -133,7 +133,7 @@ pub(super) fn own_name(file: &str) -> String {
     file.strip_prefix(PREFIX).unwrap_or(file).to_owned()
 }
 
-/// The content of `adapter_config.json`, as PEFT 0.17 writes it.
+/// The content of `adapter_config.json`, as PEFT 0.21 reads it.
 pub(super) fn config_json(lora: &LoraConfig, config: &ModelConfig, base: Option<&Path>) -> Value {
     let LoraConfig { rank, alpha, dropout, rslora, .. } = lora;
     let targets = match lora.targets_in(config.family).as_slice() {
@@ -177,12 +177,22 @@ fn read_config(json: &Value) -> (LoraConfig, Vec<String>) {
     if !matches!(json["bias"].as_str(), None | Some("none")) {
         faults.push(format!("bias = {}: adapters with biases are not supported", json["bias"]));
     }
-    for key in ["use_dora", "lora_bias"] {
+    for key in ["use_dora", "lora_bias", "use_qalora", "use_bdlora"] {
         if json[key] == true {
             faults.push(format!("{key} = true is not supported: expected false"));
         }
     }
-    let keys = ["rank_pattern", "alpha_pattern", "modules_to_save", "layers_to_transform", "exclude_modules"];
+    let keys = [
+        "rank_pattern",
+        "alpha_pattern",
+        "modules_to_save",
+        "layers_to_transform",
+        "layer_replication",
+        "exclude_modules",
+        "target_parameters",
+        "trainable_token_indices",
+        "alora_invocation_tokens",
+    ];
     for key in keys {
         let is_empty = match &json[key] {
             Value::Null => true,
