@@ -24,6 +24,7 @@ fn tune(bench: &Workbench, out: &str, args: &[&str]) -> Command {
         "data.val_fraction=0.2",
         "lora.rank=4",
         "optimizer.learning_rate=1e-2",
+        "schedule.kind=constant",
         "schedule.warmup_steps=2",
         "train.batch_size=8",
         "train.max_steps=20",
