@@ -506,7 +506,7 @@ impl Golden {
 
     fn batch(&self) -> Batch {
         let rows: Vec<Vec<i64>> = self.tensors["tokens"].to_vec2().unwrap();
-        let part = |from: usize| rows.iter().flat_map(|row| &row[from..from + self.config.context]);
+        let part = |from: usize| rows.iter().flat_map(move |row| &row[from..from + self.config.context]);
         let [inputs, targets] = [0, 1].map(|from| part(from).map(|&token| token as u32).collect());
         Batch::plain(inputs, targets, rows.len(), self.config.context)
     }
