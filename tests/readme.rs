@@ -1,5 +1,5 @@
-//! Every command that README and the help texts show is run as it stands there, in a folder with made-up inputs under
-//! the names that they use.
+//! Every command that README, the recipes and the help texts show is run as it stands there, in a folder with made-up
+//! inputs under the names that they use.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -11,7 +11,7 @@ use crate::workbench::Workbench;
 
 /// Commands that are only checked to be understood, and why they are not run.
 const NOT_RUN: &[(&str, &str)] = &[
-    ("wattle prepare --dataset", "it downloads: its request goes to a closed port"),
+    ("wattle prepare --dataset tiny-shakespeare", "it downloads: its request goes to a closed port"),
     ("wattle calibrate", "it needs a board and a wall meter: what it is given has neither"),
     ("wattle tune my.toml --power", "it needs a board whose limits it may set"),
     ("wattle tune my.toml --target-loss", "it needs a run that came down to that loss"),
@@ -29,8 +29,9 @@ const SHORT_GPT2: &str = " --set train.batch_size=1 --set model.n_layers=1";
 const SHORT_TUNE: &str = " --device cpu --window 0.1 --rounds 2 --set train.batch_size=2 --set model.n_layers=1 \
                           --set model.d_model=32 --set model.context=32 --set tokenizer.vocab_size=400";
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 18] = [
     "train",
+    "init",
     "prepare",
     "generate",
     "show",
@@ -38,11 +39,13 @@ const COMMANDS: [&str; 15] = [
     "verify",
     "export",
     "meter",
+    "runs",
     "report",
     "compare",
     "sweep",
     "estimate",
     "devices",
+    "man",
     "calibrate",
     "tune",
 ];
@@ -63,6 +66,17 @@ fn every_command_of_the_readme_and_of_the_help_works() {
     for line in of_help.iter().filter(|line| !of_readme.contains(line)) {
         failed.extend(fault(&bench, line));
     }
+    assert!(failed.is_empty(), "{}", failed.join("\n\n"));
+}
+
+#[test]
+fn every_recipe_works_from_its_first_command_to_its_last() {
+    let bench = Workbench::new();
+    furnish(&bench);
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/recipes.md")).unwrap();
+    let commands = commands_of_readme(&page);
+    assert!(commands.len() > 12, "{commands:#?}");
+    let failed: Vec<String> = commands.iter().filter_map(|line| fault(&bench, line)).collect();
     assert!(failed.is_empty(), "{}", failed.join("\n\n"));
 }
 

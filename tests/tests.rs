@@ -16,6 +16,7 @@ mod disk;
 mod export;
 #[cfg(target_os = "linux")]
 mod faults;
+mod first_hour;
 mod grid;
 mod habits;
 mod help;

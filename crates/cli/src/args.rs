@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
+use clap_complete::engine::ArgValueCompleter;
 #[cfg(feature = "train")]
 use wattle_data::{BadRecords, FormatChoice};
 use wattle_grid::ProviderKind;
@@ -14,6 +15,8 @@ use wattle_meter::calibrate::log::utc_offset;
 use wattle_meter::config::metrics_addr;
 use wattle_report::scaling::{WAITING_SHARE, network};
 use wattle_settings::{Choice, Choices};
+
+use crate::completion;
 
 /// Train transformer language models, and know what every step cost in energy, emissions and money.
 #[derive(Debug, Parser)]
@@ -26,7 +29,8 @@ Example:
   wattle train
       trains a small model on embedded tales and writes what it cost beside each checkpoint
 
-wattle <COMMAND> --help says more. RUST_LOG overrides -v and -q."
+wattle <COMMAND> --help says more. RUST_LOG overrides -v and -q.
+source <(COMPLETE=bash wattle) completes commands, keys and runs in bash; zsh and fish likewise."
 )]
 pub struct Args {
     /// What to do.
@@ -46,6 +50,9 @@ pub enum Command {
     /// Train a model. Without arguments: a small one on embedded tales, about a minute on two cores
     #[cfg(feature = "train")]
     Train(Box<TrainArgs>),
+    /// Write a configuration file with every key in it
+    #[cfg(feature = "train")]
+    Init(InitArgs),
     /// Make tokens of text, once and for any number of runs
     #[cfg(feature = "train")]
     Prepare(PrepareArgs),
@@ -66,6 +73,8 @@ pub enum Command {
     Export(ExportArgs),
     /// Run any command and say what it cost
     Meter(MeterArgs),
+    /// List the runs of a folder: how each stands, its loss and what it cost
+    Runs(RunsArgs),
     /// Show what a run learnt and what it cost
     Report(ReportArgs),
     /// Put runs side by side: which of them cost least for the same loss
@@ -90,6 +99,8 @@ pub enum Command {
     Calibrate(CalibrateArgs),
     /// Show every sensor and compute device, and what mends those that cannot be read
     Devices(DevicesArgs),
+    /// Write the manual pages of all commands
+    Man(ManArgs),
 }
 
 /// Arguments of `train`.
@@ -129,7 +140,32 @@ pub struct ConfigArgs {
     #[arg(long, value_enum)]
     pub preset: Option<crate::config::Preset>,
     /// Change one setting; a value that is not TOML is taken as text
-    #[arg(long, value_name = "SECTION.KEY=VALUE")]
+    #[arg(long, value_name = "SECTION.KEY=VALUE", add = ArgValueCompleter::new(completion::settings))]
+    pub set: Vec<String>,
+}
+
+/// Arguments of `init`.
+#[cfg(feature = "train")]
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  wattle init my.toml
+      every key with its meaning, unit and default; those of the default run are set
+  wattle init big.toml --preset gpt2-124m --set 'data.input=[\"corpus.txt\"]'
+      from another ready configuration, with one setting changed
+  wattle train my.toml
+      trains by it
+
+It asks nothing, and an existing file is left alone.")]
+pub struct InitArgs {
+    /// The file to write; - is stdout
+    #[arg(default_value = "wattle.toml")]
+    pub file: PathBuf,
+    /// The ready configuration whose keys are set
+    #[arg(long, value_enum, default_value = "default")]
+    pub preset: crate::config::Preset,
+    /// Set one more
+    #[arg(long, value_name = "SECTION.KEY=VALUE", add = ArgValueCompleter::new(completion::settings))]
     pub set: Vec<String>,
 }
 
@@ -436,6 +472,7 @@ Examples:
       what else the model thought of at each step")]
 pub struct GenerateArgs {
     /// A run directory (its latest checkpoint), a checkpoint, a Hugging Face directory, or a .gguf file
+    #[arg(add = ArgValueCompleter::new(completion::runs))]
     pub checkpoint: PathBuf,
     /// Adapters to add to the checkpoint's weights: a run that trained some, or a folder in PEFT's layout
     #[arg(long, value_name = "DIR")]
@@ -529,6 +566,7 @@ The loss is the mean over all non-overlapping windows of the model's context. A 
 a window is left out.")]
 pub struct EvaluateArgs {
     /// A run directory (its latest checkpoint), a checkpoint, a Hugging Face directory, or a .gguf file
+    #[arg(add = ArgValueCompleter::new(completion::runs))]
     pub checkpoint: PathBuf,
     /// Adapters to add to the checkpoint's weights: a run that trained some, or a folder in PEFT's layout
     #[arg(long, value_name = "DIR")]
@@ -641,6 +679,7 @@ which a row is no multiple of 32 are stored in f16; vectors and positions stay i
 file is replaced when the new one is whole.")]
 pub struct ExportArgs {
     /// A run directory (its latest checkpoint), a checkpoint, or a Hugging Face directory
+    #[arg(add = ArgValueCompleter::new(completion::runs))]
     pub checkpoint: PathBuf,
     /// Adapters to add to the checkpoint's weights: a run that trained some, or a folder in PEFT's layout
     #[arg(long, value_name = "DIR")]
@@ -758,6 +797,37 @@ fn gpu_selection(text: &str) -> Result<GpuSelection, String> {
     }
 }
 
+/// Arguments of `runs`.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  wattle runs
+      the runs in runs/, those of sweeps too, the oldest first
+  wattle runs runs --json | jq -r '.runs[] | select(.status == \"interrupted\") | .path'
+      those that --resume continues
+
+A loss is the lowest validation loss, in nats a token. Nothing is written.")]
+pub struct RunsArgs {
+    /// A folder with runs
+    #[arg(default_value = "runs")]
+    pub dir: PathBuf,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `man`.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Example:
+  wattle man --out man1
+      wattle.1, wattle-train.1 and so on; man -l man1/wattle-train.1 shows one")]
+pub struct ManArgs {
+    /// The folder to write them to, made where it is missing
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+}
+
 /// Arguments of `report`.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
@@ -770,6 +840,7 @@ Examples:
       its emissions by another table of carbon intensities (timestamp,g_per_kwh); the joules stay")]
 pub struct ReportArgs {
     /// A run directory
+    #[arg(add = ArgValueCompleter::new(completion::runs))]
     pub run: PathBuf,
     /// Where to write a page; - is stdout
     #[arg(long, value_name = "FILE")]
@@ -792,7 +863,7 @@ Examples:
       joules and grams to a loss of 1.5, and a page with the curves over each other")]
 pub struct CompareArgs {
     /// Run directories
-    #[arg(required = true, num_args = 2.., value_name = "RUN")]
+    #[arg(required = true, num_args = 2.., value_name = "RUN", add = ArgValueCompleter::new(completion::runs))]
     pub runs: Vec<PathBuf>,
     /// The validation loss to compare the way to; default the best that all of them reached
     #[arg(long, value_name = "L")]

@@ -4,6 +4,7 @@ mod allocator;
 mod args;
 mod child;
 mod commands;
+mod completion;
 #[cfg(feature = "train")]
 mod config;
 #[cfg(feature = "train")]
@@ -35,13 +36,15 @@ mod tune;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
+use clap_complete::CompleteEnv;
 use indicatif::{MultiProgress, ProgressDrawTarget};
 
 use crate::args::{Args, Command};
 use crate::hints::with_hint;
 
 fn main() -> ExitCode {
+    CompleteEnv::with_factory(Args::command).complete();
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let args = Args::try_parse_from(&arguments).unwrap_or_else(|error| {
         #[cfg(feature = "train")]
@@ -63,6 +66,8 @@ fn main() -> ExitCode {
         #[cfg(feature = "train")]
         Command::Train(train) => commands::train::run(train, &bars, &log_file, quiet),
         #[cfg(feature = "train")]
+        Command::Init(init) => commands::init::run(init),
+        #[cfg(feature = "train")]
         Command::Prepare(prepare) => commands::prepare::run(prepare, &bars, args.quiet),
         #[cfg(feature = "train")]
         Command::Generate(generate) if generate.chat => commands::chat::run(generate),
@@ -77,6 +82,7 @@ fn main() -> ExitCode {
         #[cfg(feature = "train")]
         Command::Export(export) => commands::export::run(export),
         Command::Meter(meter) => commands::meter::run(meter, args.quiet),
+        Command::Runs(runs) => commands::runs::run(runs),
         Command::Report(report) => commands::report::run(report),
         Command::Compare(compare) => commands::compare::run(compare),
         #[cfg(feature = "train")]
@@ -90,6 +96,7 @@ fn main() -> ExitCode {
         Command::Estimate(estimate) => commands::estimate::run(estimate),
         Command::Calibrate(calibrate) => commands::calibrate::run(calibrate),
         Command::Devices(devices) => commands::devices::run(devices),
+        Command::Man(man) => commands::man::run(man),
     };
     drop(log_file);
     exit::status(outcome)

@@ -1,4 +1,4 @@
-//! Corpora that can be fetched by name: the manifests in `datasets/`.
+//! Corpora that can be had by name: the manifests in `datasets/`.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
@@ -7,9 +7,10 @@ use serde::Deserialize;
 
 use crate::error::DataError;
 use crate::format::Format;
+use crate::written;
 
 /// The manifests, by the name of their file.
-const SOURCES: [(&str, &str); 8] = [
+const SOURCES: [(&str, &str); 12] = [
     ("datasets/tiny-shakespeare.toml", include_str!("../../../datasets/tiny-shakespeare.toml")),
     ("datasets/tinystories.toml", include_str!("../../../datasets/tinystories.toml")),
     ("datasets/tinystories-valid.toml", include_str!("../../../datasets/tinystories-valid.toml")),
@@ -18,9 +19,13 @@ const SOURCES: [(&str, &str); 8] = [
     ("datasets/fineweb-edu-shard.toml", include_str!("../../../datasets/fineweb-edu-shard.toml")),
     ("datasets/fineweb-edu-10bt.toml", include_str!("../../../datasets/fineweb-edu-10bt.toml")),
     ("datasets/smoltalk.toml", include_str!("../../../datasets/smoltalk.toml")),
+    ("datasets/support.toml", include_str!("../../../datasets/support.toml")),
+    ("datasets/summary.toml", include_str!("../../../datasets/summary.toml")),
+    ("datasets/tales.toml", include_str!("../../../datasets/tales.toml")),
+    ("datasets/translation.toml", include_str!("../../../datasets/translation.toml")),
 ];
 
-/// A corpus that can be fetched.
+/// A corpus that can be fetched, or is written here.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DatasetManifest {
@@ -42,9 +47,21 @@ pub struct DatasetManifest {
     /// Hosts, with all below them, to which a download may be redirected besides its own.
     #[serde(default)]
     pub redirect_hosts: Vec<String>,
-    /// Its files, in order.
-    #[serde(rename = "file")]
+    /// Its files, in order; none if it is written here.
+    #[serde(rename = "file", default)]
     pub files: Vec<RemoteFile>,
+    /// What writes it, if it is not fetched.
+    pub written: Option<Written>,
+}
+
+/// What a grammar writes: texts, or pairs of a prompt and a completion if there is no `text_field`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Written {
+    /// The grammar's name: that of its file in `datasets/`.
+    pub grammar: String,
+    /// How many texts or pairs.
+    pub texts: u64,
 }
 
 /// One file of a corpus.
@@ -68,7 +85,7 @@ enum FormatName {
     Separated,
 }
 
-/// Every corpus that can be fetched by name.
+/// Every corpus that can be had by name.
 pub fn datasets() -> &'static [DatasetManifest] {
     static DATASETS: LazyLock<Vec<DatasetManifest>> = LazyLock::new(|| {
         let parse = |(path, toml): &(&str, &str)| {
@@ -107,8 +124,16 @@ impl DatasetManifest {
     }
 
     fn fault(&self) -> Option<String> {
-        if self.files.is_empty() {
-            return Some("has no [[file]]".to_owned());
+        match &self.written {
+            None if self.files.is_empty() => return Some("has neither [[file]] nor [written]".to_owned()),
+            Some(_) if !self.files.is_empty() => return Some("has both [[file]] and [written]".to_owned()),
+            Some(written) if written::source(&written.grammar).is_none() => {
+                return Some(format!("written.grammar = {:?}: no such grammar", written.grammar));
+            }
+            Some(_) if self.format != FormatName::Jsonl => {
+                return Some("expected format \"jsonl\" with [written]".to_owned());
+            }
+            _ => {}
         }
         if (self.format == FormatName::Separated) != self.separator.is_some() {
             return Some("expected `separator` with format \"separated\", and only with it".to_owned());

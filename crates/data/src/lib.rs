@@ -1,7 +1,7 @@
 //! Text to tokens to shards to batches.
 //!
 //! The modules stand in the order in which data flows: [`catalog`] knows corpora by name and [`mod@fetch`] brings
-//! them here, [`grammar`] writes the embedded corpus, [`corpus`] reads any text or documents in bounded memory,
+//! them here, [`grammar`] writes the embedded corpora, [`corpus`] reads any text or documents in bounded memory,
 //! [`conversation`] makes documents of chats, [`steps`] filters, cleans and counts documents, [`bpe`] and [`tokenizer`] turn
 //! it into tokens, [`shard`] and [`store`] keep those
 //! in memory-mapped files, [`mod@prepare`] runs all of it once into a cached [`dataset`], and [`loader`] cuts
@@ -22,6 +22,7 @@ pub mod fetch;
 
 pub mod grammar;
 pub mod tales;
+mod written;
 
 pub mod census;
 pub mod conversation;

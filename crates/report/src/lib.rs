@@ -18,6 +18,7 @@
 //!     [`provenance`](join::provenance), [`reprice`](join::reprice) by another table
 //! - [`mod@text`]: a report for a terminal
 //! - [`page`](mod@page): a report for a browser
+//! - [`list`]: the runs of a folder, `wattle.runs/1`
 //! - [`mod@compare`]: runs side by side, `wattle.compare/1`
 //! - [`mod@estimate`]: runs that no machine here can do, `wattle.estimate/1`
 //! - [`mod@scaling`]: a measured step on many GPUs, `wattle.scaling/1`
@@ -26,6 +27,7 @@ pub mod compare;
 pub mod error;
 pub mod estimate;
 pub mod join;
+pub mod list;
 pub mod page;
 pub mod scaling;
 pub mod text;

@@ -39,7 +39,7 @@ fn plain(summary: &str) -> String {
 }
 
 /// The lines of `text`, of at most `width` characters each where its words allow.
-fn wrapped(text: &str, width: usize) -> Vec<String> {
+pub(crate) fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split(' ') {
         match lines.last_mut() {

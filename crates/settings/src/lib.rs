@@ -60,6 +60,7 @@ pub mod rules;
 mod schema;
 mod section;
 mod setting;
+mod template;
 
 pub use at_resume::AtResume;
 pub use choice::Choice;

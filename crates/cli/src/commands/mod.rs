@@ -12,11 +12,15 @@ pub mod evaluate;
 pub mod export;
 #[cfg(feature = "train")]
 pub mod generate;
+#[cfg(feature = "train")]
+pub mod init;
+pub mod man;
 pub mod meter;
 pub mod page;
 #[cfg(feature = "train")]
 pub mod prepare;
 pub mod report;
+pub mod runs;
 #[cfg(feature = "train")]
 pub mod show;
 #[cfg(feature = "train")]

@@ -10,4 +10,4 @@ mod settle;
 pub use keys::{nearest, parse_toml};
 pub use layer::Layer;
 pub use presets::Preset;
-pub use resolve::{Sources, data_with, mixture_in, resolve, resolve_quietly};
+pub use resolve::{Sources, data_with, mixture_in, resolve, resolve_quietly, said_by};

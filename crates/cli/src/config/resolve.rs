@@ -42,20 +42,8 @@ pub fn resolve(base: Option<Layer>, sources: &Sources) -> Result<Config, Vec<Str
 /// # Errors
 /// As [`resolve`].
 pub fn resolve_quietly(base: Option<Layer>, sources: &Sources) -> Result<(Config, Vec<String>), Vec<String>> {
-    let mut faults = Vec::new();
-    let mut layers: Vec<Layer> = base.into_iter().collect();
-    let mut add = |layer: Result<Layer, String>| match layer {
-        Ok(layer) => layers.push(layer),
-        Err(fault) => faults.push(fault),
-    };
-    if let Some(preset) = sources.preset {
-        add(Layer::preset(preset));
-    }
-    if let Some(path) = &sources.file {
-        add(Layer::read(path));
-    }
-    sources.set.iter().for_each(|pair| add(Layer::set(pair)));
-    layers.extend(sources.over.iter().cloned());
+    let (given, mut faults) = layers_of(sources);
+    let layers = base.into_iter().chain(given);
 
     let mut merged = Table::new();
     let (mut explicit_keys, mut asked_for) = (Vec::new(), Vec::new());
@@ -98,6 +86,33 @@ pub fn resolve_quietly(base: Option<Layer>, sources: &Sources) -> Result<(Config
     notes.extend(idle_notes(&config, &asked_for));
     config.reset_idle();
     Ok((config, notes))
+}
+
+/// The layers of `sources`, the least binding first, and what is wrong with those that could not be read.
+fn layers_of(sources: &Sources) -> (Vec<Layer>, Vec<String>) {
+    let preset = sources.preset.map(Layer::preset);
+    let file = sources.file.as_deref().map(Layer::read);
+    let set = sources.set.iter().map(|pair| Layer::set(pair));
+    let (mut layers, mut faults) = (Vec::new(), Vec::new());
+    for layer in preset.into_iter().chain(file).chain(set) {
+        match layer {
+            Ok(layer) => layers.push(layer),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    layers.extend(sources.over.iter().cloned());
+    (layers, faults)
+}
+
+/// What `sources` say, without defaults, once it is known that a configuration can be made of them.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn said_by(sources: &Sources) -> Result<Table, Vec<String>> {
+    resolve_quietly(None, sources)?;
+    let mut merged = Table::new();
+    layers_of(sources).0.into_iter().for_each(|layer| merge(&mut merged, layer.table));
+    Ok(merged)
 }
 
 /// `data` with the settings of `pairs`, each `data.KEY=VALUE`, over it.

@@ -19,6 +19,7 @@ use crate::catalog::{DatasetManifest, RemoteFile, dataset};
 use crate::config::DataConfig;
 use crate::error::DataError;
 use crate::format::Format;
+use crate::written;
 
 use download::Download;
 use part::Part;
@@ -115,7 +116,7 @@ impl Default for Fetcher {
 }
 
 impl Fetcher {
-    /// Fetches the corpus of `manifest` into `cache_dir`, or finds it there.
+    /// Fetches the corpus of `manifest` into `cache_dir`, or finds it there; one that a grammar writes is written there.
     ///
     /// # Errors
     /// As [`fetch`].
@@ -128,6 +129,14 @@ impl Fetcher {
         let dir = cache_dir.join("downloads").join(&manifest.name);
         fs::create_dir_all(&dir).map_err(DataError::write(&dir))?;
         let _lock = lock(&dir.join(".lock"))?;
+        if let Some(written) = &manifest.written {
+            return Ok(Fetched {
+                name: manifest.name.clone(),
+                files: vec![written::write(written, manifest.text_field.as_deref(), &dir)?],
+                format: manifest.input_format(),
+                text_field: manifest.text_field.clone(),
+            });
+        }
         let pins = Pins::in_cache(cache_dir);
         let fetch = |file: &RemoteFile| self.fetch_file(manifest, file, &dir, &pins, progress);
         Ok(Fetched {

@@ -285,12 +285,12 @@ fn check_word(line: usize, word: &str) -> Result<&str, GrammarError> {
     if word.eq_ignore_ascii_case("an") {
         return Err(GrammarError::new(line, "write `a`: it becomes `an` where a vowel follows"));
     }
-    let is_word = !word.is_empty() && word.chars().all(|c| c.is_alphabetic() || c == '-' || c == '\'');
+    let is_word = !word.is_empty() && word.chars().all(|c| c.is_alphanumeric() || c == '-' || c == '\'');
     let is_whole = word == POSSESSIVE || !word.ends_with(POSSESSIVE);
     if (is_word && is_whole) || (word.chars().count() == 1 && word.starts_with(is_mark)) {
         return Ok(word);
     }
-    Err(GrammarError::new(line, format!("{word:?} is not a word: expected letters, `-` and `'`")))
+    Err(GrammarError::new(line, format!("{word:?} is not a word: expected letters, digits, `-` and `'`")))
 }
 
 fn check_name(name: &str, is_lower: bool) -> Result<(), String> {

@@ -46,6 +46,19 @@ impl Status {
         }
     }
 
+    /// The status in a word or two.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Budget => "budget",
+            Self::EarlyStop => "early stop",
+            Self::Signal => "stopped",
+            Self::Error => "failed",
+            Self::Interrupted => "interrupted",
+        }
+    }
+
     /// The status in words.
     pub fn words(self) -> &'static str {
         match self {
