@@ -474,6 +474,9 @@ pub struct GenerateArgs {
     /// A run directory (its latest checkpoint), a checkpoint, a Hugging Face directory, or a .gguf file
     #[arg(add = ArgValueCompleter::new(completion::runs))]
     pub checkpoint: PathBuf,
+    /// Adapters to add to the checkpoint's weights: a run that trained some, or a folder in PEFT's layout
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
     /// The text to go on from; without it, the start of a text. Given several times, each is gone on from
     #[arg(long, value_name = "TEXT")]
     pub prompt: Vec<String>,
@@ -565,6 +568,9 @@ pub struct EvaluateArgs {
     /// A run directory (its latest checkpoint), a checkpoint, a Hugging Face directory, or a .gguf file
     #[arg(add = ArgValueCompleter::new(completion::runs))]
     pub checkpoint: PathBuf,
+    /// Adapters to add to the checkpoint's weights: a run that trained some, or a folder in PEFT's layout
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
     /// A folder that wattle prepare made, with the checkpoint's tokenizer
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
@@ -675,14 +681,20 @@ pub struct ExportArgs {
     /// A run directory (its latest checkpoint), a checkpoint, or a Hugging Face directory
     #[arg(add = ArgValueCompleter::new(completion::runs))]
     pub checkpoint: PathBuf,
+    /// Adapters to add to the checkpoint's weights: a run that trained some, or a folder in PEFT's layout
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    /// Add adapters to the weights, for good: of a checkpoint that is one, or of --adapter
+    #[arg(long)]
+    pub merge: bool,
     /// The kind of file
     #[arg(long, value_enum, default_value_t = ExportFormat::Gguf)]
     pub format: ExportFormat,
-    /// In what the matrices are stored
+    /// In what a GGUF file's matrices are stored
     #[arg(long, value_enum)]
-    pub r#type: ExportType,
-    /// The file to write
-    #[arg(long, value_name = "FILE")]
+    pub r#type: Option<ExportType>,
+    /// The file to write, or the folder of safetensors
+    #[arg(long, value_name = "PATH")]
     pub out: PathBuf,
 }
 
@@ -692,6 +704,8 @@ pub struct ExportArgs {
 pub enum ExportFormat {
     /// One file with the tokenizer in it, as llama.cpp opens it
     Gguf,
+    /// A folder in Hugging Face's layout, weights in 32 bits
+    Safetensors,
 }
 
 /// A type of weights, as the command line names it.

@@ -5,7 +5,6 @@ use std::fmt::Write;
 use wattle_data::Dataset;
 use wattle_model::Fp8Balance;
 use wattle_model::engine::MemoryPlan;
-use wattle_model::flops::flops_per_token;
 use wattle_report::words::quantity::{count, si, three_digits};
 use wattle_session::Config;
 use wattle_session::forecast::Forecast;
@@ -18,13 +17,20 @@ const BYTES_PER_F32: u64 = 4;
 
 /// The plan as text.
 pub fn describe(config: &Config, dataset: &Dataset, forecast: &Forecast) -> String {
-    let &Forecast { n_parameters, plan, peak, snapshot, .. } = forecast;
-    let flops = flops_per_token(&config.model, n_parameters);
+    let &Forecast { n_parameters, n_frozen, flops, plan, peak, snapshot, .. } = forecast;
     let tokens = plan.total_tokens();
     let split = &dataset.manifest.split;
     let mut text = String::new();
     let mut line = |key: &str, value: String| writeln!(text, "{key:<12} {value}").expect("a string takes it");
-    line("model", format!("{}, {} parameters", config.model.family.name(), count(n_parameters)));
+    let of_model = if n_frozen > 0 { n_frozen } else { n_parameters };
+    line("model", format!("{}, {} parameters", config.model.family.name(), count(of_model)));
+    if n_frozen > 0 {
+        let rank = config.lora.rank;
+        line(
+            "adapters",
+            format!("{} parameters of rank {rank}; those of the model stay", count(n_parameters)),
+        );
+    }
     line(
         "data",
         format!(
@@ -52,7 +58,9 @@ pub fn describe(config: &Config, dataset: &Dataset, forecast: &Forecast) -> Stri
     );
     line("engine", forecast.engine.clone());
     match &forecast.memory {
-        TrainingMemory::Explicit(memory) => line("memory", describe_memory(memory, n_parameters, snapshot)),
+        TrainingMemory::Explicit(memory) => {
+            line("memory", describe_memory(memory, n_parameters.saturating_add(n_frozen), snapshot));
+        }
         TrainingMemory::Autograd { states, activations } => {
             line("memory", describe_graph(*states, *activations, snapshot));
         }

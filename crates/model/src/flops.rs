@@ -14,18 +14,20 @@ pub struct FlopsPerToken {
     pub llm_c: u64,
 }
 
-/// Counts for a model of `n_parameters`. A Llama has no table of positions; fewer heads of keys and values make
+/// Counts for a model with `n_parameters` that are trained and `n_frozen` that are not, whose own gradients are not made: of
+/// the six operations a parameter, two are theirs. A Llama has no table of positions; fewer heads of keys and values make
 /// fewer parameters, but no fewer products in attention.
-pub fn flops_per_token(config: &ModelConfig, n_parameters: u64) -> FlopsPerToken {
+pub fn flops_per_token(config: &ModelConfig, n_parameters: u64, n_frozen: u64) -> FlopsPerToken {
     let of = |n: usize| n as u128;
     let (c, t) = (of(config.d_model), of(config.context));
     let attention = of(config.n_layers) * of(config.n_heads * config.head_width()) * t;
     let n_positions = if config.family.has_rotary_positions() { 0 } else { c * t };
-    let n = u128::from(n_parameters);
+    let (n, frozen) = (u128::from(n_parameters), u128::from(n_frozen));
+    let (per_position, n) = if frozen > 0 { (4, 6 * n + 4 * frozen) } else { (6, 6 * n) };
     let saturated = |flops: u128| u64::try_from(flops).unwrap_or(u64::MAX);
     FlopsPerToken {
-        nanogpt: saturated(6 * n.saturating_sub(n_positions) + 12 * attention),
-        llm_c: saturated(6 * n + 6 * attention),
+        nanogpt: saturated(n.saturating_sub(per_position * n_positions) + 12 * attention),
+        llm_c: saturated(n + 6 * attention),
     }
 }
 
@@ -39,7 +41,7 @@ mod tests {
         let config =
             ModelConfig { n_layers: 12, n_heads: 12, d_model: 768, context: 1024, ..Default::default() };
         let n_parameters = 124_439_808;
-        let flops = flops_per_token(&config, n_parameters);
+        let flops = flops_per_token(&config, n_parameters, 0);
         assert_eq!(flops.nanogpt, 6 * (n_parameters - 786_432) + 113_246_208);
         assert_eq!(flops.llm_c, 6 * n_parameters + 56_623_104);
     }
@@ -47,6 +49,18 @@ mod tests {
     #[test]
     fn a_llama_has_no_positions_to_leave_out() {
         let config = ModelConfig { family: Family::Llama, n_kv_heads: 2, ..ModelConfig::default() };
-        assert_eq!(flops_per_token(&config, 1_000_000).nanogpt, 6_000_000 + 12 * 4 * 128 * 128);
+        assert_eq!(flops_per_token(&config, 1_000_000, 0).nanogpt, 6_000_000 + 12 * 4 * 128 * 128);
+    }
+
+    #[test]
+    fn a_frozen_parameter_costs_no_gradient_of_its_own() {
+        let config = ModelConfig { family: Family::Llama, n_kv_heads: 2, ..ModelConfig::default() };
+        let flops = |n, frozen| flops_per_token(&config, n, frozen);
+        assert_eq!(flops(1_000_000, 0).llm_c - flops(10_000, 1_000_000).llm_c, 2_000_000 - 60_000);
+        let gpt2 = ModelConfig::default();
+        let positions = (gpt2.d_model * gpt2.context) as u64;
+        let [whole, adapted] =
+            [(1_000_000, 0), (0, 1_000_000)].map(|(n, f)| flops_per_token(&gpt2, n, f).nanogpt);
+        assert_eq!(whole - adapted, 2 * (1_000_000 - positions));
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Result, Tensor};
 use wattle_ops::board::Board;
 
+use crate::adapter::info::AdapterInfo;
 use crate::copies::{overwrite, with_values};
 use crate::differences::differences;
 use crate::engine::board::{
@@ -130,6 +131,12 @@ pub trait LanguageModel {
 
     /// The content of `config.json` beside the weights.
     fn config_json(&self) -> serde_json::Value;
+
+    /// What a checkpoint says of the weights that are not trained, where [`LanguageModel::parameters`] are those of
+    /// adapters: its files are PEFT's then.
+    fn adapter(&self) -> Option<&AdapterInfo> {
+        None
+    }
 
     /// Number of trainable numbers.
     fn n_parameters(&self) -> u64 {

@@ -4,6 +4,7 @@
 //! logits ([`LanguageModel`]), so a user's own model built with candle trains like the families here.
 //!
 //! - [`config`]: the `model` section of a configuration
+//! - [`adapter`]: low-rank adapters, trained in place of a model's own weights
 //! - [`parameter`]: named parameters and their initial values
 //! - [`pass`]: one forward pass: training or evaluation, precision, dropout, and what to look out for
 //! - [`kv_cache`]: what a model keeps between the tokens of one text
@@ -17,6 +18,7 @@
 //! - `size`: what a model takes of memory, before anything is built
 //! - [`flops`]: floating-point operations a token, by the field's two conventions
 
+pub mod adapter;
 pub mod config;
 mod copies;
 mod differences;
@@ -37,8 +39,10 @@ pub mod pass;
 mod size;
 mod window;
 
+pub use adapter::{Adapted, AdapterInfo, LoraConfig, PeftAdapter};
 pub use config::{ActivationKind, Family, ModelConfig, RopeScaling};
 pub use differences::abridged;
+pub use engine::adapters::is_first_factor;
 pub use engine::board::{
     AttentionMemory, BoardDecoder, BoardEvaluator, Counts, DecoderOptions, DeviceEngine, DeviceEngineOptions,
     DeviceSpan, EngineError, EvaluatorOptions, FinishedSteps, Masks, StepInputs, StepPart, StepResult,

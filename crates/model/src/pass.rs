@@ -1,6 +1,8 @@
 //! One forward pass through a model.
 
-use candle_core::{DType, Device, Result, Tensor, Var, bail};
+use std::collections::HashMap;
+
+use candle_core::{DType, Device, Result, Tensor, TensorId, Var, bail};
 use wattle_ops::Dropout;
 use wattle_ops::attention::{self, Kind};
 use wattle_random::{Purpose, Stream};
@@ -13,6 +15,8 @@ pub struct Pass<'a> {
     next_site_idx: u32,
     watch: Option<&'a mut Watch<'a>>,
     documents: Option<&'a [u32]>,
+    /// What stands for some parameters, where the others are frozen.
+    values: Option<HashMap<TensorId, Tensor>>,
 }
 
 /// Looks at a named intermediate tensor.
@@ -34,12 +38,12 @@ pub struct TrainingPass {
 impl<'a> Pass<'a> {
     /// A pass that records a graph for gradients, and drops.
     pub fn training(dtype: DType, training: TrainingPass) -> Self {
-        Self { dtype, training: Some(training), next_site_idx: 0, watch: None, documents: None }
+        Self { dtype, training: Some(training), next_site_idx: 0, watch: None, documents: None, values: None }
     }
 
     /// A pass that records nothing.
     pub fn evaluation(dtype: DType) -> Self {
-        Self { dtype, training: None, next_site_idx: 0, watch: None, documents: None }
+        Self { dtype, training: None, next_site_idx: 0, watch: None, documents: None, values: None }
     }
 
     /// Keeps attention within documents, whose positions start at 0: for each of the (b·t) tokens the position in its sequence at which its document
@@ -80,7 +84,22 @@ impl<'a> Pass<'a> {
 
     /// A parameter's value for this pass: part of the graph in training, detached in evaluation.
     pub fn value(&self, var: &Var) -> Tensor {
+        if let Some(values) = &self.values {
+            return values.get(&var.id()).cloned().unwrap_or_else(|| var.as_detached_tensor());
+        }
         if self.training.is_some() { var.as_tensor().clone() } else { var.as_detached_tensor() }
+    }
+
+    /// Goes through a model whose parameters are frozen, but for those that `values` stand for.
+    pub(crate) fn with_values<T>(
+        &mut self,
+        values: HashMap<TensorId, Tensor>,
+        forward: impl FnOnce(&mut Self) -> T,
+    ) -> T {
+        self.values = Some(values);
+        let out = forward(self);
+        self.values = None;
+        out
     }
 
     /// Drops elements of `x` in training.

@@ -1,5 +1,6 @@
 //! What a model takes, by its configuration alone: known before anything is built.
 
+use crate::adapter::config::LoraConfig;
 use crate::config::ModelConfig;
 use crate::engine::layout::{Layout, Placement};
 use crate::engine::muon::{scratch_bytes, scratch_bytes_of};
@@ -69,6 +70,36 @@ impl ModelConfig {
         let of_muon = self.n_orthogonalized(vocab_size, matrices) / share.world as u64;
         let n_moments = own.saturating_mul(2).saturating_sub(of_muon);
         OfOptimizer { n_moments, scratch: scratch_bytes_of(matrices, shapes) }
+    }
+
+    /// Numbers of the factors of adapters beside a model with a token table of `vocab_size` rows.
+    pub fn n_adapter_parameters(&self, vocab_size: usize, lora: &LoraConfig) -> u64 {
+        let (shapes, n_layers) = lora.shapes_listed(self, vocab_size);
+        let listed: u128 =
+            shapes.iter().map(|(_, dims)| dims.iter().map(|&n| n as u128).product::<u128>()).sum();
+        saturated(listed.saturating_mul(self.n_layers as u128) / n_layers.max(1) as u128)
+    }
+
+    /// What the explicit engine for a CPU takes to train adapters, beside the tensors of the model and of the adapters.
+    pub fn adapted_memory(&self, vocab_size: usize, lora: &LoraConfig, options: EngineOptions) -> MemoryPlan {
+        let factors = lora.shapes_listed(self, vocab_size);
+        let n_parameters = self.n_adapter_parameters(vocab_size, lora);
+        let bytes = n_parameters.saturating_mul(BYTES_PER_F32);
+        let n_own = usize::try_from(n_parameters).unwrap_or(usize::MAX);
+        let own = Split::new(n_own, options.share).own().len() as u64;
+        // Factors are matrices of blocks, all of them.
+        let n_moments = if options.matrices == MatrixUpdate::AdamW { 2 } else { 1 };
+        let moments = options.moments.bytes(own.saturating_mul(n_moments));
+        let shapes = factors.0.iter().map(|(name, dims)| (name.as_str(), dims.as_slice()));
+        let muon = scratch_bytes(options.matrices, shapes);
+        let arena = cpu::adapted_arena_plan(self, vocab_size, options, factors, lora.dropout);
+        MemoryPlan {
+            weights: self.model_bytes(vocab_size).saturating_add(bytes),
+            gradients: bytes,
+            moments,
+            scratch: arena.scratch.saturating_add(muon),
+            ..arena
+        }
     }
 
     /// Numbers of all of an optimizer's moments together, with a token table of `vocab_size` rows.
@@ -143,8 +174,10 @@ mod tests {
     use wattle_ops::muon;
 
     use super::*;
+    use crate::adapter::Adapted;
     use crate::config::Family;
     use crate::families::ALL;
+    use crate::language_model::LanguageModel;
 
     fn configurations() -> [ModelConfig; 9] {
         let gpt2 = ModelConfig { n_layers: 2, n_heads: 3, d_model: 21, context: 7, ..ModelConfig::default() };
@@ -192,6 +225,33 @@ mod tests {
                 assert_eq!(config.training_memory(11, options), engine.memory(), "{config:?}");
                 let moments = config.n_moments(11, matrices) * BYTES_PER_F32;
                 assert_eq!(engine.memory().moments, moments, "{config:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn adapters_and_their_memory_are_those_of_what_is_built() {
+        for config in configurations() {
+            let lora =
+                LoraConfig { rank: 3, targets: vec!["all-linear".to_owned()], ..LoraConfig::default() };
+            let lora = LoraConfig { dropout: 0.1, ..lora };
+            let base = config.build(11, 1, &Device::Cpu).unwrap();
+            let model = Adapted::new(base, &config, &lora, 1, None).unwrap();
+            assert_eq!(config.n_adapter_parameters(11, &lora), model.n_parameters(), "{config:?}");
+            let muon = muon::Hyperparameters { momentum: 0.95, nesterov: true, ns_steps: 5 };
+            for (recompute, matrices) in
+                [(Recompute::None, MatrixUpdate::AdamW), (Recompute::Block, MatrixUpdate::Muon(muon))]
+            {
+                let options = EngineOptions {
+                    micro_batch: 3,
+                    recompute,
+                    fp8: None,
+                    moments: Moments::F32,
+                    matrices,
+                    share: Share::default(),
+                };
+                let engine = model.engine(options).unwrap().unwrap();
+                assert_eq!(config.adapted_memory(11, &lora, options), engine.memory(), "{config:?}");
             }
         }
     }

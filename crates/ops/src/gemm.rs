@@ -47,7 +47,8 @@ impl<'a> Matrix<'a> {
         Self { values, n_rows, ..self }
     }
 
-    fn columns(self, first: usize, n_columns: usize) -> Self {
+    /// Columns `first..first + n_columns`.
+    pub(crate) fn columns(self, first: usize, n_columns: usize) -> Self {
         self.transposed().rows(first, n_columns).transposed()
     }
 }
@@ -57,23 +58,38 @@ impl<'a> Matrix<'a> {
 /// # Shapes
 /// `a` (m, k), `b` (k, n) → (m, n).
 pub(crate) fn product(out: &mut [f32], store: Store, a: Matrix<'_>, b: Matrix<'_>) {
-    assert_eq!(a.n_columns, b.n_rows, "inner dimensions of a matrix product");
     assert_eq!(out.len(), a.n_rows * b.n_columns, "elements of a matrix product");
     if a.n_columns == 0 && store == Store::Overwrite {
         out.fill(0.0);
     }
+    product_into(out, b.n_columns, 0, store, a, b);
+}
+
+/// [`product`] into columns of `out`: those from `first_column` on of rows of `row_stride` elements.
+pub(crate) fn product_into(
+    out: &mut [f32],
+    row_stride: usize,
+    first_column: usize,
+    store: Store,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+) {
+    assert_eq!(a.n_columns, b.n_rows, "inner dimensions of a matrix product");
+    assert_eq!(out.len(), a.n_rows * row_stride, "rows of a matrix product");
+    assert!(first_column + b.n_columns <= row_stride, "columns of a matrix product");
+    let out = if out.is_empty() { out } else { &mut out[first_column..] };
     for first in (0..a.n_columns).step_by(DEPTH) {
         let depth = DEPTH.min(a.n_columns - first);
         let store = if first == 0 { store } else { Store::Accumulate };
-        product_of_depth(out, store, a.columns(first, depth), b.rows(first, depth));
+        product_of_depth(out, row_stride, store, a.columns(first, depth), b.rows(first, depth));
     }
 }
 
-fn product_of_depth(out: &mut [f32], store: Store, a: Matrix<'_>, b: Matrix<'_>) {
+fn product_of_depth(out: &mut [f32], row_stride: usize, store: Store, a: Matrix<'_>, b: Matrix<'_>) {
     let accumulate = store == Store::Accumulate;
     // SAFETY: `Matrix` has all the elements that its sizes and strides speak of, by the checks of `new` and
-    // `rows`; `product` checked that the inner sizes agree and that `out` is as large as the result. `out` is
-    // borrowed mutably, so it overlaps neither.
+    // `rows`; `product_into` checked that the inner sizes agree and that `out` has all rows and columns of the
+    // result. `out` is borrowed mutably, so it overlaps neither.
     unsafe {
         gemm::gemm(
             a.n_rows,
@@ -81,7 +97,7 @@ fn product_of_depth(out: &mut [f32], store: Store, a: Matrix<'_>, b: Matrix<'_>)
             a.n_columns,
             out.as_mut_ptr(),
             1,
-            b.n_columns as isize,
+            row_stride as isize,
             accumulate,
             a.values.as_ptr(),
             a.column_stride as isize,

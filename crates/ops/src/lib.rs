@@ -18,6 +18,7 @@
 //! - [`layer_norm`], [`rms_norm`]: normalization of each row
 //! - [`head_norm`]: that of each head within rows, in place
 //! - [`linear`]: x·W + b
+//! - [`lora`]: what a low-rank adapter adds to that
 //! - [`rope`]: rotary position embedding
 //! - [`attention`]: causal self-attention
 //! - [`decode`]: rows of several texts against a cache of keys and values, on a board
@@ -39,6 +40,7 @@
 pub mod embedding;
 pub mod layer_norm;
 pub mod linear;
+pub mod lora;
 pub mod rms_norm;
 
 pub mod attention;

@@ -5,8 +5,8 @@ use std::thread::JoinHandle;
 
 use candle_core::Device;
 use wattle_data::Dataset;
-use wattle_model::LanguageModel;
 use wattle_model::hugging_face::Directory;
+use wattle_model::{Adapted, LanguageModel, Masks};
 use wattle_ops::board::Board;
 use wattle_train::device::ChosenDevice;
 use wattle_train::engine::{home_of_parameters, refuse_what_cannot_fit};
@@ -60,6 +60,12 @@ pub(crate) fn build(
     options: &TrainerOptions,
     values: Values,
 ) -> Result<Built, SessionError> {
+    if own.is_some() && config.lora.is_on() {
+        return Err(SessionError::config(format!(
+            "lora.rank = {}: adapters are for wattle's own families; set it to 0 for a model of your own",
+            config.lora.rank
+        )));
+    }
     if let Some(build) = own {
         return Ok(Built { model: own_model(config, build, dataset, device)?, board: None });
     }
@@ -138,6 +144,7 @@ fn open_board(
     let Some(board) = device.training_board(&options.ranks, deterministic)? else { return Ok(None) };
     let vocab_size = vocab_size(config, dataset)?;
     let blank = config.model.build_blank(vocab_size, &Device::Cpu).map_err(SessionError::Build)?;
+    let blank = adapted(config, blank)?;
     refuse_what_cannot_fit(blank.as_ref(), board.as_ref(), options)?;
     Ok(Some(board))
 }
@@ -167,13 +174,26 @@ fn configured_model(
                 dir.join("tokenizer.json").display()
             )));
         }
-        return Ok(directory.load_as(&config.model, &home)?);
+        return adapted(config, directory.load_as(&config.model, &home)?);
     }
     let built = match values {
         Values::Initial => config.model.build(vocab_size, config.run.seed, &home),
         Values::Checkpoint => config.model.build_blank(vocab_size, &home),
     };
     Ok(built.map_err(SessionError::Build)?)
+}
+
+/// The model with adapters, if there are to be any.
+fn adapted(
+    config: &Config,
+    base: Box<dyn LanguageModel + Send + Sync>,
+) -> Result<Box<dyn LanguageModel>, SessionError> {
+    if !config.lora.is_on() {
+        return Ok(base);
+    }
+    let path = config.model.init_from.as_deref();
+    let adapted = Adapted::new(base, &config.model, &config.lora, config.run.seed, path);
+    Ok(Box::new(adapted.map_err(SessionError::Build)?))
 }
 
 /// Rows of the token table.

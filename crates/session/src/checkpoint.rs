@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use wattle_data::Tokenizer;
 use wattle_model::hugging_face::{Directory, stand_in};
-use wattle_model::{GgufFile, LanguageModel, ModelConfig};
+use wattle_model::{GgufFile, LanguageModel, ModelConfig, PeftAdapter};
 use wattle_train::device::ChosenDevice;
 
 use crate::data_notes;
@@ -24,20 +24,29 @@ pub struct OpenCheckpoint {
 }
 
 impl OpenCheckpoint {
-    /// Opens what `path` names.
+    /// Opens what `path` names, with the adapters in `adapter` added to its weights, or those that `path` itself is.
     ///
     /// # Errors
-    /// If there is no checkpoint, it is not whole, or its tokenizer is not the model's.
-    pub fn open(path: &Path, device: &ChosenDevice) -> Result<Self, SessionError> {
+    /// If there is no checkpoint, it is not whole, its tokenizer is not the model's, or adapters are of another model.
+    pub fn open(path: &Path, adapter: Option<&Path>, device: &ChosenDevice) -> Result<Self, SessionError> {
         if is_gguf(path) {
-            return Self::open_gguf(path, device);
+            return match adapter {
+                None => Self::open_gguf(path, device),
+                Some(_) => Err(no_checkpoint(
+                    path,
+                    "adapters belong to weights that are not quantized: name the checkpoint that the file was made of",
+                )),
+            };
         }
-        let dir = locate(path)?;
-        let directory = Directory::open(&dir)?;
+        let Located { dir, directory, adapter } = Located::find(path, adapter)?;
         let tokenizer = without_call_state(tokenizer_of(&directory)?);
         let config = directory.model_config().clone();
         check_memory(path, &config, device, 1)?;
-        Ok(Self { model: directory.load(&device.device)?, config, path: dir, tokenizer })
+        let model = directory.load(&device.device)?;
+        if let Some(adapter) = adapter {
+            adapter.merge_into(model.as_ref(), &config)?;
+        }
+        Ok(Self { model, config, path: dir, tokenizer })
     }
 
     fn open_gguf(path: &Path, device: &ChosenDevice) -> Result<Self, SessionError> {
@@ -49,6 +58,51 @@ impl OpenCheckpoint {
         // All tensors are multiplied out before the model takes them over.
         check_memory(path, &config, device, 2)?;
         Ok(Self { model: file.load(&device.device)?, config, path: path.to_owned(), tokenizer })
+    }
+}
+
+/// A checkpoint's folder, the weights and, if they are beside those, the adapters.
+pub struct Located {
+    /// The folder that was named, or a run's latest checkpoint.
+    pub dir: PathBuf,
+    /// The weights: those of the folder, or those that its adapters belong to.
+    pub directory: Directory,
+    /// Adapters that are not part of the weights.
+    pub adapter: Option<PeftAdapter>,
+}
+
+impl Located {
+    /// Finds what `path` means, with the adapters in `adapter` if they are named apart.
+    ///
+    /// # Errors
+    /// If something is not there, or is of a kind that is not supported.
+    pub fn find(path: &Path, adapter: Option<&Path>) -> Result<Self, SessionError> {
+        let dir = locate(path)?;
+        if !PeftAdapter::is_in(&dir) {
+            let adapter =
+                adapter.map(|path| Ok::<_, SessionError>(PeftAdapter::open(&locate(path)?)?)).transpose()?;
+            return Ok(Self { directory: Directory::open(&dir)?, dir, adapter });
+        }
+        if adapter.is_some() {
+            return Err(no_checkpoint(
+                path,
+                "is an adapter itself: name the weights that --adapter belongs to",
+            ));
+        }
+        let adapter = PeftAdapter::open(&dir)?;
+        let base = adapter.base().map(PathBuf::from).filter(|base| base.is_dir());
+        let base = base.ok_or_else(|| {
+            let named = adapter.base().map_or_else(String::new, |base| format!(", {base:?},"));
+            no_checkpoint(
+                path,
+                format!(
+                    "is an adapter, and base_model_name_or_path{named} is no folder here: name the folder of the weights \
+                     and give the adapter by --adapter {}",
+                    path.display()
+                ),
+            )
+        })?;
+        Ok(Self { directory: Directory::open(&locate(&base)?)?, dir, adapter: Some(adapter) })
     }
 }
 
@@ -112,7 +166,7 @@ pub fn is_gguf(path: &Path) -> bool {
 /// # Errors
 /// If there is none.
 pub fn locate(path: &Path) -> Result<PathBuf, SessionError> {
-    if path.join("config.json").is_file() {
+    if path.join("config.json").is_file() || PeftAdapter::is_in(path) {
         return Ok(path.to_owned());
     }
     let latest = path.join("checkpoints/latest");

@@ -7,7 +7,7 @@ use toml::{Table, Value};
 use wattle_data::{DataConfig, TokenizerConfig};
 use wattle_grid::GridConfig;
 use wattle_meter::{CarbonConfig, CostConfig, EnergyConfig};
-use wattle_model::ModelConfig;
+use wattle_model::{LoraConfig, ModelConfig};
 use wattle_runlog::{LineFile, Record};
 use wattle_train::config::{EngineChoice, MomentType};
 use wattle_train::{
@@ -53,6 +53,7 @@ sections! {
     data: DataConfig,
     tokenizer: TokenizerConfig,
     model: ModelConfig,
+    lora: LoraConfig,
     optimizer: OptimizerConfig,
     schedule: ScheduleConfig,
     train: TrainConfig,
@@ -165,6 +166,32 @@ impl Config {
         if self.precision.moments != MomentType::F32 && is_autograd {
             faults.push(TrainError::NoBf16Moments.to_string());
         }
+        faults.extend(self.lora_contradictions());
+        faults
+    }
+
+    /// What is wrong between adapters and the rest.
+    fn lora_contradictions(&self) -> Vec<String> {
+        let LoraConfig { rank, dropout, .. } = self.lora;
+        if !self.lora.is_on() {
+            return Vec::new();
+        }
+        let mut faults = Vec::new();
+        if self.model.init_from.is_none() {
+            faults.push(format!(
+                "lora.rank = {rank}: adapters are trained beside weights that are there already; name them by \
+                 model.init_from"
+            ));
+        }
+        if self.precision.fp8().is_some() {
+            faults.push(format!(
+                "lora.rank = {rank}: adapters have no products in fp8; set precision.dtype to \"bf16\" or \"f32\""
+            ));
+        }
+        if dropout > 0.0 && self.train.engine == EngineChoice::Autograd {
+            faults.push(TrainError::NoLoraDropout.to_string());
+        }
+        faults.extend(self.lora.faults_for(&self.model));
         faults
     }
 

@@ -2,7 +2,7 @@
 
 use wattle_data::{Dataset, Verify};
 use wattle_model::Fp8Balance;
-use wattle_model::flops::flops_per_token;
+use wattle_model::flops::{FlopsPerToken, flops_per_token};
 use wattle_train::device::{ChosenDevice, DeviceChoice};
 use wattle_train::{Checkpoints, Plan, Trainer, TrainerOptions};
 
@@ -19,6 +19,10 @@ use crate::snapshot;
 pub struct Forecast {
     /// Trainable parameters.
     pub n_parameters: u64,
+    /// Parameters of the model that stay as they are, where adapters are trained.
+    pub n_frozen: u64,
+    /// Floating-point operations of a token.
+    pub flops: FlopsPerToken,
     /// Steps and tokens.
     pub plan: Plan,
     /// What trains, for a person.
@@ -58,8 +62,12 @@ impl Forecast {
         let memory = TrainingMemory::of(config, vocab_size);
         let is_cpu = device.device.is_cpu();
         let plan = plan_of(config, dataset)?;
+        let (n_parameters, n_frozen) =
+            (need::n_trained(config, vocab_size), need::n_frozen(config, vocab_size));
         Ok(Self {
-            n_parameters: config.model.n_parameters(vocab_size),
+            n_parameters,
+            n_frozen,
+            flops: flops_per_token(&config.model, n_parameters, n_frozen),
             plan,
             engine: memory.engine().to_owned(),
             memory,
@@ -108,7 +116,7 @@ impl Forecast {
     /// is little.
     fn is_quick(&self, config: &Config) -> bool {
         let tokens = config.train.micro_batch() as f64 * config.model.context as f64;
-        flops_per_token(&config.model, self.n_parameters).nanogpt as f64 * tokens <= QUICK_FLOPS
+        self.flops.nanogpt as f64 * tokens <= QUICK_FLOPS
     }
 }
 

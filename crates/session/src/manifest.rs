@@ -107,6 +107,7 @@ pub(crate) fn card(
         family,
         n_parameters: manifest.model.as_ref().map_or(0, |model| model.parameters),
         data,
+        is_adapter: config.lora.is_on(),
         base_model: config.model.init_from.as_ref().map(|dir| dir.display().to_string()),
         hardware: match device.device.is_cpu() {
             true => cpu(),

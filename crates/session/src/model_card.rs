@@ -24,6 +24,8 @@ pub struct ModelCard {
     pub base_model: Option<String>,
     /// What it is trained with.
     pub hardware: String,
+    /// Whether its parameters are adapters' of the model that it started from.
+    pub is_adapter: bool,
 }
 
 impl ModelCard {
@@ -73,9 +75,9 @@ impl ModelCard {
             )
         });
         format!(
-            "---\nlibrary_name: transformers\npipeline_tag: text-generation\n{emissions}---\n\n\
+            "---\nlibrary_name: {library}\npipeline_tag: text-generation\n{emissions}---\n\n\
              # {name}, step {step}\n\n\
-             A {family} model of {parameters} parameters, trained by wattle.\n\n\
+             A {family} {what} of {parameters} parameters, trained by wattle.\n\n\
              | | |\n|---|---|\n\
              | run | {run_id} |\n\
              {base}\
@@ -87,6 +89,8 @@ impl ModelCard {
              | energy | {energy} |\n\
              {unmetered}\n\
              `emissions.json` beside this file says how each figure was arrived at.\n",
+            library = if self.is_adapter { "peft" } else { "transformers" },
+            what = if self.is_adapter { "model's low-rank adapter" } else { "model" },
             step = draft.step,
             epoch = draft.epoch,
             parameters = count(*n_parameters),

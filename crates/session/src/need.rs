@@ -1,7 +1,7 @@
 //! What commands need of memory, by the configuration alone.
 
 use wattle_model::engine::EngineOptions;
-use wattle_model::{MemoryPlan, ModelConfig, Share, WeightType};
+use wattle_model::{MatrixUpdate, MemoryPlan, ModelConfig, Share, WeightType};
 use wattle_report::words::quantity::count;
 use wattle_train::config::{EngineChoice, Precision};
 
@@ -34,11 +34,11 @@ impl TrainingMemory {
         let has_engine = matches!(config.precision.dtype, Precision::F32 | Precision::Fp8);
         let is_explicit = has_engine && config.train.engine != EngineChoice::Autograd;
         if !is_explicit {
-            let parameters = config.model.model_bytes(vocab_size);
-            let moments = config.model.n_moments(vocab_size, config.optimizer.matrices());
-            let moments = moments.saturating_mul(BYTES_PER_F32);
+            let gradients = n_trained(config, vocab_size).saturating_mul(BYTES_PER_F32);
+            let moments = n_moments(config, vocab_size).saturating_mul(BYTES_PER_F32);
+            let parameters = own_bytes(config, vocab_size);
             return Self::Autograd {
-                states: parameters.saturating_mul(2).saturating_add(moments),
+                states: parameters.saturating_add(gradients).saturating_add(moments),
                 activations: activation_bytes(config, vocab_size),
             };
         }
@@ -51,7 +51,10 @@ impl TrainingMemory {
             // As if alone: of several ranks, each takes less.
             share: Share::default(),
         };
-        Self::Explicit(config.model.training_memory(vocab_size, options))
+        Self::Explicit(match config.lora.is_on() {
+            true => config.model.adapted_memory(vocab_size, &config.lora, options),
+            false => config.model.training_memory(vocab_size, options),
+        })
     }
 
     /// What trains, for a person.
@@ -79,10 +82,39 @@ impl TrainingMemory {
     }
 }
 
+/// Numbers that are trained: the model's parameters, or its adapters'.
+pub fn n_trained(config: &Config, vocab_size: usize) -> u64 {
+    match config.lora.is_on() {
+        true => config.model.n_adapter_parameters(vocab_size, &config.lora),
+        false => config.model.n_parameters(vocab_size),
+    }
+}
+
+/// Numbers that stay as they are.
+pub fn n_frozen(config: &Config, vocab_size: usize) -> u64 {
+    if config.lora.is_on() { config.model.n_parameters(vocab_size) } else { 0 }
+}
+
+/// Numbers of an optimizer's moments.
+pub(crate) fn n_moments(config: &Config, vocab_size: usize) -> u64 {
+    let matrices = config.optimizer.matrices();
+    match config.lora.is_on() {
+        // All factors are matrices of blocks.
+        true if matrices != MatrixUpdate::AdamW => n_trained(config, vocab_size),
+        true => n_trained(config, vocab_size).saturating_mul(2),
+        false => config.model.n_moments(vocab_size, matrices),
+    }
+}
+
+/// Bytes of the tensors of the model and of its adapters.
+pub(crate) fn own_bytes(config: &Config, vocab_size: usize) -> u64 {
+    n_trained(config, vocab_size).saturating_add(n_frozen(config, vocab_size)).saturating_mul(BYTES_PER_F32)
+}
+
 /// What training needs on a CPU.
 pub fn training(config: &Config, vocab_size: usize) -> Need {
     let memory = TrainingMemory::of(config, vocab_size);
-    let [states, batch] = memory.parts(config.model.model_bytes(vocab_size));
+    let [states, batch] = memory.parts(own_bytes(config, vocab_size));
     let about = if matches!(memory, TrainingMemory::Autograd { .. }) { "at least " } else { "" };
     Need {
         what: "training on the CPU".to_owned(),

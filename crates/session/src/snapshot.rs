@@ -19,10 +19,9 @@ pub(crate) fn bytes(config: &Config, vocab_size: usize, plan: &Plan, is_cpu: boo
         return 0;
     }
     let is_flat = is_cpu && matches!(TrainingMemory::of(config, vocab_size), TrainingMemory::Explicit(_));
-    let moments =
-        config.model.n_moments(vocab_size, config.optimizer.matrices()).saturating_mul(BYTES_PER_F32);
+    let moments = need::n_moments(config, vocab_size).saturating_mul(BYTES_PER_F32);
     // The model's own tensors hold the values meanwhile.
-    let values = if is_flat { 0 } else { config.model.model_bytes(vocab_size) };
+    let values = if is_flat { 0 } else { need::n_trained(config, vocab_size).saturating_mul(BYTES_PER_F32) };
     moments.saturating_add(values)
 }
 
@@ -32,7 +31,7 @@ pub(crate) fn is_affordable(config: &Config, vocab_size: usize, plan: &Plan, is_
     let copy = bytes(config, vocab_size, plan, is_cpu);
     let beside = match is_cpu {
         true => need::training(config, vocab_size).bytes,
-        false => config.model.model_bytes(vocab_size),
+        false => need::own_bytes(config, vocab_size),
     };
     copy > 0 && has_room(copy, beside)
 }

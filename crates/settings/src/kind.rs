@@ -18,6 +18,8 @@ pub enum Kind {
     Truth,
     /// Text.
     Text,
+    /// Texts.
+    Texts,
     /// The path of a file or folder.
     Path,
     /// Paths of files.
@@ -42,6 +44,7 @@ impl Kind {
             Self::Whole => "a whole number of at least 0".to_owned(),
             Self::Truth => "true or false".to_owned(),
             Self::Text | Self::Path => "a text in quotes".to_owned(),
+            Self::Texts => "a list of texts in quotes".to_owned(),
             Self::Paths => "a list of files".to_owned(),
             Self::Wholes => "a list of whole numbers".to_owned(),
             Self::Section => "a section of keys".to_owned(),
@@ -57,6 +60,7 @@ impl Kind {
             Self::Whole => "whole number".to_owned(),
             Self::Number => "number".to_owned(),
             Self::Text => "text".to_owned(),
+            Self::Texts => "list of texts".to_owned(),
             Self::Path => "path".to_owned(),
             Self::Paths => "list of paths".to_owned(),
             Self::Wholes => "list of whole numbers".to_owned(),
@@ -139,6 +143,14 @@ impl SettingType for Vec<PathBuf> {
 
     fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
         self.iter_mut().collect()
+    }
+}
+
+impl SettingType for Vec<String> {
+    const KIND: Kind = Kind::Texts;
+
+    fn is_unset(&self) -> bool {
+        self.is_empty()
     }
 }
 

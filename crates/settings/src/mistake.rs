@@ -21,7 +21,7 @@ fn hint(path: &str, value: &Value, kind: Kind) -> String {
         (Kind::Whole, Value::Float(n)) if n.fract() == 0.0 && (0.0..1e15).contains(n) => {
             format!(", such as {n:.0}")
         }
-        (Kind::Paths, Value::String(text)) => format!(", such as --set '{path}=[{text:?}]'"),
+        (Kind::Paths | Kind::Texts, Value::String(text)) => format!(", such as --set '{path}=[{text:?}]'"),
         _ => String::new(),
     }
 }

@@ -116,6 +116,12 @@ pub enum TrainError {
          \"auto\", or precision.moments to \"f32\""
     )]
     NoBf16Moments,
+    /// What adapters read was to be dropped where no engine does it.
+    #[error(
+        "lora.dropout: the explicit engines of wattle's own families drop what adapters read; set train.engine to \"auto\" and \
+         precision.dtype to \"f32\" on a CPU, or lora.dropout to 0"
+    )]
+    NoLoraDropout,
     /// Muon was asked for, and there is nothing for it to update.
     #[error(
         "optimizer.kind = \"muon\": no parameter is a matrix of a block: one of two dimensions with the block's number between \

@@ -32,7 +32,8 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<Exit> {
     let device = args.device.open()?;
     let board = device.board()?;
     let home = device.home_of_parameters(board.as_ref());
-    let checkpoint = OpenCheckpoint::open(&args.checkpoint, home.as_ref().unwrap_or(&device))?;
+    let (home, adapter) = (home.as_ref().unwrap_or(&device), args.adapter.as_deref());
+    let checkpoint = OpenCheckpoint::open(&args.checkpoint, adapter, home)?;
     let template = ChatTemplate::of_dir(&checkpoint.path)?.with_context(|| {
         format!(
             "{} has no chat template: neither chat_template.jinja nor one in tokenizer_config.json; put the model's \

@@ -45,7 +45,8 @@ pub fn run(args: &EvaluateArgs, bars: &MultiProgress) -> anyhow::Result<Exit> {
     let board = device.board()?;
     let metered = Metered::start(&device.compute);
     let home = device.home_of_parameters(board.as_ref());
-    let checkpoint = OpenCheckpoint::open(&args.checkpoint, home.as_ref().unwrap_or(&device))?;
+    let (home, adapter) = (home.as_ref().unwrap_or(&device), args.adapter.as_deref());
+    let checkpoint = OpenCheckpoint::open(&args.checkpoint, adapter, home)?;
     let held = match (&args.data, &args.text) {
         (Some(dir), _) => prepared(dir, args, &checkpoint.tokenizer)?,
         (None, Some(text)) => tokenized(text, &checkpoint.tokenizer)?,

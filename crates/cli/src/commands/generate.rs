@@ -44,7 +44,8 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<Exit> {
     let device = args.device.open()?;
     let board = device.board()?;
     let home = device.home_of_parameters(board.as_ref());
-    let checkpoint = OpenCheckpoint::open(&args.checkpoint, home.as_ref().unwrap_or(&device))?;
+    let (home, adapter) = (home.as_ref().unwrap_or(&device), args.adapter.as_deref());
+    let checkpoint = OpenCheckpoint::open(&args.checkpoint, adapter, home)?;
     let tokenizer = &checkpoint.tokenizer;
     let options = GenerateOptions {
         sampling,

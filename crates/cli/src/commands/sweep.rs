@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use indicatif::MultiProgress;
-use wattle_model::flops::flops_per_token;
 use wattle_report::compare;
 use wattle_report::words::quantity::{count, si};
 use wattle_report::words::table::{self, Table};
@@ -77,7 +76,7 @@ fn dry_run(plan: &SweepPlan, following: &mut Following<'_>) -> anyhow::Result<Ex
     let forecasts = forecasts(plan, following)?;
     let mut table = Table::new(["strategy", "parameters", "steps", "tokens", "compute"], &[0]);
     for (config, forecast) in plan.strategies.iter().zip(&forecasts) {
-        let flops = flops_per_token(&config.model, forecast.n_parameters).nanogpt;
+        let flops = forecast.flops.nanogpt;
         let tokens = forecast.plan.total_tokens();
         table.row([
             config.run.name.clone(),

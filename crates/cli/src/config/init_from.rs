@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use wattle_data::{TokenizerConfig, TokenizerKind};
+use wattle_model::PeftAdapter;
 use wattle_model::hugging_face::Directory;
 use wattle_session::Config;
 use wattle_session::checkpoint::{locate, tokenizer_of};
@@ -19,6 +20,12 @@ pub fn adopt(config: &mut Config, explicit_keys: &[String]) -> Result<(), Vec<St
     let Some(init_from) = config.model.init_from.clone() else { return Ok(()) };
     let named = |fault: String| vec![format!("model.init_from = {}: {fault}", init_from.display())];
     let dir = locate(&init_from).map_err(|error| named(format!("{error:#}")))?;
+    if PeftAdapter::is_in(&dir) {
+        return Err(named(format!(
+            "{} is an adapter and has no weights of its own; merge it by wattle export --merge --format safetensors",
+            dir.display()
+        )));
+    }
     let directory = Directory::open(&dir).map_err(|error| named(error.to_string()))?;
     tokenizer_of(&directory).map_err(|error| named(format!("{error:#}")))?;
 

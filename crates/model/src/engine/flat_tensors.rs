@@ -9,10 +9,22 @@ use safetensors::{Dtype, View};
 
 use super::layout::{Entry, Layout};
 use super::moments::MomentSlice;
-use crate::copies::overwrite;
+use crate::copies::{copy, overwrite, with_values};
 use crate::error::ModelError;
 use crate::hugging_face::{bytes_of, write_views};
 use crate::parameter::Parameter;
+
+/// The values of `parameters` in one buffer.
+///
+/// # Errors
+/// If a tensor operation fails.
+pub(crate) fn take(layout: &Layout, parameters: &[Parameter]) -> Result<Vec<f32>> {
+    let mut buffer = vec![0.0; layout.len()];
+    for (entry, parameter) in layout.entries().iter().zip(parameters) {
+        with_values(&parameter.var, |values| copy(&mut buffer[entry.range.clone()], values))?;
+    }
+    Ok(buffer)
+}
 
 /// Gives `parameters` the values in `buffer`.
 pub(crate) fn publish(buffer: &[f32], layout: &Layout, parameters: &[Parameter]) -> Result<()> {

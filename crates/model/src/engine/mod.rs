@@ -2,11 +2,13 @@
 //!
 //! - [`layout`]: where each parameter lies in a flat buffer
 //! - `network`: what a family's network consists of
+//! - `adapters`: low-rank adapters beside frozen weights
 //! - [`cpu`]: executes a network in `f32` on a CPU
 //! - [`board`]: executes a network on a GPU
 //! - [`flat_state`]: weights, gradients and moments on a CPU, and the update
 //! - `fp8`: which products are in eight bits
 //! - `flat_tensors`: a flat buffer as the tensors of its layout
+//! - `modules`: the matrices that can have adapters
 //! - `moments`: the optimizer's moments, and their type
 //! - `muon`: updates of matrices by Muon
 //! - `owners`: which of several processes makes each of those
@@ -15,6 +17,7 @@
 //! - [`split`]: which part of the flat buffers each of several processes keeps
 //! - [`memory`]: what an engine takes, before it takes it
 
+pub(crate) mod adapters;
 pub mod board;
 pub mod cpu;
 pub mod flat_state;
@@ -22,6 +25,7 @@ mod flat_tensors;
 mod fp8;
 pub mod layout;
 pub mod memory;
+pub(crate) mod modules;
 mod moments;
 pub(crate) mod muon;
 pub(crate) mod network;

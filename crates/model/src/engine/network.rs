@@ -4,6 +4,7 @@
 
 use std::ops::Range;
 
+use super::adapters::Adapters;
 use wattle_ops::rope::{Rotary, Scaling};
 use wattle_ops::{Activation, attention};
 
@@ -21,6 +22,8 @@ pub(crate) struct Network {
     /// Whether training may drop elements: of the embedding, of attention's probabilities, and of what each half of
     /// a block adds.
     pub(crate) drops: bool,
+    /// What is trained in place of the weights, which are frozen then.
+    pub(crate) adapters: Option<Adapters>,
 }
 
 /// The sizes of a network.

@@ -6,6 +6,7 @@ use candle_core::Result;
 use wattle_ops::board::Board;
 
 use crate::config::ModelConfig;
+use crate::engine::adapters::LowRank;
 use crate::engine::board::{
     BoardDecoder, BoardEngine, BoardEvaluator, DecoderOptions, DeviceEngine, DeviceEngineOptions,
     EngineError, EvaluatorOptions, share_of,
@@ -29,6 +30,20 @@ pub(crate) fn cpu_engine(
     Ok(Some(Box::new(CpuEngine::new(config, vocab_size, parameters, options)?)))
 }
 
+/// The engine on a CPU that trains adapters, if the frozen `parameters` are there.
+pub(crate) fn adapted_cpu_engine(
+    config: &ModelConfig,
+    vocab_size: usize,
+    parameters: &[Parameter],
+    low_rank: LowRank<'_>,
+    options: EngineOptions,
+) -> Result<Option<Box<dyn Engine>>> {
+    if parameters.iter().any(|parameter| !parameter.var.device().is_cpu()) {
+        return Ok(None);
+    }
+    Ok(Some(Box::new(CpuEngine::adapted(config, vocab_size, parameters, low_rank, options)?)))
+}
+
 /// The engine on a board.
 pub(crate) fn board_engine(
     config: &ModelConfig,
@@ -41,6 +56,53 @@ pub(crate) fn board_engine(
     let layout = layout.updated_by(options.matrices);
     let options = droppable(&network, options);
     Ok(Some(Box::new(BoardEngine::new(board, network, layout, parameters, options)?)))
+}
+
+/// The engine on a board that trains adapters.
+pub(crate) fn adapted_board_engine(
+    config: &ModelConfig,
+    vocab_size: usize,
+    parameters: &[Parameter],
+    low_rank: LowRank<'_>,
+    board: Arc<dyn Board>,
+    options: DeviceEngineOptions,
+) -> std::result::Result<Option<Box<dyn DeviceEngine>>, EngineError> {
+    let world = share_of(board.as_ref()).world;
+    let (frozen, network) = on_boards(config, vocab_size, parameters, 1);
+    let (layout, network) = with_adapters(config, low_rank, &frozen, network, world);
+    let (layout, options) = (layout.updated_by(options.matrices), droppable(&network, options));
+    let (weights, own) = ((&frozen, parameters), low_rank.parameters);
+    Ok(Some(Box::new(BoardEngine::adapted(board, network, weights, layout, own, options)?)))
+}
+
+/// Refuses an engine for adapters that cannot fit on a board.
+pub(crate) fn refuse_adapted_that_cannot_fit(
+    config: &ModelConfig,
+    vocab_size: usize,
+    parameters: &[Parameter],
+    low_rank: LowRank<'_>,
+    board: &dyn Board,
+    options: DeviceEngineOptions,
+) -> std::result::Result<(), EngineError> {
+    let (frozen, network) = on_boards(config, vocab_size, parameters, 1);
+    let (layout, network) = with_adapters(config, low_rank, &frozen, network, share_of(board).world);
+    let (layout, options) = (layout.updated_by(options.matrices), droppable(&network, options));
+    BoardEngine::refuse_what_cannot_fit(board, &network, &layout, &options)
+}
+
+/// A network on the boards of `world` ranks with adapters, and the places of their factors. Its own weights lie as in
+/// `frozen`, whole on each.
+fn with_adapters(
+    config: &ModelConfig,
+    low_rank: LowRank<'_>,
+    frozen: &Layout,
+    network: Network,
+    world: usize,
+) -> (Layout, Network) {
+    let LowRank { parameters, scale, dropout } = low_rank;
+    let layout = Layout::of_parameters(parameters, &config.family.spec().placement().over(world));
+    let network = network.with_adapters(frozen, &layout, scale, dropout);
+    (layout, network)
 }
 
 /// The decoder on a board.

@@ -22,7 +22,8 @@ mod spec;
 use candle_core::{Device, Result};
 
 pub(crate) use self::engines::{
-    board_decoder, board_engine, board_evaluator, cpu_engine, refuse_what_cannot_fit,
+    adapted_board_engine, adapted_cpu_engine, board_decoder, board_engine, board_evaluator, cpu_engine,
+    refuse_adapted_that_cannot_fit, refuse_what_cannot_fit,
 };
 pub use self::family::Family;
 pub(crate) use self::spec::{BoxedModel, FamilySpec, HEAD, HuggingFace, NamedShapes};

@@ -12,6 +12,7 @@ use super::tensor::{Entry, Storage};
 use super::{ARCHITECTURE, TOKENIZER_JSON, family, tokenizer};
 use crate::error::ModelError;
 use crate::hugging_face::Directory;
+use crate::language_model::LanguageModel;
 
 /// The version of the layout of quantized blocks.
 const QUANTIZATION_VERSION: u32 = 2;
@@ -58,11 +59,24 @@ impl GgufExport {
         tokenizer_json: &str,
         weight_type: WeightType,
     ) -> Result<Self, ModelError> {
+        Self::of_weights(directory, tokenizer_json, weight_type, || directory.load(&Device::Cpu))
+    }
+
+    /// [`GgufExport::of`] with the weights of a model that `load` gives, which is one of the directory's configuration.
+    ///
+    /// # Errors
+    /// As for [`GgufExport::of`].
+    pub fn of_weights(
+        directory: &Directory,
+        tokenizer_json: &str,
+        weight_type: WeightType,
+        load: impl FnOnce() -> Result<Box<dyn LanguageModel + Send + Sync>, ModelError>,
+    ) -> Result<Self, ModelError> {
         let config = directory.model_config();
         let refused = |faults| ModelError::Export { dir: directory.dir().to_owned(), faults };
         let mapping = family::of_family(config.family).map_err(|fault| refused(vec![fault]))?;
         let keys = keys(&mapping, directory, tokenizer_json, weight_type).map_err(refused)?;
-        let model = directory.load(&Device::Cpu)?;
+        let model = load()?;
         let weights: HashMap<String, Tensor> = model.weights()?.into_iter().collect();
         let mut export =
             Self { keys, tensors: Vec::new(), in_halves: Vec::new(), notes: (mapping.notes)(config) };

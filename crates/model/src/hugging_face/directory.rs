@@ -68,7 +68,7 @@ impl Directory {
     ///
     /// # Errors
     /// As [`Directory::load_as`].
-    pub fn load(&self, device: &Device) -> Result<Box<dyn LanguageModel>, ModelError> {
+    pub fn load(&self, device: &Device) -> Result<Box<dyn LanguageModel + Send + Sync>, ModelError> {
         self.load_as(&self.config, device)
     }
 
@@ -82,7 +82,7 @@ impl Directory {
         &self,
         config: &ModelConfig,
         device: &Device,
-    ) -> Result<Box<dyn LanguageModel>, ModelError> {
+    ) -> Result<Box<dyn LanguageModel + Send + Sync>, ModelError> {
         load::load(&self.files, &self.config, config, device)
     }
 }

@@ -9,7 +9,7 @@ use crate::error::ModelError;
 ///
 /// # Errors
 /// If it cannot be read, is not UTF-8, or is something that a server or Git LFS left in its place.
-pub(super) fn read_json_text(path: &Path, expected: &str) -> Result<String, ModelError> {
+pub(crate) fn read_json_text(path: &Path, expected: &str) -> Result<String, ModelError> {
     let fault = |reason: String| ModelError::Directory { path: path.to_owned(), reason };
     let bytes = wattle_files::read(path, wattle_files::SMALL)
         .map_err(|e| fault(format!("cannot be read ({e}); expected {expected}")))?;

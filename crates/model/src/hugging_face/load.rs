@@ -14,8 +14,7 @@ use crate::config::ModelConfig;
 use crate::copies::{overwrite, with_values};
 use crate::differences::differences;
 use crate::error::ModelError;
-use crate::families::{FamilySpec, HEAD};
-use crate::language_model::LanguageModel;
+use crate::families::{BoxedModel, FamilySpec, HEAD};
 
 /// Tensors in mapped files, by the parameter's name.
 type Views<'a> = BTreeMap<String, TensorView<'a>>;
@@ -29,7 +28,7 @@ pub(super) fn load(
     own: &ModelConfig,
     config: &ModelConfig,
     device: &Device,
-) -> Result<Box<dyn LanguageModel>, ModelError> {
+) -> Result<BoxedModel, ModelError> {
     let spec = own.family.spec();
     let parameter_name = spec.hugging_face.parameter_name;
     // An index may list a tied head, which no shard holds. One that is not tied is missed below, with the remedy.

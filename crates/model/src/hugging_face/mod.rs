@@ -16,6 +16,7 @@ mod weight_files;
 
 pub(crate) use config_json::ConfigJson;
 pub use directory::Directory;
+pub(crate) use json_file::read_json_text;
 pub use load_weights::load_weights;
 pub(crate) use safetensors::{bytes_of, write_views};
 pub use safetensors::{read_safetensors, write_safetensors};

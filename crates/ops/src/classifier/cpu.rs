@@ -138,6 +138,36 @@ pub fn fwd_bwd_par(
     shape: &Shape,
     scratch: &mut [f32],
 ) -> usize {
+    by_chunks_par(grad_x, Some(grad_weight), losses, input, scale, shape, scratch)
+}
+
+/// [`fwd_bwd_par`] of a head that is not trained: its own gradient is not made.
+///
+/// # Shapes
+/// As for [`fwd_bwd`].
+///
+/// # Panics
+/// As for [`fwd`].
+pub fn fwd_bwd_x_par(
+    grad_x: &mut [f32],
+    losses: &mut [f32],
+    input: &Input<'_>,
+    scale: f32,
+    shape: &Shape,
+    scratch: &mut [f32],
+) -> usize {
+    by_chunks_par(grad_x, None, losses, input, scale, shape, scratch)
+}
+
+fn by_chunks_par(
+    grad_x: &mut [f32],
+    mut grad_weight: Option<&mut [f32]>,
+    losses: &mut [f32],
+    input: &Input<'_>,
+    scale: f32,
+    shape: &Shape,
+    scratch: &mut [f32],
+) -> usize {
     shape.check(losses, input, scratch);
     assert_eq!(grad_x.len(), input.x.len(), "elements of a gradient");
     let (rows, head) = (shape.chunk_rows(), shape.head());
@@ -159,7 +189,9 @@ pub fn fwd_bwd_par(
                 n_correct
             })
             .sum::<usize>();
-        linear::bwd_weight_par(grad_weight, logits, chunk.x, &head);
+        if let Some(grad_weight) = grad_weight.as_deref_mut() {
+            linear::bwd_weight_par(grad_weight, logits, chunk.x, &head);
+        }
     }
     n_correct
 }

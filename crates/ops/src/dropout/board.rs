@@ -66,9 +66,37 @@ pub fn fwd(
     n: usize,
     site: &Site,
 ) -> Result<(), BoardError> {
+    launch(board, "dropout_fwd", out, x, n, site)
+}
+
+/// `out += x · mask`
+///
+/// # Shapes
+/// `x`, `out` (n)
+///
+/// # Errors
+/// If the launch fails.
+pub fn add(
+    board: &dyn Board,
+    out: DeviceTensor,
+    x: DeviceTensor,
+    n: usize,
+    site: &Site,
+) -> Result<(), BoardError> {
+    launch(board, "dropout_add", out, x, n, site)
+}
+
+fn launch(
+    board: &dyn Board,
+    kernel: &str,
+    out: DeviceTensor,
+    x: DeviceTensor,
+    n: usize,
+    site: &Site,
+) -> Result<(), BoardError> {
     let [probability, seed, purpose, first_element, state] = site.args();
     board.launch(&Launch {
-        kernel: &symbol("dropout_fwd", x.elem()),
+        kernel: &symbol(kernel, x.elem()),
         grid: [pack_grid(n, x.elem(), 256), 1, 1],
         block: [256, 1, 1],
         shared_bytes: 0,

@@ -92,6 +92,13 @@ impl ColumnSums {
         self.pending[partials.idx].n_parts.set(n_parts);
     }
 
+    /// Leaves the partial sums since [`ColumnSums::finish`] was last called where they are: of parameters that are not
+    /// trained, they are of no use.
+    pub fn discard(&mut self) {
+        self.used = 0;
+        self.pending.clear();
+    }
+
     /// Adds up the partial sums that were left since it was last called, always in the same order.
     ///
     /// # Errors

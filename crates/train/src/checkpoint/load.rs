@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use rayon::prelude::*;
+use wattle_model::adapter::weight_file;
 use wattle_model::check_moments;
 use wattle_model::hugging_face::{load_weights, read_safetensors};
 
@@ -14,7 +15,7 @@ impl TrainState {
     /// Reads the checkpoint `dir` into an engine and its model.
     ///
     /// # Errors
-    /// If a file is missing, cut short or changed, or is of another model; the engine and the model are then as they
+    /// If a file is missing, cut short or changed, or is of another model or of adapters of other weights; the engine and the model are then as they
     /// were.
     pub fn load(dir: &Path, engine: &mut dyn StepEngine) -> Result<Self, TrainError> {
         let state = Self::read(dir)?;
@@ -22,11 +23,17 @@ impl TrainState {
         let checked: Vec<_> = state.files.par_iter().map(|expected| check(dir, expected)).collect();
         checked.into_iter().collect::<Result<(), _>>()?;
         let (model, path) = (engine.model(), dir.join("optimizer.safetensors"));
+        if let Some(adapter) = model.adapter() {
+            adapter
+                .base
+                .check(dir)
+                .map_err(|reason| TrainError::Checkpoint { path: dir.to_owned(), reason })?;
+        }
         let device = model.device();
         let moments = read_safetensors(&path, &device)?;
         check_moments(model.parameters(), engine.matrices(), &moments)
             .map_err(|reason| TrainError::Checkpoint { path, reason })?;
-        load_weights(model, &dir.join("model.safetensors"), &device)?;
+        load_weights(model, &dir.join(weight_file(model)), &device)?;
         engine.load(&moments)?;
         Ok(state)
     }

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use wattle_data::conversation::template;
 use wattle_data::{ChatTemplate, Tokenizer};
-use wattle_model::LanguageModel;
+use wattle_model::adapter::{info, peft, weight_file};
+use wattle_model::{AdapterInfo, LanguageModel};
 use wattle_runlog::run_dir::{sync_dir, write_synced};
 
 use super::{Checkpoints, FileSum, TrainState};
@@ -23,12 +24,14 @@ pub struct CheckpointContent {
     pub state: TrainState,
     /// Whether it is the best by validation loss.
     pub is_best: bool,
+    /// What its file of weights is called.
+    pub weights: &'static str,
     /// Its other files, in the order in which they are written.
     pub files: Vec<ExtraFile>,
 }
 
 impl CheckpointContent {
-    /// The content of a checkpoint of `model` with the dataset's tokenizer.
+    /// The content of a checkpoint of `model` with the dataset's tokenizer. One of adapters is in PEFT's layout.
     pub fn new(state: TrainState, is_best: bool, model: &dyn LanguageModel, tokenizer: &Tokenizer) -> Self {
         let mut config = model.config_json();
         let mut generation = json!({ "do_sample": true });
@@ -39,13 +42,18 @@ impl CheckpointContent {
             }
         }
         let file = |name: &str, text: String| ExtraFile { name: name.to_owned(), bytes: text.into_bytes() };
-        let files = vec![
-            file("config.json", pretty(&config)),
+        let mut files = match model.adapter() {
+            None => vec![file("config.json", pretty(&config))],
+            Some(AdapterInfo { config_json, base, .. }) => {
+                vec![file(peft::CONFIG, pretty(config_json)), file(info::BASE, pretty(&base.to_json()))]
+            }
+        };
+        files.extend([
             file(GENERATION_CONFIG, pretty(&generation)),
             file("tokenizer.json", tokenizer.to_json().to_owned()),
             file("tokenizer_config.json", tokenizer.tokenizer_config_json(model.context()).to_string()),
-        ];
-        Self { state, is_best, files }
+        ]);
+        Self { state, is_best, weights: weight_file(model), files }
     }
 
     /// The same with the dataset's chat template, if there is one, as Hugging Face keeps it: in a file of its own, and its
@@ -120,10 +128,10 @@ fn write_files(
 ) -> Result<(), TrainError> {
     fs::create_dir(dir).map_err(TrainError::io("create", dir))?;
     let mut names = Vec::new();
-    let (weights, moments) = (dir.join("model.safetensors"), dir.join("optimizer.safetensors"));
+    let (weights, moments) = (dir.join(content.weights), dir.join("optimizer.safetensors"));
     tensors.write_weights(&weights)?;
     tensors.write_moments(&moments)?;
-    for (name, path) in [("model.safetensors", weights), ("optimizer.safetensors", moments)] {
+    for (name, path) in [(content.weights, weights), ("optimizer.safetensors", moments)] {
         File::open(&path).and_then(|file| file.sync_all()).map_err(TrainError::io("sync", &path))?;
         names.push(name.to_owned());
     }

@@ -27,6 +27,7 @@ use wattle_data::Batch;
 use wattle_model::engine::LossSum;
 use wattle_model::{
     LanguageModel, MatrixUpdate, MemoryPlan, Moments, Parameter, StepResult, abridged, is_block_matrix,
+    is_first_factor,
 };
 use wattle_ops::board::select::Measured;
 use wattle_ops::board::{Board, HostMemory};
@@ -211,6 +212,9 @@ pub fn choose<'a>(
         None if options.fp8.is_some() => Err(TrainError::NoFp8),
         None if options.moments != Moments::F32 => Err(TrainError::NoBf16Moments),
         None if options.train.engine == EngineChoice::Explicit => Err(TrainError::NoEngine),
+        None if model.adapter().is_some_and(|adapter| adapter.dropout > 0.0) => {
+            Err(TrainError::NoLoraDropout)
+        }
         None => Ok(Box::new(autograd::Autograd::new(model, options)?)),
     }
 }
@@ -251,10 +255,12 @@ pub fn home_of_parameters(device: &Device, board: Option<&Arc<dyn Board>>) -> De
     if board.is_some() { Device::Cpu } else { device.clone() }
 }
 
-/// A gradient of zeros can be chance, so it is no error.
+/// A gradient of zeros can be chance, so it is no error. That of an adapter's first factor is zero at the start, since the
+/// second is.
 fn warn_of_zero_gradients(names: &[String]) {
+    let names: Vec<&String> = names.iter().filter(|name| !is_first_factor(name)).collect();
     if !names.is_empty() {
-        tracing::warn!("the first gradient of {} is zero throughout", abridged(names));
+        tracing::warn!("the first gradient of {} is zero throughout", abridged(&names));
     }
 }
 

@@ -156,12 +156,13 @@ impl Ranks {
     }
 }
 
-/// CRC-32C of all weights, by which ranks know that they begin alike.
+/// CRC-32C of all weights, frozen ones among them, by which ranks know that they begin alike.
 ///
 /// # Errors
 /// If a tensor operation fails.
 pub fn crc_of_weights(model: &dyn LanguageModel) -> Result<u32, TrainError> {
-    let mut crc = 0;
+    let frozen = model.adapter().map_or("", |adapter| adapter.base.crc32c.as_str());
+    let mut crc = crc32c::crc32c(frozen.as_bytes());
     for parameter in model.parameters() {
         let values = parameter.var.flatten_all()?.to_vec1::<f32>()?;
         crc = crc32c::crc32c_append(crc, bytemuck::cast_slice(&values));

@@ -11,6 +11,7 @@ use wattle_ops::rms_norm::board as rms_norm;
 use wattle_ops::rope::Rotary;
 
 use super::DeviceEngineOptions;
+use super::adapters::LowRank;
 use super::cache::Cached;
 use super::cutter::Cutter;
 use super::error::EngineError;
@@ -44,6 +45,8 @@ pub(super) struct Activations {
     pub(super) attention: Attention,
     /// Cosines and sines (t, d/2) `f32`, where positions are rotations.
     pub(super) rotary: Option<[Ptr<f32>; 2]>,
+    /// Where weights are frozen.
+    pub(super) low_rank: Option<LowRank>,
 }
 
 /// How attention is computed.
@@ -226,6 +229,7 @@ impl Activations {
                     Some([(); 2].map(|()| cutter.take_of(n_positions * sizes.head_width / 2)))
                 }
             },
+            low_rank: network.adapters.as_ref().map(|adapters| LowRank::cut(cutter, adapters, n, elem)),
         };
         (activations, kept_bytes)
     }

@@ -25,7 +25,7 @@ impl MicroBatch<'_> {
         let mut sums = ColumnSums::new(*partials, *partials_len, self.store);
         let (x, grad_x) = (x[blocks.len()], gradients.x);
         self.norm_backward(final_norm, normed, x, *branch, (grad_x, Store::Overwrite), &mut sums)?;
-        sums.finish(self.board)?;
+        self.finish(&mut sums)?;
         for layer_idx in (0..blocks.len()).rev() {
             // The last block's activations are all still there.
             if layer_idx + 1 < blocks.len() {
@@ -33,13 +33,26 @@ impl MicroBatch<'_> {
             }
             self.mlp_backward(layer_idx, &mut sums)?;
             self.attention_backward(layer_idx, &mut sums)?;
-            sums.finish(self.board)?;
+            self.finish(&mut sums)?;
             if let Some(exchange) = self.exchange {
                 exchange.sum_block(self.state.gradients, layer_idx)?;
             }
         }
-        self.embedding_backward()?;
+        if self.network.adapters.is_none() {
+            self.embedding_backward()?;
+        }
         self.exchange.map_or(Ok(()), |exchange| exchange.sum_rest(self.state.gradients))
+    }
+
+    /// The gradients of norms and biases, which frozen ones do not have.
+    fn finish(&self, sums: &mut ColumnSums) -> Result<(), BoardError> {
+        match self.network.adapters {
+            None => sums.finish(self.board),
+            Some(_) => {
+                sums.discard();
+                Ok(())
+            }
+        }
     }
 
     /// Brings back what was not kept. Rows that go through the same kernels come out the same to the bit.
@@ -164,6 +177,10 @@ impl MicroBatch<'_> {
             NormPlace::After => x[layer_idx],
         };
         products.bwd_weight_and_bias(gradients.qkv, read, &block.attention_in, self.store, sums)?;
+        // Nothing below is trained.
+        if self.network.adapters.is_some() && layer_idx == 0 {
+            return Ok(());
+        }
         match self.sizes().norm_place {
             NormPlace::Before => {
                 products.bwd_x(*branch, gradients.qkv, &block.attention_in, Store::Overwrite)?;

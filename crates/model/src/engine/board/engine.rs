@@ -119,6 +119,25 @@ impl BoardEngine {
         Ok(engine)
     }
 
+    /// An engine for adapters of a network with the given weights, which lie as in `frozen`; the adapters' own `parameters`
+    /// lie as in `layout`.
+    ///
+    /// # Errors
+    /// As for [`BoardEngine::new`], or if products are to be in eight bits.
+    pub(crate) fn adapted(
+        board: Arc<dyn Board>,
+        network: Network,
+        (frozen, weights): (&Layout, &[Parameter]),
+        layout: Layout,
+        parameters: &[Parameter],
+        options: DeviceEngineOptions,
+    ) -> Result<Self, EngineError> {
+        let engine = Self::new(board, network, layout, parameters, options)?;
+        let to = engine.memory.state.weights();
+        state::write_parameters(engine.board.as_ref(), to, frozen, weights)?;
+        Ok(engine)
+    }
+
     /// Refuses an engine that cannot fit. This is arithmetic alone: nothing is allocated, and no library makes a plan.
     ///
     /// # Errors
@@ -233,7 +252,7 @@ impl BoardEngine {
         let Memory { state, fp8, eval, activations, .. } = &self.memory;
         let (network, options) = (&self.network, &self.options);
         let (slot, store) = (*eval, Store::Accumulate);
-        let (fp8, dropped_from, by_rows) = (fp8.as_ref(), None, false);
+        let (fp8, dropped_from, trained_from, by_rows) = (fp8.as_ref(), None, None, false);
         let exchange = None;
         MicroBatch {
             board,
@@ -244,6 +263,7 @@ impl BoardEngine {
             slot,
             activations,
             dropped_from,
+            trained_from,
             b,
             by_rows,
             store,

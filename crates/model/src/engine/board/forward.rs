@@ -16,6 +16,7 @@ use wattle_ops::{Store, activation, swiglu};
 
 use super::DeviceEngineOptions;
 use super::activations::{Activations, Added, Attention, BlockNorms, Hidden, Kept, Normed};
+use super::adapters::{AdapterProducts, Training};
 use super::fp8::Fp8;
 use super::inputs::Slot;
 use super::linear::Products;
@@ -37,6 +38,8 @@ pub(super) struct MicroBatch<'a> {
     pub(super) activations: &'a Activations,
     /// Position of its first sequence in the step's batch; `None` where nothing is dropped.
     pub(super) dropped_from: Option<usize>,
+    /// The same, dropped or not; `None` where nothing is trained.
+    pub(super) trained_from: Option<usize>,
     /// Sequences.
     pub(super) b: usize,
     /// Whether products are made row by row, where rows are few: see [`Products`].
@@ -393,7 +396,7 @@ impl<'a> MicroBatch<'a> {
 
     /// The place in a flat buffer of weights that passes read.
     pub(super) fn weight(&self, start: usize) -> DeviceTensor {
-        self.state.working.add(start)
+        self.state.weights().add(start)
     }
 
     pub(super) fn optional_weight(&self, start: Option<usize>) -> Option<DeviceTensor> {
@@ -402,8 +405,20 @@ impl<'a> MicroBatch<'a> {
 
     pub(super) fn products(&self) -> Products<'a> {
         let &Self { board, state, fp8, by_rows, .. } = self;
-        let (working, gradients) = (state.working, state.gradients);
-        Products { board, working, gradients, fp8, n: self.n(), by_rows }
+        let (working, gradients) = (state.weights(), state.gradients);
+        Products { board, working, gradients, fp8, n: self.n(), by_rows, adapters: self.adapters() }
+    }
+
+    /// The adapters of its rows, where weights are frozen.
+    pub(super) fn adapters(&self) -> Option<AdapterProducts<'a>> {
+        let (adapters, memory) = (self.network.adapters.as_ref()?, self.activations.low_rank?);
+        let training = self.trained_from.map(|first_sequence| Training {
+            seed: self.options.seed,
+            state: self.slot.state,
+            first_row: first_sequence * self.sizes().t,
+        });
+        let (factors, gradients) = (self.state.working, self.state.gradients);
+        Some(AdapterProducts { adapters, memory, factors, gradients, training, n: self.n() })
     }
 
     pub(super) fn embedding_rows(&self) -> embedding::Rows {

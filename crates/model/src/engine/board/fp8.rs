@@ -58,6 +58,10 @@ pub(super) fn refuse_what_has_none(
     if options.fp8.is_none() {
         return Ok(());
     }
+    if network.adapters.is_some() {
+        let why = "adapters have no products in eight bits".to_owned();
+        return Err(EngineError::NoFp8 { why });
+    }
     board.fp8().map_err(|error| EngineError::NoFp8 { why: error.to_string() })?;
     Ok(network.refuse_fp8_sizes()?)
 }

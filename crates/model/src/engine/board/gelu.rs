@@ -59,6 +59,9 @@ impl MicroBatch<'_> {
             return apart(&rows);
         }
         let plain = || apart(&Input { bias: None, ..rows });
+        if products.has_adapters(mlp_out) {
+            return plain();
+        }
         let epilogue = || products.bwd_x_gelu(grad_before, grad_out, mlp_out, hidden.before);
         let ways = [Way::new("plain", &plain), Way::new("slope_epilogue", &epilogue)];
         self.board.choose(&self.gelu_job("gelu_bwd", mlp_in), &ways)
@@ -81,9 +84,9 @@ impl MicroBatch<'_> {
         Job::new(op, elem, &sizes).moving(bytes).computing(2 * self.n() * n_in * n_out)
     }
 
-    /// Products in eight bits have none.
+    /// Products in eight bits have none, and to others adapters add before the nonlinearity.
     fn has_epilogue(&self, kind: Activation, mlp_in: &Linear) -> bool {
-        let is_wide = self.fp8.is_none();
-        is_wide && kind == Activation::GeluTanh && mlp_in.n_out.is_multiple_of(EPILOGUE_MULTIPLE)
+        let is_plain = self.fp8.is_none() && !self.products().has_adapters(mlp_in);
+        is_plain && kind == Activation::GeluTanh && mlp_in.n_out.is_multiple_of(EPILOGUE_MULTIPLE)
     }
 }

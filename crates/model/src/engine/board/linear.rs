@@ -5,6 +5,7 @@ use wattle_ops::board::{Board, BoardError, DeviceTensor, Elem, Epilogue, Gemm, J
 use wattle_ops::decode::board as decode;
 use wattle_ops::linear::board::{self as linear, ColumnSums};
 
+use super::adapters::AdapterProducts;
 use super::fp8::{Fp8, Layer8};
 use crate::engine::network::Linear;
 
@@ -22,6 +23,8 @@ pub(super) struct Products<'a> {
     pub(super) n: usize,
     /// Whether results of few rows are made by kernels of our own, which give each row the same bits whatever the others.
     pub(super) by_rows: bool,
+    /// Where weights are frozen.
+    pub(super) adapters: Option<AdapterProducts<'a>>,
 }
 
 impl Products<'_> {
@@ -43,7 +46,10 @@ impl Products<'_> {
         match self.in_fp8(linear) {
             Some(layer) => layer.fwd(out, x, epilogue),
             None if self.by_rows && decode::takes(self.n) => self.few_rows(out, x, linear, with_bias),
-            None => self.board.gemm(&Gemm { epilogue, ..self.product(out, x, linear) }),
+            None => {
+                self.board.gemm(&Gemm { epilogue, ..self.product(out, x, linear) })?;
+                self.adapters.map_or(Ok(()), |adapters| adapters.fwd(self.board, out, x, linear))
+            }
         }
     }
 
@@ -93,7 +99,8 @@ impl Products<'_> {
             return layer.bwd_x(grad_x, store);
         }
         let accumulate = store == Store::Accumulate;
-        self.board.gemm(&Gemm { accumulate, ..self.product_x(grad_x, grad_out, linear) })
+        self.board.gemm(&Gemm { accumulate, ..self.product_x(grad_x, grad_out, linear) })?;
+        self.adapters.map_or(Ok(()), |adapters| adapters.bwd_x(self.board, grad_x, linear))
     }
 
     /// `grad_before = grad_out·Wᵀ · gelu_tanh′(before)`
@@ -111,7 +118,12 @@ impl Products<'_> {
         self.board.gemm(&Gemm { epilogue, ..self.product_x(grad_before, grad_out, linear) })
     }
 
-    /// `grad_W = or += xᵀ·grad_out`
+    /// Whether a layer has adapters.
+    pub(super) fn has_adapters(&self, linear: &Linear) -> bool {
+        self.adapters.is_some_and(|adapters| adapters.has(linear))
+    }
+
+    /// `grad_W = or += xᵀ·grad_out`; of a frozen weight the same of its adapters.
     ///
     /// # Shapes
     /// `grad_out` (n, out), `x` (n, in), as `store` says.
@@ -122,6 +134,9 @@ impl Products<'_> {
         linear: &Linear,
         store: Store,
     ) -> Result<(), BoardError> {
+        if let Some(adapters) = self.adapters {
+            return adapters.bwd_factors(self.board, grad_out, x, linear, store);
+        }
         match self.in_fp8(linear) {
             Some(layer) => layer.bwd_weight(self.gradients.add(linear.weight), grad_out, x, store),
             None => self.board.gemm(&self.product_weight(grad_out, x, linear, store)),
@@ -139,7 +154,9 @@ impl Products<'_> {
         sums: &mut ColumnSums,
     ) -> Result<(), BoardError> {
         let &Linear { n_in, n_out, output_first, bias, .. } = linear;
-        let Some(bias) = bias else { return self.bwd_weight(grad_out, x, linear, store) };
+        let Some(bias) = bias.filter(|_| self.adapters.is_none()) else {
+            return self.bwd_weight(grad_out, x, linear, store);
+        };
         let partials = sums.add(self.gradients.add(bias), self.n, n_out);
         let sums = &*sums;
         let apart = || {

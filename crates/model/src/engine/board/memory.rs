@@ -42,10 +42,12 @@ impl Memory {
     ) -> (Self, MemoryPlan) {
         let mut cutter = Cutter::new(base);
         let t = network.sizes.t;
-        let (state, of_a_step) = match passes {
+        let (mut state, of_a_step) = match passes {
             Passes::Both => (State::cut(&mut cutter, layout, shards, options), 1),
             Passes::Forward => (State::cut_weights(&mut cutter, layout.len(), options.elem), 0),
         };
+        let frozen_len = network.adapters.as_ref().map(|adapters| adapters.frozen_len);
+        state.frozen = frozen_len.map(|len| cutter.take(len, options.elem));
         let mut fp8 = Fp8::cut_weights(&mut cutter, network, options);
         let state_bytes = cutter.len_bytes();
         let slots =

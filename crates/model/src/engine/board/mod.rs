@@ -9,7 +9,7 @@
 //!
 //! - `cutter`, `state`, `activations`, `memory`: what lies where
 //! - `shapes`: the network's sizes as the operations take them
-//! - `forward`, `backward`, `linear`, `gelu`, `fp8`: the passes of a micro-batch
+//! - `forward`, `backward`, `linear`, `gelu`, `fp8`, `adapters`: the passes of a micro-batch
 //! - `step`: all of one optimizer update
 //! - `inputs`, `results`, `timeline`: what goes to the device, and what comes back
 //! - `fit`: whether it all fits
@@ -20,6 +20,7 @@
 //!   predictions for texts that grow
 
 mod activations;
+mod adapters;
 mod backward;
 mod cache;
 mod cutter;

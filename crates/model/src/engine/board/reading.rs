@@ -87,6 +87,7 @@ impl Reading {
             slot: *eval,
             activations,
             dropped_from: None,
+            trained_from: None,
             exchange: None,
             b,
             by_rows: false,

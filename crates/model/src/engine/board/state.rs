@@ -23,6 +23,8 @@ pub(super) struct State {
     pub(super) masters: Masters,
     /// The weights as passes read them: the masters, or a copy in the type of activations. Of everything.
     pub(super) working: DeviceTensor,
+    /// The model's weights as passes read them, where adapters are trained in their place: all else is of those then.
+    pub(super) frozen: Option<DeviceTensor>,
     /// Of everything.
     pub(super) gradients: Ptr<f32>,
     /// In `f32` or bfloat16. Of this rank's shards; Muon's momentum where Muon makes the update.
@@ -61,10 +63,16 @@ impl State {
         Self {
             masters: Masters { at, are_whole },
             working: if elem == Elem::F32 { at.into() } else { cutter.take(len, elem) },
+            frozen: None,
             gradients: cutter.take_of(len),
             mean: cutter.take(own_len, moments.elem()),
             mean_square: cutter.take(shards.own_squares_len(), moments.elem()),
         }
+    }
+
+    /// The model's weights as passes read them.
+    pub(super) fn weights(&self) -> DeviceTensor {
+        self.frozen.unwrap_or(self.working)
     }
 
     /// Weights alone, as passes read them: other buffers have no length, nor have masters of another type.
@@ -73,7 +81,7 @@ impl State {
         let at = if elem == Elem::F32 { Ptr::new(working.bytes()) } else { cutter.take_of(0) };
         let [mean, mean_square] = [(); 2].map(|()| cutter.take(0, Elem::F32));
         let masters = Masters { at, are_whole: elem == Elem::F32 };
-        Self { masters, working, gradients: cutter.take_of(0), mean, mean_square }
+        Self { masters, working, frozen: None, gradients: cutter.take_of(0), mean, mean_square }
     }
 }
 

@@ -70,6 +70,9 @@ impl StepLaunches<'_> {
         if first == Store::Accumulate {
             return Ok(zero(0, self.layout.len())?);
         }
+        if self.network.adapters.is_some() {
+            return Ok(());
+        }
         let tables = [(token_table != head).then_some(token_table), self.network.position_table()];
         let entries = self.layout.entries();
         tables.into_iter().flatten().try_for_each(|start| {
@@ -165,6 +168,7 @@ impl StepLaunches<'_> {
             slot: slot.from(sequences.start * t),
             activations,
             dropped_from: (dropout > 0.0).then_some(share.rank * batch_size + sequences.start),
+            trained_from: Some(share.rank * batch_size + sequences.start),
             b: sequences.len(),
             by_rows: false,
             store,
@@ -209,7 +213,7 @@ impl StepLaunches<'_> {
 
     fn adamw(&self, shard: &Shard, squares: usize) -> Result<(), EngineError> {
         let DeviceEngineOptions { hyperparameters, elem, moments, .. } = *self.options;
-        let State { masters, working, gradients, mean, mean_square } = *self.state;
+        let State { masters, working, gradients, mean, mean_square, .. } = *self.state;
         let Shard { range, start, .. } = shard;
         let step = adamw::Step {
             weights: masters.of(shard),

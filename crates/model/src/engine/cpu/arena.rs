@@ -34,6 +34,8 @@ pub(super) struct ArenaSizes {
     /// Width of the narrowest row that goes into or comes out of a product with a weight.
     pub(super) narrowest: usize,
     pub(super) n_threads: usize,
+    /// Numbers a row that the adapters of a block take for a moment.
+    pub(super) adapters: usize,
 }
 
 /// All buffers, with room for one micro-batch.
@@ -167,7 +169,7 @@ impl ArenaSizes {
         let sum = |widths: &[usize]| widths.iter().sum::<usize>();
         let blocks = n_blocks * sum(&self.kept()) + n_hidden * sum(&self.hidden());
         let kept = (self.n_layers + 1) * c + 3 * sum(&self.normed()) + blocks;
-        let gradients = sum(&self.gradients()) + self.branch() + 1 + self.rounded();
+        let gradients = sum(&self.gradients()) + self.branch() + 1 + self.rounded() + self.adapters;
         let scratch = self.n_slices().saturating_mul(self.scratch_len());
         let others =
             (b * self.most_vectors + self.logits_len() + self.rounded_head()).saturating_add(scratch);

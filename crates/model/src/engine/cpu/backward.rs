@@ -151,6 +151,10 @@ impl Passes<'_> {
             self.query_key_norms_backward(norms, gradients.qkv, kept, partials, scratch);
         }
         add_bias(partials, &block.attention_in, gradients.qkv, t);
+        // Nothing below is trained.
+        if self.adapters.is_some() && layer_idx == 0 {
+            return;
+        }
 
         match sizes.norm_place {
             NormPlace::Before => {

@@ -6,6 +6,7 @@ use wattle_ops::rms_norm::cpu as rms_norm;
 use wattle_ops::rope::Rotary;
 use wattle_ops::{Dropout, HeadRows, activation, attention, dropout, embedding, head_norm, rope, swiglu};
 
+use super::adapters::AdapterPass;
 use super::arena::{Hidden, Kept, Normed};
 use super::forward_slice::ForwardSlice;
 use super::sites::Sites;
@@ -24,9 +25,18 @@ pub(super) struct Passes<'a> {
     pub(super) rotary: Option<&'a Rotary>,
     /// Those of the micro-batch.
     pub(super) sequences: Sequences<'a>,
+    /// Where the weights are frozen.
+    pub(super) adapters: Option<AdapterPass<'a>>,
+    /// Position in the micro-batch of the first sequence of the slice at hand.
+    pub(super) first: usize,
 }
 
 impl Passes<'_> {
+    /// Those of the slice that starts with the micro-batch's sequence `first`.
+    pub(super) fn from(self, first: usize) -> Self {
+        Self { first, ..self }
+    }
+
     /// The forward pass up to the normalized rows of the last block.
     pub(super) fn forward(&self, mut slice: ForwardSlice<'_>) {
         let ForwardSlice {

@@ -7,7 +7,7 @@ use wattle_ops::classifier::cpu::{self as classifier, Input, Shape};
 use wattle_ops::classifier::fp8;
 
 use super::arena::Arena;
-use crate::engine::{FlatState, LossSum, Sequences};
+use crate::engine::{LossSum, Sequences};
 
 /// The head's place in the flat buffers, and its sizes.
 pub(super) struct Head {
@@ -18,11 +18,13 @@ pub(super) struct Head {
 }
 
 impl Head {
-    /// Losses, the gradient of the head, and that of the normalized rows in `branch`.
+    /// Losses, the gradient of the head among the flat `gradients` unless the head is frozen, and that of the normalized
+    /// rows in `branch`.
     pub(super) fn train(
         &self,
         arena: &mut Arena,
-        state: &mut FlatState,
+        weights: &[f32],
+        gradients: Option<&mut [f32]>,
         sequences: Sequences<'_>,
         scale: f32,
     ) -> LossSum {
@@ -30,20 +32,24 @@ impl Head {
         let Sequences { targets, weights: target_weights, .. } = sequences;
         let Arena { final_norm, branch, losses, logits, .. } = arena;
         let x = &final_norm.out.values()[..targets.len() * shape.n_in];
-        let input = Input { x, weight: &state.weights[weight.clone()], targets, target_weights };
+        let input = Input { x, weight: &weights[weight.clone()], targets, target_weights };
         let grad_x = &mut branch.values_mut()[..x.len()];
         let losses = &mut losses.values_mut()[..targets.len()];
-        let grad_weight = &mut state.gradients[weight.clone()];
+        let Some(gradients) = gradients else {
+            let n_correct = classifier::fwd_bwd_x_par(grad_x, losses, &input, scale, shape, logits);
+            return LossSum { loss: sum(losses), n_correct };
+        };
+        let grad_weight = &mut gradients[weight.clone()];
         let fwd_bwd = if *is_fp8 { fp8::fwd_bwd_par } else { classifier::fwd_bwd_par };
         let n_correct = fwd_bwd(grad_x, grad_weight, losses, &input, scale, shape, logits);
         LossSum { loss: sum(losses), n_correct }
     }
 
     /// Losses without gradients. As many rows at a time as in training, in fixed parts.
-    pub(super) fn evaluate(&self, arena: &mut Arena, state: &FlatState, sequences: Sequences<'_>) -> LossSum {
+    pub(super) fn evaluate(&self, arena: &mut Arena, weights: &[f32], sequences: Sequences<'_>) -> LossSum {
         let Sequences { targets, weights: target_weights, .. } = sequences;
         let Self { weight, shape, is_fp8 } = self;
-        let weight = &state.weights[weight.clone()];
+        let weight = &weights[weight.clone()];
         let Arena { final_norm, losses, logits, .. } = arena;
         let losses = &mut losses.values_mut()[..targets.len()];
         let x = &final_norm.out.values()[..targets.len() * shape.n_in];

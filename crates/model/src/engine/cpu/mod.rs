@@ -12,7 +12,9 @@
 //! - `arena`, `rows`, `per_layer`: the buffers
 //! - `slices`, `forward_slice`, `backward_slice`: what one thread works on
 //! - `forward`, `backward`, `head`, `products`: the passes
+//! - `adapters`: what adapters add to products where the weights are frozen
 
+mod adapters;
 mod arena;
 mod backward;
 mod backward_slice;
@@ -28,12 +30,13 @@ mod slices;
 
 use std::ops::Range;
 
-use candle_core::Result;
+use candle_core::{Result, bail};
 use rayon::prelude::*;
 use wattle_ops::dropout::cpu as dropout;
 use wattle_ops::embedding::cpu as embedding;
 use wattle_ops::rope::Rotary;
 
+use self::adapters::AdapterPass;
 use self::arena::{Arena, ArenaSizes};
 use self::backward::weight_gradients;
 use self::backward_slice::{BackwardSlice, FinalNormSlice, add_vector_gradients, add_weight_gradients};
@@ -43,7 +46,9 @@ use self::head::Head;
 use self::rows::cut_mut;
 use self::sites::Sites;
 use self::slices::Slices;
+use super::adapters::LowRank;
 use super::flat_state::FlatState;
+use super::flat_tensors;
 use super::layout::{Layout, Placement};
 use super::network::{Block, Network, Sizes};
 use super::{Engine, EngineOptions, LossSum, MemoryPlan, Sequences};
@@ -61,6 +66,21 @@ pub(crate) fn arena_plan(config: &ModelConfig, vocab_size: usize, options: Engin
     network.arena_sizes(config.n_layers, options).plan()
 }
 
+/// The same of an engine that trains adapters with factors of `shapes`, among `n_blocks` blocks.
+pub(crate) fn adapted_arena_plan(
+    config: &ModelConfig,
+    vocab_size: usize,
+    options: EngineOptions,
+    (factors, n_blocks): (Vec<(String, Vec<usize>)>, usize),
+    dropout: f32,
+) -> MemoryPlan {
+    let blocks = ModelConfig { n_layers: n_blocks, ..config.clone() };
+    let layout = Layout::of_shapes(blocks.parameter_shapes(vocab_size), &Placement::FLAT);
+    let network = blocks.network(vocab_size, &layout);
+    let own = Layout::of_shapes(factors, &Placement::FLAT);
+    network.with_adapters(&layout, &own, 1.0, dropout).arena_sizes(config.n_layers, options).plan()
+}
+
 /// Trains a model of a family.
 pub struct CpuEngine {
     network: Network,
@@ -69,7 +89,10 @@ pub struct CpuEngine {
     rotary: Option<Rotary>,
     arena_sizes: ArenaSizes,
     head: Head,
+    /// What is trained: the model's weights, or the factors of adapters.
     state: FlatState,
+    /// The model's weights where adapters are trained in their place.
+    frozen: Option<Vec<f32>>,
     /// The weights with those of products rounded to eight bits; empty where none are.
     rounded: Vec<f32>,
     arena: Arena,
@@ -96,8 +119,38 @@ impl CpuEngine {
             network.refuse_fp8_sizes().map_err(|error| candle_core::Error::Msg(error.to_string()))?;
         }
         let arena_sizes = network.arena_sizes(network.n_layers(), options);
-        let Sizes { v, c, .. } = network.sizes;
-        Ok(Self {
+        Ok(Self::of(network, arena_sizes, state, None))
+    }
+
+    /// An engine that trains adapters of the model of `config`, whose own `parameters` it takes a copy of and never changes.
+    ///
+    /// # Errors
+    /// If a tensor operation fails, or products are to be in eight bits.
+    ///
+    /// # Panics
+    /// As for [`CpuEngine::new`].
+    pub(crate) fn adapted(
+        config: &ModelConfig,
+        vocab_size: usize,
+        parameters: &[Parameter],
+        low_rank: LowRank<'_>,
+        options: EngineOptions,
+    ) -> Result<Self> {
+        if options.fp8.is_some() {
+            bail!("adapters have no products in eight bits: set precision.dtype = \"f32\"");
+        }
+        let state = FlatState::new(low_rank.parameters, options.moments, options.matrices, options.share)?;
+        let layout = Layout::new(parameters);
+        let LowRank { scale, dropout, .. } = low_rank;
+        let network = config.network(vocab_size, &layout);
+        let network = network.with_adapters(&layout, state.layout(), scale, dropout);
+        let arena_sizes = network.arena_sizes(network.n_layers(), options);
+        Ok(Self::of(network, arena_sizes, state, Some(flat_tensors::take(&layout, parameters)?)))
+    }
+
+    fn of(network: Network, arena_sizes: ArenaSizes, state: FlatState, frozen: Option<Vec<f32>>) -> Self {
+        let (Sizes { v, c, .. }, options) = (network.sizes, arena_sizes.options);
+        Self {
             vectors: network.blocks.iter().map(Block::vectors).collect(),
             rotary: network.rotary(),
             head: Head {
@@ -110,13 +163,17 @@ impl CpuEngine {
             network,
             arena_sizes,
             state,
-        })
+            frozen,
+        }
     }
 
     fn forward(&mut self, sites: &Sites, sequences: Sequences<'_>, slices: &Slices) {
         let (passes, _, arena) = self.parts(sites, sequences);
         let slices = ForwardSlice::cut(arena, slices);
-        slices.into_par_iter().with_max_len(1).for_each(|slice| passes.forward(slice));
+        slices
+            .into_par_iter()
+            .with_max_len(1)
+            .for_each(|slice| passes.from(slice.sequences.start).forward(slice));
     }
 
     fn backward(&mut self, sites: &Sites, sequences: Sequences<'_>, slices: &Slices) {
@@ -124,7 +181,9 @@ impl CpuEngine {
         for layer_idx in (0..self.network.n_layers()).rev() {
             self.block_backward(sites, layer_idx, sequences, slices);
         }
-        self.embedding_backward(sites, sequences, slices);
+        if self.frozen.is_none() {
+            self.embedding_backward(sites, sequences, slices);
+        }
     }
 
     fn final_norm_backward(&mut self, sites: &Sites, sequences: Sequences<'_>, slices: &Slices) {
@@ -133,7 +192,9 @@ impl CpuEngine {
         let (passes, gradients, arena) = self.parts(sites, sequences);
         let slices = FinalNormSlice::cut(arena, vectors.len(), slices);
         slices.into_par_iter().with_max_len(1).for_each(|slice| passes.final_norm_backward(slice));
-        add_vector_gradients(&mut gradients[vectors], arena, n_sequences);
+        if passes.adapters.is_none() {
+            add_vector_gradients(&mut gradients[vectors], arena, n_sequences);
+        }
     }
 
     fn block_backward(&mut self, sites: &Sites, layer_idx: usize, sequences: Sequences<'_>, slices: &Slices) {
@@ -142,9 +203,15 @@ impl CpuEngine {
         let vectors = self.vectors[layer_idx].clone();
         let (passes, gradients, arena) = self.parts(sites, sequences);
         let slices = BackwardSlice::cut(arena, layer_idx, &vectors, slices);
-        slices.into_par_iter().with_max_len(1).for_each(|slice| passes.backward(layer_idx, slice, recompute));
+        slices
+            .into_par_iter()
+            .with_max_len(1)
+            .for_each(|slice| passes.from(slice.first).backward(layer_idx, slice, recompute));
         let (Network { blocks, sizes, .. }, is_fp8) = (passes.network, passes.is_fp8);
         let products = weight_gradients(arena, layer_idx, &blocks[layer_idx], sizes);
+        if let Some(adapters) = &passes.adapters {
+            return adapters.add_gradients(gradients, &products, n_sequences);
+        }
         add_weight_gradients(gradients, products, n_sequences, is_fp8);
         add_vector_gradients(&mut gradients[vectors], arena, n_sequences);
     }
@@ -186,11 +253,33 @@ impl CpuEngine {
         sites: &'a Sites,
         sequences: Sequences<'a>,
     ) -> (Passes<'a>, &'a mut [f32], &'a mut Arena) {
-        let Self { network, rotary, state, rounded, arena, arena_sizes, .. } = self;
+        let Self { network, rotary, state, frozen, rounded, arena, arena_sizes, .. } = self;
         let is_fp8 = arena_sizes.options.fp8.is_some();
-        let weights = if is_fp8 { rounded } else { &state.weights };
-        let passes = Passes { network, weights, is_fp8, sites, rotary: rotary.as_ref(), sequences };
-        (passes, &mut state.gradients, arena)
+        let (weights, gradients): (&[f32], &mut [f32]) = (&state.weights, &mut state.gradients);
+        let adapters = network.adapters.as_ref().map(|adapters| AdapterPass {
+            adapters,
+            factors: weights,
+            training: sites.pass,
+            t: network.sizes.t,
+        });
+        let weights = match frozen {
+            Some(weights) => weights,
+            None if is_fp8 => rounded,
+            None => weights,
+        };
+        let rotary = rotary.as_ref();
+        let passes = Passes { network, weights, is_fp8, sites, rotary, sequences, adapters, first: 0 };
+        (passes, gradients, arena)
+    }
+
+    /// The weights of the network and, unless they are frozen, their gradients; and the arena and the head.
+    fn head_parts(&mut self) -> (&Head, &mut Arena, &[f32], Option<&mut [f32]>) {
+        let Self { head, arena, state, frozen, .. } = self;
+        let FlatState { weights, gradients, .. } = state;
+        match frozen {
+            Some(weights) => (head, arena, weights, None),
+            None => (head, arena, weights, Some(gradients)),
+        }
     }
 }
 
@@ -210,7 +299,8 @@ impl Engine for CpuEngine {
         // On one of rayon's threads, so that handing out work does not go through another.
         rayon::scope(|_| {
             self.forward(&sites, sequences, &slices);
-            let sum = self.head.train(&mut self.arena, &mut self.state, sequences, scale);
+            let (head, arena, weights, gradients) = self.head_parts();
+            let sum = head.train(arena, weights, gradients, sequences, scale);
             self.backward(&sites, sequences, &slices);
             sum
         })
@@ -222,13 +312,15 @@ impl Engine for CpuEngine {
         self.round_weights();
         rayon::scope(|_| {
             self.forward(&sites, sequences, &slices);
-            self.head.evaluate(&mut self.arena, &self.state, sequences)
+            let (head, arena, weights, _) = self.head_parts();
+            head.evaluate(arena, weights, sequences)
         })
     }
 
     fn memory(&self) -> MemoryPlan {
         let bytes = (self.state.layout().len() * size_of::<f32>()) as u64;
-        let weights = if self.rounded.is_empty() { bytes } else { 2 * bytes };
+        let frozen = self.frozen.as_ref().map_or(0, |weights| (weights.len() * size_of::<f32>()) as u64);
+        let weights = frozen + if self.rounded.is_empty() { bytes } else { 2 * bytes };
         let moments = self.arena_sizes.options.moments.bytes(self.state.n_moments() as u64);
         let arena = self.arena_sizes.plan();
         let scratch = arena.scratch.saturating_add(self.state.muon_bytes());
@@ -236,8 +328,9 @@ impl Engine for CpuEngine {
     }
 
     fn allocated_bytes(&self) -> u64 {
-        let rounded = (self.rounded.capacity() * size_of::<f32>()) as u64;
-        self.state.bytes() + rounded + self.arena.bytes()
+        let frozen = self.frozen.as_ref().map_or(0, Vec::capacity);
+        let beside = ((self.rounded.capacity() + frozen) * size_of::<f32>()) as u64;
+        self.state.bytes() + beside + self.arena.bytes()
     }
 
     fn touch(&mut self) {

@@ -22,7 +22,11 @@ impl Passes<'_> {
         let (weight, bias) = linear.of(self.weights);
         let (bias, shape) = (bias.filter(|_| with_bias), linear.shape());
         if !self.is_fp8 {
-            return linear::fwd(out, x, weight, bias, &shape);
+            linear::fwd(out, x, weight, bias, &shape);
+            if let Some(adapters) = &self.adapters {
+                adapters.fwd(out, x, linear, self.first);
+            }
+            return;
         }
         let x = rounded(x, Format::E4m3);
         let parts = out.par_chunks_mut(ROWS * linear.n_out).zip(x.par_chunks(ROWS * linear.n_in));
@@ -33,7 +37,11 @@ impl Passes<'_> {
     pub(super) fn linear_bwd_x(&self, grad_x: &mut [f32], store: Store, grad_out: &[f32], linear: &Linear) {
         let (weight, shape) = (linear.of(self.weights).0, linear.shape());
         if !self.is_fp8 {
-            return linear::bwd_x(grad_x, store, grad_out, weight, &shape);
+            linear::bwd_x(grad_x, store, grad_out, weight, &shape);
+            if let Some(adapters) = &self.adapters {
+                adapters.bwd_x(grad_x, grad_out, linear, self.first);
+            }
+            return;
         }
         let grad_out = rounded(grad_out, Format::E5m2);
         let parts = grad_x.par_chunks_mut(ROWS * linear.n_in).zip(grad_out.par_chunks(ROWS * linear.n_out));

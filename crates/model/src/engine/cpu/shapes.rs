@@ -7,6 +7,7 @@ use wattle_ops::linear::cpu as linear;
 
 use super::arena::ArenaSizes;
 use crate::engine::EngineOptions;
+use crate::engine::adapters::Adapters;
 use crate::engine::network::{Block, Linear, MlpKind, Network, Norm, NormKind, NormPlace, Sizes};
 
 impl Sizes {
@@ -58,6 +59,8 @@ impl Network {
         let vectors = self.blocks.iter().map(Block::vectors).chain([self.final_norm.range()]);
         let linears = self.blocks.iter().flat_map(Block::linears);
         let narrowest = linears.flat_map(|linear| [linear.n_in, linear.n_out]);
+        let adapters = self.adapters.iter().flat_map(Adapters::layers).flat_map(|layer| &layer.adapters);
+        let ranks = adapters.map(|adapter| adapter.shape.rank);
         ArenaSizes {
             n_layers,
             options,
@@ -81,8 +84,9 @@ impl Network {
                 MlpKind::Gated => sizes.expanded(),
             },
             most_vectors: vectors.map(|range| range.len()).max().unwrap_or(0),
-            narrowest: narrowest.min().unwrap_or(sizes.c).min(sizes.v),
+            narrowest: narrowest.chain(ranks).min().unwrap_or(sizes.c).min(sizes.v),
             n_threads: rayon::current_num_threads(),
+            adapters: self.adapters.as_ref().map_or(0, Adapters::most_in_block),
         }
     }
 }

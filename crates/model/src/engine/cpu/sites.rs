@@ -8,6 +8,8 @@ use crate::pass::{Pass, TrainingPass};
 
 /// All places, in the order in which [`Pass`] counts them.
 pub(super) struct Sites {
+    /// Of training.
+    pub(super) pass: Option<TrainingPass>,
     embedding: Option<Dropout>,
     blocks: Vec<BlockSites>,
 }
@@ -24,10 +26,11 @@ pub(super) struct BlockSites {
 impl Sites {
     /// Those of a training pass.
     pub(super) fn training(pass: TrainingPass, network: &Network) -> Self {
-        match network.drops {
+        let sites = match network.drops {
             true => Self::of(Pass::training(DType::F32, pass), network.n_layers()),
             false => Self::evaluation(network),
-        }
+        };
+        Self { pass: Some(pass), ..sites }
     }
 
     /// None.
@@ -42,7 +45,7 @@ impl Sites {
             attention_out: pass.dropout_site(),
             mlp_out: pass.dropout_site(),
         };
-        Self { embedding, blocks: (0..n_layers).map(block).collect() }
+        Self { pass: None, embedding, blocks: (0..n_layers).map(block).collect() }
     }
 
     /// The dropout of embeddings, for rows that start with the micro-batch's sequence `first`.

@@ -51,6 +51,7 @@ pub(super) fn network(config: &ModelConfig, vocab_size: usize, layout: &Layout) 
         final_norm: norm(layout, "transformer.ln_f", sizes.c),
         head: layout.find(HEAD).map_or(token_table, |range| range.start),
         drops: true,
+        adapters: None,
         sizes,
     }
 }

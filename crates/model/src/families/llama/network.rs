@@ -118,6 +118,7 @@ pub(crate) fn network(config: &ModelConfig, vocab_size: usize, layout: &Layout) 
         final_norm: Norm { weight: find(layout, "model.norm.weight"), bias: None, width: sizes.c },
         head: layout.find(HEAD).map_or(token_table, |range| range.start),
         drops: false,
+        adapters: None,
         sizes,
     }
 }

@@ -7,6 +7,7 @@ pub mod dropout;
 pub mod embedding;
 pub mod layer_norm;
 pub mod linear;
+pub mod lora;
 pub mod optimizer;
 pub mod rms_norm;
 pub mod rope;
@@ -21,11 +22,12 @@ use super::Check;
 /// # Errors
 /// If a tensor operation of a reference fails.
 pub fn checks() -> Result<Vec<Check>> {
-    let ops: [fn() -> Result<Vec<Check>>; 11] = [
+    let ops: [fn() -> Result<Vec<Check>>; 12] = [
         embedding::checks,
         layer_norm::checks,
         rms_norm::checks,
         linear::checks,
+        lora::checks,
         rope::checks,
         attention::checks,
         activation::checks,
