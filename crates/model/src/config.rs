@@ -63,17 +63,17 @@ section! {
             unit("tokens"),
             idle(when("model.family", &["gpt2"]).because(NO_WINDOW_IN_GPT2)),
             idle(unless("model.family", &["mistral", "wattle"]).because(NO_WINDOW));
-        /// Every such layer sees the whole context; 0: none.
+        /// Every k-th layer sees all; 0: none does.
         ///
-        /// The layers between have the window. With 6, five of six layers have it.
+        /// The others have the window: with 6, five of six layers.
         pub window_pattern: usize = 0,
             unit("layers"),
             expects(at_most(MAX_SIZE as f64)),
             idle(unless("model.family", &["wattle"]).because(NO_OPTIONS)),
             idle(when_zero("model.window"));
-        /// Whether each head of queries and keys is normalized.
+        /// Whether queries and keys are normalized.
         ///
-        /// To root mean square 1 times a learnt weight, before positions turn it. A Qwen3 and an OLMo 2 have their own
+        /// Each head to root mean square 1 times a learnt weight, before positions turn it. A Qwen3 and an OLMo 2 have their own
         /// norms.
         pub qk_norm: bool = false, idle(unless("model.family", &["wattle"]).because(NO_OPTIONS));
         /// Share of activations dropped in training.
