@@ -175,15 +175,16 @@ mod tests {
 
     use super::*;
     use crate::adapter::Adapted;
-    use crate::config::Family;
+    use crate::config::{ActivationKind, Family};
     use crate::families::ALL;
     use crate::language_model::LanguageModel;
 
-    fn configurations() -> [ModelConfig; 9] {
+    fn configurations() -> [ModelConfig; 11] {
         let gpt2 = ModelConfig { n_layers: 2, n_heads: 3, d_model: 21, context: 7, ..ModelConfig::default() };
         let mut llama =
             ModelConfig { family: Family::Llama, d_model: 24, n_heads: 4, n_kv_heads: 2, ..gpt2.clone() };
         llama.settle(&[]);
+        let wattle = ModelConfig { family: Family::Wattle, ..llama.clone() };
         [
             ModelConfig { bias: true, d_ff: 30, ..gpt2.clone() },
             ModelConfig { tie_embeddings: false, ..gpt2.clone() },
@@ -193,6 +194,8 @@ mod tests {
             ModelConfig { family: Family::Qwen3, head_width: 10, ..llama.clone() },
             ModelConfig { family: Family::Mistral, head_width: 4, window: 3, ..llama.clone() },
             ModelConfig { family: Family::Olmo2, ..llama.clone() },
+            ModelConfig { qk_norm: true, window: 3, window_pattern: 2, ..wattle.clone() },
+            ModelConfig { activation: ActivationKind::Relu2, logit_softcap: 9.0, ..wattle },
             llama,
         ]
     }

@@ -42,6 +42,19 @@ fn relative(family: Family) -> ModelConfig {
     ModelConfig { family, ..llama() }
 }
 
+/// All options at once, with a cap that logits reach.
+fn wattle() -> ModelConfig {
+    ModelConfig {
+        activation: ActivationKind::Relu2,
+        n_layers: 3,
+        qk_norm: true,
+        window: 3,
+        window_pattern: 2,
+        logit_softcap: 1.0,
+        ..relative(Family::Wattle)
+    }
+}
+
 /// Every family, and of GPT-2 and Llama more than one kind.
 fn configurations() -> Vec<ModelConfig> {
     vec![
@@ -54,6 +67,7 @@ fn configurations() -> Vec<ModelConfig> {
         ModelConfig { head_width: 8, tie_embeddings: false, ..relative(Family::Qwen3) },
         ModelConfig { head_width: 4, window: 3, ..relative(Family::Mistral) },
         ModelConfig { tie_embeddings: false, ..relative(Family::Olmo2) },
+        wattle(),
     ]
 }
 

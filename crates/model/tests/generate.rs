@@ -57,7 +57,26 @@ fn mistral() -> Box<dyn LanguageModel> {
     distinct(Llama::new(&config, VOCAB, 5, &CPU).unwrap())
 }
 
-const FAMILIES: [fn() -> Box<dyn LanguageModel>; 3] = [model, llama, mistral];
+/// Layers that see a window and the whole context by turns, and capped logits.
+fn wattle() -> Box<dyn LanguageModel> {
+    let config = ModelConfig {
+        family: Family::Wattle,
+        activation: ActivationKind::Relu2,
+        n_layers: 3,
+        n_heads: 4,
+        n_kv_heads: 2,
+        d_model: 24,
+        context: 8,
+        window: 3,
+        window_pattern: 2,
+        qk_norm: true,
+        logit_softcap: 3.0,
+        ..Default::default()
+    };
+    distinct(Llama::new(&config, VOCAB, 5, &CPU).unwrap())
+}
+
+const FAMILIES: [fn() -> Box<dyn LanguageModel>; 4] = [model, llama, mistral, wattle];
 
 /// The same model without a cache of its own, as a user would write it.
 struct Recomputed(Box<dyn LanguageModel>);

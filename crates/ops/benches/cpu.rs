@@ -233,7 +233,13 @@ fn activations(model: &Model, table: &mut Table) {
     let (x, y, bias) = (normal(0, len), normal(1, len), normal(3, 4 * c));
     let (mut out, mut grad) = (vec![0.0; len], normal(2, len));
     let bytes = |n: usize| Work::Bytes((n * len * 4) as f64);
-    for (kind, times) in [(Activation::Gelu, 0), (Activation::GeluTanh, n_layers), (Activation::Relu, 0)] {
+    let kinds = [
+        (Activation::Gelu, 0),
+        (Activation::GeluTanh, n_layers),
+        (Activation::Relu, 0),
+        (Activation::Relu2, 0),
+    ];
+    for (kind, times) in kinds {
         activation::cpu::fwd(kind, &mut out, &x);
         check("activation", &out, &kind.apply(&tensor(&x, &[len])).unwrap());
         table.time(&format!("{kind:?} fwd"), "activation", times, bytes(2), || {
@@ -269,7 +275,8 @@ fn classifiers(model: &Model, table: &mut Table) {
         let shape = classifier::cpu::Shape { n_in: c, n_vocab: v };
         let (x, weight) = (normal(0, n * c), normal(1, v * c));
         let targets: Vec<u32> = (0..n).map(|row| (row * 7 % v) as u32).collect();
-        let input = Input { x: &x, weight: &weight, targets: &targets, target_weights: None };
+        let input =
+            Input { x: &x, weight: &weight, targets: &targets, target_weights: None, logit_cap: None };
         let mut scratch = vec![0.0; shape.scratch_len(n)];
         let (mut losses, mut grad_x, mut grad_weight) = (vec![0.0; n], vec![0.0; n * c], vec![0.0; v * c]);
         classifier::cpu::fwd(&mut losses, &input, &shape, &mut scratch);

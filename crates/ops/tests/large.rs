@@ -229,6 +229,7 @@ fn the_classifier_reaches_the_last_row_of_its_logits() {
             n,
             v,
             v_padded,
+            logit_cap: None,
         };
         fwd_bwd(&board, &rows, 1.0).unwrap();
         close(losses.at(n - 1), (v as f32).ln());

@@ -136,7 +136,7 @@ impl Passes<'_> {
 
         let grad_heads = &mut branch[..kept.attended.len()];
         self.linear_bwd_x(grad_heads, Store::Overwrite, gradients.attention_out, &block.attention_out);
-        let shape = sizes.attention_shape();
+        let shape = sizes.attention_shape(block.attention);
         let layout = attention::cpu::QkvLayout::fused(&shape);
         let saved =
             attention::cpu::Saved { out: kept.attended, log_sum_exp: kept.log_sum_exp, qkv: kept.qkv };

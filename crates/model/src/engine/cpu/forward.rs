@@ -150,7 +150,7 @@ impl Passes<'_> {
             let (rows, n_heads) = sizes.turning();
             rope::cpu::fwd(kept.qkv, rows, x.len() / sizes.c, n_heads, sizes.t, documents, rotary);
         }
-        let shape = sizes.attention_shape();
+        let shape = sizes.attention_shape(block.attention);
         let layout = attention::cpu::QkvLayout::fused(&shape);
         let site = sites.attention.as_ref();
         let (out, log_sum_exp) = (&mut *kept.attended, &mut *kept.log_sum_exp);

@@ -156,6 +156,7 @@ impl CpuEngine {
             head: Head {
                 weight: network.head..network.head + v * c,
                 shape: network.sizes.classifier_shape(),
+                logit_cap: network.sizes.logit_cap,
                 is_fp8: options.fp8.is_some_and(|fp8| fp8.head),
             },
             rounded: if options.fp8.is_some() { state.weights.clone() } else { Vec::new() },
