@@ -131,6 +131,44 @@ impl Decoder for ByModel<'_> {
     }
 }
 
+impl<D: Decoder + ?Sized> Decoder for &mut D {
+    fn n_slots(&self) -> usize {
+        (**self).n_slots()
+    }
+
+    fn vocab_size(&self) -> usize {
+        (**self).vocab_size()
+    }
+
+    fn decode(
+        &mut self,
+        texts: &[(usize, &[u32])],
+        each: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<(), ModelError> {
+        (**self).decode(texts, each)
+    }
+
+    fn decode_all(
+        &mut self,
+        texts: &[(usize, &[u32])],
+        each: &mut dyn FnMut(usize, usize, &[f32]),
+    ) -> Result<(), ModelError> {
+        (**self).decode_all(texts, each)
+    }
+
+    fn forget(&mut self, slot: usize) {
+        (**self).forget(slot);
+    }
+
+    fn rewind(&mut self, slot: usize, n: usize) {
+        (**self).rewind(slot, n);
+    }
+
+    fn describe(&self) -> String {
+        (**self).describe()
+    }
+}
+
 /// What a model's own operations are, for a person.
 pub fn operations_on(device: &Device, dtype: DType) -> String {
     let on = if device.is_cpu() { "the CPU" } else { "the GPU" };
