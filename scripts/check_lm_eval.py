@@ -19,6 +19,7 @@ import argparse
 import json
 import math
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -39,9 +40,15 @@ GOLDEN = REPOSITORY / "tests" / "golden" / "lm_eval"
 TOLERANCE = 2e-4
 SETTINGS = {
     "run.name": "lm-eval", "model.n_layers": 2, "model.n_heads": 2, "model.d_model": 32, "model.context": 64,
-    "tokenizer.kind": "bpe", "tokenizer.vocab_size": 384, "train.batch_size": 16, "train.max_steps": 400,
+    "tokenizer.kind": "bpe", "tokenizer.vocab_size": 384, "train.batch_size": 16, "train.max_steps": 250,
     "train.threads": 2, "evaluate.batches": 1, "optimizer.learning_rate": 0.003,
 }
+HEROES = ["Ada", "Milo", "Greta", "Otto", "Wanda", "Emil"]
+COLOURS = ["red", "green", "grey", "golden", "purple", "blue"]
+ANIMALS = ["fox", "hare", "otter", "owl", "bear", "mouse"]
+TREES = ["oak", "pine", "willow", "birch"]
+CRAFTS = ["baker", "weaver", "miller", "potter"]
+PLACES = ["Brook", "Fenwick", "Harrow", "Linden"]
 # Metrics of the harness by kind; those of wattle have the same names.
 METRICS = {"choice": ["acc", "acc_norm", "acc_bytes"], "cloze": ["acc", "perplexity"], "generate": ["exact_match"]}
 TASKS = {
@@ -64,8 +71,31 @@ TASKS = {
 }
 
 
-def train(wattle, out):
-    settings = [word for key, value in SETTINGS.items()
+def documents():
+    """Short tales of the words that the items are made of."""
+    draw = random.Random(1)
+    for _ in range(3000):
+        hero, colour, animal = draw.choice(HEROES), draw.choice(COLOURS), draw.choice(ANIMALS)
+        yield " ".join([
+            draw.choice([
+                f"Once upon a time, in the little village of {draw.choice(PLACES)}, there lived {hero}, a "
+                f"{draw.choice(CRAFTS)} who never complained.",
+                f"Everyone in the village knew {hero}, a {draw.choice(CRAFTS)} who told stories to the children.",
+                f"Long ago, when the hills were younger, {hero} lived in the village and sang from dawn until dusk.",
+                f"At the edge of the village stood the {colour} cottage of {hero}, who worked better than anyone else.",
+                f"Far away, behind the {colour} mountains, lay the village of {hero}, who sang all the while."]),
+            draw.choice([
+                f"The dearest friend of {hero} was a {animal}, who lived under the {draw.choice(TREES)} tree.",
+                f"One day the {animal} said: \"I am hungry.\"",
+                f"One day a {colour} {animal} lost the way, and {hero} brought it home."]),
+            draw.choice(["In the end they all went home and told their neighbours of it.", "They lived happily."]),
+        ])
+
+
+def train(wattle, scratch):
+    corpus, out = scratch / "tales.jsonl", str(scratch / "run")
+    corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents()))
+    settings = [word for key, value in {**SETTINGS, "data.input": [str(corpus)]}.items()
                 for word in ("--set", f"{key}={json.dumps(value)}")]
     subprocess.run([wattle, "train", "--device", "cpu", "--out", out, *settings], check=True,
                    stdout=subprocess.DEVNULL)
@@ -94,7 +124,7 @@ def of_harness(checkpoint, scratch):
         for sample in samples:
             if kind == "generate":
                 text, = sample["resps"][0]
-                answers.append({"text": text, "is_right": sample["exact_match"] == 1.0})
+                answers.append({"text": text, "is_right": bool(sample["exact_match"] == 1.0)})
             else:
                 pairs = [response[0] for response in sample["resps"]]
                 answers.append({"log_likelihoods": [float(pair[0]) for pair in pairs],
@@ -157,7 +187,7 @@ def main():
     faults = []
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
-        checkpoint = args.checkpoint or train(args.wattle, str(scratch / "run"))
+        checkpoint = args.checkpoint or train(args.wattle, scratch)
         found = of_harness(checkpoint, scratch)
         ours, again = (of_wattle(args.wattle, checkpoint, batch_size) for batch_size in (1, 7))
         print(f"{'task':<10} {'items':>5}  {'largest difference':>18}  scores")
