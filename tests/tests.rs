@@ -35,6 +35,7 @@ mod report;
 mod resume;
 mod run_directory;
 mod sweep;
+mod tasks;
 mod tune;
 mod verify;
 mod workbench;
