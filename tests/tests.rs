@@ -38,6 +38,7 @@ mod report;
 mod resume;
 mod run_directory;
 mod sweep;
+mod tasks;
 mod tune;
 mod verify;
 mod workbench;

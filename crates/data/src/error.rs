@@ -25,6 +25,53 @@ pub enum DataError {
         /// Why it failed.
         source: io::Error,
     },
+    /// A file of items could not be read.
+    #[error("cannot read {path:?}: {source}; check evaluate.tasks or --tasks")]
+    ReadTask {
+        /// The file.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// Two files of items have the same name.
+    #[error("{first:?} and {second:?} are both the task {name:?}; rename one of them")]
+    SameTask {
+        /// The name.
+        name: String,
+        /// The first of them.
+        first: PathBuf,
+        /// The second.
+        second: PathBuf,
+    },
+    /// An item of a task that cannot be made tokens of.
+    #[error("{path:?}, item {number}: {source}")]
+    Item {
+        /// The file.
+        path: PathBuf,
+        /// Which item, counted from 1.
+        number: usize,
+        /// What is wrong.
+        source: Box<DataError>,
+    },
+    /// A continuation that its context's last token swallows.
+    #[error("{continuation:?} has no token of its own after its prompt; make it longer")]
+    NoContinuation {
+        /// The continuation.
+        continuation: String,
+    },
+    /// A text that does not fit into a model's context.
+    #[error("{what} has {got} tokens, and the model's context is {context}; shorten it")]
+    ContinuationTooLong {
+        /// What is too long.
+        what: String,
+        /// Its tokens.
+        got: usize,
+        /// The model's context.
+        context: usize,
+    },
+    /// A text that begins from nothing, without a token to begin from.
+    #[error("the prompt is empty and the tokenizer has no end of text to begin from; write a prompt")]
+    NoStartOfText,
     /// An input without a character.
     #[error("{path:?} is empty: expected text; remove it from data.input")]
     Empty {

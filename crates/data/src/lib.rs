@@ -5,7 +5,7 @@
 //! [`conversation`] makes documents of chats, [`steps`] filters, cleans and counts documents, [`bpe`] and [`tokenizer`] turn
 //! it into tokens, [`shard`] and [`store`] keep those
 //! in memory-mapped files, [`mod@prepare`] runs all of it once into a cached [`dataset`], and [`loader`] cuts
-//! batches as a pure function of seed, epoch, step and rank.
+//! batches as a pure function of seed, epoch, step and rank. [`task`] reads items that a model is scored on.
 //!
 //! Nothing here knows of a device or of a model.
 
@@ -82,6 +82,7 @@ pub mod batch;
 pub mod evaluation;
 pub mod loader;
 mod schedule;
+pub mod task;
 mod windows;
 
 pub use batch::Batch;
@@ -102,6 +103,7 @@ pub use prepare::{prepare, prepare_into};
 pub use progress::{Progress, Stage};
 pub use split::Split;
 pub use store::TokenStore;
+pub use task::Task;
 pub use text_stream::TextStream;
 pub use tokenizer::Tokenizer;
 pub use tokenizer_kind::TokenizerKind;

@@ -503,7 +503,7 @@ impl Attempt<'_> {
             listener,
             is_asked_to_stop,
             budget: Budget::new(config.budget.clone(), plan.total_steps, plan.steps_per_epoch),
-            ending: Ending::new(&self.sizes(model, plan)),
+            ending: Ending::new(&self.sizes(model, plan, trainer.examined_tokens())),
             pace: Pace::default(),
             started,
             kernels,
@@ -513,6 +513,7 @@ impl Attempt<'_> {
                 floor: dataset.floor,
                 plan,
                 every_steps: config.evaluate.every_steps,
+                examines: trainer.examined_tokens() > 0,
             },
             seen: Seen::from_step(trainer.state().step),
         };
@@ -540,10 +541,10 @@ impl Attempt<'_> {
         }
     }
 
-    fn sizes(&self, model: &dyn LanguageModel, plan: Plan) -> Sizes {
+    fn sizes(&self, model: &dyn LanguageModel, plan: Plan, examined_tokens: u64) -> Sizes {
         Sizes {
             n_parameters: model.n_parameters(),
-            evaluation_tokens: evaluation_tokens(self.config, self.dataset),
+            evaluation_tokens: evaluation_tokens(self.config, self.dataset) + examined_tokens,
             tokens_per_step: plan.tokens_per_step,
             interval: Seconds(self.config.energy.interval_ms as f64 * 1e-3),
         }

@@ -60,6 +60,12 @@ pub enum TrainError {
         /// What is wrong.
         reason: String,
     },
+    /// Tasks or prompts do not fit beside training.
+    #[error("evaluate.tasks and evaluate.prompts: {source}; lower train.micro_batch_size, or leave them out")]
+    NoRoomForTasks {
+        /// What is lacking.
+        source: Box<TrainError>,
+    },
     /// A parameter would never learn.
     #[error(
         "{}: no gradient reaches {}: an operation on the way to the loss has no backward",

@@ -19,7 +19,7 @@ use wattle_train::config::{
     EarlyStopConfig, EngineChoice, EvaluateConfig, OptimizerConfig, OptimizerKind, ScheduleConfig,
     TrainConfig,
 };
-use wattle_train::{Checkpoints, Ranks, TrainError, Trainer, TrainerOptions};
+use wattle_train::{Checkpoints, Prompts, Ranks, TrainError, Trainer, TrainerOptions};
 
 use common::{CPU, dataset};
 use of_ranks::{Ended, Recorder, file, plain, train_on};
@@ -107,6 +107,54 @@ fn trains_to_the_bits_of_one(options: &TrainerOptions) {
                 }
             }
             assert!(ranks[0].engine.contains(&format!("each of {world} ranks")), "{}", ranks[0].engine);
+        }
+    }
+}
+
+/// Items in the words of the data, and a prompt.
+fn examined(dir: &Path) -> EvaluateConfig {
+    let line = |i: usize| {
+        format!(
+            "{{\"kind\":\"choice\",\"prompt\":\"{i} and \",\"choices\":[\"{}. \",\"7. 7\"],\"answer\":0}}\n",
+            i + 1
+        )
+    };
+    std::fs::write(dir.join("sums.jsonl"), (0..5).map(line).collect::<String>()).unwrap();
+    let said =
+        "{\"kind\":\"generate\",\"prompt\":\"3 and \",\"answer\":\"4\",\"stop\":[\".\"],\"max_tokens\":4}\n";
+    std::fs::write(dir.join("said.jsonl"), said.repeat(3)).unwrap();
+    let tasks = ["sums.jsonl", "said.jsonl"].map(|name| dir.join(name)).to_vec();
+    let prompts = Prompts::Texts(vec!["1 and ".to_owned()]);
+    EvaluateConfig { every_steps: 7, tasks, prompts, prompt_tokens: 5, ..EvaluateConfig::default() }
+}
+
+#[test]
+fn ranks_share_tasks_and_training_does_not_notice() {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = dataset(dir.path(), 240);
+    let plain_run = train(&dir.path().join("plain"), &dataset, &options(), 1, plain).remove(0);
+    assert!(plain_run.recorder.tasks.is_empty());
+    let options = TrainerOptions { evaluate: examined(dir.path()), ..options() };
+    let run = |world: usize| train(&dir.path().join(world.to_string()), &dataset, &options, world, plain);
+    let one = run(1).remove(0);
+    assert_eq!(
+        one.recorder.tasks.iter().map(|(step, _)| *step).collect::<Vec<_>>(),
+        [7, 9, 14, 18, 21, 27, 28, 30]
+    );
+    assert_eq!(one.recorder.samples.len(), 8);
+    let scores = &one.recorder.tasks[7].1;
+    assert_eq!(
+        scores.iter().map(|task| (task.task.as_str(), task.items)).collect::<Vec<_>>(),
+        [("sums", 5), ("said", 3)]
+    );
+    assert!(one.weights == plain_run.weights && one.recorder.losses == plain_run.recorder.losses);
+    assert_eq!(one.recorder.evaluations, plain_run.recorder.evaluations);
+    for world in [2, 4] {
+        for (rank, ended) in run(world).into_iter().enumerate() {
+            assert_eq!(ended.recorder.tasks, one.recorder.tasks, "rank {rank} of {world}");
+            assert_eq!(ended.recorder.samples.is_empty(), rank > 0);
+            assert!(rank > 0 || ended.recorder.samples == one.recorder.samples);
+            assert!(ended.weights == one.weights);
         }
     }
 }

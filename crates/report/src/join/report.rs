@@ -14,7 +14,7 @@ use wattle_runlog::{Celsius, GramsCo2e, Joules, Phase, Record, Seconds, WallAnch
 use crate::error::ReportError;
 use crate::join::energy_curve::{EnergyCurve, final_record};
 use crate::join::epochs::{self, EpochRow};
-use crate::join::learning::{Evaluation, Learning};
+use crate::join::learning::{Evaluation, Learning, TaskEvaluation};
 use crate::join::provenance::Provenance;
 use crate::join::reprice::{self, Repriced};
 use crate::join::run::Run;
@@ -91,6 +91,9 @@ pub struct Learnt {
     pub best: Option<Evaluation>,
     /// The last one.
     pub last: Option<Evaluation>,
+    /// Every time that the model was scored on tasks, in training or by itself.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tasks: Vec<TaskEvaluation>,
 }
 
 /// What a run cost.
@@ -267,6 +270,7 @@ impl Learnt {
             evaluations: learning.evaluations.clone(),
             best: learning.best().cloned(),
             last: learning.evaluations.last().cloned(),
+            tasks: learning.tasks.clone(),
         }
     }
 }

@@ -163,6 +163,14 @@ impl BoardDecoder {
         self.windows[slot] = Window::default();
     }
 
+    /// Takes out of view what follows the first `n` tokens in a slot's window. Their keys and values stay.
+    ///
+    /// # Panics
+    /// If the slot is not there.
+    pub fn rewind(&mut self, slot: usize, n: usize) {
+        self.windows[slot].rewind(n);
+    }
+
     /// Texts at once.
     pub fn n_slots(&self) -> usize {
         self.options.n_slots

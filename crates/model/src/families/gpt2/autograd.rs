@@ -183,12 +183,17 @@ impl LanguageModel for Gpt2 {
         self.predict(&x, pass)
     }
 
-    fn decode(&self, tokens: &[u32], cache: &mut KvCache, pass: &mut Pass<'_>) -> Result<Tensor> {
-        let (dtype, device) = (pass.dtype, self.token_table.device());
-        let x = cache.extend(tokens, &self.config.kv_shape(), dtype, device, |new, cache| {
-            self.forward(new, Some(cache), pass)
-        })?;
-        self.predict(&x.narrow(1, x.dim(1)? - 1, 1)?, pass)?.flatten_all()
+    fn decode_last(
+        &self,
+        tokens: &[u32],
+        n_last: usize,
+        cache: &mut KvCache,
+        pass: &mut Pass<'_>,
+    ) -> Result<Tensor> {
+        let (shape, on) = (self.config.kv_shape(), (pass.dtype, self.token_table.device()));
+        let forward = |new: &Tensor, cache: &mut KvCache| self.forward(new, Some(cache), pass);
+        let x = cache.extend(tokens, &shape, on, n_last, forward)?;
+        self.predict(&x, pass)?.squeeze(0)
     }
 
     fn engine(&self, options: EngineOptions) -> Result<Option<Box<dyn Engine>>> {
