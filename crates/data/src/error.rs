@@ -44,14 +44,14 @@ pub enum DataError {
         second: PathBuf,
     },
     /// An item of a task that cannot be made tokens of.
-    #[error("{path:?}, item {number}: {source}")]
+    #[error("{path:?}, item {number}: {fault}")]
     Item {
         /// The file.
         path: PathBuf,
         /// Which item, counted from 1.
         number: usize,
         /// What is wrong.
-        source: Box<DataError>,
+        fault: Box<DataError>,
     },
     /// A continuation that its context's last token swallows.
     #[error("{continuation:?} has no token of its own after its prompt; make it longer")]

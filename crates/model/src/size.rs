@@ -22,6 +22,16 @@ struct OfOptimizer {
     scratch: u64,
 }
 
+impl OfOptimizer {
+    /// Where Muon's matrices among parameters with these names and shapes have owners.
+    fn over_ranks(shapes: Vec<(String, Vec<usize>)>, options: EngineOptions) -> Self {
+        let layout = Layout::of_shapes(shapes, &Placement::FLAT).updated_by(options.matrices);
+        let split = Split::of_layout(&layout, options.share);
+        let own = split.own();
+        Self { n_moments: layout.n_moments_of(&own.updated) as u64, scratch: scratch_bytes(&layout, own) }
+    }
+}
+
 impl ModelConfig {
     /// Numbers of all parameters together, with a token table of `vocab_size` rows.
     pub fn n_parameters(&self, vocab_size: usize) -> u64 {
@@ -56,12 +66,7 @@ impl ModelConfig {
     fn own_of_optimizer(&self, vocab_size: usize, options: EngineOptions) -> OfOptimizer {
         let EngineOptions { matrices, share, .. } = options;
         if matrices != MatrixUpdate::AdamW && share.world > 1 && self.n_layers <= MOST_LISTED {
-            let layout = Layout::of_shapes(self.parameter_shapes(vocab_size), &Placement::FLAT);
-            let layout = layout.updated_by(matrices);
-            let split = Split::of_layout(&layout, share);
-            let own = split.own();
-            let n_moments = layout.n_moments_of(&own.updated) as u64;
-            return OfOptimizer { n_moments, scratch: scratch_bytes(&layout, own) };
+            return OfOptimizer::over_ranks(self.parameter_shapes(vocab_size), options);
         }
         let block = Self { n_layers: 1, ..self.clone() }.parameter_shapes(vocab_size);
         let shapes = block.iter().map(|(name, dims)| (name.as_str(), dims.as_slice()));
@@ -85,19 +90,26 @@ impl ModelConfig {
         let factors = lora.shapes_listed(self, vocab_size);
         let n_parameters = self.n_adapter_parameters(vocab_size, lora);
         let bytes = n_parameters.saturating_mul(BYTES_PER_F32);
-        let n_own = usize::try_from(n_parameters).unwrap_or(usize::MAX);
-        let own = Split::new(n_own, options.share).own().len() as u64;
-        // Factors are matrices of blocks, all of them.
-        let n_moments = if options.matrices == MatrixUpdate::AdamW { 2 } else { 1 };
-        let moments = options.moments.bytes(own.saturating_mul(n_moments));
-        let shapes = factors.0.iter().map(|(name, dims)| (name.as_str(), dims.as_slice()));
-        let muon = scratch_bytes(options.matrices, shapes);
+        let EngineOptions { matrices, share, .. } = options;
+        let are_listed = factors.1 == self.n_layers;
+        let OfOptimizer { n_moments, scratch } =
+            if matrices != MatrixUpdate::AdamW && share.world > 1 && are_listed {
+                OfOptimizer::over_ranks(factors.0.clone(), options)
+            } else {
+                let n_own = usize::try_from(n_parameters).unwrap_or(usize::MAX);
+                let own = Split::new(n_own, share).own().updated.len() as u64;
+                // Factors are matrices of blocks, all of them.
+                let n_moments = own.saturating_mul(if matrices == MatrixUpdate::AdamW { 2 } else { 1 });
+                let shapes = factors.0.iter().map(|(name, dims)| (name.as_str(), dims.as_slice()));
+                OfOptimizer { n_moments, scratch: scratch_bytes_of(matrices, shapes) }
+            };
+        let moments = options.moments.bytes(n_moments);
         let arena = cpu::adapted_arena_plan(self, vocab_size, options, factors, lora.dropout);
         MemoryPlan {
             weights: self.model_bytes(vocab_size).saturating_add(bytes),
             gradients: bytes,
             moments,
-            scratch: arena.scratch.saturating_add(muon),
+            scratch: arena.scratch.saturating_add(scratch),
             ..arena
         }
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use kernel_shim::ShimBoard;
+use wattle_model::generate::{Alone, Asked, likelihoods};
 use wattle_model::{
     ActivationKind, BoardDecoder, ByModel, Decoder, DecoderOptions, EngineError, EvaluatorOptions, Family,
     GenerateOptions, Generator, KvCache, LanguageModel, ModelConfig, Parameter, Pass, RopeScaling, Sampling,
@@ -138,6 +139,32 @@ fn logits_are_those_of_the_model_with_its_cache_in_every_family_within_the_conte
             let ours = on_board(&mut decoder, 1, &parts(&text));
             let difference = largest_difference(&ours, &expected) / size;
             assert!(difference < tolerance, "{config:?} in {elem:?}: {difference} of {size}");
+        }
+    }
+}
+
+#[test]
+fn likelihoods_are_the_same_to_the_bit_for_any_number_of_slots_and_those_of_a_cpu() {
+    let contexts = [text(1, 3), text(2, 11), text(3, 1), text(4, 1), text(5, 7)];
+    let continuations = [text(6, 1), text(7, 4), text(8, 2)];
+    let asked: Vec<_> = contexts
+        .iter()
+        .map(|context| Asked { context, continuations: continuations.iter().map(Vec::as_slice).collect() })
+        .collect();
+    for config in [gpt2(), relative(Family::Mistral)] {
+        let model = model(&config);
+        let of = |decoder: Box<dyn Decoder + '_>| {
+            likelihoods(&mut Alone::new(decoder), CONTEXT, &asked, &mut |_| ()).unwrap()
+        };
+        let on_board = |n_slots| of(Box::new(decoder(model.as_ref(), options(n_slots, 16, Elem::F32))));
+        let found = on_board(1);
+        assert_eq!(found, on_board(2));
+        assert_eq!(found, on_board(4));
+        let expected = of(Box::new(ByModel::new(model.as_ref(), 1, DType::F32)));
+        for (a, b) in found.iter().flatten().zip(expected.iter().flatten()) {
+            // The same sums in another order.
+            assert!((a.log_likelihood - b.log_likelihood).abs() < 1e-4, "{a:?} {b:?}");
+            assert_eq!(a.is_greedy, b.is_greedy);
         }
     }
 }

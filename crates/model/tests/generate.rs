@@ -315,7 +315,7 @@ fn likelihoods_are_those_of_one_pass_and_the_same_for_any_number_of_slots() {
             .map(|&context| Asked { context, continuations: continuations.to_vec() })
             .collect();
         let of_slots = |n_slots: usize| {
-            let mut decoder = Alone(Box::new(ByModel::new(model.as_ref(), n_slots, DType::F32)));
+            let mut decoder = Alone::new(Box::new(ByModel::new(model.as_ref(), n_slots, DType::F32)));
             let mut done = Vec::new();
             let found = likelihoods(&mut decoder, room, &asked, &mut |n| done.push(n)).unwrap();
             assert!(done.is_sorted() && done.last() == Some(&contexts.len()), "{done:?}");

@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use candle_core::Device;
 use wattle_data::Dataset;
 use wattle_model::hugging_face::Directory;
-use wattle_model::{Adapted, LanguageModel, Masks};
+use wattle_model::{Adapted, LanguageModel};
 use wattle_ops::board::Board;
 use wattle_train::device::ChosenDevice;
 use wattle_train::engine::{home_of_parameters, refuse_what_cannot_fit};

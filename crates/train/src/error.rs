@@ -61,10 +61,10 @@ pub enum TrainError {
         reason: String,
     },
     /// Tasks or prompts do not fit beside training.
-    #[error("evaluate.tasks and evaluate.prompts: {source}; lower train.micro_batch_size, or leave them out")]
+    #[error("evaluate.tasks and evaluate.prompts: {fault}; lower train.micro_batch_size, or leave them out")]
     NoRoomForTasks {
         /// What is lacking.
-        source: Box<TrainError>,
+        fault: Box<TrainError>,
     },
     /// A parameter would never learn.
     #[error(

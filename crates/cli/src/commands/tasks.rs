@@ -31,7 +31,8 @@ pub fn run(args: &EvaluateArgs, bar: &ProgressBar) -> anyhow::Result<Exit> {
     let board = device.board()?;
     let metered = Metered::start(&device.compute);
     let home = device.home_of_parameters(board.as_ref());
-    let checkpoint = OpenCheckpoint::open(&args.checkpoint, home.as_ref().unwrap_or(&device))?;
+    let checkpoint =
+        OpenCheckpoint::open(&args.checkpoint, args.adapter.as_deref(), home.as_ref().unwrap_or(&device))?;
     let OpenCheckpoint { model, config, tokenizer, .. } = &checkpoint;
     let exam = Exam::read(&args.tasks, tokenizer, model.context())?;
     if device.device.is_cpu() {

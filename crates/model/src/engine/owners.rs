@@ -2,12 +2,20 @@
 
 use std::cmp::Reverse;
 
+use super::layout::{Entry, Layout};
+
+/// The matrices of `layout` that Muon updates, each with the one of `world` ranks that does.
+pub(super) fn owned(layout: &Layout, world: usize) -> impl Iterator<Item = (&Entry, usize)> {
+    let shapes: Vec<[usize; 2]> = layout.orthogonalized().map(Entry::matrix).collect();
+    layout.orthogonalized().zip(owners(&shapes, world))
+}
+
 /// The rank that updates each of the matrices with these rows and columns: the costliest first, each by the rank whose
 /// matrices cost least so far. No rank then takes more than 4/3 of the time of the best there is.
 ///
 /// # References
 /// Graham, *Bounds on Multiprocessing Timing Anomalies*, 1969.
-pub(crate) fn owners(shapes: &[[usize; 2]], world: usize) -> Vec<usize> {
+fn owners(shapes: &[[usize; 2]], world: usize) -> Vec<usize> {
     let mut by_cost: Vec<usize> = (0..shapes.len()).collect();
     by_cost.sort_by_key(|&idx| Reverse(cost(shapes[idx])));
     let mut loads = vec![0_u128; world];

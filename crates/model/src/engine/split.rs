@@ -6,8 +6,8 @@ use std::ops::Range;
 
 use wattle_ops::grad_norm::cpu::block_len;
 
-use super::layout::{Entry, Layout, within};
-use super::owners::owners;
+use super::layout::{Layout, within};
+use super::owners::owned;
 use super::ranges::Ranges;
 
 /// One of the processes that train a model together.
@@ -68,11 +68,8 @@ impl Split {
     /// The parts of a buffer with the places of `layout`, which has no gaps.
     pub(crate) fn of_layout(layout: &Layout, share: Share) -> Self {
         let len = layout.len();
-        let matrices: Vec<&Entry> = layout.orthogonalized().collect();
-        let shapes: Vec<[usize; 2]> = matrices.iter().map(|entry| entry.matrix()).collect();
-        let owners = owners(&shapes, share.world);
-        let of_muon =
-            matrices.iter().zip(owners).map(|(entry, owner)| Piece { range: entry.range.clone(), owner });
+        let of_muon = owned(layout, share.world);
+        let of_muon = of_muon.map(|(entry, owner)| Piece { range: entry.range.clone(), owner });
         let mut pieces = pieces_of_rest(len, &layout.mean_squares().parts(&(0..len)), share.world);
         pieces.extend(of_muon);
         Self::of_pieces(len, share, pieces)

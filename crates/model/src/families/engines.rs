@@ -100,7 +100,7 @@ fn with_adapters(
     world: usize,
 ) -> (Layout, Network) {
     let LowRank { parameters, scale, dropout } = low_rank;
-    let layout = Layout::of_parameters(parameters, &config.family.spec().placement().over(world));
+    let layout = Layout::of_parameters(parameters, &config.family.spec().placement(config).over(world));
     let network = network.with_adapters(frozen, &layout, scale, dropout);
     (layout, network)
 }

@@ -207,15 +207,26 @@ impl Decoder for BoardDecoder {
 
 /// Decodes so that what it says of a text does not depend, to the bit, on the texts beside it: prompts go through passes of
 /// their own, texts that grow by one token through one together.
-pub struct Alone<'a>(pub Box<dyn Decoder + 'a>);
+pub struct Alone<'a> {
+    decoder: Box<dyn Decoder + 'a>,
+    /// Which slots have seen a token of their text.
+    has_begun: Vec<bool>,
+}
+
+impl<'a> Alone<'a> {
+    /// The same as `decoder`, a text at a time where that makes a difference.
+    pub fn new(decoder: Box<dyn Decoder + 'a>) -> Self {
+        Self { has_begun: vec![false; decoder.n_slots()], decoder }
+    }
+}
 
 impl Decoder for Alone<'_> {
     fn n_slots(&self) -> usize {
-        self.0.n_slots()
+        self.decoder.n_slots()
     }
 
     fn vocab_size(&self) -> usize {
-        self.0.vocab_size()
+        self.decoder.vocab_size()
     }
 
     fn decode(
@@ -223,16 +234,20 @@ impl Decoder for Alone<'_> {
         texts: &[(usize, &[u32])],
         each: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<(), ModelError> {
-        let is_step = |text_idx: &usize| texts[*text_idx].1.len() == 1;
+        let is_step = |text_idx: &usize| {
+            let (slot, tokens) = texts[*text_idx];
+            tokens.len() == 1 && self.has_begun[slot]
+        };
         let (steps, prompts): (Vec<usize>, Vec<usize>) = (0..texts.len()).partition(is_step);
+        texts.iter().for_each(|&(slot, _)| self.has_begun[slot] = true);
         for prompt in prompts {
-            self.0.decode(&texts[prompt..=prompt], &mut |_, logits| each(prompt, logits))?;
+            self.decoder.decode(&texts[prompt..=prompt], &mut |_, logits| each(prompt, logits))?;
         }
         if steps.is_empty() {
             return Ok(());
         }
         let together: Vec<_> = steps.iter().map(|&text_idx| texts[text_idx]).collect();
-        self.0.decode(&together, &mut |idx, logits| each(steps[idx], logits))
+        self.decoder.decode(&together, &mut |idx, logits| each(steps[idx], logits))
     }
 
     fn decode_all(
@@ -240,18 +255,19 @@ impl Decoder for Alone<'_> {
         texts: &[(usize, &[u32])],
         each: &mut dyn FnMut(usize, usize, &[f32]),
     ) -> Result<(), ModelError> {
-        self.0.decode_all(texts, each)
+        self.decoder.decode_all(texts, each)
     }
 
     fn forget(&mut self, slot: usize) {
-        self.0.forget(slot);
+        self.has_begun[slot] = false;
+        self.decoder.forget(slot);
     }
 
     fn rewind(&mut self, slot: usize, n: usize) {
-        self.0.rewind(slot, n);
+        self.decoder.rewind(slot, n);
     }
 
     fn describe(&self) -> String {
-        self.0.describe()
+        self.decoder.describe()
     }
 }

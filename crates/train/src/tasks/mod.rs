@@ -46,8 +46,8 @@ pub fn decoder<'a>(
     if let (Some(board), Some(elem)) = (board, Elem::of(dtype)) {
         let options = DecoderOptions { n_slots, room, most_rows: ROWS_AT_ONCE, elem };
         if let Some(decoder) = model.decoder(Arc::clone(board), options)? {
-            return Ok(Box::new(Alone(Box::new(decoder))));
+            return Ok(Box::new(Alone::new(Box::new(decoder))));
         }
     }
-    Ok(Box::new(Alone(Box::new(ByModel::new(model, n_slots, dtype)))))
+    Ok(Box::new(Alone::new(Box::new(ByModel::new(model, n_slots, dtype)))))
 }

@@ -85,7 +85,7 @@ impl Examining {
             return Ok(());
         }
         let made = decoder(model, self.board.as_ref(), self.dtype, self.n_slots(), self.room());
-        made.map(drop).map_err(|source| TrainError::NoRoomForTasks { source: Box::new(source) })
+        made.map(drop).map_err(|fault| TrainError::NoRoomForTasks { fault: Box::new(fault) })
     }
 }
 

@@ -14,7 +14,7 @@ use wattle_ops::board::{Board, BoardError, Collectives, DevicePtr, DeviceTensor,
 
 use crate::engine::Share;
 use crate::engine::layout::{BOARD_ALIGNMENT, Bucket, Entry, Layout, MeanSquares};
-use crate::engine::owners::owners;
+use crate::engine::owners::owned;
 
 /// The rank that a board belongs to; the only one of a board alone.
 pub fn share_of(board: &dyn Board) -> Share {
@@ -88,11 +88,7 @@ impl Shards {
     /// All that `layout` has.
     pub(super) fn whole(layout: &Layout) -> Self {
         let all = Bucket { range: 0..layout.len(), first_block: None };
-        let matrices = layout.orthogonalized().map(|entry| Part {
-            range: entry.range.clone(),
-            owner: 0,
-            matrix: Some(entry.matrix()),
-        });
+        let matrices = layout.orthogonalized().map(|entry| matrix_of(entry, 0));
         let rest = layout.mean_squares().parts(&all.range);
         let rest = rest.into_iter().map(|range| Part { range, owner: 0, matrix: None });
         let parts = rest.filter(|part| !part.range.is_empty()).chain(matrices).collect();
@@ -105,15 +101,8 @@ impl Shards {
             return Self::whole(layout);
         }
         let share = share_of(board);
-        let matrices: Vec<&Entry> = layout.orthogonalized().collect();
-        let shapes: Vec<[usize; 2]> = matrices.iter().map(|entry| entry.matrix()).collect();
-        let owners = owners(&shapes, share.world);
-        let matrix_of = |(entry, owner): (&&Entry, usize)| Part {
-            range: entry.range.clone(),
-            owner,
-            matrix: Some(entry.matrix()),
-        };
-        let matrices: Vec<Part> = matrices.iter().zip(owners).map(matrix_of).collect();
+        let matrices: Vec<Part> =
+            owned(layout, share.world).map(|(entry, owner)| matrix_of(entry, owner)).collect();
         let cut = |bucket: &Bucket| {
             let is_within = |part: &&Part| bucket.range.contains(&part.range.start);
             let within: Vec<Part> = matrices.iter().filter(is_within).cloned().collect();
@@ -191,6 +180,10 @@ impl Shards {
     pub(super) fn own_squares_len(&self) -> usize {
         self.lens.squares
     }
+}
+
+fn matrix_of(entry: &Entry, owner: usize) -> Part {
+    Part { range: entry.range.clone(), owner, matrix: Some(entry.matrix()) }
 }
 
 /// One equal part of `bucket` for each of `world` ranks.
