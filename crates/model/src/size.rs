@@ -2,7 +2,7 @@
 
 use crate::config::ModelConfig;
 use crate::engine::muon::scratch_bytes;
-use crate::engine::{EngineOptions, Moments, Share, Split};
+use crate::engine::{EngineOptions, GradientType, Moments, Share, Split};
 use crate::engine::{MemoryPlan, Recompute, cpu};
 use crate::kv_cache::KvShape;
 use crate::moments::MatrixUpdate;
@@ -65,6 +65,7 @@ impl ModelConfig {
             micro_batch: batch_size,
             recompute: Recompute::Block,
             fp8: None,
+            gradients: GradientType::F32,
             moments: Moments::F32,
             matrices: MatrixUpdate::AdamW,
             share: Share::default(),
@@ -152,6 +153,7 @@ mod tests {
                     micro_batch: 3,
                     recompute,
                     fp8: None,
+                    gradients: GradientType::F32,
                     moments: Moments::F32,
                     matrices,
                     share: Share::default(),
@@ -182,6 +184,7 @@ mod tests {
                 micro_batch: most,
                 recompute: Recompute::None,
                 fp8: None,
+                gradients: GradientType::F32,
                 moments: Moments::F32,
                 matrices: MatrixUpdate::AdamW,
                 share: Share::default(),

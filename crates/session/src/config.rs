@@ -7,7 +7,7 @@ use toml::{Table, Value};
 use wattle_data::{DataConfig, TokenizerConfig};
 use wattle_grid::GridConfig;
 use wattle_meter::{CarbonConfig, CostConfig, EnergyConfig};
-use wattle_model::ModelConfig;
+use wattle_model::{GradientType, ModelConfig};
 use wattle_runlog::{LineFile, Record};
 use wattle_train::config::{EngineChoice, MomentType};
 use wattle_train::{
@@ -164,6 +164,9 @@ impl Config {
         }
         if self.precision.moments != MomentType::F32 && is_autograd {
             faults.push(TrainError::NoBf16Moments.to_string());
+        }
+        if self.precision.gradients != GradientType::F32 && is_autograd {
+            faults.push(TrainError::NoBf16Gradients.to_string());
         }
         faults
     }

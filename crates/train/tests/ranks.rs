@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use wattle_data::Dataset;
 use wattle_dist::{DistError, Threads};
-use wattle_model::{LanguageModel, ModelConfig, Moments};
+use wattle_model::{GradientType, LanguageModel, ModelConfig, Moments};
 use wattle_runlog::{Phase, StopReason};
 use wattle_train::config::{
     EarlyStopConfig, EngineChoice, EvaluateConfig, OptimizerConfig, OptimizerKind, ScheduleConfig,
@@ -75,10 +75,14 @@ fn train(
 fn any_number_of_ranks_trains_to_the_bits_of_one() {
     let dir = tempfile::tempdir().unwrap();
     let dataset = dataset(dir.path(), 240);
-    for moments in [Moments::F32, Moments::Bf16 { seed: 3 }] {
-        let options = TrainerOptions { moments, ..options() };
+    for (gradients, moments) in [
+        (GradientType::F32, Moments::F32),
+        (GradientType::F32, Moments::Bf16 { seed: 3 }),
+        (GradientType::Bf16, Moments::F32),
+    ] {
+        let options = TrainerOptions { gradients, moments, ..options() };
         let run = |world| {
-            let dir = dir.path().join(format!("{moments:?}-{world}"));
+            let dir = dir.path().join(format!("{gradients:?}-{moments:?}-{world}"));
             let ended = train(&dir, &dataset, &options, world, plain);
             (dir, ended)
         };

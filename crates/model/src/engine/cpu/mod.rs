@@ -47,7 +47,7 @@ use super::flat_state::FlatState;
 use super::layout::{Layout, Placement};
 use super::muon::scratch_bytes;
 use super::network::{Block, Network, Sizes};
-use super::{Engine, EngineOptions, LossSum, MemoryPlan, Sequences};
+use super::{Engine, EngineOptions, GradientType, LossSum, MemoryPlan, Sequences};
 use crate::config::ModelConfig;
 use crate::parameter::Parameter;
 use crate::pass::TrainingPass;
@@ -212,6 +212,9 @@ impl Engine for CpuEngine {
             self.forward(&sites, sequences, &slices);
             let sum = self.head.train(&mut self.arena, &mut self.state, sequences, scale);
             self.backward(&sites, sequences, &slices);
+            if self.arena_sizes.options.gradients == GradientType::Bf16 {
+                self.state.round_gradients(&pass);
+            }
             sum
         })
     }
