@@ -3,9 +3,10 @@
 //   g = grad * factor,  m = m * beta1 + g * (1 - beta1),  v = v * beta2 + g * g * (1 - beta2)
 //   w = w * decay - m / (sqrt(v * inverse_square_correction) + eps) * rate
 //
-// weights, grads (n) f32, mean, mean_square (n) f32 or bfloat16, of which the first n_decaying decay; working (n), the weights in the type
-// that passes read, may be null. Rate, corrections and decay come from the step's state, the factor from its norm; a
-// halted run is left as it is. Every operation is rounded by itself, as on the CPU: the same bits.
+// weights (n) f32, grads, mean, mean_square (n) f32 or bfloat16, of which the first n_decaying decay; working (n), the
+// weights in the type that passes read, may be null. Rate, corrections and decay come from the step's state, the factor
+// from its norm; a halted run is left as it is. Every operation is rounded by itself, as on the CPU: the same bits.
+// Kernels are named by the type of moments, adamw_of_bf16 are those of gradients in bfloat16, which are widened.
 // Moments in bfloat16 are widened, and what the update leaves of them is rounded at random: element i by word first + i
 // of the stream of `purpose` at this step under `seed`, its lower half for the mean, its upper half for the mean of
 // squares; first is a multiple of 4. The weights' change is by the moments before they are rounded.
@@ -55,8 +56,8 @@ __device__ __forceinline__ void store_four(bf16* p, const Pack<float>& four, int
   }
 }
 
-template <class M, class T>
-__device__ __forceinline__ void update(float* weights, M* mean, M* mean_square, T* working, const float* grads,
+template <class M, class G, class T>
+__device__ __forceinline__ void update(float* weights, M* mean, M* mean_square, T* working, const G* grads,
                                        uint64_t n, uint64_t n_decaying, Betas betas, const StepState* state,
                                        const GradNorm* norm, uint64_t seed, uint32_t purpose, uint64_t first) {
   const uint64_t i = ((uint64_t)blockIdx.x * blockDim.x + threadIdx.x) * 4;
@@ -64,7 +65,7 @@ __device__ __forceinline__ void update(float* weights, M* mean, M* mean_square, 
   const int n_left = (int)min((uint64_t)4, n - i);
   const float factor = norm->factor, rate = state->rate, correction = state->inverse_square_correction;
   Pack<float> w = load(weights + i, n_left), m = load_four(mean + i, n_left), v = load_four(mean_square + i, n_left);
-  const Pack<float> grad = load(grads + i, n_left);
+  const Pack<float> grad = load_four(grads + i, n_left);
 #pragma unroll
   for (int k = 0; k < 4; k++) {
     const float decay = i + k < n_decaying ? state->decay : 1.0f;
@@ -92,16 +93,17 @@ __device__ __forceinline__ void update(float* weights, M* mean, M* mean_square, 
   }
 }
 
-#define ADAMW(dtype, M)                                                                                            \
+#define ADAMW(name, M, G)                                                                                           \
   extern "C" __global__ void __launch_bounds__(256)                                                                \
-      adamw_##dtype(float* weights, M* mean, M* mean_square, bf16* working, const float* grads, uint64_t n,        \
-                    uint64_t n_decaying, float beta1, float one_minus_beta1, float beta2, float one_minus_beta2,   \
-                    float eps, const StepState* state, const GradNorm* norm, uint64_t seed, uint32_t purpose,      \
-                    uint64_t first) {                                                                              \
+      name(float* weights, M* mean, M* mean_square, bf16* working, const G* grads, uint64_t n, uint64_t n_decaying, \
+           float beta1, float one_minus_beta1, float beta2, float one_minus_beta2, float eps,                      \
+           const StepState* state, const GradNorm* norm, uint64_t seed, uint32_t purpose, uint64_t first) {        \
     update(weights, mean, mean_square, working, grads, n, n_decaying,                                              \
            {beta1, one_minus_beta1, beta2, one_minus_beta2, eps}, state, norm, seed, purpose, first);              \
   }                                                                                                                \
-  EXPORT(adamw_##dtype)
+  EXPORT(name)
 
-ADAMW(f32, float)
-ADAMW(bf16, bf16)
+ADAMW(adamw_f32, float, float)
+ADAMW(adamw_bf16, bf16, float)
+ADAMW(adamw_of_bf16_f32, float, bf16)
+ADAMW(adamw_of_bf16_bf16, bf16, bf16)

@@ -6,7 +6,7 @@
 //   muon_polynomial  q = b * g + a * I, of a square matrix: c * g * g is added by a product
 //   muon_update      w = w * decay - x * learning_rate * scale
 //
-// weights, grads, u (n) f32; momentum (n) f32 or bfloat16; x, q, g in the type of the products; working (n), the weights
+// weights, u (n) f32; grads, momentum (n) f32 or bfloat16; x, q, g in the type of the products; working (n), the weights
 // in bfloat16, may be null. Decay and learning rate come from the step's state, the factor from its norm. A halted run
 // keeps weights and momentum. Sums of an update are rounded as on the CPU. Momentum in bfloat16 is rounded at random, as
 // AdamW's mean is: by the word of its place in the flat buffer, where the matrix's first element is number `first`; u is by the
@@ -23,8 +23,8 @@ __device__ __forceinline__ void keep(bf16* p, float m, uint32_t word) {
   *p = from_f32<bf16>(__uint_as_float(at_random(m, word & 0xffffu) << 16));
 }
 
-template <class M>
-__device__ __forceinline__ void direct(float* u, double* partial, M* momentum, const float* grads, uint64_t n, float mu,
+template <class M, class G>
+__device__ __forceinline__ void direct(float* u, double* partial, M* momentum, const G* grads, uint64_t n, float mu,
                                        float one_minus_mu, int nesterov, const StepState* state, const GradNorm* norm,
                                        uint64_t seed, uint32_t purpose, uint64_t first) {
   double sum = 0.0;
@@ -44,7 +44,7 @@ __device__ __forceinline__ void direct(float* u, double* partial, M* momentum, c
         const uint64_t i = four * 4 + k - before;
         // What lies before the matrix wraps around to a large number.
         if (i < n) {
-          const float g = __fmul_rn(grads[i], factor);
+          const float g = __fmul_rn(to_f32(grads[i]), factor);
           const float m = __fadd_rn(__fmul_rn(to_f32(momentum[i]), mu), __fmul_rn(g, one_minus_mu));
           const float ahead = __fadd_rn(__fmul_rn(m, mu), __fmul_rn(g, one_minus_mu));
           const float direction = nesterov != 0 ? ahead : m;
@@ -103,13 +103,21 @@ __device__ __forceinline__ void update(float* weights, bf16* working, const T* x
   }
 }
 
-#define MUON(dtype, T)                                                                                              \
+#define MUON_DIRECT(name, M, G)                                                                                     \
   extern "C" __global__ void __launch_bounds__(512)                                                                 \
-      muon_direct_##dtype(float* u, double* partial, T* momentum, const float* grads, uint64_t n, float mu,         \
-                          float one_minus_mu, int nesterov, const StepState* state, const GradNorm* norm,           \
-                          uint64_t seed, uint32_t purpose, uint64_t first) {                                        \
+      name(float* u, double* partial, M* momentum, const G* grads, uint64_t n, float mu, float one_minus_mu,        \
+           int nesterov, const StepState* state, const GradNorm* norm, uint64_t seed, uint32_t purpose,             \
+           uint64_t first) {                                                                                        \
     direct(u, partial, momentum, grads, n, mu, one_minus_mu, nesterov, state, norm, seed, purpose, first);          \
   }                                                                                                                 \
+  EXPORT(name)
+
+MUON_DIRECT(muon_direct_f32, float, float)
+MUON_DIRECT(muon_direct_bf16, bf16, float)
+MUON_DIRECT(muon_direct_of_bf16_f32, float, bf16)
+MUON_DIRECT(muon_direct_of_bf16_bf16, bf16, bf16)
+
+#define MUON(dtype, T)                                                                                              \
   extern "C" __global__ void __launch_bounds__(256)                                                                 \
       muon_scale_##dtype(T* x, const float* u, const double* partial, int parts, uint64_t n) {                      \
     scale(x, u, partial, parts, n);                                                                                 \
@@ -123,7 +131,6 @@ __device__ __forceinline__ void update(float* weights, bf16* working, const T* x
                           const StepState* state, const GradNorm* norm) {                                           \
     update(weights, working, x, n, scale, state, norm);                                                             \
   }                                                                                                                 \
-  EXPORT(muon_direct_##dtype)                                                                                       \
   EXPORT(muon_scale_##dtype)                                                                                        \
   EXPORT(muon_polynomial_##dtype)                                                                                   \
   EXPORT(muon_update_##dtype)

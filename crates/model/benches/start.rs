@@ -15,7 +15,7 @@ use std::time::Instant;
 use candle_core::Device;
 use wattle_model::engine::EngineOptions;
 use wattle_model::hugging_face::{load_weights, write_safetensors};
-use wattle_model::{Directory, MatrixUpdate, ModelConfig, Moments, Recompute, Share};
+use wattle_model::{Directory, GradientType, MatrixUpdate, ModelConfig, Moments, Recompute, Share};
 
 /// As in the program.
 #[global_allocator]
@@ -71,6 +71,7 @@ fn run(arguments: &[String], n_threads: usize) {
         micro_batch: 1,
         recompute: Recompute::Block,
         fp8: None,
+        gradients: GradientType::F32,
         moments: Moments::F32,
         matrices: MatrixUpdate::AdamW,
         share: Share::default(),

@@ -4,7 +4,7 @@ use crate::adapter::config::LoraConfig;
 use crate::config::ModelConfig;
 use crate::engine::layout::{Layout, Placement};
 use crate::engine::muon::{scratch_bytes, scratch_bytes_of};
-use crate::engine::{EngineOptions, MemoryPlan, Moments, Recompute, Share, Split, cpu};
+use crate::engine::{EngineOptions, GradientType, MemoryPlan, Moments, Recompute, Share, Split, cpu};
 use crate::kv_cache::KvShape;
 use crate::moments::MatrixUpdate;
 
@@ -135,6 +135,7 @@ impl ModelConfig {
             micro_batch: batch_size,
             recompute: Recompute::Block,
             fp8: None,
+            gradients: GradientType::F32,
             moments: Moments::F32,
             matrices: MatrixUpdate::AdamW,
             share: Share::default(),
@@ -227,6 +228,7 @@ mod tests {
                     micro_batch: 3,
                     recompute,
                     fp8: None,
+                    gradients: GradientType::F32,
                     moments: Moments::F32,
                     matrices,
                     share: Share::default(),
@@ -289,6 +291,7 @@ mod tests {
                 micro_batch: most,
                 recompute: Recompute::None,
                 fp8: None,
+                gradients: GradientType::F32,
                 moments: Moments::F32,
                 matrices: MatrixUpdate::AdamW,
                 share: Share::default(),

@@ -63,6 +63,46 @@ impl Noise {
     }
 }
 
+/// The random numbers that gradients are rounded with after one micro-batch: half a word an element, the lower one for the
+/// elements of even places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GradientNoise {
+    stream: Stream,
+    first_sequence: usize,
+}
+
+/// Blocks of eight elements that a micro-batch has room for: more than any model has.
+const BLOCKS_OF_MICRO_BATCH: u64 = 1 << 36;
+
+impl GradientNoise {
+    /// Those of update `step` under `seed`, after the micro-batch that begins with sequence `first_sequence` of the step's
+    /// batch.
+    pub fn of_micro_batch(seed: u64, step: u64, first_sequence: usize) -> Self {
+        Self { stream: Stream::new(seed, Purpose::GradientRounding, step), first_sequence }
+    }
+
+    /// The counter word that tells them from other random numbers.
+    pub fn purpose() -> u32 {
+        Purpose::GradientRounding.word()
+    }
+
+    /// The block of Philox with the numbers of an element, counted from the start of the flat buffer, and its neighbours.
+    pub(crate) fn block(first_sequence: usize, element: usize) -> u64 {
+        first_sequence as u64 * BLOCKS_OF_MICRO_BATCH + element as u64 / 8
+    }
+
+    /// The numbers of some elements, counted from the start of the flat buffer.
+    pub(crate) fn halves(&self, elements: Range<usize>) -> impl Iterator<Item = u16> + use<> {
+        let Self { stream, first_sequence } = *self;
+        let blocks = elements.start / 8..elements.end.div_ceil(8);
+        let halves = blocks.flat_map(move |block| {
+            let words = stream.words(Self::block(first_sequence, 8 * block));
+            words.into_iter().flat_map(|word| [word as u16, (word >> 16) as u16])
+        });
+        halves.skip(elements.start % 8).take(elements.len())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -28,6 +28,7 @@
 //! - [`cross_entropy`]: loss over a vocabulary, and next-token accuracy
 //! - [`classifier`]: output head and loss in one
 //! - [`grad_norm`]: the gradient's length, and clipping
+//! - [`grad_sum`]: gradients in bfloat16
 //! - [`adamw`]: the update
 //! - [`muon`]: that of matrices by orthogonalized momentum
 //! - [`results`]: what a step says, kept on a board
@@ -56,6 +57,7 @@ pub mod cross_entropy;
 
 pub mod adamw;
 pub mod grad_norm;
+pub mod grad_sum;
 pub mod muon;
 pub mod results;
 

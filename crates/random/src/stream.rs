@@ -23,6 +23,8 @@ pub enum Purpose {
     Sampling,
     /// Rounding of an optimizer's moments.
     Rounding,
+    /// Rounding of gradients after a micro-batch.
+    GradientRounding,
 }
 
 impl Purpose {
@@ -38,6 +40,7 @@ impl Purpose {
             Purpose::Corpus => (4, 0),
             Purpose::Sampling => (5, 0),
             Purpose::Rounding => (6, 0),
+            Purpose::GradientRounding => (7, 0),
         };
         assert!(index < 1 << 24, "at most 2^24 parameters or dropout sites, got index {index}");
         kind << 24 | index

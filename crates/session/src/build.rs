@@ -220,6 +220,7 @@ pub(crate) fn trainer_options(config: &Config, dataset: &Dataset, segment: u32) 
         dropout: config.model.dropout,
         dtype: config.precision.dtype.into(),
         fp8: config.precision.fp8(),
+        gradients: config.precision.gradients,
         moments: config.precision.moments(config.run.seed),
         masks: masks_of(&dataset.train),
         kernels: None,

@@ -7,7 +7,7 @@ use toml::{Table, Value};
 use wattle_data::{DataConfig, TokenizerConfig};
 use wattle_grid::GridConfig;
 use wattle_meter::{CarbonConfig, CostConfig, EnergyConfig};
-use wattle_model::{LoraConfig, ModelConfig};
+use wattle_model::{GradientType, LoraConfig, ModelConfig};
 use wattle_runlog::{LineFile, Record};
 use wattle_train::config::{EngineChoice, MomentType};
 use wattle_train::{
@@ -166,6 +166,9 @@ impl Config {
         if self.precision.moments != MomentType::F32 && is_autograd {
             faults.push(TrainError::NoBf16Moments.to_string());
         }
+        if self.precision.gradients != GradientType::F32 && is_autograd {
+            faults.push(TrainError::NoBf16Gradients.to_string());
+        }
         faults.extend(self.lora_contradictions());
         faults
     }
@@ -190,6 +193,11 @@ impl Config {
         }
         if dropout > 0.0 && self.train.engine == EngineChoice::Autograd {
             faults.push(TrainError::NoLoraDropout.to_string());
+        }
+        if self.precision.gradients != GradientType::F32 {
+            faults.push(format!(
+                "lora.rank = {rank}: gradients of adapters are in f32; set precision.gradients to \"f32\""
+            ));
         }
         faults.extend(self.lora.faults_for(&self.model));
         faults

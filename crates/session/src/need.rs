@@ -46,6 +46,7 @@ impl TrainingMemory {
             micro_batch: config.train.micro_batch(),
             recompute: config.train.recompute,
             fp8: config.precision.fp8(),
+            gradients: config.precision.gradients,
             moments: config.precision.moments(config.run.seed),
             matrices: config.optimizer.matrices(),
             // As if alone: of several ranks, each takes less.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use candle_core::DType;
-use wattle_model::{Fp8Options, MatrixUpdate, Moments, Recompute};
+use wattle_model::{Fp8Options, GradientType, MatrixUpdate, Moments, Recompute};
 use wattle_ops::adamw::Hyperparameters;
 use wattle_ops::muon;
 use wattle_settings::{choices, section};
@@ -335,10 +335,15 @@ section! {
     pub struct PrecisionConfig {
         /// Type of activations and matrix products.
         ///
-        /// Parameters and their gradients' sums stay in `f32`.
+        /// Parameters stay in `f32`.
         pub dtype: Precision = Precision::F32;
         /// Whether the output head's products are in fp8 too.
         pub fp8_head: bool = false, idle(unless("precision.dtype", &["fp8"]));
+        /// Type in which gradients of blocks' matrices are summed.
+        ///
+        /// Those of embeddings, head, norms and biases are in `f32`. On a CPU the numbers are those of the type, and the memory
+        /// is that of `f32`.
+        pub gradients: GradientType = GradientType::default();
         /// Type in which the optimizer's moments are kept.
         pub moments: MomentType = MomentType::F32;
     }

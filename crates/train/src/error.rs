@@ -128,6 +128,18 @@ pub enum TrainError {
          precision.dtype to \"f32\" on a CPU, or lora.dropout to 0"
     )]
     NoLoraDropout,
+    /// Gradients in bfloat16 were asked for where no engine has them.
+    #[error(
+        "precision.gradients = \"bf16\": the explicit engines of wattle's own families have such gradients; set train.engine to \
+         \"auto\", or precision.gradients to \"f32\""
+    )]
+    NoBf16Gradients,
+    /// Gradients in bfloat16 were asked for over boards of several ranks.
+    #[error(
+        "precision.gradients = \"bf16\": boards exchange gradients in f32; start one rank without NCCL, or set \
+         precision.gradients to \"f32\""
+    )]
+    Bf16GradientsOverBoards,
     /// Muon was asked for, and there is nothing for it to update.
     #[error(
         "optimizer.kind = \"muon\": no parameter is a matrix of a block: one of two dimensions with the block's number between \

@@ -7,8 +7,8 @@ use wattle_data::{Batch, EvalBatches, MixedSource, SplitManifest, TokenStore};
 use wattle_model::engine::LossSum;
 use wattle_model::generate::operations_on;
 use wattle_model::{
-    BoardEvaluator, EngineOptions, EvaluatorOptions, LanguageModel, Masks, MatrixUpdate, Moments, Recompute,
-    Share,
+    BoardEvaluator, EngineOptions, EvaluatorOptions, GradientType, LanguageModel, Masks, MatrixUpdate,
+    Moments, Recompute, Share,
 };
 use wattle_ops::board::{Board, Elem};
 use wattle_runlog::event::SourceEvaluation;
@@ -150,6 +150,7 @@ pub fn evaluate_by_best(
                 micro_batch,
                 recompute,
                 fp8: None,
+                gradients: GradientType::F32,
                 moments: Moments::F32,
                 matrices: MatrixUpdate::AdamW,
                 share: Share::default(),

@@ -1,7 +1,7 @@
 //! What a run needs to know.
 
 use candle_core::DType;
-use wattle_model::{Fp8Options, Masks, Moments};
+use wattle_model::{Fp8Options, GradientType, Masks, Moments};
 
 use crate::config::{EarlyStopConfig, EvaluateConfig, OptimizerConfig, ScheduleConfig, TrainConfig};
 use crate::kernels::Kernels;
@@ -21,6 +21,9 @@ pub struct TrainerOptions {
     /// Which products are in eight bits; only explicit engines have any. On a CPU all else is in `f32` then, whatever
     /// `dtype`.
     pub fp8: Option<Fp8Options>,
+    /// In which type the gradients of blocks' matrices are accumulated; explicit engines alone have another than `f32`, and one
+    /// on a board only where it trains alone.
+    pub gradients: GradientType,
     /// In which type moments are kept; explicit engines alone keep them in another than `f32`.
     pub moments: Moments,
     /// What batches may say beside their tokens; an engine on a board plans room for it.
@@ -58,6 +61,7 @@ impl Default for TrainerOptions {
             dropout: 0.0,
             dtype: DType::F32,
             fp8: None,
+            gradients: GradientType::F32,
             moments: Moments::F32,
             masks: Masks::default(),
             kernels: None,

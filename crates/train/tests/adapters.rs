@@ -18,8 +18,8 @@ use wattle_model::config::ActivationKind;
 use wattle_model::engine::EngineOptions;
 use wattle_model::hugging_face::read_safetensors;
 use wattle_model::{
-    Adapted, Directory, Engine, Family, LanguageModel, LoraConfig, MatrixUpdate, ModelConfig, Moments,
-    Parameter, Pass, PeftAdapter, Recompute, Sequences, Share, StepResult, TrainingPass,
+    Adapted, Directory, Engine, Family, GradientType, LanguageModel, LoraConfig, MatrixUpdate, ModelConfig,
+    Moments, Parameter, Pass, PeftAdapter, Recompute, Sequences, Share, StepResult, TrainingPass,
 };
 use wattle_ops::board::Board;
 use wattle_random::{Purpose, Stream};
@@ -142,6 +142,7 @@ fn losses_and_gradients_of_both_factors_are_those_of_autograd() {
 fn engine(model: &dyn LanguageModel, recompute: Recompute) -> Box<dyn Engine> {
     model
         .engine(EngineOptions {
+            gradients: GradientType::F32,
             micro_batch: BATCH_SIZE,
             recompute,
             fp8: None,

@@ -10,9 +10,9 @@ use candle_core::Tensor;
 use kernel_shim::ShimBoard;
 use wattle_data::Batch;
 use wattle_model::{
-    ActivationKind, DeviceEngine, DeviceEngineOptions, EngineError, Family, LanguageModel, Masks,
-    MatrixUpdate, ModelConfig, Moments, Parameter, Recompute, RopeScaling, Sequences, StepInputs, StepPart,
-    StepResult, moment_faults,
+    ActivationKind, DeviceEngine, DeviceEngineOptions, EngineError, Family, GradientType, LanguageModel,
+    Masks, MatrixUpdate, ModelConfig, Moments, Parameter, Recompute, RopeScaling, Sequences, StepInputs,
+    StepPart, StepResult, is_block_matrix, moment_faults,
 };
 use wattle_ops::adamw::Hyperparameters;
 use wattle_ops::board::{Board, BoardError, Choices, DevicePtr, Elem, Gemm, Launch, MemoryInfo};
@@ -143,6 +143,7 @@ fn options(config: &ModelConfig, micro_batch: usize, recompute: Recompute) -> De
         recompute,
         elem: Elem::F32,
         fp8: None,
+        gradients: GradientType::F32,
         moments: Moments::F32,
         seed: SEED,
         dropout: config.dropout,
@@ -188,6 +189,7 @@ impl<'a> Reference<'a> {
             seed: options.seed,
             dropout: options.dropout,
             fp8: options.fp8,
+            gradients: options.gradients,
             moments: options.moments,
             optimizer: OptimizerConfig { beta1, beta2, eps, weight_decay, ..OptimizerConfig::default() },
             train: TrainConfig {
@@ -237,6 +239,57 @@ fn weights(publish: impl FnOnce(&[Parameter]), config: &ModelConfig) -> Vec<Vec<
 fn gap(got: &[f32], expected: &[f32]) -> f32 {
     let largest = expected.iter().fold(0f32, |max, x| max.max(x.abs()));
     got.iter().zip(expected).fold(0f32, |max, (a, b)| max.max((a - b).abs())) / largest
+}
+
+/// Gradients of the first step by parameter, on a board and on a CPU.
+fn first_gradients(
+    model: &dyn LanguageModel,
+    batch: &Batch,
+    options: DeviceEngineOptions,
+) -> [Vec<Vec<f32>>; 2] {
+    let mut on_board = engine(model, options);
+    step_with(on_board.as_mut(), batch, 1);
+    let mut on_cpu = Reference::new(model, options);
+    on_cpu.step_with(batch, 1);
+    [on_board.gradient_tensors().unwrap(), on_cpu.gradients()].map(|all| all.iter().map(values).collect())
+}
+
+/// Those of matrices are numbers of bfloat16 near the sums of two micro-batches, elsewhere they have the bits of f32.
+#[test]
+fn gradients_in_bf16_are_those_of_f32_rounded_on_a_board_and_on_a_cpu() {
+    for config in configurations().into_iter().step_by(2) {
+        let (model, batch) = (model(&config), batch(&config, 1));
+        let options = options(&config, 2, Recompute::None);
+        let of = |gradients, seed| {
+            first_gradients(model.as_ref(), &batch, DeviceEngineOptions { gradients, seed, ..options })
+        };
+        let (wide, narrow) = (of(GradientType::F32, SEED), of(GradientType::Bf16, SEED));
+        for (place, (wide, narrow)) in wide.iter().zip(&narrow).enumerate() {
+            let mut largest_gap = 0f32;
+            for (parameter, (wide, narrow)) in model.parameters().iter().zip(wide.iter().zip(narrow)) {
+                if is_block_matrix(&parameter.name, parameter.var.dims()) {
+                    assert!(
+                        narrow.iter().all(|x| x.to_bits() & 0xffff == 0),
+                        "{} of {config:?}",
+                        parameter.name
+                    );
+                    largest_gap = largest_gap.max(gap(narrow, wide));
+                } else {
+                    assert_eq!(bits(narrow), bits(wide), "{} of {config:?}", parameter.name);
+                }
+            }
+            // A rounding moves a number by less than the distance of neighbours, 2^-7 of it, and there are two of them; the
+            // first's sum may be larger than the last.
+            assert!(largest_gap > 0.0 && largest_gap < 4.0 / 128.0, "{place}, {config:?}: {largest_gap}");
+        }
+        if config.dropout == 0.0 {
+            let other = of(GradientType::Bf16, SEED + 1);
+            assert!(
+                (0..2).all(|place| other[place] != narrow[place]),
+                "{config:?}: nothing is rounded at random"
+            );
+        }
+    }
 }
 
 #[test]

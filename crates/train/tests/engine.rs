@@ -12,8 +12,8 @@ use wattle_model::engine::cpu::CpuEngine;
 use wattle_model::hugging_face::read_safetensors;
 use wattle_model::parameter::ParameterBuilder;
 use wattle_model::{
-    Engine, Family, Gpt2, LanguageModel, MatrixUpdate, ModelConfig, Moments, Parameter, Recompute,
-    RopeScaling, Sequences, Share, StepResult, TrainingPass, moment_faults,
+    Engine, Family, Gpt2, GradientType, LanguageModel, MatrixUpdate, ModelConfig, Moments, Parameter,
+    Recompute, RopeScaling, Sequences, Share, StepResult, TrainingPass, moment_faults,
 };
 use wattle_random::{Purpose, Stream};
 use wattle_runlog::{EventBody, MonotonicNs, Span, StopReason};
@@ -134,6 +134,7 @@ fn engine(model: &dyn LanguageModel, micro_batch: usize, recompute: Recompute) -
             micro_batch,
             recompute,
             fp8: None,
+            gradients: GradientType::F32,
             moments: Moments::F32,
             matrices: MatrixUpdate::AdamW,
             share: Share::default(),

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex};
 
 use kernel_shim::ShimBoard;
 use wattle_model::{
-    AttentionMemory, DeviceEngineOptions, EngineError, Family, Fp8Options, LanguageModel, Masks,
-    MatrixUpdate, ModelConfig, Moments, Recompute,
+    AttentionMemory, DeviceEngineOptions, EngineError, Family, Fp8Options, GradientType, LanguageModel,
+    Masks, MatrixUpdate, ModelConfig, Moments, Recompute,
 };
 use wattle_ops::adamw::Hyperparameters;
 use wattle_ops::attention::Kind;
@@ -259,6 +259,7 @@ fn options(context: usize, elem: Elem) -> DeviceEngineOptions {
         recompute: Recompute::None,
         elem,
         fp8: None,
+        gradients: GradientType::F32,
         moments: Moments::F32,
         seed: 1,
         dropout: 0.0,
@@ -299,7 +300,12 @@ fn every_launch_and_product_of_buffers_beyond_two_to_the_31_lies_in_memory_and_i
             for has_fused_attention in [true, false] {
                 let board = Unreal { has_fused_attention, ..Unreal::default() };
                 let fused = has_fused_attention && dropout == 0.0;
-                let options = DeviceEngineOptions { fp8, dropout, ..options(context, Elem::Bf16) };
+                // With dropout or fp8, gradients in bfloat16 too.
+                let gradients = match fp8.is_some() || dropout > 0.0 {
+                    true => GradientType::Bf16,
+                    false => GradientType::F32,
+                };
+                let options = DeviceEngineOptions { fp8, dropout, gradients, ..options(context, Elem::Bf16) };
                 let (asked, total) = launches(model.as_ref(), board, options);
                 assert_eq!(asked.bytes, total);
                 assert!(asked.farthest > 1 << 31, "{config:?}: {}", asked.farthest);

@@ -13,7 +13,8 @@ use wattle_data::{Batch, Dataset};
 use wattle_model::engine::EngineOptions;
 use wattle_model::parameter::ParameterBuilder;
 use wattle_model::{
-    Family, Gpt2, LanguageModel, MatrixUpdate, ModelConfig, Moments, Parameter, Pass, Recompute, Share,
+    Family, Gpt2, GradientType, LanguageModel, MatrixUpdate, ModelConfig, Moments, Parameter, Pass,
+    Recompute, Share,
 };
 use wattle_ops::board::Board;
 use wattle_random::{Purpose, Stream};
@@ -326,6 +327,7 @@ fn the_memory_plan_shows_what_is_saved_and_is_what_is_allocated() {
                 micro_batch: 2,
                 recompute: Recompute::None,
                 fp8: None,
+                gradients: GradientType::F32,
                 moments,
                 matrices,
                 share: Share::default(),

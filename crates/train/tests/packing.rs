@@ -20,8 +20,8 @@ use wattle_data::{
 use wattle_dist::{Fabric, Threads};
 use wattle_model::config::ActivationKind;
 use wattle_model::{
-    DeviceEngineOptions, Family, LanguageModel, Masks, MatrixUpdate, ModelConfig, Moments, Recompute,
-    Sequences, StepInputs, StepResult,
+    DeviceEngineOptions, Family, GradientType, LanguageModel, Masks, MatrixUpdate, ModelConfig, Moments,
+    Recompute, Sequences, StepInputs, StepResult,
 };
 use wattle_ops::adamw::Hyperparameters;
 use wattle_ops::board::{Board, Elem};
@@ -106,6 +106,7 @@ fn step(model: &dyn LanguageModel, by: By, dropout: f32, batch: &Batch) -> (Step
     let gradients = |tensors: Vec<Tensor>| tensors.iter().map(values).collect();
     if by == By::Board {
         let options = DeviceEngineOptions {
+            gradients: GradientType::F32,
             batch_size,
             micro_batch: micro_batch_size,
             recompute: Recompute::Block,

@@ -1,4 +1,4 @@
-//! Products in eight bits and moments in bfloat16: the engine on a board, over the kernels as the shim runs them, and the
+//! Products in eight bits, and gradients and moments in bfloat16: the engine on a board, over the kernels as the shim runs them, and the
 //! one on a CPU.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
@@ -11,14 +11,15 @@ use std::sync::Arc;
 use candle_core::{DType, Tensor};
 use kernel_shim::ShimBoard;
 use wattle_data::{Batch, Dataset};
+use wattle_dist::{Fabric, Threads};
 use wattle_model::{
-    ActivationKind, EngineOptions, Family, Fp8Options, Gpt2, LanguageModel, MatrixUpdate, ModelConfig,
-    Moments, Recompute, Share, StepResult,
+    ActivationKind, EngineOptions, Family, Fp8Options, Gpt2, GradientType, LanguageModel, MatrixUpdate,
+    ModelConfig, Moments, Parameter, Recompute, Share, StepResult,
 };
 use wattle_ops::board::Board;
 use wattle_random::{Purpose, Stream};
 use wattle_runlog::{EventBody, MonotonicNs, Span, StopReason};
-use wattle_train::config::{OptimizerConfig, ScheduleConfig};
+use wattle_train::config::{OptimizerConfig, OptimizerKind, ScheduleConfig};
 use wattle_train::engine::{Step, choose};
 use wattle_train::error::ObserverError;
 use wattle_train::{
@@ -306,6 +307,7 @@ impl Observer for Recorder {
 #[derive(Clone, Copy, Debug, Default)]
 struct Precision {
     fp8: Option<Fp8Options>,
+    gradients: GradientType,
     moments: Moments,
     checkpoint_every_steps: u64,
 }
@@ -313,6 +315,10 @@ struct Precision {
 impl Precision {
     fn fp8(fp8: Fp8Options) -> Self {
         Self { fp8: Some(fp8), ..Self::default() }
+    }
+
+    fn bf16_gradients() -> Self {
+        Self { gradients: GradientType::Bf16, ..Self::default() }
     }
 
     fn bf16_moments() -> Self {
@@ -334,6 +340,7 @@ fn run(
     let latest = checkpoints.latest().unwrap();
     let mut options = options(&config, precision.fp8, Recompute::None);
     options.dtype = if precision.fp8.is_some() { DType::BF16 } else { DType::F32 };
+    options.gradients = precision.gradients;
     options.moments = precision.moments;
     options.checkpoint_every_steps = precision.checkpoint_every_steps;
     options.checkpoint_in_background = true;
@@ -351,17 +358,20 @@ fn run(
     (recorder.losses, weights(&model))
 }
 
-/// Scales are those of the numbers at hand, and what moments are rounded by is a function of the step: a checkpoint needs
-/// no history of either.
+/// Scales are those of the numbers at hand, and what gradients and moments are rounded by is a function of the step: a
+/// checkpoint needs no history of either. A step has two micro-batches.
 #[test]
 fn a_run_goes_on_from_a_checkpoint_to_the_bit() {
     let dir = tempfile::tempdir().unwrap();
     let dataset = dataset(dir.path(), 60);
     let [blocks, head] = both().map(Precision::fp8);
-    let all = Precision { fp8: head.fp8, ..Precision::bf16_moments() };
+    let gradients = Precision::bf16_gradients();
+    let all = Precision { fp8: head.fp8, gradients: GradientType::Bf16, ..Precision::bf16_moments() };
     for (name, board) in [("cpu", None), ("board", shim(0))] {
         for (idx, (precision, stop)) in
-            [(blocks, 1), (head, 7), (Precision::bf16_moments(), 7), (all, 5)].into_iter().enumerate()
+            [(blocks, 1), (head, 7), (gradients, 6), (Precision::bf16_moments(), 7), (all, 5)]
+                .into_iter()
+                .enumerate()
         {
             let dir = |part: &str| dir.path().join(format!("{name}-{idx}-{part}"));
             let run = |part: &str, stop| run(&dir(part), &dataset, board.clone(), precision, [12, stop]);
@@ -389,7 +399,8 @@ fn training_in_fewer_bits_follows_training_in_f32() {
     let dataset = dataset(dir.path(), 60);
     let expected = learnt(&dir.path().join("f32"), &dataset, Precision::default());
     let [blocks, head] = both().map(Precision::fp8);
-    for (idx, precision) in [blocks, head, Precision::bf16_moments()].into_iter().enumerate() {
+    let others = [blocks, head, Precision::bf16_gradients(), Precision::bf16_moments()];
+    for (idx, precision) in others.into_iter().enumerate() {
         let got = learnt(&dir.path().join(idx.to_string()), &dataset, precision);
         assert!((got - expected).abs() < 0.03, "{precision:?}: {got} where f32 has {expected}");
     }
@@ -446,13 +457,14 @@ fn a_checkpoint_has_the_moments_as_they_were() {
 #[test]
 fn fewer_bits_are_in_the_plan_of_memory() {
     let config = gpt2();
-    let plan = |fp8, moments| {
+    let plan = |fp8, gradients, moments| {
         let model = fresh(&config, 1);
         let (micro_batch, recompute) = (2, Recompute::None);
         let on_cpu = EngineOptions {
             micro_batch,
             recompute,
             fp8,
+            gradients,
             moments,
             matrices: MatrixUpdate::AdamW,
             share: Share::default(),
@@ -463,14 +475,26 @@ fn fewer_bits_are_in_the_plan_of_memory() {
         // What is rounded for one product is allocated with it.
         let for_products = if fp8.is_some() { planned.scratch } else { 0 };
         assert!((planned.total() - for_products..=planned.total()).contains(&engine.allocated_bytes()));
-        let options = TrainerOptions { moments, ..options(&config, fp8, recompute) };
+        let options = TrainerOptions { gradients, moments, ..options(&config, fp8, recompute) };
         let on_board = choose(model.as_ref(), shim(0), &options).unwrap().memory().unwrap();
         [planned, on_board]
     };
-    let plain = plan(None, Moments::F32);
-    let narrow = plan(None, Moments::Bf16 { seed: 1 });
-    let fp8 = plan(Some(Fp8Options::default()), Moments::F32);
-    let with_head = plan(Some(Fp8Options { head: true }), Moments::F32);
+    let in_f32 = GradientType::F32;
+    let plain = plan(None, in_f32, Moments::F32);
+    let narrow = plan(None, in_f32, Moments::Bf16 { seed: 1 });
+    let fp8 = plan(Some(Fp8Options::default()), in_f32, Moments::F32);
+    let with_head = plan(Some(Fp8Options { head: true }), in_f32, Moments::F32);
+    let [on_cpu, on_board] = plan(None, GradientType::Bf16, Moments::F32);
+    assert_eq!(on_cpu, plain[0], "a CPU rounds in memory of f32");
+    let model = fresh(&config, 1);
+    let is_matrix = |p: &&Parameter| wattle_model::is_block_matrix(&p.name, p.var.dims());
+    let matrices = model.parameters().iter().filter(is_matrix);
+    let lens: Vec<usize> = matrices.map(|matrix| matrix.var.elem_count()).collect();
+    assert_eq!(plain[1].gradients - on_board.gradients, 2 * lens.iter().sum::<usize>() as u64);
+    // For one product, and sums of squares of three buffers.
+    let largest = 4 * *lens.iter().max().unwrap() as u64;
+    let more = on_board.scratch - plain[1].scratch;
+    assert!((largest..largest + 16_384).contains(&more), "{more} where a product takes {largest}");
     for place in 0..2 {
         assert_eq!(2 * narrow[place].moments, plain[place].moments);
         assert_eq!(narrow[place].activations, plain[place].activations);
@@ -479,6 +503,83 @@ fn fewer_bits_are_in_the_plan_of_memory() {
     }
     // On a CPU a micro-batch is one slice then, so attention takes less.
     assert!(fp8[1].scratch > plain[1].scratch);
+}
+
+#[test]
+fn a_board_and_a_cpu_train_alike_with_gradients_in_bf16() {
+    for config in configurations() {
+        let options =
+            TrainerOptions { gradients: GradientType::Bf16, ..options(&config, None, Recompute::None) };
+        let (expected, expected_weights) = train(&config, None, &options);
+        let (got, got_weights) = train(&config, shim(0), &options);
+        for (got, expected) in got.iter().zip(&expected) {
+            let gap = (got.loss / expected.loss - 1.0).abs();
+            assert!(gap < 3e-4, "{config:?}: {got:?}, {expected:?}");
+            let gap = (got.grad_norm / expected.grad_norm - 1.0).abs();
+            assert!(gap < 3e-3, "{config:?}: {got:?}, {expected:?}");
+        }
+        // Three steps move a weight by 0.03 at most. Where two micro-batches nearly cancel, their rounding is a large share of
+        // the sum: by 0.0026 weights differed.
+        let gap = got_weights.iter().zip(&expected_weights).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+        assert!(gap < 6e-3, "{config:?}: weights differ by {gap}");
+    }
+}
+
+/// Muon reads them too.
+#[test]
+fn gradients_in_bf16_do_not_depend_on_threads_or_on_what_is_computed_again() {
+    let config = gpt2();
+    for kind in [OptimizerKind::AdamW, OptimizerKind::Muon] {
+        let options = |recompute| {
+            let plain = options(&config, None, recompute);
+            let optimizer = OptimizerConfig { kind, ..plain.optimizer.clone() };
+            TrainerOptions { gradients: GradientType::Bf16, optimizer, ..plain }
+        };
+        let expected = train(&config, None, &options(Recompute::None));
+        for n_threads in 1..=3 {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().unwrap();
+            let got = pool.install(|| train(&config, None, &options(Recompute::Block)));
+            assert!(got == expected, "{n_threads} threads");
+        }
+        let on_board = train(&config, shim(0), &options(Recompute::None));
+        let again = train(&config, shim(1), &options(Recompute::Mlp));
+        assert!(on_board == again, "on a board");
+        let gap = (on_board.0[2].loss / expected.0[2].loss - 1.0).abs();
+        assert!(gap < 1e-3, "{kind:?}: {on_board:?}, {expected:?}");
+    }
+}
+
+/// Both ways to make a bias's gradient add the same product to that of the weight.
+#[test]
+fn every_way_of_a_product_is_added_to_gradients_in_bf16() {
+    let config = gpt2();
+    let options = TrainerOptions {
+        gradients: GradientType::Bf16,
+        select: true,
+        ..options(&config, None, Recompute::None)
+    };
+    let chosen = train(&config, shim(0), &options);
+    let first = train(&config, shim(0), &TrainerOptions { select: false, ..options });
+    for (chosen, first) in chosen.0.iter().zip(&first.0) {
+        assert!((chosen.loss / first.loss - 1.0).abs() < 1e-4, "{chosen:?}, {first:?}");
+    }
+}
+
+#[test]
+fn gradients_in_bf16_are_refused_where_no_engine_has_them() {
+    let config = gpt2();
+    let mut options =
+        TrainerOptions { gradients: GradientType::Bf16, ..options(&config, None, Recompute::None) };
+    let refused = |board, options: &TrainerOptions| {
+        choose(fresh(&config, 1).as_ref(), board, options).err().unwrap().to_string()
+    };
+    let alone: Arc<dyn Fabric> = Arc::new(Threads::ranks(1).remove(0));
+    let board: Arc<dyn Board> = Arc::new(ShimBoard::default().with_ranks(alone, false));
+    let error = refused(Some(board), &options);
+    assert!(error.contains("start one rank without NCCL"), "{error}");
+    options.train.engine = EngineChoice::Autograd;
+    let error = refused(None, &options);
+    assert!(error.contains("precision.gradients to \"f32\""), "{error}");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::time::Duration;
 use wattle_data::Dataset;
 use wattle_dist::{DistError, Threads};
 use wattle_model::engine::EngineOptions;
-use wattle_model::{LanguageModel, MemoryPlan, ModelConfig, Moments, Recompute, Share};
+use wattle_model::{GradientType, LanguageModel, MemoryPlan, ModelConfig, Moments, Recompute, Share};
 use wattle_runlog::{Phase, StopReason};
 use wattle_train::config::{
     EarlyStopConfig, EngineChoice, EvaluateConfig, OptimizerConfig, OptimizerKind, ScheduleConfig,
@@ -82,10 +82,14 @@ fn by_muon() -> TrainerOptions {
 fn trains_to_the_bits_of_one(options: &TrainerOptions) {
     let dir = tempfile::tempdir().unwrap();
     let dataset = dataset(dir.path(), 240);
-    for moments in [Moments::F32, Moments::Bf16 { seed: 3 }] {
-        let options = TrainerOptions { moments, ..options.clone() };
+    for (gradients, moments) in [
+        (GradientType::F32, Moments::F32),
+        (GradientType::F32, Moments::Bf16 { seed: 3 }),
+        (GradientType::Bf16, Moments::F32),
+    ] {
+        let options = TrainerOptions { gradients, moments, ..options.clone() };
         let run = |world| {
-            let dir = dir.path().join(format!("{moments:?}-{world}"));
+            let dir = dir.path().join(format!("{gradients:?}-{moments:?}-{world}"));
             let ended = train(&dir, &dataset, &options, world, plain);
             (dir, ended)
         };
@@ -307,6 +311,7 @@ fn a_matrix_has_its_momentum_with_one_rank_alone() {
     let model = model(&dataset);
     let plan = |share: Share| {
         let options = EngineOptions {
+            gradients: GradientType::F32,
             micro_batch: 1,
             recompute: Recompute::None,
             fp8: None,

@@ -7,8 +7,10 @@ use std::path::Path;
 use candle_core::{Device, Result, Tensor, bail};
 use rayon::prelude::*;
 use wattle_ops::adamw::Update;
+use wattle_ops::bf16::GradientNoise;
 use wattle_ops::board::HostMemory;
 use wattle_ops::grad_norm::cpu as grad_norm;
+use wattle_ops::grad_sum::cpu::round_par;
 
 use super::flat_tensors::{self, slice};
 use super::layout::{Entry, Layout};
@@ -22,6 +24,7 @@ use crate::differences::shape_fault;
 use crate::error::ModelError;
 use crate::moments::{MatrixUpdate, check_moments_of};
 use crate::parameter::Parameter;
+use crate::pass::TrainingPass;
 
 /// Elements that one thread sets to zero at once.
 const BLOCK: usize = 1 << 16;
@@ -131,6 +134,13 @@ impl FlatState {
         // −0 + 0 = 0, and every other number stays as it is.
         self.gradients.par_chunks_mut(BLOCK).for_each(|block| block.iter_mut().for_each(|g| *g += 0.0));
         untouched
+    }
+
+    /// Rounds the gradients of blocks' matrices at random to numbers of bfloat16, after the micro-batch of `pass`.
+    pub(super) fn round_gradients(&mut self, pass: &TrainingPass) {
+        let matrices = self.layout.block_matrices();
+        let noise = GradientNoise::of_micro_batch(pass.seed, pass.step, pass.first_sequence);
+        round_par(&mut self.gradients[matrices.clone()], matrices.start, noise);
     }
 
     /// Writes to all memory of moments, whose values stay, and of gradients, which are zero then.

@@ -6,7 +6,7 @@ use wattle_ops::adamw::cpu::ParameterRange;
 use wattle_ops::adamw::decays;
 
 use super::ranges::Ranges;
-use crate::moments::{MatrixUpdate, block_of};
+use crate::moments::{MatrixUpdate, block_of, is_block_matrix};
 use crate::parameter::Parameter;
 
 /// On a board, every parameter starts at a multiple of this: whole 16-byte accesses in either type, and what matrix
@@ -173,18 +173,30 @@ impl Layout {
     /// If a parameter of another kind lies between the matrices of blocks.
     pub(crate) fn updated_by(mut self, matrices: MatrixUpdate) -> Self {
         self.matrices = matrices;
-        let of_muon = |entry: &&Entry| matrices.orthogonalizes(&entry.name, &entry.dims);
-        let start = self.entries.iter().find(of_muon).map_or(self.len, |entry| entry.range.start);
-        let last = self.entries.iter().rfind(of_muon).map_or(self.len, |entry| entry.range.end);
+        let skipped = match matrices {
+            MatrixUpdate::AdamW => self.len..self.len,
+            MatrixUpdate::Muon(_) => self.block_matrices(),
+        };
+        self.mean_squares = MeanSquares { skipped };
+        self
+    }
+
+    /// The elements of blocks' matrices, gaps included.
+    ///
+    /// # Panics
+    /// If a parameter of another kind lies between them.
+    pub(super) fn block_matrices(&self) -> Range<usize> {
+        let is_matrix = |entry: &&Entry| is_block_matrix(&entry.name, &entry.dims);
+        let start = self.entries.iter().find(is_matrix).map_or(self.len, |entry| entry.range.start);
+        let last = self.entries.iter().rfind(is_matrix).map_or(self.len, |entry| entry.range.end);
         let behind = self.entries.iter().map(|entry| entry.range.start).filter(|&start| start >= last).min();
         let end = behind.unwrap_or(self.len);
         let between = |entry: &&Entry| (start..end).contains(&entry.range.start);
         assert!(
-            self.entries.iter().filter(between).all(|entry| of_muon(&entry)),
+            self.entries.iter().filter(between).all(|entry| is_matrix(&entry)),
             "matrices of blocks are neighbours"
         );
-        self.mean_squares = MeanSquares { skipped: start..end };
-        self
+        start..end
     }
 
     /// How matrices of blocks are updated.

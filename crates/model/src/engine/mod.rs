@@ -9,6 +9,7 @@
 //! - `fp8`: which products are in eight bits
 //! - `flat_tensors`: a flat buffer as the tensors of its layout
 //! - `modules`: the matrices that can have adapters
+//! - `gradients`: in which type they are accumulated
 //! - `moments`: the optimizer's moments, and their type
 //! - `muon`: updates of matrices by Muon
 //! - `owners`: which of several processes makes each of those
@@ -23,6 +24,7 @@ pub mod cpu;
 pub mod flat_state;
 mod flat_tensors;
 mod fp8;
+mod gradients;
 pub mod layout;
 pub mod memory;
 pub(crate) mod modules;
@@ -41,6 +43,7 @@ use crate::pass::TrainingPass;
 
 pub use flat_state::FlatState;
 pub use fp8::{Fp8Options, Fp8SizeError};
+pub use gradients::GradientType;
 pub use layout::Layout;
 pub use memory::MemoryPlan;
 pub use moments::Moments;
@@ -158,6 +161,9 @@ pub struct EngineOptions {
     pub recompute: Recompute,
     /// Which products are made of numbers that were rounded to eight bits, as a board makes them.
     pub fp8: Option<Fp8Options>,
+    /// In which type the gradients of blocks' matrices are accumulated. Where it is bfloat16 they take as much memory as in
+    /// `f32`, and are rounded as a board rounds them.
+    pub gradients: GradientType,
     /// In which type moments are kept.
     pub moments: Moments,
     /// How matrices of blocks are updated.

@@ -3,7 +3,7 @@
 use super::Hyperparameters;
 use crate::bf16::Noise;
 use crate::board::args::{args, symbol};
-use crate::board::{Board, BoardError, DeviceTensor, GradNorm, Launch, Ptr, StepState};
+use crate::board::{Board, BoardError, DeviceTensor, Elem, GradNorm, Launch, Ptr, StepState};
 
 /// One update of flat buffers.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -18,8 +18,8 @@ pub struct Step {
     pub seed: u64,
     /// The weights in bfloat16 (n), written beside the masters; absent if passes read the masters.
     pub working: Option<DeviceTensor>,
-    /// Gradients (n), `f32`.
-    pub gradients: Ptr<f32>,
+    /// Gradients (n), `f32` or bfloat16.
+    pub gradients: DeviceTensor,
     /// Elements.
     pub n: usize,
     /// Which of all parameters the first one is, a multiple of 4: moments are rounded by their place among all.
@@ -40,8 +40,9 @@ pub struct Step {
 /// If the launch fails.
 pub fn step(board: &dyn Board, step: &Step) -> Result<(), BoardError> {
     let Hyperparameters { beta1, beta2, eps, .. } = step.hyperparameters;
+    let stem = if step.gradients.elem() == Elem::F32 { "adamw" } else { "adamw_of_bf16" };
     board.launch(&Launch {
-        kernel: &symbol("adamw", step.mean.elem()),
+        kernel: &symbol(stem, step.mean.elem()),
         grid: [step.n.div_ceil(4 * 256) as u32, 1, 1],
         block: [256, 1, 1],
         shared_bytes: 0,

@@ -4,7 +4,7 @@ use super::{COEFFICIENTS, Hyperparameters, adjustment};
 use crate::bf16::Noise;
 use crate::board::args::{args, pack_grid, symbol};
 use crate::board::{
-    Arg, Board, BoardError, DeviceTensor, Epilogue, Gemm, GradNorm, Launch, Matrix, Ptr, StepState,
+    Arg, Board, BoardError, DeviceTensor, Elem, Epilogue, Gemm, GradNorm, Launch, Matrix, Ptr, StepState,
 };
 
 /// Most blocks that sum squares.
@@ -25,8 +25,8 @@ pub struct Step {
     pub first: usize,
     /// The weights in bfloat16 (rows, columns), written beside the masters; absent if passes read the masters.
     pub working: Option<DeviceTensor>,
-    /// Gradients (rows, columns), `f32`.
-    pub gradients: Ptr<f32>,
+    /// Gradients (rows, columns), `f32` or bfloat16.
+    pub gradients: DeviceTensor,
     /// Rows and columns.
     pub shape: [usize; 2],
     /// μ, and how.
@@ -109,8 +109,9 @@ fn direct(board: &dyn Board, step: &Step, scratch: &Scratch) -> Result<usize, Bo
     let Hyperparameters { momentum: mu, nesterov, .. } = hyperparameters;
     let n = shape[0] * shape[1];
     let n_parts = n.div_ceil(PART).clamp(1, MAX_PARTS);
+    let stem = if gradients.elem() == Elem::F32 { "muon_direct" } else { "muon_direct_of_bf16" };
     board.launch(&Launch {
-        kernel: &symbol("muon_direct", momentum.elem()),
+        kernel: &symbol(stem, momentum.elem()),
         grid: [n_parts as u32, 1, 1],
         block: [512, 1, 1],
         shared_bytes: 0,

@@ -307,6 +307,7 @@ fn device_engine_options(options: &TrainerOptions) -> Option<DeviceEngineOptions
         recompute: train.recompute,
         elem,
         fp8: options.fp8,
+        gradients: options.gradients,
         moments: options.moments,
         seed: *seed,
         dropout: *dropout,

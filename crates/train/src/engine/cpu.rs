@@ -56,6 +56,7 @@ impl<'a> OnCpu<'a> {
             micro_batch,
             recompute,
             fp8: options.fp8,
+            gradients: options.gradients,
             moments: options.moments,
             matrices,
             share,

@@ -26,8 +26,8 @@ use candle_core::{DType, Device, Tensor};
 use wattle_data::Batch;
 use wattle_model::engine::LossSum;
 use wattle_model::{
-    LanguageModel, MatrixUpdate, MemoryPlan, Moments, Parameter, StepResult, abridged, is_block_matrix,
-    is_first_factor,
+    GradientType, LanguageModel, MatrixUpdate, MemoryPlan, Moments, Parameter, StepResult, abridged,
+    is_block_matrix, is_first_factor,
 };
 use wattle_ops::board::select::Measured;
 use wattle_ops::board::{Board, HostMemory};
@@ -202,6 +202,10 @@ pub fn choose<'a>(
     if board.is_some() && leaves > 1 && leaves != world {
         return Err(TrainError::NoLeavesOnBoard { leaves });
     }
+    let is_exchanged = board.as_ref().is_some_and(|board| board.collectives().is_some());
+    if is_exchanged && options.gradients != GradientType::F32 {
+        return Err(TrainError::Bf16GradientsOverBoards);
+    }
     let explicit = match options.train.engine {
         EngineChoice::Autograd => None,
         EngineChoice::Auto | EngineChoice::Explicit => explicit(model, board, options)?,
@@ -211,6 +215,7 @@ pub fn choose<'a>(
         None if is_over_ranks => Err(no_leaves(options)),
         None if options.fp8.is_some() => Err(TrainError::NoFp8),
         None if options.moments != Moments::F32 => Err(TrainError::NoBf16Moments),
+        None if options.gradients != GradientType::F32 => Err(TrainError::NoBf16Gradients),
         None if options.train.engine == EngineChoice::Explicit => Err(TrainError::NoEngine),
         None if model.adapter().is_some_and(|adapter| adapter.dropout > 0.0) => {
             Err(TrainError::NoLoraDropout)

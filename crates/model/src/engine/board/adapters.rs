@@ -6,6 +6,7 @@ use wattle_ops::dropout::board::{self as dropout, Site};
 use wattle_ops::lora::board::Factors;
 
 use super::cutter::Cutter;
+use super::gradients::FlatGradients;
 use crate::engine::adapters::{AdaptedLayer, Adapter, Adapters};
 use crate::engine::network::Linear;
 
@@ -42,7 +43,7 @@ pub(super) struct AdapterProducts<'a> {
     /// The flat buffer of factors as passes read them.
     pub(super) factors: DeviceTensor,
     /// Flat gradients of factors.
-    pub(super) gradients: Ptr<f32>,
+    pub(super) gradients: FlatGradients,
     /// Where elements may be dropped.
     pub(super) training: Option<Training>,
     /// Rows.
@@ -90,7 +91,7 @@ impl AdapterProducts<'_> {
         let x = self.dropped(board, x, layer)?;
         self.each(layer).try_for_each(|(adapter, factors)| {
             factors.make_grad_low(board, grad_out, &adapter.shape, self.n)?;
-            let gradients = [adapter.a, adapter.b].map(|start| self.gradients.add(start));
+            let gradients = [adapter.a, adapter.b].map(|start| self.gradients.wide(start));
             factors.bwd_factors(board, gradients, store, [grad_out, x], &adapter.shape, self.n)
         })
     }

@@ -35,13 +35,13 @@ impl MicroBatch<'_> {
             self.attention_backward(layer_idx, &mut sums)?;
             self.finish(&mut sums)?;
             if let Some(exchange) = self.exchange {
-                exchange.sum_block(self.state.gradients, layer_idx)?;
+                exchange.sum_block(self.state.gradients.whole(), layer_idx)?;
             }
         }
         if self.network.adapters.is_none() {
             self.embedding_backward()?;
         }
-        self.exchange.map_or(Ok(()), |exchange| exchange.sum_rest(self.state.gradients))
+        self.exchange.map_or(Ok(()), |exchange| exchange.sum_rest(self.state.gradients.whole()))
     }
 
     /// The gradients of norms and biases, which frozen ones do not have.
@@ -197,7 +197,7 @@ impl MicroBatch<'_> {
 
     fn embedding_backward(&self) -> Result<(), BoardError> {
         let grad_x = self.activations.gradients.x;
-        if self.dropped_from.is_some() {
+        if self.is_dropping {
             let len = self.n() * self.sizes().c;
             let site = self.site(Place::Embedding);
             dropout::fwd(self.board, grad_x, grad_x, len, &site)?;
@@ -222,7 +222,7 @@ impl MicroBatch<'_> {
             self.norm_backward(norm, normed, added, grad_out, (gradients.addend, Store::Overwrite), sums)?;
             grad_out = gradients.addend;
         }
-        if self.dropped_from.is_some() {
+        if self.is_dropping {
             let len = self.n() * self.sizes().c;
             dropout::fwd(self.board, gradients.addend, grad_out, len, &self.site(place))?;
         }
@@ -257,7 +257,7 @@ impl MicroBatch<'_> {
     }
 
     fn gradient(&self, start: usize) -> Ptr<f32> {
-        self.state.gradients.add(start)
+        self.state.gradients.wide(start)
     }
 
     fn optional_gradient(&self, start: Option<usize>) -> Option<Ptr<f32>> {

@@ -169,15 +169,16 @@ impl BoardEngine {
         let (board, state) = (self.board.as_ref(), &self.memory.state);
         let launches = self.launches(slot_idx);
         launches.begin()?;
-        state::mark_gradients(board, state, self.layout.len())?;
+        state::mark_gradients(board, &state.gradients, self.layout.len())?;
         // Marks are zeros: what is added to needs no others.
         launches.gradients(launches.first_store()?, None)?;
-        let FirstGradients { unreached, zero } = state::first_gradients(board, state, &self.layout)?;
+        let FirstGradients { unreached, zero } =
+            state::first_gradients(board, &state.gradients, &self.layout)?;
         if !unreached.is_empty() {
             return Err(EngineError::Unreached { names: unreached });
         }
         if let Some(exchange) = launches.exchange() {
-            exchange.sum_all(state.gradients)?;
+            exchange.sum_all(state.gradients.whole())?;
         }
         launches.update()?;
         self.zero_at_first = zero;
@@ -208,7 +209,7 @@ impl BoardEngine {
     }
 
     fn launches(&self, slot_idx: usize) -> StepLaunches<'_> {
-        let Memory { state, fp8, slots, results, activations, muon, .. } = &self.memory;
+        let Memory { state, fp8, slots, results, activations, product, muon, .. } = &self.memory;
         StepLaunches {
             board: self.board.as_ref(),
             network: &self.network,
@@ -220,6 +221,7 @@ impl BoardEngine {
             slot: &slots[slot_idx],
             results,
             activations,
+            product: *product,
             muon: muon.as_ref(),
             first_edge: slot_idx * MAX_EDGES,
         }
@@ -249,11 +251,11 @@ impl BoardEngine {
 
     /// `b` sequences without dropout, with what the slot for evaluations holds.
     fn evaluation<'a>(&'a self, board: &'a dyn Board, b: usize) -> MicroBatch<'a> {
-        let Memory { state, fp8, eval, activations, .. } = &self.memory;
+        let Memory { state, fp8, eval, activations, product, .. } = &self.memory;
         let (network, options) = (&self.network, &self.options);
         let (slot, store) = (*eval, Store::Accumulate);
-        let (fp8, dropped_from, trained_from, by_rows) = (fp8.as_ref(), None, None, false);
-        let exchange = None;
+        let (fp8, by_rows, product) = (fp8.as_ref(), false, *product);
+        let (first_sequence, is_dropping, is_training, exchange) = (0, false, false, None);
         MicroBatch {
             board,
             network,
@@ -262,8 +264,10 @@ impl BoardEngine {
             fp8,
             slot,
             activations,
-            dropped_from,
-            trained_from,
+            first_sequence,
+            is_dropping,
+            is_training,
+            product,
             b,
             by_rows,
             store,
@@ -314,10 +318,11 @@ impl BoardEngine {
         Learnt { own, is_whole, are_squares }: Learnt,
         read: impl FnOnce(DeviceTensor) -> Result<T, EngineError>,
     ) -> Result<T, EngineError> {
-        let (board, gradients) = (self.board.as_ref(), self.memory.state.gradients.bytes());
+        let board = self.board.as_ref();
         let Some(exchange) = Exchange::of(board, &self.shards).filter(|_| !is_whole) else {
             return read(own);
         };
+        let gradients = self.memory.state.gradients.whole().bytes();
         let whole = DeviceTensor::new(gradients, own.elem());
         match are_squares {
             true => exchange.collect_squares(board, whole, own)?,
@@ -386,8 +391,7 @@ impl DeviceEngine for BoardEngine {
         let state = self.step_state(1, 0.0, 0);
         let sequences = Sequences { inputs: &tokens, targets: &tokens, weights: None, documents: None };
         self.memory.slots[0].write(board.as_ref(), &state.to_bytes(), sequences, &order)?;
-        let gradients = self.memory.state.gradients.bytes();
-        board.zero(gradients, self.layout.len() * Elem::F32.bytes())?;
+        self.memory.state.gradients.zero(board.as_ref(), &(0..self.layout.len()))?;
         StepLaunches { board: &selecting, ..self.launches(0) }.every_shape()?;
         // Without dropout, for kernels that evaluation alone takes.
         let some = &tokens[..self.options.micro_batch.min(self.options.batch_size) * t];
@@ -465,7 +469,7 @@ impl DeviceEngine for BoardEngine {
     }
 
     fn gradient_tensors(&self) -> Result<Vec<Tensor>, EngineError> {
-        state::read_tensors(self.board.as_ref(), self.memory.state.gradients, &self.layout)
+        state::read_gradients(self.board.as_ref(), &self.memory.state.gradients, &self.layout)
     }
 
     fn zero_gradient_names(&self) -> &[String] {

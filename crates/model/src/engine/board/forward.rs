@@ -18,6 +18,7 @@ use super::DeviceEngineOptions;
 use super::activations::{Activations, Added, Attention, BlockNorms, Hidden, Kept, Normed};
 use super::adapters::{AdapterProducts, Training};
 use super::fp8::Fp8;
+use super::gradients::Rounding;
 use super::inputs::Slot;
 use super::linear::Products;
 use super::results::RowResults;
@@ -36,10 +37,14 @@ pub(super) struct MicroBatch<'a> {
     /// With the micro-batch's own tokens.
     pub(super) slot: Slot,
     pub(super) activations: &'a Activations,
-    /// Position of its first sequence in the step's batch; `None` where nothing is dropped.
-    pub(super) dropped_from: Option<usize>,
-    /// The same, dropped or not; `None` where nothing is trained.
-    pub(super) trained_from: Option<usize>,
+    /// Position of its first sequence in the step's batch.
+    pub(super) first_sequence: usize,
+    /// Whether elements are dropped.
+    pub(super) is_dropping: bool,
+    /// Whether gradients follow.
+    pub(super) is_training: bool,
+    /// For a product that is added to gradients in bfloat16.
+    pub(super) product: Ptr<f32>,
     /// Sequences.
     pub(super) b: usize,
     /// Whether products are made row by row, where rows are few: see [`Products`].
@@ -264,9 +269,9 @@ impl<'a> MicroBatch<'a> {
         place: Place,
     ) -> Result<(), BoardError> {
         self.products().fwd(out, x, linear, true)?;
-        match self.dropped_from {
-            Some(_) => dropout::fwd(self.board, out, out, self.n() * linear.n_out, &self.site(place)),
-            None => Ok(()),
+        match self.is_dropping {
+            true => dropout::fwd(self.board, out, out, self.n() * linear.n_out, &self.site(place)),
+            false => Ok(()),
         }
     }
 
@@ -406,18 +411,19 @@ impl<'a> MicroBatch<'a> {
     }
 
     pub(super) fn products(&self) -> Products<'a> {
-        let &Self { board, state, fp8, by_rows, .. } = self;
+        let &Self { board, state, fp8, by_rows, product, first_sequence, .. } = self;
         let (working, gradients) = (state.weights(), state.gradients);
-        Products { board, working, gradients, fp8, n: self.n(), by_rows, adapters: self.adapters() }
+        let rounding = Rounding { product, seed: self.options.seed, first_sequence, state: self.slot.state };
+        Products { board, working, gradients, rounding, fp8, n: self.n(), by_rows, adapters: self.adapters() }
     }
 
     /// The adapters of its rows, where weights are frozen.
     pub(super) fn adapters(&self) -> Option<AdapterProducts<'a>> {
         let (adapters, memory) = (self.network.adapters.as_ref()?, self.activations.low_rank?);
-        let training = self.trained_from.map(|first_sequence| Training {
+        let training = self.is_training.then(|| Training {
             seed: self.options.seed,
             state: self.slot.state,
-            first_row: first_sequence * self.sizes().t,
+            first_row: self.first_sequence * self.sizes().t,
         });
         let (factors, gradients) = (self.state.working, self.state.gradients);
         Some(AdapterProducts { adapters, memory, factors, gradients, training, n: self.n() })
@@ -477,14 +483,16 @@ impl<'a> MicroBatch<'a> {
 
     /// Where elements are dropped, for rows that start with this micro-batch's.
     pub(super) fn site(&self, place: Place) -> Site {
-        let Some(first_sequence) = self.dropped_from else { return Site::NONE };
+        if !self.is_dropping {
+            return Site::NONE;
+        }
         let &Sizes { t, c, n_heads, .. } = self.sizes();
         let per_sequence = match place {
             Place::Attention(_) => n_heads * t * t,
             Place::Embedding | Place::AttentionOut(_) | Place::MlpOut(_) => t * c,
         };
         let DeviceEngineOptions { dropout, seed, .. } = *self.options;
-        let first_element = (first_sequence * per_sequence) as u64;
+        let first_element = (self.first_sequence * per_sequence) as u64;
         Site::new(dropout, seed, place.site_idx() as u32, first_element, self.slot.state)
     }
 }

@@ -7,6 +7,7 @@ use wattle_ops::linear::board::{self as linear, ColumnSums};
 
 use super::adapters::AdapterProducts;
 use super::fp8::{Fp8, Layer8};
+use super::gradients::{FlatGradients, Rounding};
 use crate::engine::network::Linear;
 
 /// What products are made with.
@@ -16,7 +17,9 @@ pub(super) struct Products<'a> {
     /// Weights as passes read them.
     pub(super) working: DeviceTensor,
     /// Flat gradients.
-    pub(super) gradients: Ptr<f32>,
+    pub(super) gradients: FlatGradients,
+    /// How those in bfloat16 are added to.
+    pub(super) rounding: Rounding,
     /// Where some are in eight bits.
     pub(super) fp8: Option<&'a Fp8>,
     /// Rows.
@@ -138,9 +141,13 @@ impl Products<'_> {
             return adapters.bwd_factors(self.board, grad_out, x, linear, store);
         }
         match self.in_fp8(linear) {
-            Some(layer) => layer.bwd_weight(self.gradients.add(linear.weight), grad_out, x, store),
-            None => self.board.gemm(&self.product_weight(grad_out, x, linear, store)),
+            Some(layer) => {
+                let (grad_weight, of_product) = self.place(linear, store);
+                layer.bwd_weight(grad_weight, grad_out, x, of_product)?;
+            }
+            None => self.board.gemm(&self.product_weight(grad_out, x, linear, store))?,
         }
+        self.add_product(linear, store)
     }
 
     /// The same, and the gradient of the bias, which is left to `sums`. It is summed by a kernel of its own, or in the
@@ -157,7 +164,7 @@ impl Products<'_> {
         let Some(bias) = bias.filter(|_| self.adapters.is_none()) else {
             return self.bwd_weight(grad_out, x, linear, store);
         };
-        let partials = sums.add(self.gradients.add(bias), self.n, n_out);
+        let partials = sums.add(self.gradients.wide(bias), self.n, n_out);
         let sums = &*sums;
         let apart = || {
             linear::bwd_bias(self.board, grad_out, &partials, sums)?;
@@ -171,9 +178,11 @@ impl Products<'_> {
         let epilogue = || {
             sums.has_parts(&partials, 1);
             let product = self.product_weight(grad_out, x, linear, store);
-            self.board.gemm(&Gemm { epilogue: of_grad_out, ..product })
+            self.board.gemm(&Gemm { epilogue: of_grad_out, ..product })?;
+            self.add_product(linear, store)
         };
-        let is_added = usize::from(store == Store::Accumulate);
+        let (_, of_product) = self.place(linear, store);
+        let is_added = usize::from(of_product == Store::Accumulate);
         let sizes = [("n", self.n), ("in", n_in), ("out", n_out), ("add", is_added)];
         let bytes = self.n * (n_in + n_out) * grad_out.elem().bytes()
             + n_in * n_out * Elem::F32.bytes() * (1 + is_added);
@@ -224,9 +233,21 @@ impl Products<'_> {
         }
     }
 
-    /// `grad_W = or += xᵀ·grad_out`
+    /// Where the product for the gradient of a weight is stored, and how.
+    fn place(&self, linear: &Linear, store: Store) -> (Ptr<f32>, Store) {
+        self.rounding.place(&self.gradients, linear.weight, store)
+    }
+
+    /// Adds that product to the gradient, where it is in bfloat16.
+    fn add_product(&self, linear: &Linear, store: Store) -> Result<(), BoardError> {
+        let n = linear.n_in * linear.n_out;
+        self.rounding.add(self.board, &self.gradients, linear.weight, n, store)
+    }
+
+    /// `grad_W = or += xᵀ·grad_out`, in the place of [`Products::place`]
     fn product_weight(&self, grad_out: DeviceTensor, x: DeviceTensor, linear: &Linear, store: Store) -> Gemm {
-        let &Linear { n_in, n_out, output_first, weight, .. } = linear;
+        let &Linear { n_in, n_out, output_first, .. } = linear;
+        let (grad_weight, store) = self.place(linear, store);
         let (x, grad_out) = (Matrix::new(x, n_in), Matrix::new(grad_out, n_out));
         let (m, n, a, b) = if output_first { (n_out, n_in, grad_out, x) } else { (n_in, n_out, x, grad_out) };
         Gemm {
@@ -235,7 +256,7 @@ impl Products<'_> {
             k: self.n,
             a: a.transposed(),
             b,
-            c: Matrix::new(self.gradients.add(weight), n),
+            c: Matrix::new(grad_weight, n),
             alpha: 1.0,
             accumulate: store == Store::Accumulate,
             batch: 1,

@@ -1,12 +1,13 @@
 //! All memory of an engine: one allocation, cut into buffers.
 
-use wattle_ops::board::{DevicePtr, Elem};
+use wattle_ops::board::{DevicePtr, Elem, Ptr};
 use wattle_ops::muon::board as muon;
 
 use super::DeviceEngineOptions;
 use super::activations::{Activations, AttentionPlan, Passes};
 use super::cutter::Cutter;
 use super::fp8::Fp8;
+use super::gradients::product_len;
 use super::inputs::{N_SLOTS, Slot};
 use super::results::Results;
 use super::shards::{Shards, UpdatedBy};
@@ -25,6 +26,8 @@ pub(super) struct Memory {
     pub(super) eval: Slot,
     pub(super) results: Results,
     pub(super) activations: Activations,
+    /// For a product that is added to gradients in bfloat16.
+    pub(super) product: Ptr<f32>,
     /// For updates of matrices.
     pub(super) muon: Option<muon::Scratch>,
 }
@@ -53,23 +56,25 @@ impl Memory {
         let slots =
             [(); N_SLOTS].map(|()| Slot::cut(&mut cutter, of_a_step * options.batch_size * t, options.masks));
         let eval = Slot::cut(&mut cutter, options.micro_batch * t, options.masks);
-        let results = Results::cut(&mut cutter, options.batch_size * t, shards);
+        let n_buffers = state.gradients.parts(&(0..layout.len())).count().max(1);
+        let results = Results::cut(&mut cutter, options.batch_size * t, n_buffers, shards);
         let (activations, kept) = Activations::cut(&mut cutter, network, options, attention, passes);
         if let Some(fp8) = &mut fp8 {
             fp8.cut_scratch(&mut cutter, network, [options.micro_batch * t, activations.logits_rows]);
         }
+        let product = cutter.take_of(of_a_step * product_len(network, options.gradients));
         let muon = cut_muon(&mut cutter, layout, shards, options.elem);
-        let floats = (of_a_step * layout.len() * Elem::F32.bytes()) as u64;
+        let gradients = state.gradients.len_bytes() as u64;
         let n_moments = shards.own_len() + shards.own_squares_len();
         let moments = options.moments.bytes((of_a_step * n_moments) as u64);
         let plan = MemoryPlan {
-            weights: state_bytes - floats - moments,
-            gradients: floats,
+            weights: state_bytes - gradients - moments,
+            gradients,
             moments,
             activations: kept,
             scratch: cutter.len_bytes() - state_bytes - kept,
         };
-        (Self { state, fp8, slots, eval, results, activations, muon }, plan)
+        (Self { state, fp8, slots, eval, results, activations, product, muon }, plan)
     }
 }
 

@@ -7,7 +7,7 @@
 //! longer than two steps, and the device always has a whole step ahead; what finished steps said is read beside the
 //! work under way, which does not stop for it.
 //!
-//! - `cutter`, `state`, `activations`, `memory`: what lies where
+//! - `cutter`, `state`, `gradients`, `activations`, `memory`: what lies where
 //! - `shapes`: the network's sizes as the operations take them
 //! - `forward`, `backward`, `linear`, `gelu`, `fp8`, `adapters`: the passes of a micro-batch
 //! - `step`: all of one optimizer update
@@ -32,6 +32,7 @@ mod fit;
 mod forward;
 mod fp8;
 mod gelu;
+mod gradients;
 mod inputs;
 mod linear;
 mod memory;
@@ -52,7 +53,7 @@ use wattle_ops::adamw::Hyperparameters;
 use wattle_ops::board::select::Measured;
 use wattle_ops::board::{Elem, HostMemory};
 
-use super::{FlatSnapshot, Fp8Options, LossSum, MemoryPlan, Moments, Recompute, Sequences};
+use super::{FlatSnapshot, Fp8Options, GradientType, LossSum, MemoryPlan, Moments, Recompute, Sequences};
 use crate::moments::MatrixUpdate;
 use crate::parameter::Parameter;
 
@@ -204,6 +205,8 @@ pub struct DeviceEngineOptions {
     pub elem: Elem,
     /// Which products are in eight bits, their arguments rounded from `elem`, their weights from the masters.
     pub fp8: Option<Fp8Options>,
+    /// In which type the gradients of blocks' matrices are accumulated; in `f32` where ranks exchange them.
+    pub gradients: GradientType,
     /// In which type moments are kept.
     pub moments: Moments,
     /// The run's seed.

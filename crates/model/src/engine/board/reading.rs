@@ -15,7 +15,7 @@ use super::shards::Shards;
 use super::{DeviceEngineOptions, Masks, state};
 use crate::engine::layout::Layout;
 use crate::engine::network::Network;
-use crate::engine::{MemoryPlan, Moments, Recompute};
+use crate::engine::{GradientType, MemoryPlan, Moments, Recompute};
 use crate::moments::MatrixUpdate;
 use crate::parameter::Parameter;
 
@@ -36,6 +36,7 @@ pub(super) fn options(micro_batch: usize, elem: Elem) -> DeviceEngineOptions {
         recompute: Recompute::Block,
         elem,
         fp8: None,
+        gradients: GradientType::F32,
         moments: Moments::F32,
         seed: 0,
         dropout: 0.0,
@@ -77,7 +78,7 @@ impl Reading {
 
     /// `b` sequences, told of by the slot for evaluations or, where there is a cache, by that.
     pub(super) fn pass(&self, b: usize) -> MicroBatch<'_> {
-        let Memory { state, eval, activations, .. } = &self.memory;
+        let Memory { state, eval, activations, product, .. } = &self.memory;
         MicroBatch {
             board: self.board.as_ref(),
             network: &self.network,
@@ -86,8 +87,10 @@ impl Reading {
             fp8: None,
             slot: *eval,
             activations,
-            dropped_from: None,
-            trained_from: None,
+            first_sequence: 0,
+            is_dropping: false,
+            is_training: false,
+            product: *product,
             exchange: None,
             b,
             by_rows: false,

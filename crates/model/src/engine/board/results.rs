@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use wattle_ops::board::{self as shared, Board, BoardError, DevicePtr, GradNorm, Ptr, StepState};
+use wattle_ops::board::{
+    self as shared, Board, BoardError, DevicePtr, DeviceTensor, GradNorm, Ptr, StepState,
+};
 use wattle_ops::grad_norm::board as grad_norm;
 use wattle_ops::results::board::{self as results, RankSums};
 
@@ -108,14 +110,14 @@ impl RowResults {
 }
 
 impl Results {
-    /// Cuts room for a batch of `n_rows`.
-    pub(super) fn cut(cutter: &mut Cutter, n_rows: usize, shards: &Shards) -> Self {
+    /// Cuts room for a batch of `n_rows`, and for the norm of gradients in `n_buffers`.
+    pub(super) fn cut(cutter: &mut Cutter, n_rows: usize, n_buffers: usize, shards: &Shards) -> Self {
         let rows = RowResults { losses: cutter.take_of(n_rows), correct: cutter.take_of(n_rows) };
         Self {
             rows,
             n_rows,
             norm: cutter.take_of(1),
-            norm_scratch: cutter.take_of(grad_norm::SCRATCH_LEN),
+            norm_scratch: cutter.take_of(n_buffers * grad_norm::SCRATCH_LEN),
             of_ranks: shards.are_exchanged().then(|| {
                 let world = shards.share().world;
                 let n_parts = |rank| shards.lens_of(rank).map(grad_norm::n_parts).sum();
@@ -133,16 +135,15 @@ impl Results {
         self.rows
     }
 
-    /// Takes the norm of `n` gradients, and puts what the step said into the ring.
+    /// Takes the norm of all gradients, buffers each with its number of elements, and puts what the step said into the ring.
     pub(super) fn store(
         &self,
         board: &dyn Board,
-        gradients: Ptr<f32>,
-        n: usize,
+        gradients: &[(DeviceTensor, usize)],
         clip_norm: f64,
         state: Ptr<StepState>,
     ) -> Result<(), EngineError> {
-        grad_norm::norm(board, self.norm, gradients, n, clip_norm, self.norm_scratch)?;
+        grad_norm::norm(board, self.norm, gradients, clip_norm, self.norm_scratch)?;
         let RowResults { losses, correct } = self.rows;
         Ok(results::store(board, self.ring, Some(self.norm), losses, correct, self.n_rows, Some(state))?)
     }
@@ -162,7 +163,7 @@ impl Results {
         let mut n_parts = 0;
         for Shard { range, .. } in shards.own() {
             let parts = sums.row(rank).add(n_parts);
-            grad_norm::sums_of_squares(board, parts, gradients.add(range.start), range.len())?;
+            grad_norm::sums_of_squares(board, parts, gradients.add(range.start).into(), range.len())?;
             n_parts += grad_norm::n_parts(range.len());
         }
         if n_parts < sums.n_parts {

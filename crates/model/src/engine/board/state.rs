@@ -9,6 +9,7 @@ use wattle_ops::board::{Board, DeviceTensor, Elem, Ptr};
 use super::DeviceEngineOptions;
 use super::cutter::Cutter;
 use super::error::EngineError;
+use super::gradients::FlatGradients;
 use super::shards::{Shard, Shards, UpdatedBy};
 use crate::copies::with_values;
 use crate::differences::shape_fault;
@@ -26,7 +27,7 @@ pub(super) struct State {
     /// The model's weights as passes read them, where adapters are trained in their place: all else is of those then.
     pub(super) frozen: Option<DeviceTensor>,
     /// Of everything.
-    pub(super) gradients: Ptr<f32>,
+    pub(super) gradients: FlatGradients,
     /// In `f32` or bfloat16. Of this rank's shards; Muon's momentum where Muon makes the update.
     pub(super) mean: DeviceTensor,
     /// The same, without the elements that Muon updates.
@@ -55,7 +56,7 @@ impl State {
         shards: &Shards,
         options: &DeviceEngineOptions,
     ) -> Self {
-        let DeviceEngineOptions { elem, moments, fp8, .. } = *options;
+        let DeviceEngineOptions { elem, gradients, moments, fp8, .. } = *options;
         // Codes of eight bits are made of whole masters.
         let are_whole = !shards.are_several() || elem == Elem::F32 || fp8.is_some();
         let (len, own_len) = (layout.len(), shards.own_len());
@@ -64,7 +65,7 @@ impl State {
             masters: Masters { at, are_whole },
             working: if elem == Elem::F32 { at.into() } else { cutter.take(len, elem) },
             frozen: None,
-            gradients: cutter.take_of(len),
+            gradients: FlatGradients::cut(cutter, layout, gradients),
             mean: cutter.take(own_len, moments.elem()),
             mean_square: cutter.take(shards.own_squares_len(), moments.elem()),
         }
@@ -81,7 +82,7 @@ impl State {
         let at = if elem == Elem::F32 { Ptr::new(working.bytes()) } else { cutter.take_of(0) };
         let [mean, mean_square] = [(); 2].map(|()| cutter.take(0, Elem::F32));
         let masters = Masters { at, are_whole: elem == Elem::F32 };
-        Self { masters, working, frozen: None, gradients: cutter.take_of(0), mean, mean_square }
+        Self { masters, working, frozen: None, gradients: FlatGradients::none(cutter), mean, mean_square }
     }
 }
 
@@ -95,12 +96,18 @@ pub(super) struct FirstGradients {
 }
 
 /// Sets all gradients to −0, which every sum takes for zero and which stays where nothing is added.
-pub(super) fn mark_gradients(board: &dyn Board, state: &State, len: usize) -> Result<(), EngineError> {
+pub(super) fn mark_gradients(
+    board: &dyn Board,
+    gradients: &FlatGradients,
+    len: usize,
+) -> Result<(), EngineError> {
     /// Elements that are written at once.
     const BLOCK: usize = 1 << 20;
     let block = vec![-0.0; BLOCK.min(len)];
-    for start in (0..len).step_by(BLOCK) {
-        write_f32(board, state.gradients.add(start), &block[..BLOCK.min(len - start)])?;
+    for (part, at) in gradients.parts(&(0..len)) {
+        for start in (0..part.len()).step_by(BLOCK) {
+            write_narrow(board, at.add(start), &block[..BLOCK.min(part.len() - start)])?;
+        }
     }
     Ok(())
 }
@@ -108,14 +115,13 @@ pub(super) fn mark_gradients(board: &dyn Board, state: &State, len: usize) -> Re
 /// Looks at gradients that were accumulated on [`mark_gradients`], once all work before is done.
 pub(super) fn first_gradients(
     board: &dyn Board,
-    state: &State,
+    gradients: &FlatGradients,
     layout: &Layout,
 ) -> Result<FirstGradients, EngineError> {
     let is_marked = |g: &f32| g.to_bits() == (-0.0f32).to_bits();
     let mut found = FirstGradients::default();
     for place in layout.entries() {
-        let from = state.gradients.add(place.range.start);
-        let gradient = read_f32(board, from, place.range.len())?;
+        let gradient = read_wide(board, gradients.at(place.range.start), place.range.len())?;
         if gradient.iter().all(is_marked) {
             found.unreached.push(place.name.clone());
         }
@@ -150,13 +156,17 @@ pub(super) fn read_parameters(
     Ok(())
 }
 
-/// The values in the flat buffer `from` as tensors on the CPU, in the model's order.
-pub(super) fn read_tensors(
+/// The gradients as tensors on the CPU, in the model's order.
+pub(super) fn read_gradients(
     board: &dyn Board,
-    from: Ptr<f32>,
+    gradients: &FlatGradients,
     layout: &Layout,
 ) -> Result<Vec<Tensor>, EngineError> {
-    layout.entries().iter().map(|place| read(board, from, place, &Device::Cpu)).collect()
+    let read = |place: &Entry| {
+        let values = read_wide(board, gradients.at(place.range.start), place.range.len())?;
+        Ok(Tensor::from_vec(values, place.dims.as_slice(), &Device::Cpu)?)
+    };
+    layout.entries().iter().map(read).collect()
 }
 
 /// One of the moments, 0 or 1, under its [name](crate::MatrixUpdate::moment_names), of all parameters that have it, from a

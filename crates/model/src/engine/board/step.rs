@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use wattle_ops::Store;
 use wattle_ops::adamw::board as adamw;
-use wattle_ops::board::{Board, DeviceTensor, Elem, Job, Way};
+use wattle_ops::board::{Board, DeviceTensor, Elem, Job, Ptr, Way};
 use wattle_ops::cast::board as cast;
 use wattle_ops::muon::board as muon;
 
@@ -33,6 +33,8 @@ pub(super) struct StepLaunches<'a> {
     pub(super) slot: &'a Slot,
     pub(super) results: &'a Results,
     pub(super) activations: &'a Activations,
+    /// For a product that is added to gradients in bfloat16.
+    pub(super) product: Ptr<f32>,
     /// Memory for updates of matrices, where Muon makes them.
     pub(super) muon: Option<&'a muon::Scratch>,
     /// The mark before the batch is taken over; one more follows for each part.
@@ -63,12 +65,9 @@ impl StepLaunches<'_> {
     /// is written; if it is the token table too, that is added to after.
     fn zero_gradients(&self, first: Store) -> Result<(), EngineError> {
         let &Network { token_table, head, .. } = self.network;
-        let zero = |start: usize, len: usize| {
-            let at = self.state.gradients.add(start).bytes();
-            self.board.zero(at, len * Elem::F32.bytes())
-        };
+        let zero = |range: &Range<usize>| self.state.gradients.zero(self.board, range);
         if first == Store::Accumulate {
-            return Ok(zero(0, self.layout.len())?);
+            return Ok(zero(&(0..self.layout.len()))?);
         }
         if self.network.adapters.is_some() {
             return Ok(());
@@ -78,7 +77,7 @@ impl StepLaunches<'_> {
         tables.into_iter().flatten().try_for_each(|start| {
             let entry = entries.iter().find(|entry| entry.range.start == start);
             let range = &entry.expect("a table is a parameter").range;
-            Ok(zero(range.start, range.len())?)
+            Ok(zero(range)?)
         })
     }
 
@@ -158,7 +157,7 @@ impl StepLaunches<'_> {
         // With weights, each target has its share of the batch's.
         let weight = if masks.weights { 1.0 } else { (share.world * batch_size * t) as f32 };
         let scale = 1.0 / weight;
-        let &Self { board, network, options, state, fp8, slot, activations, .. } = self;
+        let &Self { board, network, options, state, fp8, slot, activations, product, .. } = self;
         let micro_batch = MicroBatch {
             board,
             network,
@@ -167,8 +166,10 @@ impl StepLaunches<'_> {
             fp8,
             slot: slot.from(sequences.start * t),
             activations,
-            dropped_from: (dropout > 0.0).then_some(share.rank * batch_size + sequences.start),
-            trained_from: Some(share.rank * batch_size + sequences.start),
+            first_sequence: share.rank * batch_size + sequences.start,
+            is_dropping: dropout > 0.0,
+            is_training: true,
+            product,
             b: sequences.len(),
             by_rows: false,
             store,
@@ -180,12 +181,14 @@ impl StepLaunches<'_> {
     }
 
     fn sums(&self) -> Result<(), EngineError> {
-        let (gradients, n) = (self.state.gradients, self.layout.len());
-        self.results.store(self.board, gradients, n, self.options.clip_norm, self.slot.state)
+        let parts = self.state.gradients.parts(&(0..self.layout.len()));
+        let parts: Vec<_> = parts.map(|(part, at)| (at, part.len())).collect();
+        self.results.store(self.board, &parts, self.options.clip_norm, self.slot.state)
     }
 
     fn sums_of_ranks(&self, exchange: &Exchange<'_>) -> Result<(), EngineError> {
-        let (gradients, clip_norm, state) = (self.state.gradients, self.options.clip_norm, self.slot.state);
+        let gradients = self.state.gradients.whole();
+        let (clip_norm, state) = (self.options.clip_norm, self.slot.state);
         self.results.store_of_ranks(self.board, exchange, gradients, self.shards, clip_norm, state)
     }
 
@@ -206,25 +209,35 @@ impl StepLaunches<'_> {
 
     fn update_shard(&self, shard: &Shard) -> Result<(), EngineError> {
         match shard.updated_by {
-            UpdatedBy::AdamW { squares } => self.adamw(shard, squares),
+            UpdatedBy::AdamW { squares } => {
+                let mut parts = self.state.gradients.parts(&shard.range);
+                parts.try_for_each(|(part, gradients)| self.adamw(shard, squares, &part, gradients))
+            }
             UpdatedBy::Muon { shape } => self.muon(shard, shape),
         }
     }
 
-    fn adamw(&self, shard: &Shard, squares: usize) -> Result<(), EngineError> {
+    /// Of the elements `part` of a shard, whose gradients have one type.
+    fn adamw(
+        &self,
+        shard: &Shard,
+        squares: usize,
+        part: &Range<usize>,
+        gradients: DeviceTensor,
+    ) -> Result<(), EngineError> {
         let DeviceEngineOptions { hyperparameters, elem, moments, .. } = *self.options;
-        let State { masters, working, gradients, mean, mean_square, .. } = *self.state;
-        let Shard { range, start, .. } = shard;
+        let State { masters, working, mean, mean_square, .. } = *self.state;
+        let offset = part.start - shard.range.start;
         let step = adamw::Step {
-            weights: masters.of(shard),
-            mean: mean.add(*start),
-            mean_square: mean_square.add(squares),
+            weights: masters.of(shard).add(offset),
+            mean: mean.add(shard.start + offset),
+            mean_square: mean_square.add(squares + offset),
             seed: moments.seed(),
-            working: (elem != Elem::F32).then(|| working.add(range.start)),
-            gradients: gradients.add(range.start),
-            n: range.len(),
-            first: range.start,
-            n_decaying: self.layout.n_decaying().clamp(range.start, range.end) - range.start,
+            working: (elem != Elem::F32).then(|| working.add(part.start)),
+            gradients,
+            n: part.len(),
+            first: part.start,
+            n_decaying: self.layout.n_decaying().clamp(part.start, part.end) - part.start,
             hyperparameters,
             state: self.slot.state,
             norm: self.results.norm,
@@ -245,7 +258,7 @@ impl StepLaunches<'_> {
             seed: moments.seed(),
             first,
             working: (elem != Elem::F32).then(|| working.add(first)),
-            gradients: gradients.add(first),
+            gradients: gradients.at(first),
             shape,
             hyperparameters,
             state: self.slot.state,

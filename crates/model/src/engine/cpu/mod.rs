@@ -51,7 +51,7 @@ use super::flat_state::FlatState;
 use super::flat_tensors;
 use super::layout::{Layout, Placement};
 use super::network::{Block, Network, Sizes};
-use super::{Engine, EngineOptions, LossSum, MemoryPlan, Sequences};
+use super::{Engine, EngineOptions, GradientType, LossSum, MemoryPlan, Sequences};
 use crate::config::ModelConfig;
 use crate::parameter::Parameter;
 use crate::pass::TrainingPass;
@@ -303,6 +303,9 @@ impl Engine for CpuEngine {
             let (head, arena, weights, gradients) = self.head_parts();
             let sum = head.train(arena, weights, gradients, sequences, scale);
             self.backward(&sites, sequences, &slices);
+            if self.arena_sizes.options.gradients == GradientType::Bf16 {
+                self.state.round_gradients(&pass);
+            }
             sum
         })
     }

@@ -3,28 +3,38 @@
 use std::ops::Range;
 
 use super::bench::{Bench, round};
+use crate::Store;
 use crate::adamw::cpu::{Bf16State, ParameterRange, State, step, step_bf16_par};
 use crate::adamw::{Hyperparameters, Update, board as adamw};
-use crate::bf16::{Noise, widen};
+use crate::bf16::{GradientNoise, Noise, widen};
 use crate::board::{BoardError, DeviceTensor, Elem, GradNorm, StepResult, StepState};
 use crate::grad_norm::board as grad_norm;
 use crate::grad_norm::cpu;
+use crate::grad_sum::board as grad_sum;
+use crate::grad_sum::cpu::round_par;
 use crate::muon::{self, board::ScratchLens};
 use crate::results::board as results;
 use crate::verify::Check;
 use crate::verify::numbers::normal;
 
 const CLIP_NORM: f64 = 1.0;
+/// What numbers are rounded at random by.
+const SEED: u64 = 0x1234_5678_9abc;
 
 pub(super) fn checks(bench: &mut Bench<'_>) -> Result<Vec<Check>, BoardError> {
     let mut all = Vec::new();
     for n in [1, 31, 9 * 7 * 41, 70_001] {
         all.extend(update(bench, n)?);
-        all.extend(bf16_moments(bench, n)?);
+        for [moments, gradients] in [[Elem::Bf16, Elem::F32], [Elem::F32, Elem::Bf16], [Elem::Bf16; 2]] {
+            all.extend(narrow(bench, n, moments, gradients)?);
+        }
+        all.extend(sums(bench, n)?);
     }
     for shape in MATRICES {
         for moments in [Elem::F32, Elem::Bf16] {
-            all.extend(update_matrix(bench, shape, moments)?);
+            for gradients in [Elem::F32, Elem::Bf16] {
+                all.extend(update_matrix(bench, shape, moments, gradients)?);
+            }
         }
     }
     all.extend(halt(bench)?);
@@ -65,7 +75,7 @@ fn update(bench: &mut Bench<'_>, n: usize) -> Result<Vec<Check>, BoardError> {
         let norm = cpu::norm(&gradients);
         let update = numbers(update_idx, norm);
         bench.board.write(state_ptr.bytes(), &StepState::new(&update, 0).to_bytes())?;
-        grad_norm::norm(bench.board, norm_ptr, g_ptr, n, CLIP_NORM, scratch)?;
+        grad_norm::norm(bench.board, norm_ptr, &[(g_ptr.into(), n)], CLIP_NORM, scratch)?;
         let mut bytes = [0; GradNorm::BYTES];
         bench.board.read(norm_ptr.bytes(), &mut bytes)?;
         let got = GradNorm::from_bytes(&bytes).norm;
@@ -79,7 +89,7 @@ fn update(bench: &mut Bench<'_>, n: usize) -> Result<Vec<Check>, BoardError> {
                 mean_square: v_ptr.into(),
                 seed: 0,
                 working,
-                gradients: g_ptr,
+                gradients: g_ptr.into(),
                 n,
                 first: 0,
                 n_decaying,
@@ -105,10 +115,27 @@ fn update(bench: &mut Bench<'_>, n: usize) -> Result<Vec<Check>, BoardError> {
     Ok(checks)
 }
 
-/// Three updates with moments in bfloat16, each in two parts as two ranks make it: the same bits as on the CPU, where nothing
-/// is clipped.
-fn bf16_moments(bench: &mut Bench<'_>, n: usize) -> Result<Vec<Check>, BoardError> {
-    const SEED: u64 = 0x1234_5678_9abc;
+/// Gradients that `elem` holds, whatever the type at hand.
+fn gradients_of(
+    bench: &mut Bench<'_>,
+    update_idx: u32,
+    n: usize,
+    elem: Elem,
+) -> Result<(Vec<f32>, DeviceTensor), BoardError> {
+    let at_hand = std::mem::replace(&mut bench.elem, elem);
+    let gradients = bench.normal(update_idx, n);
+    bench.elem = at_hand;
+    gradients
+}
+
+/// Three updates with moments or gradients in bfloat16, each in two parts as two ranks make it: the same bits as on the CPU,
+/// where nothing is clipped.
+fn narrow(
+    bench: &mut Bench<'_>,
+    n: usize,
+    moments: Elem,
+    of_gradients: Elem,
+) -> Result<Vec<Check>, BoardError> {
     bench.clear();
     let n_decaying = n * 2 / 3;
     let ranges = [
@@ -116,22 +143,32 @@ fn bf16_moments(bench: &mut Bench<'_>, n: usize) -> Result<Vec<Check>, BoardErro
         ParameterRange { range: n_decaying..n, decays: false },
     ];
     let mut weights = normal(0, n);
-    let (mut mean, mut mean_square) = (vec![0u16; n], vec![0u16; n]);
+    let (mut mean, mut mean_square) = (vec![0f32; n], vec![0f32; n]);
+    let (mut narrow_mean, mut narrow_mean_square) = (vec![0u16; n], vec![0u16; n]);
     let w_ptr = bench.put_f32(&weights)?;
-    let [m_ptr, v_ptr] = [bench.room_of::<u16>(n)?, bench.room_of::<u16>(n)?].map(|at| at.bytes());
-    bench.board.zero(m_ptr, 2 * n)?;
-    bench.board.zero(v_ptr, 2 * n)?;
-    let [m_ptr, v_ptr] = [m_ptr, v_ptr].map(|at| DeviceTensor::new(at, Elem::Bf16));
+    let [m_ptr, v_ptr] = [bench.take(n * moments.bytes())?, bench.take(n * moments.bytes())?];
+    bench.board.zero(m_ptr, n * moments.bytes())?;
+    bench.board.zero(v_ptr, n * moments.bytes())?;
+    let [m_ptr, v_ptr] = [m_ptr, v_ptr].map(|at| DeviceTensor::new(at, moments));
     let (norm_ptr, state_ptr) = (bench.room_of::<GradNorm>(1)?, bench.room_of::<StepState>(1)?);
     bench.board.zero(norm_ptr.bytes(), GradNorm::BYTES)?;
-    let scratch = bench.room_of(grad_norm::SCRATCH_LEN)?;
+    let scratch = bench.room_of(2 * grad_norm::SCRATCH_LEN)?;
+    let subject = bench.subject(
+        "adamw",
+        format!("({n}), moments in {}, gradients in {}", moments.suffix(), of_gradients.suffix()),
+    );
+    let mut checks = Vec::new();
     for update_idx in 1..=3 {
-        let gradients = normal(update_idx, n);
-        let g_ptr = bench.put_f32(&gradients)?;
+        let (gradients, g_ptr) = gradients_of(bench, update_idx, n, of_gradients)?;
         let update = Update { gradient_factor: 1.0, ..numbers(update_idx, 0.0) };
         bench.board.write(state_ptr.bytes(), &StepState::new(&update, 0).to_bytes())?;
-        grad_norm::norm(bench.board, norm_ptr, g_ptr, n, 0.0, scratch)?;
-        let cut = n / 2 / 4 * 4;
+        let cut = n / 2 / 8 * 8;
+        let halves = [(g_ptr, cut), (g_ptr.add(cut), n - cut)];
+        grad_norm::norm(bench.board, norm_ptr, &halves, 0.0, scratch)?;
+        let mut bytes = [0; GradNorm::BYTES];
+        bench.board.read(norm_ptr.bytes(), &mut bytes)?;
+        let (got, norm) = (GradNorm::from_bytes(&bytes).norm, cpu::norm(&gradients));
+        checks.push(subject.compare("norm", &[got as f32], &[norm], norm * 6e-8));
         for Range { start, end } in [0..cut, cut..n].into_iter().filter(|part| !part.is_empty()) {
             let step = adamw::Step {
                 weights: w_ptr.add(start),
@@ -149,18 +186,56 @@ fn bf16_moments(bench: &mut Bench<'_>, n: usize) -> Result<Vec<Check>, BoardErro
             };
             adamw::step(bench.board, &step)?;
         }
-        let (parameters, mean, mean_square) = (&mut weights[..], &mut mean[..], &mut mean_square[..]);
-        let noise = Noise::of_moments(SEED, u64::from(update_idx));
-        step_bf16_par(Bf16State { parameters, mean, mean_square }, &gradients, &ranges, &update, noise, 0);
+        let parameters = &mut weights[..];
+        if moments == Elem::F32 {
+            let state = State { parameters, mean: &mut mean, mean_square: &mut mean_square };
+            step(state, &gradients, &ranges, &update);
+        } else {
+            let (mean, mean_square) = (&mut narrow_mean[..], &mut narrow_mean_square[..]);
+            let noise = Noise::of_moments(SEED, u64::from(update_idx));
+            let state = Bf16State { parameters, mean, mean_square };
+            step_bf16_par(state, &gradients, &ranges, &update, noise, 0);
+        }
     }
-    let subject = bench.subject("adamw", format!("({n}), moments in bf16"));
-    let exact = |output, got: Vec<f32>, expected: Vec<f64>| subject.compare(output, &got, &expected, 0.0);
-    let wide = |narrow: &[u16]| narrow.iter().map(|&x| f64::from(widen(x))).collect();
-    Ok(vec![
-        exact("weights", bench.get_f32(w_ptr, n)?, weights.iter().map(|&x| f64::from(x)).collect()),
-        exact("mean", bench.get(m_ptr, n)?, wide(&mean)),
-        exact("mean_square", bench.get(v_ptr, n)?, wide(&mean_square)),
-    ])
+    if moments == Elem::Bf16 {
+        for (wide, narrow) in [(&mut mean, &narrow_mean), (&mut mean_square, &narrow_mean_square)] {
+            *wide = narrow.iter().map(|&x| widen(x)).collect();
+        }
+    }
+    let outputs = [
+        ("weights", bench.get_f32(w_ptr, n)?, &weights),
+        ("mean", bench.get(m_ptr, n)?, &mean),
+        ("mean_square", bench.get(v_ptr, n)?, &mean_square),
+    ];
+    checks.extend(outputs.map(|(output, got, expected)| {
+        let expected: Vec<f64> = expected.iter().map(|&x| f64::from(x)).collect();
+        subject.compare(output, &got, &expected, 0.0)
+    }));
+    Ok(checks)
+}
+
+/// Three micro-batches' products in a gradient in bfloat16, of which the first is written: the same bits as on the CPU.
+fn sums(bench: &mut Bench<'_>, n: usize) -> Result<Vec<Check>, BoardError> {
+    const FIRST: usize = 3 << 33;
+    const STEP: u64 = 7;
+    bench.clear();
+    let grad = DeviceTensor::new(bench.take(n * Elem::Bf16.bytes())?, Elem::Bf16);
+    let state_ptr = bench.room_of::<StepState>(1)?;
+    let state = StepState { step: STEP as u32, ..StepState::default() };
+    bench.board.write(state_ptr.bytes(), &state.to_bytes())?;
+    let mut expected = vec![0f32; n];
+    for (idx, first_sequence) in [0, 4, 1 << 27].into_iter().enumerate() {
+        let product = normal(idx as u32, n);
+        let x = bench.put_f32(&product)?;
+        let store = if idx == 0 { Store::Overwrite } else { Store::Accumulate };
+        let sum = grad_sum::Sum { grad, x, n, first: FIRST, seed: SEED, first_sequence, state: state_ptr };
+        grad_sum::add(bench.board, &sum, store)?;
+        expected.iter_mut().zip(&product).for_each(|(sum, x)| *sum += x);
+        round_par(&mut expected, FIRST, GradientNoise::of_micro_batch(SEED, STEP, first_sequence));
+    }
+    let subject = bench.subject("grad_sum", format!("({n})"));
+    let expected: Vec<f64> = expected.iter().map(|&x| f64::from(x)).collect();
+    Ok(vec![subject.compare("out", &bench.get(grad, n)?, &expected, 0.0)])
 }
 
 /// Rows and columns: wide, tall, square, and one that fills packs. Each starts at an odd place, where random words are shared
@@ -169,8 +244,12 @@ const MATRICES: [[usize; 2]; 4] = [[9, 41], [41, 9], [31, 31], [64, 192]];
 
 /// Three updates of a matrix by Muon with clipping. Momentum has the bits of the CPU's; X is rounded to the type at hand after
 /// each product, of which there are three in each of five iterations.
-fn update_matrix(bench: &mut Bench<'_>, shape: [usize; 2], moments: Elem) -> Result<Vec<Check>, BoardError> {
-    const SEED: u64 = 0x1234_5678_9abc;
+fn update_matrix(
+    bench: &mut Bench<'_>,
+    shape: [usize; 2],
+    moments: Elem,
+    of_gradients: Elem,
+) -> Result<Vec<Check>, BoardError> {
     const FIRST: usize = 6;
     bench.clear();
     let [n_rows, n_columns] = shape;
@@ -196,11 +275,10 @@ fn update_matrix(bench: &mut Bench<'_>, shape: [usize; 2], moments: Elem) -> Res
     };
     let mut on_cpu = vec![0.0; muon::cpu::scratch_len(n_rows, n_columns)];
     for update_idx in 1..=3 {
-        let gradients = normal(update_idx, n);
-        let g_ptr = bench.put_f32(&gradients)?;
+        let (gradients, g_ptr) = gradients_of(bench, update_idx, n, of_gradients)?;
         let update = Update { learning_rate: 0.05, ..numbers(update_idx, cpu::norm(&gradients)) };
         bench.board.write(state_ptr.bytes(), &StepState::new(&update, 0).to_bytes())?;
-        grad_norm::norm(bench.board, norm_ptr, g_ptr, n, CLIP_NORM, of_norm)?;
+        grad_norm::norm(bench.board, norm_ptr, &[(g_ptr, n)], CLIP_NORM, of_norm)?;
         let step = muon::board::Step {
             weights: w_ptr,
             momentum: m_ptr,
@@ -230,7 +308,9 @@ fn update_matrix(bench: &mut Bench<'_>, shape: [usize; 2], moments: Elem) -> Res
         Elem::F32 => momentum,
         _ => narrow.iter().map(|&x| widen(x)).collect(),
     };
-    let subject = bench.subject("muon", format!("({n_rows}, {n_columns}), moments in {}", moments.suffix()));
+    let [of_moments, of_gradients] = [moments, of_gradients].map(Elem::suffix);
+    let numbers = format!("({n_rows}, {n_columns}), moments in {of_moments}, gradients in {of_gradients}");
+    let subject = bench.subject("muon", numbers);
     let exact: Vec<f64> = expected.iter().map(|&x| f64::from(x)).collect();
     // The norm's sum is in another order, so the factor can differ by a rounding: by that the momentum, which rounding at
     // random can make a neighbour's distance of bfloat16.
@@ -303,7 +383,7 @@ fn ranks(bench: &mut Bench<'_>) -> Result<Vec<Check>, BoardError> {
     let mut said = |gradients: &[f32]| -> Result<(GradNorm, StepResult), BoardError> {
         let at = bench.put_f32(gradients)?;
         for rank in 0..WORLD {
-            grad_norm::sums_of_squares(bench.board, sums.row(rank), at.add(rank * n), n)?;
+            grad_norm::sums_of_squares(bench.board, sums.row(rank), at.add(rank * n).into(), n)?;
             let (losses, hits) = (losses_ptr.add(rank * n_rows), hits_ptr.add(rank * n_rows));
             results::sum_of_rank(bench.board, &sums, rank, losses, hits, n_rows)?;
         }
