@@ -130,6 +130,18 @@ fn any_launcher_and_number_of_ranks_trains_to_the_bits_of_one_process() {
 }
 
 #[test]
+fn ranks_that_own_matrices_train_by_muon_to_the_bits_of_one_process() {
+    let _job = one_at_a_time();
+    let bench = Workbench::new();
+    let by_muon = |run: &'static str| ["--out", run, "--set", "optimizer.kind=muon"];
+    expect(0, alone(&bench, &by_muon("alone")));
+    let Some(launcher) = launchers("muon").first().copied() else { return };
+    expect(0, mpirun(launcher, &bench, &[(2, &[])], &by_muon("two")));
+    assert_eq!(bench.losses("two"), bench.losses("alone"));
+    assert!(tensors(&bench, "two") == tensors(&bench, "alone"));
+}
+
+#[test]
 fn a_run_stopped_by_a_signal_to_any_rank_goes_on_with_any_number_of_ranks() {
     let _job = one_at_a_time();
     let bench = Workbench::new();

@@ -61,7 +61,7 @@ struct Piece {
 impl Split {
     /// The parts of a buffer of `len` elements, all of which AdamW updates.
     pub fn new(len: usize, share: Share) -> Self {
-        let pieces = pieces_of_rest(len, &[0..len], share.world);
+        let pieces = pieces_of_rest(len, &[0..len, len..len], share.world);
         Self::of_pieces(len, share, pieces)
     }
 
@@ -137,7 +137,7 @@ impl Split {
 }
 
 /// What lies in `rest` of a buffer of `len` elements, cut at the bounds of blocks, as many pieces for each of `world` ranks.
-fn pieces_of_rest(len: usize, rest: &[Range<usize>], world: usize) -> Vec<Piece> {
+fn pieces_of_rest(len: usize, rest: &[Range<usize>; 2], world: usize) -> Vec<Piece> {
     let n_blocks = len.div_ceil(block_len(len));
     let in_block = |block: usize| rest.iter().map(move |part| within(&block_range(len, block), part));
     let pieces: Vec<Range<usize>> =
@@ -220,7 +220,7 @@ mod tests {
                 let n = all.clone().map(Ranges::len).sum();
                 (n, Ranges::of(all.flat_map(Ranges::iter).cloned()))
             };
-            let whole = Ranges::of([0..layout.len()]);
+            let whole = Ranges::of(std::iter::once(0..layout.len()));
             assert_eq!(of(|part| &part.updated), (layout.len(), whole.clone()), "{what}");
             assert_eq!(of(|part| &part.in_blocks), (layout.len(), whole), "{what}");
             let mut blocks: Vec<usize> = split.parts().iter().flat_map(|part| part.blocks.clone()).collect();
