@@ -51,7 +51,7 @@ def make(name, base, settings, out):
     model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", lora_dropout=0.0, **settings))
     factors = {key: value for key, value in model.named_parameters() if value.requires_grad}
     for value in factors.values():
-        value.data = torch.randn_like(value) * 0.3
+        value.data = torch.randn_like(value) * 0.1
     folder = out / name
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder)

@@ -64,7 +64,7 @@ mod tests {
             window_pattern: 3,
             ..ModelConfig::default()
         };
-        let attention = |config: &ModelConfig| (flops_per_token(config, 0).llm_c) / (6 * 128);
+        let attention = |config: &ModelConfig| flops_per_token(config, 0, 0).llm_c / (6 * 128);
         assert_eq!(attention(&config), 2 * 128 + 5 * 32);
         assert_eq!(attention(&ModelConfig { window_pattern: 0, ..config.clone() }), 7 * 32);
         assert_eq!(attention(&ModelConfig { window: 0, ..config }), 7 * 128);

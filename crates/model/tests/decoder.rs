@@ -9,8 +9,8 @@ use kernel_shim::ShimBoard;
 use wattle_model::generate::{Alone, Asked, likelihoods};
 use wattle_model::{
     ActivationKind, BoardDecoder, ByModel, Decoder, DecoderOptions, EngineError, EvaluatorOptions, Family,
-    GenerateOptions, Generator, KvCache, LanguageModel, ModelConfig, Parameter, Pass, RopeScaling, Sampling,
-    Sequences, Texts,
+    GenerateOptions, Generator, KvCache, LanguageModel, Masks, ModelConfig, Parameter, Pass, RopeScaling,
+    Sampling, Sequences, Texts,
 };
 use wattle_ops::board::select::Selecting;
 use wattle_ops::board::{Board, Elem};
@@ -294,7 +294,7 @@ fn losses_of_an_evaluator_are_those_of_the_model_also_over_windows_shorter_than_
             let expected = losses(model.as_ref(), &inputs, &targets, context);
             for (elem, tolerance) in [(Elem::F32, 1e-5), (Elem::Bf16, 2e-2)] {
                 for board in [ShimBoard::default(), ShimBoard::default().with_fused_attention()] {
-                    let options = EvaluatorOptions { batch_size: 3, context, elem, weights: false };
+                    let options = EvaluatorOptions { batch_size: 3, context, elem, masks: Masks::default() };
                     let mut evaluator = model.evaluator(Arc::new(board), options).unwrap().unwrap();
                     let sum = evaluator.evaluate(Sequences::plain(&inputs, &targets)).unwrap();
                     let difference = (sum.loss / expected - 1.0).abs();
@@ -320,7 +320,8 @@ fn losses(model: &dyn LanguageModel, inputs: &[u32], targets: &[u32], context: u
 #[test]
 fn an_evaluator_takes_no_memory_for_training_and_is_refused_where_it_does_not_fit() {
     let model = model(&gpt2());
-    let options = EvaluatorOptions { batch_size: 2, context: CONTEXT, elem: Elem::F32, weights: false };
+    let options =
+        EvaluatorOptions { batch_size: 2, context: CONTEXT, elem: Elem::F32, masks: Masks::default() };
     let evaluator = model.evaluator(Arc::new(ShimBoard::default()), options).unwrap().unwrap();
     let plan = evaluator.memory();
     assert_eq!((plan.gradients, plan.moments), (0, 0));

@@ -583,7 +583,7 @@ mod tests {
                 resumed: None,
                 grid: &[],
                 known: None,
-                masked_step: None,
+                beside: None,
                 together: Some((&ranks, &seats)),
             };
             let (mut metering, mut info) = Metering::start(&options).unwrap();

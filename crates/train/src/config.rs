@@ -288,23 +288,23 @@ section! {
         ///
         /// Batches of `train.micro_batch_size` sequences, spread evenly over the split.
         pub batches: usize = 0, unit("batches"), idle(when_zero("data.val_fraction"));
-        /// Files of items on which the model is scored at each evaluation.
+        /// Files of items to score the model on.
         ///
-        /// JSON lines: multiple choice, cloze, or greedy text against an answer, one kind a file. `docs/evaluation.md`
+        /// At each evaluation. JSON lines: multiple choice, cloze, or greedy text against an answer, one kind a file. `docs/evaluation.md`
         /// describes them. Training is the same to the bit with and without.
         pub tasks: Vec<PathBuf> = Vec::new(), free_at_resume();
-        /// Texts that the model goes on from at each evaluation.
+        /// Texts that the model goes on from.
         ///
-        /// A list of texts, or the path of a file with one a line. What the model writes is in `events.jsonl` and on the
+        /// At each evaluation. A list of texts, or the path of a file with one a line. What the model writes is in `events.jsonl` and on the
         /// report's page. Training is the same to the bit with and without.
         pub prompts: Prompts = Prompts::default(), free_at_resume();
-        /// Tokens that the model writes after each prompt.
+        /// Tokens written after each prompt.
         pub prompt_tokens: usize = 64,
             unit("tokens"),
             expects(at_least(1.0)),
             idle(without("evaluate.prompts")),
             free_at_resume();
-        /// Temperature of the text after a prompt; 0: the likeliest token each time.
+        /// Temperature of that text; 0: greedy.
         ///
         /// Above 0, tokens are drawn by `run.seed`, with the same numbers at each evaluation.
         pub prompt_temperature: f64 = 0.0,

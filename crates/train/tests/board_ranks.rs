@@ -69,7 +69,7 @@ fn options(config: &ModelConfig) -> TrainerOptions {
             clip_norm: 0.5,
             ..TrainConfig::default()
         },
-        evaluate: EvaluateConfig { every_steps: 4, batches: 2 },
+        evaluate: EvaluateConfig { every_steps: 4, batches: 2, ..EvaluateConfig::default() },
         checkpoint_every_steps: 3,
         checkpoint_in_background: true,
         ..TrainerOptions::default()

@@ -353,7 +353,7 @@ fn options(engine: EngineChoice) -> TrainerOptions {
             engine,
             ..TrainConfig::default()
         },
-        evaluate: EvaluateConfig { every_steps: 5, batches: 0 },
+        evaluate: EvaluateConfig { every_steps: 5, batches: 0, ..EvaluateConfig::default() },
         checkpoint_every_epochs: 1,
         ..TrainerOptions::default()
     }

@@ -23,7 +23,7 @@ pub(crate) fn scores(source: &Source<'_>) -> Markup {
         div.wide {
             table {
                 tr {
-                    th { "task" } th { "metric" } th { "items" } th { "first" } th { "last" } th { "step" }
+                    th { "task" } th.words { "metric" } th { "items" } th { "first" } th { "last" } th { "step" }
                     th { "energy by then" }
                 }
                 @for (evaluation, task) in &latest {
@@ -42,7 +42,7 @@ fn row(all: &[TaskEvaluation], last: &TaskEvaluation, task: &TaskScores, score: 
     html! {
         tr {
             td { (task.task) }
-            td { (score.metric) }
+            td.words { (score.metric) }
             td { (count(task.items)) }
             td { (all.iter().find_map(scored).unwrap_or_default()) }
             td { (shown(score)) }

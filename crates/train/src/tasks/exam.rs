@@ -65,7 +65,7 @@ impl Exam {
 impl ExamTask {
     fn new(task: Task, tokenizer: &Tokenizer, context: usize) -> Result<Self, DataError> {
         let of_item = |number: usize, tokens: Result<ItemTokens, DataError>| {
-            let wrong = |source| DataError::Item { path: task.path.clone(), number, fault: Box::new(fault) };
+            let wrong = |fault| DataError::Item { path: task.path.clone(), number, fault: Box::new(fault) };
             tokens.map_err(wrong)
         };
         let mut n_truncated = 0;
