@@ -26,6 +26,9 @@ wattle_settings::choices! {
     }
 }
 
+/// Windows, and the context that they were made for.
+type Made = Option<(usize, Arc<Bins>)>;
+
 /// How the windows of a split are made of its documents, and those that were made last.
 #[derive(Clone, Debug)]
 pub(crate) struct Packed {
@@ -34,7 +37,7 @@ pub(crate) struct Packed {
     pub(crate) end: u32,
     /// How many documents there are, where that is known.
     pub(crate) n_documents: Option<u64>,
-    made: Arc<Mutex<Option<(usize, Arc<Bins>)>>>,
+    made: Arc<Mutex<Made>>,
 }
 
 impl Packed {
