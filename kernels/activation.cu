@@ -3,7 +3,7 @@
 //   fwd  out = f(x + bias)
 //   bwd  grad = grad * f'(x + bias), in place
 //
-// kind: 0 GELU, x * Phi(x); 1 its tanh form; 2 ReLU, with slope 1 at 0 as on the CPU.
+// kind: 0 GELU, x * Phi(x); 1 its tanh form; 2 ReLU, with slope 1 at 0 as on the CPU; 3 ReLU squared.
 // x, out, grad (n, c); bias (c), may be null. Launch: one thread a pack of 16 bytes, block 256; c a row's width.
 // out and grad are overwritten. No shared memory.
 #include "common.cuh"
@@ -16,7 +16,8 @@ constexpr float SQRT_HALF = 0.7071067811865476f;
 __device__ __forceinline__ float activate(int kind, float x) {
   if (kind == 0) return x * 0.5f * erfcf(-x * SQRT_HALF);
   if (kind == 1) return x / (1.0f + expf(-x * (GELU_LINEAR + GELU_CUBIC * x * x)));
-  return x < 0.0f ? 0.0f : x;
+  const float positive = x < 0.0f ? 0.0f : x;
+  return kind == 2 ? positive : positive * positive;
 }
 
 __device__ __forceinline__ float slope(int kind, float x) {
@@ -25,7 +26,8 @@ __device__ __forceinline__ float slope(int kind, float x) {
     const float gate = 1.0f / (1.0f + expf(-x * (GELU_LINEAR + GELU_CUBIC * x * x)));
     return gate + x * gate * (1.0f - gate) * (GELU_LINEAR + 3.0f * GELU_CUBIC * x * x);
   }
-  return x < 0.0f ? 0.0f : 1.0f;
+  if (kind == 2) return x < 0.0f ? 0.0f : 1.0f;
+  return x < 0.0f ? 0.0f : 2.0f * x;
 }
 
 // The pack of x + bias that starts at element i of all; packs do not end at rows.

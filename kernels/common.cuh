@@ -26,6 +26,12 @@ template <class T> __device__ __forceinline__ T from_f32(float x);
 template <> __device__ __forceinline__ float from_f32<float>(float x) { return x; }
 template <> __device__ __forceinline__ bf16 from_f32<bf16>(float x) { return __float2bfloat16(x); }
 
+// The position of a row in its document. documents: the row of its sequence, of t rows, at which each row's document starts,
+// or null where each sequence is one document.
+__device__ __forceinline__ unsigned position_of(unsigned row, int t, const uint32_t* documents) {
+  return row % t - (documents == nullptr ? 0 : documents[row]);
+}
+
 // 16 bytes of neighbours, widened to f32.
 template <class T> struct Pack {
   static constexpr int N = 16 / sizeof(T);

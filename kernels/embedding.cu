@@ -1,11 +1,14 @@
 // Rows of the token table, and of the position table where there is one.
 //
-//   fwd                out[r] = dropped(token_table[tokens[r]] + position_table[r mod t])
+//   fwd                out[r] = dropped(token_table[tokens[r]] + position_table[p])
 //   bwd                grad_token_table[token] += sum of the token's rows of grad_out, in the order of `order`
 //   bwd_chunks, joins  the same of a token whose rows are many by many blocks: `order` is cut into chunks of 32. A run of
 //                      one token within a chunk is added to the table; what comes from the chunk before goes to partial
 //                      (chunk, 0), what starts here and goes on to (chunk, 1), and bwd_joins adds those up in order
-//   position_bwd       grad_position_table[p] += sum over sequences of grad_out[s * t + p], in their order
+//   position_bwd       grad_position_table[p] += sum of grad_out[r] over the rows at position p, in their order
+//
+// p is the row's position in its document: r mod t - documents[r], where documents (n) u32 has the row of its sequence at
+// which each row's document starts, or r mod t where documents is null.
 //
 // tokens, order (n) u32: `order` has the rows sorted by token, equals in their order. out, grad_out (n, c); tables
 // (v, c) and (>= t, c); gradients f32, accumulated. No atomics: always the same bits.
@@ -16,12 +19,12 @@
 
 template <class T>
 __device__ __forceinline__ void fwd(T* out, const uint32_t* tokens, const T* token_table, const T* position_table,
-                                    int t, int c, float probability, uint64_t seed, uint32_t purpose,
-                                    uint64_t first_element, const StepState* state) {
+                                    const uint32_t* documents, int t, int c, float probability, uint64_t seed,
+                                    uint32_t purpose, uint64_t first_element, const StepState* state) {
   constexpr int N = Pack<T>::N;
   const size_t row = blockIdx.x;
   const T* token = token_table + (size_t)tokens[row] * c;
-  const T* position = position_table == nullptr ? nullptr : position_table + (row % t) * c;
+  const T* position = position_table == nullptr ? nullptr : position_table + (size_t)position_of(row, t, documents) * c;
   Dropped dropped(probability, seed, purpose, state);
   for (int i = threadIdx.x * N; i < c; i += blockDim.x * N) {
     Pack<T> a = load(token + i, c - i);
@@ -149,13 +152,16 @@ __device__ __forceinline__ void bwd_joins(float* grad_token_table, const float* 
 }
 
 template <class T>
-__device__ __forceinline__ void position_bwd(float* grad_position_table, const T* grad_out, int n, int t, int c) {
+__device__ __forceinline__ void position_bwd(float* grad_position_table, const T* grad_out, const uint32_t* documents,
+                                             int n, int t, int c) {
   constexpr int N = Pack<T>::N;
   const int column = (blockIdx.y * blockDim.x + threadIdx.x) * N;
   if (column >= c) return;
   float* to = grad_position_table + (size_t)blockIdx.x * c + column;
   Pack<T> total = load_f32<T>(to, c - column);
-  for (int row = blockIdx.x; row < n; row += t) {
+  // Without documents, one row of each sequence; with them, rows from there on may stand at the same position.
+  for (int row = blockIdx.x; row < n; row += documents == nullptr ? t : 1) {
+    if (documents != nullptr && position_of(row, t, documents) != blockIdx.x) continue;
     const Pack<T> g = load(grad_out + (size_t)row * c + column, c - column);
 #pragma unroll
     for (int k = 0; k < N; k++) total.values[k] += g.values[k];
@@ -165,10 +171,11 @@ __device__ __forceinline__ void position_bwd(float* grad_position_table, const T
 
 #define EMBEDDING(dtype, T)                                                                                        \
   extern "C" __global__ void __launch_bounds__(128)                                                                \
-      embedding_fwd_##dtype(T* out, const uint32_t* tokens, const T* token_table, const T* position_table, int t,  \
-                            int c, float probability, uint64_t seed, uint32_t purpose, uint64_t first_element,     \
-                            const StepState* state) {                                                              \
-    fwd(out, tokens, token_table, position_table, t, c, probability, seed, purpose, first_element, state);         \
+      embedding_fwd_##dtype(T* out, const uint32_t* tokens, const T* token_table, const T* position_table,         \
+                            const uint32_t* documents, int t, int c, float probability, uint64_t seed,             \
+                            uint32_t purpose, uint64_t first_element, const StepState* state) {                    \
+    fwd(out, tokens, token_table, position_table, documents, t, c, probability, seed, purpose, first_element,      \
+        state);                                                                                                    \
   }                                                                                                                \
   extern "C" __global__ void __launch_bounds__(256)                                                                \
       embedding_bwd_##dtype(float* grad_token_table, const T* grad_out, const uint32_t* tokens,                    \
@@ -176,8 +183,9 @@ __device__ __forceinline__ void position_bwd(float* grad_position_table, const T
     bwd(grad_token_table, grad_out, tokens, order, n, c);                                                          \
   }                                                                                                                \
   extern "C" __global__ void __launch_bounds__(128)                                                                \
-      embedding_position_bwd_##dtype(float* grad_position_table, const T* grad_out, int n, int t, int c) {         \
-    position_bwd(grad_position_table, grad_out, n, t, c);                                                          \
+      embedding_position_bwd_##dtype(float* grad_position_table, const T* grad_out, const uint32_t* documents,     \
+                                     int n, int t, int c) {                                                        \
+    position_bwd(grad_position_table, grad_out, documents, n, t, c);                                               \
   }                                                                                                                \
   extern "C" __global__ void __launch_bounds__(128) embedding_bwd_chunks_##dtype(                                  \
       float* grad_token_table, float* partial, const T* grad_out, const uint32_t* tokens, const uint32_t* order,   \

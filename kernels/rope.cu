@@ -3,18 +3,19 @@
 //   (x1, x2) = (x1 * cos - x2 * sin, x2 * cos + x1 * sin), x1 and x2 the halves of a head
 //
 // The gradient is turned back: direction -1. x: row r has its heads from r * row_stride on; row r stands at position
-// r mod t; cos, sin (>= t, d / 2) f32. Launch: grid (n), block 128. No shared memory.
+// r mod t - documents[r], where documents (n) u32 has the row of its sequence at which each row's document starts, or
+// r mod t where documents is null; cos, sin (>= t, d / 2) f32. Launch: grid (n), block 128. No shared memory.
 //
 // fwd_packs, bwd_packs: the same bits, where halves of heads are whole packs at multiples of 16 bytes: a thread turns two
 // packs. Launch: grid (n * n_heads * d / 2 / pack / 256), block 256.
 #include "common.cuh"
 
 template <class T>
-__device__ __forceinline__ void turn(T* x, const float* cos, const float* sin, int row_stride, int n_heads, int d,
-                                     int t, float direction) {
+__device__ __forceinline__ void turn(T* x, const float* cos, const float* sin, const uint32_t* documents,
+                                     int row_stride, int n_heads, int d, int t, float direction) {
   const int half = d / 2;
   T* row = x + (size_t)blockIdx.x * row_stride;
-  const size_t angle = (size_t)(blockIdx.x % t) * half;
+  const size_t angle = (size_t)position_of(blockIdx.x, t, documents) * half;
   for (int i = threadIdx.x; i < n_heads * half; i += blockDim.x) {
     const int head = i / half, k = i % half;
     T* a = row + head * d + k;
@@ -26,14 +27,14 @@ __device__ __forceinline__ void turn(T* x, const float* cos, const float* sin, i
 }
 
 template <class T>
-__device__ __forceinline__ void turn_packs(T* x, const float* cos, const float* sin, int n, int row_stride, int n_heads,
-                                           int d, int t, float direction) {
+__device__ __forceinline__ void turn_packs(T* x, const float* cos, const float* sin, const uint32_t* documents, int n,
+                                           int row_stride, int n_heads, int d, int t, float direction) {
   constexpr int N = Pack<T>::N;
   const unsigned half = d / 2, packs = half / N, i = blockIdx.x * blockDim.x + threadIdx.x;
   const unsigned row = i / (n_heads * packs), head = i / packs % n_heads, k = i % packs * N;
   if (row >= (unsigned)n) return;
   T* a = x + (size_t)row * row_stride + head * d + k;
-  const size_t angle = (size_t)(row % t) * half + k;
+  const size_t angle = (size_t)position_of(row, t, documents) * half + k;
   const Line first = load_line(a, true), second = load_line(a + half, true);
   const Pack<T> c = load_f32<T>(cos + angle, N), s = load_f32<T>(sin + angle, N);
   Pack<T> x1 = widen<T>(first), x2 = widen<T>(second);
@@ -49,20 +50,24 @@ __device__ __forceinline__ void turn_packs(T* x, const float* cos, const float* 
 
 #define ROPE(dtype, T)                                                                                             \
   extern "C" __global__ void __launch_bounds__(128)                                                                \
-      rope_fwd_##dtype(T* x, const float* cos, const float* sin, int row_stride, int n_heads, int d, int t) {      \
-    turn(x, cos, sin, row_stride, n_heads, d, t, 1.0f);                                                            \
+      rope_fwd_##dtype(T* x, const float* cos, const float* sin, const uint32_t* documents,                        \
+                       int row_stride, int n_heads, int d, int t) {                                                \
+    turn(x, cos, sin, documents, row_stride, n_heads, d, t, 1.0f);                                                 \
   }                                                                                                                \
   extern "C" __global__ void __launch_bounds__(128)                                                                \
-      rope_bwd_##dtype(T* grad, const float* cos, const float* sin, int row_stride, int n_heads, int d, int t) {   \
-    turn(grad, cos, sin, row_stride, n_heads, d, t, -1.0f);                                                        \
+      rope_bwd_##dtype(T* grad, const float* cos, const float* sin, const uint32_t* documents,                     \
+                       int row_stride, int n_heads, int d, int t) {                                                \
+    turn(grad, cos, sin, documents, row_stride, n_heads, d, t, -1.0f);                                             \
   }                                                                                                                \
-  extern "C" __global__ void __launch_bounds__(256) rope_fwd_packs_##dtype(                                        \
-      T* x, const float* cos, const float* sin, int n, int row_stride, int n_heads, int d, int t) {                \
-    turn_packs(x, cos, sin, n, row_stride, n_heads, d, t, 1.0f);                                                   \
+  extern "C" __global__ void __launch_bounds__(256)                                                                \
+      rope_fwd_packs_##dtype(T* x, const float* cos, const float* sin, const uint32_t* documents,                  \
+                             int n, int row_stride, int n_heads, int d, int t) {                                   \
+    turn_packs(x, cos, sin, documents, n, row_stride, n_heads, d, t, 1.0f);                                        \
   }                                                                                                                \
-  extern "C" __global__ void __launch_bounds__(256) rope_bwd_packs_##dtype(                                        \
-      T* grad, const float* cos, const float* sin, int n, int row_stride, int n_heads, int d, int t) {             \
-    turn_packs(grad, cos, sin, n, row_stride, n_heads, d, t, -1.0f);                                               \
+  extern "C" __global__ void __launch_bounds__(256)                                                                \
+      rope_bwd_packs_##dtype(T* grad, const float* cos, const float* sin, const uint32_t* documents,               \
+                             int n, int row_stride, int n_heads, int d, int t) {                                   \
+    turn_packs(grad, cos, sin, documents, n, row_stride, n_heads, d, t, -1.0f);                                    \
   }                                                                                                                \
   EXPORT(rope_fwd_##dtype)                                                                                         \
   EXPORT(rope_bwd_##dtype)                                                                                         \

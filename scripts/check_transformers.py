@@ -34,7 +34,7 @@ import transformers
 from tokenizers import decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaConfig, PreTrainedTokenizerFast
-from transformers import MistralConfig, Olmo2Config, Qwen2Config, Qwen3Config
+from transformers import ArceeConfig, MistralConfig, Olmo2Config, Qwen2Config, Qwen3Config
 
 # Its bars and its advice on long texts say nothing here.
 transformers.logging.disable_progress_bar()
@@ -62,6 +62,8 @@ OURS = {
     "qwen3, wide heads": {"model.family": "qwen3", "model.n_kv_heads": 1, "model.head_width": 24, "model.norm_eps": 1e-6},
     "mistral, window": {"model.family": "mistral", "model.n_kv_heads": 2, "model.head_width": 8, "model.window": 20},
     "olmo2": {"model.family": "olmo2", "model.tie_embeddings": False},
+    "wattle as qwen3": {"model.family": "wattle", "model.qk_norm": True, "model.tie_embeddings": False},
+    "wattle as arcee": {"model.family": "wattle", "model.activation": "relu2", "model.n_kv_heads": 2},
 }
 SIZES = dict(
     hidden_size=60, intermediate_size=100, num_hidden_layers=3, num_attention_heads=6, max_position_embeddings=48
@@ -82,6 +84,7 @@ THEIRS = {
     "qwen3, wide heads": lambda **rest: Qwen3Config(num_key_value_heads=3, head_dim=16, **SIZES, **rest),
     "mistral, window": lambda **rest: MistralConfig(num_key_value_heads=2, sliding_window=17, **SIZES, **rest),
     "olmo2": lambda **rest: Olmo2Config(num_key_value_heads=3, pad_token_id=None, **SIZES, **rest),
+    "arcee": lambda **rest: ArceeConfig(num_key_value_heads=3, pad_token_id=None, **SIZES, **rest),
 }
 
 

@@ -29,7 +29,7 @@ import safetensors.numpy
 import torch
 import transformers
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2Model, LlamaConfig
-from transformers import MistralConfig, Olmo2Config, Qwen2Config, Qwen3Config
+from transformers import ArceeConfig, MistralConfig, Olmo2Config, Qwen2Config, Qwen3Config
 from transformers.generation import logits_process
 
 PINNED = {"torch": "2.11.0", "transformers": "5.23.0", "safetensors": "0.8.0", "numpy": "2.4.6"}
@@ -37,7 +37,7 @@ STEPS = 10
 BATCH = 3
 OPTIMIZER = {"learning_rate": 4e-3, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.1}
 # Some of the gradients are longer, some shorter.
-CLIP_NORM = {"gpt2": 4.0, "llama": 7.0, "qwen2": 7.0, "qwen3": 5.7, "mistral": 7.0, "olmo2": 7.0}
+CLIP_NORM = {"gpt2": 4.0, "llama": 7.0, "qwen2": 7.0, "qwen3": 5.7, "mistral": 7.0, "olmo2": 7.0, "arcee": 5.5}
 WARMUP_STEPS = 3
 MIN_LEARNING_RATE = 4e-4
 # Two logits closer than this could change places by rounding in f32.
@@ -94,6 +94,11 @@ RELATIVES = {
     "olmo2": Olmo2Config(
         vocab_size=47, max_position_embeddings=13, hidden_size=24, intermediate_size=40, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, rms_norm_eps=1e-6, tie_word_embeddings=False, **NO_TOKENS,
+    ),
+    # A Llama with ReLU squared: a wattle with that activation.
+    "arcee": ArceeConfig(
+        vocab_size=45, max_position_embeddings=14, hidden_size=24, intermediate_size=44, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, rms_norm_eps=1e-6, tie_word_embeddings=True, **NO_TOKENS,
     ),
 }
 # Saved in half precision: read and evaluated, not trained.

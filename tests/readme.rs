@@ -237,6 +237,15 @@ fn furnish(bench: &Workbench) {
         .map(|i| format!("{{\"prompt\": \"who is {i}?\", \"completion\": \"the oak of Pinegate\"}}\n"))
         .collect();
     fs::write(bench.join("chat.jsonl"), chat).unwrap();
+    let choice = |i: u32| {
+        format!(
+            "{{\"kind\":\"choice\",\"prompt\":\"oak {i}\",\"choices\":[\" map\",\" calf\"],\"answer\":{}}}\n",
+            i % 2
+        )
+    };
+    fs::write(bench.join("pets.jsonl"), (0..4).map(choice).collect::<String>()).unwrap();
+    let cloze = "{\"kind\":\"cloze\",\"prompt\":\"the oak of\",\"answer\":\" Pinegate\"}\n";
+    fs::write(bench.join("last-word.jsonl"), cloze.repeat(2)).unwrap();
     fs::write(bench.join("my.toml"), "[run]\nname = \"my\"\n[data]\ninput = [\"mine.txt\"]\n").unwrap();
     let sweep = "seeds = [1]\n[set]\ndata.input = [\"mine.txt\"]\n[[strategy]]\nname = \"base\"\n";
     fs::write(bench.join("mine.toml"), sweep).unwrap();
@@ -260,6 +269,8 @@ fn furnish(bench: &Workbench) {
             "tokenizer.vocab_size=300",
             "--set",
             "train.max_steps=6",
+            "--set",
+            "evaluate.tasks=[\"pets.jsonl\"]",
         ];
         let output = bench.train(&[&["--out", &out, "--set", &seed], &set[..]].concat()).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

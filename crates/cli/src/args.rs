@@ -554,13 +554,15 @@ pub struct ShowArgs {
 #[cfg(feature = "train")]
 #[derive(Debug, clap::Args)]
 #[command(
-    group(clap::ArgGroup::new("held").required(true).args(["data", "text"])),
+    group(clap::ArgGroup::new("held").required(true).args(["data", "text", "tasks"])),
     after_long_help = "\
 Examples:
   wattle evaluate runs/mine --text other.txt
       the latest checkpoint of a run, on any text
   wattle evaluate runs/mine/checkpoints/best --data data/mine --split val --json
       a checkpoint, on the part of a prepared folder that it was not trained on
+  wattle evaluate runs/mine --tasks pets.jsonl last-word.jsonl
+      a checkpoint, on items with a right answer; docs/evaluation.md describes the files
 
 The loss is the mean over all non-overlapping windows of the model's context. A tail shorter than
 a window is left out.")]
@@ -583,6 +585,12 @@ pub struct EvaluateArgs {
     /// A text
     #[arg(long, value_name = "FILE")]
     pub text: Option<PathBuf>,
+    /// Files of items with a right answer (JSON lines). The scores of a run's checkpoint are kept in its tasks.jsonl
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "split")]
+    pub tasks: Vec<PathBuf>,
+    /// Items at once on a GPU; scores are the same for any number
+    #[arg(long, value_name = "N", default_value_t = 16, conflicts_with_all = ["data", "text"])]
+    pub batch_size: usize,
     /// What to compute on: auto, cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: wattle_train::device::DeviceChoice,
@@ -860,7 +868,10 @@ Examples:
   wattle compare runs/small runs/large
       which of them cost less for the same loss
   wattle compare runs/* --target-loss 1.5 --html compare.html
-      joules and grams to a loss of 1.5, and a page with the curves over each other")]
+      joules and grams to a loss of 1.5, and a page with the curves over each other
+  wattle compare runs/small runs/large --metric pets --target-score 0.6
+      joules until 60 % of the items in pets.jsonl are right, by wattle evaluate --tasks or
+      evaluate.tasks")]
 pub struct CompareArgs {
     /// Run directories
     #[arg(required = true, num_args = 2.., value_name = "RUN", add = ArgValueCompleter::new(completion::runs))]
@@ -868,6 +879,12 @@ pub struct CompareArgs {
     /// The validation loss to compare the way to; default the best that all of them reached
     #[arg(long, value_name = "L")]
     pub target_loss: Option<f64>,
+    /// Compare the way to a score on this task, by the metric that stands for it or by another: pets:acc_norm
+    #[arg(long, value_name = "TASK[:METRIC]", conflicts_with = "target_loss")]
+    pub metric: Option<wattle_report::compare::Metric>,
+    /// The score of --metric to compare the way to, from 0 to 1; default the best that all of them reached
+    #[arg(long, value_name = "S", requires = "metric")]
+    pub target_score: Option<f64>,
     /// As JSON
     #[arg(long)]
     pub json: bool,

@@ -10,6 +10,7 @@ use crate::format::{BadRecords, Format, FormatChoice};
 use crate::inputs::{Inputs, pattern_of};
 use crate::manifest;
 use crate::mixture::{Mixture, MixtureSource};
+use crate::packing::Packing;
 use crate::pii_choice::PiiChoice;
 use crate::tokenizer_kind::TokenizerKind;
 
@@ -130,6 +131,12 @@ section! {
             check(Self::missing_template),
             idle(when_set("data.dir")),
             idle(without("data.input"));
+        /// How documents become windows of `model.context` tokens.
+        ///
+        /// With `documents` and `padded`, a document sees itself alone and its positions start at 0. It is predicted whole,
+        /// its first token from the one that ends documents; a longer one than a window is cut. Padding is not learnt, and
+        /// its tokens and joules are told. Evaluations are cut likewise.
+        pub packing: Packing = Packing::default(), idle(when("data.format", &["text"]));
         /// A folder that `wattle prepare` made.
         ///
         /// It has its own tokenizer and split. Excludes `data.input`.

@@ -2,11 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use wattle_settings::Choices;
+
 use crate::conversation::{ChatTemplate, template};
 use crate::digest::sha256_hex;
 use crate::error::DataError;
-use crate::manifest::{ChatManifest, Manifest, SplitManifest};
+use crate::manifest::{ChatManifest, Manifest, Separator, SplitManifest};
 use crate::mixture::Mixture;
+use crate::packing::{Packed, Packing};
 use crate::progress::Progress;
 use crate::split::Split;
 use crate::store::TokenStore;
@@ -141,6 +144,51 @@ impl Dataset {
             (source.weight, source.epochs) = (asked.weight, asked.epochs);
         }
         self
+    }
+
+    /// The same with documents kept apart as `packing` says.
+    ///
+    /// # Errors
+    /// If there are no documents, or no token marks their ends.
+    pub fn packed_as(self, packing: Packing) -> Result<Self, DataError> {
+        if packing == Packing::None {
+            return Ok(self);
+        }
+        let refused = |reason: &str| DataError::NotPackable {
+            packing: packing.name(),
+            source_name: source_name(&self.manifest),
+            reason: reason.to_owned(),
+        };
+        let (end, documents) = match &self.manifest.documents {
+            None => {
+                return Err(refused(
+                    "is one running text: give documents (JSON, Parquet, or text with <|endoftext|> lines), or set \
+                     data.packing = \"none\"",
+                ));
+            }
+            Some(documents) => match documents.separator {
+                Separator::Token { id, .. } => (id, documents),
+                Separator::Text(_) => {
+                    return Err(refused(
+                        "was prepared by a tokenizer without a token that ends documents: use another tokenizer.kind or \
+                         tokenizer.file, or set data.packing = \"none\"",
+                    ));
+                }
+            },
+        };
+        let packed = |store: TokenStore, n_documents| store.packed_as(Packed::new(packing, end, n_documents));
+        let (n_train, n_val) = (documents.train, documents.val);
+        let mixture = self.mixture.into_iter().map(|source| MixedSource {
+            train: packed(source.train, None),
+            val: source.val.map(|val| packed(val, None)),
+            ..source
+        });
+        Ok(Self {
+            train: packed(self.train, Some(n_train)),
+            val: self.val.map(|val| packed(val, Some(n_val))),
+            mixture: mixture.collect(),
+            ..self
+        })
     }
 
     /// What is evaluated on: the validation split, of a mixture each source's.

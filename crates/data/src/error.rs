@@ -25,6 +25,53 @@ pub enum DataError {
         /// Why it failed.
         source: io::Error,
     },
+    /// A file of items could not be read.
+    #[error("cannot read {path:?}: {source}; check evaluate.tasks or --tasks")]
+    ReadTask {
+        /// The file.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// Two files of items have the same name.
+    #[error("{first:?} and {second:?} are both the task {name:?}; rename one of them")]
+    SameTask {
+        /// The name.
+        name: String,
+        /// The first of them.
+        first: PathBuf,
+        /// The second.
+        second: PathBuf,
+    },
+    /// An item of a task that cannot be made tokens of.
+    #[error("{path:?}, item {number}: {fault}")]
+    Item {
+        /// The file.
+        path: PathBuf,
+        /// Which item, counted from 1.
+        number: usize,
+        /// What is wrong.
+        fault: Box<DataError>,
+    },
+    /// A continuation that its context's last token swallows.
+    #[error("{continuation:?} has no token of its own after its prompt; make it longer")]
+    NoContinuation {
+        /// The continuation.
+        continuation: String,
+    },
+    /// A text that does not fit into a model's context.
+    #[error("{what} has {got} tokens, and the model's context is {context}; shorten it")]
+    ContinuationTooLong {
+        /// What is too long.
+        what: String,
+        /// Its tokens.
+        got: usize,
+        /// The model's context.
+        context: usize,
+    },
+    /// A text that begins from nothing, without a token to begin from.
+    #[error("the prompt is empty and the tokenizer has no end of text to begin from; write a prompt")]
+    NoStartOfText,
     /// An input without a character.
     #[error("{path:?} is empty: expected text; remove it from data.input")]
     Empty {
@@ -461,6 +508,32 @@ pub enum DataError {
         source_name: String,
         /// The split.
         split: Split,
+    },
+    /// A split whose documents' bounds its tokens do not tell.
+    #[error(
+        "{source_name}: the {split} split has {expected} documents, but {got} of the tokens that end one: they stand within \
+         conversations too, so data.packing cannot tell where one ends; use another data.chat_template, or \
+         data.packing = \"none\""
+    )]
+    DocumentBounds {
+        /// What the split is of.
+        source_name: String,
+        /// The split.
+        split: Split,
+        /// Documents by the dataset's manifest.
+        expected: u64,
+        /// Documents by the tokens that end them.
+        got: u64,
+    },
+    /// Documents are to be kept apart, and there are none, or nothing marks their ends.
+    #[error("data.packing = {packing:?}, but {source_name} {reason}")]
+    NotPackable {
+        /// The value of the key.
+        packing: &'static str,
+        /// What the data are of.
+        source_name: String,
+        /// Why, and what to do.
+        reason: String,
     },
     /// A text of which nothing can be predicted.
     #[error(

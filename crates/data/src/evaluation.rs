@@ -1,7 +1,7 @@
 //! Evaluation batches: windows in order, the same at every evaluation.
 
+use crate::batch::{Batch, check_batch_size};
 use crate::error::DataError;
-use crate::loader::{Batch, check_batch_size};
 use crate::store::TokenStore;
 use crate::windows::Windows;
 
@@ -11,7 +11,6 @@ use crate::windows::Windows;
 /// `max_batches` full batches, their windows spread evenly over the split.
 #[derive(Clone, Debug)]
 pub struct EvalBatches {
-    store: TokenStore,
     context: usize,
     batch_size: usize,
     /// Windows of the split.
@@ -36,7 +35,7 @@ impl EvalBatches {
         check_batch_size(batch_size)?;
         let limit = (max_batches as u64).saturating_mul(batch_size as u64);
         let chosen = if limit == 0 { available.len() } else { available.len().min(limit) };
-        Ok(Self { store: store.clone(), context, batch_size, available, chosen, next: 0 })
+        Ok(Self { context, batch_size, available, chosen, next: 0 })
     }
 
     /// Number of tokens that go through the model over all batches; of conversations not all of them count.
@@ -47,7 +46,7 @@ impl EvalBatches {
     /// The `i`-th window chosen: ⌊i · available / chosen⌋.
     fn window(&self, i: u64) -> u64 {
         let place = u128::from(i) * u128::from(self.available.len()) / u128::from(self.chosen);
-        self.available.at(place as u64)
+        place as u64
     }
 
     fn remaining(&self) -> u64 {
@@ -63,8 +62,10 @@ impl Iterator for EvalBatches {
         let first = self.next;
         self.next += rows as u64;
         (rows > 0).then(|| {
-            let windows = (0..rows).map(|row| self.window(first + row as u64));
-            Batch::of_windows(&self.store, self.context, windows)
+            let mut batch = Batch::with_room(rows, self.context);
+            let mut chosen = (first..first + rows as u64).map(|i| self.window(i));
+            chosen.try_for_each(|window| self.available.append(window, &mut batch))?;
+            Ok(batch)
         })
     }
 

@@ -5,13 +5,14 @@
 //! [`conversation`] makes documents of chats, [`steps`] filters, cleans and counts documents, [`bpe`] and [`tokenizer`] turn
 //! it into tokens, [`shard`] and [`store`] keep those
 //! in memory-mapped files, [`mod@prepare`] runs all of it once into a cached [`dataset`], and [`loader`] cuts
-//! batches as a pure function of seed, epoch, step and rank.
+//! batches as a pure function of seed, epoch, step and rank. [`task`] reads items that a model is scored on.
 //!
 //! Nothing here knows of a device or of a model.
 
 pub mod config;
 pub mod error;
 pub mod mixture;
+mod packing;
 mod pii_choice;
 mod progress;
 mod split;
@@ -77,11 +78,14 @@ mod source;
 mod staging;
 mod tokenize;
 
+pub mod batch;
 pub mod evaluation;
 pub mod loader;
 mod schedule;
+pub mod task;
 mod windows;
 
+pub use batch::Batch;
 pub use catalog::{DatasetManifest, datasets};
 pub use config::{DataConfig, TokenizerConfig};
 pub use conversation::{ChatTemplate, Message, TemplateChoice};
@@ -90,14 +94,16 @@ pub use error::DataError;
 pub use evaluation::EvalBatches;
 pub use fetch::{FetchProgress, Fetched, Fetcher, Token, fetch};
 pub use format::{BadRecords, Format, FormatChoice};
-pub use loader::{Batch, Loader};
+pub use loader::Loader;
 pub use manifest::{BadRecordsManifest, Manifest, SplitManifest, StepManifest};
 pub use mixture::{Mixture, MixtureSource};
+pub use packing::Packing;
 pub use pii_choice::PiiChoice;
 pub use prepare::{prepare, prepare_into};
 pub use progress::{Progress, Stage};
 pub use split::Split;
 pub use store::TokenStore;
+pub use task::Task;
 pub use text_stream::TextStream;
 pub use tokenizer::Tokenizer;
 pub use tokenizer_kind::TokenizerKind;

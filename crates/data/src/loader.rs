@@ -6,105 +6,13 @@ use std::ops::Range;
 
 use wattle_random::Permutation;
 
+use crate::batch::{Batch, check_batch_size};
 use crate::dataset::{Dataset, MixedSource};
 use crate::error::DataError;
 use crate::mixture::{shares, windows_in_epoch};
 use crate::schedule::{Schedule, Turn};
 use crate::store::TokenStore;
 use crate::windows::Windows;
-
-/// Token ids of `batch_size` sequences of `context` tokens, row after row.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Batch {
-    /// What the model reads, `[batch_size, context]`.
-    pub inputs: Vec<u32>,
-    /// What it is to predict, `[batch_size, context]`: the inputs shifted by one.
-    pub targets: Vec<u32>,
-    /// How much each target counts, `[batch_size, context]`: finite and at least 0, where 0 leaves it out. Absent, each
-    /// counts once.
-    pub weights: Option<Vec<f32>>,
-    /// For each token the position in its sequence at which its document starts, `[batch_size, context]`. No token sees
-    /// one of another document. Absent, each sequence is one document.
-    pub documents: Option<Vec<u32>>,
-    /// Number of sequences.
-    pub batch_size: usize,
-    /// Tokens of a sequence.
-    pub context: usize,
-}
-
-impl Batch {
-    /// A batch in which each target counts once and each sequence is one document.
-    pub fn plain(inputs: Vec<u32>, targets: Vec<u32>, batch_size: usize, context: usize) -> Self {
-        Self { inputs, targets, weights: None, documents: None, batch_size, context }
-    }
-
-    /// The first `n` sequences.
-    #[must_use]
-    pub fn first(mut self, n: usize) -> Self {
-        self.batch_size = self.batch_size.min(n);
-        let len = self.batch_size * self.context;
-        self.inputs.truncate(len);
-        self.targets.truncate(len);
-        self.weights.iter_mut().for_each(|weights| weights.truncate(len));
-        self.documents.iter_mut().for_each(|documents| documents.truncate(len));
-        self
-    }
-
-    /// The batch of the windows with these indices.
-    pub(crate) fn of_windows(
-        store: &TokenStore,
-        context: usize,
-        windows: impl ExactSizeIterator<Item = u64> + Clone,
-    ) -> Result<Self, DataError> {
-        let masks_of = windows.clone();
-        Self::of_stores(context, windows.map(|window_idx| (store, window_idx)))
-            .map(|batch| batch.with_masks(store, masks_of))
-    }
-
-    /// The batch of windows, each with its store.
-    fn of_stores<'a>(
-        context: usize,
-        windows: impl ExactSizeIterator<Item = (&'a TokenStore, u64)>,
-    ) -> Result<Self, DataError> {
-        let batch_size = windows.len();
-        let mut inputs = Vec::with_capacity(batch_size * context);
-        let mut targets = Vec::with_capacity(batch_size * context);
-        let mut window = vec![0; context + 1];
-        for (store, window_idx) in windows {
-            store.read(window_idx * context as u64, &mut window)?;
-            inputs.extend_from_slice(&window[..context]);
-            targets.extend_from_slice(&window[1..]);
-        }
-        Ok(Self::plain(inputs, targets, batch_size, context))
-    }
-
-    /// The same with the masks of the windows that it is of, if there are any.
-    fn with_masks(mut self, store: &TokenStore, windows: impl Iterator<Item = u64>) -> Self {
-        if store.has_mask() {
-            let mut weights = Vec::with_capacity(self.targets.len());
-            let mut mask = vec![false; self.context];
-            for window_idx in windows {
-                store.read_mask(window_idx * self.context as u64 + 1, &mut mask);
-                weights.extend(mask.iter().map(|&is_learnt| f32::from(u8::from(is_learnt))));
-            }
-            self.weights = Some(weights);
-        }
-        self
-    }
-
-    /// Number of tokens to predict, those that do not count too.
-    pub fn tokens(&self) -> u64 {
-        self.targets.len() as u64
-    }
-
-    /// Number of targets that count.
-    pub fn counted(&self) -> u64 {
-        match &self.weights {
-            Some(weights) => weights.iter().filter(|&&weight| weight > 0.0).count() as u64,
-            None => self.tokens(),
-        }
-    }
-}
 
 /// Cuts the training split into batches.
 #[derive(Clone, Debug)]
@@ -113,7 +21,8 @@ pub struct Loader {
     context: usize,
     batch_size: usize,
     seed: u64,
-    windows: Windows,
+    /// Of an epoch.
+    n_windows: u64,
     rank: usize,
     world_size: usize,
 }
@@ -122,7 +31,7 @@ pub struct Loader {
 #[derive(Clone, Debug)]
 enum Cut {
     /// One store, all windows once an epoch.
-    One(TokenStore),
+    One(Windows),
     /// The sources of a mixture, by a schedule that goes on over epochs.
     Mixed { sources: Vec<Cutting>, schedule: Schedule },
 }
@@ -131,8 +40,7 @@ enum Cut {
 #[derive(Clone, Debug)]
 struct Cutting {
     name: String,
-    store: TokenStore,
-    windows: u64,
+    windows: Windows,
     /// How often it may be passed through.
     max_passes: Option<f64>,
 }
@@ -159,28 +67,27 @@ impl Loader {
     ) -> Result<Self, DataError> {
         check_batch_size(batch_size)?;
         let cutting = |source: &MixedSource| -> Result<Cutting, DataError> {
-            let windows = source.train.windows(context)?;
+            let windows = Windows::new(&source.train, context)?;
             let max_passes = source.weight.and(source.epochs);
-            Ok(Cutting { name: source.name.clone(), store: source.train.clone(), windows, max_passes })
+            Ok(Cutting { name: source.name.clone(), windows, max_passes })
         };
         let cuttings = sources.iter().map(cutting).collect::<Result<Vec<_>, _>>()?;
-        let of_sources: Vec<u64> = cuttings.iter().map(|source| source.windows).collect();
+        let of_sources: Vec<u64> = cuttings.iter().map(|source| source.windows.len()).collect();
         let [weights, epochs] = [
             sources.iter().map(|source| source.weight).collect::<Vec<_>>(),
             sources.iter().map(|source| source.epochs).collect(),
         ];
-        let windows = match weights.iter().all(Option::is_some) {
+        let n_windows = match weights.iter().all(Option::is_some) {
             true => of_sources.iter().sum(),
             false => windows_in_epoch(&epochs, &of_sources).iter().sum(),
         };
-        if windows < batch_size as u64 {
+        if n_windows < batch_size as u64 {
             let source_name = "data.mixture".to_owned();
-            return Err(DataError::NoSteps { source_name, windows, batch_size });
+            return Err(DataError::NoSteps { source_name, windows: n_windows, batch_size });
         }
         let schedule = Schedule::new(shares(&weights, &epochs, &of_sources));
         let cut = Cut::Mixed { sources: cuttings, schedule };
-        let windows = Windows::All(windows);
-        Ok(Self { cut, context, batch_size, seed, windows, rank: 0, world_size: 1 })
+        Ok(Self { cut, context, batch_size, seed, n_windows, rank: 0, world_size: 1 })
     }
 
     /// That no source of a mixture is passed through more often in `steps` than its `epochs` allow beside a weight.
@@ -191,7 +98,7 @@ impl Loader {
         let Cut::Mixed { sources, schedule } = &self.cut else { return Ok(()) };
         let n_windows = steps.saturating_mul(self.batch_size as u64);
         for (source, share) in sources.iter().zip(schedule.parts()) {
-            let passes = share * n_windows as f64 / source.windows as f64;
+            let passes = share * n_windows as f64 / source.windows.len() as f64;
             if let Some(most) = source.max_passes.filter(|most| passes > *most) {
                 return Err(DataError::TooManyPasses { name: source.name.clone(), passes, most });
             }
@@ -210,8 +117,9 @@ impl Loader {
             let (source_name, windows) = (store.source().to_owned(), windows.len());
             return Err(DataError::NoSteps { source_name, windows, batch_size });
         }
-        let cut = Cut::One(store.clone());
-        Ok(Self { cut, context, batch_size, seed, windows, rank: 0, world_size: 1 })
+        let n_windows = windows.len();
+        let cut = Cut::One(windows);
+        Ok(Self { cut, context, batch_size, seed, n_windows, rank: 0, world_size: 1 })
     }
 
     /// The part of one rank: of every batch, its `rank`-th of `world_size` equal parts.
@@ -233,7 +141,7 @@ impl Loader {
 
     /// Batches of an epoch; the last short one is dropped, of a mixture it begins the next epoch.
     pub fn steps_per_epoch(&self) -> u64 {
-        self.windows.len() / self.batch_size as u64
+        self.n_windows / self.batch_size as u64
     }
 
     /// Tokens that go through the model in one step, over all ranks; of conversations not all of them are learnt.
@@ -243,7 +151,7 @@ impl Loader {
 
     /// Windows of an epoch, of those in which something is learnt.
     pub fn windows(&self) -> u64 {
-        self.windows.len()
+        self.n_windows
     }
 
     /// Targets that count in the batch at `step_in_epoch`, over all ranks.
@@ -251,18 +159,17 @@ impl Loader {
     /// # Errors
     /// If the epoch has no such step.
     pub fn counted(&self, epoch: u64, step_in_epoch: u64) -> Result<u64, DataError> {
-        self.check_step(step_in_epoch)?;
-        // Conversations are not mixed.
-        let masked = match &self.cut {
-            Cut::One(store) if store.has_mask() => store,
-            _ => return Ok(self.tokens_per_step()),
-        };
-        let (mut mask, mut counted) = (vec![false; self.context], 0);
-        for window_idx in self.chosen(epoch, step_in_epoch, 0..self.batch_size) {
-            masked.read_mask(window_idx * self.context as u64 + 1, &mut mask);
-            counted += mask.iter().filter(|&&is_learnt| is_learnt).count() as u64;
-        }
-        Ok(counted)
+        let chosen = self.chosen(epoch, step_in_epoch, 0..self.batch_size)?;
+        Ok(chosen.into_iter().map(|(windows, i)| windows.counted(i)).sum())
+    }
+
+    /// Rows of padding in the batch at `step_in_epoch`, over all ranks.
+    ///
+    /// # Errors
+    /// If the epoch has no such step.
+    pub fn padding(&self, epoch: u64, step_in_epoch: u64) -> Result<u64, DataError> {
+        let chosen = self.chosen(epoch, step_in_epoch, 0..self.batch_size)?;
+        Ok(chosen.into_iter().map(|(windows, i)| windows.padding(i)).sum())
     }
 
     /// This rank's part of the batch at `step_in_epoch`, counted from 0.
@@ -270,36 +177,41 @@ impl Loader {
     /// # Errors
     /// If the epoch has no such step, or a shard is damaged.
     pub fn batch(&self, epoch: u64, step_in_epoch: u64) -> Result<Batch, DataError> {
-        self.check_step(step_in_epoch)?;
         let local = self.batch_size / self.world_size;
         let rows = self.rank * local..(self.rank + 1) * local;
-        match &self.cut {
-            Cut::One(store) => {
-                Batch::of_windows(store, self.context, self.chosen(epoch, step_in_epoch, rows))
-            }
-            Cut::Mixed { sources, schedule } => {
-                let step = epoch * self.steps_per_epoch() + step_in_epoch;
-                let turns = schedule.turns(step * self.batch_size as u64 + rows.start as u64, local);
-                let window = |turn: &Turn| {
-                    let Cutting { store, windows, .. } = &sources[turn.source];
-                    let order = Permutation::new(self.seed, turn.ordinal / windows, *windows);
-                    (store, order.at(turn.ordinal % windows))
-                };
-                Batch::of_stores(self.context, turns.iter().map(window))
-            }
+        let mut batch = Batch::with_room(local, self.context);
+        for (windows, i) in self.chosen(epoch, step_in_epoch, rows)? {
+            windows.append(i, &mut batch)?;
         }
+        Ok(batch)
     }
 
-    /// The windows of some rows of a batch that is not mixed.
+    /// The windows of some rows of a batch, each by its place among those of its source.
     fn chosen(
         &self,
         epoch: u64,
         step_in_epoch: u64,
         rows: Range<usize>,
-    ) -> impl ExactSizeIterator<Item = u64> + Clone {
-        let first = step_in_epoch * self.batch_size as u64;
-        let order = Permutation::new(self.seed, epoch, self.windows.len());
-        rows.map(move |row| self.windows.at(order.at(first + row as u64)))
+    ) -> Result<Vec<(&Windows, u64)>, DataError> {
+        self.check_step(step_in_epoch)?;
+        let n = rows.len();
+        match &self.cut {
+            Cut::One(windows) => {
+                let first = step_in_epoch * self.batch_size as u64;
+                let order = Permutation::new(self.seed, epoch, self.n_windows);
+                Ok(rows.map(|row| (windows, order.at(first + row as u64))).collect())
+            }
+            Cut::Mixed { sources, schedule } => {
+                let step = epoch * self.steps_per_epoch() + step_in_epoch;
+                let turns = schedule.turns(step * self.batch_size as u64 + rows.start as u64, n);
+                let window = |turn: &Turn| {
+                    let windows = &sources[turn.source].windows;
+                    let order = Permutation::new(self.seed, turn.ordinal / windows.len(), windows.len());
+                    (windows, order.at(turn.ordinal % windows.len()))
+                };
+                Ok(turns.iter().map(window).collect())
+            }
+        }
     }
 
     fn check_step(&self, step_in_epoch: u64) -> Result<(), DataError> {
@@ -311,15 +223,6 @@ impl Loader {
         }
         Ok(())
     }
-}
-
-/// That a batch has at least one sequence.
-pub(crate) fn check_batch_size(batch_size: usize) -> Result<(), DataError> {
-    if batch_size > 0 {
-        return Ok(());
-    }
-    let expected = "at least 1".to_owned();
-    Err(DataError::Argument { name: "train.batch_size", expected, got: batch_size.to_string() })
 }
 
 #[cfg(test)]

@@ -52,11 +52,13 @@ pub fn prepare(
         Ok::<_, DataError>(dataset)
     };
     if let Some(dir) = &data.dir {
-        return open(dir);
+        return open(dir)?.packed_as(data.packing);
     }
     let dir = cache::folder(data, tokenizer)?;
     let origin = match dir.exists().then(|| open(&dir)) {
-        Some(Ok(dataset)) => return Ok(Dataset { origin: Origin::Cached, ..dataset }),
+        Some(Ok(dataset)) => {
+            return Dataset { origin: Origin::Cached, ..dataset }.packed_as(data.packing);
+        }
         Some(Err(fault)) => {
             discard(&dir)?;
             Origin::Repaired { fault: fault.to_string() }
@@ -66,7 +68,8 @@ pub fn prepare(
     let staging = Staging::beside(&dir)?;
     build(staging.dir(), data, tokenizer, progress)?;
     let origin = if staging.commit()? { origin } else { Origin::Cached };
-    Ok(Dataset { origin, is_verified: true, ..Dataset::open(&dir)?.mixed_as(&data.mixture) })
+    Dataset { origin, is_verified: true, ..Dataset::open(&dir)?.mixed_as(&data.mixture) }
+        .packed_as(data.packing)
 }
 
 /// Prepares into `dir`, which must not exist; the cache is not used.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::error::DataError;
 use crate::manifest::SplitManifest;
+use crate::packing::Packed;
 use crate::shard::Shard;
 use crate::split::Split;
 use crate::tokenizer::check_ids;
@@ -22,6 +23,8 @@ pub struct TokenStore {
     offset: u64,
     len: u64,
     has_mask: bool,
+    /// How its documents are kept apart, if they are.
+    packed: Option<Packed>,
 }
 
 impl TokenStore {
@@ -57,12 +60,26 @@ impl TokenStore {
             return Err(DataError::Manifest { path: other.path().to_owned(), reason });
         }
         let source = dir.display().to_string().into();
-        Ok(Self { split, source, vocab_size, shards: shards.into(), offset: 0, len, has_mask })
+        Ok(Self { split, source, vocab_size, shards: shards.into(), offset: 0, len, has_mask, packed: None })
     }
 
     /// The same, called `source` in messages.
     pub(crate) fn of_source(self, source: &str) -> Self {
         Self { source: source.into(), ..self }
+    }
+
+    /// The same, cut into windows as `packed` says.
+    pub(crate) fn packed_as(self, packed: Option<Packed>) -> Self {
+        Self { packed, ..self }
+    }
+
+    pub(crate) fn packed(&self) -> Option<&Packed> {
+        self.packed.as_ref()
+    }
+
+    /// Whether documents are kept apart: batches then say where each starts, and which rows are padding.
+    pub fn is_packed(&self) -> bool {
+        self.packed.is_some()
     }
 
     /// The tokens of `range` alone.
@@ -149,11 +166,8 @@ impl TokenStore {
     /// # Errors
     /// If there is not one.
     pub fn windows(&self, context: usize) -> Result<u64, DataError> {
+        self.check_context(context)?;
         let needed = context as u64 + 1;
-        if context == 0 {
-            let expected = "at least 1".to_owned();
-            return Err(DataError::Argument { name: "model.context", expected, got: "0".to_owned() });
-        }
         if self.len < needed {
             let source = self.source.to_string();
             return Err(DataError::TooShort {
@@ -164,6 +178,15 @@ impl TokenStore {
             });
         }
         Ok((self.len - 1) / context as u64)
+    }
+
+    /// That a window has a token.
+    pub(crate) fn check_context(&self, context: usize) -> Result<(), DataError> {
+        if context > 0 {
+            return Ok(());
+        }
+        let expected = "at least 1".to_owned();
+        Err(DataError::Argument { name: "model.context", expected, got: "0".to_owned() })
     }
 
     /// The context of an evaluation by a model that reads `context` tokens: that, or as many as there are if there are

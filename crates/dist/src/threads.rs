@@ -34,10 +34,28 @@ struct Round {
 impl Threads {
     /// `world` ranks, one for each thread.
     pub fn ranks(world: usize) -> Vec<Self> {
+        Self::machines(&[world])
+    }
+
+    /// Ranks that take themselves for those of several machines, so many on each.
+    pub fn machines(n_ranks: &[usize]) -> Vec<Self> {
+        let world = n_ranks.iter().sum();
         let round = Round { said: vec![None; world], n_to_read: 0, parted: None };
         let table = Arc::new(Table { round: Mutex::new(round), changed: Condvar::new() });
-        let of_rank = |rank| Place { rank, world, local_rank: rank, local_world: world, ..Place::solo() };
-        (0..world).map(|rank| Self { place: of_rank(rank), table: Arc::clone(&table) }).collect()
+        let n_nodes = n_ranks.len();
+        let on_machine = |(node, &local_world): (usize, &usize)| {
+            (0..local_world).map(move |local_rank| Place {
+                local_rank,
+                local_world,
+                node,
+                n_nodes,
+                ..Place::solo()
+            })
+        };
+        let places = n_ranks.iter().enumerate().flat_map(on_machine).enumerate();
+        places
+            .map(|(rank, place)| Self { place: Place { rank, world, ..place }, table: Arc::clone(&table) })
+            .collect()
     }
 
     /// What every rank says, in their order.

@@ -77,6 +77,7 @@ pub use books::ledger::{Entry, Ledger, LedgerOptions};
 pub use books::pricing::{Pricing, Tariff, segment_prices};
 pub use books::reprice::reprice;
 pub use books::tally::{Tally, Used};
+pub use books::tokens_beside::TokensBeside;
 pub use config::{CarbonConfig, CostConfig, EnergyConfig, GpuSelection};
 pub use error::MeterError;
 pub use readings::trace_writer::TraceWriter;

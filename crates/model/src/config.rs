@@ -48,8 +48,8 @@ section! {
         pub d_model: usize = 128, expects(at_least(1.0)), expects(at_most(MAX_SIZE as f64));
         /// Feed-forward width; 0: the family's.
         ///
-        /// The family's is four times `d_model` for a GPT-2, and for the others two thirds of that, rounded up to a
-        /// multiple of 256, or of 32 where `d_model` is below 1024.
+        /// The family's is four times `d_model` without a gate, as in a GPT-2, and two thirds of that with one, rounded
+        /// up to a multiple of 256, or of 32 where `d_model` is below 1024.
         pub d_ff: usize = 0, expects(at_most(MAX_SIZE as f64));
         /// Most tokens that a prediction can look back on.
         pub context: usize = 128,
@@ -62,7 +62,20 @@ section! {
         pub window: usize = 0,
             unit("tokens"),
             idle(when("model.family", &["gpt2"]).because(NO_WINDOW_IN_GPT2)),
-            idle(unless("model.family", &["mistral"]).because(NO_WINDOW));
+            idle(unless("model.family", &["mistral", "wattle"]).because(NO_WINDOW));
+        /// Every k-th layer sees all; 0: none does.
+        ///
+        /// The others have the window: with 6, five of six layers.
+        pub window_pattern: usize = 0,
+            unit("layers"),
+            expects(at_most(MAX_SIZE as f64)),
+            idle(unless("model.family", &["wattle"]).because(NO_OPTIONS)),
+            idle(when_zero("model.window"));
+        /// Whether queries and keys are normalized.
+        ///
+        /// Each head to root mean square 1 times a learnt weight, before positions turn it. A Qwen3 and an OLMo 2 have their own
+        /// norms.
+        pub qk_norm: bool = false, idle(unless("model.family", &["wattle"]).because(NO_OPTIONS));
         /// Share of activations dropped in training.
         ///
         /// Applies after the embedding, in attention and after each half of a block. Only a GPT-2 has dropout.
@@ -73,10 +86,16 @@ section! {
         pub bias: bool = false;
         /// The feed-forward block's nonlinearity.
         ///
-        /// Every family but GPT-2 has `"swiglu"`, which is then the default.
+        /// Every family but GPT-2 and wattle has `"swiglu"` and no other. It is a wattle's default too.
         pub activation: ActivationKind = ActivationKind::Gelu;
         /// Whether the token table is the output head too.
         pub tie_embeddings: bool = true, source("GPT-2");
+        /// Bound of logits; 0: none.
+        ///
+        /// A logit becomes `cap · tanh(logit / cap)`, in training and in predictions. From 1 to 1,000,000; Gemma 2's is 30.
+        pub logit_softcap: f64 = 0.0,
+            check(Self::softcap_is_out_of_range),
+            idle(unless("model.family", &["wattle"]).because(NO_OPTIONS));
         /// Epsilon of the norms.
         ///
         /// What a norm adds to a mean square or variance: 1e-5 in GPT-2 and in Llama 2 and 3, 1e-6 in Qwen2 and
@@ -146,6 +165,8 @@ const NO_WINDOW_IN_GPT2: &str =
 /// Why a window has no effect in most of the other families.
 const NO_WINDOW: &str =
     "attention sees the whole context in this family; leave it out or set model.family = \"mistral\"";
+/// Why an option of a block has no effect in the families that are as others define them.
+const NO_OPTIONS: &str = "not an option of this family; leave it out or set model.family = \"wattle\"";
 /// In which families keys of rotary positions have no effect, and why.
 const NOT_ROTARY: Condition = when("model.family", &["gpt2"])
     .because("a GPT-2 has no rotary positions; leave it out or set model.family = \"llama\"");
@@ -177,7 +198,9 @@ choices! {
         GeluTanh = "gelu_tanh",
         /// ReLU.
         Relu = "relu",
-        /// The gated SiLU; that of every family but GPT-2.
+        /// ReLU, squared; Primer's.
+        Relu2 = "relu2",
+        /// The gated SiLU; that of Llama and its relatives.
         Swiglu = "swiglu",
     }
 }
@@ -192,6 +215,12 @@ impl ModelConfig {
                 nearest_divisor(d_model, n_heads)
             )
         })
+    }
+
+    fn softcap_is_out_of_range(&self) -> Option<String> {
+        let cap = self.logit_softcap;
+        let is_fine = cap == 0.0 || (1.0..=1e6).contains(&cap);
+        (!is_fine).then(|| format!("model.logit_softcap = {cap}: expected 0, or from 1 to 1000000"))
     }
 
     fn low_is_not_below_high(&self) -> Option<String> {
@@ -219,10 +248,16 @@ impl ModelConfig {
         if self.head_width == 0 { self.d_model / self.n_heads } else { self.head_width }
     }
 
-    /// Which keys a query sees.
-    pub(crate) fn attention_kind(&self) -> Kind {
+    /// Whether a layer sees the whole context among others with a window.
+    pub(crate) fn is_global(&self, layer_idx: usize) -> bool {
+        self.window_pattern > 0 && (layer_idx + 1).is_multiple_of(self.window_pattern)
+    }
+
+    /// Which keys a query of a layer sees.
+    pub(crate) fn attention_kind(&self, layer_idx: usize) -> Kind {
         match self.window {
             0 => Kind::Causal,
+            _ if self.is_global(layer_idx) => Kind::Causal,
             // All of the context and more.
             window if window >= self.context => Kind::Causal,
             window => Kind::Window(window),
@@ -260,13 +295,16 @@ impl ModelConfig {
 }
 
 impl From<ActivationKind> for Activation {
-    /// A GPT-2's nonlinearity. SwiGLU is none: it has two arguments.
+    /// A nonlinearity of one argument. SwiGLU has two.
     fn from(kind: ActivationKind) -> Self {
         match kind {
             ActivationKind::Gelu => Activation::Gelu,
             ActivationKind::GeluTanh => Activation::GeluTanh,
             ActivationKind::Relu => Activation::Relu,
-            ActivationKind::Swiglu => unreachable!("a configuration of a GPT-2 with SwiGLU is refused"),
+            ActivationKind::Relu2 => Activation::Relu2,
+            ActivationKind::Swiglu => {
+                unreachable!("a gated feed-forward half asks for no nonlinearity alone")
+            }
         }
     }
 }

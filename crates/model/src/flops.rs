@@ -1,7 +1,8 @@
 //! Floating-point operations a token of training, by the two conventions that published figures use.
 //!
 //! Both count a multiply-add as two, and the backward pass as twice the forward. They differ in two things:
-//! whether the table of positions counts as parameters, and whether attention's causal half is left out.
+//! whether the table of positions counts as parameters, and whether attention's causal half is left out. In a layer with a
+//! window, T is the window.
 
 use crate::config::ModelConfig;
 
@@ -20,7 +21,7 @@ pub struct FlopsPerToken {
 pub fn flops_per_token(config: &ModelConfig, n_parameters: u64, n_frozen: u64) -> FlopsPerToken {
     let of = |n: usize| n as u128;
     let (c, t) = (of(config.d_model), of(config.context));
-    let attention = of(config.n_layers) * of(config.n_heads * config.head_width()) * t;
+    let attention = of(config.n_heads * config.head_width()) * keys_of_layers(config);
     let n_positions = if config.family.has_rotary_positions() { 0 } else { c * t };
     let (n, frozen) = (u128::from(n_parameters), u128::from(n_frozen));
     let (per_position, n) = if frozen > 0 { (4, 6 * n + 4 * frozen) } else { (6, 6 * n) };
@@ -29,6 +30,14 @@ pub fn flops_per_token(config: &ModelConfig, n_parameters: u64, n_frozen: u64) -
         nanogpt: saturated(n.saturating_sub(per_position * n_positions) + 12 * attention),
         llm_c: saturated(n + 6 * attention),
     }
+}
+
+/// Positions that a query may see in each layer, added up.
+fn keys_of_layers(config: &ModelConfig) -> u128 {
+    let &ModelConfig { n_layers, context, window, window_pattern, .. } = config;
+    let seen = if window == 0 { context } else { window.min(context) };
+    let n_global = n_layers.checked_div(window_pattern).unwrap_or(0);
+    n_global as u128 * context as u128 + (n_layers - n_global) as u128 * seen as u128
 }
 
 #[cfg(test)]
@@ -44,6 +53,21 @@ mod tests {
         let flops = flops_per_token(&config, n_parameters, 0);
         assert_eq!(flops.nanogpt, 6 * (n_parameters - 786_432) + 113_246_208);
         assert_eq!(flops.llm_c, 6 * n_parameters + 56_623_104);
+    }
+
+    #[test]
+    fn layers_with_a_window_count_what_they_see() {
+        let config = ModelConfig {
+            family: Family::Wattle,
+            n_layers: 7,
+            window: 32,
+            window_pattern: 3,
+            ..ModelConfig::default()
+        };
+        let attention = |config: &ModelConfig| flops_per_token(config, 0, 0).llm_c / (6 * 128);
+        assert_eq!(attention(&config), 2 * 128 + 5 * 32);
+        assert_eq!(attention(&ModelConfig { window_pattern: 0, ..config.clone() }), 7 * 32);
+        assert_eq!(attention(&ModelConfig { window: 0, ..config }), 7 * 128);
     }
 
     #[test]

@@ -43,6 +43,9 @@ mod tests {
         "rope_original_context",
     ];
 
+    /// The options of a wattle's blocks.
+    const OPTIONS: [&str; 3] = ["window_pattern", "qk_norm", "logit_softcap"];
+
     fn llama(rope_scaling: RopeScaling) -> ModelConfig {
         ModelConfig { family: Family::Llama, rope_scaling, ..ModelConfig::default() }
     }
@@ -56,13 +59,16 @@ mod tests {
             assert_eq!(is_idle("rope_theta"), !spec.family.has_rotary_positions(), "{}", spec.name);
             assert_eq!(is_idle("head_width"), !spec.family.has_rotary_positions(), "{}", spec.name);
             assert_eq!(is_idle("window"), !has_window, "{}", spec.name);
+            for key in ["qk_norm", "logit_softcap"] {
+                assert_eq!(is_idle(key), spec.family != Family::Wattle, "{}: {key}", spec.name);
+            }
         }
     }
 
     #[test]
     fn keys_of_rotary_positions_are_idle_in_a_gpt2() {
         let gpt2 = ModelConfig::default();
-        assert_eq!(gpt2.idle_keys(), [&["head_width", "window"], &ROPE_KEYS[..]].concat());
+        assert_eq!(gpt2.idle_keys(), [&["head_width", "window"], &OPTIONS[..], &ROPE_KEYS[..]].concat());
         assert_eq!(gpt2.idle_faults(&["n_layers"]), Vec::<String>::new());
         // Said with the value that it has anyway, it is still misunderstood.
         assert_eq!(
@@ -78,12 +84,14 @@ mod tests {
 
     #[test]
     fn keys_of_a_scaling_are_idle_without_it() {
-        let idle = |n_used| [&["window"], &ROPE_KEYS[n_used..]].concat();
+        let idle = |n_used| [&["window"], &OPTIONS[..], &ROPE_KEYS[n_used..]].concat();
         assert_eq!(llama(RopeScaling::None).idle_keys(), idle(2));
         assert_eq!(llama(RopeScaling::Linear).idle_keys(), idle(3));
-        assert_eq!(llama(RopeScaling::Llama3).idle_keys(), ["window"]);
+        assert_eq!(llama(RopeScaling::Llama3).idle_keys(), idle(ROPE_KEYS.len()));
         let mistral = ModelConfig { family: Family::Mistral, ..llama(RopeScaling::Llama3) };
-        assert!(mistral.idle_keys().is_empty());
+        assert_eq!(mistral.idle_keys(), OPTIONS);
+        let wattle = ModelConfig { family: Family::Wattle, window: 8, ..mistral };
+        assert!(wattle.idle_keys().is_empty());
         let keys = ["rope_theta", "rope_factor", "rope_original_context"];
         let faults = llama(RopeScaling::None).idle_faults(&keys);
         assert_eq!(faults.len(), 2, "{faults:?}");

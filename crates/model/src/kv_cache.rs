@@ -57,12 +57,17 @@ impl KvCache {
         self.window.push(tokens, context);
     }
 
+    /// Takes out of view what follows the first `n` tokens of the window. Their keys and values stay.
+    pub fn rewind(&mut self, n: usize) {
+        self.window.rewind(n);
+    }
+
     /// Brings `tokens` into view, as [`KvCache::push`] does, and calls `forward` on the tokens in view whose keys and
     /// values are not cached; `forward` stores them by [`KvCache::store`]. A long text comes in several parts, so
-    /// its scores take memory in proportion to its length. Returns what `forward` returned for the last part.
+    /// its scores take memory in proportion to its length. Returns what `forward` returned for the last `n_last` tokens.
     ///
     /// # Shapes
-    /// `forward` takes (1, t).
+    /// `forward` takes (1, t) and returns (1, t, c) → (1, n_last, c).
     ///
     /// # Errors
     /// If there is no memory for them on the `device`, or `forward` fails.
@@ -70,23 +75,26 @@ impl KvCache {
         &mut self,
         tokens: &[u32],
         shape: &KvShape,
-        dtype: DType,
-        device: &Device,
+        (dtype, device): (DType, &Device),
+        n_last: usize,
         mut forward: impl FnMut(&Tensor, &mut Self) -> Result<Tensor>,
     ) -> Result<Tensor> {
         self.push(tokens, shape.context);
         self.reserve(shape, dtype, device)?;
         let n = self.window().len();
         let most = shape.rows_at_once(n);
-        loop {
+        let mut parts = Vec::new();
+        while self.n_cached() < n {
             let (start, end) = (self.n_cached(), n.min(self.n_cached() + most));
             let part = Tensor::new(&self.window()[start..end], device)?.unsqueeze(0)?;
             let out = forward(&part, self)?;
             self.window.set_cached(end);
-            if end == n {
-                return Ok(out);
+            if n - end < n_last {
+                parts.push(out);
             }
         }
+        let out = Tensor::cat(&parts, 1)?;
+        out.narrow(1, out.dim(1)?.saturating_sub(n_last), n_last)
     }
 
     /// Makes room for the keys and values of the window, unless there is enough.
@@ -183,23 +191,26 @@ mod tests {
         let mut parts = Vec::new();
         let mut extend = |cache: &mut KvCache, tokens: &[u32]| {
             cache
-                .extend(tokens, &shape, DType::F32, &Device::Cpu, |new, cache| {
+                .extend(tokens, &shape, (DType::F32, &Device::Cpu), tokens.len(), |new, cache| {
                     let t = new.dim(1)?;
                     parts.push(t);
                     let own = new.to_dtype(DType::F32)?.reshape((1, 1, t, 1))?;
                     cache.store(0, &own, &own)?;
                     let (_, v) = cache.store(1, &own, &(&own * 2.0)?)?;
-                    v.flatten_all()
+                    assert_eq!(v.dim(2)?, cache.n_cached() + t);
+                    v.narrow(2, cache.n_cached(), t)?.reshape((1, t, 1))
                 })
+                .unwrap()
+                .flatten_all()
                 .unwrap()
                 .to_vec1::<f32>()
                 .unwrap()
         };
-        let twice = |n: u32| (0..n).map(|token| 2.0 * token as f32).collect::<Vec<_>>();
-        assert_eq!(extend(&mut cache, &(0..16).collect::<Vec<_>>()), twice(16));
+        let twice = |tokens: std::ops::Range<u32>| tokens.map(|token| 2.0 * token as f32).collect::<Vec<_>>();
+        assert_eq!(extend(&mut cache, &(0..16).collect::<Vec<_>>()), twice(0..16));
         assert_eq!(cache.room, 64);
-        // One row at a time, past the first room: what was stored comes along.
-        assert_eq!(extend(&mut cache, &(16..100).collect::<Vec<_>>()), twice(100));
+        // One row at a time, past the first room.
+        assert_eq!(extend(&mut cache, &(16..100).collect::<Vec<_>>()), twice(16..100));
         assert_eq!((cache.room, cache.n_cached()), (128, 100));
         assert_eq!(parts[..8], [2; 8]);
         assert!(parts[8..].iter().all(|&t| t == 1) && parts.len() == 8 + 84, "{parts:?}");

@@ -34,16 +34,30 @@ pub trait LanguageModel {
 
     /// Predictions for the token after `tokens`, which go on from those in the cache's window.
     ///
+    /// # Shapes
+    /// `tokens` 1 or more of one text → (v) in `f32`.
+    fn decode(&self, tokens: &[u32], cache: &mut KvCache, pass: &mut Pass<'_>) -> Result<Tensor> {
+        self.decode_last(tokens, 1, cache, pass)?.flatten_all()
+    }
+
+    /// Predictions for the token after each of the last `n_last` of `tokens`, which go on from those in the cache's window.
+    ///
     /// A model that keeps nothing computes the whole window anew; a family overrides this with a method that
     /// computes what is new in it.
     ///
     /// # Shapes
-    /// `tokens` 1 or more of one text → (v) in `f32`.
-    fn decode(&self, tokens: &[u32], cache: &mut KvCache, pass: &mut Pass<'_>) -> Result<Tensor> {
+    /// `tokens` 1 or more of one text, at most as many as the context → (n_last, v) in `f32`.
+    fn decode_last(
+        &self,
+        tokens: &[u32],
+        n_last: usize,
+        cache: &mut KvCache,
+        pass: &mut Pass<'_>,
+    ) -> Result<Tensor> {
         cache.push(tokens, self.context());
         let window = Tensor::new(cache.window(), &self.device())?.unsqueeze(0)?;
         let logits_btv = self.logits(&window, pass)?;
-        logits_btv.narrow(1, window.dim(1)? - 1, 1)?.flatten_all()
+        logits_btv.narrow(1, window.dim(1)? - n_last, n_last)?.squeeze(0)
     }
 
     /// An engine that trains this model by explicit passes in `f32` on a CPU, if the family has one. It starts

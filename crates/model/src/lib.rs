@@ -49,7 +49,8 @@ pub use engine::board::{
     share_of,
 };
 pub use engine::{
-    Engine, EngineOptions, Fp8Options, Fp8SizeError, MemoryPlan, Moments, Recompute, Sequences, Share, Split,
+    Engine, EngineOptions, Fp8Options, Fp8SizeError, MemoryPlan, Moments, Part, Ranges, Recompute, Sequences,
+    Share, Split,
 };
 pub use error::ModelError;
 pub use families::gpt2::Gpt2;

@@ -46,11 +46,19 @@ impl<'a> Pass<'a> {
         Self { dtype, training: None, next_site_idx: 0, watch: None, documents: None, values: None }
     }
 
-    /// Keeps attention within documents: for each of the (b·t) tokens the position in its sequence at which its document
+    /// Keeps attention within documents, whose positions start at 0: for each of the (b·t) tokens the position in its sequence at which its document
     /// starts. Absent, each sequence is one document.
     pub fn within(mut self, documents: Option<&'a [u32]>) -> Self {
         self.documents = documents;
         self
+    }
+
+    /// Where each of the tokens stands in its document, in sequences of `t` tokens, (b·t); `None` where that is where it
+    /// stands in its sequence.
+    pub fn positions(&self, t: usize) -> Option<Vec<u32>> {
+        let documents = self.documents.filter(|documents| documents.iter().any(|&start| start > 0))?;
+        let rows = (0..t as u32).cycle().zip(documents);
+        Some(rows.map(|(row, start)| row - start).collect())
     }
 
     /// What is added to attention's scores of `t` positions that follow `n_before` others.

@@ -2,14 +2,35 @@
 
 use crate::adapter::config::LoraConfig;
 use crate::config::ModelConfig;
-use crate::engine::muon::scratch_bytes;
-use crate::engine::{EngineOptions, Moments, Share, Split};
-use crate::engine::{MemoryPlan, Recompute, cpu};
+use crate::engine::layout::{Layout, Placement};
+use crate::engine::muon::{scratch_bytes, scratch_bytes_of};
+use crate::engine::{EngineOptions, MemoryPlan, Moments, Recompute, Share, Split, cpu};
 use crate::kv_cache::KvShape;
 use crate::moments::MatrixUpdate;
 
 /// Bytes of a number.
 const BYTES_PER_F32: u64 = size_of::<f32>() as u64;
+
+/// The most blocks whose parameters are listed.
+const MOST_LISTED: usize = 1 << 12;
+
+/// What the optimizer takes of a process.
+struct OfOptimizer {
+    /// Numbers of moments.
+    n_moments: u64,
+    /// Bytes for Muon's updates.
+    scratch: u64,
+}
+
+impl OfOptimizer {
+    /// Where Muon's matrices among parameters with these names and shapes have owners.
+    fn over_ranks(shapes: Vec<(String, Vec<usize>)>, options: EngineOptions) -> Self {
+        let layout = Layout::of_shapes(shapes, &Placement::FLAT).updated_by(options.matrices);
+        let split = Split::of_layout(&layout, options.share);
+        let own = split.own();
+        Self { n_moments: layout.n_moments_of(&own.updated) as u64, scratch: scratch_bytes(&layout, own) }
+    }
+}
 
 impl ModelConfig {
     /// Numbers of all parameters together, with a token table of `vocab_size` rows.
@@ -31,18 +52,29 @@ impl ModelConfig {
     /// What the explicit engine for a CPU takes to train, beside the model's own tensors.
     pub fn training_memory(&self, vocab_size: usize, options: EngineOptions) -> MemoryPlan {
         let bytes = self.model_bytes(vocab_size);
-        let n_parameters = usize::try_from(self.n_parameters(vocab_size)).unwrap_or(usize::MAX);
-        let own = Split::new(n_parameters, options.share).own().len() as u64;
-        let of_own =
-            own.saturating_mul(2).saturating_sub(self.n_orthogonalized(vocab_size, options.matrices));
-        let moments = options.moments.bytes(of_own);
+        let OfOptimizer { n_moments, scratch } = self.own_of_optimizer(vocab_size, options);
+        let moments = options.moments.bytes(n_moments);
         // In eight bits there is a rounded copy.
         let weights = if options.fp8.is_some() { bytes.saturating_mul(2) } else { bytes };
         let arena = self.arena(vocab_size, options);
+        let scratch = arena.scratch.saturating_add(scratch);
+        MemoryPlan { weights, gradients: bytes, moments, scratch, ..arena }
+    }
+
+    /// What a process keeps for its part of the updates. Where there are more blocks than can be listed, Muon's matrices
+    /// count as if each process had as much of them as any other.
+    fn own_of_optimizer(&self, vocab_size: usize, options: EngineOptions) -> OfOptimizer {
+        let EngineOptions { matrices, share, .. } = options;
+        if matrices != MatrixUpdate::AdamW && share.world > 1 && self.n_layers <= MOST_LISTED {
+            return OfOptimizer::over_ranks(self.parameter_shapes(vocab_size), options);
+        }
         let block = Self { n_layers: 1, ..self.clone() }.parameter_shapes(vocab_size);
         let shapes = block.iter().map(|(name, dims)| (name.as_str(), dims.as_slice()));
-        let scratch = arena.scratch.saturating_add(scratch_bytes(options.matrices, shapes));
-        MemoryPlan { weights, gradients: bytes, moments, scratch, ..arena }
+        let n_parameters = usize::try_from(self.n_parameters(vocab_size)).unwrap_or(usize::MAX);
+        let own = Split::new(n_parameters, share).own().updated.len() as u64;
+        let of_muon = self.n_orthogonalized(vocab_size, matrices) / share.world as u64;
+        let n_moments = own.saturating_mul(2).saturating_sub(of_muon);
+        OfOptimizer { n_moments, scratch: scratch_bytes_of(matrices, shapes) }
     }
 
     /// Numbers of the factors of adapters beside a model with a token table of `vocab_size` rows.
@@ -58,19 +90,26 @@ impl ModelConfig {
         let factors = lora.shapes_listed(self, vocab_size);
         let n_parameters = self.n_adapter_parameters(vocab_size, lora);
         let bytes = n_parameters.saturating_mul(BYTES_PER_F32);
-        let n_own = usize::try_from(n_parameters).unwrap_or(usize::MAX);
-        let own = Split::new(n_own, options.share).own().len() as u64;
-        // Factors are matrices of blocks, all of them.
-        let n_moments = if options.matrices == MatrixUpdate::AdamW { 2 } else { 1 };
-        let moments = options.moments.bytes(own.saturating_mul(n_moments));
-        let shapes = factors.0.iter().map(|(name, dims)| (name.as_str(), dims.as_slice()));
-        let muon = scratch_bytes(options.matrices, shapes);
+        let EngineOptions { matrices, share, .. } = options;
+        let are_listed = factors.1 == self.n_layers;
+        let OfOptimizer { n_moments, scratch } =
+            if matrices != MatrixUpdate::AdamW && share.world > 1 && are_listed {
+                OfOptimizer::over_ranks(factors.0.clone(), options)
+            } else {
+                let n_own = usize::try_from(n_parameters).unwrap_or(usize::MAX);
+                let own = Split::new(n_own, share).own().updated.len() as u64;
+                // Factors are matrices of blocks, all of them.
+                let n_moments = own.saturating_mul(if matrices == MatrixUpdate::AdamW { 2 } else { 1 });
+                let shapes = factors.0.iter().map(|(name, dims)| (name.as_str(), dims.as_slice()));
+                OfOptimizer { n_moments, scratch: scratch_bytes_of(matrices, shapes) }
+            };
+        let moments = options.moments.bytes(n_moments);
         let arena = cpu::adapted_arena_plan(self, vocab_size, options, factors, lora.dropout);
         MemoryPlan {
             weights: self.model_bytes(vocab_size).saturating_add(bytes),
             gradients: bytes,
             moments,
-            scratch: arena.scratch.saturating_add(muon),
+            scratch: arena.scratch.saturating_add(scratch),
             ..arena
         }
     }
@@ -148,15 +187,16 @@ mod tests {
 
     use super::*;
     use crate::adapter::Adapted;
-    use crate::config::Family;
+    use crate::config::{ActivationKind, Family};
     use crate::families::ALL;
     use crate::language_model::LanguageModel;
 
-    fn configurations() -> [ModelConfig; 9] {
+    fn configurations() -> [ModelConfig; 11] {
         let gpt2 = ModelConfig { n_layers: 2, n_heads: 3, d_model: 21, context: 7, ..ModelConfig::default() };
         let mut llama =
             ModelConfig { family: Family::Llama, d_model: 24, n_heads: 4, n_kv_heads: 2, ..gpt2.clone() };
         llama.settle(&[]);
+        let wattle = ModelConfig { family: Family::Wattle, ..llama.clone() };
         [
             ModelConfig { bias: true, d_ff: 30, ..gpt2.clone() },
             ModelConfig { tie_embeddings: false, ..gpt2.clone() },
@@ -166,6 +206,8 @@ mod tests {
             ModelConfig { family: Family::Qwen3, head_width: 10, ..llama.clone() },
             ModelConfig { family: Family::Mistral, head_width: 4, window: 3, ..llama.clone() },
             ModelConfig { family: Family::Olmo2, ..llama.clone() },
+            ModelConfig { qk_norm: true, window: 3, window_pattern: 2, ..wattle.clone() },
+            ModelConfig { activation: ActivationKind::Relu2, logit_softcap: 9.0, ..wattle },
             llama,
         ]
     }
@@ -189,6 +231,11 @@ mod tests {
                     matrices,
                     share: Share::default(),
                 };
+                for share in [Share { rank: 0, world: 3 }, Share { rank: 2, world: 3 }] {
+                    let options = EngineOptions { share, ..options };
+                    let engine = model.engine(options).unwrap().unwrap();
+                    assert_eq!(config.training_memory(11, options), engine.memory(), "{config:?}");
+                }
                 let engine = model.engine(options).unwrap().unwrap();
                 assert_eq!(config.training_memory(11, options), engine.memory(), "{config:?}");
                 let moments = config.n_moments(11, matrices) * BYTES_PER_F32;

@@ -28,6 +28,12 @@ impl Window {
         self.n_cached = n;
     }
 
+    /// Takes out of view what follows the first `n` tokens.
+    pub(crate) fn rewind(&mut self, n: usize) {
+        self.tokens.truncate(n);
+        self.n_cached = self.n_cached.min(n);
+    }
+
     /// Brings `tokens` into view. With more in view than `context`, the window slides, and nothing of it is cached then.
     pub(crate) fn push(&mut self, tokens: &[u32], context: usize) {
         self.tokens.extend_from_slice(tokens);

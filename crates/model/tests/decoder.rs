@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use kernel_shim::ShimBoard;
+use wattle_model::generate::{Alone, Asked, likelihoods};
 use wattle_model::{
     ActivationKind, BoardDecoder, ByModel, Decoder, DecoderOptions, EngineError, EvaluatorOptions, Family,
-    GenerateOptions, Generator, KvCache, LanguageModel, ModelConfig, Parameter, Pass, RopeScaling, Sampling,
-    Sequences, Texts,
+    GenerateOptions, Generator, KvCache, LanguageModel, Masks, ModelConfig, Parameter, Pass, RopeScaling,
+    Sampling, Sequences, Texts,
 };
 use wattle_ops::board::select::Selecting;
 use wattle_ops::board::{Board, Elem};
@@ -42,6 +43,19 @@ fn relative(family: Family) -> ModelConfig {
     ModelConfig { family, ..llama() }
 }
 
+/// All options at once, with a cap that logits reach.
+fn wattle() -> ModelConfig {
+    ModelConfig {
+        activation: ActivationKind::Relu2,
+        n_layers: 3,
+        qk_norm: true,
+        window: 3,
+        window_pattern: 2,
+        logit_softcap: 1.0,
+        ..relative(Family::Wattle)
+    }
+}
+
 /// Every family, and of GPT-2 and Llama more than one kind.
 fn configurations() -> Vec<ModelConfig> {
     vec![
@@ -54,6 +68,7 @@ fn configurations() -> Vec<ModelConfig> {
         ModelConfig { head_width: 8, tie_embeddings: false, ..relative(Family::Qwen3) },
         ModelConfig { head_width: 4, window: 3, ..relative(Family::Mistral) },
         ModelConfig { tie_embeddings: false, ..relative(Family::Olmo2) },
+        wattle(),
     ]
 }
 
@@ -124,6 +139,32 @@ fn logits_are_those_of_the_model_with_its_cache_in_every_family_within_the_conte
             let ours = on_board(&mut decoder, 1, &parts(&text));
             let difference = largest_difference(&ours, &expected) / size;
             assert!(difference < tolerance, "{config:?} in {elem:?}: {difference} of {size}");
+        }
+    }
+}
+
+#[test]
+fn likelihoods_are_the_same_to_the_bit_for_any_number_of_slots_and_those_of_a_cpu() {
+    let contexts = [text(1, 3), text(2, 11), text(3, 1), text(4, 1), text(5, 7)];
+    let continuations = [text(6, 1), text(7, 4), text(8, 2)];
+    let asked: Vec<_> = contexts
+        .iter()
+        .map(|context| Asked { context, continuations: continuations.iter().map(Vec::as_slice).collect() })
+        .collect();
+    for config in [gpt2(), relative(Family::Mistral)] {
+        let model = model(&config);
+        let of = |decoder: Box<dyn Decoder + '_>| {
+            likelihoods(&mut Alone::new(decoder), CONTEXT, &asked, &mut |_| ()).unwrap()
+        };
+        let on_board = |n_slots| of(Box::new(decoder(model.as_ref(), options(n_slots, 16, Elem::F32))));
+        let found = on_board(1);
+        assert_eq!(found, on_board(2));
+        assert_eq!(found, on_board(4));
+        let expected = of(Box::new(ByModel::new(model.as_ref(), 1, DType::F32)));
+        for (a, b) in found.iter().flatten().zip(expected.iter().flatten()) {
+            // The same sums in another order.
+            assert!((a.log_likelihood - b.log_likelihood).abs() < 1e-4, "{a:?} {b:?}");
+            assert_eq!(a.is_greedy, b.is_greedy);
         }
     }
 }
@@ -253,7 +294,7 @@ fn losses_of_an_evaluator_are_those_of_the_model_also_over_windows_shorter_than_
             let expected = losses(model.as_ref(), &inputs, &targets, context);
             for (elem, tolerance) in [(Elem::F32, 1e-5), (Elem::Bf16, 2e-2)] {
                 for board in [ShimBoard::default(), ShimBoard::default().with_fused_attention()] {
-                    let options = EvaluatorOptions { batch_size: 3, context, elem, weights: false };
+                    let options = EvaluatorOptions { batch_size: 3, context, elem, masks: Masks::default() };
                     let mut evaluator = model.evaluator(Arc::new(board), options).unwrap().unwrap();
                     let sum = evaluator.evaluate(Sequences::plain(&inputs, &targets)).unwrap();
                     let difference = (sum.loss / expected - 1.0).abs();
@@ -279,7 +320,8 @@ fn losses(model: &dyn LanguageModel, inputs: &[u32], targets: &[u32], context: u
 #[test]
 fn an_evaluator_takes_no_memory_for_training_and_is_refused_where_it_does_not_fit() {
     let model = model(&gpt2());
-    let options = EvaluatorOptions { batch_size: 2, context: CONTEXT, elem: Elem::F32, weights: false };
+    let options =
+        EvaluatorOptions { batch_size: 2, context: CONTEXT, elem: Elem::F32, masks: Masks::default() };
     let evaluator = model.evaluator(Arc::new(ShimBoard::default()), options).unwrap().unwrap();
     let plan = evaluator.memory();
     assert_eq!((plan.gradients, plan.moments), (0, 0));

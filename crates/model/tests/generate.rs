@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use candle_core::{DType, Device, Result, Tensor};
-use wattle_model::generate::{ByModel, Dialogue};
+use wattle_model::generate::{Alone, Asked, ByModel, Dialogue, Likelihood, likelihoods};
 use wattle_model::{
     ActivationKind, Family, GenerateOptions, Generator, Gpt2, KvCache, LanguageModel, Llama, ModelConfig,
     Parameter, Pass, Sampling, Step,
@@ -57,7 +57,26 @@ fn mistral() -> Box<dyn LanguageModel> {
     distinct(Llama::new(&config, VOCAB, 5, &CPU).unwrap())
 }
 
-const FAMILIES: [fn() -> Box<dyn LanguageModel>; 3] = [model, llama, mistral];
+/// Layers that see a window and the whole context by turns, and capped logits.
+fn wattle() -> Box<dyn LanguageModel> {
+    let config = ModelConfig {
+        family: Family::Wattle,
+        activation: ActivationKind::Relu2,
+        n_layers: 3,
+        n_heads: 4,
+        n_kv_heads: 2,
+        d_model: 24,
+        context: 8,
+        window: 3,
+        window_pattern: 2,
+        qk_norm: true,
+        logit_softcap: 3.0,
+        ..Default::default()
+    };
+    distinct(Llama::new(&config, VOCAB, 5, &CPU).unwrap())
+}
+
+const FAMILIES: [fn() -> Box<dyn LanguageModel>; 4] = [model, llama, mistral, wattle];
 
 /// The same model without a cache of its own, as a user would write it.
 struct Recomputed(Box<dyn LanguageModel>);
@@ -264,6 +283,61 @@ fn a_dialogue_says_what_its_tokens_would_anew_and_reads_none_twice() {
         assert_eq!(dialogue.step().unwrap().token, anew(&[4, 2]));
         for wrong in [&[][..], &[VOCAB as u32]] {
             assert!(dialogue.go_on_from(wrong).is_err());
+        }
+    }
+}
+
+/// The log-likelihood of `tokens` from `start` on, by one pass over all of them.
+fn by_one_pass(model: &dyn LanguageModel, tokens: &[u32], start: usize) -> Likelihood {
+    let (seen, _) = tokens.split_at(tokens.len() - 1);
+    let input = Tensor::new(seen, &CPU).unwrap().unsqueeze(0).unwrap();
+    let logits = model.logits(&input, &mut Pass::evaluation(DType::F32)).unwrap();
+    let rows = logits.squeeze(0).unwrap().to_vec2::<f32>().unwrap();
+    let (mut log_likelihood, mut is_greedy) = (0.0, true);
+    for place in start..tokens.len() {
+        let (row, next) = (&rows[place - 1], tokens[place] as usize);
+        let sum: f64 = row.iter().map(|&logit| f64::from(logit).exp()).sum();
+        log_likelihood += f64::from(row[next]) - sum.ln();
+        is_greedy &= row.iter().all(|&logit| logit <= row[next]);
+    }
+    Likelihood { log_likelihood, is_greedy }
+}
+
+#[test]
+fn likelihoods_are_those_of_one_pass_and_the_same_for_any_number_of_slots() {
+    let contexts: [&[u32]; 4] = [&[1, 2, 3], &[4], &[5, 6, 7, 8, 9, 10], &[2, 2]];
+    let continuations: [&[u32]; 4] = [&[4], &[5, 6, 7], &[1, 0, 3, 12, 2], &[11, 11]];
+    for make in FAMILIES {
+        let model = make();
+        let room = model.context();
+        let asked: Vec<_> = contexts
+            .iter()
+            .map(|&context| Asked { context, continuations: continuations.to_vec() })
+            .collect();
+        let of_slots = |n_slots: usize| {
+            let mut decoder = Alone::new(Box::new(ByModel::new(model.as_ref(), n_slots, DType::F32)));
+            let mut done = Vec::new();
+            let found = likelihoods(&mut decoder, room, &asked, &mut |n| done.push(n)).unwrap();
+            assert!(done.is_sorted() && done.last() == Some(&contexts.len()), "{done:?}");
+            found
+        };
+        let found = of_slots(1);
+        assert_eq!(found, of_slots(3));
+        assert_eq!(found, of_slots(9));
+        for (context, found) in contexts.iter().zip(&found) {
+            for (continuation, found) in continuations.iter().zip(found) {
+                let all = [*context, *continuation].concat();
+                // One token more than the context: the last is not looked back on.
+                let n_left_out = all.len().saturating_sub(room + 1);
+                let start = context.len() - n_left_out;
+                let expected = by_one_pass(model.as_ref(), &all[n_left_out..], start);
+                // Sums of f32 in another order.
+                assert!(
+                    (found.log_likelihood - expected.log_likelihood).abs() < 1e-4,
+                    "{found:?} {expected:?}"
+                );
+                assert_eq!(found.is_greedy, expected.is_greedy);
+            }
         }
     }
 }

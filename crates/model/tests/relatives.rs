@@ -26,7 +26,7 @@ fn config(family: Family) -> ModelConfig {
     }
 }
 
-fn all() -> [ModelConfig; 6] {
+fn all() -> [ModelConfig; 8] {
     [
         config(Family::Qwen2),
         ModelConfig { head_width: 8, ..config(Family::Qwen3) },
@@ -34,6 +34,8 @@ fn all() -> [ModelConfig; 6] {
         config(Family::Mistral),
         config(Family::Olmo2),
         ModelConfig { n_kv_heads: 4, head_width: 10, ..config(Family::Olmo2) },
+        ModelConfig { qk_norm: true, window: 3, window_pattern: 2, ..config(Family::Wattle) },
+        ModelConfig { activation: ActivationKind::Relu2, logit_softcap: 2.5, ..config(Family::Wattle) },
     ]
 }
 
@@ -150,4 +152,38 @@ fn a_width_of_heads_and_a_window_are_adopted_from_the_directory() {
     let faults = adopt(&["head_width", "window"], wished).unwrap_err();
     assert!(faults[0].starts_with("model.head_width = 6: ") && faults[0].contains("has 8"), "{faults:?}");
     assert!(faults[1].starts_with("model.window = 4: ") && faults[1].contains("has 3"), "{faults:?}");
+}
+
+#[test]
+fn a_wattle_that_is_another_family_is_read_as_that_and_predicts_the_same() {
+    let relu2 = ModelConfig { activation: ActivationKind::Relu2, ..config(Family::Wattle) };
+    for (wattle, family) in [
+        (config(Family::Wattle), Family::Llama),
+        (ModelConfig { qk_norm: true, ..config(Family::Wattle) }, Family::Qwen3),
+        (ModelConfig { window: 3, ..config(Family::Wattle) }, Family::Mistral),
+        // An Arcee, which is no family of its own here.
+        (relu2, Family::Wattle),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let saved = model(&wattle);
+        write(dir.path(), &saved.config_json(), &weights(saved.as_ref()));
+        let directory = Directory::open(dir.path()).unwrap();
+        assert_eq!(directory.model_config().family, family);
+        assert_eq!(logits(directory.load(&CPU).unwrap().as_ref()), logits(saved.as_ref()), "{wattle:?}");
+    }
+}
+
+#[test]
+fn what_an_arcee_leaves_out_is_that_of_transformers_and_a_gate_is_refused() {
+    let arcee = ModelConfig { activation: ActivationKind::Relu2, ..config(Family::Wattle) };
+    let without = |key: &'static str| {
+        read(&arcee, move |config, _| drop(config.as_object_mut().unwrap().remove(key))).unwrap()
+    };
+    assert_eq!(without("hidden_act").activation, ActivationKind::Relu2);
+    assert_eq!(without("rms_norm_eps").norm_eps, 1e-5);
+    let error = read(&arcee, |config, _| config["hidden_act"] = json!("silu")).unwrap_err();
+    assert!(error.contains("hidden_act = \"silu\" is not supported: expected \"relu2\""), "{error}");
+    let capped = ModelConfig { logit_softcap: 2.5, ..arcee };
+    let error = read(&capped, |config, _| config["final_logit_softcapping"] = json!(-1.0)).unwrap_err();
+    assert!(error.contains("model.logit_softcap = -1: expected 0, or from 1 to 1000000"), "{error}");
 }

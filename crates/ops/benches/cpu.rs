@@ -233,7 +233,13 @@ fn activations(model: &Model, table: &mut Table) {
     let (x, y, bias) = (normal(0, len), normal(1, len), normal(3, 4 * c));
     let (mut out, mut grad) = (vec![0.0; len], normal(2, len));
     let bytes = |n: usize| Work::Bytes((n * len * 4) as f64);
-    for (kind, times) in [(Activation::Gelu, 0), (Activation::GeluTanh, n_layers), (Activation::Relu, 0)] {
+    let kinds = [
+        (Activation::Gelu, 0),
+        (Activation::GeluTanh, n_layers),
+        (Activation::Relu, 0),
+        (Activation::Relu2, 0),
+    ];
+    for (kind, times) in kinds {
         activation::cpu::fwd(kind, &mut out, &x);
         check("activation", &out, &kind.apply(&tensor(&x, &[len])).unwrap());
         table.time(&format!("{kind:?} fwd"), "activation", times, bytes(2), || {
@@ -269,7 +275,8 @@ fn classifiers(model: &Model, table: &mut Table) {
         let shape = classifier::cpu::Shape { n_in: c, n_vocab: v };
         let (x, weight) = (normal(0, n * c), normal(1, v * c));
         let targets: Vec<u32> = (0..n).map(|row| (row * 7 % v) as u32).collect();
-        let input = Input { x: &x, weight: &weight, targets: &targets, target_weights: None };
+        let input =
+            Input { x: &x, weight: &weight, targets: &targets, target_weights: None, logit_cap: None };
         let mut scratch = vec![0.0; shape.scratch_len(n)];
         let (mut losses, mut grad_x, mut grad_weight) = (vec![0.0; n], vec![0.0; n * c], vec![0.0; v * c]);
         classifier::cpu::fwd(&mut losses, &input, &shape, &mut scratch);
@@ -299,7 +306,7 @@ fn others(model: &Model, table: &mut Table) {
     let (tokens_table, positions) = (normal(0, v * c), normal(1, t * c));
     let mut x = vec![0.0; n * c];
     let rows = |k: usize| Work::Bytes((k * n * c * 4) as f64);
-    embedding::cpu::fwd(&mut x, &tokens, &tokens_table, Some(&positions), t, c);
+    embedding::cpu::fwd(&mut x, &tokens, &tokens_table, Some(&positions), None, t, c);
     let expected = embedding::embedding(
         &Tensor::from_slice(&tokens, (b, t), &Device::Cpu).unwrap(),
         &tensor(&tokens_table, &[v, c]),
@@ -307,11 +314,11 @@ fn others(model: &Model, table: &mut Table) {
     );
     check("embedding", &x, &expected.unwrap());
     table.time("embedding fwd", "embedding", 1, rows(2), || {
-        embedding::cpu::fwd(&mut x, &tokens, &tokens_table, Some(&positions), t, c);
+        embedding::cpu::fwd(&mut x, &tokens, &tokens_table, Some(&positions), None, t, c);
     });
     let (mut grad_tokens, mut grad_positions) = (vec![0.0; v * c], vec![0.0; t * c]);
     table.time("embedding bwd", "embedding", 1, rows(2), || {
-        embedding::cpu::bwd(&mut grad_tokens, Some(&mut grad_positions), &x, &tokens, t, c);
+        embedding::cpu::bwd(&mut grad_tokens, Some(&mut grad_positions), &x, &tokens, None, t, c);
     });
 
     let rotary = Rotary::new(10_000.0, c / n_heads, t, Scaling::None);
@@ -320,9 +327,9 @@ fn others(model: &Model, table: &mut Table) {
     let x_bhtd = tensor(&x, &[b, t, n_heads, c / n_heads]).transpose(1, 2).unwrap();
     let half = [t, c / n_heads / 2];
     let expected = rope::rope(&x_bhtd, &tensor(cos, &half), &tensor(sin, &half)).unwrap();
-    rope::cpu::fwd(&mut x, heads, n, n_heads, t, &rotary);
+    rope::cpu::fwd(&mut x, heads, n, n_heads, t, None, &rotary);
     check("rope", &x, &expected.transpose(1, 2).unwrap().contiguous().unwrap());
-    table.time("rope fwd", "-", 0, rows(2), || rope::cpu::fwd(&mut x, heads, n, n_heads, t, &rotary));
+    table.time("rope fwd", "-", 0, rows(2), || rope::cpu::fwd(&mut x, heads, n, n_heads, t, None, &rotary));
     let stream = Stream::new(1, Purpose::Dropout { site_idx: 0 }, 1);
     let dropped = Dropout { probability: 0.1, stream, first_sequence: 0 };
     table.time("dropout fwd", "-", 0, rows(2), || dropout::cpu::fwd(&mut x, t * c, &dropped));

@@ -111,6 +111,27 @@ pub(crate) fn fold(lanes: [f32; LANES]) -> f32 {
     (four[0] + four[2]) + (four[1] + four[3])
 }
 
+/// `Σ exp(x − max)`, which must be 1 or more, as for [`exp_minus`].
+#[inline(always)]
+pub(crate) fn sum_exp_minus<S: Simd>(x: &[f32], max: f32) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let mut chunks = x.chunks_exact(LANES);
+    for chunk in &mut chunks {
+        for lane in 0..LANES {
+            lanes[lane] += exp::<S>(chunk[lane] - max);
+        }
+    }
+    let rest = chunks.remainder();
+    if !rest.is_empty() {
+        let mut padded = [f32::NEG_INFINITY; LANES];
+        padded[..rest.len()].copy_from_slice(rest);
+        for lane in 0..LANES {
+            lanes[lane] += exp::<S>(padded[lane] - max);
+        }
+    }
+    fold(lanes)
+}
+
 /// Replaces each `x` by `exp(x − max)` and returns their sum, which must be 1 or more: padding adds up to
 /// 16 × 1.2e-38 to it, which changes nothing then.
 #[inline(always)]

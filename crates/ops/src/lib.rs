@@ -72,6 +72,7 @@ pub mod head_norm;
 mod heads;
 mod lanes;
 mod math;
+mod positions;
 mod rows;
 mod store;
 mod tile;

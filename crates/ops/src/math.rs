@@ -39,6 +39,21 @@ pub(crate) fn sigmoid<S: Simd>(x: f32) -> f32 {
     1.0 / (1.0 + exp::<S>(-x))
 }
 
+/// `tanh x`, within 3 units in the last place: by a polynomial near 0, where `1 − 2/(e²ˣ + 1)` cancels.
+#[inline(always)]
+pub(crate) fn tanh<S: Simd>(x: f32) -> f32 {
+    const NEAR: f32 = 0.625;
+    let a = x.abs();
+    let s = x * x;
+    let p = S::mul_add(-6.096_714e-3, s, 2.099_718e-2);
+    let p = S::mul_add(p, s, -5.385_090_8e-2);
+    let p = S::mul_add(p, s, 1.333_277e-1);
+    let p = S::mul_add(p, s, -3.333_332_8e-1);
+    let near = S::mul_add(p * s, x, x);
+    let far = (1.0 - 2.0 / (exp::<S>(2.0 * a) + 1.0)).copysign(x);
+    if a < NEAR { near } else { far }
+}
+
 /// The normal distribution function `Φ(x)`, within 1.2e-7, and `e^(−x²/2)`.
 ///
 /// `Φ(−a) = e^(−a²/2) · t · P(t)` with `t = 1 / (1 + 0.33 a)`, the form of Abramowitz and Stegun 26.2.17. `P`
@@ -83,6 +98,10 @@ mod tests {
         dispatch!(sigmoid(x: f32) -> f32)
     }
 
+    fn tanh_here(x: f32) -> f32 {
+        dispatch!(tanh(x: f32) -> f32)
+    }
+
     fn normal_cdf_here(x: f32) -> (f32, f32) {
         dispatch!(normal_cdf(x: f32) -> (f32, f32))
     }
@@ -107,6 +126,16 @@ mod tests {
     fn sigmoid_is_good_to_three_units() {
         let error = worst(grid(-87.0, 87.0), sigmoid_here, |x| 1.0 / (1.0 + (-x).exp()));
         assert!(error < 3.0, "{error}");
+    }
+
+    #[test]
+    fn tanh_is_good_to_three_units() {
+        for grid in [grid(-10.0, 10.0), grid(-1e-3, 1e-3), grid(0.5, 0.7)] {
+            let error = worst(grid.filter(|&x| x != 0.0), tanh_here, f64::tanh);
+            assert!(error < 3.0, "{error}");
+        }
+        assert_eq!([0.0, 100.0, f32::NEG_INFINITY].map(tanh_here), [0.0, 1.0, -1.0]);
+        assert!(tanh_here(f32::NAN).is_nan());
     }
 
     #[test]

@@ -79,7 +79,12 @@ fn a_block_that_asks_for_more_shared_memory_than_there_is_is_refused() {
 }
 
 /// Rows of logits on a board: what the classifier leaves there, by a way of doing it.
-fn classified(board: &ShimBoard, elem: Elem, way: &str) -> Result<Vec<u8>, BoardError> {
+fn classified(
+    board: &ShimBoard,
+    elem: Elem,
+    way: &str,
+    logit_cap: Option<f32>,
+) -> Result<Vec<u8>, BoardError> {
     const N: usize = 3;
     const V_PADDED: usize = 512;
     let len = N * V_PADDED * elem.bytes();
@@ -97,6 +102,7 @@ fn classified(board: &ShimBoard, elem: Elem, way: &str) -> Result<Vec<u8>, Board
         n: N,
         v: V_PADDED - 30,
         v_padded: V_PADDED,
+        logit_cap,
     };
     board.choices().trying(way, || classifier::fwd_bwd(board, &rows, 0.5))?;
     let mut out = vec![0; len + 192];
@@ -107,16 +113,18 @@ fn classified(board: &ShimBoard, elem: Elem, way: &str) -> Result<Vec<u8>, Board
 #[test]
 fn a_classifier_that_holds_rows_in_shared_memory_gives_the_same_bits_as_one_that_reads_them_again() {
     for elem in [Elem::F32, Elem::Bf16] {
-        let board = ShimBoard::default();
-        let [shared, plain] = ["shared", "plain"].map(|way| classified(&board, elem, way).unwrap());
-        assert_eq!(shared, plain);
-        assert!(board.launched().contains(&format!("classifier_bwd_shared_{}", elem.suffix())));
+        for (logit_cap, stem) in [(None, "classifier"), (Some(3.0), "classifier_capped")] {
+            let board = ShimBoard::default();
+            let by = |way| classified(&board, elem, way, logit_cap).unwrap();
+            assert_eq!(by("shared"), by("plain"));
+            assert!(board.launched().contains(&format!("{stem}_bwd_shared_{}", elem.suffix())));
+        }
     }
 }
 
 #[test]
 fn rows_that_do_not_fit_into_shared_memory_are_read_again() {
     let board = ShimBoard::default().with_shared_bytes(2 << 10);
-    classified(&board, Elem::F32, "shared").unwrap();
+    classified(&board, Elem::F32, "shared", None).unwrap();
     assert_eq!(board.launched().into_iter().collect::<Vec<_>>(), ["classifier_bwd_f32"]);
 }

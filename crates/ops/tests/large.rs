@@ -202,7 +202,16 @@ fn both_ways_of_rotation_reach_their_last_row() {
     for way in ["plain", "packs"] {
         let mut x = Sparse::bf16(N * C);
         x.fill(N * C - C..N * C, 4.0);
-        let heads = Heads { n: N, row_stride: C, n_heads: C / d, d, t, cos: cos.ptr(), sin: sin.ptr() };
+        let heads = Heads {
+            n: N,
+            row_stride: C,
+            n_heads: C / d,
+            d,
+            t,
+            cos: cos.ptr(),
+            sin: sin.ptr(),
+            documents: None,
+        };
         let board = LastBlock::default();
         board.choices().prefer(way);
         fwd(&board, x.tensor(), &heads).unwrap();
@@ -229,6 +238,7 @@ fn the_classifier_reaches_the_last_row_of_its_logits() {
             n,
             v,
             v_padded,
+            logit_cap: None,
         };
         fwd_bwd(&board, &rows, 1.0).unwrap();
         close(losses.at(n - 1), (v as f32).ln());
@@ -243,7 +253,7 @@ fn embeddings_reach_their_last_row() {
     let (out, mut table, tokens) = (Sparse::bf16(N * C), Sparse::bf16(C), Sparse::new(N, Elem::F32));
     let state = Sparse::new(16, Elem::F32);
     table.fill(0..C, 1.5);
-    let rows = Rows { tokens: tokens.ptr(), n: N, t: 32_768, c: C };
+    let rows = Rows { tokens: tokens.ptr(), n: N, t: 32_768, c: C, documents: None };
     let board = LastBlock::default();
     fwd(&board, out.tensor(), &rows, table.tensor(), None, &no_dropout(&state)).unwrap();
     close(out.at(N * C - 1), 1.5);

@@ -127,7 +127,7 @@ fn linear_differentiates_both_ways_round() {
 #[test]
 fn activations_differentiate() {
     let x = normal(0, &[9, 7]);
-    for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
+    for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Relu2] {
         check_gradients(&[&x], || activation.apply(&x));
     }
     // The two forms of GELU differ by at most 5e-4 (Hendrycks and Gimpel, figure 1 of later versions).

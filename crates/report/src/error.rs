@@ -32,6 +32,23 @@ pub enum ReportError {
         /// Runs beside it with the nearest names, the nearest first.
         near: Vec<String>,
     },
+    /// A run was never scored on what runs are to be compared by.
+    #[error(
+        "{run} has no score of {metric}; {}",
+        if known.is_empty() {
+            format!("score its checkpoints by wattle evaluate {run}/checkpoints/… --tasks FILE, or set evaluate.tasks")
+        } else {
+            format!("it has {known}")
+        }
+    )]
+    NoScore {
+        /// The run.
+        run: String,
+        /// What was asked for.
+        metric: String,
+        /// The scores that it has.
+        known: String,
+    },
     /// A file is not what its name says.
     #[error("{}: {reason}", path.display())]
     Corrupt {

@@ -13,6 +13,7 @@
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::clock::MonotonicNs;
+use crate::score::{Sample, TaskScores};
 use crate::units::GramsPerKwh;
 
 /// Name and version of the format of an event.
@@ -40,6 +41,20 @@ pub enum EventBody {
     Step(StepEvent),
     /// A split was evaluated.
     Evaluate(EvaluateEvent),
+    /// The model was scored on tasks.
+    Tasks {
+        /// Updates made so far.
+        step: u64,
+        /// The scores of each task.
+        tasks: Vec<TaskScores>,
+    },
+    /// The model went on from prompts.
+    Samples {
+        /// Updates made so far.
+        step: u64,
+        /// The texts, in the order of the prompts.
+        samples: Vec<Sample>,
+    },
     /// An epoch ended, or was cut short.
     Epoch {
         /// Which, counted from 1.
@@ -198,7 +213,7 @@ impl Event {
     }
 }
 
-fn null_is_nan<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+pub(crate) fn null_is_nan<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de> + From<f32>,

@@ -16,6 +16,7 @@
 //! - [`lines`]: append-only files that survive a crash
 //! - [`machine`]: how sensors of several machines are called
 //! - [`manifest`]: where, on what and from what the run was made (`manifest.json`)
+//! - [`score`]: what a model scored on tasks (`tasks.jsonl`)
 //! - [`run_dir`]: the run directory, its lock, and atomic writes
 
 pub mod beside;
@@ -32,6 +33,7 @@ pub mod manifest;
 pub mod masked;
 pub mod record;
 pub mod run_dir;
+pub mod score;
 pub mod span;
 pub mod units;
 
@@ -44,5 +46,6 @@ pub use lines::LineFile;
 pub use manifest::{Manifest, Segment};
 pub use record::Record;
 pub use run_dir::RunDir;
+pub use score::{Sample, Score, TaskResult, TaskScores};
 pub use span::{Phase, Span, SpanClock};
 pub use units::{Celsius, GramsCo2e, GramsPerKwh, Joules, Seconds, Watts};

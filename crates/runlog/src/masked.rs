@@ -1,4 +1,4 @@
-//! Tokens that go through a model and are not learnt: of conversations, all but the assistant's.
+//! Tokens that go through a model and are not learnt: of conversations, all but the assistant's, and padding.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,8 +6,8 @@ use crate::units::Joules;
 
 /// Tokens that went through the model beside those that were learnt.
 ///
-/// They are what the learnt ones are predicted from, so their energy is not lost; it is told because `joules_per_token`
-/// counts learnt tokens alone.
+/// Those of a text are what the learnt ones are predicted from, so their energy is not lost, as that of padding is. Both
+/// are told because `joules_per_token` counts learnt tokens alone.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Masked {
     /// How many.
@@ -19,18 +19,17 @@ pub struct Masked {
 }
 
 impl Masked {
-    /// Of `processed` tokens of which `learnt` were learnt, and whose passes took `energy`.
-    pub fn of(processed: u64, learnt: u64, energy: Joules) -> Self {
-        let tokens = processed.saturating_sub(learnt);
+    /// So many of `processed` tokens, whose passes took `energy`.
+    pub fn of(tokens: u64, processed: u64, energy: Joules) -> Self {
         let share = tokens as f64 / (processed as f64).max(1.0);
         Self { tokens, share, energy_j: energy * share }
     }
 
-    /// Those of two stretches, of which `learnt` tokens were learnt together.
+    /// Those of two stretches, in which `processed` tokens went through the model together.
     #[must_use]
-    pub fn and(self, other: Self, learnt: u64) -> Self {
+    pub fn and(self, other: Self, processed: u64) -> Self {
         let tokens = self.tokens + other.tokens;
-        let share = tokens as f64 / ((tokens + learnt) as f64).max(1.0);
+        let share = tokens as f64 / (processed as f64).max(1.0);
         Self { tokens, share, energy_j: self.energy_j + other.energy_j }
     }
 }
@@ -41,9 +40,9 @@ mod tests {
 
     #[test]
     fn shares_are_of_all_tokens_and_of_their_energy() {
-        let one = Masked::of(100, 75, Joules(8.0));
+        let one = Masked::of(25, 100, Joules(8.0));
         assert_eq!(one, Masked { tokens: 25, share: 0.25, energy_j: Joules(2.0) });
-        let two = one.and(Masked::of(100, 25, Joules(4.0)), 100);
+        let two = one.and(Masked::of(75, 100, Joules(4.0)), 200);
         assert_eq!(two, Masked { tokens: 100, share: 0.5, energy_j: Joules(5.0) });
         assert_eq!(Masked::of(0, 0, Joules(1.0)).share, 0.0);
     }

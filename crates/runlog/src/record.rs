@@ -71,9 +71,12 @@ pub struct Record {
     pub carbon: Carbon,
     /// `energy_j` over `tokens`; null without tokens.
     pub joules_per_token: Option<f64>,
-    /// Tokens that went through the model and were not learnt; absent where all were.
+    /// Tokens of texts that went through the model and were not learnt; absent where all were.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub masked: Option<Masked>,
+    /// Tokens that fill windows up beside packed documents; absent where none do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub padding: Option<Masked>,
     /// Software carbon intensity (ISO/IEC 21031), with `embodied` where that is given; null without tokens.
     pub sci: Option<Sci>,
     /// Share of the emissions of making the machine; absent where they were not given.
@@ -655,6 +658,7 @@ mod tests {
             },
             joules_per_token: Some(850.0 / 76_800.0),
             masked: None,
+            padding: None,
             sci: None,
             embodied: None,
             machine_idle: None,

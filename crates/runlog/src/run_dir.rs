@@ -103,6 +103,11 @@ impl RunDir {
         self.path.join("grid.jsonl")
     }
 
+    /// `tasks.jsonl`
+    pub fn tasks(&self) -> PathBuf {
+        self.path.join("tasks.jsonl")
+    }
+
     /// `train.log`
     pub fn train_log(&self) -> PathBuf {
         self.path.join("train.log")

@@ -6,10 +6,11 @@ use std::thread::JoinHandle;
 use candle_core::Device;
 use wattle_data::Dataset;
 use wattle_model::hugging_face::Directory;
-use wattle_model::{Adapted, LanguageModel, Masks};
+use wattle_model::{Adapted, LanguageModel};
 use wattle_ops::board::Board;
 use wattle_train::device::ChosenDevice;
 use wattle_train::engine::{home_of_parameters, refuse_what_cannot_fit};
+use wattle_train::evaluate::masks_of;
 use wattle_train::{EngineChoice, Ranks, TrainerOptions};
 
 use crate::checkpoint::tokenizer_of;
@@ -220,7 +221,7 @@ pub(crate) fn trainer_options(config: &Config, dataset: &Dataset, segment: u32) 
         dtype: config.precision.dtype.into(),
         fp8: config.precision.fp8(),
         moments: config.precision.moments(config.run.seed),
-        masks: Masks { weights: dataset.train.has_mask(), documents: false },
+        masks: masks_of(&dataset.train),
         kernels: None,
         select: false,
         ranks: Ranks::default(),

@@ -1,8 +1,11 @@
 //! The data of a run: prepared, looked at, and still the same at a resume.
 
+use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use wattle_data::{Dataset, EvalBatches, Loader, Origin, TokenStore, Verify};
+use wattle_meter::TokensBeside;
 use wattle_train::Plan;
 
 use crate::config::Config;
@@ -53,9 +56,8 @@ pub fn of_run(dir: &Path, config: &Config, listener: &mut dyn Listener) -> Resul
 /// # Errors
 /// If the data are too short for a single step.
 pub fn plan_of(config: &Config, dataset: &Dataset) -> Result<Plan, SessionError> {
-    let (context, train) = (config.model.context, &config.train);
-    let loader = Loader::of(dataset, context, train.batch_size, config.run.seed)?;
-    let plan = Plan::new(train, loader.steps_per_epoch(), context);
+    let loader = loader_of(config, dataset)?;
+    let plan = Plan::new(&config.train, loader.steps_per_epoch(), config.model.context);
     loader.check_passes(plan.total_steps)?;
     Ok(plan)
 }
@@ -69,15 +71,39 @@ pub(crate) fn check_length(config: &Config, dataset: &Dataset) -> Result<(), Ses
     Ok(())
 }
 
-/// Tokens that go through the model in a step, where not all of them are learnt.
-pub(crate) fn masked_step(config: &Config, dataset: &Dataset) -> Option<u64> {
-    let tokens = config.train.batch_size as u64 * config.model.context as u64;
-    dataset.train.has_mask().then_some(tokens)
+/// What goes through the model beside the tokens that are learnt, where not all are.
+pub(crate) fn tokens_beside(
+    config: &Config,
+    dataset: &Dataset,
+) -> Result<Option<TokensBeside>, SessionError> {
+    let (is_masked, is_packed) = (dataset.train.has_mask(), dataset.train.is_packed());
+    if !is_masked && !is_packed {
+        return Ok(None);
+    }
+    let loader = loader_of(config, dataset)?;
+    let tokens_per_step = loader.tokens_per_step();
+    let padding = move |steps: Range<u64>| {
+        let of_epoch = loader.steps_per_epoch();
+        // Every step of an epoch is within it.
+        steps.map(|step| loader.padding(step / of_epoch, step % of_epoch).unwrap_or(0)).sum()
+    };
+    let padding = is_packed.then(|| Arc::new(padding) as _);
+    Ok(Some(TokensBeside { tokens_per_step, is_masked, padding }))
+}
+
+fn loader_of(config: &Config, dataset: &Dataset) -> Result<Loader, SessionError> {
+    Ok(Loader::of(dataset, config.model.context, config.train.batch_size, config.run.seed)?)
 }
 
 /// Tokens of one evaluation, of all sources.
 pub(crate) fn evaluation_tokens(config: &Config, dataset: &Dataset) -> u64 {
     let of_store = |val: &TokenStore| match config.evaluate.batches {
+        _ if val.is_packed() => {
+            let (context, batch_size) = (config.model.context, config.train.micro_batch());
+            // Those that are too short for a window were refused before.
+            EvalBatches::new(val, context, batch_size, config.evaluate.batches)
+                .map_or(0, |batches| batches.tokens())
+        }
         0 => val.len(),
         n => {
             let of_batch = (config.train.micro_batch() * config.model.context) as u64;

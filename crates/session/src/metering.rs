@@ -12,8 +12,8 @@ use wattle_meter::config::stated_machine;
 use wattle_meter::export::codecarbon::{Row, RunFacts};
 use wattle_meter::{
     CarbonConfig, EDGE_TIMEOUT, Entry, GpuSelection, IntensityTable, Ledger, LedgerOptions, Live, MeterError,
-    Pricing, ResumePoint, Sampler, SamplerOptions, Tally, Tariff, TraceTarget, TraceWriter, Used, Watch,
-    Workload, discover_for,
+    Pricing, ResumePoint, Sampler, SamplerOptions, Tally, Tariff, TokensBeside, TraceTarget, TraceWriter,
+    Used, Watch, WindowEnergy, Workload, discover_for,
 };
 use wattle_report::words::describe::unmetered_warning;
 use wattle_runlog::beside::Projected;
@@ -95,8 +95,8 @@ pub(crate) struct MeteringOptions<'a> {
     pub grid: &'a [GridEntry],
     /// What is known of the grid now; `None` if nobody is asked.
     pub known: Option<&'a Intensities>,
-    /// Tokens that go through the model in a step, where not all of them are learnt.
-    pub masked_step: Option<u64>,
+    /// What goes through the model beside the tokens that are learnt.
+    pub beside: Option<TokensBeside>,
     /// Who trains together, and where; `None` if this process trains alone.
     pub together: Option<(&'a Ranks, &'a Seats)>,
 }
@@ -144,7 +144,7 @@ impl Metering {
             .with_table(pricing.table.clone())
             .with_machine(stated_machine(&config.energy, &config.carbon))
             .with_other_traces(other_traces(run.path()))
-            .with_masked_tokens(options.masked_step);
+            .with_tokens_beside(options.beside.clone());
         for id in grid.iter().map(|entry| entry.segment).collect::<BTreeSet<_>>() {
             Intensities::of_segment(*grid, id).into_iter().for_each(|known| ledger.set_grid(id, known));
         }
@@ -349,17 +349,12 @@ impl Metering {
         complete: bool,
         end: Mark,
     ) -> Option<Entry<'static>> {
-        let sampler = self.sampler.as_ref()?;
-        let window = match sampler.window(&self.start.edge, &end.edge) {
-            Ok(window) => window,
-            Err(error) => {
-                tracing::warn!("metering: {error}");
-                return None;
-            }
-        };
-        let window = match &self.others {
-            Some(others) => others.with_others(window),
-            None => window,
+        let own = self.own_window(&end.edge);
+        let window = match (&self.others, own) {
+            (Some(others), Some(own)) => others.with_others(own),
+            // What the others said is theirs of this stretch alone.
+            (Some(others), None) => others.without_this(self.start.edge.t, end.edge.t)?,
+            (None, own) => own?,
         };
         Some(Entry {
             kind,
@@ -371,8 +366,14 @@ impl Metering {
             window,
             spans: &[],
             resources: self.workload.resources(),
-            overhead: sampler.overhead(),
+            overhead: self.sampler.as_ref().map(Sampler::overhead).unwrap_or_default(),
         })
+    }
+
+    /// What this machine used from the last mark to `end`; `None` where its meter does not answer.
+    fn own_window(&self, end: &wattle_meter::Edge) -> Option<WindowEnergy> {
+        let window = self.sampler.as_ref()?.window(&self.start.edge, end);
+        window.inspect_err(|error| tracing::warn!("metering: {error}")).ok()
     }
 
     /// `emissions.csv` is a copy for other tools: the run does not hang on it.
@@ -495,7 +496,11 @@ fn intensity_table(config: &CarbonConfig) -> Option<IntensityTable> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nodes::{NodeTrace, NodeVoice};
+    use wattle_dist::Threads;
     use wattle_runlog::DeviceKind;
+    use wattle_runlog::machine::machine_of;
+    use wattle_runlog::record::Flag;
 
     /// The record of a moment's training on `cuda:0` by a machine of which NVML shows nothing, and `emissions.csv`.
     fn trained_on_a_board(gpus: GpuSelection) -> (Record, String, String) {
@@ -520,7 +525,7 @@ mod tests {
             resumed: None,
             grid: &[],
             known: None,
-            masked_step: None,
+            beside: None,
             together: None,
         };
         let (mut metering, _) = Metering::start(&options).unwrap();
@@ -530,6 +535,78 @@ mod tests {
         let whole = metering.finish(true, 10, 1_000).unwrap().unwrap();
         assert_eq!(whole.unmetered_devices, epoch.unmetered_devices);
         (whole, json, std::fs::read_to_string(run.emissions_csv()).unwrap())
+    }
+
+    /// Keeps a thread busy, which is what an estimate goes by.
+    fn work() {
+        let began = std::time::Instant::now();
+        while began.elapsed() < Duration::from_millis(150) {
+            std::hint::black_box(began.elapsed());
+        }
+    }
+
+    #[test]
+    fn what_other_machines_used_is_booked_where_this_ones_meter_fails() {
+        let scratch = tempfile::tempdir().unwrap();
+        let run = RunDir::create(&scratch.path().join("run")).unwrap();
+        // A trace that cannot be written keeps this machine's meter from starting.
+        std::fs::create_dir(run.power_trace()).unwrap();
+        let (config, segment) = (Config::default(), Segment::now(0, 0));
+        let mut machines = Threads::machines(&[2, 1]).into_iter().map(|fabric| {
+            let ranks = Ranks::new(std::sync::Arc::new(fabric), Duration::from_secs(20));
+            let seats = |ranks: &Ranks| Seats::learn(ranks, &ComputeDevice::cpu()).unwrap().unwrap();
+            (ranks, seats)
+        });
+        let (ranks, learn) = machines.next().unwrap();
+        let (whole, epochs) = std::thread::scope(|scope| {
+            for (ranks, learn) in machines {
+                let (config, run) = (&config, run.path());
+                scope.spawn(move || {
+                    let seats = learn(&ranks);
+                    let trace = NodeTrace { run, run_id: "run-1", segment: 0 };
+                    let mut voice =
+                        NodeVoice::start(&ranks, &seats, &config.energy, &trace).unwrap().unwrap();
+                    for is_kept in [true, true, false] {
+                        work();
+                        voice.say(is_kept);
+                    }
+                });
+            }
+            let seats = learn(&ranks);
+            let options = MeteringOptions {
+                config: &config,
+                run: &run,
+                run_id: "run-1",
+                segment: &segment,
+                devices: &[ComputeDevice::cpu()],
+                events: &[],
+                resumed: None,
+                grid: &[],
+                known: None,
+                beside: None,
+                together: Some((&ranks, &seats)),
+            };
+            let (mut metering, mut info) = Metering::start(&options).unwrap();
+            metering.join(&ranks, &seats, &mut info).unwrap();
+            let epochs =
+                [1, 2].map(|n| metering.end_epoch(n, true, 10 * n, 1_000 * n, None).unwrap().unwrap());
+            (metering.finish(true, 20, 2_000).unwrap().unwrap(), epochs)
+        });
+        for epoch in &epochs {
+            let [this, others @ ..] = epoch.sensors.as_slice() else { panic!("{:?}", epoch.sensors) };
+            assert_eq!((this.id.as_str(), others[0].id.as_str()), ("missing", "node1/cpu:estimate"));
+            assert!(others.iter().all(|other| machine_of(&other.id) == 1), "{others:?}");
+            assert_eq!(this.flags, [Flag::NodeMissing, Flag::Estimated]);
+            let of_others: Joules = others.iter().map(|other| other.energy_j).sum();
+            assert!(of_others > Joules::ZERO, "{others:?}");
+            // Two ranks here, one there; figures are rounded to millijoules.
+            assert!((this.energy_j - of_others * 2.0).get().abs() < 0.005, "{:?}", epoch.sensors);
+            assert!((epoch.energy_j - of_others * 3.0).get().abs() < 0.005, "{:?}", epoch.sensors);
+        }
+        assert_eq!(epochs[1].start_ns, epochs[0].end_ns, "each stretch is booked once");
+        assert_eq!(epochs[1].tokens, 1_000);
+        let booked = epochs[0].energy_j + epochs[1].energy_j;
+        assert!(whole.energy_j > booked && whole.energy_j < booked * 3.0, "{whole:?}");
     }
 
     #[test]

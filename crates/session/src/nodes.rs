@@ -13,7 +13,7 @@ use wattle_meter::{
 use wattle_runlog::machine::{machine_name, machine_of, trace_name};
 use wattle_runlog::manifest::SensorInfo;
 use wattle_runlog::record::{Flag, Method, SensorKind, SensorRecord};
-use wattle_runlog::{Joules, Record, Segment};
+use wattle_runlog::{Joules, MonotonicNs, Record, Segment};
 use wattle_train::Ranks;
 
 use crate::error::SessionError;
@@ -164,18 +164,36 @@ impl OtherNodes {
     /// The window of this machine with the sensors of the others. A machine that did not answer is estimated by its number
     /// of ranks, and says so.
     pub(crate) fn with_others(&self, window: WindowEnergy) -> WindowEnergy {
-        let own = window.energy;
-        let sensors = (1..self.n_ranks.len()).flat_map(|node| {
+        let known = Known { energy: window.energy, n_ranks: self.n_ranks[0], on: "the machine of rank 0" };
+        window.with_sensors(self.sensors_of_others(&known))
+    }
+
+    /// The window from `start` to `end` where this machine's meter did not answer: that of the others, by which this one is
+    /// estimated. `None` if no other answered either.
+    pub(crate) fn without_this(&self, start: MonotonicNs, end: MonotonicNs) -> Option<WindowEnergy> {
+        let answers = || self.said.iter().filter_map(|said| Some((said.node, said.sensors.as_ref()?)));
+        let energy = answers().flat_map(|(_, sensors)| sensors).map(|sensor| sensor.energy_j).sum();
+        let n_ranks: usize = answers().map(|(node, _)| self.n_ranks[node]).sum();
+        let known = Known { energy, n_ranks, on: "the machines that answered" };
+        (n_ranks > 0).then(|| {
+            let this = missing(0, &known, self.n_ranks[0]);
+            let sensors = std::iter::once(this).chain(self.sensors_of_others(&known));
+            WindowEnergy::empty(start, end).with_sensors(sensors.collect())
+        })
+    }
+
+    /// The sensors of the other machines; what is `known` stands for those that did not answer.
+    fn sensors_of_others(&self, known: &Known) -> Vec<SensorRecord> {
+        let of_node = |node| {
             let said = self.said.iter().find(|said| said.node == node);
             match said.and_then(|said| said.sensors.clone()) {
                 Some(sensors) => {
                     sensors.into_iter().map(|sensor| sensor.of_machine(&machine_name(node))).collect()
                 }
-                None => vec![missing(node, own * (self.n_ranks[node] as f64 / self.n_ranks[0] as f64))],
+                None => vec![missing(node, known, self.n_ranks[node])],
             }
-        });
-        let sensors = sensors.collect();
-        window.with_sensors(sensors)
+        };
+        (1..self.n_ranks.len()).flat_map(of_node).collect()
     }
 
     /// Notes what a record of all machines has said; `own` is what this one has used by its end in all.
@@ -201,20 +219,30 @@ impl OtherNodes {
     }
 }
 
+/// What machines that answered used.
+struct Known {
+    energy: Joules,
+    /// Ranks on them.
+    n_ranks: usize,
+    /// Which they are, for a person.
+    on: &'static str,
+}
+
 /// A machine of which nothing is known but how many ranks it has.
-fn missing(node: usize, energy: Joules) -> SensorRecord {
-    SensorRecord {
+fn missing(node: usize, known: &Known, n_ranks: usize) -> SensorRecord {
+    let energy = known.energy * (n_ranks as f64 / known.n_ranks as f64);
+    let record = SensorRecord {
         systematic_fraction: 1.0,
-        assumption: Some("as much a rank as on the machine of rank 0".to_owned()),
+        assumption: Some(format!("as much a rank as on {}", known.on)),
         flags: vec![Flag::NodeMissing, Flag::Estimated],
         ..SensorRecord::plain("missing".to_owned(), SensorKind::Cpu, Method::Estimated, energy)
-    }
-    .of_machine(&machine_name(node))
+    };
+    if node == 0 { record } else { record.of_machine(&machine_name(node)) }
 }
 
 #[cfg(test)]
 mod tests {
-    use wattle_runlog::{MonotonicNs, Watts};
+    use wattle_runlog::Watts;
 
     use super::*;
 
@@ -248,6 +276,26 @@ mod tests {
             ]
         );
         assert_eq!((all.energy, all.measured_fraction), (Joules(37.0), 7.0 / 37.0));
+    }
+
+    #[test]
+    fn where_this_machine_does_not_answer_the_others_stand_in_for_it() {
+        let (start, end) = (MonotonicNs(0), MonotonicNs(1_000_000_000));
+        let all = others().without_this(start, end).unwrap();
+        let said: Vec<_> =
+            all.sensors.iter().map(|s| (s.id.as_str(), s.energy_j, s.flags.as_slice())).collect();
+        let is_missing = [Flag::NodeMissing, Flag::Estimated];
+        assert_eq!(
+            said,
+            [
+                ("missing", Joules(14.0), is_missing.as_slice()),
+                ("node1/gpu:x", Joules(7.0), &[]),
+                ("node2/missing", Joules(28.0), is_missing.as_slice()),
+            ]
+        );
+        assert_eq!((all.start, all.end, all.energy), (start, end, Joules(49.0)));
+        let silent = OtherNodes { said: vec![Said { node: 1, sensors: None }], ..others() };
+        assert!(silent.without_this(start, end).is_none());
     }
 
     #[test]

@@ -8,8 +8,8 @@ use wattle_report::words::quantity::{duration, joules};
 use wattle_runlog::beside::Projected;
 use wattle_runlog::event::EvaluateEvent;
 use wattle_runlog::{
-    Event, EventBody, Joules, LineFile, MonotonicNs, Phase, Record, RunDir, RunlogError, Span, SpanClock,
-    StopReason, Watts,
+    Event, EventBody, Joules, LineFile, MonotonicNs, Phase, Record, RunDir, RunlogError, Sample, Span,
+    SpanClock, StopReason, TaskScores, Watts,
 };
 use wattle_train::error::ObserverError;
 use wattle_train::{Directive, Draft, Edge, ExtraFile, KERNELS_FILE, Observer, Plan, Progress};
@@ -24,6 +24,9 @@ use crate::pace::{Pace, Point};
 
 /// The longest time for which a power failure can take events away. A killed process loses none.
 const SYNC_EVERY: Duration = Duration::from_secs(5);
+
+/// Characters of a sample that the log shows; `events.jsonl` has all of it.
+const MAX_SAMPLE: usize = 200;
 
 /// Listens to one run.
 pub struct RunObserver<'a> {
@@ -69,12 +72,14 @@ pub struct Validation {
     pub plan: Plan,
     /// `evaluate.every_steps`
     pub every_steps: u64,
+    /// Whether the model is scored on tasks, or goes on from prompts.
+    pub examines: bool,
 }
 
 impl Validation {
     /// Whether there is an evaluation right after this step.
     fn is_due_after(&self, step: u64) -> bool {
-        self.split.is_some() && self.plan.evaluates_after(step, self.every_steps)
+        (self.split.is_some() || self.examines) && self.plan.evaluates_after(step, self.every_steps)
     }
 }
 
@@ -83,6 +88,8 @@ impl Validation {
 pub struct Seen {
     /// The latest evaluation.
     pub evaluation: Option<EvaluateEvent>,
+    /// The latest scores on tasks.
+    pub tasks: Vec<TaskScores>,
     /// The latest training loss.
     pub train_loss: Option<f32>,
     /// Updates that were handed to the device.
@@ -316,6 +323,7 @@ impl RunObserver<'_> {
             Some(evaluation) => parts.extend(self.describe_loss(evaluation)),
             None => parts.extend(self.seen.train_loss.map(|loss| format!("training loss {loss:.3}"))),
         }
+        parts.extend(self.seen.tasks.iter().filter_map(describe_task));
         match record {
             Some(record) => parts.extend(describe_energy(record)),
             None => parts.push("energy not known".to_owned()),
@@ -342,6 +350,18 @@ impl RunObserver<'_> {
     }
 }
 
+/// `pets acc 57.3 %`
+fn describe_task(task: &TaskScores) -> Option<String> {
+    let score = task.score(None)?;
+    Some(format!("{} {} {:.1} %", task.task, score.metric, score.value * 100.0))
+}
+
+fn say_sample(Sample { prompt, text }: &Sample) {
+    let shown: String = text.chars().take(MAX_SAMPLE).collect();
+    let more = if shown.len() < text.len() { " …" } else { "" };
+    tracing::info!("{prompt:?} → {shown:?}{more}");
+}
+
 impl Observer for RunObserver<'_> {
     fn event(&mut self, t: MonotonicNs, body: EventBody) -> Result<(), ObserverError> {
         match &body {
@@ -353,6 +373,8 @@ impl Observer for RunObserver<'_> {
                 self.seen.evaluation = Some(evaluation.clone());
                 self.listener.evaluated(evaluation, self.metering.used());
             }
+            EventBody::Tasks { tasks, .. } => self.seen.tasks.clone_from(tasks),
+            EventBody::Samples { samples, .. } => samples.iter().for_each(say_sample),
             EventBody::Checkpoint { path, best, .. } => {
                 tracing::debug!("{path} is complete{}", if *best { ", the best so far" } else { "" });
                 if let Some(live) = self.metering.live() {

@@ -15,14 +15,14 @@ use wattle_runlog::run_dir::write_atomic;
 use wattle_runlog::{
     Event, LineFile, MonotonicNs, Phase, Record, RunDir, Seconds, Span, SpanClock, StopReason,
 };
-use wattle_train::config::{KernelSelection, OptimizerKind};
+use wattle_train::config::KernelSelection;
 use wattle_train::device::{ChosenDevice, DeviceChoice};
 use wattle_train::{Checkpoints, Plan, Ranks, TrainConfig, TrainError, TrainState, TrainerOptions};
 
 use crate::budget::Budget;
 use crate::build::{BuildModel, Materials, Values, build, has_room_for_snapshot, trainer_options};
 use crate::config::{Config, resume_faults};
-use crate::data::{check_length, evaluation_tokens, masked_step, plan_of, prepare, refuse_other_data};
+use crate::data::{check_length, evaluation_tokens, plan_of, prepare, refuse_other_data, tokens_beside};
 use crate::earlier::{Earlier, ended, is_run, was_finished_at};
 use crate::ending::{Ending, Sizes};
 use crate::error::SessionError;
@@ -260,9 +260,6 @@ fn checked(config: &Config, ranks: &Ranks) -> Result<TrainConfig, SessionError> 
     if !faults.is_empty() {
         return Err(SessionError::Config(faults));
     }
-    if config.optimizer.kind == OptimizerKind::Muon && ranks.are_several() {
-        return Err(SessionError::config(TrainError::MuonOverRanks.to_string()));
-    }
     config.train.over_ranks(ranks.share().world).map_err(SessionError::config)
 }
 
@@ -431,7 +428,7 @@ impl Attempt<'_> {
             resumed: point,
             grid: &entries,
             known: grid.as_ref().map(GridBeside::known),
-            masked_step: masked_step(config, dataset),
+            beside: tokens_beside(config, dataset)?,
             together: seats.as_ref().map(|seats| (ranks, seats)),
         })?;
         if let Some(watch) = metering.watch() {
@@ -506,7 +503,7 @@ impl Attempt<'_> {
             listener,
             is_asked_to_stop,
             budget: Budget::new(config.budget.clone(), plan.total_steps, plan.steps_per_epoch),
-            ending: Ending::new(&self.sizes(model, plan)),
+            ending: Ending::new(&self.sizes(model, plan, trainer.examined_tokens())),
             pace: Pace::default(),
             started,
             kernels,
@@ -516,6 +513,7 @@ impl Attempt<'_> {
                 floor: dataset.floor,
                 plan,
                 every_steps: config.evaluate.every_steps,
+                examines: trainer.examined_tokens() > 0,
             },
             seen: Seen::from_step(trainer.state().step),
         };
@@ -543,10 +541,10 @@ impl Attempt<'_> {
         }
     }
 
-    fn sizes(&self, model: &dyn LanguageModel, plan: Plan) -> Sizes {
+    fn sizes(&self, model: &dyn LanguageModel, plan: Plan, examined_tokens: u64) -> Sizes {
         Sizes {
             n_parameters: model.n_parameters(),
-            evaluation_tokens: evaluation_tokens(self.config, self.dataset),
+            evaluation_tokens: evaluation_tokens(self.config, self.dataset) + examined_tokens,
             tokens_per_step: plan.tokens_per_step,
             interval: Seconds(self.config.energy.interval_ms as f64 * 1e-3),
         }

@@ -9,8 +9,8 @@ pub struct Condition {
     pub key: &'static str,
     /// What it is tested for.
     pub test: Test,
-    /// Another key that has to lack a value too.
-    pub also_without: Option<&'static str>,
+    /// Other keys that have to lack a value too.
+    pub also_without: [Option<&'static str>; 2],
     because: Option<&'static str>,
 }
 
@@ -32,7 +32,7 @@ pub enum Test {
 impl Condition {
     /// A condition without words of its own.
     pub const fn new(key: &'static str, test: Test) -> Self {
-        Self { key, test, also_without: None, because: None }
+        Self { key, test, also_without: [None; 2], because: None }
     }
 
     /// The same condition, with what a message says: why the key has no effect, and what to do.
@@ -41,10 +41,13 @@ impl Condition {
         Self { because: Some(why), ..self }
     }
 
-    /// The same condition, that holds only where `other` has no value either.
+    /// The same condition, that holds only where `other` has no value either. Two keys can be named so.
     #[must_use]
     pub const fn and_without(self, other: &'static str) -> Self {
-        Self { also_without: Some(other), ..self }
+        match self.also_without {
+            [None, _] => Self { also_without: [Some(other), None], ..self },
+            [first, _] => Self { also_without: [first, Some(other)], ..self },
+        }
     }
 
     /// Whether it holds where its key has the value `value`.
@@ -73,7 +76,7 @@ impl Condition {
             (_, None) => format!("without {key}"),
             (_, Some(value)) => format!("with {key} = {value}"),
         };
-        let with = self.also_without.map_or(with.clone(), |other| format!("{with} or {other}"));
+        let with = self.or_without(with, |other| other.to_owned());
         let remedy = match self.test {
             Test::Set => format!("remove {key}"),
             Test::Unset => format!("set {key}"),
@@ -93,7 +96,17 @@ impl Condition {
             Test::OneOf(names) => format!("with `{key} = {}`", alternatives(names)),
             Test::NoneOf(names) => format!("unless `{key} = {}`", alternatives(names)),
         };
-        self.also_without.map_or(described.clone(), |other| format!("{described} or `{other}`"))
+        self.or_without(described, |other| format!("`{other}`"))
+    }
+
+    /// `described`, with the other keys that have to lack a value.
+    fn or_without(&self, described: String, shown: impl Fn(&str) -> String) -> String {
+        let others: Vec<String> = self.also_without.iter().flatten().map(|other| shown(other)).collect();
+        let joint = if self.test == Test::Unset { "or" } else { "and without" };
+        match others.is_empty() {
+            true => described,
+            false => format!("{described} {joint} {}", others.join(" or ")),
+        }
     }
 }
 

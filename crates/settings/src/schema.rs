@@ -98,7 +98,8 @@ fn why_idle(setting: &Setting, find: Find<'_>, sections: &Table) -> Option<Strin
     setting.idle.iter().find_map(|condition| {
         let is_idle = find(condition.key).is_some_and(|other| why_idle(other, find, sections).is_some());
         let value = if is_idle { None } else { value_of(sections, condition.key) };
-        let has_other = condition.also_without.is_some_and(|other| value_of(sections, other).is_some());
+        let has_other =
+            condition.also_without.iter().flatten().any(|other| value_of(sections, other).is_some());
         (condition.holds(value) && !has_other).then(|| condition.why(value))
     })
 }

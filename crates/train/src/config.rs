@@ -8,6 +8,8 @@ use wattle_ops::adamw::Hyperparameters;
 use wattle_ops::muon;
 use wattle_settings::{choices, section};
 
+use crate::prompts::Prompts;
+
 section! {
     /// How parameters are updated.
     #[section(optimizer)]
@@ -275,15 +277,40 @@ impl TrainConfig {
 }
 
 section! {
-    /// When to evaluate on the held-out data, besides the end of each epoch.
+    /// When to evaluate, besides the end of each epoch, and on what.
     #[section(evaluate)]
     pub struct EvaluateConfig {
         /// Steps from one evaluation to the next; 0: epochs only.
-        pub every_steps: u64 = 0, unit("steps"), idle(when_zero("data.val_fraction"));
+        pub every_steps: u64 = 0,
+            unit("steps"),
+            idle(when_zero("data.val_fraction").and_without("evaluate.tasks").and_without("evaluate.prompts"));
         /// Batches of an evaluation; 0: the whole split.
         ///
         /// Batches of `train.micro_batch_size` sequences, spread evenly over the split.
         pub batches: usize = 0, unit("batches"), idle(when_zero("data.val_fraction"));
+        /// Files of items to score the model on.
+        ///
+        /// At each evaluation. JSON lines: multiple choice, cloze, or greedy text against an answer, one kind a file. `docs/evaluation.md`
+        /// describes them. Training is the same to the bit with and without.
+        pub tasks: Vec<PathBuf> = Vec::new(), free_at_resume();
+        /// Texts that the model goes on from.
+        ///
+        /// At each evaluation. A list of texts, or the path of a file with one a line. What the model writes is in `events.jsonl` and on the
+        /// report's page. Training is the same to the bit with and without.
+        pub prompts: Prompts = Prompts::default(), free_at_resume();
+        /// Tokens written after each prompt.
+        pub prompt_tokens: usize = 64,
+            unit("tokens"),
+            expects(at_least(1.0)),
+            idle(without("evaluate.prompts")),
+            free_at_resume();
+        /// Temperature of that text; 0: greedy.
+        ///
+        /// Above 0, tokens are drawn by `run.seed`, with the same numbers at each evaluation.
+        pub prompt_temperature: f64 = 0.0,
+            expects(at_least(0.0)),
+            idle(without("evaluate.prompts")),
+            free_at_resume();
     }
 }
 

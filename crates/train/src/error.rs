@@ -60,6 +60,12 @@ pub enum TrainError {
         /// What is wrong.
         reason: String,
     },
+    /// Tasks or prompts do not fit beside training.
+    #[error("evaluate.tasks and evaluate.prompts: {fault}; lower train.micro_batch_size, or leave them out")]
+    NoRoomForTasks {
+        /// What is lacking.
+        fault: Box<TrainError>,
+    },
     /// A parameter would never learn.
     #[error(
         "{}: no gradient reaches {}: an operation on the way to the loss has no backward",
@@ -128,12 +134,6 @@ pub enum TrainError {
          dots in its name, as blocks.0.mlp.weight; name them so, or set optimizer.kind to \"adamw\""
     )]
     NoMatrices,
-    /// Muon was asked for over several ranks.
-    #[error(
-        "optimizer.kind = \"muon\": a rank has parts of matrices, and Muon's update is of whole ones; start one rank, or set \
-         optimizer.kind to \"adamw\""
-    )]
-    MuonOverRanks,
     /// Several ranks, or sums by leaves, were asked for where no engine has them.
     #[error(
         "{what}: the explicit engines of wattle's own families do that; set train.engine to \"auto\", and on a CPU \

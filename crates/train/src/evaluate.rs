@@ -7,7 +7,8 @@ use wattle_data::{Batch, EvalBatches, MixedSource, SplitManifest, TokenStore};
 use wattle_model::engine::LossSum;
 use wattle_model::generate::operations_on;
 use wattle_model::{
-    BoardEvaluator, EngineOptions, EvaluatorOptions, LanguageModel, MatrixUpdate, Moments, Recompute, Share,
+    BoardEvaluator, EngineOptions, EvaluatorOptions, LanguageModel, Masks, MatrixUpdate, Moments, Recompute,
+    Share,
 };
 use wattle_ops::board::{Board, Elem};
 use wattle_runlog::event::SourceEvaluation;
@@ -132,7 +133,7 @@ pub fn evaluate_by_best(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<(Evaluation, String), TrainError> {
     let context = store.evaluation_context(model.context())?;
-    if let Some(mut evaluator) = evaluator(model, board, context, store.has_mask(), options)? {
+    if let Some(mut evaluator) = evaluator(model, board, context, masks_of(store), options)? {
         let losses = |batch: &Batch| Ok(evaluator.evaluate(sequences(batch))?);
         let evaluation = evaluate_batches(store, context, options, progress, losses)?;
         return Ok((evaluation, format!("explicit engine on {}", evaluator.describe())));
@@ -166,18 +167,24 @@ pub fn evaluate_by_best(
     }
 }
 
+/// What the batches of a split say besides their tokens.
+pub fn masks_of(store: &TokenStore) -> Masks {
+    let documents = store.is_packed();
+    Masks { weights: store.has_mask() || documents, documents }
+}
+
 /// What evaluates `model` on a board, if there is one and it has the type.
 fn evaluator(
     model: &dyn LanguageModel,
     board: Option<Arc<dyn Board>>,
     context: usize,
-    weights: bool,
+    masks: Masks,
     options: EvaluateOptions,
 ) -> Result<Option<BoardEvaluator>, TrainError> {
     let EvaluateOptions { batch_size, dtype, .. } = options;
     match (board, Elem::of(dtype)) {
         (Some(board), Some(elem)) => {
-            Ok(model.evaluator(board, EvaluatorOptions { batch_size, context, elem, weights })?)
+            Ok(model.evaluator(board, EvaluatorOptions { batch_size, context, elem, masks })?)
         }
         _ => Ok(None),
     }

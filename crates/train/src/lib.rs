@@ -12,6 +12,7 @@
 //! - [`certificate`]: proof that every parameter receives a gradient
 //! - [`schedule`]: the learning rate of a step
 //! - [`evaluate`]: loss on held-out data
+//! - [`tasks`]: scores on items with a right answer, and texts after prompts
 //! - [`early_stop`]: when to stop before the end
 //! - [`diagnose`]: which tensor was the first that is not finite
 //! - [`checkpoint`]: what a run can go on from, complete or absent
@@ -34,8 +35,10 @@ pub mod kernels;
 pub mod observer;
 pub mod options;
 pub mod plan;
+mod prompts;
 pub mod ranks;
 pub mod schedule;
+pub mod tasks;
 pub mod trainer;
 
 pub use checkpoint::{Checkpoints, TrainState};
@@ -49,5 +52,6 @@ pub use kernels::{KERNELS_FILE, Kernels};
 pub use observer::{Directive, Draft, Edge, ExtraFile, Observer, Progress};
 pub use options::TrainerOptions;
 pub use plan::Plan;
+pub use prompts::Prompts;
 pub use ranks::Ranks;
 pub use trainer::Trainer;

@@ -1,6 +1,7 @@
 //! The loop.
 
 mod checkpointing;
+mod examining;
 mod telling;
 
 use std::collections::VecDeque;
@@ -31,6 +32,7 @@ use crate::options::TrainerOptions;
 use crate::plan::Plan;
 use crate::schedule::learning_rate;
 use crate::trainer::checkpointing::Writing;
+use crate::trainer::examining::Examining;
 use crate::trainer::telling::PendingStep;
 
 /// How long a paused run waits before it asks again.
@@ -46,6 +48,7 @@ pub struct Trainer<'a> {
     engine: Box<dyn StepEngine + 'a>,
     checkpoints: Checkpoints,
     writing: Writing,
+    examining: Examining,
     state: TrainState,
     /// Steps made whose losses have not come to the host.
     pending: VecDeque<PendingStep>,
@@ -101,7 +104,9 @@ impl<'a> Trainer<'a> {
         let Share { rank, world } = options.ranks.share();
         let loader = Loader::of(dataset, model.context(), options.train.batch_size, options.seed)?
             .for_rank(rank, world)?;
+        let examining = Examining::new(&options, &dataset.tokenizer, model.context(), board.clone())?;
         Ok(Self {
+            examining,
             plan: Plan::new(&options.train, loader.steps_per_epoch(), model.context()),
             engine: engine::choose(model, board, &options)?,
             state: TrainState::start(options.seed),
@@ -229,6 +234,7 @@ impl<'a> Trainer<'a> {
 
     fn run_steps(&mut self, observer: &mut dyn Observer) -> Result<StopReason, TrainError> {
         self.drain(observer)?;
+        self.examining.rehearse(self.engine.model())?;
         self.prepare_snapshots();
         observer.edge(Edge::Start);
         self.told_until = MonotonicNs::now();
@@ -358,11 +364,30 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
+    /// Evaluates on the validation split, if there is one, and on tasks.
     fn evaluate(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
-        let Some(whole) = &self.dataset.val else { return Ok(()) };
+        let examines = !self.examining.is_nothing();
+        if self.dataset.val.is_none() && !examines {
+            return Ok(());
+        }
         self.drain(observer)?;
+        if examines {
+            // It is written from the weights that are about to be changed.
+            self.finish_writing(observer)?;
+        }
         observer.edge(Edge::EvaluateStart);
         let start = MonotonicNs::now();
+        let evaluations = self.evaluate_split(observer)?;
+        let found = self.examine(observer)?;
+        self.span(observer, Phase::Evaluate, start);
+        observer.edge(Edge::EvaluateEnd);
+        self.told_until = MonotonicNs::now();
+        self.tell_evaluation(observer, &evaluations)?;
+        self.tell_found(observer, found)
+    }
+
+    /// What is found of the validation split, of a mixture each source's part.
+    fn evaluate_split(&mut self, observer: &mut dyn Observer) -> Result<Vec<Evaluation>, TrainError> {
         let options = EvaluateOptions {
             batch_size: self.options.train.micro_batch(),
             max_batches: self.options.evaluate.batches,
@@ -372,13 +397,21 @@ impl<'a> Trainer<'a> {
         let ranks = &self.options.ranks;
         let engine = self.engine.as_mut();
         let mut evaluations = Vec::new();
-        for store in self.dataset.val_stores() {
-            evaluations.push(evaluate_in_training(engine, store, options, ranks, progress)?);
+        if self.dataset.val.is_some() {
+            for store in self.dataset.val_stores() {
+                evaluations.push(evaluate_in_training(engine, store, options, ranks, progress)?);
+            }
         }
-        let evaluation = Evaluation::of_parts(&evaluations);
-        self.span(observer, Phase::Evaluate, start);
-        observer.edge(Edge::EvaluateEnd);
-        self.told_until = MonotonicNs::now();
+        Ok(evaluations)
+    }
+
+    fn tell_evaluation(
+        &mut self,
+        observer: &mut dyn Observer,
+        evaluations: &[Evaluation],
+    ) -> Result<(), TrainError> {
+        let Some(whole) = &self.dataset.val else { return Ok(()) };
+        let evaluation = Evaluation::of_parts(evaluations);
         let step = self.state.step;
         self.state.early_stop.see(step, evaluation.loss);
         self.evaluated = Some((step, evaluation.loss));
@@ -393,7 +426,7 @@ impl<'a> Trainer<'a> {
                 bits_per_byte: split.and_then(|split| evaluation.bits_per_byte(split)).unwrap_or(f64::NAN),
                 accuracy: evaluation.accuracy,
                 tokens: evaluation.tokens,
-                sources: sources_of(&self.dataset.mixture, &evaluations),
+                sources: sources_of(&self.dataset.mixture, evaluations),
             }),
         )
     }

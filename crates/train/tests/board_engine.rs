@@ -76,7 +76,19 @@ fn relatives() -> [ModelConfig; 4] {
     ]
 }
 
-/// Every way in which one GPT-2 differs from another, one Llama from another, and relatives of Llama from it.
+/// Every option of a wattle's blocks.
+fn wattles() -> [ModelConfig; 3] {
+    let wattle = relative(Family::Wattle);
+    let relu2 = ModelConfig { activation: ActivationKind::Relu2, ..wattle.clone() };
+    [
+        ModelConfig { qk_norm: true, window: 3, window_pattern: 2, tie_embeddings: false, ..wattle },
+        ModelConfig { n_heads: 2, n_kv_heads: 1, d_ff: 27, d_model: 20, ..relu2.clone() },
+        ModelConfig { n_layers: 3, qk_norm: true, window: 3, window_pattern: 3, logit_softcap: 1.5, ..relu2 },
+    ]
+}
+
+/// Every way in which one GPT-2 differs from another, one Llama from another, and relatives of Llama from it,
+/// wattles among them.
 fn configurations() -> Vec<ModelConfig> {
     vec![
         even(),
@@ -96,6 +108,7 @@ fn configurations() -> Vec<ModelConfig> {
     ]
     .into_iter()
     .chain(relatives())
+    .chain(wattles())
     .collect()
 }
 
@@ -322,6 +335,8 @@ fn neither_recomputation_nor_the_order_of_threads_changes_a_bit() {
         (ModelConfig { head_width: 16, ..relative(Family::Qwen3) }, Elem::Bf16, fused),
         (ModelConfig { n_layers: 3, ..relative(Family::Olmo2) }, Elem::F32, plain),
         (relative(Family::Olmo2), Elem::Bf16, plain),
+        (wattles()[2].clone(), Elem::F32, plain),
+        (ModelConfig { d_model: 32, ..wattles()[2].clone() }, Elem::Bf16, fused),
     ] {
         let options = |recompute| DeviceEngineOptions { elem, ..options(&config, 2, recompute) };
         let expected = train(&config, board(0), options(Recompute::None));
@@ -346,6 +361,8 @@ fn bf16_follows_f32() {
         (ModelConfig { head_width: 8, ..relative(Family::Qwen3) }, fused(), "fused"),
         (ModelConfig { window: 3, ..wide_relative(Family::Mistral) }, fused(), "fused"),
         (wide_relative(Family::Olmo2), plain(), "by products"),
+        (wattles()[1].clone(), plain(), "by products"),
+        (ModelConfig { d_model: 32, ..wattles()[2].clone() }, fused(), "fused"),
     ] {
         let (model, options) = (model(&config), options(&config, 2, Recompute::None));
         let bf16 = DeviceEngineOptions { elem: Elem::Bf16, ..options };
@@ -690,13 +707,14 @@ const KERNELS_OF_WAYS: [&str; 12] = [
 ];
 
 /// Configurations in which every way is taken somewhere.
-fn configurations_of_ways() -> [ModelConfig; 5] {
+fn configurations_of_ways() -> [ModelConfig; 6] {
     [
         ModelConfig { bias: true, activation: ActivationKind::GeluTanh, ..even() },
         ModelConfig { activation: ActivationKind::GeluTanh, dropout: 0.1, tie_embeddings: false, ..even() },
         ModelConfig { bias: true, ..odd() },
         ModelConfig { tie_embeddings: false, head_width: 16, ..relative(Family::Qwen3) },
         ModelConfig { head_width: 8, ..relative(Family::Olmo2) },
+        wattles()[2].clone(),
     ]
 }
 

@@ -13,10 +13,12 @@ use candle_core::{DType, safetensors};
 use kernel_shim::ShimBoard;
 use wattle_data::Dataset;
 use wattle_dist::{DistError, Fabric};
-use wattle_model::{ActivationKind, Family, Fp8Options, LanguageModel, ModelConfig, Moments, Recompute};
+use wattle_model::{
+    ActivationKind, Family, Fp8Options, LanguageModel, MemoryPlan, ModelConfig, Moments, Recompute,
+};
 use wattle_ops::board::Board;
 use wattle_runlog::{Phase, StopReason};
-use wattle_train::config::{EvaluateConfig, OptimizerConfig, ScheduleConfig, TrainConfig};
+use wattle_train::config::{EvaluateConfig, OptimizerConfig, OptimizerKind, ScheduleConfig, TrainConfig};
 use wattle_train::{TrainError, TrainerOptions};
 
 use common::{CPU, dataset, values};
@@ -67,11 +69,17 @@ fn options(config: &ModelConfig) -> TrainerOptions {
             clip_norm: 0.5,
             ..TrainConfig::default()
         },
-        evaluate: EvaluateConfig { every_steps: 4, batches: 2 },
+        evaluate: EvaluateConfig { every_steps: 4, batches: 2, ..EvaluateConfig::default() },
         checkpoint_every_steps: 3,
         checkpoint_in_background: true,
         ..TrainerOptions::default()
     }
+}
+
+/// The same, with the matrices of blocks updated by Muon.
+fn by_muon(config: &ModelConfig) -> TrainerOptions {
+    let optimizer = OptimizerConfig { kind: OptimizerKind::Muon, ..options(config).optimizer };
+    TrainerOptions { optimizer, ..options(config) }
 }
 
 /// Trains on `world` ranks; `board` makes the board of each from one that has its ranks.
@@ -161,13 +169,17 @@ fn compare(dataset: &Dataset, config: &ModelConfig, options: &TrainerOptions, wo
 fn the_same_number_of_ranks_gives_the_same_bits_again() {
     let dir = tempfile::tempdir().unwrap();
     let dataset = dataset(dir.path(), 240);
-    let options = TrainerOptions { dtype: DType::BF16, ..options(&gpt2()) };
-    let [once, again] = ["once", "again"].map(|name| dir.path().join(name));
-    for dir in [&once, &again] {
-        train(dir, &dataset, &gpt2(), &options, 4);
-    }
-    for name in ["model.safetensors", "optimizer.safetensors"] {
-        assert!(file(&once, STEPS, name) == file(&again, STEPS, name), "{name} has other bits");
+    for options in [options(&gpt2()), by_muon(&gpt2())] {
+        let options = TrainerOptions { dtype: DType::BF16, ..options };
+        let kind = options.optimizer.kind;
+        let [once, again] = ["once", "again"].map(|name| dir.path().join(format!("{kind:?}-{name}")));
+        for dir in [&once, &again] {
+            let ended = train(dir, &dataset, &gpt2(), &options, 4);
+            assert!(ended[0].engine.contains("recorded and replayed"), "{}", ended[0].engine);
+        }
+        for name in ["model.safetensors", "optimizer.safetensors"] {
+            assert!(file(&once, STEPS, name) == file(&again, STEPS, name), "{name} has other bits");
+        }
     }
 }
 
@@ -186,6 +198,22 @@ fn ranks_of_boards_learn_what_one_board_learns() {
 }
 
 #[test]
+fn ranks_of_boards_learn_by_muon_what_one_board_learns() {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = dataset(dir.path(), 240);
+    let (gpt2, llama) = (gpt2(), llama());
+    // More ranks than a block has matrices, and fewer.
+    compare(&dataset, &gpt2, &by_muon(&gpt2), &[8], 2e-5);
+    let recompute = TrainConfig { recompute: Recompute::Block, ..options(&llama).train };
+    compare(&dataset, &llama, &TrainerOptions { train: recompute, ..by_muon(&llama) }, &[4], 2e-5);
+    let moments = Moments::Bf16 { seed: 3 };
+    compare(&dataset, &gpt2, &TrainerOptions { moments, ..by_muon(&gpt2) }, &[4], 3e-3);
+    compare(&dataset, &llama, &TrainerOptions { dtype: DType::BF16, ..by_muon(&llama) }, &[2], 2e-2);
+    let (config, fp8) = (ModelConfig { context: 16, ..llama }, Some(Fp8Options { head: false }));
+    compare(&dataset, &config, &TrainerOptions { dtype: DType::BF16, fp8, ..by_muon(&config) }, &[2], 3e-2);
+}
+
+#[test]
 fn products_in_eight_bits_are_those_of_whole_masters() {
     let dir = tempfile::tempdir().unwrap();
     let dataset = dataset(dir.path(), 240);
@@ -197,15 +225,19 @@ fn products_in_eight_bits_are_those_of_whole_masters() {
 
 #[test]
 fn a_run_goes_on_with_another_number_of_boards() {
+    goes_on_with_other_boards(&options(&gpt2()));
+    goes_on_with_other_boards(&by_muon(&gpt2()));
+}
+
+fn goes_on_with_other_boards(options: &TrainerOptions) {
     let dir = tempfile::tempdir().unwrap();
     let dataset = dataset(dir.path(), 240);
     let (config, parts) = (gpt2(), dir.path().join("parts"));
-    let options = options(&config);
-    let whole = train(&dir.path().join("whole"), &dataset, &config, &options, 1).remove(0);
+    let whole = train(&dir.path().join("whole"), &dataset, &config, options, 1).remove(0);
     let mut all = Vec::new();
     for (world, stop) in [(4, 2), (2, 3), (1, 4), (8, 100)] {
         let recorder = |_| Recorder { stop_after: Some(stop), ..Recorder::default() };
-        let ended = train_with(&parts, &dataset, &config, &options, world, recorder, |board| board);
+        let ended = train_with(&parts, &dataset, &config, options, world, recorder, |board| board);
         for rank in &ended {
             assert_eq!(rank.recorder.losses, ended[0].recorder.losses, "all leave at the same step");
         }
@@ -217,33 +249,34 @@ fn a_run_goes_on_with_another_number_of_boards() {
     }
 }
 
+/// What an engine of each of `world` ranks takes.
+fn plans(dataset: &Dataset, config: &ModelConfig, options: &TrainerOptions, world: usize) -> Vec<MemoryPlan> {
+    let plans = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for fabric in wattle_dist::Threads::ranks(world) {
+            scope.spawn(|| {
+                let fabric: Arc<dyn Fabric> = Arc::new(fabric);
+                let board = ShimBoard::default().with_ranks(Arc::clone(&fabric), false);
+                let ranks = wattle_train::Ranks::new(fabric, std::time::Duration::from_secs(20));
+                let train = options.train.over_ranks(world).unwrap();
+                let options = TrainerOptions { ranks, train, ..options.clone() };
+                let model = config.build(dataset.vocab_size(), 3, &CPU).unwrap();
+                let engine =
+                    wattle_train::engine::choose(model.as_ref(), Some(Arc::new(board)), &options).unwrap();
+                plans.lock().unwrap().push(engine.memory().unwrap());
+            });
+        }
+    });
+    plans.into_inner().unwrap()
+}
+
 #[test]
 fn each_rank_keeps_its_part_of_the_state() {
     let dir = tempfile::tempdir().unwrap();
     let dataset = dataset(dir.path(), 240);
     let config = ModelConfig { d_model: 64, d_ff: 256, ..gpt2() };
     let options = TrainerOptions { dtype: DType::BF16, ..options(&config) };
-    let plans = |world| {
-        let plans = Mutex::new(Vec::new());
-        let fabrics = wattle_dist::Threads::ranks(world);
-        std::thread::scope(|scope| {
-            for fabric in fabrics {
-                scope.spawn(|| {
-                    let fabric: Arc<dyn Fabric> = Arc::new(fabric);
-                    let board = ShimBoard::default().with_ranks(Arc::clone(&fabric), false);
-                    let ranks = wattle_train::Ranks::new(fabric, std::time::Duration::from_secs(20));
-                    let train = options.train.over_ranks(world).unwrap();
-                    let options = TrainerOptions { ranks, train, ..options.clone() };
-                    let model = config.build(dataset.vocab_size(), 3, &CPU).unwrap();
-                    let engine =
-                        wattle_train::engine::choose(model.as_ref(), Some(Arc::new(board)), &options)
-                            .unwrap();
-                    plans.lock().unwrap().push(engine.memory().unwrap());
-                });
-            }
-        });
-        plans.into_inner().unwrap()
-    };
+    let plans = |world| plans(&dataset, &config, &options, world);
     let (alone, four) = (plans(1)[0], plans(4));
     assert!(four.iter().all(|plan| *plan == four[0]), "{four:?}");
     let share = |got: u64, whole: u64| got as f64 / whole as f64;
@@ -251,6 +284,21 @@ fn each_rank_keeps_its_part_of_the_state() {
     assert!((share(four[0].weights, alone.weights) - 0.5).abs() < 0.02, "{four:?} {alone:?}");
     assert!((share(four[0].moments, alone.moments) - 0.25).abs() < 0.02, "{four:?} {alone:?}");
     assert!((share(four[0].gradients, alone.gradients) - 1.0).abs() < 0.02, "{four:?} {alone:?}");
+}
+
+#[test]
+fn a_matrix_has_its_momentum_and_its_masters_with_one_rank_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = dataset(dir.path(), 240);
+    let config = ModelConfig { d_model: 64, d_ff: 256, ..gpt2() };
+    let options = TrainerOptions { dtype: DType::BF16, ..by_muon(&config) };
+    let plans = |world| plans(&dataset, &config, &options, world);
+    let (alone, two) = (plans(1)[0], plans(2));
+    let sum = |of: fn(&MemoryPlan) -> u64| two.iter().map(of).sum::<u64>() as f64;
+    // Buckets are longer by what makes them even.
+    assert!((sum(|plan| plan.moments) / alone.moments as f64 - 1.0).abs() < 0.01, "{two:?} {alone:?}");
+    // Of six bytes a parameter four are masters', which are shared out; each rank has the two of its copy.
+    assert!((sum(|plan| plan.weights) / alone.weights as f64 - 4.0 / 3.0).abs() < 0.01, "{two:?} {alone:?}");
 }
 
 #[test]

@@ -39,7 +39,7 @@ fn options(dtype: DType) -> TrainerOptions {
             engine: EngineChoice::Explicit,
             ..TrainConfig::default()
         },
-        evaluate: EvaluateConfig { every_steps: 7, batches: 2 },
+        evaluate: EvaluateConfig { every_steps: 7, batches: 2, ..EvaluateConfig::default() },
         ..TrainerOptions::default()
     }
 }
@@ -313,7 +313,7 @@ fn a_step_is_told_within_a_second_with_the_time_at_which_it_ended_on_the_device(
     let dataset = dataset(dir.path(), 100_000);
     let model = model(&dataset);
     let mut options = options(DType::F32);
-    options.evaluate = EvaluateConfig { every_steps: 0, batches: 1 };
+    options.evaluate = EvaluateConfig { every_steps: 0, batches: 1, ..EvaluateConfig::default() };
     (options.train.max_steps, options.train.epochs) = (0, 1);
     let checkpoints = Checkpoints::open(&dir.path().join("checkpoints"), 0).unwrap();
     let mut trainer = Trainer::on_board(&model, &dataset, shim(), options, checkpoints).unwrap();

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod common;
+#[path = "common/recorded.rs"]
+mod recorded;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,17 +19,12 @@ use wattle_data::{
 use wattle_dist::{Fabric, Threads};
 use wattle_model::{LanguageModel, Masks, ModelConfig};
 use wattle_ops::board::Board;
-use wattle_runlog::event::{EvaluateEvent, StepEvent};
-use wattle_runlog::{EventBody, MonotonicNs, Span, StopReason};
 use wattle_train::config::{EngineChoice, EvaluateConfig, OptimizerConfig};
-use wattle_train::error::ObserverError;
 use wattle_train::evaluate::{EvaluateOptions, evaluate, evaluate_by_best};
-use wattle_train::{
-    Checkpoints, Directive, Draft, Edge, ExtraFile, Observer, Progress, Ranks, TrainConfig, Trainer,
-    TrainerOptions,
-};
+use wattle_train::{Ranks, TrainConfig, TrainerOptions};
 
-use common::{CPU, bits, values};
+use common::CPU;
+use recorded::{Recorder, assert_close, told, train_model};
 
 const CONTEXT: usize = 16;
 const BATCH_SIZE: usize = 4;
@@ -82,42 +79,6 @@ fn options(engine: EngineChoice, micro_batch_size: usize) -> TrainerOptions {
     }
 }
 
-/// Keeps what it is told.
-#[derive(Default)]
-struct Recorder {
-    steps: Vec<StepEvent>,
-    evaluations: Vec<EvaluateEvent>,
-    stop_after: Option<u64>,
-}
-
-impl Observer for Recorder {
-    fn event(&mut self, _: MonotonicNs, body: EventBody) -> Result<(), ObserverError> {
-        match body {
-            EventBody::Step(step) => self.steps.push(step),
-            EventBody::Evaluate(evaluation) => self.evaluations.push(evaluation),
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn span(&mut self, _: Span) {}
-
-    fn edge(&mut self, _: Edge) {}
-
-    fn progress(&mut self, _: Progress) {}
-
-    fn directive(&mut self) -> Directive {
-        match (self.stop_after, self.steps.last()) {
-            (Some(stop), Some(last)) if last.step >= stop => Directive::Stop(StopReason::Signal),
-            _ => Directive::Continue,
-        }
-    }
-
-    fn before_commit(&mut self, _: &Draft) -> Vec<ExtraFile> {
-        Vec::new()
-    }
-}
-
 /// What a run told, and the bits of its weights.
 fn train(dir: &Path, dataset: &Dataset, options: TrainerOptions, recorder: Recorder) -> (Recorder, Vec<u32>) {
     train_on(dir, dataset, None, options, recorder)
@@ -128,35 +89,9 @@ fn train_on(
     dataset: &Dataset,
     board: Option<Arc<dyn Board>>,
     options: TrainerOptions,
-    mut recorder: Recorder,
+    recorder: Recorder,
 ) -> (Recorder, Vec<u32>) {
-    let (model, checkpoints) = (model(dataset), Checkpoints::open(&dir.join("checkpoints"), 3).unwrap());
-    let latest = checkpoints.latest().unwrap();
-    let mut trainer = Trainer::on_board(model.as_ref(), dataset, board, options, checkpoints).unwrap();
-    if let Some(latest) = latest {
-        trainer.resume(&latest).unwrap();
-    }
-    trainer.run(&mut recorder).unwrap();
-    drop(trainer);
-    let weights = model.parameters().iter().flat_map(|parameter| bits(&values(&parameter.var))).collect();
-    (recorder, weights)
-}
-
-/// Losses, accuracies and what evaluations found.
-fn told(recorder: &Recorder) -> Vec<f64> {
-    let steps = recorder.steps.iter().flat_map(|step| [f64::from(step.loss), f64::from(step.accuracy)]);
-    steps.chain(recorder.evaluations.iter().flat_map(|found| [found.loss, found.accuracy])).collect()
-}
-
-fn assert_close(recorder: &Recorder, expected: &Recorder, tolerance: f64, what: &str) {
-    let (got, expected) = (told(recorder), told(expected));
-    assert_eq!(got.len(), expected.len(), "{what}");
-    for (got, expected) in got.iter().zip(&expected) {
-        assert!(
-            (got - expected).abs() <= tolerance * expected.abs().max(1.0),
-            "{what}: {got} and {expected}"
-        );
-    }
+    train_model(dir, model(dataset).as_ref(), dataset, board, options, recorder)
 }
 
 /// Targets of each step that count.

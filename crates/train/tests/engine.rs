@@ -65,14 +65,36 @@ fn relatives() -> [ModelConfig; 5] {
     ]
 }
 
-/// Every way in which one GPT-2 differs from another, one Llama from another, and relatives of Llama from it.
+/// Every option of a wattle's blocks by itself, and all of them.
+fn wattles() -> [ModelConfig; 5] {
+    let wattle = ModelConfig { family: Family::Wattle, ..llama() };
+    let relu2 = ModelConfig { activation: ActivationKind::Relu2, ..wattle.clone() };
+    [
+        ModelConfig { qk_norm: true, tie_embeddings: false, ..wattle.clone() },
+        relu2.clone(),
+        ModelConfig { window: 5, window_pattern: 2, ..wattle.clone() },
+        ModelConfig { logit_softcap: 2.0, ..wattle },
+        ModelConfig {
+            qk_norm: true,
+            window: 4,
+            window_pattern: 3,
+            logit_softcap: 1.5,
+            d_ff: 41,
+            tie_embeddings: false,
+            ..relu2
+        },
+    ]
+}
+
+/// Every way in which one GPT-2 differs from another, one Llama from another, and relatives of Llama from it,
+/// wattles among them.
 fn configurations() -> Vec<ModelConfig> {
     vec![
         odd(),
         ModelConfig { bias: true, tie_embeddings: false, activation: ActivationKind::GeluTanh, ..odd() },
         ModelConfig { bias: true, dropout: 0.2, ..odd() },
         ModelConfig { dropout: 0.1, tie_embeddings: false, activation: ActivationKind::Relu, ..odd() },
-        ModelConfig { n_layers: 1, bias: true, activation: ActivationKind::Relu, ..odd() },
+        ModelConfig { n_layers: 1, bias: true, activation: ActivationKind::Relu2, ..odd() },
         even(),
         ModelConfig { bias: true, dropout: 0.1, ..even() },
         llama(),
@@ -90,6 +112,7 @@ fn configurations() -> Vec<ModelConfig> {
     ]
     .into_iter()
     .chain(relatives())
+    .chain(wattles())
     .collect()
 }
 
@@ -330,7 +353,7 @@ fn options(engine: EngineChoice) -> TrainerOptions {
             engine,
             ..TrainConfig::default()
         },
-        evaluate: EvaluateConfig { every_steps: 5, batches: 0 },
+        evaluate: EvaluateConfig { every_steps: 5, batches: 0, ..EvaluateConfig::default() },
         checkpoint_every_epochs: 1,
         ..TrainerOptions::default()
     }

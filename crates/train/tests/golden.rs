@@ -23,7 +23,7 @@ use wattle_train::{EngineChoice, StepEngine, TrainConfig, TrainerOptions};
 const CPU: Device = Device::Cpu;
 
 /// Models that come with gradients and training steps.
-const TRAINED: [&str; 9] = [
+const TRAINED: [&str; 10] = [
     "gelu-tanh-tied",
     "gelu-untied",
     "relu",
@@ -33,6 +33,7 @@ const TRAINED: [&str; 9] = [
     "qwen3",
     "mistral",
     "olmo2",
+    "arcee",
 ];
 /// Models that come with predictions alone: in shards of bf16, and in f16 under the bare transformer's names.
 const EVALUATED: [&str; 2] = ["sharded-bf16", "bare-f16"];

@@ -56,13 +56,21 @@ fn relative(family: Family) -> ModelConfig {
     }
 }
 
-fn configurations() -> [ModelConfig; 5] {
+fn configurations() -> [ModelConfig; 6] {
     [
         gpt2(),
         ModelConfig { dropout: 0.1, tie_embeddings: false, activation: ActivationKind::Relu, ..gpt2() },
         relative(Family::Llama),
         ModelConfig { head_width: 16, ..relative(Family::Qwen3) },
         ModelConfig { tie_embeddings: false, ..relative(Family::Olmo2) },
+        ModelConfig {
+            activation: ActivationKind::Relu2,
+            qk_norm: true,
+            window: 5,
+            window_pattern: 2,
+            logit_softcap: 2.0,
+            ..relative(Family::Wattle)
+        },
     ]
 }
 
@@ -173,7 +181,7 @@ fn gradients_in_eight_bits_point_the_same_way() {
 #[test]
 fn neither_recomputation_nor_the_order_of_threads_changes_a_bit() {
     let fp8 = Some(Fp8Options { head: true });
-    let [gpt2, _, llama, _, olmo2] = configurations();
+    let [gpt2, _, llama, _, olmo2, _] = configurations();
     for config in [gpt2, llama, olmo2] {
         let bf16 = |recompute| TrainerOptions { dtype: DType::BF16, ..options(&config, fp8, recompute) };
         let on_board = train(&config, shim(0), &bf16(Recompute::None));

@@ -12,13 +12,14 @@ use std::time::Duration;
 
 use wattle_data::Dataset;
 use wattle_dist::{DistError, Threads};
-use wattle_model::{LanguageModel, ModelConfig, Moments};
+use wattle_model::engine::EngineOptions;
+use wattle_model::{LanguageModel, MemoryPlan, ModelConfig, Moments, Recompute, Share};
 use wattle_runlog::{Phase, StopReason};
 use wattle_train::config::{
     EarlyStopConfig, EngineChoice, EvaluateConfig, OptimizerConfig, OptimizerKind, ScheduleConfig,
     TrainConfig,
 };
-use wattle_train::{Checkpoints, Ranks, TrainError, Trainer, TrainerOptions};
+use wattle_train::{Checkpoints, Prompts, Ranks, TrainError, Trainer, TrainerOptions};
 
 use common::{CPU, dataset};
 use of_ranks::{Ended, Recorder, file, plain, train_on};
@@ -71,12 +72,18 @@ fn train(
     train_on(dir, dataset, options, world, recorder, model, |_| None)
 }
 
-#[test]
-fn any_number_of_ranks_trains_to_the_bits_of_one() {
+/// The same, with the matrices of blocks updated by Muon.
+fn by_muon() -> TrainerOptions {
+    let optimizer = OptimizerConfig { kind: OptimizerKind::Muon, ..options().optimizer };
+    TrainerOptions { optimizer, ..options() }
+}
+
+/// Trains on 1, 2, 4 and 8 ranks, and compares.
+fn trains_to_the_bits_of_one(options: &TrainerOptions) {
     let dir = tempfile::tempdir().unwrap();
     let dataset = dataset(dir.path(), 240);
     for moments in [Moments::F32, Moments::Bf16 { seed: 3 }] {
-        let options = TrainerOptions { moments, ..options() };
+        let options = TrainerOptions { moments, ..options.clone() };
         let run = |world| {
             let dir = dir.path().join(format!("{moments:?}-{world}"));
             let ended = train(&dir, &dataset, &options, world, plain);
@@ -104,6 +111,64 @@ fn any_number_of_ranks_trains_to_the_bits_of_one() {
     }
 }
 
+/// Items in the words of the data, and a prompt.
+fn examined(dir: &Path) -> EvaluateConfig {
+    let line = |i: usize| {
+        format!(
+            "{{\"kind\":\"choice\",\"prompt\":\"{i} and \",\"choices\":[\"{}. \",\"7. 7\"],\"answer\":0}}\n",
+            i + 1
+        )
+    };
+    std::fs::write(dir.join("sums.jsonl"), (0..5).map(line).collect::<String>()).unwrap();
+    let said =
+        "{\"kind\":\"generate\",\"prompt\":\"3 and \",\"answer\":\"4\",\"stop\":[\".\"],\"max_tokens\":4}\n";
+    std::fs::write(dir.join("said.jsonl"), said.repeat(3)).unwrap();
+    let tasks = ["sums.jsonl", "said.jsonl"].map(|name| dir.join(name)).to_vec();
+    let prompts = Prompts::Texts(vec!["1 and ".to_owned()]);
+    EvaluateConfig { every_steps: 7, tasks, prompts, prompt_tokens: 5, ..EvaluateConfig::default() }
+}
+
+#[test]
+fn ranks_share_tasks_and_training_does_not_notice() {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = dataset(dir.path(), 240);
+    let plain_run = train(&dir.path().join("plain"), &dataset, &options(), 1, plain).remove(0);
+    assert!(plain_run.recorder.tasks.is_empty());
+    let options = TrainerOptions { evaluate: examined(dir.path()), ..options() };
+    let run = |world: usize| train(&dir.path().join(world.to_string()), &dataset, &options, world, plain);
+    let one = run(1).remove(0);
+    assert_eq!(
+        one.recorder.tasks.iter().map(|(step, _)| *step).collect::<Vec<_>>(),
+        [7, 9, 14, 18, 21, 27, 28, 30]
+    );
+    assert_eq!(one.recorder.samples.len(), 8);
+    let scores = &one.recorder.tasks[7].1;
+    assert_eq!(
+        scores.iter().map(|task| (task.task.as_str(), task.items)).collect::<Vec<_>>(),
+        [("sums", 5), ("said", 3)]
+    );
+    assert!(one.weights == plain_run.weights && one.recorder.losses == plain_run.recorder.losses);
+    assert_eq!(one.recorder.evaluations, plain_run.recorder.evaluations);
+    for world in [2, 4] {
+        for (rank, ended) in run(world).into_iter().enumerate() {
+            assert_eq!(ended.recorder.tasks, one.recorder.tasks, "rank {rank} of {world}");
+            assert_eq!(ended.recorder.samples.is_empty(), rank > 0);
+            assert!(rank > 0 || ended.recorder.samples == one.recorder.samples);
+            assert!(ended.weights == one.weights);
+        }
+    }
+}
+
+#[test]
+fn any_number_of_ranks_trains_to_the_bits_of_one() {
+    trains_to_the_bits_of_one(&options());
+}
+
+#[test]
+fn any_number_of_ranks_trains_by_muon_to_the_bits_of_one() {
+    trains_to_the_bits_of_one(&by_muon());
+}
+
 #[test]
 fn leaves_change_bits_and_one_leaf_is_what_was_always_trained() {
     let dir = tempfile::tempdir().unwrap();
@@ -126,15 +191,20 @@ fn leaves_change_bits_and_one_leaf_is_what_was_always_trained() {
 
 #[test]
 fn a_run_goes_on_with_another_number_of_ranks_as_if_it_had_never_stopped() {
+    goes_on_with_other_ranks(&options());
+    goes_on_with_other_ranks(&by_muon());
+}
+
+fn goes_on_with_other_ranks(options: &TrainerOptions) {
     let dir = tempfile::tempdir().unwrap();
     let dataset = dataset(dir.path(), 240);
-    let whole = train(&dir.path().join("whole"), &dataset, &options(), 1, plain).remove(0);
+    let whole = train(&dir.path().join("whole"), &dataset, options, 1, plain).remove(0);
     let parts = dir.path().join("parts");
     let mut losses = Vec::new();
     // Whichever rank is asked to stop.
     for (world, stop, who) in [(4, 5, 3), (2, 13, 0), (1, 20, 0), (8, 100, 0)] {
         let recorder = |rank| Recorder { stop_after: (rank == who).then_some(stop), ..Recorder::default() };
-        let ended = train(&parts, &dataset, &options(), world, recorder);
+        let ended = train(&parts, &dataset, options, world, recorder);
         let reason = if stop == 100 { StopReason::Done } else { StopReason::Signal };
         for rank in &ended {
             assert_eq!(*rank.outcome.as_ref().unwrap(), reason);
@@ -231,20 +301,32 @@ fn what_cannot_be_divided_or_has_no_such_sums_is_refused_by_name() {
 }
 
 #[test]
-fn muon_is_of_one_rank_which_may_sum_in_leaves() {
+fn a_matrix_has_its_momentum_with_one_rank_alone() {
     let dir = tempfile::tempdir().unwrap();
     let dataset = dataset(dir.path(), 240);
-    let optimizer = OptimizerConfig { kind: OptimizerKind::Muon, ..options().optimizer };
-    let options = TrainerOptions { optimizer, ..options() };
-    for fabric in Threads::ranks(2) {
-        let ranks = Ranks::new(Arc::new(fabric), Duration::from_secs(20));
-        let options = TrainerOptions { ranks, ..options.clone() };
-        let model = model(&dataset);
-        let checkpoints = Checkpoints::open(&dir.path().join("two"), 3).unwrap();
-        let error = Trainer::new(model.as_ref(), &dataset, &CPU, options, checkpoints).err().unwrap();
-        assert!(matches!(error, TrainError::MuonOverRanks), "{error}");
+    let model = model(&dataset);
+    let plan = |share: Share| {
+        let options = EngineOptions {
+            micro_batch: 1,
+            recompute: Recompute::None,
+            fp8: None,
+            moments: Moments::F32,
+            matrices: by_muon().optimizer.matrices(),
+            share,
+        };
+        let engine = model.engine(options).unwrap().unwrap();
+        let (planned, allocated) = (engine.memory().total() as f64, engine.allocated_bytes() as f64);
+        assert!((planned / allocated - 1.0).abs() < 0.05, "{share:?}: {planned} of {allocated}");
+        engine.memory()
+    };
+    let alone = plan(Share::default());
+    for world in [2, 4, 8] {
+        let plans: Vec<MemoryPlan> = (0..world).map(|rank| plan(Share { rank, world })).collect();
+        let moments: u64 = plans.iter().map(|plan| plan.moments).sum();
+        assert_eq!(moments, alone.moments, "{world} ranks");
+        assert!(plans.iter().all(|plan| plan.scratch <= alone.scratch && plan.weights == alone.weights));
+        // Eight matrices, of which the largest is a third of a block.
+        let most = plans.iter().map(|plan| plan.moments).max().unwrap();
+        assert!(most * world as u64 <= 3 * alone.moments, "{world} ranks: {plans:?}");
     }
-    let ended = train(dir.path(), &dataset, &options, 1, plain);
-    assert_eq!(*ended[0].outcome.as_ref().unwrap(), StopReason::Done);
-    assert!(ended[0].recorder.losses.len() == 30);
 }

@@ -187,7 +187,7 @@ fn checkpoints_written_beside_training_have_the_same_bytes_and_are_told_in_order
             let dir = dir.path().join(format!("{engine:?}-{name}"));
             let options = TrainerOptions {
                 train: TrainConfig { engine, max_steps: 16, ..options().train },
-                evaluate: EvaluateConfig { every_steps: 7, batches: 1 },
+                evaluate: EvaluateConfig { every_steps: 7, batches: 1, ..EvaluateConfig::default() },
                 checkpoint_every_steps: 1,
                 checkpoint_in_background,
                 ..options()
@@ -265,7 +265,7 @@ fn training_learns_and_says_so_in_order() {
             EventBody::Epoch { complete: false, .. } => "part",
             EventBody::Checkpoint { .. } => "checkpoint",
             EventBody::Stop { .. } => "stop",
-            EventBody::Step(_) | EventBody::Pause { .. } | EventBody::Resume { .. } => unreachable!(),
+            other => unreachable!("{other:?}"),
         })
         .collect();
     // 960 training characters make 79 windows of 12, 15 steps of 5: two epochs of 15, then 10 more steps.
@@ -329,7 +329,7 @@ fn early_stopping_leaves_a_checkpoint_and_stays_stopped() {
     let dataset = dataset(dir.path(), 120);
     let options = TrainerOptions {
         early_stop: EarlyStopConfig { patience: 0, target_loss: Some(2.2) },
-        evaluate: EvaluateConfig { every_steps: 2, batches: 0 },
+        evaluate: EvaluateConfig { every_steps: 2, batches: 0, ..EvaluateConfig::default() },
         ..options()
     };
     let (outcome, recorder, _) = train(dir.path(), &dataset, options.clone(), None);

@@ -244,9 +244,9 @@ impl Inner {
                 }
                 self.marks[edge] = Some(Instant::now());
             }
-            &Work::Collective(collective) => {
+            Work::Collective(collective) => {
                 let ranks = self.ranks.as_mut().expect("a board of one of several ranks");
-                ranks.run(&mut self.arenas, collective)?;
+                ranks.run(&mut self.arenas, collective.clone())?;
             }
         }
         self.arenas.iter().for_each(|arena| arena.check(work));

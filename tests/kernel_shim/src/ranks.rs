@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wattle_dist::{DistError, Fabric};
-use wattle_ops::board::{BoardError, Collectives, DevicePtr, Ptr};
+use wattle_ops::board::{BoardError, Collectives, DevicePtr, Owned, Ptr};
 
 use crate::arena::{self, Arena};
 use crate::{ShimBoard, Work};
@@ -23,7 +23,7 @@ pub(crate) struct Ranks {
 }
 
 /// One collective.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Collective {
     Fork,
     Join,
@@ -31,6 +31,8 @@ pub(crate) enum Collective {
     ReduceScatter(DevicePtr, usize),
     /// Of so many bytes a rank.
     AllGather(DevicePtr, usize),
+    Reduce(Vec<Owned>),
+    Broadcast(Vec<Owned>),
 }
 
 impl Ranks {
@@ -57,7 +59,7 @@ impl Ranks {
             Collective::Fork => self.has_forked = true,
             Collective::Join => {
                 for waiting in std::mem::take(&mut self.waiting) {
-                    self.carry(arenas, waiting)?;
+                    self.carry(arenas, &waiting)?;
                 }
             }
             _ if !self.has_forked => {
@@ -67,37 +69,61 @@ impl Ranks {
                 });
             }
             _ if self.is_late => self.waiting.push(collective),
-            _ => self.carry(arenas, collective)?,
+            _ => self.carry(arenas, &collective)?,
         }
         Ok(())
     }
 
-    fn carry(&self, arenas: &mut [Arena], collective: Collective) -> Result<(), DistError> {
+    fn carry(&self, arenas: &mut [Arena], collective: &Collective) -> Result<(), DistError> {
         let place = self.fabric.place();
         let own = |len: usize| place.rank * len..(place.rank + 1) * len;
         match collective {
-            Collective::ReduceScatter(x, n) => {
+            &Collective::ReduceScatter(x, n) => {
                 let len = n * size_of::<f32>();
                 let bytes = arena::slice_mut(arenas, x, place.world * len);
                 let mut all = vec![0; bytes.len()];
                 self.fabric.exchange(bytes, &mut all, self.deadline)?;
-                for (i, sum) in bytes[own(len)].chunks_exact_mut(4).enumerate() {
-                    let of_rank = |rank: usize| {
-                        let at = rank * len + i * 4;
-                        f32::from_ne_bytes([all[at], all[at + 1], all[at + 2], all[at + 3]])
-                    };
-                    let total = (0..place.world).map(of_rank).reduce(|sum, x| sum + x).unwrap_or(0.0);
-                    sum.copy_from_slice(&total.to_ne_bytes());
-                }
+                add_pieces(&all, &mut bytes[own(len)]);
             }
-            Collective::AllGather(x, len) => {
+            &Collective::AllGather(x, len) => {
                 let bytes = arena::slice_mut(arenas, x, place.world * len);
                 let part = bytes[own(len)].to_vec();
                 self.fabric.all_gather(&part, bytes, self.deadline)?;
             }
+            Collective::Reduce(parts) => {
+                for &Owned { at, n_bytes, owner } in parts {
+                    let bytes = arena::slice_mut(arenas, at, n_bytes);
+                    let mut all = vec![0; n_bytes * place.world];
+                    self.fabric.all_gather(bytes, &mut all, self.deadline)?;
+                    match owner == place.rank {
+                        true => add_pieces(&all, bytes),
+                        // Not a number, as whoever reads it is to see.
+                        false => bytes.fill(0xff),
+                    }
+                }
+            }
+            Collective::Broadcast(parts) => {
+                for &Owned { at, n_bytes, owner } in parts {
+                    let bytes = arena::slice_mut(arenas, at, n_bytes);
+                    self.fabric.broadcast(bytes, owner, self.deadline)?;
+                }
+            }
             Collective::Fork | Collective::Join => {}
         }
         Ok(())
+    }
+}
+
+/// Fills `sum` with the sum of the pieces of `all`, which are as long, from the first on.
+fn add_pieces(all: &[u8], sum: &mut [u8]) {
+    let len = sum.len();
+    for (i, sum) in sum.chunks_exact_mut(4).enumerate() {
+        let of_piece = |piece: &[u8]| {
+            let at = i * 4;
+            f32::from_ne_bytes([piece[at], piece[at + 1], piece[at + 2], piece[at + 3]])
+        };
+        let total = all.chunks_exact(len).map(of_piece).reduce(|sum, x| sum + x).unwrap_or(0.0);
+        sum.copy_from_slice(&total.to_ne_bytes());
     }
 }
 
@@ -124,6 +150,14 @@ impl Collectives for ShimBoard {
 
     fn all_gather(&self, x: DevicePtr, n_bytes: usize) -> Result<(), BoardError> {
         self.submit(Work::Collective(Collective::AllGather(x, n_bytes)))
+    }
+
+    fn reduce(&self, parts: &[Owned]) -> Result<(), BoardError> {
+        self.submit(Work::Collective(Collective::Reduce(parts.to_vec())))
+    }
+
+    fn broadcast(&self, parts: &[Owned]) -> Result<(), BoardError> {
+        self.submit(Work::Collective(Collective::Broadcast(parts.to_vec())))
     }
 
     fn all_agree(&self, own: bool) -> Result<bool, BoardError> {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use wattle_report::compare::{self, Comparison};
+use wattle_report::compare::{self, Comparison, Metric};
 use wattle_report::{Report, ReportError, Run};
 
 use crate::args::CompareArgs;
@@ -16,8 +16,15 @@ pub fn run(args: &CompareArgs) -> anyhow::Result<Exit> {
         let fault = format!("--target-loss {loss}: expected a loss above 0, in nats a token");
         return Err(BadUsage { faults: vec![fault] }.into());
     }
+    if let Some(score) = args.target_score.filter(|score| !(0.0..=1.0).contains(score)) {
+        let fault = format!("--target-score {score}: expected a share from 0 to 1");
+        return Err(BadUsage { faults: vec![fault] }.into());
+    }
     let page = Page::of(args.html.as_deref(), args.json)?;
-    let (comparison, reports) = side_by_side(&args.runs, args.target_loss)?;
+    let (comparison, reports) = match &args.metric {
+        Some(metric) => by_metric(&args.runs, metric.clone(), args.target_score)?,
+        None => side_by_side(&args.runs, args.target_loss)?,
+    };
     page.write(|| compare::page(&comparison, &reports))?;
     if args.json {
         print_line(&comparison.to_json())?;
@@ -36,7 +43,22 @@ pub fn side_by_side(
     runs: &[PathBuf],
     target_loss: Option<f64>,
 ) -> Result<(Comparison, Vec<Report>), ReportError> {
-    let runs: Vec<Run> = runs.iter().map(|path| Run::open(path)).collect::<Result<_, _>>()?;
-    let reports: Vec<Report> = runs.iter().map(|run| Report::of(run, None)).collect::<Result<_, _>>()?;
+    let (runs, reports) = read(runs)?;
     Ok((Comparison::of(&runs, &reports, target_loss), reports))
+}
+
+/// The runs in these directories, compared on their way to a score.
+fn by_metric(
+    runs: &[PathBuf],
+    metric: Metric,
+    target_score: Option<f64>,
+) -> Result<(Comparison, Vec<Report>), ReportError> {
+    let (runs, reports) = read(runs)?;
+    Comparison::by_metric(&runs, &reports, metric, target_score)
+}
+
+fn read(runs: &[PathBuf]) -> Result<(Vec<Run>, Vec<Report>), ReportError> {
+    let runs: Vec<Run> = runs.iter().map(|path| Run::open(path)).collect::<Result<_, _>>()?;
+    let reports = runs.iter().map(|run| Report::of(run, None)).collect::<Result<_, _>>()?;
+    Ok((runs, reports))
 }

@@ -1,4 +1,4 @@
-//! `wattle evaluate`: loss on a text, exactly.
+//! `wattle evaluate`: loss on a text, exactly; scores on tasks are `tasks`'.
 
 use std::path::Path;
 
@@ -22,6 +22,7 @@ use wattle_session::need;
 use wattle_train::evaluate::{EvaluateOptions, Evaluation, evaluate_by_best};
 
 use crate::args::EvaluateArgs;
+use crate::commands::tasks;
 use crate::exit::Exit;
 use crate::terminal::{print, print_line};
 use crate::threads::set_threads;
@@ -41,6 +42,9 @@ struct Held {
 /// Evaluates a checkpoint.
 pub fn run(args: &EvaluateArgs, bars: &MultiProgress) -> anyhow::Result<Exit> {
     set_threads(0);
+    if !args.tasks.is_empty() {
+        return tasks::run(args, &bars.add(ProgressBar::new(0).with_style(bar_style())));
+    }
     let device = args.device.open()?;
     let board = device.board()?;
     let metered = Metered::start(&device.compute);

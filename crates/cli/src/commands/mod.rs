@@ -26,6 +26,8 @@ pub mod show;
 #[cfg(feature = "train")]
 pub mod sweep;
 #[cfg(feature = "train")]
+mod tasks;
+#[cfg(feature = "train")]
 pub mod train;
 #[cfg(feature = "train")]
 pub mod tune;

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Context;
 use serde::Serialize;
 use unicode_width::UnicodeWidthChar;
-use wattle_data::{Dataset, Split, TokenStore, Tokenizer};
+use wattle_data::{Dataset, EvalBatches, Split, TokenStore, Tokenizer};
 use wattle_report::words::quantity::count;
 
 use crate::args::ShowArgs;
@@ -23,14 +23,23 @@ const WIDTH: usize = 79;
 /// Stand around what is learnt where there are no colours.
 const BRACKETS: [&str; 2] = ["⟦", "⟧"];
 
+/// Stands between packed documents.
+const BOUND: &str = "┃";
+
 /// A window of a split.
 struct Example {
     /// Which window it is.
     idx: u64,
-    /// What the model reads, and one token more.
-    ids: Vec<u32>,
-    /// Whether each token after the first is learnt.
+    /// What the model reads.
+    inputs: Vec<u32>,
+    /// What it is to predict.
+    targets: Vec<u32>,
+    /// Whether each target is learnt.
     mask: Vec<bool>,
+    /// Of packed documents: where that of each token starts.
+    documents: Option<Vec<u32>>,
+    /// Tokens before the padding.
+    filled: usize,
 }
 
 /// Shows examples.
@@ -49,7 +58,10 @@ pub fn run(args: &ShowArgs) -> anyhow::Result<Exit> {
             .with_context(|| format!("{} has no validation split; use --split train", args.dir.display()))?,
     };
     let context = store.evaluation_context(args.context.or(own_context).unwrap_or(CONTEXT))?;
-    let n_windows = store.windows(context)?;
+    let n_windows = match store.is_packed() {
+        true => EvalBatches::new(store, context, 1, 0)?.len() as u64,
+        false => store.windows(context)?,
+    };
     if !args.json {
         print_line(&head(&dataset, store, n_windows, context))?;
     }
@@ -81,8 +93,9 @@ fn open(dir: &Path) -> anyhow::Result<(Dataset, Option<usize>)> {
 fn head(dataset: &Dataset, store: &TokenStore, n_windows: u64, context: usize) -> String {
     let template = dataset.chat.as_ref().map(|chat| format!(" · chat template {}", chat.name()));
     let learnt = if store.has_mask() { "" } else { ", all learnt" };
+    let packed = if store.is_packed() { ", documents kept apart" } else { "" };
     format!(
-        "{} · {} tokens{learnt} · {} windows of {context}{}",
+        "{} · {} tokens{learnt} · {} windows of {context}{packed}{}",
         store.split(),
         count(store.len()),
         count(n_windows),
@@ -97,22 +110,48 @@ struct Line<'e> {
     targets: &'e [u32],
     /// Of the targets: 1 where one is learnt.
     mask: Vec<u8>,
+    /// Where the document of each token starts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    documents: Option<&'e [u32]>,
+    /// Tokens at the end that fill the window up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    padding: Option<usize>,
     text: String,
 }
 
 impl Example {
     fn read(store: &TokenStore, context: usize, idx: u64) -> anyhow::Result<Self> {
+        if store.is_packed() {
+            return Self::read_packed(store, context, idx);
+        }
         let start = idx * context as u64;
         let (mut ids, mut mask) = (vec![0; context + 1], vec![false; context]);
         store.read(start, &mut ids)?;
         store.read_mask(start + 1, &mut mask);
-        Ok(Self { idx, ids, mask })
+        let targets = ids[1..].to_vec();
+        ids.truncate(context);
+        Ok(Self { idx, inputs: ids, targets, mask, documents: None, filled: context })
+    }
+
+    fn read_packed(store: &TokenStore, context: usize, idx: u64) -> anyhow::Result<Self> {
+        let mut windows = EvalBatches::new(store, context, 1, 0)?;
+        let window = windows.nth(usize::try_from(idx)?).context("there are fewer windows")??;
+        let (filled, weights) = (window.filled(0), window.weights.unwrap_or_default());
+        let mask = weights.iter().map(|&weight| weight > 0.0).collect();
+        let (inputs, targets, documents) = (window.inputs, window.targets, window.documents);
+        Ok(Self { idx, inputs, targets, mask, documents, filled })
     }
 
     fn json(&self, tokenizer: &Tokenizer) -> anyhow::Result<String> {
-        let (tokens, targets) = (&self.ids[..self.mask.len()], &self.ids[1..]);
-        let mask = self.mask.iter().map(|&is_learnt| u8::from(is_learnt)).collect();
-        let line = Line { tokens, targets, mask, text: tokenizer.decode(tokens)? };
+        let Self { inputs: tokens, targets, .. } = self;
+        let line = Line {
+            tokens,
+            targets,
+            mask: self.mask.iter().map(|&is_learnt| u8::from(is_learnt)).collect(),
+            documents: self.documents.as_deref(),
+            padding: self.documents.as_ref().map(|_| tokens.len() - self.filled),
+            text: tokenizer.decode(&tokens[..self.filled])?,
+        };
         Ok(serde_json::to_string(&line)?)
     }
 
@@ -122,15 +161,41 @@ impl Example {
             0 => "nothing learnt, so left out of training".to_owned(),
             n => format!("{} of {} targets learnt", count(n), count(self.mask.len() as u64)),
         };
-        let mut stream = tokenizer.stream();
-        let learnt = std::iter::once(false).chain(self.mask.iter().copied());
-        let mut pieces = Vec::with_capacity(self.ids.len());
-        for (&id, is_learnt) in self.ids.iter().zip(learnt) {
-            pieces.push((escaped(&stream.push(id)?).into_owned(), is_learnt));
+        let (n_documents, n_padding) = (self.starts().len() as u64, (self.mask.len() - self.filled) as u64);
+        let packed = match self.documents {
+            None => String::new(),
+            Some(_) => format!(" · {} documents, {} tokens of padding", count(n_documents), count(n_padding)),
+        };
+        let drawn = drawn(&self.pieces(tokenizer)?, colours);
+        Ok(format!("\n— {} of {} · {what}{packed}\n{drawn}\n", self.idx + 1, count(n_windows)))
+    }
+
+    /// Where its documents start, of one that is not packed the only one.
+    fn starts(&self) -> Vec<usize> {
+        match &self.documents {
+            None => vec![0],
+            Some(documents) => (0..self.filled).filter(|&row| documents[row] as usize == row).collect(),
         }
-        let last = pieces.last().is_some_and(|(_, is_learnt)| *is_learnt);
-        pieces.push((escaped(&stream.finish()?).into_owned(), last));
-        Ok(format!("\n— {} of {} · {what}\n{}\n", self.idx + 1, count(n_windows), drawn(&pieces, colours)))
+    }
+
+    /// The text of each token, and whether that is learnt: of each document what the model reads first, then targets.
+    fn pieces(&self, tokenizer: &Tokenizer) -> anyhow::Result<Vec<(String, bool)>> {
+        let mut pieces = Vec::with_capacity(self.inputs.len() + 1);
+        let starts = self.starts();
+        let ends = starts.iter().skip(1).copied().chain([self.filled]);
+        for (&start, end) in starts.iter().zip(ends) {
+            if start > 0 {
+                pieces.push((BOUND.to_owned(), false));
+            }
+            let mut stream = tokenizer.stream();
+            pieces.push((escaped(&stream.push(self.inputs[start])?).into_owned(), false));
+            for (&id, &is_learnt) in self.targets[start..end].iter().zip(&self.mask[start..end]) {
+                pieces.push((escaped(&stream.push(id)?).into_owned(), is_learnt));
+            }
+            let last = pieces.last().is_some_and(|(_, is_learnt)| *is_learnt);
+            pieces.push((escaped(&stream.finish()?).into_owned(), last));
+        }
+        Ok(pieces)
     }
 }
 

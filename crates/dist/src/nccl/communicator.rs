@@ -192,22 +192,79 @@ impl Communicator {
         receives: &[(usize, *mut c_void, usize)],
         stream: *mut c_void,
     ) -> Result<(), DistError> {
-        let functions = &self.library.functions;
+        self.grouped(|communicator| {
+            let Library { functions, .. } = communicator.library.as_ref();
+            let mut enqueued = Ok(());
+            for &(rank, from, n) in sends {
+                // SAFETY: the caller's.
+                let result = unsafe { (functions.send)(from, n, U8, count(rank), communicator.comm, stream) };
+                enqueued = enqueued.and(communicator.library.check("ncclSend", result));
+            }
+            for &(rank, to, n) in receives {
+                // SAFETY: the caller's.
+                let result = unsafe { (functions.recv)(to, n, U8, count(rank), communicator.comm, stream) };
+                enqueued = enqueued.and(communicator.library.check("ncclRecv", result));
+            }
+            enqueued
+        })
+    }
+
+    /// Enqueues one group of reductions in place: of each of `parts`, an address with a number of elements and a rank, that
+    /// rank gets the reduction over ranks.
+    ///
+    /// # Errors
+    /// If NCCL refuses.
+    ///
+    /// # Safety
+    /// As for [`Communicator::reduce_scatter`]; each address has as many elements as stand with it.
+    pub unsafe fn reduce_each(
+        &mut self,
+        parts: &[(*mut c_void, usize, usize)],
+        (element, reduction): (Element, Reduction),
+        stream: *mut c_void,
+    ) -> Result<(), DistError> {
+        self.grouped(|communicator| {
+            let call = communicator.library.functions.reduce;
+            let (element, reduction) = (element.code(), reduction.code());
+            parts.iter().try_for_each(|&(at, n, root)| {
+                // SAFETY: the caller's.
+                let result = unsafe {
+                    call(at.cast_const(), at, n, element, reduction, count(root), communicator.comm, stream)
+                };
+                communicator.library.check("ncclReduce", result)
+            })
+        })
+    }
+
+    /// Enqueues one group of copies in place: of each of `parts`, an address with a number of bytes and a rank, all ranks
+    /// get what that rank has.
+    ///
+    /// # Errors
+    /// If NCCL refuses.
+    ///
+    /// # Safety
+    /// As for [`Communicator::reduce_scatter`]; each address has as many bytes as stand with it.
+    pub unsafe fn broadcast_each(
+        &mut self,
+        parts: &[(*mut c_void, usize, usize)],
+        stream: *mut c_void,
+    ) -> Result<(), DistError> {
+        self.grouped(|communicator| {
+            parts.iter().try_for_each(|&(at, n, root)| {
+                // SAFETY: the caller's.
+                unsafe { communicator.broadcast((at.cast_const(), at), n, root, stream) }
+            })
+        })
+    }
+
+    /// Makes of calls one group, which is ended whatever becomes of them.
+    fn grouped(&mut self, calls: impl FnOnce(&mut Self) -> Result<(), DistError>) -> Result<(), DistError> {
+        let library = Arc::clone(&self.library);
         // SAFETY: it only begins a group of calls of this thread.
-        self.library.check("ncclGroupStart", unsafe { (functions.group_start)() })?;
-        let mut enqueued = Ok(());
-        for &(rank, from, n) in sends {
-            // SAFETY: the caller's.
-            let result = unsafe { (functions.send)(from, n, U8, count(rank), self.comm, stream) };
-            enqueued = enqueued.and(self.library.check("ncclSend", result));
-        }
-        for &(rank, to, n) in receives {
-            // SAFETY: the caller's.
-            let result = unsafe { (functions.recv)(to, n, U8, count(rank), self.comm, stream) };
-            enqueued = enqueued.and(self.library.check("ncclRecv", result));
-        }
-        // SAFETY: it ends the group, whatever became of its calls.
-        let ended = self.library.check("ncclGroupEnd", unsafe { (functions.group_end)() });
+        library.check("ncclGroupStart", unsafe { (library.functions.group_start)() })?;
+        let enqueued = calls(self);
+        // SAFETY: it ends the group.
+        let ended = library.check("ncclGroupEnd", unsafe { (library.functions.group_end)() });
         enqueued.and(ended)
     }
 

@@ -57,6 +57,9 @@ entry_points! {
     reduce_scatter = ncclReduceScatter(
         *const c_void, *mut c_void, usize, DataType, RedOp, Comm, Stream,
     ) -> NcclResult;
+    reduce = ncclReduce(
+        *const c_void, *mut c_void, usize, DataType, RedOp, c_int, Comm, Stream,
+    ) -> NcclResult;
     all_gather = ncclAllGather(*const c_void, *mut c_void, usize, DataType, Comm, Stream) -> NcclResult;
     broadcast = ncclBroadcast(*const c_void, *mut c_void, usize, DataType, c_int, Comm, Stream) -> NcclResult;
     send = ncclSend(*const c_void, usize, DataType, c_int, Comm, Stream) -> NcclResult;

@@ -18,6 +18,7 @@ use wattle_runlog::{GramsCo2e, Joules, MonotonicNs, Record, Span, WallAnchor};
 use crate::books::intensity_table::IntensityTable;
 use crate::books::pricing::{Tariff, facility, facility_kwh};
 use crate::books::tally::Used;
+use crate::books::tokens_beside::TokensBeside;
 use crate::books::totals::Totals;
 use crate::sensors::trained_on::TrainedOn;
 use crate::windows::phases;
@@ -79,8 +80,8 @@ pub struct Ledger {
     pub(crate) options: LedgerOptions,
     pub(crate) table: Option<IntensityTable>,
     pub(crate) machine: Machine,
-    /// Tokens that go through the model in a step, where not all of them are learnt.
-    tokens_per_step: Option<u64>,
+    /// Tokens that are not learnt, where there are some.
+    beside: Option<TokensBeside>,
     pub(crate) other_traces: Vec<(String, PathBuf)>,
     /// What the grid said in each segment that asked.
     pub(crate) grids: BTreeMap<u32, Intensities>,
@@ -111,7 +112,7 @@ impl Ledger {
             options,
             table: None,
             machine: Machine::default(),
-            tokens_per_step: None,
+            beside: None,
             other_traces: Vec::new(),
             grids: BTreeMap::new(),
             totals: Totals::default(),
@@ -125,10 +126,10 @@ impl Ledger {
         Self { table, ..self }
     }
 
-    /// The books of a run in which `tokens_per_step` tokens go through the model in a step and not all of them are learnt, if
-    /// it is such a run: a record then tells of those that are not.
-    pub fn with_masked_tokens(self, tokens_per_step: Option<u64>) -> Self {
-        Self { tokens_per_step, ..self }
+    /// The books of a run in which not all tokens are learnt that go through the model: a record then tells of those that
+    /// are not.
+    pub fn with_tokens_beside(self, beside: Option<TokensBeside>) -> Self {
+        Self { beside, ..self }
     }
 
     /// The books with the traces of other machines that took part, each with what their sensors' names begin with: what they
@@ -206,6 +207,7 @@ impl Ledger {
             carbon: self.whole_carbon(),
             joules_per_token: None,
             masked: totals.masked,
+            padding: totals.padding,
             sci: None,
             embodied: totals.embodied,
             machine_idle: totals.machine_idle(),
@@ -276,6 +278,7 @@ impl Ledger {
             carbon,
             joules_per_token: None,
             masked: None,
+            padding: None,
             sci: None,
             embodied: self.machine.embodied.map(|rate| rate.over(duration)),
             machine_idle,
@@ -293,15 +296,21 @@ impl Ledger {
             overhead: entry.overhead,
         };
         set_per_token(&mut record);
-        record.masked = self.masked(&record);
+        self.tell_beside(&mut record);
         record
     }
 
-    /// The tokens of a record that were not learnt. One of a segment that was cut off does not know its tokens.
-    fn masked(&self, record: &Record) -> Option<Masked> {
-        let tokens_per_step = self.tokens_per_step.filter(|_| record.kind != RecordKind::Interrupted)?;
-        let steps = record.step_end.saturating_sub(record.step_start);
-        Some(Masked::of(steps * tokens_per_step, record.tokens, record.phases.forward_backward))
+    /// Tells of a record's tokens that were not learnt. One of a segment that was cut off does not know its tokens.
+    fn tell_beside(&self, record: &mut Record) {
+        let Some(beside) = self.beside.as_ref().filter(|_| record.kind != RecordKind::Interrupted) else {
+            return;
+        };
+        let steps = record.step_start..record.step_end.max(record.step_start);
+        let processed = (steps.end - steps.start) * beside.tokens_per_step;
+        let padding = beside.padding.as_ref().map(|padding| padding(steps));
+        let not_learnt = processed.saturating_sub(record.tokens + padding.unwrap_or(0));
+        let of = |tokens| Masked::of(tokens, processed, record.phases.forward_backward);
+        (record.masked, record.padding) = (beside.is_masked.then(|| of(not_learnt)), padding.map(of));
     }
 
     /// Adds a record to the totals, and the totals to the record.

@@ -11,6 +11,7 @@ pub mod projection;
 pub mod region;
 pub mod reprice;
 pub mod tally;
+pub mod tokens_beside;
 pub mod waiting;
 
 mod priced;

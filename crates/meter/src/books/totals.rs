@@ -19,6 +19,10 @@ pub(crate) struct Totals {
     pub(crate) cumulative: Cumulative,
     /// Tokens that were not learnt.
     pub(crate) masked: Option<Masked>,
+    /// Tokens of padding.
+    pub(crate) padding: Option<Masked>,
+    /// Tokens that went through the model.
+    pub(crate) processed: u64,
     pub(crate) started_at: Option<String>,
     pub(crate) step_start: u64,
     pub(crate) step_end: u64,
@@ -124,9 +128,13 @@ impl Totals {
         cumulative.cost = cost.map(|cost| cumulative.cost.unwrap_or(0.0) + cost.value).or(cumulative.cost);
         cumulative.cost_fraction = cumulative.cost.and_then(|_| self.rates.fraction(cumulative.energy_j));
         cumulative.tokens += record.tokens;
-        let tokens = cumulative.tokens;
-        if let Some(masked) = record.masked {
-            self.masked = Some(self.masked.map_or(masked, |sum| sum.and(masked, tokens)));
+        let beside = [record.masked, record.padding].into_iter().flatten();
+        self.processed += record.tokens + beside.map(|masked| masked.tokens).sum::<u64>();
+        let processed = self.processed;
+        for (sum, new) in [(&mut self.masked, record.masked), (&mut self.padding, record.padding)] {
+            if let Some(new) = new {
+                *sum = Some(sum.map_or(new, |sum| sum.and(new, processed)));
+            }
         }
         if self.started_at.is_none() {
             self.started_at = Some(record.started_at.clone());

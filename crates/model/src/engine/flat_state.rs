@@ -1,6 +1,7 @@
 //! Weights, gradients and moments in flat buffers.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::Path;
 
 use candle_core::{Device, Result, Tensor, bail};
@@ -12,7 +13,8 @@ use wattle_ops::grad_norm::cpu as grad_norm;
 use super::flat_tensors::{self, slice};
 use super::layout::{Entry, Layout};
 use super::moments::{FlatMoments, Moments};
-use super::muon::FlatMuon;
+use super::muon::{FlatMuon, scratch_bytes};
+use super::ranges::Ranges;
 use super::snapshot::FlatSnapshot;
 use super::split::{Share, Split};
 use crate::copies::{copy, with_values};
@@ -42,22 +44,19 @@ impl FlatState {
     /// The values of `parameters`, without gradients or moments yet.
     ///
     /// # Errors
-    /// If a tensor operation fails, or several processes are to share the updates of matrices by Muon.
+    /// If a tensor operation fails.
     pub fn new(
         parameters: &[Parameter],
         moments: Moments,
         matrices: MatrixUpdate,
         share: Share,
     ) -> Result<Self> {
-        if matrices != MatrixUpdate::AdamW && share.world > 1 {
-            bail!("Muon's updates are made by one process, not by {}", share.world);
-        }
         let layout = Layout::new(parameters).updated_by(matrices);
-        let split = Split::new(layout.len(), share);
+        let split = Split::of_layout(&layout, share);
         let zeros = || vec![0f32; layout.len()];
         let (weights, gradients) = (zeros(), zeros());
-        let moments = FlatMoments::zeros(moments, &layout, split.own());
-        let muon = FlatMuon::new(&layout);
+        let moments = FlatMoments::zeros(moments, &layout, split.own().updated.clone());
+        let muon = FlatMuon::new(&layout, split.own());
         let mut state = Self { layout, split, weights, gradients, moments, muon };
         state.take(parameters)?;
         Ok(state)
@@ -69,8 +68,8 @@ impl FlatState {
     }
 
     /// Which part each process keeps.
-    pub fn split(&self) -> Split {
-        self.split
+    pub fn split(&self) -> &Split {
+        &self.split
     }
 
     /// The gradients, flat.
@@ -148,9 +147,12 @@ impl FlatState {
         grad_norm::norm_par(&self.gradients)
     }
 
-    /// The sums of squares of the gradients of this process's part, one for each of its [blocks](Split::blocks).
+    /// The sums of squares of the gradients of this process's [blocks](crate::Part::blocks), in their order.
     pub fn own_sums_of_squares(&self) -> Vec<f64> {
-        grad_norm::sums_of_squares_par(&self.gradients[self.split.own()], self.split.block_len())
+        let sums = |range: &Range<usize>| {
+            grad_norm::sums_of_squares_par(&self.gradients[range.clone()], self.split.block_len())
+        };
+        self.split.own().in_blocks.iter().flat_map(sums).collect()
     }
 
     /// Names of parameters whose gradient is zero in every element.
@@ -189,8 +191,22 @@ impl FlatState {
 
     /// Moments of this process's part.
     pub(super) fn n_moments(&self) -> usize {
-        let own = self.split.own();
-        own.len() + self.layout.mean_squares().range(&own).len()
+        self.layout.n_moments_of(&self.split.own().updated)
+    }
+
+    /// Bytes of memory for the updates that Muon makes here.
+    pub(super) fn muon_bytes(&self) -> u64 {
+        scratch_bytes(&self.layout, self.split.own())
+    }
+
+    /// Where one of the moments of the part of `rank` lies in a [snapshot](FlatState::snapshot): 0 is the mean, 1 that of
+    /// squares.
+    pub fn moment_places(&self, which: usize, rank: usize) -> Ranges {
+        let updated = &self.split.part(rank).updated;
+        match which {
+            0 => updated.clone(),
+            _ => Ranges::of(updated.iter().map(|range| self.layout.mean_squares().range(range))),
+        }
     }
 
     /// Numbers of memory that [`FlatState::snapshot`] takes.
@@ -205,10 +221,12 @@ impl FlatState {
     /// If `memory` has not room for [`FlatState::snapshot_len`] numbers.
     pub fn snapshot(&self, memory: HostMemory) -> FlatSnapshot {
         let mut snapshot = FlatSnapshot::new(&self.layout, memory);
-        let own = self.split.own();
-        let places = [own.clone(), self.layout.mean_squares().range(&own)];
-        for (which, (moment, place)) in snapshot.moments_mut().into_iter().zip(places).enumerate() {
-            self.moments.copy_to(which, &mut moment[place]);
+        for own in self.split.own().updated.iter() {
+            let places = [own.clone(), self.layout.mean_squares().range(own)];
+            let own = self.moments.of(own).into_iter().zip(places);
+            for (moment, (own, place)) in snapshot.moments_mut().into_iter().zip(own) {
+                own.copy_to(&mut moment[place]);
+            }
         }
         snapshot
     }
@@ -216,7 +234,7 @@ impl FlatState {
     /// Copies this process's part of one of the moments, widened: 0 is the mean, 1 that of squares.
     ///
     /// # Shapes
-    /// `out` is as long as [`Split::own`]; of squares, less what Muon updates.
+    /// `out` is as long as [`FlatState::moment_places`] of this process.
     pub fn copy_own_moment(&self, which: usize, out: &mut [f32]) {
         self.moments.copy_to(which, out);
     }

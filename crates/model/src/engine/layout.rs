@@ -5,12 +5,13 @@ use std::ops::Range;
 use wattle_ops::adamw::cpu::ParameterRange;
 use wattle_ops::adamw::decays;
 
+use super::ranges::Ranges;
 use crate::moments::{MatrixUpdate, block_of};
 use crate::parameter::Parameter;
 
 /// On a board, every parameter starts at a multiple of this: whole 16-byte accesses in either type, and what matrix
 /// products like best.
-const BOARD_ALIGNMENT: usize = 64;
+pub(super) const BOARD_ALIGNMENT: usize = 64;
 /// On a board, the number of rows of a table of the vocabulary is a multiple of this.
 const BOARD_VOCABULARY_MULTIPLE: usize = 64;
 /// The most buckets of blocks: each costs a message between ranks, and the last one's cannot be hidden behind the backward
@@ -212,6 +213,12 @@ impl Layout {
         self.len + self.mean_squares.range(&(0..self.len)).len()
     }
 
+    /// Numbers of the moments of the elements in `ranges`.
+    pub(crate) fn n_moments_of(&self, ranges: &Ranges) -> usize {
+        let n_squares: usize = ranges.iter().map(|range| self.mean_squares.range(range).len()).sum();
+        ranges.len() + n_squares
+    }
+
     /// All parameters, in the model's order.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
@@ -268,11 +275,6 @@ impl MeanSquares {
         let Range { start, end } = self.skipped;
         let place = |element: usize| element.min(start) + element.saturating_sub(end);
         place(range.start)..place(range.end)
-    }
-
-    /// Elements that have none.
-    pub(super) fn n_skipped(&self) -> usize {
-        self.skipped.len()
     }
 
     /// The parts of `range` that have second moments; one that is empty lies within `range` too.

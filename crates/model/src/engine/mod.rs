@@ -11,7 +11,9 @@
 //! - `modules`: the matrices that can have adapters
 //! - `moments`: the optimizer's moments, and their type
 //! - `muon`: updates of matrices by Muon
+//! - `owners`: which of several processes makes each of those
 //! - [`snapshot`]: what training has learnt between two steps, in memory that training does not touch
+//! - [`ranges`]: parts of a flat buffer
 //! - [`split`]: which part of the flat buffers each of several processes keeps
 //! - [`memory`]: what an engine takes, before it takes it
 
@@ -27,6 +29,8 @@ pub(crate) mod modules;
 mod moments;
 pub(crate) mod muon;
 pub(crate) mod network;
+mod owners;
+pub mod ranges;
 pub mod snapshot;
 pub mod split;
 
@@ -40,8 +44,9 @@ pub use fp8::{Fp8Options, Fp8SizeError};
 pub use layout::Layout;
 pub use memory::MemoryPlan;
 pub use moments::Moments;
+pub use ranges::Ranges;
 pub use snapshot::FlatSnapshot;
-pub use split::{Share, Split};
+pub use split::{Part, Share, Split};
 
 /// Trains one model by explicit forward and backward passes.
 pub trait Engine: Send {

@@ -10,6 +10,7 @@ use wattle_ops::board::Elem;
 use wattle_ops::muon::cpu::Momentum;
 
 use super::layout::{Layout, MeanSquares, within};
+use super::ranges::Ranges;
 use crate::copies::copy;
 
 /// In which type moments are kept between two updates, which are made in `f32`.
@@ -48,11 +49,11 @@ impl Moments {
     }
 }
 
-/// The moments of neighbouring elements of a flat buffer: the mean of gradients, which is Muon's momentum where Muon makes
-/// the update, and the mean of squares of the others.
+/// The moments of some elements of a flat buffer: the mean of gradients, which is Muon's momentum where Muon makes the
+/// update, and the mean of squares of the others.
 pub(super) struct FlatMoments {
     /// Which elements.
-    own: Range<usize>,
+    own: Ranges,
     /// Which of them have the second moment.
     mean_squares: MeanSquares,
     values: Values,
@@ -72,9 +73,9 @@ pub(super) enum MomentSlice<'a> {
 
 impl FlatMoments {
     /// Those of the elements in `own`, which lie as in `layout`.
-    pub(super) fn zeros(moments: Moments, layout: &Layout, own: Range<usize>) -> Self {
+    pub(super) fn zeros(moments: Moments, layout: &Layout, own: Ranges) -> Self {
         let mean_squares = layout.mean_squares().clone();
-        let lens = [own.len(), mean_squares.range(&own).len()];
+        let lens = [own.len(), own.iter().map(|range| mean_squares.range(range).len()).sum()];
         let values = match moments {
             Moments::F32 => Values::F32(lens.map(|len| vec![0.0; len])),
             Moments::Bf16 { seed } => Values::Bf16(lens.map(|len| vec![0; len]), seed),
@@ -91,7 +92,8 @@ impl FlatMoments {
         ranges: &[ParameterRange],
         update: &Update,
     ) {
-        for part in self.mean_squares.parts(&self.own) {
+        let parts: Vec<_> = self.own.iter().flat_map(|range| self.mean_squares.parts(range)).collect();
+        for part in parts.into_iter().filter(|part| !part.is_empty()) {
             let first = part.start;
             let ranges: Vec<ParameterRange> = ranges
                 .iter()
@@ -130,11 +132,21 @@ impl FlatMoments {
         }
     }
 
-    /// Where both moments of the elements in `range`, all of which must be these, lie in their buffers.
+    /// Where both moments of the elements in `range`, all of which must be neighbours here, lie in their buffers.
     fn places(&self, range: &Range<usize>) -> [Range<usize>; 2] {
-        let places = |range: &Range<usize>, first: usize| range.start - first..range.end - first;
-        let first_square = self.mean_squares.range(&self.own).start;
-        [places(range, self.own.start), places(&self.mean_squares.range(range), first_square)]
+        let squares = |range: &Range<usize>| self.mean_squares.range(range);
+        let mut starts = [0; 2];
+        for own in self.own.iter() {
+            if own.start <= range.start && range.end <= own.end {
+                let place = |start: usize, range: &Range<usize>, own: &Range<usize>| {
+                    start + range.start - own.start..start + range.end - own.start
+                };
+                return [place(starts[0], range, own), place(starts[1], &squares(range), &squares(own))];
+            }
+            starts[0] += own.len();
+            starts[1] += squares(own).len();
+        }
+        unreachable!("elements {range:?} are another process's")
     }
 
     /// The mean's, and the mean of squares', of the elements in `range`, all of which must be these. The second is empty
@@ -154,26 +166,26 @@ impl FlatMoments {
     /// Takes over one of them, rounded to the nearest; of `values`, which are of the elements in `range`, those that are
     /// these.
     pub(super) fn set(&mut self, which: usize, range: &Range<usize>, values: &[f32]) {
-        let own = within(range, &self.own);
-        if own.is_empty() {
-            return;
-        }
-        let values = &values[own.start - range.start..own.end - range.start];
-        let places = self.places(&own)[which].clone();
-        match &mut self.values {
-            Values::F32(moments) => copy(&mut moments[which][places], values),
-            Values::Bf16(moments, _) => {
-                let places = moments[which][places].iter_mut();
-                places.zip(values).for_each(|(place, &value)| *place = bf16::nearest(value));
+        let own: Vec<_> =
+            self.own.iter().map(|own| within(range, own)).filter(|own| !own.is_empty()).collect();
+        for own in own {
+            let values = &values[own.start - range.start..own.end - range.start];
+            let places = self.places(&own)[which].clone();
+            match &mut self.values {
+                Values::F32(moments) => copy(&mut moments[which][places], values),
+                Values::Bf16(moments, _) => {
+                    let places = moments[which][places].iter_mut();
+                    places.zip(values).for_each(|(place, &value)| *place = bf16::nearest(value));
+                }
             }
         }
     }
 
     /// Copies one of them, widened.
     pub(super) fn copy_to(&self, which: usize, out: &mut [f32]) {
-        match self.of(&self.own)[which] {
-            MomentSlice::F32(values) => copy(out, values),
-            MomentSlice::Bf16(values) => widen_to(out, values),
+        match &self.values {
+            Values::F32(moments) => copy(out, &moments[which]),
+            Values::Bf16(moments, _) => widen_to(out, &moments[which]),
         }
     }
 
@@ -201,6 +213,14 @@ impl FlatMoments {
 }
 
 impl<'a> MomentSlice<'a> {
+    /// Copies it, widened.
+    pub(super) fn copy_to(self, out: &mut [f32]) {
+        match self {
+            Self::F32(values) => copy(out, values),
+            Self::Bf16(values) => widen_to(out, values),
+        }
+    }
+
     /// In `f32`.
     pub(super) fn values(self) -> Cow<'a, [f32]> {
         match self {

@@ -8,6 +8,7 @@ use wattle_ops::muon::{Hyperparameters, Update};
 
 use super::layout::{Entry, Layout};
 use super::moments::FlatMoments;
+use super::split::Part;
 use crate::moments::MatrixUpdate;
 
 /// The matrices that Muon updates, one after the other, and the memory for it.
@@ -23,16 +24,16 @@ struct Matrix {
 }
 
 impl FlatMuon {
-    /// `None` where AdamW updates all.
-    pub(super) fn new(layout: &Layout) -> Option<Self> {
+    /// For the matrices of the part `own`; `None` where AdamW updates all.
+    pub(super) fn new(layout: &Layout, own: &Part) -> Option<Self> {
         let MatrixUpdate::Muon(hyperparameters) = layout.matrices() else { return None };
         let matrix = |entry: &Entry| Matrix { range: entry.range.clone(), shape: entry.matrix() };
-        let matrices: Vec<Matrix> = layout.orthogonalized().map(matrix).collect();
+        let matrices: Vec<Matrix> = owned(layout, own).map(matrix).collect();
         let scratch = vec![0.0; largest_scratch(matrices.iter().map(|matrix| matrix.shape))];
         Some(Self { hyperparameters, matrices, scratch })
     }
 
-    /// Makes one update of every matrix; the three are whole flat buffers.
+    /// Makes one update of every matrix; weights and gradients are whole flat buffers.
     pub(super) fn update(
         &mut self,
         weights: &mut [f32],
@@ -60,15 +61,27 @@ impl FlatMuon {
     }
 }
 
+/// Bytes of memory for the updates of the matrices that belong to the part `own`.
+pub(crate) fn scratch_bytes(layout: &Layout, own: &Part) -> u64 {
+    bytes_of(owned(layout, own).map(Entry::matrix))
+}
+
 /// Bytes of memory for updates of the matrices among parameters with these names and shapes.
-pub(crate) fn scratch_bytes<'a>(
+pub(crate) fn scratch_bytes_of<'a>(
     matrices: MatrixUpdate,
     shapes: impl Iterator<Item = (&'a str, &'a [usize])>,
 ) -> u64 {
     let of_muon = shapes.filter(|(name, dims)| matrices.orthogonalizes(name, dims));
-    let of_muon =
-        of_muon.map(|(_, dims)| dims.try_into().expect("Muon updates parameters of two dimensions"));
-    (largest_scratch(of_muon) as u64).saturating_mul(size_of::<f32>() as u64)
+    bytes_of(of_muon.map(|(_, dims)| dims.try_into().expect("Muon updates parameters of two dimensions")))
+}
+
+/// The matrices of Muon's in the part `own`.
+fn owned<'a>(layout: &'a Layout, own: &'a Part) -> impl Iterator<Item = &'a Entry> {
+    layout.orthogonalized().filter(|entry| own.updated.contains(&entry.range))
+}
+
+fn bytes_of(shapes: impl Iterator<Item = [usize; 2]>) -> u64 {
+    (largest_scratch(shapes) as u64).saturating_mul(size_of::<f32>() as u64)
 }
 
 fn largest_scratch(shapes: impl Iterator<Item = [usize; 2]>) -> usize {

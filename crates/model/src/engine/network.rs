@@ -8,7 +8,7 @@ use super::adapters::Adapters;
 use wattle_ops::rope::{Rotary, Scaling};
 use wattle_ops::{Activation, attention};
 
-/// A decoder of equal blocks, each attention and a feed-forward half behind a norm.
+/// A decoder of blocks that are alike but for what attention sees, each attention and a feed-forward half behind a norm.
 #[derive(Clone, Debug)]
 pub(crate) struct Network {
     pub(crate) sizes: Sizes,
@@ -41,12 +41,12 @@ pub(crate) struct Sizes {
     pub(crate) t: usize,
     /// Tokens.
     pub(crate) v: usize,
-    /// Which keys a query sees.
-    pub(crate) attention: attention::Kind,
     pub(crate) norm_eps: f32,
     pub(crate) norm: NormKind,
     pub(crate) norm_place: NormPlace,
     pub(crate) mlp: MlpKind,
+    /// Largest magnitude of a logit, which `cap · tanh(logit / cap)` keeps it below; `None` for no bound.
+    pub(crate) logit_cap: Option<f32>,
 }
 
 /// How a network knows positions.
@@ -99,6 +99,8 @@ pub(crate) enum MlpKind {
 #[derive(Clone, Debug)]
 pub(crate) struct Block {
     pub(crate) attention_norm: Norm,
+    /// Which keys a query sees.
+    pub(crate) attention: attention::Kind,
     /// To query, key and value, side by side.
     pub(crate) attention_in: Linear,
     /// Of queries and keys, before positions turn them.
@@ -165,6 +167,17 @@ impl Sizes {
 impl Network {
     pub(crate) fn n_layers(&self) -> usize {
         self.blocks.len()
+    }
+
+    /// Which keys queries see: each kind once.
+    pub(crate) fn attention_kinds(&self) -> Vec<attention::Kind> {
+        let mut kinds = Vec::new();
+        for block in &self.blocks {
+            if !kinds.contains(&block.attention) {
+                kinds.push(block.attention);
+            }
+        }
+        kinds
     }
 
     /// The first block's norms of queries and keys, whose widths are those of all.

@@ -100,7 +100,7 @@ fn with_adapters(
     world: usize,
 ) -> (Layout, Network) {
     let LowRank { parameters, scale, dropout } = low_rank;
-    let layout = Layout::of_parameters(parameters, &config.family.spec().placement().over(world));
+    let layout = Layout::of_parameters(parameters, &config.family.spec().placement(config).over(world));
     let network = network.with_adapters(frozen, &layout, scale, dropout);
     (layout, network)
 }
@@ -150,7 +150,7 @@ fn on_boards(
     parameters: &[Parameter],
     world: usize,
 ) -> (Layout, Network) {
-    let layout = Layout::of_parameters(parameters, &config.family.spec().placement().over(world));
+    let layout = Layout::of_parameters(parameters, &config.family.spec().placement(config).over(world));
     let network = config.network(vocab_size, &layout);
     (layout, network)
 }

@@ -15,5 +15,7 @@ wattle_settings::choices! {
         Mistral = "mistral",
         /// A Llama in which all queries and all keys of a row are normalized, and RMSNorm comes after each half of a block.
         Olmo2 = "olmo2",
+        /// A Llama whose blocks are chosen key by key: `qk_norm`, `activation`, `window` by layer, `logit_softcap`.
+        Wattle = "wattle",
     }
 }

@@ -5,7 +5,8 @@
 //! says in what it differs. [`Family`] and `ALL` are the only places that list them.
 //!
 //! - [`gpt2`]: the GPT-2 family
-//! - [`llama`]: the Llama family and, beside it, its relatives `qwen2`, `qwen3`, `mistral` and `olmo2`
+//! - [`llama`]: the Llama family and, beside it, its relatives `qwen2`, `qwen3`, `mistral`, `olmo2` and
+//!   `wattle`
 //! - `spec`: what a family brings
 //! - `engines`: engines for a model of any family
 
@@ -18,6 +19,7 @@ mod olmo2;
 mod qwen2;
 mod qwen3;
 mod spec;
+mod wattle;
 
 use candle_core::{Device, Result};
 
@@ -33,8 +35,8 @@ use crate::engine::network::Network;
 use crate::parameter::ParameterBuilder;
 
 /// All families.
-pub(crate) static ALL: [&FamilySpec; 6] =
-    [&gpt2::SPEC, &llama::SPEC, &qwen2::SPEC, &qwen3::SPEC, &mistral::SPEC, &olmo2::SPEC];
+pub(crate) static ALL: [&FamilySpec; 7] =
+    [&gpt2::SPEC, &llama::SPEC, &qwen2::SPEC, &qwen3::SPEC, &mistral::SPEC, &olmo2::SPEC, &wattle::SPEC];
 
 impl Family {
     /// What it brings.
@@ -119,9 +121,14 @@ impl ModelConfig {
 }
 
 impl FamilySpec {
-    /// How a board places the parameters.
-    pub(crate) fn placement(&self) -> Placement {
-        Placement::board(self.vocabulary, self.continued)
+    /// How a board places the parameters of a model.
+    pub(crate) fn placement(&self, config: &ModelConfig) -> Placement {
+        Placement::board(self.vocabulary, (self.continued)(config))
+    }
+
+    /// What `config.json` may call the family.
+    pub(crate) fn model_types(&self) -> impl Iterator<Item = &'static str> {
+        std::iter::once(self.hugging_face.model_type).chain(self.hugging_face.other_types.iter().copied())
     }
 }
 
@@ -136,9 +143,10 @@ mod tests {
             assert_eq!(serde_json::to_value(spec.family).unwrap(), spec.name);
             assert!(spec.vocabulary == [spec.token_table, HEAD], "{}", spec.name);
             assert_eq!(ALL.iter().filter(|other| other.family == spec.family).count(), 1);
-            let is_same_type =
-                |other: &&&FamilySpec| other.hugging_face.model_type == spec.hugging_face.model_type;
-            assert_eq!(ALL.iter().filter(is_same_type).count(), 1, "{}", spec.name);
+            for name in spec.model_types() {
+                let is_called_so = |other: &&&FamilySpec| other.model_types().any(|other| other == name);
+                assert_eq!(ALL.iter().filter(is_called_so).count(), 1, "{name}");
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! What a family brings to everything that is not a family's own.
 
 use candle_core::{Device, Result};
+use serde_json::Value;
 
 use super::family::Family;
 use super::llama::Design;
@@ -54,7 +55,7 @@ pub(crate) struct FamilySpec {
     /// The table of positions, if they are learnt.
     pub(crate) position_table: Option<&'static str>,
     /// Ends of the names of parameters that are one matrix or vector with the one before.
-    pub(crate) continued: &'static [&'static str],
+    pub(crate) continued: fn(&ModelConfig) -> &'static [&'static str],
 
     // Its files.
     pub(crate) hugging_face: HuggingFace,
@@ -66,9 +67,13 @@ pub(crate) struct FamilySpec {
 pub(crate) struct HuggingFace {
     /// Its name in `config.json`.
     pub(crate) model_type: &'static str,
+    /// Names of other families there that are read as this one.
+    pub(crate) other_types: &'static [&'static str],
     /// Reads a configuration, with the size of the vocabulary. What the family here cannot do is a fault, unless it
     /// changes no prediction.
     pub(crate) read_config: fn(&mut ConfigJson) -> ModelConfig,
+    /// The content of `config.json`, given the size of the vocabulary.
+    pub(crate) config_json: fn(&ModelConfig, usize) -> Value,
     /// A parameter's name, of that in a file; `None` for what is no parameter.
     pub(crate) parameter_name: fn(&str) -> Option<String>,
     /// The number of layers in `config.json`.

@@ -152,6 +152,13 @@ impl<'a> Texts<'a> {
         self.decoder.describe()
     }
 
+    /// Ends a text before its time. One that is not under way stays as it is.
+    pub fn end(&mut self, text_idx: usize) {
+        if let Some(text) = self.under_way.iter_mut().find(|text| text.idx == text_idx) {
+            text.is_over = true;
+        }
+    }
+
     /// Gives slots to texts that wait for one.
     fn admit(&mut self) {
         for slot in 0..self.decoder.n_slots() {

@@ -43,9 +43,11 @@
 mod decoder;
 mod dialogue;
 mod generator;
+mod likelihood;
 mod sampling;
 
-pub use decoder::{ByModel, Decoder, operations_on};
+pub use decoder::{Alone, ByModel, Decoder, operations_on};
 pub use dialogue::Dialogue;
 pub use generator::{GenerateOptions, Generator, Step, Texts};
+pub use likelihood::{Asked, Likelihood, likelihoods};
 pub use sampling::Sampling;

@@ -9,9 +9,14 @@ use crate::families::{ALL, FamilySpec};
 /// # Errors
 /// That there is none, as a sentence.
 pub(super) fn of_family(family: Family) -> Result<Mapping, String> {
-    family.spec().gguf.ok_or_else(|| {
+    let spec = family.spec();
+    spec.gguf.ok_or_else(|| {
         let known: Vec<&str> = mapped().map(|(spec, _)| spec.name).collect();
-        format!("model.family = {:?}: families that can be exported are {}", family.name(), known.join(", "))
+        let why = match spec.design.is_some_and(|design| design.has_options) {
+            true => "no architecture of llama.cpp has the options of its blocks; ",
+            false => "",
+        };
+        format!("model.family = {:?}: {why}families that can be exported are {}", spec.name, known.join(", "))
     })
 }
 

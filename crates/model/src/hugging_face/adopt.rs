@@ -38,6 +38,11 @@ impl ModelConfig {
         counts.extend((self.n_kv_heads != 0).then_some(("n_kv_heads", self.n_kv_heads, own.kv_heads())));
         counts.extend((self.head_width != 0).then_some(("head_width", self.head_width, own.head_width())));
         counts.extend((self.window != 0).then_some(("window", self.window, own.window)));
+        counts.extend((self.window_pattern != 0).then_some((
+            "window_pattern",
+            self.window_pattern,
+            own.window_pattern,
+        )));
         counts.extend((self.d_ff != 0).then_some(("d_ff", self.d_ff, own.d_ff)));
         for (key, ours, theirs) in counts {
             must_agree(key, ours == theirs, ours.to_string(), theirs.to_string());
@@ -45,6 +50,8 @@ impl ModelConfig {
         let names = [
             ("family", named(&self.family), named(&own.family)),
             ("bias", named(&self.bias), named(&own.bias)),
+            ("qk_norm", named(&self.qk_norm), named(&own.qk_norm)),
+            ("logit_softcap", named(&self.logit_softcap), named(&own.logit_softcap)),
             ("activation", named(&self.activation), named(&own.activation)),
             ("tie_embeddings", named(&self.tie_embeddings), named(&own.tie_embeddings)),
             ("norm_eps", named(&self.norm_eps), named(&own.norm_eps)),

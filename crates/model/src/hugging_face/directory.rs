@@ -29,14 +29,14 @@ impl Directory {
     pub fn open(dir: &Path) -> Result<Self, ModelError> {
         let mut json = ConfigJson::read(dir)?;
         let model_type = json.text("model_type");
-        let spec = ALL.iter().find(|spec| Some(spec.hugging_face.model_type) == model_type.as_deref());
+        let spec = ALL.iter().find(|spec| spec.model_types().any(|name| Some(name) == model_type.as_deref()));
         let config = match spec {
             Some(spec) => (spec.hugging_face.read_config)(&mut json),
             None => {
                 let got =
                     model_type.map_or("is missing".to_owned(), |name| format!("= {name:?} is not supported"));
-                let known = ALL.map(|spec| spec.hugging_face.model_type).join(", ");
-                json.fault(format!("model_type {got}; supported: {known}"));
+                let known: Vec<_> = ALL.iter().flat_map(|spec| spec.model_types()).collect();
+                json.fault(format!("model_type {got}; supported: {}", known.join(", ")));
                 ModelConfig::default()
             }
         };

@@ -69,7 +69,7 @@ pub fn logits(model: &dyn LanguageModel) -> Vec<f32> {
     logits.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-pub fn load(dir: &Path) -> Result<Box<dyn LanguageModel>, ModelError> {
+pub fn load(dir: &Path) -> Result<Box<dyn LanguageModel + Send + Sync>, ModelError> {
     Directory::open(dir)?.load(&CPU)
 }
 

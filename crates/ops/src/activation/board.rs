@@ -62,6 +62,7 @@ fn launch(
         Activation::Gelu => 0,
         Activation::GeluTanh => 1,
         Activation::Relu => 2,
+        Activation::Relu2 => 3,
     };
     board.launch(&Launch {
         kernel: &symbol(stem, elem),

@@ -20,6 +20,7 @@ pub fn fwd(activation: Activation, out: &mut [f32], x: &[f32]) {
         Activation::Gelu => dispatch!(fwd_kernel::<Gelu>(out: &mut [f32], x: &[f32])),
         Activation::GeluTanh => dispatch!(fwd_kernel::<GeluTanh>(out: &mut [f32], x: &[f32])),
         Activation::Relu => dispatch!(fwd_kernel::<Relu>(out: &mut [f32], x: &[f32])),
+        Activation::Relu2 => dispatch!(fwd_kernel::<Relu2>(out: &mut [f32], x: &[f32])),
     }
 }
 
@@ -36,6 +37,7 @@ pub fn bwd(activation: Activation, grad: &mut [f32], x: &[f32]) {
         Activation::Gelu => dispatch!(bwd_kernel::<Gelu>(grad: &mut [f32], x: &[f32])),
         Activation::GeluTanh => dispatch!(bwd_kernel::<GeluTanh>(grad: &mut [f32], x: &[f32])),
         Activation::Relu => dispatch!(bwd_kernel::<Relu>(grad: &mut [f32], x: &[f32])),
+        Activation::Relu2 => dispatch!(bwd_kernel::<Relu2>(grad: &mut [f32], x: &[f32])),
     }
 }
 
@@ -54,6 +56,7 @@ pub fn bias_fwd(activation: Activation, out: &mut [f32], x: &[f32], bias: &[f32]
             dispatch!(bias_fwd_kernel::<GeluTanh>(out: &mut [f32], x: &[f32], bias: &[f32]));
         }
         Activation::Relu => dispatch!(bias_fwd_kernel::<Relu>(out: &mut [f32], x: &[f32], bias: &[f32])),
+        Activation::Relu2 => dispatch!(bias_fwd_kernel::<Relu2>(out: &mut [f32], x: &[f32], bias: &[f32])),
     }
 }
 
@@ -75,6 +78,9 @@ pub fn bias_bwd(activation: Activation, grad: &mut [f32], grad_bias: &mut [f32],
             grad: &mut [f32], grad_bias: &mut [f32], x: &[f32], bias: &[f32]
         )),
         Activation::Relu => dispatch!(bias_bwd_kernel::<Relu>(
+            grad: &mut [f32], grad_bias: &mut [f32], x: &[f32], bias: &[f32]
+        )),
+        Activation::Relu2 => dispatch!(bias_bwd_kernel::<Relu2>(
             grad: &mut [f32], grad_bias: &mut [f32], x: &[f32], bias: &[f32]
         )),
     }
@@ -151,6 +157,21 @@ impl Pointwise for Relu {
     #[inline(always)]
     fn slope<S: Simd>(x: f32) -> f32 {
         if x < 0.0 { 0.0 } else { 1.0 }
+    }
+}
+
+struct Relu2;
+
+impl Pointwise for Relu2 {
+    #[inline(always)]
+    fn value<S: Simd>(x: f32) -> f32 {
+        let positive = Relu::value::<S>(x);
+        positive * positive
+    }
+
+    #[inline(always)]
+    fn slope<S: Simd>(x: f32) -> f32 {
+        2.0 * Relu::value::<S>(x)
     }
 }
 

@@ -15,6 +15,8 @@ pub enum Activation {
     GeluTanh,
     /// `max(x, 0)`.
     Relu,
+    /// `max(x, 0)²`.
+    Relu2,
 }
 
 impl Activation {
@@ -24,6 +26,7 @@ impl Activation {
             Activation::Gelu => reference::gelu(x),
             Activation::GeluTanh => reference::gelu_tanh(x),
             Activation::Relu => reference::relu(x),
+            Activation::Relu2 => reference::relu2(x),
         }
     }
 }

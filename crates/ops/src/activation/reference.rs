@@ -25,3 +25,11 @@ pub(super) fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
 pub(super) fn relu(x: &Tensor) -> Result<Tensor> {
     x.relu()
 }
+
+/// `max(x, 0)²`
+///
+/// # References
+/// So et al., *Primer: Searching for Efficient Transformers for Language Modeling*, 2021, section 4.2.
+pub(super) fn relu2(x: &Tensor) -> Result<Tensor> {
+    x.relu()?.sqr()
+}

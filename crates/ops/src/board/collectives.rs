@@ -4,6 +4,17 @@ use std::time::Duration;
 
 use super::{BoardError, DevicePtr, Ptr};
 
+/// Part of a buffer, and the rank that it belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owned {
+    /// Where it lies.
+    pub at: DevicePtr,
+    /// Its length.
+    pub n_bytes: usize,
+    /// The rank.
+    pub owner: usize,
+}
+
 /// Sums and copies between the boards of all ranks, beside each board's own work. All ranks issue the same, in the same
 /// order, and what is issued while a board records is recorded too.
 ///
@@ -45,6 +56,19 @@ pub trait Collectives: Send + Sync {
     /// # Errors
     /// As for [`Collectives::reduce_scatter`].
     fn all_gather(&self, x: DevicePtr, n_bytes: usize) -> Result<(), BoardError>;
+
+    /// Replaces each of `parts`, all of `f32`, by its sum over ranks where its owner has it. What the other ranks have of it
+    /// is of no use afterwards.
+    ///
+    /// # Errors
+    /// As for [`Collectives::reduce_scatter`].
+    fn reduce(&self, parts: &[Owned]) -> Result<(), BoardError>;
+
+    /// Gives all ranks each of `parts` as its owner has it.
+    ///
+    /// # Errors
+    /// As for [`Collectives::reduce_scatter`].
+    fn broadcast(&self, parts: &[Owned]) -> Result<(), BoardError>;
 
     /// Whether `own` holds on every rank. It is asked at once, and cannot be recorded.
     ///

@@ -30,7 +30,7 @@ pub use args::{Arg, Launch};
 pub use attention::{
     AttentionBackward, AttentionForward, AttentionPass, AttentionShape, FusedAttention, Plans, Workspace,
 };
-pub use collectives::Collectives;
+pub use collectives::{Collectives, Owned};
 pub use gemm::{Epilogue, Gemm, Matrix};
 pub use host_memory::HostMemory;
 pub use memory::{DevicePtr, DeviceTensor, Elem, Ptr};

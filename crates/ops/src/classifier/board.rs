@@ -25,9 +25,16 @@ pub struct Rows {
     pub v: usize,
     /// Columns.
     pub v_padded: usize,
+    /// What logits are kept below: see [`soft_cap`](super::soft_cap).
+    pub logit_cap: Option<f32>,
 }
 
 impl Rows {
+    /// What the names of kernels begin with.
+    fn stem(&self) -> &'static str {
+        if self.logit_cap.is_some() { "classifier_capped" } else { "classifier" }
+    }
+
     fn row_bytes(&self) -> usize {
         self.v_padded * self.logits.elem().bytes()
     }
@@ -38,7 +45,7 @@ impl Rows {
 /// # Errors
 /// If the launch fails.
 pub fn fwd(board: &dyn Board, rows: &Rows) -> Result<(), BoardError> {
-    launch(board, "classifier_fwd", rows, 0.0, 0)
+    launch(board, "fwd", rows, 0.0, 0)
 }
 
 /// Weighted losses, hits, and in place of the logits the gradients of `scale · Σ losses`, 0 in the columns of padding.
@@ -50,13 +57,12 @@ pub fn fwd(board: &dyn Board, rows: &Rows) -> Result<(), BoardError> {
 /// If the launch fails.
 pub fn fwd_bwd(board: &dyn Board, rows: &Rows, scale: f32) -> Result<(), BoardError> {
     let bytes = 2 * rows.n * rows.v * rows.logits.elem().bytes();
-    let job = Job::new("classifier_bwd", rows.logits.elem(), &[("n", rows.n), ("v", rows.v)]).moving(bytes);
-    let by = |stem: &'static str, shared_bytes: usize| move || launch(board, stem, rows, scale, shared_bytes);
-    let plain = by("classifier_bwd", 0);
-    let [online, online_fast] =
-        ["classifier_bwd_online", "classifier_bwd_online_fast"].map(|stem| by(stem, 0));
-    let [shared, shared_fast] =
-        ["classifier_bwd_shared", "classifier_bwd_shared_fast"].map(|stem| by(stem, rows.row_bytes()));
+    let op = format!("{}_bwd", rows.stem());
+    let job = Job::new(&op, rows.logits.elem(), &[("n", rows.n), ("v", rows.v)]).moving(bytes);
+    let by = |pass: &'static str, shared_bytes: usize| move || launch(board, pass, rows, scale, shared_bytes);
+    let plain = by("bwd", 0);
+    let [online, online_fast] = ["bwd_online", "bwd_online_fast"].map(|pass| by(pass, 0));
+    let [shared, shared_fast] = ["bwd_shared", "bwd_shared_fast"].map(|pass| by(pass, rows.row_bytes()));
     let mut ways =
         vec![Way::new("plain", &plain), Way::new("online", &online), Way::new("online_fast", &online_fast)];
     if are_packs(rows.v_padded, &[rows.logits])
@@ -69,17 +75,20 @@ pub fn fwd_bwd(board: &dyn Board, rows: &Rows, scale: f32) -> Result<(), BoardEr
 
 fn launch(
     board: &dyn Board,
-    stem: &str,
+    pass: &str,
     rows: &Rows,
     scale: f32,
     shared_bytes: usize,
 ) -> Result<(), BoardError> {
-    let &Rows { logits, targets, target_weights, losses, correct, n, v, v_padded } = rows;
+    let &Rows { logits, targets, target_weights, losses, correct, n, v, v_padded, logit_cap } = rows;
+    let (v, v_padded) = (v as i32, v_padded as i32);
+    let args = args![logits, losses, correct, targets, target_weights, v, v_padded, scale];
+    let cap = logit_cap.map(|cap| args![cap]);
     board.launch(&Launch {
-        kernel: &symbol(stem, logits.elem()),
+        kernel: &symbol(&format!("{}_{pass}", rows.stem()), logits.elem()),
         grid: [n as u32, 1, 1],
         block: [512, 1, 1],
         shared_bytes: shared_bytes as u32,
-        args: &args![logits, losses, correct, targets, target_weights, v as i32, v_padded as i32, scale],
+        args: &args.into_iter().chain(cap.into_iter().flatten()).collect::<Vec<_>>(),
     })
 }

@@ -1,8 +1,10 @@
 //! Output head, softmax and cross-entropy on slices of `f32`, some rows at a time.
 //!
 //! ```text
-//! logits = x · Wᵀ          loss[r] = w[r] · (ln Σ exp(logits[r]) − logits[r, target[r]])
+//! logits = x · Wᵀ, or cap · tanh(x · Wᵀ / cap)
+//! loss[r] = w[r] · (ln Σ exp(logits[r]) − logits[r, target[r]])
 //! grad_logits[r] = scale · w[r] · (softmax(logits[r]) − onehot(target[r]))
+//! With a cap, the gradient of a logit before it is that after it times 1 − (logits / cap)².
 //! grad_x = grad_logits · W          grad_W += grad_logitsᵀ · x
 //! ```
 //! How many rows are taken at once depends on the vocabulary alone ([`Shape::chunk_rows`]), so the order in
@@ -13,6 +15,7 @@ use rayon::prelude::*;
 
 use crate::lanes;
 use crate::linear::cpu as linear;
+use crate::math::{exp, tanh};
 use crate::simd::{Simd, dispatch};
 use crate::store::Store;
 
@@ -36,6 +39,8 @@ pub struct Input<'a> {
     pub targets: &'a [u32],
     /// (n), at least 0: how much each row counts; all 1 if there are none.
     pub target_weights: Option<&'a [f32]>,
+    /// What logits are kept below: see [`soft_cap`](super::soft_cap).
+    pub logit_cap: Option<f32>,
 }
 
 impl Shape {
@@ -215,14 +220,28 @@ pub(super) fn chunks<'a>(input: &Input<'a>, shape: &Shape) -> impl Iterator<Item
 
 /// The loss of each row of logits, which are replaced by their gradients.
 pub(super) fn losses_of(losses: &mut [f32], logits: &mut [f32], input: &Input<'_>, scale: f32) -> usize {
-    let &Input { targets, target_weights: weights, .. } = input;
+    let &Input { targets, target_weights: weights, logit_cap: cap, .. } = input;
     dispatch!(losses_kernel(
         losses: &mut [f32],
         logits: &mut [f32],
         targets: &[u32],
         weights: Option<&[f32]>,
         scale: f32,
+        cap: Option<f32>,
     ) -> usize)
+}
+
+/// Replaces each logit by `cap · tanh(logit / cap)`.
+pub fn cap_logits(logits: &mut [f32], cap: f32) {
+    dispatch!(cap_kernel(logits: &mut [f32], cap: f32));
+}
+
+#[inline(always)]
+fn cap_kernel<S: Simd>(logits: &mut [f32], cap: f32) {
+    let inverse = 1.0 / cap;
+    for logit in logits {
+        *logit = cap * tanh::<S>(*logit * inverse);
+    }
 }
 
 #[inline(always)]
@@ -232,6 +251,7 @@ fn losses_kernel<S: Simd>(
     targets: &[u32],
     weights: Option<&[f32]>,
     scale: f32,
+    cap: Option<f32>,
 ) -> usize {
     let v = logits.len() / losses.len();
     let mut n_correct = 0;
@@ -245,17 +265,33 @@ fn losses_kernel<S: Simd>(
             logits.fill(0.0);
             continue;
         }
+        if let Some(cap) = cap {
+            cap_kernel::<S>(logits, cap);
+        }
         let max = lanes::max(logits);
         let of_target = logits[target];
         n_correct += usize::from(of_target == max && logits[..target].iter().all(|&logit| logit < max));
-        let sum = lanes::exp_minus::<S>(logits, max);
+        let sum = match cap {
+            None => lanes::exp_minus::<S>(logits, max),
+            Some(_) => lanes::sum_exp_minus::<S>(logits, max),
+        };
         *loss = weight * (sum.ln() + (max - of_target));
         let scale = weight * scale;
         let factor = scale / sum;
+        let Some(cap) = cap else {
+            for logit in &mut *logits {
+                *logit *= factor;
+            }
+            logits[target] -= scale;
+            continue;
+        };
+        // The logits are needed for their slopes, so that exponentials are made a second time.
+        let inverse = 1.0 / cap;
+        let slope = |logit: f32| 1.0 - (logit * inverse) * (logit * inverse);
         for logit in &mut *logits {
-            *logit *= factor;
+            *logit = exp::<S>(*logit - max) * factor * slope(*logit);
         }
-        logits[target] -= scale;
+        logits[target] -= scale * slope(of_target);
     }
     n_correct
 }

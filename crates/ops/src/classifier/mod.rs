@@ -5,4 +5,4 @@ pub mod cpu;
 pub mod fp8;
 mod reference;
 
-pub use reference::{classifier_loss, weighted_classifier_loss};
+pub use reference::{classifier_loss, soft_cap, weighted_classifier_loss};

@@ -22,3 +22,11 @@ pub fn weighted_classifier_loss(
 ) -> Result<Tensor> {
     weighted_cross_entropy_sum(&x.matmul(&weight.t()?)?, targets, weights)
 }
+
+/// `cap · tanh(logits / cap)`: logits kept between `-cap` and `cap`, of which small ones stay as they are.
+///
+/// # References
+/// Gemma team, *Gemma 2*, 2024, section 2.
+pub fn soft_cap(logits: &Tensor, cap: f64) -> Result<Tensor> {
+    (logits / cap)?.tanh()? * cap
+}

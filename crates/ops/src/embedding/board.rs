@@ -15,10 +15,12 @@ pub struct Rows {
     pub t: usize,
     /// Width.
     pub c: usize,
+    /// (n) `u32`: the row of its sequence at which each row's document starts; absent, each sequence is one.
+    pub documents: Option<Ptr<u32>>,
 }
 
-/// `out[r] = dropped(token_table[tokens[r]] + position_table[r mod t])`; `position_table` may be
-/// absent.
+/// `out[r] = dropped(token_table[tokens[r]] + position_table[p])`, with p the row's position in its document;
+/// `position_table` may be absent.
 ///
 /// # Shapes
 /// `token_table` (v, c), `position_table` (≥ t, c) → `out` (n, c).
@@ -33,7 +35,7 @@ pub fn fwd(
     position_table: Option<DeviceTensor>,
     site: &Site,
 ) -> Result<(), BoardError> {
-    let &Rows { tokens, n, t, c } = rows;
+    let &Rows { tokens, n, t, c, documents } = rows;
     let [probability, seed, purpose, first_element, state] = site.args();
     board.launch(&Launch {
         kernel: &symbol("embedding_fwd", out.elem()),
@@ -45,6 +47,7 @@ pub fn fwd(
             tokens,
             token_table,
             position_table,
+            documents,
             t as i32,
             c as i32,
             probability,
@@ -82,7 +85,7 @@ pub fn bwd(
     order: Ptr<u32>,
     scratch: Ptr<f32>,
 ) -> Result<(), BoardError> {
-    let &Rows { tokens, n, t, c } = rows;
+    let &Rows { tokens, n, t, c, documents } = rows;
     let elem = grad_out.elem();
     let by_token = || {
         board.launch(&Launch {
@@ -123,6 +126,6 @@ pub fn bwd(
         grid: [t as u32, pack_grid(c, elem, 128), 1],
         block: [128, 1, 1],
         shared_bytes: 0,
-        args: &args![grad_position_table, grad_out, n as i32, t as i32, c as i32],
+        args: &args![grad_position_table, grad_out, documents, n as i32, t as i32, c as i32],
     })
 }

@@ -2,10 +2,13 @@
 
 use rayon::prelude::*;
 
-/// `out[r] = token_table[tokens[r]] + position_table[r mod t]`
+use crate::positions::position;
+
+/// `out[r] = token_table[tokens[r]] + position_table[p]`, with p the row's position in its document.
 ///
 /// # Shapes
-/// `tokens` (b·t), `token_table` (v, c), `position_table` (≥ t, c) → `out` (b·t, c), overwritten.
+/// `tokens` (b·t), `token_table` (v, c), `position_table` (≥ t, c) → `out` (b·t, c), overwritten. `documents` (b·t): the
+/// row of its sequence at which each row's document starts; absent, each sequence is one.
 ///
 /// # Panics
 /// If the lengths do not fit or a token is not in the table.
@@ -14,6 +17,7 @@ pub fn fwd(
     tokens: &[u32],
     token_table: &[f32],
     position_table: Option<&[f32]>,
+    documents: Option<&[u32]>,
     t: usize,
     c: usize,
 ) {
@@ -22,7 +26,7 @@ pub fn fwd(
         let vector = &token_table[token as usize * c..][..c];
         match position_table {
             Some(table) => {
-                let position = &table[row % t * c..][..c];
+                let position = &table[position(row, t, documents) * c..][..c];
                 for ((out, &x), &y) in out.iter_mut().zip(vector).zip(position) {
                     *out = x + y;
                 }
@@ -32,11 +36,12 @@ pub fn fwd(
     }
 }
 
-/// `grad_token_table[tokens[r]] += grad_out[r]` and `grad_position_table[r mod t] += grad_out[r]`, in the
-/// order of the rows.
+/// `grad_token_table[tokens[r]] += grad_out[r]` and `grad_position_table[p] += grad_out[r]`, with p the row's position in
+/// its document, in the order of the rows.
 ///
 /// # Shapes
-/// `grad_out` (b·t, c) → `grad_token_table` (v, c), `grad_position_table` (≥ t, c), accumulated.
+/// `grad_out` (b·t, c) → `grad_token_table` (v, c), `grad_position_table` (≥ t, c), accumulated. `documents` as for
+/// [`fwd`].
 ///
 /// # Panics
 /// If the lengths do not fit or a token is not in the table.
@@ -45,6 +50,7 @@ pub fn bwd(
     grad_position_table: Option<&mut [f32]>,
     grad_out: &[f32],
     tokens: &[u32],
+    documents: Option<&[u32]>,
     t: usize,
     c: usize,
 ) {
@@ -54,7 +60,7 @@ pub fn bwd(
     }
     if let Some(table) = grad_position_table {
         for (row, grad) in grad_out.chunks_exact(c).enumerate() {
-            add(&mut table[row % t * c..][..c], grad);
+            add(&mut table[position(row, t, documents) * c..][..c], grad);
         }
     }
 }
@@ -72,6 +78,7 @@ pub fn bwd_par(
     grad_position_table: Option<&mut [f32]>,
     grad_out: &[f32],
     tokens: &[u32],
+    documents: Option<&[u32]>,
     t: usize,
     c: usize,
 ) {
@@ -91,8 +98,14 @@ pub fn bwd_par(
         }
     });
     if let Some(table) = grad_position_table {
-        table[..t * c].par_chunks_mut(c).enumerate().for_each(|(position, sum)| {
-            grad_out.chunks_exact(c).skip(position).step_by(t).for_each(|grad| add(sum, grad));
+        table[..t * c].par_chunks_mut(c).enumerate().for_each(|(place, sum)| {
+            let grads = grad_out.chunks_exact(c).enumerate();
+            match documents {
+                None => grads.skip(place).step_by(t).for_each(|(_, grad)| add(sum, grad)),
+                Some(_) => grads
+                    .filter(|(row, _)| position(*row, t, documents) == place)
+                    .for_each(|(_, grad)| add(sum, grad)),
+            }
         });
     }
 }

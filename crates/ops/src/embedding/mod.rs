@@ -4,4 +4,4 @@ pub mod board;
 pub mod cpu;
 mod reference;
 
-pub use reference::embedding;
+pub use reference::{embedding, embedding_at};

@@ -20,6 +20,8 @@ pub struct Heads {
     pub cos: Ptr<f32>,
     /// (≥ t, d/2) `f32`
     pub sin: Ptr<f32>,
+    /// (n) `u32`: the row of its sequence at which each row's document starts; absent, each sequence is one.
+    pub documents: Option<Ptr<u32>>,
 }
 
 /// Turns the heads of `x`.
@@ -39,7 +41,7 @@ pub fn bwd(board: &dyn Board, grad: DeviceTensor, heads: &Heads) -> Result<(), B
 }
 
 fn launch(board: &dyn Board, stem: &str, x: DeviceTensor, heads: &Heads) -> Result<(), BoardError> {
-    let &Heads { n, row_stride, n_heads, d, t, cos, sin } = heads;
+    let &Heads { n, row_stride, n_heads, d, t, cos, sin, documents } = heads;
     let elem = x.elem();
     let plain = || {
         board.launch(&Launch {
@@ -47,7 +49,7 @@ fn launch(board: &dyn Board, stem: &str, x: DeviceTensor, heads: &Heads) -> Resu
             grid: [n as u32, 1, 1],
             block: [128, 1, 1],
             shared_bytes: 0,
-            args: &args![x, cos, sin, row_stride as i32, n_heads as i32, d as i32, t as i32],
+            args: &args![x, cos, sin, documents, row_stride as i32, n_heads as i32, d as i32, t as i32],
         })
     };
     let packs = || {
@@ -56,7 +58,17 @@ fn launch(board: &dyn Board, stem: &str, x: DeviceTensor, heads: &Heads) -> Resu
             grid: [pack_grid(n * n_heads * (d / 2), elem, 256), 1, 1],
             block: [256, 1, 1],
             shared_bytes: 0,
-            args: &args![x, cos, sin, n as i32, row_stride as i32, n_heads as i32, d as i32, t as i32],
+            args: &args![
+                x,
+                cos,
+                sin,
+                documents,
+                n as i32,
+                row_stride as i32,
+                n_heads as i32,
+                d as i32,
+                t as i32
+            ],
         })
     };
     let mut ways = vec![Way::new("plain", &plain)];

@@ -5,7 +5,7 @@ use wattle_ops::swiglu::{cpu as gated, swiglu};
 
 use crate::harness::*;
 
-const ALL: [Activation; 3] = [Activation::Gelu, Activation::GeluTanh, Activation::Relu];
+const ALL: [Activation; 4] = [Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Relu2];
 
 /// Points over the range where an activation bends, and far outside.
 fn points() -> Vec<f32> {

@@ -1,13 +1,14 @@
 use wattle_ops::classifier::cpu::{self, Input, Shape};
-use wattle_ops::verify::cpu::classifier::{TABLE, check, targets};
+use wattle_ops::verify::cpu::classifier::{CAP, TABLE, check, targets};
 
 use crate::harness::*;
 
 #[test]
 fn the_fused_loss_is_its_reference() {
     for shape in TABLE {
-        assert_hold(check(shape, false));
-        assert_hold(check(shape, true));
+        assert_hold(check(shape, false, None));
+        assert_hold(check(shape, true, None));
+        assert_hold(check(shape, false, Some(CAP)));
     }
 }
 
@@ -33,7 +34,7 @@ fn weights_of_one_change_no_bit() {
         let (x, weight, targets) = (normal(0, n * c), normal(1, v * c), targets(n, v));
         let ones = vec![1.0; n];
         let of = |target_weights| {
-            run(&shape, &Input { x: &x, weight: &weight, targets: &targets, target_weights })
+            run(&shape, &Input { x: &x, weight: &weight, targets: &targets, target_weights, logit_cap: None })
         };
         let ((without, n_without), (with, n_with)) = (of(None), of(Some(&ones[..])));
         assert_same_bits(&format!("({n}, {c}, {v})"), &without, &with);
@@ -48,7 +49,7 @@ fn a_row_of_weight_zero_is_as_if_it_were_not_there() {
     let (x, weight, targets) = (normal(0, 9 * c), normal(1, v * c), targets(9, v));
     let weights = [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0];
     let target_weights = Some(&weights[..]);
-    let input = Input { x: &x, weight: &weight, targets: &targets, target_weights: None };
+    let input = Input { x: &x, weight: &weight, targets: &targets, target_weights: None, logit_cap: None };
     let (whole, _) = run(&shape, &input);
     let (masked, n_masked) = run(&shape, &Input { target_weights, ..input });
     let first = Input { x: &x[..6 * c], targets: &targets[..6], ..input };
@@ -74,7 +75,13 @@ fn a_row_of_weight_zero_is_as_if_it_were_not_there() {
 #[test]
 #[should_panic(expected = "target weight Some(-1.0)")]
 fn a_negative_weight_is_refused() {
-    let input = Input { x: &[1.0], weight: &[1.0, 2.0], targets: &[0], target_weights: Some(&[-1.0]) };
+    let input = Input {
+        x: &[1.0],
+        weight: &[1.0, 2.0],
+        targets: &[0],
+        target_weights: Some(&[-1.0]),
+        logit_cap: None,
+    };
     cpu::fwd(&mut [0.0], &input, &Shape { n_in: 1, n_vocab: 2 }, &mut [0.0; 2]);
 }
 
@@ -83,7 +90,8 @@ fn a_loss_alone_has_the_bits_of_one_with_gradients() {
     for [n, c, v] in TABLE {
         let shape = Shape { n_in: c, n_vocab: v };
         let (x, weight, targets) = (normal(0, n * c), normal(1, v * c), targets(n, v));
-        let input = Input { x: &x, weight: &weight, targets: &targets, target_weights: None };
+        let input =
+            Input { x: &x, weight: &weight, targets: &targets, target_weights: None, logit_cap: None };
         let mut scratch = vec![f32::NAN; shape.scratch_len(n)];
         let (mut alone, mut losses) = (vec![f32::NAN; n], vec![f32::NAN; n]);
         let (mut grad_x, mut grad_weight) = (vec![f32::NAN; n * c], vec![0.0; v * c]);
@@ -98,7 +106,7 @@ fn threads_do_not_change_the_loss_or_its_gradients() {
     let (n, c, v) = (1100, 40, 300);
     let shape = Shape { n_in: c, n_vocab: v };
     let (x, weight, targets) = (normal(0, n * c), normal(1, v * c), targets(n, v));
-    let input = Input { x: &x, weight: &weight, targets: &targets, target_weights: None };
+    let input = Input { x: &x, weight: &weight, targets: &targets, target_weights: None, logit_cap: None };
     let run = |par: bool| {
         let mut scratch = vec![0.0; shape.scratch_len(n)];
         let (mut losses, mut grad_x, mut grad_weight) = (vec![0.0; n], vec![0.0; n * c], vec![0.0; v * c]);
@@ -118,7 +126,8 @@ fn of_equal_logits_the_first_counts() {
     let shape = Shape { n_in: 1, n_vocab: 4 };
     let weight = [1.0, 2.0, 2.0, 0.0];
     let correct = |target| {
-        let input = Input { x: &[1.0], weight: &weight, targets: &[target], target_weights: None };
+        let input =
+            Input { x: &[1.0], weight: &weight, targets: &[target], target_weights: None, logit_cap: None };
         cpu::fwd(&mut [0.0], &input, &shape, &mut [0.0; 4])
     };
     assert_eq!([0, 1, 2, 3].map(correct), [0, 1, 0, 0]);

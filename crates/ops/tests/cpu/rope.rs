@@ -1,12 +1,14 @@
 use wattle_ops::rope::{Rotary, Scaling};
-use wattle_ops::verify::cpu::rope::{TABLE, check};
+use wattle_ops::verify::cpu::embedding::documents;
+use wattle_ops::verify::cpu::rope::{B, TABLE, check};
 
 use crate::harness::*;
 
 #[test]
 fn rope_is_its_reference_and_its_gradient_turns_back() {
     for shape in TABLE {
-        assert_hold(check(shape));
+        assert_hold(check(shape, None));
+        assert_hold(check(shape, Some(&documents(B * shape[0], shape[0]))));
     }
 }
 

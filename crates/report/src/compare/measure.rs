@@ -13,6 +13,8 @@ pub enum Measure {
     NatsPerToken,
     /// The same for each byte of the text, whatever tokens it was cut into.
     BitsPerByte,
+    /// The share of a task's items that are wrong.
+    ErrorRate,
 }
 
 impl Measure {
@@ -29,7 +31,7 @@ impl Measure {
     /// An evaluation's loss in it.
     pub fn loss(self, evaluation: &Evaluation) -> f64 {
         match self {
-            Self::NatsPerToken => evaluation.loss,
+            Self::NatsPerToken | Self::ErrorRate => evaluation.loss,
             Self::BitsPerByte => evaluation.bits_per_byte,
         }
     }
@@ -39,6 +41,15 @@ impl Measure {
         match self {
             Self::NatsPerToken => "nats a token",
             Self::BitsPerByte => "bits a byte, since their tokenizers differ",
+            Self::ErrorRate => "shares of items that are wrong",
+        }
+    }
+
+    /// What is compared, in words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NatsPerToken | Self::BitsPerByte => "validation loss",
+            Self::ErrorRate => "error rate",
         }
     }
 }

@@ -8,6 +8,7 @@ pub mod contender;
 pub mod difference;
 pub mod group;
 pub mod measure;
+pub mod metric;
 pub mod saving;
 pub mod spread;
 pub mod target;
@@ -20,6 +21,7 @@ mod unmeasured;
 
 use serde::Serialize;
 
+use crate::error::ReportError;
 use crate::join::report::Report;
 use crate::join::run::Run;
 pub use conditions::Condition;
@@ -28,6 +30,7 @@ use difference::Change;
 pub use difference::Difference;
 pub use group::Group;
 pub use measure::Measure;
+pub use metric::Metric;
 pub use page::page;
 pub use saving::Saving;
 pub use target::{Reached, Target};
@@ -45,6 +48,9 @@ pub struct Comparison {
     pub schema: &'static str,
     /// In what every loss here is stated.
     pub measure: Measure,
+    /// The score of which shares of wrong items stand for losses here; absent where losses are losses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metric: Option<Metric>,
     /// The loss to which the way is compared; null where no run has an evaluation.
     pub target: Option<Target>,
     /// Every run, in the order in which they were given.
@@ -66,8 +72,35 @@ pub struct Comparison {
 impl Comparison {
     /// Compares runs on their way to a validation loss; without one, to the worst of their best.
     pub fn of(runs: &[Run], reports: &[Report], target_loss: Option<f64>) -> Self {
+        Self::in_measure(runs, reports, target_loss, Measure::of(reports), None)
+    }
+
+    /// Compares runs on their way to a score; without one, to the lowest of their best. Also returns the reports that it
+    /// was made from, which have shares of wrong items for losses.
+    ///
+    /// # Errors
+    /// If a run was never scored so.
+    pub fn by_metric(
+        runs: &[Run],
+        reports: &[Report],
+        metric: Metric,
+        target_score: Option<f64>,
+    ) -> Result<(Self, Vec<Report>), ReportError> {
+        let reports: Vec<Report> =
+            reports.iter().map(|report| metric.for_losses(report)).collect::<Result<_, _>>()?;
+        let target = target_score.map(|score| 1.0 - score);
+        let comparison = Self::in_measure(runs, &reports, target, Measure::ErrorRate, Some(metric));
+        Ok((comparison, reports))
+    }
+
+    fn in_measure(
+        runs: &[Run],
+        reports: &[Report],
+        target_loss: Option<f64>,
+        measure: Measure,
+        metric: Option<Metric>,
+    ) -> Self {
         let labels = contender::labels(runs);
-        let measure = Measure::of(reports);
         let target = Target::of(reports, target_loss, measure);
         let contenders: Vec<_> = labels
             .into_iter()
@@ -75,7 +108,8 @@ impl Comparison {
             .map(|(label, report)| Contender::of(label, report, target.as_ref(), measure))
             .collect();
         let groups = group::groups(reports, &contenders);
-        let conditions = conditions::conditions(reports, &contenders);
+        let mut conditions = conditions::conditions(reports, &contenders);
+        conditions.extend(metric.as_ref().and_then(|metric| metric.other_items(reports, &contenders)));
         let parties =
             Parties { groups: &groups, contenders: &contenders, reports, target: target.as_ref(), measure };
         let verdict = Verdict::of(&parties, &conditions);
@@ -83,6 +117,7 @@ impl Comparison {
         Self {
             schema: COMPARE_SCHEMA,
             measure,
+            metric,
             target,
             pareto_front: group::pareto_front(&groups),
             savings,

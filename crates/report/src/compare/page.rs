@@ -110,7 +110,12 @@ fn pareto(comparison: &Comparison) -> Markup {
     let (best, worst) = range(known().map(|(_, loss)| loss));
     let margin = ((worst - best) * 0.15).max(0.01);
     let x = Axis::logarithmic("energy of the whole run", "J", low, high);
-    let y = Axis::around("best validation loss", Unit::Plain, best - margin, worst + margin);
+    let y = Axis::around(
+        &format!("best {}", comparison.measure.name()),
+        Unit::Plain,
+        best - margin,
+        worst + margin,
+    );
     let mut plot = Plot::new(x, y, "best validation loss against energy");
     let front = comparison.pareto_front.iter().map(|i| &comparison.groups[*i]);
     let front: Vec<_> = front.filter_map(|g| Some((g.energy_j?.mean, g.best_loss?.mean))).collect();
@@ -137,7 +142,7 @@ fn pareto(comparison: &Comparison) -> Markup {
 
 fn curves(comparison: &Comparison, reports: &[Report]) -> Markup {
     html! {
-        h2 { "Validation loss" }
+        h2 { (comparison.metric.as_ref().map_or("Validation loss".to_owned(), |metric| format!("Wrong: {metric}"))) }
         p.lead { "In " (comparison.measure.words()) ". One colour for each way of training." }
         (switcher(choices(comparison), |against| curve(comparison, reports, against)))
     }
@@ -199,6 +204,7 @@ fn shared_floor(comparison: &Comparison, reports: &[Report]) -> Option<f64> {
         Some(match comparison.measure {
             Measure::NatsPerToken => floor.nats_per_token,
             Measure::BitsPerByte => floor.bits_per_byte,
+            Measure::ErrorRate => return None,
         })
     };
     let floors: Vec<_> = reports.iter().map(floor).collect::<Option<_>>()?;

@@ -5,7 +5,7 @@ use crate::compare::group::Group;
 use crate::compare::spread::Spread;
 use crate::compare::{Comparison, Contender, Reached, Saving};
 use crate::words::bounds::energy_in;
-use crate::words::quantity::{duration, joules, joules_per_ktoken, loss, mass, si, whole_percent};
+use crate::words::quantity::{duration, joules, joules_per_ktoken, loss, mass, percent, si, whole_percent};
 use crate::words::table::{Table, WIDTH, hang, wrap};
 
 /// Shown in place of the energy of an unmetered run.
@@ -46,7 +46,10 @@ fn runs(comparison: &Comparison) -> Vec<String> {
             run.seed.to_string(),
         ]);
     }
-    let head = format!("runs (losses on validation data, in {})", comparison.measure.words());
+    let head = match &comparison.metric {
+        Some(metric) => format!("runs (1 minus the score: {metric})"),
+        None => format!("runs (losses on validation data, in {})", comparison.measure.words()),
+    };
     [hang("", &head), table.lines()].concat()
 }
 
@@ -57,6 +60,10 @@ pub(crate) fn energy(run: &Contender) -> String {
 
 /// The target in words.
 pub(crate) fn target_words(comparison: &Comparison) -> String {
+    if let (Some(metric), Some(target)) = (&comparison.metric, comparison.target) {
+        let which = if target.is_default { ", the lowest of the runs' best scores" } else { "" };
+        return format!("to a score of {} on {metric}{which}", percent(1.0 - target.loss));
+    }
     match comparison.target {
         Some(target) if target.is_default => {
             format!("to a validation loss of {}, the highest of the runs' best losses", loss(target.loss))
@@ -104,7 +111,8 @@ fn groups(comparison: &Comparison) -> Vec<String> {
     if !comparison.has_ways() {
         return Vec::new();
     }
-    let headings = ["way", "n", "best loss", "energy", "to target", "saving"];
+    let best = if comparison.metric.is_some() { "best" } else { "best loss" };
+    let headings = ["way", "n", best, "energy", "to target", "saving"];
     let mut table = Table::new(headings, &[0]);
     for (i, group) in comparison.groups.iter().enumerate() {
         let saving = comparison.savings.iter().find(|saving| saving.group == i);
@@ -180,7 +188,8 @@ fn verdict(comparison: &Comparison) -> Vec<String> {
         comparison.pareto_front.iter().map(|i| comparison.groups[*i].label.as_str()).collect();
     let mut lines = vec!["verdict".to_owned()];
     if !front.is_empty() {
-        let front = format!("best trade-offs of loss and energy (Pareto): {}", front.join("; "));
+        let loss = if comparison.metric.is_some() { "score" } else { "loss" };
+        let front = format!("best trade-offs of {loss} and energy (Pareto): {}", front.join("; "));
         lines.extend(hang("  ", &front));
     }
     let heading = match verdict.winner {

@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 use wattle_runlog::event::{EvaluateEvent, SourceEvaluation, StepEvent};
-use wattle_runlog::{EventBody, GramsCo2e, Joules, Seconds};
+use wattle_runlog::{EventBody, GramsCo2e, Joules, Sample, Seconds, TaskScores};
 
 use crate::join::energy_curve::EnergyCurve;
 use crate::join::run::Run;
@@ -18,6 +18,20 @@ pub struct Learning {
     pub steps: Vec<(Moment, StepEvent)>,
     /// Every evaluation that counts, of the validation split.
     pub evaluations: Vec<Evaluation>,
+    /// Every time that the model was scored on tasks, in training or by itself.
+    pub tasks: Vec<TaskEvaluation>,
+    /// Every time that the model went on from prompts.
+    pub samples: Vec<(Moment, Vec<Sample>)>,
+}
+
+/// Scores on tasks, and when the model had them.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TaskEvaluation {
+    /// When.
+    #[serde(flatten)]
+    pub at: Moment,
+    /// The scores of each task.
+    pub tasks: Vec<TaskScores>,
 }
 
 /// A moment of a run.
@@ -62,6 +76,7 @@ impl Learning {
             let step = match &event.body {
                 EventBody::Step(step) => step.step,
                 EventBody::Evaluate(evaluate) => evaluate.step,
+                EventBody::Tasks { step, .. } | EventBody::Samples { step, .. } => *step,
                 _ => continue,
             };
             if is_done_again(run, event.segment, step) {
@@ -82,10 +97,35 @@ impl Learning {
                 EventBody::Evaluate(evaluate) if evaluate.split == "val" => {
                     learning.evaluations.push(Evaluation::new(at, evaluate));
                 }
+                EventBody::Tasks { tasks, .. } => {
+                    learning.tasks.push(TaskEvaluation { at, tasks: tasks.clone() });
+                }
+                EventBody::Samples { samples, .. } => learning.samples.push((at, samples.clone())),
                 _ => {}
             }
         }
+        learning.add_results(run, timeline, curve);
         learning
+    }
+
+    /// Adds the scores of checkpoints that were evaluated by themselves, at the moment of the checkpoint.
+    fn add_results(&mut self, run: &Run, timeline: &Timeline, curve: &EnergyCurve<'_>) {
+        for result in &run.task_results {
+            if is_done_again(run, result.segment, result.step) {
+                continue;
+            }
+            let spent = curve.at(result.segment, result.t_ns);
+            let seen = self.steps.partition_point(|(at, _)| at.step <= result.step);
+            let at = Moment {
+                step: result.step,
+                tokens: seen.checked_sub(1).map_or(0, |last| self.steps[last].0.tokens),
+                time_s: timeline.at(result.segment, result.t_ns),
+                energy_j: spent.energy,
+                emissions_g: spent.emissions,
+            };
+            self.tasks.push(TaskEvaluation { at, tasks: result.tasks.clone() });
+        }
+        self.tasks.sort_by_key(|evaluation| evaluation.at.step);
     }
 
     /// The evaluation with the lowest loss.

@@ -10,7 +10,7 @@ use rustix::fs::{FlockOperation, flock};
 use wattle_runlog::grid::GridEntry;
 use wattle_runlog::machine::other_traces;
 use wattle_runlog::manifest::MANIFEST_SCHEMA;
-use wattle_runlog::{Event, LineFile, Manifest, Record, RunlogError};
+use wattle_runlog::{Event, LineFile, Manifest, Record, RunlogError, TaskResult};
 
 use crate::error::ReportError;
 use crate::join::power::PowerHistory;
@@ -36,6 +36,8 @@ impl Run {
         }
         let records = read_lines(&path.join("emissions.jsonl"), Record::from_json, is_locked, &mut notes)?;
         let grid = read_lines(&path.join("grid.jsonl"), GridEntry::from_json, is_locked, &mut notes)?;
+        let task_results =
+            read_lines(&path.join("tasks.jsonl"), TaskResult::from_json, is_locked, &mut notes)?;
         let mut power = PowerHistory::read(&path.join("power.trace"))?;
         note_damage(&mut notes, "power.trace", power.damaged_bytes);
         for (machine, trace) in other_traces(path) {
@@ -45,7 +47,8 @@ impl Run {
             power.add_machine(&machine, other, &manifest.segments);
         }
         let path = path.to_owned();
-        let mut run = Self { path, manifest, config, events, records, grid, power, is_locked, notes };
+        let mut run =
+            Self { path, manifest, config, events, records, task_results, grid, power, is_locked, notes };
         idle::leave_out(&mut run);
         first_steps::tell(&mut run);
         Ok(run)

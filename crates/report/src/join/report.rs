@@ -14,7 +14,7 @@ use wattle_runlog::{Celsius, GramsCo2e, Joules, Phase, Record, Seconds, WallAnch
 use crate::error::ReportError;
 use crate::join::energy_curve::{EnergyCurve, final_record};
 use crate::join::epochs::{self, EpochRow};
-use crate::join::learning::{Evaluation, Learning};
+use crate::join::learning::{Evaluation, Learning, TaskEvaluation};
 use crate::join::provenance::Provenance;
 use crate::join::reprice::{self, Repriced};
 use crate::join::run::Run;
@@ -91,6 +91,9 @@ pub struct Learnt {
     pub best: Option<Evaluation>,
     /// The last one.
     pub last: Option<Evaluation>,
+    /// Every time that the model was scored on tasks, in training or by itself.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tasks: Vec<TaskEvaluation>,
 }
 
 /// What a run cost.
@@ -123,6 +126,9 @@ pub struct Totals {
     /// Tokens that went through the model and were not learnt; absent where all were.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub masked: Option<Masked>,
+    /// Tokens that fill windows up beside packed documents; absent where none do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub padding: Option<Masked>,
     /// Software carbon intensity; null without tokens.
     pub sci: Option<Sci>,
     /// Share of the emissions of making the machine, not in `emissions_g`; null where they were not given.
@@ -264,6 +270,7 @@ impl Learnt {
             evaluations: learning.evaluations.clone(),
             best: learning.best().cloned(),
             last: learning.evaluations.last().cloned(),
+            tasks: learning.tasks.clone(),
         }
     }
 }
@@ -285,6 +292,7 @@ impl Totals {
             cost: whole.cost.clone(),
             joules_per_token: whole.joules_per_token,
             masked: whole.masked,
+            padding: whole.padding,
             sci: whole.sci.clone(),
             embodied: whole.embodied,
             machine_idle: whole.machine_idle,

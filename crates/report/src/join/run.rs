@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use wattle_runlog::grid::GridEntry;
-use wattle_runlog::{Event, Manifest, Record};
+use wattle_runlog::{Event, Manifest, Record, TaskResult};
 
 use crate::join::power::PowerHistory;
 
@@ -20,6 +20,8 @@ pub struct Run {
     pub events: Vec<Event>,
     /// `emissions.jsonl`, empty before the first.
     pub records: Vec<Record>,
+    /// `tasks.jsonl`, empty where no checkpoint was scored by itself.
+    pub task_results: Vec<TaskResult>,
     /// `grid.jsonl`, empty where nobody was asked.
     pub grid: Vec<GridEntry>,
     /// `power.trace`, down-sampled; without sensors where there is none.

@@ -43,7 +43,9 @@ impl Course {
                 _ => segment_start(source, event.segment),
             };
             match event.body {
-                EventBody::Evaluate(_) => phases.push((Phase::Evaluate, from, t)),
+                EventBody::Evaluate(_) | EventBody::Tasks { .. } | EventBody::Samples { .. } => {
+                    phases.push((Phase::Evaluate, from, t));
+                }
                 // One that was written while training went on has no time of its own.
                 EventBody::Checkpoint { step, .. } if step < last_step => {}
                 EventBody::Checkpoint { .. } => phases.push((Phase::Checkpoint, from, t)),

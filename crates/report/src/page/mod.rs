@@ -14,6 +14,7 @@ pub(crate) mod curves;
 mod details;
 mod overview;
 mod power;
+mod tasks;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
@@ -52,6 +53,8 @@ pub fn page(report: &Report, run: &Run) -> String {
         (overview::tiles(report))
         (overview::notes(report))
         (curves::learning(&source))
+        (tasks::scores(&source))
+        (tasks::samples(&source))
         (power::power(&source))
         (curves::cumulative(&source))
         (details::phases(report))

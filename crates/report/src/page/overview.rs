@@ -133,10 +133,14 @@ fn spent(report: &Report, totals: &Totals) -> Vec<Tile> {
             .joules_per_token
             .map_or(String::new(), |j| least(format!("{} J/ktoken", joules_per_ktoken(j)))),
     });
-    tiles.extend(totals.masked.map(|masked| Tile {
-        name: "masked tokens",
-        value: si(masked.tokens as f64, ""),
-        under: format!("{} of all, {} of passes", percent(masked.share), joules(masked.energy_j)),
+    let beside = [("masked tokens", totals.masked), ("padding", totals.padding)];
+    tiles.extend(beside.into_iter().filter_map(|(name, masked)| {
+        let masked = masked?;
+        Some(Tile {
+            name,
+            value: si(masked.tokens as f64, ""),
+            under: format!("{} of all, {} of passes", percent(masked.share), joules(masked.energy_j)),
+        })
     }));
     tiles.push(Tile {
         name: "running time",

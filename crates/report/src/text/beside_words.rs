@@ -39,6 +39,16 @@ pub(crate) fn masked_words(masked: &Masked) -> String {
     )
 }
 
+/// `41,200 more filled windows up (31 %), with 12.0 J of forward and backward passes`
+pub(crate) fn padding_words(padding: &Masked) -> String {
+    format!(
+        "{} more filled windows up ({}), with {} of forward and backward passes",
+        count(padding.tokens),
+        percent(padding.share),
+        joules(padding.energy_j)
+    )
+}
+
 /// `101 kJ ± 2.00 kJ for all 100 steps and the end, by step 40; the budget allows 100 kJ: too little`
 pub(crate) fn projection_words(projection: &Projected) -> String {
     let budget = projection.budget_j.zip(projection.fits).map(|(limit, fits)| {

@@ -12,7 +12,7 @@ use wattle_runlog::{Joules, Seconds};
 use crate::join::epochs::EpochRow;
 use crate::join::provenance::Provenance;
 use crate::join::report::Report;
-use crate::text::beside_words::{embodied_words, idle_words, masked_words, projection_words};
+use crate::text::beside_words::{embodied_words, idle_words, masked_words, padding_words, projection_words};
 use crate::text::energy_words::energy_words;
 use crate::text::phase_words::{phase_energy, phase_method, phase_name, phases_method};
 use crate::text::rank_words::{node_words, rank_words};
@@ -138,10 +138,35 @@ fn learning(report: &Report) -> Vec<String> {
     if let Some(last) = learnt.last.as_ref().filter(|last| learnt.best.as_ref() != Some(last)) {
         lines.push(format!("  at the end        {} at step {}", loss(last.loss), count(last.at.step)));
     }
+    lines.extend(latest_scores(report));
     lines.extend(
         learnt.train_loss.map(|train| format!("  training loss     {} over the last steps", loss(train))),
     );
     if lines.len() > 1 { lines } else { Vec::new() }
+}
+
+/// The last score that stands for each task.
+fn latest_scores(report: &Report) -> Vec<String> {
+    let evaluations = &report.learning.tasks;
+    let mut names: Vec<&str> = Vec::new();
+    for task in evaluations.iter().flat_map(|evaluation| &evaluation.tasks) {
+        if !names.contains(&task.task.as_str()) {
+            names.push(&task.task);
+        }
+    }
+    let line = |name: &&str| {
+        let (at, task) = evaluations.iter().rev().find_map(|evaluation| {
+            Some((&evaluation.at, evaluation.tasks.iter().find(|task| task.task == *name)?))
+        })?;
+        let score = task.score(None)?;
+        let error = score.stderr.map_or(String::new(), |error| format!(" ± {}", percent(error)));
+        let (value, step) = (percent(score.value), count(at.step));
+        Some(hang(
+            &format!("  {name:<17} "),
+            &format!("{} {value}{error} of {} items, at step {step}", score.metric, count(task.items)),
+        ))
+    };
+    names.iter().filter_map(line).flatten().collect()
 }
 
 fn cost(report: &Report) -> Vec<String> {
@@ -179,6 +204,9 @@ fn cost(report: &Report) -> Vec<String> {
     line("tokens", format!("{}{}", count(totals.tokens), per_token.unwrap_or_default()));
     if let Some(masked) = &totals.masked {
         line("masked", masked_words(masked));
+    }
+    if let Some(padding) = &totals.padding {
+        line("padding", padding_words(padding));
     }
     if let Some(waiting) = &report.waiting {
         line("waiting", waiting_words::cost(waiting));

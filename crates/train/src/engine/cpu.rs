@@ -61,7 +61,7 @@ impl<'a> OnCpu<'a> {
             share,
         };
         let Some(engine) = model.engine(engine_options)? else { return Ok(None) };
-        let between = Between::new(options.ranks.clone(), engine.state().split());
+        let between = Between::new(options.ranks.clone(), engine.state().split().clone());
         Ok(Some(Box::new(Self {
             model,
             engine,
@@ -188,7 +188,7 @@ impl StepEngine for OnCpu<'_> {
 
         let worth = self.sum_over_ranks(&leaves, &mut clock)?;
         let within = self.options.ranks.within_step(self.longest);
-        let norm = norm_of_sums(&self.between.sums_of_squares(self.engine.state(), within)?);
+        let norm = norm_of_sums(&self.between.sums_of_squares(self.engine.state_mut(), within)?);
         let is_over_ranks = self.options.ranks.are_several();
         if is_over_ranks {
             clock.end(Phase::Exchange);

@@ -192,7 +192,7 @@ pub fn choose<'a>(
     options: &TrainerOptions,
 ) -> Result<Box<dyn StepEngine + 'a>, TrainError> {
     if options.optimizer.kind == OptimizerKind::Muon {
-        refuse_without_muon(model, options)?;
+        refuse_without_matrices(model)?;
     }
     let (world, leaves) = (options.ranks.share().world, options.train.reduce_leaves);
     let is_over_ranks = world > 1 || leaves > 1;
@@ -219,11 +219,8 @@ pub fn choose<'a>(
     }
 }
 
-fn refuse_without_muon(model: &dyn LanguageModel, options: &TrainerOptions) -> Result<(), TrainError> {
+fn refuse_without_matrices(model: &dyn LanguageModel) -> Result<(), TrainError> {
     let is_matrix = |Parameter { name, var }: &Parameter| is_block_matrix(name, var.dims());
-    if options.ranks.are_several() {
-        return Err(TrainError::MuonOverRanks);
-    }
     match model.parameters().iter().any(is_matrix) {
         true => Ok(()),
         false => Err(TrainError::NoMatrices),

@@ -1,7 +1,8 @@
 //! The moments of all ranks, in the memory of the one that writes checkpoints.
 
 use wattle_dist::DistError;
-use wattle_model::engine::{FlatSnapshot, FlatState, Split};
+use wattle_model::Ranges;
+use wattle_model::engine::{FlatSnapshot, FlatState};
 
 use super::Ranks;
 
@@ -19,18 +20,24 @@ impl Ranks {
         if !self.are_several() {
             return Ok(());
         }
-        let split = state.split();
         let mut moments = snapshot.map(FlatSnapshot::moments_mut);
-        let mut own = vec![0.0; if moments.is_none() { split.own().len() } else { 0 }];
         for which in 0..2 {
+            let places = |rank: usize| state.moment_places(which, rank);
+            let places: Vec<Ranges> = (0..self.share().world).map(places).collect();
+            let mut own = Vec::new();
             if moments.is_none() {
+                own.resize(places[self.share().rank].len(), 0.0);
                 state.copy_own_moment(which, &mut own);
             }
-            for start in (0..split.longest()).step_by(AT_ONCE) {
-                let sent = &own[start.min(own.len())..(start + AT_ONCE).min(own.len())];
+            let longest = places.iter().map(Ranges::len).max().unwrap_or(0);
+            for start in (0..longest).step_by(AT_ONCE) {
+                let chunk = start..start + AT_ONCE;
+                let sent = &own[start.min(own.len())..chunk.end.min(own.len())];
                 let all = self.fabric().gather(bytemuck::cast_slice(sent), self.between_steps())?;
                 if let (Some(moments), Some(all)) = (&mut moments, all) {
-                    put(moments[which], split, start, &all);
+                    for (places, bytes) in places.iter().zip(&all).filter(|(_, bytes)| !bytes.is_empty()) {
+                        places.unpack(&chunk, &numbers(bytes), moments[which]);
+                    }
                 }
             }
         }
@@ -38,14 +45,8 @@ impl Ranks {
     }
 }
 
-/// Puts what each rank sent of its part, from the part's `start` on, to its place.
-fn put(moment: &mut [f32], split: Split, start: usize, all: &[Vec<u8>]) {
-    for (rank, bytes) in all.iter().enumerate().filter(|(_, bytes)| !bytes.is_empty()) {
-        let first = split.part(rank).start + start;
-        let numbers = bytes.chunks_exact(size_of::<f32>());
-        let places = moment[first..first + numbers.len()].iter_mut();
-        for (place, bytes) in places.zip(numbers) {
-            *place = f32::from_ne_bytes(bytes.try_into().expect("chunks are as long"));
-        }
-    }
+/// Numbers as they were sent, wherever their bytes begin in memory.
+fn numbers(bytes: &[u8]) -> Vec<f32> {
+    let numbers = bytes.chunks_exact(size_of::<f32>());
+    numbers.map(|bytes| f32::from_ne_bytes(bytes.try_into().expect("chunks are as long"))).collect()
 }

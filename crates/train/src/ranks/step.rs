@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::time::Duration;
 
 use wattle_dist::DistError;
-use wattle_model::Split;
 use wattle_model::engine::{FlatState, LossSum};
+use wattle_model::{Ranges, Split};
 
 use super::Ranks;
 use super::tree::add_pieces;
@@ -17,6 +17,12 @@ const AT_ONCE: usize = 1 << 21;
 pub(crate) struct Between {
     ranks: Ranks,
     split: Split,
+    /// What this rank lends each for sums of squares.
+    lent: Vec<Ranges>,
+    /// What it borrows of each.
+    borrowed: Vec<Ranges>,
+    /// The most that one rank lends another.
+    most_lent: usize,
     own: Vec<f32>,
     all: Vec<f32>,
 }
@@ -26,7 +32,13 @@ impl Between {
     pub(crate) fn new(ranks: Ranks, split: Split) -> Self {
         let piece = split.longest().min(AT_ONCE / split.world()).max(1);
         let zeros = || vec![0.0; if split.world() > 1 { piece * split.world() } else { 0 }];
-        Self { own: zeros(), all: zeros(), ranks, split }
+        let (own, all) = (zeros(), zeros());
+        let (world, rank) = (split.world(), ranks.share().rank);
+        let lent = (0..world).map(|other| split.lent(rank, other)).collect();
+        let borrowed = (0..world).map(|other| split.lent(other, rank)).collect();
+        let pairs = (0..world).flat_map(|from| (0..world).map(move |to| (from, to)));
+        let most_lent = pairs.map(|(from, to)| split.lent(from, to).len()).max().unwrap_or(0);
+        Self { ranks, split, lent, borrowed, most_lent, own, all }
     }
 
     /// Bytes of the memory for what is sent.
@@ -36,70 +48,87 @@ impl Between {
 
     /// Replaces the gradients of this rank's part by their sum over ranks; the others' parts are of no use afterwards.
     pub(crate) fn sum_gradients(&mut self, gradients: &mut [f32], within: Duration) -> Result<(), DistError> {
-        for chunk in self.chunks() {
+        for chunk in self.chunks(self.split.longest()) {
             let piece = self.piece();
-            for (rank, own) in self.own.chunks_exact_mut(piece).enumerate() {
-                let part = chunk_of(self.split.part(rank), &chunk);
-                own[..part.len()].copy_from_slice(&gradients[part]);
+            for (part, own) in self.split.parts().iter().zip(self.own.chunks_exact_mut(piece)) {
+                part.updated.pack(&chunk, gradients, own);
             }
-            let (own, all) = (bytemuck::cast_slice(&self.own), bytemuck::cast_slice_mut(&mut self.all));
-            self.ranks.fabric().exchange(own, all, within)?;
-            let part = chunk_of(self.split.own(), &chunk);
-            add_pieces(&mut self.all, piece, part.len());
-            let n = part.len();
-            gradients[part].copy_from_slice(&self.all[..n]);
+            self.exchange(within)?;
+            let n = self.split.own().updated.len().saturating_sub(chunk.start).min(piece);
+            add_pieces(&mut self.all, piece, n);
+            self.split.own().updated.unpack(&chunk, &self.all[..n], gradients);
         }
         Ok(())
     }
 
     /// Gives every rank the weights of each rank's part.
     pub(crate) fn gather_weights(&mut self, weights: &mut [f32], within: Duration) -> Result<(), DistError> {
-        for chunk in self.chunks() {
+        for chunk in self.chunks(self.split.longest()) {
             let piece = self.piece();
-            let part = chunk_of(self.split.own(), &chunk);
             let own = &mut self.own[..piece];
-            own[..part.len()].copy_from_slice(&weights[part]);
+            self.split.own().updated.pack(&chunk, weights, own);
             let all = bytemuck::cast_slice_mut(&mut self.all);
             self.ranks.fabric().all_gather(bytemuck::cast_slice(own), all, within)?;
-            for (rank, piece) in self.all.chunks_exact(piece).enumerate() {
-                let part = chunk_of(self.split.part(rank), &chunk);
-                let n = part.len();
-                weights[part].copy_from_slice(&piece[..n]);
+            for (part, piece) in self.split.parts().iter().zip(self.all.chunks_exact(piece)) {
+                part.updated.unpack(&chunk, piece, weights);
             }
         }
         Ok(())
     }
 
-    /// The sums of squares of all blocks of the gradients, in their order.
-    pub(crate) fn sums_of_squares(&self, state: &FlatState, within: Duration) -> Result<Vec<f64>, DistError> {
+    /// The sums of squares of all blocks of the gradients, in their order, once those of each rank's part are
+    /// [summed](Between::sum_gradients).
+    pub(crate) fn sums_of_squares(
+        &mut self,
+        state: &mut FlatState,
+        within: Duration,
+    ) -> Result<Vec<f64>, DistError> {
+        self.lend(state.gradients_mut(), within)?;
         let mut own = state.own_sums_of_squares();
         if !self.ranks.are_several() {
             return Ok(own);
         }
-        let blocks_of = |rank| self.split.blocks(rank).len();
-        let most = (0..self.split.world()).map(blocks_of).max().unwrap_or(0);
+        let parts = self.split.parts();
+        let most = parts.iter().map(|part| part.blocks.len()).max().unwrap_or(0);
         own.resize(most, 0.0);
         let all = self.ranks.all_gather(&own, within)?;
-        let of_ranks = all.chunks_exact(most.max(1)).enumerate();
-        Ok(of_ranks.flat_map(|(rank, sums)| &sums[..blocks_of(rank)]).copied().collect())
+        let mut sums = vec![0.0; self.split.n_blocks()];
+        for (part, of_rank) in parts.iter().zip(all.chunks_exact(most.max(1))) {
+            part.blocks.iter().zip(of_rank).for_each(|(&block, &sum)| sums[block] = sum);
+        }
+        Ok(sums)
+    }
+
+    /// Gives every rank the gradients that others have of its blocks.
+    fn lend(&mut self, gradients: &mut [f32], within: Duration) -> Result<(), DistError> {
+        for chunk in self.chunks(self.most_lent) {
+            let piece = self.piece();
+            for (lent, own) in self.lent.iter().zip(self.own.chunks_exact_mut(piece)) {
+                lent.pack(&chunk, gradients, own);
+            }
+            self.exchange(within)?;
+            for (borrowed, piece) in self.borrowed.iter().zip(self.all.chunks_exact(piece)) {
+                borrowed.unpack(&chunk, piece, gradients);
+            }
+        }
+        Ok(())
+    }
+
+    fn exchange(&mut self, within: Duration) -> Result<(), DistError> {
+        let (own, all) = (bytemuck::cast_slice(&self.own), bytemuck::cast_slice_mut(&mut self.all));
+        self.ranks.fabric().exchange(own, all, within)
     }
 
     fn piece(&self) -> usize {
         self.own.len() / self.split.world()
     }
 
-    /// Which elements of each part are sent together, counted from the part's start.
-    fn chunks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
-        let (piece, longest) = (self.piece().max(1), self.split.longest());
+    /// Which elements of each part are sent together, of at most `longest`, counted from the part's start.
+    fn chunks(&self, longest: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        let piece = self.piece().max(1);
         let is_several = self.ranks.are_several();
         (0..longest).step_by(piece).filter(move |_| is_several).map(move |start| start..start + piece)
     }
-}
-
-/// The elements of `part` that are in `chunk`, which counts from the part's start.
-fn chunk_of(part: Range<usize>, chunk: &Range<usize>) -> Range<usize> {
-    let place = |offset: usize| (part.start + offset).min(part.end);
-    place(chunk.start)..place(chunk.end)
 }
 
 /// What some of a step's or an evaluation's sequences were worth.

@@ -10,7 +10,7 @@ use wattle_data::Dataset;
 use wattle_dist::{Fabric, Threads};
 use wattle_model::LanguageModel;
 use wattle_ops::board::Board;
-use wattle_runlog::{EventBody, MonotonicNs, Span, StopReason};
+use wattle_runlog::{EventBody, MonotonicNs, Sample, Span, StopReason, TaskScores};
 use wattle_train::error::ObserverError;
 use wattle_train::{
     Checkpoints, Directive, Draft, Edge, ExtraFile, Observer, Progress, Ranks, TrainError, Trainer,
@@ -24,6 +24,8 @@ use crate::common::{bits, values};
 pub struct Recorder {
     pub losses: Vec<(u64, u32, u32)>,
     pub evaluations: Vec<(u64, u64, u64)>,
+    pub tasks: Vec<(u64, Vec<TaskScores>)>,
+    pub samples: Vec<(u64, Vec<Sample>)>,
     pub spans: Vec<Span>,
     pub stop_after: Option<u64>,
     pub fail_after: Option<u64>,
@@ -41,6 +43,8 @@ impl Observer for Recorder {
             EventBody::Evaluate(event) => {
                 self.evaluations.push((event.step, event.loss.to_bits(), event.accuracy.to_bits()));
             }
+            EventBody::Tasks { step, tasks } => self.tasks.push((step, tasks)),
+            EventBody::Samples { step, samples } => self.samples.push((step, samples)),
             _ => {}
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! The buffers of a forward and a backward pass.
 
-use wattle_ops::attention::board as attention;
+use wattle_ops::attention::{Kind, board as attention};
 use wattle_ops::board::{Board, DevicePtr, DeviceTensor, Elem, Ptr, Workspace};
 use wattle_ops::decode::board as decode;
 use wattle_ops::embedding::board as embedding;
@@ -216,7 +216,8 @@ impl Activations {
                     Attention::Fused { workspace: Workspace { at, bytes: workspace_bytes } }
                 }
                 AttentionPlan::Products => {
-                    let bytes = attention::scratch_bytes(&sizes.attention(1, elem));
+                    // Of any kind: all have as many scores.
+                    let bytes = attention::scratch_bytes(&sizes.attention(1, elem, Kind::Causal));
                     Attention::Products { scratch: cutter.take_bytes(bytes) }
                 }
                 AttentionPlan::Cached(shape) => {

@@ -142,14 +142,15 @@ impl MicroBatch<'_> {
 
         match self.activations.attention {
             Attention::Fused { workspace } => {
-                let (fused, shape) = (self.board.fused_attention()?, self.sizes().fused_attention(self.b));
+                let shape = self.sizes().fused_attention(self.b, block.attention);
+                let fused = self.board.fused_attention()?;
                 let [grad_q, grad_k, grad_v] = self.query_key_value(gradients.qkv);
                 let (forward, grad_out) = (self.fused_forward(kept), *branch);
                 let tensors = AttentionBackward { forward, grad_out, grad_q, grad_k, grad_v };
                 fused.backward(&shape, &tensors, workspace)?;
             }
             Attention::Products { scratch } => {
-                let (shape, site) = (self.attention(), self.site(Place::Attention(layer_idx)));
+                let (shape, site) = (self.attention(block), self.site(Place::Attention(layer_idx)));
                 let (grad_qkv, lse, qkv) = (gradients.qkv, kept.log_sum_exp, kept.qkv);
                 attention::bwd(
                     self.board,

@@ -1,5 +1,6 @@
 //! Keys and values of texts that are being generated, which rows a pass has, and what comes of it.
 
+use wattle_ops::attention::Kind;
 use wattle_ops::board::{Board, BoardError, DeviceTensor, Elem, Ptr};
 use wattle_ops::decode::board::{self as decode, Cache, Rows, Scratch, Shape};
 
@@ -9,6 +10,7 @@ use crate::engine::network::Network;
 /// The cache of all layers, and where a pass is told of its rows.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cached {
+    /// But for what queries see, which each layer says.
     shape: Shape,
     /// Tokens, slots and positions of rows, one array after the other, each with room for as many as a pass may have;
     /// then which of the rows predict.
@@ -93,19 +95,19 @@ impl Cached {
         board.write(self.words.bytes(), bytemuck::cast_slice(&words))
     }
 
-    /// Stores the keys and values of `n` rows, and attends to all that each of them sees.
+    /// Stores the keys and values of `n` rows in a layer, and attends to all that each of them sees there.
     pub(super) fn attend(
         &self,
         board: &dyn Board,
         out: DeviceTensor,
         qkv: DeviceTensor,
-        layer_idx: usize,
+        (layer_idx, kind): (usize, Kind),
         n: usize,
         angles: Option<[Ptr<f32>; 2]>,
     ) -> Result<(), BoardError> {
         let [keys, values] = [self.keys, self.values].map(|all| all.add(layer_idx * self.shape.cache_len()));
-        let (rows, cache) = (self.rows(n), Cache { keys, values });
-        decode::store(board, qkv, &rows, &cache, &self.shape, angles)?;
-        decode::attend(board, out, qkv, &rows, &cache, &self.shape, &self.scratch)
+        let (rows, cache, shape) = (self.rows(n), Cache { keys, values }, Shape { kind, ..self.shape });
+        decode::store(board, qkv, &rows, &cache, &shape, angles)?;
+        decode::attend(board, out, qkv, &rows, &cache, &shape, &self.scratch)
     }
 }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use wattle_ops::attention::Kind;
 use wattle_ops::board::{Board, DevicePtr, Elem, HostMemory};
+use wattle_ops::classifier::cpu as classifier;
 use wattle_ops::decode::board::{self as decode, NO_SLOT, Shape};
 
 use super::activations::{Attention, AttentionPlan, Passes};
@@ -94,7 +95,7 @@ impl BoardDecoder {
         parameters: &[Parameter],
         options: DecoderOptions,
     ) -> Result<Self, EngineError> {
-        if network.sizes.attention == Kind::Full {
+        if network.attention_kinds().contains(&Kind::Full) {
             return Err(EngineError::SeesAhead);
         }
         let context = network.sizes.t;
@@ -162,6 +163,14 @@ impl BoardDecoder {
         self.windows[slot] = Window::default();
     }
 
+    /// Takes out of view what follows the first `n` tokens in a slot's window. Their keys and values stay.
+    ///
+    /// # Panics
+    /// If the slot is not there.
+    pub fn rewind(&mut self, slot: usize, n: usize) {
+        self.windows[slot].rewind(n);
+    }
+
     /// Texts at once.
     pub fn n_slots(&self) -> usize {
         self.options.n_slots
@@ -206,11 +215,15 @@ impl BoardDecoder {
         picked.resize(shape.n_predicting, 0);
         self.cached.write(self.reading.board.as_ref(), [&tokens, &slots, &positions], &picked)?;
         self.launch(shape)?;
-        let (v, v_padded) = (self.reading.network.sizes.v, self.reading.network.sizes.v_padded());
+        let sizes = &self.reading.network.sizes;
+        let (v, v_padded) = (sizes.v, sizes.v_padded());
         let logits = &mut self.logits[..predicting.len() * v_padded];
         if !logits.is_empty() {
             let from = self.cached.predictions().logits.bytes();
             self.reading.board.read(from, bytemuck::cast_slice_mut(logits))?;
+        }
+        if let Some(cap) = sizes.logit_cap {
+            classifier::cap_logits(logits, cap);
         }
         for (logits, (_, row)) in logits.chunks_exact(v_padded).zip(&predicting) {
             each(row.predicts.expect("it was picked for that"), &logits[..v]);
@@ -299,8 +312,8 @@ impl DecoderOptions {
     }
 
     fn attention(&self, network: &Network, context: usize) -> AttentionPlan {
-        let &Sizes { n_heads, n_kv_heads, head_width: d, attention: kind, .. } = &network.sizes;
-        let &Self { n_slots, room, .. } = self;
+        let &Sizes { n_heads, n_kv_heads, head_width: d, .. } = &network.sizes;
+        let (&Self { n_slots, room, .. }, kind) = (self, Kind::Causal);
         AttentionPlan::Cached(Shape { n_heads, n_kv_heads, d, n_slots, room, context, kind })
     }
 

@@ -307,39 +307,47 @@ impl BoardEngine {
         self.memory.activations.write_angles(self.board.as_ref(), rotary.as_ref())
     }
 
-    /// What `read` makes of a buffer of everything whose parts the ranks keep as `own`. Where there are several, all of them
+    /// What `read` makes of one of what is [`BoardEngine::learnt`], as a buffer of everything. Where there are several, all of them
     /// put it together in the memory of gradients, which are zero afterwards.
-    fn put_together<T>(
+    fn whole_of<T>(
         &self,
-        own: DeviceTensor,
+        Learnt { own, is_whole, are_squares }: Learnt,
         read: impl FnOnce(DeviceTensor) -> Result<T, EngineError>,
     ) -> Result<T, EngineError> {
         let (board, gradients) = (self.board.as_ref(), self.memory.state.gradients.bytes());
-        let Some(exchange) = Exchange::of(board, &self.shards).filter(|_| self.shards.are_several()) else {
+        let Some(exchange) = Exchange::of(board, &self.shards).filter(|_| !is_whole) else {
             return read(own);
         };
         let whole = DeviceTensor::new(gradients, own.elem());
-        exchange.collect(board, whole, own)?;
+        match are_squares {
+            true => exchange.collect_squares(board, whole, own)?,
+            false => exchange.collect(board, whole, own)?,
+        }
         let read = read(whole)?;
         board.zero(gradients, self.layout.len() * Elem::F32.bytes())?;
         Ok(read)
     }
 
-    /// Both moments and the masters, each with whether it is of everything.
-    fn learnt(&self) -> [(DeviceTensor, bool); 3] {
+    /// Both moments and the masters.
+    fn learnt(&self) -> [Learnt; 3] {
         let State { masters, mean, mean_square, .. } = self.memory.state;
-        let are_whole = !self.shards.are_several();
-        [(mean, are_whole), (mean_square, are_whole), (masters.at.into(), masters.are_whole)]
+        let is_whole = !self.shards.are_several();
+        [
+            Learnt { own: mean, is_whole, are_squares: false },
+            Learnt { own: mean_square, is_whole, are_squares: true },
+            Learnt { own: masters.at.into(), is_whole: masters.are_whole, are_squares: false },
+        ]
     }
+}
 
-    /// As [`BoardEngine::put_together`], of one of what is [`BoardEngine::learnt`].
-    fn whole_of<T>(
-        &self,
-        (buffer, is_whole): (DeviceTensor, bool),
-        read: impl FnOnce(DeviceTensor) -> Result<T, EngineError>,
-    ) -> Result<T, EngineError> {
-        if is_whole { read(buffer) } else { self.put_together(buffer, read) }
-    }
+/// A flat buffer of what is learnt.
+#[derive(Clone, Copy, Debug)]
+struct Learnt {
+    own: DeviceTensor,
+    /// Whether it is of everything, or of this rank's shards.
+    is_whole: bool,
+    /// Whether it has the elements alone that AdamW updates.
+    are_squares: bool,
 }
 
 impl DeviceEngine for BoardEngine {

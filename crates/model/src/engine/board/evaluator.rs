@@ -31,8 +31,8 @@ pub struct EvaluatorOptions {
     pub context: usize,
     /// Type of weights and activations.
     pub elem: Elem,
-    /// Whether targets have weights.
-    pub weights: bool,
+    /// What sequences say besides their tokens.
+    pub masks: Masks,
 }
 
 impl BoardEvaluator {
@@ -48,9 +48,8 @@ impl BoardEvaluator {
         parameters: &[Parameter],
         options: EvaluatorOptions,
     ) -> Result<Self, EngineError> {
-        let EvaluatorOptions { batch_size: most, context: t, elem, weights } = options;
+        let EvaluatorOptions { batch_size: most, context: t, elem, masks } = options;
         let network = Network { sizes: Sizes { t, ..network.sizes }, ..network };
-        let masks = Masks { weights, documents: false };
         let passes = DeviceEngineOptions { masks, ..reading::options(most, elem) };
         let fit = Fit {
             board: board.as_ref(),
@@ -83,8 +82,8 @@ impl BoardEvaluator {
     /// At most as many sequences as were asked for, each of the context that was.
     ///
     /// # Errors
-    /// If there are more, they have documents, or weights that the evaluator was not told of, a token is not the model's,
-    /// or the board fails.
+    /// If there are more, they have documents or weights that the evaluator was not told of, a token is not the model's, or
+    /// the board fails.
     pub fn evaluate(&mut self, sequences: Sequences<'_>) -> Result<LossSum, EngineError> {
         let Sequences { inputs, targets, weights, documents } = sequences;
         let t = self.reading.network.sizes.t;
@@ -95,7 +94,7 @@ impl BoardEvaluator {
         if weights.is_some() && self.reading.memory.eval.weights.is_none() {
             return Err(EngineError::Masks { what: "weights of targets" });
         }
-        if documents.is_some() {
+        if documents.is_some() && self.reading.memory.eval.documents.is_none() {
             return Err(EngineError::Masks { what: "documents" });
         }
         self.reading.check_tokens(inputs.iter().chain(targets))?;

@@ -6,8 +6,9 @@
 
 use std::collections::BTreeSet;
 
+use wattle_ops::attention::Kind;
 use wattle_ops::attention::board::scratch_bytes;
-use wattle_ops::board::{AttentionPass, Board, BoardError, DevicePtr, Elem, Plans};
+use wattle_ops::board::{AttentionPass, AttentionShape, Board, BoardError, DevicePtr, Elem, Plans};
 
 use super::DeviceEngineOptions;
 use super::activations::{AttentionPlan, Passes};
@@ -100,10 +101,16 @@ impl Fit<'_> {
             false => Plans::First,
         };
         let sizes: BTreeSet<usize> = self.options.micro_batches().map(|sequences| sequences.len()).collect();
-        let jobs = sizes.into_iter().flat_map(|b| self.attention_passes().iter().map(move |&pass| (b, pass)));
-        jobs.into_iter().try_fold(0, |most: usize, (b, pass)| {
-            Ok(most.max(fused.prepare(&self.network.sizes.fused_attention(b), pass, plans)?))
-        })
+        let shapes = sizes.into_iter().flat_map(|b| self.fused_shapes(b));
+        let jobs = shapes.flat_map(|shape| self.attention_passes().iter().map(move |&pass| (shape, pass)));
+        jobs.into_iter()
+            .try_fold(0, |most: usize, (shape, pass)| Ok(most.max(fused.prepare(&shape, pass, plans)?)))
+    }
+
+    /// Attention of `b` sequences, once for each kind that blocks have.
+    fn fused_shapes(&self, b: usize) -> Vec<AttentionShape> {
+        let kinds = self.network.attention_kinds().into_iter();
+        kinds.map(|kind| self.network.sizes.fused_attention(b, kind)).collect()
     }
 
     fn attention_passes(&self) -> &'static [AttentionPass] {
@@ -147,7 +154,7 @@ impl Fit<'_> {
         let (sizes, asked) = (&self.network.sizes, self.options.micro_batch);
         let bytes = match is_fused {
             true => self.workspace_bytes(asked),
-            false => scratch_bytes(&sizes.attention(1, self.options.elem)) as u64,
+            false => scratch_bytes(&sizes.attention(1, self.options.elem, Kind::Causal)) as u64,
         };
         if self.needed(asked, is_fused).saturating_sub(bytes) + RESERVE > free {
             return AttentionMemory::Little;
@@ -197,10 +204,11 @@ impl Fit<'_> {
 
     /// Bytes of fused attention's workspace, by arithmetic; 0 on a board without fused attention.
     fn workspace_bytes(&self, micro_batch: usize) -> u64 {
-        let shape = self.network.sizes.fused_attention(micro_batch);
         let Ok(fused) = self.board.fused_attention() else { return 0 };
-        let bytes = self.attention_passes().iter().map(|&pass| fused.workspace_bytes(&shape, pass));
-        bytes.max().unwrap_or(0)
+        let of_shape = |shape: AttentionShape| {
+            self.attention_passes().iter().map(move |&pass| fused.workspace_bytes(&shape, pass))
+        };
+        self.fused_shapes(micro_batch).into_iter().flat_map(of_shape).max().unwrap_or(0)
     }
 
     fn may_be_fused(&self) -> bool {

@@ -190,12 +190,13 @@ impl<'a> MicroBatch<'a> {
         match self.activations.attention {
             Attention::Fused { workspace } => {
                 self.turn(kept.qkv)?;
-                let (fused, shape) = (self.board.fused_attention()?, self.sizes().fused_attention(self.b));
+                let shape = self.sizes().fused_attention(self.b, block.attention);
+                let fused = self.board.fused_attention()?;
                 fused.forward(&shape, &self.fused_forward(kept), workspace)?;
             }
             Attention::Products { scratch } => {
                 self.turn(kept.qkv)?;
-                let (shape, site) = (self.attention(), self.site(Place::Attention(layer_idx)));
+                let (shape, site) = (self.attention(block), self.site(Place::Attention(layer_idx)));
                 let Kept { attended, log_sum_exp, qkv, .. } = *kept;
                 attention::fwd(
                     self.board,
@@ -209,8 +210,8 @@ impl<'a> MicroBatch<'a> {
                 )?;
             }
             Attention::Cached(cached) => {
-                let (n, angles) = (self.n(), self.activations.rotary);
-                cached.attend(self.board, kept.attended, kept.qkv, layer_idx, n, angles)?;
+                let (layer, n, angles) = ((layer_idx, block.attention), self.n(), self.activations.rotary);
+                cached.attend(self.board, kept.attended, kept.qkv, layer, n, angles)?;
             }
         }
         Ok(())
@@ -382,6 +383,7 @@ impl<'a> MicroBatch<'a> {
             n: rows.len(),
             v: self.sizes().v,
             v_padded: self.sizes().v_padded(),
+            logit_cap: self.sizes().logit_cap,
         }
     }
 
@@ -423,7 +425,7 @@ impl<'a> MicroBatch<'a> {
 
     pub(super) fn embedding_rows(&self) -> embedding::Rows {
         let &Sizes { t, c, .. } = self.sizes();
-        embedding::Rows { tokens: self.slot.tokens, n: self.n(), t, c }
+        embedding::Rows { tokens: self.slot.tokens, n: self.n(), t, c, documents: self.slot.documents }
     }
 
     pub(super) fn hidden_rows(&self, hidden: &Hidden, linear: &Linear) -> activation::board::Input {
@@ -431,8 +433,8 @@ impl<'a> MicroBatch<'a> {
         activation::board::Input { x: hidden.before, bias: self.optional_weight(linear.bias), n, c }
     }
 
-    pub(super) fn attention(&self) -> attention::Shape {
-        self.sizes().attention(self.b, self.options.elem)
+    pub(super) fn attention(&self, block: &Block) -> attention::Shape {
+        self.sizes().attention(self.b, self.options.elem, block.attention)
     }
 
     pub(super) fn fused_forward(&self, kept: &Kept) -> AttentionForward {
@@ -458,6 +460,7 @@ impl<'a> MicroBatch<'a> {
             t,
             cos,
             sin,
+            documents: self.slot.documents,
         })
     }
 

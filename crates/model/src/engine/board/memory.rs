@@ -9,10 +9,10 @@ use super::cutter::Cutter;
 use super::fp8::Fp8;
 use super::inputs::{N_SLOTS, Slot};
 use super::results::Results;
-use super::shards::Shards;
+use super::shards::{Shards, UpdatedBy};
 use super::state::State;
 use crate::engine::MemoryPlan;
-use crate::engine::layout::{Entry, Layout};
+use crate::engine::layout::Layout;
 use crate::engine::network::Network;
 use crate::moments::MatrixUpdate;
 
@@ -58,9 +58,9 @@ impl Memory {
         if let Some(fp8) = &mut fp8 {
             fp8.cut_scratch(&mut cutter, network, [options.micro_batch * t, activations.logits_rows]);
         }
-        let muon = cut_muon(&mut cutter, layout, options.elem);
+        let muon = cut_muon(&mut cutter, layout, shards, options.elem);
         let floats = (of_a_step * layout.len() * Elem::F32.bytes()) as u64;
-        let n_moments = 2 * shards.own_len() - layout.mean_squares().n_skipped();
+        let n_moments = shards.own_len() + shards.own_squares_len();
         let moments = options.moments.bytes((of_a_step * n_moments) as u64);
         let plan = MemoryPlan {
             weights: state_bytes - floats - moments,
@@ -73,9 +73,12 @@ impl Memory {
     }
 }
 
-/// Memory for the updates that Muon makes of the matrices in `layout`, whose products are of type `elem`.
-fn cut_muon(cutter: &mut Cutter, layout: &Layout, elem: Elem) -> Option<muon::Scratch> {
-    let lens = muon::ScratchLens::of(layout.orthogonalized().map(Entry::matrix));
+/// Memory for the updates that Muon makes of this rank's matrices, whose products are of type `elem`.
+fn cut_muon(cutter: &mut Cutter, layout: &Layout, shards: &Shards, elem: Elem) -> Option<muon::Scratch> {
+    let lens = muon::ScratchLens::of(shards.own().filter_map(|shard| match shard.updated_by {
+        UpdatedBy::Muon { shape } => Some(shape),
+        UpdatedBy::AdamW { .. } => None,
+    }));
     (layout.matrices() != MatrixUpdate::AdamW).then(|| muon::Scratch {
         direction: cutter.take_of(lens.matrix),
         partial: cutter.take_of(lens.partial),

@@ -214,7 +214,7 @@ pub struct DeviceEngineOptions {
     pub clip_norm: f64,
     /// AdamW's.
     pub hyperparameters: Hyperparameters,
-    /// How matrices of blocks are updated; by Muon on a board alone.
+    /// How matrices of blocks are updated.
     pub matrices: MatrixUpdate,
     /// What batches may say beside their tokens.
     pub masks: Masks,

@@ -118,7 +118,8 @@ impl Results {
             norm_scratch: cutter.take_of(grad_norm::SCRATCH_LEN),
             of_ranks: shards.are_exchanged().then(|| {
                 let world = shards.share().world;
-                let n_parts = shards.own().map(|shard| grad_norm::n_parts(shard.range.len())).sum();
+                let n_parts = |rank| shards.lens_of(rank).map(grad_norm::n_parts).sum();
+                let n_parts = (0..world).map(n_parts).max().unwrap_or(0);
                 let sums = RankSums { rows: Ptr::new(DevicePtr::new(0)), world, n_parts };
                 RankSums { rows: cutter.take_of(world * sums.width()), ..sums }
             }),
@@ -158,10 +159,16 @@ impl Results {
     ) -> Result<(), EngineError> {
         let sums = self.of_ranks.expect("there is room for the sums of ranks");
         let (rank, RowResults { losses, correct }) = (shards.share().rank, self.rows);
-        let mut parts = sums.row(rank);
+        let mut n_parts = 0;
         for Shard { range, .. } in shards.own() {
+            let parts = sums.row(rank).add(n_parts);
             grad_norm::sums_of_squares(board, parts, gradients.add(range.start), range.len())?;
-            parts = parts.add(grad_norm::n_parts(range.len()));
+            n_parts += grad_norm::n_parts(range.len());
+        }
+        if n_parts < sums.n_parts {
+            // Others have more parts.
+            let rest = sums.row(rank).add(n_parts).bytes();
+            board.zero(rest, (sums.n_parts - n_parts) * size_of::<f64>())?;
         }
         results::sum_of_rank(board, &sums, rank, losses, correct, self.n_rows)?;
         exchange.gather_rows(sums.rows.bytes(), sums.width() * size_of::<f64>())?;

@@ -1,6 +1,6 @@
 //! The sizes of a network as a board's operations take them.
 
-use wattle_ops::attention::board as attention;
+use wattle_ops::attention::{Kind, board as attention};
 use wattle_ops::board::{AttentionShape, Elem};
 
 use crate::engine::layout::padded_vocabulary;
@@ -21,13 +21,13 @@ impl Sizes {
     }
 
     /// Of attention, for `b` sequences.
-    pub(super) fn attention(&self, b: usize, elem: Elem) -> attention::Shape {
-        let &Self { t, n_heads, n_kv_heads, head_width: d, attention: kind, .. } = self;
+    pub(super) fn attention(&self, b: usize, elem: Elem, kind: Kind) -> attention::Shape {
+        let &Self { t, n_heads, n_kv_heads, head_width: d, .. } = self;
         attention::Shape { b, t, n_heads, n_kv_heads, d, elem, kind }
     }
 
     /// Of the board's own attention, for `b` sequences.
-    pub(super) fn fused_attention(&self, b: usize) -> AttentionShape {
+    pub(super) fn fused_attention(&self, b: usize, kind: Kind) -> AttentionShape {
         let &Self { t, n_heads, n_kv_heads, head_width, .. } = self;
         AttentionShape {
             batch: b,
@@ -37,7 +37,7 @@ impl Sizes {
             head_width,
             qkv_row_stride: self.qkv(),
             out_row_stride: self.heads(),
-            kind: self.attention,
+            kind,
             has_documents: false,
         }
     }

@@ -9,7 +9,7 @@ use wattle_ops::board::{Board, DeviceTensor, Elem, Ptr};
 use super::DeviceEngineOptions;
 use super::cutter::Cutter;
 use super::error::EngineError;
-use super::shards::{Shard, Shards};
+use super::shards::{Shard, Shards, UpdatedBy};
 use crate::copies::with_values;
 use crate::differences::shape_fault;
 use crate::engine::layout::{Entry, Layout};
@@ -66,7 +66,7 @@ impl State {
             frozen: None,
             gradients: cutter.take_of(len),
             mean: cutter.take(own_len, moments.elem()),
-            mean_square: cutter.take(own_len - layout.mean_squares().n_skipped(), moments.elem()),
+            mean_square: cutter.take(shards.own_squares_len(), moments.elem()),
         }
     }
 
@@ -191,8 +191,11 @@ pub(super) fn write_moments(
         let names = layout.matrices().moment_names(&place.name, &place.dims);
         let buffers = names.iter().zip([state.mean, state.mean_square]);
         for (which, (name, to)) in buffers.enumerate() {
-            let n_missing = layout.n_missing_before(which, place);
-            write_own(board, to, shards, place, n_missing, &moments[name])?;
+            let start = |shard: &Shard| match (which, shard.updated_by) {
+                (1, UpdatedBy::AdamW { squares }) => squares,
+                _ => shard.start,
+            };
+            write_own(board, to, (shards, start), place, &moments[name])?;
         }
     }
     Ok(())
@@ -211,27 +214,28 @@ pub(super) fn write_masters(
     }
     let tensors = parameters.iter().map(|parameter| parameter.var.as_tensor());
     let mut places = layout.entries().iter().zip(tensors);
-    places.try_for_each(|(place, tensor)| write_own(board, masters.at.into(), shards, place, 0, tensor))
+    let start = |shard: &Shard| shard.start;
+    places.try_for_each(|(place, tensor)| write_own(board, masters.at.into(), (shards, start), place, tensor))
 }
 
-/// Puts what is this rank's of a parameter's numbers to their places in `to`, a buffer of its shards without `n_missing`
-/// elements before the parameter.
+/// Puts what is this rank's of a parameter's numbers to their places in `to`, where each of its shards starts as `start_of`
+/// says.
 fn write_own(
     board: &dyn Board,
     to: DeviceTensor,
-    shards: &Shards,
+    (shards, start_of): (&Shards, impl Fn(&Shard) -> usize),
     place: &Entry,
-    n_missing: usize,
     tensor: &Tensor,
 ) -> Result<(), EngineError> {
     let first = place.range.start;
     with_values(checked(place, tensor)?, |values| {
-        shards.own().try_for_each(|Shard { range, start }| {
+        shards.own().try_for_each(|shard| {
+            let range = &shard.range;
             let (from, end) = (range.start.max(first), range.end.min(place.range.end));
             match from < end {
                 true => write_narrow(
                     board,
-                    to.add(start + from - range.start - n_missing),
+                    to.add(start_of(shard) + from - range.start),
                     &values[from - first..end - first],
                 ),
                 false => Ok(()),

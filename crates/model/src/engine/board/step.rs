@@ -15,7 +15,7 @@ use super::forward::MicroBatch;
 use super::fp8::Fp8;
 use super::inputs::Slot;
 use super::results::Results;
-use super::shards::{Exchange, Shard, Shards};
+use super::shards::{Exchange, Shard, Shards, UpdatedBy};
 use super::state::State;
 use crate::engine::layout::Layout;
 use crate::engine::network::Network;
@@ -122,8 +122,7 @@ impl StepLaunches<'_> {
         match self.exchange() {
             None => {
                 self.sums()?;
-                self.muon()?;
-                self.shards.own().try_for_each(|shard| self.adamw(&shard))?;
+                self.shards.own().try_for_each(|shard| self.update_shard(shard))?;
                 self.quantize()?;
                 self.mark(3)
             }
@@ -131,9 +130,8 @@ impl StepLaunches<'_> {
                 exchange.join()?;
                 self.sums_of_ranks(&exchange)?;
                 self.mark(3)?;
-                self.muon()?;
-                for (bucket_idx, shard) in self.shards.own().enumerate() {
-                    self.adamw(&shard)?;
+                for (bucket_idx, shards) in self.shards.own_by_bucket().enumerate() {
+                    shards.iter().try_for_each(|shard| self.update_shard(shard))?;
                     exchange.gather(self.gathered(), bucket_idx)?;
                 }
                 self.mark(4)?;
@@ -206,27 +204,27 @@ impl StepLaunches<'_> {
         self.quantize()
     }
 
-    /// Of what Muon does not update.
-    fn adamw(&self, shard: &Shard) -> Result<(), EngineError> {
-        let parts = self.layout.mean_squares().parts(&shard.range);
-        parts.iter().filter(|part| !part.is_empty()).try_for_each(|part| self.adamw_of(shard, part))
+    fn update_shard(&self, shard: &Shard) -> Result<(), EngineError> {
+        match shard.updated_by {
+            UpdatedBy::AdamW { squares } => self.adamw(shard, squares),
+            UpdatedBy::Muon { shape } => self.muon(shard, shape),
+        }
     }
 
-    fn adamw_of(&self, shard: &Shard, part: &Range<usize>) -> Result<(), EngineError> {
+    fn adamw(&self, shard: &Shard, squares: usize) -> Result<(), EngineError> {
         let DeviceEngineOptions { hyperparameters, elem, moments, .. } = *self.options;
         let State { masters, working, gradients, mean, mean_square, .. } = *self.state;
-        let Shard { range, start } = shard;
-        let of_squares = self.layout.mean_squares().range(part);
+        let Shard { range, start, .. } = shard;
         let step = adamw::Step {
-            weights: masters.of(shard).add(part.start - range.start),
-            mean: mean.add(start + part.start - range.start),
-            mean_square: mean_square.add(start + of_squares.start - range.start),
+            weights: masters.of(shard),
+            mean: mean.add(*start),
+            mean_square: mean_square.add(squares),
             seed: moments.seed(),
-            working: (elem != Elem::F32).then(|| working.add(part.start)),
-            gradients: gradients.add(part.start),
-            n: part.len(),
-            first: part.start,
-            n_decaying: self.layout.n_decaying().clamp(part.start, part.end) - part.start,
+            working: (elem != Elem::F32).then(|| working.add(range.start)),
+            gradients: gradients.add(range.start),
+            n: range.len(),
+            first: range.start,
+            n_decaying: self.layout.n_decaying().clamp(range.start, range.end) - range.start,
             hyperparameters,
             state: self.slot.state,
             norm: self.results.norm,
@@ -234,30 +232,26 @@ impl StepLaunches<'_> {
         Ok(adamw::step(self.board, &step)?)
     }
 
-    /// Updates the matrices that are Muon's.
-    fn muon(&self) -> Result<(), EngineError> {
+    fn muon(&self, shard: &Shard, shape: [usize; 2]) -> Result<(), EngineError> {
         let DeviceEngineOptions { matrices, elem, moments, .. } = *self.options;
         let (MatrixUpdate::Muon(hyperparameters), Some(scratch)) = (matrices, self.muon) else {
-            return Ok(());
+            unreachable!("a matrix of Muon's comes with what updates it");
         };
         let State { masters, working, gradients, mean, .. } = *self.state;
-        for entry in self.layout.orthogonalized() {
-            let first = entry.range.start;
-            let step = muon::Step {
-                weights: masters.at.add(first),
-                momentum: mean.add(first),
-                seed: moments.seed(),
-                first,
-                working: (elem != Elem::F32).then(|| working.add(first)),
-                gradients: gradients.add(first),
-                shape: entry.matrix(),
-                hyperparameters,
-                state: self.slot.state,
-                norm: self.results.norm,
-            };
-            muon::step(self.board, &step, scratch)?;
-        }
-        Ok(())
+        let first = shard.range.start;
+        let step = muon::Step {
+            weights: masters.of(shard),
+            momentum: mean.add(shard.start),
+            seed: moments.seed(),
+            first,
+            working: (elem != Elem::F32).then(|| working.add(first)),
+            gradients: gradients.add(first),
+            shape,
+            hyperparameters,
+            state: self.slot.state,
+            norm: self.results.norm,
+        };
+        Ok(muon::step(self.board, &step, scratch)?)
     }
 
     fn quantize(&self) -> Result<(), EngineError> {

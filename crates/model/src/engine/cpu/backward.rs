@@ -136,7 +136,7 @@ impl Passes<'_> {
 
         let grad_heads = &mut branch[..kept.attended.len()];
         self.linear_bwd_x(grad_heads, Store::Overwrite, gradients.attention_out, &block.attention_out);
-        let shape = sizes.attention_shape();
+        let shape = sizes.attention_shape(block.attention);
         let layout = attention::cpu::QkvLayout::fused(&shape);
         let saved =
             attention::cpu::Saved { out: kept.attended, log_sum_exp: kept.log_sum_exp, qkv: kept.qkv };
@@ -145,7 +145,7 @@ impl Passes<'_> {
         attention::cpu::bwd(gradients.qkv, grad_heads, saved, &layout, &shape, documents, site, scratch);
         if let Some(rotary) = self.rotary {
             let (rows, n_heads) = sizes.turning();
-            rope::cpu::bwd(gradients.qkv, rows, x.len() / c, n_heads, t, rotary);
+            rope::cpu::bwd(gradients.qkv, rows, x.len() / c, n_heads, t, documents, rotary);
         }
         if let Some(norms) = &block.query_key_norms {
             self.query_key_norms_backward(norms, gradients.qkv, kept, partials, scratch);

@@ -120,7 +120,8 @@ impl Passes<'_> {
         let &Sizes { t, c, v, .. } = &self.network.sizes;
         let table = |start: usize, n_rows: usize| &self.weights[start..start + n_rows * c];
         let positions = self.network.position_table().map(|start| table(start, t));
-        embedding::cpu::fwd(x, tokens, table(self.network.token_table, v), positions, t, c);
+        let documents = self.documents(first, tokens.len());
+        embedding::cpu::fwd(x, tokens, table(self.network.token_table, v), positions, documents, t, c);
         if let Some(site) = self.sites.embedding(first) {
             dropout::cpu::fwd(x, t * c, &site);
         }
@@ -144,14 +145,14 @@ impl Passes<'_> {
                 head_norm::cpu::fwd(kept.qkv, kept.query_key, kept.query_key_rstd, &heads);
             }
         }
+        let documents = self.documents(first, x.len() / sizes.c);
         if let Some(rotary) = self.rotary {
             let (rows, n_heads) = sizes.turning();
-            rope::cpu::fwd(kept.qkv, rows, x.len() / sizes.c, n_heads, sizes.t, rotary);
+            rope::cpu::fwd(kept.qkv, rows, x.len() / sizes.c, n_heads, sizes.t, documents, rotary);
         }
-        let shape = sizes.attention_shape();
+        let shape = sizes.attention_shape(block.attention);
         let layout = attention::cpu::QkvLayout::fused(&shape);
         let site = sites.attention.as_ref();
-        let documents = self.documents(first, x.len() / sizes.c);
         let (out, log_sum_exp) = (&mut *kept.attended, &mut *kept.log_sum_exp);
         attention::cpu::fwd(out, log_sum_exp, kept.qkv, &layout, &shape, documents, site, scratch);
         self.project(branch, kept.attended, &block.attention_out, sites.attention_out)

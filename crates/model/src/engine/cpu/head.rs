@@ -13,6 +13,8 @@ use crate::engine::{LossSum, Sequences};
 pub(super) struct Head {
     pub(super) weight: Range<usize>,
     pub(super) shape: Shape,
+    /// Largest magnitude of a logit.
+    pub(super) logit_cap: Option<f32>,
     /// Whether its products are in eight bits.
     pub(super) is_fp8: bool,
 }
@@ -28,11 +30,12 @@ impl Head {
         sequences: Sequences<'_>,
         scale: f32,
     ) -> LossSum {
-        let Self { weight, shape, is_fp8 } = self;
+        let Self { weight, shape, is_fp8, logit_cap } = self;
         let Sequences { targets, weights: target_weights, .. } = sequences;
         let Arena { final_norm, branch, losses, logits, .. } = arena;
         let x = &final_norm.out.values()[..targets.len() * shape.n_in];
-        let input = Input { x, weight: &weights[weight.clone()], targets, target_weights };
+        let logit_cap = *logit_cap;
+        let input = Input { x, weight: &weights[weight.clone()], targets, target_weights, logit_cap };
         let grad_x = &mut branch.values_mut()[..x.len()];
         let losses = &mut losses.values_mut()[..targets.len()];
         let Some(gradients) = gradients else {
@@ -48,12 +51,12 @@ impl Head {
     /// Losses without gradients. As many rows at a time as in training, in fixed parts.
     pub(super) fn evaluate(&self, arena: &mut Arena, weights: &[f32], sequences: Sequences<'_>) -> LossSum {
         let Sequences { targets, weights: target_weights, .. } = sequences;
-        let Self { weight, shape, is_fp8 } = self;
+        let Self { weight, shape, is_fp8, logit_cap } = self;
         let weight = &weights[weight.clone()];
         let Arena { final_norm, losses, logits, .. } = arena;
         let losses = &mut losses.values_mut()[..targets.len()];
         let x = &final_norm.out.values()[..targets.len() * shape.n_in];
-        let input = Input { x, weight, targets, target_weights };
+        let input = Input { x, weight, targets, target_weights, logit_cap: *logit_cap };
         if *is_fp8 {
             let n_correct = fp8::fwd_par(losses, &input, shape, logits);
             return LossSum { loss: sum(losses), n_correct };

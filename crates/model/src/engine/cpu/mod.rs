@@ -50,7 +50,6 @@ use super::adapters::LowRank;
 use super::flat_state::FlatState;
 use super::flat_tensors;
 use super::layout::{Layout, Placement};
-use super::muon::scratch_bytes;
 use super::network::{Block, Network, Sizes};
 use super::{Engine, EngineOptions, LossSum, MemoryPlan, Sequences};
 use crate::config::ModelConfig;
@@ -157,6 +156,7 @@ impl CpuEngine {
             head: Head {
                 weight: network.head..network.head + v * c,
                 shape: network.sizes.classifier_shape(),
+                logit_cap: network.sizes.logit_cap,
                 is_fp8: options.fp8.is_some_and(|fp8| fp8.head),
             },
             rounded: if options.fp8.is_some() { state.weights.clone() } else { Vec::new() },
@@ -183,7 +183,7 @@ impl CpuEngine {
             self.block_backward(sites, layer_idx, sequences, slices);
         }
         if self.frozen.is_none() {
-            self.embedding_backward(sites, sequences.inputs, slices);
+            self.embedding_backward(sites, sequences, slices);
         }
     }
 
@@ -222,12 +222,13 @@ impl CpuEngine {
         add_vector_gradients(&mut gradients[vectors], arena, n_sequences);
     }
 
-    fn embedding_backward(&mut self, sites: &Sites, inputs: &[u32], slices: &Slices) {
+    fn embedding_backward(&mut self, sites: &Sites, sequences: Sequences<'_>, slices: &Slices) {
+        let Sequences { inputs, documents, .. } = sequences;
         let Sizes { t, c, v, .. } = self.network.sizes;
         let grad_x = &mut self.arena.gradients.x;
         let parts: Vec<_> = slices.ranges().zip(cut_mut([&mut *grad_x], slices)).collect();
-        parts.into_par_iter().with_max_len(1).for_each(|(sequences, [grad])| {
-            if let Some(site) = sites.embedding(sequences.start) {
+        parts.into_par_iter().with_max_len(1).for_each(|(part, [grad])| {
+            if let Some(site) = sites.embedding(part.start) {
                 dropout::bwd(grad, t * c, &site);
             }
         });
@@ -239,9 +240,9 @@ impl CpuEngine {
             Some(start) => {
                 let [tokens, positions] =
                     gradients.get_disjoint_mut([tokens, table(start, t)]).expect("tables do not overlap");
-                embedding::bwd_par(tokens, Some(positions), grad_x, inputs, t, c);
+                embedding::bwd_par(tokens, Some(positions), grad_x, inputs, documents, t, c);
             }
-            None => embedding::bwd_par(&mut gradients[tokens], None, grad_x, inputs, t, c),
+            None => embedding::bwd_par(&mut gradients[tokens], None, grad_x, inputs, documents, t, c),
         }
     }
 
@@ -326,10 +327,9 @@ impl Engine for CpuEngine {
         let bytes = (self.state.layout().len() * size_of::<f32>()) as u64;
         let frozen = self.frozen.as_ref().map_or(0, |weights| (weights.len() * size_of::<f32>()) as u64);
         let weights = frozen + if self.rounded.is_empty() { bytes } else { 2 * bytes };
-        let EngineOptions { moments, matrices, .. } = self.arena_sizes.options;
-        let moments = moments.bytes(self.state.n_moments() as u64);
+        let moments = self.arena_sizes.options.moments.bytes(self.state.n_moments() as u64);
         let arena = self.arena_sizes.plan();
-        let scratch = arena.scratch.saturating_add(scratch_bytes(matrices, self.state.layout().shapes()));
+        let scratch = arena.scratch.saturating_add(self.state.muon_bytes());
         MemoryPlan { weights, gradients: bytes, moments, scratch, ..arena }
     }
 

@@ -1,7 +1,7 @@
 //! The sizes of a network as a CPU's operations take them.
 
 use wattle_ops::HeadRows;
-use wattle_ops::attention::cpu as attention;
+use wattle_ops::attention::{Kind, cpu as attention};
 use wattle_ops::classifier::cpu as classifier;
 use wattle_ops::linear::cpu as linear;
 
@@ -12,8 +12,8 @@ use crate::engine::network::{Block, Linear, MlpKind, Network, Norm, NormKind, No
 
 impl Sizes {
     /// Of attention.
-    pub(super) fn attention_shape(&self) -> attention::Shape {
-        let &Self { t, n_heads, n_kv_heads, head_width, attention: kind, .. } = self;
+    pub(super) fn attention_shape(&self, kind: Kind) -> attention::Shape {
+        let &Self { t, n_heads, n_kv_heads, head_width, .. } = self;
         attention::Shape { t, n_heads, n_kv_heads, head_width, kind }
     }
 
@@ -64,7 +64,8 @@ impl Network {
         ArenaSizes {
             n_layers,
             options,
-            attention: sizes.attention_shape(),
+            // Of any kind: scratch is the same for all.
+            attention: sizes.attention_shape(Kind::Causal),
             classifier: sizes.classifier_shape(),
             mean: match sizes.norm {
                 NormKind::Layer => 1,

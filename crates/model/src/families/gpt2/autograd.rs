@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Result, Tensor, Var};
 use wattle_ops::Activation;
 use wattle_ops::attention::{Kind, scaled_dot_product_attention};
 use wattle_ops::board::Board;
-use wattle_ops::embedding::embedding;
+use wattle_ops::embedding::{embedding, embedding_at};
 use wattle_ops::layer_norm::layer_norm;
 use wattle_ops::linear::{linear, linear_transposed};
 
@@ -105,8 +105,14 @@ impl Gpt2 {
         let first = cache.as_ref().map_or(0, |cache| cache.n_cached());
         let t = tokens.dim(1)?;
         let mask = pass.attention_mask(Kind::Causal, first, t, tokens.device())?;
-        let positions = pass.value(&self.position_table).narrow(0, first, t)?;
-        let embedded = embedding(tokens, &pass.value(&self.token_table), &positions)?;
+        let (token_table, position_table) = (pass.value(&self.token_table), pass.value(&self.position_table));
+        let embedded = match pass.positions(t) {
+            None => embedding(tokens, &token_table, &position_table.narrow(0, first, t)?)?,
+            Some(positions) => {
+                let positions = Tensor::from_vec(positions, tokens.dims2()?, tokens.device())?;
+                embedding_at(tokens, &positions, &token_table, &position_table)?
+            }
+        };
         let mut x = pass.dropout(&embedded.to_dtype(pass.dtype)?)?;
         pass.see(|| "transformer.wte + transformer.wpe output".to_owned(), &x)?;
         for layer_idx in 0..self.blocks.len() {
@@ -177,12 +183,17 @@ impl LanguageModel for Gpt2 {
         self.predict(&x, pass)
     }
 
-    fn decode(&self, tokens: &[u32], cache: &mut KvCache, pass: &mut Pass<'_>) -> Result<Tensor> {
-        let (dtype, device) = (pass.dtype, self.token_table.device());
-        let x = cache.extend(tokens, &self.config.kv_shape(), dtype, device, |new, cache| {
-            self.forward(new, Some(cache), pass)
-        })?;
-        self.predict(&x.narrow(1, x.dim(1)? - 1, 1)?, pass)?.flatten_all()
+    fn decode_last(
+        &self,
+        tokens: &[u32],
+        n_last: usize,
+        cache: &mut KvCache,
+        pass: &mut Pass<'_>,
+    ) -> Result<Tensor> {
+        let (shape, on) = (self.config.kv_shape(), (pass.dtype, self.token_table.device()));
+        let forward = |new: &Tensor, cache: &mut KvCache| self.forward(new, Some(cache), pass);
+        let x = cache.extend(tokens, &shape, on, n_last, forward)?;
+        self.predict(&x, pass)?.squeeze(0)
     }
 
     fn engine(&self, options: EngineOptions) -> Result<Option<Box<dyn Engine>>> {

@@ -13,8 +13,8 @@ pub(super) fn faults(config: &ModelConfig, faults: &mut Vec<String>) {
     }
     if config.activation == ActivationKind::Swiglu {
         faults.push(
-            "model.activation = \"swiglu\": a GPT-2 has \"gelu\", \"gelu_tanh\" or \"relu\"; \
-             or set model.family = \"llama\""
+            "model.activation = \"swiglu\": a GPT-2 has \"gelu\", \"gelu_tanh\", \"relu\" or \
+             \"relu2\"; or set model.family = \"llama\""
                 .to_owned(),
         );
     }

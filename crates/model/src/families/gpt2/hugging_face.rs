@@ -68,9 +68,11 @@ fn read_activation(json: &mut ConfigJson) -> ActivationKind {
         "gelu" | "gelu_python" => ActivationKind::Gelu,
         "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => ActivationKind::GeluTanh,
         "relu" => ActivationKind::Relu,
+        "relu2" => ActivationKind::Relu2,
         other => {
             json.fault(format!(
-                "activation_function = {other:?} is not supported: expected \"gelu\", \"gelu_new\" or \"relu\""
+                "activation_function = {other:?} is not supported: expected \"gelu\", \"gelu_new\", \"relu\" or \
+                 \"relu2\""
             ));
             ActivationKind::GeluTanh
         }
@@ -94,6 +96,7 @@ pub(super) fn config_json(config: &ModelConfig, vocab_size: usize) -> Value {
         ActivationKind::Gelu => "gelu",
         ActivationKind::GeluTanh => "gelu_new",
         ActivationKind::Relu => "relu",
+        ActivationKind::Relu2 => "relu2",
         ActivationKind::Swiglu => unreachable!("a configuration of a GPT-2 with SwiGLU is refused"),
     };
     json!({

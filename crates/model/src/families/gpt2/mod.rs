@@ -33,10 +33,12 @@ pub(crate) const SPEC: FamilySpec = FamilySpec {
     token_table: TOKEN_TABLE,
     vocabulary: &[TOKEN_TABLE, HEAD],
     position_table: Some(POSITION_TABLE),
-    continued: &[],
+    continued: |_| &[],
     hugging_face: HuggingFace {
         model_type: "gpt2",
+        other_types: &[],
         read_config: hugging_face::read_config,
+        config_json: hugging_face::config_json,
         parameter_name: hugging_face::parameter_name,
         n_layers: "n_layer",
         is_zero_bias: network::is_absent_bias,

@@ -37,11 +37,11 @@ pub(super) fn network(config: &ModelConfig, vocab_size: usize, layout: &Layout) 
         ff: config.feed_forward_width(),
         t: config.context,
         v: vocab_size,
-        attention: Kind::Causal,
         norm_eps: NORM_EPS as f32,
         norm: NormKind::Layer,
         norm_place: NormPlace::Before,
         mlp: MlpKind::Plain(config.activation.into()),
+        logit_cap: None,
     };
     let token_table = find(layout, TOKEN_TABLE);
     Network {
@@ -65,6 +65,7 @@ fn block(layout: &Layout, layer_idx: usize, sizes: &Sizes) -> Block {
     let &Sizes { c, ff, .. } = sizes;
     Block {
         attention_norm: norm(layout, &name("ln_1"), c),
+        attention: Kind::Causal,
         attention_in: linear("attn.c_attn", c, sizes.qkv()),
         query_key_norms: None,
         attention_out: linear("attn.c_proj", sizes.heads(), c),

@@ -6,22 +6,23 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor, Var, bail};
-use wattle_ops::attention::scaled_dot_product_attention;
+use wattle_ops::Activation;
+use wattle_ops::attention::{Kind, scaled_dot_product_attention};
 use wattle_ops::board::Board;
+use wattle_ops::classifier::soft_cap;
 use wattle_ops::linear::{linear, linear_transposed};
 use wattle_ops::rms_norm::rms_norm;
 use wattle_ops::rope::{Rotary, rope};
 use wattle_ops::swiglu::swiglu;
 
 use super::design::Design;
-use super::hugging_face;
 use super::network::{Start, parts};
 use crate::config::ModelConfig;
 use crate::engine::board::{
     BoardDecoder, BoardEvaluator, DecoderOptions, DeviceEngine, DeviceEngineOptions, EngineError,
     EvaluatorOptions,
 };
-use crate::engine::network::NormPlace;
+use crate::engine::network::{MlpKind, NormPlace};
 use crate::engine::{Engine, EngineOptions};
 use crate::families;
 use crate::kv_cache::KvCache;
@@ -32,7 +33,7 @@ use crate::pass::Pass;
 /// Standard deviation of initial weights (`initializer_range` of Hugging Face's Llama).
 const INIT_STD: f32 = 0.02;
 
-/// A Llama, or a relative of that family: Qwen2, Qwen3, Mistral, OLMo 2.
+/// A Llama, or a relative of that family: Qwen2, Qwen3, Mistral, OLMo 2, Wattle.
 pub struct Llama {
     config: ModelConfig,
     vocab_size: usize,
@@ -50,7 +51,8 @@ struct Block {
     v: Projection,
     attention_out: Projection,
     mlp_norm: Var,
-    gate: Projection,
+    /// Absent where the activation has no gate.
+    gate: Option<Projection>,
     up: Projection,
     down: Projection,
 }
@@ -143,12 +145,20 @@ impl Llama {
         let x = (x + attended)?;
         pass.see(|| format!("model.layers.{layer_idx}.self_attn output"), &x)?;
         let added = self.half(&x, &block.mlp_norm, pass, |x, pass| {
-            let hidden = swiglu(&self.map_rows(x, &block.gate, pass)?, &self.map_rows(x, &block.up, pass)?)?;
+            let hidden = self.expand(x, block, pass)?;
             self.map_rows(&hidden, &block.down, pass)
         })?;
         let x = (&x + added)?;
         pass.see(|| format!("model.layers.{layer_idx}.mlp output"), &x)?;
         Ok(x)
+    }
+
+    /// The feed-forward half up to its second product.
+    fn expand(&self, x: &Tensor, block: &Block, pass: &Pass<'_>) -> Result<Tensor> {
+        match &block.gate {
+            Some(gate) => swiglu(&self.map_rows(x, gate, pass)?, &self.map_rows(x, &block.up, pass)?),
+            None => Activation::from(self.config.activation).apply(&self.map_rows(x, &block.up, pass)?),
+        }
     }
 
     /// What one half of a block, `f`, adds to the residual stream `x`.
@@ -188,7 +198,8 @@ impl Llama {
         };
         let group = self.config.n_heads / self.config.kv_heads();
         let (k, v) = (repeat_heads(&k, group)?, repeat_heads(&v, group)?);
-        let out_bhtd = scaled_dot_product_attention(&q, &k, &v, &view.mask, None)?;
+        let mask = view.mask(self.config.attention_kind(layer_idx));
+        let out_bhtd = scaled_dot_product_attention(&q, &k, &v, mask, None)?;
         self.map_rows(&out_bhtd.transpose(1, 2)?.reshape((b, t, ()))?, &block.attention_out, pass)
     }
 
@@ -209,7 +220,10 @@ impl Llama {
     fn predict(&self, x: &Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
         let head = pass.value(self.head.as_ref().unwrap_or(&self.token_table));
         let logits = linear_transposed(x, &head)?;
-        let logits = logits.to_dtype(DType::F32)?;
+        let mut logits = logits.to_dtype(DType::F32)?;
+        if self.config.logit_softcap > 0.0 {
+            logits = soft_cap(&logits, self.config.logit_softcap)?;
+        }
         pass.see(|| "logits".to_owned(), &logits)?;
         Ok(logits)
     }
@@ -218,8 +232,9 @@ impl Llama {
 /// What some positions look back on, and their angles. It is made for each pass at the length at hand: tables for
 /// the whole context would take memory with its square.
 struct View {
-    mask: Tensor,
-    /// Cosines of each position's angles, (t, d/2).
+    /// One for each kind of attention that there is.
+    masks: Vec<(Kind, Tensor)>,
+    /// Cosines of each position's angles, (t, d/2); within documents (b, 1, t, d/2).
     cos: Tensor,
     /// Their sines.
     sin: Tensor,
@@ -230,12 +245,27 @@ impl View {
     fn of(config: &ModelConfig, first: usize, t: usize, pass: &Pass<'_>, device: &Device) -> Result<Self> {
         let d = config.head_width();
         let rotary = Rotary::of(config.rope_theta, d, first..first + t, config.scaling());
-        let table = |values: &[f32]| Tensor::from_slice(values, (t, d / 2), device)?.to_dtype(pass.dtype);
-        Ok(Self {
-            mask: pass.attention_mask(config.attention_kind(), first, t, device)?,
-            cos: table(rotary.cos())?,
-            sin: table(rotary.sin())?,
-        })
+        let positions = match pass.positions(t) {
+            None => None,
+            Some(positions) => Some(Tensor::new(positions, device)?),
+        };
+        let table = |values: &[f32]| {
+            let table = Tensor::from_slice(values, (t, d / 2), device)?.to_dtype(pass.dtype)?;
+            let Some(positions) = &positions else { return Ok(table) };
+            table.index_select(positions, 0)?.reshape(((), 1, t, d / 2))
+        };
+        let mut masks = Vec::new();
+        for kind in (0..config.n_layers).map(|layer_idx| config.attention_kind(layer_idx)) {
+            if masks.iter().all(|(other, _)| *other != kind) {
+                masks.push((kind, pass.attention_mask(kind, first, t, device)?));
+            }
+        }
+        Ok(Self { masks, cos: table(rotary.cos())?, sin: table(rotary.sin())? })
+    }
+
+    fn mask(&self, kind: Kind) -> &Tensor {
+        let of_kind = self.masks.iter().find(|(other, _)| *other == kind);
+        &of_kind.expect("there is one for each kind").1
     }
 }
 
@@ -249,12 +279,17 @@ impl LanguageModel for Llama {
         self.predict(&x, pass)
     }
 
-    fn decode(&self, tokens: &[u32], cache: &mut KvCache, pass: &mut Pass<'_>) -> Result<Tensor> {
-        let (dtype, device) = (pass.dtype, self.token_table.device());
-        let x = cache.extend(tokens, &self.config.kv_shape(), dtype, device, |new, cache| {
-            self.forward(new, Some(cache), pass)
-        })?;
-        self.predict(&x.narrow(1, x.dim(1)? - 1, 1)?, pass)?.flatten_all()
+    fn decode_last(
+        &self,
+        tokens: &[u32],
+        n_last: usize,
+        cache: &mut KvCache,
+        pass: &mut Pass<'_>,
+    ) -> Result<Tensor> {
+        let (shape, on) = (self.config.kv_shape(), (pass.dtype, self.token_table.device()));
+        let forward = |new: &Tensor, cache: &mut KvCache| self.forward(new, Some(cache), pass);
+        let x = cache.extend(tokens, &shape, on, n_last, forward)?;
+        self.predict(&x, pass)?.squeeze(0)
     }
 
     fn engine(&self, options: EngineOptions) -> Result<Option<Box<dyn Engine>>> {
@@ -303,7 +338,7 @@ impl LanguageModel for Llama {
     }
 
     fn config_json(&self) -> serde_json::Value {
-        hugging_face::config_json(&self.config, self.vocab_size)
+        (self.config.family.spec().hugging_face.config_json)(&self.config, self.vocab_size)
     }
 }
 
@@ -322,6 +357,7 @@ impl Block {
             made.insert(part.name, var);
         }
         let weight = |name: &str| made[&format!("{name}.weight")].clone();
+        let has_gate = Design::of(config).mlp(config) == MlpKind::Gated;
         let projection = |name: &str| Projection {
             weight: weight(&format!("{name}_proj")),
             bias: made.get(&format!("{name}_proj.bias")).cloned(),
@@ -335,7 +371,7 @@ impl Block {
             v: projection("self_attn.v"),
             attention_out: projection("self_attn.o"),
             mlp_norm: weight(mlp_norm),
-            gate: projection("mlp.gate"),
+            gate: has_gate.then(|| projection("mlp.gate")),
             up: projection("mlp.up"),
             down: projection("mlp.down"),
         })

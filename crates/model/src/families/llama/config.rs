@@ -28,11 +28,12 @@ pub(super) fn faults(config: &ModelConfig, faults: &mut Vec<String>) {
         ));
     }
     let family = config.family.with_article();
-    if config.activation != ActivationKind::Swiglu {
+    let design = Design::of(config);
+    if config.activation != ActivationKind::Swiglu && !design.has_options {
         faults.push(format!("model.activation: {family} has \"swiglu\" and no other; leave it out"));
     }
     if config.bias {
-        let biases = match Design::of(config).has_qkv_bias {
+        let biases = match design.has_qkv_bias {
             true => "biases of queries, keys and values, and no others",
             false => "no biases",
         };
@@ -64,7 +65,7 @@ pub(super) fn settle(config: &mut ModelConfig, explicit_keys: &[&str]) {
 ///
 /// # References
 /// Touvron et al., *LLaMA*, 2023, section 2.2, and its published code, which rounds up to a multiple of 256.
-pub(super) fn default_d_ff(config: &ModelConfig) -> usize {
+pub(crate) fn default_d_ff(config: &ModelConfig) -> usize {
     let multiple = if config.d_model < 1024 { 32 } else { 256 };
     (8 * config.d_model / 3).next_multiple_of(multiple)
 }

@@ -1,9 +1,10 @@
 //! In what the relatives of Llama differ from it.
 
-use crate::config::ModelConfig;
-use crate::engine::network::NormPlace;
+use crate::config::{ActivationKind, ModelConfig};
+use crate::engine::network::{MlpKind, NormPlace};
 
 /// In what a family differs from Llama.
+#[derive(Clone, Copy)]
 pub(crate) struct Design {
     /// The name of its class in `transformers`.
     pub(crate) architecture: &'static str,
@@ -15,6 +16,9 @@ pub(crate) struct Design {
     pub(crate) norm_place: NormPlace,
     /// Whether attention may look back on a window.
     pub(crate) has_window: bool,
+    /// Whether a configuration may ask for norms of queries and keys, for an activation without a gate, for layers that
+    /// see the whole context among those with a window, and for a bound of logits.
+    pub(crate) has_options: bool,
 }
 
 /// What queries and keys are normalized over.
@@ -29,12 +33,24 @@ pub(crate) enum QueryKeyNorm {
 }
 
 impl Design {
-    /// That of a configuration's family.
+    /// That of a configuration.
     ///
     /// # Panics
-    /// If it is neither Llama nor a relative.
-    pub(super) fn of(config: &ModelConfig) -> &'static Self {
-        config.family.spec().design.expect("the family is Llama or a relative")
+    /// If its family is neither Llama nor a relative.
+    pub(super) fn of(config: &ModelConfig) -> Self {
+        let design = *config.family.spec().design.expect("the family is Llama or a relative");
+        match design.has_options && config.qk_norm {
+            true => Self { query_key_norm: QueryKeyNorm::Head, ..design },
+            false => design,
+        }
+    }
+
+    /// What stands between the products of a feed-forward half.
+    pub(super) fn mlp(&self, config: &ModelConfig) -> MlpKind {
+        match config.activation {
+            kind if self.has_options && kind != ActivationKind::Swiglu => MlpKind::Plain(kind.into()),
+            _ => MlpKind::Gated,
+        }
     }
 
     /// What the norms of a block's two halves are called.

@@ -40,7 +40,8 @@ pub(super) fn read_llama(json: &mut ConfigJson) -> ModelConfig {
 
 /// Reads the configuration of a Llama or a relative, but for windows.
 pub(crate) fn read_config(json: &mut ConfigJson, reading: Reading) -> ModelConfig {
-    refuse_unsupported(json);
+    let design = reading.family.spec().design;
+    refuse_unsupported(json, design.is_some_and(|design| design.has_options));
     let n_heads = json.count("num_attention_heads");
     let n_kv_heads = match reading.needs_kv_heads {
         true => json.count("num_key_value_heads"),
@@ -85,8 +86,9 @@ pub(crate) fn refuse_windows(json: &mut ConfigJson) {
     }
 }
 
-/// `attention_dropout` is not among these: it changes no prediction, and nothing is dropped here.
-fn refuse_unsupported(json: &mut ConfigJson) {
+/// `attention_dropout` is not among these: it changes no prediction, and nothing is dropped here. A family that
+/// `has_options` reads its activation itself.
+fn refuse_unsupported(json: &mut ConfigJson, has_options: bool) {
     for key in ["attention_bias", "mlp_bias"] {
         if json.flag(key, false) {
             json.fault(format!("{key} = true is not supported: expected false"));
@@ -94,6 +96,7 @@ fn refuse_unsupported(json: &mut ConfigJson) {
     }
     match json.text("hidden_act").as_deref() {
         None | Some("silu" | "swish") => {}
+        Some(_) if has_options => {}
         Some(other) => json.fault(format!("hidden_act = {other:?} is not supported: expected \"silu\"")),
     }
     if json.has("quantization_config") {
@@ -184,7 +187,7 @@ pub(super) fn parameter_name(name: &str) -> Option<String> {
 
 /// The content of `config.json` for a Llama or a relative, as `transformers` reads it: rotary positions both as version 5 writes
 /// them and as version 4 does.
-pub(super) fn config_json(config: &ModelConfig, vocab_size: usize) -> Value {
+pub(crate) fn config_json(config: &ModelConfig, vocab_size: usize) -> Value {
     let scaling = match config.rope_scaling {
         RopeScaling::None => None,
         RopeScaling::Linear => Some(json!({"rope_type": "linear", "factor": config.rope_factor})),

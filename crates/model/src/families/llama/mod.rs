@@ -16,8 +16,10 @@ use super::{Family, FamilySpec, HEAD, HuggingFace};
 use crate::engine::network::NormPlace;
 
 pub use autograd::Llama;
+pub(crate) use config::default_d_ff;
 pub(crate) use design::{Design, QueryKeyNorm};
-pub(crate) use hugging_face::{Reading, read_config, refuse_windows};
+pub(crate) use hugging_face::{Reading, config_json, read_config, refuse_windows};
+pub(crate) use network::CONTINUED;
 
 /// The table of tokens.
 const TOKEN_TABLE: &str = "model.embed_tokens.weight";
@@ -33,6 +35,7 @@ pub(crate) const SPEC: FamilySpec = FamilySpec {
         query_key_norm: QueryKeyNorm::None,
         norm_place: NormPlace::Before,
         has_window: false,
+        has_options: false,
     }),
     faults: config::faults,
     settle: config::settle,
@@ -43,10 +46,12 @@ pub(crate) const SPEC: FamilySpec = FamilySpec {
     token_table: TOKEN_TABLE,
     vocabulary: &[TOKEN_TABLE, HEAD],
     position_table: None,
-    continued: &network::CONTINUED,
+    continued: |_| &network::CONTINUED,
     hugging_face: HuggingFace {
         model_type: "llama",
+        other_types: &[],
         read_config: hugging_face::read_llama,
+        config_json: hugging_face::config_json,
         parameter_name: hugging_face::parameter_name,
         n_layers: "num_hidden_layers",
         is_zero_bias: |_, _| false,

@@ -1,5 +1,7 @@
 //! A Llama or a relative as an engine sees it.
 
+use wattle_ops::attention::Kind;
+
 use super::TOKEN_TABLE;
 use super::design::Design;
 use crate::config::ModelConfig;
@@ -68,7 +70,9 @@ pub(super) fn parts(config: &ModelConfig) -> Vec<Part> {
     if design.norm_place == NormPlace::Before {
         norm(&mut add, mlp_norm);
     }
-    add("mlp.gate_proj.weight", &[ff, c], Start::Normal);
+    if design.mlp(config) == MlpKind::Gated {
+        add("mlp.gate_proj.weight", &[ff, c], Start::Normal);
+    }
     add("mlp.up_proj.weight", &[ff, c], Start::Normal);
     add("mlp.down_proj.weight", &[c, ff], Start::Residual);
     if design.norm_place == NormPlace::After {
@@ -104,17 +108,19 @@ pub(crate) fn network(config: &ModelConfig, vocab_size: usize, layout: &Layout) 
         ff: config.feed_forward_width(),
         t: config.context,
         v: vocab_size,
-        attention: config.attention_kind(),
         norm_eps: config.norm_eps as f32,
         norm: NormKind::Rms,
         norm_place: design.norm_place,
-        mlp: MlpKind::Gated,
+        mlp: design.mlp(config),
+        logit_cap: (config.logit_softcap > 0.0).then_some(config.logit_softcap as f32),
     };
     let token_table = find(layout, TOKEN_TABLE);
     Network {
         token_table,
         positions: Positions::Rotary { theta: config.rope_theta, scaling: config.scaling() },
-        blocks: (0..config.n_layers).map(|layer_idx| block(layout, layer_idx, &sizes, design)).collect(),
+        blocks: (0..config.n_layers)
+            .map(|layer_idx| block(layout, (layer_idx, config.attention_kind(layer_idx)), &sizes, &design))
+            .collect(),
         final_norm: Norm { weight: find(layout, "model.norm.weight"), bias: None, width: sizes.c },
         head: layout.find(HEAD).map_or(token_table, |range| range.start),
         drops: false,
@@ -123,7 +129,7 @@ pub(crate) fn network(config: &ModelConfig, vocab_size: usize, layout: &Layout) 
     }
 }
 
-fn block(layout: &Layout, layer_idx: usize, sizes: &Sizes, design: &Design) -> Block {
+fn block(layout: &Layout, (layer_idx, attention): (usize, Kind), sizes: &Sizes, design: &Design) -> Block {
     let place = |part: &str| find(layout, &format!("model.layers.{layer_idx}.{part}"));
     let &Sizes { c, ff, n_heads, n_kv_heads, head_width, .. } = sizes;
     let norm = |part: &str, width| Norm { weight: place(&format!("{part}.weight")), bias: None, width };
@@ -140,8 +146,13 @@ fn block(layout: &Layout, layer_idx: usize, sizes: &Sizes, design: &Design) -> B
         Some(QueryKeyNorms { q: norm("self_attn.q_norm", q), k: norm("self_attn.k_norm", k) })
     };
     let [attention_norm, mlp_norm] = design.norm_names();
+    let first_of_mlp = match sizes.mlp {
+        MlpKind::Gated => "mlp.gate_proj",
+        MlpKind::Plain(_) => "mlp.up_proj",
+    };
     Block {
         attention_norm: norm(attention_norm, c),
+        attention,
         attention_in: Linear {
             bias: design.has_qkv_bias.then(|| place("self_attn.q_proj.bias")),
             ..linear("self_attn.q_proj", c, sizes.qkv())
@@ -149,7 +160,7 @@ fn block(layout: &Layout, layer_idx: usize, sizes: &Sizes, design: &Design) -> B
         query_key_norms: query_key_norms(),
         attention_out: linear("self_attn.o_proj", sizes.heads(), c),
         mlp_norm: norm(mlp_norm, c),
-        mlp_in: linear("mlp.gate_proj", c, sizes.expanded()),
+        mlp_in: linear(first_of_mlp, c, sizes.expanded()),
         mlp_out: linear("mlp.down_proj", ff, c),
     }
 }

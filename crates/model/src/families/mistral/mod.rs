@@ -20,6 +20,7 @@ pub(crate) const SPEC: FamilySpec = FamilySpec {
         query_key_norm: QueryKeyNorm::None,
         norm_place: NormPlace::Before,
         has_window: true,
+        has_options: false,
     }),
     hugging_face: HuggingFace { model_type: "mistral", read_config, ..llama::SPEC.hugging_face },
     gguf: None,

@@ -12,7 +12,7 @@ use super::context::Context;
 use super::lock;
 use super::patience::Patience;
 use super::stream::{Event, Stream};
-use crate::board::{BoardError, Collectives, DevicePtr, Ptr};
+use crate::board::{BoardError, Collectives, DevicePtr, Owned, Ptr};
 
 /// A communicator over the boards of all ranks, and the stream of its work.
 ///
@@ -127,6 +127,27 @@ impl Collectives for CudaCollectives {
         self.enqueue("a gathering by all", |communicator| {
             // SAFETY: that `x` has `n_bytes` a rank on this device is the caller's part, as for any work of a board.
             unsafe { communicator.all_gather((from.cast_const(), to), n_bytes, Element::U8, stream) }
+        })
+    }
+
+    fn reduce(&self, parts: &[Owned]) -> Result<(), BoardError> {
+        let stream = self.stream.handle.as_ptr();
+        let parts: Vec<_> = parts
+            .iter()
+            .map(|part| (pointer(part.at), part.n_bytes / size_of::<f32>(), part.owner))
+            .collect();
+        self.enqueue("sums over ranks", |communicator| {
+            // SAFETY: that each part lies on this device is the caller's part, as for any work of a board.
+            unsafe { communicator.reduce_each(&parts, (Element::F32, Reduction::Sum), stream) }
+        })
+    }
+
+    fn broadcast(&self, parts: &[Owned]) -> Result<(), BoardError> {
+        let stream = self.stream.handle.as_ptr();
+        let parts: Vec<_> = parts.iter().map(|part| (pointer(part.at), part.n_bytes, part.owner)).collect();
+        self.enqueue("broadcasts", |communicator| {
+            // SAFETY: that each part lies on this device is the caller's part, as for any work of a board.
+            unsafe { communicator.broadcast_each(&parts, stream) }
         })
     }
 

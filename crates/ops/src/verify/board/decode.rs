@@ -160,7 +160,7 @@ fn whole(
     let shape = cpu::Shape { t, n_heads, n_kv_heads, head_width: d, kind };
     let row_stride = (n_heads + 2 * n_kv_heads) * d;
     if let Some(rotary) = rotary {
-        rope::fwd(&mut qkv, HeadRows { offset: 0, row_stride }, 2 * t, n_heads + n_kv_heads, t, rotary);
+        rope::fwd(&mut qkv, HeadRows { offset: 0, row_stride }, 2 * t, n_heads + n_kv_heads, t, None, rotary);
     }
     let (mut out, mut lse) = (vec![0.0; 2 * t * n_heads * d], vec![0.0; 2 * n_heads * t]);
     let mut scratch = vec![0.0; shape.fwd_scratch_len()];

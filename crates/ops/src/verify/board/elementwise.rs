@@ -10,10 +10,13 @@ use crate::swiglu::{board as swiglu_board, cpu as swiglu};
 use crate::verify::Check;
 use crate::verify::cpu::classifier::target_weights;
 
+/// What normal logits are kept below where they are capped.
+const CAP: f32 = 2.0;
+
 pub(super) fn checks(bench: &mut Bench<'_>) -> Result<Vec<Check>, BoardError> {
     let mut all = Vec::new();
     for shape in SHAPES {
-        for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
+        for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Relu2] {
             for with_bias in [true, false] {
                 all.extend(activate(bench, shape, activation, with_bias)?);
             }
@@ -22,8 +25,9 @@ pub(super) fn checks(bench: &mut Bench<'_>) -> Result<Vec<Check>, BoardError> {
     }
     for [n, v] in [[9, 41], [7, 65], [3, 300], [2, 5001]] {
         for way in ["plain", "online", "online_fast", "shared", "shared_fast"] {
-            all.extend(classify(bench, [n, v], false, way)?);
-            all.extend(classify(bench, [n, v], true, way)?);
+            all.extend(classify(bench, [n, v], false, None, way)?);
+            all.extend(classify(bench, [n, v], true, None, way)?);
+            all.extend(classify(bench, [n, v], true, Some(CAP), way)?);
         }
     }
     Ok(all)
@@ -80,6 +84,7 @@ fn classify(
     bench: &mut Bench<'_>,
     [n, v]: [usize; 2],
     is_weighted: bool,
+    logit_cap: Option<f32>,
     way: &str,
 ) -> Result<Vec<Check>, BoardError> {
     bench.clear();
@@ -96,12 +101,18 @@ fn classify(
         n,
         v,
         v_padded,
+        logit_cap,
     };
     let (mut losses, mut correct, mut grads) = (vec![0.0; n], vec![0.0; n], vec![0.0; n * v_padded]);
     let scale = 0.125;
     let weighted = if is_weighted { ", weighted" } else { "" };
+    let capped = if logit_cap.is_some() { ", capped" } else { "" };
     for row in 0..n {
-        let logits: Vec<f64> = logits[row * v_padded..][..v].iter().map(|&x| f64::from(x)).collect();
+        let logits = logits[row * v_padded..][..v].iter().map(|&x| f64::from(x));
+        let cap = logit_cap.map(f64::from);
+        let capped = |x: f64| cap.map_or(x, |cap| cap * (x / cap).tanh());
+        let slope = |x: f64| cap.map_or(1.0, |cap| 1.0 - (x / cap).powi(2));
+        let logits: Vec<f64> = logits.map(capped).collect();
         let (target, weight) = (targets[row] as usize, f64::from(target_weights[row]));
         let sum: f64 = logits.iter().map(|x| x.exp()).sum();
         losses[row] = (weight * (sum.ln() - logits[target])) as f32;
@@ -109,10 +120,10 @@ fn classify(
         correct[row] = f32::from(u8::from(weight > 0.0 && first == Some(target)));
         for (column, x) in logits.iter().enumerate() {
             let hot = f64::from(u8::from(column == target));
-            grads[row * v_padded + column] = (scale * weight * (x.exp() / sum - hot)) as f32;
+            grads[row * v_padded + column] = (scale * weight * (x.exp() / sum - hot) * slope(*x)) as f32;
         }
     }
-    let subject = bench.subject("classifier", format!("({n}, {v}){weighted}, {way}"));
+    let subject = bench.subject("classifier", format!("({n}, {v}){weighted}{capped}, {way}"));
     classifier::fwd(bench.board, &rows)?;
     let mut checks = vec![
         bench.check_f32(&subject, "loss", rows.losses, &losses, v)?,

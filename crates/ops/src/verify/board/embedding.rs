@@ -8,6 +8,7 @@ use crate::dropout::board::{self as dropout, Site};
 use crate::embedding::board::{Rows, bwd, bwd_scratch_len, fwd};
 use crate::embedding::cpu;
 use crate::verify::Check;
+use crate::verify::cpu::embedding::documents;
 use crate::{Dropout, verify::Subject};
 
 pub(super) const SEED: u64 = 0x1234_5678_9abc;
@@ -18,18 +19,27 @@ pub(super) fn checks(bench: &mut Bench<'_>) -> Result<Vec<Check>, BoardError> {
     // The last have tokens whose rows fill more than a chunk.
     for [b, t, c, v] in [[9, 7, 41, 5], [2, 16, 64, 300], [3, 5, 8, 1], [4, 41, 64, 3], [5, 32, 1032, 2]] {
         for way in ["by_token", "chunks"] {
-            all.extend(embed(bench, [b, t, c, v], true, way)?);
-            all.extend(embed(bench, [b, t, c, v], false, way)?);
+            for positions in [Positions::Absent, Positions::OfSequences, Positions::OfDocuments] {
+                all.extend(embed(bench, [b, t, c, v], positions, way)?);
+            }
         }
         all.push(drop_rows(bench, b, t * c)?);
     }
     Ok(all)
 }
 
+/// What the table of positions is read by.
+#[derive(Clone, Copy, PartialEq)]
+enum Positions {
+    Absent,
+    OfSequences,
+    OfDocuments,
+}
+
 fn embed(
     bench: &mut Bench<'_>,
     [b, t, c, v]: [usize; 4],
-    with_positions: bool,
+    kind: Positions,
     way: &str,
 ) -> Result<Vec<Check>, BoardError> {
     bench.clear();
@@ -42,12 +52,21 @@ fn embed(
     let (table, table_ptr) = bench.normal(0, v * c)?;
     let (positions, positions_ptr) = bench.normal(1, t * c)?;
     let (grad_out, grad_out_ptr) = bench.normal(2, n * c)?;
-    let rows = Rows { tokens: tokens_ptr, n, t, c };
+    let with_positions = kind != Positions::Absent;
+    let documents = (kind == Positions::OfDocuments).then(|| documents(n, t));
+    let documents_ptr = documents.as_ref().map(|documents| bench.put_u32(documents)).transpose()?;
+    let documents = documents.as_deref();
+    let rows = Rows { tokens: tokens_ptr, n, t, c, documents: documents_ptr };
     let out = bench.room(n * c)?;
     fwd(bench.board, out, &rows, table_ptr, with_positions.then_some(positions_ptr), &Site::NONE)?;
     let mut expected = vec![0.0; n * c];
-    cpu::fwd(&mut expected, &tokens, &table, with_positions.then_some(&positions), t, c);
-    let shape = format!("({b}, {t}) of ({v}, {c}){}", if with_positions { " + positions" } else { "" });
+    cpu::fwd(&mut expected, &tokens, &table, with_positions.then_some(&positions), documents, t, c);
+    let of_positions = match kind {
+        Positions::Absent => "",
+        Positions::OfSequences => " + positions",
+        Positions::OfDocuments => " + positions within documents",
+    };
+    let shape = format!("({b}, {t}) of ({v}, {c}){of_positions}");
     let shape = format!("{shape}, {way}");
     let subject = bench.subject("embedding", shape);
     let mut checks = vec![bench.check(&subject, "out", out, &expected, 1.0, 1)?];
@@ -61,7 +80,7 @@ fn embed(
         bwd(bench.board, grad_table_ptr, of_positions, grad_out_ptr, &rows, order_ptr, scratch)
     })?;
     let positions = with_positions.then_some(&mut grad_positions[..]);
-    cpu::bwd(&mut grad_table, positions, &grad_out, &tokens, t, c);
+    cpu::bwd(&mut grad_table, positions, &grad_out, &tokens, documents, t, c);
     checks.push(bench.check_f32(&subject, "grad_token_table", grad_table_ptr, &grad_table, n)?);
     if with_positions {
         checks.push(bench.check_f32(
@@ -69,7 +88,7 @@ fn embed(
             "grad_position_table",
             grad_positions_ptr,
             &grad_positions,
-            b,
+            n,
         )?);
     }
     Ok(checks)

@@ -15,7 +15,7 @@ use wattle_dist::{Fabric, Launched, Nccl, connect, nccl};
 
 use super::compile::standins;
 use super::{CudaBoard, CudaOptions};
-use crate::board::{Board, BoardError, Collectives, DevicePtr, Ptr};
+use crate::board::{Board, BoardError, Collectives, DevicePtr, Owned, Ptr};
 
 /// What a rank does.
 const JOB: &str = "WATTLE_TEST_JOB";
@@ -201,18 +201,27 @@ fn value(rank: usize, step: usize, i: usize) -> f32 {
     ((rank + 1) * (i % 100 + 7 * step + 1)) as f32
 }
 
-/// A step's buffers: each rank's gradients, the sums of a part, and what is gathered.
+/// A step's buffers: each rank's gradients, the sums of a part, what is gathered, and what is summed and given by owners.
 struct Buffers {
     source: DevicePtr,
     x: DevicePtr,
     own: DevicePtr,
     all: DevicePtr,
+    owned: DevicePtr,
 }
 
 impl Buffers {
     fn new(board: &CudaBoard, world: usize) -> Self {
-        let [source, x, own, all] = [world, world, 1, world].map(|n| board.allocate(4 * N * n).unwrap());
-        Self { source, x, own, all }
+        let allocate = |n| board.allocate(4 * N * n).unwrap();
+        let [source, x, own, all, owned] = [world, world, 1, world, world].map(allocate);
+        Self { source, x, own, all, owned }
+    }
+
+    /// Parts of which the last rank owns the first.
+    fn parts(&self, world: usize) -> Vec<Owned> {
+        let part =
+            |idx: usize| Owned { at: self.owned.offset(4 * N * idx), n_bytes: 4 * N, owner: world - 1 - idx };
+        (0..world).map(part).collect()
     }
 
     /// Sums over ranks, copies of the own part, and gathers those, beside a copy of the board's own.
@@ -225,8 +234,11 @@ impl Buffers {
         ranks.join()?;
         board.copy(self.own, self.x.offset(4 * N * rank), 4 * N)?;
         board.copy(self.all.offset(4 * N * rank), self.own, 4 * N)?;
+        board.copy(self.owned, self.source, 4 * N * world)?;
         ranks.fork()?;
         ranks.all_gather(self.all, 4 * N)?;
+        ranks.reduce(&self.parts(world))?;
+        ranks.broadcast(&self.parts(world))?;
         ranks.join()
     }
 
@@ -236,13 +248,15 @@ impl Buffers {
     }
 
     fn check(&self, board: &CudaBoard, world: usize, step: usize) {
-        let numbers: Vec<f32> = super::read(board, self.all, 4 * N * world)
-            .chunks_exact(4)
-            .map(|bytes| f32::from_ne_bytes(bytes.try_into().unwrap()))
-            .collect();
-        for (i, number) in numbers.iter().enumerate() {
-            let sum: f32 = (0..world).map(|rank| value(rank, step, i)).sum();
-            assert_eq!(*number, sum, "element {i} at step {step}");
+        for at in [self.all, self.owned] {
+            let numbers: Vec<f32> = super::read(board, at, 4 * N * world)
+                .chunks_exact(4)
+                .map(|bytes| f32::from_ne_bytes(bytes.try_into().unwrap()))
+                .collect();
+            for (i, number) in numbers.iter().enumerate() {
+                let sum: f32 = (0..world).map(|rank| value(rank, step, i)).sum();
+                assert_eq!(*number, sum, "element {i} at step {step}");
+            }
         }
     }
 }

@@ -74,6 +74,8 @@ struct P2p {
   size_t bytes;
 };
 thread_local std::vector<P2p> group;
+// Collectives of the group, which come before its transfers.
+thread_local std::vector<std::function<void()>> group_calls;
 thread_local Comm* group_comm;
 thread_local void* group_stream;
 
@@ -267,6 +269,27 @@ void add(Bytes& sum, const Bytes& other, int type, int op) {
   standin::fail("a sum of another type");
 }
 
+// All ranks send `from` to rank `root`, whose `to` gets the reduction. What the others have is spoilt.
+void reduce_to(Comm* c, void* stream, const void* from, void* to, size_t n, int type, int op, int root) {
+  size_t bytes = n * size_of(type);
+  auto came = std::make_shared<std::vector<Bytes>>(c->world);
+  bool is_root = c->rank == root;
+  auto make = [=] {
+    auto source = standin::device(from, bytes);
+    Exchange made{std::vector<const uint8_t*>(c->world, source), std::vector<int64_t>(c->world, -1),
+                  std::vector<int64_t>(c->world, is_root ? int64_t(bytes) : -1), {}};
+    made.n_sent[root] = bytes;
+    made.came = [=](int rank, const Bytes& that) { (*came)[rank] = that; };
+    return made;
+  };
+  exchange(c, stream, make, [=] {
+    if (bytes && !is_root) std::memset(standin::device(to, bytes), 0xff, bytes);
+    if (!is_root) return;
+    for (int rank = 1; rank < c->world; ++rank) add((*came)[0], (*came)[rank], type, op);
+    if (bytes) std::memcpy(standin::device(to, bytes), (*came)[0].data(), bytes);
+  });
+}
+
 // Each rank sends piece r of `from` to rank r, if `pieces`, else all of it to all; `to` gets the reduction.
 void reduce(Comm* c, void* stream, const void* from, void* to, size_t n, int type, int op, bool pieces) {
   size_t bytes = n * size_of(type);
@@ -289,8 +312,9 @@ int usable(Comm* c) {
   return c->state == kInProgress ? kInvalidUsage : c->state.load();
 }
 
-// Makes a call now, or in the background.
+// Makes a call now, in the background, or at the end of the group.
 int begin(Comm* c, std::function<void()> call) {
+  if (group_depth > 0) return group_comm = c, group_calls.push_back(std::move(call)), kSuccess;
   if (int result = usable(c)) return result;
   if (c->blocking) return call(), kSuccess;
   c->unsettled = std::move(call), c->asks_left = 2;
@@ -369,6 +393,10 @@ int ncclReduceScatter(const void* from, void* to, size_t n, int type, int op, Co
   return begin(c, [=] { reduce(c, stream, from, to, n, type, op, true); });
 }
 
+int ncclReduce(const void* from, void* to, size_t n, int type, int op, int root, Comm* c, void* stream) {
+  return begin(c, [=] { reduce_to(c, stream, from, to, n, type, op, root); });
+}
+
 int ncclAllReduce(const void* from, void* to, size_t n, int type, int op, Comm* c, void* stream) {
   return begin(c, [=] { reduce(c, stream, from, to, n, type, op, false); });
 }
@@ -406,7 +434,7 @@ int ncclBroadcast(const void* from, void* to, size_t n, int type, int root, Comm
 }
 
 int ncclGroupStart() {
-  return group_depth++ == 0 ? (group.clear(), group_comm = nullptr, kSuccess) : kSuccess;
+  return group_depth++ == 0 ? (group.clear(), group_calls.clear(), group_comm = nullptr, kSuccess) : kSuccess;
 }
 static int point_to_point(P2p call, Comm* c, void* stream) {
   if (group_depth == 0 || call.rank < 0 || call.rank >= c->world) return kInvalidUsage;
@@ -423,7 +451,9 @@ int ncclGroupEnd() {
   if (--group_depth > 0 || !group_comm) return kSuccess;
   Comm* c = group_comm;
   void* stream = group_stream;
-  return begin(c, [c, stream, calls = group] {
+  return begin(c, [c, stream, collectives = group_calls, calls = group] {
+    for (const auto& call : collectives) call();
+    if (calls.empty()) return;
     auto make = [=] {
       Exchange made{std::vector<const uint8_t*>(c->world), std::vector<int64_t>(c->world, -1),
                     std::vector<int64_t>(c->world, -1), {}};
