@@ -5,7 +5,6 @@ use wattle_ops::lora::cpu::{self as lora, Factors};
 use wattle_ops::{Dropout, dropout};
 use wattle_random::{Purpose, Stream};
 
-use super::backward_slice::WeightGradient;
 use crate::engine::adapters::{AdaptedLayer, Adapter, Adapters};
 use crate::engine::network::Linear;
 use crate::pass::TrainingPass;
@@ -20,6 +19,14 @@ pub(super) struct AdapterPass<'a> {
     pub(super) training: Option<TrainingPass>,
     /// Rows of a sequence.
     pub(super) t: usize,
+}
+
+/// What passed a layer, over all rows of a micro-batch.
+pub(super) struct Passed<'a> {
+    /// Where the layer's weight starts in the flat buffer of frozen weights.
+    pub(super) weight: usize,
+    pub(super) grad_out: &'a [f32],
+    pub(super) x: &'a [f32],
 }
 
 impl AdapterPass<'_> {
@@ -51,17 +58,12 @@ impl AdapterPass<'_> {
         }
     }
 
-    /// Adds the gradients of the factors of a block's adapters to the flat `gradients`, over all rows of the micro-batch.
-    pub(super) fn add_gradients<const N: usize>(
-        &self,
-        gradients: &mut [f32],
-        products: &[WeightGradient<'_>; N],
-        n_sequences: usize,
-    ) {
-        let mut of_adapters: Vec<_> = products
+    /// Adds the gradients of the factors of a block's adapters to the flat `gradients`, given what passed its layers.
+    pub(super) fn add_gradients(&self, gradients: &mut [f32], passed: &[Passed<'_>]) {
+        let mut of_adapters: Vec<_> = passed
             .iter()
-            .filter_map(|product| Some((product, self.adapters.at(product.place.start)?)))
-            .flat_map(|(product, layer)| layer.adapters.iter().map(move |adapter| (adapter, layer, product)))
+            .filter_map(|passed| Some((passed, self.adapters.at(passed.weight)?)))
+            .flat_map(|(passed, layer)| layer.adapters.iter().map(move |adapter| (adapter, layer, passed)))
             .collect();
         of_adapters.sort_by_key(|(adapter, ..)| adapter.a);
         let (mut rest, mut at) = (gradients, 0);
@@ -72,16 +74,16 @@ impl AdapterPass<'_> {
         };
         let jobs: Vec<_> = of_adapters
             .into_iter()
-            .map(|(adapter, layer, product)| {
+            .map(|(adapter, layer, passed)| {
                 let [a, b] = [adapter.a_range(), adapter.b_range()].map(|range| {
                     cut(range.start);
                     cut(range.end)
                 });
-                ([a, b], adapter, layer, product)
+                ([a, b], adapter, layer, passed)
             })
             .collect();
-        jobs.into_par_iter().with_max_len(1).for_each(|(gradients, adapter, layer, product)| {
-            let (grad_out, x) = (product.grad_out.of(n_sequences), product.x.of(n_sequences));
+        jobs.into_par_iter().with_max_len(1).for_each(|(gradients, adapter, layer, passed)| {
+            let &Passed { grad_out, x, .. } = passed;
             let dropped = self.dropped(x, layer, 0);
             let x = dropped.as_deref().unwrap_or(x);
             let mut low = vec![0.0; x.len() / layer.n_in * adapter.shape.rank];

@@ -36,7 +36,7 @@ use wattle_ops::dropout::cpu as dropout;
 use wattle_ops::embedding::cpu as embedding;
 use wattle_ops::rope::Rotary;
 
-use self::adapters::AdapterPass;
+use self::adapters::{AdapterPass, Passed};
 use self::arena::{Arena, ArenaSizes};
 use self::backward::weight_gradients;
 use self::backward_slice::{BackwardSlice, FinalNormSlice, add_vector_gradients, add_weight_gradients};
@@ -211,7 +211,12 @@ impl CpuEngine {
         let (Network { blocks, sizes, .. }, is_fp8) = (passes.network, passes.is_fp8);
         let products = weight_gradients(arena, layer_idx, &blocks[layer_idx], sizes);
         if let Some(adapters) = &passes.adapters {
-            return adapters.add_gradients(gradients, &products, n_sequences);
+            let passed = products.each_ref().map(|product| Passed {
+                weight: product.place.start,
+                grad_out: product.grad_out.of(n_sequences),
+                x: product.x.of(n_sequences),
+            });
+            return adapters.add_gradients(gradients, &passed);
         }
         add_weight_gradients(gradients, products, n_sequences, is_fp8);
         add_vector_gradients(&mut gradients[vectors], arena, n_sequences);
