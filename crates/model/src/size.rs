@@ -263,6 +263,7 @@ mod tests {
                     micro_batch: 3,
                     recompute,
                     fp8: None,
+                    gradients: GradientType::F32,
                     moments: Moments::F32,
                     matrices,
                     share: Share::default(),
