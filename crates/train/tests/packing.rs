@@ -43,7 +43,7 @@ fn documents(dir: &Path, packing: Packing) -> Dataset {
     let one = |i: usize| {
         format!(
             "{{\"text\": \"{}\"}}\n",
-            &"to be or not, that is a question of taste"[..if i % 11 == 0 { 39 } else { i % 7 }]
+            &"to be or not, that is a question of taste"[..if i.is_multiple_of(11) { 39 } else { i % 7 }]
         )
     };
     let path = dir.join("documents.jsonl");
