@@ -8,6 +8,7 @@ use serde::Deserialize;
 use crate::error::DataError;
 use crate::format::Format;
 use crate::written;
+pub use crate::written::Written;
 
 /// The manifests, by the name of their file.
 const SOURCES: [(&str, &str); 12] = [
@@ -52,16 +53,6 @@ pub struct DatasetManifest {
     pub files: Vec<RemoteFile>,
     /// What writes it, if it is not fetched.
     pub written: Option<Written>,
-}
-
-/// What a grammar writes: texts, or pairs of a prompt and a completion if there is no `text_field`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Written {
-    /// The grammar's name: that of its file in `datasets/`.
-    pub grammar: String,
-    /// How many texts or pairs.
-    pub texts: u64,
 }
 
 /// One file of a corpus.

@@ -4,17 +4,14 @@
 //! function of `k`.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
+use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::catalog::Written;
-use crate::digest::sha256_hex;
 use crate::error::DataError;
-use crate::fetch::FetchedFile;
 use crate::grammar::Grammar;
 use crate::tales;
 
@@ -27,6 +24,16 @@ const SOURCES: [(&str, &str); 4] = [
 
 /// The seed of what is written here, so that the corpus of a name is the same everywhere.
 const SEED: u64 = 1;
+
+/// What a grammar writes: texts, or pairs of a prompt and a completion where no field is named for a text.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Written {
+    /// The grammar's name: that of its file in `datasets/`.
+    pub grammar: String,
+    /// How many texts or pairs.
+    pub texts: u64,
+}
 
 /// The source of the grammar of this name.
 pub(crate) fn source(name: &str) -> Option<&'static str> {
@@ -54,26 +61,27 @@ fn record(text: &str, text_field: Option<&str>) -> Value {
     json!({ "prompt": prompt, "completion": completion })
 }
 
-/// Writes the corpus into `dir`, a JSON object a line: texts under `text_field`, or pairs without one.
+/// Writes the corpus into `dir`, a JSON object a line: texts under `text_field`, or pairs without one. Returns the file and
+/// what is in it.
 pub(crate) fn write(
-    written: &Written,
+    Written { grammar: name, texts }: &Written,
     text_field: Option<&str>,
     dir: &Path,
-) -> Result<FetchedFile, DataError> {
-    let grammar = grammar(&written.grammar);
+) -> Result<(PathBuf, String), DataError> {
+    let grammar = grammar(name);
     let line = |idx| format!("{}\n", record(&grammar.generate(SEED, idx).text, text_field));
-    let lines: String = (0..written.texts).map(line).collect();
-    let path = dir.join(format!("{}.jsonl", written.grammar));
+    let lines: String = (0..*texts).map(line).collect();
+    let path = dir.join(format!("{name}.jsonl"));
     let mut part = tempfile::NamedTempFile::new_in(dir).map_err(DataError::write(dir))?;
     part.write_all(lines.as_bytes()).map_err(DataError::write(&path))?;
     part.persist(&path).map_err(|error| DataError::write(&path)(error.error))?;
-    let sha256 = sha256_hex(lines.as_bytes());
-    Ok(FetchedFile { bytes: fs::metadata(&path).map_err(DataError::read(&path))?.len(), path, sha256 })
+    Ok((path, lines))
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
+    use std::fs;
 
     use super::*;
 
@@ -106,10 +114,11 @@ mod tests {
         let written = Written { grammar: "translation".to_owned(), texts: 100 };
         for text_field in [None, Some("body")] {
             let first = write(&written, text_field, dir.path()).unwrap();
-            fs::write(&first.path, "damaged").unwrap();
+            let (path, lines) = &first;
+            fs::write(path, "damaged").unwrap();
             assert_eq!(write(&written, text_field, dir.path()).unwrap(), first);
-            let lines = fs::read_to_string(&first.path).unwrap();
-            assert_eq!((lines.len() as u64, lines.lines().count()), (first.bytes, 100));
+            assert_eq!(fs::read_to_string(path).unwrap(), *lines);
+            assert_eq!(lines.lines().count(), 100);
             let line: Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
             let text = grammar("translation").generate(SEED, 99).text;
             assert_eq!(line, record(&text, text_field));

@@ -50,7 +50,7 @@ pub fn run(args: &EvaluateArgs, bar: &ProgressBar) -> anyhow::Result<Exit> {
     keep(&checkpoint.path, &scores, &engine, energy.as_ref());
     match args.json {
         true => {
-            print_line(&format!("{:#}", report(&checkpoint, &exam, &scores, &answers, &engine, &energy)))?
+            print_line(&format!("{:#}", report(&checkpoint, &exam, &scores, &answers, &engine, &energy)))?;
         }
         false => print(&describe(&scores, &engine, exam.n_tokens(), energy.as_ref()))?,
     }

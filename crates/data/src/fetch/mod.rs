@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use crate::catalog::{DatasetManifest, RemoteFile, dataset};
 use crate::config::DataConfig;
+use crate::digest::sha256_hex;
 use crate::error::DataError;
 use crate::format::Format;
 use crate::written;
@@ -130,9 +131,11 @@ impl Fetcher {
         fs::create_dir_all(&dir).map_err(DataError::write(&dir))?;
         let _lock = lock(&dir.join(".lock"))?;
         if let Some(written) = &manifest.written {
+            let (path, text) = written::write(written, manifest.text_field.as_deref(), &dir)?;
+            let (bytes, sha256) = (text.len() as u64, sha256_hex(text.as_bytes()));
             return Ok(Fetched {
                 name: manifest.name.clone(),
-                files: vec![written::write(written, manifest.text_field.as_deref(), &dir)?],
+                files: vec![FetchedFile { path, bytes, sha256 }],
                 format: manifest.input_format(),
                 text_field: manifest.text_field.clone(),
             });
