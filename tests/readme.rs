@@ -173,9 +173,11 @@ struct Folder(Option<String>);
 
 impl Folder {
     fn put_aside(bench: &Workbench, line: &str) -> Self {
-        let makes =
-            ["train", "prepare", "tune"].iter().any(|name| line.starts_with(&format!("wattle {name}")));
-        let default = line.starts_with("wattle tune").then_some("tuned.toml");
+        let makes = ["train", "prepare", "tune", "init"]
+            .iter()
+            .any(|name| line.starts_with(&format!("wattle {name}")));
+        let of_init = line.strip_prefix("wattle init ").and_then(|rest| rest.split(' ').next());
+        let default = line.starts_with("wattle tune").then_some("tuned.toml").or(of_init);
         let name = line.split("--out ").nth(1).and_then(|rest| rest.split(' ').next()).or(default);
         let there = name.filter(|name| makes && !line.contains("--resume") && bench.join(name).exists());
         if let Some(name) = there {

@@ -444,7 +444,7 @@ mod tests {
             ("precision.dtype=16", "expected \"f32\", \"bf16\" or \"fp8\""),
             (
                 "model.family=[1]",
-                "expected \"gpt2\", \"llama\", \"qwen2\", \"qwen3\", \"mistral\" or \"olmo2\"",
+                "expected \"gpt2\", \"llama\", \"qwen2\", \"qwen3\", \"mistral\", \"olmo2\" or \"wattle\"",
             ),
             ("energy.interval_ms=often", "expected a whole number"),
             ("early_stop.target_loss=low", "expected a number"),
