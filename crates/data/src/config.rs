@@ -131,9 +131,9 @@ section! {
             check(Self::missing_template),
             idle(when_set("data.dir")),
             idle(without("data.input"));
-        /// How documents become windows of `model.context` tokens.
+        /// How documents become windows.
         ///
-        /// With `documents` and `padded`, a document sees itself alone and its positions start at 0. It is predicted whole,
+        /// Windows have `model.context` tokens. With `documents` and `padded`, a document sees itself alone and its positions start at 0. It is predicted whole,
         /// its first token from the one that ends documents; a longer one than a window is cut. Padding is not learnt, and
         /// its tokens and joules are told. Evaluations are cut likewise.
         pub packing: Packing = Packing::default(), idle(when("data.format", &["text"]));

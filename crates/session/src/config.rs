@@ -363,6 +363,7 @@ mod tests {
         config.grid.cache_dir = path();
         (config.carbon.table, config.model.init_from, config.train.kernels) = (path(), path(), path());
         config.energy.calibration = path();
+        config.evaluate.tasks = vec!["a".into()];
         let keys: Vec<&str> = config.paths_mut().into_iter().map(|(key, _)| key).collect();
         let is_path = |kind| matches!(kind, Kind::Path | Kind::Paths);
         let mut expected: Vec<String> =

@@ -292,12 +292,12 @@ section! {
         ///
         /// At each evaluation. JSON lines: multiple choice, cloze, or greedy text against an answer, one kind a file. `docs/evaluation.md`
         /// describes them. Training is the same to the bit with and without.
-        pub tasks: Vec<PathBuf> = Vec::new(), free_at_resume();
+        pub tasks: Vec<PathBuf> = Vec::new(), unset("none"), free_at_resume();
         /// Texts that the model goes on from.
         ///
         /// At each evaluation. A list of texts, or the path of a file with one a line. What the model writes is in `events.jsonl` and on the
         /// report's page. Training is the same to the bit with and without.
-        pub prompts: Prompts = Prompts::default(), free_at_resume();
+        pub prompts: Prompts = Prompts::default(), unset("none"), free_at_resume();
         /// Tokens written after each prompt.
         pub prompt_tokens: usize = 64,
             unit("tokens"),

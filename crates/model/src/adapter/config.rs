@@ -16,7 +16,7 @@ section! {
     pub struct LoraConfig {
         /// Rank of adapters; 0: none, all weights train.
         pub rank: usize = 0, expects(at_most(MAX_RANK));
-        /// What adapters count, times the rank.
+        /// Scale of what adapters add, times the rank.
         ///
         /// What an adapter adds is multiplied by `lora.alpha / lora.rank`, with `lora.rslora` by the root of that rank.
         pub alpha: f64 = 8.0, expects(above(0.0)), idle(when_zero("lora.rank")), source(PEFT);

@@ -23,7 +23,7 @@ pub(super) fn checks(bench: &mut Bench<'_>) -> Result<Vec<Check>, BoardError> {
                 all.extend(embed(bench, [b, t, c, v], positions, way)?);
             }
         }
-        all.push(drop_rows(bench, b, t * c)?);
+        all.extend(drop_rows(bench, b, t * c)?);
     }
     Ok(all)
 }
@@ -104,13 +104,16 @@ pub(super) fn site(bench: &mut Bench<'_>, per_sequence: usize) -> Result<(Site, 
     Ok((site, Dropout { probability: 0.25, stream, first_sequence: 3 }))
 }
 
-fn drop_rows(bench: &mut Bench<'_>, b: usize, per_sequence: usize) -> Result<Check, BoardError> {
+fn drop_rows(bench: &mut Bench<'_>, b: usize, per_sequence: usize) -> Result<[Check; 2], BoardError> {
     bench.clear();
     let (site, of_cpu) = site(bench, per_sequence)?;
     let (mut x, x_ptr) = bench.normal(4, b * per_sequence)?;
+    let (mut sum, sum_ptr) = bench.normal(5, x.len())?;
     let out = bench.room(x.len())?;
     dropout::fwd(bench.board, out, x_ptr, x.len(), &site)?;
+    dropout::add(bench.board, sum_ptr, x_ptr, x.len(), &site)?;
     crate::dropout::cpu::fwd(&mut x, per_sequence, &of_cpu);
+    sum.iter_mut().zip(&x).for_each(|(sum, x)| *sum += x);
     let subject: Subject = bench.subject("dropout", format!("({b}, {per_sequence})"));
-    bench.check(&subject, "out", out, &x, 1.0, 1)
+    Ok([bench.check(&subject, "out", out, &x, 1.0, 1)?, bench.check(&subject, "sum", sum_ptr, &sum, 1.0, 1)?])
 }
