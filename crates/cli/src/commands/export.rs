@@ -110,6 +110,7 @@ fn safetensors(
     need::loading(&args.checkpoint.display().to_string(), config, config.vocab_size, 1).check()?;
     let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let cannot = || format!("--out {}: cannot be written; choose another path", out.display());
+    std::fs::create_dir_all(parent).with_context(cannot)?;
     let folder = tempfile::Builder::new().prefix(".partial-").tempdir_in(parent).with_context(cannot)?;
     let metered = Metered::start(&ComputeDevice::cpu());
     let weights = folder.path().join("model.safetensors");
