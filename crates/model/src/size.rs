@@ -213,6 +213,18 @@ mod tests {
         ]
     }
 
+    fn options(micro_batch: usize, recompute: Recompute, matrices: MatrixUpdate) -> EngineOptions {
+        EngineOptions {
+            micro_batch,
+            recompute,
+            fp8: None,
+            gradients: GradientType::F32,
+            moments: Moments::F32,
+            matrices,
+            share: Share::default(),
+        }
+    }
+
     #[test]
     fn parameters_and_memory_are_those_of_what_is_built() {
         for config in configurations() {
@@ -224,17 +236,9 @@ mod tests {
                 (Recompute::Mlp, MatrixUpdate::Muon(muon)),
                 (Recompute::Block, MatrixUpdate::AdamW),
             ] {
-                let options = EngineOptions {
-                    micro_batch: 3,
-                    recompute,
-                    fp8: None,
-                    gradients: GradientType::F32,
-                    moments: Moments::F32,
-                    matrices,
-                    share: Share::default(),
-                };
-                for share in [Share { rank: 0, world: 3 }, Share { rank: 2, world: 3 }] {
-                    let options = EngineOptions { share, ..options };
+                let options = options(3, recompute, matrices);
+                for rank in [0, 2] {
+                    let options = EngineOptions { share: Share { rank, world: 3 }, ..options };
                     let engine = model.engine(options).unwrap().unwrap();
                     assert_eq!(config.training_memory(11, options), engine.memory(), "{config:?}");
                 }
@@ -259,17 +263,12 @@ mod tests {
             for (recompute, matrices) in
                 [(Recompute::None, MatrixUpdate::AdamW), (Recompute::Block, MatrixUpdate::Muon(muon))]
             {
-                let options = EngineOptions {
-                    micro_batch: 3,
-                    recompute,
-                    fp8: None,
-                    gradients: GradientType::F32,
-                    moments: Moments::F32,
-                    matrices,
-                    share: Share::default(),
-                };
-                let engine = model.engine(options).unwrap().unwrap();
-                assert_eq!(config.adapted_memory(11, &lora, options), engine.memory(), "{config:?}");
+                let options = options(3, recompute, matrices);
+                for share in [Share::default(), Share { rank: 2, world: 3 }] {
+                    let options = EngineOptions { share, ..options };
+                    let engine = model.engine(options).unwrap().unwrap();
+                    assert_eq!(config.adapted_memory(11, &lora, options), engine.memory(), "{config:?}");
+                }
             }
         }
     }
@@ -288,15 +287,7 @@ mod tests {
                 ..ModelConfig::default()
             };
             config.settle(&[]);
-            let options = EngineOptions {
-                micro_batch: most,
-                recompute: Recompute::None,
-                fp8: None,
-                gradients: GradientType::F32,
-                moments: Moments::F32,
-                matrices: MatrixUpdate::AdamW,
-                share: Share::default(),
-            };
+            let options = options(most, Recompute::None, MatrixUpdate::AdamW);
             assert_eq!(config.training_memory(most, options).total(), u64::MAX);
             assert!(config.generation_bytes(most, usize::MAX) > 1 << 50);
         }
