@@ -50,7 +50,7 @@ fn described(setting: &Setting) -> String {
         (None, Some(unset)) => Some(format!("Not set: {unset}.")),
         _ => None,
     });
-    parts.extend(setting.source.map(|source| format!("Default of {source}.")));
+    parts.extend(setting.source.map(|source| format!("From {source}.")));
     parts.join(" ")
 }
 

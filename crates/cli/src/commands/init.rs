@@ -19,8 +19,8 @@ pub fn run(args: &InitArgs) -> anyhow::Result<Exit> {
     let sources = Sources { preset: Some(args.preset), set: args.set.clone(), ..Sources::default() };
     let values = said_by(&sources).map_err(|faults| BadUsage { faults })?;
     let head = format!(
-        "# A configuration of wattle {}, from its preset {}: wattle train {file}\n# Lines that begin with #KEY show \
-         defaults. Take the # away to set one; docs/configuration.md says more of each.\n\n",
+        "# A configuration of wattle {}, from its preset {}; wattle train FILE trains by it.\n# Lines that begin with \
+         #KEY show defaults: take the # away to set one. docs/configuration.md says more.\n\n",
         env!("CARGO_PKG_VERSION"),
         args.preset.name(),
     );
