@@ -82,8 +82,8 @@ fn rank() {
             part(&leave, &*fabric, |fabric| {
                 fabric.place().rank == 1
                     && match &*job {
-                        "nccl stopped" => kill_process(getpid(), Signal::STOP).is_ok(),
-                        "nccl killed" => kill_process(getpid(), Signal::KILL).is_ok(),
+                        "nccl stopped" => ends_here(Signal::STOP),
+                        "nccl killed" => ends_here(Signal::KILL),
                         "nccl busy" => sleep(30),
                         _ => says_why(fabric),
                     }
@@ -99,12 +99,10 @@ fn rank() {
             leave(&fabric, &heard);
         }
         "stopped" => {
-            let is_stopped = || kill_process(getpid(), Signal::STOP).is_ok();
-            part(&leave, &open(), |fabric| fabric.place().rank == 1 && is_stopped());
+            part(&leave, &open(), |fabric| fabric.place().rank == 1 && ends_here(Signal::STOP));
         }
         "killed" => {
-            let is_killed = || kill_process(getpid(), Signal::KILL).is_ok();
-            part(&leave, &open(), |fabric| fabric.place().rank == 1 && is_killed());
+            part(&leave, &open(), |fabric| fabric.place().rank == 1 && ends_here(Signal::KILL));
         }
         "busy" => part(&leave, &open(), |fabric| fabric.place().rank == 1 && sleep(30)),
         "parts" => {
@@ -180,6 +178,12 @@ fn connect_on_gpu(within: Duration) -> Result<Arc<dyn Fabric>, DistError> {
     // SAFETY: no other thread of this process uses the environment now.
     unsafe { nccl::prepare(&launched) };
     connect::connect(Some(launched.local_rank.unwrap_or(0)), within)
+}
+
+/// Sends itself a signal. Any thread may take it, and until it does this one would go on.
+fn ends_here(signal: Signal) -> bool {
+    kill_process(getpid(), signal).unwrap();
+    sleep(30)
 }
 
 fn sleep(seconds: u64) -> bool {

@@ -315,6 +315,12 @@ fn shared(launched: &Launched) -> String {
     }
 }
 
+/// Sends itself a signal. Any thread may take it, and until it does this one would go on.
+fn ends_here(signal: Signal) {
+    kill_process(getpid(), signal).unwrap();
+    thread::sleep(Duration::from_secs(30));
+}
+
 /// Rank 1 is lost; the others say what they hear of it, what comes of another call, and how long it all took.
 fn lose(job: &str, launched: &Launched) -> String {
     let fabric = fabric_of(launched);
@@ -332,11 +338,10 @@ fn lose(job: &str, launched: &Launched) -> String {
     });
     if rank == 1 && job == "parts" {
         fabric.part("the disk is full");
-        kill_process(getpid(), Signal::KILL).unwrap();
+        ends_here(Signal::KILL);
     }
     if rank == 1 {
-        let how = if job == "killed" { Signal::KILL } else { Signal::STOP };
-        kill_process(getpid(), how).unwrap();
+        ends_here(if job == "killed" { Signal::KILL } else { Signal::STOP });
     }
     if job.starts_with("stopped") {
         ranks.set_deadline(SHORT);
