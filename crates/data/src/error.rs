@@ -525,7 +525,7 @@ pub enum DataError {
         /// Documents by the tokens that end them.
         got: u64,
     },
-    /// Documents are to be kept apart, and there are none, or nothing marks their ends.
+    /// Packing was asked for, but the data have no documents, or nothing marks where they end.
     #[error("data.packing = {packing:?}, but {source_name} {reason}")]
     NotPackable {
         /// The value of the key.

@@ -3,10 +3,8 @@
 //! A text of most has two paragraphs, a prompt and its completion, which follows from the prompt. Text `k` is a pure
 //! function of `k`.
 
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -40,12 +38,9 @@ pub(crate) fn source(name: &str) -> Option<&'static str> {
     SOURCES.iter().find(|(known, _)| *known == name).map(|&(_, source)| source)
 }
 
-fn grammar(name: &str) -> &'static Grammar {
-    static PARSED: LazyLock<BTreeMap<&str, Grammar>> = LazyLock::new(|| {
-        let parse = |source| Grammar::parse(source).expect("a test parses every embedded grammar");
-        SOURCES.iter().map(|&(name, source)| (name, parse(source))).collect()
-    });
-    &PARSED[name]
+fn grammar(name: &str) -> Grammar {
+    let source = source(name).expect("a manifest names a grammar that there is");
+    Grammar::parse(source).expect("a test parses every embedded grammar")
 }
 
 /// A text's prompt and completion.
@@ -96,8 +91,9 @@ mod tests {
     #[test]
     fn a_completion_follows_from_its_prompt() {
         for name in ["support", "summary", "translation"] {
+            let grammar = grammar(name);
             let mut seen: HashMap<String, String> = HashMap::new();
-            for text in (0..30_000).map(|idx| grammar(name).generate(SEED, idx).text) {
+            for text in (0..30_000).map(|idx| grammar.generate(SEED, idx).text) {
                 let (prompt, completion) = pair(&text);
                 assert!(!completion.contains('\n') && completion.len() > 10, "{name}: {completion}");
                 assert!(text.len() < 500, "{name}: {text}");

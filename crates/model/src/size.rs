@@ -23,12 +23,29 @@ struct OfOptimizer {
 }
 
 impl OfOptimizer {
-    /// Where Muon's matrices among parameters with these names and shapes have owners.
-    fn over_ranks(shapes: Vec<(String, Vec<usize>)>, options: EngineOptions) -> Self {
-        let layout = Layout::of_shapes(shapes, &Placement::FLAT).updated_by(options.matrices);
-        let split = Split::of_layout(&layout, options.share);
-        let own = split.own();
-        Self { n_moments: layout.n_moments_of(&own.updated) as u64, scratch: scratch_bytes(&layout, own) }
+    /// Of parameters with the names and shapes of `listed`, which stand for more unless they are `all`: `n_parameters`, of
+    /// which Muon updates `n_orthogonalized`. Where not all are listed, Muon's matrices count as if each process had as much
+    /// of them as any other.
+    fn new(
+        listed: &[(String, Vec<usize>)],
+        all: bool,
+        n_parameters: u64,
+        n_orthogonalized: u64,
+        options: EngineOptions,
+    ) -> Self {
+        let EngineOptions { matrices, share, .. } = options;
+        if n_orthogonalized > 0 && share.world > 1 && all {
+            let layout = Layout::of_shapes(listed.to_vec(), &Placement::FLAT).updated_by(matrices);
+            let split = Split::of_layout(&layout, share);
+            let own = split.own();
+            let n_moments = layout.n_moments_of(&own.updated) as u64;
+            return Self { n_moments, scratch: scratch_bytes(&layout, own) };
+        }
+        let n_parameters = usize::try_from(n_parameters).unwrap_or(usize::MAX);
+        let own = Split::new(n_parameters, share).own().updated.len() as u64;
+        let n_moments = own.saturating_mul(2).saturating_sub(n_orthogonalized / share.world as u64);
+        let shapes = listed.iter().map(|(name, dims)| (name.as_str(), dims.as_slice()));
+        Self { n_moments, scratch: scratch_bytes_of(matrices, shapes) }
     }
 }
 
@@ -52,29 +69,20 @@ impl ModelConfig {
     /// What the explicit engine for a CPU takes to train, beside the model's own tensors.
     pub fn training_memory(&self, vocab_size: usize, options: EngineOptions) -> MemoryPlan {
         let bytes = self.model_bytes(vocab_size);
-        let OfOptimizer { n_moments, scratch } = self.own_of_optimizer(vocab_size, options);
+        let n_listed = self.n_layers.min(MOST_LISTED);
+        let OfOptimizer { n_moments, scratch } = OfOptimizer::new(
+            &Self { n_layers: n_listed, ..self.clone() }.parameter_shapes(vocab_size),
+            n_listed == self.n_layers,
+            self.n_parameters(vocab_size),
+            self.n_orthogonalized(vocab_size, options.matrices),
+            options,
+        );
         let moments = options.moments.bytes(n_moments);
         // In eight bits there is a rounded copy.
         let weights = if options.fp8.is_some() { bytes.saturating_mul(2) } else { bytes };
         let arena = self.arena(vocab_size, options);
         let scratch = arena.scratch.saturating_add(scratch);
         MemoryPlan { weights, gradients: bytes, moments, scratch, ..arena }
-    }
-
-    /// What a process keeps for its part of the updates. Where there are more blocks than can be listed, Muon's matrices
-    /// count as if each process had as much of them as any other.
-    fn own_of_optimizer(&self, vocab_size: usize, options: EngineOptions) -> OfOptimizer {
-        let EngineOptions { matrices, share, .. } = options;
-        if matrices != MatrixUpdate::AdamW && share.world > 1 && self.n_layers <= MOST_LISTED {
-            return OfOptimizer::over_ranks(self.parameter_shapes(vocab_size), options);
-        }
-        let block = Self { n_layers: 1, ..self.clone() }.parameter_shapes(vocab_size);
-        let shapes = block.iter().map(|(name, dims)| (name.as_str(), dims.as_slice()));
-        let n_parameters = usize::try_from(self.n_parameters(vocab_size)).unwrap_or(usize::MAX);
-        let own = Split::new(n_parameters, share).own().updated.len() as u64;
-        let of_muon = self.n_orthogonalized(vocab_size, matrices) / share.world as u64;
-        let n_moments = own.saturating_mul(2).saturating_sub(of_muon);
-        OfOptimizer { n_moments, scratch: scratch_bytes_of(matrices, shapes) }
     }
 
     /// Numbers of the factors of adapters beside a model with a token table of `vocab_size` rows.
@@ -90,19 +98,11 @@ impl ModelConfig {
         let factors = lora.shapes_listed(self, vocab_size);
         let n_parameters = self.n_adapter_parameters(vocab_size, lora);
         let bytes = n_parameters.saturating_mul(BYTES_PER_F32);
-        let EngineOptions { matrices, share, .. } = options;
-        let are_listed = factors.1 == self.n_layers;
+        // Factors are matrices of blocks, all of them.
+        let n_orthogonalized = if options.matrices == MatrixUpdate::AdamW { 0 } else { n_parameters };
+        let are_all = factors.1 == self.n_layers;
         let OfOptimizer { n_moments, scratch } =
-            if matrices != MatrixUpdate::AdamW && share.world > 1 && are_listed {
-                OfOptimizer::over_ranks(factors.0.clone(), options)
-            } else {
-                let n_own = usize::try_from(n_parameters).unwrap_or(usize::MAX);
-                let own = Split::new(n_own, share).own().updated.len() as u64;
-                // Factors are matrices of blocks, all of them.
-                let n_moments = own.saturating_mul(if matrices == MatrixUpdate::AdamW { 2 } else { 1 });
-                let shapes = factors.0.iter().map(|(name, dims)| (name.as_str(), dims.as_slice()));
-                OfOptimizer { n_moments, scratch: scratch_bytes_of(matrices, shapes) }
-            };
+            OfOptimizer::new(&factors.0, are_all, n_parameters, n_orthogonalized, options);
         let moments = options.moments.bytes(n_moments);
         let arena = cpu::adapted_arena_plan(self, vocab_size, options, factors, lora.dropout);
         MemoryPlan {

@@ -8,10 +8,12 @@ use wattle_runlog::record::Cost;
 use wattle_runlog::{GramsCo2e, Joules, Seconds};
 
 use crate::error::ReportError;
+use crate::join::nearest::is_run;
 use crate::join::report::Report;
 use crate::join::run::Run;
 use crate::join::status::Status;
-use crate::words::quantity::{count, joules, loss, money};
+use crate::words::bounds;
+use crate::words::quantity::{count, joules, loss, money, wall_time};
 use crate::words::table::{Table, hang};
 
 /// Name and version of the format of a list.
@@ -100,7 +102,7 @@ impl RunList {
         let mut lines = Vec::new();
         if !self.runs.is_empty() {
             let mut table =
-                Table::new(["run", "state", "steps", "loss", "energy", "cost", "started"], &[0, 1, 6]);
+                Table::new(["run", "state", "steps", "loss", "energy", "cost", "started (UTC)"], &[0, 1, 6]);
             self.runs.iter().for_each(|run| table.row(run.cells(dir)));
             lines.extend(table.lines());
         }
@@ -135,7 +137,7 @@ impl ListedRun {
     }
 
     fn cells(&self, dir: &Path) -> [String; 7] {
-        let at_least = |figure| crate::words::bounds::at_least(self.is_metered, figure);
+        let at_least = |figure| bounds::at_least(self.is_metered, figure);
         [
             self.path.strip_prefix(dir).unwrap_or(&self.path).display().to_string(),
             self.status.word().to_owned(),
@@ -143,20 +145,14 @@ impl ListedRun {
             self.val_loss.or(self.train_loss).map(loss).unwrap_or_default(),
             self.energy_j.map(|energy| at_least(joules(energy))).unwrap_or_default(),
             self.cost.as_ref().map(|cost| at_least(money(cost.value, &cost.currency))).unwrap_or_default(),
-            self.started_at.as_deref().map(minute).unwrap_or_default(),
+            self.started_at.as_deref().map(wall_time).unwrap_or_default().trim_end_matches(" UTC").to_owned(),
         ]
     }
 }
 
-/// `2026-11-23 15:00`, in UTC.
-fn minute(rfc3339: &str) -> String {
-    let time = crate::words::quantity::wall_time(rfc3339);
-    time.strip_suffix(" UTC").map_or(time.clone(), str::to_owned)
-}
-
 /// Run directories at most `depth` folders below `dir`, or `dir` itself. Links are not followed.
 fn runs_below(dir: &Path, depth: usize) -> Vec<PathBuf> {
-    if dir.join("manifest.json").is_file() {
+    if is_run(dir) {
         return vec![dir.to_owned()];
     }
     if depth == 0 {

@@ -15,7 +15,7 @@ const MAX_BYTES: u64 = 1 << 20;
 pub enum Prompts {
     /// The prompts themselves.
     Texts(Vec<String>),
-    /// A file with one prompt a line; blank lines are none.
+    /// A file with one prompt a line; blank lines are skipped.
     File(PathBuf),
 }
 

@@ -69,7 +69,7 @@ impl Items {
         }
     }
 
-    /// Whether there is none; a task that was read has one at least.
+    /// Whether it has no items. A task that was read has at least one.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

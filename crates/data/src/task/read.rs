@@ -18,7 +18,7 @@ struct Line {
 /// The items of a file.
 ///
 /// # Errors
-/// At the first line that is not an item, or where there is none.
+/// At the first line that is not an item, or if the file has no items.
 pub(super) fn items(path: &Path, text: &str) -> Result<Items, DataError> {
     let wrong = |place: usize, reason: String| DataError::Document {
         path: path.to_owned(),

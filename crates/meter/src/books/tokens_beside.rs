@@ -14,7 +14,7 @@ pub struct TokensBeside {
     pub tokens_per_step: u64,
     /// Whether some tokens of texts are not learnt.
     pub is_masked: bool,
-    /// The padding in some steps, counted from 0; `None` if there is none in any.
+    /// Padding tokens in a range of steps, counted from 0; `None` if no step has any.
     pub padding: Option<PaddingOf>,
 }
 

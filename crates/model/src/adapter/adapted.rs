@@ -32,7 +32,7 @@ pub struct Adapted {
     info: AdapterInfo,
 }
 
-/// A matrix, and the factors beside it.
+/// A frozen matrix and its two trained factors.
 struct Adapter {
     weight: Var,
     a: Var,
@@ -116,9 +116,15 @@ impl LanguageModel for Adapted {
         pass.with_values(values, |pass| self.base.logits(tokens, pass))
     }
 
-    fn decode(&self, tokens: &[u32], cache: &mut KvCache, pass: &mut Pass<'_>) -> Result<Tensor> {
+    fn decode_last(
+        &self,
+        tokens: &[u32],
+        n_last: usize,
+        cache: &mut KvCache,
+        pass: &mut Pass<'_>,
+    ) -> Result<Tensor> {
         let values = self.values(pass)?;
-        pass.with_values(values, |pass| self.base.decode(tokens, cache, pass))
+        pass.with_values(values, |pass| self.base.decode_last(tokens, n_last, cache, pass))
     }
 
     fn engine(&self, options: EngineOptions) -> Result<Option<Box<dyn Engine>>> {

@@ -35,7 +35,7 @@ impl Ranges {
         self.len
     }
 
-    /// Whether there are none.
+    /// Whether they hold no elements.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }

@@ -5,7 +5,7 @@
 //! says in what it differs. [`Family`] and `ALL` are the only places that list them.
 //!
 //! - [`gpt2`]: the GPT-2 family
-//! - [`llama`]: the Llama family and, beside it, its relatives `qwen2`, `qwen3`, `mistral`, `olmo2` and
+//! - [`llama`]: the Llama family and its relatives `qwen2`, `qwen3`, `mistral`, `olmo2` and
 //!   `wattle`
 //! - `spec`: what a family brings
 //! - `engines`: engines for a model of any family

@@ -205,8 +205,8 @@ impl Decoder for BoardDecoder {
     }
 }
 
-/// Decodes so that what it says of a text does not depend, to the bit, on the texts beside it: prompts go through passes of
-/// their own, texts that grow by one token through one together.
+/// Decodes so that a text has the same logits, to the bit, whatever else is decoded with it: each prompt goes through a pass
+/// of its own, and texts that grow by one token share one.
 pub struct Alone<'a> {
     decoder: Box<dyn Decoder + 'a>,
     /// Which slots have seen a token of their text.

@@ -90,7 +90,7 @@ fn read(
     };
     for (slot, reading) in wave.iter().enumerate() {
         decoder.forget(slot);
-        // Contexts go one by one, so none depends on those beside it.
+        // Contexts go one by one, so that none depends on the others.
         decoder.decode(&[(slot, reading.context)], &mut |_, logits| {
             reading.continuations.iter().for_each(|&idx| note(reading, idx, 0, logits));
         })?;

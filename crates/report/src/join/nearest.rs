@@ -45,11 +45,15 @@ pub(crate) fn listed(lead: &str, runs: &[String]) -> String {
     }
 }
 
+/// Whether a directory is a run's.
+pub(crate) fn is_run(path: &Path) -> bool {
+    path.join("manifest.json").is_file()
+}
+
 fn runs(dir: &Path) -> Vec<PathBuf> {
     let here = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
     let entries = fs::read_dir(here).into_iter().flatten().flatten();
-    let is_run = |entry: &fs::DirEntry| entry.path().join("manifest.json").is_file();
-    entries.filter(is_run).map(|entry| dir.join(entry.file_name())).collect()
+    entries.filter(|entry| is_run(&entry.path())).map(|entry| dir.join(entry.file_name())).collect()
 }
 
 #[cfg(test)]

@@ -132,7 +132,7 @@ mod tests {
             (ModelConfig { window: 8, ..relu2 }, "wattle"),
             (ModelConfig { window: 8, window_pattern: 2, ..plain.clone() }, "wattle"),
             (ModelConfig { logit_softcap: 20.0, ..plain.clone() }, "wattle"),
-            // A pattern of windows that there are none of changes nothing.
+            // Without windows, a pattern has no effect.
             (ModelConfig { window_pattern: 2, ..plain }, "llama"),
         ] {
             assert_eq!(config_json(&config, 50)["model_type"], model_type, "{config:?}");
